@@ -1,0 +1,251 @@
+"""The whole configuration of one run, validated before anything starts.
+
+A run is described by one YAML file and ``key=value`` overrides with dotted keys (``train.lr=1e-3``). Unknown keys are
+refused, with the nearest known one named.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+
+class ConfigError(ValueError):
+    """The configuration is unusable; the message names the key and what was expected."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class AdapterConfig(_Section):
+    """What is inserted into the frozen backbone (METHOD: r = 16 reduces the width d to d / r)."""
+
+    peft: Literal["bottleneck", "lora"] = "bottleneck"
+    reduction: int = Field(16, ge=1, description="bottleneck: inner width is hidden size / reduction")
+    rank: int = Field(16, ge=1, description="LoRA: rank")
+    alpha: int = Field(16, ge=1, description="LoRA: scale numerator (scale = alpha / rank)")
+    sites: str | None = Field(
+        None, description="regular expression over module names; default: per architecture"
+    )
+
+
+class HeadConfig(_Section):
+    """The personal task head."""
+
+    init: Literal["random", "words"] = Field(
+        "random",
+        description="random, or from the backbone's masked-word head and the answers' word embeddings",
+    )
+
+
+class AlgorithmConfig(_Section):
+    """Settings of the local objective; each algorithm reads those it names."""
+
+    order: Literal["alternating", "joint"] = "alternating"
+    alpha: float = Field(0.5, ge=0, le=1, description="weight of distillation in the global adapter's loss")
+    beta: float = Field(0.5, ge=0, le=1, description="weight of distillation in the local adapter's loss")
+    temperature: float = Field(3.0, gt=0)
+    ramp_rounds: int = Field(
+        0, ge=0, description="exponential ramp-up of alpha and beta over so many rounds; 0: off"
+    )
+    personal_epochs: int = Field(
+        0, ge=0, description="fedavg: epochs of personal fine-tuning after the last round, not communicated"
+    )
+
+
+class TrainConfig(_Section):
+    """Local training (METHOD: AdamW, a new optimizer and schedule each round)."""
+
+    epochs: int = Field(1, ge=1, description="local epochs per round")
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    eps: float = Field(1e-8, gt=0)
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the round's local steps")
+    clip_norm: float | None = Field(None, gt=0)
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast dtype of forward passes")
+
+
+class ServerConfig(_Section):
+    """Aggregation and participation."""
+
+    weighting: Literal["equal", "examples"] = "equal"
+    fraction: float = Field(1.0, gt=0, le=1, description="share of clients sampled per round")
+
+
+class EvalConfig(_Section):
+    """When and how clients are evaluated."""
+
+    every: int = Field(1, ge=1, description="evaluate every so many rounds, and always after the last")
+    split: Literal["validation", "test"] = Field("test", description="split of the final scores")
+    curve_split: Literal["validation", "test"] = Field(
+        "validation", description="split of the curves between rounds"
+    )
+    anchor: Literal["trained", "newest"] = Field(
+        "trained",
+        description="anchor of the DAT route: the one the local adapter was trained beside, or the newest",
+    )
+    batch_size: int = Field(128, ge=1)
+
+
+class RunConfig(_Section):
+    """Everything that determines one run's numbers, and where it is written."""
+
+    name: str | None = Field(
+        None, description="run folder below `runs_dir`; default: made from method, benchmark, seed"
+    )
+    runs_dir: Path = Path("runs")
+    method: str = "feddat"
+    model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
+    benchmark: str | None = Field("mini/domain", description="name in the catalog; or give `clients`")
+    clients: dict[str, dict[str, Any]] | None = Field(
+        None, description="own data: client name -> {train, validation?, test, images, task?, ...}"
+    )
+    train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
+    test_examples: int | None = Field(
+        None, ge=1, description="cap on validation and on test examples per client"
+    )
+    data_seed: int = Field(
+        0, ge=0, description="seed of generated or sampled data; the same for every method and seed"
+    )
+    rounds: int = Field(30, ge=1)
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of this process; default: torch's own choice"
+    )
+    adapter: AdapterConfig = AdapterConfig()
+    head: HeadConfig = HeadConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    train: TrainConfig = TrainConfig()
+    server: ServerConfig = ServerConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _one_source_of_clients(self) -> RunConfig:
+        if (self.benchmark is None) == (self.clients is None):
+            raise ValueError(
+                "give exactly one of `benchmark` and `clients` (set benchmark: null for own data)"
+            )
+        return self
+
+    @property
+    def run_name(self) -> str:
+        """Return ``name``, or ``METHOD-BENCHMARK-sSEED``."""
+        if self.name:
+            return self.name
+        source = (self.benchmark or "own-data").replace("/", "-")
+        return f"{self.method}-{source}-s{self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """Return the run's folder."""
+        return self.runs_dir / self.run_name
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as YAML that :func:`load_config` reads back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(
+    path: Path | str | None = None, overrides: list[str] | None = None, **values: Any
+) -> RunConfig:
+    """Build a configuration from a YAML file, ``key=value`` overrides and keyword values, in that order of precedence.
+
+    Relative paths inside ``clients`` are taken relative to the YAML file's folder.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, a key is unknown, or a value does not fit.
+    """
+    raw: dict[str, Any] = {}
+    if path is not None:
+        path = Path(path)
+        raw = _read_yaml(path)
+        for client in (raw.get("clients") or {}).values():
+            for key in ("train", "validation", "test", "images"):
+                if isinstance(client, dict) and isinstance(client.get(key), str):
+                    client[key] = str((path.parent / client[key]).resolve())
+        if raw.get("clients") and "benchmark" not in raw:
+            raw["benchmark"] = None
+    for item in overrides or []:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override {item!r}: expected key=value, for example train.lr=1e-3")
+        _assign(raw, key.split("."), _parse_scalar(value))
+    for key, value in values.items():
+        _assign(raw, key.split("."), value)
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"config file {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise ConfigError(f"config file {path}: expected keys and values at the top level")
+    return raw
+
+
+def _parse_scalar(value: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
+    if isinstance(parsed, str):
+        # YAML 1.1 reads 1e-3 as text: it wants 1.0e-3, which nobody types.
+        try:
+            return float(parsed)
+        except ValueError:
+            return parsed
+    return parsed
+
+
+def _assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
+    *parents, last = keys
+    for key in parents:
+        child = target.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"key {'.'.join(keys)}: {key} is not a section")
+        target = child
+    target[last] = value
+
+
+def _known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, info in model.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys += _known_keys(annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _explain(error: ValidationError, path: Path | str | None) -> str:
+    where = f"config file {path}: " if path else "configuration: "
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5)
+            parts.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            parts.append(
+                (f"{key}: " if key else "") + f"{message} (got {item['input']!r})" if key else message
+            )
+    return where + "; ".join(parts)

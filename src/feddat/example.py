@@ -1,0 +1,81 @@
+"""The records that every room shares: an example, the view of it that a backbone sees, and a client's data.
+
+They stand below every other room, so that readers, models and tasks know the same types without knowing each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: An image in memory (uint8, H x W x 3, RGB) or the path of an image file.
+Image: TypeAlias = NDArray[np.uint8] | Path
+
+
+class DataError(ValueError):
+    """Input data is unusable; the message names the file or record and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One forward pass of the backbone: one image beside one text. A task makes one or more views per example."""
+
+    image: Image
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """One image-text example.
+
+    Attributes:
+        id: unique within its client and split.
+        images: one image; two for NLVR2.
+        text: the question, sentence or hypothesis.
+        answers: answer text -> soft score in [0, 1] (VQA); empty for tasks with a class label.
+        choices: the answer candidates of a multiple-choice question (VCR); else empty.
+        label: class index (NLVR2, SNLI-VE) or index of the right choice (VCR); ``None`` for VQA.
+        meta: what a report may show or group by (kind of question, topic, ...); never seen by a model.
+    """
+
+    id: str
+    images: tuple[Image, ...]
+    text: str
+    answers: Mapping[str, float] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    label: int | None = None
+    meta: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClientData:
+    """One client's own data: what never leaves it.
+
+    Attributes:
+        name: stable client name; keys the personal store.
+        task: name in :data:`feddat.tasks.TASKS`.
+        train: training examples.
+        validation: held out of train; the only split that settings may be chosen on.
+        test: for the final numbers only.
+        answers: the answer vocabulary (VQA), in index order, built from ``train`` alone; empty for other tasks.
+        description: one line for reports.
+    """
+
+    name: str
+    task: str
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    answers: tuple[str, ...] = ()
+    description: str = ""
+
+    def split(self, name: str) -> tuple[Example, ...]:
+        """Return the examples of ``train``, ``validation`` or ``test``."""
+        if name not in ("train", "validation", "test"):
+            raise ValueError(f"unknown split {name!r}; expected train, validation or test")
+        return getattr(self, name)  # type: ignore[no-any-return]

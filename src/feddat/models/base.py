@@ -1,0 +1,67 @@
+"""The interface that every frozen foundation model offers to the rest of the house."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from feddat.example import View
+
+
+class ModelError(ValueError):
+    """A model folder cannot be used; the message names the folder or file and what was expected."""
+
+
+class EncodedViews(Protocol):
+    """Views prepared once (decoded, resized, tokenised), ready to be batched any number of times."""
+
+    def __len__(self) -> int:
+        """Return the number of views."""
+        ...
+
+    def batch(self, indices: Sequence[int] | Tensor, device: torch.device) -> dict[str, Tensor]:
+        """Return the model inputs of the views at ``indices``, in that order, on ``device``."""
+        ...
+
+
+class Backbone(Protocol):
+    """A frozen foundation model: images and texts in, pooled features out.
+
+    Attributes:
+        name: bundled name or folder.
+        family: e.g. ``"vilt"``.
+        model: the module that PEFT wraps; it may be replaced by the wrapping ``PeftModel``.
+        feature_dim: width d of the pooled features.
+    """
+
+    name: str
+    family: str
+    model: nn.Module
+    feature_dim: int
+
+    def encode(self, views: Sequence[View]) -> EncodedViews:
+        """Decode, resize and tokenise every view once.
+
+        Raises:
+            DataError: an image cannot be read; names the file.
+        """
+        ...
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return pooled features, shape (views, feature_dim), float."""
+        ...
+
+    def word_head(self, answers: Sequence[str]) -> nn.Module | None:
+        """Return a new classifier over ``answers`` made of the backbone's own masked-word head.
+
+        Its weights are copies. ``None`` where the model folder has no masked-word head.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder in Hugging Face layout."""
+        ...
