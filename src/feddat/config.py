@@ -29,9 +29,7 @@ class AdapterConfig(_Section):
     reduction: int = Field(16, ge=1, description="bottleneck: inner width is hidden size / reduction")
     rank: int = Field(16, ge=1, description="LoRA: rank")
     alpha: int = Field(16, ge=1, description="LoRA: scale numerator (scale = alpha / rank)")
-    sites: str | None = Field(
-        None, description="regular expression over module names; default: per architecture"
-    )
+    sites: str | None = Field(None, description="regular expression over module names; default: per architecture")
 
 
 class HeadConfig(_Section):
@@ -50,9 +48,7 @@ class AlgorithmConfig(_Section):
     alpha: float = Field(0.5, ge=0, le=1, description="weight of distillation in the global adapter's loss")
     beta: float = Field(0.5, ge=0, le=1, description="weight of distillation in the local adapter's loss")
     temperature: float = Field(3.0, gt=0)
-    ramp_rounds: int = Field(
-        0, ge=0, description="exponential ramp-up of alpha and beta over so many rounds; 0: off"
-    )
+    ramp_rounds: int = Field(0, ge=0, description="exponential ramp-up of alpha and beta over so many rounds; 0: off")
     personal_epochs: int = Field(
         0, ge=0, description="fedavg: epochs of personal fine-tuning after the last round, not communicated"
     )
@@ -84,9 +80,7 @@ class EvalConfig(_Section):
 
     every: int = Field(1, ge=1, description="evaluate every so many rounds, and always after the last")
     split: Literal["validation", "test"] = Field("test", description="split of the final scores")
-    curve_split: Literal["validation", "test"] = Field(
-        "validation", description="split of the curves between rounds"
-    )
+    curve_split: Literal["validation", "test"] = Field("validation", description="split of the curves between rounds")
     anchor: Literal["trained", "newest"] = Field(
         "trained",
         description="anchor of the DAT route: the one the local adapter was trained beside, or the newest",
@@ -108,18 +102,12 @@ class RunConfig(_Section):
         None, description="own data: client name -> {train, validation?, test, images, task?, ...}"
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
-    test_examples: int | None = Field(
-        None, ge=1, description="cap on validation and on test examples per client"
-    )
-    data_seed: int = Field(
-        0, ge=0, description="seed of generated or sampled data; the same for every method and seed"
-    )
+    test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
+    data_seed: int = Field(0, ge=0, description="seed of generated or sampled data; the same for every method and seed")
     rounds: int = Field(30, ge=1)
     seed: int = Field(0, ge=0)
     device: str = "cpu"
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads of this process; default: torch's own choice"
-    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
     adapter: AdapterConfig = AdapterConfig()
     head: HeadConfig = HeadConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
@@ -130,9 +118,7 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _one_source_of_clients(self) -> RunConfig:
         if (self.benchmark is None) == (self.clients is None):
-            raise ValueError(
-                "give exactly one of `benchmark` and `clients` (set benchmark: null for own data)"
-            )
+            raise ValueError("give exactly one of `benchmark` and `clients` (set benchmark: null for own data)")
         return self
 
     @property
@@ -153,9 +139,7 @@ class RunConfig(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def load_config(
-    path: Path | str | None = None, overrides: list[str] | None = None, **values: Any
-) -> RunConfig:
+def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
     """Build a configuration from a YAML file, ``key=value`` overrides and keyword values, in that order of precedence.
 
     Relative paths inside ``clients`` are taken relative to the YAML file's folder.
@@ -245,7 +229,5 @@ def _explain(error: ValidationError, path: Path | str | None) -> str:
             parts.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         else:
             message = item["msg"].removeprefix("Value error, ")
-            parts.append(
-                (f"{key}: " if key else "") + f"{message} (got {item['input']!r})" if key else message
-            )
+            parts.append((f"{key}: " if key else "") + f"{message} (got {item['input']!r})" if key else message)
     return where + "; ".join(parts)

@@ -1,0 +1,1 @@
+"""The Flower apps and everything that knows what a message holds."""

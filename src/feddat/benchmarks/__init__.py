@@ -1,0 +1,1 @@
+"""Named federations: which clients, which data, which task."""

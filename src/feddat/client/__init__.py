@@ -1,0 +1,1 @@
+"""What one client does: local training, evaluation, personal state."""

@@ -1,0 +1,1 @@
+"""Data: published formats, own data, and the offline mini suite."""

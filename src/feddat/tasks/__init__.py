@@ -1,0 +1,1 @@
+"""Head, loss and metric per task."""

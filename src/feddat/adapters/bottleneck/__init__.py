@@ -1,0 +1,1 @@
+"""The bottleneck adapter as a PEFT tuner."""

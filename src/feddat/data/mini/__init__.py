@@ -1,0 +1,1 @@
+"""The mini suite: a procedural world of emoji on coloured tiles."""
