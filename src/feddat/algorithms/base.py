@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from feddat.config import AlgorithmConfig
 
@@ -27,17 +26,28 @@ class StepContext:
 
 
 class Learner(Protocol):
-    """What an algorithm may do with a client during one step: forward on a route, and the task's loss."""
+    """What an algorithm may do with a client during one step: forward on a route, the task's loss, one update."""
 
-    def logits(self, route: str) -> Tensor:
-        """Return the current batch's logits (N, C) on ``route`` (``global``, ``local``, ``dat`` or ``none``).
+    def features(self, route: str) -> Tensor:
+        """Return the current batch's pooled features (N * V, d) on ``route``: ``global``, ``local``, ``dat``, ``none``.
 
-        The route stays open for the backward pass.
+        Several routes' features may wait for their backward pass at once.
         """
+        ...
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Return the personal head's logits (N, C), float32 or wider."""
         ...
 
     def task_loss(self, logits: Tensor) -> Tensor:
         """Return the task loss of the current batch's logits, a scalar."""
+        ...
+
+    def update(self, loss: Tensor) -> None:
+        """Drop all gradients, run backward on ``loss`` and take one optimizer step.
+
+        A parameter that ``loss`` does not depend on has no gradient and does not move: no momentum, no weight decay.
+        """
         ...
 
 
@@ -58,6 +68,17 @@ class Algorithm(Protocol):
     centralised: bool
     routes: tuple[str, ...]
 
-    def step(self, learner: Learner, optimizer: Optimizer, context: StepContext) -> dict[str, float]:
-        """Take one optimisation step (or its half steps) on the current batch and return scalars to log."""
+    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
+        """Take one optimisation step (or its half steps) on the current batch.
+
+        Returns:
+            Detached scalars to log; always the same keys, ``loss`` among them.
+        """
         ...
+
+
+def task_step(learner: Learner, route: str) -> dict[str, Tensor]:
+    """Take one step on the task loss alone, on one route: what every method without distillation does."""
+    loss = learner.task_loss(learner.logits(learner.features(route)))
+    learner.update(loss)
+    return {"loss": loss.detach()}

@@ -1,0 +1,84 @@
+"""FedDAT: mutual knowledge distillation between the global adapter and the Dual-Adapter Teacher.
+
+Chen, Zhang, Krompass, Gu, Tresp: "FedDAT: An Approach for Foundation Model Finetuning in Multi-Modal Heterogeneous
+Federated Learning", AAAI 2024, arXiv 2308.12305.
+
+    L_s   = (1−α) · task(z_s)   + α · KL_T(z_s ‖ z_dat)      trains the global adapter and the head
+    L_dat = (1−β) · task(z_dat) + β · KL_T(z_dat ‖ z_s)      trains the local adapter and the head
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms.base import Learner, StepContext
+from feddat.algorithms.distillation import distillation_loss, ramp
+
+
+class FedDAT:
+    """The published method, in both orders of one step (``algorithm.order``)."""
+
+    name: str = "feddat"
+    trains: tuple[str, ...] = ("global", "local")
+    communicates: bool = True
+    centralised: bool = False
+    routes: tuple[str, ...] = ("dat", "local", "global")
+
+    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
+        """Take the two half steps of ``alternating``, or the one step of ``joint``.
+
+        Returns:
+            ``loss`` (L_s + L_dat) and its parts: ``task_global``, ``task_dat``, ``kl_global``, ``kl_dat``.
+        """
+        if context.config.order == "joint":
+            return _joint(learner, context)
+        return _alternating(learner, context)
+
+
+def _alternating(learner: Learner, context: StepContext) -> dict[str, Tensor]:
+    # The published order runs the DAT route twice: before the L_s step without gradient, after it with gradient. That
+    # step moves the global adapter and the head, and neither is part of the DAT route's features. So the features of
+    # both passes are the same, and one pass gives them; only the head is applied again, as it stands after the step.
+    dat_features = learner.features("dat")
+    with torch.no_grad():
+        z_dat = learner.logits(dat_features)
+
+    z_s = learner.logits(learner.features("global"))
+    loss_s, task_s, kl_s = _objective(learner, z_s, z_dat, context.config.alpha, context)
+    learner.update(loss_s)
+
+    z_dat = learner.logits(dat_features)
+    loss_dat, task_dat, kl_dat = _objective(learner, z_dat, z_s, context.config.beta, context)
+    learner.update(loss_dat)
+    return _log(loss_s + loss_dat, task_s, task_dat, kl_s, kl_dat)
+
+
+def _joint(learner: Learner, context: StepContext) -> dict[str, Tensor]:
+    z_dat = learner.logits(learner.features("dat"))
+    z_s = learner.logits(learner.features("global"))
+    loss_s, task_s, kl_s = _objective(learner, z_s, z_dat, context.config.alpha, context)
+    loss_dat, task_dat, kl_dat = _objective(learner, z_dat, z_s, context.config.beta, context)
+    loss = loss_s + loss_dat
+    learner.update(loss)
+    return _log(loss, task_s, task_dat, kl_s, kl_dat)
+
+
+def _objective(
+    learner: Learner, student: Tensor, teacher: Tensor, weight: float, context: StepContext
+) -> tuple[Tensor, Tensor, Tensor]:
+    weight = ramp(weight, context.round, context.config.ramp_rounds)
+    task = learner.task_loss(student)
+    divergence = distillation_loss(student, teacher, context.config.temperature)
+    return (1.0 - weight) * task + weight * divergence, task, divergence
+
+
+def _log(loss: Tensor, task_global: Tensor, task_dat: Tensor, kl_global: Tensor, kl_dat: Tensor) -> dict[str, Tensor]:
+    values = {
+        "loss": loss,
+        "task_global": task_global,
+        "task_dat": task_dat,
+        "kl_global": kl_global,
+        "kl_dat": kl_dat,
+    }
+    return {name: value.detach() for name, value in values.items()}

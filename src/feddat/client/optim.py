@@ -1,0 +1,40 @@
+"""The optimizer and the learning-rate schedule of one round of local training (METHOD, "Round", step 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from feddat.config import TrainConfig
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
+    """Return a new AdamW over ``parameters``; biases and LayerNorm (1-D) get no weight decay.
+
+    Parameters without gradient at a step do not move in it, and their moments rest.
+    """
+    decayed, plain = [], []
+    for parameter in parameters:
+        (plain if parameter.ndim <= 1 else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+    )
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Return the factor on the learning rate at ``step`` (0-based) of ``steps``.
+
+    It rises linearly over the first ``warmup`` share of the steps, reaches 1, and falls linearly; the line would reach
+    0 one step after the last, so that every step moves.
+    """
+    rising = int(warmup * steps)
+    return min((step + 1) / (rising + 1), (steps - step) / max(1, steps - rising))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

@@ -1,0 +1,152 @@
+"""Personal state on the client's own disk: one safetensors file per round, written whole or not at all.
+
+Flower's context is lost when a node restarts, so what a client must not lose lives here, keyed by the client's name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+#: Rounds kept: the newest, and the one before it for a server that resumes one round back.
+KEEP = 2
+
+#: Round, tensors by name, and what was stored beside them.
+State: TypeAlias = tuple[int, dict[str, Tensor], dict[str, Any]]
+
+
+class StoreError(RuntimeError):
+    """Personal state cannot be written or is gone; the message names the client and the path."""
+
+
+class PersonalStore:
+    """The personal states of one client, below ``root/client/``."""
+
+    def __init__(self, root: Path, client: str, label: str = "round") -> None:
+        """Open the store; nothing is written before the first :meth:`save`.
+
+        Args:
+            root: folder of all clients' stores.
+            client: stable client name; becomes a folder name.
+            label: first part of the file names, so that two kinds of state can lie side by side.
+
+        Raises:
+            StoreError: the client's name cannot be a folder name.
+        """
+        if not client or client in (".", "..") or re.search(r"[/\\:\x00]", client):
+            raise StoreError(f"client {client!r}: the name must be usable as a folder name (no '/', '\\', ':')")
+        self.client = client
+        self.root = Path(root)
+        self.folder = self.root / client
+        self.label = label
+
+    def save(self, round: int, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
+        """Write the state after ``round``, then drop all but the newest two and any of later rounds.
+
+        The file appears under its name only when it is complete on disk; until then the previous state stays. States
+        of later rounds belong to a run that was rewound, so they go.
+
+        Raises:
+            StoreError: the disk refuses (full, read-only, ...); the previous state is intact.
+        """
+        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        payload = save(content, metadata={"round": str(round), "client": self.client, "meta": json.dumps(meta or {})})
+        path = self._path(round)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(path, payload)
+        except OSError as error:
+            raise StoreError(
+                f"client {self.client}: cannot write personal state {path}: {error.strerror or error}; "
+                "the previous state is intact"
+            ) from error
+        kept = sorted((r for r in self.rounds() if r <= round), reverse=True)[:KEEP]
+        for old in self.rounds():
+            if old not in kept:
+                self._path(old).unlink(missing_ok=True)
+
+    def load(self, before_round: int) -> State | None:
+        """Return the newest readable state of a round earlier than ``before_round``, or ``None`` where there is none.
+
+        An unreadable file is skipped with a logged warning, and the state before it is used.
+
+        Raises:
+            StoreError: the only states left are of later rounds, and an earlier one has been dropped since.
+        """
+        for round in sorted(self.rounds(), reverse=True):
+            if round < before_round and (state := self.read(round)) is not None:
+                return state
+        later = [r for r in sorted(self.rounds()) if r >= before_round]
+        state = self.read(later[0]) if later else None
+        if state is not None and state[2].get("previous") is not None:
+            raise StoreError(
+                f"client {self.client}: personal state before round {before_round} is gone; {self.folder} holds "
+                f"only {', '.join(str(r) for r in later)}; resume from a later round or start a new run"
+            )
+        return None
+
+    def read(self, round: int) -> State | None:
+        """Return the state of exactly ``round``, or ``None`` where it is absent or unreadable (logged)."""
+        path = self._path(round)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+                meta = json.loads(header["meta"])
+                if int(header["round"]) != round or header["client"] != self.client:
+                    raise ValueError(f"it is client {header['client']!r}'s state of round {header['round']}")
+                return round, {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            log.warning("client %s: personal state %s is unreadable and is skipped: %s", self.client, path, error)
+            return None
+
+    def rounds(self) -> list[int]:
+        """Return the rounds that have a file, in ascending order; readable or not."""
+        pattern = re.compile(rf"{re.escape(self.label)}-(\d+)\.safetensors")
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(m[1]) for entry in self.folder.iterdir() if (m := pattern.fullmatch(entry.name)))
+
+    def _path(self, round: int) -> Path:
+        return self.folder / f"{self.label}-{round:04d}.safetensors"
+
+    def _write(self, path: Path, payload: bytes) -> None:
+        # A process killed between write and rename leaves its temporary file; the next save clears it away.
+        for stale in self.folder.glob(f".{self.label}-*.tmp"):
+            stale.unlink(missing_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{self.label}-", suffix=".tmp", dir=self.folder)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(payload)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(self.folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    # The rename itself must reach the disk too; some systems cannot open folders.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
