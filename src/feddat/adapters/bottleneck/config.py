@@ -1,0 +1,48 @@
+"""Configuration of the bottleneck adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft import PeftConfig
+
+PEFT_TYPE = "BOTTLENECK"
+PLACEMENTS = ("auto", "output", "post_ln")
+
+
+@dataclass
+class BottleneckConfig(PeftConfig):
+    """Bottleneck adapters A(h) = W_up · ReLU(W_down · h + b_down) + b_up of width d → d / reduction → d.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    target_modules: str | list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Sites: a regular expression over whole module names, or a list of name endings. "
+            "Default: after every feed-forward block, for the model types in feddat.adapters.sites."
+        },
+    )
+    reduction: int = field(default=16, metadata={"help": "The inner width is the site's width divided by this."})
+    placement: str = field(
+        default="auto",
+        metadata={
+            "help": "'output': y + A(y) on the site's output y. 'post_ln': for modules that add their residual and "
+            "then normalise it (BERT), LN(u + A(v) + input). 'auto': 'post_ln' where the site is such a module."
+        },
+    )
+    init_std: float = field(
+        default=0.02, metadata={"help": "Standard deviation of the initial weights; biases start at 0."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = PEFT_TYPE
+        if self.reduction < 1:
+            raise ValueError(f"reduction must be at least 1, got {self.reduction}")
+        if self.placement not in PLACEMENTS:
+            raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, got {self.placement!r}")
+        if self.init_std < 0:
+            raise ValueError(f"init_std must not be negative, got {self.init_std}")

@@ -1,0 +1,187 @@
+"""The layer that wraps one site and adds the active adapters' contributions to it.
+
+The three kinds of site of METHOD need two formulas only, since pre-LN layers and decoder-only language models differ in
+which module is the site, not in what is done there:
+
+- ``output``: y ← y + Σ sᵢ·Aᵢ(y). For pre-LN layers the site is the module whose output y has the feed-forward residual
+  in it (ViLT's output module, the whole layer of ViT and CLIP); for decoder-only models it is the MLP, before its
+  residual is added.
+- ``post_ln`` (BERT): u = dropout(dense(x)); v = LN(u + input); y ← LN(u + Σ sᵢ·Aᵢ(v) + input), LN being the site's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from feddat.adapters.bottleneck.config import BottleneckConfig
+
+
+class BottleneckLayer(nn.Module, BaseTunerLayer):
+    """One site with its adapters.
+
+    Adapter weights are float32 whatever the dtype of the base: the input is cast to them, the contribution back.
+
+    Args:
+        base_layer: the site.
+        adapter_name: first adapter.
+        config: that adapter's configuration.
+
+    Raises:
+        ValueError: the site's output width cannot be told, or ``placement`` does not fit the site.
+    """
+
+    adapter_layer_names = ("bottleneck_down", "bottleneck_up")
+    other_param_names = ("scaling",)
+
+    def __init__(self, base_layer: nn.Module, adapter_name: str, config: BottleneckConfig) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.width = output_width(base_layer)
+        self.placement = resolve_placement(base_layer, config.placement)
+        self.bottleneck_down = nn.ModuleDict()
+        self.bottleneck_up = nn.ModuleDict()
+        self.scaling: dict[str, float] = {}
+        self.init_std: dict[str, float] = {}
+        self._disable_adapters = False
+        self.merged_adapters: list[str] = []
+        self._active_adapter: str | list[str] = adapter_name
+        # A hook in front of all others, not code in `forward`: transformers records hidden states by hooks on the
+        # layer's class, which must see the adapted output.
+        self._hook = None
+        if self.placement == "output":
+            self._hook = base_layer.register_forward_hook(self._after_base, prepend=True)
+        self.update_layer(adapter_name, config)
+
+    def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
+        """Create (or replace) the named adapter, freshly initialised."""
+        placement = resolve_placement(self.base_layer, config.placement)
+        if placement != self.placement:
+            raise ValueError(
+                f"adapter {adapter_name!r}: placement {placement!r} differs from {self.placement!r}, "
+                "which other adapters at the same site have"
+            )
+        inner = max(1, self.width // config.reduction)
+        device = next(self.base_layer.parameters()).device
+        self.bottleneck_down[adapter_name] = nn.Linear(self.width, inner, device=device, dtype=torch.float32)
+        self.bottleneck_up[adapter_name] = nn.Linear(inner, self.width, device=device, dtype=torch.float32)
+        self.scaling[adapter_name] = 1.0
+        self.init_std[adapter_name] = config.init_std
+        self.reset_adapter(adapter_name)
+        self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
+
+    @torch.no_grad()
+    def reset_adapter(self, adapter_name: str, generator: torch.Generator | None = None) -> None:
+        """Draw the named adapter's weights anew from N(0, init_std²), biases 0.
+
+        Numbers are drawn on the CPU, so that they do not depend on the device; ``generator`` must be a CPU generator.
+        """
+        for linear in self._linears(adapter_name):
+            if linear.weight.is_meta:
+                continue
+            std = self.init_std[adapter_name]
+            linear.weight.copy_(torch.empty(linear.weight.shape).normal_(0.0, std, generator=generator))
+            linear.bias.zero_()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the site returns, with the active adapters' contributions in it."""
+        if self.placement == "post_ln":
+            return self._post_ln(*args, **kwargs)
+        return self.base_layer(*args, **kwargs)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Refuse: see :func:`merge_error`."""
+        raise merge_error()
+
+    def unmerge(self) -> None:
+        """Do nothing: nothing is ever merged."""
+
+    def unload_and_optionally_merge_module(
+        self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
+    ) -> nn.Module:
+        """Return the site as it was before it was wrapped."""
+        if merge:
+            raise merge_error()
+        if self._hook is not None:
+            self._hook.remove()
+        return self.base_layer
+
+    def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        hidden = output[0] if isinstance(output, tuple) else output
+        contribution = self._contribution(hidden)
+        if contribution is None:
+            return output
+        hidden = hidden + contribution
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+    def _post_ln(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
+        site: Any = self.base_layer
+        update = site.dropout(site.dense(hidden_states))
+        normed: Tensor = site.LayerNorm(update + input_tensor)
+        contribution = self._contribution(normed)
+        if contribution is None:
+            return normed
+        adapted: Tensor = site.LayerNorm(update + contribution + input_tensor)
+        return adapted
+
+    def _linears(self, name: str) -> tuple[nn.Linear, nn.Linear]:
+        return cast(nn.Linear, self.bottleneck_down[name]), cast(nn.Linear, self.bottleneck_up[name])
+
+    def _contribution(self, hidden: Tensor) -> Tensor | None:
+        """Return Σ sᵢ·Aᵢ(hidden) over the active adapters, like ``hidden``, or None where none is active."""
+        if self.disable_adapters:
+            return None
+        total: Tensor | None = None
+        for name in self.active_adapters:
+            if name not in self.bottleneck_down:
+                continue
+            down, up = self._linears(name)
+            part = up(functional.relu(down(hidden.to(down.weight.dtype))))
+            scale = self.scaling[name]
+            if scale != 1.0:
+                part = part * scale
+            total = part if total is None else total + part
+        return None if total is None else total.to(hidden.dtype)
+
+
+def merge_error() -> NotImplementedError:
+    """Return the error of every attempt to merge."""
+    return NotImplementedError(
+        "bottleneck adapters cannot be merged into the base weights (ReLU makes them non-linear); "
+        "use unload() for the base model without adapters"
+    )
+
+
+def output_width(module: nn.Module) -> int:
+    """Return the width of ``module``'s output: that of its last linear layer, in order of registration.
+
+    Raises:
+        ValueError: there is none.
+    """
+    widths = [child.out_features for child in module.modules() if isinstance(child, nn.Linear)]
+    if not widths:
+        raise ValueError(f"adapter site {type(module).__name__}: no linear layer in it tells the width of its output")
+    return widths[-1]
+
+
+def resolve_placement(module: nn.Module, placement: str) -> str:
+    """Return ``"output"`` or ``"post_ln"`` for a site.
+
+    Raises:
+        ValueError: ``post_ln`` is asked for, but the module lacks what the formula needs.
+    """
+    takes_input = list(inspect.signature(module.forward).parameters)[:2] == ["hidden_states", "input_tensor"]
+    fits_post_ln = takes_input and all(hasattr(module, name) for name in ("dense", "dropout", "LayerNorm"))
+    if placement == "auto":
+        return "post_ln" if fits_post_ln else "output"
+    if placement == "post_ln" and not fits_post_ln:
+        raise ValueError(
+            f"adapter site {type(module).__name__}: placement 'post_ln' needs a module with dense, dropout, LayerNorm "
+            "and forward(hidden_states, input_tensor)"
+        )
+    return placement

@@ -1,0 +1,102 @@
+"""What this project does to PEFT beyond its public interface (peft >=0.21,<0.22). Nothing else touches these parts.
+
+Two things: a tuner of our own is put into PEFT's tables, and routes are switched on the tuner layers directly, because
+PEFT's own ``set_adapter`` also flips ``requires_grad``, which silently drops gradients of a graph built before.
+(The tuner itself, in ``bottleneck/``, overrides the methods that PEFT asks tuners to override.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peft import PeftConfig, PeftModel
+from peft.mapping import (
+    PEFT_TYPE_TO_CONFIG_MAPPING,
+    PEFT_TYPE_TO_PREFIX_MAPPING,
+    PEFT_TYPE_TO_TUNER_MAPPING,
+)
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import nn
+
+
+def register_tuner(peft_type: str, config_class: type[PeftConfig], tuner_class: type[BaseTuner]) -> None:
+    """Make a tuner known to PEFT under a name outside its closed enumeration; again is harmless."""
+    key: Any = peft_type  # PEFT looks plain strings up in tables keyed by its string enumeration
+    PEFT_TYPE_TO_CONFIG_MAPPING[key] = config_class
+    PEFT_TYPE_TO_TUNER_MAPPING[key] = tuner_class
+    PEFT_TYPE_TO_PREFIX_MAPPING[key] = tuner_class.prefix
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One tuner layer, with its name in the base model and its adapters' scales at weight 1."""
+
+    name: str
+    layer: Any  # a BaseTunerLayer with `scaling`, which the base class does not declare
+    scaling: dict[str, float]
+
+
+def collect_sites(peft_model: PeftModel) -> list[Site]:
+    """Return the tuner layers in module order.
+
+    Raises:
+        ValueError: a layer has no scale per adapter, so weighted routes cannot be had.
+    """
+    sites = []
+    for name, module in peft_model.get_base_model().named_modules():
+        if isinstance(module, BaseTunerLayer):
+            scaling = getattr(module, "scaling", None)
+            if not isinstance(scaling, dict):
+                raise ValueError(f"{type(module).__name__} at {name}: no scale per adapter to weight routes with")
+            sites.append(Site(name, module, dict(scaling)))
+    return sites
+
+
+def named_weights(site: Site, adapter: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """Yield one adapter's parameters at a site, under names without the adapter's.
+
+    Raises:
+        ValueError: the site's adapters are bare parameters (LoRA on embeddings).
+    """
+    for container_name in site.layer.adapter_layer_names:
+        container = getattr(site.layer, container_name)
+        if adapter not in container:
+            continue
+        if not isinstance(container[adapter], nn.Module):
+            raise ValueError(f"{site.name}: adapters on embeddings are not supported, choose linear layers")
+        for name, parameter in container[adapter].named_parameters():
+            yield f"{site.name}.{container_name}.{name}", parameter
+
+
+def freeze_for_good(sites: Sequence[Site], adapter: str) -> None:
+    """Freeze an adapter such that PEFT's own switching never makes it trainable."""
+    for site in sites:
+        names = {**site.layer.frozen_peft_weight_names, adapter: site.layer.adapter_layer_names}
+        site.layer.frozen_peft_weight_names = names
+        for _, parameter in named_weights(site, adapter):
+            parameter.requires_grad_(False)
+
+
+class Switch:
+    """One route: the adapters that are active and their weights. No weights: adapters off.
+
+    Prepared once, so that :meth:`apply` costs a few microseconds per site.
+    """
+
+    def __init__(self, sites: Sequence[Site], weights: Mapping[str, float]) -> None:
+        self._active = list(weights)
+        # Every adapter's scale is set, so that no weight of an earlier route is left behind.
+        self._plan = [
+            (site.layer, {name: base * weights.get(name, 1.0) for name, base in site.scaling.items()}) for site in sites
+        ]
+
+    def apply(self) -> None:
+        """Switch every site to this route; ``requires_grad`` is left alone."""
+        active = self._active
+        for layer, scaling in self._plan:
+            layer.scaling.update(scaling)
+            layer._disable_adapters = not active
+            if active:
+                layer._active_adapter = active
