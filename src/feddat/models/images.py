@@ -1,0 +1,53 @@
+"""Images as every backbone wants them: RGB, upright, 8 bits."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+from feddat.example import DataError, Image
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+
+def read_rgb(image: Image) -> Pixels:
+    """Return an image as uint8 (H, W, 3).
+
+    Grayscale, palette and 16-bit files become RGB, transparent parts become white, and EXIF rotation is applied.
+
+    Raises:
+        DataError: the file is missing or no image, or the array is not uint8 (H, W, 3).
+    """
+    if isinstance(image, Path):
+        return _read_file(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+        raise DataError(f"image in memory: expected uint8 of shape (H, W, 3), got {image.dtype} of shape {image.shape}")
+    return image
+
+
+def _read_file(path: Path) -> Pixels:
+    if not path.is_file():
+        raise DataError(f"image {path}: no such file")
+    try:
+        with PILImage.open(path) as file:
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(file)))
+    # What Pillow raises on damaged files of its many formats.
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error, PILImage.DecompressionBombError) as error:
+        raise DataError(f"image {path}: cannot be decoded ({error})") from None
+
+
+def _to_rgb(image: PILImage.Image) -> PILImage.Image:
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit grayscale to white instead of scaling it.
+        image = PILImage.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = PILImage.new("RGBA", image.size, "white")
+        image = PILImage.alpha_composite(white, image)
+    return image.convert("RGB")

@@ -1,0 +1,61 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feddat.models.encoding import EncodedImageTexts
+
+CPU = torch.device("cpu")
+
+
+def encoded(sizes, image_of_view, tokens) -> EncodedImageTexts:
+    images = [torch.full((3, h, w), 51 * (i + 1), dtype=torch.uint8) for i, (h, w) in enumerate(sizes)]
+    return EncodedImageTexts(
+        images, image_of_view, tokens, pad_token=9, patch_size=(2, 2), mean=(0.5, 0.5, 0.0), std=(0.5, 0.25, 1.0)
+    )
+
+
+def test_batch_of_equal_images():
+    batch = encoded([(4, 4), (4, 4)], [0, 1, 0], [[1, 2], [3], [4, 5, 6]]).batch([1, 0], CPU)
+    assert batch["input_ids"].tolist() == [[3, 9], [1, 2]]  # padded to this batch's longest, not to the third text
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
+    assert batch["pixel_mask"].tolist() == [[[1, 1], [1, 1]]] * 2
+    # 102 / 255 = 0.4: (0.4 - 0.5) / 0.5, (0.4 - 0.5) / 0.25, 0.4; and 51 / 255 = 0.2
+    torch.testing.assert_close(batch["pixel_values"][:, :, 0, 0], torch.tensor([[-0.2, -0.4, 0.4], [-0.6, -1.2, 0.2]]))
+    assert batch["pixel_values"].shape == (2, 3, 4, 4) and batch["pixel_values"].dtype == torch.float32
+
+
+def test_batch_of_unequal_images_is_padded_and_masked():
+    views = encoded([(2, 4), (4, 2), (8, 8)], [0, 1, 2], [[1], [1], [1]])
+    batch = views.batch(torch.tensor([0, 1]), CPU)
+    assert batch["pixel_values"].shape == (2, 3, 4, 4)
+    assert batch["pixel_mask"].tolist() == [[[1, 1], [0, 0]], [[1, 0], [1, 0]]]
+    blue = batch["pixel_values"][:, 2]
+    torch.testing.assert_close(blue[0, :2], torch.full((2, 4), 0.2))
+    torch.testing.assert_close(blue[1, :, :2], torch.full((4, 2), 0.4))
+
+
+def test_nothing_encoded_has_no_length():
+    assert len(encoded([], [], [])) == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_a_view_looks_the_same_in_every_batch(data):
+    sizes = data.draw(st.lists(st.sampled_from([(2, 2), (2, 4), (6, 4)]), min_size=1, max_size=3))
+    images = data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=5))
+    tokens = [[i + 1] * (i % 3 + 1) for i in range(len(images))]
+    views = encoded(sizes, images, tokens)
+    indices = data.draw(st.lists(st.integers(0, len(images) - 1), min_size=1, max_size=6))
+    batch = views.batch(indices, CPU)
+    for row, view in enumerate(indices):
+        height, width = sizes[images[view]]
+        alone = views.batch([view], CPU)
+        assert batch["input_ids"][row][batch["attention_mask"][row].bool()].tolist() == tokens[view]
+        assert torch.equal(batch["pixel_values"][row, :, :height, :width], alone["pixel_values"][0])
+        assert batch["pixel_mask"][row].sum() == height * width // 4
+
+
+def test_unknown_view_is_refused():
+    with pytest.raises(IndexError):
+        encoded([(2, 2)], [0], [[1]]).batch([1], CPU)
