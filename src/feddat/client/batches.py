@@ -29,12 +29,10 @@ def plan_batches(
     order = torch_generator(seed, *sizes, turn, "order")
     plan: list[tuple[str, Tensor]] = []
     for _ in range(epochs):
-        epoch = [
-            (name, indices)
-            for name, size in sizes.items()
-            for indices in torch.randperm(size, generator=generators[name]).split(batch_size)
-            if len(indices)
-        ]
+        epoch: list[tuple[str, Tensor]] = []
+        for name, size in sizes.items():
+            shuffled = torch.randperm(size, generator=generators[name])
+            epoch += [(name, shuffled[start : start + batch_size]) for start in range(0, size, batch_size)]
         if len(sizes) > 1:
             epoch = [epoch[i] for i in torch.randperm(len(epoch), generator=order).tolist()]
         plan += epoch

@@ -15,7 +15,8 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> 
 
     Parameters without gradient at a step do not move in it, and their moments rest.
     """
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for parameter in parameters:
         (plain if parameter.ndim <= 1 else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]

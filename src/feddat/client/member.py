@@ -1,0 +1,92 @@
+"""One owner of data within a participant: its task, its personal head, its examples prepared once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from feddat.config import ConfigError, RunConfig
+from feddat.example import ClientData, Example
+from feddat.models.base import Backbone, EncodedViews
+from feddat.seeding import derive
+from feddat.tasks import make_task
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Examples ready to be batched any number of times.
+
+    Attributes:
+        views: V encoded views per example, an example's views side by side.
+        targets: the task's targets, one row per example, on the device.
+        size: number of examples.
+    """
+
+    views: EncodedViews
+    targets: Tensor
+    size: int
+
+
+class Member:
+    """One client's data with the task and head that belong to it.
+
+    Attributes:
+        name: the client's name.
+        head: the personal head; replaced by :meth:`reset_head`.
+    """
+
+    def __init__(self, data: ClientData, config: RunConfig, backbone: Backbone, device: torch.device) -> None:
+        self.name = data.name
+        self.data = data
+        self.task = make_task(data.task, data.answers)
+        self.device = device
+        self._config = config
+        self._backbone = backbone
+        self._prepared: dict[str, Prepared] = {}
+        self.head: nn.Module
+        self.reset_head()
+
+    def reset_head(self) -> None:
+        """Put the head back to its initialisation, which depends on the seed and the client's name alone.
+
+        Raises:
+            ConfigError: ``head.init`` is ``words`` and the backbone has no masked-word head.
+        """
+        words = None
+        torch.manual_seed(derive(self._config.seed, self.name, "head"))
+        if self._config.head.init == "words" and self.data.answers:
+            words = self._backbone.word_head(self.data.answers)
+            if words is None:
+                raise ConfigError(f"head.init: words, but model {self._backbone.name} has no masked-word head")
+        self.head = self.task.build_head(self._backbone.feature_dim, words).to(self.device)
+
+    def prepared(self, split: str) -> Prepared:
+        """Return ``train``, ``validation`` or ``test``, encoded at the first call."""
+        if split not in self._prepared:
+            examples = self.data.split(split)
+            self._prepared[split] = Prepared(
+                self._encode(examples), self.task.targets(examples).to(self.device), len(examples)
+            )
+        return self._prepared[split]
+
+    def inputs(self, views: EncodedViews, indices: Tensor) -> dict[str, Tensor]:
+        """Return the backbone's inputs of the examples at ``indices`` (N,): N * V rows, example by example."""
+        count = self.task.views_per_example
+        rows = indices if count == 1 else (indices[:, None] * count + torch.arange(count)).flatten()
+        return views.batch(rows, self.device)
+
+    def encode_unseen(self, examples: Sequence[Example]) -> EncodedViews:
+        """Return the encoded views of examples outside every split; not cached."""
+        return self._encode(examples)
+
+    def digest(self) -> str:
+        """Return a short hash of the class names in index order: heads fit only data with the same."""
+        text = "\x1f".join((self.data.task, *self.task.classes))
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+    def _encode(self, examples: Sequence[Example]) -> EncodedViews:
+        return self._backbone.encode([view for example in examples for view in self.task.views(example)])

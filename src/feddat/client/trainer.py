@@ -1,0 +1,309 @@
+"""What one client does in a round: restore its personal state, train, store, answer (METHOD, "Round", steps 1 to 4).
+
+All clients of a process share one frozen model with one set of adapters. Each turn first puts a client's own state into
+them, so that a turn's result depends on its arguments, the client's store and the seed, never on who came before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from feddat.adapters.dual import DualAdapters
+from feddat.algorithms.base import Algorithm, StepContext
+from feddat.algorithms.local import Local
+from feddat.client.batches import plan_batches
+from feddat.client.learner import BatchLearner
+from feddat.client.member import Member
+from feddat.client.optim import build_optimizer, schedule, set_learning_rate
+from feddat.client.personal import pack, unpack
+from feddat.client.store import PersonalStore, State, StoreError
+from feddat.config import AlgorithmConfig, RunConfig
+from feddat.example import ClientData, DataError, Example
+from feddat.models.base import Backbone
+from feddat.seeding import derive, torch_generator
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the client, the round and the step."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitResult:
+    """What one round of local training gives.
+
+    Attributes:
+        shared: the global adapter, exactly what travels; ``None`` where the algorithm does not communicate.
+        examples: number of training examples, the weight of this client.
+        metrics: the algorithm's losses, mean over steps, and ``examples``, ``steps``, ``seconds``.
+    """
+
+    shared: dict[str, Tensor] | None
+    examples: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """Scores on one split.
+
+    Attributes:
+        scores: member -> route -> percent. The first route is the method's own answer. A member without examples in
+            the split has no entry.
+        examples: member -> number of examples in the split.
+    """
+
+    scores: dict[str, dict[str, float]]
+    examples: dict[str, int]
+
+
+def personalises(algorithm: Algorithm, settings: AlgorithmConfig) -> bool:
+    """Return whether clients fine-tune the received adapter before the final evaluation (``personal_epochs``).
+
+    Only algorithms whose one adapter travels do: the others have a personal one already.
+    """
+    return settings.personal_epochs > 0 and algorithm.communicates and "local" not in algorithm.trains
+
+
+def evaluated_routes(algorithm: Algorithm, settings: AlgorithmConfig, final: bool = False) -> tuple[str, ...]:
+    """Return the routes that an evaluation scores, the method's own answer first."""
+    return ("local",) if final and personalises(algorithm, settings) else algorithm.routes
+
+
+class Participant:
+    """One client of the federation, or the one place that holds all data (``central``).
+
+    Args:
+        name: stable name; keys the personal store and the seeds.
+        members: whose data it holds: itself, or every client for a centralised algorithm. Each has its own head.
+        config: the run.
+        backbone: the frozen model, on its device; shared by all clients of the process.
+        adapters: global, local and anchor adapter over that model; shared likewise.
+        algorithm: the local objective.
+        store: personal state of this client.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: Sequence[ClientData],
+        config: RunConfig,
+        backbone: Backbone,
+        adapters: DualAdapters,
+        algorithm: Algorithm,
+        store: PersonalStore,
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.backbone = backbone
+        self.adapters = adapters
+        self.algorithm = algorithm
+        self.store = store
+        device = adapters.parameters("global")[0].device
+        self.members = {data.name: Member(data, config, backbone, device) for data in members}
+        self._personal_store = PersonalStore(store.root, store.client, label="personal")
+
+    def routes(self, final: bool = False) -> tuple[str, ...]:
+        """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
+        return evaluated_routes(self.algorithm, self.config.algorithm, final)
+
+    def fit(self, shared: dict[str, Tensor] | None, round: int) -> FitResult:
+        """Train for one round and store the personal state under ``round``.
+
+        Args:
+            shared: the global adapter as received; ``None`` for an algorithm that does not communicate.
+            round: 1-based.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; nothing is stored.
+            StoreError: the personal state cannot be read or written.
+            DataError: there is nothing to train on.
+        """
+        previous = self._restore(shared, before_round=round)
+        metrics = self._train(self.algorithm, self.config.train.epochs, turn=round, round=round)
+        self.store.save(round, pack(self.algorithm, self.adapters, self.members), self._meta(previous))
+        return FitResult(
+            shared=self.adapters.shared_state() if self.algorithm.communicates else None,
+            examples=int(metrics["examples"]),
+            metrics=metrics,
+        )
+
+    def evaluate(self, shared: dict[str, Tensor] | None, round: int, split: str, final: bool = False) -> EvalResult:
+        """Score every route of :meth:`routes` on ``split`` with the state after ``round``.
+
+        Args:
+            shared: the global adapter aggregated in ``round``; ``None`` for an algorithm that does not communicate.
+            round: the last round trained; 0 before training. A client that has never trained answers with its
+                initial head and local adapter.
+            split: ``validation``, ``test`` or ``train``.
+            final: this is the evaluation after the last round. With ``algorithm.personal_epochs`` set, the received
+                adapter and the head are then first fine-tuned here for so many epochs. The result is kept beside the
+                personal state, used again by later calls, and never sent; its one route is ``local``.
+        """
+        self._restore_for_answers(shared, round, final)
+        scores: dict[str, dict[str, float]] = {}
+        prepared = {name: member.prepared(split) for name, member in self.members.items()}
+        for name, part in prepared.items():
+            if part.size:
+                scores[name] = {route: self._score(self.members[name], split, route) for route in self.routes(final)}
+        return EvalResult(scores, {name: part.size for name, part in prepared.items()})
+
+    def predict(
+        self,
+        shared: dict[str, Tensor] | None,
+        round: int,
+        member: str,
+        examples: Sequence[Example],
+        k: int = 5,
+        final: bool = False,
+    ) -> list[list[tuple[str, float]]]:
+        """Return each example's ``k`` likeliest answers with probabilities, on the method's own route.
+
+        The probabilities are a softmax over the logits. VQA trains them as independent scores, so there they order
+        and weigh the answers for display, and are not calibrated.
+
+        Raises:
+            ValueError: no member has this name.
+        """
+        if member not in self.members:
+            raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
+        if not examples:
+            return []
+        self._restore_for_answers(shared, round, final)
+        owner = self.members[member]
+        views = owner.encode_unseen(examples)
+        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
+        answers: list[list[tuple[str, float]]] = []
+        with torch.inference_mode():
+            for indices in torch.arange(len(examples)).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
+                learner.take(owner, owner.inputs(views, indices), torch.empty(0))
+                logits = learner.logits(learner.features(self.routes(final)[0]))
+                top = logits.softmax(dim=-1).topk(min(k, logits.shape[1]))
+                for index, values, classes in zip(
+                    indices.tolist(), top.values.tolist(), top.indices.tolist(), strict=True
+                ):
+                    names = examples[index].choices or owner.task.classes
+                    answers.append([(names[c], value) for c, value in zip(classes, values, strict=True)])
+        return answers
+
+    def _train(self, algorithm: Algorithm, epochs: int, turn: str | int, round: int) -> dict[str, float]:
+        """Train what ``algorithm`` trains, and every head, from where they stand."""
+        started = time.perf_counter()
+        config = self.config.train
+        prepared = {name: member.prepared("train") for name, member in self.members.items()}
+        plan = plan_batches(
+            {name: part.size for name, part in prepared.items()}, epochs, config.batch_size, self.config.seed, turn
+        )
+        if not plan:
+            raise DataError(f"client {self.name}: no training examples")
+        parameters = [p for name in algorithm.trains for p in self.adapters.parameters(name)]
+        parameters += [p for member in self.members.values() for p in member.head.parameters()]
+        optimizer = build_optimizer(parameters, config)
+        learner = BatchLearner(self.backbone, self.adapters, config.precision, optimizer, config.clip_norm)
+        context = StepContext(round, self.config.rounds, self.config.algorithm)
+        torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
+        self.backbone.model.train()
+        for member in self.members.values():
+            member.head.train()
+
+        # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
+        log: list[Tensor] = []
+        keys: list[str] = []
+        for step, (name, indices) in enumerate(plan):
+            member, part = self.members[name], prepared[name]
+            set_learning_rate(optimizer, config.lr * schedule(step, len(plan), config.warmup))
+            learner.take(member, member.inputs(part.views, indices), part.targets[indices.to(part.targets.device)])
+            values = algorithm.step(learner, context)
+            keys = list(values)
+            log.append(torch.stack([*values.values(), learner.take_norm()]))
+        optimizer.zero_grad(set_to_none=True)
+        table = torch.stack(log).double()
+        self._check_finite(table, [*keys, "gradient norm"], turn)
+        metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
+        examples = sum(part.size for part in prepared.values())
+        return metrics | {
+            "examples": float(examples),
+            "steps": float(len(plan)),
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _check_finite(self, table: Tensor, names: list[str], turn: str | int) -> None:
+        bad = (~table.isfinite()).nonzero()
+        if len(bad):
+            step, column = bad[0].tolist()
+            raise TrainingError(
+                f"client {self.name}: round {turn}, step {step + 1} of {len(table)}: {names[column]} is "
+                f"{table[step, column].item()}; lower train.lr or set train.clip_norm"
+            )
+
+    def _score(self, member: Member, split: str, route: str) -> float:
+        part = member.prepared(split)
+        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
+        scores = []
+        with torch.inference_mode():
+            for indices in torch.arange(part.size).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
+                targets = part.targets[indices.to(part.targets.device)]
+                learner.take(member, member.inputs(part.views, indices), targets)
+                scores.append(member.task.scores(learner.logits(learner.features(route)), targets))
+        return 100.0 * torch.cat(scores).double().mean().item()
+
+    def _restore_for_answers(self, shared: dict[str, Tensor] | None, round: int, final: bool) -> None:
+        self._restore(shared, before_round=round + 1)
+        if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
+            self._personalise(shared, round)
+        if shared is not None and self.config.eval.anchor == "newest":
+            self.adapters.refresh_anchor()
+        self.backbone.model.eval()
+        for member in self.members.values():
+            member.head.eval()
+
+    def _personalise(self, shared: dict[str, Tensor], round: int) -> None:
+        """Fine-tune the received adapter, as the local one, and the head; or load what an earlier call made."""
+        state = self._personal_store.read(round)
+        if state is not None:
+            self._load_personal(Local(), state)
+            return
+        self.adapters.load_personal({f"{name}.{key}": v for name in ("local", "anchor") for key, v in shared.items()})
+        self._train(Local(), self.config.algorithm.personal_epochs, turn="personal", round=round)
+        self._personal_store.save(round, pack(Local(), self.adapters, self.members), self._meta(None))
+
+    def _restore(self, shared: dict[str, Tensor] | None, before_round: int) -> int | None:
+        """Put this client's state into the shared model; return the round that its personal part is from."""
+        if self.algorithm.communicates:
+            if shared is None:
+                raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
+            self.adapters.load_shared(shared)
+        else:
+            self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
+        self.adapters.refresh_anchor()
+        self.adapters.initialise(torch_generator(self.config.seed, self.name, "local"), "local")
+        state = self.store.load(before_round)
+        if state is None:
+            for member in self.members.values():
+                member.reset_head()
+            return None
+        self._load_personal(self.algorithm, state)
+        return state[0]
+
+    def _load_personal(self, algorithm: Algorithm, state: State) -> None:
+        round, tensors, meta = state
+        if meta.get("algorithm") != self.algorithm.name or meta.get("classes") != self._classes():
+            raise StoreError(
+                f"client {self.name}: personal state of round {round} in {self.store.folder} belongs to another "
+                "method, task or answer list; start a new run"
+            )
+        try:
+            unpack(algorithm, self.adapters, self.members, tensors)
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise StoreError(f"client {self.name}: personal state of round {round} does not fit: {reason}") from error
+
+    def _meta(self, previous: int | None) -> dict[str, object]:
+        return {"algorithm": self.algorithm.name, "classes": self._classes(), "previous": previous}
+
+    def _classes(self) -> dict[str, str]:
+        return {name: member.digest() for name, member in self.members.items()}

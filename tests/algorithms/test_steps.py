@@ -1,0 +1,160 @@
+"""Every step against closed-form numbers: one scalar per adapter, one scalar head, two classes, plain SGD."""
+
+from math import exp, log
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from feddat.algorithms import ALGORITHMS, StepContext
+from feddat.config import AlgorithmConfig
+
+LR = 0.1
+START = {"global": 0.8, "local": -0.3, "anchor": 0.5, "head": 1.5}
+
+
+class ScalarLearner:
+    """Features are the adapter's scalar; logits are (head * feature, 0); the right class is always the first."""
+
+    def __init__(self, optimizer=torch.optim.SGD, **options):
+        self.p = {name: torch.tensor(value, dtype=torch.float64) for name, value in START.items()}
+        for name in ("global", "local", "head"):
+            self.p[name].requires_grad_()
+        trained = [self.p[name] for name in ("global", "local", "head")]
+        self.optimizer = optimizer(trained, lr=LR, **options)
+        self.moved = []
+        self.routes = []
+
+    def features(self, route):
+        self.routes.append(route)
+        p = self.p
+        routes = {"global": p["global"], "local": p["local"], "dat": (p["local"] + p["anchor"]) / 2}
+        return (routes[route] if route != "none" else torch.tensor(1.0, dtype=torch.float64)).reshape(1, 1)
+
+    def logits(self, features):
+        return torch.cat([self.p["head"] * features, torch.zeros_like(features)], dim=1)
+
+    def task_loss(self, logits):
+        return F.cross_entropy(logits, torch.zeros(1, dtype=torch.long))
+
+    def update(self, loss):
+        before = {name: value.detach().clone() for name, value in self.p.items()}
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.moved.append({name for name in self.p if not torch.equal(before[name], self.p[name])})
+
+    def values(self):
+        return {name: value.item() for name, value in self.p.items()}
+
+
+def sigmoid(x):
+    return 1 / (1 + exp(-x))
+
+
+def slope(z, teacher, weight, temperature):
+    """d/dz of (1 - w) * task(z) + w * KL_T(z || teacher), for logits (z, 0) and the first class right."""
+    return (1 - weight) * (sigmoid(z) - 1) + weight * temperature * (
+        sigmoid(z / temperature) - sigmoid(teacher / temperature)
+    )
+
+
+def kl(student, teacher, temperature):
+    p, q = sigmoid(teacher / temperature), sigmoid(student / temperature)
+    return temperature**2 * (p * log(p / q) + (1 - p) * log((1 - p) / (1 - q)))
+
+
+def context(round=1, **settings):
+    return StepContext(round=round, rounds=10, config=AlgorithmConfig(**settings))
+
+
+def test_alternating_by_hand():
+    alpha, beta, t = 0.4, 0.7, 3.0
+    s, c, a, h = (START[name] for name in ("global", "local", "anchor", "head"))
+    dat = (c + a) / 2
+    z_s, z_dat = h * s, h * dat
+    g = slope(z_s, z_dat, alpha, t)
+    s_new, h_mid = s - LR * g * h, h - LR * g * s
+    z_dat_late = h_mid * dat
+    g = slope(z_dat_late, z_s, beta, t)
+    c_new, h_new = c - LR * g * h_mid / 2, h_mid - LR * g * dat
+
+    learner = ScalarLearner()
+    metrics = ALGORITHMS["feddat"].step(learner, context(order="alternating", alpha=alpha, beta=beta, temperature=t))
+    assert learner.values() == pytest.approx({"global": s_new, "local": c_new, "anchor": a, "head": h_new}, abs=1e-12)
+    assert learner.moved == [{"global", "head"}, {"local", "head"}]
+    assert metrics["task_global"].item() == pytest.approx(-log(sigmoid(z_s)))
+    assert metrics["task_dat"].item() == pytest.approx(-log(sigmoid(z_dat_late)))
+    assert metrics["kl_global"].item() == pytest.approx(kl(z_s, z_dat, t))
+    assert metrics["kl_dat"].item() == pytest.approx(kl(z_dat_late, z_s, t))
+
+
+def test_joint_by_hand():
+    alpha, beta, t = 0.4, 0.7, 3.0
+    s, c, a, h = (START[name] for name in ("global", "local", "anchor", "head"))
+    dat = (c + a) / 2
+    z_s, z_dat = h * s, h * dat
+    g_s, g_dat = slope(z_s, z_dat, alpha, t), slope(z_dat, z_s, beta, t)
+    expected = {
+        "global": s - LR * g_s * h,
+        "local": c - LR * g_dat * h / 2,
+        "anchor": a,
+        "head": h - LR * (g_s * s + g_dat * dat),
+    }
+    learner = ScalarLearner()
+    metrics = ALGORITHMS["feddat"].step(learner, context(order="joint", alpha=alpha, beta=beta, temperature=t))
+    assert learner.values() == pytest.approx(expected, abs=1e-12)
+    assert learner.moved == [{"global", "local", "head"}]
+    total = (1 - alpha) * metrics["task_global"] + alpha * metrics["kl_global"]
+    total = total + (1 - beta) * metrics["task_dat"] + beta * metrics["kl_dat"]
+    assert metrics["loss"].item() == pytest.approx(total.item())
+    assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_an_adapter_rests_in_the_other_half_step_despite_momentum_and_decay():
+    learner = ScalarLearner(torch.optim.AdamW, weight_decay=0.5)
+    for _ in range(3):
+        ALGORITHMS["feddat"].step(learner, context())
+    assert learner.moved == [{"global", "head"}, {"local", "head"}] * 3
+
+
+def test_ramp_scales_both_weights():
+    early, plain = ScalarLearner(), ScalarLearner()
+    ALGORITHMS["feddat"].step(early, context(round=2, ramp_rounds=4, alpha=0.4, beta=0.6))
+    weight = exp(-5 * 0.25)
+    ALGORITHMS["feddat"].step(plain, context(alpha=0.4 * weight, beta=0.6 * weight))
+    assert early.values() == pytest.approx(plain.values(), abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "route", "trained"),
+    [
+        ("fedavg", "global", "global"),
+        ("central", "global", "global"),
+        ("local", "local", "local"),
+        ("head", "none", None),
+    ],
+)
+def test_single_route_methods_by_hand(name, route, trained):
+    h = START["head"]
+    feature = START[trained] if trained else 1.0
+    g = sigmoid(h * feature) - 1
+    expected = START | {"head": h - LR * g * feature}
+    if trained:
+        expected[trained] = START[trained] - LR * g * h
+    learner = ScalarLearner()
+    metrics = ALGORITHMS[name].step(learner, context())
+    assert learner.values() == pytest.approx(expected, abs=1e-12)
+    assert learner.routes == [route]
+    assert set(metrics) == {"loss"}
+
+
+def test_the_table_of_methods():
+    table = {name: (a.trains, a.communicates, a.centralised, a.routes) for name, a in ALGORITHMS.items()}
+    assert table == {
+        "feddat": (("global", "local"), True, False, ("dat", "local", "global")),
+        "fedavg": (("global",), True, False, ("global",)),
+        "local": (("local",), False, False, ("local",)),
+        "central": (("global",), False, True, ("global",)),
+        "head": ((), False, False, ("none",)),
+    }
