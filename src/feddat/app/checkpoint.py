@@ -1,0 +1,146 @@
+"""The server's state on disk, written after every round: a safetensors file whose JSON metadata holds the rest.
+
+One file per round, so that tensors and numbers cannot disagree; written to a temporary name, flushed to the disk, then
+renamed, so that a kill at any moment leaves either the old state or the new one. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+#: Clients keep their newest two rounds, so the server must not fall back further than that either.
+KEEP = 2
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be written or does not belong to this run; the message names the file."""
+
+
+@dataclass
+class ServerState:
+    """Everything the server must know to go on.
+
+    Attributes:
+        round: rounds completed.
+        shared: the global adapter.
+        bytes: kind of message -> ``up`` (client to server) and ``down`` -> serialised bytes so far.
+        seconds: wall time so far, by what it was spent on.
+        failed: errors that clients reported so far.
+        refused: replies that did not fit so far.
+    """
+
+    shared: dict[str, Tensor]
+    round: int = 0
+    bytes: dict[str, dict[str, int]] = field(
+        default_factory=lambda: {"train": {"up": 0, "down": 0}, "evaluate": {"up": 0, "down": 0}}
+    )
+    seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "other": 0.0})
+    failed: int = 0
+    refused: int = 0
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        folder: where they lie; made when the first is written.
+        config_hash: of the settings that determine the run's numbers; a checkpoint of another hash is refused.
+    """
+
+    def __init__(self, folder: Path, config_hash: str) -> None:
+        self.folder = folder
+        self.config_hash = config_hash
+
+    def save(self, state: ServerState) -> Path:
+        """Write the state after a round and remove those older than the newest two.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written; earlier checkpoints stay.
+        """
+        values = asdict(state)
+        shared = {key: tensor.contiguous() for key, tensor in values.pop("shared").items()}
+        metadata = {"state": json.dumps(values), "keys": json.dumps(list(shared)), "config_hash": self.config_hash}
+        path = self.folder / f"round-{state.round:05d}.safetensors"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, save(shared, metadata=metadata))
+            for old in self._files()[KEEP:]:
+                old.unlink(missing_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"checkpoint {path}: {error.strerror}; the run can be resumed from before") from None
+        return path
+
+    def latest(self) -> ServerState | None:
+        """Return the newest readable state; ``None`` if there is none. A damaged file is skipped with a warning.
+
+        Raises:
+            CheckpointError: the newest belongs to a run with other settings.
+        """
+        for path in self._files():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    metadata = file.metadata()
+                    shared = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
+                state = ServerState(shared=shared, **json.loads(metadata["state"]))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+                log.warning("checkpoint %s cannot be read (%s); falling back to the one before", path, error)
+                continue
+            if metadata["config_hash"] != self.config_hash:
+                raise CheckpointError(f"checkpoint {path}: written by a run with other settings")
+            return state
+        return None
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("round-*.safetensors"), reverse=True)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that it is there completely or not at all, also after a power cut.
+
+    Raises:
+        OSError: it cannot be written; what was at ``path`` stays.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk, where the system lets one open a folder."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically.
+
+    Raises:
+        OSError: it cannot be written.
+        ValueError: it holds NaN or infinity.
+    """
+    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

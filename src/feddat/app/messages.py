@@ -1,0 +1,266 @@
+"""What travels between server and clients: the one place that knows what a message holds.
+
+| message | server to client | client to server |
+| --- | --- | --- |
+| query | nothing | the client's name, and the members it answers for |
+| train | the global adapter; round, planned rounds | the global adapter; number of examples; losses |
+| evaluate | the global adapter; the same; split, whether final | number of examples; one score per route |
+
+Nothing else leaves a client: no data, no head, no local adapter. Methods that do not communicate send no arrays at all.
+Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from numpy.typing import NDArray
+from torch import Tensor
+
+SHARED, CONFIG, METRICS = "shared", "config", "metrics"
+ROUND, EXAMPLES = "round", "num-examples"
+
+#: Shape of every tensor of the shared part, by key.
+Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+#: What Flower takes for a MetricRecord.
+MetricValues: TypeAlias = dict[str, int | float | list[int] | list[float]]
+
+
+class ReplyError(ValueError):
+    """A client's reply cannot be used.
+
+    Attributes:
+        client: whose reply it is.
+        reason: what is wrong with it, in one line.
+        failed: the client reported a failure itself, rather than sending something that does not fit.
+    """
+
+    def __init__(self, client: str, reason: str, *, failed: bool = False) -> None:
+        super().__init__(f"client {client}: {reason}")
+        self.client = client
+        self.reason = reason
+        self.failed = failed
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node as the server knows it: its client name and whose data it answers for (more than one: centralised)."""
+
+    name: str
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What the server asks of a client: where the run stands and the global adapter (``None``: nothing is shared)."""
+
+    round: int
+    rounds: int
+    final: bool
+    split: str
+    shared: dict[str, Tensor] | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReply:
+    """A checked reply to a train message."""
+
+    shared: dict[str, NDArray[np.float32]]
+    examples: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateReply:
+    """A checked reply to an evaluate message: percent by member and route, examples by member."""
+
+    scores: dict[str, dict[str, float]]
+    examples: dict[str, int]
+
+
+def wire_size(message: Message) -> int:
+    """Return the serialised size of a message's content in bytes; the envelope (ids, time stamps) is not counted."""
+    return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
+
+
+def to_arrays(state: Mapping[str, Tensor]) -> ArrayRecord:
+    """Return tensors as an ArrayRecord of float32 NumPy arrays, in the order given."""
+    return ArrayRecord({key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in state.items()})
+
+
+def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
+    """Return an ArrayRecord's arrays as tensors."""
+    return {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
+
+
+# --- server to client -------------------------------------------------------------------------------------------------
+
+
+def instruction_config(round: int, rounds: int, split: str = "train", final: bool = False) -> ConfigRecord:
+    """Return the settings part of an instruction; ``final`` marks the evaluation that gives the run's scores."""
+    return ConfigRecord({ROUND: round, "rounds": rounds, "split": split, "final": final})
+
+
+def instruction_content(arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
+    """Return an instruction's content; empty ``arrays`` are not sent."""
+    return RecordDict({SHARED: arrays, CONFIG: config} if arrays else {CONFIG: config})
+
+
+def read_instruction(message: Message) -> Instruction:
+    """Return what a train or evaluate message asks for."""
+    content = message.content
+    config = content.config_records[CONFIG]
+    arrays = content.array_records.get(SHARED)
+    return Instruction(
+        round=int(config[ROUND]),  # type: ignore[arg-type]
+        rounds=int(config["rounds"]),  # type: ignore[arg-type]
+        final=bool(config["final"]),
+        split=str(config["split"]),
+        shared=None if arrays is None else to_tensors(arrays),
+    )
+
+
+# --- client to server -------------------------------------------------------------------------------------------------
+
+
+def name_reply(message: Message, member: Member) -> Message:
+    """Return the answer to a query: who this node is."""
+    config = ConfigRecord({"client": member.name, "members": list(member.members)})
+    return Message(RecordDict({CONFIG: config}), reply_to=message)
+
+
+def train_reply(
+    message: Message, round: int, shared: Mapping[str, Tensor] | None, examples: int, metrics: Mapping[str, float]
+) -> Message:
+    """Return the answer to a train message."""
+    values: MetricValues = {ROUND: round, EXAMPLES: examples}
+    values |= {f"train.{key}": float(value) for key, value in metrics.items()}
+    content = RecordDict({METRICS: MetricRecord(values)})
+    if shared:
+        content[SHARED] = to_arrays(shared)
+    return Message(content, reply_to=message)
+
+
+def evaluate_reply(
+    message: Message,
+    round: int,
+    client: str,
+    scores: Mapping[str, Mapping[str, float]],
+    examples: Mapping[str, int],
+) -> Message:
+    """Return the answer to an evaluate message.
+
+    Keys carry the member's name, unless the client is its only member. A member without examples has no scores.
+    """
+    values: MetricValues = {ROUND: round, EXAMPLES: sum(examples.values())}
+    for member, count in examples.items():
+        prefix = _prefix(client, member)
+        values[f"{prefix}examples"] = count
+        values.update({f"{prefix}score.{route}": float(score) for route, score in scores.get(member, {}).items()})
+    return Message(RecordDict({METRICS: MetricRecord(values)}), reply_to=message)
+
+
+def read_name(message: Message) -> Member:
+    """Return who answered a query.
+
+    Raises:
+        ReplyError: the node failed, or its answer is not a name.
+    """
+    node = f"node {message.metadata.src_node_id}"
+    config = _records(message, node, {CONFIG}).config_records.get(CONFIG, ConfigRecord())
+    name, members = config.get("client"), config.get("members")
+    if not isinstance(name, str) or not name or not isinstance(members, list) or not members:
+        raise ReplyError(node, "did not tell its client name and members")
+    return Member(name, tuple(str(member) for member in members))
+
+
+def read_train_reply(message: Message, client: str, round: int, shapes: Shapes) -> TrainReply:
+    """Return a checked train reply; ``shapes`` says which tensors the shared part has (empty: none may come).
+
+    Raises:
+        ReplyError: the client failed; or round, keys, shapes, types or values do not fit.
+    """
+    content = _records(message, client, {SHARED, METRICS} if shapes else {METRICS})
+    metrics = _metrics(content, client, round, at_least=1)
+    arrays = content.array_records[SHARED] if shapes else ArrayRecord()
+    _same_keys(client, "the shared part", arrays, shapes)
+    shared: dict[str, NDArray[np.float32]] = {}
+    for key, shape in shapes.items():
+        try:
+            value = arrays[key].numpy()
+        except (TypeError, ValueError, EOFError) as error:
+            raise ReplyError(client, f"array {key} cannot be read: {error}") from None
+        if value.dtype != np.float32 or value.shape != tuple(shape):
+            raise ReplyError(client, f"array {key} is {value.dtype}{value.shape}, expected float32{tuple(shape)}")
+        if not np.isfinite(value).all():
+            raise ReplyError(client, f"array {key} has NaN or infinite values")
+        shared[key] = value
+    losses = {key.removeprefix("train."): value for key, value in metrics.items() if key.startswith("train.")}
+    return TrainReply(shared, int(metrics[EXAMPLES]), losses)
+
+
+def read_evaluate_reply(message: Message, member: Member, round: int, routes: Sequence[str]) -> EvaluateReply:
+    """Return a checked evaluate reply: for every member with examples, one score in [0, 100] per route.
+
+    Raises:
+        ReplyError: the client failed; or round, keys or values do not fit.
+    """
+    metrics = _metrics(_records(message, member.name, {METRICS}), member.name, round, at_least=0)
+    expected = {ROUND, EXAMPLES}
+    scores: dict[str, dict[str, float]] = {}
+    examples: dict[str, int] = {}
+    for name in member.members:
+        prefix = _prefix(member.name, name)
+        examples[name] = int(metrics.get(f"{prefix}examples", 0))
+        keys = {route: f"{prefix}score.{route}" for route in routes} if examples[name] else {}
+        expected |= {f"{prefix}examples", *keys.values()}
+        scores[name] = {route: float(metrics.get(key, 0.0)) for route, key in keys.items()}
+        for route, score in scores[name].items():
+            if not 0 <= score <= 100:
+                raise ReplyError(member.name, f"score of {name} on route {route} is {score}, expected 0 to 100")
+    _same_keys(member.name, "the scores", metrics, expected)
+    return EvaluateReply({name: values for name, values in scores.items() if values}, examples)
+
+
+def _prefix(client: str, member: str) -> str:
+    return "" if member == client else f"{member}/"
+
+
+def _records(message: Message, client: str, expected: set[str]) -> RecordDict:
+    if message.has_error():
+        reason = " ".join((message.error.reason or f"error code {message.error.code}").split())
+        raise ReplyError(client, reason, failed=True)
+    _same_keys(client, "the records", message.content, expected)
+    return message.content
+
+
+def _metrics(content: RecordDict, client: str, round: int, at_least: int) -> dict[str, float | int]:
+    record = content.metric_records.get(METRICS)
+    if record is None or any(isinstance(value, list) for value in record.values()):
+        raise ReplyError(client, "the metrics are not a record of single numbers")
+    metrics: dict[str, float | int] = dict(record)  # type: ignore[arg-type]
+    if metrics.get(ROUND) != round:
+        raise ReplyError(client, f"answers for round {metrics.get(ROUND)}, expected {round}")
+    examples = metrics.get(EXAMPLES)
+    if not isinstance(examples, int) or examples < at_least:
+        raise ReplyError(client, f"{EXAMPLES} is {examples}, expected a whole number of at least {at_least}")
+    for key, value in metrics.items():
+        if not math.isfinite(value):
+            raise ReplyError(client, f"metric {key} is {value}")
+    return metrics
+
+
+def _same_keys(client: str, what: str, found: Iterable[str], expected: Iterable[str]) -> None:
+    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or extra:
+        parts = [
+            f"{word} {', '.join(keys[:3])}" for word, keys in (("missing", missing), ("unexpected", extra)) if keys
+        ]
+        raise ReplyError(client, f"keys of {what} do not fit: {'; '.join(parts)}")

@@ -1,0 +1,136 @@
+"""The Flower ServerApp: the rounds, from the state of the last checkpoint to the last round.
+
+Flower's own ``Strategy.start`` always begins at round 1 and keeps nothing, so the loop is written here, over the same
+Strategy hooks and the same Grid: it runs wherever Flower carries messages.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from flwr.app import ArrayRecord, Context, Message
+from flwr.serverapp import Grid, ServerApp
+
+from feddat.app import messages
+from feddat.app.checkpoint import ServerState
+from feddat.app.strategy import AdapterMean
+from feddat.config import EvalConfig
+
+
+def make_server_app(
+    strategy: AdapterMean,
+    state: ServerState,
+    *,
+    rounds: int,
+    evaluation: EvalConfig,
+    save: Callable[[ServerState], Any] = lambda state: None,
+    notify: Callable[[dict[str, Any]], None] = lambda event: None,
+    started: float | None = None,
+) -> ServerApp:
+    """Return the ServerApp.
+
+    Args:
+        strategy: who takes part, and what becomes of the replies.
+        state: where to begin; it is brought forward in place.
+        rounds: planned rounds; those up to ``state.round`` are not run again.
+        evaluation: when to evaluate, and on which split.
+        save: called after each round, when everything said about it has been passed to ``notify``.
+        notify: receives plain event dictionaries.
+        started: ``time.perf_counter()`` at which this session began; default: when the app starts.
+    """
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        loop = _Loop(grid, strategy, state, rounds, evaluation, notify, started)
+        strategy.meet(grid)
+        for round in range(state.round + 1, rounds + 1):
+            loop.run_round(round)
+            save(state)
+
+    return app
+
+
+def splits_after(round: int, rounds: int, evaluation: EvalConfig) -> list[str]:
+    """Return the splits evaluated after a round: the curve's every so many rounds, the final one after the last."""
+    splits: list[str] = [evaluation.curve_split] if round % evaluation.every == 0 else []
+    if round == rounds and evaluation.split not in splits:
+        splits.append(evaluation.split)
+    return splits
+
+
+class _Loop:
+    """One session of rounds: keeps the clock and counts the bytes."""
+
+    def __init__(
+        self,
+        grid: Grid,
+        strategy: AdapterMean,
+        state: ServerState,
+        rounds: int,
+        evaluation: EvalConfig,
+        notify: Callable[[dict[str, Any]], None],
+        started: float | None,
+    ) -> None:
+        self.grid, self.strategy, self.state = grid, strategy, state
+        self.rounds, self.evaluation, self.notify = rounds, evaluation, notify
+        self.lap = self.begun = time.perf_counter()
+        self.lap = started if started is not None else self.lap
+        self.first = state.round + 1
+        strategy.failed, strategy.refused = state.failed, state.refused
+
+    def run_round(self, round: int) -> None:
+        """Train, aggregate and evaluate; bring the state forward."""
+        state, strategy = self.state, self.strategy
+        began = time.perf_counter()
+        arrays = messages.to_arrays(state.shared)
+        self._clock("other")
+        config = messages.instruction_config(round, self.rounds)
+        asked = strategy.configure_train(round, arrays, config, self.grid)
+        mean, losses = strategy.aggregate_train(round, self._exchange("train", asked))
+        arrays = mean if mean is not None else arrays
+        self._clock("train")
+        scores = {}
+        for split in splits_after(round, self.rounds, self.evaluation):
+            scores[split] = self._evaluate(round, split, arrays)
+            self._clock("evaluate")
+        state.shared = messages.to_tensors(arrays)
+        state.round, state.failed, state.refused = round, strategy.failed, strategy.refused
+        self.notify(
+            {
+                "event": "round",
+                "round": round,
+                "rounds": self.rounds,
+                "metrics": dict(losses or {}),
+                "scores": scores,
+                "seconds": time.perf_counter() - began,
+                "seconds_left": self._seconds_left(round),
+            }
+        )
+        self._clock("other")
+
+    def _evaluate(self, round: int, split: str, arrays: ArrayRecord) -> dict[str, float]:
+        final = round == self.rounds and split == self.evaluation.split
+        config = messages.instruction_config(round, self.rounds, split, final)
+        asked = self.strategy.configure_evaluate(round, arrays, config, self.grid)
+        mean = self.strategy.aggregate_evaluate(round, self._exchange("evaluate", asked))
+        return {route: float(value) for route, value in (mean or {}).items()}  # type: ignore[arg-type]
+
+    def _exchange(self, kind: str, asked: Sequence[Message]) -> Iterator[Message]:
+        count = self.state.bytes[kind]
+        count["down"] += sum(messages.wire_size(message) for message in asked)
+        replies: Iterable[Message] = self.grid.send_and_receive(asked)
+        for reply in replies:
+            count["up"] += messages.wire_size(reply)
+            yield reply
+
+    def _clock(self, spent_on: str) -> None:
+        now = time.perf_counter()
+        self.state.seconds[spent_on] += now - self.lap
+        self.lap = now
+
+    def _seconds_left(self, round: int) -> float:
+        done = round - self.first + 1
+        return (time.perf_counter() - self.begun) / done * (self.rounds - round)

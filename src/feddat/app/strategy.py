@@ -1,0 +1,223 @@
+"""The Flower Strategy: who takes part in a round, and the mean of what comes back.
+
+The global adapter of the next round is the mean of the clients' (METHOD: equal weights as published, or by number of
+examples). Replies are folded into running sums as they arrive, in float64, always in the order of client names, so
+that the result is the same to the last bit whichever client answers first.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from numpy.typing import ArrayLike, NDArray
+
+from feddat.app import messages
+from feddat.app.messages import Member, ReplyError
+from feddat.seeding import numpy_generator
+
+log = logging.getLogger(__name__)
+
+#: Receives plain event dictionaries.
+Notify = Callable[[dict[str, Any]], None]
+
+
+class FederationError(RuntimeError):
+    """No client could do its part, so the run cannot go on; the message says why the first one could not."""
+
+
+class RunningMean:
+    """A weighted mean of dictionaries of arrays, folded in one at a time (float64 sums, so memory is one state)."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, ArrayLike], weight: float = 1.0) -> None:
+        """Fold in one dictionary."""
+        for key, value in values.items():
+            term = weight * np.asarray(value, dtype=np.float64)
+            self._sums[key] = self._sums[key] + term if key in self._sums else term
+            self._weights[key] = self._weights.get(key, 0.0) + weight
+
+    def value(self) -> dict[str, NDArray[np.float64]]:
+        """Return the mean so far: of each key, over the dictionaries that had it."""
+        return {key: total / self._weights[key] for key, total in self._sums.items()}
+
+
+class AdapterMean(Strategy):
+    """Average the global adapters of the clients sampled for each round.
+
+    Attributes:
+        roster: node id -> who it is, in the order of names; filled by :meth:`meet`.
+        failed: errors that clients reported so far.
+        refused: replies that did not fit so far.
+        scores: member -> route -> percent, of the latest evaluation.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        shapes: messages.Shapes,
+        routes: Sequence[str],
+        final_routes: Sequence[str] | None = None,
+        fraction: float = 1.0,
+        weighting: Literal["equal", "examples"] = "equal",
+        notify: Notify = lambda event: None,
+    ) -> None:
+        self.seed, self.shapes = seed, dict(shapes)
+        self.routes = {False: tuple(routes), True: tuple(final_routes or routes)}
+        self.fraction, self.weighting, self._notify = fraction, weighting, notify
+        self.roster: dict[int, Member] = {}
+        self.failed = self.refused = 0
+        self.scores: dict[str, dict[str, float]] = {}
+        self._asked: list[int] = []
+        self._split, self._final = "", False
+
+    def meet(self, grid: Grid) -> None:
+        """Ask every node who it is.
+
+        Raises:
+            FederationError: there is no node, one did not answer, or two have the same name.
+        """
+        asked = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
+        try:
+            found = {reply.metadata.src_node_id: messages.read_name(reply) for reply in grid.send_and_receive(asked)}
+        except ReplyError as error:
+            raise FederationError(str(error)) from None
+        names = [member.name for member in found.values()]
+        if not names:
+            raise FederationError("no clients: no node is connected")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise FederationError(f"two nodes say they are client {twice[0]}")
+        self.roster = dict(sorted(found.items(), key=lambda item: item[1].name))
+
+    def sample(self, round: int) -> list[int]:
+        """Return the nodes that take part in a round: a share of all, at least one; depends on seed and round only."""
+        nodes = list(self.roster)
+        count = max(1, int(self.fraction * len(nodes) + 0.5))
+        chosen = numpy_generator(self.seed, round, "sample").choice(len(nodes), size=count, replace=False)
+        return [nodes[index] for index in sorted(chosen)]
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return the messages that ask the sampled clients to train."""
+        return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the mean adapter (empty where nothing is communicated) and the mean losses.
+
+        Raises:
+            FederationError: not one reply could be used.
+        """
+        arrays, losses = RunningMean(), RunningMean()
+
+        def fold(member: Member, message: Message) -> None:
+            reply = messages.read_train_reply(message, member.name, server_round, self.shapes)
+            weight = float(reply.examples) if self.weighting == "examples" else 1.0
+            arrays.add(reply.shared, weight)
+            losses.add(reply.metrics, weight)
+            self._notify(
+                {
+                    "event": "fit",
+                    "round": server_round,
+                    "client": member.name,
+                    "examples": reply.examples,
+                    "metrics": reply.metrics,
+                }
+            )
+
+        self._each(server_round, "train", replies, fold)
+        mean = {key: torch.from_numpy(value.astype(np.float32)) for key, value in arrays.value().items()}
+        return messages.to_arrays(mean), MetricRecord({key: float(value) for key, value in losses.value().items()})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return the messages that ask every client to evaluate."""
+        self._split, self._final = str(config["split"]), bool(config["final"])
+        return self._ask(MessageType.EVALUATE, list(self.roster), server_round, arrays, config)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Return each route's mean score over the members that have examples, in percent; all count the same.
+
+        Raises:
+            FederationError: not one reply could be used.
+        """
+        self.scores = {}
+        routes = self.routes[self._final]
+
+        def fold(member: Member, message: Message) -> None:
+            reply = messages.read_evaluate_reply(message, member, server_round, routes)
+            self.scores |= reply.scores
+            for name, scores in reply.scores.items():
+                self._notify(
+                    {
+                        "event": "eval",
+                        "round": server_round,
+                        "client": name,
+                        "split": self._split,
+                        "examples": reply.examples[name],
+                        "scores": scores,
+                    }
+                )
+
+        self._each(server_round, "evaluate", replies, fold)
+        mean = RunningMean()
+        for scores in self.scores.values():
+            mean.add(scores)
+        return MetricRecord({route: float(value) for route, value in mean.value().items()})
+
+    def summary(self) -> None:
+        """Log the strategy's settings."""
+        log.info("mean of adapters: %s weights, fraction %s", self.weighting, self.fraction)
+
+    def _ask(
+        self, kind: str, nodes: Sequence[int], round: int, arrays: ArrayRecord, config: ConfigRecord
+    ) -> list[Message]:
+        self._asked = list(nodes)
+        content = messages.instruction_content(arrays, config)
+        return [Message(content, node, kind, group_id=str(round)) for node in nodes]
+
+    def _each(self, round: int, kind: str, replies: Iterable[Message], fold: Callable[[Member, Message], None]) -> None:
+        """Fold every reply that fits; log and count the others; stop if none fits."""
+        first: ReplyError | None = None
+        used = 0
+        for member, reply in self._in_order(replies):
+            try:
+                fold(member, reply)
+                used += 1
+            except ReplyError as error:
+                first = first or error
+                word = "failed" if error.failed else "refused"
+                self.failed += error.failed
+                self.refused += not error.failed
+                log.warning("round %d, %s: client %s %s: %s", round, kind, error.client, word, error.reason)
+                self._notify(
+                    {"event": word, "round": round, "kind": kind, "client": error.client, "reason": error.reason}
+                )
+        if not used:
+            raise FederationError(f"round {round}, {kind}: no client could do its part; first: {first or 'no reply'}")
+
+    def _in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Member, Message]]:
+        """Yield replies in the order of client names, where possible while later ones are still to come."""
+        waiting = list(self._asked)
+        early: dict[int, Message] = {}
+        for reply in replies:
+            early[reply.metadata.src_node_id] = reply
+            while waiting and waiting[0] in early:
+                node = waiting.pop(0)
+                yield self.roster[node], early.pop(node)
+        for node in waiting:
+            if node in early:
+                yield self.roster[node], early[node]

@@ -1,0 +1,75 @@
+"""Small stand-ins for participants: what a client would do, in arithmetic one can do in one's head."""
+
+from __future__ import annotations
+
+import torch
+from flwr.app import Message
+
+from feddat.app.client import make_client_app
+from feddat.app.grid import InProcessGrid
+from feddat.app.server import make_server_app
+from feddat.app.strategy import AdapterMean
+from feddat.client.trainer import EvalResult, FitResult
+from feddat.config import EvalConfig
+
+
+class Adder:
+    """Adds its own number to every weight; its score is the mean weight; remembers its turns."""
+
+    def __init__(self, name: str, number: float = 1.0, examples: int = 1) -> None:
+        self.name, self.number, self.examples = name, number, examples
+        self.turns: list[tuple] = []
+
+    def fit(self, shared, round):
+        self.turns.append(("fit", round))
+        state = None if shared is None else {key: value + self.number for key, value in shared.items()}
+        return FitResult(state, self.examples, {"loss": self.number})
+
+    def evaluate(self, shared, round, split, final=False):
+        self.turns.append(("evaluate", round, split, final))
+        score = 50.0 if shared is None else float(torch.stack([v.mean() for v in shared.values()]).mean())
+        return EvalResult({self.name: {"dat": min(abs(score), 100.0), "local": 1.0}}, {self.name: 7})
+
+
+class Recorder(InProcessGrid):
+    """A grid that keeps every message that passes."""
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.down: list[Message] = []
+        self.up: list[Message] = []
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        self.down += messages
+        for reply in super().send_and_receive(messages, timeout=timeout):
+            self.up.append(reply)
+            yield reply
+
+
+def shared(value: float = 0.0) -> dict[str, torch.Tensor]:
+    return {"down.weight": torch.full((2, 3), value), "up.bias": torch.full((4,), value)}
+
+
+def shapes(state) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in state.items()}
+
+
+def federate(
+    participants, state, rounds=1, grid_type=Recorder, routes=("dat", "local"), every=1, save=None, **settings
+):
+    """Run rounds over fake participants; return grid, strategy and events."""
+    by_name = {participant.name: participant for participant in participants}
+    grid = grid_type(make_client_app(by_name.__getitem__), list(by_name))
+    events: list[dict] = []
+    strategy = AdapterMean(seed=0, shapes=shapes(state.shared), routes=routes, notify=events.append, **settings)
+    app = make_server_app(
+        strategy,
+        state,
+        rounds=rounds,
+        evaluation=EvalConfig(every=every),
+        save=save or (lambda state: None),
+        notify=events.append,
+    )
+    app(grid, None)
+    return grid, strategy, events
