@@ -1,0 +1,100 @@
+"""What a run or a comparison left on disk, read back for a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feddat.example import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run's folder.
+
+    Attributes:
+        path: the folder.
+        summary: ``summary.json``.
+        metrics: the lines of ``metrics.jsonl``; empty where the file is missing.
+        predictions: the records of ``predictions.json``; empty where the file is missing.
+        config: ``config.yaml`` as text; empty where the file is missing.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    predictions: Sequence[Mapping[str, Any]]
+    config: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A run's folder (one run), or a comparison's folder (its runs, grouped by method, seeds ascending)."""
+
+    path: Path
+    runs: tuple[Run, ...]
+    comparison: bool
+
+    @property
+    def summaries(self) -> list[Mapping[str, Any]]:
+        """Return the summaries of all runs."""
+        return [run.summary for run in self.runs]
+
+
+def read_folder(path: Path | str) -> Folder:
+    """Read a run folder (with ``summary.json``) or a comparison folder (with ``comparison.json``).
+
+    Raises:
+        DataError: the folder is neither, or a file in it cannot be read; names it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such run folder")
+    if (path / "comparison.json").is_file():
+        listed = _summaries(path / "comparison.json")
+        order = {method: place for place, method in reversed(list(enumerate(run["method"] for run in listed)))}
+        folders = sorted(file.parent for file in path.glob("*/summary.json"))
+        runs = [_read_run(folder) for folder in folders]
+        runs.sort(key=lambda run: (order.get(run.summary["method"], len(order)), run.summary["seed"]))
+        if not runs:  # the runs' folders were moved away: the summaries alone still make a table
+            runs = [Run(path, summary, (), (), "") for summary in listed]
+        return Folder(path, tuple(runs), comparison=True)
+    if (path / "summary.json").is_file():
+        return Folder(path, (_read_run(path),), comparison=False)
+    hint = "; the run has not finished" if (path / "config.yaml").is_file() else ""
+    raise DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
+
+
+def _summaries(file: Path) -> list[Mapping[str, Any]]:
+    content = _json(file)
+    runs = content.get("runs") if isinstance(content, dict) else content
+    if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and "method" in run for run in runs):
+        raise DataError(f"{file}: expected a list of run summaries")
+    return runs
+
+
+def _read_run(path: Path) -> Run:
+    summary = _json(path / "summary.json")
+    for key in ("method", "clients", "mean", "rounds", "seed"):
+        if not isinstance(summary, dict) or key not in summary:
+            raise DataError(f"{path / 'summary.json'}: key {key!r} is missing")
+    metrics = []
+    if (path / "metrics.jsonl").is_file():
+        for number, line in enumerate((path / "metrics.jsonl").read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                metrics.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path / 'metrics.jsonl'}, line {number}: not JSON: {error}") from None
+    predictions = _json(path / "predictions.json") if (path / "predictions.json").is_file() else []
+    config = (path / "config.yaml").read_text(encoding="utf-8") if (path / "config.yaml").is_file() else ""
+    return Run(path, summary, metrics, predictions, config)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: not JSON: {error}") from None

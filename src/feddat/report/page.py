@@ -1,0 +1,288 @@
+"""One self-contained HTML page for a run or a comparison: no external files, no network, no scripts."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from feddat.report import plots, tables
+from feddat.report.folder import Folder, Run, read_folder
+
+#: How many sample questions of one client the page shows.
+SAMPLES_PER_CLIENT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one method (or route) answered to a sample question."""
+
+    label: str
+    text: str
+    probability: float | None
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test question with its images (as data URIs), the right answer, and what was answered."""
+
+    client: str
+    question: str
+    images: tuple[str, ...]
+    truth: str
+    answers: tuple[Answer, ...]
+
+
+def write_report(folder: Path | str) -> Path:
+    """Write ``report.html`` into a run's or a comparison's folder and return its path.
+
+    Raises:
+        DataError: the folder is neither, or a file in it cannot be read.
+    """
+    content = read_folder(folder)
+    page = _environment().get_template("page.html").render(_context(content))
+    target = content.path / "report.html"
+    temporary = target.with_name(f".report.{os.getpid()}.html")
+    temporary.write_text(page, encoding="utf-8")
+    temporary.replace(target)
+    return target
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("feddat.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"bytes": human_bytes, "count": human_count, "duration": human_duration}
+    return environment
+
+
+def _context(content: Folder) -> dict[str, Any]:
+    """Return everything that the template names."""
+    first = content.runs[0]
+    groups = tables.by_method(content.summaries)
+    routes = {tables.method_name(method): tables.route_table(group) for method, group in groups.items()}
+    curves = _curves(content)
+    limits = plots.score_limits([panel for _, panel in curves])
+    return {
+        "title": _title(content),
+        "name": content.path.resolve().name,
+        "comparison": content.comparison,
+        "tiles": _tiles(content),
+        "setting": _setting(content),
+        "scores": tables.to_html(tables.score_table(content.summaries)) if content.comparison else None,
+        "means": Markup(_mean_bars(groups)) if content.comparison else None,
+        "notes": {tables.method_name(method): tables.NOTES[method] for method in groups if method in tables.NOTES},
+        "seeds": max(len(group) for group in groups.values()),
+        "routes": {name: tables.to_html(table) for name, table in routes.items() if table is not None},
+        "single": tables.to_html(tables.score_table(content.summaries)),
+        "legend": _series_names(content),
+        "curves": [
+            (client, Markup(plots.learning_curves(panel, limits, f"Learning curves: {client}")))
+            for client, panel in curves
+        ],
+        "curve_split": _curve_split(content),
+        "traffic": _traffic(groups),
+        "samples": _samples(content),
+        "config": first.config,
+        "config_name": first.path.name,
+    }
+
+
+def _title(content: Folder) -> str:
+    summary = content.runs[0].summary
+    source = summary.get("benchmark") or "own data"
+    methods = [tables.method_name(method) for method in tables.by_method(content.summaries)]
+    if len(methods) == 1:
+        return f"{methods[0]} on {source}"
+    return f"{', '.join(methods[:-1])} and {methods[-1]} on {source}"
+
+
+def _tiles(content: Folder) -> list[tuple[str, str, str]]:
+    """Return the headline numbers: (label, value, remark)."""
+    table = tables.score_table(content.summaries)
+    row = dict(table.rows)[tables.MEAN]
+    best = max(range(len(row)), key=lambda index: row[index].mean)
+    summary = content.runs[0].summary
+    traffic = next((t for t in _traffic(tables.by_method(content.summaries)) if t["per_round"]), None)
+    tiles = [
+        ("Best mean score" if content.comparison else "Mean score", f"{row[best].mean:.1f} %", table.columns[best]),
+        ("Clients", str(len(summary["clients"])), f"{summary['rounds']} rounds each"),
+    ]
+    if traffic:
+        tiles.append(("A client sends", human_bytes(traffic["per_round"]), "per round"))
+    total = sum(float(run.get("seconds") or 0) for run in content.summaries)
+    runs = f"{len(content.runs)} runs" if content.comparison else "training and evaluation"
+    tiles.append(("Time", human_duration(total), runs))
+    return tiles
+
+
+def _setting(content: Folder) -> list[tuple[str, str]]:
+    summary = content.runs[0].summary
+    seeds = sorted({run["seed"] for run in content.summaries})
+    rows = [
+        ("Benchmark", summary.get("benchmark") or "own data"),
+        ("Model", summary.get("model")),
+        ("Adapter", summary.get("peft")),
+        ("Clients", ", ".join(summary["clients"])),
+        ("Methods", ", ".join(tables.method_name(method) for method in tables.by_method(content.summaries))),
+        ("Rounds", summary["rounds"]),
+        ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
+    ]
+    return [(key, str(value)) for key, value in rows if value is not None]
+
+
+def _series_names(content: Folder) -> list[str]:
+    if content.comparison:
+        return [tables.method_name(method) for method in tables.by_method(content.summaries)]
+    return [tables.ROUTES.get(route, route) for route in _routes(content.runs[0])]
+
+
+def _routes(run: Run) -> list[str]:
+    return list(dict.fromkeys(route for scores in run.summary["clients"].values() for route in scores))
+
+
+def _curve_split(content: Folder) -> str:
+    """Return the split of the curves: validation where it was evaluated, else test."""
+    splits = {line.get("split") for run in content.runs for line in run.metrics if "score" in line}
+    return "validation" if "validation" in splits else "test"
+
+
+def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
+    """Return one panel per client and one for their mean: series name -> round -> one score per run."""
+    split = _curve_split(content)
+    panels: dict[str, dict[str, dict[int, list[float]]]] = {tables.MEAN: {}}
+    names = _series_names(content)
+    for run in content.runs:
+        routes = _routes(run)
+        totals: dict[tuple[str, int], dict[str, float]] = {}
+        for line in run.metrics:
+            if line.get("split") != split or "score" not in line:
+                continue
+            if content.comparison and line["route"] != tables.own_route(dict.fromkeys(routes, 0.0)):
+                continue
+            series = (
+                tables.method_name(run.summary["method"])
+                if content.comparison
+                else tables.ROUTES.get(line["route"], line["route"])
+            )
+            # A resumed run may hold a line twice: the later one counts.
+            totals.setdefault((series, line["round"]), {})[line["client"]] = line["score"]
+        for (series, number), scores in totals.items():
+            for client, score in scores.items():
+                panels.setdefault(client, {}).setdefault(series, {}).setdefault(number, []).append(score)
+            if len(scores) == len(run.summary["clients"]):
+                mean = sum(scores.values()) / len(scores)
+                panels[tables.MEAN].setdefault(series, {}).setdefault(number, []).append(mean)
+    # Every panel names its series in the same order, so that colours agree.
+    ordered: list[tuple[str, dict[str, plots.Curve]]] = []
+    for client, panel in panels.items():
+        ordered.append((client, {name: panel.get(name, {}) for name in names}))
+    return [(client, panel) for client, panel in ordered if any(panel.values())]
+
+
+def _mean_bars(groups: Mapping[str, Sequence[tables.Summary]]) -> str:
+    values = {tables.method_name(m): [float(run["mean"]) for run in group] for m, group in groups.items()}
+    return plots.bars(values, "mean test score over clients (%)", "Mean test score per method")
+
+
+def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]:
+    """Return one row per method: parameters, bytes, and what sending the whole model would have taken."""
+    rows = []
+    for method, group in groups.items():
+        summary = group[0]
+        parameters = summary.get("parameters", {})
+        sent = summary.get("bytes", {})
+        up, down = int(sent.get("up", 0)), int(sent.get("down", 0))
+        communicated, total = int(parameters.get("communicated", 0)), int(parameters.get("total", 0))
+        rows.append(
+            {
+                "method": tables.method_name(method),
+                "total": total,
+                "trainable": int(parameters.get("trainable", 0)),
+                "communicated": communicated,
+                "share": 100 * communicated / total if total else 0.0,
+                "up": up,
+                "down": down,
+                "per_round": up / (len(summary["clients"]) * summary["rounds"]),
+                "whole": (up + down) * total / communicated if communicated else None,
+                "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
+            }
+        )
+    return rows
+
+
+def _samples(content: Folder) -> list[Sample]:
+    """Return some sample questions per client, each with the answer of every method's first seed."""
+    runs: list[tuple[str, Run]] = []
+    for method in tables.by_method(content.summaries):
+        first = next(run for run in content.runs if run.summary["method"] == method)
+        runs.append((tables.method_name(method), first))
+    samples: dict[tuple[str, str], Sample] = {}
+    for name, run in runs:
+        for record in run.predictions:
+            key = (record["client"], record["id"])
+            if key not in samples:
+                images = tuple(_data_uri(run.path / image) for image in record["images"])
+                samples[key] = Sample(record["client"], record["question"], images, record["truth"], ())
+            known = samples[key]
+            answers = (*known.answers, _answer(name, record))
+            samples[key] = Sample(known.client, known.question, known.images, known.truth, answers)
+    return list(_some_per_client(samples.values()))
+
+
+def _answer(name: str, record: Mapping[str, Any]) -> Answer:
+    text, probability = record["top"][0]
+    return Answer(name, text, probability, record["score"])
+
+
+def _some_per_client(samples: Any) -> Iterator[Sample]:
+    shown: dict[str, int] = {}
+    for sample in samples:
+        shown[sample.client] = shown.get(sample.client, 0) + 1
+        if shown[sample.client] <= SAMPLES_PER_CLIENT:
+            yield sample
+
+
+def _data_uri(image: Path) -> str:
+    kind = mimetypes.guess_type(image.name)[0] or "image/png"
+    return f"data:{kind};base64,{base64.b64encode(image.read_bytes()).decode()}"
+
+
+def human_bytes(number: float) -> str:
+    """Return a number of bytes as text: ``1.5 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(number) < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def human_count(number: float) -> str:
+    """Return a count as text: ``1.2 M``."""
+    for unit in ("", " k", " M"):
+        if abs(number) < 1000:
+            return f"{number:.0f}{unit}" if unit == "" or number >= 100 else f"{number:.1f}{unit}"
+        number /= 1000
+    return f"{number:.1f} G"
+
+
+def human_duration(seconds: float) -> str:
+    """Return a duration as text: ``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,154 @@
+"""Plots as SVG text for one page: drawn by matplotlib, coloured by the page.
+
+Every colour is drawn as a placeholder that becomes a CSS variable (``--s1`` ... for series, ``--ink``, ``--muted``,
+``--line``), so that one picture suits a light and a dark page. Text stays text.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+#: Placeholder colour -> the CSS variable that replaces it.
+_INK, _MUTED, _LINE = "#010101", "#010102", "#010103"
+SERIES = tuple(f"#0102{index:02x}" for index in range(1, 8))
+_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line"} | {
+    colour: f"--s{index}" for index, colour in enumerate(SERIES, start=1)
+}
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _MUTED,
+    "axes.edgecolor": _LINE,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _LINE,
+    "grid.linewidth": 0.6,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+
+#: Round -> one score per seed.
+Curve = Mapping[int, Sequence[float]]
+
+
+def colour(index: int) -> str:
+    """Return the placeholder colour of the series at ``index``; an eighth series takes the first colour again."""
+    return SERIES[index % len(SERIES)]
+
+
+def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], title: str) -> str:
+    """Return one panel: score over rounds, one line per series, a band of one deviation over seeds.
+
+    Args:
+        curves: series name -> curve.
+        limits: range of the score axis, shared by the panels of a page.
+        title: what a screen reader says.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(3.5, 2.3)
+        for index, curve in enumerate(curves.values()):
+            rounds = sorted(curve)
+            means = [statistics.fmean(curve[r]) for r in rounds]
+            marker = "o" if len(rounds) == 1 else None
+            axes.plot(rounds, means, color=colour(index), linewidth=2, marker=marker, solid_capstyle="round")
+            if any(len(curve[r]) > 1 for r in rounds):
+                spread = [statistics.stdev(curve[r]) if len(curve[r]) > 1 else 0.0 for r in rounds]
+                low = [mean - std for mean, std in zip(means, spread, strict=True)]
+                high = [mean + std for mean, std in zip(means, spread, strict=True)]
+                axes.fill_between(rounds, low, high, color=colour(index), alpha=0.16, linewidth=0)
+        axes.set_ylim(*limits)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("round")
+        return _svg(figure, title)
+
+
+def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
+    """Return horizontal bars of means: a whisker of one deviation, a dot per seed, and the number at the end.
+
+    Args:
+        values: bar name -> one value per seed.
+        unit: of the value axis.
+        title: what a screen reader says.
+    """
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(5.2, 0.55 + 0.42 * len(values))
+        largest = max((value for group in values.values() for value in group), default=1.0) or 1.0
+        for index, group in enumerate(values.values()):
+            mean = statistics.fmean(group)
+            axes.barh(index, mean, height=0.62, color=colour(index), alpha=0.85)
+            end = max(group)
+            if len(group) > 1:
+                std = statistics.stdev(group)
+                axes.errorbar(mean, index, xerr=std, color=_INK, linewidth=1.2, capsize=3)
+                axes.scatter(group, [index] * len(group), s=9, color=_INK, alpha=0.55, linewidths=0, zorder=3)
+                end = max(end, mean + std)
+            axes.text(end + 0.02 * largest, index, f"{mean:.1f}", va="center", fontweight="bold")
+        axes.set_yticks(range(len(values)), list(values), color=_INK)
+        axes.invert_yaxis()
+        axes.set_xlim(0, largest * 1.14)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(unit)
+        return _svg(figure, title)
+
+
+def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
+    """Return a range of scores that holds every curve, with room, inside 0 and 100."""
+    scores = [score for curves in panels for curve in curves.values() for group in curve.values() for score in group]
+    if not scores:
+        return 0.0, 100.0
+    room = max(2.0, 0.06 * (max(scores) - min(scores)))
+    return max(0.0, min(scores) - room), min(100.0, max(scores) + room)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    return figure, axes
+
+
+def _svg(figure: Figure, title: str) -> str:
+    """Return the figure as an inline SVG element whose ids and content depend on the picture alone."""
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": title}):
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for placeholder, variable in _VARIABLES.items():
+        svg = svg.replace(placeholder, f"var({variable})")
+    # The page sets the size and the font; a label for screen readers replaces the figure's own metadata.
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    svg = re.sub(r"font: (?:(bold) )?(?:\d+ )?([\d.]+px) [^;\"]*", _font, svg)
+    label = title.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def _font(match: re.Match[str]) -> str:
+    weight = "font-weight: 700; " if match.group(1) or "700 " in match.group(0) else ""
+    return f"{weight}font-size: {match.group(2)}"

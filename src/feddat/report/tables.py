@@ -1,0 +1,214 @@
+"""Client by method tables of test scores: built once, shown as Markdown, CSV, HTML or in a terminal."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from markupsafe import Markup, escape
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+#: One run's ``summary.json``.
+Summary: TypeAlias = Mapping[str, Any]
+
+#: Method -> how it is called in print.
+METHODS = {
+    "feddat": "FedDAT",
+    "fedavg": "FedAvg",
+    "local": "Local only",
+    "central": "Centralised",
+    "head": "Head only",
+}
+#: Method -> what it is, in one line.
+NOTES = {
+    "feddat": "a local and a shared adapter teach each other; only the shared one travels",
+    "fedavg": "one shared adapter, averaged every round",
+    "local": "an adapter of its own per client, nothing travels",
+    "central": "one adapter trained on everybody's data in one place: what federation has to do without",
+    "head": "no adapter: each client trains its task head alone",
+}
+#: Route -> what its scores mean in print.
+ROUTES = {
+    "dat": "Dual teacher (DAT)",
+    "local": "Local adapter",
+    "global": "Global adapter",
+    "score": "Score",
+}
+MEAN = "Mean"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """Scores of one client with one method, one per seed, in percent.
+
+    Attributes:
+        values: the scores; empty where the client has none.
+        best: whether no other cell of the row has a higher mean (in the digit that is shown).
+    """
+
+    values: tuple[float, ...]
+    best: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def std(self) -> float | None:
+        """Return the sample standard deviation over seeds; ``None`` for fewer than two."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+    def __str__(self) -> str:
+        if not self.values:
+            return "–"
+        return f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of cells under named columns; the last row is the mean over clients."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+
+
+def own_route(scores: Mapping[str, float]) -> str:
+    """Return the route that is the method's own answer: ``dat`` where there is one, else the only one."""
+    return "dat" if "dat" in scores else next(iter(scores))
+
+
+def method_name(method: str) -> str:
+    """Return the method's name in print."""
+    return METHODS.get(method, method)
+
+
+def by_method(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
+    """Group summaries by method, in the order in which methods first appear."""
+    groups: dict[str, list[Summary]] = {}
+    for summary in summaries:
+        groups.setdefault(summary["method"], []).append(summary)
+    return groups
+
+
+def score_table(summaries: Sequence[Summary]) -> Table:
+    """Return client x method: each method's own answer, mean and deviation over its seeds."""
+    groups = by_method(summaries)
+    columns = {method_name(method): [_own_scores(summary) for summary in group] for method, group in groups.items()}
+    return _table(columns)
+
+
+def route_table(summaries: Sequence[Summary]) -> Table | None:
+    """Return client x route of one method; ``None`` for a method that answers in one way only."""
+    clients = summaries[0]["clients"].values()
+    routes = list(dict.fromkeys(route for scores in clients for route in scores))
+    if len(routes) < 2:
+        return None
+    columns = {
+        ROUTES.get(route, route): [
+            {client: scores[route] for client, scores in summary["clients"].items() if route in scores}
+            for summary in summaries
+        ]
+        for route in routes
+    }
+    return _table(columns)
+
+
+def _own_scores(summary: Summary) -> dict[str, float]:
+    return {client: scores[own_route(scores)] for client, scores in summary["clients"].items()}
+
+
+def _table(columns: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
+    """Build the table from column name -> one mapping from client to score per seed."""
+    clients = list(dict.fromkeys(client for runs in columns.values() for run in runs for client in run))
+    rows = []
+    for client in clients:
+        rows.append((client, _row([tuple(run[client] for run in runs if client in run) for runs in columns.values()])))
+    # The mean over clients is taken within each seed, so that its deviation is that of whole runs.
+    means = [tuple(statistics.fmean(run.values()) for run in runs if run) for runs in columns.values()]
+    rows.append((MEAN, _row(means)))
+    return Table(tuple(columns), tuple(rows))
+
+
+def _row(values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
+    shown = [round(statistics.fmean(cell), 1) if cell else None for cell in values]
+    top = max((mean for mean in shown if mean is not None), default=None)
+    several = sum(mean is not None for mean in shown) > 1
+    return tuple(
+        Cell(cell, several and mean is not None and mean == top) for cell, mean in zip(values, shown, strict=True)
+    )
+
+
+def to_markdown(table: Table) -> str:
+    """Return the table in Markdown, the best of each row in bold."""
+    lines = ["| client | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
+    for name, cells in table.rows:
+        label = f"*{name}*" if name == MEAN else name.replace("|", "\\|")
+        lines.append(f"| {label} | " + " | ".join(f"**{cell}**" if cell.best else str(cell) for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Return mean and deviation of every cell as CSV, unrounded; an absent number is an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["client", *(f"{column} {what}" for column in table.columns for what in ("mean", "std"))])
+    for name, cells in table.rows:
+        numbers: list[float | None] = []
+        for cell in cells:
+            numbers += [cell.mean, cell.std] if cell.values else [None, None]
+        writer.writerow([name, *("" if number is None else f"{number:.6g}" for number in numbers)])
+    return out.getvalue()
+
+
+def to_html(table: Table) -> Markup:
+    """Return the table as HTML: class ``best`` on the best cells, class ``mean`` on the last row."""
+    head = Markup("").join(Markup("<th scope='col'>{}</th>").format(column) for column in table.columns)
+    body = []
+    for name, cells in table.rows:
+        row = Markup("").join(
+            Markup("<td class='best'>{}</td>" if cell.best else "<td>{}</td>").format(_cell_html(cell))
+            for cell in cells
+        )
+        start = "<tr class='mean'>" if name == MEAN else "<tr>"
+        body.append(Markup(start + "<th scope='row'>{}</th>{}</tr>").format(name, row))
+    parts = "<table class='scores'><thead><tr><th scope='col'>Client</th>{}</tr></thead><tbody>{}</tbody></table>"
+    return Markup(parts).format(head, Markup("").join(body))
+
+
+def _cell_html(cell: Cell) -> Markup:
+    mean, _, std = str(cell).partition(" ± ")
+    return escape(mean) + (Markup(" <small>± {}</small>").format(std) if std else Markup(""))
+
+
+def to_rich(table: Table, title: str | None = None) -> RichTable:
+    """Return the table for a rich console, the best of each row bold and green."""
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
+    shown.add_column("client", no_wrap=True)
+    for column in table.columns:
+        shown.add_column(column, justify="right", no_wrap=True)
+    for name, cells in table.rows:
+        if name == MEAN:
+            shown.add_section()
+        style = "bold green"
+        shown.add_row(Text(name), *(Text(str(cell), style=style if cell.best else "") for cell in cells))
+    return shown
+
+
+def to_text(table: Table) -> str:
+    """Return the table in plain aligned text, the best of each row marked with ``*``."""
+    grid = [["client", *table.columns]]
+    grid += [[name, *(str(cell) + ("*" if cell.best else " ") for cell in cells)] for name, cells in table.rows]
+    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
+    lines = []
+    for row in grid:
+        first = row[0].ljust(widths[0])
+        lines.append("  ".join([first, *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]))
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines) + "\n"
