@@ -1,0 +1,152 @@
+"""From scenes to pixels: one plain style for pretraining, and the visual domains that are new to the bundled model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from feddat.data.mini.atlas import GLYPH, load_atlas
+from feddat.data.mini.concepts import COLOURS
+from feddat.data.mini.scene import EMPTY, Scenes
+
+#: Side of a tile and of the whole image in pixels.
+CELL = 32
+CANVAS = 2 * CELL
+_SLACK = CELL - GLYPH
+
+Pixels = NDArray[np.float32]
+
+
+def render(scenes: Scenes, domain: str, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Draw scenes in a visual domain.
+
+    Args:
+        scenes: N scenes.
+        domain: key of :data:`DOMAINS`.
+        rng: source of noise and lighting.
+
+    Returns:
+        uint8 images, shape (N, 64, 64, 3), RGB.
+    """
+    if domain not in DOMAINS:
+        raise ValueError(f"unknown visual domain {domain!r}; known: {', '.join(DOMAINS)}")
+    objects = np.where(scenes.objects == EMPTY, len(load_atlas()), scenes.objects)
+    offset = _SLACK - scenes.shifts
+    glyphs = _windows()[objects, offset[..., 0], offset[..., 1]]  # (N, 4, RGBA + ink, CELL, CELL)
+    tiles = _palette()[scenes.colours][..., None, None]  # (N, 4, 3, 1, 1)
+    cells = DOMAINS[domain](tiles, glyphs[:, :, :3], glyphs[:, :, 3:4], glyphs[:, :, 4:5])
+    image = cells.reshape(-1, 2, 2, 3, CELL, CELL).transpose(0, 1, 4, 2, 5, 3).reshape(-1, CANVAS, CANVAS, 3)
+    finish = _FINISH.get(domain)
+    if finish is not None:
+        image = finish(image, rng)
+    noise = rng.standard_normal(image.shape, np.float32)
+    image = image + noise * np.float32(_NOISE.get(domain, 0.012))
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def cover(images: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Return copies of ``images`` (N, 64, 64, 3) with one cell each, ``cells`` (N,), hidden under a hatched cloth."""
+    rows, columns = np.mgrid[:CELL, :CELL]
+    cloth = np.where(((rows + columns) // 4 % 2 == 0)[..., None], np.uint8([60, 60, 66]), np.uint8([96, 96, 104]))
+    covered = images.copy()
+    for image, cell in zip(covered, cells, strict=True):
+        top, left = int(cell) // 2 * CELL, int(cell) % 2 * CELL
+        image[top : top + CELL, left : left + CELL] = cloth
+    return covered
+
+
+@cache
+def _palette() -> Pixels:
+    return np.array(list(COLOURS.values()), np.float32) / 255
+
+
+@cache
+def _windows() -> Pixels:
+    """Every glyph at every shift as one zero-copy view, (concepts + 1, 7, 7, 5, CELL, CELL); the last one is empty."""
+    atlas = load_atlas()
+    sheet = np.zeros((len(atlas) + 1, GLYPH + 2 * _SLACK, GLYPH + 2 * _SLACK, 5), np.float32)
+    sheet[:-1, _SLACK:-_SLACK, _SLACK:-_SLACK, :4] = atlas
+    # Ink: where the glyph over white changes brightness, its outlines and inner strokes.
+    bright = sheet[..., :3].mean(-1) + 1 - sheet[..., 3]
+    dy, dx = np.gradient(bright, axis=(1, 2))
+    sheet[..., 4] = (2.6 * np.hypot(dy, dx)).clip(0, 1)
+    return sliding_window_view(sheet, (CELL, CELL), axis=(1, 2))
+
+
+@cache
+def _frame() -> Pixels:
+    frame = np.zeros((CELL, CELL), np.float32)
+    frame[:3], frame[-3:], frame[:, :3], frame[:, -3:] = 1, 1, 1, 1
+    return frame
+
+
+def _plain(tile: Pixels, colour: Pixels, alpha: Pixels, _ink: Pixels) -> Pixels:
+    return tile * (1 - alpha) + colour
+
+
+def _sketch(tile: Pixels, _colour: Pixels, _alpha: Pixels, ink: Pixels) -> Pixels:
+    paper = 0.96 * (1 - _frame()) + tile * _frame()
+    return paper * (1 - ink) + 0.15 * ink
+
+
+def _silhouette(tile: Pixels, _colour: Pixels, alpha: Pixels, _ink: Pixels) -> Pixels:
+    return tile * (1 - alpha) + 0.1 * alpha
+
+
+def _chalk(tile: Pixels, _colour: Pixels, _alpha: Pixels, ink: Pixels) -> Pixels:
+    board = np.float32([0.14, 0.22, 0.19])[:, None, None]
+    stroke = np.maximum(ink, _frame())
+    return board * (1 - stroke) + (0.75 * tile + 0.25) * stroke
+
+
+def _xray(tile: Pixels, colour: Pixels, alpha: Pixels, _ink: Pixels) -> Pixels:
+    negative = alpha - colour.mean(axis=2, keepdims=True)
+    return tile * (1 - alpha) + negative * np.float32([0.8, 0.95, 1.0])[:, None, None]
+
+
+def _night(image: Pixels, _rng: np.random.Generator) -> Pixels:
+    return 0.5 * image**1.5 + np.float32([0.01, 0.02, 0.08])
+
+
+def _photo(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Slanting light, low contrast, and the blur of a cheap lens."""
+    slope = rng.uniform(-0.35, 0.35, size=(len(image), 2)).astype(np.float32)
+    axis = np.linspace(-1, 1, CANVAS, dtype=np.float32)
+    light = 1 + slope[:, 0, None, None] * axis[:, None] + slope[:, 1, None, None] * axis
+    padded = np.pad(image, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    blurred = sum(padded[:, y : y + CANVAS, x : x + CANVAS] for y in range(3) for x in range(3)) / np.float32(9)
+    return (0.15 + 0.7 * blurred) * light[..., None]
+
+
+def _underwater(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Ripples that bend rows and columns by up to two pixels, seen through blue-green water."""
+    phase = rng.uniform(0, 2 * np.pi, size=(len(image), 2, 1))
+    axis = np.arange(CANVAS)
+    bend = np.rint(2 * np.sin(axis * (2 * np.pi / 21) + phase)).astype(np.int64)
+    rows = (axis[:, None] + bend[:, 0][:, None, :]).clip(0, CANVAS - 1)
+    columns = (axis[None, :] + bend[:, 1][:, :, None]).clip(0, CANVAS - 1)
+    bent = image[np.arange(len(image))[:, None, None], rows, columns]
+    return 0.62 * bent + 0.38 * np.float32([0.05, 0.42, 0.5])
+
+
+#: domain -> how a cell is drawn. ``plain`` is the pretraining world; all others are new to the bundled model.
+DOMAINS: dict[str, Callable[[Pixels, Pixels, Pixels, Pixels], Pixels]] = {
+    "plain": _plain,
+    "sketch": _sketch,
+    "night": _plain,
+    "photo": _plain,
+    "silhouette": _silhouette,
+    "chalk": _chalk,
+    "underwater": _plain,
+    "xray": _xray,
+}
+_FINISH: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+    "night": _night,
+    "photo": _photo,
+    "underwater": _underwater,
+}
+_NOISE: dict[str, float] = {"photo": 0.08, "sketch": 0.02, "night": 0.015}

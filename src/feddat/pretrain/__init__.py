@@ -1,0 +1,1 @@
+"""Pretraining of the bundled foundation model on captions of the plain mini world."""

@@ -1,0 +1,148 @@
+"""Pretraining batches: plain scenes with texts, what is masked in them, and what the scene graph says of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feddat.data.mini.captions import SceneView, Text, caption, question, wrong_caption
+from feddat.data.mini.render import render
+from feddat.data.mini.scene import EMPTY, Scenes, sample_scenes
+from feddat.seeding import derive, numpy_generator
+
+#: Label of a position that a loss leaves out (torch's own convention).
+IGNORE = -100
+#: What a text is used for, and how often.
+MODES = {"mask": 0.25, "cloze": 0.22, "match": 0.23, "question": 0.30}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One pretraining batch of N scenes and texts of up to L tokens; labels are long, ``IGNORE`` where there is none.
+
+    Attributes:
+        inputs: ``input_ids`` and ``attention_mask`` (N, L), ``pixel_values`` (N, 3, 64, 64) in [-1, 1].
+        word: (N, L) the masked words.
+        pooled: (N,) the word that the pooled feature must name: a cloze's masked word or a question's answer.
+        match: (N,) 1 where the caption fits the image, 0 where one word is wrong.
+        mention_cell: (N, L) the cell in which the object named here stands.
+        mention_colour: (N, L) the colour of that cell's tile.
+        objects: (N, 4) per cell the object, ``len(CONCEPTS)`` where empty.
+        colours: (N, 4) per cell the tile's colour.
+        kinds: N kinds of question, or of the slot that a cloze masks.
+    """
+
+    inputs: dict[str, Tensor]
+    word: Tensor
+    pooled: Tensor
+    match: Tensor
+    mention_cell: Tensor
+    mention_colour: Tensor
+    objects: Tensor
+    colours: Tensor
+    kinds: list[str]
+
+
+def to_pixel_values(images: np.ndarray) -> Tensor:
+    """Turn uint8 images (N, H, W, 3) into float32 (N, 3, H, W) in [-1, 1], as the bundled image processor does."""
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+class BatchMaker:
+    """Makes the batch of any step of one process from the seed alone: a resumed run sees the same batches."""
+
+    def __init__(self, vocabulary: list[str], empty_label: int, batch_size: int, seed: int, rank: int = 0) -> None:
+        self.ids = {word: index for index, word in enumerate(vocabulary)}
+        self.empty_label = empty_label
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+
+    def training(self, step: int, sizes: tuple[int, ...], parts: int) -> list[Batch]:
+        """Return the batch of ``step`` with scenes of ``sizes`` objects, in ``parts`` of about equal text length.
+
+        Texts of one length need little padding: four parts make a step half as long again faster.
+        """
+        rng = numpy_generator(self.seed, "pretrain", self.rank, step)
+        random = Random(derive(self.seed, "pretrain-text", self.rank, step))
+        scenes = sample_scenes(rng, self.batch_size, "pretrain", sizes)
+        modes = random.choices(list(MODES), list(MODES.values()), k=self.batch_size)
+        rows = [Row(view, mode, random) for view, mode in zip(scene_views(scenes), modes, strict=True)]
+        order = sorted(range(len(rows)), key=lambda n: len(rows[n].words))
+        chunks = np.array_split(np.array(order), parts)
+        return [self.assemble(scenes.take(chunk), [rows[n] for n in chunk], rng) for chunk in chunks]
+
+    def assemble(self, scenes: Scenes, rows: list[Row], rng: np.random.Generator) -> Batch:
+        """Render the scenes and lay out ids and labels."""
+        length = max(len(row.words) for row in rows) + 2
+        shape = (len(rows), length)
+        input_ids = np.full(shape, self.ids["[PAD]"])
+        word, cell, colour = (np.full(shape, IGNORE) for _ in range(3))
+        for n, row in enumerate(rows):
+            end = len(row.words) + 1
+            input_ids[n, 0], input_ids[n, end] = self.ids["[CLS]"], self.ids["[SEP]"]
+            input_ids[n, 1:end] = [self.ids[token] for token in row.words]
+            for index, original in row.masked.items():
+                word[n, index + 1] = self.ids[original]
+            for index, place in row.mentions.items():
+                cell[n, index + 1], colour[n, index + 1] = place, scenes.colours[n, place]
+        ids = torch.from_numpy(input_ids)
+        objects = np.where(scenes.objects == EMPTY, self.empty_label, scenes.objects)
+        return Batch(
+            inputs={
+                "input_ids": ids,
+                "attention_mask": (ids != self.ids["[PAD]"]).long(),
+                "pixel_values": to_pixel_values(render(scenes, "plain", rng)),
+            },
+            word=torch.from_numpy(word),
+            pooled=torch.tensor([self.ids[row.pooled] if row.pooled else IGNORE for row in rows]),
+            match=torch.tensor([IGNORE if row.match is None else int(row.match) for row in rows]),
+            mention_cell=torch.from_numpy(cell),
+            mention_colour=torch.from_numpy(colour),
+            objects=torch.from_numpy(objects),
+            colours=torch.from_numpy(scenes.colours),
+            kinds=[row.kind for row in rows],
+        )
+
+
+def scene_views(scenes: Scenes) -> list[SceneView]:
+    """Return the scenes by name."""
+    return [SceneView(o, c) for o, c in zip(scenes.objects.tolist(), scenes.colours.tolist(), strict=True)]
+
+
+class Row:
+    """One scene's text in one mode."""
+
+    def __init__(self, scene: SceneView, mode: str, random: Random) -> None:
+        text = question(scene, random) if mode == "question" else caption(scene, random)
+        self.words, self.mentions = list(text.words), dict(text.mentions)
+        self.masked: dict[int, str] = {}
+        self.pooled = text.answer
+        self.match: bool | None = None
+        self.kind = text.kind
+        if mode == "match":
+            self._match(text, scene, random)
+        elif mode == "cloze":
+            self.mask(text, [random.choice(list(text.slots))])
+            ((index, self.pooled),) = self.masked.items()
+            self.kind = text.slots[index]
+        elif mode == "mask":
+            some = [index for index in text.slots if random.random() < 0.35]
+            self.mask(text, some or [random.choice(list(text.slots))])
+
+    def _match(self, text: Text, scene: SceneView, random: Random) -> None:
+        self.match = random.random() < 0.5
+        if not self.match:
+            self.words = wrong_caption(text, scene, random)
+            self.mentions = {i: cell for i, cell in text.mentions.items() if self.words[i] == text.words[i]}
+
+    def mask(self, text: Text, indices: list[int]) -> None:
+        """Hide the words at ``indices``."""
+        self.masked = {index: text.words[index] for index in indices}
+        for index in indices:
+            self.words[index] = "[MASK]"
+            self.mentions.pop(index, None)
