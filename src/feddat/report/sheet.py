@@ -1,0 +1,138 @@
+"""A contact sheet: some examples of each client, drawn with their questions and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import PIL.ImageOps
+
+from feddat.example import ClientData, DataError, Example, Image
+
+#: Pixels: a picture's square, the space between things, and the texts.
+PICTURE, GAP, TEXT, LINE, HEADING = 200, 16, 15, 19, 22
+PAPER, GROUND, INK, MUTED, ANSWER = "#ffffff", "#f1f3f6", "#16202e", "#5d6b7e", "#0a7a50"
+#: Lines that a question and an answer may take; longer ones end in an ellipsis.
+LINES = 3
+
+
+def contact_sheet(
+    clients: Sequence[ClientData], split: str = "train", columns: int = 6, rows: int = 2
+) -> PIL.Image.Image:
+    """Return a picture with a block per client: its name, then ``columns`` x ``rows`` examples spread over the split.
+
+    Raises:
+        DataError: an image cannot be read; names the file.
+    """
+    width = GAP + columns * (PICTURE + GAP)
+    blocks = [_block(client, split, columns, rows, width) for client in clients]
+    sheet = PIL.Image.new("RGB", (width, sum(block.height for block in blocks) + GAP), PAPER)
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    return sheet
+
+
+def question_and_answer(example: Example) -> tuple[str, str]:
+    """Return what is asked and what is right, as people read it."""
+    if example.choices:
+        return example.text, example.choices[example.label or 0]
+    if example.label is not None:
+        return example.text, f"class {example.label}"
+    best = sorted(example.answers.items(), key=lambda item: -item[1])
+    return example.text, ", ".join(answer if score == 1 else f"{answer} ({score:.1f})" for answer, score in best[:3])
+
+
+def load_image(image: Image) -> PIL.Image.Image:
+    """Return an example's image, from memory or from its file, in RGB.
+
+    Raises:
+        DataError: the file cannot be read as an image.
+    """
+    if not isinstance(image, Path):
+        return PIL.Image.fromarray(image)
+    try:
+        with PIL.Image.open(image) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        raise DataError(f"{image}: not a readable image: {error}") from None
+
+
+def _block(client: ClientData, split: str, columns: int, rows: int, width: int) -> PIL.Image.Image:
+    examples = _spread(client.split(split), columns * rows)
+    small, bold = _font(TEXT), _font(HEADING, bold=True)
+    measure = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
+    captions = [_caption(measure, example, small) for example in examples]
+    lines = [max(map(len, captions[start : start + columns])) for start in range(0, len(captions), columns)]
+    heights = [PICTURE + 6 + count * LINE + GAP for count in lines]
+
+    top = GAP + HEADING + TEXT + 2 * GAP
+    block = PIL.Image.new("RGB", (width, top + sum(heights) + GAP), PAPER)
+    draw = PIL.ImageDraw.Draw(block)
+    draw.text((GAP, GAP), client.name, INK, bold)
+    sizes = f"{len(client.train)} train · {len(client.validation)} validation · {len(client.test)} test"
+    facts = [client.description, client.task, sizes, f"{len(client.answers)} answers" if client.answers else ""]
+    fact = " · ".join(filter(None, facts))
+    draw.text((GAP, GAP + HEADING + 8), _wrap(draw, fact, small, width - 2 * GAP, 1)[0], MUTED, small)
+    for place, (example, caption) in enumerate(zip(examples, captions, strict=True)):
+        left, y = GAP + place % columns * (PICTURE + GAP), top + sum(heights[: place // columns])
+        _draw_images(block, example, left, y)
+        for number, (text, colour) in enumerate(caption):
+            draw.text((left, y + PICTURE + 6 + number * LINE), text, colour, small)
+    return block
+
+
+def _caption(
+    draw: PIL.ImageDraw.ImageDraw, example: Example, font: PIL.ImageFont.FreeTypeFont
+) -> list[tuple[str, str]]:
+    """Return the lines below a picture, each with its colour."""
+    texts = zip(question_and_answer(example), (INK, ANSWER), strict=True)
+    return [(line, colour) for text, colour in texts for line in _wrap(draw, text, font, PICTURE, LINES)]
+
+
+def _draw_images(block: PIL.Image.Image, example: Example, left: int, top: int) -> None:
+    """Fit the example's images, side by side, into the square at (left, top)."""
+    share = PICTURE // len(example.images)
+    PIL.ImageDraw.Draw(block).rectangle((left, top, left + PICTURE - 1, top + PICTURE - 1), GROUND)
+    for number, image in enumerate(example.images):
+        picture = PIL.ImageOps.contain(load_image(image), (share, PICTURE))
+        x, y = left + number * share + (share - picture.width) // 2, top + (PICTURE - picture.height) // 2
+        block.paste(picture, (x, y))
+
+
+def _spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """Return ``count`` examples at even distances, so that a sorted file still shows some of everything."""
+    count = min(count, len(examples))
+    return [examples[index * len(examples) // count] for index in range(count)]
+
+
+def _wrap(
+    draw: PIL.ImageDraw.ImageDraw, text: str, font: PIL.ImageFont.FreeTypeFont, width: int, lines: int
+) -> list[str]:
+    """Break a text into at most ``lines`` lines of ``width`` pixels; what is left out leaves an ellipsis."""
+    wrapped = [""]
+    for word in text.split():
+        longer = f"{wrapped[-1]} {word}".strip()
+        if wrapped[-1] and draw.textlength(longer, font) > width:
+            wrapped.append(word)
+        else:
+            wrapped[-1] = longer
+    shown = wrapped[:lines]
+    cut = len(wrapped) > lines
+    for index, line in enumerate(shown):
+        ellipsis = "…" if cut and index == lines - 1 else ""
+        while line and draw.textlength(line + ellipsis, font) > width:
+            line, ellipsis = line[:-1], "…"
+        shown[index] = line + ellipsis
+    return shown
+
+
+def _font(size: int, bold: bool = False) -> PIL.ImageFont.FreeTypeFont:
+    # DejaVu comes with matplotlib: the same letters on every machine, far beyond Latin ones.
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return PIL.ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
