@@ -8,15 +8,21 @@ from pathlib import Path
 
 from feddat.models.base import Backbone, ModelError
 from feddat.models.folder import read_model_type
-from feddat.models.vilt import ViltBackbone
 
 #: Models inside the package (``assets/NAME``): name -> description.
 BUNDLED: Mapping[str, str] = {
     "vilt-mini": "small ViLT for demos and tests, pretrained on generated pictures and sentences",
 }
 
+
+def _load_vilt(folder: Path, name: str) -> Backbone:
+    from feddat.models.vilt import ViltBackbone  # transformers takes seconds to import
+
+    return ViltBackbone(folder, name)
+
+
 #: ``model_type`` of a Hugging Face folder -> what reads it.
-FAMILIES: Mapping[str, Callable[[Path, str], Backbone]] = {"vilt": ViltBackbone}
+FAMILIES: Mapping[str, Callable[[Path, str], Backbone]] = {"vilt": _load_vilt}
 
 
 def list_models() -> dict[str, str]:
