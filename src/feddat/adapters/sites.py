@@ -51,7 +51,7 @@ DEFAULT_SITES: dict[str, DefaultSites] = {
     **dict.fromkeys(("vilt", "bert", "roberta", "visual_bert"), _OUTPUT_MODULE),
     **dict.fromkeys(("vit", "deit"), _VIT_LAYER),
     **dict.fromkeys(("clip", "clip_text_model", "clip_vision_model"), _CLIP_LAYER),
-    **dict.fromkeys(("siglip", "siglip_text_model", "siglip_vision_model"), _CLIP_LAYER),
+    **dict.fromkeys(("siglip", "siglip_vision_model"), _CLIP_LAYER),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"), _DECODER),
     **dict.fromkeys(("smolvlm", "idefics3", "paligemma", "internvl"), _VLM_DECODER),
     **dict.fromkeys(("llava", "llava_next", "llava_onevision"), _VLM_DECODER),

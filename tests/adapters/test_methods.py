@@ -1,0 +1,100 @@
+"""Building adapters from plain settings, and counting what they cost."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers as hf
+from tiny_models import Case
+from torch import nn
+
+from feddat.adapters.methods import build_adapters, count_parameters
+from feddat.adapters.sites import DEFAULT_SITES, default_sites
+
+
+def test_lora_adapts_query_and_value(case: Case) -> None:
+    keys = build_adapters(case.build(), peft="lora", rank=2).shared_state()
+    sites = {key.split(".lora_")[0] for key in keys}
+    assert len(sites) == case.lora_sites and len(keys) == 2 * case.lora_sites
+    assert {site.rpartition(".")[2] for site in sites} in ({"query", "value"}, {"q_proj", "v_proj"})
+    assert case.name != "smolvlm" or all("text_model" in site for site in sites), "never the vision tower"
+
+
+def test_settings_reach_the_adapters(vilt: Case) -> None:
+    wide = build_adapters(vilt.build(), reduction=4, sites=r"encoder\.layer\.1\.output").shared_state()
+    assert {key: tuple(value.shape) for key, value in wide.items()} == {
+        "encoder.layer.1.output.bottleneck_down.weight": (8, 32),
+        "encoder.layer.1.output.bottleneck_down.bias": (8,),
+        "encoder.layer.1.output.bottleneck_up.weight": (32, 8),
+        "encoder.layer.1.output.bottleneck_up.bias": (32,),
+    }
+    lora = build_adapters(vilt.build(), peft="lora", rank=2, alpha=6, sites=r"encoder\.layer\.0\.intermediate\.dense")
+    assert [tuple(value.shape) for value in lora.shared_state().values()] == [(2, 32), (48, 2)]
+    assert lora.peft_model.get_submodule("base_model.model.encoder.layer.0.intermediate.dense").scaling["global"] == 3
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "lora"])
+def test_counts(vilt: Case, kind: str) -> None:
+    base = vilt.build()
+    backbone = sum(parameter.numel() for parameter in base.parameters())
+    adapters = build_adapters(base, peft=kind, reduction=16, rank=2)
+    # Two sites of 32·2 + 2 + 2·32 + 32; four projections with 2·(32 + 32).
+    one = 2 * 162 if kind == "bottleneck" else 4 * 128
+    head = nn.Linear(32, 10)
+
+    def count(*trains: str, communicates: bool, head: nn.Module | None = None) -> tuple[int, ...]:
+        found = count_parameters(adapters, trains=trains, communicates=communicates, head=head)
+        return found["total"], found["trainable"], found["communicated"]
+
+    assert count("global", "local", communicates=True, head=head) == (backbone + 2 * one + 330, 2 * one + 330, one)
+    assert count("global", communicates=True) == (backbone + one, one, one)
+    assert count("local", communicates=False) == (backbone + one, one, 0)
+    assert count(communicates=False, head=head) == (backbone + 330, 330, 0)
+
+
+def test_vilt_b32_communicates_the_published_number() -> None:
+    with torch.device("meta"):
+        adapters = build_adapters(hf.ViltModel(hf.ViltConfig()))
+    assert count_parameters(adapters, trains=("global", "local"), communicates=True)["communicated"] == 894_528
+
+
+def _one_layer(model_type: str) -> nn.Module:
+    config = hf.AutoConfig.for_model(model_type)
+    for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
+        for depth in ("num_hidden_layers", "depth"):
+            if hasattr(part, depth):
+                setattr(part, depth, 1)
+        if getattr(part, "layer_types", None):
+            part.layer_types = part.layer_types[:1]
+    try:
+        return hf.AutoModelForImageTextToText.from_config(config)
+    except ValueError:
+        return hf.AutoModel.from_config(config)
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "lora"])
+@pytest.mark.parametrize("model_type", sorted(DEFAULT_SITES))
+def test_default_sites_fit_the_real_architectures(model_type: str, kind: str) -> None:
+    """One layer of each known type at full width, without memory for its weights."""
+    with torch.device("meta"):
+        adapters = build_adapters(_one_layer(model_type), peft=kind)
+    names = [name for name, parameter in adapters.peft_model.named_parameters() if ".global." in name]
+    sites = {name.split(".bottleneck_")[0].split(".lora_")[0] for name in names}
+    towers = 2 if model_type in ("clip", "siglip") else 1
+    assert len(sites) == towers * (1 if kind == "bottleneck" else 2)
+    config = adapters.peft_model.get_base_model().config
+    parts = (config.text_config, config.vision_config) if towers == 2 else (config.get_text_config(),)
+    if kind == "bottleneck":
+        widths = {p.shape[1] for p in adapters.parameters("global") if p.dim() == 2 and p.shape[1] > p.shape[0]}
+        assert widths == {part.hidden_size for part in parts}
+
+
+def test_unknown_settings_are_refused(vilt: Case) -> None:
+    with pytest.raises(ValueError, match="unknown kind of adapter 'prefix'; kinds are bottleneck, lora"):
+        build_adapters(vilt.build(), peft="prefix")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="model type None has no default adapter sites"):
+        build_adapters(nn.Sequential(nn.Linear(2, 2)))
+    with pytest.raises(ValueError, match="'t5' has no default adapter sites"):
+        default_sites("t5")
+    with pytest.raises(ValueError, match="not found in the base model"):
+        build_adapters(vilt.build(), sites="no.such.module")
