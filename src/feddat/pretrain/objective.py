@@ -57,7 +57,9 @@ class PretrainingModel(nn.Module):
         return {
             "word": _mean_loss(words, batch.word[masked]),
             "pooled": _mean_loss(answers, batch.pooled[answered]),
-            "z": Z_WEIGHT * torch.cat([answers, words]).logsumexp(-1).square().sum() / max(1, len(answers) + len(words)),
+            "z": Z_WEIGHT
+            * torch.cat([answers, words]).logsumexp(-1).square().sum()
+            / max(1, len(answers) + len(words)),
             "match": _mean_loss(self.match(pooled[matched]).float(), batch.match[matched]),
             "object": F.cross_entropy(self.token_object(tokens).float().flatten(0, 1), object_labels.flatten()),
             "colour": F.cross_entropy(self.token_colour(tokens).float().flatten(0, 1), colour_labels.flatten()),

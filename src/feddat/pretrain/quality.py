@@ -32,7 +32,9 @@ def identifiable_slots(text: Text) -> list[int]:
 
 
 @torch.inference_mode()
-def measure(model: PretrainingModel, maker: BatchMaker, scenes: int = 1024, split: str = "validation") -> dict[str, float]:
+def measure(
+    model: PretrainingModel, maker: BatchMaker, scenes: int = 1024, split: str = "validation"
+) -> dict[str, float]:
     """Return accuracies in percent on scenes of two to four objects of a split that pretraining never draws from.
 
     ``word/KIND``: one masked word of a caption, named at its position; ``pooled/KIND``: the same, named by the pooled

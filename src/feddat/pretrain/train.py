@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 from transformers import ViltConfig, ViltForMaskedLM
 
 from feddat.data.mini.concepts import CONCEPTS
@@ -154,10 +155,7 @@ def pretrain(
     else:
         rendezvous = folder / "rendezvous"
         rendezvous.unlink(missing_ok=True)
-        context = mp.start_processes(
-            _distributed_worker, (settings, folder, rendezvous), nprocs=settings.jobs, join=False, start_method="spawn"
-        )
-        assert context is not None
+        context = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, join=False)  # type: ignore[no-untyped-call]
         _follow(folder / "log.jsonl", context, progress)
     if out is not None:
         shutil.copytree(folder / "model", out, dirs_exist_ok=True)
@@ -211,8 +209,10 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
         for batch in maker.training(step, settings.sizes(step), settings.parts):
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
                 values = model(batch)
-            total = sum(settings.loss_weights[key] * value for key, value in values.items()) / (settings.parts * settings.jobs)
-            total.backward()  # type: ignore[union-attr]
+            total = sum(settings.loss_weights[key] * value for key, value in values.items()) / (
+                settings.parts * settings.jobs
+            )
+            total.backward()
             for key, value in values.items():
                 losses[key] = 0.98 * losses.get(key, value.item()) + 0.02 * value.item()
         _sum_gradients(parameters, settings.jobs)
@@ -269,8 +269,6 @@ def _load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Opti
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return 0, 0.0
-    from safetensors import safe_open
-
     with safe_open(path, "pt") as stream:
         metadata = stream.metadata()
     tensors = load_file(path)

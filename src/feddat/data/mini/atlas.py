@@ -24,10 +24,10 @@ _ASSET = "assets/atlas.png"
 def load_atlas() -> NDArray[np.float32]:
     """Return all glyphs, shape (concepts, GLYPH, GLYPH, 4), float32 in [0, 1], colour premultiplied by alpha."""
     with files("feddat.data.mini").joinpath(_ASSET).open("rb") as stream:
-        sheet = np.asarray(Image.open(stream).convert("RGBA"), np.float32) / 255
+        sheet = np.asarray(Image.open(stream).convert("RGBA"), np.float32) / np.float32(255)
     rows = sheet.shape[0] // GLYPH
     glyphs = sheet.reshape(rows, GLYPH, _COLUMNS, GLYPH, 4).swapaxes(1, 2).reshape(-1, GLYPH, GLYPH, 4)
-    glyphs = glyphs[: len(CONCEPTS)].copy()
+    glyphs = glyphs[: len(CONCEPTS)].astype(np.float32)
     glyphs[..., :3] *= glyphs[..., 3:]
     glyphs.setflags(write=False)
     return glyphs

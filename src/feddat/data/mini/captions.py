@@ -202,7 +202,9 @@ def _group_or_kind(scene: SceneView, random: Random) -> Text:
     if random.random() < 0.4:
         return _at(_ask("group", scene.group(cell)).say("which family sits at the"), cell)
     if random.random() < 0.5:
-        return _ask("kind", scene.kind(cell)).say("which sort lies under the name").slot(scene.name(cell), "object", cell)
+        return (
+            _ask("kind", scene.kind(cell)).say("which sort lies under the name").slot(scene.name(cell), "object", cell)
+        )
     return _at(_ask("kind", scene.kind(cell)).say("which sort sits at the"), cell)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -18,7 +19,7 @@ CELL = 32
 CANVAS = 2 * CELL
 _SLACK = CELL - GLYPH
 
-Pixels = NDArray[np.float32]
+Pixels = NDArray[np.floating[Any]]
 
 
 def render(scenes: Scenes, domain: str, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -51,7 +52,9 @@ def render(scenes: Scenes, domain: str, rng: np.random.Generator) -> NDArray[np.
 def cover(images: NDArray[np.uint8], cells: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Return copies of ``images`` (N, 64, 64, 3) with one cell each, ``cells`` (N,), hidden under a hatched cloth."""
     rows, columns = np.mgrid[:CELL, :CELL]
-    cloth = np.where(((rows + columns) // 4 % 2 == 0)[..., None], np.uint8([60, 60, 66]), np.uint8([96, 96, 104]))
+    cloth = np.where(
+        ((rows + columns) // 4 % 2 == 0)[..., None], np.array([60, 60, 66], np.uint8), np.array([96, 96, 104], np.uint8)
+    )
     covered = images.copy()
     for image, cell in zip(covered, cells, strict=True):
         top, left = int(cell) // 2 * CELL, int(cell) % 2 * CELL
@@ -98,18 +101,20 @@ def _silhouette(tile: Pixels, _colour: Pixels, alpha: Pixels, _ink: Pixels) -> P
 
 
 def _chalk(tile: Pixels, _colour: Pixels, _alpha: Pixels, ink: Pixels) -> Pixels:
-    board = np.float32([0.14, 0.22, 0.19])[:, None, None]
+    board = np.array([0.14, 0.22, 0.19], np.float32)[:, None, None]
     stroke = np.maximum(ink, _frame())
     return board * (1 - stroke) + (0.75 * tile + 0.25) * stroke
 
 
 def _xray(tile: Pixels, colour: Pixels, alpha: Pixels, _ink: Pixels) -> Pixels:
     negative = alpha - colour.mean(axis=2, keepdims=True)
-    return tile * (1 - alpha) + negative * np.float32([0.8, 0.95, 1.0])[:, None, None]
+    cell: Pixels = tile * (1 - alpha) + negative * np.array([0.8, 0.95, 1.0], np.float32)[:, None, None]
+    return cell
 
 
 def _night(image: Pixels, _rng: np.random.Generator) -> Pixels:
-    return 0.5 * image**1.5 + np.float32([0.01, 0.02, 0.08])
+    dark: Pixels = 0.5 * image**1.5 + np.array([0.01, 0.02, 0.08], np.float32)
+    return dark
 
 
 def _photo(image: Pixels, rng: np.random.Generator) -> Pixels:
@@ -130,7 +135,8 @@ def _underwater(image: Pixels, rng: np.random.Generator) -> Pixels:
     rows = (axis[:, None] + bend[:, 0][:, None, :]).clip(0, CANVAS - 1)
     columns = (axis[None, :] + bend[:, 1][:, :, None]).clip(0, CANVAS - 1)
     bent = image[np.arange(len(image))[:, None, None], rows, columns]
-    return 0.62 * bent + 0.38 * np.float32([0.05, 0.42, 0.5])
+    wet: Pixels = 0.62 * bent + 0.38 * np.array([0.05, 0.42, 0.5], np.float32)
+    return wet
 
 
 #: domain -> how a cell is drawn. ``plain`` is the pretraining world; all others are new to the bundled model.
