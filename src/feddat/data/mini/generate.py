@@ -110,7 +110,7 @@ def easy_vqa_client(name: str, sizes: Mapping[str, int], seed: int, description:
         ]
         random.shuffle(rows)
         balance = _Balance()
-        kept = [row for row in rows if balance.accept("yes/no" if row[1] in ("yes", "no") else "open", row[1])]
+        kept = [row for row in rows if balance.accept(_easy_vqa_kind(row[0], row[1]), row[1])]
         if len(kept) < sizes[split]:
             raise ValueError(f"easy-VQA has {len(kept)} balanced {split} questions; {sizes[split]} were asked for")
         splits[split] = tuple(
@@ -119,6 +119,13 @@ def easy_vqa_client(name: str, sizes: Mapping[str, int], seed: int, description:
         )
     answers = answer_vocabulary(splits["train"])
     return ClientData(name, "vqa", splits["train"], splits["validation"], splits["test"], answers, description)
+
+
+def _easy_vqa_kind(text: str, answer: str) -> str:
+    # "Is there a ...?" is mostly answered no and "is there not a ...?" yes: balanced apart, the words tell nothing.
+    if answer in ("yes", "no"):
+        return "negated" if "not" in text.split() else "plain"
+    return "open"
 
 
 def answer_vocabulary(train: Sequence[Example]) -> tuple[str, ...]:

@@ -103,7 +103,8 @@ def _silhouette(tile: Pixels, _colour: Pixels, alpha: Pixels, _ink: Pixels) -> P
 def _chalk(tile: Pixels, _colour: Pixels, _alpha: Pixels, ink: Pixels) -> Pixels:
     board = np.array([0.14, 0.22, 0.19], np.float32)[:, None, None]
     stroke = np.maximum(ink, _frame())
-    return board * (1 - stroke) + (0.75 * tile + 0.25) * stroke
+    drawn: Pixels = board * (1 - stroke) + (0.75 * tile + 0.25) * stroke
+    return drawn
 
 
 def _xray(tile: Pixels, colour: Pixels, alpha: Pixels, _ink: Pixels) -> Pixels:
