@@ -1,5 +1,5 @@
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feddat.client.batches import plan_batches
@@ -7,6 +7,7 @@ from feddat.client.batches import plan_batches
 sizes = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 20), min_size=1)
 
 
+@settings(deadline=None, max_examples=50)
 @given(sizes, st.integers(1, 3), st.integers(1, 7))
 def test_every_example_once_per_epoch(sizes, epochs, batch_size):
     plan = plan_batches(sizes, epochs, batch_size, seed=0, turn=1)
