@@ -1,0 +1,21 @@
+"""One run, or a comparison of several: configuration in, run folder out.
+
+Experiment.load("config.yaml", "train.lr=1e-3").run()
+compare(load_config(benchmark="mini/domain"), ["feddat", "fedavg"], seeds=[0, 1, 2])
+"""
+
+from feddat.experiment.comparison import compare, comparison_runs
+from feddat.experiment.federation import load_clients
+from feddat.experiment.folder import ExperimentError
+from feddat.experiment.methods import VARIANTS, known_methods
+from feddat.experiment.run import Experiment
+
+__all__ = [
+    "VARIANTS",
+    "Experiment",
+    "ExperimentError",
+    "compare",
+    "comparison_runs",
+    "known_methods",
+    "load_clients",
+]

@@ -1,0 +1,126 @@
+"""Every method with every seed, side by side in worker processes, and what they come to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from feddat.config import RunConfig
+from feddat.experiment.events import Progress
+from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
+from feddat.experiment.methods import resolve
+from feddat.experiment.run import Experiment
+from feddat.experiment.workers import run_parallel
+
+log = logging.getLogger(__name__)
+
+
+def compare(
+    config: RunConfig,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run every method with every seed, and write ``comparison.json`` and a report.
+
+    Runs are computed in worker processes and lie in ``RUNS_DIR/NAME/METHOD-sSEED``. Finished ones are kept, half-done
+    ones go on. A script that calls this needs the usual ``if __name__ == "__main__":``.
+
+    Args:
+        config: settings of all runs; ``name`` is the comparison's (default ``compare-BENCHMARK``).
+        methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
+        seeds: seeds of each method.
+        jobs: number of worker processes; default: one per core.
+        progress: receives the runs' events, each with ``run``: the run's name; and ``failure`` for a run that failed.
+        overwrite: begin every run anew.
+
+    Returns:
+        What ``comparison.json`` holds: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds, number
+        of ``runs``, and the same by ``clients``), ``failed`` (run -> reason), ``name``, ``benchmark``, ``model``,
+        ``seeds``.
+
+    Raises:
+        ConfigError: a method is unknown.
+        ExperimentError: no run succeeded; says why the first did not.
+    """
+    progress = progress or (lambda event: None)
+    runs = comparison_runs(config, methods, seeds)
+    folder = next(iter(runs.values())).runs_dir
+    results, failures = run_parallel(
+        _run_one,
+        {name: (run, overwrite) for name, run in runs.items()},
+        min(jobs or os.cpu_count() or 1, len(runs)),
+        lambda run, event: progress({"run": run} | event),
+    )
+    for run_name, reason in failures.items():
+        log.warning("run %s failed: %s", run_name, reason)
+    if not results:
+        run_name, reason = next(iter(failures.items()))
+        raise ExperimentError(f"comparison {folder}: no run succeeded; {run_name}: {reason}")
+    done = {run_name: results[run_name] for run_name in runs if run_name in results}
+    comparison = {
+        "name": folder.name,
+        "benchmark": config.benchmark,
+        "model": config.model,
+        "seeds": list(dict.fromkeys(run.seed for run in runs.values())),
+        "runs": list(done.values()),
+        "methods": {
+            method: over_seeds([s for s in done.values() if s["method"] == method]) for method in dict.fromkeys(methods)
+        },
+        "failed": failures,
+    }
+    RunFolder(folder).write_json(folder / "comparison.json", comparison)
+    from feddat.report import write_report
+
+    with disk_errors(folder):
+        write_report(folder)
+    return comparison
+
+
+def comparison_runs(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> dict[str, RunConfig]:
+    """Return the runs of a comparison by name, seed by seed.
+
+    Raises:
+        ConfigError: a method is unknown.
+        ExperimentError: there is no method or no seed.
+    """
+    name = config.name or f"compare-{(config.benchmark or 'own-data').replace('/', '-')}"
+    runs: dict[str, RunConfig] = {}
+    for seed in seeds:
+        for method in methods:
+            changes = {"method": method, "seed": seed, "runs_dir": config.runs_dir / name, "name": f"{method}-s{seed}"}
+            run = config.model_copy(update=changes)
+            resolve(run)
+            runs[run.run_name] = run
+    if not runs:
+        raise ExperimentError("comparison: give at least one method and one seed")
+    return runs
+
+
+def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mean and sample standard deviation over one method's runs: of the clients' mean, and of each client."""
+    own: dict[str, list[float]] = {}
+    for summary in summaries:
+        for client, scores in summary["clients"].items():
+            own.setdefault(client, []).append(next(iter(scores.values())))
+    clients = {client: _spread(values) for client, values in own.items()}
+    return _spread([summary["mean"] for summary in summaries]) | {"clients": clients}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "runs": len(values),
+    }
+
+
+def _run_one(task: tuple[RunConfig, bool], emit: Progress) -> dict[str, Any]:
+    """Do one run in a worker process."""
+    config, overwrite = task
+    return Experiment(config).run(emit, resume=not overwrite, overwrite=overwrite)

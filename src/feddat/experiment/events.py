@@ -1,0 +1,61 @@
+"""What a run says as it goes on: lines of metrics on the disk, and events for whoever watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from feddat.experiment.folder import RunFolder
+
+#: Receives plain event dictionaries, as a run goes on.
+Progress = Callable[[dict[str, Any]], None]
+
+
+class Announcer:
+    """Writes the metrics of a run as its events come by, and passes them on with an estimate of the time left.
+
+    | event | with |
+    | --- | --- |
+    | ``start`` | ``name``, ``method``, ``folder``, ``clients``, ``round`` (the last one done before) |
+    | ``fit`` | ``client``, ``examples``, ``metrics`` (losses) |
+    | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route) |
+    | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |
+    | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds`` |
+    | ``done`` | ``summary`` |
+
+    All have ``round``, ``rounds`` and ``seconds_left`` (``None`` before the first round is done).
+    """
+
+    def __init__(self, folder: RunFolder, rounds: int, progress: Progress | None) -> None:
+        self._folder, self._rounds = folder, rounds
+        #: What metrics call a route.
+        self.route_name: Callable[[str], str] = str
+        self._progress = progress or (lambda event: None)
+        self._left: float | None = None
+        self._told = time.perf_counter()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        """Take note of an event of the server, and pass it on."""
+        if event["event"] == "round":
+            # From here on the round may count as done, so that its lines must be on the disk.
+            self._folder.append_metrics([], sync=True)
+            self._left, self._told = event["seconds_left"], time.perf_counter()
+        else:
+            self._folder.append_metrics(self._lines(event))
+        self.tell(**event)
+
+    def tell(self, **event: Any) -> None:
+        """Pass on an event that leaves no metrics."""
+        left = None if self._left is None else max(0.0, self._left - (time.perf_counter() - self._told))
+        self._progress(event | {"rounds": self._rounds, "seconds_left": left})
+
+    def _lines(self, event: Mapping[str, Any]) -> list[dict[str, Any]]:
+        line = {"round": event["round"], "client": event["client"]}
+        if event["event"] == "fit":
+            return [line | {"split": "train", "examples": event["examples"], "metrics": event["metrics"]}]
+        if event["event"] == "eval":
+            line |= {"split": event["split"], "examples": event["examples"]}
+            routes = event["scores"].items()
+            return [line | {"route": self.route_name(route), "score": score} for route, score in routes]
+        return [line | {event["event"]: event["reason"], "during": event["kind"]}]

@@ -1,0 +1,139 @@
+"""Everything that is loaded for one run: data, frozen model, adapters, and a participant for every client."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from feddat.adapters.dual import DualAdapters
+from feddat.adapters.methods import build_adapters
+from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.client.store import PersonalStore
+from feddat.client.trainer import Participant
+from feddat.config import AdapterConfig, ConfigError, RunConfig
+from feddat.example import ClientData, DataError
+from feddat.models.base import Backbone
+from feddat.seeding import torch_generator
+
+#: Name of the one participant of a centralised method.
+CENTRAL = "central"
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One run's clients over one frozen model.
+
+    Attributes:
+        seed: of the run.
+        data: client name -> its data, in the benchmark's order.
+        adapters: over the frozen model, shared by all participants of the process.
+        algorithm: the local objective.
+        participants: by name, sorted; one per client, or ``central`` alone.
+    """
+
+    seed: int
+    data: dict[str, ClientData]
+    adapters: DualAdapters
+    algorithm: Algorithm
+    participants: dict[str, Participant]
+
+    def initial_shared(self) -> dict[str, Tensor]:
+        """Return the global adapter of round 0, drawn from the seed alone; empty where nothing is communicated."""
+        if not self.algorithm.communicates:
+            return {}
+        self.adapters.initialise(torch_generator(self.seed, "server", "adapter"), "global")
+        return self.adapters.shared_state()
+
+    def owner(self, client: str) -> Participant:
+        """Return the participant that works on a client's data."""
+        return next(p for p in self.participants.values() if client in p.members)
+
+    def routes(self, final: bool) -> tuple[str, ...]:
+        """Return the routes that are scored, the method's own answer first."""
+        return next(iter(self.participants.values())).routes(final)
+
+    def route_name(self, route: str) -> str:
+        """Return what metrics call a route: methods with one route have a ``score``."""
+        return route if len(self.algorithm.routes) > 1 else "score"
+
+
+def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
+    """Load what a run needs; nothing is written.
+
+    The model and the benchmark are kept for the next run of this process, which sets all adapters anew: work with one
+    federation of a process at a time.
+
+    Args:
+        config: with an algorithm's name as method.
+        clients_folder: where the clients' personal states lie.
+
+    Raises:
+        ConfigError: adapter or device cannot be used.
+        BenchmarkError: the benchmark is unknown.
+        ModelError: the model cannot be used.
+        DataError: data cannot be read, or a split is empty.
+        StoreError: a client's name cannot be a folder name.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    data = {client.name: client for client in load_clients(config)}
+    for client in data.values():
+        for split in ("train", config.eval.split):
+            if not client.split(split):
+                raise DataError(f"client {client.name}: split {split} is empty")
+    algorithm = ALGORITHMS[config.method]
+    groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
+    stores = {name: PersonalStore(clients_folder, name) for name in groups}
+    backbone, adapters = _load_model(config.model, config.adapter, str(_device(config.device)))
+    participants = {
+        name: Participant(name, members, config, backbone, adapters, algorithm, stores[name])
+        for name, members in groups.items()
+    }
+    return Federation(config.seed, data, adapters, algorithm, participants)
+
+
+def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
+    """Return the clients' data: of the benchmark, or their own.
+
+    Raises:
+        BenchmarkError: the benchmark is unknown.
+        DataError: own data cannot be read.
+    """
+    if config.clients is not None:
+        from feddat.data.readers import read_client
+
+        return tuple(read_client(name, spec) for name, spec in config.clients.items())
+    return _load_benchmark(str(config.benchmark), config.data_seed, config.train_examples, config.test_examples)
+
+
+@lru_cache(maxsize=1)
+def _load_benchmark(name: str, seed: int, train: int | None, test: int | None) -> tuple[ClientData, ...]:
+    from feddat.benchmarks import load_benchmark
+
+    return load_benchmark(name, seed, train, test).clients
+
+
+@lru_cache(maxsize=1)
+def _load_model(model: str, adapter: AdapterConfig, device: str) -> tuple[Backbone, DualAdapters]:
+    from feddat.models.catalog import load_backbone
+
+    backbone = load_backbone(model)
+    try:
+        adapters = build_adapters(backbone.model, **adapter.model_dump())
+    except ValueError as error:
+        raise ConfigError(f"adapter: {error}") from None
+    backbone.model.to(device)
+    return backbone, adapters
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    return device

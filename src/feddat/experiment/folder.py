@@ -1,0 +1,201 @@
+"""A run's folder: who may write into it, the settings it belongs to, and the lines of its metrics.
+
+Files are written whole or not at all; the one that grows, ``metrics.jsonl``, is cut back to the last checkpoint when a
+run is resumed, so that a kill at any moment costs at most the round it fell into.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from feddat.app.checkpoint import write_atomic, write_json
+from feddat.config import RunConfig
+
+#: Settings that say where a run is written or computed, not what comes out.
+PLACE_KEYS = frozenset({"name", "runs_dir", "device", "threads"})
+
+
+class ExperimentError(RuntimeError):
+    """An experiment cannot start, go on or be read; the message names the folder, client or key."""
+
+
+class RunFolder:
+    """The files of one run, below ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.metrics_file = path / "metrics.jsonl"
+        self.summary_file = path / "summary.json"
+        self.report_file = path / "report.html"
+        self.predictions_file = path / "predictions.json"
+        self.pictures = path / "predictions"
+        self.checkpoints = path / "checkpoints"
+        self.clients = path / "clients"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running in this folder; the system frees it when this one dies, however it dies.
+
+        Raises:
+            ExperimentError: another process runs here, or the folder cannot be made.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w")
+        with file:
+            if os.name == "posix":
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise ExperimentError(f"run folder {self.path}: another process is running in it") from None
+            yield
+
+    def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+        """Raise if a run may not begin or go on here; change nothing.
+
+        Raises:
+            ExperimentError: the folder holds another run, or something else, and nothing says what to do with it.
+        """
+        if not self._entries():
+            return
+        if not self.config_file.is_file():
+            raise ExperimentError(f"folder {self.path}: not empty and not a run folder; choose another name")
+        if not resume and not overwrite:
+            state = "a finished run" if self.summary_file.is_file() else "an unfinished run"
+            raise ExperimentError(
+                f"run folder {self.path} holds {state}; resume it (--resume), replace it (--overwrite) or choose "
+                "another name"
+            )
+        if not overwrite and (keys := differing_keys(self.read_config(), config)):
+            raise ExperimentError(f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ")
+
+    def begin(self, config: RunConfig, *, overwrite: bool) -> None:
+        """Write the configuration; with ``overwrite``, remove the run that was here before.
+
+        Raises:
+            ExperimentError: the disk refuses.
+        """
+        with disk_errors(self.path):
+            if overwrite:
+                # The configuration goes last: a half-emptied folder is still known for what it is.
+                for entry in sorted(self._entries(), key=lambda entry: entry == self.config_file):
+                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            write_atomic(self.config_file, config.to_yaml().encode())
+
+    def _entries(self) -> list[Path]:
+        return [entry for entry in self.path.iterdir() if entry.name != ".lock"]
+
+    def read_config(self) -> RunConfig:
+        """Return the configuration that the run was started with.
+
+        Raises:
+            ExperimentError: the file is missing or unusable.
+        """
+        try:
+            return RunConfig.model_validate(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+        except OSError as error:
+            raise ExperimentError(f"{self.config_file}: {error.strerror}; not a run folder") from None
+        except (yaml.YAMLError, ValidationError) as error:
+            raise ExperimentError(f"{self.config_file}: {' '.join(str(error).split())}") from None
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return ``summary.json``; ``None`` where the run has not finished."""
+        if not self.summary_file.is_file():
+            return None
+        content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        return content
+
+    def write_json(self, path: Path, value: Any) -> None:
+        """Write JSON atomically.
+
+        Raises:
+            ExperimentError: the disk refuses.
+        """
+        with disk_errors(path):
+            write_json(path, value)
+
+    # The metrics: one JSON object a line.
+
+    def cut_metrics(self, last_round: int) -> None:
+        """Drop lines of rounds after ``last_round``, and a last line torn by a kill."""
+        if self.metrics_file.exists():
+            kept = [line for line in self.read_metrics() if line["round"] <= last_round]
+            with disk_errors(self.metrics_file):
+                write_atomic(self.metrics_file, "".join(map(_line, kept)).encode())
+
+    def append_metrics(self, lines: list[dict[str, Any]], *, sync: bool = False) -> None:
+        """Append lines; with ``sync``, return when they are on the disk."""
+        with disk_errors(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write("".join(map(_line, lines)))
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Return the lines that are whole.
+
+        Raises:
+            ExperimentError: a line other than the last is not JSON.
+        """
+        if not self.metrics_file.exists():
+            return []
+        raw = self.metrics_file.read_bytes().split(b"\n")
+        # What follows the last line feed is empty, or a line that a kill tore.
+        lines = []
+        for number, text in enumerate(raw[:-1], start=1):
+            try:
+                lines.append(json.loads(text))
+            except ValueError:
+                raise ExperimentError(f"{self.metrics_file}, line {number}: not JSON") from None
+        return lines
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn the system's errors about files into one line that names the path."""
+    try:
+        yield
+    except OSError as error:
+        raise ExperimentError(
+            f"{error.filename or path}: {error.strerror}; what is on the disk stays, and the run can be resumed"
+        ) from error
+
+
+def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
+    """Return the dotted keys, of those that determine a run's numbers, in which two configurations differ."""
+    left, right = _flat(_deciding(one)), _flat(_deciding(other))
+    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
+
+
+def config_hash(config: RunConfig) -> str:
+    """Return a hash of everything in the configuration that determines the run's numbers."""
+    text = json.dumps(_deciding(config), sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _deciding(config: RunConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(PLACE_KEYS))
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False) + "\n"

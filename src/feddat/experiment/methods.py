@@ -1,0 +1,49 @@
+"""What can be compared: the algorithms, and variants of them with some settings changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.config import ConfigError, RunConfig
+
+
+def _twice_the_epochs(config: RunConfig) -> RunConfig:
+    train = config.train.model_copy(update={"epochs": 2 * config.train.epochs})
+    return config.model_copy(update={"method": "fedavg", "train": train})
+
+
+def _fine_tuned(config: RunConfig) -> RunConfig:
+    algorithm = config.algorithm.model_copy(update={"personal_epochs": 1})
+    return config.model_copy(update={"method": "fedavg", "algorithm": algorithm})
+
+
+#: Name -> (what it is, the settings it stands for).
+VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
+    "fedavg-2x": ("FedAvg with twice the local epochs: as much compute as two adapters take", _twice_the_epochs),
+    "fedavg-ft": ("FedAvg, then one epoch of personal fine-tuning that is not communicated", _fine_tuned),
+}
+
+
+def known_methods() -> dict[str, str]:
+    """Return every method that can be run: name -> what it is."""
+    known = {name: _first_line(algorithm) for name, algorithm in ALGORITHMS.items()}
+    return known | {name: description for name, (description, _) in VARIANTS.items()}
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Return the configuration with an algorithm's name as ``method``, and the variant's settings filled in.
+
+    Raises:
+        ConfigError: the method is unknown.
+    """
+    if config.method in ALGORITHMS:
+        return config
+    if config.method in VARIANTS:
+        return VARIANTS[config.method][1](config)
+    raise ConfigError(f"method: {config.method!r} is unknown; methods are {', '.join(known_methods())}")
+
+
+def _first_line(algorithm: Algorithm) -> str:
+    return (sys.modules[type(algorithm).__module__].__doc__ or "").strip().partition("\n")[0]

@@ -1,0 +1,147 @@
+"""Several runs side by side: long-lived worker processes, each computing with a single thread.
+
+Small models gain nothing from several threads, so one process per core is the quickest way through a comparison.
+Workers start fresh (spawn), stay for many tasks because loading the libraries takes seconds, and end with their parent.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+#: Called in a worker: (argument, emit) -> result. ``emit`` sends an event to the parent.
+Function = Callable[[Any, Callable[[dict[str, Any]], None]], Any]
+
+_SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def run_parallel(
+    function: Function,
+    tasks: Mapping[str, Any],
+    jobs: int,
+    on_event: Callable[[str, dict[str, Any]], None] = lambda name, event: None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Call ``function`` on every task in worker processes.
+
+    Args:
+        function: a module's function, so that a fresh process can import it.
+        tasks: name -> argument; begun in this order.
+        jobs: number of processes.
+        on_event: called here with the task's name and each event that it emits.
+
+    Returns:
+        Results by name, and reasons of failure by name. A task that raises, or whose process dies, does not disturb
+        the others.
+    """
+    waiting = deque(tasks.items())
+    results: dict[str, Any] = {}
+    failures: dict[str, str] = {}
+    workers: dict[Connection, _Worker] = {}
+    try:
+        while waiting or workers:
+            while waiting and len(workers) < jobs:
+                worker = _Worker(function)
+                workers[worker.pipe] = worker
+                worker.give(*waiting.popleft())
+            for pipe in connection.wait(list(workers)):
+                worker = workers[pipe]  # type: ignore[index]
+                try:
+                    kind, value = worker.pipe.recv()
+                except (EOFError, OSError):
+                    worker.process.join()
+                    failures[worker.task] = f"its process ended (exit code {worker.process.exitcode})"
+                    del workers[worker.pipe]
+                    continue
+                if kind == "event":
+                    on_event(worker.task, value)
+                    continue
+                (results if kind == "result" else failures)[worker.task] = value
+                if waiting:
+                    worker.give(*waiting.popleft())
+                else:
+                    worker.stop()
+                    del workers[worker.pipe]
+    finally:
+        for worker in workers.values():
+            worker.process.terminate()
+    return results, failures
+
+
+class _Worker:
+    """A process, the pipe to it, and the name of its current task."""
+
+    def __init__(self, function: Function) -> None:
+        context = get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.task = ""
+        self.process: BaseProcess = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        with _environment(_SINGLE_THREAD):
+            self.process.start()
+        theirs.close()
+
+    def give(self, name: str, argument: Any) -> None:
+        self.task = name
+        self.pipe.send(argument)
+
+    def stop(self) -> None:
+        self.pipe.close()
+        self.process.join()
+
+
+def _serve(function: Function, pipe: Connection) -> None:
+    """Work until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            argument = pipe.recv()
+        except EOFError:
+            return
+        try:
+            answer = ("result", function(argument, lambda event: pipe.send(("event", event))))
+        except Exception as error:  # Whatever goes wrong in one task must not stop the others.
+            reason = " ".join(str(error).split())
+            if not _speaks_for_itself(error):
+                traceback.print_exc()
+                reason = f"{type(error).__name__}: {reason}"
+            answer = ("failure", reason)
+        pipe.send(answer)
+
+
+def _speaks_for_itself(error: Exception) -> bool:
+    """Whether an error is one of ours, whose message says what to do; others need their traceback."""
+    return type(error).__module__.startswith("feddat.")
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Any:
+    """Set environment variables for processes started inside the block."""
+    before = {key: os.environ.get(key) for key in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                del os.environ[key]
+            else:
+                os.environ[key] = value
