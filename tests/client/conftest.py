@@ -35,6 +35,27 @@ def vqa_client(name, answers=("red", "green", "blue"), sizes=(11, 3, 6)):
     return ClientData(name, "vqa", train=splits[0], validation=splits[1], test=splits[2], answers=answers)
 
 
+def label_client(task, size=9):
+    """A client whose labels follow the colour (SNLI-VE), whether two are the same (NLVR2), or a word (VCR)."""
+    generator = np.random.default_rng(0)
+    names = list(COLOURS)
+
+    def image(colour):
+        return np.clip(generator.normal(COLOURS[colour], 20, (32, 32, 3)), 0, 255).astype(np.uint8)
+
+    def example(i):
+        first, second = names[i % 3], names[(i + i % 2) % 3]
+        if task == "nlvr2":
+            return Example(id=str(i), images=(image(first), image(second)), text="two red", label=int(i % 2 == 0))
+        if task == "snli-ve":
+            return Example(id=str(i), images=(image(first),), text="is the circle red", label=i % 3)
+        choices = ("yes", "no", "two", "circle")
+        return Example(id=str(i), images=(image(first),), text="what ?", choices=choices, label=i % 3)
+
+    examples = tuple(example(i) for i in range(size))
+    return ClientData(task, task, train=examples, validation=examples[:2], test=examples[:7])
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
     return make_tiny_vilt(tmp_path_factory.mktemp("model") / "tiny")

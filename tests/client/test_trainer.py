@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import same, vqa_client
+from conftest import label_client, same, vqa_client
 
 from feddat.client.store import StoreError
 from feddat.client.trainer import TrainingError, evaluated_routes
@@ -131,11 +131,13 @@ def test_a_restarted_process_goes_on_from_the_store(process, tmp_path):
 def test_repeating_a_round_repeats_its_numbers(process):
     p = process()
     participant = p.participant(MUSEUM)
-    first = participant.fit(p.initial(), 1).shared
-    once = participant.fit(first, 2)
-    participant.evaluate(once.shared, 2, "test")
-    again = participant.fit(first, 2)
-    assert same(once.shared, again.shared)
+    shared = p.initial()
+    for round in (1, 2):
+        once = participant.fit(shared, round)
+        participant.evaluate(once.shared, round, "test")
+        again = participant.fit(shared, round)
+        assert same(once.shared, again.shared)
+        shared = once.shared
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -217,6 +219,19 @@ def test_nothing_to_train_on_is_an_error(process):
     p = process()
     with pytest.raises(DataError, match="client museum: no training examples"):
         p.participant(dataclasses.replace(MUSEUM, train=())).fit(p.initial(), 1)
+
+
+def test_an_example_that_the_task_cannot_use_names_the_client_and_split(process):
+    p = process()
+    broken = dataclasses.replace(MUSEUM.train[0], id="bad-one", answers={})
+    participant = p.participant(dataclasses.replace(MUSEUM, train=(*MUSEUM.train, broken)))
+    with pytest.raises(DataError, match="client museum, train: example bad-one"):
+        participant.fit(p.initial(), 1)
+
+
+def test_an_unknown_task_names_the_client(process):
+    with pytest.raises(DataError, match="client museum: unknown task 'ocr'"):
+        process().participant(dataclasses.replace(MUSEUM, task="ocr"))
 
 
 def test_a_state_of_another_answer_list_is_refused(process, tmp_path):
@@ -320,6 +335,22 @@ def test_predictions_agree_with_scores(process):
     assert participant.evaluate(shared, 1, "test").scores["museum"]["dat"] == pytest.approx(100 * sum(right) / 6)
     everything = participant.predict(shared, 1, "museum", MUSEUM.test[:1], k=99)
     assert sum(value for _, value in everything[0]) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("task", ["nlvr2", "snli-ve", "vcr"])
+def test_tasks_of_one_two_and_four_views(process, task):
+    p = process(**{"train.epochs": 8, "train.lr": 5e-3})
+    client = label_client(task)
+    participant = p.participant(client)
+    first = participant.fit(p.initial(), 1)
+    second = participant.fit(first.shared, 2)
+    assert second.metrics["loss"] < first.metrics["loss"]
+    scores = participant.evaluate(second.shared, 2, "train").scores[task]
+    answers = participant.predict(second.shared, 2, task, client.train, k=1)
+    names = [e.choices or participant.members[task].task.classes for e in client.train]
+    right = [top[0][0] == n[e.label] for top, n, e in zip(answers, names, client.train, strict=True)]
+    assert scores["dat"] == pytest.approx(100 * sum(right) / len(right))
+    assert scores["dat"] > 60
 
 
 def test_predicting_for_nobody_or_nothing(process):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from feddat.config import ConfigError, RunConfig
-from feddat.example import ClientData, Example
+from feddat.example import ClientData, DataError, Example
 from feddat.models.base import Backbone, EncodedViews
 from feddat.seeding import derive
 from feddat.tasks import make_task
@@ -37,12 +37,18 @@ class Member:
     Attributes:
         name: the client's name.
         head: the personal head; replaced by :meth:`reset_head`.
+
+    Raises:
+        DataError: the task is unknown, or the answers do not fit it.
     """
 
     def __init__(self, data: ClientData, config: RunConfig, backbone: Backbone, device: torch.device) -> None:
         self.name = data.name
         self.data = data
-        self.task = make_task(data.task, data.answers)
+        try:
+            self.task = make_task(data.task, data.answers)
+        except ValueError as error:
+            raise DataError(f"client {data.name}: {error}") from None
         self.device = device
         self._config = config
         self._backbone = backbone
@@ -65,12 +71,18 @@ class Member:
         self.head = self.task.build_head(self._backbone.feature_dim, words).to(self.device)
 
     def prepared(self, split: str) -> Prepared:
-        """Return ``train``, ``validation`` or ``test``, encoded at the first call."""
+        """Return ``train``, ``validation`` or ``test``, encoded at the first call.
+
+        Raises:
+            DataError: an example cannot be used; names the client, the split and the example.
+        """
         if split not in self._prepared:
             examples = self.data.split(split)
-            self._prepared[split] = Prepared(
-                self._encode(examples), self.task.targets(examples).to(self.device), len(examples)
-            )
+            try:
+                views, targets = self._encode(examples), self.task.targets(examples)
+            except DataError as error:
+                raise DataError(f"client {self.name}, {split}: {error}") from None
+            self._prepared[split] = Prepared(views, targets.to(self.device), len(examples))
         return self._prepared[split]
 
     def inputs(self, views: EncodedViews, indices: Tensor) -> dict[str, Tensor]:
