@@ -16,7 +16,7 @@ from PIL import Image
 
 from feddat.example import DataError
 from feddat.report import plots, write_report
-from feddat.report.page import human_bytes, human_count, human_duration
+from feddat.report.numbers import human_bytes, human_count, human_duration
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

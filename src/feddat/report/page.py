@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from feddat.report import plots, tables
 from feddat.report.folder import Folder, Run, read_folder
+from feddat.report.numbers import human_bytes, human_count, human_duration
 
 #: How many sample questions of one client the page shows.
 SAMPLES_PER_CLIENT = 4
@@ -115,7 +116,7 @@ def _tiles(content: Folder) -> list[tuple[str, str, str]]:
     row = dict(table.rows)[tables.MEAN]
     best = max(range(len(row)), key=lambda index: row[index].mean)
     summary = content.runs[0].summary
-    traffic = next((t for t in _traffic(tables.by_method(content.summaries)) if t["per_round"]), None)
+    traffic = next((t for t in _traffic(tables.by_method(content.summaries)) if t["communicated"]), None)
     tiles = [
         ("Best mean score" if content.comparison else "Mean score", f"{row[best].mean:.1f} %", table.columns[best]),
         ("Clients", str(len(summary["clients"])), f"{summary['rounds']} rounds each"),
@@ -258,31 +259,3 @@ def _some_per_client(samples: Any) -> Iterator[Sample]:
 def _data_uri(image: Path) -> str:
     kind = mimetypes.guess_type(image.name)[0] or "image/png"
     return f"data:{kind};base64,{base64.b64encode(image.read_bytes()).decode()}"
-
-
-def human_bytes(number: float) -> str:
-    """Return a number of bytes as text: ``1.5 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(number) < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
-
-
-def human_count(number: float) -> str:
-    """Return a count as text: ``1.2 M``."""
-    for unit in ("", " k", " M"):
-        if abs(number) < 1000:
-            return f"{number:.0f}{unit}" if unit == "" or number >= 100 else f"{number:.1f}{unit}"
-        number /= 1000
-    return f"{number:.1f} G"
-
-
-def human_duration(seconds: float) -> str:
-    """Return a duration as text: ``42 s``, ``3 min 5 s``, ``2 h 10 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

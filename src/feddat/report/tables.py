@@ -21,6 +21,8 @@ Summary: TypeAlias = Mapping[str, Any]
 METHODS = {
     "feddat": "FedDAT",
     "fedavg": "FedAvg",
+    "fedavg-2x": "FedAvg, twice the epochs",
+    "fedavg-ft": "FedAvg, fine-tuned",
     "local": "Local only",
     "central": "Centralised",
     "head": "Head only",
@@ -29,6 +31,8 @@ METHODS = {
 NOTES = {
     "feddat": "a local and a shared adapter teach each other; only the shared one travels",
     "fedavg": "one shared adapter, averaged every round",
+    "fedavg-2x": "the same with twice the local epochs: as much computing as two adapters take",
+    "fedavg-ft": "the same, then an epoch of personal fine-tuning that nobody else sees",
     "local": "an adapter of its own per client, nothing travels",
     "central": "one adapter trained on everybody's data in one place: what federation has to do without",
     "head": "no adapter: each client trains its task head alone",
@@ -139,7 +143,7 @@ def _table(columns: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
 def _row(values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
     shown = [round(statistics.fmean(cell), 1) if cell else None for cell in values]
     top = max((mean for mean in shown if mean is not None), default=None)
-    several = sum(mean is not None for mean in shown) > 1
+    several = len({mean for mean in shown if mean is not None}) > 1  # where all are equal, none is best
     return tuple(
         Cell(cell, several and mean is not None and mean == top) for cell, mean in zip(values, shown, strict=True)
     )

@@ -1,0 +1,316 @@
+"""The ``feddat`` command: runs, comparisons, reports, predictions, and a look at the data.
+
+Nothing heavy is imported before a command needs it: ``feddat --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from feddat.config import RunConfig
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Federated fine-tuning of vision-language foundation models with the Dual-Adapter Teacher (FedDAT).",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data before it is trained on.")
+app.add_typer(data_app, name="data")
+
+out = Console()
+err = Console(stderr=True)
+
+#: What `feddat demo` and, by default, `feddat compare` compare.
+METHODS = "feddat,fedavg,local,head"
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with settings.", metavar="FILE")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example rounds=10 train.lr=1e-3.", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at the same time.", show_default="one per core")]
+Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: the entry point of the ``feddat`` script.
+
+    Errors that a user can act on are one line on standard error, and exit code 2; ``--debug``, anywhere on the line,
+    shows where they come from.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    code: Any
+    try:
+        code = app([a for a in arguments if a != "--debug"], prog_name="feddat", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = 2
+    except click.ClickException as error:
+        code = _fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("interrupted; a run goes on with: feddat run --resume RUN_DIR", 130)
+    except Exception as error:
+        if debug:
+            raise
+        code = _fail(*_explain(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return one line about an error, and the exit code: 2 for what a user can mend, 1 for a fault of the program."""
+    text = " ".join(str(error).split())
+    if type(error).__module__.startswith("feddat."):
+        return text, 2
+    if isinstance(error, OSError):
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
+        return named, 2
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where)", 1
+
+
+def _fail(message: str, code: int) -> int:
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    return code
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"feddat {metadata.version('feddat')}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Route the package's own log to standard error, and keep the libraries' notes to developers off it."""
+    notes = "ignore::FutureWarning:transformers.modeling_utils"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), notes]))  # for workers
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.modeling_utils")
+    handler = logging.StreamHandler(_Stderr())
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("feddat")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logging.getLogger("feddat.data").setLevel(logging.INFO)
+    # The displays show these themselves.
+    logging.getLogger("feddat.app.strategy").setLevel(logging.ERROR)
+
+
+class _Stderr:
+    """Standard error as it is at the moment of writing: a live display replaces it to draw below what is written."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@app.command()
+def run(
+    overrides: Overrides = None,
+    config: Config = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run in this folder, with its own settings.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run one federation and write its folder."""
+    from feddat.config import ConfigError
+
+    if resume is not None:
+        if config is not None or overrides or overwrite:
+            raise ConfigError("--resume takes the settings of the run's folder: give no others, and no --overwrite")
+        _say_loading()
+        from feddat.experiment import Experiment
+
+        experiment = Experiment.open(resume)
+    else:
+        from feddat.config import load_config
+
+        settings = load_config(config, overrides)
+        _say_loading()
+        from feddat.experiment import Experiment
+
+        experiment = Experiment(settings)
+    from feddat.live import RunDisplay
+    from feddat.report import read_folder, tables
+
+    folder = experiment.folder.path
+    source = experiment.config.benchmark or "own data"
+    title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
+    with RunDisplay(out, title) as display:
+        experiment.run(display, resume=resume is not None, overwrite=overwrite)
+    content = read_folder(folder)
+    out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
+    _print_paths(folder)
+
+
+@app.command()
+def compare(
+    overrides: Overrides = None,
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")] = None,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run several methods with several seeds, and compare them."""
+    from feddat.config import load_config
+
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    _compare(load_config(config, overrides, **values), methods, seeds, jobs, overwrite)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare FedDAT with its rivals on the bundled benchmark: no download, minutes on a laptop."""
+    from feddat.config import load_config
+
+    with resources.as_file(resources.files("feddat") / "presets" / "demo.yaml") as preset:
+        settings = load_config(preset, overrides)
+    _compare(settings, methods, seeds, jobs, overwrite)
+
+
+def _compare(config: RunConfig, methods: str, seeds: int, jobs: int | None, overwrite: bool) -> None:
+    names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    _say_loading()
+    from feddat.experiment import compare, comparison_runs
+    from feddat.experiment.folder import RunFolder
+    from feddat.live import ComparisonDisplay
+    from feddat.report import tables
+
+    runs = comparison_runs(config, names, range(seeds))
+    labels = {name: (run.method, run.seed) for name, run in runs.items()}
+    source = config.benchmark or "own data"
+    title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
+    display = ComparisonDisplay(out, title, labels, config.rounds)
+    for name, run in runs.items():
+        if not overwrite and (summary := RunFolder(run.run_dir).summary()) is not None:
+            display.finish(name, summary["mean"], before=True)
+    with display:
+        comparison = compare(config, names, range(seeds), jobs, display, overwrite)
+    out.print(tables.to_rich(tables.score_table(comparison["runs"]), f"Test scores on {source} (%)"))
+    _print_paths(next(iter(runs.values())).runs_dir)
+    if comparison["failed"]:
+        raise typer.Exit(_fail(f"{len(comparison['failed'])} of {len(runs)} runs failed", 1))
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a comparison.")]) -> None:
+    """Write the report page of a run or a comparison, and print its path."""
+    from feddat.report import write_report
+
+    typer.echo(write_report(run))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder of a run.")],
+    client: Annotated[str, typer.Option(help="Whose model answers.")],
+    image: Annotated[list[Path], typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")],
+    question: Annotated[str, typer.Option(help="Question, sentence or hypothesis.")],
+    choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+) -> None:
+    """Ask a trained client's model a question about a picture."""
+    from feddat.example import DataError, Example
+
+    for path in image:
+        if not path.is_file():
+            raise DataError(f"{path}: no such image file")
+    from feddat.experiment import Experiment
+
+    example = Example("question", tuple(image), question, choices=tuple(choice or ()))
+    answers = Experiment.open(run).predict(client, [example], top)[0]
+    width = max(len(answer) for answer, _ in answers)
+    for answer, probability in answers:
+        bar = "█" * round(30 * probability) or "▏"
+        out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
+
+
+@app.command("list")
+def list_names() -> None:
+    """List the models, methods and benchmarks that a configuration may name."""
+    from feddat.benchmarks import list_benchmarks
+    from feddat.experiment import known_methods
+    from feddat.models.catalog import list_models
+
+    for title, names in (("Models", list_models()), ("Methods", known_methods()), ("Benchmarks", list_benchmarks())):
+        out.print(Text(title, style="bold"))
+        width = max(map(len, names), default=0)
+        for name, description in names.items():
+            out.print(Text.assemble("  ", (f"{name:<{width}}", "cyan"), f"  {description}"), soft_wrap=True)
+
+
+@data_app.command("show")
+def show(
+    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")] = None,
+    config: Config = None,
+    client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Picture to write.")] = Path("sheet.png"),
+) -> None:
+    """Draw a contact sheet: pictures of each client with their questions and answers."""
+    from feddat.config import ConfigError, load_config
+
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"--split: expected train, validation or test, got {split!r}")
+    if (benchmark is None) == (config is None):
+        raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
+    _say_loading()
+    from feddat.experiment import load_clients
+
+    settings = load_config(config) if benchmark is None else load_config(benchmark=benchmark)
+    clients = {data.name: data for data in load_clients(settings)}
+    if client is not None:
+        if client not in clients:
+            raise ConfigError(f"--client: {client!r} is unknown; clients are {', '.join(clients)}")
+        clients = {client: clients[client]}
+    from feddat.report.sheet import contact_sheet
+
+    sheet = contact_sheet(list(clients.values()), split)
+    sheet.save(to)
+    for name, data in clients.items():
+        answers = f", {len(data.answers)} answers" if data.answers else ""
+        sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
+        out.print(Text(f"{name}: {data.task}, {sizes}"), soft_wrap=True)
+    typer.echo(to)
+
+
+def _say_loading() -> None:
+    """Say something before the libraries load, which takes seconds."""
+    if out.is_terminal:
+        out.print("[dim]loading libraries …[/]", end="\r")
+
+
+def _print_paths(folder: Path) -> None:
+    out.print(Text.assemble(("folder  ", "dim"), str(folder)), soft_wrap=True)
+    out.print(Text.assemble(("report  ", "dim"), str(folder / "report.html")), soft_wrap=True)

@@ -1,0 +1,282 @@
+"""Live progress of runs and comparisons: a picture that moves in a terminal, a plain line now and then elsewhere.
+
+Both displays are context managers, and callables that take the event dictionaries an experiment sends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from feddat.report.numbers import human_duration
+from feddat.report.tables import method_name, own_route
+
+Event: TypeAlias = Mapping[str, Any]
+
+#: Without a terminal: at least so many seconds between two lines.
+PLAIN_INTERVAL = 5.0
+#: Columns of a terminal that has room for every part of the loss.
+WIDE = 96
+#: Colours of progress bars.
+_BAR: dict[str, Any] = {"complete_style": "cyan", "finished_style": "green", "pulse_style": "cyan"}
+
+
+class Display:
+    """What both displays share: drawing in a terminal, or printing lines.
+
+    Args:
+        console: where to draw.
+        title: the first line.
+        clock: seconds; replaced in tests.
+    """
+
+    def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self.console = console
+        self.title = title
+        self._clock = clock
+        self._live: Live | None = None
+        self._last_line = float("-inf")
+        self._started = clock()
+
+    def __enter__(self) -> Self:
+        self._started = self._clock()
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, get_renderable=self.render, refresh_per_second=4, transient=True)
+            self._live.start()
+        else:
+            self.say(self.title, important=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def render(self) -> RenderableType:
+        """Return the picture of this moment."""
+        raise NotImplementedError
+
+    def say(self, line: str, important: bool = False) -> None:
+        """Without a terminal: print a line, unless it is unimportant and the last one was printed a moment ago."""
+        now = self._clock()
+        if self.console.is_terminal or (not important and now - self._last_line < PLAIN_INTERVAL):
+            return
+        self._last_line = now
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def warn(self, event: Event) -> None:
+        """Print what went wrong with one client; it stays above the picture."""
+        text = f"warning: round {event['round']}: client {event['client']} {event['event']}: {event['reason']}"
+        self.console.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def times(self, seconds_left: float | None) -> str:
+        """Return time spent and time left."""
+        spent = human_duration(self._clock() - self._started)
+        return spent if seconds_left is None else f"{spent}, about {human_duration(seconds_left)} left"
+
+
+class RunDisplay(Display):
+    """One run: a bar of rounds, and per client the losses of its last turn and its last scores."""
+
+    def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, title, clock)
+        self._round = self._rounds = 0
+        self._left: float | None = None
+        self._mean: float | None = None
+        self._split = ""
+        self._doing = "preparing model and data"
+        self._clients: list[str] = []
+        self._losses: dict[str, Mapping[str, float]] = {}
+        self._scores: dict[str, Mapping[str, float]] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        kind = event["event"]
+        if event.get("seconds_left") is not None:
+            self._left = event["seconds_left"]
+        if kind == "start":
+            self._round, self._rounds, self._clients = event["round"], event["rounds"], list(event["clients"])
+        elif kind == "fit":
+            self._losses[event["client"]] = {k: v for k, v in event["metrics"].items() if _is_loss(k)}
+            self._doing = f"round {event['round']}: {event['client']} has trained"
+        elif kind == "eval":
+            self._scores[event["client"]], self._split = event["scores"], event["split"]
+            self._doing = f"round {event['round']}: {event['client']} is evaluated"
+        elif kind == "round":
+            self._finish_round(event)
+        elif kind in ("failed", "refused"):
+            self.warn(event)
+
+    def _finish_round(self, event: Event) -> None:
+        self._round, self._rounds = event["round"], event["rounds"]
+        self._doing = ""
+        parts = [f"round {self._round}/{self._rounds}"]
+        for split, scores in event["scores"].items():
+            self._mean = scores[own_route(scores)]
+            parts.append(f"mean {split} score {self._mean:.1f} %")
+        parts += [f"{name} {value:.3f}" for name, value in event["metrics"].items() if name == "loss"]
+        self.say(" · ".join([*parts, self.times(self._left)]), important=self._round in (1, self._rounds))
+
+    def render(self) -> RenderableType:
+        """Return title, bar and table."""
+        bar = Table.grid(padding=(0, 2))
+        count = f"round {self._round}/{self._rounds}" if self._rounds else "starting"
+        mean = f"mean {self._split} score [bold]{self._mean:.1f} %[/]" if self._mean is not None else ""
+        progress = ProgressBar(total=self._rounds or 1, completed=self._round, width=32, **_BAR)
+        bar.add_row(count, progress, mean, Text(self.times(self._left), style="dim"))
+        parts: list[RenderableType] = [Text(self.title, style="bold"), bar]
+        clients = list(dict.fromkeys([*self._clients, *self._losses]))
+        if clients:
+            parts.append(self._table(clients))
+        return Group(*parts, Text(self._doing, style="dim"))
+
+    def _table(self, clients: list[str]) -> Table:
+        routes = list(dict.fromkeys(route for scores in self._scores.values() for route in scores))
+        losses = list(dict.fromkeys(name for values in self._losses.values() for name in values))
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("client", no_wrap=True)
+        for place, route in enumerate(routes):
+            table.add_column(route, justify="right", no_wrap=True, style="bold" if place == 0 else "")
+        if self.console.width < WIDE:
+            losses = losses[:1]
+        for name in losses:
+            table.add_column(name.replace("_", " "), justify="right", no_wrap=True, style="dim")
+        for client in clients:
+            scores, values = self._scores.get(client, {}), self._losses.get(client, {})
+            cells = [f"{scores[route]:.1f} %" if route in scores else "" for route in routes]
+            cells += [f"{values[name]:.3f}" if name in values else "" for name in losses]
+            table.add_row(Text(client), *cells)
+        return table
+
+
+class ComparisonDisplay(Display):
+    """Several runs: one line each, and the time left for all of them.
+
+    Args:
+        console: where to draw.
+        title: the first line.
+        runs: run name -> its method and seed.
+        rounds: of each run.
+        clock: seconds; replaced in tests.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        runs: Mapping[str, tuple[str, int]],
+        rounds: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(console, title, clock)
+        self._rounds = rounds
+        self._lines = {name: _Line(method_name(method), seed) for name, (method, seed) in runs.items()}
+        self._first_start: float | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take one event; its ``run`` names the run that sent it."""
+        line = self._lines[event["run"]]
+        kind = event["event"]
+        if kind == "start":
+            # What a resumed run had done before costs no time now.
+            line.state, line.done, line.before = "running", event["round"], event["round"]
+            if self._first_start is None:
+                self._first_start = self._clock()
+        elif kind == "round":
+            line.done, line.losses = event["round"], event["metrics"]
+            for scores in event["scores"].values():
+                line.mean = scores[own_route(scores)]
+            self._tell(line)
+        elif kind == "done":
+            self.finish(event["run"], event["summary"]["mean"])
+        elif kind == "failure":
+            line.state = "failed"
+            self.console.print(
+                Text(f"warning: run {event['run']} failed: {event['reason']}", style="red"), soft_wrap=True
+            )
+        elif kind in ("failed", "refused"):
+            self.warn(event)
+
+    def finish(self, run: str, mean: float, before: bool = False) -> None:
+        """Mark a run as finished with its final score, now or already ``before`` this comparison began."""
+        line = self._lines[run]
+        line.done, line.mean, line.state = self._rounds, mean, "done"
+        if before:
+            line.before = self._rounds
+        else:
+            self._tell(line, important=True)
+
+    def seconds_left(self) -> float | None:
+        """Return the time left for all runs, from the pace since training began; ``None`` before the first round."""
+        done = sum(line.done - line.before for line in self._lines.values())
+        left = sum(self._rounds - line.done for line in self._lines.values() if line.state != "failed")
+        if done <= 0 or self._first_start is None:
+            return None
+        return (self._clock() - self._first_start) / done * left
+
+    def _count(self) -> str:
+        return f"{sum(line.state == 'done' for line in self._lines.values())} of {len(self._lines)} runs done"
+
+    def _tell(self, line: _Line, important: bool = False) -> None:
+        where = "finished" if line.state == "done" else f"round {line.done}/{self._rounds}"
+        mean = f", mean score {line.mean:.1f} %" if line.mean is not None else ""
+        text = f"{line.label} seed {line.seed}: {where}{mean} · {self._count()} · {self.times(self.seconds_left())}"
+        self.say(text, important)
+
+    def render(self) -> RenderableType:
+        """Return title, one line per run, and the overall bar."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", no_wrap=True)
+        table.add_column("seed", justify="right")
+        table.add_column("progress", width=20)
+        table.add_column("round", justify="right", no_wrap=True)
+        table.add_column("mean score", justify="right", style="bold")
+        table.add_column("loss", justify="right", style="dim")
+        table.add_column("")
+        for line in self._lines.values():
+            table.add_row(
+                Text(line.label),
+                str(line.seed),
+                ProgressBar(total=self._rounds, completed=line.done, width=20, **_BAR),
+                f"{line.done}/{self._rounds}",
+                f"{line.mean:.1f} %" if line.mean is not None else "",
+                f"{line.losses['loss']:.3f}" if "loss" in line.losses else "",
+                Text(line.state, style=_STYLES.get(line.state, "dim")),
+            )
+        total = Table.grid(padding=(0, 2))
+        done = sum(line.done for line in self._lines.values())
+        bar = ProgressBar(total=self._rounds * len(self._lines), completed=done, width=32, **_BAR)
+        total.add_row(self._count(), bar, Text(self.times(self.seconds_left()), style="dim"))
+        return Group(Text(self.title, style="bold"), table, total)
+
+
+_STYLES = {"done": "green", "running": "cyan", "failed": "red"}
+
+
+@dataclass
+class _Line:
+    """What is known about one run of a comparison; ``before``: rounds it had done when the comparison began."""
+
+    label: str
+    seed: int
+    state: str = "waiting"
+    done: int = 0
+    before: int = 0
+    mean: float | None = None
+    losses: Mapping[str, float] = field(default_factory=dict)
+
+
+def _is_loss(name: str) -> bool:
+    """Tell the losses among a turn's metrics from its counts and times."""
+    return name == "loss" or name.startswith(("task", "kl"))

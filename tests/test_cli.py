@@ -1,0 +1,229 @@
+"""The command line: quick to start, one line per error, and the whole way from own data to an answer."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from feddat.cli import main
+from feddat.config import load_config
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "own-data"
+FEDDAT = [sys.executable, "-c", "from feddat.cli import main; main()"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+
+
+def call(*arguments: str) -> int:
+    """Run a command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def error_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """Return the one line on standard error."""
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the worked example's files and few questions."""
+    folder = tmp_path_factory.mktemp("own") / "data"
+    command = [sys.executable, str(EXAMPLE / "prepare.py"), str(folder), "--train", "24", "--test", "8"]
+    subprocess.run(command, check=True, capture_output=True)
+    (folder.parent / "clients.yaml").write_text((EXAMPLE / "clients.yaml").read_text())
+    return folder.parent
+
+
+# Quick to start, and clear about mistakes
+
+
+def test_help_needs_no_heavy_library() -> None:
+    code = (
+        "import sys; from feddat.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'matplotlib', 'flwr', 'numpy', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for command in ("run", "compare", "demo", "report", "predict", "list", "data"):
+        assert f" {command} " in done.stdout
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--version") == 0
+    assert capsys.readouterr().out.startswith("feddat 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "roundz=3"], "unknown key 'roundz'; did you mean 'rounds'?"),
+        (["run", "rounds=0"], "rounds: Input should be greater than or equal to 1"),
+        (["run", "rounds"], "override 'rounds': expected key=value"),
+        (["run", "--config", "/nowhere.yaml"], "config file /nowhere.yaml: No such file or directory"),
+        (["run", "--resume", "x", "rounds=3"], "--resume takes the settings of the run's folder"),
+        (["run", "--bogus"], "--bogus"),
+        (["comparee"], "comparee"),
+        (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["report", "/nowhere"], "/nowhere: no such run folder"),
+        (["predict", "--run", "x"], "Missing option"),
+        (["data", "show"], "give one of --benchmark"),
+        (["data", "show", "-b", "mini/domain", "--split", "dev"], "--split: expected train, validation or test"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(*arguments) == 2
+    assert said in error_line(capsys)
+
+
+def test_a_missing_image_is_named_before_the_model_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--run", "x", "--client", "c", "--image", "/nowhere.png", "--question", "what?"]
+    assert call("predict", *arguments) == 2
+    assert error_line(capsys) == "error: /nowhere.png: no such image file"
+
+
+def raising(error: BaseException) -> Any:
+    def function(*arguments: Any) -> None:
+        raise error
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/a/x.json"),
+            2,
+            "runs/a/x.json: No space left on device",
+        ),
+        (OSError("broken\npipe"), 2, "broken pipe"),
+        (KeyError("x"), 1, "unexpected KeyError: 'x' (--debug shows where)"),
+        (KeyboardInterrupt(), 130, "interrupted; a run goes on with: feddat run --resume RUN_DIR"),
+    ],
+)
+def test_what_goes_wrong_inside_is_one_line_too(
+    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("feddat.report.write_report", raising(error))
+    assert call("report", "x") == code
+    assert error_line(capsys) == f"error: {said}"
+
+
+def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feddat.report.write_report", raising(KeyError("x")))
+    with pytest.raises(KeyError):
+        main(["report", "x", "--debug"])
+
+
+def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call() == 2
+    captured = capsys.readouterr()
+    assert "Usage: feddat" in captured.out + captured.err
+
+
+def test_the_demo_preset_is_a_valid_configuration() -> None:
+    preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / "demo.yaml")
+    assert preset.benchmark == "mini/domain"
+
+
+# Without training
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    from feddat.experiment import known_methods
+    from feddat.report import tables
+
+    assert call("list") == 0
+    words = capsys.readouterr().out.split()
+    for name in ("vilt-mini", "mini/domain", *known_methods()):
+        assert name in words
+    # The report knows what to call every method, and what to say about it.
+    assert tables.METHODS.keys() == tables.NOTES.keys() == known_methods().keys()
+
+
+def test_a_contact_sheet_of_own_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["data", "show", "--config", str(data / "clients.yaml"), "--out", str(tmp_path / "sheet.png")]
+    assert call(*arguments, "--client", "shapes") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("shapes: vqa, 22 train, 2 validation, 8 test, ")
+    assert said[1] == str(tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 1000
+    assert call(*arguments, "--client", "nobody") == 2
+    assert error_line(capsys) == "error: --client: 'nobody' is unknown; clients are colours, shapes"
+
+
+# The whole way
+
+
+def test_from_own_data_to_an_answer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The worked example, on a tiny random model: run in a real terminal, then report and predict."""
+    from helpers import make_tiny_vilt
+
+    model = make_tiny_vilt(tmp_path / "tiny")
+    runs = tmp_path / "runs"
+    arguments = [f"model={model}", f"runs_dir={runs}", "rounds=2", "train.batch_size=8", "threads=1"]
+    leader, follower = pty.openpty()
+    command = [*FEDDAT, "run", "--config", str(data / "clients.yaml"), *arguments]
+    process = subprocess.Popen(command, stdout=follower, stderr=subprocess.PIPE, env=ENVIRONMENT)
+    os.close(follower)
+    shown = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:  # the other end was closed
+            break
+        if not part:
+            break
+        shown += part
+    assert process.stderr is not None
+    complaints = process.stderr.read().decode()
+    assert process.wait() == 0, complaints
+    assert complaints == ""
+    screen = shown.decode()
+    assert "round 2/2" in screen
+    assert "mean test score" in screen
+    assert "Dual teacher (DAT)" in screen
+
+    folder = runs / "own-data"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert set(summary["clients"]) == {"colours", "shapes"}
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert f"{summary['mean']:.1f} %" in page
+    assert page.count('<img src="data:image/png;base64,') == 8
+    (folder / "report.html").unlink()
+    assert call("report", str(folder)) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    assert (folder / "report.html").is_file()
+
+    image = next((data / "data" / "colours" / "images").glob("test-*.png"))
+    asked = ["predict", "--run", str(folder), "--image", str(image), "--question", "what color is the shape?"]
+    assert call(*asked, "--client", "colours", "--top", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    percents = [float(line.split()[1]) for line in lines]
+    assert percents == sorted(percents, reverse=True)
+    assert call(*asked, "--client", "nobody") == 2
+    assert "clients are colours, shapes" in error_line(capsys)
+
+    # The folder is taken now.
+    assert call("run", "--config", str(data / "clients.yaml"), *arguments) == 2
+    assert "--overwrite" in error_line(capsys)
