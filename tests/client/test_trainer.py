@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import label_client, same, vqa_client
 
+from feddat.client.batches import plan_batches
 from feddat.client.store import StoreError
 from feddat.client.trainer import TrainingError, evaluated_routes
 from feddat.config import ConfigError
@@ -155,6 +156,34 @@ def test_training_learns(process, settings):
     assert second.metrics["loss"] < 0.7 * first.metrics["loss"]
     assert after["dat"] > before["dat"]
     assert after["global"] > 60
+
+
+def test_a_fit_is_the_plain_loop_with_the_rate_set_at_every_batch(process):
+    p, q = process("fedavg", **{"train.epochs": 2}), process("fedavg")
+    shared = p.initial()
+    trained = p.participant(MUSEUM).fit(shared, 1).shared
+
+    q.adapters.load_shared(shared)
+    q.adapters.route("global")
+    member = q.participant(MUSEUM).members["museum"]
+    part = member.prepared("train")
+    parameters = [*q.adapters.parameters("global"), *member.head.parameters()]
+    groups = [
+        {"params": [w for w in parameters if w.ndim > 1], "weight_decay": 1e-2},
+        {"params": [w for w in parameters if w.ndim == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), eps=1e-8)
+    plan = plan_batches({"museum": 11}, epochs=2, batch_size=4, seed=0, turn=1)
+    for step, (_, indices) in enumerate(plan):  # 10 % of six steps: no warm-up
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (6 - step) / 6
+        logits = member.head(q.backbone.features(part.views.batch(indices, member.device)))
+        optimizer.zero_grad()
+        member.task.loss(logits, part.targets[indices]).backward()
+        optimizer.step()
+    for key, value in q.adapters.shared_state().items():
+        torch.testing.assert_close(trained[key], value, atol=2e-6, rtol=0)
+        assert not torch.equal(value, shared[key])
 
 
 def test_metrics_of_a_fit(process):
@@ -338,19 +367,33 @@ def test_predictions_agree_with_scores(process):
 
 
 @pytest.mark.parametrize("task", ["nlvr2", "snli-ve", "vcr"])
-def test_tasks_of_one_two_and_four_views(process, task):
-    p = process(**{"train.epochs": 8, "train.lr": 5e-3})
+def test_examples_of_several_views_stay_together_in_batches(process, task):
+    p = process(**{"train.batch_size": 3, "train.lr": 1e-12})
     client = label_client(task)
     participant = p.participant(client)
-    first = participant.fit(p.initial(), 1)
-    second = participant.fit(first.shared, 2)
-    assert second.metrics["loss"] < first.metrics["loss"]
-    scores = participant.evaluate(second.shared, 2, "train").scores[task]
-    answers = participant.predict(second.shared, 2, task, client.train, k=1)
-    names = [e.choices or participant.members[task].task.classes for e in client.train]
-    right = [top[0][0] == n[e.label] for top, n, e in zip(answers, names, client.train, strict=True)]
-    assert scores["dat"] == pytest.approx(100 * sum(right) / len(right))
-    assert scores["dat"] > 60
+    shared = p.initial()
+    metrics = participant.fit(shared, 1).metrics
+    member = participant.members[task]
+
+    def alone(example):
+        p.adapters.route("global")
+        views = p.backbone.encode(member.task.views(example))
+        with torch.no_grad():
+            return member.task.logits(member.head, p.backbone.features(views.batch(range(len(views)), member.device)))
+
+    losses = [member.task.loss(alone(e), member.task.targets([e])).item() for e in client.train]
+    assert metrics["task_global"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+
+    scores = participant.evaluate(shared, 1, "test").scores[task]
+    right = [alone(e).argmax().item() == e.label for e in client.test]
+    assert scores["global"] == pytest.approx(100 * sum(right) / len(right))
+
+    together = participant.predict(shared, 1, task, client.test, k=9)
+    one_by_one = [participant.predict(shared, 1, task, [e], k=9)[0] for e in client.test]
+    for first, second in zip(together, one_by_one, strict=True):
+        assert [answer for answer, _ in first] == [answer for answer, _ in second]
+        assert [value for _, value in first] == pytest.approx([value for _, value in second], abs=1e-5)
+    assert {answer for answer, _ in together[0]} == set(client.test[0].choices or member.task.classes)
 
 
 def test_predicting_for_nobody_or_nothing(process):
