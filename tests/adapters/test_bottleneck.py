@@ -246,7 +246,10 @@ SECOND_LAYERS = {
 
 def test_recorded_hidden_states_are_the_adapted_ones(case: Case) -> None:
     """What transformers reports as the first layer's output is what the second layer reads."""
-    model = wrap(case)
+    base = case.build()
+    case.forward(base, output_hidden_states=True)  # puts the recorder's hooks in place before the adapters' own
+    model = get_peft_model(base, BottleneckConfig())
+    enlarge(model)
     read: list[Tensor] = []
     second = model.get_base_model().get_submodule(SECOND_LAYERS[case.name])
     second.register_forward_pre_hook(lambda module, args: read.append(args[0]))
