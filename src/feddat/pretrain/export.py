@@ -76,10 +76,11 @@ OpenMoji's (CC BY-SA 4.0), hence this licence.
 
 `feddat pretrain`, settings in `recipe.json`. AdamW, peak learning rate {settings["lr"]}, warm-up, cosine decay,
 {settings["steps"]:,} steps of {settings["batch_size"]} scenes, bfloat16 autocast; the first
-{settings["simple_steps"]:,} steps see one or two objects only. Losses: masked words; image-text matching; the pooled feature names one masked word,
-or a question's answer, through the masked-word head. The scene graph supervises two more: every image token names the
-object and colour of its cell, and every object's name in a text names its cell and colour (in the spirit of MDETR,
-arXiv 2104.12763). Compute: {settings["jobs"]} CPU cores for {recipe["seconds"] / 60:.0f} minutes.
+{settings["simple_steps"]:,} steps see one or two objects only. Losses: masked words; image-text matching; the pooled
+feature names one masked word, or a question's answer, through the masked-word head. The scene graph supervises two
+more: every image token names the object and colour of its cell, and every object's name in a text names its cell and
+colour (in the spirit of MDETR, arXiv 2104.12763). Compute: {settings["jobs"]} CPU cores for
+{recipe["seconds"] / 60:.0f} minutes.
 
 ## Quality
 
