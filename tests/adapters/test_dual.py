@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny_models import CASES, Case
 from torch import Tensor, nn
 
@@ -135,6 +136,19 @@ def _shared_dual(kind: str) -> tuple[DualAdapters, dict[str, Tensor]]:
         dual = build(VILT, kind)
         _DUALS[kind] = dual, {route: output(build(VILT, kind), route).detach() for route in ROUTES}
     return _DUALS[kind]
+
+
+@kinds
+def test_no_weight_is_left_behind(kind: str) -> None:
+    """After any other route each adapter has its own full scale again, alpha / rank = 16 / 3 for LoRA."""
+    dual = build_adapters(VILT.build(), peft=kind, rank=3)
+    layers = [module for module in dual.peft_model.modules() if isinstance(module, BaseTunerLayer)]
+    full = 1.0 if kind == "bottleneck" else 16 / 3
+    for route in ("global", "local", "none"):
+        dual.route("dat")
+        assert all(layer.scaling == {"global": full, "local": full / 2, "anchor": full / 2} for layer in layers)
+        dual.route(route)
+        assert all(layer.scaling == dict.fromkeys(ADAPTERS, full) for layer in layers)
 
 
 @kinds
