@@ -100,7 +100,7 @@ def test_a_missing_image_is_named_before_the_model_loads(capsys: pytest.CaptureF
 
 
 def raising(error: BaseException) -> Any:
-    def function(*arguments: Any) -> None:
+    def function(*arguments: Any, **more: Any) -> None:
         raise error
 
     return function
@@ -110,13 +110,13 @@ def raising(error: BaseException) -> Any:
     ("error", "code", "said"),
     [
         (
-            OSError(errno.ENOSPC, "No space left on device", "runs/a/x.json"),
+            OSError(errno.ENOSPC, "No space left on device", "a/x.json"),
             2,
-            "runs/a/x.json: No space left on device",
+            "a/x.json: No space left on device",
         ),
         (OSError("broken\npipe"), 2, "broken pipe"),
         (KeyError("x"), 1, "unexpected KeyError: 'x' (--debug shows where)"),
-        (KeyboardInterrupt(), 130, "interrupted; a run goes on with: feddat run --resume RUN_DIR"),
+        (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
 def test_what_goes_wrong_inside_is_one_line_too(
@@ -124,6 +124,15 @@ def test_what_goes_wrong_inside_is_one_line_too(
 ) -> None:
     monkeypatch.setattr("feddat.report.write_report", raising(error))
     assert call("report", "x") == code
+    assert error_line(capsys) == f"error: {said}"
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("feddat.experiment.Experiment.run", raising(KeyboardInterrupt()))
+    assert call("run", f"runs_dir={tmp_path}", "name=x") == 130
+    said = f"interrupted; what is done is kept, go on with: feddat run --resume {tmp_path / 'x'}"
     assert error_line(capsys) == f"error: {said}"
 
 

@@ -9,6 +9,8 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,13 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
         error.show()
         code = 2
     except click.ClickException as error:
-        code = _fail(error.format_message(), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
-        code = _fail("interrupted; a run goes on with: feddat run --resume RUN_DIR", 130)
+        sys.exit(_fail(error.format_message(), error.exit_code))
+    except click.Abort:
+        code = 130
     except Exception as error:
         if debug:
             raise
         code = _fail(*_explain(error))
+    if code == 130:  # typer's answer to Ctrl-C
+        code = _fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -158,7 +162,7 @@ def run(
     folder = experiment.folder.path
     source = experiment.config.benchmark or "own data"
     title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
-    with RunDisplay(out, title) as display:
+    with _interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display:
         experiment.run(display, resume=resume is not None, overwrite=overwrite)
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
@@ -215,7 +219,7 @@ def _compare(config: RunConfig, methods: str, seeds: int, jobs: int | None, over
     for name, run in runs.items():
         if not overwrite and (summary := RunFolder(run.run_dir).summary()) is not None:
             display.finish(name, summary["mean"], before=True)
-    with display:
+    with _interruptible("the same command again"), display:
         comparison = compare(config, names, range(seeds), jobs, display, overwrite)
     out.print(tables.to_rich(tables.score_table(comparison["runs"]), f"Test scores on {source} (%)"))
     _print_paths(next(iter(runs.values())).runs_dir)
@@ -303,6 +307,19 @@ def show(
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
         out.print(Text(f"{name}: {data.task}, {sizes}"), soft_wrap=True)
     typer.echo(to)
+
+
+class _Interrupted(click.ClickException):
+    exit_code = 130
+
+
+@contextmanager
+def _interruptible(way_on: str) -> Iterator[None]:
+    """On Ctrl-C, say how to go on where this left off."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Interrupted(f"interrupted; what is done is kept, go on with: {way_on}") from None
 
 
 def _say_loading() -> None:
