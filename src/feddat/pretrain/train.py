@@ -50,18 +50,18 @@ class PretrainSettings:
         seed: of weights and data.
     """
 
-    steps: int = 10_000
+    steps: int = 6_000
     batch_size: int = 256
     parts: int = 3
     lr: float = 1.5e-3
     warmup: int = 300
     weight_decay: float = 0.02
     clip_norm: float = 1.0
-    simple_steps: int = 2_000
+    simple_steps: int = 1_500
     jobs: int = 2
-    hidden: int = 128
+    hidden: int = 160
     layers: int = 5
-    heads: int = 4
+    heads: int = 5
     patch: int = 16
     seed: int = 0
     precision: str = "bf16"
