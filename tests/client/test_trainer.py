@@ -320,6 +320,8 @@ def test_a_client_that_never_trained_answers_from_its_start(process):
     street = other.participant(STREET)
     street.fit(shared, 1)
     assert other.participant(MUSEUM).evaluate(shared, 4, "test").scores == fresh
+    assert same(p.weights("local"), other.weights("local"))
+    assert same(p.weights("anchor"), shared)
 
 
 @pytest.mark.parametrize("anchor", ["trained", "newest"])
@@ -339,6 +341,7 @@ def test_evaluation_uses_the_state_of_its_round(process):
     shared = participant.fit(p.initial(), 1).shared
     participant.evaluate(shared, 1, "test")
     first = p.weights("local")
+    assert same(first, [stored(participant, 1)[f"local.{key}"] for key in shared])
     participant.fit(shared, 2)
     participant.evaluate(shared, 1, "test")
     assert same(p.weights("local"), first)
