@@ -260,6 +260,32 @@ def predict(
         out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
 
 
+@app.command()
+def pretrain(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoints and log; the model comes to DIR/model.")],
+    overrides: Overrides = None,
+) -> None:
+    """Pretrain a small ViLT on the plain mini world, as vilt-mini was; the same command again resumes."""
+    from feddat.pretrain.train import PretrainSettings
+    from feddat.pretrain.train import pretrain as train
+
+    settings = PretrainSettings.parse(overrides or [])
+
+    def show(event: dict[str, Any]) -> None:
+        losses = "  ".join(f"{key} {value:.3f}" for key, value in event["losses"].items())
+        quality = "  ".join(f"{key} {value:.0f} %" for key, value in event["quality"].items())
+        left = f"{event['seconds_left'] / 60:.0f} min left"
+        out.print(f"[bold]step {event['step']}/{event['steps']}[/]  {left}  {losses}", soft_wrap=True)
+        if quality:
+            out.print(f"  [cyan]{quality}[/]", soft_wrap=True)
+
+    with _interruptible("the same command again"):
+        quality = train(folder, settings, show)
+    for name, value in quality.items():
+        out.print(f"{name:<20}{value:6.1f} %")
+    out.print(Text.assemble(("model  ", "dim"), str(folder / "model")), soft_wrap=True)
+
+
 @app.command("list")
 def list_names() -> None:
     """List the models, methods and benchmarks that a configuration may name."""

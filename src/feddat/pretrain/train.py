@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from transformers import ViltConfig, ViltForMaskedLM
 
+from feddat.config import ConfigError
 from feddat.data.mini.concepts import CONCEPTS
 from feddat.data.mini.render import CANVAS
 from feddat.data.mini.vocabulary import vocabulary
@@ -79,6 +79,29 @@ class PretrainSettings:
         }
     )
 
+    @classmethod
+    def parse(cls, overrides: Sequence[str]) -> PretrainSettings:
+        """Return the defaults with ``key=value`` settings in place.
+
+        Raises:
+            ConfigError: a key is unknown or a value does not fit its type.
+        """
+        values: dict[str, Any] = {}
+        types = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if types.get(key) not in (int, float, str):
+                known = ", ".join(name for name, kind in types.items() if kind in (int, float, str))
+                raise ConfigError(f"unknown pretraining setting {override!r}; expected key=value with one of {known}")
+            try:
+                values[key] = types[key](value)
+            except ValueError:
+                raise ConfigError(f"{key}: expected {types[key].__name__}, got {value!r}") from None
+        settings = cls(**values)
+        if settings.batch_size % settings.jobs:
+            raise ConfigError(f"batch_size={settings.batch_size} is not a multiple of jobs={settings.jobs}")
+        return settings
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a 0-based step."""
         if step < self.warmup:
@@ -131,24 +154,23 @@ def _sinusoids(grid: int, width: int) -> Tensor:
 
 
 def pretrain(
-    folder: Path, settings: PretrainSettings, out: Path | None = None, progress: Callable[[Event], None] | None = None
+    folder: Path, settings: PretrainSettings, progress: Callable[[Event], None] | None = None
 ) -> dict[str, float]:
     """Pretrain, checkpointing into ``folder``; go on from the newest checkpoint there; return the held-out quality.
 
     Args:
         folder: checkpoints, ``log.jsonl`` and, at the end, the model folder ``model/``.
         settings: must equal those of an existing checkpoint.
-        out: where to copy the finished model folder; default: nowhere.
         progress: called with one event per ``settings.every`` steps.
 
     Raises:
-        ValueError: the folder's checkpoint was made with other settings.
+        ConfigError: the folder's checkpoint was made with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "settings.json"
     wanted = json.dumps(asdict(settings), indent=1)
     if state.exists() and state.read_text() != wanted:
-        raise ValueError(f"{state}: made with other settings; choose another folder or the same settings")
+        raise ConfigError(f"{state}: made with other settings; choose another folder or the same settings")
     state.write_text(wanted)
     if settings.jobs == 1:
         _worker(0, settings, folder, progress)
@@ -157,8 +179,6 @@ def pretrain(
         rendezvous.unlink(missing_ok=True)
         context = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, join=False)  # type: ignore[no-untyped-call]
         _follow(folder / "log.jsonl", context, progress)
-    if out is not None:
-        shutil.copytree(folder / "model", out, dirs_exist_ok=True)
     quality: dict[str, float] = json.loads((folder / "model" / "quality.json").read_text())
     return quality
 

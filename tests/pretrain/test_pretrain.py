@@ -1,0 +1,137 @@
+"""Pretraining: what batches hold, that losses fall, and that a resumed run equals an uninterrupted one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from feddat.config import ConfigError
+from feddat.data.mini.concepts import CONCEPTS
+from feddat.data.mini.scene import EMPTY
+from feddat.data.mini.vocabulary import vocabulary
+from feddat.models import load_backbone
+from feddat.pretrain.batches import IGNORE, BatchMaker
+from feddat.pretrain.quality import identifiable_slots, measure
+from feddat.pretrain.train import PretrainSettings, new_model, pretrain
+
+TINY = ["hidden=32", "heads=2", "layers=1", "batch_size=16", "every=2", "jobs=1", "simple_steps=2", "warmup=2"]
+
+
+def maker(batch_size: int = 64) -> BatchMaker:
+    return BatchMaker(vocabulary(), len(CONCEPTS), batch_size, seed=0)
+
+
+def test_labels_say_what_the_scene_shows() -> None:
+    words = vocabulary()
+    (batch,) = maker().training(0, (1, 2, 3, 4), parts=1)
+    ids = batch.inputs["input_ids"]
+    masked = batch.word != IGNORE
+    assert (ids[masked] == words.index("[MASK]")).all()
+    assert (ids[:, 0] == words.index("[CLS]")).all()
+    names = [concept.name for concept in CONCEPTS]
+    rows, columns = (batch.mention_cell != IGNORE).nonzero(as_tuple=True)
+    assert len(rows) > 20
+    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+        cell = int(batch.mention_cell[row, column])
+        assert words[ids[row, column]] == names[batch.objects[row, cell]]
+        assert batch.mention_colour[row, column] == batch.colours[row, cell]
+    assert ((batch.objects == len(CONCEPTS)).sum(1) < 4).all(), "a scene without objects"
+    assert EMPTY not in batch.objects
+
+
+def test_a_step_has_one_batch_whatever_came_before() -> None:
+    first = [part.inputs["input_ids"] for part in maker().training(7, (2,), parts=3)]
+    fresh = maker()
+    fresh.training(3, (2,), parts=3)
+    second = [part.inputs["input_ids"] for part in fresh.training(7, (2,), parts=3)]
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    lengths = [part.shape[1] for part in first]
+    assert lengths == sorted(lengths)
+
+
+def test_an_object_is_identifiable_only_by_its_place() -> None:
+    from feddat.data.mini.captions import Text
+
+    text = Text().say("a").slot("dog", "object", 0).say("at the").slot("top", "place").slot("left", "place")
+    text.say("and a").slot("cat", "object", 1).say("on").slot("red", "colour")
+    assert identifiable_slots(text) == [1, 4, 5, 10]
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole = PretrainSettings.parse([*TINY, "steps=6"])
+    pretrain(tmp_path / "whole", whole)
+
+    class Stop(Exception):
+        pass
+
+    def interrupt(event: dict[str, object]) -> None:
+        if event["step"] == 4:
+            raise Stop
+
+    with pytest.raises(Stop):
+        pretrain(tmp_path / "cut", whole, interrupt)
+    pretrain(tmp_path / "cut", whole)
+    one, two = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    backbone = load_backbone(str(tmp_path / "cut" / "model"))
+    assert backbone.feature_dim == 32
+    card = (tmp_path / "cut" / "model" / "README.md").read_text()
+    assert "96 scenes" in card
+    with pytest.raises(ConfigError, match="other settings"):
+        pretrain(tmp_path / "cut", PretrainSettings.parse([*TINY, "steps=8"]))
+
+
+def test_two_processes_train_one_model(tmp_path: Path) -> None:
+    events: list[dict[str, object]] = []
+    pretrain(tmp_path, PretrainSettings.parse([*TINY, "steps=2", "jobs=2"]), events.append)
+    assert [event["step"] for event in events] == [2]
+    assert json.loads((tmp_path / "model" / "recipe.json").read_text())["settings"]["jobs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("stepz=3", "unknown pretraining setting 'stepz=3'"), ("steps=x", "steps: expected int, got 'x'")],
+)
+def test_bad_settings_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        PretrainSettings.parse([override])
+    with pytest.raises(ConfigError, match="not a multiple"):
+        PretrainSettings.parse(["batch_size=5", "jobs=2"])
+
+
+def test_positions_are_as_loud_as_patches() -> None:
+    model = new_model(PretrainSettings.parse(TINY)).vilt.vilt
+    (batch,) = maker().training(0, (1, 2, 3, 4), parts=1)
+    with torch.no_grad():
+        patches = model.embeddings.patch_embeddings(batch.inputs["pixel_values"]).std()
+        positions = model.embeddings.position_embeddings[:, 1:].std()
+    assert 0.3 < positions / patches < 3
+
+
+def test_the_bundled_model_keeps_its_promised_quality() -> None:
+    settings = PretrainSettings()
+    model = new_model(settings)
+    backbone = load_backbone("vilt-mini")
+    from transformers import ViltForMaskedLM
+
+    from feddat.models.fast_vilt import make_fast
+
+    model.vilt = make_fast(ViltForMaskedLM.from_pretrained(_bundled_folder()))
+    quality = measure(model, maker(256), 512, "test")
+    assert quality["word/object"] >= 80
+    assert quality["word/colour"] >= 90
+    assert quality["word/relation"] >= 75
+    assert backbone.feature_dim == 160
+    published = json.loads((_bundled_folder() / "quality.json").read_text())
+    assert published["match"] >= 85
+    assert np.isclose(published["word/object"], quality["word/object"], atol=3)
+
+
+def _bundled_folder() -> Path:
+    import feddat.models
+
+    return Path(feddat.models.__file__).parent / "assets" / "vilt-mini"
