@@ -40,7 +40,7 @@ def _alternating(learner: Learner, context: StepContext) -> dict[str, Tensor]:
     # The published order runs the DAT route twice: before the L_s step without gradient, after it with gradient. That
     # step moves the global adapter and the head, and neither is part of the DAT route's features. So the features of
     # both passes are the same, and one pass gives them; only the head is applied again, as it stands after the step.
-    # (In a model with dropout the two passes then share one mask. Both routes' graphs are alive at once, as in `joint`.)
+    # (With dropout in the model the two passes share one mask. Both routes' graphs are alive at once, as in `joint`.)
     dat_features = learner.features("dat")
     with torch.no_grad():
         z_dat = learner.logits(dat_features)
