@@ -7,6 +7,8 @@ refused, with the nearest known one named.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -134,6 +136,21 @@ class RunConfig(_Section):
         """Return the run's folder."""
         return self.runs_dir / self.run_name
 
+    def updated(self, values: Mapping[str, Any]) -> RunConfig:
+        """Return a copy with other values at dotted keys.
+
+        Raises:
+            ConfigError: a key is unknown or a value does not fit.
+        """
+        raw = self.model_dump()
+        for key, value in values.items():
+            _assign(raw, key.split("."), value)
+        return _validated(raw, None)
+
+    def value(self, key: str) -> Any:
+        """Return the value at a dotted key."""
+        return reduce(getattr, key.split("."), self)
+
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML that :func:`load_config` reads back to an equal object."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
@@ -161,9 +178,13 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
         key, separator, value = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"override {item!r}: expected key=value, for example train.lr=1e-3")
-        _assign(raw, key.split("."), _parse_scalar(value))
+        _assign(raw, key.split("."), parse_scalar(value))
     for key, value in values.items():
         _assign(raw, key.split("."), value)
+    return _validated(raw, path)
+
+
+def _validated(raw: dict[str, Any], path: Path | str | None) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
@@ -184,7 +205,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _parse_scalar(value: str) -> Any:
+def parse_scalar(value: str) -> Any:
+    """Read one value of the command line as YAML does, with ``1e-3`` as a number."""
     try:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError:

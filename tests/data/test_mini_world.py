@@ -19,7 +19,9 @@ NAMES = [concept.name for concept in CONCEPTS]
 
 
 def scene(objects: list[str | None], colours: list[str]) -> SceneView:
-    return SceneView([EMPTY if o is None else NAMES.index(o) for o in objects], [COLOUR_NAMES.index(c) for c in colours])
+    return SceneView(
+        [EMPTY if o is None else NAMES.index(o) for o in objects], [COLOUR_NAMES.index(c) for c in colours]
+    )
 
 
 # dog | -     on red | red
