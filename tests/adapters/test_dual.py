@@ -354,6 +354,13 @@ def test_states_are_copies() -> None:
     assert all(torch.equal(state[key], before[key]) and not state[key].requires_grad for key in state)
 
 
+@kinds
+def test_anchor_starts_as_a_copy_of_the_global_adapter(kind: str) -> None:
+    dual = build_adapters(VILT.build(), peft=kind)
+    pairs = zip(dual.parameters("anchor"), dual.parameters("global"), strict=True)
+    assert all(torch.equal(anchor, shared) and anchor is not shared for anchor, shared in pairs)
+
+
 def test_anchor_is_a_copy_of_the_global_adapter() -> None:
     dual = build(VILT, "bottleneck")
     dual.refresh_anchor()
