@@ -86,20 +86,23 @@ class Checkpoints:
         """Return the newest readable state; ``None`` if there is none. A damaged file is skipped with a warning.
 
         Raises:
-            CheckpointError: the newest belongs to a run with other settings.
+            CheckpointError: the newest belongs to a run with other settings, or none can be read.
         """
-        for path in self._files():
+        files = self._files()
+        for path in files:
             try:
                 with safe_open(path, framework="pt") as file:
                     metadata = file.metadata()
                     shared = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
                 state = ServerState(shared=shared, **json.loads(metadata["state"]))
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-                log.warning("checkpoint %s cannot be read (%s); falling back to the one before", path, error)
+                log.warning("checkpoint %s cannot be read (%s) and is skipped", path, error)
                 continue
             if metadata["config_hash"] != self.config_hash:
                 raise CheckpointError(f"checkpoint {path}: written by a run with other settings")
             return state
+        if files:
+            raise CheckpointError(f"checkpoints {self.folder}: no checkpoint can be read; start a new run")
         return None
 
     def _files(self) -> list[Path]:

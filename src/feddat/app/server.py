@@ -76,8 +76,8 @@ class _Loop:
     ) -> None:
         self.grid, self.strategy, self.state = grid, strategy, state
         self.rounds, self.evaluation, self.notify = rounds, evaluation, notify
-        self.lap = self.begun = time.perf_counter()
-        self.lap = started if started is not None else self.lap
+        self.begun = time.perf_counter()
+        self.lap = self.begun if started is None else started
         self.first = state.round + 1
         strategy.failed, strategy.refused = state.failed, state.refused
 
@@ -94,7 +94,8 @@ class _Loop:
         self._clock("train")
         scores = {}
         for split in splits_after(round, self.rounds, self.evaluation):
-            scores[split] = self._evaluate(round, split, arrays)
+            if means := self._evaluate(round, split, arrays):
+                scores[split] = means
             self._clock("evaluate")
         state.shared = messages.to_tensors(arrays)
         state.round, state.failed, state.refused = round, strategy.failed, strategy.refused

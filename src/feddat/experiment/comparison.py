@@ -48,17 +48,9 @@ def compare(
         ConfigError: a method is unknown.
         ExperimentError: no run succeeded; says why the first did not.
     """
-    progress = progress or (lambda event: None)
     runs = comparison_runs(config, methods, seeds)
     folder = next(iter(runs.values())).runs_dir
-    results, failures = run_parallel(
-        _run_one,
-        {name: (run, overwrite) for name, run in runs.items()},
-        min(jobs or os.cpu_count() or 1, len(runs)),
-        lambda run, event: progress({"run": run} | event),
-    )
-    for run_name, reason in failures.items():
-        log.warning("run %s failed: %s", run_name, reason)
+    results, failures = run_all(runs, jobs, progress, overwrite)
     if not results:
         run_name, reason = next(iter(failures.items()))
         raise ExperimentError(f"comparison {folder}: no run succeeded; {run_name}: {reason}")
@@ -100,6 +92,27 @@ def comparison_runs(config: RunConfig, methods: Sequence[str], seeds: Sequence[i
     if not runs:
         raise ExperimentError("comparison: give at least one method and one seed")
     return runs
+
+
+def run_all(
+    runs: Mapping[str, RunConfig],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Do runs in worker processes, as in :func:`compare`; return summaries, and reasons of failure, by run."""
+    tell = progress or _log_failures
+    return run_parallel(
+        _run_one,
+        {name: (run, overwrite) for name, run in runs.items()},
+        min(jobs or os.cpu_count() or 1, len(runs)),
+        lambda run, event: tell({"run": run} | event),
+    )
+
+
+def _log_failures(event: Mapping[str, Any]) -> None:
+    if event["event"] == "failure":
+        log.warning("run %s failed: %s", event["run"], event["reason"])
 
 
 def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -36,7 +36,8 @@ def run_parallel(
         function: a module's function, so that a fresh process can import it.
         tasks: name -> argument; begun in this order.
         jobs: number of processes.
-        on_event: called here with the task's name and each event that it emits.
+        on_event: called here with the task's name and each event that it emits; a task that fails ends with the event
+            ``failure`` and its ``reason``.
 
     Returns:
         Results by name, and reasons of failure by name. A task that raises, or whose process dies, does not disturb
@@ -58,14 +59,18 @@ def run_parallel(
                     kind, value = worker.pipe.recv()
                 except (EOFError, OSError):
                     worker.process.join()
-                    failures[worker.task] = f"its process ended (exit code {worker.process.exitcode})"
-                    del workers[worker.pipe]
-                    continue
+                    kind, value = "death", f"its process ended (exit code {worker.process.exitcode})"
                 if kind == "event":
                     on_event(worker.task, value)
                     continue
-                (results if kind == "result" else failures)[worker.task] = value
-                if waiting:
+                if kind == "result":
+                    results[worker.task] = value
+                else:
+                    failures[worker.task] = value
+                    on_event(worker.task, {"event": "failure", "reason": value})
+                if kind == "death":
+                    del workers[worker.pipe]
+                elif waiting:
                     worker.give(*waiting.popleft())
                 else:
                     worker.stop()

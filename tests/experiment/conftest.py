@@ -1,0 +1,75 @@
+"""Two clients with files of their own and a tiny ViLT: what the tests of whole runs share."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from feddat.config import load_config
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from helpers import make_tiny_vilt
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
+SIZES = {"train": 10, "validation": 3, "test": 6}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> Path:
+    """A folder with a model and the files of two clients, ``ann`` and ``bob``."""
+    root = tmp_path_factory.mktemp("world")
+    make_tiny_vilt(root / "model")
+    generator = np.random.default_rng(0)
+    for client in ("ann", "bob"):
+        (root / client).mkdir()
+        for split, size in SIZES.items():
+            lines = []
+            for i in range(size):
+                answer = list(COLOURS)[i % 3]
+                pixels = np.clip(generator.normal(COLOURS[answer], 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / client / f"{split}{i}.png")
+                lines.append({"image": f"{split}{i}.png", "question": "what is the color ?", "answers": answer})
+            (root / client / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+@pytest.fixture
+def make_config(world, tmp_path):
+    """Settings of a quick run; keyword values (dots as ``__``) are put on top."""
+    torch.set_num_threads(1)
+
+    def make(**values):
+        clients = {c: {split: str(world / c / f"{split}.jsonl") for split in SIZES} for c in ("ann", "bob")}
+        settings = {
+            "runs_dir": tmp_path / "runs",
+            "name": "run",
+            "model": str(world / "model"),
+            "benchmark": None,
+            "clients": clients,
+            "rounds": 2,
+            "train.batch_size": 5,
+            "train.lr": 0.01,
+        }
+        return load_config(None, None, **settings | {key.replace("__", "."): value for key, value in values.items()})
+
+    return make
+
+
+def numbers(folder: Path) -> dict:
+    """Everything a run computed, without times: states on disk bit by bit, metrics, summary."""
+    states = {
+        str(path.relative_to(folder)): {key: value.numpy().tobytes() for key, value in load_file(path).items()}
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.get("metrics", {}).pop("seconds", None)
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["seconds"], summary["seconds_in"]
+    predictions = json.loads((folder / "predictions.json").read_text())
+    return {"states": states, "metrics": lines, "summary": summary, "predictions": predictions}

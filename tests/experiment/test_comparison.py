@@ -1,0 +1,62 @@
+"""Several methods and seeds, side by side."""
+
+import json
+
+import pytest
+
+from feddat.config import ConfigError
+from feddat.experiment import Experiment, ExperimentError, compare, comparison_runs
+from feddat.experiment.comparison import over_seeds
+
+
+def summary(mean, ann, bob):
+    return {"mean": mean, "clients": {"ann": {"dat": ann, "local": 0.0}, "bob": {"dat": bob, "local": 0.0}}}
+
+
+def test_mean_and_sample_deviation_over_seeds():
+    found = over_seeds([summary(50.0, 40.0, 60.0), summary(52.0, 41.0, 63.0), summary(57.0, 45.0, 69.0)])
+    assert found["mean"] == 53.0
+    assert found["std"] == pytest.approx(13**0.5)  # (9 + 1 + 16) / 2
+    assert found["runs"] == 3
+    assert found["clients"]["ann"]["mean"] == 42.0
+    assert found["clients"]["bob"]["std"] == pytest.approx(21**0.5)  # (16 + 1 + 25) / 2
+
+
+def test_one_seed_has_no_deviation():
+    assert over_seeds([summary(50.0, 40.0, 60.0)])["std"] is None
+
+
+def test_runs_are_named_after_method_and_seed(make_config):
+    runs = comparison_runs(make_config(name="c"), ["feddat", "fedavg-2x"], [0, 7])
+    assert list(runs) == ["feddat-s0", "fedavg-2x-s0", "feddat-s7", "fedavg-2x-s7"]
+    assert runs["fedavg-2x-s7"].run_dir.parts[-3:] == ("runs", "c", "fedavg-2x-s7")
+    with pytest.raises(ConfigError, match="'fedavgg' is unknown"):
+        comparison_runs(make_config(), ["fedavgg"], [0])
+    with pytest.raises(ExperimentError, match="at least one method and one seed"):
+        comparison_runs(make_config(), ["feddat"], [])
+
+
+def test_a_comparison_keeps_what_is_done_and_goes_on_with_what_is_not(make_config):
+    config = make_config(name="c", rounds=1)
+    runs = comparison_runs(config, ["feddat", "local", "head"], [0])
+    done = Experiment(runs["local-s0"]).run()
+    # In the way of the third: a run with other settings under its name.
+    Experiment(runs["head-s0"].model_copy(update={"seed": 5})).run()
+
+    events = []
+    comparison = compare(config, ["feddat", "local", "head"], [0], jobs=1, progress=events.append)
+    folder = config.runs_dir / "c"
+    assert json.loads((folder / "comparison.json").read_text()) == comparison
+    assert (folder / "report.html").is_file()
+    assert [run["method"] for run in comparison["runs"]] == ["feddat", "local"]
+    assert comparison["runs"][1] == done
+    assert comparison["methods"]["local"]["mean"] == done["mean"]
+    assert comparison["methods"]["head"]["mean"] is None
+    assert "head-s0 belongs to other settings: seed differ" in comparison["failed"]["head-s0"]
+    kinds = {run: [event["event"] for event in events if event["run"] == run] for run in runs}
+    assert kinds["local-s0"] == ["done"]
+    assert kinds["head-s0"] == ["failure"]
+    assert kinds["feddat-s0"][0] == "start"
+    # A worker computes what this process would.
+    alone = Experiment(runs["feddat-s0"].model_copy(update={"name": "alone"})).run()
+    assert alone["clients"] == comparison["runs"][0]["clients"]

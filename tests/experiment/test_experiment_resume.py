@@ -1,0 +1,217 @@
+"""A run that is killed at any moment and resumed ends with the same numbers, to the last bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from conftest import numbers
+
+from feddat.app.checkpoint import Checkpoints
+from feddat.client.store import PersonalStore
+from feddat.experiment import Experiment, ExperimentError
+from feddat.experiment.run import Experiment as RunExperiment
+
+
+class Stop(KeyboardInterrupt):
+    """Not an Exception, so that nothing on the way takes it for a failure of a client."""
+
+
+def stop_at(count):
+    """Return a progress callback that stops the run at its ``count``-th event."""
+    seen = []
+
+    def progress(event):
+        seen.append(event)
+        if len(seen) == count:
+            raise Stop
+
+    return progress
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(world, tmp_path_factory):
+    """The numbers of undisturbed runs, by their settings."""
+    known = {}
+
+    def of(make_config, **values):
+        key = json.dumps(values, sort_keys=True)
+        if key not in known:
+            config = make_config(**values | {"name": "whole", "runs_dir": tmp_path_factory.mktemp("whole")})
+            Experiment(config).run()
+            known[key] = numbers(config.run_dir)
+        return known[key]
+
+    return of
+
+
+# Events: 0 start, 1-5 round 1 (fit fit eval eval round), 6-10 round 2, 11-17 round 3, 18 done.
+@pytest.mark.parametrize("count", [2, 4, 6, 8, 11, 13, 18])
+def test_stopped_at_an_event(make_config, uninterrupted, count):
+    config = make_config(rounds=3)
+    with pytest.raises(Stop):
+        Experiment(config).run(stop_at(count))
+    events = []
+    Experiment(config).run(events.append, resume=True)
+    assert events[0]["round"] == (count - 2) // 5 if count < 18 else 2
+    assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"method": "fedavg-ft"},
+        {"method": "local"},
+        {"method": "central"},
+        {"server.fraction": 0.5, "server.weighting": "examples"},
+    ],
+    ids=["fedavg-ft", "local", "central", "sampled"],
+)
+def test_stopped_in_the_last_round_of_other_methods(make_config, uninterrupted, values):
+    config = make_config(**values)
+    fits = []
+
+    def progress(event):
+        fits.append(event["event"])
+        if event["event"] == "eval" and event["round"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        Experiment(config).run(progress)
+    Experiment(config).run(resume=True)
+    assert numbers(config.run_dir) == uninterrupted(make_config, **values)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("owner", [PersonalStore, Checkpoints])
+def test_stopped_around_a_write(make_config, uninterrupted, monkeypatch, owner, when):
+    config = make_config(rounds=3)
+    save = owner.save
+    calls = []
+
+    def interrupted(self, *args):
+        calls.append(1)
+        last = len(calls) == (4 if owner is PersonalStore else 2)  # bob's or the server's, in round 2
+        if last and when == "before":
+            raise Stop
+        result = save(self, *args)
+        if last:
+            raise Stop
+        return result
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "save", interrupted)
+        with pytest.raises(Stop):
+            Experiment(config).run()
+    Experiment(config).run(resume=True)
+    assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
+
+
+def test_stopped_after_the_last_round(make_config, uninterrupted, monkeypatch):
+    config = make_config(rounds=3)
+
+    def interrupted(*args):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunExperiment, "_summary", interrupted)
+        with pytest.raises(Stop):
+            Experiment(config).run()
+    events = []
+    Experiment(config).run(events.append, resume=True)
+    assert [event["event"] for event in events] == ["start", "done"]
+    assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
+
+
+def test_a_killed_process(make_config, uninterrupted, tmp_path):
+    config = make_config(rounds=3)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    script = f"""
+import os, signal, torch
+torch.set_num_threads(1)
+from feddat.experiment import Experiment
+def progress(event):
+    if event["event"] == "eval" and event["round"] == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+Experiment.load({str(tmp_path / "config.yaml")!r}).run(progress)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    before = json.loads((config.run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert before["round"] == 2
+    summary = Experiment(config).run(resume=True)
+    assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
+    assert summary["seconds"] > 0
+
+
+def stop_after_checkpoint(config, monkeypatch, round):
+    save = Checkpoints.save
+
+    def interrupted(self, state):
+        save(self, state)
+        if state.round == round:
+            raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", interrupted)
+        with pytest.raises(Stop):
+            Experiment(config).run()
+    return config.run_dir / "checkpoints" / f"round-{round:05d}.safetensors"
+
+
+def test_a_torn_line_and_a_damaged_checkpoint(make_config, uninterrupted, monkeypatch):
+    config = make_config(rounds=3)
+    newest = stop_after_checkpoint(config, monkeypatch, round=2)
+    newest.write_bytes(newest.read_bytes()[:100])
+    with (config.run_dir / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 3, "cli')
+    events = []
+    Experiment(config).run(events.append, resume=True)
+    assert events[0]["round"] == 1
+    assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
+
+
+def test_when_too_much_is_damaged_nothing_is_made_up(make_config, monkeypatch):
+    config = make_config(rounds=3)
+    stop_after_checkpoint(config, monkeypatch, round=2).unlink()
+    (config.run_dir / "checkpoints" / "round-00001.safetensors").write_bytes(b"")
+    before = {path: path.read_bytes() for path in config.run_dir.rglob("*.safetensors")}
+    with pytest.raises(ExperimentError, match="no checkpoint can be read"):
+        Experiment(config).run(resume=True)
+    assert before == {path: path.read_bytes() for path in config.run_dir.rglob("*.safetensors")}
+
+
+def test_seconds_add_up_over_sessions(make_config):
+    config = make_config()
+    with pytest.raises(Stop):
+        Experiment(config).run(stop_at(7))
+    spent = sum(Experiment(config)._checkpoints().latest().seconds.values())
+    summary = Experiment(config).run(resume=True)
+    assert summary["seconds"] > spent > 0
+
+
+def test_a_finished_run_returns_its_summary(make_config):
+    config = make_config(rounds=1)
+    summary = Experiment(config).run()
+    (config.run_dir / "report.html").unlink()
+    before = (config.run_dir / "metrics.jsonl").stat().st_mtime_ns
+    assert Experiment(config).run(resume=True) == summary
+    assert (config.run_dir / "metrics.jsonl").stat().st_mtime_ns == before
+    assert (config.run_dir / "report.html").is_file()
+
+
+def test_other_settings_are_refused_by_name(make_config):
+    config = make_config(rounds=1)
+    Experiment(config).run()
+    changed = make_config(rounds=2, train__lr=0.5, threads=1)
+    with pytest.raises(ExperimentError, match=r"belongs to other settings: rounds, train.lr differ"):
+        Experiment(changed).run(resume=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks are POSIX")
+def test_two_processes_cannot_run_in_one_folder(make_config):
+    config = make_config(rounds=1)
+    with Experiment(config).folder.locked(), pytest.raises(ExperimentError, match="another process is running in it"):
+        Experiment(config).run()

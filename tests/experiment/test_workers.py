@@ -1,0 +1,67 @@
+"""Worker processes: side by side, one failing without disturbing the others, none outliving its parent."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from worker_tasks import work
+
+from feddat.experiment.workers import run_parallel
+
+
+def test_tasks_run_in_long_lived_single_thread_workers(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    events = []
+    tasks = {"a": 1, "refused": "refuse", "b": 2, "stumbled": "stumble", "dead": "die", "c": 3, "d": 4}
+    results, failures = run_parallel(work, tasks, 2, lambda name, event: events.append((name, event)))
+    assert results == {"a": 2, "b": 4, "c": 6, "d": 8}
+    assert failures == {
+        "refused": "train.lr: too high",
+        "stumbled": "ZeroDivisionError: by nought",
+        "dead": "its process ended (exit code 9)",
+    }
+    assert {name: event["reason"] for name, event in events if event["event"] == "failure"} == failures
+    begun = {name: event for name, event in events if event["event"] == "begin"}
+    assert set(begun) == set(tasks)
+    pids = {event["pid"] for event in begun.values()}
+    assert len(pids) == 3  # two, and one in place of the dead
+    assert os.getpid() not in pids
+    assert {(event["threads"], event["omp"]) for event in begun.values()} == {(1, "1")}
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from worker_tasks import sleep
+from feddat.experiment.workers import run_parallel
+run_parallel(sleep, {{"a": {str(tmp_path)!r}}}, 1)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 60
+        while not (files := list(tmp_path.iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert files, "the worker did not start"
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    pid = int(files[0].name.removeprefix("pid"))
+    deadline = time.monotonic() + 20
+    while _alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _alive(pid)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie whose parent has not waited for it yet is not alive.
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
