@@ -72,6 +72,16 @@ def test_a_terminal_shows_every_client_with_scores_and_losses() -> None:
     assert lines.index("photo 51.0 % 40.0 % 1.250 0.500") < lines.index("art 51.0 % 40.0 % 1.250 0.500")
 
 
+def test_a_mean_is_named_by_its_own_split_while_the_next_one_is_evaluated() -> None:
+    console, file = text_console(terminal=True)
+    display = RunDisplay(console, "a run", Clock())
+    display(round_event(1, 51.0))
+    scores = {"dat": 9.0, "local": 9.0}
+    display({"event": "eval", "round": 2, "client": "art", "split": "test", "scores": scores, "examples": 5})
+    console.print(display.render())
+    assert "mean validation score 51.0 %" in file.getvalue()
+
+
 def test_a_narrow_terminal_leaves_out_the_parts_of_the_loss() -> None:
     console, file = text_console(terminal=True, width=60)
     display = RunDisplay(console, "a run", Clock())

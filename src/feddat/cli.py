@@ -325,9 +325,10 @@ def show(
             raise ConfigError(f"--client: {client!r} is unknown; clients are {', '.join(clients)}")
         clients = {client: clients[client]}
     from feddat.report.sheet import contact_sheet
+    from feddat.tasks import make_task
 
-    sheet = contact_sheet(list(clients.values()), split)
-    sheet.save(to)
+    classes = {data.task: make_task(data.task, data.answers).classes for data in clients.values()}
+    contact_sheet(list(clients.values()), split, classes=classes).save(to)
     for name, data in clients.items():
         answers = f", {len(data.answers)} answers" if data.answers else ""
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"

@@ -111,7 +111,7 @@ class RunDisplay(Display):
             self._losses[event["client"]] = {k: v for k, v in event["metrics"].items() if _is_loss(k)}
             self._doing = f"round {event['round']}: {event['client']} has trained"
         elif kind == "eval":
-            self._scores[event["client"]], self._split = event["scores"], event["split"]
+            self._scores[event["client"]] = event["scores"]
             self._doing = f"round {event['round']}: {event['client']} is evaluated"
         elif kind == "round":
             self._finish_round(event)
@@ -123,7 +123,7 @@ class RunDisplay(Display):
         self._doing = ""
         parts = [f"round {self._round}/{self._rounds}"]
         for split, scores in event["scores"].items():
-            self._mean = scores[own_route(scores)]
+            self._mean, self._split = scores[own_route(scores)], split
             parts.append(f"mean {split} score {self._mean:.1f} %")
         parts += [f"{name} {value:.3f}" for name, value in event["metrics"].items() if name == "loss"]
         self.say(" · ".join([*parts, self.times(self._left)]), important=self._round in (1, self._rounds))
@@ -155,7 +155,7 @@ class RunDisplay(Display):
         for client in clients:
             scores, values = self._scores.get(client, {}), self._losses.get(client, {})
             cells = [f"{scores[route]:.1f} %" if route in scores else "" for route in routes]
-            cells += [f"{values[name]:.3f}" if name in values else "" for name in losses]
+            cells += [_short(values[name]) if name in values else "" for name in losses]
             table.add_row(Text(client), *cells)
         return table
 
@@ -280,3 +280,8 @@ class _Line:
 def _is_loss(name: str) -> bool:
     """Tell the losses among a turn's metrics from its counts and times."""
     return name == "loss" or name.startswith(("task", "kl"))
+
+
+def _short(value: float) -> str:
+    """Return a loss with the digits that tell something: 1.234 or 1.2e-05."""
+    return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.1e}"

@@ -44,6 +44,7 @@ def test_clients_stand_below_each_other_and_long_texts_stay_in_their_column() ->
 def test_what_is_right_is_told_for_every_kind_of_example() -> None:
     assert question_and_answer(Example("1", (), "q", {"a": 0.3, "b": 1.0})) == ("q", "b, a (0.3)")
     assert question_and_answer(Example("1", (), "q", label=1)) == ("q", "class 1")
+    assert question_and_answer(Example("1", (), "q", label=1), ("no", "yes")) == ("q", "yes")
     assert question_and_answer(Example("1", (), "q", choices=("w", "x"), label=1)) == ("q", "x")
 
 

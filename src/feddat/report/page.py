@@ -163,7 +163,9 @@ def _curve_split(content: Folder) -> str:
 def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
     """Return one panel per client and one for their mean: series name -> round -> one score per run."""
     split = _curve_split(content)
-    panels: dict[str, dict[str, dict[int, list[float]]]] = {tables.MEAN: {}}
+    # In the order of the tables.
+    clients = dict.fromkeys(client for run in content.runs for client in run.summary["clients"])
+    panels: dict[str, dict[str, dict[int, list[float]]]] = {name: {} for name in (tables.MEAN, *clients)}
     names = _series_names(content)
     for run in content.runs:
         routes = _routes(run)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -21,15 +21,30 @@ LINES = 3
 
 
 def contact_sheet(
-    clients: Sequence[ClientData], split: str = "train", columns: int = 6, rows: int = 2
+    clients: Sequence[ClientData],
+    split: str = "train",
+    columns: int = 6,
+    rows: int = 2,
+    classes: Mapping[str, Sequence[str]] | None = None,
 ) -> PIL.Image.Image:
-    """Return a picture with a block per client: its name, then ``columns`` x ``rows`` examples spread over the split.
+    """Return a picture with a block per client: its name, then examples spread over the split.
+
+    Args:
+        clients: whose examples to draw.
+        split: ``train``, ``validation`` or ``test``.
+        columns: examples side by side.
+        rows: examples below each other, per client.
+        classes: task -> class names in index order, for tasks whose examples have only a class index.
 
     Raises:
         DataError: an image cannot be read; names the file.
     """
     width = GAP + columns * (PICTURE + GAP)
-    blocks = [_block(client, split, columns, rows, width) for client in clients]
+    named = classes or {}
+    blocks = [
+        _block(client, _spread(client.split(split), columns * rows), columns, width, named.get(client.task, ()))
+        for client in clients
+    ]
     sheet = PIL.Image.new("RGB", (width, sum(block.height for block in blocks) + GAP), PAPER)
     top = 0
     for block in blocks:
@@ -38,12 +53,12 @@ def contact_sheet(
     return sheet
 
 
-def question_and_answer(example: Example) -> tuple[str, str]:
+def question_and_answer(example: Example, classes: Sequence[str] = ()) -> tuple[str, str]:
     """Return what is asked and what is right, as people read it."""
     if example.choices:
         return example.text, example.choices[example.label or 0]
     if example.label is not None:
-        return example.text, f"class {example.label}"
+        return example.text, classes[example.label] if classes else f"class {example.label}"
     best = sorted(example.answers.items(), key=lambda item: -item[1])
     return example.text, ", ".join(answer if score == 1 else f"{answer} ({score:.1f})" for answer, score in best[:3])
 
@@ -63,11 +78,12 @@ def load_image(image: Image) -> PIL.Image.Image:
         raise DataError(f"{image}: not a readable image: {error}") from None
 
 
-def _block(client: ClientData, split: str, columns: int, rows: int, width: int) -> PIL.Image.Image:
-    examples = _spread(client.split(split), columns * rows)
+def _block(
+    client: ClientData, examples: Sequence[Example], columns: int, width: int, classes: Sequence[str]
+) -> PIL.Image.Image:
     small, bold = _font(TEXT), _font(HEADING, bold=True)
     measure = PIL.ImageDraw.Draw(PIL.Image.new("RGB", (1, 1)))
-    captions = [_caption(measure, example, small) for example in examples]
+    captions = [_caption(measure, question_and_answer(example, classes), small) for example in examples]
     lines = [max(map(len, captions[start : start + columns])) for start in range(0, len(captions), columns)]
     heights = [PICTURE + 6 + count * LINE + GAP for count in lines]
 
@@ -88,11 +104,11 @@ def _block(client: ClientData, split: str, columns: int, rows: int, width: int) 
 
 
 def _caption(
-    draw: PIL.ImageDraw.ImageDraw, example: Example, font: PIL.ImageFont.FreeTypeFont
+    draw: PIL.ImageDraw.ImageDraw, texts: tuple[str, str], font: PIL.ImageFont.FreeTypeFont
 ) -> list[tuple[str, str]]:
     """Return the lines below a picture, each with its colour."""
-    texts = zip(question_and_answer(example), (INK, ANSWER), strict=True)
-    return [(line, colour) for text, colour in texts for line in _wrap(draw, text, font, PICTURE, LINES)]
+    coloured = zip(texts, (INK, ANSWER), strict=True)
+    return [(line, colour) for text, colour in coloured for line in _wrap(draw, text, font, PICTURE, LINES)]
 
 
 def _draw_images(block: PIL.Image.Image, example: Example, left: int, top: int) -> None:
