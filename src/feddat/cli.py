@@ -22,6 +22,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from feddat.config import RunConfig
+    from feddat.live import ComparisonDisplay
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -177,6 +178,10 @@ def compare(
     seeds: Seeds = 3,
     jobs: Jobs = None,
     name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(metavar="KEY=V1,V2,...", help="First choose this setting for each method on validation data."),
+    ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -184,7 +189,7 @@ def compare(
     from feddat.config import load_config
 
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
-    _compare(load_config(config, overrides, **values), methods, seeds, jobs, overwrite)
+    _compare(load_config(config, overrides, **values), methods, seeds, jobs, overwrite, tune)
 
 
 @app.command()
@@ -203,28 +208,46 @@ def demo(
     _compare(settings, methods, seeds, jobs, overwrite)
 
 
-def _compare(config: RunConfig, methods: str, seeds: int, jobs: int | None, overwrite: bool) -> None:
+def _compare(
+    config: RunConfig, methods: str, seeds: int, jobs: int | None, overwrite: bool, tune: str | None = None
+) -> None:
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     _say_loading()
-    from feddat.experiment import compare, comparison_runs
-    from feddat.experiment.folder import RunFolder
-    from feddat.live import ComparisonDisplay
+    from feddat.experiment import Search, compare, comparison_runs, search
     from feddat.report import tables
 
-    runs = comparison_runs(config, names, range(seeds))
-    labels = {name: (run.method, run.seed) for name, run in runs.items()}
     source = config.benchmark or "own data"
-    title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
-    display = ComparisonDisplay(out, title, labels, config.rounds)
-    for name, run in runs.items():
-        if not overwrite and (summary := RunFolder(run.run_dir).summary()) is not None:
-            display.finish(name, summary["mean"], before=True)
-    with _interruptible("the same command again"), display:
-        comparison = compare(config, names, range(seeds), jobs, display, overwrite)
+    chosen = None
+    with _interruptible("the same command again"):
+        if tune is not None:
+            wanted = Search.parse(tune)
+            trials = wanted.runs(config, names)
+            with _display(trials, f"{len(trials)} runs to choose {wanted.key} on {source}", overwrite) as display:
+                chosen = search(config, names, wanted, jobs, display, overwrite)
+            for method, value in chosen["best"].items():
+                out.print(
+                    f"{tables.method_name(method)}: {wanted.key} {value} of {chosen['scores'][method]}", soft_wrap=True
+                )
+        runs = comparison_runs(config, names, range(seeds), chosen)
+        title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
+        with _display(runs, title, overwrite) as display:
+            comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen)
     out.print(tables.to_rich(tables.score_table(comparison["runs"]), f"Test scores on {source} (%)"))
     _print_paths(next(iter(runs.values())).runs_dir)
     if comparison["failed"]:
         raise typer.Exit(_fail(f"{len(comparison['failed'])} of {len(runs)} runs failed", 1))
+
+
+def _display(runs: dict[str, RunConfig], title: str, overwrite: bool) -> ComparisonDisplay:
+    from feddat.experiment.folder import RunFolder
+    from feddat.live import ComparisonDisplay
+
+    labels = {name: (run.method, run.seed) for name, run in runs.items()}
+    display = ComparisonDisplay(out, title, labels, max(run.rounds for run in runs.values()))
+    for name, run in runs.items():
+        if not overwrite and (summary := RunFolder(run.run_dir).summary()) is not None:
+            display.finish(name, summary["mean"], before=True)
+    return display
 
 
 @app.command()

@@ -74,6 +74,19 @@ def test_comparison_page_holds_the_table_and_every_section(tmp_path: Path) -> No
     assert "method: feddat" in html
 
 
+def test_a_comparison_leaves_its_table_for_papers_and_spreadsheets(tmp_path: Path) -> None:
+    folder = make_comparison(tmp_path / "comparison")
+    write_report(folder)
+    markdown = (folder / "results.md").read_text().splitlines()
+    rows = (folder / "results.csv").read_text().splitlines()
+    assert markdown[0].startswith("| client | ")
+    assert len(markdown) == len(rows) + 1  # the line between head and body
+    for client in CLIENTS:
+        assert any(line.startswith(f"| {client} |") for line in markdown)
+        assert any(row.startswith(f"{client},") for row in rows)
+    assert not list(folder.glob(".*"))
+
+
 def test_run_page_compares_the_routes(tmp_path: Path) -> None:
     html = write_report(make_run(tmp_path / "run")).read_text(encoding="utf-8")
     assert "art 66.0 63.0 60.0" in text_of(html)

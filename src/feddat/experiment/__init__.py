@@ -9,13 +9,16 @@ from feddat.experiment.federation import load_clients
 from feddat.experiment.folder import ExperimentError
 from feddat.experiment.methods import VARIANTS, known_methods
 from feddat.experiment.run import Experiment
+from feddat.experiment.tuning import Search, search
 
 __all__ = [
     "VARIANTS",
     "Experiment",
     "ExperimentError",
+    "Search",
     "compare",
     "comparison_runs",
     "known_methods",
     "load_clients",
+    "search",
 ]

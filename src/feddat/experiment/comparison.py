@@ -25,6 +25,7 @@ def compare(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    tuning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run every method with every seed, and write ``comparison.json`` and a report.
 
@@ -38,17 +39,18 @@ def compare(
         jobs: number of worker processes; default: one per core.
         progress: receives the runs' events, each with ``run``: the run's name; and ``failure`` for a run that failed.
         overwrite: begin every run anew.
+        tuning: what :func:`~feddat.experiment.tuning.search` chose: each method runs with its own best value.
 
     Returns:
         What ``comparison.json`` holds: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds, number
         of ``runs``, and the same by ``clients``), ``failed`` (run -> reason), ``name``, ``benchmark``, ``model``,
-        ``seeds``.
+        ``seeds``, ``tuning``.
 
     Raises:
         ConfigError: a method is unknown.
         ExperimentError: no run succeeded; says why the first did not.
     """
-    runs = comparison_runs(config, methods, seeds)
+    runs = comparison_runs(config, methods, seeds, tuning)
     folder = next(iter(runs.values())).runs_dir
     results, failures = run_all(runs, jobs, progress, overwrite)
     if not results:
@@ -65,6 +67,7 @@ def compare(
             method: over_seeds([s for s in done.values() if s["method"] == method]) for method in dict.fromkeys(methods)
         },
         "failed": failures,
+        "tuning": tuning,
     }
     RunFolder(folder).write_json(folder / "comparison.json", comparison)
     from feddat.report import write_report
@@ -74,24 +77,33 @@ def compare(
     return comparison
 
 
-def comparison_runs(config: RunConfig, methods: Sequence[str], seeds: Sequence[int]) -> dict[str, RunConfig]:
-    """Return the runs of a comparison by name, seed by seed.
+def comparison_runs(
+    config: RunConfig, methods: Sequence[str], seeds: Sequence[int], tuning: Mapping[str, Any] | None = None
+) -> dict[str, RunConfig]:
+    """Return the runs of a comparison by name, seed by seed; see :func:`compare`.
 
     Raises:
         ConfigError: a method is unknown.
         ExperimentError: there is no method or no seed.
     """
-    name = config.name or f"compare-{(config.benchmark or 'own-data').replace('/', '-')}"
+    name = comparison_name(config)
     runs: dict[str, RunConfig] = {}
     for seed in seeds:
         for method in methods:
             changes = {"method": method, "seed": seed, "runs_dir": config.runs_dir / name, "name": f"{method}-s{seed}"}
             run = config.model_copy(update=changes)
+            if tuning is not None:
+                run = run.updated({tuning["key"]: tuning["best"][method]})
             resolve(run)
             runs[run.run_name] = run
     if not runs:
         raise ExperimentError("comparison: give at least one method and one seed")
     return runs
+
+
+def comparison_name(config: RunConfig) -> str:
+    """Return the name of the comparison's folder below ``runs_dir``."""
+    return config.name or f"compare-{(config.benchmark or 'own-data').replace('/', '-')}"
 
 
 def run_all(

@@ -45,16 +45,25 @@ class Sample:
 def write_report(folder: Path | str) -> Path:
     """Write ``report.html`` into a run's or a comparison's folder and return its path.
 
+    A comparison also gets its table as ``results.md`` and ``results.csv``.
+
     Raises:
         DataError: the folder is neither, or a file in it cannot be read.
     """
     content = read_folder(folder)
     page = _environment().get_template("page.html").render(_context(content))
-    target = content.path / "report.html"
-    temporary = target.with_name(f".report.{os.getpid()}.html")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(target)
-    return target
+    if content.comparison:
+        table = tables.score_table(content.summaries)
+        _replace(content.path / "results.md", tables.to_markdown(table))
+        _replace(content.path / "results.csv", tables.to_csv(table))
+    return _replace(content.path / "report.html", page)
+
+
+def _replace(target: Path, text: str) -> Path:
+    """Write a file at once or not at all, and return its path."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    return temporary.replace(target)
 
 
 def _environment() -> Environment:
