@@ -137,7 +137,7 @@ def progress(event):
         os.kill(os.getpid(), signal.SIGKILL)
 Experiment.load({str(tmp_path / "config.yaml")!r}).run(progress)
 """
-    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=300)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     before = json.loads((config.run_dir / "metrics.jsonl").read_text().splitlines()[-1])
     assert before["round"] == 2

@@ -7,16 +7,16 @@ import sys
 import time
 from pathlib import Path
 
-from worker_tasks import work
+from worker_tasks import meet, work
 
 from feddat.experiment.workers import run_parallel
 
 
-def test_tasks_run_in_long_lived_single_thread_workers(monkeypatch):
+def test_a_worker_lives_long_and_is_replaced_when_it_dies(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     events = []
     tasks = {"a": 1, "refused": "refuse", "b": 2, "stumbled": "stumble", "dead": "die", "c": 3, "d": 4}
-    results, failures = run_parallel(work, tasks, 2, lambda name, event: events.append((name, event)))
+    results, failures = run_parallel(work, tasks, 1, lambda name, event: events.append((name, event)))
     assert results == {"a": 2, "b": 4, "c": 6, "d": 8}
     assert failures == {
         "refused": "train.lr: too high",
@@ -26,11 +26,18 @@ def test_tasks_run_in_long_lived_single_thread_workers(monkeypatch):
     assert {name: event["reason"] for name, event in events if event["event"] == "failure"} == failures
     begun = {name: event for name, event in events if event["event"] == "begin"}
     assert set(begun) == set(tasks)
-    pids = {event["pid"] for event in begun.values()}
-    assert len(pids) == 3  # two, and one in place of the dead
-    assert os.getpid() not in pids
+    pids = {name: event["pid"] for name, event in begun.items()}
+    assert len({pids[name] for name in ("a", "refused", "b", "stumbled", "dead")}) == 1
+    assert pids["c"] == pids["d"] != pids["dead"]
+    assert os.getpid() not in pids.values()
     assert {(event["threads"], event["omp"]) for event in begun.values()} == {(1, "1")}
     assert os.environ["OMP_NUM_THREADS"] == "7"
+
+
+def test_workers_work_side_by_side(tmp_path):
+    # Each waits for the other: one after the other they would never end.
+    tasks = {"a": (str(tmp_path), "a", "b"), "b": (str(tmp_path), "b", "a")}
+    assert run_parallel(meet, tasks, 2) == ({"a": True, "b": True}, {})
 
 
 def test_workers_end_with_a_killed_parent(tmp_path):
@@ -43,7 +50,7 @@ run_parallel(sleep, {{"a": {str(tmp_path)!r}}}, 1)
 """
     parent = subprocess.Popen([sys.executable, "-c", script])
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not (files := list(tmp_path.iterdir())) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert files, "the worker did not start"
@@ -51,7 +58,7 @@ run_parallel(sleep, {{"a": {str(tmp_path)!r}}}, 1)
         parent.send_signal(signal.SIGKILL)
         parent.wait()
     pid = int(files[0].name.removeprefix("pid"))
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while _alive(pid) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _alive(pid)

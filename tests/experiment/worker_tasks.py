@@ -22,6 +22,15 @@ def work(argument, emit):
     return argument * 2
 
 
+def meet(argument, emit):
+    folder, mine, other = argument
+    Path(folder, mine).touch()
+    deadline = time.monotonic() + 300
+    while not Path(folder, other).exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return Path(folder, other).exists()
+
+
 def sleep(folder, emit):
     Path(folder, f"pid{os.getpid()}").touch()
     time.sleep(600)
