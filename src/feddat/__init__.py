@@ -1,1 +1,30 @@
-"""FedDAT: federated fine-tuning of vision-language models with the Dual-Adapter Teacher (arXiv 2308.12305)."""
+"""FedDAT: federated fine-tuning of vision-language models with the Dual-Adapter Teacher (arXiv 2308.12305).
+
+Experiment.load("x.yaml").run()
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from feddat.config import RunConfig, load_config
+    from feddat.experiment import Experiment, compare
+
+__all__ = ["Experiment", "RunConfig", "compare", "load_config"]
+
+_HOME = {
+    "Experiment": "feddat.experiment",
+    "compare": "feddat.experiment",
+    "RunConfig": "feddat.config",
+    "load_config": "feddat.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Torch and transformers take seconds to import: only who asks for an experiment pays for them.
+    if name not in _HOME:
+        raise AttributeError(f"module 'feddat' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOME[name]), name)
