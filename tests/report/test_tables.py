@@ -115,3 +115,8 @@ def test_csv_gives_the_numbers_back_and_the_best_is_the_largest(scores: list[lis
 
 def test_an_empty_cell_is_a_dash() -> None:
     assert str(Cell(())) == "–"
+
+
+def test_the_centralised_reference_is_never_the_best() -> None:
+    rows = [run("fedavg", 0, art=50.0), run("local", 0, art=40.0), run("central", 0, art=90.0)]
+    assert texts(score_table(rows))["art"] == ["*50.0", "40.0", "90.0"]

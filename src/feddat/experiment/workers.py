@@ -12,7 +12,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -95,7 +95,8 @@ class _Worker:
 
     def give(self, name: str, argument: Any) -> None:
         self.task = name
-        self.pipe.send(argument)
+        with suppress(OSError):  # a worker that died meanwhile: found out when its answer is asked for
+            self.pipe.send(argument)
 
     def stop(self) -> None:
         self.pipe.close()

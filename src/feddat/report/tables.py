@@ -20,6 +20,7 @@ Summary: TypeAlias = Mapping[str, Any]
 #: Method -> how it is called in print.
 METHODS = {
     "feddat": "FedDAT",
+    "feddat-joint": "FedDAT, joint",
     "fedavg": "FedAvg",
     "fedavg-2x": "FedAvg, twice the epochs",
     "fedavg-ft": "FedAvg, fine-tuned",
@@ -30,6 +31,7 @@ METHODS = {
 #: Method -> what it is, in one line.
 NOTES = {
     "feddat": "a local and a shared adapter teach each other; only the shared one travels",
+    "feddat-joint": "the same with both routes in one optimizer step instead of one after the other",
     "fedavg": "one shared adapter, averaged every round",
     "fedavg-2x": "the same with twice the local epochs: as much computing as two adapters take",
     "fedavg-ft": "the same, then an epoch of personal fine-tuning that nobody else sees",
@@ -45,6 +47,8 @@ ROUTES = {
     "score": "Score",
 }
 MEAN = "Mean"
+#: Columns that are a reference, not a contender: never marked as the best.
+REFERENCES = frozenset({METHODS["central"]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,15 +137,19 @@ def _table(columns: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
     clients = list(dict.fromkeys(client for runs in columns.values() for run in runs for client in run))
     rows = []
     for client in clients:
-        rows.append((client, _row([tuple(run[client] for run in runs if client in run) for runs in columns.values()])))
+        cells = [tuple(run[client] for run in runs if client in run) for runs in columns.values()]
+        rows.append((client, _row(list(columns), cells)))
     # The mean over clients is taken within each seed, so that its deviation is that of whole runs.
     means = [tuple(statistics.fmean(run.values()) for run in runs if run) for runs in columns.values()]
-    rows.append((MEAN, _row(means)))
+    rows.append((MEAN, _row(list(columns), means)))
     return Table(tuple(columns), tuple(rows))
 
 
-def _row(values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
-    shown = [round(statistics.fmean(cell), 1) if cell else None for cell in values]
+def _row(columns: Sequence[str], values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
+    shown = [
+        round(statistics.fmean(cell), 1) if cell and column not in REFERENCES else None
+        for column, cell in zip(columns, values, strict=True)
+    ]
     top = max((mean for mean in shown if mean is not None), default=None)
     several = len({mean for mean in shown if mean is not None}) > 1  # where all are equal, none is best
     return tuple(
