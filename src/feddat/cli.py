@@ -180,7 +180,10 @@ def compare(
     name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
     tune: Annotated[
         str | None,
-        typer.Option(metavar="KEY=V1,V2,...", help="First choose this setting for each method on validation data."),
+        typer.Option(
+            metavar="KEY=V1,V2,...",
+            help="First choose this setting for each method on validation data; or an earlier tuning.json.",
+        ),
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
@@ -213,13 +216,15 @@ def _compare(
 ) -> None:
     names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
     _say_loading()
-    from feddat.experiment import Search, compare, comparison_runs, search
+    from feddat.experiment import Search, compare, comparison_runs, read_tuning, search
     from feddat.report import tables
 
     source = config.benchmark or "own data"
     chosen = None
     with _interruptible("the same command again"):
-        if tune is not None:
+        if tune is not None and tune.endswith(".json"):
+            chosen = read_tuning(Path(tune), names)
+        elif tune is not None:
             wanted = Search.parse(tune)
             trials = wanted.runs(config, names)
             with _display(trials, f"{len(trials)} runs to choose {wanted.key} on {source}", overwrite) as display:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from feddat.config import ConfigError
-from feddat.experiment import ExperimentError, Search, compare, search
+from feddat.experiment import ExperimentError, Search, compare, read_tuning, search
 from feddat.experiment.tuning import TUNING_SEED
 
 
@@ -50,3 +50,16 @@ def test_a_comparison_runs_each_method_with_its_own_value(make_config):
     assert "lr: 0.02" in (folder / "local-s0" / "config.yaml").read_text()
     assert "lr: 0.01" in (folder / "head-s0" / "config.yaml").read_text()
     assert len(comparison["runs"]) == 2, "search runs must not be among the results"
+
+
+def test_an_earlier_choice_is_read_back_and_checked(tmp_path):
+    path = tmp_path / "tuning.json"
+    path.write_text(json.dumps({"key": "train.lr", "best": {"local": 0.02}}))
+    assert read_tuning(path, ["local"])["best"] == {"local": 0.02}
+    with pytest.raises(ConfigError, match=r"no value of train\.lr for head"):
+        read_tuning(path, ["local", "head"])
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match=r"tuning\.json: not the tuning\.json of a search"):
+        read_tuning(path, ["local"])
+    with pytest.raises(ConfigError, match="not the tuning"):
+        read_tuning(tmp_path / "none.json", ["local"])

@@ -9,7 +9,7 @@ from feddat.experiment.federation import load_clients
 from feddat.experiment.folder import ExperimentError
 from feddat.experiment.methods import VARIANTS, known_methods
 from feddat.experiment.run import Experiment
-from feddat.experiment.tuning import Search, search
+from feddat.experiment.tuning import Search, read_tuning, search
 
 __all__ = [
     "VARIANTS",
@@ -20,5 +20,6 @@ __all__ = [
     "comparison_runs",
     "known_methods",
     "load_clients",
+    "read_tuning",
     "search",
 ]

@@ -6,8 +6,10 @@ validation split; the test split is never looked at.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from feddat.config import ConfigError, RunConfig, parse_scalar
@@ -80,6 +82,23 @@ class Search:
         if missing:
             raise ExperimentError(f"search over {self.key}: no run of {', '.join(sorted(missing))} succeeded")
         return {"key": self.key, "seed": TUNING_SEED, "scores": scores, "best": best}
+
+
+def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
+    """Read what an earlier search chose, from its ``tuning.json``.
+
+    Raises:
+        ConfigError: the file is no such thing, or a method has no value in it.
+    """
+    try:
+        chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        missing = [method for method in methods if method not in chosen["best"]]
+        chosen["key"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path}: not the tuning.json of a search ({error})") from None
+    if missing:
+        raise ConfigError(f"{path}: no value of {chosen['key']} for {', '.join(missing)}")
+    return chosen
 
 
 def search(
