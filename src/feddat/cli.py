@@ -199,7 +199,7 @@ def compare(
 def demo(
     overrides: Overrides = None,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
-    seeds: Seeds = 3,
+    seeds: Seeds = 2,
     jobs: Jobs = None,
     overwrite: Overwrite = False,
 ) -> None:
