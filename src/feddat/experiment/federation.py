@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from feddat.client.trainer import Participant
 from feddat.config import AdapterConfig, ConfigError, RunConfig
 from feddat.example import ClientData, DataError
 from feddat.models.base import Backbone
-from feddat.seeding import torch_generator
+from feddat.seeding import numpy_generator, torch_generator
 
 #: Name of the one participant of a centralised method.
 CENTRAL = "central"
@@ -106,8 +106,20 @@ def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 
-        return tuple(read_client(name, spec) for name, spec in config.clients.items())
+        return tuple(_capped(read_client(name, spec), config) for name, spec in config.clients.items())
     return _load_benchmark(str(config.benchmark), config.data_seed, config.train_examples, config.test_examples)
+
+
+def _capped(data: ClientData, config: RunConfig) -> ClientData:
+    """Draw at most ``train_examples`` and ``test_examples`` of each split; answers stay those of the whole train split."""
+    caps = {"train": config.train_examples, "validation": config.test_examples, "test": config.test_examples}
+    kept = {}
+    for split, cap in caps.items():
+        examples = data.split(split)
+        if cap is not None and cap < len(examples):
+            order = numpy_generator(config.data_seed, "cap", data.name, split).permutation(len(examples))[:cap]
+            kept[split] = tuple(examples[index] for index in sorted(order))
+    return replace(data, **kept)
 
 
 @lru_cache(maxsize=1)
