@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,9 +112,9 @@ def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
 
 
 def _capped(data: ClientData, config: RunConfig) -> ClientData:
-    """Draw at most ``train_examples`` and ``test_examples`` of each split; answers stay those of the whole train split."""
+    """Draw at most ``train_examples`` and ``test_examples`` of each split; the answers stay those of all of train."""
     caps = {"train": config.train_examples, "validation": config.test_examples, "test": config.test_examples}
-    kept = {}
+    kept: dict[str, Any] = {}
     for split, cap in caps.items():
         examples = data.split(split)
         if cap is not None and cap < len(examples):
