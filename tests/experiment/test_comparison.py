@@ -48,6 +48,7 @@ def test_a_comparison_keeps_what_is_done_and_goes_on_with_what_is_not(make_confi
     folder = config.runs_dir / "c"
     assert json.loads((folder / "comparison.json").read_text()) == comparison
     assert (folder / "report.html").is_file()
+    assert list(comparison["failed"]) == ["head-s0"], comparison["failed"]
     assert [run["method"] for run in comparison["runs"]] == ["feddat", "local"]
     assert comparison["runs"][1] == done
     assert comparison["methods"]["local"]["mean"] == done["mean"]
