@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import label_client, same, vqa_client
+from small_clients import label_client, same, vqa_client
 
 from feddat.client.batches import plan_batches
 from feddat.client.store import StoreError

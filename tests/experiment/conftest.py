@@ -1,22 +1,16 @@
 """Two clients with files of their own and a tiny ViLT: what the tests of whole runs share."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from two_clients import COLOURS, SIZES
 
 from feddat.config import load_config
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 from helpers import make_tiny_vilt
-
-COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
-SIZES = {"train": 10, "validation": 3, "test": 6}
 
 
 @pytest.fixture(scope="session")
@@ -58,18 +52,3 @@ def make_config(world, tmp_path):
         return load_config(None, None, **settings | {key.replace("__", "."): value for key, value in values.items()})
 
     return make
-
-
-def numbers(folder: Path) -> dict:
-    """Everything a run computed, without times: states on disk bit by bit, metrics, summary."""
-    states = {
-        str(path.relative_to(folder)): {key: value.numpy().tobytes() for key, value in load_file(path).items()}
-        for path in sorted(folder.rglob("*.safetensors"))
-    }
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for line in lines:
-        line.get("metrics", {}).pop("seconds", None)
-    summary = json.loads((folder / "summary.json").read_text())
-    del summary["seconds"], summary["seconds_in"]
-    predictions = json.loads((folder / "predictions.json").read_text())
-    return {"states": states, "metrics": lines, "summary": summary, "predictions": predictions}

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import numbers
+from two_clients import numbers
 
 from feddat.app.checkpoint import Checkpoints
 from feddat.client.store import PersonalStore

@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from conftest import SIZES
 from flwr.common.serde import recorddict_to_proto
 from PIL import Image
 from safetensors.torch import load_file
+from two_clients import SIZES, numbers
 
 from feddat.algorithms import ALGORITHMS
 from feddat.app.grid import InProcessGrid
@@ -143,8 +143,6 @@ def test_what_leaves_a_client_is_the_global_adapter_counts_and_metrics(make_conf
 
 
 def test_a_second_run_in_the_same_process_gives_the_same_numbers(make_config):
-    from conftest import numbers
-
     first, other, again = (make_config(name=name, seed=seed) for name, seed in (("a", 0), ("b", 1), ("c", 0)))
     for config in (first, other, again):
         Experiment(config).run()

@@ -1,0 +1,24 @@
+"""Two clients with files of their own: what they hold, and everything that a run over them leaves."""
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
+SIZES = {"train": 10, "validation": 3, "test": 6}
+
+
+def numbers(folder: Path) -> dict:
+    """Everything a run computed, without times: states on disk bit by bit, metrics, summary."""
+    states = {
+        str(path.relative_to(folder)): {key: value.numpy().tobytes() for key, value in load_file(path).items()}
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line.get("metrics", {}).pop("seconds", None)
+    summary = json.loads((folder / "summary.json").read_text())
+    del summary["seconds"], summary["seconds_in"]
+    predictions = json.loads((folder / "predictions.json").read_text())
+    return {"states": states, "metrics": lines, "summary": summary, "predictions": predictions}
