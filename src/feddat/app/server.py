@@ -38,7 +38,7 @@ def make_server_app(
         evaluation: when to evaluate, and on which split.
         save: called after each round, when everything said about it has been passed to ``notify``.
         notify: receives plain event dictionaries.
-        started: ``time.perf_counter()`` at which this session began; default: when the app starts.
+        started: ``time.perf_counter()`` at which this stretch of the run began; default: when the app starts.
     """
     app = ServerApp()
 
@@ -62,7 +62,7 @@ def splits_after(round: int, rounds: int, evaluation: EvalConfig) -> list[str]:
 
 
 class _Loop:
-    """One session of rounds: keeps the clock and counts the bytes."""
+    """One stretch of rounds: keeps the clock and counts the bytes."""
 
     def __init__(
         self,
