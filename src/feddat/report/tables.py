@@ -21,6 +21,7 @@ Summary: TypeAlias = Mapping[str, Any]
 METHODS = {
     "feddat": "FedDAT",
     "feddat-joint": "FedDAT, joint",
+    "feddat-nokd": "FedDAT, no distillation",
     "fedavg": "FedAvg",
     "fedavg-2x": "FedAvg, twice the epochs",
     "fedavg-ft": "FedAvg, fine-tuned",
@@ -32,6 +33,7 @@ METHODS = {
 NOTES = {
     "feddat": "a local and a shared adapter teach each other; only the shared one travels",
     "feddat-joint": "the same with both routes in one optimizer step instead of one after the other",
+    "feddat-nokd": "the same without distillation (alpha and beta 0): the dual adapters alone",
     "fedavg": "one shared adapter, averaged every round",
     "fedavg-2x": "the same with twice the local epochs: as much computing as two adapters take",
     "fedavg-ft": "the same, then an epoch of personal fine-tuning that nobody else sees",
