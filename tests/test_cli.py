@@ -148,9 +148,11 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: feddat" in captured.out + captured.err
 
 
-def test_the_demo_preset_is_a_valid_configuration() -> None:
-    preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / "demo.yaml")
+@pytest.mark.parametrize("name", ["demo", "mini"])
+def test_the_presets_are_valid_configurations(name: str) -> None:
+    preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / f"{name}.yaml")
     assert preset.benchmark == "mini/domain"
+    assert preset.head.init == "words"
 
 
 # Without training

@@ -71,7 +71,7 @@ class BatchMaker:
         random = Random(derive(self.seed, "pretrain-text", self.rank, step))
         scenes = sample_scenes(rng, self.batch_size, "pretrain", sizes)
         modes = random.choices(list(MODES), list(MODES.values()), k=self.batch_size)
-        rows = [Row(view, mode, random) for view, mode in zip(scene_views(scenes), modes, strict=True)]
+        rows = [Row.draw(view, mode, random) for view, mode in zip(scene_views(scenes), modes, strict=True)]
         order = sorted(range(len(rows)), key=lambda n: len(rows[n].words))
         chunks = np.array_split(np.array(order), parts)
         return [self.assemble(scenes.take(chunk), [rows[n] for n in chunk], rng) for chunk in chunks]
@@ -115,34 +115,45 @@ def scene_views(scenes: Scenes) -> list[SceneView]:
 
 
 class Row:
-    """One scene's text in one mode."""
+    """One text as it is shown to the model, and what is asked of it."""
 
-    def __init__(self, scene: SceneView, mode: str, random: Random) -> None:
-        text = question(scene, random) if mode == "question" else caption(scene, random)
+    def __init__(self, text: Text) -> None:
+        self.text = text
         self.words, self.mentions = list(text.words), dict(text.mentions)
         self.masked: dict[int, str] = {}
         self.pooled = text.answer
         self.match: bool | None = None
         self.kind = text.kind
-        if mode == "match":
-            self._match(text, scene, random)
-        elif mode == "cloze":
-            self.mask(text, [random.choice(list(text.slots))])
-            ((index, self.pooled),) = self.masked.items()
-            self.kind = text.slots[index]
-        elif mode == "mask":
-            some = [index for index in text.slots if random.random() < 0.35]
-            self.mask(text, some or [random.choice(list(text.slots))])
 
-    def _match(self, text: Text, scene: SceneView, random: Random) -> None:
+    @classmethod
+    def draw(cls, scene: SceneView, mode: str, random: Random) -> Row:
+        """Return a text about the scene in one of :data:`MODES`."""
+        if mode == "question":
+            return cls(question(scene, random))
+        row = cls(caption(scene, random))
+        slots = list(row.text.slots)
+        if mode == "match":
+            row._match(scene, random)
+        elif mode == "cloze":
+            row.cloze(random.choice(slots))
+        else:
+            some = [index for index in slots if random.random() < 0.35]
+            row._mask(some or [random.choice(slots)])
+        return row
+
+    def cloze(self, index: int) -> None:
+        """Hide the word at ``index`` and ask for it, in place and of the pooled feature."""
+        self._mask([index])
+        self.pooled, self.kind = self.text.words[index], self.text.slots[index]
+
+    def _match(self, scene: SceneView, random: Random) -> None:
         self.match = random.random() < 0.5
         if not self.match:
-            self.words = wrong_caption(text, scene, random)
-            self.mentions = {i: cell for i, cell in text.mentions.items() if self.words[i] == text.words[i]}
+            self.words = wrong_caption(self.text, scene, random)
+            self.mentions = {i: cell for i, cell in self.mentions.items() if self.words[i] == self.text.words[i]}
 
-    def mask(self, text: Text, indices: list[int]) -> None:
-        """Hide the words at ``indices``."""
-        self.masked = {index: text.words[index] for index in indices}
+    def _mask(self, indices: list[int]) -> None:
+        self.masked = {index: self.text.words[index] for index in indices}
         for index in indices:
             self.words[index] = "[MASK]"
             self.mentions.pop(index, None)

@@ -7,7 +7,7 @@ from random import Random
 
 import torch
 
-from feddat.data.mini.captions import Text, caption
+from feddat.data.mini.captions import SceneView, Text, caption
 from feddat.data.mini.scene import sample_scenes
 from feddat.pretrain.batches import IGNORE, BatchMaker, Row, scene_views
 from feddat.pretrain.objective import PretrainingModel
@@ -53,7 +53,7 @@ def measure(
             if mode == "cloze":
                 rows = [_identifiable_cloze(view, random) for view in views]
             else:
-                rows = [Row(view, mode, random) for view in views]
+                rows = [Row.draw(view, mode, random) for view in views]
             batch = maker.assemble(drawn, rows, rng)
             output = model.vilt.vilt(**batch.inputs)
             named = model.vilt.mlm_score(output.pooler_output).argmax(-1)
@@ -77,18 +77,12 @@ def measure(
     return {key: 100 * right[key] / total[key] for key in sorted(total)}
 
 
-def _identifiable_cloze(view: object, random: Random) -> Row:
+def _identifiable_cloze(view: SceneView, random: Random) -> Row:
     while True:
-        text = caption(view, random)  # type: ignore[arg-type]
-        slots = identifiable_slots(text)
-        if not slots:
-            continue
-        # One kind of slot as often as another: else places would crowd out relations.
-        kind = random.choice(sorted({text.slots[index] for index in slots}))
-        index = random.choice([i for i in slots if text.slots[i] == kind])
-        row = Row.__new__(Row)
-        row.words, row.mentions, row.masked = list(text.words), dict(text.mentions), {}
-        row.match, row.kind = None, kind
-        row.mask(text, [index])
-        row.pooled = text.words[index]
-        return row
+        row = Row(caption(view, random))
+        slots = {index: row.text.slots[index] for index in identifiable_slots(row.text)}
+        if slots:
+            # One kind of slot as often as another: else places would crowd out relations.
+            kind = random.choice(sorted(set(slots.values())))
+            row.cloze(random.choice([index for index in slots if slots[index] == kind]))
+            return row

@@ -87,7 +87,7 @@ def sample_scenes(
         have += len(objects)
     objects = np.concatenate(kept)[:count]
     colours = rng.integers(len(COLOURS), size=(count, 4))
-    # Half of the tiles repeat the first tile's colour or its neighbour's: else nothing could be counted by colour.
+    # A third of the tiles repeat the first tile's colour or the second's: else nothing could be counted by colour.
     repeat = rng.random((count, 4)) < 0.35
     colours = np.where(repeat, colours[:, [0, 0, 1, 1]], colours)
     return Scenes(objects, colours, rng.integers(0, 7, size=(count, 4, 2)))
