@@ -11,6 +11,11 @@ from typing import Any
 
 from feddat.example import DataError, Example
 
+
+class MissingImageError(DataError):
+    """A record names an image file that does not exist."""
+
+
 #: Task -> the columns that a record must have; ``id`` is optional, and all others become ``meta``.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "vqa": ("image", "question", "answers"),
@@ -45,6 +50,27 @@ class Record:
         """Return file and place, as messages begin."""
         return f"{self.path}, {self.place}"
 
+    def text(self, column: str) -> str:
+        """Return a text that is not blank, without surrounding space."""
+        value = self.fields.get(column)
+        if not isinstance(value, str) or not value.strip():
+            raise DataError(f"{self.where}: {column}: expected text, got {_shown(value)}")
+        return value.strip()
+
+    def whole(self, column: str) -> int:
+        """Return a whole number of at least 0."""
+        value = self.fields.get(column)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise DataError(f"{self.where}: {column}: expected a whole number, got {_shown(value)}")
+        return value
+
+    def items(self, column: str) -> list[Any]:
+        """Return a list that is not empty."""
+        value = self.fields.get(column)
+        if not isinstance(value, list) or not value:
+            raise DataError(f"{self.where}: {column}: expected a list, got {_shown(value)}")
+        return value
+
 
 def to_example(record: Record, task: str, folder: Path) -> Example:
     """Return the example of one record; image names are relative to ``folder``.
@@ -53,7 +79,8 @@ def to_example(record: Record, task: str, folder: Path) -> Example:
     min(1, 0.3 x votes) each as in VQA; a single text is the one right answer (score 1); a mapping gives scores itself.
 
     Raises:
-        DataError: a column is missing or of the wrong type, or an image file does not exist.
+        MissingImageError: an image file does not exist.
+        DataError: a column is missing or of the wrong type.
     """
     fields = record.fields
     for column in COLUMNS[task]:
@@ -66,7 +93,7 @@ def to_example(record: Record, task: str, folder: Path) -> Example:
     return Example(
         id=_id(record),
         images=tuple(_image(record, column, folder) for column in names),
-        text=_text(record, "question"),
+        text=record.text("question"),
         answers=_answers(record) if task == "vqa" else {},
         choices=choices,
         label=None if task == "vqa" else _label(record, task),
@@ -88,21 +115,20 @@ def _id(record: Record) -> str:
     return str(value)
 
 
-def _text(record: Record, column: str) -> str:
-    value = record.fields[column]
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{record.where}: {column}: expected text, got {value!r}")
-    return value.strip()
+def _shown(value: Any) -> str:
+    """Return the start of a value as messages show it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _image(record: Record, column: str, folder: Path) -> Path:
-    path = folder / _text(record, column)
+    path = folder / record.text(column)
     try:
         found = path.is_file()
     except ValueError:  # a null character in the name
         found = False
     if not found:
-        raise DataError(f"{record.where}: {column}: no such image file: {path}")
+        raise MissingImageError(f"{record.where}: {column}: no such image file: {path}")
     return path
 
 
