@@ -15,8 +15,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny_models import CASES, Case
 from torch import Tensor, nn
 
+from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.adapters.bottleneck import BottleneckConfig
-from feddat.adapters.dual import ADAPTERS, ROUTES, DualAdapters
+from feddat.adapters.dual import DualAdapters
 from feddat.adapters.methods import build_adapters
 
 KINDS = ("bottleneck", "lora")
@@ -66,8 +67,7 @@ def test_single_routes_equal_a_model_with_that_adapter_only(case: Case, kind: st
     for name in ("global", "local"):
         single = build(case, kind)
         if name == "local":
-            state = {key.removeprefix("local."): v for key, v in single.personal_state().items() if "local." in key}
-            single.load_shared(state)
+            single.copy("local", "global")
         assert torch.equal(output(dual, name, case), output(single, "global", case))
 
 
@@ -94,11 +94,7 @@ def test_dat_is_half_and_half(kind: str) -> None:
     for route in ROUTES:
         dual.route(route)
         values[route] = dual.peft_model(x)
-    anchor = {key: value for key, value in dual.personal_state().items() if key.startswith("anchor.")}
-    dual.load_shared({key.removeprefix("anchor."): value for key, value in anchor.items()})
-    dual.route("global")
-    anchor_alone = dual.peft_model(x)
-    torch.testing.assert_close(values["dat"], (values["local"] + anchor_alone) / 2)
+    torch.testing.assert_close(values["dat"], (values["local"] + values["anchor"]) / 2)
     assert (values["dat"] - values["local"]).abs().max() > 0.01
 
 
@@ -116,6 +112,42 @@ def test_dat_weighs_lora_by_exactly_half() -> None:
     for route in ("local", "dat", "none", "dat", "local", "global", "local"):
         dual.route(route)
         assert dual.peft_model(x).tolist() == [expected[route], 4.0], route
+
+
+@kinds
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_mapping_of_weights_is_a_route(kind: str, route: str) -> None:
+    dual = build(VILT, kind)
+    expected = output(dual, route)
+    dual.route({name: torch.tensor(weight) for name, weight in ROUTES[route].items()})
+    assert torch.equal(VILT.run(dual.peft_model), expected)
+    assert torch.equal(output(dual, route), expected), "nothing of the mapping is left behind"
+
+
+@kinds
+def test_weights_may_be_learned_and_differ_between_rows(kind: str) -> None:
+    """At one linear site: the derivative by an adapter's weight is what it adds, row by row."""
+    dual = DualAdapters(
+        nn.Sequential(nn.Linear(6, 6)),
+        BottleneckConfig(target_modules=["0"], reduction=2)
+        if kind == "bottleneck"
+        else LoraConfig(target_modules=["0"], r=2),
+    )
+    scatter(dual)
+    x = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    added = {}
+    for route in ("global", "local", "none"):
+        dual.route(route)
+        added[route] = dual.peft_model(x)
+    base = added.pop("none")
+    mix = torch.tensor(0.25, requires_grad=True)
+    rows = torch.tensor([0.5, 2.0]).reshape(2, 1, 1)
+    dual.route({"global": mix, "local": rows})
+    mixed = dual.peft_model(x)
+    expected = base + 0.25 * (added["global"] - base) + rows * (added["local"] - base)
+    torch.testing.assert_close(mixed, expected)
+    mixed.sum().backward()
+    torch.testing.assert_close(mix.grad, (added["global"] - base).sum())
 
 
 @kinds
@@ -241,8 +273,8 @@ def _evaluate(dual: DualAdapters) -> None:
 
 
 def _save_and_load(dual: DualAdapters) -> None:
-    dual.load_shared(dual.shared_state())
-    dual.load_personal(dual.personal_state())
+    for name in ADAPTERS:
+        dual.load(name, dual.state(name))
 
 
 def _start_afresh(dual: DualAdapters) -> None:
@@ -304,12 +336,11 @@ def _tensors(like: dict[str, Tensor]) -> st.SearchStrategy[dict[str, Tensor]]:
 @settings(max_examples=20, deadline=None)
 def test_states_come_back_as_they_went_in(kind: str, data: st.DataObject) -> None:
     dual = _state_dual(kind)
-    shared = data.draw(_tensors(dual.shared_state()))
-    personal = data.draw(_tensors(dual.personal_state()))
-    in_any_order = dict(data.draw(st.permutations(sorted(shared.items()))))
-    dual.load_shared(in_any_order)
-    dual.load_personal(personal)
-    for loaded, saved in ((dual.shared_state(), shared), (dual.personal_state(), personal)):
+    states = {name: data.draw(_tensors(dual.state(name))) for name in ADAPTERS}
+    for name, saved in states.items():
+        dual.load(name, dict(data.draw(st.permutations(sorted(saved.items())))))
+    for name, saved in states.items():
+        loaded = dual.state(name)
         assert list(loaded) == list(saved), "the order is the model's"
         assert all(torch.equal(loaded[key], saved[key]) for key in saved)
 
@@ -326,27 +357,26 @@ def _state_dual(kind: str) -> DualAdapters:
 @kinds
 def test_states_carry_the_outputs_to_another_model(case: Case, kind: str) -> None:
     dual, other = build(case, kind), build_adapters(case.build(), peft=kind)
-    other.load_shared(dual.shared_state())
-    other.load_personal(dual.personal_state())
+    for name in ADAPTERS:
+        other.load(name, dual.state(name))
     for route in ROUTES:
         assert torch.equal(output(dual, route, case), output(other, route, case))
 
 
 def test_names_in_states() -> None:
     dual = build(VILT, "bottleneck")
-    shared, personal = dual.shared_state(), dual.personal_state()
-    assert list(shared)[:4] == [
+    assert list(dual.state("global"))[:4] == [
         "encoder.layer.0.output.bottleneck_down.weight",
         "encoder.layer.0.output.bottleneck_down.bias",
         "encoder.layer.0.output.bottleneck_up.weight",
         "encoder.layer.0.output.bottleneck_up.bias",
     ]
-    assert list(personal) == [f"{name}.{key}" for name in ("local", "anchor") for key in shared]
+    assert list(dual.state("local")) == list(dual.state("anchor")) == list(dual.named("global"))
 
 
 def test_states_are_copies() -> None:
     dual = build(VILT, "bottleneck")
-    state = dual.shared_state()
+    state = dual.state("global")
     before = {key: value.clone() for key, value in state.items()}
     with torch.no_grad():
         for parameter in dual.parameters("global"):
@@ -364,11 +394,20 @@ def test_anchor_starts_as_a_copy_of_the_global_adapter(kind: str) -> None:
 def test_anchor_is_a_copy_of_the_global_adapter() -> None:
     dual = build(VILT, "bottleneck")
     dual.refresh_anchor()
-    shared, personal = dual.shared_state(), dual.personal_state()
-    assert all(torch.equal(personal[f"anchor.{key}"], value) for key, value in shared.items())
+    shared, anchor = dual.state("global"), dual.state("anchor")
+    assert all(torch.equal(anchor[key], value) for key, value in shared.items())
     scatter(dual, seed=9)
-    dual.load_shared(shared)
-    assert not torch.equal(dual.personal_state()[f"anchor.{next(iter(shared))}"], shared[next(iter(shared))])
+    dual.load("global", shared)
+    assert not torch.equal(dual.state("anchor")[next(iter(shared))], shared[next(iter(shared))])
+
+
+def test_a_copy_moves_nothing_else() -> None:
+    dual = build(VILT, "lora")
+    before = {name: dual.state(name) for name in ADAPTERS}
+    dual.copy("global", "local")
+    after = {name: dual.state(name) for name in ADAPTERS}
+    for name, source in (("global", "global"), ("local", "global"), ("anchor", "anchor")):
+        assert all(torch.equal(after[name][key], value) for key, value in before[source].items())
 
 
 KEY = "encoder.layer.1.output.bottleneck_down.weight"
@@ -388,35 +427,33 @@ SPOILED: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("personal", [False, True])
+@pytest.mark.parametrize("adapter", ["global", "anchor"])
 @pytest.mark.parametrize("fault", SPOILED)
-def test_wrong_states_are_refused_whole(fault: str, personal: bool) -> None:
+def test_wrong_states_are_refused_whole(fault: str, adapter: str) -> None:
     spoil, message = SPOILED[fault]
     dual = build(VILT, "bottleneck")
-    save, load = (dual.personal_state, dual.load_personal) if personal else (dual.shared_state, dual.load_shared)
-    before = save()
+    before = dual.state(adapter)
     state = {key: torch.zeros_like(value) for key, value in before.items()}
-    key = f"anchor.{KEY}" if personal else KEY
-    spoil(state, key)
+    spoil(state, KEY)
     with pytest.raises(ValueError) as error:
-        load(state)
-    assert str(error.value).startswith("personal state: " if personal else "shared state: ")
-    assert message.format(key=key) in str(error.value)
-    after = save()
+        dual.load(adapter, state)
+    assert str(error.value).startswith(f"{adapter} adapter: ")
+    assert message.format(key=KEY) in str(error.value)
+    after = dual.state(adapter)
     assert all(torch.equal(after[key], before[key]) for key in before), "nothing may be loaded"
 
 
 @kinds
 def test_initialise_is_reproducible_and_touches_one_adapter(kind: str) -> None:
     dual = build(VILT, kind)
-    before = dual.personal_state()
+    before = {name: dual.state(name) for name in ("local", "anchor")}
     dual.initialise(torch.Generator().manual_seed(5), "global")
-    first = dual.shared_state()
-    assert all(torch.equal(value, before[key]) for key, value in dual.personal_state().items())
+    first = dual.state("global")
+    assert all(torch.equal(value, dual.state(name)[key]) for name in before for key, value in before[name].items())
     dual.initialise(torch.Generator().manual_seed(5), "global")
-    assert all(torch.equal(value, first[key]) for key, value in dual.shared_state().items())
+    assert all(torch.equal(value, first[key]) for key, value in dual.state("global").items())
     dual.initialise(torch.Generator().manual_seed(6), "global")
-    assert not all(torch.equal(value, first[key]) for key, value in dual.shared_state().items())
+    assert not all(torch.equal(value, first[key]) for key, value in dual.state("global").items())
 
 
 def test_initial_values_of_both_kinds() -> None:
@@ -437,10 +474,12 @@ def test_initial_values_of_both_kinds() -> None:
 
 def test_unknown_names_are_refused() -> None:
     dual = build(VILT, "bottleneck")
-    with pytest.raises(ValueError, match="unknown route 'teacher'; routes are global, local, dat, none"):
+    with pytest.raises(ValueError, match="unknown route 'teacher'; routes are global, local, anchor, dat, none"):
         dual.route("teacher")
     with pytest.raises(ValueError, match="unknown adapter 'head'; adapters are global, local, anchor"):
         dual.parameters("head")
+    with pytest.raises(ValueError, match="unknown adapter 'head'"):
+        dual.route({"global": 0.5, "head": 0.5})
     with pytest.raises(ValueError, match="unknown adapter 'head'"):
         dual.initialise(torch.Generator(), "head")
 

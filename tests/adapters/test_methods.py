@@ -13,7 +13,7 @@ from feddat.adapters.sites import DEFAULT_SITES, default_sites
 
 
 def test_lora_adapts_query_and_value(case: Case) -> None:
-    keys = build_adapters(case.build(), peft="lora", rank=2).shared_state()
+    keys = build_adapters(case.build(), peft="lora", rank=2).state("global")
     sites = {key.split(".lora_")[0] for key in keys}
     assert len(sites) == case.lora_sites and len(keys) == 2 * case.lora_sites
     assert {site.rpartition(".")[2] for site in sites} in ({"query", "value"}, {"q_proj", "v_proj"})
@@ -21,7 +21,7 @@ def test_lora_adapts_query_and_value(case: Case) -> None:
 
 
 def test_settings_reach_the_adapters(vilt: Case) -> None:
-    wide = build_adapters(vilt.build(), reduction=4, sites=r"encoder\.layer\.1\.output").shared_state()
+    wide = build_adapters(vilt.build(), reduction=4, sites=r"encoder\.layer\.1\.output").state("global")
     assert {key: tuple(value.shape) for key, value in wide.items()} == {
         "encoder.layer.1.output.bottleneck_down.weight": (8, 32),
         "encoder.layer.1.output.bottleneck_down.bias": (8,),
@@ -29,7 +29,7 @@ def test_settings_reach_the_adapters(vilt: Case) -> None:
         "encoder.layer.1.output.bottleneck_up.bias": (32,),
     }
     lora = build_adapters(vilt.build(), peft="lora", rank=2, alpha=6, sites=r"encoder\.layer\.0\.intermediate\.dense")
-    assert [tuple(value.shape) for value in lora.shared_state().values()] == [(2, 32), (48, 2)]
+    assert [tuple(value.shape) for value in lora.state("global").values()] == [(2, 32), (48, 2)]
     assert lora.peft_model.get_submodule("base_model.model.encoder.layer.0.intermediate.dense").scaling["global"] == 3
 
 

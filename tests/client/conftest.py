@@ -37,7 +37,7 @@ class Process:
     def initial(self):
         """The global adapter that a server would start from."""
         self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
-        return self.adapters.shared_state()
+        return self.adapters.state("global")
 
     def weights(self, adapter):
         return [p.detach().clone() for p in self.adapters.parameters(adapter)]

@@ -163,7 +163,7 @@ def test_a_fit_is_the_plain_loop_with_the_rate_set_at_every_batch(process):
     shared = p.initial()
     trained = p.participant(MUSEUM).fit(shared, 1).shared
 
-    q.adapters.load_shared(shared)
+    q.adapters.load("global", shared)
     q.adapters.route("global")
     member = q.participant(MUSEUM).members["museum"]
     part = member.prepared("train")
@@ -181,7 +181,7 @@ def test_a_fit_is_the_plain_loop_with_the_rate_set_at_every_batch(process):
         optimizer.zero_grad()
         member.task.loss(logits, part.targets[indices]).backward()
         optimizer.step()
-    for key, value in q.adapters.shared_state().items():
+    for key, value in q.adapters.state("global").items():
         torch.testing.assert_close(trained[key], value, atol=2e-6, rtol=0)
         assert not torch.equal(value, shared[key])
 

@@ -1,46 +1,26 @@
-"""The global, local and anchor adapter of a client over one frozen model, and the routes through them.
+"""The global, local and anchor adapter of a client as PEFT adapters: bottlenecks or stock LoRA.
 
-FedDAT's Dual-Adapter Teacher (Chen et al., AAAI 2024, arXiv 2308.12305): the global adapter travels, the local one
-never does, the anchor is a frozen copy of the global one received at the start of a round. What trains never changes;
-only the routing does.
-
-| adapter | trains | travels |
-| --- | --- | --- |
-| ``global`` | yes | yes |
-| ``local`` | yes | no |
-| ``anchor`` | no | no |
+What trains never changes; only the routing does.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
+from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Route, check_adapter, check_route, check_state
 from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
 from feddat.adapters.peft_internals import Site, Switch, collect_sites, freeze_for_good, named_weights
 
-ADAPTERS = ("global", "local", "anchor")
-TRAINED = ("global", "local")
-# Route -> weight of each adapter on it.
-ROUTES: dict[str, dict[str, float]] = {
-    "global": {"global": 1.0},
-    "local": {"local": 1.0},
-    "dat": {"local": 0.5, "anchor": 0.5},
-    "none": {},
-}
-
 
 class DualAdapters:
-    """Three adapters over one model, with bottleneck or stock LoRA layers.
+    """Three adapters over one model, with bottleneck or stock LoRA layers (:class:`feddat.adapters.base.Adapters`).
 
-    Routes change what the next forward pass adds, never ``requires_grad``: graphs of several routes can be alive at
-    once, and one backward pass over all of them gives each adapter its gradient. Under gradient checkpointing the
-    forward is computed again during backward, on whatever route is open then: keep the route until backward is done.
     Do not use PEFT's ``set_adapter`` or ``disable_adapter`` on :attr:`peft_model`: they change what trains.
 
     Args:
@@ -74,28 +54,33 @@ class DualAdapters:
         self.refresh_anchor()
         self.route("global")
 
-    def route(self, name: str) -> None:
-        """Send the following forward passes through ``global``, ``local``, ``dat`` (½ local + ½ anchor) or ``none``.
+    @property
+    def model(self) -> nn.Module:
+        """The wrapping ``PeftModel``."""
+        return self.peft_model
+
+    def route(self, route: Route) -> None:
+        """Send the following forward passes through a named route, or through adapters weighted as given.
 
         Raises:
-            ValueError: there is no such route.
+            ValueError: there is no such route or adapter.
         """
-        switch = self._switches.get(name)
-        if switch is None:
-            raise ValueError(f"unknown route {name!r}; routes are {', '.join(ROUTES)}")
+        weights = check_route(route)
+        switch = self._switches[route] if isinstance(route, str) else Switch(self._sites, weights)
         switch.apply()
 
-    def parameters(self, name: str) -> list[nn.Parameter]:
-        """Return the parameters of one adapter, in a fixed order.
+    def named(self, adapter: str) -> Mapping[str, nn.Parameter]:
+        """Return one adapter's own parameters, not copies, in module order.
 
         Raises:
             ValueError: there is no such adapter.
         """
-        return list(self._named(name).values())
+        check_adapter(adapter)
+        return self._weights[adapter]
 
-    def refresh_anchor(self) -> None:
-        """Copy the global adapter into the anchor."""
-        self._copy("anchor", {key: weight.detach() for key, weight in self._weights["global"].items()})
+    def parameters(self, adapter: str) -> list[nn.Parameter]:
+        """Return the values of :meth:`named`."""
+        return list(self.named(adapter).values())
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
@@ -106,60 +91,50 @@ class DualAdapters:
         Raises:
             ValueError: there is no such adapter.
         """
-        self._named(adapter)
+        check_adapter(adapter)
         for site in self._sites:
             if isinstance(site.layer, BottleneckLayer):
                 site.layer.reset_adapter(adapter, generator)
             else:
                 _reset_lora(site, adapter, generator)
 
-    def shared_state(self) -> dict[str, Tensor]:
-        """Return the global adapter: CPU copies by names without the adapter's, in module order."""
-        return dict(self._export("global"))
-
-    def load_shared(self, state: Mapping[str, Tensor]) -> None:
-        """Copy a :meth:`shared_state` into the global adapter; the anchor is left alone.
+    @torch.no_grad()
+    def copy(self, source: str, target: str) -> None:
+        """Copy one adapter into another.
 
         Raises:
-            ValueError: a key is missing or unexpected, or a shape differs. Nothing is loaded then.
+            ValueError: there is no such adapter.
         """
-        _check_state("shared state", state, self._weights["global"])
-        self._copy("global", state)
+        for own, other in zip(self.parameters(target), self.parameters(source), strict=True):
+            own.copy_(other)
 
-    def personal_state(self) -> dict[str, Tensor]:
-        """Return the local adapter and the anchor: CPU copies named ``local.KEY`` and ``anchor.KEY``."""
-        return {f"{name}.{key}": value for name in ("local", "anchor") for key, value in self._export(name)}
+    def refresh_anchor(self) -> None:
+        """Copy the global adapter into the anchor."""
+        self.copy("global", "anchor")
 
-    def load_personal(self, state: Mapping[str, Tensor]) -> None:
-        """Copy a :meth:`personal_state` into the local adapter and the anchor.
+    def state(self, adapter: str) -> dict[str, Tensor]:
+        """Return CPU copies of one adapter's tensors by names without the adapter's, in module order.
 
         Raises:
-            ValueError: a key is missing or unexpected, or a shape differs. Nothing is loaded then.
+            ValueError: there is no such adapter.
         """
-        expected = {
-            f"{name}.{key}": weight for name in ("local", "anchor") for key, weight in self._weights[name].items()
-        }
-        _check_state("personal state", state, expected)
-        for name in ("local", "anchor"):
-            self._copy(name, {key: state[f"{name}.{key}"] for key in self._weights[name]})
+        return {key: weight.detach().to("cpu", copy=True) for key, weight in self.named(adapter).items()}
+
+    @torch.no_grad()
+    def load(self, adapter: str, state: Mapping[str, Tensor]) -> None:
+        """Copy a :meth:`state` into an adapter; the others are left alone.
+
+        Raises:
+            ValueError: there is no such adapter; a key is missing or unexpected, or a shape differs. Nothing is loaded
+                then.
+        """
+        weights = self.named(adapter)
+        check_state(adapter, state, weights)
+        for key, weight in weights.items():
+            weight.copy_(state[key])
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:
         return {key: weight for site in self._sites for key, weight in named_weights(site, adapter)}
-
-    def _named(self, adapter: str) -> dict[str, nn.Parameter]:
-        weights = self._weights.get(adapter)
-        if weights is None:
-            raise ValueError(f"unknown adapter {adapter!r}; adapters are {', '.join(ADAPTERS)}")
-        return weights
-
-    def _export(self, adapter: str) -> Iterator[tuple[str, Tensor]]:
-        for key, weight in self._weights[adapter].items():
-            yield key, weight.detach().to("cpu", copy=True)
-
-    @torch.no_grad()
-    def _copy(self, adapter: str, state: Mapping[str, Tensor]) -> None:
-        for key, weight in self._weights[adapter].items():
-            weight.copy_(state[key])
 
 
 def _check_config(config: PeftConfig) -> None:
@@ -181,19 +156,3 @@ def _reset_lora(site: Site, adapter: str, generator: torch.Generator) -> None:
             weight.copy_(drawn)
         else:
             weight.zero_()
-
-
-def _check_state(label: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    for key, weight in expected.items():
-        if key not in state:
-            raise ValueError(f"{label}: key {key!r} of shape {tuple(weight.shape)} is missing")
-        value = state[key]
-        if value.shape != weight.shape:
-            raise ValueError(
-                f"{label}: key {key!r} has shape {tuple(value.shape)}, this model expects {tuple(weight.shape)}"
-            )
-        if not value.is_floating_point():
-            raise ValueError(f"{label}: key {key!r} has dtype {value.dtype}, expected floating point")
-    for key, value in state.items():
-        if key not in expected:
-            raise ValueError(f"{label}: unexpected key {key!r} of shape {tuple(value.shape)}")

@@ -8,8 +8,9 @@ from typing import Literal
 from peft import LoraConfig, PeftConfig
 from torch import nn
 
+from feddat.adapters.base import ADAPTERS, Adapters
 from feddat.adapters.bottleneck import BottleneckConfig
-from feddat.adapters.dual import ADAPTERS, DualAdapters
+from feddat.adapters.dual import DualAdapters
 from feddat.adapters.sites import default_sites
 
 
@@ -21,7 +22,7 @@ def build_adapters(
     rank: int = 16,
     alpha: int = 16,
     sites: str | None = None,
-) -> DualAdapters:
+) -> Adapters:
     """Put global, local and anchor adapters on ``model``, whose modules are wrapped in place and frozen.
 
     Args:
@@ -52,7 +53,7 @@ def build_adapters(
 
 
 def count_parameters(
-    adapters: DualAdapters, *, trains: Collection[str], communicates: bool, head: nn.Module | None = None
+    adapters: Adapters, *, trains: Collection[str], communicates: bool, head: nn.Module | None = None
 ) -> dict[str, int]:
     """Count one client's parameters.
 
@@ -71,7 +72,7 @@ def count_parameters(
         return sum(parameter.numel() for parameter in parameters)
 
     sizes = {name: size(adapters.parameters(name)) for name in ADAPTERS}
-    backbone = size(list(adapters.peft_model.parameters())) - sum(sizes.values())
+    backbone = size(list(adapters.model.parameters())) - sum(sizes.values())
     trainable = sum(sizes[name] for name in trains) + (size(list(head.parameters())) if head is not None else 0)
     return {
         "total": backbone + trainable,

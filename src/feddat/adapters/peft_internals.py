@@ -18,7 +18,7 @@ from peft.mapping import (
     PEFT_TYPE_TO_TUNER_MAPPING,
 )
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 
 
 def register_tuner(peft_type: str, config_class: type[PeftConfig], tuner_class: type[BaseTuner]) -> None:
@@ -82,10 +82,11 @@ def freeze_for_good(sites: Sequence[Site], adapter: str) -> None:
 class Switch:
     """One route: the adapters that are active and their weights. No weights: adapters off.
 
-    Prepared once, so that :meth:`apply` costs a few microseconds per site.
+    Named routes are prepared once, so that :meth:`apply` costs a few microseconds per site. A weight may be a tensor
+    that broadcasts over the site's output: both kinds of layer only multiply by the scale.
     """
 
-    def __init__(self, sites: Sequence[Site], weights: Mapping[str, float]) -> None:
+    def __init__(self, sites: Sequence[Site], weights: Mapping[str, float | Tensor]) -> None:
         self._active = list(weights)
         # Every adapter's scale is set, so that no weight of an earlier route is left behind.
         self._plan = [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from feddat.adapters.dual import DualAdapters
+from feddat.adapters.base import Adapters
 from feddat.client.member import Member
 from feddat.models.base import Backbone
 
@@ -21,7 +21,7 @@ class BatchLearner:
     def __init__(
         self,
         backbone: Backbone,
-        adapters: DualAdapters,
+        adapters: Adapters,
         precision: str,
         optimizer: torch.optim.Optimizer | None = None,
         clip_norm: float | None = None,

@@ -13,25 +13,26 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from feddat.adapters.dual import DualAdapters
+from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm
 from feddat.client.member import Member
 
 
-def pack(algorithm: Algorithm, adapters: DualAdapters, members: Mapping[str, Member]) -> dict[str, Tensor]:
+def pack(algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member]) -> dict[str, Tensor]:
     """Return everything trained by ``algorithm`` that does not travel."""
     tensors: dict[str, Tensor] = {}
     if "local" in algorithm.trains:
-        tensors |= adapters.personal_state()
+        for name in ("local", "anchor"):
+            tensors |= {f"{name}.{key}": value for key, value in adapters.state(name).items()}
     if "global" in algorithm.trains and not algorithm.communicates:
-        tensors |= {f"global.{key}": value for key, value in adapters.shared_state().items()}
+        tensors |= {f"global.{key}": value for key, value in adapters.state("global").items()}
     for name, member in members.items():
         tensors |= {f"head/{name}/{key}": value for key, value in member.head.state_dict().items()}
     return tensors
 
 
 def unpack(
-    algorithm: Algorithm, adapters: DualAdapters, members: Mapping[str, Member], tensors: Mapping[str, Tensor]
+    algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member], tensors: Mapping[str, Tensor]
 ) -> None:
     """Load what :func:`pack` returned.
 
@@ -39,9 +40,10 @@ def unpack(
         ValueError, RuntimeError: a name or shape does not fit.
     """
     if "local" in algorithm.trains:
-        adapters.load_personal({k: value for k, value in tensors.items() if k.startswith(("local.", "anchor."))})
+        for name in ("local", "anchor"):
+            adapters.load(name, _below(f"{name}.", tensors))
     if "global" in algorithm.trains and not algorithm.communicates:
-        adapters.load_shared(_below("global.", tensors))
+        adapters.load("global", _below("global.", tensors))
     for name, member in members.items():
         member.head.load_state_dict(_below(f"head/{name}/", tensors))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from feddat.adapters.dual import DualAdapters
+from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, StepContext
 from feddat.algorithms.local import Local
 from feddat.client.batches import plan_batches
@@ -93,7 +93,7 @@ class Participant:
         members: Sequence[ClientData],
         config: RunConfig,
         backbone: Backbone,
-        adapters: DualAdapters,
+        adapters: Adapters,
         algorithm: Algorithm,
         store: PersonalStore,
     ) -> None:
@@ -127,7 +127,7 @@ class Participant:
         metrics = self._train(self.algorithm, self.config.train.epochs, turn=round, round=round)
         self.store.save(round, pack(self.algorithm, self.adapters, self.members), self._meta(previous))
         return FitResult(
-            shared=self.adapters.shared_state() if self.algorithm.communicates else None,
+            shared=self.adapters.state("global") if self.algorithm.communicates else None,
             examples=int(metrics["examples"]),
             metrics=metrics,
         )
@@ -267,7 +267,8 @@ class Participant:
         if state is not None:
             self._load_personal(Local(), state)
             return
-        self.adapters.load_personal({f"{name}.{key}": v for name in ("local", "anchor") for key, v in shared.items()})
+        for name in ("local", "anchor"):
+            self.adapters.load(name, shared)
         self._train(Local(), self.config.algorithm.personal_epochs, turn="personal", round=round)
         self._personal_store.save(round, pack(Local(), self.adapters, self.members), self._meta(None))
 
@@ -276,7 +277,7 @@ class Participant:
         if self.algorithm.communicates:
             if shared is None:
                 raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
-            self.adapters.load_shared(shared)
+            self.adapters.load("global", shared)
         else:
             self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
         self.adapters.refresh_anchor()

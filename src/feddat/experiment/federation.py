@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feddat.adapters.dual import DualAdapters
+from feddat.adapters.base import Adapters
 from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.client.store import PersonalStore
@@ -38,7 +38,7 @@ class Federation:
 
     seed: int
     data: dict[str, ClientData]
-    adapters: DualAdapters
+    adapters: Adapters
     algorithm: Algorithm
     participants: dict[str, Participant]
 
@@ -47,7 +47,7 @@ class Federation:
         if not self.algorithm.communicates:
             return {}
         self.adapters.initialise(torch_generator(self.seed, "server", "adapter"), "global")
-        return self.adapters.shared_state()
+        return self.adapters.state("global")
 
     def owner(self, client: str) -> Participant:
         """Return the participant that works on a client's data."""
@@ -131,7 +131,7 @@ def _load_benchmark(name: str, seed: int, train: int | None, test: int | None) -
 
 
 @lru_cache(maxsize=1)
-def _load_model(model: str, adapter: AdapterConfig, device: str) -> tuple[Backbone, DualAdapters]:
+def _load_model(model: str, adapter: AdapterConfig, device: str) -> tuple[Backbone, Adapters]:
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model)

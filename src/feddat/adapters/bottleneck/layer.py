@@ -46,7 +46,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.placement = resolve_placement(base_layer, config.placement)
         self.bottleneck_down = nn.ModuleDict()
         self.bottleneck_up = nn.ModuleDict()
-        self.scaling: dict[str, float] = {}
+        self.scaling: dict[str, float | Tensor] = {}
         self.init_std: dict[str, float] = {}
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
@@ -143,7 +143,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             down, up = self._linears(name)
             part = up(functional.relu(down(hidden.to(down.weight.dtype))))
             scale = self.scaling[name]
-            if scale != 1.0:
+            if isinstance(scale, Tensor) or scale != 1.0:
                 part = part * scale
             total = part if total is None else total + part
         return None if total is None else total.to(hidden.dtype)

@@ -1,0 +1,156 @@
+"""The interface of every kind of adapter: three sets of parameters over one frozen model, and routes through them.
+
+FedDAT's Dual-Adapter Teacher (Chen et al., AAAI 2024, arXiv 2308.12305) needs three: the global one travels, the local
+one never does, the anchor is a frozen copy of the global one received at the start of a round. Other methods use what
+they need of these.
+
+| adapter | can be trained | may travel |
+| --- | --- | --- |
+| ``global`` | yes | yes |
+| ``local`` | yes | no |
+| ``anchor`` | no | no |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+ADAPTERS = ("global", "local", "anchor")
+TRAINED = ("global", "local")
+#: Named routes: route -> weight of each adapter on it.
+ROUTES: dict[str, dict[str, float]] = {
+    "global": {"global": 1.0},
+    "local": {"local": 1.0},
+    "anchor": {"anchor": 1.0},
+    "dat": {"local": 0.5, "anchor": 0.5},
+    "none": {},
+}
+
+#: A route's name, or the weight of each adapter on it: a number, or a tensor that broadcasts over the outputs of every
+#: site, (N, L, d): 0-dimensional, or (N, 1, 1) for a weight per row of the batch. Gradients flow into it.
+Route: TypeAlias = str | Mapping[str, float | Tensor]
+
+
+class Adapters(Protocol):
+    """The adapters of a client over one model.
+
+    Routes change what the next forward pass adds, never ``requires_grad``: graphs of several routes can be alive at
+    once, and one backward pass over all of them gives each adapter its gradient. Under gradient checkpointing the
+    forward is computed again during backward, on whatever route is open then: keep the route until backward is done.
+
+    A state is a dictionary of one adapter's tensors, by names without the adapter's, in a fixed order; all three
+    adapters have the same names and shapes.
+    """
+
+    @property
+    def model(self) -> nn.Module:
+        """The model with everything that was put into it."""
+        ...
+
+    def route(self, route: Route) -> None:
+        """Send the following forward passes through one of :data:`ROUTES`, or through adapters weighted as given.
+
+        Raises:
+            ValueError: there is no such route or adapter.
+        """
+        ...
+
+    def named(self, adapter: str) -> Mapping[str, nn.Parameter]:
+        """Return one adapter's own parameters, not copies, by the names that states have.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        ...
+
+    def parameters(self, adapter: str) -> list[nn.Parameter]:
+        """Return the values of :meth:`named`."""
+        ...
+
+    def initialise(self, generator: torch.Generator, adapter: str) -> None:
+        """Put one adapter back to its start, drawn from a CPU generator; the same on every device.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        ...
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one adapter into another.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        ...
+
+    def refresh_anchor(self) -> None:
+        """Copy the global adapter into the anchor."""
+        ...
+
+    def state(self, adapter: str) -> dict[str, Tensor]:
+        """Return CPU copies of one adapter's tensors.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        ...
+
+    def load(self, adapter: str, state: Mapping[str, Tensor]) -> None:
+        """Copy a :meth:`state` into an adapter.
+
+        Raises:
+            ValueError: there is no such adapter; a key is missing or unexpected, or a shape differs. Nothing is loaded
+                then.
+        """
+        ...
+
+
+def check_route(route: Route) -> Mapping[str, float | Tensor]:
+    """Return the weight of each adapter on a route.
+
+    Raises:
+        ValueError: there is no such route or adapter.
+    """
+    if isinstance(route, str):
+        if route not in ROUTES:
+            raise ValueError(f"unknown route {route!r}; routes are {', '.join(ROUTES)}")
+        return ROUTES[route]
+    for adapter in route:
+        check_adapter(adapter)
+    return route
+
+
+def check_adapter(adapter: str) -> None:
+    """Refuse the name of an adapter that does not exist.
+
+    Raises:
+        ValueError: there is no such adapter.
+    """
+    if adapter not in ADAPTERS:
+        raise ValueError(f"unknown adapter {adapter!r}; adapters are {', '.join(ADAPTERS)}")
+
+
+def check_state(adapter: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse a state whose keys, shapes or types are not those of ``expected``.
+
+    Raises:
+        ValueError: names the adapter, the key, and what was expected.
+    """
+    for key, weight in expected.items():
+        if key not in state:
+            raise ValueError(f"{adapter} adapter: key {key!r} of shape {tuple(weight.shape)} is missing")
+        value = state[key]
+        if value.shape != weight.shape:
+            raise ValueError(
+                f"{adapter} adapter: key {key!r} has shape {tuple(value.shape)}, "
+                f"this model expects {tuple(weight.shape)}"
+            )
+        if not value.is_floating_point():
+            raise ValueError(f"{adapter} adapter: key {key!r} has dtype {value.dtype}, expected floating point")
+    for key, value in state.items():
+        if key not in expected:
+            raise ValueError(f"{adapter} adapter: unexpected key {key!r} of shape {tuple(value.shape)}")
