@@ -1,13 +1,12 @@
 import errno
 import os
-from pathlib import Path
 
 import pytest
 import torch
 from fakes import shared
 
-from feddat.app import checkpoint
-from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState, write_atomic, write_json
+from feddat import files
+from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 
 
 def state_of(round: int) -> ServerState:
@@ -64,31 +63,11 @@ def test_a_full_disk_is_named_and_older_checkpoints_stay(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(CheckpointError, match=r"round-00002\.safetensors: No space left on device"):
         store.save(state_of(2))
     assert store.latest().round == 1
     assert [path.name for path in tmp_path.iterdir()] == ["round-00001.safetensors"]
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    target = tmp_path / "file"
-    write_atomic(target, b"old")
-
-    def interrupted(self, other):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(target, b"new")
-    assert target.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_json_that_no_reader_would_take_is_refused(tmp_path):
-    with pytest.raises(ValueError):
-        write_json(tmp_path / "x.json", {"score": float("nan")})
-    assert not list(tmp_path.iterdir())
 
 
 def test_shared_is_not_changed_by_saving(tmp_path):

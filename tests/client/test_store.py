@@ -1,13 +1,14 @@
 import errno
 import logging
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feddat.client import store as store_module
+from feddat import files
 from feddat.client.store import PersonalStore, StoreError
 
 
@@ -122,8 +123,8 @@ def test_a_kill_between_write_and_rename_leaves_the_previous_state(store, monkey
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.Path, "replace", killed)
-        patch.setattr(store_module.Path, "unlink", killed)  # a killed process does not tidy up
+        patch.setattr(Path, "replace", killed)
+        patch.setattr(Path, "unlink", killed)  # a killed process does not tidy up
         with pytest.raises(Killed):
             store.save(2, tensors(2.0))
     left = [p.name for p in store.folder.iterdir() if p.name.endswith(".tmp")]
@@ -140,7 +141,7 @@ def test_a_full_disk_is_a_clear_error_and_keeps_the_previous_state(store, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "fsync", full)
+        patch.setattr(files.os, "fsync", full)
         with pytest.raises(StoreError, match=r"client museum: .*round-0002.*No space left.*previous state is intact"):
             store.save(2, tensors(2.0))
     assert [p.name for p in store.folder.iterdir()] == ["round-0001.safetensors"]

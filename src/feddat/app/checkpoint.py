@@ -6,17 +6,16 @@ renamed, so that a kill at any moment leaves either the old state or the new one
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from feddat.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -107,43 +106,3 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.safetensors"), reverse=True)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all, also after a power cut.
-
-    Raises:
-        OSError: it cannot be written; what was at ``path`` stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, where the system lets one open a folder."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically.
-
-    Raises:
-        OSError: it cannot be written.
-        ValueError: it holds NaN or infinity.
-    """
-    write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())

@@ -5,18 +5,17 @@ Flower's context is lost when a node restarts, so what a client must not lose li
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from feddat.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -127,26 +126,4 @@ class PersonalStore:
         # A process killed between write and rename leaves its temporary file; the next save clears it away.
         for stale in self.folder.glob(f".{self.label}-*.tmp"):
             stale.unlink(missing_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{self.label}-", suffix=".tmp", dir=self.folder)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(payload)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(self.folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The rename itself must reach the disk too; some systems cannot open folders.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_atomic(path, payload)

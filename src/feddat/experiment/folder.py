@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from feddat.app.checkpoint import write_atomic, write_json
 from feddat.config import RunConfig
+from feddat.files import write_atomic, write_json
 
 #: Settings that say where a run is written or computed, not what comes out.
 PLACE_KEYS = frozenset({"name", "runs_dir", "device", "threads"})

@@ -1,0 +1,60 @@
+"""Rooms import only from floors below, and stay out of libraries that are another room's business (DESIGN.md)."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import feddat
+
+ROOT = Path(feddat.__file__).parent
+FLOORS = (
+    ("example", "files", "seeding"),
+    ("adapters", "config", "data", "models", "privacy", "report", "tasks"),
+    ("algorithms", "benchmarks"),
+    ("client", "pretrain"),
+    ("app",),
+    ("experiment",),
+    ("live",),
+    ("cli",),
+)
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+#: Rooms of one floor that may be used by their neighbours.
+COMMON = {"config"}
+FLOWER_ROOMS = {"app", "experiment"}
+
+
+def modules():
+    return sorted(p for p in ROOT.rglob("*.py") if p.parent != ROOT or p.stem != "__init__")
+
+
+def room_of(path):
+    relative = path.relative_to(ROOT)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """Yield the modules that a file imports, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_imports_only_from_below(path):
+    room = room_of(path)
+    assert room in FLOOR, f"{room}: a new room needs a floor"
+    for module in imported(path):
+        if not module.startswith("feddat."):
+            continue
+        other = module.split(".")[1]
+        assert other == room or other in COMMON or FLOOR[other] < FLOOR[room], f"{path.name} imports {module}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_the_apps_speak_flower(path):
+    if room_of(path) not in FLOWER_ROOMS:
+        assert not [module for module in imported(path) if module.split(".")[0] == "flwr"]
