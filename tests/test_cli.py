@@ -62,7 +62,7 @@ def test_help_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "compare", "demo", "report", "predict", "list", "data"):
+    for command in ("run", "compare", "study", "demo", "report", "predict", "list", "data"):
         assert f" {command} " in done.stdout
 
 
@@ -83,6 +83,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["comparee"], "comparee"),
         (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["report", "/nowhere"], "/nowhere: no such run folder"),
+        (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
+        (["study", "examples", "--split", "dev"], "--split: expected validation or test, got 'dev'"),
+        (["study", "train.speed=1,2"], "unknown key 'train.speed'"),
         (["predict", "--run", "x"], "Missing option"),
         (["data", "show"], "give one of --benchmark"),
         (["data", "show", "-b", "mini/domain", "--split", "dev"], "--split: expected train, validation or test"),
@@ -159,12 +162,12 @@ def test_the_presets_are_valid_configurations(name: str) -> None:
 
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    from feddat.experiment import known_methods
+    from feddat.experiment import STUDIES, known_methods
     from feddat.report import tables
 
     assert call("list") == 0
     words = capsys.readouterr().out.split()
-    for name in ("vilt-mini", "mini/domain", *known_methods()):
+    for name in ("vilt-mini", "mini/domain", *known_methods(), *STUDIES):
         assert name in words
     # The report knows what to call every method, and what to say about it.
     assert tables.METHODS.keys() == tables.NOTES.keys() == known_methods().keys()

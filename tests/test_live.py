@@ -101,8 +101,8 @@ def test_trouble_with_a_client_stays_on_screen() -> None:
 def comparison(terminal: bool = False) -> tuple[ComparisonDisplay, Clock, io.StringIO]:
     console, file = text_console(terminal)
     clock = Clock()
-    runs = {"feddat-s0": ("feddat", 0), "head-s0": ("head", 0), "feddat-s1": ("feddat", 1)}
-    return ComparisonDisplay(console, "3 runs", runs, 4, clock), clock, file
+    runs = {"feddat-s0": ("FedDAT", 0, 4), "head-s0": ("Head only", 0, 4), "feddat-s1": ("FedDAT", 1, 4)}
+    return ComparisonDisplay(console, "3 runs", runs, clock), clock, file
 
 
 def start(run: str, number: int = 0) -> dict[str, Any]:
@@ -155,3 +155,19 @@ def test_a_comparison_in_a_terminal_has_a_line_per_run() -> None:
     assert any(line.endswith("warning: run head-s0 failed: no disk") for line in lines)
     # Two rounds took 5 s; of the runs that have not failed, 6 rounds are left.
     assert any("0 of 3 runs done 5 s, about 15 s left" in line for line in lines)
+
+
+def test_a_low_terminal_shows_the_runs_at_work_and_all_failures() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, width=100, height=20, color_system=None, legacy_windows=False)
+    display = ComparisonDisplay(console, "many runs", {f"r{n}": (f"method{n}", n, 4 + n) for n in range(50)}, Clock())
+    display(start("r3"))
+    display(round_event(2, 55.0, run="r3"))
+    display({"event": "failure", "run": "r9", "reason": "x"})
+    display.finish("r0", 60.0)
+    console.print(display.render())
+    text = file.getvalue()
+    assert "method3" in text and "2/7" in text and "method9" in text
+    assert "method0" not in text and "method7" not in text
+    assert "1 of 50 runs done" in text
+    assert len(text.splitlines()) < 20

@@ -1,4 +1,4 @@
-"""The ``feddat`` command: runs, comparisons, reports, predictions, and a look at the data.
+"""The ``feddat`` command: runs, comparisons, studies, reports, predictions, and a look at the data.
 
 Nothing heavy is imported before a command needs it: ``feddat --help`` answers at once.
 """
@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata, resources
 from pathlib import Path
@@ -47,6 +47,14 @@ Overrides = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at the same time.", show_default="one per core")]
+Benchmark = Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=V1,V2,...",
+        help="First choose this setting for each method on validation data; or an earlier tuning.json.",
+    ),
+]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]
 
 
@@ -173,18 +181,12 @@ def run(
 @app.command()
 def compare(
     overrides: Overrides = None,
-    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")] = None,
+    benchmark: Benchmark = None,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
     seeds: Seeds = 3,
     jobs: Jobs = None,
     name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
-    tune: Annotated[
-        str | None,
-        typer.Option(
-            metavar="KEY=V1,V2,...",
-            help="First choose this setting for each method on validation data; or an earlier tuning.json.",
-        ),
-    ] = None,
+    tune: Tune = None,
     config: Config = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -214,41 +216,123 @@ def demo(
 def _compare(
     config: RunConfig, methods: str, seeds: int, jobs: int | None, overwrite: bool, tune: str | None = None
 ) -> None:
-    names = list(dict.fromkeys(name.strip() for name in methods.split(",") if name.strip()))
+    names = _names(methods)
     _say_loading()
-    from feddat.experiment import Search, compare, comparison_runs, read_tuning, search
+    from feddat.experiment import compare, comparison_runs
     from feddat.report import tables
 
     source = config.benchmark or "own data"
-    chosen = None
     with _interruptible("the same command again"):
-        if tune is not None and tune.endswith(".json"):
-            chosen = read_tuning(Path(tune), names)
-        elif tune is not None:
-            wanted = Search.parse(tune)
-            trials = wanted.runs(config, names)
-            with _display(trials, f"{len(trials)} runs to choose {wanted.key} on {source}", overwrite) as display:
-                chosen = search(config, names, wanted, jobs, display, overwrite)
-            for method, value in chosen["best"].items():
-                out.print(
-                    f"{tables.method_name(method)}: {wanted.key} {value} of {chosen['scores'][method]}", soft_wrap=True
-                )
+        chosen = _tuning(config, names, tune, jobs, overwrite)
         runs = comparison_runs(config, names, range(seeds), chosen)
         title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
         with _display(runs, title, overwrite) as display:
             comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen)
     out.print(tables.to_rich(tables.score_table(comparison["runs"]), f"Test scores on {source} (%)"))
     _print_paths(next(iter(runs.values())).runs_dir)
-    if comparison["failed"]:
-        raise typer.Exit(_fail(f"{len(comparison['failed'])} of {len(runs)} runs failed", 1))
+    _fail_for(comparison["failed"], len(runs))
+
+
+@app.command()
+def study(
+    what: Annotated[
+        str, typer.Argument(metavar="NAME|KEY=V1,V2,...", help="A study in `feddat list`, or a setting and its values.")
+    ],
+    overrides: Overrides = None,
+    benchmark: Benchmark = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.", show_default="per study"),
+    ] = None,
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    name: Annotated[
+        str | None, typer.Option(help="Folder below runs_dir.", show_default="study-NAME-BENCHMARK")
+    ] = None,
+    tune: Tune = None,
+    split: Annotated[str, typer.Option(help="validation, to choose a setting, or test.")] = "test",
+    equal_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="STEPS", help="Give every point so many rounds that a client takes about STEPS local steps."
+        ),
+    ] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw how the scores depend on one thing: a table and a plot, each point of which is an ordinary run."""
+    from feddat.config import ConfigError, load_config
+
+    if split not in ("validation", "test"):
+        raise ConfigError(f"--split: expected validation or test, got {split!r}")
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    settings = load_config(config, overrides, **values).updated({"eval.split": split})
+    _say_loading()
+    from feddat.experiment import Study, all_runs, run_study
+    from feddat.experiment.studies import study_name
+    from feddat.report import tables
+    from feddat.report.study import study_table
+
+    wanted = Study.parse(what)
+    settings = settings.updated({"name": study_name(wanted, settings)})
+    names = list(wanted.methods) if methods is None else _names(methods)
+    source = settings.benchmark or "own data"
+    with _interruptible("the same command again"):
+        wanted.plans(settings, names, range(seeds))  # mistakes show before the search for a setting
+        chosen = _tuning(settings, names, tune, jobs, overwrite)
+        plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)
+        runs = all_runs(plans)
+        with _display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite) as display:
+            result = run_study(wanted, plans, jobs, display, overwrite)
+    out.print(tables.to_rich(study_table(result), f"{split.capitalize()} scores on {source} (%)"))
+    folder = settings.run_dir
+    for label, file in (("folder", folder), ("table", folder / "study.md"), ("plot", folder / "study.png")):
+        out.print(Text.assemble((f"{label:<8}", "dim"), str(file)), soft_wrap=True)
+    _fail_for(result["failed"], len(runs))
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def _tuning(
+    config: RunConfig, methods: list[str], tune: str | None, jobs: int | None, overwrite: bool
+) -> dict[str, Any] | None:
+    """Return what an earlier search chose (a file), or search now (``KEY=V1,V2,...``) and say what was chosen."""
+    from feddat.experiment import Search, read_tuning, search
+    from feddat.report.tables import method_name
+
+    if tune is None:
+        return None
+    if tune.endswith(".json"):
+        return read_tuning(Path(tune), methods)
+    wanted = Search.parse(tune)
+    trials = wanted.runs(config, methods)
+    title = f"{len(trials)} runs to choose {wanted.key} on {config.benchmark or 'own data'}"
+    with _display(trials, title, overwrite) as display:
+        chosen = search(config, methods, wanted, jobs, display, overwrite)
+    for method, value in chosen["best"].items():
+        out.print(f"{method_name(method)}: {wanted.key} {value} of {chosen['scores'][method]}", soft_wrap=True)
+    return chosen
+
+
+def _fail_for(failed: Mapping[str, str], runs: int) -> None:
+    """Exit with an error if some of so many runs failed."""
+    if failed:
+        raise typer.Exit(_fail(f"{len(failed)} of {runs} runs failed", 1))
 
 
 def _display(runs: dict[str, RunConfig], title: str, overwrite: bool) -> ComparisonDisplay:
     from feddat.experiment.folder import RunFolder
     from feddat.live import ComparisonDisplay
+    from feddat.report.tables import method_name
 
-    labels = {name: (run.method, run.seed) for name, run in runs.items()}
-    display = ComparisonDisplay(out, title, labels, max(run.rounds for run in runs.values()))
+    lines = {
+        # A run of one of several comparisons is called LABEL/METHOD-sSEED.
+        name: (" · ".join(filter(None, (method_name(run.method), name.rpartition("/")[0]))), run.seed, run.rounds)
+        for name, run in runs.items()
+    }
+    display = ComparisonDisplay(out, title, lines)
     for name, run in runs.items():
         if not overwrite and (summary := RunFolder(run.run_dir).summary()) is not None:
             display.finish(name, summary["mean"], before=True)
@@ -256,11 +340,19 @@ def _display(runs: dict[str, RunConfig], title: str, overwrite: bool) -> Compari
 
 
 @app.command()
-def report(run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a comparison.")]) -> None:
-    """Write the report page of a run or a comparison, and print its path."""
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, a comparison or a study.")],
+) -> None:
+    """Write the report page of a run or a comparison, or table and plot of a study, and print their paths."""
     from feddat.report import write_report
 
-    typer.echo(write_report(run))
+    if (run / "study.json").is_file():
+        from feddat.report.study import write_study
+
+        for path in write_study(run):
+            typer.echo(path)
+    else:
+        typer.echo(write_report(run))
 
 
 @app.command()
@@ -316,12 +408,18 @@ def pretrain(
 
 @app.command("list")
 def list_names() -> None:
-    """List the models, methods and benchmarks that a configuration may name."""
+    """List the models, methods, benchmarks and studies that may be named."""
     from feddat.benchmarks import list_benchmarks
-    from feddat.experiment import known_methods
+    from feddat.experiment import STUDIES, known_methods
     from feddat.models.catalog import list_models
 
-    for title, names in (("Models", list_models()), ("Methods", known_methods()), ("Benchmarks", list_benchmarks())):
+    sections = {
+        "Models": list_models(),
+        "Methods": known_methods(),
+        "Benchmarks": list_benchmarks(),
+        "Studies": {name: study.description for name, study in STUDIES.items()},
+    }
+    for title, names in sections.items():
         out.print(Text(title, style="bold"))
         width = max(map(len, names), default=0)
         for name, description in names.items():
@@ -330,7 +428,7 @@ def list_names() -> None:
 
 @data_app.command("show")
 def show(
-    benchmark: Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")] = None,
+    benchmark: Benchmark = None,
     config: Config = None,
     client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",

@@ -105,6 +105,9 @@ class RunConfig(_Section):
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
     test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
+    split_clients: int = Field(
+        1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
+    )
     data_seed: int = Field(0, ge=0, description="seed of generated or sampled data; the same for every method and seed")
     rounds: int = Field(30, ge=1)
     seed: int = Field(0, ge=0)

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from feddat.report.numbers import human_duration
-from feddat.report.tables import method_name, own_route
+from feddat.report.tables import own_route
 
 Event: TypeAlias = Mapping[str, Any]
 
@@ -163,11 +163,12 @@ class RunDisplay(Display):
 class ComparisonDisplay(Display):
     """Several runs: one line each, and the time left for all of them.
 
+    Where the terminal has too few lines, those are left out that wait or are done.
+
     Args:
         console: where to draw.
         title: the first line.
-        runs: run name -> its method and seed.
-        rounds: of each run.
+        runs: run name -> what to call it, its seed and its rounds.
         clock: seconds; replaced in tests.
     """
 
@@ -175,13 +176,11 @@ class ComparisonDisplay(Display):
         self,
         console: Console,
         title: str,
-        runs: Mapping[str, tuple[str, int]],
-        rounds: int,
+        runs: Mapping[str, tuple[str, int, int]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(console, title, clock)
-        self._rounds = rounds
-        self._lines = {name: _Line(method_name(method), seed) for name, (method, seed) in runs.items()}
+        self._lines = {name: _Line(*described) for name, described in runs.items()}
         self._first_start: float | None = None
 
     def __call__(self, event: Event) -> None:
@@ -211,16 +210,16 @@ class ComparisonDisplay(Display):
     def finish(self, run: str, mean: float, before: bool = False) -> None:
         """Mark a run as finished with its final score, now or already ``before`` this comparison began."""
         line = self._lines[run]
-        line.done, line.mean, line.state = self._rounds, mean, "done"
+        line.done, line.mean, line.state = line.rounds, mean, "done"
         if before:
-            line.before = self._rounds
+            line.before = line.rounds
         else:
             self._tell(line, important=True)
 
     def seconds_left(self) -> float | None:
         """Return the time left for all runs, from the pace since training began; ``None`` before the first round."""
         done = sum(line.done - line.before for line in self._lines.values())
-        left = sum(self._rounds - line.done for line in self._lines.values() if line.state != "failed")
+        left = sum(line.rounds - line.done for line in self._lines.values() if line.state != "failed")
         if done <= 0 or self._first_start is None:
             return None
         return (self._clock() - self._first_start) / done * left
@@ -229,7 +228,7 @@ class ComparisonDisplay(Display):
         return f"{sum(line.state == 'done' for line in self._lines.values())} of {len(self._lines)} runs done"
 
     def _tell(self, line: _Line, important: bool = False) -> None:
-        where = "finished" if line.state == "done" else f"round {line.done}/{self._rounds}"
+        where = "finished" if line.state == "done" else f"round {line.done}/{line.rounds}"
         mean = f", mean score {line.mean:.1f} %" if line.mean is not None else ""
         text = f"{line.label} seed {line.seed}: {where}{mean} · {self._count()} · {self.times(self.seconds_left())}"
         self.say(text, important)
@@ -244,23 +243,28 @@ class ComparisonDisplay(Display):
         table.add_column("mean score", justify="right", style="bold")
         table.add_column("loss", justify="right", style="dim")
         table.add_column("")
-        for line in self._lines.values():
+        lines = list(self._lines.values())
+        if len(lines) > self.console.height - _OTHER_LINES:
+            lines = [line for line in lines if line.state in ("running", "failed")]
+        for line in lines:
             table.add_row(
                 Text(line.label),
                 str(line.seed),
-                ProgressBar(total=self._rounds, completed=line.done, width=20, **_BAR),
-                f"{line.done}/{self._rounds}",
+                ProgressBar(total=line.rounds, completed=line.done, width=20, **_BAR),
+                f"{line.done}/{line.rounds}",
                 f"{line.mean:.1f} %" if line.mean is not None else "",
                 f"{line.losses['loss']:.3f}" if "loss" in line.losses else "",
                 Text(line.state, style=_STYLES.get(line.state, "dim")),
             )
         total = Table.grid(padding=(0, 2))
         done = sum(line.done for line in self._lines.values())
-        bar = ProgressBar(total=self._rounds * len(self._lines), completed=done, width=32, **_BAR)
+        bar = ProgressBar(total=sum(line.rounds for line in self._lines.values()), completed=done, width=32, **_BAR)
         total.add_row(self._count(), bar, Text(self.times(self.seconds_left()), style="dim"))
         return Group(Text(self.title, style="bold"), table, total)
 
 
+#: Lines of a terminal that a comparison's picture takes beside those of its runs.
+_OTHER_LINES = 7
 _STYLES = {"done": "green", "running": "cyan", "failed": "red"}
 
 
@@ -270,6 +274,7 @@ class _Line:
 
     label: str
     seed: int
+    rounds: int
     state: str = "waiting"
     done: int = 0
     before: int = 0

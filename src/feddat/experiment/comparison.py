@@ -6,6 +6,8 @@ import logging
 import os
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from feddat.config import RunConfig
@@ -18,6 +20,32 @@ from feddat.experiment.workers import run_parallel
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one comparison runs: every method with every seed.
+
+    Attributes:
+        config: settings of all runs; ``name`` is the comparison's (default ``compare-BENCHMARK``).
+        methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
+        seeds: seeds of each method.
+        tuning: what :func:`~feddat.experiment.tuning.search` chose: each method runs with its own best value.
+    """
+
+    config: RunConfig
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    tuning: Mapping[str, Any] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Return the comparison's folder."""
+        return self.config.runs_dir / comparison_name(self.config)
+
+    def runs(self) -> dict[str, RunConfig]:
+        """Return the runs by name; see :func:`comparison_runs`."""
+        return comparison_runs(self.config, self.methods, self.seeds, self.tuning)
+
+
 def compare(
     config: RunConfig,
     methods: Sequence[str],
@@ -27,19 +55,19 @@ def compare(
     overwrite: bool = False,
     tuning: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Run every method with every seed, and write ``comparison.json`` and a report.
+    """Run every method with every seed (:class:`Plan`), and write ``comparison.json`` and a report.
 
     Runs are computed in worker processes and lie in ``RUNS_DIR/NAME/METHOD-sSEED``. Finished ones are kept, half-done
     ones go on. A script that calls this needs the usual ``if __name__ == "__main__":``.
 
     Args:
-        config: settings of all runs; ``name`` is the comparison's (default ``compare-BENCHMARK``).
-        methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
-        seeds: seeds of each method.
+        config: with ``methods``, ``seeds`` and ``tuning``: see :class:`Plan`.
+        methods: see there.
+        seeds: see there.
         jobs: number of worker processes; default: one per core.
         progress: receives the runs' events, each with ``run``: the run's name; and ``failure`` for a run that failed.
         overwrite: begin every run anew.
-        tuning: what :func:`~feddat.experiment.tuning.search` chose: each method runs with its own best value.
+        tuning: see there.
 
     Returns:
         What ``comparison.json`` holds: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds, number
@@ -50,30 +78,63 @@ def compare(
         ConfigError: a method is unknown.
         ExperimentError: no run succeeded; says why the first did not.
     """
-    runs = comparison_runs(config, methods, seeds, tuning)
-    folder = next(iter(runs.values())).runs_dir
+    return compare_each({"": Plan(config, methods, seeds, tuning)}, jobs, progress, overwrite)[""]
+
+
+def compare_each(
+    plans: Mapping[str, Plan], jobs: int | None = None, progress: Progress | None = None, overwrite: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Do several comparisons with one set of workers, each written as by :func:`compare`; return them by label.
+
+    The runs' names in events are those of :func:`all_runs`. A comparison of which no run succeeded has no ``runs``, and
+    is not written.
+
+    Raises:
+        ConfigError: a method is unknown.
+        ExperimentError: no run of any comparison succeeded; says why the first did not.
+    """
+    runs = all_runs(plans)
     results, failures = run_all(runs, jobs, progress, overwrite)
     if not results:
-        run_name, reason = next(iter(failures.items()))
-        raise ExperimentError(f"comparison {folder}: no run succeeded; {run_name}: {reason}")
-    done = {run_name: results[run_name] for run_name in runs if run_name in results}
-    comparison = {
-        "name": folder.name,
-        "benchmark": config.benchmark,
-        "model": config.model,
-        "seeds": list(dict.fromkeys(run.seed for run in runs.values())),
-        "runs": list(done.values()),
-        "methods": {
-            method: over_seeds([s for s in done.values() if s["method"] == method]) for method in dict.fromkeys(methods)
-        },
-        "failed": failures,
-        "tuning": tuning,
-    }
-    RunFolder(folder).write_json(folder / "comparison.json", comparison)
-    from feddat.report import write_report
+        name, reason = next(iter(failures.items()))
+        raise ExperimentError(f"comparison {runs[name].runs_dir}: no run succeeded; {name}: {reason}")
+    comparisons = {}
+    for label, plan in plans.items():
+        names = {_joined(label, name): name for name in plan.runs()}
+        done = {name: results[key] for key, name in names.items() if key in results}
+        failed = {name: failures[key] for key, name in names.items() if key in failures}
+        comparisons[label] = _conclude(plan, done, failed)
+    return comparisons
 
-    with disk_errors(folder):
-        write_report(folder)
+
+def all_runs(plans: Mapping[str, Plan]) -> dict[str, RunConfig]:
+    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``."""
+    return {_joined(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
+
+
+def _joined(label: str, name: str) -> str:
+    return f"{label}/{name}" if label else name
+
+
+def _conclude(plan: Plan, done: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Write ``comparison.json`` and the report of the runs that are done; return the former."""
+    methods = {method: [s for s in done.values() if s["method"] == method] for method in dict.fromkeys(plan.methods)}
+    comparison = {
+        "name": plan.folder.name,
+        "benchmark": plan.config.benchmark,
+        "model": plan.config.model,
+        "seeds": list(dict.fromkeys(plan.seeds)),
+        "runs": list(done.values()),
+        "methods": {method: over_seeds(summaries) for method, summaries in methods.items()},
+        "failed": dict(failed),
+        "tuning": plan.tuning,
+    }
+    if done:
+        RunFolder(plan.folder).write_json(plan.folder / "comparison.json", comparison)
+        from feddat.report import write_report
+
+        with disk_errors(plan.folder):
+            write_report(plan.folder)
     return comparison
 
 

@@ -16,6 +16,7 @@ from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.config import AdapterConfig, ConfigError, RunConfig
+from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
 from feddat.models.base import Backbone
 from feddat.seeding import numpy_generator, torch_generator
@@ -98,12 +99,16 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
 
 
 def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
-    """Return the clients' data: of the benchmark, or their own.
+    """Return the clients' data: of the benchmark, or their own; each dealt out to ``split_clients``.
 
     Raises:
         BenchmarkError: the benchmark is unknown.
-        DataError: own data cannot be read.
+        DataError: own data cannot be read, or is too little to be dealt out.
     """
+    return split_clients(_whole_clients(config), config.split_clients, config.data_seed)
+
+
+def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from feddat.report import plots, tables
+from feddat.report.files import replace_file
 from feddat.report.folder import Folder, Run, read_folder
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
@@ -54,16 +54,9 @@ def write_report(folder: Path | str) -> Path:
     page = _environment().get_template("page.html").render(_context(content))
     if content.comparison:
         table = tables.score_table(content.summaries)
-        _replace(content.path / "results.md", tables.to_markdown(table))
-        _replace(content.path / "results.csv", tables.to_csv(table))
-    return _replace(content.path / "report.html", page)
-
-
-def _replace(target: Path, text: str) -> Path:
-    """Write a file at once or not at all, and return its path."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    return temporary.replace(target)
+        replace_file(content.path / "results.md", tables.to_markdown(table))
+        replace_file(content.path / "results.csv", tables.to_csv(table))
+    return replace_file(content.path / "report.html", page)
 
 
 def _environment() -> Environment:
@@ -87,6 +80,7 @@ def _context(content: Folder) -> dict[str, Any]:
     limits = plots.score_limits([panel for _, panel in curves])
     return {
         "title": _title(content),
+        "light": plots.LIGHT,
         "name": content.path.resolve().name,
         "comparison": content.comparison,
         "tiles": _tiles(content),

@@ -83,10 +83,17 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under named columns; the last row is the mean over clients."""
+    """Rows of cells under named columns; of a table of clients the last row is their mean.
+
+    Attributes:
+        columns: their names.
+        rows: name and cells of each.
+        corner: what the rows are.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[Cell, ...]], ...]
+    corner: str = "client"
 
 
 def own_route(scores: Mapping[str, float]) -> str:
@@ -137,14 +144,19 @@ def _own_scores(summary: Summary) -> dict[str, float]:
 def _table(columns: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
     """Build the table from column name -> one mapping from client to score per seed."""
     clients = list(dict.fromkeys(client for runs in columns.values() for run in runs for client in run))
-    rows = []
-    for client in clients:
-        cells = [tuple(run[client] for run in runs if client in run) for runs in columns.values()]
-        rows.append((client, _row(list(columns), cells)))
+    rows = {
+        client: [tuple(run[client] for run in runs if client in run) for runs in columns.values()] for client in clients
+    }
     # The mean over clients is taken within each seed, so that its deviation is that of whole runs.
-    means = [tuple(statistics.fmean(run.values()) for run in runs if run) for runs in columns.values()]
-    rows.append((MEAN, _row(list(columns), means)))
-    return Table(tuple(columns), tuple(rows))
+    rows[MEAN] = [tuple(statistics.fmean(run.values()) for run in runs if run) for runs in columns.values()]
+    return make_table(list(columns), rows)
+
+
+def make_table(
+    columns: Sequence[str], rows: Mapping[str, Sequence[tuple[float, ...]]], corner: str = "client"
+) -> Table:
+    """Return a table from row name -> each column's scores over seeds; the best of each row is marked."""
+    return Table(tuple(columns), tuple((name, _row(columns, cells)) for name, cells in rows.items()), corner)
 
 
 def _row(columns: Sequence[str], values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
@@ -161,7 +173,7 @@ def _row(columns: Sequence[str], values: Sequence[tuple[float, ...]]) -> tuple[C
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown, the best of each row in bold."""
-    lines = ["| client | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
+    lines = [f"| {table.corner} | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
     for name, cells in table.rows:
         label = f"*{name}*" if name == MEAN else name.replace("|", "\\|")
         lines.append(f"| {label} | " + " | ".join(f"**{cell}**" if cell.best else str(cell) for cell in cells) + " |")
@@ -172,7 +184,7 @@ def to_csv(table: Table) -> str:
     """Return mean and deviation of every cell as CSV, unrounded; an absent number is an empty cell."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["client", *(f"{column} {what}" for column in table.columns for what in ("mean", "std"))])
+    writer.writerow([table.corner, *(f"{column} {what}" for column in table.columns for what in ("mean", "std"))])
     for name, cells in table.rows:
         numbers: list[float | None] = []
         for cell in cells:
@@ -192,8 +204,8 @@ def to_html(table: Table) -> Markup:
         )
         start = "<tr class='mean'>" if name == MEAN else "<tr>"
         body.append(Markup(start + "<th scope='row'>{}</th>{}</tr>").format(name, row))
-    parts = "<table class='scores'><thead><tr><th scope='col'>Client</th>{}</tr></thead><tbody>{}</tbody></table>"
-    return Markup(parts).format(head, Markup("").join(body))
+    parts = "<table class='scores'><thead><tr><th scope='col'>{}</th>{}</tr></thead><tbody>{}</tbody></table>"
+    return Markup(parts).format(table.corner.capitalize(), head, Markup("").join(body))
 
 
 def _cell_html(cell: Cell) -> Markup:
@@ -204,7 +216,7 @@ def _cell_html(cell: Cell) -> Markup:
 def to_rich(table: Table, title: str | None = None) -> RichTable:
     """Return the table for a rich console, the best of each row bold and green."""
     shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
-    shown.add_column("client", no_wrap=True)
+    shown.add_column(table.corner, no_wrap=True)
     for column in table.columns:
         shown.add_column(column, justify="right", no_wrap=True)
     for name, cells in table.rows:
@@ -217,7 +229,7 @@ def to_rich(table: Table, title: str | None = None) -> RichTable:
 
 def to_text(table: Table) -> str:
     """Return the table in plain aligned text, the best of each row marked with ``*``."""
-    grid = [["client", *table.columns]]
+    grid = [[table.corner, *table.columns]]
     grid += [[name, *(str(cell) + ("*" if cell.best else " ") for cell in cells)] for name, cells in table.rows]
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
     lines = []

@@ -1,0 +1,299 @@
+"""Studies: how the scores depend on one thing, each point of the curve an ordinary run.
+
+A study over settings is a comparison per value; a study over rounds reads the curves of one comparison. Either way the
+runs are kept, resumed and computed side by side like those of any comparison, and the study itself is a file
+(``study.json``) that the report draws.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from feddat.config import ConfigError, RunConfig
+from feddat.experiment.comparison import Plan, compare_each
+from feddat.experiment.events import Progress
+from feddat.experiment.federation import load_clients
+from feddat.experiment.folder import RunFolder, disk_errors
+from feddat.experiment.tuning import Search
+from feddat.report.tables import own_route
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is varied, and what the scores are drawn against.
+
+    Attributes:
+        name: of the study; a configuration key for one made up on the command line.
+        description: one line.
+        axis: label of the horizontal axis.
+        values: values of the points; none: one comparison, drawn over its rounds.
+        keys: configuration keys that take a point's value.
+        methods: compared where the caller names none.
+        over: horizontal axis: the point's value, or the local steps that a client took in all.
+        by_route: one series per way to answer (DAT, local, global), not only the method's own.
+    """
+
+    name: str
+    description: str
+    axis: str
+    values: tuple[Any, ...] = ()
+    keys: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("feddat", "fedavg", "local")
+    over: Literal["value", "steps"] = "value"
+    by_route: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Study:
+        """Read ``NAME`` or ``NAME=V1,V2,...``, where the name is one of :data:`STUDIES` or a configuration key.
+
+        Raises:
+            ConfigError: the name is unknown, or a key has no values.
+        """
+        name, given, _ = text.partition("=")
+        known = STUDIES.get(name)
+        if known is not None and not given:
+            return known
+        if not given:
+            raise ConfigError(
+                f"study {name!r}: expected one of {', '.join(STUDIES)}, or KEY=V1,V2,... with a configuration key"
+            )
+        values = Search.parse(text).values
+        if known is not None and known.keys:
+            return replace(known, values=values)
+        return cls(name, f"scores against {name}", axis=name, values=values, keys=(name,))
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """Return the values by label, which names a folder; a study over rounds has one point of no name."""
+        return {_label(value): value for value in self.values} or {"": None}
+
+    def plans(
+        self,
+        config: RunConfig,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        tuning: Mapping[str, Any] | None = None,
+        equal_steps: int | None = None,
+    ) -> dict[str, Plan]:
+        """Return the comparison of each point by its label.
+
+        Args:
+            config: settings of all points; the study is scored on its ``eval.split``.
+            methods: see :class:`~feddat.experiment.comparison.Plan`, as ``seeds`` and ``tuning``.
+            seeds: see there.
+            tuning: see there.
+            equal_steps: choose each point's ``rounds`` such that a client takes about so many local steps in all
+                (:func:`with_steps`).
+
+        Raises:
+            ConfigError: a key is unknown, a value does not fit, or two settings contradict each other.
+        """
+        if tuning is not None and tuning["key"] in self.keys:
+            raise ConfigError(f"study {self.name}: {tuning['key']} is what is studied, and cannot be chosen per method")
+        if equal_steps is not None and (self.over == "steps" or "rounds" in self.keys):
+            raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
+        folder = config.runs_dir / study_name(self, config)
+        if self.values:
+            place = {"runs_dir": folder}
+            points = {
+                label: config.updated(dict.fromkeys(self.keys, value) | place | {"name": label})
+                for label, value in self.points.items()
+            }
+        else:
+            points = {"": config.updated({"name": folder.name, "eval.curve_split": config.eval.split})}
+        if equal_steps is not None:
+            points = {label: with_steps(point, equal_steps) for label, point in points.items()}
+        return {label: Plan(point, methods, seeds, tuning) for label, point in points.items()}
+
+
+#: The studies by name.
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        Study(
+            "examples",
+            "how many training examples a client has",
+            "training examples per client",
+            (50, 100, 200, 400, 800, 1600),
+            ("train_examples",),
+        ),
+        Study(
+            "steps",
+            "how long clients train at the same data and number of rounds: local epochs per round",
+            "local steps per client",
+            (1, 2, 4, 8),
+            ("train.epochs",),
+            over="steps",
+        ),
+        Study("rounds", "learning curves, with the same data and local epochs", "round"),
+        Study("routes", "learning curves of each way to answer: DAT, local, global", "round", by_route=True),
+        Study(
+            "clients",
+            "on how many clients the same examples are spread",
+            "clients that share one client's examples",
+            (1, 2, 4, 8),
+            ("split_clients",),
+        ),
+        Study(
+            "distillation",
+            "how strongly the two adapters teach each other: alpha = beta",
+            "weight of distillation",
+            (0.0, 0.1, 0.25, 0.5, 0.75, 0.9),
+            ("algorithm.alpha", "algorithm.beta"),
+            methods=("feddat",),
+        ),
+        Study(
+            "temperature",
+            "temperature of the distillation",
+            "temperature",
+            (1.0, 2.0, 3.0, 5.0, 8.0),
+            ("algorithm.temperature",),
+            methods=("feddat",),
+        ),
+        Study(
+            "width",
+            "how far the adapters reduce the width of the model",
+            "reduction of the width",
+            (1, 2, 4, 8, 16, 32),
+            ("adapter.reduction",),
+        ),
+        Study(
+            "server",
+            "the server's rule of aggregation",
+            "server rule",
+            ("mean", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg"),
+            ("server.rule",),
+            methods=("feddat", "fedavg"),
+        ),
+    )
+}
+
+
+def study_name(study: Study, config: RunConfig) -> str:
+    """Return the name of the study's folder below ``runs_dir``."""
+    return config.name or f"study-{study.name}-{(config.benchmark or 'own-data').replace('/', '-')}"
+
+
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """Return the configuration with ``rounds`` such that clients take about ``steps`` local steps in all, on average.
+
+    At least one round; between the rounds as many evaluations as before. A step is one batch, however many optimizer
+    steps a method makes of it.
+
+    Raises:
+        BenchmarkError: the benchmark is unknown.
+        DataError: own data cannot be read.
+    """
+    batches = statistics.fmean(math.ceil(len(data.train) / config.train.batch_size) for data in load_clients(config))
+    rounds = max(1, round(steps / (batches * config.train.epochs * config.server.fraction)))
+    every = max(1, round(config.eval.every * rounds / config.rounds))
+    return config.updated({"rounds": rounds, "eval.every": every})
+
+
+def run_study(
+    study: Study,
+    plans: Mapping[str, Plan],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run the comparisons of a study (:meth:`Study.plans`), and write ``study.json``, its table and its plot.
+
+    Finished runs are kept and half-done ones go on, as in a comparison.
+
+    Returns:
+        What ``study.json`` holds: ``study``, ``description``, ``axis``, ``rows`` (what the points are), ``curve``
+        (whether the points are rounds), ``by_route``, ``split``, ``benchmark``, ``model``, ``tuning``, ``failed``
+        (run -> reason), and ``records``, one for each run, point and route: ``method``, ``route``, ``seed``, ``point``
+        (its label), ``x`` (a number, or ``None`` where the values are none), ``score`` (mean over clients), ``clients``
+        (name -> score), ``rounds``, ``steps`` (a client's local steps in all).
+
+    Raises:
+        ExperimentError: no run succeeded; says why the first did not.
+    """
+    comparisons = compare_each(plans, jobs, progress, overwrite)
+    config = next(iter(plans.values())).config
+    folder = RunFolder(config.run_dir if not study.values else config.runs_dir)
+    result = {
+        "study": study.name,
+        "description": study.description,
+        "axis": study.axis,
+        "rows": study.axis if study.over == "value" else ", ".join(study.keys),
+        "curve": not study.values,
+        "by_route": study.by_route,
+        "split": config.eval.split,
+        "benchmark": config.benchmark,
+        "model": config.model,
+        "tuning": next(iter(plans.values())).tuning,
+        "failed": {
+            "/".join(filter(None, (label, run))): reason
+            for label, comparison in comparisons.items()
+            for run, reason in comparison["failed"].items()
+        },
+        "records": [
+            record
+            for label, value in study.points.items()
+            for record in _records(study, plans[label], comparisons[label], label, value)
+        ],
+    }
+    folder.write_json(folder.path / "study.json", result)
+    from feddat.report.study import write_study
+
+    with disk_errors(folder.path):
+        write_study(folder.path)
+    return result
+
+
+def _records(
+    study: Study, plan: Plan, comparison: Mapping[str, Any], label: str, value: Any
+) -> Iterator[dict[str, Any]]:
+    folders = {(run.method, run.seed): RunFolder(run.run_dir) for run in plan.runs().values()}
+    for summary in comparison["runs"]:
+        lines = folders[summary["method"], summary["seed"]].read_metrics()
+        steps = _steps_by_round(lines)
+        own = own_route(next(iter(summary["clients"].values())))
+        points: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
+        if study.values:
+            for client, scores in summary["clients"].items():
+                for route, score in scores.items():
+                    points[summary["rounds"], route][client] = score
+        else:
+            for line in lines:
+                if "score" in line and line["split"] == plan.config.eval.split:
+                    points[line["round"], line["route"]][line["client"]] = line["score"]
+        for (number, route), scores in points.items():
+            if (route != own and not study.by_route) or scores.keys() != summary["clients"].keys():
+                continue
+            done = sum(count for at, count in steps.items() if at <= number)
+            x = {"steps": done, "value": value}[study.over] if study.values else number
+            yield {
+                "method": summary["method"],
+                "route": route,
+                "seed": summary["seed"],
+                "point": label if study.values else str(number),
+                "x": x if isinstance(x, int | float) and not isinstance(x, bool) else None,
+                "score": statistics.fmean(scores.values()),
+                "clients": scores,
+                "rounds": number,
+                "steps": done,
+            }
+
+
+def _steps_by_round(lines: Sequence[Mapping[str, Any]]) -> dict[int, float]:
+    """Return the local steps of each round, mean over those who train."""
+    trained = [line for line in lines if line.get("split") == "train"]
+    owners = {line["client"] for line in trained}
+    steps: dict[int, float] = defaultdict(float)
+    for line in trained:
+        steps[line["round"]] += line["metrics"]["steps"] / len(owners)
+    return steps
+
+
+def _label(value: Any) -> str:
+    """Return a value as a folder's name."""
+    return "none" if value is None else str(value).replace("/", "-")

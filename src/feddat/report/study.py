@@ -1,0 +1,164 @@
+"""A study's table and plot: scores against one thing that was varied, drawn from ``study.json``."""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from feddat.example import DataError
+from feddat.report import plots, tables
+from feddat.report.files import replace_file
+
+#: One run's score at one point, as ``study.json`` lists them.
+Record: TypeAlias = Mapping[str, Any]
+
+#: Values that span at least this factor are drawn on a logarithmic axis.
+LOG_FROM = 10
+#: One per series, so that the lines can be told apart without colours.
+_MARKERS = "osD^vPX"
+
+
+def write_study(folder: Path | str) -> list[Path]:
+    """Write ``study.md``, ``study.csv``, ``study.png`` and ``study.svg`` beside ``study.json``; return their paths.
+
+    Raises:
+        DataError: the file is missing or is no study's.
+    """
+    folder = Path(folder)
+    study = read_study(folder)
+    table = study_table(study)
+    figure = study_figure(study)
+    return [
+        replace_file(folder / "study.md", tables.to_markdown(table)),
+        replace_file(folder / "study.csv", tables.to_csv(table)),
+        *(replace_file(folder / f"study.{kind}", _picture(figure, kind)) for kind in ("png", "svg")),
+    ]
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """Return what ``study.json`` holds.
+
+    Raises:
+        DataError: the file is missing or is no study's.
+    """
+    file = folder / "study.json"
+    try:
+        study: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in ("axis", "rows", "curve", "by_route", "split", "records") if key not in study]
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: not JSON: {error}") from None
+    if missing:
+        raise DataError(f"{file}: key {missing[0]!r} is missing")
+    return study
+
+
+def study_table(study: Mapping[str, Any]) -> tables.Table:
+    """Return point x series: mean over clients, with mean and deviation over seeds."""
+    series = _series(study)
+    points = list(dict.fromkeys(record["point"] for record in study["records"]))
+    rows = {
+        point: [tuple(r["score"] for r in records if r["point"] == point) for records in series.values()]
+        for point in points
+    }
+    return tables.make_table(list(series), rows, study["rows"])
+
+
+def study_figure(study: Mapping[str, Any]) -> Figure:
+    """Return the plot: one line per series, with a band of one standard deviation over seeds.
+
+    Values that are no numbers stand side by side in their order.
+    """
+    numbers = [record["x"] for record in study["records"]]
+    places: dict[str, float] = {}
+    if None in numbers:
+        places = {point: float(i) for i, point in enumerate(dict.fromkeys(r["point"] for r in study["records"]))}
+    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
+        axes = figure.add_subplot()
+        for index, (name, records) in enumerate(_series(study).items()):
+            _draw_line(axes, index, name, _by_place(records, places), study["curve"])
+        if places:
+            axes.set_xticks(list(places.values()), list(places))
+        elif study["curve"]:
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        elif min(numbers) > 0 and max(numbers) >= LOG_FROM * min(numbers):
+            axes.set_xscale("log")
+            ticks = sorted(set(numbers))
+            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(MaxNLocator(7))
+        axes.set_xlabel(study["axis"])
+        axes.set_ylabel(f"{study['split']} score, mean over clients (%)")
+        axes.set_title(
+            f"{study.get('benchmark') or 'own data'}: {study.get('description', '')}", fontsize=9, loc="left"
+        )
+        figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def _draw_line(axes: Axes, index: int, name: str, curve: Mapping[float, Sequence[float]], bare: bool) -> None:
+    x = sorted(curve)
+    means = [statistics.fmean(curve[place]) for place in x]
+    spread = [statistics.stdev(curve[place]) if len(curve[place]) > 1 else 0.0 for place in x]
+    colour = plots.LIGHT[f"--s{index % len(plots.SERIES) + 1}"]
+    many = bare and len(x) > 12
+    axes.plot(
+        x,
+        means,
+        label=name,
+        color=colour,
+        linewidth=2,
+        linestyle="-" if index < len(plots.SERIES) else "--",
+        marker=_MARKERS[index % len(_MARKERS)],
+        markevery=max(1, len(x) // 8) if many else 1,
+        markersize=5,
+    )
+    low = [mean - std for mean, std in zip(means, spread, strict=True)]
+    high = [mean + std for mean, std in zip(means, spread, strict=True)]
+    if any(spread):
+        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _series(study: Mapping[str, Any]) -> dict[str, list[Record]]:
+    """Return the records by the name of their line."""
+    series: dict[str, list[Record]] = {}
+    for record in study["records"]:
+        name = tables.method_name(record["method"])
+        if study["by_route"] and record["route"] != "score":
+            name += f": {tables.ROUTES.get(record['route'], record['route'])}"
+        series.setdefault(name, []).append(record)
+    return series
+
+
+def _by_place(records: Sequence[Record], places: Mapping[str, float]) -> dict[float, list[float]]:
+    """Return x -> scores over seeds; seeds of one point share a place, the mean of theirs."""
+    points: dict[str, list[Record]] = {}
+    for record in records:
+        points.setdefault(record["point"], []).append(record)
+    return {
+        places[point] if places else statistics.fmean(r["x"] for r in group): [r["score"] for r in group]
+        for point, group in points.items()
+    }
+
+
+def _picture(figure: Figure, kind: str) -> bytes:
+    """Return the figure as a file of this kind; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    with matplotlib.rc_context({"svg.hashsalt": "study", "svg.fonttype": "none"}):
+        figure.savefig(out, format=kind, dpi=160, metadata=metadata)
+    return out.getvalue()
