@@ -7,9 +7,12 @@ not depend on the order in which clients run, nor on the process in which they r
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -23,6 +26,8 @@ def derive(seed: int, *names: str | int) -> int:
 
 def torch_generator(seed: int, *names: str | int) -> torch.Generator:
     """Return a CPU generator seeded with :func:`derive`."""
+    import torch  # a second of loading that reading data can do without
+
     return torch.Generator().manual_seed(derive(seed, *names))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor, nn
+from feddat.example import Image, View
 
-from feddat.example import View
+if TYPE_CHECKING:  # naming a model must not take torch's second of loading
+    import torch
+    from torch import Tensor, nn
 
 
 class ModelError(ValueError):
@@ -28,6 +29,40 @@ class EncodedViews(Protocol):
         ...
 
 
+class Encoder(Protocol):
+    """What happens to images and texts before a backbone sees them; it needs no weights.
+
+    Attributes:
+        fingerprint: of everything that decides the results: equal fingerprints, equal results.
+    """
+
+    fingerprint: str
+
+    def image(self, image: Image) -> Tensor:
+        """Return an image at model resolution, uint8 (3, H, W).
+
+        Raises:
+            DataError: it cannot be read or used; names the file.
+        """
+        ...
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return each text's token ids."""
+        ...
+
+    def views(
+        self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> EncodedViews:
+        """Return views ready to be batched.
+
+        Args:
+            images: distinct images, as :meth:`image` gives them.
+            image_of_view: index into ``images`` per view.
+            tokens: token ids per view, as :meth:`texts` gives them.
+        """
+        ...
+
+
 class Backbone(Protocol):
     """A frozen foundation model: images and texts in, pooled features out.
 
@@ -42,6 +77,11 @@ class Backbone(Protocol):
     family: str
     model: nn.Module
     feature_dim: int
+
+    @property
+    def encoder(self) -> Encoder:
+        """Return what turns views into inputs."""
+        ...
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
         """Decode, resize and tokenise every view once.

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
-from feddat.models.base import Backbone, ModelError
-from feddat.models.folder import read_model_type
+from feddat.models.base import Backbone, Encoder, ModelError
+from feddat.models.folder import fingerprint, read_model_type
 
 #: Models inside the package (``assets/NAME``): name -> description.
 BUNDLED: Mapping[str, str] = {
@@ -21,8 +21,16 @@ def _load_vilt(folder: Path, name: str) -> Backbone:
     return ViltBackbone(folder, name)
 
 
-#: ``model_type`` of a Hugging Face folder -> what reads it.
-FAMILIES: Mapping[str, Callable[[Path, str], Backbone]] = {"vilt": _load_vilt}
+def _load_vilt_encoder(folder: Path) -> Encoder:
+    from feddat.models.vilt_encoder import ViltEncoder
+
+    return ViltEncoder(folder)
+
+
+#: ``model_type`` of a Hugging Face folder -> what reads it, and what reads it without weights.
+FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {
+    "vilt": (_load_vilt, _load_vilt_encoder),
+}
 
 
 def list_models() -> dict[str, str]:
@@ -36,17 +44,44 @@ def load_backbone(name_or_path: str) -> Backbone:
     Raises:
         ModelError: there is no such model, or the folder is incomplete or of an unsupported family.
     """
+    folder = _folder(name_or_path)
+    return _family(folder)[0](folder, name_or_path)
+
+
+def load_encoder(name_or_path: str) -> Encoder:
+    """Load what encodes views for a model, without its weights.
+
+    Raises:
+        ModelError: as :func:`load_backbone`.
+    """
+    folder = _folder(name_or_path)
+    return _family(folder)[1](folder)
+
+
+def encoder_fingerprint(name_or_path: str) -> str:
+    """Return the fingerprint of a model's encoder; nothing heavy is imported for it.
+
+    Raises:
+        ModelError: there is no such model, or no such folder.
+    """
+    return fingerprint(_folder(name_or_path))
+
+
+def _folder(name_or_path: str) -> Path:
     if name_or_path in BUNDLED:
-        folder = Path(str(resources.files("feddat.models"))) / "assets" / name_or_path
-    else:
-        folder = Path(name_or_path).expanduser()
-        if not folder.is_dir():
-            raise ModelError(
-                f"model {name_or_path!r}: neither a bundled model ({', '.join(sorted(BUNDLED))}) nor an existing folder"
-            )
+        return Path(str(resources.files("feddat.models"))) / "assets" / name_or_path
+    folder = Path(name_or_path).expanduser()
+    if not folder.is_dir():
+        raise ModelError(
+            f"model {name_or_path!r}: neither a bundled model ({', '.join(sorted(BUNDLED))}) nor an existing folder"
+        )
+    return folder
+
+
+def _family(folder: Path) -> tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]:
     model_type = read_model_type(folder)
     if model_type not in FAMILIES:
         raise ModelError(
             f"model folder {folder}: model_type {model_type!r} is not supported; expected {', '.join(sorted(FAMILIES))}"
         )
-    return FAMILIES[model_type](folder, name_or_path)
+    return FAMILIES[model_type]

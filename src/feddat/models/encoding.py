@@ -6,16 +6,20 @@ Pixels stay uint8 (a quarter of the memory of floats) and are normalised per bat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from feddat.example import View
+from feddat.models.base import EncodedViews, Encoder
 
 
 class EncodedImageTexts:
     """Image-text views for models that take ``input_ids`` and ``pixel_values``.
 
     Args:
-        images: distinct images, uint8 (3, H, W) each.
+        images: distinct images, uint8 (3, H, W) each; they may lie in memory-mapped files.
         image_of_view: index into ``images`` per view.
         tokens: token ids per view.
         pad_token: id that fills short texts.
@@ -34,8 +38,7 @@ class EncodedImageTexts:
         mean: Sequence[float],
         std: Sequence[float],
     ):
-        same_size = len({image.shape for image in images}) == 1
-        self._images = torch.stack(list(images)) if same_size else list(images)
+        self._images = list(images)
         self._image_of_view = torch.tensor(image_of_view, dtype=torch.long)
         self._lengths = torch.tensor([len(ids) for ids in tokens], dtype=torch.long)
         self._tokens = torch.full((len(tokens), max(map(len, tokens), default=0)), pad_token)
@@ -71,11 +74,11 @@ class EncodedImageTexts:
     def _pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return raw pixels (N, 3, H, W) uint8, padded to the largest image, and their mask in patches."""
         patch_height, patch_width = self._patch_size
-        if isinstance(self._images, Tensor):
-            pixels = self._images[images]
-            height, width = pixels.shape[2:]
-            return pixels, torch.ones(len(images), height // patch_height, width // patch_width, dtype=torch.long)
         chosen = [self._images[i] for i in images.tolist()]
+        if len({image.shape for image in chosen}) == 1:
+            height, width = chosen[0].shape[1:]
+            mask = torch.ones(len(chosen), height // patch_height, width // patch_width, dtype=torch.long)
+            return torch.stack(chosen), mask
         height, width = (max(image.shape[axis] for image in chosen) for axis in (1, 2))
         pixels = torch.zeros(len(chosen), 3, height, width, dtype=torch.uint8)
         mask = torch.zeros(len(chosen), height // patch_height, width // patch_width, dtype=torch.long)
@@ -83,3 +86,22 @@ class EncodedImageTexts:
             pixels[i, :, : image.shape[1], : image.shape[2]] = image
             mask[i, : image.shape[1] // patch_height, : image.shape[2] // patch_width] = 1
         return pixels, mask
+
+
+def encode_views(encoder: Encoder, views: Sequence[View]) -> EncodedViews:
+    """Encode views in memory; an image that several views share is encoded once.
+
+    Raises:
+        DataError: an image cannot be read; names the file.
+    """
+    position: dict[Path | int, int] = {}
+    images: list[Tensor] = []
+    image_of_view = []
+    for view in views:
+        # `views` keeps arrays alive, so that an id stays one object's.
+        key = view.image if isinstance(view.image, Path) else id(view.image)
+        if key not in position:
+            position[key] = len(images)
+            images.append(encoder.image(view.image))
+        image_of_view.append(position[key])
+    return encoder.views(images, image_of_view, encoder.texts([view.text for view in views]))

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from feddat.models.base import ModelError
+
+#: Files that decide what becomes of an image or a text before the model sees it, where a folder has them.
+_ENCODING_FILES = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+#: Entries of ``config.json`` that say where a model comes from, not what it is.
+_PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
+#: Changes when the same files come to mean other pixels or tokens.
+_ENCODING_VERSION = "1"
 
 
 def read_model_type(folder: Path) -> str:
@@ -14,6 +33,25 @@ def read_model_type(folder: Path) -> str:
     Raises:
         ModelError: the folder or its ``config.json`` is missing or unusable.
     """
+    model_type: str = _read_config(folder)["model_type"]
+    return model_type
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash of what decides how a model folder encodes images and texts: not of its weights.
+
+    Raises:
+        ModelError: the folder or its ``config.json`` is missing or unusable.
+    """
+    config = {key: value for key, value in _read_config(folder).items() if key not in _PROVENANCE}
+    digest = hashlib.blake2b(f"{_ENCODING_VERSION}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
+    for name in _ENCODING_FILES:
+        if (folder / name).is_file():
+            digest.update(name.encode() + hashlib.blake2b((folder / name).read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise ModelError(f"model folder {folder}: no such folder")
     path = folder / "config.json"
@@ -25,8 +63,7 @@ def read_model_type(folder: Path) -> str:
         raise ModelError(f"{path}: not readable as JSON: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path}: no model_type; expected a Hugging Face model configuration")
-    model_type: str = config["model_type"]
-    return model_type
+    return config
 
 
 def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
@@ -39,3 +76,8 @@ def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ModelError(f"model folder {folder}: no {purpose}; expected {' or '.join(names)}")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a library's error says."""
+    return str(error).strip().split("\n", 1)[0] or type(error).__name__

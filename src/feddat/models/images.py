@@ -36,7 +36,8 @@ def _read_file(path: Path) -> Pixels:
         raise DataError(f"image {path}: no such file")
     try:
         with PILImage.open(path) as file:
-            return np.asarray(_to_rgb(ImageOps.exif_transpose(file)))
+            ImageOps.exif_transpose(file, in_place=True)
+            return np.array(_to_rgb(file))
     # What Pillow raises on damaged files of its many formats.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, PILImage.DecompressionBombError) as error:
         raise DataError(f"image {path}: cannot be decoded ({error})") from None
@@ -50,4 +51,4 @@ def _to_rgb(image: PILImage.Image) -> PILImage.Image:
         image = image.convert("RGBA")
         white = PILImage.new("RGBA", image.size, "white")
         image = PILImage.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
