@@ -101,7 +101,8 @@ class RunConfig(_Section):
     model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
     benchmark: str | None = Field("mini/domain", description="name in the catalog; or give `clients`")
     clients: dict[str, dict[str, Any]] | None = Field(
-        None, description="own data: client name -> {train, validation?, test, images, task?, ...}"
+        None,
+        description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
     test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
@@ -172,8 +173,11 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
         path = Path(path)
         raw = _read_yaml(path)
         for client in (raw.get("clients") or {}).values():
-            for key in ("train", "validation", "test", "images"):
-                if isinstance(client, dict) and isinstance(client.get(key), str):
+            if not isinstance(client, dict):
+                continue
+            # With a format, train, validation and test are names of its splits.
+            for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
+                if isinstance(client.get(key), str):
                     client[key] = str((path.parent / client[key]).resolve())
         if raw.get("clients") and "benchmark" not in raw:
             raw["benchmark"] = None

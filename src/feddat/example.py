@@ -13,8 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-#: An image in memory (uint8, H x W x 3, RGB) or the path of an image file.
-Image: TypeAlias = NDArray[np.uint8] | Path
+#: Pixels (uint8, H x W x 3, RGB), the path of an image file, or the bytes of one.
+Image: TypeAlias = NDArray[np.uint8] | Path | bytes
 
 
 class DataError(ValueError):

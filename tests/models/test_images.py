@@ -67,3 +67,10 @@ def test_damaged_file_is_named(tmp_path, content):
     path.write_bytes(path.read_bytes()[:500] if content == "torn" else content)
     with pytest.raises(DataError, match=r"photo\.png: cannot be decoded"):
         read_rgb(path)
+
+
+def test_bytes_of_a_file_are_decoded(tmp_path):
+    path = saved(tmp_path, Image.new("RGB", (4, 2), (1, 2, 3)))
+    assert (read_rgb(path.read_bytes()) == read_rgb(path)).all()
+    with pytest.raises(DataError, match="image in memory: cannot be decoded"):
+        read_rgb(path.read_bytes()[:40])

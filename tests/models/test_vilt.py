@@ -80,9 +80,10 @@ def test_shared_images_are_decoded_once(backbone, tmp_path, monkeypatch):
     array = picture(seed=1)
     opened = []
     monkeypatch.setattr("feddat.models.vilt_encoder.read_rgb", lambda image: opened.append(image) or picture())
-    views = backbone.encode([View(path, "a"), View(array, "b"), View(path, "c"), View(array, "d")])
-    assert len(views) == 4
-    assert len(opened) == 2
+    pairs = [(path, path), (array, array), (path.read_bytes(), path.read_bytes())]
+    views = backbone.encode([View(image, "a") for pair in pairs for image in pair])
+    assert len(views) == 6
+    assert len(opened) == 3
 
 
 def test_images_of_all_shapes_and_kinds_together(backbone, tmp_path):

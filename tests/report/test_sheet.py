@@ -51,6 +51,7 @@ def test_what_is_right_is_told_for_every_kind_of_example() -> None:
 def test_image_files_are_read_in_rgb_and_bad_ones_are_named(tmp_path: Path) -> None:
     Image.new("L", (4, 3), 7).save(tmp_path / "grey.png")
     assert load_image(tmp_path / "grey.png").mode == "RGB"
+    assert load_image((tmp_path / "grey.png").read_bytes()).mode == "RGB"
     (tmp_path / "bad.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"bad\.png: not a readable image"):
         load_image(tmp_path / "bad.png")

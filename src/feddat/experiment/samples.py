@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image as Pictures
 
 from feddat.example import ClientData, Example, Image
+from feddat.models.images import read_rgb
 from feddat.tasks.base import Task
 
 #: Sample questions per client, answers kept of each, and longer side of their pictures in pixels.
@@ -57,7 +58,6 @@ def right_answers(example: Example, task: Task) -> dict[str, float]:
 
 
 def _write_thumbnail(image: Image, path: Path) -> None:
-    with Pictures.open(image) if isinstance(image, Path) else Pictures.fromarray(image) as picture:
-        small = picture.convert("RGB")
+    small = Pictures.fromarray(read_rgb(image))
     small.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
     small.save(path)

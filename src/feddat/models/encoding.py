@@ -94,12 +94,12 @@ def encode_views(encoder: Encoder, views: Sequence[View]) -> EncodedViews:
     Raises:
         DataError: an image cannot be read; names the file.
     """
-    position: dict[Path | int, int] = {}
+    position: dict[Path | bytes | int, int] = {}
     images: list[Tensor] = []
     image_of_view = []
     for view in views:
         # `views` keeps arrays alive, so that an id stays one object's.
-        key = view.image if isinstance(view.image, Path) else id(view.image)
+        key = view.image if isinstance(view.image, Path | bytes) else id(view.image)
         if key not in position:
             position[key] = len(images)
             images.append(encoder.image(view.image))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
 
@@ -25,22 +26,24 @@ def read_rgb(image: Image) -> Pixels:
         DataError: the file is missing or no image, or the array is not uint8 (H, W, 3).
     """
     if isinstance(image, Path):
-        return _read_file(image)
+        if not image.is_file():
+            raise DataError(f"image {image}: no such file")
+        return _decode(image, str(image))
+    if isinstance(image, bytes):
+        return _decode(BytesIO(image), "in memory")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise DataError(f"image in memory: expected uint8 of shape (H, W, 3), got {image.dtype} of shape {image.shape}")
     return image
 
 
-def _read_file(path: Path) -> Pixels:
-    if not path.is_file():
-        raise DataError(f"image {path}: no such file")
+def _decode(source: Path | BytesIO, name: str) -> Pixels:
     try:
-        with PILImage.open(path) as file:
+        with PILImage.open(source) as file:
             ImageOps.exif_transpose(file, in_place=True)
             return np.array(_to_rgb(file))
     # What Pillow raises on damaged files of its many formats.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, PILImage.DecompressionBombError) as error:
-        raise DataError(f"image {path}: cannot be decoded ({error})") from None
+        raise DataError(f"image {name}: cannot be decoded ({error})") from None
 
 
 def _to_rgb(image: PILImage.Image) -> PILImage.Image:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
@@ -69,13 +71,14 @@ def load_image(image: Image) -> PIL.Image.Image:
     Raises:
         DataError: the file cannot be read as an image.
     """
-    if not isinstance(image, Path):
+    if isinstance(image, np.ndarray):
         return PIL.Image.fromarray(image)
     try:
-        with PIL.Image.open(image) as opened:
+        with PIL.Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
             return opened.convert("RGB")
     except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"{image}: not a readable image: {error}") from None
+        name = image if isinstance(image, Path) else "image in memory"
+        raise DataError(f"{name}: not a readable image: {error}") from None
 
 
 def _block(

@@ -2,20 +2,26 @@
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from feddat.data.readers import clove
+
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200)}
 NAMES = tuple(COLOURS)
+LABELS = ("entailment", "neutral", "contradiction")
 
 
 def write_tree(name: str, root: Path, splits: Sequence[str], count: int = 6) -> Path:
-    """Write ``count`` questions per split of the dataset ``name`` below ``root`` and return it.
+    """Write ``count`` examples per split of the dataset ``name`` below ``root`` and return it.
 
-    Question i shows a plain colour, the same as question i + 3; VQA datasets ask for it.
+    Example i shows a plain colour, red, green or blue in turn, in an image of 40 x 30 pixels of its own (all but AQUA,
+    where two questions share one). VQA datasets ask for the colour. In classes, example i has label i modulo their
+    number. SNLI-VE has one more record in front, without a gold label.
     """
     for split in splits:
         WRITERS[name](root, split, count)
@@ -27,51 +33,210 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def write_image(path: Path, index: int, size: tuple[int, int] = (40, 30)) -> None:
+def write_lines(path: Path, lines: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.full((size[1], size[0], 3), COLOURS[NAMES[index % 3]], np.uint8)
-    Image.fromarray(pixels).save(path)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def ten_answers(*texts: str) -> list[dict[str, Any]]:
-    """Return ten annotators' answers: the texts, the last one repeated."""
-    padded = [*texts, *[texts[-1]] * (10 - len(texts))]
-    return [{"answer": text, "answer_confidence": "yes", "answer_id": i} for i, text in enumerate(padded, 1)]
+def write_image(path: Path, index: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((30, 40, 3), COLOURS[NAMES[index % 3]], np.uint8)).save(path)
 
 
-def vqa(questions: str, annotations: str, image: str) -> Callable[[Path, str, int], None]:
-    def write(root: Path, split: str, count: int) -> None:
-        rows = [{"question_id": 9000 + i, "image_id": 9 + i} for i in range(count)]
-        asked = [row | {"question": "What colour is it?"} for row in rows]
-        answered = [
-            row
-            | {
-                "question_type": "what",
-                "answer_type": "other",
-                "multiple_choice_answer": NAMES[i % 3],
-                "answers": ten_answers("grey", "grey", NAMES[i % 3]),
+def ten_answers(index: int) -> list[dict[str, Any]]:
+    """Return ten annotators' answers: two of them grey, and eight the colour, written differently."""
+    colour = NAMES[index % 3]
+    texts = ["grey", "Grey.", f"the {colour}", colour.upper(), *[colour] * 6]
+    return [{"answer": text, "answer_confidence": "maybe", "answer_id": i} for i, text in enumerate(texts, 1)]
+
+
+def write_vqa(questions: str, annotations: str, image: str, root: Path, split: str, count: int) -> None:
+    ids = [{"question_id": 9000 + i, "image_id": 9 + i} for i in range(count)]
+    asked = [row | {"question": "What colour is it?"} for row in ids]
+    answered = [
+        row
+        | {
+            "question_type": "what colour is",
+            "answer_type": "other",
+            "multiple_choice_answer": NAMES[i % 3],
+            "answers": ten_answers(i),
+        }
+        for i, row in enumerate(ids)
+    ]
+    head = {"info": {"version": "2.0", "year": 2017}, "license": {"name": "CC BY 4.0"}, "data_type": "mscoco"}
+    write_json(root / questions.format(split=split), head | {"task_type": "Open-Ended", "questions": asked})
+    write_json(root / annotations.format(split=split), head | {"annotations": answered})
+    for i, row in enumerate(ids):
+        write_image(root / image.format(split=split, image=row["image_id"]), i)
+
+
+def write_vizwiz(root: Path, split: str, count: int) -> None:
+    names = [f"VizWiz_{split}_{i:08d}.jpg" for i in range(count)]
+    rows = [
+        {
+            "answerable": 1,
+            "image": name,
+            "question": "What colour is this?",
+            "answer_type": "other",
+            "answers": ten_answers(i),
+        }
+        for i, name in enumerate(names)
+    ]
+    write_json(root / "Annotations" / f"{split}.json", rows)
+    for i, name in enumerate(names):
+        write_image(root / split / name, i)
+
+
+def write_aqua(root: Path, split: str, count: int) -> None:
+    rows = []
+    for i in range(count):
+        name = f"{42809 + i // 2}-{split}.jpg"
+        write_image(root / "SemArt" / "Images" / name, i)
+        answer = NAMES[i % 3]
+        rows.append(
+            {"image": name, "question": "what colour is it", "answer": answer, "need_external_knowledge": False}
+        )
+    write_json(root / f"{split}.json", rows)
+
+
+def write_cocoqa(root: Path, split: str, count: int) -> None:
+    write_lines(root / split / "questions.txt", ["what is the color of the tile"] * count)
+    write_lines(root / split / "answers.txt", [NAMES[i % 3] for i in range(count)])
+    write_lines(root / split / "img_ids.txt", [str(9 + i) for i in range(count)])
+    write_lines(root / split / "types.txt", ["2"] * count)
+    folder = {"train": "train2014", "test": "val2014"}[split]
+    for i in range(count):
+        write_image(root / folder / f"COCO_{folder}_{9 + i:012d}.jpg", i)
+
+
+def write_gqa(root: Path, split: str, count: int) -> None:
+    questions = {}
+    for i in range(count):
+        image = f"{'n' * (i % 2)}{2354786 + i}"
+        write_image(root / "images" / f"{image}.jpg", i)
+        questions[f"{2930152 + i:08d}"] = {
+            "semantic": [{"operation": "select", "dependencies": [], "argument": "tile (3)"}],
+            "entailed": [],
+            "isBalanced": True,
+            "groups": {"global": "color", "local": "10q-tile_color"},
+            "answer": NAMES[i % 3],
+            "imageId": image,
+            "types": {"structural": "query", "semantic": "attr", "detailed": "directOf"},
+            "question": "Which color is the tile?",
+            "fullAnswer": f"The tile is {NAMES[i % 3]}.",
+        }
+    write_json(root / f"{split}_balanced_questions.json", questions)
+
+
+def write_clove(stem: str, root: Path, split: str, count: int) -> None:
+    rows = []
+    for i in range(count):
+        write_image(root / ("VG_100K", "VG_100K_2", "images")[i % 3] / f"{440 + i}.jpg", i)
+        rows.append(
+            {
+                "answer": NAMES[i % 3],
+                "answers": [NAMES[i % 3]] * 10,
+                "image_id": str(440 + i),
+                "image_source": "vg",
+                "question": "What color is the tile?",
+                "question_id": f"g{6778809 + i:08d}",
+                "set_name": split,
+                "stage": "attribute",
+                "ocr": [],
             }
-            for i, row in enumerate(rows)
-        ]
-        head = {"info": {"version": "2.0", "year": 2017}, "license": {"name": "CC BY 4.0"}, "data_type": "mscoco"}
-        write_json(root / questions.format(split=split), head | {"task_type": "Open-Ended", "questions": asked})
-        write_json(root / annotations.format(split=split), head | {"annotations": answered})
-        for i, row in enumerate(rows):
-            write_image(root / image.format(split=split, image=row["image_id"]), i)
-
-    return write
+        )
+    write_json(root / f"{stem}_{split}.json", rows)
 
 
-#: Dataset name -> writes one split: (root, split, number of questions).
+def write_nlvr2(root: Path, split: str, count: int) -> None:
+    lines = []
+    for i in range(count):
+        pair = f"{split}-{10171 + i // 2}-{i % 2}"
+        folder = root / "images" / "train" / str(i % 100) if split == "train" else root / split
+        for side in (0, 1):
+            write_image(folder / f"{pair}-img{side}.png", i + side)
+        row = {
+            "identifier": f"{pair}-1",
+            "sentence": "Both tiles are of one colour.",
+            "label": ("False", "True")[i % 2],
+        }
+        if split == "train":
+            row["directory"] = i % 100
+        lines.append(json.dumps(row | {"left_url": "", "right_url": "", "writer": "17", "synset": "tile"}))
+    write_lines(root / "nlvr2" / "data" / f"{split}.json", lines)
+
+
+def write_snli_ve(root: Path, split: str, count: int) -> None:
+    lines = []
+    for i in range(-1, count):
+        write_image(root / "flickr30k-images" / f"{3416050480 + i}.jpg", i)
+        row = {
+            "annotator_labels": ["neutral", "entailment", "neutral"],
+            "captionID": f"{3416050480 + i}.jpg#4",
+            "gold_label": LABELS[i % 3] if i >= 0 else "-",
+            "pairID": f"{3416050480 + i}.jpg#4r1n",
+            "sentence1": "A tile lies on the floor.",
+            "sentence2": "A red tile.",
+            "Flickr30K_ID": str(3416050480 + i),
+        }
+        lines.append(json.dumps(row))
+    write_lines(root / f"snli_ve_{split}.jsonl", lines)
+
+
+def write_vcr(root: Path, split: str, count: int) -> None:
+    lines = []
+    for i in range(count):
+        name = f"lsmdc_3015_FILM/3015_FILM_00.23.57.{i:03d}@0"
+        write_image(root / "vcr1images" / f"{name}.jpg", i)
+        boxes = [[0.0, 0.0, 10.0, 10.0, 0.9]] * 3
+        objects = ["person", "person", "diningtable"]
+        write_json(root / "vcr1images" / f"{name}.json", {"boxes": boxes, "segms": [[]] * 3, "names": objects})
+        row = {
+            "movie": "3015_FILM",
+            "objects": objects,
+            "img_fn": f"{name}.jpg",
+            "metadata_fn": f"{name}.json",
+            "question": ["Why", "are", [0, 1], "sitting", "at", [2], "?"],
+            "answer_choices": [
+                [[0], "is", "hungry", "."],
+                ["They", "play", "."],
+                [[0], "likes", [1], "."],
+                ["They", "rest", "."],
+            ],
+            "answer_label": i % 4,
+            "rationale_choices": [["Plates", "."]] * 4,
+            "rationale_label": 0,
+            "img_id": f"{split}-{i}",
+            "annot_id": f"{split}-{i}",
+        }
+        lines.append(json.dumps(row))
+    write_lines(root / f"{split}.jsonl", lines)
+
+
+#: Dataset name -> writes one split: (root, split, number of examples).
 WRITERS: dict[str, Callable[[Path, str, int], None]] = {
-    "vqav2": vqa(
+    "vqav2": partial(
+        write_vqa,
         "v2_OpenEnded_mscoco_{split}2014_questions.json",
         "v2_mscoco_{split}2014_annotations.json",
         "{split}2014/COCO_{split}2014_{image:012d}.jpg",
     ),
-    "abstract-scenes": vqa(
+    "abstract-scenes": partial(
+        write_vqa,
         "OpenEnded_abstract_v002_{split}2015_questions.json",
         "abstract_v002_{split}2015_annotations.json",
         "scene_img_abstract_v002_{split}2015/abstract_v002_{split}2015_{image:012d}.png",
     ),
-}
+    "vizwiz": write_vizwiz,
+    "aqua": write_aqua,
+    "cocoqa": write_cocoqa,
+    "gqa": write_gqa,
+    "nlvr2": write_nlvr2,
+    "snli-ve": write_snli_ve,
+    "vcr": write_vcr,
+} | {
+    f"clove-scene-{group}": partial(write_clove, f"json/scene/scene_{group}#{name}")
+    for group, name in clove.SCENES.items()
+} | {
+    f"clove-function-{name}": partial(write_clove, f"json/function/functional_{name}") for name in clove.SKILLS
+}  # fmt: skip

@@ -2,15 +2,29 @@
 
 The specification of a client is a mapping, as it stands under ``clients:`` in a configuration file:
 
-=============== ==============================================================================================
-``train``       file of training records (JSONL, CSV or Parquet); required
-``validation``  file of validation records; default: 10 % of ``train``, drawn with a fixed seed, is held out
-``test``        file of test records; required
-``images``      folder that image names are relative to; default: the folder of the file that names them
-``task``        ``vqa`` (default), ``nlvr2``, ``snli-ve`` or ``vcr``
-``top_answers`` VQA: size of the answer vocabulary, made of the most frequent training answers; default 100
-``description`` one line for reports
-=============== ==============================================================================================
+================ =============================================================================================
+``train``        file of training records (JSONL, CSV or Parquet); required
+``validation``   file of validation records; default: 10 % of ``train``, drawn with a fixed seed, is held out
+``test``         file of test records; required
+``images``       folder that image names are relative to; default: the folder of the file that names them
+``task``         ``vqa`` (default), ``nlvr2``, ``snli-ve`` or ``vcr``
+``top_answers``  VQA: size of the answer vocabulary, made of the most frequent training answers; default 100
+``skip_missing`` skip records whose image file is missing, and say how many; default: refuse them
+``description``  one line for reports
+================ =============================================================================================
+
+or, for a dataset in the files that it was published in, or a folder of Hugging Face ``datasets``:
+
+================ =============================================================================================
+``format``       name in :data:`~feddat.data.readers.published.SOURCES`, or ``hf``; required
+``root``         folder that holds the dataset; required
+``train``, ...   names of published splits; default: the first, the one between (if any) and the last,
+                 for ``hf`` ``train`` and ``test``
+``columns``      ``hf``: mapping from our columns to theirs (see :mod:`feddat.data.readers.hf`)
+``task``         ``hf``: as above
+================ =============================================================================================
+
+with ``top_answers``, ``skip_missing`` and ``description`` as above.
 """
 
 from __future__ import annotations
@@ -18,47 +32,60 @@ from __future__ import annotations
 import difflib
 import logging
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.data.readers import csv, jsonl, parquet
-from feddat.data.readers.records import COLUMNS, Record, to_example
+from feddat.data.readers import arrow, csv, hf, jsonl
+from feddat.data.readers.published import SOURCES, FormatSource, Source
+from feddat.data.readers.records import COLUMNS, Record, to_examples
 from feddat.example import ClientData, DataError, Example
 from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
 
 #: File name suffix -> function that yields the records of such a file.
-FORMATS = {".jsonl": jsonl.read, ".ndjson": jsonl.read, ".csv": csv.read, ".parquet": parquet.read}
-KEYS = ("train", "validation", "test", "images", "task", "top_answers", "description")
+FORMATS = {".jsonl": jsonl.read, ".ndjson": jsonl.read, ".csv": csv.read, ".parquet": arrow.read}
+SPLITS = ("train", "validation", "test")
+#: The format of a folder of Hugging Face ``datasets``.
+HF = "hf"
+KEYS = (*SPLITS, "images", "format", "root", "columns", "task", "top_answers", "skip_missing", "description")
 #: Share of the training records held out where no validation file is given.
 HELD_OUT = 0.1
 
 
+@dataclass(frozen=True)
+class _Origin:
+    """Where a split comes from: a name for messages, and what reads it and counts the records it skips."""
+
+    place: str
+    read: Callable[[Counter[str]], Iterator[Example]]
+
+
 def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
-    """Read one client's files, as ``spec`` describes them (see the module's table).
+    """Read one client's data, as ``spec`` describes it (see the module's tables).
 
     Training questions none of whose answers is in the vocabulary are dropped, and the log says how many. Validation and
     test questions are all kept: one that the vocabulary cannot answer scores 0.
 
     Raises:
-        DataError: a key of ``spec`` or a record cannot be used; names the client or the file and line.
+        DataError: a key of ``spec`` or a record cannot be used; names the client or the file and record.
     """
     _check_spec(name, spec)
-    task = spec.get("task") or "vqa"
-    train = _read_split(name, spec, "train", task)
-    test = _read_split(name, spec, "test", task)
-    if spec.get("validation") is not None:
-        validation = _read_split(name, spec, "validation", task)
+    task, origins = _from_format(name, spec) if spec.get("format") is not None else _from_files(spec)
+    splits = {split: _read_split(name, split, origin) for split, origin in origins.items()}
+    train, test = splits["train"], splits["test"]
+    if "validation" in splits:
+        validation = splits["validation"]
     else:
         train, validation = _hold_out(name, train)
     answers: tuple[str, ...] = ()
     if task == "vqa":
         answers = top_answers(train, spec.get("top_answers") or 100)
         if not answers:
-            raise DataError(f"client {name!r}: {spec['train']}: no answer has a score above 0")
+            raise DataError(f"client {name!r}: {origins['train'].place}: no answer has a score above 0")
         if all(score < 1 for example in train for score in example.answers.values()):
             log.warning(
                 "client %s: no training answer has score 1: lists of answers are annotators' votes (0.3 each); "
@@ -103,6 +130,43 @@ def read_records(path: Path) -> Iterator[Record]:
     return reader(path)
 
 
+def _from_files(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
+    """Return the task and where each split comes from, of a client with files of records."""
+    task = spec.get("task") or "vqa"
+    skip_missing = bool(spec.get("skip_missing"))
+
+    def origin(path: Path) -> _Origin:
+        folder = Path(spec["images"]) if spec.get("images") is not None else path.parent
+        return _Origin(str(path), lambda skipped: to_examples(read_records(path), task, folder, skip_missing, skipped))
+
+    return task, {split: origin(Path(spec[split])) for split in SPLITS if spec.get(split) is not None}
+
+
+def _from_format(name: str, spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
+    """Return the task and where each split comes from, of a client whose data has a format of its own."""
+    root = Path(spec["root"])
+    skip_missing = bool(spec.get("skip_missing"))
+    named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
+    if spec["format"] == HF:
+        names = {"train": "train", "test": "test"} | named
+        folder = hf.Folder(spec.get("columns") or {})
+        source: Source = FormatSource(HF, spec.get("task") or "vqa", "", tuple(names.values()), folder)
+    else:
+        source = SOURCES[spec["format"]]
+        names = {"train": source.splits[0], "test": source.splits[-1]}
+        if len(source.splits) == 3:
+            names["validation"] = source.splits[1]
+        names |= named
+
+    def origin(split: str) -> _Origin:
+        return _Origin(
+            f"{source.name} {split} in {root}",
+            lambda skipped: source.read(root, split, skip_missing=skip_missing, skipped=skipped),
+        )
+
+    return source.task, {split: origin(published) for split, published in names.items()}
+
+
 def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
     where = f"client {name!r}"
     if not isinstance(spec, Mapping):
@@ -110,20 +174,49 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
     for key in spec:
         if key not in KEYS:
             raise DataError(f"{where}: unknown key {key!r}{_nearest(str(key), KEYS)}; known: {', '.join(KEYS)}")
-    for key in ("train", "test"):
-        if spec.get(key) is None:
-            raise DataError(f"{where}: key {key!r} is missing; expected a .jsonl, .csv or .parquet file")
-    for key in ("train", "validation", "test", "images"):
+    for key in (*SPLITS, "images", "root"):
         if not isinstance(spec.get(key), str | Path | None):
-            raise DataError(f"{where}: {key}: expected a path, got {spec[key]!r}")
-    if spec.get("images") is not None and not Path(spec["images"]).is_dir():
-        raise DataError(f"{where}: images: no such folder: {spec['images']}")
+            expected = "the name of a split" if spec.get("format") and key in SPLITS else "a path"
+            raise DataError(f"{where}: {key}: expected {expected}, got {spec[key]!r}")
+    for key in ("images", "root"):
+        if spec.get(key) is not None and not Path(spec[key]).is_dir():
+            raise DataError(f"{where}: {key}: no such folder: {spec[key]}")
     task = spec.get("task") or "vqa"
     if task not in COLUMNS:
         raise DataError(f"{where}: unknown task {task!r}{_nearest(str(task), COLUMNS)}; known: {', '.join(COLUMNS)}")
     top = spec.get("top_answers")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
         raise DataError(f"{where}: top_answers: expected a whole number of at least 1, got {top!r}")
+    if not isinstance(spec.get("skip_missing"), bool | None):
+        raise DataError(f"{where}: skip_missing: expected true or false, got {spec['skip_missing']!r}")
+    if spec.get("format") is not None:
+        _check_format(where, spec)
+        return
+    for key in ("train", "test"):
+        if spec.get(key) is None:
+            raise DataError(f"{where}: key {key!r} is missing; expected a .jsonl, .csv or .parquet file")
+    _refuse(where, spec, ("root", "columns"), "without format")
+
+
+def _check_format(where: str, spec: Mapping[str, Any]) -> None:
+    known = (*SOURCES, HF)
+    form = spec["format"]
+    if form not in known:
+        raise DataError(f"{where}: unknown format {form!r}{_nearest(str(form), known)}; known: {', '.join(known)}")
+    if spec.get("root") is None:
+        raise DataError(f"{where}: key 'root' is missing; expected the folder that holds {form}")
+    _refuse(where, spec, ("images",), "with format: image names are relative to root")
+    if form != HF:
+        _refuse(where, spec, ("task", "columns"), f"with format {form}")
+    columns = spec.get("columns") or {}
+    if not isinstance(columns, Mapping) or not all(isinstance(n, str) for item in columns.items() for n in item):
+        raise DataError(f"{where}: columns: expected our column: their column, got {columns!r}")
+
+
+def _refuse(where: str, spec: Mapping[str, Any], keys: Iterable[str], reason: str) -> None:
+    for key in keys:
+        if spec.get(key) is not None:
+            raise DataError(f"{where}: key {key!r} means nothing {reason}")
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:
@@ -131,20 +224,15 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean {near[0]!r}?" if near else ""
 
 
-def _read_split(name: str, spec: Mapping[str, Any], split: str, task: str) -> tuple[Example, ...]:
-    path = Path(spec[split])
-    folder = Path(spec["images"]) if spec.get("images") is not None else path.parent
-    examples = []
-    seen: dict[str, str] = {}
-    for record in read_records(path):
-        example = to_example(record, task, folder)
-        if example.id in seen:
-            raise DataError(f"{record.where}: duplicate id {example.id!r}, first used in {seen[example.id]}")
-        seen[example.id] = record.place
-        examples.append(example)
+def _read_split(name: str, split: str, origin: _Origin) -> tuple[Example, ...]:
+    skipped: Counter[str] = Counter()
+    examples = tuple(origin.read(skipped))
+    if skipped:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+        log.warning("client %s: %s: records of %s skipped: %s", name, split, origin.place, reasons)
     if not examples:
-        raise DataError(f"client {name!r}: {split}: {path} holds no records")
-    return tuple(examples)
+        raise DataError(f"client {name!r}: {split}: {origin.place} holds no records")
+    return examples
 
 
 def _hold_out(name: str, train: Sequence[Example]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:

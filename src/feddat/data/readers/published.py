@@ -6,18 +6,15 @@ below it is documented in the module of each format.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from feddat.data.readers import vqa
-from feddat.data.readers.records import MissingImageError, Record, to_example
+from feddat.data.readers import aqua, clove, cocoqa, gqa, nlvr2, snli_ve, vcr, vizwiz, vqa
+from feddat.data.readers.records import Record, to_examples
 from feddat.example import DataError, Example
-
-log = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -50,7 +47,7 @@ class Source(Protocol):
     def read(
         self, root: Path, split: str, *, skip_missing: bool = False, skipped: Counter[str] | None = None
     ) -> Iterator[Example]:
-        """Yield the examples of ``split``, in the order of its files, each image a path.
+        """Yield the examples of ``split``, in the order of its files.
 
         Args:
             root: the dataset's own folder.
@@ -64,27 +61,31 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class RecordSource:
-    """A :class:`Source` made of two functions of its format: which files, and the records in them.
+class Format(Protocol):
+    """What the module of a format offers: which annotation files a split has, and the records in them."""
 
-    Attributes:
-        locate: (root, split) -> annotation files.
-        records: (root, split, skipped) -> records in the columns of own data, images relative to root.
-    """
+    def files(self, root: Path, split: str) -> tuple[Path, ...]: ...  # noqa: D102
+
+    def records(self, root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
+        """Yield records in the columns of own data, image names relative to ``root``; count what is left out."""
+        ...
+
+
+@dataclass(frozen=True)
+class FormatSource:
+    """A :class:`Source` whose records a :class:`Format` reads."""
 
     name: str
     task: str
     description: str
     splits: tuple[str, ...]
-    locate: Callable[[Path, str], tuple[Path, ...]]
-    records: Callable[[Path, str, Counter[str]], Iterator[Record]]
+    format: Format
 
     def files(self, root: Path, split: str) -> tuple[Path, ...]:
         """See :meth:`Source.files`."""
         if split not in self.splits:
             raise DataError(f"{self.name}: no split {split!r}; expected {', '.join(self.splits)}")
-        return self.locate(root, split)
+        return self.format.files(root, split)
 
     def read(
         self, root: Path, split: str, *, skip_missing: bool = False, skipped: Counter[str] | None = None
@@ -93,43 +94,34 @@ class RecordSource:
         for path in self.files(root, split):
             if not path.is_file():
                 raise DataError(f"{path}: no such file; {self.name} {split} needs it")
-        skipped = Counter() if skipped is None else skipped
-        seen: set[str] = set()
-        for record in self.records(root, split, skipped):
-            try:
-                example = to_example(record, self.task, root)
-            except MissingImageError:
-                if not skip_missing:
-                    raise
-                skipped["image file missing"] += 1
-                continue
-            if example.id in seen:
-                raise DataError(f"{record.where}: duplicate id {example.id!r}")
-            seen.add(example.id)
-            yield example
-        if skipped:
-            log.info("%s %s: skipped: %s", self.name, split, ", ".join(f"{n} {why}" for why, n in skipped.items()))
+        counts: Counter[str] = Counter() if skipped is None else skipped
+        yield from to_examples(self.format.records(root, split, counts), self.task, root, skip_missing, counts)
 
+
+_SCENES = [(f"clove-scene-{group}", f"scenes {name}", clove.scene(group)) for group, name in clove.SCENES.items()]
+_SKILLS = [(f"clove-function-{name}", f"skill {name}", clove.skill(name)) for name in clove.SKILLS]
+_TABLE: tuple[tuple[str, str, str, str, Format], ...] = (
+    ("aqua", "vqa", "AQUA: questions about paintings (Garcia et al., ECCV Workshops 2020)", "train val test", aqua),
+    ("cocoqa", "vqa", "COCO-QA: questions from captions of photos (Ren et al., NeurIPS 2015)", "train test", cocoqa),
+    (
+        "abstract-scenes",
+        "vqa",
+        "Abstract Scenes: VQA v1 on clip art (Antol et al., ICCV 2015)",
+        "train val",
+        vqa.ABSTRACT,
+    ),
+    ("vizwiz", "vqa", "VizWiz: photos and questions of blind people (Gurari et al., CVPR 2018)", "train val", vizwiz),
+    ("gqa", "vqa", "GQA: compositional questions (Hudson and Manning, CVPR 2019)", "train val testdev", gqa),
+    *((name, "vqa", f"CLOVE, {part} (Lei et al., AAAI 2023)", "train val", layout) for name, part, layout in _SCENES),
+    *((name, "vqa", f"CLOVE, {part} (Lei et al., AAAI 2023)", "train val", layout) for name, part, layout in _SKILLS),
+    ("vqav2", "vqa", "VQA v2: questions about COCO photos (Goyal et al., CVPR 2017)", "train val", vqa.V2),
+    ("nlvr2", "nlvr2", "NLVR2: sentences about pairs of photos (Suhr et al., ACL 2019)", "train dev test1", nlvr2),
+    ("snli-ve", "snli-ve", "SNLI-VE: entailment by Flickr30k photos (Xie et al., 2019)", "train dev test", snli_ve),
+    ("vcr", "vcr", "VCR, question to answer, on film stills (Zellers et al., CVPR 2019)", "train val", vcr),
+)
 
 #: Dataset name -> where its examples come from.
 SOURCES: Mapping[str, Source] = {
-    source.name: source
-    for source in (
-        RecordSource(
-            "vqav2",
-            "vqa",
-            "VQA v2: questions about COCO photos (Goyal et al., CVPR 2017)",
-            ("train", "val"),
-            vqa.V2.files,
-            vqa.V2.records,
-        ),
-        RecordSource(
-            "abstract-scenes",
-            "vqa",
-            "VQA v1 Abstract Scenes: questions about clip art (Antol et al., ICCV 2015)",
-            ("train", "val"),
-            vqa.ABSTRACT.files,
-            vqa.ABSTRACT.records,
-        ),
-    )
+    name: FormatSource(name, task, description, tuple(splits.split()), layout)
+    for name, task, description, splits, layout in _TABLE
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.example import DataError, Example
+from feddat.example import DataError, Example, Image
 
 
 class MissingImageError(DataError):
@@ -64,6 +64,13 @@ class Record:
             raise DataError(f"{self.where}: {column}: expected a whole number, got {_shown(value)}")
         return value
 
+    def identifier(self, column: str) -> str:
+        """Return a text or a whole number as text."""
+        value = self.fields.get(column)
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            raise DataError(f"{self.where}: {column}: expected text or a whole number, got {_shown(value)}")
+        return str(value)
+
     def items(self, column: str) -> list[Any]:
         """Return a list that is not empty."""
         value = self.fields.get(column)
@@ -101,18 +108,43 @@ def to_example(record: Record, task: str, folder: Path) -> Example:
     )
 
 
+def to_examples(
+    records: Iterable[Record], task: str, folder: Path, skip_missing: bool, skipped: Counter[str]
+) -> Iterator[Example]:
+    """Yield the example of every record.
+
+    Args:
+        records: the records.
+        task: key in :data:`COLUMNS`.
+        folder: what image names are relative to.
+        skip_missing: skip records whose image file is missing, and count them in ``skipped``, instead of raising.
+        skipped: why records were skipped -> how many.
+
+    Raises:
+        DataError: a record cannot be used, or has the id of another one.
+    """
+    places: dict[str, str] = {}
+    for record in records:
+        try:
+            example = to_example(record, task, folder)
+        except MissingImageError:
+            if not skip_missing:
+                raise
+            skipped["with a missing image"] += 1
+            continue
+        if example.id in places:
+            raise DataError(f"{record.where}: duplicate id {example.id!r}, first used in {places[example.id]}")
+        places[example.id] = record.place
+        yield example
+
+
 def normalise(answer: str) -> str:
     """Return the answer in lower case with single spaces and no space around it."""
     return " ".join(answer.lower().split())
 
 
 def _id(record: Record) -> str:
-    value = record.fields.get("id")
-    if value is None:
-        return record.place.replace(" ", "-")
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise DataError(f"{record.where}: id: expected text or a whole number, got {value!r}")
-    return str(value)
+    return record.place.replace(" ", "-") if record.fields.get("id") is None else record.identifier("id")
 
 
 def _shown(value: Any) -> str:
@@ -121,11 +153,18 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _image(record: Record, column: str, folder: Path) -> Path:
-    path = folder / record.text(column)
+def _image(record: Record, column: str, folder: Path) -> Image:
+    value = record.fields[column]
+    if isinstance(value, Mapping):  # as Hugging Face datasets hold images
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, bytes) and value:
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{record.where}: {column}: expected the name or the bytes of an image, got {_shown(value)}")
+    path = folder / value.strip()
     try:
         found = path.is_file()
-    except ValueError:  # a null character in the name
+    except (ValueError, OSError):  # a null character in the name, or a name that is too long
         found = False
     if not found:
         raise MissingImageError(f"{record.where}: {column}: no such image file: {path}")

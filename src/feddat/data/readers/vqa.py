@@ -1,13 +1,17 @@
 """VQA v2 and the Abstract Scenes of VQA v1: open-ended questions with ten annotators' answers each.
 
 Antol et al., "VQA: Visual Question Answering", ICCV 2015 (arXiv 1505.00468); Goyal et al., "Making the V in VQA
-Matter", CVPR 2017 (arXiv 1612.00837). Layout and formats as documented on visualqa.org/download, archives unpacked side
-by side:
+Matter", CVPR 2017 (arXiv 1612.00837). Formats as documented on visualqa.org/download, archives unpacked side by side::
 
-- questions: ``{"questions": [{"question_id": 9000, "image_id": 9, "question": "..."}]}``
-- annotations: ``{"annotations": [{"question_id": 9000, "image_id": 9, "answers": [{"answer": "cat", ...}, ...]}]}``
-- images: ``train2014/COCO_train2014_000000000009.jpg`` (VQA v2),
-  ``scene_img_abstract_v002_train2015/abstract_v002_train2015_000000000009.png`` (Abstract Scenes)
+    v2_OpenEnded_mscoco_train2014_questions.json    {"questions": [{"question_id": 9000, "image_id": 9, "question": ...
+    v2_mscoco_train2014_annotations.json            {"annotations": [{"question_id": 9000, "answers": [{"answer": ...
+    train2014/COCO_train2014_000000000009.jpg
+
+and for Abstract Scenes, whose image archives hold no folder and are unpacked into one of their own name::
+
+    OpenEnded_abstract_v002_train2015_questions.json
+    abstract_v002_train2015_annotations.json
+    scene_img_abstract_v002_train2015/abstract_v002_train2015_000000000009.png
 """
 
 from __future__ import annotations
@@ -15,10 +19,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
-from feddat.data.readers import json_array
+from feddat.data.readers import large_json
 from feddat.data.readers.records import Record
+from feddat.data.readers.vqa_answers import votes
 from feddat.example import DataError
 
 
@@ -59,33 +65,21 @@ ABSTRACT = Layout(
 )
 
 
-def votes(record: Record) -> list[str]:
-    """Return the annotators' answers of a record: ``answers`` is a list of objects with an ``answer`` each."""
-    found = [item.get("answer") if isinstance(item, dict) else None for item in record.items("answers")]
-    for number, answer in enumerate(found, 1):
-        if not isinstance(answer, str):
-            raise DataError(f"{record.where}: answer {number} of {len(found)}: expected text, got {answer!r}")
-    return [str(answer) for answer in found]
-
-
 def joined(questions: Path, annotations: Path) -> Iterator[tuple[Record, Record]]:
     """Yield each question beside the annotation of the same ``question_id``.
 
-    The published files are in the same order, so both are read side by side; whatever is out of step waits in memory.
+    Both files are read side by side, for the published ones are in the same order; whatever is out of step waits in
+    memory.
 
     Raises:
         DataError: a question has no annotation, or an annotation no question.
     """
+    streams = (large_json.elements(questions, "questions"), large_json.elements(annotations, "annotations"))
     waiting: tuple[dict[int, Record], dict[int, Record]] = ({}, {})
-    streams = (json_array.read(questions, "questions"), json_array.read(annotations, "annotations"))
-    live = True
-    while live:
-        live = False
-        for side, stream in enumerate(streams):
-            record = next(stream, None)
+    for pair in zip_longest(*streams):
+        for side, record in enumerate(pair):
             if record is None:
                 continue
-            live = True
             key = record.whole("question_id")
             other = waiting[1 - side].pop(key, None)
             if other is not None:

@@ -1,0 +1,74 @@
+"""Parquet files and Arrow streams, read with pyarrow (``pip install feddat[parquet]``)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from feddat.data.readers.records import Record
+from feddat.example import DataError
+
+#: Rows made into Python objects at a time: few, for a row may hold an image.
+ROWS = 256
+
+
+def read(path: Path) -> Iterator[Record]:
+    """Yield the rows of a Parquet file, or of an Arrow stream if the name ends in ``.arrow``.
+
+    ``answers`` may be text, a list, a map or a struct. Class labels that Hugging Face ``datasets`` wrote as numbers
+    become their names, which the file's schema holds.
+
+    Raises:
+        DataError: pyarrow is not installed, or it cannot read the file.
+    """
+    try:
+        import pyarrow
+    except ImportError:
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'feddat[parquet]'") from None
+    number = 0
+    try:
+        for batch, names in _batches(path):
+            for fields in batch.to_pylist():
+                number += 1
+                values = {key: _plain(value, names.get(key, ())) for key, value in fields.items()}
+                yield Record(path, f"row {number}", values)
+    except (pyarrow.ArrowException, OSError) as error:
+        kind = "Arrow" if path.suffix == ".arrow" else "Parquet"
+        raise DataError(f"{path}: not a readable {kind} file: {' '.join(str(error).split())}") from None
+
+
+def _batches(path: Path) -> Iterator[tuple[Any, dict[str, list[str]]]]:
+    """Yield record batches of at most ``ROWS`` rows, each with the names of the class-label columns."""
+    from pyarrow import OSFile, ipc, parquet
+
+    if path.suffix == ".arrow":
+        with OSFile(str(path)) as source, ipc.open_stream(source) as stream:
+            names = _class_names(stream.schema)
+            for batch in stream:
+                for start in range(0, batch.num_rows, ROWS):
+                    yield batch.slice(start, ROWS), names
+    else:
+        with parquet.ParquetFile(path) as file:
+            names = _class_names(file.schema_arrow)
+            for batch in file.iter_batches(ROWS):
+                yield batch, names
+
+
+def _class_names(schema: Any) -> dict[str, list[str]]:
+    """Return the class names per column, as the ``datasets`` library notes them in a schema's metadata."""
+    note = (schema.metadata or {}).get(b"huggingface")
+    features = json.loads(note)["info"]["features"] if note else {}
+    return {column: kind["names"] for column, kind in features.items() if "names" in kind}
+
+
+def _plain(value: Any, names: list[str] | tuple[()]) -> Any:
+    """Return a class label as its name, a map or a struct (padded with ``None``) as a dict of what it holds."""
+    if isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    if isinstance(value, list) and value and all(isinstance(item, tuple) and len(item) == 2 for item in value):
+        return dict(value)
+    if isinstance(value, dict):
+        return {key: item for key, item in value.items() if item is not None}
+    return value

@@ -1,0 +1,78 @@
+"""Annotators' answers as the VQA evaluation compares them: marks, articles, number words and contractions made alike.
+
+The rules are those of the evaluation published with Antol et al., "VQA: Visual Question Answering", ICCV 2015
+(arXiv 1505.00468; visualqa.org/evaluation). They are applied to every answer, so that a vocabulary counts "The dog."
+and "dog" as one.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from feddat.data.readers.records import Record, normalise
+from feddat.example import DataError
+
+MARKS = ';/[]"{}()=+\\_-><@`,?!'
+ARTICLES = frozenset({"a", "an", "the"})
+NUMBERS = {word: str(number) for number, word in enumerate(
+    "zero one two three four five six seven eight nine ten".split()
+)} | {"none": "0"}  # fmt: skip
+#: Written with one of its apostrophes left out, each of these gets it back. Entries of the published table that never
+#: match (in upper case) or are misprints (one takes an apostrophe away) are left out.
+CONTRACTIONS = """
+    'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
+    he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've
+    must've mustn't needn't not've o'clock oughtn't shan't she'd've should've shouldn't shouldn't've somebody'd've
+    somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
+    there'd there'd've there're there's they'd they'd've they'll they're they've wasn't we'd've we've weren't what'll
+    what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+    would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+""".split()
+_APOSTROPHES = {
+    word[:place] + word[place + 1 :]: word
+    for word in CONTRACTIONS
+    for place, character in enumerate(word)
+    if character == "'"
+}
+_COMMA_IN_NUMBER = re.compile(r"\d,\d")
+_PERIOD = re.compile(r"\.(?!\d)")
+
+
+@lru_cache(maxsize=1 << 16)
+def normalise_answer(answer: str) -> str:
+    """Return an answer as the evaluation compares it; empty if nothing but marks and articles was given.
+
+    A mark that stands beside a space somewhere in the answer is dropped from all of it, and so are all marks of an
+    answer with a comma between two digits; any other mark becomes a space. A period is dropped unless a digit follows.
+    Then words are put in lower case, number words up to ten become digits, articles are dropped, and contractions get
+    their apostrophe.
+    """
+    text = re.sub(r"[\n\t]", " ", answer).strip()
+    comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
+    plain = text
+    for mark in MARKS:
+        dropped = comma_in_number or f"{mark} " in text or f" {mark}" in text
+        plain = plain.replace(mark, "" if dropped else " ")
+    words = (NUMBERS.get(word, word) for word in _PERIOD.sub("", plain).lower().split())
+    return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
+
+
+def votes(record: Record) -> list[str]:
+    """Return the annotators' answers of a record, normalised: ``answers`` lists texts, or objects with an ``answer``.
+
+    An answer that is an article alone (the letter A) stays as it is. Blank answers are left out.
+
+    Raises:
+        DataError: ``answers`` is no such list, or all of it is blank.
+    """
+    given = record.items("answers")
+    found = []
+    for number, item in enumerate(given, 1):
+        answer = item.get("answer") if isinstance(item, dict) else item
+        if not isinstance(answer, str):
+            raise DataError(f"{record.where}: answer {number} of {len(given)}: expected text, got {answer!r}")
+        found.append(normalise_answer(answer) or normalise(answer))
+    if not any(found):
+        raise DataError(f"{record.where}: answers: all {len(given)} are blank")
+    return [answer for answer in found if answer]
