@@ -51,6 +51,10 @@ class AlgorithmConfig(_Section):
     beta: float = Field(0.5, ge=0, le=1, description="weight of distillation in the local adapter's loss")
     temperature: float = Field(3.0, gt=0)
     ramp_rounds: int = Field(0, ge=0, description="exponential ramp-up of alpha and beta over so many rounds; 0: off")
+    heads: Literal["shared", "separate"] = Field(
+        "shared",
+        description="methods with a global and a personal route: one personal head for both, or one for each",
+    )
     personal_epochs: int = Field(
         0, ge=0, description="fedavg: epochs of personal fine-tuning after the last round, not communicated"
     )

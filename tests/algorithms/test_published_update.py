@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers import ViltConfig, ViltModel
 
 from feddat.adapters.methods import build_adapters
-from feddat.algorithms import ALGORITHMS, StepContext
+from feddat.algorithms import ALGORITHMS, RoundContext
 from feddat.client.learner import BatchLearner
 from feddat.client.optim import build_optimizer, schedule, set_learning_rate
 from feddat.config import AlgorithmConfig, TrainConfig
@@ -69,7 +69,7 @@ def ours(start, order, peft="bottleneck"):
     first = {name: [p.detach().clone() for p in adapters.parameters(name)] for name in ("global", "local", "anchor")}
 
     task = SimpleNamespace(logits=lambda head, features: head(features), loss=vqa_loss)
-    member = SimpleNamespace(task=task, head=head)
+    member = SimpleNamespace(task=task, heads={"main": head})
     backbone = SimpleNamespace(features=lambda inputs: model(**inputs).pooler_output)
     trained = [*adapters.parameters("global"), *adapters.parameters("local"), *head.parameters()]
     optimizer = build_optimizer(trained, TRAIN)
@@ -77,7 +77,7 @@ def ours(start, order, peft="bottleneck"):
     for step, (inputs, targets) in enumerate(batches):
         set_learning_rate(optimizer, TRAIN.lr * schedule(step, STEPS, TRAIN.warmup))
         learner.take(member, inputs, targets)
-        ALGORITHMS["feddat"].step(learner, StepContext(1, 30, AlgorithmConfig(order=order, **SETTINGS)))
+        ALGORITHMS["feddat"].step(learner, RoundContext(1, 30, AlgorithmConfig(order=order, **SETTINGS)))
     last = {name: [p.detach() for p in adapters.parameters(name)] for name in ("global", "local", "anchor")}
     return first, last, [p.detach() for p in head.parameters()]
 

@@ -4,48 +4,9 @@ from math import exp, log
 
 import pytest
 import torch
-from torch.nn import functional as F
+from scalars import LR, START, ScalarLearner, context
 
-from feddat.algorithms import ALGORITHMS, StepContext
-from feddat.config import AlgorithmConfig
-
-LR = 0.1
-START = {"global": 0.8, "local": -0.3, "anchor": 0.5, "head": 1.5}
-
-
-class ScalarLearner:
-    """Features are the adapter's scalar; logits are (head * feature, 0); the right class is always the first."""
-
-    def __init__(self, optimizer=torch.optim.SGD, **options):
-        self.p = {name: torch.tensor(value, dtype=torch.float64) for name, value in START.items()}
-        for name in ("global", "local", "head"):
-            self.p[name].requires_grad_()
-        trained = [self.p[name] for name in ("global", "local", "head")]
-        self.optimizer = optimizer(trained, lr=LR, **options)
-        self.moved = []
-        self.routes = []
-
-    def features(self, route):
-        self.routes.append(route)
-        p = self.p
-        routes = {"global": p["global"], "local": p["local"], "dat": (p["local"] + p["anchor"]) / 2}
-        return (routes[route] if route != "none" else torch.tensor(1.0, dtype=torch.float64)).reshape(1, 1)
-
-    def logits(self, features):
-        return torch.cat([self.p["head"] * features, torch.zeros_like(features)], dim=1)
-
-    def task_loss(self, logits):
-        return F.cross_entropy(logits, torch.zeros(1, dtype=torch.long))
-
-    def update(self, loss):
-        before = {name: value.detach().clone() for name, value in self.p.items()}
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.moved.append({name for name in self.p if not torch.equal(before[name], self.p[name])})
-
-    def values(self):
-        return {name: value.item() for name, value in self.p.items()}
+from feddat.algorithms import ALGORITHMS
 
 
 def sigmoid(x):
@@ -62,10 +23,6 @@ def slope(z, teacher, weight, temperature):
 def kl(student, teacher, temperature):
     p, q = sigmoid(teacher / temperature), sigmoid(student / temperature)
     return temperature**2 * (p * log(p / q) + (1 - p) * log((1 - p) / (1 - q)))
-
-
-def context(round=1, **settings):
-    return StepContext(round=round, rounds=10, config=AlgorithmConfig(**settings))
 
 
 def test_alternating_by_hand():
@@ -109,6 +66,17 @@ def test_joint_by_hand():
     total = total + (1 - beta) * metrics["task_dat"] + beta * metrics["kl_dat"]
     assert metrics["loss"].item() == pytest.approx(total.item())
     assert not any(value.requires_grad for value in metrics.values())
+
+
+def test_with_separate_heads_each_route_trains_its_own():
+    shared, separate = ScalarLearner(), ScalarLearner()
+    ALGORITHMS["feddat"].step(shared, context(order="joint"))
+    ALGORITHMS["feddat"].step(separate, context(order="joint", heads="separate"))
+    moves = [separate.p[name].item() - START["head"] for name in ("head", "head.global")]
+    assert sum(moves) == pytest.approx(shared.p["head"].item() - START["head"], abs=1e-12)
+    assert all(abs(move) > 1e-3 for move in moves)
+    assert separate.values()["local"] == pytest.approx(shared.values()["local"], abs=1e-12)
+    assert ALGORITHMS["feddat"].heads(context(heads="separate").config) == {"global": "global"}
 
 
 def test_an_adapter_rests_in_the_other_half_step_despite_momentum_and_decay():

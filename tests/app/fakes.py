@@ -20,7 +20,7 @@ class Adder:
         self.name, self.number, self.examples = name, number, examples
         self.turns: list[tuple] = []
 
-    def fit(self, shared, round):
+    def fit(self, shared, round, extras=None):
         self.turns.append(("fit", round))
         state = None if shared is None else {key: value + self.number for key, value in shared.items()}
         return FitResult(state, self.examples, {"loss": self.number})

@@ -23,7 +23,7 @@ def test_it_is_a_flower_grid_and_clients_take_turns_by_name():
     order = []
 
     class Loud(Adder):
-        def fit(self, shared, round):
+        def fit(self, shared, round, extras=None):
             order.append(self.name)
             return super().fit(shared, round)
 
@@ -43,7 +43,7 @@ def test_push_and_pull_give_each_reply_once():
 
 def test_an_exception_becomes_an_error_reply_and_the_others_go_on():
     class Broken(Adder):
-        def fit(self, shared, round):
+        def fit(self, shared, round, extras=None):
             raise RuntimeError("no\nmemory")
 
     first, second = grid_of(Broken("ann"), Adder("bob")).send_and_receive([train_message(1), train_message(2)])
@@ -53,7 +53,7 @@ def test_an_exception_becomes_an_error_reply_and_the_others_go_on():
 
 def test_an_interrupt_is_not_swallowed():
     class Interrupted(Adder):
-        def fit(self, shared, round):
+        def fit(self, shared, round, extras=None):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -44,6 +44,36 @@ def test_train_reply_round_trip_is_exact(asked):
     assert all(np.array_equal(reply.shared[key], state[key].numpy()) for key in state)
 
 
+def test_extra_arrays_travel_beside_the_shared_part_both_ways(asked):
+    extras = {"c.up.bias": torch.randn(4)}
+    asked.content = messages.instruction_content(
+        messages.to_arrays(shared(0.5)), messages.instruction_config(3, 5), extras
+    )
+    instruction = messages.read_instruction(asked)
+    assert list(instruction.shared) == ["down.weight", "up.bias"]
+    assert torch.equal(instruction.extras["c.up.bias"], extras["c.up.bias"])
+
+    content = messages.train_reply(asked, 3, shared(), 11, {"loss": 0.25}, {"sum": torch.ones(2)})
+    assert set(content.content["shared"]) == {"down.weight", "up.bias", "extra/sum"}
+    reply = messages.read_train_reply(content, "ann", 3, shapes(shared()), {"sum": (2,)})
+    assert list(reply.shared) == ["down.weight", "up.bias"]
+    assert reply.extras["sum"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("extras", "expected", "reason"),
+    [
+        ({}, {"sum": (2,)}, "missing extra/sum"),
+        ({"sum": torch.ones(2)}, {}, "unexpected extra/sum"),
+        ({"sum": torch.ones(3)}, {"sum": (2,)}, r"array extra/sum is float32\(3,\), expected float32\(2,\)"),
+    ],
+)
+def test_extra_arrays_that_do_not_fit_are_refused(asked, extras, expected, reason):
+    reply = messages.train_reply(asked, 3, shared(), 11, {}, extras)
+    with pytest.raises(ReplyError, match=reason):
+        messages.read_train_reply(reply, "ann", 3, shapes(shared()), expected)
+
+
 def test_wire_size_is_what_flower_would_serialise(asked):
     reply = messages.train_reply(asked, 3, shared(), 11, {"loss": 0.25})
     assert messages.wire_size(reply) == len(recorddict_to_proto(reply.content).SerializeToString())

@@ -90,14 +90,14 @@ def test_all_are_evaluated_and_only_the_sampled_train():
 
 
 class Broken(Adder):
-    def fit(self, shared, round):
+    def fit(self, shared, round, extras=None):
         if round == 2:
             raise RuntimeError("disk on fire")
         return super().fit(shared, round)
 
 
 class Poisoned(Adder):
-    def fit(self, shared, round):
+    def fit(self, shared, round, extras=None):
         result = super().fit(shared, round)
         result.shared["up.bias"][1] = float("nan")
         return result

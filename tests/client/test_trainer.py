@@ -4,6 +4,7 @@ import pytest
 import torch
 from small_clients import label_client, same, vqa_client
 
+from feddat.algorithms import Algorithm
 from feddat.client.batches import plan_batches
 from feddat.client.store import StoreError
 from feddat.client.trainer import TrainingError, evaluated_routes
@@ -70,10 +71,10 @@ def test_head_only_trains_the_head_alone(process):
     participant = p.participant(MUSEUM)
     p.initial()
     before = p.weights("global")
-    head = [v.clone() for v in participant.members["museum"].head.state_dict().values()]
+    head = [v.clone() for v in participant.members["museum"].heads["main"].state_dict().values()]
     participant.fit(None, 1)
     assert same(before, p.weights("global"))
-    assert not same(head, participant.members["museum"].head.state_dict())
+    assert not same(head, participant.members["museum"].heads["main"].state_dict())
 
 
 def test_the_frozen_model_never_moves(process):
@@ -167,7 +168,7 @@ def test_a_fit_is_the_plain_loop_with_the_rate_set_at_every_batch(process):
     q.adapters.route("global")
     member = q.participant(MUSEUM).members["museum"]
     part = member.prepared("train")
-    parameters = [*q.adapters.parameters("global"), *member.head.parameters()]
+    parameters = [*q.adapters.parameters("global"), *member.heads["main"].parameters()]
     groups = [
         {"params": [w for w in parameters if w.ndim > 1], "weight_decay": 1e-2},
         {"params": [w for w in parameters if w.ndim == 1], "weight_decay": 0.0},
@@ -177,7 +178,7 @@ def test_a_fit_is_the_plain_loop_with_the_rate_set_at_every_batch(process):
     for step, (_, indices) in enumerate(plan):  # 10 % of six steps: no warm-up
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * (6 - step) / 6
-        logits = member.head(q.backbone.features(part.views.batch(indices, member.device)))
+        logits = member.heads["main"](q.backbone.features(part.views.batch(indices, member.device)))
         optimizer.zero_grad()
         member.task.loss(logits, part.targets[indices]).backward()
         optimizer.step()
@@ -230,8 +231,8 @@ def test_a_diverging_run_stops_with_the_client_round_and_step_and_stores_nothing
 
 
 def test_a_gradient_that_is_not_finite_stops_too(process):
-    class Broken:
-        name, trains, communicates, centralised, routes = "broken", (), False, False, ("none",)
+    class Broken(Algorithm):
+        name, trains, communicates, routes = "broken", (), False, ("none",)
 
         def step(self, learner, context):
             loss = (learner.logits(learner.features("none")) * 0.0).sum().sqrt()
@@ -283,7 +284,7 @@ def test_heads_can_start_from_words(process):
     p = process(**{"head.init": "words"})
     member = p.participant(MUSEUM).members["museum"]
     words = p.backbone.word_head(MUSEUM.answers)
-    assert same(member.head.state_dict(), words.state_dict())
+    assert same(member.heads["main"].state_dict(), words.state_dict())
 
 
 def test_words_need_a_word_head(process, monkeypatch):
@@ -308,7 +309,7 @@ def test_scores_are_the_mean_of_the_tasks_scores(process):
     for route, score in result.scores["museum"].items():
         p.adapters.route(route)
         with torch.no_grad():
-            logits = member.head(p.backbone.features(part.views.batch(range(6), torch.device("cpu"))))
+            logits = member.heads["main"](p.backbone.features(part.views.batch(range(6), torch.device("cpu"))))
         right = [MUSEUM.answers[i] in e.answers for i, e in zip(logits.argmax(1), MUSEUM.test, strict=True)]
         assert score == pytest.approx(100 * sum(right) / 6)
 
@@ -382,7 +383,9 @@ def test_examples_of_several_views_stay_together_in_batches(process, task):
         p.adapters.route("global")
         views = p.backbone.encode(member.task.views(example))
         with torch.no_grad():
-            return member.task.logits(member.head, p.backbone.features(views.batch(range(len(views)), member.device)))
+            return member.task.logits(
+                member.heads["main"], p.backbone.features(views.batch(range(len(views)), member.device))
+            )
 
     losses = [member.task.loss(alone(e), member.task.targets([e])).item() for e in client.train]
     assert metrics["task_global"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
@@ -457,14 +460,16 @@ def test_who_is_fine_tuned(process):
 def test_central_trains_one_adapter_and_a_head_for_each_member(process):
     p = process("central", **{"train.epochs": 4, "train.lr": 5e-3})
     participant = p.participant(MUSEUM, STREET, name="central")
-    heads = {name: [v.clone() for v in m.head.state_dict().values()] for name, m in participant.members.items()}
+    heads = {
+        name: [v.clone() for v in m.heads["main"].state_dict().values()] for name, m in participant.members.items()
+    }
     start = p.initial()
     first = participant.fit(None, 1)
     assert first.examples == 22
     assert first.metrics["steps"] == 24
     assert not same(p.weights("global"), start)
     for name, member in participant.members.items():
-        assert not same(heads[name], member.head.state_dict())
+        assert not same(heads[name], member.heads["main"].state_dict())
     moved = p.weights("global")
     scores = participant.evaluate(None, 1, "test")
     assert same(p.weights("global"), moved)
@@ -476,6 +481,6 @@ def test_central_trains_one_adapter_and_a_head_for_each_member(process):
 
 
 def test_a_members_head_starts_the_same_in_every_method(process):
-    alone = process("fedavg").participant(STREET).members["street"].head
-    central = process("central").participant(MUSEUM, STREET, name="central").members["street"].head
+    alone = process("fedavg").participant(STREET).members["street"].heads["main"]
+    central = process("central").participant(MUSEUM, STREET, name="central").members["street"].heads["main"]
     assert same(alone.state_dict(), central.state_dict())

@@ -194,10 +194,10 @@ def test_a_client_that_breaks_is_left_out_and_counted(make_config, monkeypatch):
 
     fit = Participant.fit
 
-    def sometimes(self, shared, round):
+    def sometimes(self, shared, round, extras=None):
         if self.name == "bob" and round == 2:
             raise RuntimeError("power cut")
-        return fit(self, shared, round)
+        return fit(self, shared, round, extras)
 
     monkeypatch.setattr(Participant, "fit", sometimes)
     config = make_config()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feddat.algorithms.base import Algorithm, Learner, StepContext
+from feddat.algorithms.base import Algorithm, Learner, RoundContext
 from feddat.algorithms.central import Central
 from feddat.algorithms.fedavg import FedAvg
 from feddat.algorithms.feddat import FedDAT
@@ -14,4 +14,4 @@ ALGORITHMS: dict[str, Algorithm] = {
     algorithm.name: algorithm for algorithm in (FedDAT(), FedAvg(), Local(), Central(), Head())
 }
 
-__all__ = ["ALGORITHMS", "Algorithm", "Learner", "StepContext"]
+__all__ = ["ALGORITHMS", "Algorithm", "Learner", "RoundContext"]

@@ -1,80 +1,167 @@
-"""The interface of a local objective: one file per algorithm, no I/O, no federation."""
+"""The base of every local objective: one file per algorithm, no I/O, no federation.
+
+A round on a client: the received adapter and the client's own state are put into the model; :meth:`Algorithm.begin`;
+:meth:`Algorithm.step` on every batch; :meth:`Algorithm.finish`; what trained goes to the client's store and, of the
+global adapter, what the algorithm shares to the server. Algorithms keep nothing in themselves: one object serves every
+client.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
+from feddat.adapters.base import Route
+from feddat.algorithms.server import ServerPart
 from feddat.config import AlgorithmConfig
 
+#: Name of the head that every member has.
+MAIN_HEAD = "main"
 
-@dataclass(frozen=True, slots=True)
-class StepContext:
-    """Where a step stands.
+
+@dataclass(slots=True)
+class RoundContext:
+    """One client's round: where it stands and what the algorithm remembers.
 
     Attributes:
         round: current round, 1-based.
         rounds: planned rounds.
         config: the algorithm's settings.
+        previous: round in which this client last trained; ``None`` at its first.
+        steps: local steps of this round.
+        step: current local step, 0-based.
+        received: the extra arrays that came with the adapter (:meth:`ServerPart.sends`); empty in an evaluation.
+        state: the client's own tensors, kept in its store from round to round.
+        scratch: whatever the algorithm needs until the end of the round.
     """
 
     round: int
     rounds: int
     config: AlgorithmConfig
+    previous: int | None = None
+    steps: int = 1
+    step: int = 0
+    received: Mapping[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    scratch: dict[str, Any] = field(default_factory=dict)
 
 
 class Learner(Protocol):
-    """What an algorithm may do with a client during one step: forward on a route, the task's loss, one update."""
+    """What an algorithm may do with a client: forward on a route, the task's loss, updates, moves of whole adapters."""
 
-    def features(self, route: str) -> Tensor:
-        """Return the current batch's pooled features (N * V, d) on ``route``: ``global``, ``local``, ``dat``, ``none``.
+    @property
+    def lr(self) -> float:
+        """The current learning rate."""
+        ...
+
+    def features(self, route: Route) -> Tensor:
+        """Return the current batch's pooled features (N * V, d) on a route.
 
         Several routes' features may wait for their backward pass at once.
         """
         ...
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the personal head's logits (N, C), float32 or wider."""
+    def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
+        """Return a personal head's logits (N, C), float32 or wider."""
         ...
 
     def task_loss(self, logits: Tensor) -> Tensor:
         """Return the task loss of the current batch's logits, a scalar."""
         ...
 
-    def update(self, loss: Tensor) -> None:
-        """Drop all gradients, run backward on ``loss`` and take one optimizer step.
+    def backward(self, loss: Tensor) -> None:
+        """Drop all gradients and run backward on ``loss``. Gradients can then be read and changed in place."""
+        ...
 
-        A parameter that ``loss`` does not depend on has no gradient and does not move: no momentum, no weight decay.
+    def step(self, adapters: Collection[str] | None = None, head: bool = True) -> None:
+        """Take one optimizer step on the gradients at hand, clipped where configured.
+
+        A parameter without gradient does not move: no momentum, no weight decay.
+
+        Args:
+            adapters: the only adapters that move; default: all with gradients.
+            head: whether heads with gradients move.
         """
         ...
 
+    def update(self, loss: Tensor, adapters: Collection[str] | None = None, head: bool = True) -> None:
+        """Do :meth:`backward` and :meth:`step`: a parameter that ``loss`` does not depend on does not move."""
+        ...
 
-class Algorithm(Protocol):
-    """A local objective and the table of what it trains, sends and answers with.
+    def adapter(self, name: str) -> Mapping[str, Tensor]:
+        """Return the parameters of an adapter that train, by name: to be read, or moved in place without autograd."""
+        ...
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one adapter into another, whole."""
+        ...
+
+    def also_train(self, tensors: Iterable[Tensor]) -> None:
+        """Let this round's optimizer move further leaf tensors that require gradients, without weight decay."""
+        ...
+
+
+class Algorithm(ABC):
+    """A local objective and the table of what it trains, keeps, sends and answers with.
 
     Attributes:
         name: key in :data:`feddat.algorithms.ALGORITHMS`.
-        trains: adapters that get gradients: subset of ``("global", "local")``; the head always trains.
+        trains: adapters that get gradients: subset of ``("global", "local")``; the heads always train.
+        keeps: adapters in the client's store, of ``("local", "anchor")``: what trains, and what rests there between
+            rounds. Entries of the global adapter that train and do not travel are kept too.
         communicates: whether the global adapter travels.
         centralised: one place holds every client's data.
-        routes: route names evaluated, in the order of reports; the first is the method's own answer.
+        routes: names of the answers evaluated, in the order of reports; the first is the method's own.
+        server: what the server does beside or instead of the plain mean; ``None``: any server rule may be used.
     """
 
-    name: str
-    trains: tuple[str, ...]
-    communicates: bool
-    centralised: bool
-    routes: tuple[str, ...]
+    name: ClassVar[str]
+    trains: ClassVar[tuple[str, ...]]
+    keeps: ClassVar[tuple[str, ...]] = ()
+    communicates: ClassVar[bool] = True
+    centralised: ClassVar[bool] = False
+    routes: ClassVar[tuple[str, ...]]
+    server: ClassVar[ServerPart | None] = None
 
-    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
-        """Take one optimisation step (or its half steps) on the current batch.
+    @abstractmethod
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one optimisation step (or its parts) on the current batch.
 
         Returns:
             Detached scalars to log; always the same keys, ``loss`` among them.
         """
-        ...
+
+    def begin(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027  (most have nothing to do)
+        """Prepare the round; the adapters are as received, and as this client left them."""
+
+    def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
+        """End the round; return the extra arrays that travel with the adapter (:meth:`ServerPart.expects`)."""
+        return {}
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the current batch's logits (N, C) under one of :attr:`routes`."""
+        return learner.logits(learner.features(route), self.heads(context.config).get(route, MAIN_HEAD))
+
+    def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
+        """Return the routes that have a head of their own, with its name; all others share the main head."""
+        return {}
+
+    def shares(self, key: str) -> bool:
+        """Return whether an entry of the global adapter travels."""
+        return True
+
+    def trains_key(self, key: str) -> bool:
+        """Return whether an entry of the adapters in :attr:`trains` trains."""
+        return True
+
+
+def separate_heads(config: AlgorithmConfig) -> Mapping[str, str]:
+    """Return :meth:`Algorithm.heads` of methods with a global and a personal route: ``algorithm.heads``."""
+    return {"global": "global"} if config.heads == "separate" else {}
 
 
 def task_step(learner: Learner, route: str) -> dict[str, Tensor]:

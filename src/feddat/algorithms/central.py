@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from feddat.algorithms.base import Learner, StepContext, task_step
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
 
 
-class Central:
+class Central(Algorithm):
     """The global adapter trains on the task loss of every client; nothing travels, because nothing is apart."""
 
-    name: str = "central"
-    trains: tuple[str, ...] = ("global",)
-    communicates: bool = False
-    centralised: bool = True
-    routes: tuple[str, ...] = ("global",)
+    name = "central"
+    trains = ("global",)
+    communicates = False
+    centralised = True
+    routes = ("global",)
 
-    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""
         return task_step(learner, "global")

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from feddat.algorithms.base import Learner, StepContext, task_step
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
 
 
-class FedAvg:
+class FedAvg(Algorithm):
     """The global adapter trains on the task loss and travels."""
 
-    name: str = "fedavg"
-    trains: tuple[str, ...] = ("global",)
-    communicates: bool = True
-    centralised: bool = False
-    routes: tuple[str, ...] = ("global",)
+    name = "fedavg"
+    trains = ("global",)
+    routes = ("global",)
 
-    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""
         return task_step(learner, "global")

@@ -9,23 +9,32 @@ Federated Learning", AAAI 2024, arXiv 2308.12305.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import Learner, StepContext
+from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
 from feddat.algorithms.distillation import distillation_loss, ramp
+from feddat.config import AlgorithmConfig
 
 
-class FedDAT:
-    """The published method, in both orders of one step (``algorithm.order``)."""
+class FedDAT(Algorithm):
+    """The published method, in both orders of one step (``algorithm.order``).
 
-    name: str = "feddat"
-    trains: tuple[str, ...] = ("global", "local")
-    communicates: bool = True
-    centralised: bool = False
-    routes: tuple[str, ...] = ("dat", "local", "global")
+    As published, all routes share one personal head; with ``algorithm.heads=separate`` the global route has its own.
+    """
 
-    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
+    name = "feddat"
+    trains = ("global", "local")
+    keeps = ("local", "anchor")
+    routes = ("dat", "local", "global")
+
+    def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
+        """Return the global route's own head, if asked for."""
+        return separate_heads(config)
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take the two half steps of ``alternating``, or the one step of ``joint``.
 
         Returns:
@@ -36,7 +45,7 @@ class FedDAT:
         return _alternating(learner, context)
 
 
-def _alternating(learner: Learner, context: StepContext) -> dict[str, Tensor]:
+def _alternating(learner: Learner, context: RoundContext) -> dict[str, Tensor]:
     # The published order runs the DAT route twice: before the L_s step without gradient, after it with gradient. That
     # step moves the global adapter and the head, and neither is part of the DAT route's features. So the features of
     # both passes are the same, and one pass gives them; only the head is applied again, as it stands after the step.
@@ -45,7 +54,7 @@ def _alternating(learner: Learner, context: StepContext) -> dict[str, Tensor]:
     with torch.no_grad():
         z_dat = learner.logits(dat_features)
 
-    z_s = learner.logits(learner.features("global"))
+    z_s = learner.logits(learner.features("global"), _global_head(context))
     loss_s, task_s, kl_s = _objective(learner, z_s, z_dat, context.config.alpha, context)
     learner.update(loss_s)
 
@@ -55,9 +64,9 @@ def _alternating(learner: Learner, context: StepContext) -> dict[str, Tensor]:
     return _log(loss_s + loss_dat, task_s, task_dat, kl_s, kl_dat)
 
 
-def _joint(learner: Learner, context: StepContext) -> dict[str, Tensor]:
+def _joint(learner: Learner, context: RoundContext) -> dict[str, Tensor]:
     z_dat = learner.logits(learner.features("dat"))
-    z_s = learner.logits(learner.features("global"))
+    z_s = learner.logits(learner.features("global"), _global_head(context))
     loss_s, task_s, kl_s = _objective(learner, z_s, z_dat, context.config.alpha, context)
     loss_dat, task_dat, kl_dat = _objective(learner, z_dat, z_s, context.config.beta, context)
     loss = loss_s + loss_dat
@@ -65,8 +74,12 @@ def _joint(learner: Learner, context: StepContext) -> dict[str, Tensor]:
     return _log(loss, task_s, task_dat, kl_s, kl_dat)
 
 
+def _global_head(context: RoundContext) -> str:
+    return separate_heads(context.config).get("global", MAIN_HEAD)
+
+
 def _objective(
-    learner: Learner, student: Tensor, teacher: Tensor, weight: float, context: StepContext
+    learner: Learner, student: Tensor, teacher: Tensor, weight: float, context: RoundContext
 ) -> tuple[Tensor, Tensor, Tensor]:
     weight = ramp(weight, context.round, context.config.ramp_rounds)
     task = learner.task_loss(student)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from feddat.algorithms.base import Learner, StepContext, task_step
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
 
 
-class Head:
+class Head(Algorithm):
     """The head trains on the task loss with all adapters off."""
 
-    name: str = "head"
-    trains: tuple[str, ...] = ()
-    communicates: bool = False
-    centralised: bool = False
-    routes: tuple[str, ...] = ("none",)
+    name = "head"
+    trains = ()
+    communicates = False
+    routes = ("none",)
 
-    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""
         return task_step(learner, "none")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from feddat.algorithms.base import Learner, StepContext, task_step
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
 
 
-class Local:
+class Local(Algorithm):
     """The local adapter trains on the task loss and never travels."""
 
-    name: str = "local"
-    trains: tuple[str, ...] = ("local",)
-    communicates: bool = False
-    centralised: bool = False
-    routes: tuple[str, ...] = ("local",)
+    name = "local"
+    trains = ("local",)
+    keeps = ("local", "anchor")
+    communicates = False
+    routes = ("local",)
 
-    def step(self, learner: Learner, context: StepContext) -> dict[str, Tensor]:
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""
         return task_step(learner, "local")

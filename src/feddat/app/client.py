@@ -17,7 +17,9 @@ from feddat.client.trainer import EvalResult, FitResult
 class Works(Protocol):
     """What the app needs of a :class:`feddat.client.trainer.Participant`."""
 
-    def fit(self, shared: dict[str, Tensor] | None, round: int) -> FitResult:
+    def fit(
+        self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
+    ) -> FitResult:
         """Train locally for one round."""
         ...
 
@@ -48,8 +50,8 @@ def make_client_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         ask = messages.read_instruction(message)
-        result = participant(client_name(context, names)).fit(ask.shared, ask.round)
-        return messages.train_reply(message, ask.round, result.shared, result.examples, result.metrics)
+        result = participant(client_name(context, names)).fit(ask.shared, ask.round, ask.extras)
+        return messages.train_reply(message, ask.round, result.shared, result.examples, result.metrics, result.extras)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:

@@ -3,10 +3,12 @@
 | message | server to client | client to server |
 | --- | --- | --- |
 | query | nothing | the client's name, and the members it answers for |
-| train | the global adapter; round, planned rounds | the global adapter; number of examples; losses |
+| train | the global adapter, extra arrays; round, planned rounds | the same, other extras; number of examples; losses |
 | evaluate | the global adapter; the same; split, whether final | number of examples; one score per route |
 
 Nothing else leaves a client: no data, no head, no local adapter. Methods that do not communicate send no arrays at all.
+Of the global adapter only those entries travel that the algorithm shares. Extra arrays (control variates, for example)
+are the algorithm's too; they lie in the adapter's ArrayRecord, since Flower wants one per message, under a prefix.
 Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`.
 """
 
@@ -15,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -24,11 +26,14 @@ from flwr.common.serde import recorddict_to_proto
 from numpy.typing import NDArray
 from torch import Tensor
 
+from feddat.algorithms.server import Shapes
+
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
 ROUND, EXAMPLES = "round", "num-examples"
+#: Before the keys of extra arrays; no key of an adapter has a slash.
+EXTRA = "extra/"
 
-#: Shape of every tensor of the shared part, by key.
-Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
+Value = TypeVar("Value")
 #: What Flower takes for a MetricRecord.
 MetricValues: TypeAlias = dict[str, int | float | list[int] | list[float]]
 
@@ -59,13 +64,14 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What the server asks of a client: where the run stands and the global adapter (``None``: nothing is shared)."""
+    """What the server asks of a client: where the run stands, the shared part (``None``: there is none), the extras."""
 
     round: int
     rounds: int
     final: bool
     split: str
     shared: dict[str, Tensor] | None
+    extras: dict[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class TrainReply:
     """A checked reply to a train message."""
 
     shared: dict[str, NDArray[np.float32]]
+    extras: dict[str, NDArray[np.float32]]
     examples: int
     metrics: dict[str, float]
 
@@ -108,8 +115,11 @@ def instruction_config(round: int, rounds: int, split: str = "train", final: boo
     return ConfigRecord({ROUND: round, "rounds": rounds, "split": split, "final": final})
 
 
-def instruction_content(arrays: ArrayRecord, config: ConfigRecord) -> RecordDict:
-    """Return an instruction's content; empty ``arrays`` are not sent."""
+def instruction_content(
+    arrays: ArrayRecord, config: ConfigRecord, extras: Mapping[str, Tensor] | None = None
+) -> RecordDict:
+    """Return an instruction's content: the shared part and the extra arrays; what is empty is not sent."""
+    arrays = ArrayRecord({**arrays, **to_arrays(_marked(extras or {}))})
     return RecordDict({SHARED: arrays, CONFIG: config} if arrays else {CONFIG: config})
 
 
@@ -117,13 +127,15 @@ def read_instruction(message: Message) -> Instruction:
     """Return what a train or evaluate message asks for."""
     content = message.content
     config = content.config_records[CONFIG]
-    arrays = content.array_records.get(SHARED)
+    arrays = to_tensors(content.array_records.get(SHARED, ArrayRecord()))
+    shared = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
     return Instruction(
         round=int(config[ROUND]),  # type: ignore[arg-type]
         rounds=int(config["rounds"]),  # type: ignore[arg-type]
         final=bool(config["final"]),
         split=str(config["split"]),
-        shared=None if arrays is None else to_tensors(arrays),
+        shared=shared or None,
+        extras={key.removeprefix(EXTRA): value for key, value in arrays.items() if key.startswith(EXTRA)},
     )
 
 
@@ -137,14 +149,19 @@ def name_reply(message: Message, member: Member) -> Message:
 
 
 def train_reply(
-    message: Message, round: int, shared: Mapping[str, Tensor] | None, examples: int, metrics: Mapping[str, float]
+    message: Message,
+    round: int,
+    shared: Mapping[str, Tensor] | None,
+    examples: int,
+    metrics: Mapping[str, float],
+    extras: Mapping[str, Tensor] | None = None,
 ) -> Message:
     """Return the answer to a train message."""
     values: MetricValues = {ROUND: round, EXAMPLES: examples}
     values |= {f"train.{key}": float(value) for key, value in metrics.items()}
     content = RecordDict({METRICS: MetricRecord(values)})
-    if shared:
-        content[SHARED] = to_arrays(shared)
+    if arrays := to_arrays({**(shared or {}), **_marked(extras or {})}):
+        content[SHARED] = arrays
     return Message(content, reply_to=message)
 
 
@@ -181,18 +198,28 @@ def read_name(message: Message) -> Member:
     return Member(name, tuple(str(member) for member in members))
 
 
-def read_train_reply(message: Message, client: str, round: int, shapes: Shapes) -> TrainReply:
-    """Return a checked train reply; ``shapes`` says which tensors the shared part has (empty: none may come).
+def read_train_reply(
+    message: Message, client: str, round: int, shapes: Shapes, extra_shapes: Shapes | None = None
+) -> TrainReply:
+    """Return a checked train reply.
+
+    Args:
+        message: the reply.
+        client: whose reply it must be.
+        round: that it must answer for.
+        shapes: the tensors that the shared part must have (empty: none may come).
+        extra_shapes: the extra arrays that must come with it.
 
     Raises:
         ReplyError: the client failed; or round, keys, shapes, types or values do not fit.
     """
-    content = _records(message, client, {SHARED, METRICS} if shapes else {METRICS})
+    expected = {**shapes, **_marked(extra_shapes or {})}
+    content = _records(message, client, {SHARED, METRICS} if expected else {METRICS})
     metrics = _metrics(content, client, round, at_least=1)
-    arrays = content.array_records[SHARED] if shapes else ArrayRecord()
-    _same_keys(client, "the shared part", arrays, shapes)
-    shared: dict[str, NDArray[np.float32]] = {}
-    for key, shape in shapes.items():
+    arrays = content.array_records[SHARED] if expected else ArrayRecord()
+    _same_keys(client, "the shared part", arrays, expected)
+    values: dict[str, NDArray[np.float32]] = {}
+    for key, shape in expected.items():
         try:
             value = arrays[key].numpy()
         except (TypeError, ValueError, EOFError) as error:
@@ -201,9 +228,14 @@ def read_train_reply(message: Message, client: str, round: int, shapes: Shapes) 
             raise ReplyError(client, f"array {key} is {value.dtype}{value.shape}, expected float32{tuple(shape)}")
         if not np.isfinite(value).all():
             raise ReplyError(client, f"array {key} has NaN or infinite values")
-        shared[key] = value
+        values[key] = value
     losses = {key.removeprefix("train."): value for key, value in metrics.items() if key.startswith("train.")}
-    return TrainReply(shared, int(metrics[EXAMPLES]), losses)
+    return TrainReply(
+        shared={key: values[key] for key in shapes},
+        extras={key: values[EXTRA + key] for key in extra_shapes or {}},
+        examples=int(metrics[EXAMPLES]),
+        metrics=losses,
+    )
 
 
 def read_evaluate_reply(message: Message, member: Member, round: int, routes: Sequence[str]) -> EvaluateReply:
@@ -227,6 +259,10 @@ def read_evaluate_reply(message: Message, member: Member, round: int, routes: Se
                 raise ReplyError(member.name, f"score of {name} on route {route} is {score}, expected 0 to 100")
     _same_keys(member.name, "the scores", metrics, expected)
     return EvaluateReply({name: values for name, values in scores.items() if values}, examples)
+
+
+def _marked(extras: Mapping[str, Value]) -> dict[str, Value]:
+    return {EXTRA + key: value for key, value in extras.items()}
 
 
 def _prefix(client: str, member: str) -> str:

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from numpy.typing import ArrayLike, NDArray
 
+from feddat.algorithms.server import Shapes
 from feddat.app import messages
 from feddat.app.messages import Member, ReplyError
 from feddat.seeding import numpy_generator
@@ -65,7 +66,7 @@ class AdapterMean(Strategy):
         self,
         *,
         seed: int,
-        shapes: messages.Shapes,
+        shapes: Shapes,
         routes: Sequence[str],
         final_routes: Sequence[str] | None = None,
         fraction: float = 1.0,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from feddat.adapters.base import Adapters
+from feddat.adapters.base import TRAINED, Adapters, Route
+from feddat.algorithms.base import MAIN_HEAD
 from feddat.client.member import Member
 from feddat.models.base import Backbone
 
@@ -25,14 +26,16 @@ class BatchLearner:
         precision: str,
         optimizer: torch.optim.Optimizer | None = None,
         clip_norm: float | None = None,
+        trains_key: Callable[[str], bool] = lambda key: True,
     ) -> None:
         self._backbone = backbone
         self._adapters = adapters
         self._bf16 = precision == "bf16"
         self._optimizer = optimizer
         self._clip_norm = clip_norm
-        self._parameters: Sequence[nn.Parameter] = (
-            [p for group in optimizer.param_groups for p in group["params"]] if optimizer is not None else ()
+        self._trains_key = trains_key
+        self._parameters: list[Tensor] = (
+            [p for group in optimizer.param_groups for p in group["params"]] if optimizer is not None else []
         )
         self._norms: list[Tensor] = []
         self._member: Member
@@ -43,34 +46,66 @@ class BatchLearner:
         """Make this batch the current one."""
         self._member, self._inputs, self._targets = member, inputs, targets
 
-    def features(self, route: str) -> Tensor:
+    @property
+    def lr(self) -> float:
+        """The current learning rate."""
+        return float(self._training().param_groups[0]["lr"])
+
+    def features(self, route: Route) -> Tensor:
         """Return the batch's pooled features on ``route``, shape (N * V, d)."""
         self._adapters.route(route)
         with self._autocast():
             return self._backbone.features(self._inputs)
 
-    def logits(self, features: Tensor) -> Tensor:
-        """Return the member's logits (N, C), float32 or wider."""
+    def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
+        """Return the logits of one of the member's heads, (N, C), float32 or wider."""
         with self._autocast():
-            logits = self._member.task.logits(self._member.head, features)
+            logits = self._member.task.logits(self._member.heads[head], features)
         return logits.float() if logits.dtype == torch.bfloat16 else logits
 
     def task_loss(self, logits: Tensor) -> Tensor:
         """Return the task loss, a scalar."""
         return self._member.task.loss(logits, self._targets)
 
-    def update(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor, adapters: Collection[str] | None = None, head: bool = True) -> None:
         """Drop all gradients, backward, clip where configured, one optimizer step."""
-        if self._optimizer is None:
-            raise RuntimeError("this learner has no optimizer: it answers only")
-        self._optimizer.zero_grad(set_to_none=True)
+        self.backward(loss)
+        self.step(adapters, head)
+
+    def backward(self, loss: Tensor) -> None:
+        """Drop all gradients and run backward."""
+        self._training().zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+
+    def step(self, adapters: Collection[str] | None = None, head: bool = True) -> None:
+        """Clip where configured and take one optimizer step, with only some adapters and the heads if so asked."""
+        optimizer = self._training()
+        if adapters is not None:
+            for name in set(TRAINED).difference(adapters):
+                _drop_gradients(self._adapters.parameters(name))
+        if not head:
+            for module in self._member.heads.values():
+                _drop_gradients(module.parameters())
         moving = [parameter for parameter in self._parameters if parameter.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in moving if p.grad is not None])
         if self._clip_norm is not None:
             nn.utils.clip_grads_with_norm_(moving, self._clip_norm, norm)
         self._norms.append(norm.detach())
-        self._optimizer.step()
+        optimizer.step()
+
+    def adapter(self, name: str) -> Mapping[str, Tensor]:
+        """Return an adapter's parameters that train, by name."""
+        return {key: value for key, value in self._adapters.named(name).items() if self._trains_key(key)}
+
+    def copy(self, source: str, target: str) -> None:
+        """Copy one adapter into another, whole."""
+        self._adapters.copy(source, target)
+
+    def also_train(self, tensors: Iterable[Tensor]) -> None:
+        """Let the optimizer move further leaf tensors, without weight decay."""
+        added = list(tensors)
+        self._training().add_param_group({"params": added, "weight_decay": 0.0, "lr": self.lr})
+        self._parameters += added
 
     def take_norm(self) -> Tensor:
         """Return the largest gradient norm (before clipping) since the last call; not finite if any was not."""
@@ -78,6 +113,16 @@ class BatchLearner:
         self._norms.clear()
         return norm
 
+    def _training(self) -> torch.optim.Optimizer:
+        if self._optimizer is None:
+            raise RuntimeError("this learner has no optimizer: it answers only")
+        return self._optimizer
+
     def _autocast(self) -> torch.autocast:
         kind = next(iter(self._inputs.values())).device.type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self._bf16)
+
+
+def _drop_gradients(parameters: Iterable[Tensor]) -> None:
+    for parameter in parameters:
+        parameter.grad = None

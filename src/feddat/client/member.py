@@ -1,14 +1,16 @@
-"""One owner of data within a participant: its task, its personal head, its examples prepared once."""
+"""One owner of data within a participant: its task, its personal heads, its examples prepared once."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from feddat.algorithms.base import MAIN_HEAD
 from feddat.config import ConfigError, RunConfig
 from feddat.example import ClientData, DataError, Example
 from feddat.models.base import Backbone, EncodedViews
@@ -36,13 +38,21 @@ class Member:
 
     Attributes:
         name: the client's name.
-        head: the personal head; replaced by :meth:`reset_head`.
+        heads: the personal heads by name: the main one, and those that the algorithm gives to routes of their own;
+            replaced by :meth:`reset_heads`.
 
     Raises:
         DataError: the task is unknown, or the answers do not fit it.
     """
 
-    def __init__(self, data: ClientData, config: RunConfig, backbone: Backbone, device: torch.device) -> None:
+    def __init__(
+        self,
+        data: ClientData,
+        config: RunConfig,
+        backbone: Backbone,
+        device: torch.device,
+        extra_heads: Iterable[str] = (),
+    ) -> None:
         self.name = data.name
         self.data = data
         try:
@@ -53,11 +63,12 @@ class Member:
         self._config = config
         self._backbone = backbone
         self._prepared: dict[str, Prepared] = {}
-        self.head: nn.Module
-        self.reset_head()
+        self._extra_heads = tuple(extra_heads)
+        self.heads: dict[str, nn.Module]
+        self.reset_heads()
 
-    def reset_head(self) -> None:
-        """Put the head back to its initialisation, which depends on the seed and the client's name alone.
+    def reset_heads(self) -> None:
+        """Put all heads back to one initialisation, which depends on the seed and the client's name alone.
 
         Raises:
             ConfigError: ``head.init`` is ``words`` and the backbone has no masked-word head.
@@ -68,7 +79,8 @@ class Member:
             words = self._backbone.word_head(self.data.answers)
             if words is None:
                 raise ConfigError(f"head.init: words, but model {self._backbone.name} has no masked-word head")
-        self.head = self.task.build_head(self._backbone.feature_dim, words).to(self.device)
+        head = self.task.build_head(self._backbone.feature_dim, words).to(self.device)
+        self.heads = {MAIN_HEAD: head} | {name: copy.deepcopy(head) for name in self._extra_heads}
 
     def prepared(self, split: str) -> Prepared:
         """Return ``train``, ``validation`` or ``test``, encoded at the first call.

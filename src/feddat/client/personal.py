@@ -2,50 +2,92 @@
 
 | name | kept |
 | --- | --- |
-| ``local.KEY``, ``anchor.KEY`` | where the local adapter trains |
-| ``global.KEY`` | where the global adapter trains and does not travel |
+| ``local.KEY``, ``anchor.KEY`` | where the algorithm keeps that adapter |
+| ``global.KEY`` | where that entry of the global adapter trains and does not travel |
 | ``head/MEMBER/KEY`` | always: one head per owner of data |
+| ``head.NAME/MEMBER/KEY`` | where a route has a head of its own |
+| ``state.KEY`` | the algorithm's own tensors |
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
-from feddat.algorithms.base import Algorithm
+from feddat.algorithms.base import MAIN_HEAD, Algorithm
 from feddat.client.member import Member
 
 
-def pack(algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member]) -> dict[str, Tensor]:
-    """Return everything trained by ``algorithm`` that does not travel."""
+def shared_state(algorithm: Algorithm, adapters: Adapters) -> dict[str, Tensor]:
+    """Return what travels: CPU copies of the entries of the global adapter that the algorithm shares."""
+    return {key: value for key, value in adapters.state("global").items() if _travels(algorithm, key)}
+
+
+def load_shared(algorithm: Algorithm, adapters: Adapters, shared: Mapping[str, Tensor]) -> None:
+    """Copy what travelled into the global adapter; its other entries are left alone.
+
+    Raises:
+        ValueError: a key is missing or unexpected, or a shape differs. Nothing is loaded then.
+    """
+    _load_part(adapters, shared, [key for key in adapters.named("global") if _travels(algorithm, key)])
+
+
+def pack(
+    algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member], state: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return everything of a client that does not travel; ``state``: the algorithm's own tensors."""
     tensors: dict[str, Tensor] = {}
-    if "local" in algorithm.trains:
-        for name in ("local", "anchor"):
-            tensors |= {f"{name}.{key}": value for key, value in adapters.state(name).items()}
-    if "global" in algorithm.trains and not algorithm.communicates:
-        tensors |= {f"global.{key}": value for key, value in adapters.state("global").items()}
-    for name, member in members.items():
-        tensors |= {f"head/{name}/{key}": value for key, value in member.head.state_dict().items()}
-    return tensors
+    for name in algorithm.keeps:
+        tensors |= {f"{name}.{key}": value for key, value in adapters.state(name).items()}
+    if kept := _kept_of_global(algorithm, adapters):
+        shared = adapters.state("global")
+        tensors |= {f"global.{key}": shared[key] for key in kept}
+    for prefix, head in _heads(members.values()):
+        tensors |= {prefix + key: value for key, value in head.state_dict().items()}
+    return tensors | {f"state.{key}": value for key, value in state.items()}
 
 
 def unpack(
     algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member], tensors: Mapping[str, Tensor]
-) -> None:
-    """Load what :func:`pack` returned.
+) -> dict[str, Tensor]:
+    """Load what :func:`pack` returned; return the algorithm's own tensors.
 
     Raises:
         ValueError, RuntimeError: a name or shape does not fit.
     """
-    if "local" in algorithm.trains:
-        for name in ("local", "anchor"):
-            adapters.load(name, _below(f"{name}.", tensors))
-    if "global" in algorithm.trains and not algorithm.communicates:
-        adapters.load("global", _below("global.", tensors))
-    for name, member in members.items():
-        member.head.load_state_dict(_below(f"head/{name}/", tensors))
+    for name in algorithm.keeps:
+        adapters.load(name, _below(f"{name}.", tensors))
+    if kept := _kept_of_global(algorithm, adapters):
+        _load_part(adapters, _below("global.", tensors), kept)
+    for prefix, head in _heads(members.values()):
+        head.load_state_dict(_below(prefix, tensors))
+    return _below("state.", tensors)
+
+
+def _travels(algorithm: Algorithm, key: str) -> bool:
+    return algorithm.communicates and algorithm.shares(key)
+
+
+def _kept_of_global(algorithm: Algorithm, adapters: Adapters) -> list[str]:
+    if "global" not in algorithm.trains:
+        return []
+    return [key for key in adapters.named("global") if algorithm.trains_key(key) and not _travels(algorithm, key)]
+
+
+def _load_part(adapters: Adapters, part: Mapping[str, Tensor], keys: Collection[str]) -> None:
+    """Copy the entries ``keys`` into the global adapter, and no others."""
+    if unexpected := sorted(part.keys() - set(keys)):
+        raise ValueError(f"global adapter: unexpected key {unexpected[0]!r}")
+    others = {key: value for key, value in adapters.state("global").items() if key not in set(keys)}
+    adapters.load("global", others | dict(part))
+
+
+def _heads(members: Iterable[Member]) -> Iterator[tuple[str, nn.Module]]:
+    for member in members:
+        for name, head in member.heads.items():
+            yield (f"head/{member.name}/" if name == MAIN_HEAD else f"head.{name}/{member.name}/"), head
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

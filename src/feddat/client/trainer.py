@@ -7,20 +7,20 @@ them, so that a turn's result depends on its arguments, the client's store and t
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from feddat.adapters.base import Adapters
-from feddat.algorithms.base import Algorithm, StepContext
+from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.algorithms.local import Local
 from feddat.client.batches import plan_batches
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
 from feddat.client.optim import build_optimizer, schedule, set_learning_rate
-from feddat.client.personal import pack, unpack
+from feddat.client.personal import load_shared, pack, shared_state, unpack
 from feddat.client.store import PersonalStore, State, StoreError
 from feddat.config import AlgorithmConfig, RunConfig
 from feddat.example import ClientData, DataError, Example
@@ -38,6 +38,7 @@ class FitResult:
 
     Attributes:
         shared: the global adapter, exactly what travels; ``None`` where the algorithm does not communicate.
+        extras: the extra arrays that travel with it.
         examples: number of training examples, the weight of this client.
         metrics: the algorithm's losses, mean over steps, and ``examples``, ``steps``, ``seconds``.
     """
@@ -45,6 +46,7 @@ class FitResult:
     shared: dict[str, Tensor] | None
     examples: int
     metrics: dict[str, float]
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +106,40 @@ class Participant:
         self.algorithm = algorithm
         self.store = store
         device = adapters.parameters("global")[0].device
-        self.members = {data.name: Member(data, config, backbone, device) for data in members}
+        extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
+        self.members = {data.name: Member(data, config, backbone, device, extra_heads) for data in members}
         self._personal_store = PersonalStore(store.root, store.client, label="personal")
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
         """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
 
-    def fit(self, shared: dict[str, Tensor] | None, round: int) -> FitResult:
+    def fit(
+        self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
+    ) -> FitResult:
         """Train for one round and store the personal state under ``round``.
 
         Args:
-            shared: the global adapter as received; ``None`` for an algorithm that does not communicate.
+            shared: the global adapter as received, as far as it travels; ``None`` for an algorithm that does not
+                communicate.
             round: 1-based.
+            extras: the extra arrays received with it.
 
         Raises:
             TrainingError: a loss or gradient is not finite; nothing is stored.
             StoreError: the personal state cannot be read or written.
             DataError: there is nothing to train on.
         """
-        previous = self._restore(shared, before_round=round)
-        metrics = self._train(self.algorithm, self.config.train.epochs, turn=round, round=round)
-        self.store.save(round, pack(self.algorithm, self.adapters, self.members), self._meta(previous))
+        context = self._restore(shared, round, extras or {})
+        metrics, sent = self._train(self.algorithm, self.config.train.epochs, round, context)
+        self.store.save(
+            round, pack(self.algorithm, self.adapters, self.members, context.state), self._meta(context.previous)
+        )
         return FitResult(
-            shared=self.adapters.state("global") if self.algorithm.communicates else None,
+            shared=shared_state(self.algorithm, self.adapters) if self.algorithm.communicates else None,
             examples=int(metrics["examples"]),
             metrics=metrics,
+            extras={key: value.detach().cpu() for key, value in sent.items()},
         )
 
     def evaluate(self, shared: dict[str, Tensor] | None, round: int, split: str, final: bool = False) -> EvalResult:
@@ -144,12 +154,15 @@ class Participant:
                 adapter and the head are then first fine-tuned here for so many epochs. The result is kept beside the
                 personal state, used again by later calls, and never sent; its one route is ``local``.
         """
-        self._restore_for_answers(shared, round, final)
+        answering, context = self._restore_for_answers(shared, round, final)
         scores: dict[str, dict[str, float]] = {}
         prepared = {name: member.prepared(split) for name, member in self.members.items()}
         for name, part in prepared.items():
             if part.size:
-                scores[name] = {route: self._score(self.members[name], split, route) for route in self.routes(final)}
+                scores[name] = {
+                    route: self._score(self.members[name], split, route, answering, context)
+                    for route in self.routes(final)
+                }
         return EvalResult(scores, {name: part.size for name, part in prepared.items()})
 
     def predict(
@@ -173,7 +186,7 @@ class Participant:
             raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
         if not examples:
             return []
-        self._restore_for_answers(shared, round, final)
+        answering, context = self._restore_for_answers(shared, round, final)
         owner = self.members[member]
         views = owner.encode_unseen(examples)
         learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
@@ -181,7 +194,7 @@ class Participant:
         with torch.inference_mode():
             for indices in torch.arange(len(examples)).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
                 learner.take(owner, owner.inputs(views, indices), torch.empty(0))
-                logits = learner.logits(learner.features(self.routes(final)[0]))
+                logits = answering.answer(learner, self.routes(final)[0], context)
                 top = logits.softmax(dim=-1).topk(min(k, logits.shape[1]))
                 for index, values, classes in zip(
                     indices.tolist(), top.values.tolist(), top.indices.tolist(), strict=True
@@ -190,8 +203,10 @@ class Participant:
                     answers.append([(names[c], value) for c, value in zip(classes, values, strict=True)])
         return answers
 
-    def _train(self, algorithm: Algorithm, epochs: int, turn: str | int, round: int) -> dict[str, float]:
-        """Train what ``algorithm`` trains, and every head, from where they stand."""
+    def _train(
+        self, algorithm: Algorithm, epochs: int, turn: str | int, context: RoundContext
+    ) -> tuple[dict[str, float], Mapping[str, Tensor]]:
+        """Train what ``algorithm`` trains, and every head, from where they stand; return metrics and extra arrays."""
         started = time.perf_counter()
         config = self.config.train
         prepared = {name: member.prepared("train") for name, member in self.members.items()}
@@ -200,36 +215,41 @@ class Participant:
         )
         if not plan:
             raise DataError(f"client {self.name}: no training examples")
-        parameters = [p for name in algorithm.trains for p in self.adapters.parameters(name)]
-        parameters += [p for member in self.members.values() for p in member.head.parameters()]
+        named = [item for name in algorithm.trains for item in self.adapters.named(name).items()]
+        parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
+        heads = [head for member in self.members.values() for head in member.heads.values()]
+        parameters += [parameter for head in heads for parameter in head.parameters()]
         optimizer = build_optimizer(parameters, config)
-        learner = BatchLearner(self.backbone, self.adapters, config.precision, optimizer, config.clip_norm)
-        context = StepContext(round, self.config.rounds, self.config.algorithm)
+        learner = BatchLearner(
+            self.backbone, self.adapters, config.precision, optimizer, config.clip_norm, algorithm.trains_key
+        )
+        context.steps = len(plan)
         torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
         self.backbone.model.train()
-        for member in self.members.values():
-            member.head.train()
+        for head in heads:
+            head.train()
+        algorithm.begin(learner, context)
 
         # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
         log: list[Tensor] = []
         keys: list[str] = []
-        for step, (name, indices) in enumerate(plan):
+        for context.step, (name, indices) in enumerate(plan):
             member, part = self.members[name], prepared[name]
-            set_learning_rate(optimizer, config.lr * schedule(step, len(plan), config.warmup))
+            set_learning_rate(optimizer, config.lr * schedule(context.step, len(plan), config.warmup))
             learner.take(member, member.inputs(part.views, indices), part.targets[indices.to(part.targets.device)])
             values = algorithm.step(learner, context)
             keys = list(values)
             log.append(torch.stack([*values.values(), learner.take_norm()]))
+        self.adapters.model.zero_grad(set_to_none=True)  # of entries that rest, too
         optimizer.zero_grad(set_to_none=True)
         table = torch.stack(log).double()
         self._check_finite(table, [*keys, "gradient norm"], turn)
         metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
-        examples = sum(part.size for part in prepared.values())
-        return metrics | {
-            "examples": float(examples),
-            "steps": float(len(plan)),
-            "seconds": time.perf_counter() - started,
-        }
+        sent = algorithm.finish(learner, context)
+        metrics["examples"] = float(sum(part.size for part in prepared.values()))
+        metrics["steps"] = float(len(plan))
+        metrics["seconds"] = time.perf_counter() - started
+        return metrics, sent
 
     def _check_finite(self, table: Tensor, names: list[str], turn: str | int) -> None:
         bad = (~table.isfinite()).nonzero()
@@ -240,7 +260,7 @@ class Participant:
                 f"{table[step, column].item()}; lower train.lr or set train.clip_norm"
             )
 
-    def _score(self, member: Member, split: str, route: str) -> float:
+    def _score(self, member: Member, split: str, route: str, algorithm: Algorithm, context: RoundContext) -> float:
         part = member.prepared(split)
         learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
         scores = []
@@ -248,49 +268,81 @@ class Participant:
             for indices in torch.arange(part.size).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
                 targets = part.targets[indices.to(part.targets.device)]
                 learner.take(member, member.inputs(part.views, indices), targets)
-                scores.append(member.task.scores(learner.logits(learner.features(route)), targets))
+                scores.append(member.task.scores(algorithm.answer(learner, route, context), targets))
         return 100.0 * torch.cat(scores).double().mean().item()
 
-    def _restore_for_answers(self, shared: dict[str, Tensor] | None, round: int, final: bool) -> None:
-        self._restore(shared, before_round=round + 1)
+    def _restore_for_answers(
+        self, shared: dict[str, Tensor] | None, round: int, final: bool
+    ) -> tuple[Algorithm, RoundContext]:
+        """Put this client's state after ``round`` into the model; return which algorithm answers, and its context."""
+        answering, context = self.algorithm, self._restore(shared, round + 1)
         if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
-            self._personalise(shared, round)
+            answering = Local()
+            self._personalise(context, round)
         if shared is not None and self.config.eval.anchor == "newest":
             self.adapters.refresh_anchor()
         self.backbone.model.eval()
         for member in self.members.values():
-            member.head.eval()
+            for head in member.heads.values():
+                head.eval()
+        return answering, context
 
-    def _personalise(self, shared: dict[str, Tensor], round: int) -> None:
+    def _personalise(self, context: RoundContext, round: int) -> None:
         """Fine-tune the received adapter, as the local one, and the head; or load what an earlier call made."""
         state = self._personal_store.read(round)
         if state is not None:
             self._load_personal(Local(), state)
             return
-        for name in ("local", "anchor"):
-            self.adapters.load(name, shared)
-        self._train(Local(), self.config.algorithm.personal_epochs, turn="personal", round=round)
-        self._personal_store.save(round, pack(Local(), self.adapters, self.members), self._meta(None))
+        self.adapters.copy("global", "local")
+        self._train(Local(), self.config.algorithm.personal_epochs, "personal", context)
+        self._personal_store.save(round, pack(Local(), self.adapters, self.members, {}), self._meta(None))
 
-    def _restore(self, shared: dict[str, Tensor] | None, before_round: int) -> int | None:
-        """Put this client's state into the shared model; return the round that its personal part is from."""
-        if self.algorithm.communicates:
-            if shared is None:
-                raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
-            self.adapters.load("global", shared)
-        else:
-            self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
+    def _restore(
+        self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
+    ) -> RoundContext:
+        """Put this client's state before ``round`` and what it received into the shared model.
+
+        Args:
+            shared: the global adapter, as far as it travels.
+            round: that is to be trained, or the one after the round that is evaluated.
+            extras: the extra arrays received; ``None``: this is an evaluation, in which none travel.
+        """
+        if self.algorithm.communicates and shared is None:
+            raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
+        device = self.adapters.parameters("global")[0].device
+        # What does not travel starts the same everywhere; all of it, where nothing does.
+        self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
+        if shared is not None:
+            load_shared(self.algorithm, self.adapters, shared)
         self.adapters.refresh_anchor()
         self.adapters.initialise(torch_generator(self.config.seed, self.name, "local"), "local")
-        state = self.store.load(before_round)
-        if state is None:
+        context = RoundContext(round, self.config.rounds, self.config.algorithm)
+        if extras is not None:
+            context.received = {key: value.to(device) for key, value in self._checked(extras, shared or {}).items()}
+        stored = self.store.load(round)
+        if stored is None:
             for member in self.members.values():
-                member.reset_head()
-            return None
-        self._load_personal(self.algorithm, state)
-        return state[0]
+                member.reset_heads()
+        else:
+            own = self._load_personal(self.algorithm, stored)
+            context.state = {key: value.to(device) for key, value in own.items()}
+            context.previous = stored[0]
+        return context
 
-    def _load_personal(self, algorithm: Algorithm, state: State) -> None:
+    def _checked(self, extras: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return the extra arrays received, if they are those that the algorithm's server sends."""
+        server = self.algorithm.server
+        expected = {} if server is None else {k: v.shape for k, v in server.sends(server.start(shared)).items()}
+        found = {key: value.shape for key, value in extras.items()}
+        for key in sorted(found.keys() | expected.keys()):
+            if found.get(key) != expected.get(key):
+                raise ValueError(
+                    f"client {self.name}: extra array {key}: got {_shape(found.get(key))}, "
+                    f"{self.algorithm.name} expects {_shape(expected.get(key))}"
+                )
+        return extras
+
+    def _load_personal(self, algorithm: Algorithm, state: State) -> dict[str, Tensor]:
         round, tensors, meta = state
         if meta.get("algorithm") != self.algorithm.name or meta.get("classes") != self._classes():
             raise StoreError(
@@ -298,7 +350,7 @@ class Participant:
                 "method, task or answer list; start a new run"
             )
         try:
-            unpack(algorithm, self.adapters, self.members, tensors)
+            return unpack(algorithm, self.adapters, self.members, tensors)
         except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
             raise StoreError(f"client {self.name}: personal state of round {round} does not fit: {reason}") from error
@@ -308,3 +360,7 @@ class Participant:
 
     def _classes(self) -> dict[str, str]:
         return {name: member.digest() for name, member in self.members.items()}
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "nothing" if shape is None else f"shape {tuple(shape)}"

@@ -13,6 +13,7 @@ from torch import Tensor
 from feddat.adapters.base import Adapters
 from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.client.personal import shared_state
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.config import AdapterConfig, ConfigError, RunConfig
@@ -44,11 +45,11 @@ class Federation:
     participants: dict[str, Participant]
 
     def initial_shared(self) -> dict[str, Tensor]:
-        """Return the global adapter of round 0, drawn from the seed alone; empty where nothing is communicated."""
+        """Return what travels in the first round, drawn from the seed alone; empty where nothing is communicated."""
         if not self.algorithm.communicates:
             return {}
         self.adapters.initialise(torch_generator(self.seed, "server", "adapter"), "global")
-        return self.adapters.state("global")
+        return shared_state(self.algorithm, self.adapters)
 
     def owner(self, client: str) -> Participant:
         """Return the participant that works on a client's data."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, RecordDict
+from torch import nn
 
 from feddat.adapters.methods import count_parameters
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
@@ -177,7 +178,11 @@ class Experiment:
                 clients[line["client"]][line["route"]] = line["score"]
         scored = {name: scores for name, scores in clients.items() if scores}
         own = federation.route_name(federation.routes(final=True)[0])
-        heads = [member.head for owner in federation.participants.values() for member in owner.members.values()]
+        heads = [
+            nn.ModuleList(member.heads.values())
+            for owner in federation.participants.values()
+            for member in owner.members.values()
+        ]
         return {
             "method": self.config.method,
             "peft": settings.adapter.peft,
@@ -188,7 +193,7 @@ class Experiment:
             "split": settings.eval.split,
             "clients": scored,
             "mean": statistics.fmean(scores[own] for scores in scored.values()),
-            # One client's, with the largest head: heads differ in their number of answers.
+            # One client's, with the largest heads: they differ in their number of answers.
             "parameters": count_parameters(
                 federation.adapters,
                 trains=federation.algorithm.trains,
