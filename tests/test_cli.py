@@ -167,7 +167,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
 
     assert call("list") == 0
     words = capsys.readouterr().out.split()
-    for name in ("vilt-mini", "mini/domain", *known_methods(), *STUDIES):
+    for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES):
         assert name in words
     # The report knows what to call every method, and what to say about it.
     assert tables.METHODS.keys() == tables.NOTES.keys() == known_methods().keys()

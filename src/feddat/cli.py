@@ -408,8 +408,9 @@ def pretrain(
 
 @app.command("list")
 def list_names() -> None:
-    """List the models, methods, benchmarks and studies that may be named."""
+    """List the models, methods, benchmarks, studies and formats that may be named."""
     from feddat.benchmarks import list_benchmarks
+    from feddat.data.readers import known_formats
     from feddat.experiment import STUDIES, known_methods
     from feddat.models.catalog import list_models
 
@@ -418,6 +419,7 @@ def list_names() -> None:
         "Methods": known_methods(),
         "Benchmarks": list_benchmarks(),
         "Studies": {name: study.description for name, study in STUDIES.items()},
+        "Formats of own data": known_formats(),
     }
     for title, names in sections.items():
         out.print(Text(title, style="bold"))

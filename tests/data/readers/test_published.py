@@ -297,6 +297,13 @@ def test_a_bad_record_is_named_by_file_and_place(
     assert said in message(name, tmp_path, "train")
 
 
+def test_a_key_that_occurs_twice_is_named(tmp_path: Path) -> None:
+    write_tree("gqa", tmp_path, ["train"], 2)
+    path = tmp_path / "train_balanced_questions.json"
+    path.write_text(path.read_text().replace("02930153", "02930152"))
+    assert "question_id 02930152: duplicate id '02930152'" in message("gqa", tmp_path, "train")
+
+
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "train.json").write_text('{"data": []}')
     (tmp_path / "train_balanced_questions.json").write_text("[{}]")
@@ -350,3 +357,40 @@ def test_bad_lines_of_cocoqa(tmp_path: Path, file: str, content: str, said: str)
     write_tree("cocoqa", tmp_path, ["train"], 3)
     (tmp_path / "train" / f"{file}.txt").write_text(content)
     assert said.format(root=tmp_path) in message("cocoqa", tmp_path, "train")
+
+
+values = st.sampled_from(
+    [None, True, -1, 3, 10**9, 0.5, "", " ", "x", "\x00", "x" * 300, [], [None], ["a"], {}, {"answer": 1}]
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return the path of every part of a JSON value."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, part in parts for place in places(part, (*path, key)))]
+
+
+def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
+    if not path:
+        return new
+    copy = value.copy()
+    copy[path[0]] = replaced(value[path[0]], path[1:], new)
+    return copy
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_PER_FORMAT if name != "cocoqa"])
+@FEW
+@given(data=st.data())
+def test_any_wrong_value_is_read_or_named(tmp_path: Path, name: str, data: st.DataObject) -> None:
+    split = SOURCES[name].splits[0]
+    write_tree(name, tmp_path, [split], 1)
+    path = SOURCES[name].files(tmp_path, split)[-1]
+    lines = path.read_text().splitlines()
+    whole = json.loads(lines[-1])
+    lines[-1] = json.dumps(replaced(whole, data.draw(st.sampled_from(places(whole))), data.draw(values)))
+    path.write_text("\n".join(lines))
+    try:
+        for example in SOURCES[name].read(tmp_path, split):
+            TASKS[SOURCES[name].task](*[("red",)] * (SOURCES[name].task == "vqa")).views(example)
+    except DataError as error:
+        assert str(error).startswith(str(tmp_path))

@@ -74,7 +74,7 @@ def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
         DataError: a key of ``spec`` or a record cannot be used; names the client or the file and record.
     """
     _check_spec(name, spec)
-    task, origins = _from_format(name, spec) if spec.get("format") is not None else _from_files(spec)
+    task, origins = _from_format(spec) if spec.get("format") is not None else _from_files(spec)
     splits = {split: _read_split(name, split, origin) for split, origin in origins.items()}
     train, test = splits["train"], splits["test"]
     if "validation" in splits:
@@ -116,6 +116,12 @@ def top_answers(examples: Iterable[Example], count: int) -> tuple[str, ...]:
     return tuple(answer for _, answer in ranked[:count])
 
 
+def known_formats() -> dict[str, str]:
+    """Return what ``format`` may name, each with one line about it."""
+    published = {name: source.description for name, source in SOURCES.items()}
+    return published | {HF: "a folder of Hugging Face datasets: Parquet shards, or as save_to_disk writes it"}
+
+
 def read_records(path: Path) -> Iterator[Record]:
     """Yield the records of a file, by the format that its name ends in.
 
@@ -142,7 +148,7 @@ def _from_files(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
     return task, {split: origin(Path(spec[split])) for split in SPLITS if spec.get(split) is not None}
 
 
-def _from_format(name: str, spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
+def _from_format(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
     """Return the task and where each split comes from, of a client whose data has a format of its own."""
     root = Path(spec["root"])
     skip_missing = bool(spec.get("skip_missing"))
@@ -182,7 +188,7 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
         if spec.get(key) is not None and not Path(spec[key]).is_dir():
             raise DataError(f"{where}: {key}: no such folder: {spec[key]}")
     task = spec.get("task") or "vqa"
-    if task not in COLUMNS:
+    if not isinstance(task, str) or task not in COLUMNS:
         raise DataError(f"{where}: unknown task {task!r}{_nearest(str(task), COLUMNS)}; known: {', '.join(COLUMNS)}")
     top = spec.get("top_answers")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
@@ -199,9 +205,9 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
 
 
 def _check_format(where: str, spec: Mapping[str, Any]) -> None:
-    known = (*SOURCES, HF)
+    known = known_formats()
     form = spec["format"]
-    if form not in known:
+    if not isinstance(form, str) or form not in known:
         raise DataError(f"{where}: unknown format {form!r}{_nearest(str(form), known)}; known: {', '.join(known)}")
     if spec.get("root") is None:
         raise DataError(f"{where}: key 'root' is missing; expected the folder that holds {form}")

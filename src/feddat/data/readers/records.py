@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,7 @@ def to_examples(
         yield example
 
 
+@lru_cache(maxsize=1 << 16)
 def normalise(answer: str) -> str:
     """Return the answer in lower case with single spaces and no space around it."""
     return " ".join(answer.lower().split())
