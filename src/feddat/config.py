@@ -41,6 +41,7 @@ class HeadConfig(_Section):
         "random",
         description="random, or from the backbone's masked-word head and the answers' word embeddings",
     )
+    lr: float = Field(1.0, ge=0, description="factor on train.lr for the head; 0: it stays as it started")
 
 
 class AlgorithmConfig(_Section):

@@ -52,3 +52,12 @@ def test_learning_rate_reaches_every_group():
     optimizer = build_optimizer(model.parameters(), TrainConfig())
     set_learning_rate(optimizer, 0.25)
     assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+def test_the_head_has_a_learning_rate_of_its_own():
+    adapter, head = (nn.Parameter(torch.ones(1, 1, dtype=torch.float64)) for _ in range(2))
+    optimizer = build_optimizer([adapter], TrainConfig(weight_decay=0.0), [head], head_factor=0.1)
+    set_learning_rate(optimizer, 0.5)
+    (adapter.sum() + head.sum()).backward()
+    optimizer.step()
+    assert (adapter.item(), head.item()) == pytest.approx((0.5, 0.95), abs=1e-6)

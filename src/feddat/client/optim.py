@@ -3,23 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
 
 from feddat.config import TrainConfig
 
+#: Key of a parameter group: what its learning rate is multiplied with.
+FACTOR = "factor"
 
-def build_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-    """Return a new AdamW over ``parameters``; biases and LayerNorm (1-D) get no weight decay.
+
+def build_optimizer(
+    adapters: Iterable[nn.Parameter],
+    config: TrainConfig,
+    heads: Iterable[nn.Parameter] = (),
+    head_factor: float = 1.0,
+) -> torch.optim.AdamW:
+    """Return a new AdamW; biases and LayerNorm (1-D) get no weight decay.
 
     Parameters without gradient at a step do not move in it, and their moments rest.
+
+    Args:
+        adapters: parameters at the learning rate itself.
+        config: the optimizer's settings.
+        heads: parameters at ``head_factor`` times the learning rate.
+        head_factor: see there; 0: the heads rest.
     """
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for parameter in parameters:
-        (plain if parameter.ndim <= 1 else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = []
+    for parameters, factor in ((adapters, 1.0), (heads, head_factor)):
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for parameter in parameters:
+            (plain if parameter.ndim <= 1 else decayed).append(parameter)
+        groups += [
+            {"params": decayed, "weight_decay": config.weight_decay, FACTOR: factor},
+            {"params": plain, "weight_decay": 0.0, FACTOR: factor},
+        ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
     )
@@ -36,6 +56,6 @@ def schedule(step: int, steps: int, warmup: float) -> float:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group."""
+    """Set the learning rate of every parameter group: ``lr`` times the group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get(FACTOR, 1.0)

@@ -218,8 +218,9 @@ class Participant:
         named = [item for name in algorithm.trains for item in self.adapters.named(name).items()]
         parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
         heads = [head for member in self.members.values() for head in member.heads.values()]
-        parameters += [parameter for head in heads for parameter in head.parameters()]
-        optimizer = build_optimizer(parameters, config)
+        optimizer = build_optimizer(
+            parameters, config, [parameter for head in heads for parameter in head.parameters()], self.config.head.lr
+        )
         learner = BatchLearner(
             self.backbone, self.adapters, config.precision, optimizer, config.clip_norm, algorithm.trains_key
         )
