@@ -83,6 +83,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["comparee"], "comparee"),
         (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["report", "/nowhere"], "/nowhere: no such run folder"),
+        (["compare", "--suite", "papr"], "suite 'papr': unknown; suites are paper, mini, rivals"),
+        (["compare", "--suite", "mini", "-b", "mini/task"], "--suite and --benchmark: give one of them"),
+        (["compare", "--suite", "mini", "-m", "fedavgg"], "method: 'fedavgg' is unknown"),
+        (["compare", "--tune-on", "mini/task"], "--tune-on: names a federation of a suite"),
+        (["report", "/nowhere", "--markdown"], "/nowhere: no such run folder"),
         (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
         (["study", "examples", "--split", "dev"], "--split: expected validation or test, got 'dev'"),
         (["study", "train.speed=1,2"], "unknown key 'train.speed'"),
@@ -162,12 +167,12 @@ def test_the_presets_are_valid_configurations(name: str) -> None:
 
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
-    from feddat.experiment import STUDIES, known_methods
+    from feddat.experiment import STUDIES, SUITES, known_methods
     from feddat.report import tables
 
     assert call("list") == 0
     words = capsys.readouterr().out.split()
-    for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES):
+    for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES, *SUITES):
         assert name in words
     # The report knows what to call every method, and what to say about it.
     assert tables.METHODS.keys() == tables.NOTES.keys() == known_methods().keys()
@@ -241,3 +246,42 @@ def test_from_own_data_to_an_answer(data: Path, tmp_path: Path, capsys: pytest.C
     # The folder is taken now.
     assert call("run", "--config", str(data / "clients.yaml"), *arguments) == 2
     assert "--overwrite" in error_line(capsys)
+
+
+def test_a_study_and_its_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from helpers import make_tiny_vilt
+
+    model = make_tiny_vilt(tmp_path / "tiny")
+    options = ["-m", "local", "--seeds", "1", "--jobs", "1", "--split", "validation", "--name", "s"]
+    settings = [f"model={model}", f"runs_dir={tmp_path}", "rounds=1", "train.batch_size=8"]
+    assert call("study", "examples=8,16", *settings, "--config", str(data / "clients.yaml"), *options) == 0
+    shown = capsys.readouterr().out
+    assert "2 runs on own data: how many training examples a client has" in shown
+    assert f"plot    {tmp_path / 's' / 'study.png'}" in shown
+    assert call("report", str(tmp_path / "s"), "--markdown") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| training examples per client | Local only |"
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 8", "| 16"]
+    assert call("report", str(tmp_path / "s")) == 0
+    assert capsys.readouterr().out.split()[-1] == str(tmp_path / "s" / "study.svg")
+
+
+def test_a_suite_and_its_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from feddat.experiment.suites import SUITES, Suite
+    from helpers import make_tiny_vilt
+
+    monkeypatch.setitem(SUITES, "tiny", Suite("tiny", "one federation", ("mini/domain",), ("head", "local")))
+    settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8"]
+    options = ["--suite", "tiny", "--seeds", "1", "--jobs", "1", "--tune", "train.lr=1e-3,2e-3"]
+    assert call("compare", *settings, "test_examples=4", *options) == 0
+    shown = capsys.readouterr().out
+    assert "4 runs to choose train.lr" in shown
+    assert "mini/domain, Head only: train.lr 0.00" in shown
+    assert "2 runs: one federation" in shown
+    assert f"report  {tmp_path / 'suite-tiny' / 'report.html'}" in shown
+    assert call("report", str(tmp_path / "suite-tiny"), "--markdown") == 0
+    tables = capsys.readouterr().out
+    assert tables == (tmp_path / "suite-tiny" / "results.md").read_text()
+    assert "### train.lr chosen on mini/domain" in tables

@@ -182,19 +182,40 @@ def run(
 def compare(
     overrides: Overrides = None,
     benchmark: Benchmark = None,
-    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A suite in `feddat list`: several federations at once.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods", "-m", help="Names in `feddat list`, with commas.", show_default=f"{METHODS}; a suite's"
+        ),
+    ] = None,
     seeds: Seeds = 3,
     jobs: Jobs = None,
-    name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK or suite-NAME")
+    ] = None,
     tune: Tune = None,
+    tune_on: Annotated[
+        str | None, typer.Option(metavar="BENCHMARK", help="Suite: choose settings on this federation alone.")
+    ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Run several methods with several seeds, and compare them."""
-    from feddat.config import load_config
+    """Run several methods with several seeds, on one federation or those of a suite, and compare them."""
+    from feddat.config import ConfigError, load_config
 
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
-    _compare(load_config(config, overrides, **values), methods, seeds, jobs, overwrite, tune)
+    settings = load_config(config, overrides, **values)
+    if suite is None:
+        if tune_on is not None:
+            raise ConfigError("--tune-on: names a federation of a suite; give --suite")
+        _compare(settings, methods or METHODS, seeds, jobs, overwrite, tune)
+    elif benchmark is not None:
+        raise ConfigError("--suite and --benchmark: give one of them")
+    else:
+        _compare_suite(settings, suite, methods, seeds, jobs, overwrite, tune, tune_on)
 
 
 @app.command()
@@ -223,7 +244,7 @@ def _compare(
 
     source = config.benchmark or "own data"
     with _interruptible("the same command again"):
-        chosen = _tuning(config, names, tune, jobs, overwrite)
+        chosen = _tuning({"": config}, names, tune, jobs, overwrite).get("")
         runs = comparison_runs(config, names, range(seeds), chosen)
         title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
         with _display(runs, title, overwrite) as display:
@@ -231,6 +252,39 @@ def _compare(
     out.print(tables.to_rich(tables.score_table(comparison["runs"]), f"Test scores on {source} (%)"))
     _print_paths(next(iter(runs.values())).runs_dir)
     _fail_for(comparison["failed"], len(runs))
+
+
+def _compare_suite(
+    config: RunConfig,
+    name: str,
+    methods: str | None,
+    seeds: int,
+    jobs: int | None,
+    overwrite: bool,
+    tune: str | None,
+    tune_on: str | None,
+) -> None:
+    _say_loading()
+    from feddat.experiment import Plan, all_runs, run_suite
+    from feddat.experiment.suites import find_suite
+    from feddat.report import method_table
+    from feddat.report.suite import read_suite, suite_tables
+
+    suite = find_suite(name)
+    names = list(suite.methods) if methods is None else _names(methods)
+    configs = suite.configs(config)
+    all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # mistakes show first
+    with _interruptible("the same command again"):
+        chosen = _tuning(configs, names, tune, jobs, overwrite, tune_on)
+        plans = {label: Plan(each, names, range(seeds), chosen.get(label)) for label, each in configs.items()}
+        runs = all_runs(plans)
+        with _display(runs, f"{len(runs)} runs: {suite.description}", overwrite) as display:
+            result = run_suite(suite, plans, jobs, display, overwrite)
+    folder = next(iter(configs.values())).runs_dir
+    for title, table in suite_tables(read_suite(folder)[1]).items():
+        out.print(method_table.to_rich(table, f"{title} (%)"))
+    _print_paths(folder)
+    _fail_for(result["failed"], len(runs))
 
 
 @app.command()
@@ -279,7 +333,7 @@ def study(
     source = settings.benchmark or "own data"
     with _interruptible("the same command again"):
         wanted.plans(settings, names, range(seeds))  # mistakes show before the search for a setting
-        chosen = _tuning(settings, names, tune, jobs, overwrite)
+        chosen = _tuning({"": settings}, names, tune, jobs, overwrite).get("")
         plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)
         runs = all_runs(plans)
         with _display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite) as display:
@@ -296,23 +350,33 @@ def _names(text: str) -> list[str]:
 
 
 def _tuning(
-    config: RunConfig, methods: list[str], tune: str | None, jobs: int | None, overwrite: bool
-) -> dict[str, Any] | None:
-    """Return what an earlier search chose (a file), or search now (``KEY=V1,V2,...``) and say what was chosen."""
-    from feddat.experiment import Search, read_tuning, search
+    configs: Mapping[str, RunConfig],
+    methods: list[str],
+    tune: str | None,
+    jobs: int | None,
+    overwrite: bool,
+    on: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return by label what an earlier search chose (a file), or search now (``KEY=V1,V2,...``) and say what."""
+    from feddat.experiment import Search, read_tuning
+    from feddat.experiment.suites import searched_configs, tune_suite
+    from feddat.experiment.tuning import trials
     from feddat.report.tables import method_name
 
     if tune is None:
-        return None
+        return {}
     if tune.endswith(".json"):
-        return read_tuning(Path(tune), methods)
+        return dict.fromkeys(configs, read_tuning(Path(tune), methods))
     wanted = Search.parse(tune)
-    trials = wanted.runs(config, methods)
-    title = f"{len(trials)} runs to choose {wanted.key} on {config.benchmark or 'own data'}"
-    with _display(trials, title, overwrite) as display:
-        chosen = search(config, methods, wanted, jobs, display, overwrite)
-    for method, value in chosen["best"].items():
-        out.print(f"{method_name(method)}: {wanted.key} {value} of {chosen['scores'][method]}", soft_wrap=True)
+    searched = searched_configs(configs, on)
+    runs = trials(searched, methods, wanted)
+    with _display(runs, f"{len(runs)} runs to choose {wanted.key}", overwrite) as display:
+        chosen = tune_suite(configs, methods, wanted, on, jobs, display, overwrite)
+    for label, each in searched.items():
+        for method, value in chosen[label]["best"].items():
+            scores = chosen[label]["scores"][method]
+            source = each.benchmark or "own data"
+            out.print(f"{source}, {method_name(method)}: {wanted.key} {value} of {scores}", soft_wrap=True)
     return chosen
 
 
@@ -341,17 +405,28 @@ def _display(runs: dict[str, RunConfig], title: str, overwrite: bool) -> Compari
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, a comparison or a study.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, a comparison, a study or a suite.")],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print its tables in Markdown, and write nothing.")
+    ] = False,
 ) -> None:
-    """Write the report page of a run or a comparison, or table and plot of a study, and print their paths."""
-    from feddat.report import write_report
+    """Write the report page of a run, a comparison or a suite, or table and plot of a study; print where they are."""
+    if markdown:
+        from feddat.report.markdown import markdown as tables
 
-    if (run / "study.json").is_file():
+        typer.echo(tables(run), nl=False)
+    elif (run / "study.json").is_file():
         from feddat.report.study import write_study
 
         for path in write_study(run):
             typer.echo(path)
+    elif (run / "suite.json").is_file():
+        from feddat.report.suite import write_suite
+
+        typer.echo(write_suite(run))
     else:
+        from feddat.report import write_report
+
         typer.echo(write_report(run))
 
 
@@ -408,10 +483,10 @@ def pretrain(
 
 @app.command("list")
 def list_names() -> None:
-    """List the models, methods, benchmarks, studies and formats that may be named."""
+    """List the models, methods, benchmarks, studies, suites and formats that may be named."""
     from feddat.benchmarks import list_benchmarks
     from feddat.data.readers import known_formats
-    from feddat.experiment import STUDIES, known_methods
+    from feddat.experiment import STUDIES, SUITES, known_methods
     from feddat.models.catalog import list_models
 
     sections = {
@@ -419,6 +494,7 @@ def list_names() -> None:
         "Methods": known_methods(),
         "Benchmarks": list_benchmarks(),
         "Studies": {name: study.description for name, study in STUDIES.items()},
+        "Suites": {name: suite.description for name, suite in SUITES.items()},
         "Formats of own data": known_formats(),
     }
     for title, names in sections.items():

@@ -10,16 +10,19 @@ from feddat.experiment.folder import ExperimentError
 from feddat.experiment.methods import VARIANTS, known_methods
 from feddat.experiment.run import Experiment
 from feddat.experiment.studies import STUDIES, Study, run_study
+from feddat.experiment.suites import SUITES, Suite, run_suite
 from feddat.experiment.tuning import Search, read_tuning, search
 
 __all__ = [
     "STUDIES",
+    "SUITES",
     "VARIANTS",
     "Experiment",
     "ExperimentError",
     "Plan",
     "Search",
     "Study",
+    "Suite",
     "all_runs",
     "compare",
     "compare_each",
@@ -28,5 +31,6 @@ __all__ = [
     "load_clients",
     "read_tuning",
     "run_study",
+    "run_suite",
     "search",
 ]

@@ -100,7 +100,7 @@ def compare_each(
         raise ExperimentError(f"comparison {runs[name].runs_dir}: no run succeeded; {name}: {reason}")
     comparisons = {}
     for label, plan in plans.items():
-        names = {_joined(label, name): name for name in plan.runs()}
+        names = {labelled(label, name): name for name in plan.runs()}
         done = {name: results[key] for key, name in names.items() if key in results}
         failed = {name: failures[key] for key, name in names.items() if key in failures}
         comparisons[label] = _conclude(plan, done, failed)
@@ -109,10 +109,11 @@ def compare_each(
 
 def all_runs(plans: Mapping[str, Plan]) -> dict[str, RunConfig]:
     """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``."""
-    return {_joined(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
+    return {labelled(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
 
 
-def _joined(label: str, name: str) -> str:
+def labelled(label: str, name: str) -> str:
+    """Return the name of a run among those of several comparisons."""
     return f"{label}/{name}" if label else name
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from feddat.config import ConfigError, RunConfig
-from feddat.experiment.comparison import Plan, compare_each
+from feddat.experiment.comparison import Plan, compare_each, labelled
 from feddat.experiment.events import Progress
 from feddat.experiment.federation import load_clients
 from feddat.experiment.folder import RunFolder, disk_errors
@@ -231,7 +231,7 @@ def run_study(
         "model": config.model,
         "tuning": next(iter(plans.values())).tuning,
         "failed": {
-            "/".join(filter(None, (label, run))): reason
+            labelled(label, run): reason
             for label, comparison in comparisons.items()
             for run, reason in comparison["failed"].items()
         },

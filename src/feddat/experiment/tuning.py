@@ -7,13 +7,13 @@ validation split; the test split is never looked at.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from feddat.config import ConfigError, RunConfig, parse_scalar
-from feddat.experiment.comparison import comparison_name, run_all
+from feddat.experiment.comparison import comparison_name, labelled, run_all
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder
 
@@ -62,7 +62,7 @@ class Search:
         return runs
 
     def choose(self, runs: dict[str, RunConfig], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Return ``{"key", "scores": method -> value -> score, "best": method -> value}``.
+        """Return ``{"key", "benchmark", "seed", "scores": method -> value -> score, "best": method -> value}``.
 
         Raises:
             ExperimentError: all runs of a method failed.
@@ -81,7 +81,8 @@ class Search:
         missing = {run.method for run in runs.values()} - best.keys()
         if missing:
             raise ExperimentError(f"search over {self.key}: no run of {', '.join(sorted(missing))} succeeded")
-        return {"key": self.key, "seed": TUNING_SEED, "scores": scores, "best": best}
+        source = next(iter(runs.values())).benchmark
+        return {"key": self.key, "benchmark": source, "seed": TUNING_SEED, "scores": scores, "best": best}
 
 
 def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
@@ -114,9 +115,36 @@ def search(
     Finished runs are kept and half-done ones go on, as in a comparison (:func:`~feddat.experiment.comparison.compare`,
     which takes the result).
     """
-    runs = wanted.runs(config, methods)
-    results, _ = run_all(runs, jobs, progress, overwrite)
-    chosen = wanted.choose(runs, results)
-    folder = RunFolder(next(iter(runs.values())).runs_dir)
-    folder.write_json(folder.path / "tuning.json", chosen)
+    return search_each({"": config}, methods, wanted, jobs, progress, overwrite)[""]
+
+
+def search_each(
+    configs: Mapping[str, RunConfig],
+    methods: Sequence[str],
+    wanted: Search,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Do the same search for several comparisons with one set of workers; return what was chosen by label.
+
+    The runs' names in events are those of :func:`trials`.
+    """
+    results, _ = run_all(trials(configs, methods, wanted), jobs, progress, overwrite)
+    chosen = {}
+    for label, config in configs.items():
+        runs = wanted.runs(config, methods)
+        found = {name: results[key] for name in runs if (key := labelled(label, name)) in results}
+        chosen[label] = wanted.choose(runs, found)
+        folder = RunFolder(next(iter(runs.values())).runs_dir)
+        folder.write_json(folder.path / "tuning.json", chosen[label])
     return chosen
+
+
+def trials(configs: Mapping[str, RunConfig], methods: Sequence[str], wanted: Search) -> dict[str, RunConfig]:
+    """Return the runs of :func:`search_each` by ``LABEL/NAME``; an empty label leaves ``NAME``."""
+    return {
+        labelled(label, name): run
+        for label, config in configs.items()
+        for name, run in wanted.runs(config, methods).items()
+    }

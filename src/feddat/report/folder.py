@@ -32,11 +32,19 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A run's folder (one run), or a comparison's folder (its runs, grouped by method, seeds ascending)."""
+    """A run's folder (one run), or a comparison's folder (its runs, grouped by method, seeds ascending).
+
+    Attributes:
+        path: the folder.
+        runs: the runs in it.
+        comparison: whether it is a comparison's.
+        tuning: what a search chose for the comparison's methods, with its scores (``tuning.json``).
+    """
 
     path: Path
     runs: tuple[Run, ...]
     comparison: bool
+    tuning: Mapping[str, Any] | None = None
 
     @property
     def summaries(self) -> list[Mapping[str, Any]]:
@@ -54,22 +62,22 @@ def read_folder(path: Path | str) -> Folder:
     if not path.is_dir():
         raise DataError(f"{path}: no such run folder")
     if (path / "comparison.json").is_file():
-        listed = _summaries(path / "comparison.json")
+        content = _json(path / "comparison.json")
+        listed = _summaries(path / "comparison.json", content)
         order = {method: place for place, method in reversed(list(enumerate(run["method"] for run in listed)))}
         folders = sorted(file.parent for file in path.glob("*/summary.json"))
         runs = [_read_run(folder) for folder in folders]
         runs.sort(key=lambda run: (order.get(run.summary["method"], len(order)), run.summary["seed"]))
         if not runs:  # the runs' folders were moved away: the summaries alone still make a table
             runs = [Run(path, summary, (), (), "") for summary in listed]
-        return Folder(path, tuple(runs), comparison=True)
+        return Folder(path, tuple(runs), True, content.get("tuning") if isinstance(content, dict) else None)
     if (path / "summary.json").is_file():
         return Folder(path, (_read_run(path),), comparison=False)
     hint = "; the run has not finished" if (path / "config.yaml").is_file() else ""
     raise DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
 
 
-def _summaries(file: Path) -> list[Mapping[str, Any]]:
-    content = _json(file)
+def _summaries(file: Path, content: Any) -> list[Mapping[str, Any]]:
     runs = content.get("runs") if isinstance(content, dict) else content
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and "method" in run for run in runs):
         raise DataError(f"{file}: expected a list of run summaries")

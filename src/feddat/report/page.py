@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from feddat.report import plots, tables
-from feddat.report.files import replace_file
+from feddat.files import write_atomic
+from feddat.report import method_table, plots, tables
 from feddat.report.folder import Folder, Run, read_folder
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
@@ -45,21 +45,29 @@ class Sample:
 def write_report(folder: Path | str) -> Path:
     """Write ``report.html`` into a run's or a comparison's folder and return its path.
 
-    A comparison also gets its table as ``results.md`` and ``results.csv``.
+    A comparison also gets its tables: client x method as ``results.md`` and ``results.csv``, and as papers print them
+    (method x client, with what each trains and sends) as ``methods.md``, ``methods.csv`` and ``methods.tex``.
 
     Raises:
         DataError: the folder is neither, or a file in it cannot be read.
     """
     content = read_folder(folder)
-    page = _environment().get_template("page.html").render(_context(content))
+    page = environment().get_template("page.html").render(_context(content))
     if content.comparison:
         table = tables.score_table(content.summaries)
-        replace_file(content.path / "results.md", tables.to_markdown(table))
-        replace_file(content.path / "results.csv", tables.to_csv(table))
-    return replace_file(content.path / "report.html", page)
+        write_atomic(content.path / "results.md", tables.to_markdown(table).encode())
+        write_atomic(content.path / "results.csv", tables.to_csv(table).encode())
+        methods = method_table.method_table(content.summaries)
+        write_atomic(content.path / "methods.md", method_table.to_markdown(methods).encode())
+        write_atomic(content.path / "methods.csv", method_table.to_csv(methods).encode())
+        write_atomic(content.path / "methods.tex", method_table.to_latex(methods).encode())
+    target = content.path / "report.html"
+    write_atomic(target, page.encode())
+    return target
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders the pages' templates."""
     environment = Environment(
         loader=PackageLoader("feddat.report"),
         autoescape=True,
@@ -77,6 +85,7 @@ def _context(content: Folder) -> dict[str, Any]:
     groups = tables.by_method(content.summaries)
     routes = {tables.method_name(method): tables.route_table(group) for method, group in groups.items()}
     curves = _curves(content)
+    methods = method_table.method_table(content.summaries)
     limits = plots.score_limits([panel for _, panel in curves])
     return {
         "title": _title(content),
@@ -86,6 +95,7 @@ def _context(content: Folder) -> dict[str, Any]:
         "tiles": _tiles(content),
         "setting": _setting(content),
         "scores": tables.to_html(tables.score_table(content.summaries)) if content.comparison else None,
+        "methods": method_table.to_html(methods) if methods.reference else None,
         "means": Markup(_mean_bars(groups)) if content.comparison else None,
         "notes": {tables.method_name(method): tables.NOTES[method] for method in groups if method in tables.NOTES},
         "seeds": max(len(group) for group in groups.values()),

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from feddat.example import DataError
+from feddat.files import write_atomic
 from feddat.report import plots, tables
-from feddat.report.files import replace_file
 
 #: One run's score at one point, as ``study.json`` lists them.
 Record: TypeAlias = Mapping[str, Any]
@@ -40,11 +40,15 @@ def write_study(folder: Path | str) -> list[Path]:
     study = read_study(folder)
     table = study_table(study)
     figure = study_figure(study)
-    return [
-        replace_file(folder / "study.md", tables.to_markdown(table)),
-        replace_file(folder / "study.csv", tables.to_csv(table)),
-        *(replace_file(folder / f"study.{kind}", _picture(figure, kind)) for kind in ("png", "svg")),
-    ]
+    contents = {
+        "md": tables.to_markdown(table).encode(),
+        "csv": tables.to_csv(table).encode(),
+        "png": _picture(figure, "png"),
+        "svg": _picture(figure, "svg"),
+    }
+    for kind, content in contents.items():
+        write_atomic(folder / f"study.{kind}", content)
+    return [folder / f"study.{kind}" for kind in contents]
 
 
 def read_study(folder: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def by_method(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
 def score_table(summaries: Sequence[Summary]) -> Table:
     """Return client x method: each method's own answer, mean and deviation over its seeds."""
     groups = by_method(summaries)
-    columns = {method_name(method): [_own_scores(summary) for summary in group] for method, group in groups.items()}
+    columns = {method_name(method): [own_scores(summary) for summary in group] for method, group in groups.items()}
     return _table(columns)
 
 
@@ -137,7 +137,8 @@ def route_table(summaries: Sequence[Summary]) -> Table | None:
     return _table(columns)
 
 
-def _own_scores(summary: Summary) -> dict[str, float]:
+def own_scores(summary: Summary) -> dict[str, float]:
+    """Return client -> score of the method's own answer."""
     return {client: scores[own_route(scores)] for client, scores in summary["clients"].items()}
 
 
@@ -156,13 +157,14 @@ def make_table(
     columns: Sequence[str], rows: Mapping[str, Sequence[tuple[float, ...]]], corner: str = "client"
 ) -> Table:
     """Return a table from row name -> each column's scores over seeds; the best of each row is marked."""
-    return Table(tuple(columns), tuple((name, _row(columns, cells)) for name, cells in rows.items()), corner)
+    return Table(tuple(columns), tuple((name, best_marked(columns, cells)) for name, cells in rows.items()), corner)
 
 
-def _row(columns: Sequence[str], values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
+def best_marked(methods: Sequence[str], values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
+    """Return each method's scores over seeds as cells, the best one of a contender marked."""
     shown = [
-        round(statistics.fmean(cell), 1) if cell and column not in REFERENCES else None
-        for column, cell in zip(columns, values, strict=True)
+        round(statistics.fmean(cell), 1) if cell and method not in REFERENCES else None
+        for method, cell in zip(methods, values, strict=True)
     ]
     top = max((mean for mean in shown if mean is not None), default=None)
     several = len({mean for mean in shown if mean is not None}) > 1  # where all are equal, none is best
@@ -199,8 +201,7 @@ def to_html(table: Table) -> Markup:
     body = []
     for name, cells in table.rows:
         row = Markup("").join(
-            Markup("<td class='best'>{}</td>" if cell.best else "<td>{}</td>").format(_cell_html(cell))
-            for cell in cells
+            Markup("<td class='best'>{}</td>" if cell.best else "<td>{}</td>").format(cell_html(cell)) for cell in cells
         )
         start = "<tr class='mean'>" if name == MEAN else "<tr>"
         body.append(Markup(start + "<th scope='row'>{}</th>{}</tr>").format(name, row))
@@ -208,7 +209,8 @@ def to_html(table: Table) -> Markup:
     return Markup(parts).format(table.corner.capitalize(), head, Markup("").join(body))
 
 
-def _cell_html(cell: Cell) -> Markup:
+def cell_html(cell: Cell) -> Markup:
+    """Return a cell's text as HTML, the deviation in small print."""
     mean, _, std = str(cell).partition(" ± ")
     return escape(mean) + (Markup(" <small>± {}</small>").format(std) if std else Markup(""))
 

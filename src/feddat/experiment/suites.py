@@ -1,0 +1,172 @@
+"""Suites: whole grids of federations, methods and seeds, and the tables that they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feddat.algorithms import ALGORITHMS
+from feddat.benchmarks import list_benchmarks
+from feddat.config import ConfigError, RunConfig
+from feddat.experiment.comparison import Plan, compare_each
+from feddat.experiment.events import Progress
+from feddat.experiment.folder import RunFolder, disk_errors
+from feddat.experiment.tuning import Search, search_each
+
+#: The rows of the paper's tables (METHOD, "What FedDAT is compared with").
+PAPER_ROWS = (
+    "head",
+    *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
+    *("local", "feddat", "central"),
+)
+_KINDS = ("domain", "scene", "function", "task")
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A grid.
+
+    Attributes:
+        name: of the suite.
+        description: one line.
+        benchmarks: the federations.
+        methods: rows of its tables.
+    """
+
+    name: str
+    description: str
+    benchmarks: tuple[str, ...]
+    methods: tuple[str, ...]
+
+    def configs(self, config: RunConfig) -> dict[str, RunConfig]:
+        """Return the settings of each federation's comparison by the name of its folder.
+
+        Raises:
+            ConfigError: a benchmark is not in the catalog, or the settings name clients of their own.
+        """
+        if config.clients is not None:
+            raise ConfigError(f"suite {self.name}: its federations are {', '.join(self.benchmarks)}; give no `clients`")
+        if unknown := [name for name in self.benchmarks if name not in list_benchmarks()]:
+            raise ConfigError(f"suite {self.name}: unknown benchmark {', '.join(unknown)}; see `feddat list`")
+        place = {"runs_dir": config.runs_dir / (config.name or f"suite-{self.name}")}
+        labels = {name.replace("/", "-"): name for name in self.benchmarks}
+        return {label: config.updated(place | {"name": label, "benchmark": name}) for label, name in labels.items()}
+
+
+#: The suites by name.
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite("paper", "the paper's federations and rows", tuple(f"paper/{kind}" for kind in _KINDS), PAPER_ROWS),
+        Suite("mini", "the mini federations, the paper's rows", tuple(f"mini/{kind}" for kind in _KINDS), PAPER_ROWS),
+        Suite(
+            "rivals",
+            "the mini federations, every algorithm with its own settings",
+            tuple(f"mini/{kind}" for kind in _KINDS),
+            tuple(ALGORITHMS),
+        ),
+    )
+}
+
+
+def find_suite(name: str) -> Suite:
+    """Return the suite of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in SUITES:
+        raise ConfigError(f"suite {name!r}: unknown; suites are {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def tune_suite(
+    configs: Mapping[str, RunConfig],
+    methods: Sequence[str],
+    wanted: Search,
+    on: str | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Choose one setting per method for every federation of a suite (:meth:`Suite.configs`), on validation data.
+
+    Args:
+        configs: settings by the name of the federation's folder.
+        methods: to choose for.
+        wanted: setting and candidates.
+        on: benchmark whose choice serves for all federations; default: each has its own search.
+        jobs: number of worker processes.
+        progress: receives the search runs' events.
+        overwrite: begin every run anew.
+
+    Returns:
+        What was chosen (:meth:`~feddat.experiment.tuning.Search.choose`) for each.
+
+    Raises:
+        ConfigError: ``on`` is not a benchmark of the suite.
+        ExperimentError: all runs of a method failed.
+    """
+    searched = searched_configs(configs, on)
+    chosen = search_each(searched, methods, wanted, jobs, progress, overwrite)
+    return {label: chosen.get(label) or next(iter(chosen.values())) for label in configs}
+
+
+def searched_configs(configs: Mapping[str, RunConfig], on: str | None) -> dict[str, RunConfig]:
+    """Return the settings of the federations that a search is done on: all, or the one of benchmark ``on``.
+
+    Raises:
+        ConfigError: ``on`` is not a benchmark of the suite.
+    """
+    searched = {label: config for label, config in configs.items() if on in (None, config.benchmark)}
+    if not searched:
+        known = ", ".join(str(config.benchmark) for config in configs.values())
+        raise ConfigError(f"no federation {on!r} in the suite to choose settings on; there are {known}")
+    return searched
+
+
+def run_suite(
+    suite: Suite,
+    plans: Mapping[str, Plan],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Run the comparisons of a suite, one per federation, and write ``suite.json``, its tables and its page.
+
+    Finished runs are kept and half-done ones go on, as in a comparison.
+
+    Args:
+        suite: which one.
+        plans: the comparison of each federation by the name of its folder.
+        jobs: number of worker processes.
+        progress: receives the runs' events.
+        overwrite: begin every run anew.
+
+    Returns:
+        What ``suite.json`` holds: ``suite``, ``description``, ``folders`` (benchmark -> folder), ``failed``
+        (run -> reason).
+
+    Raises:
+        ConfigError: a method is unknown.
+        ExperimentError: no run succeeded; says why the first did not.
+    """
+    comparisons = compare_each(plans, jobs, progress, overwrite)
+    folder = RunFolder(next(iter(plans.values())).config.runs_dir)
+    result = {
+        "suite": suite.name,
+        "description": suite.description,
+        "folders": {plan.config.benchmark: label for label, plan in plans.items()},
+        "failed": {
+            f"{label}/{run}": reason
+            for label, comparison in comparisons.items()
+            for run, reason in comparison["failed"].items()
+        },
+    }
+    folder.write_json(folder.path / "suite.json", result)
+    from feddat.report.suite import write_suite
+
+    with disk_errors(folder.path):
+        write_suite(folder.path)
+    return result

@@ -1,0 +1,30 @@
+"""The tables of any folder in Markdown, as a page of results prints them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from feddat.report import method_table, tables
+from feddat.report.folder import read_folder
+from feddat.report.study import read_study, study_table
+from feddat.report.suite import read_suite, suite_markdown
+
+
+def markdown(folder: Path) -> str:
+    """Return the tables of a run, a comparison (with what was chosen on validation data), a study or a suite.
+
+    Raises:
+        DataError: the folder is none of them, or a file in it cannot be read.
+    """
+    if (folder / "suite.json").is_file():
+        return suite_markdown(read_suite(folder)[1])
+    if (folder / "study.json").is_file():
+        return tables.to_markdown(study_table(read_study(folder)))
+    content = read_folder(folder)
+    if not content.comparison:
+        routes = tables.route_table(content.summaries)
+        return tables.to_markdown(routes or tables.score_table(content.summaries))
+    parts = [method_table.to_markdown(method_table.method_table(content.summaries))]
+    if content.tuning is not None:
+        parts.append(method_table.tuning_markdown(content.tuning))
+    return "\n".join(parts)

@@ -1,0 +1,236 @@
+"""The table that papers print: methods as rows, what each trains and sends, its scores per client and on average."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+from rich import box
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from feddat.report.numbers import human_count
+from feddat.report.significance import Difference, Scores, paired_difference
+from feddat.report.tables import MEAN, Cell, Summary, best_marked, by_method, cell_html, method_name, own_scores
+
+#: The method that the others are compared with.
+REFERENCE = "feddat"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One method.
+
+    Attributes:
+        name: in print.
+        trained: parameters that a client trains.
+        sent: parameters that a client sends each round.
+        cells: one per column of the table.
+        difference: from the reference, over all of the row's clients; ``None`` for the reference itself.
+    """
+
+    name: str
+    trained: int
+    sent: int
+    cells: tuple[Cell, ...]
+    difference: Difference | None
+
+
+@dataclass(frozen=True, slots=True)
+class MethodTable:
+    """Rows of methods under columns of scores, the last of which is their mean.
+
+    Attributes:
+        columns: their names.
+        rows: the methods.
+        reference: the method in print that ``difference`` is from; ``None`` where it is not among the rows.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    reference: str | None
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Return the headings of all columns that are shown."""
+        last = (f"Δ to {self.reference} [95 %]",) if self.reference else ()
+        return ("method", "trained", "sent", *self.columns, *last)
+
+    def texts(self, row: Row) -> list[str]:
+        """Return a row's texts under :attr:`heads`."""
+        last = [str(row.difference or "–")] if self.reference else []
+        return [row.name, human_count(row.trained), human_count(row.sent), *map(str, row.cells), *last]
+
+
+def method_table(summaries: Sequence[Summary]) -> MethodTable:
+    """Return method x client of one federation's runs; the last column is the mean over clients."""
+    clients = list(dict.fromkeys(client for summary in summaries for client in summary["clients"]))
+    return _table(summaries, {client: [client] for client in clients})
+
+
+def overview(federations: Mapping[str, Sequence[Summary]]) -> MethodTable:
+    """Return method x federation of several: means over their clients, and last the mean over all clients.
+
+    A seed counts for a column where the method has all of the column's clients under it.
+    """
+    joined: dict[tuple[str, int], Summary] = {}
+    columns: dict[str, list[str]] = {}
+    for federation, summaries in federations.items():
+        for summary in summaries:
+            key = (summary["method"], summary["seed"])
+            own = {f"{federation}/{client}": scores for client, scores in summary["clients"].items()}
+            columns[federation] = list(dict.fromkeys([*columns.get(federation, ()), *own]))
+            known = joined.setdefault(key, {**summary, "clients": {}})
+            joined[key] = {**known, "clients": {**known["clients"], **own}}
+    return _table(list(joined.values()), columns)
+
+
+def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -> MethodTable:
+    """Build the table from column -> the clients that it is the mean of."""
+    groups = by_method(summaries)
+    scores: dict[str, Scores] = {m: {s["seed"]: own_scores(s) for s in group} for m, group in groups.items()}
+    everyone = {**columns, MEAN: [client for clients in columns.values() for client in clients]}
+    values = {
+        column: [tuple(_means(scores[method], clients)) for method in groups] for column, clients in everyone.items()
+    }
+    names = [method_name(method) for method in groups]
+    marked = [best_marked(names, column) for column in values.values()]
+    rows = []
+    for place, (method, group) in enumerate(groups.items()):
+        other = None
+        if REFERENCE in groups and method != REFERENCE:
+            other = paired_difference(scores[method], scores[REFERENCE])
+        parameters = group[0].get("parameters", {})
+        rows.append(
+            Row(
+                names[place],
+                int(parameters.get("trainable", 0)),
+                int(parameters.get("communicated", 0)),
+                tuple(column[place] for column in marked),
+                other,
+            )
+        )
+    reference = method_name(REFERENCE) if REFERENCE in groups and len(groups) > 1 else None
+    return MethodTable(tuple(everyone), tuple(rows), reference)
+
+
+def _means(scores: Scores, clients: Sequence[str]) -> list[float]:
+    """Return the mean over the clients for each seed that has all of them."""
+    return [statistics.fmean(run[c] for c in clients) for run in scores.values() if all(c in run for c in clients)]
+
+
+def to_markdown(table: MethodTable) -> str:
+    """Return the table in Markdown, the best of each column in bold."""
+    lines = ["| " + " | ".join(table.heads) + " |", "| --- |" + " ---: |" * (len(table.heads) - 1)]
+    for row in table.rows:
+        texts = [text.replace("|", "\\|") for text in table.texts(row)]
+        for place, cell in enumerate(row.cells, start=_SCORES_FROM):
+            if cell.best:
+                texts[place] = f"**{texts[place]}**"
+        lines.append("| " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def tuning_markdown(tuning: Mapping[str, Any]) -> str:
+    """Return the validation scores of a search (``tuning.json``) in Markdown, each method's choice in bold."""
+    values = list(dict.fromkeys(value for scores in tuning["scores"].values() for value in scores))
+    lines = ["| method | " + " | ".join(values) + " |", "| --- |" + " ---: |" * len(values)]
+    for method, scores in tuning["scores"].items():
+        texts = [f"{scores[value]:.1f}" if value in scores else "–" for value in values]
+        chosen = values.index(str(tuning["best"][method]))
+        texts[chosen] = f"**{texts[chosen]}**"
+        lines.append(f"| {method_name(method)} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def to_csv(table: MethodTable) -> str:
+    """Return everything in the table as CSV, unrounded; an absent number is an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    scores = [f"{column} {what}" for column in table.columns for what in ("mean", "std")]
+    writer.writerow(["method", "trained", "sent", *scores, "difference", "difference low", "difference high"])
+    for row in table.rows:
+        numbers: list[float | None] = []
+        for cell in row.cells:
+            numbers += [cell.mean, cell.std] if cell.values else [None, None]
+        other = row.difference
+        numbers += [None] * 3 if other is None else [other.mean, other.low, other.high]
+        texts = ("" if number is None else f"{number:.6g}" for number in numbers)
+        writer.writerow([row.name, row.trained, row.sent, *texts])
+    return out.getvalue()
+
+
+def to_latex(table: MethodTable) -> str:
+    """Return the table as a LaTeX ``tabular`` with the rules of the ``booktabs`` package, the best in bold."""
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * (len(table.heads) - 1)}}}",
+        r"\toprule",
+        " & ".join(map(_latex, table.heads)) + r" \\",
+        r"\midrule",
+    ]
+    for row in table.rows:
+        texts = [_latex(text) for text in table.texts(row)]
+        for place, cell in enumerate(row.cells, start=_SCORES_FROM):
+            if cell.best:
+                texts[place] = rf"\textbf{{{texts[place]}}}"
+        lines.append(" & ".join(texts) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def to_html(table: MethodTable) -> Markup:
+    """Return the table as HTML: class ``best`` on the best cells."""
+    heads = [name if place >= _SCORES_FROM else name.capitalize() for place, name in enumerate(table.heads)]
+    head = Markup("").join(Markup("<th scope='col'>{}</th>").format(name) for name in heads)
+    body = []
+    for row in table.rows:
+        texts = [Markup("<td>{}</td>").format(text) for text in table.texts(row)]
+        for place, cell in enumerate(row.cells, start=_SCORES_FROM):
+            texts[place] = Markup("<td class='best'>{}</td>" if cell.best else "<td>{}</td>").format(cell_html(cell))
+        cells = Markup("").join(texts[1:])
+        body.append(Markup("<tr><th scope='row'>{}</th>{}</tr>").format(row.name, cells))
+    parts = "<table class='scores'><thead><tr>{}</tr></thead><tbody>{}</tbody></table>"
+    return Markup(parts).format(head, Markup("").join(body))
+
+
+def to_rich(table: MethodTable, title: str | None = None) -> RichTable:
+    """Return what of the table a terminal has room for, the best of each column bold and green.
+
+    Parameters, and deviations of single columns, are left to the files.
+    """
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
+    heads = [table.heads[0], *table.heads[_SCORES_FROM:]]
+    for place, name in enumerate(heads):
+        shown.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in table.rows:
+        *scores, mean = row.cells
+        texts = [Text(f"{cell.mean:.1f}" if cell.values else "–", "bold green" if cell.best else "") for cell in scores]
+        texts.append(Text(str(mean), "bold green" if mean.best else ""))
+        texts += [Text(text) for text in table.texts(row)[_SCORES_FROM + len(row.cells) :]]
+        shown.add_row(row.name, *texts)
+    return shown
+
+
+#: Place of the first score among a row's texts.
+_SCORES_FROM = 3
+
+_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "−": "$-$",
+        "–": "--",
+        "Δ": r"$\Delta$",
+    }
+)
+
+
+def _latex(text: str) -> str:
+    return text.translate(_LATEX)

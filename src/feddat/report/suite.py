@@ -1,0 +1,98 @@
+"""A suite's tables and page: the comparisons of several federations, and what they come to together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from feddat.example import DataError
+from feddat.files import write_atomic
+from feddat.report import method_table, plots
+from feddat.report.folder import Folder, read_folder
+from feddat.report.method_table import MethodTable
+from feddat.report.page import environment
+
+#: Title of the table over all federations.
+OVERVIEW = "All federations"
+
+
+def write_suite(folder: Path | str) -> Path:
+    """Write ``report.html``, ``results.md``, ``results.csv`` and ``results.tex`` of a suite; return the page's path.
+
+    The CSV holds the table over all federations; those of single ones lie in their own folders.
+
+    Raises:
+        DataError: the folder is no suite's, or a file in it cannot be read.
+    """
+    folder = Path(folder)
+    suite, found = read_suite(folder)
+    tables = suite_tables(found)
+    latex = [f"% {title}\n{method_table.to_latex(table)}" for title, table in tables.items()]
+    write_atomic(folder / "results.md", suite_markdown(found).encode())
+    write_atomic(folder / "results.csv", method_table.to_csv(next(iter(tables.values()))).encode())
+    write_atomic(folder / "results.tex", "\n".join(latex).encode())
+    page = environment().get_template("suite.html")
+    target = folder / "report.html"
+    write_atomic(target, page.render(_context(folder, suite, found, tables)).encode())
+    return target
+
+
+def read_suite(folder: Path) -> tuple[dict[str, Any], dict[str, Folder]]:
+    """Return what ``suite.json`` holds, and the comparisons that have any run by federation.
+
+    Raises:
+        DataError: the folder is no suite's, or a file in it cannot be read.
+    """
+    file = folder / "suite.json"
+    try:
+        suite: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        labels: Mapping[str, str] = suite["folders"]
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: not the suite.json of a suite ({error})") from None
+    done = {name: folder / label for name, label in labels.items() if (folder / label / "comparison.json").is_file()}
+    if not done:
+        raise DataError(f"{folder}: no comparison of this suite has a finished run")
+    return suite, {name: read_folder(path) for name, path in done.items()}
+
+
+def suite_tables(found: Mapping[str, Folder]) -> dict[str, MethodTable]:
+    """Return the tables by title: first the one over all federations, where there are several."""
+    tables = {name: method_table.method_table(content.summaries) for name, content in found.items()}
+    if len(found) == 1:
+        return tables
+    together = method_table.overview({name: content.summaries for name, content in found.items()})
+    return {OVERVIEW: together, **tables}
+
+
+def suite_markdown(found: Mapping[str, Folder]) -> str:
+    """Return all tables under headings, and what was chosen on validation data."""
+    parts = [f"### {title}\n\n{method_table.to_markdown(table)}" for title, table in suite_tables(found).items()]
+    # One search may have served for several federations.
+    searches = {str(content.tuning.get("benchmark")): content.tuning for content in found.values() if content.tuning}
+    for source, tuning in searches.items():
+        parts.append(f"### {tuning['key']} chosen on {source}\n\n{method_table.tuning_markdown(tuning)}")
+    return "\n".join(parts)
+
+
+def _context(
+    folder: Path, suite: Mapping[str, Any], found: Mapping[str, Folder], tables: Mapping[str, MethodTable]
+) -> dict[str, Any]:
+    summaries = [summary for content in found.values() for summary in content.summaries]
+    seeds = sorted({summary["seed"] for summary in summaries})
+    return {
+        "light": plots.LIGHT,
+        "title": suite.get("description", suite["suite"]),
+        "name": folder.resolve().name,
+        "tables": [
+            (title, method_table.to_html(table), suite["folders"].get(title)) for title, table in tables.items()
+        ],
+        "seeds": len(seeds),
+        "runs": len(summaries),
+        "seconds": sum(float(summary.get("seconds") or 0) for summary in summaries),
+        "failed": suite.get("failed", {}),
+        "reference": next(iter(tables.values())).reference,
+    }

@@ -1,0 +1,98 @@
+"""The papers' table: one row per method, with what it trains and sends, and its distance from FedDAT."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from rich.console import Console
+
+from feddat.report import method_table as mt
+
+
+def run(method: str, seed: int, sent: int = 0, **clients: Any) -> dict[str, Any]:
+    scores = {c: s if isinstance(s, dict) else {"score": s} for c, s in clients.items()}
+    return {
+        "method": method,
+        "seed": seed,
+        "clients": scores,
+        "parameters": {"trainable": 894_528, "communicated": sent},
+    }
+
+
+RUNS = [
+    run("feddat", 0, 500, art={"dat": 60.0, "local": 5.0}, photo={"dat": 70.0, "local": 71.0}),
+    run("feddat", 1, 500, art={"dat": 64.0, "local": 5.0}, photo={"dat": 70.0, "local": 73.0}),
+    run("fedavg", 0, 500, art=58.0, photo=70.0),
+    run("fedavg", 1, 500, art=62.0, photo=70.0),
+    run("central", 0, art=90.0, photo=90.0),
+    run("central", 1, art=90.0, photo=90.0),
+]
+
+
+def test_rows_hold_parameters_scores_and_the_distance_from_feddat() -> None:
+    table = mt.method_table(RUNS)
+    assert table.heads == ("method", "trained", "sent", "art", "photo", "Mean", "Δ to FedDAT [95 %]")
+    feddat, fedavg, central = table.rows
+    assert table.texts(feddat) == ["FedDAT", "895 k", "500", "62.0 ± 2.8", "70.0 ± 0.0", "66.0 ± 1.4", "–"]
+    # FedAvg is behind by 2 on art and by 0 on photo, with either seed: 0, 1 or 2 on the mean of two clients.
+    assert table.texts(fedavg)[-1] == "−1.0 [−2.0, 0.0]"
+    assert [cell.best for cell in feddat.cells] == [True, False, True]
+    assert not any(cell.best for cell in central.cells), "a reference, not a contender"
+
+
+def test_without_feddat_nothing_is_compared_with_it() -> None:
+    assert mt.method_table(RUNS[2:]).heads[-1] == "Mean"
+    assert mt.method_table(RUNS[:2]).heads[-1] == "Mean"
+
+
+def test_a_seed_that_lacks_a_client_has_no_mean() -> None:
+    table = mt.method_table([run("local", 0, art=50.0, photo=60.0), run("local", 1, art=52.0)])
+    assert [str(cell) for cell in table.rows[0].cells] == ["51.0 ± 1.4", "60.0", "55.0"]
+
+
+def test_several_federations_together() -> None:
+    two = {
+        "mini/a": [run("feddat", 0, art=50.0, photo=60.0), run("local", 0, art=40.0, photo=60.0)],
+        "mini/b": [run("feddat", 0, art=10.0)],
+    }
+    table = mt.overview(two)
+    assert table.columns == ("mini/a", "mini/b", "Mean")
+    assert [[str(cell) for cell in row.cells] for row in table.rows] == [["55.0", "10.0", "40.0"], ["50.0", "–", "–"]]
+    difference = table.rows[1].difference
+    assert difference is not None
+    assert difference.mean == -5.0, "over the clients that both have"
+
+
+def test_every_form_says_the_same() -> None:
+    table = mt.method_table(RUNS)
+    assert "| FedAvg | 895 k | 500 | 60.0 ± 2.8 | 70.0 ± 0.0 | 65.0 ± 1.4 | −1.0 [−2.0, 0.0] |" in mt.to_markdown(table)
+    assert "| **62.0 ± 2.8** | 70.0 ± 0.0 |" in mt.to_markdown(table)
+    rows = list(csv.DictReader(io.StringIO(mt.to_csv(table))))
+    assert rows[1]["method"] == "FedAvg" and rows[1]["trained"] == "894528"
+    assert (rows[1]["difference"], rows[1]["difference low"]) == ("-1", "-2")
+    assert rows[0]["difference"] == ""
+    latex = mt.to_latex(table)
+    assert r"\textbf{62.0 $\pm$ 2.8} & 70.0 $\pm$ 0.0" in latex
+    assert r"$\Delta$ to FedDAT [95 \%] \\" in latex
+    assert r"Centralised & 895 k & 0 &" in latex
+    assert "<td class='best'>62.0 <small>± 2.8</small></td>" in mt.to_html(table)
+    console = Console(file=io.StringIO(), width=100)
+    console.print(mt.to_rich(table))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "FedAvg 60.0 70.0 65.0 ± 1.4 −1.0 [−2.0, 0.0]" in " ".join(shown.split())
+
+
+def test_what_a_search_found() -> None:
+    tuning = {
+        "key": "train.lr",
+        "best": {"feddat": 0.002, "head": 0.001},
+        "scores": {"feddat": {"0.001": 40.0, "0.002": 41.04}, "head": {"0.001": 30.0}},
+    }
+    assert mt.tuning_markdown(tuning).splitlines() == [
+        "| method | 0.001 | 0.002 |",
+        "| --- | ---: | ---: |",
+        "| FedDAT | 40.0 | **41.0** |",
+        "| Head only | **30.0** | – |",
+    ]

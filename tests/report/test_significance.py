@@ -1,0 +1,72 @@
+"""The paired bootstrap, on tables whose bootstrap distribution can be written down."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feddat.report.significance import Difference, Scores, paired_difference
+
+
+def scores(*rows: dict[str, float]) -> dict[int, dict[str, float]]:
+    return dict(enumerate(rows))
+
+
+def test_what_differs_always_by_the_same_has_no_interval() -> None:
+    ours = scores({"a": 50.0, "b": 20.0}, {"a": 60.0, "b": 90.0})
+    theirs = scores({"a": 48.0, "b": 18.0}, {"a": 58.0, "b": 88.0})
+    found = paired_difference(ours, theirs)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+    assert found.clear
+
+
+def test_two_clients_of_one_seed() -> None:
+    # The mean of two draws from {0, 2} is 0, 1 or 2 with probability 1/4, 1/2, 1/4: more than 2.5 % at either end.
+    found = paired_difference(scores({"a": 50.0, "b": 52.0}), scores({"a": 50.0, "b": 50.0}))
+    assert found == Difference(1.0, 0.0, 2.0)
+    assert not found.clear
+
+
+def test_rows_and_columns_are_drawn_whole() -> None:
+    # One seed gains 2 on each of ten clients, the other nothing. Were the twenty cells drawn one by one, a mean of 0
+    # would all but never come; with whole seeds it comes a quarter of the time.
+    clients = [str(i) for i in range(10)]
+    ours = scores(dict.fromkeys(clients, 52.0), dict.fromkeys(clients, 50.0))
+    theirs = scores(*[dict.fromkeys(clients, 50.0)] * 2)
+    found = paired_difference(ours, theirs)
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((1.0, 0.0, 2.0))
+
+
+def test_only_what_both_have_is_paired() -> None:
+    ours = {0: {"a": 51.0, "b": 50.0}, 1: {"a": 51.0, "c": 0.0}, 7: {"a": 99.0}}
+    theirs = {0: {"a": 50.0, "b": 90.0}, 1: {"a": 50.0, "b": 90.0}}
+    found = paired_difference(ours, theirs)  # seeds 0 and 1, client a
+    assert found is not None
+    assert (found.mean, found.low, found.high) == pytest.approx((1.0, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("theirs", [{}, {1: {"a": 1.0, "b": 2.0}}, {0: {"a": 1.0}}, {0: {"z": 1.0}}])
+def test_a_single_pair_has_no_interval(theirs: Scores) -> None:
+    assert paired_difference({0: {"a": 1.0, "b": 2.0}}, theirs) is None
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    table=st.lists(st.lists(st.floats(-50, 50, allow_subnormal=False), min_size=3, max_size=3), min_size=1, max_size=4)
+)
+def test_an_interval_lies_within_the_differences_and_turns_with_the_sign(table: list[list[float]]) -> None:
+    ours = {seed: dict(zip("abc", row, strict=True)) for seed, row in enumerate(table)}
+    theirs = {seed: dict.fromkeys("abc", 0.0) for seed in ours}
+    found, turned = paired_difference(ours, theirs), paired_difference(theirs, ours)
+    assert found is not None and turned is not None
+    cells = [value for row in table for value in row]
+    assert min(cells) - 1e-9 <= found.low <= found.high <= max(cells) + 1e-9
+    assert (turned.mean, turned.low, turned.high) == pytest.approx((-found.mean, -found.high, -found.low), abs=1e-9)
+
+
+def test_in_print() -> None:
+    assert str(Difference(-2.14, -3.0, 0.04)) == "−2.1 [−3.0, 0.0]"
+    assert str(Difference(1.0, 0.25, 2.0)) == "+1.0 [+0.2, +2.0]"
