@@ -272,16 +272,12 @@ def test_a_suite_and_its_tables(
     from feddat.experiment.suites import SUITES, Suite
     from helpers import make_tiny_vilt
 
-    monkeypatch.setitem(SUITES, "tiny", Suite("tiny", "one federation", ("mini/domain",), ("head", "local")))
+    monkeypatch.setitem(SUITES, "tiny", Suite("tiny", "one federation", ("mini/domain",), ("head",)))
     settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8"]
-    options = ["--suite", "tiny", "--seeds", "1", "--jobs", "1", "--tune", "train.lr=1e-3,2e-3"]
+    options = ["--suite", "tiny", "--seeds", "1", "--jobs", "1"]
     assert call("compare", *settings, "test_examples=4", *options) == 0
     shown = capsys.readouterr().out
-    assert "4 runs to choose train.lr" in shown
-    assert "mini/domain, Head only: train.lr 0.00" in shown
-    assert "2 runs: one federation" in shown
+    assert "1 runs: one federation" in shown
     assert f"report  {tmp_path / 'suite-tiny' / 'report.html'}" in shown
     assert call("report", str(tmp_path / "suite-tiny"), "--markdown") == 0
-    tables = capsys.readouterr().out
-    assert tables == (tmp_path / "suite-tiny" / "results.md").read_text()
-    assert "### train.lr chosen on mini/domain" in tables
+    assert capsys.readouterr().out == (tmp_path / "suite-tiny" / "results.md").read_text()
