@@ -168,11 +168,12 @@ def test_the_presets_are_valid_configurations(name: str) -> None:
 
 def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     from feddat.experiment import STUDIES, SUITES, known_methods
+    from feddat.kinds import KINDS
     from feddat.report import tables
 
     assert call("list") == 0
     words = capsys.readouterr().out.split()
-    for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES, *SUITES):
+    for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES, *SUITES, *KINDS):
         assert name in words
     # The report knows what to call every method, and what to say about it.
     assert tables.METHODS.keys() == tables.NOTES.keys() == known_methods().keys()

@@ -9,6 +9,9 @@ from rich.console import Console
 
 from feddat.live import ComparisonDisplay, RunDisplay
 
+COUNTS = {"total": 111_600_000, "trainable": 894_530, "communicated": 12}
+SAID = "parameters: 111,600,000 in the model, 894,530 trained, 12 sent each way and round"
+
 
 class Clock:
     now = 0.0
@@ -43,7 +46,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     console, file = text_console(terminal=False)
     clock = Clock()
     with RunDisplay(console, "FedDAT on mini/domain", clock) as display:
-        display({"event": "start", "round": 0, "rounds": 4, "clients": ["art", "photo"]})
+        display({"event": "start", "round": 0, "rounds": 4, "clients": ["art", "photo"], "parameters": COUNTS})
         for number, now in ((1, 1.0), (2, 2.0), (3, 8.0), (4, 9.0)):
             clock.now = now
             feed(display, number)
@@ -51,6 +54,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
     # Round 2 comes one second after the first line: too soon. The last round is always told.
     assert file.getvalue().splitlines() == [
         "FedDAT on mini/domain",
+        SAID,
         "round 1/4 · mean validation score 51.0 % · loss 1.250 · 1 s, about 3 s left",
         "round 3/4 · mean validation score 53.0 % · loss 1.250 · 8 s, about 1 s left",
         "round 4/4 · mean validation score 54.0 % · loss 1.250 · 9 s, about 0 s left",
@@ -61,12 +65,13 @@ def test_a_terminal_shows_every_client_with_scores_and_losses() -> None:
     console, file = text_console(terminal=True)
     clock = Clock()
     with RunDisplay(console, "a run", clock) as display:
-        display({"event": "start", "round": 0, "rounds": 4, "clients": ["photo", "art"]})
+        display({"event": "start", "round": 0, "rounds": 4, "clients": ["photo", "art"], "parameters": COUNTS})
         feed(display, 1)
         display(round_event(1, 51.0))
         console.print(display.render())
     lines = [" ".join(line.split()) for line in file.getvalue().splitlines()]
     assert any(line.startswith("round 1/4") and "mean validation score 51.0 %" in line for line in lines)
+    assert any(line.endswith(SAID) for line in lines)
     assert "client dat local loss kl dat" in lines
     # In the order of the federation, not of the alphabet.
     assert lines.index("photo 51.0 % 40.0 % 1.250 0.500") < lines.index("art 51.0 % 40.0 % 1.250 0.500")

@@ -9,7 +9,7 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("example", "files", "seeding"),
+    ("example", "files", "kinds", "seeding"),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks"),
     ("algorithms", "benchmarks"),
     ("client", "pretrain"),

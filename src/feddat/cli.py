@@ -483,15 +483,17 @@ def pretrain(
 
 @app.command("list")
 def list_names() -> None:
-    """List the models, methods, benchmarks, studies, suites and formats that may be named."""
+    """List the models, methods, kinds of adapter, benchmarks, studies, suites and formats that may be named."""
     from feddat.benchmarks import list_benchmarks
     from feddat.data.readers import known_formats
     from feddat.experiment import STUDIES, SUITES, known_methods
+    from feddat.kinds import KINDS
     from feddat.models.catalog import list_models
 
     sections = {
         "Models": list_models(),
         "Methods": known_methods(),
+        "Kinds of adapter (adapter.peft)": {n: f"trains {kind.trains} ({kind.source})" for n, kind in KINDS.items()},
         "Benchmarks": list_benchmarks(),
         "Studies": {name: study.description for name, study in STUDIES.items()},
         "Suites": {name: suite.description for name, suite in SUITES.items()},

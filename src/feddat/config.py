@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from feddat.kinds import KINDS
 
 
 class ConfigError(ValueError):
@@ -27,11 +29,21 @@ class _Section(BaseModel):
 class AdapterConfig(_Section):
     """What is inserted into the frozen backbone (METHOD: r = 16 reduces the width d to d / r)."""
 
-    peft: Literal["bottleneck", "lora"] = "bottleneck"
+    peft: str = Field("bottleneck", description="kind, see `feddat list`")
     reduction: int = Field(16, ge=1, description="bottleneck: inner width is hidden size / reduction")
     rank: int = Field(16, ge=1, description="LoRA: rank")
     alpha: int = Field(16, ge=1, description="LoRA: scale numerator (scale = alpha / rank)")
-    sites: str | None = Field(None, description="regular expression over module names; default: per architecture")
+    prompt_tokens: int = Field(5, ge=1, description="prompt: tokens at the text input, and at the image input")
+    sites: str | None = Field(
+        None, description="bottleneck, LoRA: regular expression over module names; default: per architecture"
+    )
+
+    @field_validator("peft")
+    @classmethod
+    def _known_kind(cls, value: str) -> str:
+        if value not in KINDS:
+            raise ValueError(f"unknown kind of adapter; kinds are {', '.join(KINDS)}")
+        return value
 
 
 class HeadConfig(_Section):

@@ -27,6 +27,8 @@ Event: TypeAlias = Mapping[str, Any]
 PLAIN_INTERVAL = 5.0
 #: Columns of a terminal that has room for every part of the loss.
 WIDE = 96
+#: Numbers of parameters -> what they are in print.
+_PARAMETERS = {"total": "in the model", "trainable": "trained", "communicated": "sent each way and round"}
 #: Colours of progress bars.
 _BAR: dict[str, Any] = {"complete_style": "cyan", "finished_style": "green", "pulse_style": "cyan"}
 
@@ -107,6 +109,7 @@ class RunDisplay(Display):
             self._left = event["seconds_left"]
         if kind == "start":
             self._round, self._rounds, self._clients = event["round"], event["rounds"], list(event["clients"])
+            self._tell_parameters(event["parameters"])
         elif kind == "fit":
             self._losses[event["client"]] = {k: v for k, v in event["metrics"].items() if _is_loss(k)}
             self._doing = f"round {event['round']}: {event['client']} has trained"
@@ -117,6 +120,11 @@ class RunDisplay(Display):
             self._finish_round(event)
         elif kind in ("failed", "refused"):
             self.warn(event)
+
+    def _tell_parameters(self, counts: Mapping[str, int]) -> None:
+        """Print how many there are; it stays above the picture."""
+        parts = (f"{counts[key]:,} {word}" for key, word in _PARAMETERS.items())
+        self.console.print(Text(f"parameters: {', '.join(parts)}", style="dim"), soft_wrap=True)
 
     def _finish_round(self, event: Event) -> None:
         self._round, self._rounds = event["round"], event["rounds"]

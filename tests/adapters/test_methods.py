@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import transformers as hf
@@ -42,20 +44,21 @@ def test_counts(vilt: Case, kind: str) -> None:
     one = 2 * 162 if kind == "bottleneck" else 4 * 128
     head = nn.Linear(32, 10)
 
-    def count(*trains: str, communicates: bool, head: nn.Module | None = None) -> tuple[int, ...]:
-        found = count_parameters(adapters, trains=trains, communicates=communicates, head=head)
+    def count(*trains: str, **options: Any) -> tuple[int, ...]:
+        found = count_parameters(adapters, trains=trains, **options)
         return found["total"], found["trainable"], found["communicated"]
 
-    assert count("global", "local", communicates=True, head=head) == (backbone + 2 * one + 330, 2 * one + 330, one)
-    assert count("global", communicates=True) == (backbone + one, one, one)
-    assert count("local", communicates=False) == (backbone + one, one, 0)
-    assert count(communicates=False, head=head) == (backbone + 330, 330, 0)
-
-
-def test_vilt_b32_communicates_the_published_number() -> None:
-    with torch.device("meta"):
-        adapters = build_adapters(hf.ViltModel(hf.ViltConfig()))
-    assert count_parameters(adapters, trains=("global", "local"), communicates=True)["communicated"] == 894_528
+    everything: dict[str, Any] = {"shares": lambda key: True}
+    assert count("global", "local", head=head, **everything) == (backbone + 2 * one + 330, 2 * one + 330, one)
+    assert count("global", **everything) == (backbone + one, one, one)
+    assert count("local") == (backbone + one, one, 0)
+    assert count(head=head) == (backbone + 330, 330, 0)
+    # Half of the global adapter rests, and that half travels.
+    keys = list(adapters.named("global"))
+    half = sum(adapters.named("global")[key].numel() for key in keys[: len(keys) // 2])
+    rests = set(keys[: len(keys) // 2])
+    found = count("global", trains_key=lambda key: key not in rests, shares=rests.__contains__)
+    assert found == (backbone + one, one - half, half)
 
 
 def _one_layer(model_type: str) -> nn.Module:
@@ -89,9 +92,19 @@ def test_default_sites_fit_the_real_architectures(model_type: str, kind: str) ->
         assert widths == {part.hidden_size for part in parts}
 
 
+@pytest.mark.parametrize("model_type", sorted(name for name, sites in DEFAULT_SITES.items() if sites.prompt))
+def test_prompt_sites_fit_the_real_architectures(model_type: str) -> None:
+    with torch.device("meta"):
+        adapters = build_adapters(_one_layer(model_type), peft="prompt")
+    config: Any = adapters.model.config
+    tokens = {key: tuple(value.shape) for key, value in adapters.named("global").items() if key.endswith("tokens")}
+    places = ("text", "image") if model_type == "vilt" else ("text",)
+    assert tokens == {f"{place}.tokens": (5, config.get_text_config().hidden_size) for place in places}
+
+
 def test_unknown_settings_are_refused(vilt: Case) -> None:
     with pytest.raises(ValueError, match="unknown kind of adapter 'prefix'; kinds are bottleneck, lora"):
-        build_adapters(vilt.build(), peft="prefix")  # type: ignore[arg-type]
+        build_adapters(vilt.build(), peft="prefix")
     with pytest.raises(ValueError, match="model type None has no default adapter sites"):
         build_adapters(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="'t5' has no default adapter sites"):

@@ -65,9 +65,12 @@ def test_stopped_at_an_event(make_config, uninterrupted, count):
         {"method": "fedavg-ft"},
         {"method": "local"},
         {"method": "central"},
+        {"method": "fedavg-prompt"},
+        {"method": "fedavg-norm"},
+        {"method": "local-full"},
         {"server.fraction": 0.5, "server.weighting": "examples"},
     ],
-    ids=["fedavg-ft", "local", "central", "sampled"],
+    ids=["fedavg-ft", "local", "central", "prompts", "norms", "full", "sampled"],
 )
 def test_stopped_in_the_last_round_of_other_methods(make_config, uninterrupted, values):
     config = make_config(**values)

@@ -14,6 +14,7 @@ from feddat.config import ConfigError
 from feddat.example import DataError, Example
 from feddat.experiment import VARIANTS, Experiment, ExperimentError, known_methods
 from feddat.experiment import run as run_module
+from feddat.kinds import KINDS
 from feddat.models.base import ModelError
 
 
@@ -94,7 +95,7 @@ def test_every_method_runs_and_reports_the_routes_it_has(make_config, method):
     assert not summary["refused"]
     trained = [(e["client"], e["metrics"]["steps"]) for e in events if e["event"] == "fit"]
     steps = 4.0 if method == "fedavg-2x" else 2.0
-    assert trained == ([("central", 4.0)] if method == "central" else [("ann", steps), ("bob", steps)])
+    assert trained == ([("central", 4.0)] if method.startswith("central") else [("ann", steps), ("bob", steps)])
 
 
 def test_a_variant_is_its_method_with_other_settings(make_config):
@@ -104,6 +105,28 @@ def test_a_variant_is_its_method_with_other_settings(make_config):
     assert (fine_tuned.method, fine_tuned.algorithm.personal_epochs) == ("fedavg", 1)
     assert set(known_methods()) == {*ALGORITHMS, *VARIANTS}
     assert all(known_methods().values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_adapter_sends_what_it_trains(make_config, kind):
+    events = []
+    summary = Experiment(make_config(method="fedavg", rounds=1, adapter__peft=kind)).run(events.append)
+    counts = summary["parameters"]
+    assert events[0]["parameters"] == counts
+    assert (summary["peft"], summary["method"]) == (kind, "fedavg")
+    head = counts["trainable"] - counts["communicated"]
+    alone = Experiment(make_config(method="head", rounds=1, name="alone")).run()["parameters"]
+    assert alone == {"total": alone["total"], "trainable": head, "communicated": 0}
+    replaced = counts["communicated"] if kind in ("bias", "norm", "full") else 0
+    assert counts["total"] == alone["total"] - replaced + counts["communicated"]
+
+
+@pytest.mark.parametrize("kind", ["prompt", "bias", "norm", "full", "head"])
+def test_feddat_needs_adapters_that_can_be_mixed(make_config, kind):
+    with pytest.raises(
+        ConfigError, match=f"feddat adds up the outputs of two adapters, which '{kind}' does not have; k"
+    ):
+        Experiment(make_config(adapter__peft=kind))
 
 
 def test_what_leaves_a_client_is_the_global_adapter_counts_and_metrics(make_config, monkeypatch):

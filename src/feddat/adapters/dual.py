@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from torch import Tensor, nn
+from torch import nn
 
-from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Route, check_adapter, check_route, check_state
+from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Route, check_adapter, check_route
 from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
 from feddat.adapters.peft_internals import Site, Switch, collect_sites, freeze_for_good, named_weights
+from feddat.adapters.states import AdapterStates
 
 
-class DualAdapters:
+class DualAdapters(AdapterStates):
     """Three adapters over one model, with bottleneck or stock LoRA layers (:class:`feddat.adapters.base.Adapters`).
 
     Do not use PEFT's ``set_adapter`` or ``disable_adapter`` on :attr:`peft_model`: they change what trains.
@@ -45,9 +45,9 @@ class DualAdapters:
         for name in others:
             self.peft_model.add_adapter(name, copy.deepcopy(config))
         self._sites = collect_sites(self.peft_model)
-        self._weights = {name: self._collect(name) for name in ADAPTERS}
+        super().__init__({name: self._collect(name) for name in ADAPTERS})
         for name in TRAINED:
-            for parameter in self._weights[name].values():
+            for parameter in self.parameters(name):
                 parameter.requires_grad_(True)
         freeze_for_good(self._sites, "anchor")
         self._switches = {route: Switch(self._sites, weights) for route, weights in ROUTES.items()}
@@ -69,19 +69,6 @@ class DualAdapters:
         switch = self._switches[route] if isinstance(route, str) else Switch(self._sites, weights)
         switch.apply()
 
-    def named(self, adapter: str) -> Mapping[str, nn.Parameter]:
-        """Return one adapter's own parameters, not copies, in module order.
-
-        Raises:
-            ValueError: there is no such adapter.
-        """
-        check_adapter(adapter)
-        return self._weights[adapter]
-
-    def parameters(self, adapter: str) -> list[nn.Parameter]:
-        """Return the values of :meth:`named`."""
-        return list(self.named(adapter).values())
-
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
         """Draw one adapter's weights anew from a CPU generator; the same on every device.
@@ -97,41 +84,6 @@ class DualAdapters:
                 site.layer.reset_adapter(adapter, generator)
             else:
                 _reset_lora(site, adapter, generator)
-
-    @torch.no_grad()
-    def copy(self, source: str, target: str) -> None:
-        """Copy one adapter into another.
-
-        Raises:
-            ValueError: there is no such adapter.
-        """
-        for own, other in zip(self.parameters(target), self.parameters(source), strict=True):
-            own.copy_(other)
-
-    def refresh_anchor(self) -> None:
-        """Copy the global adapter into the anchor."""
-        self.copy("global", "anchor")
-
-    def state(self, adapter: str) -> dict[str, Tensor]:
-        """Return CPU copies of one adapter's tensors by names without the adapter's, in module order.
-
-        Raises:
-            ValueError: there is no such adapter.
-        """
-        return {key: weight.detach().to("cpu", copy=True) for key, weight in self.named(adapter).items()}
-
-    @torch.no_grad()
-    def load(self, adapter: str, state: Mapping[str, Tensor]) -> None:
-        """Copy a :meth:`state` into an adapter; the others are left alone.
-
-        Raises:
-            ValueError: there is no such adapter; a key is missing or unexpected, or a shape differs. Nothing is loaded
-                then.
-        """
-        weights = self.named(adapter)
-        check_state(adapter, state, weights)
-        for key, weight in weights.items():
-            weight.copy_(state[key])
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:
         return {key: weight for site in self._sites for key, weight in named_weights(site, adapter)}

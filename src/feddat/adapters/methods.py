@@ -2,80 +2,101 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Literal
+from collections.abc import Callable, Collection, Iterable
 
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig
 from torch import nn
 
 from feddat.adapters.base import ADAPTERS, Adapters
 from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
+from feddat.adapters.prompts import SoftPrompts
+from feddat.adapters.replaced import ReplacedWeights
 from feddat.adapters.sites import default_sites
+from feddat.kinds import KINDS
 
 
 def build_adapters(
     model: nn.Module,
     *,
-    peft: Literal["bottleneck", "lora"] = "bottleneck",
+    peft: str = "bottleneck",
     reduction: int = 16,
     rank: int = 16,
     alpha: int = 16,
+    prompt_tokens: int = 5,
     sites: str | None = None,
 ) -> Adapters:
-    """Put global, local and anchor adapters on ``model``, whose modules are wrapped in place and frozen.
+    """Put global, local and anchor adapters on ``model``, which is changed in place and frozen.
 
     Args:
-        model: a transformers model (or any module, if ``sites`` are given).
-        peft: kind of adapter.
+        model: a transformers model (or any module, if ``sites`` are given or the kind needs none), on its device.
+        peft: kind of adapter, see :data:`feddat.kinds.KINDS`.
         reduction: bottleneck: inner width is the site's width / reduction.
         rank: LoRA: rank.
         alpha: LoRA: scale is alpha / rank. The adapted projections keep their pretrained weights.
-        sites: regular expression over whole module names; default: per model type, see :mod:`feddat.adapters.sites`
-            (LoRA: query and value projections).
+        prompt_tokens: prompt: tokens at each input.
+        sites: bottleneck and LoRA: regular expression over whole module names; default: per model type, see
+            :mod:`feddat.adapters.sites` (LoRA: query and value projections).
 
     Raises:
         ValueError: the kind is unknown, a setting is out of range, there are no default sites for the model, or
-            ``sites`` match nothing.
+            ``sites`` match nothing or are given to a kind that has none to choose.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
-    config: PeftConfig
+    if peft not in KINDS:
+        raise ValueError(f"unknown kind of adapter {peft!r}; kinds are {', '.join(KINDS)}")
     if peft == "bottleneck":
-        config = BottleneckConfig(
-            target_modules=sites or default_sites(model_type).bottleneck,
-            reduction=reduction,
+        return DualAdapters(
+            model, BottleneckConfig(target_modules=sites or default_sites(model_type).bottleneck, reduction=reduction)
         )
-    elif peft == "lora":
-        config = LoraConfig(target_modules=sites or default_sites(model_type).lora, r=rank, lora_alpha=alpha)
-    else:
-        raise ValueError(f"unknown kind of adapter {peft!r}; kinds are bottleneck, lora")
-    return DualAdapters(model, config)
+    if peft == "lora":
+        return DualAdapters(
+            model, LoraConfig(target_modules=sites or default_sites(model_type).lora, r=rank, lora_alpha=alpha)
+        )
+    if sites is not None:
+        raise ValueError(f"sites: adapters of kind {peft!r} have none to choose")
+    if peft == "prompt":
+        site = default_sites(model_type).prompt
+        if site is None:
+            raise ValueError(f"soft prompts need a model that reads text, and {model_type!r} does not")
+        return SoftPrompts(model, site, prompt_tokens)
+    return ReplacedWeights(model, peft)
 
 
 def count_parameters(
-    adapters: Adapters, *, trains: Collection[str], communicates: bool, head: nn.Module | None = None
+    adapters: Adapters,
+    *,
+    trains: Collection[str],
+    trains_key: Callable[[str], bool] = lambda key: True,
+    shares: Callable[[str], bool] | None = None,
+    head: nn.Module | None = None,
 ) -> dict[str, int]:
-    """Count one client's parameters.
+    """Count one client's parameters; the global route is open afterwards.
 
     Args:
         adapters: the model and its adapters.
         trains: adapters that the method trains, of ``global`` and ``local``.
-        communicates: whether the global adapter travels.
-        head: the personal task head, if it is to be counted.
+        trains_key: which entries of them train.
+        shares: which entries of the global adapter travel; ``None``: none does.
+        head: the personal task heads, if they are to be counted.
 
     Returns:
-        ``total``: backbone, trained adapters and head; ``trainable``: trained adapters and head; ``communicated``: what
-        travels one way between a client and the server in one round. The anchor, a copy, is not counted.
+        ``total``: backbone, adapters of the method and heads, without weights that trained ones replace;
+        ``trainable``: what trains; ``communicated``: what travels one way between a client and the server in one
+        round. The anchor, a copy, is not counted.
     """
 
-    def size(parameters: Collection[nn.Parameter]) -> int:
+    def size(parameters: Iterable[nn.Parameter]) -> int:
         return sum(parameter.numel() for parameter in parameters)
 
-    sizes = {name: size(adapters.parameters(name)) for name in ADAPTERS}
-    backbone = size(list(adapters.model.parameters())) - sum(sizes.values())
-    trainable = sum(sizes[name] for name in trains) + (size(list(head.parameters())) if head is not None else 0)
+    inserted = {id(parameter) for name in ADAPTERS for parameter in adapters.parameters(name)}
+    # The backbone as the route leaves it: with the global values in place of some of its own, where a kind does that.
+    adapters.route("global" if trains else "none")
+    backbone = size(parameter for parameter in adapters.model.parameters() if id(parameter) not in inserted)
+    adapters.route("global")
+    heads = size(head.parameters()) if head is not None else 0
     return {
-        "total": backbone + trainable,
-        "trainable": trainable,
-        "communicated": sizes["global"] if communicates else 0,
+        "total": backbone + sum(size(adapters.parameters(name)) for name in trains) + heads,
+        "trainable": sum(size(p for key, p in adapters.named(n).items() if trains_key(key)) for n in trains) + heads,
+        "communicated": size(p for key, p in adapters.named("global").items() if shares is not None and shares(key)),
     }

@@ -1,13 +1,30 @@
 """Where adapters go by default: one row per family of transformers, matched against full module names.
 
-METHOD: bottleneck adapters sit after every feed-forward block; LoRA goes on the query and value projections. The rows
-name modules as transformers 5 does; a leading ``(.*\\.)?`` lets the same row fit a bare model and one inside a task
-model (``encoder.layer.0`` and ``vilt.encoder.layer.0``).
+METHOD: bottleneck adapters sit after every feed-forward block; LoRA goes on the query and value projections; prompts
+enter beside the words, and beside the image patches of a model that sees both at once. The rows name modules as
+transformers 5 does; a leading ``(.*\\.)?`` lets the same row fit a bare model and one inside a task model
+(``encoder.layer.0`` and ``vilt.encoder.layer.0``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSite:
+    """Where soft prompts enter and leave.
+
+    Attributes:
+        stack: the module around all transformer layers, which takes embeddings, a mask, and positions if it adds them.
+        inputs: what prompts are put beside. Of more than one, ``embeddings.token_type_embeddings`` next to the stack
+            has a row each.
+        causal: whether a token sees only those before it.
+    """
+
+    stack: str
+    inputs: tuple[str, ...] = ("text",)
+    causal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,17 +34,21 @@ class DefaultSites:
     Attributes:
         bottleneck: modules whose output the adapter reads (see :mod:`feddat.adapters.bottleneck.layer`).
         lora: linear projections that LoRA adapts.
+        prompt: where soft prompts enter; ``None`` for models that read no text.
     """
 
     bottleneck: str
     lora: str
+    prompt: PromptSite | None = None
 
 
 # The feed-forward's own output module: it adds the residual itself (ViLT), or adds and normalises it (BERT).
 _OUTPUT_MODULE = DefaultSites(
     bottleneck=r"(.*\.)?layer\.\d+\.output",
     lora=r"(.*\.)?layer\.\d+\.attention\.(attention|self)\.(query|value)",
+    prompt=PromptSite(r"(.*\.)?encoder"),
 )
+_VILT = replace(_OUTPUT_MODULE, prompt=PromptSite(r"(.*\.)?encoder", inputs=("text", "image")))
 # Layers that add the residual in their own forward: only the whole layer's output has it.
 _VIT_LAYER = DefaultSites(
     bottleneck=r"(.*\.)?layers?\.\d+",
@@ -37,21 +58,27 @@ _CLIP_LAYER = DefaultSites(
     bottleneck=r"(.*\.)?encoder\.layers\.\d+",
     lora=r"(.*\.)?encoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
 )
+_CLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder", causal=True))
+_SIGLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder"))
 _DECODER = DefaultSites(
     bottleneck=r"(model\.)?layers\.\d+\.mlp",
     lora=r"(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
+    prompt=PromptSite(r"(model)?", causal=True),
 )
 # A vision-language model: its language model only, never the vision tower.
 _VLM_DECODER = DefaultSites(
     bottleneck=r"(.*\.)?(text_model|language_model)\.(model\.)?layers\.\d+\.mlp",
     lora=r"(.*\.)?(text_model|language_model)\.(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
+    prompt=PromptSite(r"(.*\.)?(text_model|language_model)", causal=True),
 )
 
 DEFAULT_SITES: dict[str, DefaultSites] = {
-    **dict.fromkeys(("vilt", "bert", "roberta", "visual_bert"), _OUTPUT_MODULE),
+    "vilt": _VILT,
+    **dict.fromkeys(("bert", "roberta", "visual_bert"), _OUTPUT_MODULE),
     **dict.fromkeys(("vit", "deit"), _VIT_LAYER),
-    **dict.fromkeys(("clip", "clip_text_model", "clip_vision_model"), _CLIP_LAYER),
-    **dict.fromkeys(("siglip", "siglip_vision_model"), _CLIP_LAYER),
+    **dict.fromkeys(("clip", "clip_text_model"), _CLIP_TEXT),
+    "siglip": _SIGLIP_TEXT,
+    **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), _CLIP_LAYER),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"), _DECODER),
     **dict.fromkeys(("smolvlm", "idefics3", "paligemma", "internvl"), _VLM_DECODER),
     **dict.fromkeys(("llava", "llava_next", "llava_onevision"), _VLM_DECODER),

@@ -105,9 +105,9 @@ class Participant:
         self.adapters = adapters
         self.algorithm = algorithm
         self.store = store
-        device = adapters.parameters("global")[0].device
+        self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
-        self.members = {data.name: Member(data, config, backbone, device, extra_heads) for data in members}
+        self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
         self._personal_store = PersonalStore(store.root, store.client, label="personal")
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
@@ -310,7 +310,6 @@ class Participant:
         """
         if self.algorithm.communicates and shared is None:
             raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
-        device = self.adapters.parameters("global")[0].device
         # What does not travel starts the same everywhere; all of it, where nothing does.
         self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
         if shared is not None:
@@ -319,14 +318,16 @@ class Participant:
         self.adapters.initialise(torch_generator(self.config.seed, self.name, "local"), "local")
         context = RoundContext(round, self.config.rounds, self.config.algorithm)
         if extras is not None:
-            context.received = {key: value.to(device) for key, value in self._checked(extras, shared or {}).items()}
+            context.received = {
+                key: value.to(self._device) for key, value in self._checked(extras, shared or {}).items()
+            }
         stored = self.store.load(round)
         if stored is None:
             for member in self.members.values():
                 member.reset_heads()
         else:
             own = self._load_personal(self.algorithm, stored)
-            context.state = {key: value.to(device) for key, value in own.items()}
+            context.state = {key: value.to(self._device) for key, value in own.items()}
             context.previous = stored[0]
         return context
 

@@ -17,7 +17,7 @@ class Announcer:
 
     | event | with |
     | --- | --- |
-    | ``start`` | ``name``, ``method``, ``folder``, ``clients``, ``round`` (the last one done before) |
+    | ``start`` | ``name``, ``method``, ``folder``, ``clients``, ``round`` (the last one done before), ``parameters`` |
     | ``fit`` | ``client``, ``examples``, ``metrics`` (losses) |
     | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route) |
     | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |

@@ -141,11 +141,11 @@ def _load_model(model: str, adapter: AdapterConfig, device: str) -> tuple[Backbo
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model)
+    backbone.model.to(device)
     try:
         adapters = build_adapters(backbone.model, **adapter.model_dump())
     except ValueError as error:
         raise ConfigError(f"adapter: {error}") from None
-    backbone.model.to(device)
     return backbone, adapters
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 
+from feddat.adapters.base import ROUTES
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.config import ConfigError, RunConfig
+from feddat.kinds import KINDS, named_variants
 
 
 def _twice_the_epochs(config: RunConfig) -> RunConfig:
@@ -29,12 +32,21 @@ def _without_distillation(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
 
 
+def _of_kind(method: str, kind: str, config: RunConfig) -> RunConfig:
+    adapter = config.adapter.model_copy(update={"peft": kind})
+    return config.model_copy(update={"method": method, "adapter": adapter})
+
+
 #: Name -> (what it is, the settings it stands for).
 VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
     "feddat-joint": ("FedDAT with both routes in one optimizer step instead of one after the other", _joint),
     "feddat-nokd": ("FedDAT without distillation: the dual adapters alone", _without_distillation),
     "fedavg-2x": ("FedAvg with twice the local epochs: as much compute as two adapters take", _twice_the_epochs),
     "fedavg-ft": ("FedAvg, then one epoch of personal fine-tuning that is not communicated", _fine_tuned),
+    **{
+        name: (f"{method} with adapter.peft={kind}: {KINDS[kind].trains}", partial(_of_kind, method, kind))
+        for name, method, kind in named_variants()
+    },
 }
 
 
@@ -48,13 +60,22 @@ def resolve(config: RunConfig) -> RunConfig:
     """Return the configuration with an algorithm's name as ``method``, and the variant's settings filled in.
 
     Raises:
-        ConfigError: the method is unknown.
+        ConfigError: the method is unknown, or cannot be used with the kind of adapter.
     """
-    if config.method in ALGORITHMS:
-        return config
     if config.method in VARIANTS:
-        return VARIANTS[config.method][1](config)
-    raise ConfigError(f"method: {config.method!r} is unknown; methods are {', '.join(known_methods())}")
+        config = VARIANTS[config.method][1](config)
+    if config.method not in ALGORITHMS:
+        raise ConfigError(f"method: {config.method!r} is unknown; methods are {', '.join(known_methods())}")
+    kind = config.adapter.peft
+    if any(len(ROUTES[route]) > 1 for route in ALGORITHMS[config.method].routes) and not KINDS[kind].mixes:
+        mixing = ", ".join(name for name, row in KINDS.items() if row.mixes)
+        raise ConfigError(
+            f"adapter.peft: {config.method} adds up the outputs of two adapters, which {kind!r} does not have; "
+            f"kinds that do are {mixing}"
+        )
+    if kind == "head":  # without an adapter, all that is left of a method is its heads
+        return config.model_copy(update={"method": "head"})
+    return config
 
 
 def _first_line(algorithm: Algorithm) -> str:

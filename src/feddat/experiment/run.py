@@ -129,6 +129,7 @@ class Experiment:
             folder=str(self.folder.path),
             clients=list(federation.data),
             round=state.round,
+            parameters=_count(federation),
         )
         strategy = AdapterMean(
             seed=settings.seed,
@@ -178,11 +179,6 @@ class Experiment:
                 clients[line["client"]][line["route"]] = line["score"]
         scored = {name: scores for name, scores in clients.items() if scores}
         own = federation.route_name(federation.routes(final=True)[0])
-        heads = [
-            nn.ModuleList(member.heads.values())
-            for owner in federation.participants.values()
-            for member in owner.members.values()
-        ]
         return {
             "method": self.config.method,
             "peft": settings.adapter.peft,
@@ -193,13 +189,7 @@ class Experiment:
             "split": settings.eval.split,
             "clients": scored,
             "mean": statistics.fmean(scores[own] for scores in scored.values()),
-            # One client's, with the largest heads: they differ in their number of answers.
-            "parameters": count_parameters(
-                federation.adapters,
-                trains=federation.algorithm.trains,
-                communicates=federation.algorithm.communicates,
-                head=max(heads, key=lambda head: sum(p.numel() for p in head.parameters())),
-            ),
+            "parameters": _count(federation),
             "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
             "seconds": sum(state.seconds.values()),
             "seconds_in": state.seconds,
@@ -216,6 +206,23 @@ class Experiment:
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder.checkpoints, config_hash(self.config))
+
+
+def _count(federation: Federation) -> dict[str, int]:
+    """Return the parameters of one client, with the largest heads: they differ in their number of answers."""
+    heads = [
+        nn.ModuleList(member.heads.values())
+        for owner in federation.participants.values()
+        for member in owner.members.values()
+    ]
+    algorithm = federation.algorithm
+    return count_parameters(
+        federation.adapters,
+        trains=algorithm.trains,
+        trains_key=algorithm.trains_key,
+        shares=algorithm.shares if algorithm.communicates else None,
+        head=max(heads, key=lambda head: sum(p.numel() for p in head.parameters())),
+    )
 
 
 def _absolute(config: RunConfig) -> RunConfig:

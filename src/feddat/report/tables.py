@@ -14,6 +14,8 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from feddat.kinds import KINDS, named_variants
+
 #: One run's ``summary.json``.
 Summary: TypeAlias = Mapping[str, Any]
 
@@ -41,6 +43,9 @@ NOTES = {
     "central": "one adapter trained on everybody's data in one place: what federation has to do without",
     "head": "no adapter: each client trains its task head alone",
 }
+for _name, _method, _kind in named_variants():
+    METHODS[_name] = f"{METHODS[_method]}, {KINDS[_kind].title}"
+    NOTES[_name] = f"{METHODS[_method]} where {KINDS[_kind].trains} trains"
 #: Route -> what its scores mean in print.
 ROUTES = {
     "dat": "Dual teacher (DAT)",
@@ -50,7 +55,7 @@ ROUTES = {
 }
 MEAN = "Mean"
 #: Columns that are a reference, not a contender: never marked as the best.
-REFERENCES = frozenset({METHODS["central"]})
+REFERENCES = frozenset(name for method, name in METHODS.items() if method.startswith("central"))
 
 
 @dataclass(frozen=True, slots=True)

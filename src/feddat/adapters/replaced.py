@@ -1,0 +1,118 @@
+"""Kinds that train some of the backbone's own weights: its norms, its biases, or all of them.
+
+Each of the three adapters is one full set of values for the same parameters, all starting as pretrained; a route puts
+one set into the model. Parameter objects are exchanged, not values: a graph built on one route keeps its parameters
+when the next route is opened, and ``requires_grad`` never flips.
+
+Sources: BitFit, Ben Zaken et al. 2021, arXiv 2106.10199 (biases); Zhao et al. 2023, arXiv 2312.11420 (norms, as PEFT's
+LN tuning, which has neither biases nor whole models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from feddat.adapters.base import ADAPTERS, TRAINED, Route, check_adapter
+from feddat.adapters.states import AdapterStates, single_adapter
+
+#: Says of a parameter, by the module that owns it and its name there, whether a kind trains it.
+Choice = Callable[[nn.Module, str], bool]
+
+
+def is_norm(module: nn.Module, name: str) -> bool:
+    """Return whether a module normalises; transformers defines an RMSNorm class for every model that has one."""
+    return isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
+
+
+def is_bias(module: nn.Module, name: str) -> bool:
+    """Return whether a parameter is a bias term, of linear layers, convolutions and norms alike."""
+    return name.endswith("bias")
+
+
+#: By the name in ``adapter.peft``.
+CHOICES: dict[str, Choice] = {
+    "norm": is_norm,
+    "bias": is_bias,
+    "full": lambda module, name: True,
+    "head": lambda module, name: False,
+}
+
+
+class ReplacedWeights(AdapterStates):
+    """Three sets of values for chosen parameters of a model (:class:`feddat.adapters.base.Adapters`).
+
+    Args:
+        model: the base model, on the device where it stays; its own parameters are frozen.
+        kind: key of :data:`CHOICES`.
+
+    Attributes:
+        model: the same model.
+
+    Raises:
+        ValueError: the model has no parameter of this kind.
+    """
+
+    def __init__(self, model: nn.Module, kind: str) -> None:
+        self.model = model.requires_grad_(False)
+        self._kind = kind
+        self._pretrained, self._places = _choose(model, CHOICES[kind])
+        if not self._pretrained and kind != "head":
+            raise ValueError(f"{type(model).__name__} has no parameters of kind {kind!r}")
+        super().__init__(
+            {
+                adapter: {
+                    key: nn.Parameter(value.detach().clone(), requires_grad=adapter in TRAINED)
+                    for key, value in self._pretrained.items()
+                }
+                for adapter in ADAPTERS
+            }
+        )
+        self.route("global")
+
+    def route(self, route: Route) -> None:
+        """Let the following forward passes use the values of one adapter, or with ``none`` the pretrained ones.
+
+        Raises:
+            ValueError: there is no such route or adapter, or the route mixes or scales adapters.
+        """
+        adapter = single_adapter(route, self._kind)
+        values = self._pretrained if adapter is None else self._weights[adapter]
+        for module, name, key in self._places:
+            # What assigning the attribute comes to, without checks that cost several times as long.
+            module._parameters[name] = values[key]
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator, adapter: str) -> None:
+        """Put one adapter back to the pretrained values; nothing is drawn from the generator.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        check_adapter(adapter)
+        for key, weight in self._weights[adapter].items():
+            weight.copy_(self._pretrained[key])
+
+
+def _choose(model: nn.Module, chosen: Choice) -> tuple[dict[str, nn.Parameter], list[tuple[nn.Module, str, str]]]:
+    """Return the chosen parameters by key, and every (module, name there, key) where one is used.
+
+    A parameter that several modules share has one key: its first place's.
+    """
+    found = [
+        (f"{owner}.{name}" if owner else name, module, name, parameter)
+        for owner, module in model.named_modules()
+        for name, parameter in module.named_parameters(recurse=False)
+    ]
+    wanted = {id(parameter) for _, module, name, parameter in found if chosen(module, name)}
+    keys: dict[int, str] = {}
+    parameters: dict[str, nn.Parameter] = {}
+    places = []
+    for path, module, name, parameter in found:
+        if id(parameter) in wanted:
+            key = keys.setdefault(id(parameter), path)
+            parameters[key] = parameter
+            places.append((module, name, key))
+    return parameters, places

@@ -1,0 +1,84 @@
+"""What every kind of adapter shares: three sets of named parameters, copied, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from feddat.adapters.base import ADAPTERS, Route, check_adapter, check_route, check_state
+
+
+class AdapterStates:
+    """The parameters of the global, local and anchor adapter, under the same keys in the same order.
+
+    Args:
+        weights: adapter -> key -> parameter.
+    """
+
+    def __init__(self, weights: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+        self._weights = {name: dict(weights[name]) for name in ADAPTERS}
+
+    def named(self, adapter: str) -> Mapping[str, nn.Parameter]:
+        """Return one adapter's own parameters, not copies, in module order.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        check_adapter(adapter)
+        return self._weights[adapter]
+
+    def parameters(self, adapter: str) -> list[nn.Parameter]:
+        """Return the values of :meth:`named`."""
+        return list(self.named(adapter).values())
+
+    @torch.no_grad()
+    def copy(self, source: str, target: str) -> None:
+        """Copy one adapter into another.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        for own, other in zip(self.parameters(target), self.parameters(source), strict=True):
+            own.copy_(other)
+
+    def refresh_anchor(self) -> None:
+        """Copy the global adapter into the anchor."""
+        self.copy("global", "anchor")
+
+    def state(self, adapter: str) -> dict[str, Tensor]:
+        """Return CPU copies of one adapter's tensors by names without the adapter's, in module order.
+
+        Raises:
+            ValueError: there is no such adapter.
+        """
+        return {key: weight.detach().to("cpu", copy=True) for key, weight in self.named(adapter).items()}
+
+    @torch.no_grad()
+    def load(self, adapter: str, state: Mapping[str, Tensor]) -> None:
+        """Copy a :meth:`state` into an adapter; the others are left alone.
+
+        Raises:
+            ValueError: there is no such adapter; a key is missing or unexpected, or a shape differs. Nothing is loaded
+                then.
+        """
+        weights = self.named(adapter)
+        check_state(adapter, state, weights)
+        for key, weight in weights.items():
+            weight.copy_(state[key])
+
+
+def single_adapter(route: Route, kind: str) -> str | None:
+    """Return the one adapter on a route, ``None`` where there is none, for kinds that cannot add adapters up.
+
+    Raises:
+        ValueError: there is no such route or adapter, or the route mixes or scales adapters.
+    """
+    weights = check_route(route)
+    if not weights:
+        return None
+    (adapter, weight), *others = weights.items()
+    if others or isinstance(weight, Tensor) or weight != 1.0:
+        raise ValueError(f"route {route!r}: adapters of kind {kind!r} can neither be mixed nor scaled")
+    return adapter

@@ -1,0 +1,62 @@
+"""The kinds of adapter, one row each: what trains, where it comes from. Imports nothing heavy.
+
+In every kind the head trains too and stays with its client (METHOD, "Setting"). A method that communicates sends all of
+what the kind trains and nothing else, unless the method itself says that a part stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row.
+
+    Attributes:
+        title: in print, after a method's name.
+        trains: what trains besides the head.
+        source: where it comes from.
+        mixes: whether two adapters can be added up in one forward pass, as FedDAT's teacher does.
+        methods: methods that can be named together with this kind, as METHOD-KIND.
+    """
+
+    title: str
+    trains: str
+    source: str
+    mixes: bool = False
+    methods: tuple[str, ...] = ()
+
+
+#: By the name in ``adapter.peft``.
+KINDS: dict[str, Kind] = {
+    "bottleneck": Kind(
+        "bottleneck", "a bottleneck adapter after every feed-forward block", "Houlsby et al., arXiv 1902.00751", True
+    ),
+    "lora": Kind(
+        "LoRA",
+        "low-rank updates of the query and value projections",
+        "Hu et al., arXiv 2106.09685",
+        True,
+        ("feddat", "fedavg", "local", "central"),
+    ),
+    "prompt": Kind(
+        "prompts",
+        "soft prompt tokens at the text and image inputs",
+        "Lester et al., arXiv 2104.08691",
+        False,
+        ("fedavg",),
+    ),
+    "bias": Kind("biases", "all bias terms of the backbone", "Ben Zaken et al., arXiv 2106.10199", False, ("fedavg",)),
+    "norm": Kind("norms", "the backbone's normalisation layers", "Zhao et al., arXiv 2312.11420", False, ("fedavg",)),
+    "full": Kind("full model", "the whole backbone", "McMahan et al., arXiv 1602.05629", False, ("fedavg", "local")),
+    "head": Kind("head only", "nothing but the head; nothing travels", "Alain and Bengio, arXiv 1610.01644"),
+}
+
+
+def named_variants() -> Iterator[tuple[str, str, str]]:
+    """Yield METHOD-KIND, the method and the kind of every pair that can be named."""
+    for kind, row in KINDS.items():
+        for method in row.methods:
+            yield f"{method}-{kind}", method, kind
