@@ -88,8 +88,24 @@ class TrainConfig(_Section):
 
 
 class ServerConfig(_Section):
-    """Aggregation and participation."""
+    """Aggregation and participation. ``server=RULE`` is short for ``server.rule=RULE``."""
 
+    rule: Literal[
+        "mean",
+        "fedavgm",
+        "fedadam",
+        "fedyogi",
+        "fedadagrad",
+        "fedmedian",
+        "fedtrimmedavg",
+        "krum",
+        "multikrum",
+        "bulyan",
+        "qfedavg",
+    ] = Field("mean", description="how adapters are aggregated: the mean, or Flower's strategy of that name")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of Flower's strategy, for example {eta: 0.01}"
+    )
     weighting: Literal["equal", "examples"] = "equal"
     fraction: float = Field(1.0, gt=0, le=1, description="share of clients sampled per round")
 
@@ -170,7 +186,7 @@ class RunConfig(_Section):
 
     def value(self, key: str) -> Any:
         """Return the value at a dotted key."""
-        return reduce(getattr, key.split("."), self)
+        return reduce(lambda at, name: at[name] if isinstance(at, Mapping) else getattr(at, name), key.split("."), self)
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML that :func:`load_config` reads back to an equal object."""
@@ -189,6 +205,8 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
     if path is not None:
         path = Path(path)
         raw = _read_yaml(path)
+        if isinstance(raw.get("server"), str):
+            raw["server"] = {"rule": raw["server"]}
         for client in (raw.get("clients") or {}).values():
             if not isinstance(client, dict):
                 continue
@@ -245,6 +263,8 @@ def parse_scalar(value: str) -> Any:
 
 
 def _assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
+    if keys == ["server"] and isinstance(value, str):
+        keys = ["server", "rule"]
     *parents, last = keys
     for key in parents:
         child = target.setdefault(key, {})

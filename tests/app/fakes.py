@@ -7,8 +7,9 @@ from flwr.app import Message
 
 from feddat.app.client import make_client_app
 from feddat.app.grid import InProcessGrid
+from feddat.app.rules import MeanRule
 from feddat.app.server import make_server_app
-from feddat.app.strategy import AdapterMean
+from feddat.app.strategy import AdapterStrategy
 from feddat.client.trainer import EvalResult, FitResult
 from feddat.config import EvalConfig
 
@@ -56,13 +57,23 @@ def shapes(state) -> dict[str, tuple[int, ...]]:
 
 
 def federate(
-    participants, state, rounds=1, grid_type=Recorder, routes=("dat", "local"), every=1, save=None, **settings
+    participants,
+    state,
+    rounds=1,
+    grid_type=Recorder,
+    routes=("dat", "local"),
+    every=1,
+    save=None,
+    rule=None,
+    **settings,
 ):
     """Run rounds over fake participants; return grid, strategy and events."""
     by_name = {participant.name: participant for participant in participants}
     grid = grid_type(make_client_app(by_name.__getitem__), list(by_name))
     events: list[dict] = []
-    strategy = AdapterMean(seed=0, shapes=shapes(state.shared), routes=routes, notify=events.append, **settings)
+    strategy = AdapterStrategy(
+        seed=0, rule=rule or MeanRule(), shapes=shapes(state.shared), routes=routes, notify=events.append, **settings
+    )
     app = make_server_app(
         strategy,
         state,

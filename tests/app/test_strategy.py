@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feddat.app.checkpoint import ServerState
-from feddat.app.strategy import AdapterMean, FederationError, RunningMean
+from feddat.app.rules import MeanRule, RunningMean
+from feddat.app.strategy import AdapterStrategy, FederationError
 
 
 def test_mean_of_three_numbers():
@@ -60,10 +61,10 @@ def test_the_order_of_arrival_does_not_change_a_bit():
     assert events[0] == events[1]
 
 
-def strategy_with(count: int, fraction: float, seed: int = 0) -> AdapterMean:
+def strategy_with(count: int, fraction: float, seed: int = 0) -> AdapterStrategy:
     from feddat.app.messages import Member
 
-    strategy = AdapterMean(seed=seed, shapes={}, routes=["dat"], fraction=fraction)
+    strategy = AdapterStrategy(seed=seed, rule=MeanRule(), shapes={}, routes=["dat"], fraction=fraction)
     strategy.roster = {node: Member(f"c{node}", (f"c{node}",)) for node in range(1, count + 1)}
     return strategy
 

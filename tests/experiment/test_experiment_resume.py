@@ -69,8 +69,9 @@ def test_stopped_at_an_event(make_config, uninterrupted, count):
         {"method": "fedavg-norm"},
         {"method": "local-full"},
         {"server.fraction": 0.5, "server.weighting": "examples"},
+        {"method": "fedavg", "server.rule": "fedadam"},
     ],
-    ids=["fedavg-ft", "local", "central", "prompts", "norms", "full", "sampled"],
+    ids=["fedavg-ft", "local", "central", "prompts", "norms", "full", "sampled", "fedadam"],
 )
 def test_stopped_in_the_last_round_of_other_methods(make_config, uninterrupted, values):
     config = make_config(**values)

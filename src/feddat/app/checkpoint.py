@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 #: Clients keep their newest two rounds, so the server must not fall back further than that either.
 KEEP = 2
+#: Before the names of the rule's tensors in the file; no key of an adapter has a slash.
+_RULE = "rule/"
 
 
 class CheckpointError(RuntimeError):
@@ -33,7 +35,8 @@ class ServerState:
 
     Attributes:
         round: rounds completed.
-        shared: the global adapter.
+        shared: the global adapter, as far as it travels.
+        rule: what the rule of aggregation keeps: momenta, control variates.
         bytes: kind of message -> ``up`` (client to server) and ``down`` -> serialised bytes so far.
         seconds: wall time so far, by what it was spent on.
         failed: errors that clients reported so far.
@@ -48,6 +51,7 @@ class ServerState:
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "other": 0.0})
     failed: int = 0
     refused: int = 0
+    rule: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -69,12 +73,13 @@ class Checkpoints:
             CheckpointError: the disk is full or cannot be written; earlier checkpoints stay.
         """
         values = asdict(state)
-        shared = {key: tensor.contiguous() for key, tensor in values.pop("shared").items()}
-        metadata = {"state": json.dumps(values), "keys": json.dumps(list(shared)), "config_hash": self.config_hash}
+        shared, rule = values.pop("shared"), values.pop("rule")
+        tensors = {**shared, **{_RULE + key: value for key, value in rule.items()}}
+        metadata = {"state": json.dumps(values), "keys": json.dumps(list(tensors)), "config_hash": self.config_hash}
         path = self.folder / f"round-{state.round:05d}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save(shared, metadata=metadata))
+            write_atomic(path, save({key: value.contiguous() for key, value in tensors.items()}, metadata=metadata))
             for old in self._files()[KEEP:]:
                 old.unlink(missing_ok=True)
         except OSError as error:
@@ -92,8 +97,9 @@ class Checkpoints:
             try:
                 with safe_open(path, framework="pt") as file:
                     metadata = file.metadata()
-                    shared = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
-                state = ServerState(shared=shared, **json.loads(metadata["state"]))
+                    tensors = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
+                rule = {key.removeprefix(_RULE): tensors.pop(key) for key in list(tensors) if key.startswith(_RULE)}
+                state = ServerState(shared=tensors, rule=rule, **json.loads(metadata["state"]))
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 log.warning("checkpoint %s cannot be read (%s) and is skipped", path, error)
                 continue

@@ -15,12 +15,12 @@ from flwr.serverapp import Grid, ServerApp
 
 from feddat.app import messages
 from feddat.app.checkpoint import ServerState
-from feddat.app.strategy import AdapterMean
+from feddat.app.strategy import AdapterStrategy
 from feddat.config import EvalConfig
 
 
 def make_server_app(
-    strategy: AdapterMean,
+    strategy: AdapterStrategy,
     state: ServerState,
     *,
     rounds: int,
@@ -67,7 +67,7 @@ class _Loop:
     def __init__(
         self,
         grid: Grid,
-        strategy: AdapterMean,
+        strategy: AdapterStrategy,
         state: ServerState,
         rounds: int,
         evaluation: EvalConfig,
@@ -80,6 +80,7 @@ class _Loop:
         self.lap = self.begun if started is None else started
         self.first = state.round + 1
         strategy.failed, strategy.refused = state.failed, state.refused
+        strategy.rule.start(state.shared, state.rule if state.round else None)
 
     def run_round(self, round: int) -> None:
         """Train, aggregate and evaluate; bring the state forward."""
@@ -97,7 +98,7 @@ class _Loop:
             if means := self._evaluate(round, split, arrays):
                 scores[split] = means
             self._clock("evaluate")
-        state.shared = messages.to_tensors(arrays)
+        state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state
         state.round, state.failed, state.refused = round, strategy.failed, strategy.refused
         self.notify(
             {

@@ -1,8 +1,7 @@
-"""The Flower Strategy: who takes part in a round, and the mean of what comes back.
+"""The Flower Strategy: who takes part in a round, what is asked, and what of the replies is used.
 
-The global adapter of the next round is the mean of the clients' (METHOD: equal weights as published, or by number of
-examples). Replies are folded into running sums as they arrive, in float64, always in the order of client names, so
-that the result is the same to the last bit whichever client answers first.
+Replies are checked and given to the rule of aggregation always in the order of client names, so that the result is the
+same to the last bit whichever client answers first.
 """
 
 from __future__ import annotations
@@ -11,16 +10,15 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
-from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import messages
 from feddat.app.messages import Member, ReplyError
+from feddat.app.rules import Rule, RunningMean
 from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -33,27 +31,8 @@ class FederationError(RuntimeError):
     """No client could do its part, so the run cannot go on; the message says why the first one could not."""
 
 
-class RunningMean:
-    """A weighted mean of dictionaries of arrays, folded in one at a time (float64 sums, so memory is one state)."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, NDArray[np.float64]] = {}
-        self._weights: dict[str, float] = {}
-
-    def add(self, values: Mapping[str, ArrayLike], weight: float = 1.0) -> None:
-        """Fold in one dictionary."""
-        for key, value in values.items():
-            term = weight * np.asarray(value, dtype=np.float64)
-            self._sums[key] = self._sums[key] + term if key in self._sums else term
-            self._weights[key] = self._weights.get(key, 0.0) + weight
-
-    def value(self) -> dict[str, NDArray[np.float64]]:
-        """Return the mean so far: of each key, over the dictionaries that had it."""
-        return {key: total / self._weights[key] for key, total in self._sums.items()}
-
-
-class AdapterMean(Strategy):
-    """Average the global adapters of the clients sampled for each round.
+class AdapterStrategy(Strategy):
+    """Aggregate the global adapters of the clients sampled for each round by a rule.
 
     Attributes:
         roster: node id -> who it is, in the order of names; filled by :meth:`meet`.
@@ -66,6 +45,7 @@ class AdapterMean(Strategy):
         self,
         *,
         seed: int,
+        rule: Rule,
         shapes: Shapes,
         routes: Sequence[str],
         final_routes: Sequence[str] | None = None,
@@ -73,7 +53,7 @@ class AdapterMean(Strategy):
         weighting: Literal["equal", "examples"] = "equal",
         notify: Notify = lambda event: None,
     ) -> None:
-        self.seed, self.shapes = seed, dict(shapes)
+        self.seed, self.rule, self.shapes = seed, rule, dict(shapes)
         self.routes = {False: tuple(routes), True: tuple(final_routes or routes)}
         self.fraction, self.weighting, self._notify = fraction, weighting, notify
         self.roster: dict[int, Member] = {}
@@ -103,7 +83,7 @@ class AdapterMean(Strategy):
     def sample(self, round: int) -> list[int]:
         """Return the nodes that take part in a round: a share of all, at least one; depends on seed and round only."""
         nodes = list(self.roster)
-        count = max(1, int(self.fraction * len(nodes) + 0.5))
+        count = sample_size(self.fraction, len(nodes))
         chosen = numpy_generator(self.seed, round, "sample").choice(len(nodes), size=count, replace=False)
         return [nodes[index] for index in sorted(chosen)]
 
@@ -111,22 +91,23 @@ class AdapterMean(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return the messages that ask the sampled clients to train."""
-        return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config)
+        extras = self.rule.open(server_round, messages.to_tensors(arrays))
+        return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config, extras)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the mean adapter (empty where nothing is communicated) and the mean losses.
+        """Return the new global adapter (empty where nothing is communicated) and the mean losses.
 
         Raises:
-            FederationError: not one reply could be used.
+            FederationError: not one reply could be used, or too few for the rule.
         """
-        arrays, losses = RunningMean(), RunningMean()
+        losses = RunningMean()
 
         def fold(member: Member, message: Message) -> None:
-            reply = messages.read_train_reply(message, member.name, server_round, self.shapes)
+            reply = messages.read_train_reply(message, member.name, server_round, self.shapes, self.rule.expects)
             weight = float(reply.examples) if self.weighting == "examples" else 1.0
-            arrays.add(reply.shared, weight)
+            self.rule.add(reply, weight)
             losses.add(reply.metrics, weight)
             self._notify(
                 {
@@ -139,8 +120,11 @@ class AdapterMean(Strategy):
             )
 
         self._each(server_round, "train", replies, fold)
-        mean = {key: torch.from_numpy(value.astype(np.float32)) for key, value in arrays.value().items()}
-        return messages.to_arrays(mean), MetricRecord({key: float(value) for key, value in losses.value().items()})
+        try:
+            shared = self.rule.close(clients=len(self.roster))
+        except ValueError as error:
+            raise FederationError(f"round {server_round}: {error}") from None
+        return messages.to_arrays(shared), MetricRecord({key: float(value) for key, value in losses.value().items()})
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -181,13 +165,19 @@ class AdapterMean(Strategy):
 
     def summary(self) -> None:
         """Log the strategy's settings."""
-        log.info("mean of adapters: %s weights, fraction %s", self.weighting, self.fraction)
+        log.info("%s of adapters: %s weights, fraction %s", type(self.rule).__name__, self.weighting, self.fraction)
 
     def _ask(
-        self, kind: str, nodes: Sequence[int], round: int, arrays: ArrayRecord, config: ConfigRecord
+        self,
+        kind: str,
+        nodes: Sequence[int],
+        round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        extras: Mapping[str, Tensor] | None = None,
     ) -> list[Message]:
         self._asked = list(nodes)
-        content = messages.instruction_content(arrays, config)
+        content = messages.instruction_content(arrays, config, extras)
         return [Message(content, node, kind, group_id=str(round)) for node in nodes]
 
     def _each(self, round: int, kind: str, replies: Iterable[Message], fold: Callable[[Member, Message], None]) -> None:
@@ -222,3 +212,8 @@ class AdapterMean(Strategy):
         for node in waiting:
             if node in early:
                 yield self.roster[node], early[node]
+
+
+def sample_size(fraction: float, clients: int) -> int:
+    """Return how many clients take part in a round: a share of all, at least one."""
+    return max(1, int(fraction * clients + 0.5))

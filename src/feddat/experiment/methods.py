@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from feddat.adapters.base import ROUTES
+from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.app.rules import check_rule
 from feddat.config import ConfigError, RunConfig
 from feddat.kinds import KINDS, named_variants
 
@@ -60,21 +61,23 @@ def resolve(config: RunConfig) -> RunConfig:
     """Return the configuration with an algorithm's name as ``method``, and the variant's settings filled in.
 
     Raises:
-        ConfigError: the method is unknown, or cannot be used with the kind of adapter.
+        ConfigError: the method is unknown, or the kind of adapter or the server's rule does not go with it.
     """
     if config.method in VARIANTS:
         config = VARIANTS[config.method][1](config)
     if config.method not in ALGORITHMS:
         raise ConfigError(f"method: {config.method!r} is unknown; methods are {', '.join(known_methods())}")
     kind = config.adapter.peft
-    if any(len(ROUTES[route]) > 1 for route in ALGORITHMS[config.method].routes) and not KINDS[kind].mixes:
+    mixtures = [route for route in ALGORITHMS[config.method].routes if len(ROUTES.get(route, ADAPTERS)) > 1]
+    if mixtures and not KINDS[kind].mixes:
         mixing = ", ".join(name for name, row in KINDS.items() if row.mixes)
         raise ConfigError(
             f"adapter.peft: {config.method} adds up the outputs of two adapters, which {kind!r} does not have; "
             f"kinds that do are {mixing}"
         )
     if kind == "head":  # without an adapter, all that is left of a method is its heads
-        return config.model_copy(update={"method": "head"})
+        config = config.model_copy(update={"method": "head"})
+    check_rule(config, ALGORITHMS[config.method])
     return config
 
 

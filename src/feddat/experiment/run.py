@@ -16,8 +16,9 @@ from feddat.adapters.methods import count_parameters
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.client import make_client_app
 from feddat.app.grid import InProcessGrid
+from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
-from feddat.app.strategy import AdapterMean, FederationError
+from feddat.app.strategy import AdapterStrategy, FederationError, sample_size
 from feddat.config import RunConfig, load_config
 from feddat.example import Example
 from feddat.experiment.events import Announcer, Progress
@@ -88,9 +89,10 @@ class Experiment:
             summary = None if overwrite else self.folder.summary()
             if summary is None:
                 federation = load_federation(self.settings, self.folder.clients)
+                rule = self._rule(federation)
                 self.folder.begin(self.config, overwrite=overwrite)
                 try:
-                    state = self._run_rounds(federation, announcer, started)
+                    state = self._run_rounds(federation, rule, announcer, started)
                 except (FederationError, CheckpointError) as error:
                     raise ExperimentError(f"run {self.folder.path}: {error}") from error
                 summary = self._finish(federation, state)
@@ -116,7 +118,11 @@ class Experiment:
             raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
         return self._predict(federation, state, client, examples, k)
 
-    def _run_rounds(self, federation: Federation, announcer: Announcer, started: float) -> ServerState:
+    def _rule(self, federation: Federation) -> Rule:
+        replies = sample_size(self.settings.server.fraction, len(federation.participants))
+        return make_rule(self.settings, federation.algorithm, replies)
+
+    def _run_rounds(self, federation: Federation, rule: Rule, announcer: Announcer, started: float) -> ServerState:
         settings = self.settings
         checkpoints = self._checkpoints()
         state = checkpoints.latest() or ServerState(federation.initial_shared())
@@ -131,8 +137,9 @@ class Experiment:
             round=state.round,
             parameters=_count(federation),
         )
-        strategy = AdapterMean(
+        strategy = AdapterStrategy(
             seed=settings.seed,
+            rule=rule,
             shapes={key: tuple(value.shape) for key, value in state.shared.items()},
             routes=federation.routes(final=False),
             final_routes=federation.routes(final=True),

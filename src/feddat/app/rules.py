@@ -1,0 +1,310 @@
+"""What the server makes of a round's replies: the mean, with an algorithm's own part, or one of Flower's strategies.
+
+The mean (METHOD: equal weights as published, or by number of examples) folds replies into running sums as they arrive.
+Every other rule is Flower's own implementation, which gets replies that have been checked before; it needs all of them
+at once. A rule's state (momenta, control variates) is part of the server's checkpoints.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+)
+from numpy.typing import ArrayLike, NDArray
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from feddat.algorithms import Algorithm
+from feddat.algorithms.server import Gathered, ServerPart, Shapes
+from feddat.app.messages import TrainReply
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig
+
+#: ``server.rule`` -> Flower's strategy.
+FLOWER: dict[str, type[FedAvg]] = {
+    "fedavgm": FedAvgM,
+    "fedadam": FedAdam,
+    "fedyogi": FedYogi,
+    "fedadagrad": FedAdagrad,
+    "fedmedian": FedMedian,
+    "fedtrimmedavg": FedTrimmedAvg,
+    "krum": Krum,
+    "multikrum": MultiKrum,
+    "bulyan": Bulyan,
+    "qfedavg": QFedAvg,
+}
+#: Options of Flower's strategies that are not the user's: sampling and records are ours, functions cannot be written.
+_NOT_OPTIONS = {*inspect.signature(FedAvg.__init__).parameters, "selection_rule", "train_loss_key"}
+_LOSS, _WEIGHT = "train_loss", "num-examples"
+#: Attributes of Flower's strategies that carry over from round to round.
+_MOMENTA = ("m_t", "v_t", "momentum_vector")
+
+
+class RunningMean:
+    """A weighted mean of dictionaries of arrays, folded in one at a time (float64 sums, so memory is one state)."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, NDArray[np.float64]] = {}
+        self._weights: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, ArrayLike], weight: float = 1.0) -> None:
+        """Fold in one dictionary."""
+        for key, value in values.items():
+            term = weight * np.asarray(value, dtype=np.float64)
+            self._sums[key] = self._sums[key] + term if key in self._sums else term
+            self._weights[key] = self._weights.get(key, 0.0) + weight
+
+    def value(self) -> dict[str, NDArray[np.float64]]:
+        """Return the mean so far: of each key, over the dictionaries that had it."""
+        return {key: total / self._weights[key] for key, total in self._sums.items()}
+
+
+class Rule(ABC):
+    """How the shared part of the next round is made; one object serves one run.
+
+    Attributes:
+        state: what must be kept for the next round, as float32 CPU tensors.
+        expects: shapes of the extra arrays of every reply.
+    """
+
+    state: dict[str, Tensor]
+    expects: Shapes
+
+    @abstractmethod
+    def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
+        """Begin a run with its first shared part, or go on with the state after an earlier round."""
+
+    @abstractmethod
+    def open(self, round: int, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Begin a round in which ``shared`` is sent out; return the extra arrays that go with it."""
+
+    @abstractmethod
+    def add(self, reply: TrainReply, weight: float) -> None:
+        """Take one reply; they come in the order of client names."""
+
+    @abstractmethod
+    def close(self, clients: int) -> dict[str, Tensor]:
+        """End the round; return the new shared part, float32.
+
+        Args:
+            clients: number of all clients, sampled or not.
+
+        Raises:
+            ValueError: there are too few replies for this rule.
+        """
+
+
+class MeanRule(Rule):
+    """The mean of all replies, and what the algorithm's server part makes of it."""
+
+    def __init__(self, part: ServerPart | None = None, config: AlgorithmConfig | None = None) -> None:
+        self._part, self._config = part or ServerPart(), config or AlgorithmConfig()
+
+    def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
+        """Begin with the server part's own start, or go on."""
+        self.state = self._part.start(shared) if state is None else dict(state)
+        self.expects = self._part.expects(shared)
+
+    def open(self, round: int, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Begin with empty sums."""
+        self._sent = shared
+        self._shared, self._extras, self._replies = RunningMean(), RunningMean(), 0
+        return self._part.sends(self.state)
+
+    def add(self, reply: TrainReply, weight: float) -> None:
+        """Fold one reply into the sums."""
+        self._replies += 1
+        self._shared.add(reply.shared, weight)
+        self._extras.add(reply.extras, weight)
+        folded = self._part.folds({key: torch.from_numpy(value) for key, value in reply.shared.items()})
+        self._extras.add({key: value.numpy() for key, value in folded.items()}, weight)
+
+    def close(self, clients: int) -> dict[str, Tensor]:
+        """Return the mean, or what the server part makes of it."""
+        gathered = Gathered(_tensors(self._shared.value()), _tensors(self._extras.value()), self._replies, clients)
+        self.state, shared = self._part.finish(self.state, self._sent, gathered, self._config)
+        return shared
+
+
+class FlowerRule(Rule):
+    """One of Flower's strategies, used for its aggregation alone.
+
+    Args:
+        name: key in :data:`FLOWER`.
+        options: keyword arguments of the strategy.
+    """
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        self._name, self._options = name, dict(options)
+        with _quiet():
+            self._strategy = FLOWER[name](weighted_by_key=_WEIGHT, **options)
+        # So that `configure_train` takes note of the arrays and asks no one: it needs no grid then.
+        self._strategy.fraction_train = 0.0
+        self.expects = {}
+
+    def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
+        """Begin without momenta, or give the strategy back those it had."""
+        self.state = dict(state or {})
+        for name in _MOMENTA:
+            found = {key.removeprefix(f"{name}/"): value.numpy() for key, value in self.state.items()
+                     if key.startswith(f"{name}/")}  # fmt: skip
+            if found:
+                # FedAvgM's is a list in the order of the shared part.
+                setattr(self._strategy, name, found if name != "momentum_vector" else [found[key] for key in shared])
+
+    def open(self, round: int, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Let the strategy take note of what is sent out."""
+        self._round, self._keys = round, list(shared)
+        self._replies: list[Message] = []
+        if hasattr(self._strategy, "current_arrays"):
+            self._strategy.current_arrays = None  # FedAvgM would keep its own, which a resumed run does not have
+        arrays = ArrayRecord({key: Array(value.numpy()) for key, value in shared.items()})
+        with _quiet():
+            self._strategy.configure_train(round, arrays, ConfigRecord(), cast(Grid, None))
+        return {}
+
+    def add(self, reply: TrainReply, weight: float) -> None:
+        """Keep one reply for the end of the round."""
+        arrays = ArrayRecord({key: Array(value) for key, value in reply.shared.items()})
+        metrics = MetricRecord({_WEIGHT: weight, _LOSS: reply.metrics["loss"]})
+        self._replies.append(Message(RecordDict({"arrays": arrays, "metrics": metrics}), 0, MessageType.TRAIN))
+
+    def close(self, clients: int) -> dict[str, Tensor]:
+        """Let the strategy aggregate, and copy its momenta."""
+        check_count(self._name, self._options, len(self._replies))
+        with _quiet():
+            arrays, _ = self._strategy.aggregate_train(self._round, self._replies)
+        self._replies = []
+        if arrays is None:
+            raise ValueError(f"server.rule {self._name} made nothing of the replies")
+        self.state = {
+            f"{name}/{key}": torch.from_numpy(np.array(value, dtype=np.float32))
+            for name in _MOMENTA
+            for key, value in self._items(getattr(self._strategy, name, None))
+        }
+        new = {key: array.numpy() for key, array in arrays.items()}
+        return _tensors({key: new[key] for key in self._keys})
+
+    def _items(self, momentum: Any) -> list[tuple[str, NDArray[Any]]]:
+        if momentum is None:
+            return []
+        return list(momentum.items() if isinstance(momentum, dict) else zip(self._keys, momentum, strict=True))
+
+
+def make_rule(config: RunConfig, algorithm: Algorithm, replies: int) -> Rule:
+    """Return the rule of a run.
+
+    Args:
+        config: the run.
+        algorithm: its local objective.
+        replies: number of clients that train in each round.
+
+    Raises:
+        ConfigError: the rule, its options, the algorithm and the number of clients do not go together; says why.
+    """
+    check_rule(config, algorithm)
+    name = config.server.rule
+    if name == "mean":
+        return MeanRule(algorithm.server, config.algorithm)
+    options = _options(config)
+    try:
+        check_count(name, options, replies)
+        return FlowerRule(name, options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def check_rule(config: RunConfig, algorithm: Algorithm) -> None:
+    """Refuse rules, options and algorithms that do not go together, as far as can be told without the clients.
+
+    Raises:
+        ConfigError: names the key and says why.
+    """
+    name, options = config.server.rule, config.server.options
+    if name == "mean":
+        if options:
+            raise ConfigError(f"server.options: rule mean has none (got {', '.join(options)})")
+        return
+    if not algorithm.communicates:
+        raise ConfigError(f"server.rule: {name} aggregates adapters, but method {algorithm.name} sends none")
+    if algorithm.server is not None:
+        raise ConfigError(f"server.rule: method {algorithm.name} has a rule of its own; only mean goes with it")
+    _options(config)
+
+
+def check_count(rule: str, options: Mapping[str, Any], replies: int) -> None:
+    """Refuse a number of replies from which a rule cannot do what it is for.
+
+    Sources: Krum needs n >= 2f + 3 (Blanchard et al., NeurIPS 2017), Bulyan n >= 4f + 3 (El Mhamdi et al., ICML 2018).
+
+    Raises:
+        ValueError: says how many are needed.
+    """
+    malicious = int(options.get("num_malicious_nodes", 0))
+    least = {"krum": 2 * malicious + 3, "multikrum": 2 * malicious + 3, "bulyan": 4 * malicious + 3}.get(rule, 1)
+    if replies < least:
+        raise ValueError(
+            f"server.rule {rule} with num_malicious_nodes={malicious} needs the replies of at least {least} clients "
+            f"in a round; there are {replies}"
+        )
+    if rule == "multikrum" and int(options.get("num_nodes_to_select", 1)) > replies - malicious:
+        raise ValueError(f"server.options: num_nodes_to_select must be at most {replies - malicious} of {replies}")
+    if rule == "fedtrimmedavg" and int(float(options.get("beta", 0.2)) * replies) < 1:
+        raise ValueError(
+            f"server.rule fedtrimmedavg cuts off no reply: beta must be at least 1/{replies} with {replies} replies"
+        )
+
+
+def _options(config: RunConfig) -> dict[str, Any]:
+    """Return the strategy's keyword arguments, checked against its signature."""
+    rule = config.server.rule
+    parameters = inspect.signature(FLOWER[rule].__init__).parameters
+    known = {name: found for name, found in parameters.items() if name not in _NOT_OPTIONS}
+    options: dict[str, Any] = {}
+    for name, value in config.server.options.items():
+        if name not in known:
+            has = f"options are {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"server.options.{name}: unknown to rule {rule}; {has}")
+        try:
+            options[name] = TypeAdapter(known[name].annotation).validate_python(value)
+        except ValidationError as error:
+            raise ConfigError(f"server.options.{name}: {error.errors()[0]['msg']} (got {value!r})") from None
+    if rule == "qfedavg":
+        options = {"client_learning_rate": config.train.lr, "train_loss_key": _LOSS} | options
+    return options
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    return {key: torch.from_numpy(np.asarray(value, dtype=np.float32)) for key, value in arrays.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Flower's strategies from telling on the terminal what the run tells in its own way."""
+    logger = logging.getLogger("flwr")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
