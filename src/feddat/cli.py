@@ -52,7 +52,7 @@ Tune = Annotated[
     str | None,
     typer.Option(
         metavar="KEY=V1,V2,...",
-        help="First choose this setting for each method on validation data; or an earlier tuning.json.",
+        help="First choose this for each method on validation data ('K1=V,... K2=V,...': a grid); or a tuning.json.",
     ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]
@@ -370,13 +370,13 @@ def _tuning(
     wanted = Search.parse(tune)
     searched = searched_configs(configs, on)
     runs = trials(searched, methods, wanted)
-    with _display(runs, f"{len(runs)} runs to choose {wanted.key}", overwrite) as display:
+    with _display(runs, f"{len(runs)} runs to choose {wanted.name}", overwrite) as display:
         chosen = tune_suite(configs, methods, wanted, on, jobs, display, overwrite)
     for label, each in searched.items():
-        for method, value in chosen[label]["best"].items():
-            scores = chosen[label]["scores"][method]
+        for method, best in chosen[label]["best"].items():
+            values = " ".join(f"{key}={value}" for key, value in best.items())
             source = each.benchmark or "own data"
-            out.print(f"{source}, {method_name(method)}: {wanted.key} {value} of {scores}", soft_wrap=True)
+            out.print(f"{source}, {method_name(method)}: {values} of {chosen[label]['scores'][method]}", soft_wrap=True)
     return chosen
 
 

@@ -46,7 +46,7 @@ def test_every_study_fits_the_configuration(name, make_config):
 
 
 def test_each_method_keeps_its_own_value_unless_that_is_what_is_studied(make_config):
-    tuning = {"key": "train.lr", "best": {"feddat": 0.5, "local": 0.25}}
+    tuning = {"keys": ["train.lr"], "best": {"feddat": {"train.lr": 0.5}, "local": {"train.lr": 0.25}}}
     runs = all_runs(Study.parse("examples=2,4").plans(make_config(), ["feddat", "local"], [0], tuning))
     assert {name: run.train.lr for name, run in runs.items()} == {
         "2/feddat-s0": 0.5,

@@ -72,16 +72,16 @@ def test_settings_are_chosen_for_each_federation_or_on_one_for_all(tmp_path, mon
     seen = fake_runs(monkeypatch, lambda run: 50.0 + (run.train.lr == best[run.benchmark]))
     wanted = Search.parse("train.lr=0.1,0.2")
     each = tune_suite(configs, ["feddat"], wanted)
-    assert [chosen["best"]["feddat"] for chosen in each.values()] == [0.1, 0.2, 0.1, 0.2]
+    assert [chosen["best"]["feddat"]["train.lr"] for chosen in each.values()] == [0.1, 0.2, 0.1, 0.2]
     assert seen == list(trials(configs, ["feddat"], wanted)) and len(seen) == 8
     assert (
         json.loads((tmp_path / "suite-mini" / "mini-task" / "tuning" / "tuning.json").read_text()) == each["mini-task"]
     )
     seen.clear()
     one = tune_suite(configs, ["feddat"], wanted, "mini/scene")
-    assert [chosen["best"]["feddat"] for chosen in one.values()] == [0.2] * 4
+    assert [chosen["best"]["feddat"]["train.lr"] for chosen in one.values()] == [0.2] * 4
     assert [chosen["benchmark"] for chosen in one.values()] == ["mini/scene"] * 4
-    assert seen == ["mini-scene/feddat-lr-0.1", "mini-scene/feddat-lr-0.2"]
+    assert seen == ["mini-scene/feddat-train.lr=0.1", "mini-scene/feddat-train.lr=0.2"]
 
 
 def test_a_suite_leaves_its_tables_and_names_what_failed(tmp_path, monkeypatch):

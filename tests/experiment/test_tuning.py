@@ -1,4 +1,4 @@
-"""The search for one setting per method: on validation data, the same for all, and what a comparison does with it."""
+"""The search for settings per method: on validation data, the same for all, and what a comparison does with it."""
 
 import json
 
@@ -8,54 +8,67 @@ from feddat.config import ConfigError
 from feddat.experiment import ExperimentError, Search, compare, read_tuning, search
 from feddat.experiment.tuning import TUNING_SEED
 
+RATES = {"train.lr": (0.1, 0.2)}
 
-def test_a_search_is_read_from_one_word():
-    assert Search.parse("train.lr=1e-3,0.01") == Search("train.lr", (0.001, 0.01))
-    for text in ("train.lr", "=1", "train.lr="):
+
+def test_a_search_is_read_from_words():
+    assert Search.parse("train.lr=1e-3,0.01") == Search({"train.lr": (0.001, 0.01)})
+    both = Search.parse("train.lr=1,2 head.lr=0.1,1")
+    assert both == Search({"train.lr": (1, 2), "head.lr": (0.1, 1)})
+    assert list(both.points)[:2] == ["train.lr=1 head.lr=0.1", "train.lr=1 head.lr=1"]
+    assert both.points["train.lr=2 head.lr=0.1"] == {"train.lr": 2, "head.lr": 0.1}
+    for text in ("", "train.lr", "=1", "train.lr=", "train.lr=1, 2"):
         with pytest.raises(ConfigError, match=r"expected KEY=V1,V2"):
             Search.parse(text)
+    with pytest.raises(ConfigError, match=r"train\.lr comes twice"):
+        Search.parse("train.lr=1 train.lr=2")
 
 
 def test_every_method_gets_the_same_runs_on_validation_under_a_seed_of_their_own(make_config):
-    runs = Search("train.lr", (0.1, 0.2)).runs(make_config(name="c"), ["feddat", "fedavg-2x"])
-    assert list(runs) == ["feddat-lr-0.1", "feddat-lr-0.2", "fedavg-2x-lr-0.1", "fedavg-2x-lr-0.2"]
+    runs = Search(RATES | {"head.lr": (1,)}).runs(make_config(name="c"), ["feddat", "fedavg-2x"])
+    assert list(runs) == [f"{m}-train.lr={lr}-head.lr=1" for m in ("feddat", "fedavg-2x") for lr in (0.1, 0.2)]
     for run in runs.values():
         assert run.eval.split == run.eval.curve_split == "validation"
         assert run.seed == TUNING_SEED
         assert run.run_dir.parts[-4:-1] == ("runs", "c", "tuning")
     with pytest.raises(ConfigError, match=r"unknown key 'train\.speed'"):
-        Search("train.speed", (1,)).runs(make_config(), ["feddat"])
+        Search({"train.speed": (1,)}).runs(make_config(), ["feddat"])
 
 
-def test_the_best_value_of_each_method_is_chosen(make_config):
-    wanted = Search("train.lr", (0.1, 0.2, 0.3))
-    runs = wanted.runs(make_config(), ["feddat", "local"])
+def test_the_best_point_of_each_method_is_chosen(make_config):
+    wanted = Search({"train.lr": (0.1, 0.2, 0.3)})
+    methods = ["feddat", "local"]
     means = {"feddat": (10.0, 30.0, 20.0), "local": (5.0, 5.0, 4.0)}
-    results = {name: {"mean": means[run.method][wanted.values.index(run.train.lr)]} for name, run in runs.items()}
-    chosen = wanted.choose(runs, results)
-    assert chosen["best"] == {"feddat": 0.2, "local": 0.1}
-    assert chosen["scores"]["feddat"] == {"0.1": 10.0, "0.2": 30.0, "0.3": 20.0}
+    results = {
+        name: {"mean": means[run.method][(0.1, 0.2, 0.3).index(run.train.lr)]}
+        for name, run in wanted.runs(make_config(), methods).items()
+    }
+    chosen = wanted.choose(methods, results, "mini/domain")
+    assert chosen["best"] == {"feddat": {"train.lr": 0.2}, "local": {"train.lr": 0.1}}
+    assert chosen["scores"]["feddat"] == {"train.lr=0.1": 10.0, "train.lr=0.2": 30.0, "train.lr=0.3": 20.0}
+    some = {name: result for name, result in results.items() if name.startswith("feddat")}
     with pytest.raises(ExperimentError, match="no run of local succeeded"):
-        wanted.choose(runs, {name: result for name, result in results.items() if name.startswith("feddat")})
+        wanted.choose(methods, some, "mini/domain")
 
 
-def test_a_comparison_runs_each_method_with_its_own_value(make_config):
+def test_a_comparison_runs_each_method_with_its_own_values(make_config):
     config = make_config(name="c", rounds=1)
-    tuning = search(config, ["local", "head"], Search("train.lr", (0.01, 0.02)), jobs=1)
+    tuning = search(config, ["local", "head"], Search({"train.lr": (0.01, 0.02)}), jobs=1)
     folder = config.runs_dir / "c"
     assert json.loads((folder / "tuning" / "tuning.json").read_text()) == tuning
-    tuning["best"] = {"local": 0.02, "head": 0.01}
+    tuning["best"] = {"local": {"train.lr": 0.02, "head.lr": 0.5}, "head": {"train.lr": 0.01}}
     comparison = compare(config, ["local", "head"], [0], jobs=1, tuning=tuning)
     assert comparison["tuning"] == tuning
-    assert "lr: 0.02" in (folder / "local-s0" / "config.yaml").read_text()
+    written = (folder / "local-s0" / "config.yaml").read_text()
+    assert "lr: 0.02" in written and "lr: 0.5" in written
     assert "lr: 0.01" in (folder / "head-s0" / "config.yaml").read_text()
     assert len(comparison["runs"]) == 2, "search runs must not be among the results"
 
 
 def test_an_earlier_choice_is_read_back_and_checked(tmp_path):
     path = tmp_path / "tuning.json"
-    path.write_text(json.dumps({"key": "train.lr", "best": {"local": 0.02}}))
-    assert read_tuning(path, ["local"])["best"] == {"local": 0.02}
+    path.write_text(json.dumps({"keys": ["train.lr"], "best": {"local": {"train.lr": 0.02}}}))
+    assert read_tuning(path, ["local"])["best"] == {"local": {"train.lr": 0.02}}
     with pytest.raises(ConfigError, match=r"no value of train\.lr for head"):
         read_tuning(path, ["local", "head"])
     path.write_text("[]")

@@ -86,12 +86,12 @@ def test_every_form_says_the_same() -> None:
 
 def test_what_a_search_found() -> None:
     tuning = {
-        "key": "train.lr",
-        "best": {"feddat": 0.002, "head": 0.001},
-        "scores": {"feddat": {"0.001": 40.0, "0.002": 41.04}, "head": {"0.001": 30.0}},
+        "keys": ["lr", "a"],
+        "best": {"feddat": {"lr": 0.2, "a": 1}, "head": {"lr": 0.1, "a": 1}},
+        "scores": {"feddat": {"lr=0.1 a=1": 40.0, "lr=0.2 a=1": 41.04}, "head": {"lr=0.1 a=1": 30.0}},
     }
     assert mt.tuning_markdown(tuning).splitlines() == [
-        "| method | 0.001 | 0.002 |",
+        "| method | lr=0.1 a=1 | lr=0.2 a=1 |",
         "| --- | ---: | ---: |",
         "| FedDAT | 40.0 | **41.0** |",
         "| Head only | **30.0** | – |",

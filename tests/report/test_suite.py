@@ -15,10 +15,13 @@ from feddat.report.markdown import markdown
 from feddat.report.suite import write_suite
 
 TUNING = {
-    "key": "train.lr",
+    "keys": ["train.lr"],
     "benchmark": "mini/domain",
-    "best": {"feddat": 0.1, "local": 0.2},
-    "scores": {"feddat": {"0.1": 50.0, "0.2": 40.0}, "local": {"0.1": 30.0, "0.2": 31.0}},
+    "best": {"feddat": {"train.lr": 0.1}, "local": {"train.lr": 0.2}},
+    "scores": {
+        "feddat": {"train.lr=0.1": 50.0, "train.lr=0.2": 40.0},
+        "local": {"train.lr=0.1": 30.0, "train.lr=0.2": 31.0},
+    },
 }
 
 

@@ -28,7 +28,7 @@ class Plan:
         config: settings of all runs; ``name`` is the comparison's (default ``compare-BENCHMARK``).
         methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
         seeds: seeds of each method.
-        tuning: what :func:`~feddat.experiment.tuning.search` chose: each method runs with its own best value.
+        tuning: what :func:`~feddat.experiment.tuning.search` chose: each method runs with its own best values.
     """
 
     config: RunConfig
@@ -155,7 +155,7 @@ def comparison_runs(
             changes = {"method": method, "seed": seed, "runs_dir": config.runs_dir / name, "name": f"{method}-s{seed}"}
             run = config.model_copy(update=changes)
             if tuning is not None:
-                run = run.updated({tuning["key"]: tuning["best"][method]})
+                run = run.updated(tuning["best"][method])
             resolve(run)
             runs[run.run_name] = run
     if not runs:

@@ -19,7 +19,7 @@ from feddat.experiment.comparison import Plan, compare_each, labelled
 from feddat.experiment.events import Progress
 from feddat.experiment.federation import load_clients
 from feddat.experiment.folder import RunFolder, disk_errors
-from feddat.experiment.tuning import Search
+from feddat.experiment.tuning import parse_values
 from feddat.report.tables import own_route
 
 
@@ -62,7 +62,7 @@ class Study:
             raise ConfigError(
                 f"study {name!r}: expected one of {', '.join(STUDIES)}, or KEY=V1,V2,... with a configuration key"
             )
-        values = Search.parse(text).values
+        _, values = parse_values(text)
         if known is not None and known.keys:
             return replace(known, values=values)
         return cls(name, f"scores against {name}", axis=name, values=values, keys=(name,))
@@ -93,8 +93,8 @@ class Study:
         Raises:
             ConfigError: a key is unknown, a value does not fit, or two settings contradict each other.
         """
-        if tuning is not None and tuning["key"] in self.keys:
-            raise ConfigError(f"study {self.name}: {tuning['key']} is what is studied, and cannot be chosen per method")
+        if chosen := set(self.keys).intersection(tuning["keys"] if tuning is not None else ()):
+            raise ConfigError(f"study {self.name}: {min(chosen)} is what is studied, and cannot be chosen per method")
         if equal_steps is not None and (self.over == "steps" or "rounds" in self.keys):
             raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
         folder = config.runs_dir / study_name(self, config)

@@ -1,11 +1,12 @@
-"""The same search for every method: one setting, a list of values, chosen on validation data.
+"""The same search for every method: a grid over one or more settings, chosen on validation data.
 
-Each method runs once with each value, under a seed of its own that no reported run has, and is scored on the
+Each method runs once at each point of the grid, under a seed of its own that no reported run has, and is scored on the
 validation split; the test split is never looked at.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,68 +22,92 @@ from feddat.experiment.folder import ExperimentError, RunFolder
 TUNING_SEED = 10_000
 
 
+def parse_values(text: str) -> tuple[str, tuple[Any, ...]]:
+    """Read ``KEY=V1,V2,...``.
+
+    Raises:
+        ConfigError: there is no key or no value.
+    """
+    key, _, values = text.partition("=")
+    candidates = tuple(parse_scalar(value) for value in values.split(",") if value)
+    if not key or not candidates:
+        raise ConfigError(f"search {text!r}: expected KEY=V1,V2,..., for example train.lr=1e-3,3e-3")
+    return key, candidates
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
-    """One setting to choose.
+    """Settings to choose together.
 
     Attributes:
-        key: dotted configuration key, for example ``train.lr``.
-        values: candidates.
+        grid: dotted configuration key, for example ``train.lr`` -> candidates.
     """
 
-    key: str
-    values: tuple[Any, ...]
+    grid: Mapping[str, tuple[Any, ...]]
 
     @classmethod
     def parse(cls, text: str) -> Search:
-        """Read ``KEY=V1,V2,...``.
+        """Read one or more ``KEY=V1,V2,...`` with spaces between them.
 
         Raises:
-            ConfigError: there is no key or no value.
+            ConfigError: there is no key or no value, or a key comes twice.
         """
-        key, _, values = text.partition("=")
-        candidates = tuple(parse_scalar(value) for value in values.split(",") if value)
-        if not key or not candidates:
-            raise ConfigError(f"search {text!r}: expected KEY=V1,V2,..., for example train.lr=1e-3,3e-3")
-        return cls(key, candidates)
+        pairs = [parse_values(part) for part in text.split() or [""]]
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ConfigError(f"search {text!r}: {twice[0]} comes twice")
+        return cls(dict(pairs))
+
+    @property
+    def name(self) -> str:
+        """Return the keys, for messages."""
+        return " and ".join(self.grid)
+
+    @property
+    def points(self) -> dict[str, dict[str, Any]]:
+        """Return the points of the grid, key -> value, by label: ``KEY=VALUE``, with spaces between several."""
+        points = (dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
+        return {" ".join(f"{key}={value}" for key, value in point.items()): point for point in points}
 
     def runs(self, config: RunConfig, methods: Sequence[str]) -> dict[str, RunConfig]:
-        """Return the search runs by name, every method with every value; they lie in ``tuning/`` of the comparison.
+        """Return the search runs by name, every method at every point; they lie in ``tuning/`` of the comparison.
 
         Raises:
-            ConfigError: the key is unknown or a value does not fit.
+            ConfigError: a key is unknown or a value does not fit.
         """
+        folder = config.runs_dir / comparison_name(config) / "tuning"
         runs = {}
         for method in methods:
-            for value in self.values:
-                name = f"{method}-{self.key.rpartition('.')[2]}-{value}"
+            for label, point in self.points.items():
+                name = _run_name(method, label)
                 changes = {"method": method, "seed": TUNING_SEED, "name": name, "eval.split": "validation"}
-                folder = config.runs_dir / comparison_name(config) / "tuning"
-                runs[name] = config.updated({**changes, "runs_dir": folder, self.key: value})
+                runs[name] = config.updated({**changes, "runs_dir": folder, **point})
         return runs
 
-    def choose(self, runs: dict[str, RunConfig], results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-        """Return ``{"key", "benchmark", "seed", "scores": method -> value -> score, "best": method -> value}``.
+    def choose(
+        self, methods: Sequence[str], results: Mapping[str, Mapping[str, Any]], benchmark: str | None
+    ) -> dict[str, Any]:
+        """Return what ``tuning.json`` holds, from the summaries of :meth:`runs` by name.
+
+        That is ``keys``, ``benchmark``, ``seed``, ``scores`` (method -> point's label -> score in percent) and ``best``
+        (method -> key -> value).
 
         Raises:
             ExperimentError: all runs of a method failed.
         """
         scores: dict[str, dict[str, float]] = {}
-        best: dict[str, Any] = {}
-        for name, run in runs.items():
-            value = run.value(self.key)
-            if name not in results:
-                continue
-            score = results[name]["mean"]
-            method = scores.setdefault(run.method, {})
-            if not method or score > max(method.values()):
-                best[run.method] = value
-            method[str(value)] = score
-        missing = {run.method for run in runs.values()} - best.keys()
-        if missing:
-            raise ExperimentError(f"search over {self.key}: no run of {', '.join(sorted(missing))} succeeded")
-        source = next(iter(runs.values())).benchmark
-        return {"key": self.key, "benchmark": source, "seed": TUNING_SEED, "scores": scores, "best": best}
+        best: dict[str, dict[str, Any]] = {}
+        for method in methods:
+            found = {label: results.get(_run_name(method, label)) for label in self.points}
+            scores[method] = {label: summary["mean"] for label, summary in found.items() if summary is not None}
+            if not scores[method]:
+                raise ExperimentError(f"search over {self.name}: no run of {method} succeeded")
+            best[method] = self.points[max(scores[method], key=scores[method].__getitem__)]
+        return {"keys": list(self.grid), "benchmark": benchmark, "seed": TUNING_SEED, "scores": scores, "best": best}
+
+
+def _run_name(method: str, label: str) -> str:
+    return f"{method}-{label}".replace(" ", "-")
 
 
 def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
@@ -93,12 +118,12 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
     """
     try:
         chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [method for method in methods if method not in chosen["best"]]
-        chosen["key"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        missing = [method for method in methods if not dict(chosen["best"].get(method, {}))]
+        keys = " and ".join(chosen["keys"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not the tuning.json of a search ({error})") from None
     if missing:
-        raise ConfigError(f"{path}: no value of {chosen['key']} for {', '.join(missing)}")
+        raise ConfigError(f"{path}: no value of {keys} for {', '.join(missing)}")
     return chosen
 
 
@@ -135,7 +160,7 @@ def search_each(
     for label, config in configs.items():
         runs = wanted.runs(config, methods)
         found = {name: results[key] for name in runs if (key := labelled(label, name)) in results}
-        chosen[label] = wanted.choose(runs, found)
+        chosen[label] = wanted.choose(methods, found, config.benchmark)
         folder = RunFolder(next(iter(runs.values())).runs_dir)
         folder.write_json(folder.path / "tuning.json", chosen[label])
     return chosen

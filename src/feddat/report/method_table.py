@@ -138,12 +138,12 @@ def to_markdown(table: MethodTable) -> str:
 
 def tuning_markdown(tuning: Mapping[str, Any]) -> str:
     """Return the validation scores of a search (``tuning.json``) in Markdown, each method's choice in bold."""
-    values = list(dict.fromkeys(value for scores in tuning["scores"].values() for value in scores))
-    lines = ["| method | " + " | ".join(values) + " |", "| --- |" + " ---: |" * len(values)]
+    points = list(dict.fromkeys(point for scores in tuning["scores"].values() for point in scores))
+    lines = ["| method | " + " | ".join(points) + " |", "| --- |" + " ---: |" * len(points)]
     for method, scores in tuning["scores"].items():
-        texts = [f"{scores[value]:.1f}" if value in scores else "–" for value in values]
-        chosen = values.index(str(tuning["best"][method]))
-        texts[chosen] = f"**{texts[chosen]}**"
+        chosen = " ".join(f"{key}={value}" for key, value in tuning["best"][method].items())
+        texts = [f"{scores[point]:.1f}" if point in scores else "–" for point in points]
+        texts = [f"**{text}**" if point == chosen else text for point, text in zip(points, texts, strict=True)]
         lines.append(f"| {method_name(method)} | " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 

@@ -74,7 +74,7 @@ def suite_markdown(found: Mapping[str, Folder]) -> str:
     # One search may have served for several federations.
     searches = {str(content.tuning.get("benchmark")): content.tuning for content in found.values() if content.tuning}
     for source, tuning in searches.items():
-        parts.append(f"### {tuning['key']} chosen on {source}\n\n{method_table.tuning_markdown(tuning)}")
+        parts.append(f"### {' and '.join(tuning['keys'])} chosen on {source}\n\n{method_table.tuning_markdown(tuning)}")
     return "\n".join(parts)
 
 
