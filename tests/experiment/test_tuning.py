@@ -69,6 +69,7 @@ def test_an_earlier_choice_is_read_back_and_checked(tmp_path):
     path = tmp_path / "tuning.json"
     path.write_text(json.dumps({"keys": ["train.lr"], "best": {"local": {"train.lr": 0.02}}}))
     assert read_tuning(path, ["local"])["best"] == {"local": {"train.lr": 0.02}}
+    assert read_tuning(path, ["local", "local-lora"]), "a variant takes what was found for its algorithm"
     with pytest.raises(ConfigError, match=r"no value of train\.lr for head"):
         read_tuning(path, ["local", "head"])
     path.write_text("[]")

@@ -28,7 +28,8 @@ class Plan:
         config: settings of all runs; ``name`` is the comparison's (default ``compare-BENCHMARK``).
         methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
         seeds: seeds of each method.
-        tuning: what :func:`~feddat.experiment.tuning.search` chose: each method runs with its own best values.
+        tuning: what :func:`~feddat.experiment.tuning.search` chose: each method runs with its own best values, a
+            variant that was not searched for with its algorithm's.
     """
 
     config: RunConfig
@@ -154,9 +155,9 @@ def comparison_runs(
         for method in methods:
             changes = {"method": method, "seed": seed, "runs_dir": config.runs_dir / name, "name": f"{method}-s{seed}"}
             run = config.model_copy(update=changes)
+            algorithm = resolve(run).method
             if tuning is not None:
-                run = run.updated(tuning["best"][method])
-            resolve(run)
+                run = run.updated(tuning["best"].get(method) or tuning["best"][algorithm])
             runs[run.run_name] = run
     if not runs:
         raise ExperimentError("comparison: give at least one method and one seed")

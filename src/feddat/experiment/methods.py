@@ -28,8 +28,8 @@ def _joint(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
 
 
-def _without_distillation(config: RunConfig) -> RunConfig:
-    algorithm = config.algorithm.model_copy(update={"alpha": 0.0, "beta": 0.0})
+def _distilled(weight: float, config: RunConfig) -> RunConfig:
+    algorithm = config.algorithm.model_copy(update={"alpha": weight, "beta": weight})
     return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
 
 
@@ -41,7 +41,8 @@ def _of_kind(method: str, kind: str, config: RunConfig) -> RunConfig:
 #: Name -> (what it is, the settings it stands for).
 VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
     "feddat-joint": ("FedDAT with both routes in one optimizer step instead of one after the other", _joint),
-    "feddat-nokd": ("FedDAT without distillation: the dual adapters alone", _without_distillation),
+    "feddat-mild": ("FedDAT with mild distillation: alpha = beta = 0.1", partial(_distilled, 0.1)),
+    "feddat-nokd": ("FedDAT without distillation: the dual adapters alone", partial(_distilled, 0.0)),
     "fedavg-2x": ("FedAvg with twice the local epochs: as much compute as two adapters take", _twice_the_epochs),
     "fedavg-ft": ("FedAvg, then one epoch of personal fine-tuning that is not communicated", _fine_tuned),
     **{

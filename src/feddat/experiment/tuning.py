@@ -17,6 +17,7 @@ from feddat.config import ConfigError, RunConfig, parse_scalar
 from feddat.experiment.comparison import comparison_name, labelled, run_all
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder
+from feddat.experiment.methods import resolve
 
 #: Seed of every search run.
 TUNING_SEED = 10_000
@@ -114,11 +115,12 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
     """Read what an earlier search chose, from its ``tuning.json``.
 
     Raises:
-        ConfigError: the file is no such thing, or a method has no value in it.
+        ConfigError: the file is no such thing, or neither a method nor its algorithm has values in it.
     """
     try:
         chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = [method for method in methods if not dict(chosen["best"].get(method, {}))]
+        found = {method for method, values in chosen["best"].items() if dict(values)}
+        missing = [name for name in methods if found.isdisjoint((name, resolve(RunConfig(method=name)).method))]
         keys = " and ".join(chosen["keys"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not the tuning.json of a search ({error})") from None

@@ -23,6 +23,7 @@ Summary: TypeAlias = Mapping[str, Any]
 METHODS = {
     "feddat": "FedDAT",
     "feddat-joint": "FedDAT, joint",
+    "feddat-mild": "FedDAT, mild distillation",
     "feddat-nokd": "FedDAT, no distillation",
     "fedavg": "FedAvg",
     "fedavg-2x": "FedAvg, twice the epochs",
@@ -35,6 +36,7 @@ METHODS = {
 NOTES = {
     "feddat": "a local and a shared adapter teach each other; only the shared one travels",
     "feddat-joint": "the same with both routes in one optimizer step instead of one after the other",
+    "feddat-mild": "the same with mild distillation (alpha and beta 0.1)",
     "feddat-nokd": "the same without distillation (alpha and beta 0): the dual adapters alone",
     "fedavg": "one shared adapter, averaged every round",
     "fedavg-2x": "the same with twice the local epochs: as much computing as two adapters take",
