@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL.Image import Resampling
@@ -53,7 +54,7 @@ class ViltEncoder:
         Raises:
             DataError: it cannot be read, or is too narrow; names the file.
         """
-        pixels = torch.from_numpy(read_rgb(image)).permute(2, 0, 1)
+        pixels = torch.from_numpy(np.require(read_rgb(image), requirements="W")).permute(2, 0, 1)
         if not self._processor.do_resize:
             return pixels.contiguous()
         height, width = pixels.shape[1:]
