@@ -85,6 +85,9 @@ class TrainConfig(_Section):
     warmup: float = Field(0.1, ge=0, le=1, description="share of the round's local steps")
     clip_norm: float | None = Field(None, gt=0)
     precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast dtype of forward passes")
+    trap: Literal["none", "frozen-local", "long-schedule", "moving-rest", "all"] = Field(
+        "none", description="reproduce a fault of the published code, to measure what it costs (client/traps.py)"
+    )
 
 
 class ServerConfig(_Section):

@@ -27,6 +27,7 @@ class BatchLearner:
         optimizer: torch.optim.Optimizer | None = None,
         clip_norm: float | None = None,
         trains_key: Callable[[str], bool] = lambda key: True,
+        zeroes_gradients: bool = False,
     ) -> None:
         self._backbone = backbone
         self._adapters = adapters
@@ -34,6 +35,7 @@ class BatchLearner:
         self._optimizer = optimizer
         self._clip_norm = clip_norm
         self._trains_key = trains_key
+        self._zeroes_gradients = zeroes_gradients
         self._parameters: list[Tensor] = (
             [p for group in optimizer.param_groups for p in group["params"]] if optimizer is not None else []
         )
@@ -73,8 +75,8 @@ class BatchLearner:
         self.step(adapters, head)
 
     def backward(self, loss: Tensor) -> None:
-        """Drop all gradients and run backward."""
-        self._training().zero_grad(set_to_none=True)
+        """Drop all gradients (or zero them: a trap of the published code) and run backward."""
+        self._training().zero_grad(set_to_none=not self._zeroes_gradients)
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, adapters: Collection[str] | None = None, head: bool = True) -> None:

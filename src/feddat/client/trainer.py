@@ -19,9 +19,10 @@ from feddat.algorithms.local import Local
 from feddat.client.batches import plan_batches
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
-from feddat.client.optim import build_optimizer, schedule, set_learning_rate
+from feddat.client.optim import build_optimizer, set_learning_rate
 from feddat.client.personal import load_shared, pack, shared_state, unpack
 from feddat.client.store import PersonalStore, State, StoreError
+from feddat.client.traps import Traps
 from feddat.config import AlgorithmConfig, RunConfig
 from feddat.example import ClientData, DataError, Example
 from feddat.models.base import Backbone
@@ -215,14 +216,21 @@ class Participant:
         )
         if not plan:
             raise DataError(f"client {self.name}: no training examples")
-        named = [item for name in algorithm.trains for item in self.adapters.named(name).items()]
+        traps = Traps(self.config)
+        named = [item for name in traps.trained(algorithm, context.round) for item in self.adapters.named(name).items()]
         parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
         heads = [head for member in self.members.values() for head in member.heads.values()]
         optimizer = build_optimizer(
             parameters, config, [parameter for head in heads for parameter in head.parameters()], self.config.head.lr
         )
         learner = BatchLearner(
-            self.backbone, self.adapters, config.precision, optimizer, config.clip_norm, algorithm.trains_key
+            self.backbone,
+            self.adapters,
+            config.precision,
+            optimizer,
+            config.clip_norm,
+            algorithm.trains_key,
+            traps.zeroes_gradients,
         )
         context.steps = len(plan)
         torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
@@ -236,7 +244,7 @@ class Participant:
         keys: list[str] = []
         for context.step, (name, indices) in enumerate(plan):
             member, part = self.members[name], prepared[name]
-            set_learning_rate(optimizer, config.lr * schedule(context.step, len(plan), config.warmup))
+            set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
             learner.take(member, member.inputs(part.views, indices), part.targets[indices.to(part.targets.device)])
             values = algorithm.step(learner, context)
             keys = list(values)

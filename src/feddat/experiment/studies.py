@@ -170,6 +170,14 @@ STUDIES: dict[str, Study] = {
             ("server.rule",),
             methods=("feddat", "fedavg"),
         ),
+        Study(
+            "traps",
+            "what the faults of the published code cost",
+            "fault reproduced",
+            ("none", "frozen-local", "long-schedule", "moving-rest", "all"),
+            ("train.trap",),
+            methods=("feddat",),
+        ),
     )
 }
 

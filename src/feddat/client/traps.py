@@ -1,0 +1,49 @@
+"""Faults of the published code (METHOD, "Known traps"), reproduced on purpose to measure what each costs: ``train.trap``.
+
+| trap | what happens |
+| --- | --- |
+| ``frozen-local`` | An evaluation leaves only the global adapter trainable in the server's model, which every later round copies. The first evaluation follows round 1: from round 2 on the local adapter is in no optimizer. |
+| ``long-schedule`` | Each round's schedule is planned for 15 epochs, and goes on with every optimizer step: twice per batch in FedDAT's alternating order, once elsewhere. A round of one epoch is mostly warm-up. (Both half steps of a batch take the first one's rate here.) |
+| ``moving-rest`` | Gradients are zeroed, not dropped: AdamW's momentum and weight decay also move the adapter that should rest in a half step. |
+| ``all`` | all three |
+
+A method without a local adapter, or without half steps, has nothing that the first or the last could change.
+"""  # noqa: E501  (a row of a table is a line)
+
+from __future__ import annotations
+
+from feddat.algorithms.base import Algorithm
+from feddat.client.optim import schedule
+from feddat.config import RunConfig
+
+#: Epochs that the published schedule is planned for.
+PLANNED_EPOCHS = 15
+
+
+class Traps:
+    """Which faults one run reproduces, and what they change in local training; by default nothing.
+
+    Attributes:
+        zeroes_gradients: whether gradients are zeroed and not dropped.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self.zeroes_gradients = self._has("moving-rest")
+
+    def trained(self, algorithm: Algorithm, round: int) -> tuple[str, ...]:
+        """Return the adapters whose parameters the optimizer of a round gets."""
+        if self._has("frozen-local") and round > 1 and "global" in algorithm.trains:
+            return tuple(name for name in algorithm.trains if name != "local")
+        return algorithm.trains
+
+    def schedule(self, step: int, steps: int, algorithm: Algorithm) -> float:
+        """Return the factor on the learning rate at ``step`` (0-based) of a round's ``steps``."""
+        train = self._config.train
+        if not self._has("long-schedule"):
+            return schedule(step, steps, train.warmup)
+        alternates = algorithm.name == "feddat" and self._config.algorithm.order == "alternating"
+        return schedule((1 + alternates) * step, PLANNED_EPOCHS * steps // train.epochs, train.warmup)
+
+    def _has(self, trap: str) -> bool:
+        return self._config.train.trap in (trap, "all")
