@@ -5,8 +5,8 @@ import json
 import pytest
 
 from feddat.config import ConfigError, load_config
-from feddat.experiment import Plan, Search, all_runs, run_suite
-from feddat.experiment.suites import PAPER_ROWS, SUITES, Suite, find_suite, tune_suite
+from feddat.experiment import Plan, Search, all_runs, known_methods, run_suite
+from feddat.experiment.suites import SUITES, Suite, find_suite, tune_suite
 from feddat.experiment.tuning import trials
 
 
@@ -34,8 +34,10 @@ def test_mistakes_are_named(make_config):
         tune_suite(configs, ["feddat"], Search.parse("train.lr=1,2"), "mini/z")
 
 
-def test_rows_name_each_method_once():
-    assert len(set(PAPER_ROWS)) == len(PAPER_ROWS)
+def test_rows_name_known_methods_once():
+    for suite in SUITES.values():
+        assert len(set(suite.methods)) == len(suite.methods)
+        assert set(suite.methods) <= known_methods().keys()
     assert {"feddat", "fedavg", "local", "central", "head"} <= set(SUITES["rivals"].methods)
 
 
