@@ -31,7 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated fine-tuning of vision-language foundation models with the Dual-Adapter Teacher (FedDAT).",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at data before it is trained on.")
+data_app = typer.Typer(no_args_is_help=True, help="Prepare data, and look at it before it is trained on.")
 app.add_typer(data_app, name="data")
 
 out = Console()
@@ -540,6 +540,43 @@ def show(
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
         out.print(Text(f"{name}: {data.task}, {sizes}"), soft_wrap=True)
     typer.echo(to)
+
+
+@data_app.command("prepare")
+def prepare(
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* name in `feddat list`.")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the published datasets, see docs/data.md.")],
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")],
+    model: Annotated[str, typer.Option(help="Whose image processor and tokenizer: a name, or a folder.")] = "vilt-mini",
+    train_examples: Annotated[int, typer.Option(min=1, help="Training questions per client.")] = 2500,
+    test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
+    top_answers: Annotated[int, typer.Option(min=1, help="Answers per client.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of questions.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode.", show_default="one per core")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out questions whose image is missing or cannot be decoded.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was prepared there before.")] = False,
+) -> None:
+    """Build a federation from published files; `feddat run benchmark=DIR` then starts from what is decoded already.
+
+    The same command again goes on where the last one stopped.
+    """
+    from feddat.benchmarks.draw import Sizes
+    from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
+
+    request = Request(benchmark, root, model, seed, Sizes(train_examples, test_examples, top_answers))
+    if overwrite or not is_prepared(to, request):
+        _say_loading()
+        from feddat.experiment.prepare import prepare
+        from feddat.live import PrepareDisplay
+
+        with _interruptible("the same command again"), PrepareDisplay(out, f"{benchmark} from {root}") as display:
+            prepare(request, to, jobs, skip_bad, overwrite, display)
+    from feddat.report.prepared import prepared_table
+
+    out.print(prepared_table(read_manifest(to) or {}))
+    out.print(Text.assemble(("folder  ", "dim"), str(to)), soft_wrap=True)
 
 
 class _Interrupted(click.ClickException):

@@ -135,10 +135,16 @@ class RunConfig(_Section):
     runs_dir: Path = Path("runs")
     method: str = "feddat"
     model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
-    benchmark: str | None = Field("mini/domain", description="name in the catalog; or give `clients`")
+    benchmark: str | None = Field(
+        "mini/domain", description="name in the catalog, or a prepared folder; or give `clients`"
+    )
+    root: Path | None = Field(None, description="folder of the published datasets that a benchmark paper/* is made of")
     clients: dict[str, dict[str, Any]] | None = Field(
         None,
         description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
+    )
+    data_cache: Path | None = Field(
+        None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
     test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
@@ -168,8 +174,14 @@ class RunConfig(_Section):
         """Return ``name``, or ``METHOD-BENCHMARK-sSEED``."""
         if self.name:
             return self.name
-        source = (self.benchmark or "own-data").replace("/", "-")
-        return f"{self.method}-{source}-s{self.seed}"
+        return f"{self.method}-{self.source_name}-s{self.seed}"
+
+    @property
+    def source_name(self) -> str:
+        """Return what the data is called in folder names: the benchmark's name, or that of the prepared folder."""
+        if self.benchmark is None:
+            return "own-data"
+        return Path(self.benchmark).name if Path(self.benchmark).is_dir() else self.benchmark.replace("/", "-")
 
     @property
     def run_dir(self) -> Path:

@@ -64,6 +64,7 @@ class ClientData:
         test: for the final numbers only.
         answers: the answer vocabulary (VQA), in index order, built from ``train`` alone; empty for other tasks.
         description: one line for reports.
+        encodings: folder in which what encoders make of the examples is kept; ``None``: in memory only.
     """
 
     name: str
@@ -73,6 +74,7 @@ class ClientData:
     test: tuple[Example, ...]
     answers: tuple[str, ...] = ()
     description: str = ""
+    encodings: Path | None = None
 
     def split(self, name: str) -> tuple[Example, ...]:
         """Return the examples of ``train``, ``validation`` or ``test``."""

@@ -298,3 +298,40 @@ def _is_loss(name: str) -> bool:
 def _short(value: float) -> str:
     """Return a loss with the digits that tell something: 1.234 or 1.2e-05."""
     return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.1e}"
+
+
+class PrepareDisplay(Display):
+    """A federation being prepared: a bar of images per client."""
+
+    def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(console, title, clock)
+        self._images: dict[str, tuple[int, int]] = {}
+        self._reading: str | None = None
+        self._began = clock()
+
+    def __call__(self, event: Event) -> None:
+        """Take one event."""
+        client = event["client"]
+        if event["event"] == "reading":
+            self._reading = client
+            self.say(f"{client}: reading questions", important=True)
+            return
+        if self._reading is not None:
+            self._reading, self._began = None, self._clock()
+        self._images[client] = event["done"], event["total"]
+        if event["done"]:
+            done = event["done"] == event["total"]
+            self.say(f"{client}: {event['done']}/{event['total']} images · {self.times(self._left())}", important=done)
+
+    def _left(self) -> float | None:
+        done, total = (sum(counts) for counts in zip(*self._images.values(), strict=True))
+        return (self._clock() - self._began) / done * (total - done) if done else None
+
+    def render(self) -> RenderableType:
+        """Return title and bars."""
+        bars = Table.grid(padding=(0, 2))
+        for client, (done, total) in self._images.items():
+            progress = ProgressBar(total=total or 1, completed=done if total else 1, width=32, **_BAR)
+            bars.add_row(Text(client), progress, Text(f"{done}/{total} images", style="dim"))
+        doing = f"{self._reading}: reading questions" if self._reading else self.times(self._left())
+        return Group(Text(self.title, style="bold"), bars, Text(doing, style="dim"))

@@ -6,11 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from feddat.benchmarks.draw import TEST_EXAMPLES, TRAIN_EXAMPLES, Sizes, draw_client
+from feddat.benchmarks.paper import FEDERATIONS
+from feddat.benchmarks.prepared import load_prepared
 from feddat.data.mini.concepts import GROUPS
 from feddat.data.mini.generate import SPLITS, easy_vqa_client, mini_client
 from feddat.example import ClientData
 
+_AS_FOUND = "nothing by design: the datasets are as they were published"
 #: Examples per client and split where the configuration does not say.
 DEFAULT_SIZES: dict[str, int] = {"train": 400, "validation": 150, "test": 300}
 
@@ -122,26 +127,49 @@ _CATALOG: dict[str, _Entry] = {
 
 def list_benchmarks() -> dict[str, str]:
     """Return name -> one-line description."""
-    return {name: entry.description for name, entry in _CATALOG.items()}
+    mini = {name: entry.description for name, entry in _CATALOG.items()}
+    return mini | {name: federation.description for name, federation in FEDERATIONS.items()}
 
 
 def load_benchmark(
-    name: str, seed: int = 0, train_examples: int | None = None, test_examples: int | None = None
+    name: str,
+    seed: int = 0,
+    train_examples: int | None = None,
+    test_examples: int | None = None,
+    root: Path | None = None,
 ) -> Benchmark:
-    """Generate a federation; the same arguments give the same examples.
+    """Generate a federation, draw it from published datasets, or read a prepared one.
+
+    The same arguments give the same examples.
 
     Args:
-        name: key of the catalog.
-        seed: seed of the data.
+        name: key of the catalog, or a folder that ``feddat data prepare`` wrote.
+        seed: seed of the data; a prepared folder has its own.
         train_examples: training examples per client.
-        test_examples: test examples per client; validation gets half as many.
+        test_examples: test examples per client; mini/*: validation gets half as many. A prepared folder is read whole.
+        root: ``paper/*``: folder of the published datasets.
 
     Raises:
-        BenchmarkError: unknown name.
+        BenchmarkError: unknown name, or ``root`` is missing.
+        DataError: a file is missing or malformed.
     """
-    if name not in _CATALOG:
-        raise BenchmarkError(f"unknown benchmark {name!r}; known: {', '.join(_CATALOG)}")
-    entry = _CATALOG[name]
-    test = test_examples or DEFAULT_SIZES["test"]
-    sizes = dict(zip(SPLITS, (train_examples or DEFAULT_SIZES["train"], max(1, test // 2), test), strict=True))
-    return Benchmark(name, entry.description, entry.shared, entry.differs, entry.clients(sizes, seed))
+    if name in _CATALOG:
+        entry = _CATALOG[name]
+        test = test_examples or DEFAULT_SIZES["test"]
+        sizes = dict(zip(SPLITS, (train_examples or DEFAULT_SIZES["train"], max(1, test // 2), test), strict=True))
+        return Benchmark(name, entry.description, entry.shared, entry.differs, entry.clients(sizes, seed))
+    if name in FEDERATIONS:
+        if root is None:
+            raise BenchmarkError(
+                f"benchmark {name}: give root=DIR, the folder of the published datasets, or prepare it once with "
+                "`feddat data prepare` and give the prepared folder"
+            )
+        federation = FEDERATIONS[name]
+        wanted = Sizes(train_examples or TRAIN_EXAMPLES, test_examples or TEST_EXAMPLES)
+        clients = tuple(draw_client(part, root, seed, wanted)[0] for part in federation.parts)
+        return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
+    if Path(name).is_dir():
+        manifest, clients = load_prepared(Path(name))
+        federation = FEDERATIONS[manifest["request"]["benchmark"]]
+        return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
+    raise BenchmarkError(f"unknown benchmark {name!r}; known: {', '.join(list_benchmarks())}, or a prepared folder")

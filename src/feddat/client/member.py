@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from feddat.algorithms.base import MAIN_HEAD
+from feddat.client.encode import check_encoder, encode_cached
 from feddat.config import ConfigError, RunConfig
-from feddat.example import ClientData, DataError, Example
+from feddat.data.cache import EncodingCache
+from feddat.example import ClientData, DataError, Example, View
 from feddat.models.base import Backbone, EncodedViews
 from feddat.seeding import derive
 from feddat.tasks import make_task
@@ -42,7 +44,7 @@ class Member:
             replaced by :meth:`reset_heads`.
 
     Raises:
-        DataError: the task is unknown, or the answers do not fit it.
+        DataError: the task is unknown, the answers do not fit it, or the data was prepared for another encoder.
     """
 
     def __init__(
@@ -63,6 +65,10 @@ class Member:
         self._config = config
         self._backbone = backbone
         self._prepared: dict[str, Prepared] = {}
+        self._cache: EncodingCache | None = None
+        if data.encodings is not None:
+            check_encoder(data, backbone.encoder.fingerprint, backbone.name)
+            self._cache = EncodingCache(data.encodings, backbone.encoder.fingerprint)
         self._extra_heads = tuple(extra_heads)
         self.heads: dict[str, nn.Module]
         self.reset_heads()
@@ -104,8 +110,8 @@ class Member:
         return views.batch(rows, self.device)
 
     def encode_unseen(self, examples: Sequence[Example]) -> EncodedViews:
-        """Return the encoded views of examples outside every split; not cached."""
-        return self._encode(examples)
+        """Return the encoded views of examples outside every split; kept nowhere."""
+        return self._backbone.encode(self._views(examples))
 
     def digest(self) -> str:
         """Return a short hash of the class names in index order: heads fit only data with the same."""
@@ -113,4 +119,9 @@ class Member:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _encode(self, examples: Sequence[Example]) -> EncodedViews:
-        return self._backbone.encode([view for example in examples for view in self.task.views(example)])
+        if self._cache is None:
+            return self._backbone.encode(self._views(examples))
+        return encode_cached(self._backbone.encoder, self._views(examples), self._cache)
+
+    def _views(self, examples: Sequence[Example]) -> list[View]:
+        return [view for example in examples for view in self.task.views(example)]

@@ -166,7 +166,7 @@ def comparison_runs(
 
 def comparison_name(config: RunConfig) -> str:
     """Return the name of the comparison's folder below ``runs_dir``."""
-    return config.name or f"compare-{(config.benchmark or 'own-data').replace('/', '-')}"
+    return config.name or f"compare-{config.source_name}"
 
 
 def run_all(

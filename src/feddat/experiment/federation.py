@@ -113,8 +113,19 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 
-        return tuple(_capped(read_client(name, spec), config) for name, spec in config.clients.items())
-    return _load_benchmark(str(config.benchmark), config.data_seed, config.train_examples, config.test_examples)
+        clients = tuple(read_client(name, spec) for name, spec in config.clients.items())
+    else:
+        clients = _load_benchmark(
+            str(config.benchmark), config.data_seed, config.train_examples, config.test_examples, config.root
+        )
+    return tuple(_kept(_capped(client, config), config) for client in clients)
+
+
+def _kept(data: ClientData, config: RunConfig) -> ClientData:
+    """Give a client a place below ``data_cache``, if it has none of its own."""
+    if config.data_cache is None or data.encodings is not None:
+        return data
+    return replace(data, encodings=config.data_cache / data.name)
 
 
 def _capped(data: ClientData, config: RunConfig) -> ClientData:
@@ -130,10 +141,12 @@ def _capped(data: ClientData, config: RunConfig) -> ClientData:
 
 
 @lru_cache(maxsize=1)
-def _load_benchmark(name: str, seed: int, train: int | None, test: int | None) -> tuple[ClientData, ...]:
+def _load_benchmark(
+    name: str, seed: int, train: int | None, test: int | None, root: Path | None
+) -> tuple[ClientData, ...]:
     from feddat.benchmarks import load_benchmark
 
-    return load_benchmark(name, seed, train, test).clients
+    return load_benchmark(name, seed, train, test, root).clients
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ import yaml
 from pydantic import ValidationError
 
 from feddat.config import RunConfig
-from feddat.files import write_atomic, write_json
+from feddat.files import locked, write_atomic, write_json
 
 #: Settings that say where a run is written or computed, not what comes out.
-PLACE_KEYS = frozenset({"name", "runs_dir", "device", "threads"})
+PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads"})
 
 
 class ExperimentError(RuntimeError):
@@ -50,17 +50,7 @@ class RunFolder:
         Raises:
             ExperimentError: another process runs here, or the folder cannot be made.
         """
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
-        with file:
-            if os.name == "posix":
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    raise ExperimentError(f"run folder {self.path}: another process is running in it") from None
+        with exclusive(self.path, f"run folder {self.path}: another process is running in it"):
             yield
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
@@ -161,6 +151,22 @@ class RunFolder:
             except ValueError:
                 raise ExperimentError(f"{self.metrics_file}, line {number}: not JSON") from None
         return lines
+
+
+@contextmanager
+def exclusive(path: Path, in_use: str) -> Iterator[None]:
+    """Keep other processes from working in a folder, which is made where it does not exist.
+
+    Raises:
+        ExperimentError: another process works here (``in_use`` says so), or the folder cannot be made.
+    """
+    with ExitStack() as stack:
+        with disk_errors(path):
+            try:
+                stack.enter_context(locked(path))
+            except BlockingIOError:
+                raise ExperimentError(in_use) from None
+        yield
 
 
 @contextmanager

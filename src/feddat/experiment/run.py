@@ -19,6 +19,7 @@ from feddat.app.grid import InProcessGrid
 from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, FederationError, sample_size
+from feddat.benchmarks import list_benchmarks
 from feddat.config import RunConfig, load_config
 from feddat.example import Example
 from feddat.experiment.events import Announcer, Progress
@@ -238,6 +239,11 @@ def _absolute(config: RunConfig) -> RunConfig:
     changes: dict[str, Any] = {}
     if config.model not in list_models() and model.is_dir():
         changes["model"] = str(model.resolve())
+    if config.benchmark is not None and config.benchmark not in list_benchmarks() and Path(config.benchmark).is_dir():
+        changes["benchmark"] = str(Path(config.benchmark).resolve())
+    for key in ("root", "data_cache"):
+        if (path := getattr(config, key)) is not None:
+            changes[key] = path.expanduser().resolve()
     if config.clients is not None:
         changes["clients"] = {name: {key: _absolute_path(key, value) for key, value in spec.items()}
                               for name, spec in config.clients.items()}  # fmt: skip

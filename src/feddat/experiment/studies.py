@@ -184,7 +184,7 @@ STUDIES: dict[str, Study] = {
 
 def study_name(study: Study, config: RunConfig) -> str:
     """Return the name of the study's folder below ``runs_dir``."""
-    return config.name or f"study-{study.name}-{(config.benchmark or 'own-data').replace('/', '-')}"
+    return config.name or f"study-{study.name}-{config.source_name}"
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:

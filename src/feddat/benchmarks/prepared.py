@@ -1,0 +1,250 @@
+"""A federation on disk: what ``feddat data prepare`` writes, read back as a benchmark.
+
+::
+
+    DIR/prepare.json               what was asked for, and what was kept and dropped; written last
+    DIR/CLIENT/client.json         task, answers and counts of one client
+    DIR/CLIENT/train.jsonl ...     its questions (also validation and test), images by key
+    DIR/CLIENT/encodings/          its images and texts as the model's encoder makes them, see feddat.data.cache
+
+A client's folder is all that the client needs: neither the published files nor another client's folder is read again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from feddat.benchmarks.draw import Count, Sizes
+from feddat.benchmarks.paper import FEDERATIONS
+from feddat.data.cache import EncodedImage, EncodingCache, image_key
+from feddat.example import ClientData, DataError, Example
+from feddat.files import write_atomic, write_json
+from feddat.models.catalog import encoder_fingerprint
+
+FORMAT = "feddat-prepared-1"
+MANIFEST = "prepare.json"
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to prepare.
+
+    Attributes:
+        benchmark: key of :data:`~feddat.benchmarks.paper.FEDERATIONS`.
+        root: folder of the published datasets.
+        model: whose image processor and tokenizer to prepare for: a bundled model's name, or a folder.
+        seed: of the choice of questions.
+        sizes: how many questions.
+    """
+
+    benchmark: str
+    root: Path
+    model: str
+    seed: int = 0
+    sizes: Sizes = field(default_factory=Sizes)
+
+    @property
+    def encoder(self) -> str:
+        """Return the fingerprint of the model's encoder.
+
+        Raises:
+            ModelError: there is no such model.
+        """
+        return encoder_fingerprint(self.model)
+
+    def described(self) -> dict[str, Any]:
+        """Return everything that determines the result, as JSON holds it: also the files' sizes and times of change.
+
+        Raises:
+            DataError: there is no such federation, or an annotation file is missing.
+            ModelError: there is no such model.
+        """
+        if self.benchmark not in FEDERATIONS:
+            raise DataError(f"benchmark {self.benchmark!r}: expected one of {', '.join(FEDERATIONS)}")
+        files = sorted({path for part in FEDERATIONS[self.benchmark].parts for path in part.files(self.root)})
+        return {
+            "format": FORMAT,
+            "benchmark": self.benchmark,
+            "root": str(self.root.resolve()),
+            "seed": self.seed,
+            "sizes": asdict(self.sizes),
+            "model": self.model,
+            "encoder": self.encoder,
+            "files": {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in files},
+        }
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return ``prepare.json``; ``None`` where there is none.
+
+    Raises:
+        DataError: the file is not one of this format.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        return None
+    content = _read_json(path)
+    if content.get("request", {}).get("format") != FORMAT:
+        raise DataError(f"{path}: not of the format {FORMAT}; prepare the data again")
+    return content
+
+
+def is_prepared(folder: Path, request: Request) -> bool:
+    """Return whether a folder is completely prepared, as ``request`` asks.
+
+    Raises:
+        DataError: an annotation file is missing, or ``prepare.json`` is not of this format.
+        ModelError: there is no such model.
+    """
+    described = request.described()
+    manifest = read_manifest(folder)
+    return manifest is not None and manifest["complete"] and manifest["request"] == described
+
+
+def load_prepared(folder: Path) -> tuple[dict[str, Any], tuple[ClientData, ...]]:
+    """Return what ``prepare.json`` says, and the clients; their images are views of files.
+
+    Raises:
+        DataError: the folder is not completely prepared, or damaged; names the file.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None or not manifest["complete"]:
+        raise DataError(f"{folder}: not a folder that `feddat data prepare` has finished")
+    encoder = manifest["request"]["encoder"]
+    return manifest, tuple(_load_client(folder / name, name, encoder) for name in manifest["clients"])
+
+
+def write_client(folder: Path, data: ClientData, counts: Mapping[str, Count]) -> dict[str, Any]:
+    """Write one client's questions, and return what ``client.json`` holds.
+
+    Raises:
+        DataError: an image file is missing.
+        OSError: the disk refuses.
+    """
+    about = {
+        "task": data.task,
+        "answers": data.answers,
+        "description": data.description,
+        "counts": {split: asdict(count) for split, count in counts.items()},
+    }
+    write_records(folder, {split: [_record(example) for example in data.split(split)] for split in SPLITS}, about)
+    return about
+
+
+def write_records(folder: Path, records: Mapping[str, list[dict[str, Any]]], about: Mapping[str, Any]) -> None:
+    """Write the records of a client's splits, then ``client.json``, which says that they are there.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records[split]]
+        write_atomic(folder / f"{split}.jsonl", "".join(lines).encode())
+    write_json(folder / "client.json", about)
+
+
+def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Return the records of a client's splits.
+
+    Raises:
+        DataError: a file is missing or malformed.
+    """
+    records = {}
+    for split in SPLITS:
+        path = folder / f"{split}.jsonl"
+        try:
+            records[split] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); prepare the data again") from None
+    return records
+
+
+def read_about(folder: Path) -> dict[str, Any] | None:
+    """Return ``client.json``; ``None`` where the client's questions are not written yet."""
+    path = folder / "client.json"
+    return _read_json(path) if path.is_file() else None
+
+
+def source_example(record: Mapping[str, Any]) -> Example:
+    """Return the example of a record with its images as the files that they come from."""
+    return _example(record, tuple(Path(image["file"]) for image in record["images"]))
+
+
+def encodings_folder(folder: Path) -> Path:
+    """Return where a client's encoded images and texts lie."""
+    return folder / "encodings"
+
+
+def _record(example: Example) -> dict[str, Any]:
+    images = []
+    for image in example.images:
+        if not isinstance(image, Path):
+            raise DataError(f"example {example.id}: expected images in files")
+        images.append({"key": image_key(image).hex(), "file": str(image.absolute())})
+    return {
+        "id": example.id,
+        "images": images,
+        "text": example.text,
+        "answers": dict(example.answers),
+        "choices": list(example.choices),
+        "label": example.label,
+        "meta": dict(example.meta),
+    }
+
+
+def _example(record: Mapping[str, Any], images: tuple[Any, ...]) -> Example:
+    return Example(
+        record["id"],
+        images,
+        record["text"],
+        record["answers"],
+        tuple(record["choices"]),
+        record["label"],
+        record["meta"],
+    )
+
+
+def _load_client(folder: Path, name: str, encoder: str) -> ClientData:
+    about = read_about(folder)
+    if about is None:
+        raise DataError(f"{folder / 'client.json'}: no such file; prepare the data again")
+    cache = EncodingCache(encodings_folder(folder), encoder)
+    splits: dict[str, tuple[Example, ...]] = {}
+    for split, records in read_records(folder).items():
+        examples = []
+        for record in records:
+            keys = [bytes.fromhex(image["key"]) for image in record["images"]]
+            if not all(key in cache.images for key in keys):
+                raise DataError(
+                    f"client {name}, {split}: an image of question {record['id']} is not in {cache.images.folder}; "
+                    "prepare the data again"
+                )
+            images = tuple(EncodedImage.of(cache.images[key], encoder) for key in keys)
+            examples.append(_example(record, images))
+        splits[split] = tuple(examples)
+    return ClientData(
+        name,
+        about["task"],
+        splits["train"],
+        splits["validation"],
+        splits["test"],
+        tuple(about["answers"]),
+        about["description"],
+        encodings_folder(folder),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: expected a JSON object")
+    return content

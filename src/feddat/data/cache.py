@@ -1,0 +1,202 @@
+"""What encoders make of images and texts, kept on disk: decoded, resized and tokenised once, then memory-mapped.
+
+A store is a folder of *shards*, safetensors files (https://github.com/huggingface/safetensors) of three tensors:
+``keys`` uint8 (n, 16), ``shapes`` int32 (n, dimensions) and ``data``, the arrays' values one behind the other. A shard
+is written whole under a temporary name and then renamed, so that a kill loses only the shards being written; a torn or
+foreign file is passed over, and its arrays are made again. Nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from feddat.example import DataError, Image
+from feddat.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+FORMAT = "feddat-arrays-1"
+KEY_BYTES = 16
+#: Images per shard: 40 MB of 384 x 512 pixels.
+SHARD_IMAGES = 64
+
+
+class ArrayStore:
+    """Arrays of one dtype by key, in the shards of one folder.
+
+    Args:
+        folder: of the shards; it need not exist yet.
+        owner: fingerprint of the encoder that makes the arrays; shards of another are passed over.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        self.folder = folder
+        self.owner = owner
+        self._arrays: dict[bytes, NDArray[Any]] = {}
+        self._known: set[Path] = set()
+        self.refresh()
+
+    def __contains__(self, key: bytes) -> bool:
+        """Return whether there is an array of this key."""
+        return key in self._arrays
+
+    def __getitem__(self, key: bytes) -> NDArray[Any]:
+        """Return the array of a key: a view of a file, of which only what is used is read.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._arrays[key]
+
+    def add(self, arrays: Mapping[bytes, NDArray[Any]]) -> None:
+        """Write arrays as one shard.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        if arrays:
+            self._read(write_shard(self.folder, self.owner, arrays))
+
+    def refresh(self) -> None:
+        """Take in the shards that came to the folder since the last look."""
+        for path in sorted(set(self.folder.glob("*.safetensors")) - self._known):
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        self._known.add(path)
+        try:
+            with safe_open(path, framework="np") as file:
+                metadata = file.metadata() or {}
+                keys, shapes = file.get_tensor("keys"), file.get_tensor("shapes")
+            data = _map(path, "data")
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            log.warning("%s: not a whole shard (%s); what it held is made again", path, error)
+            return
+        if (metadata.get("format"), metadata.get("owner")) != (FORMAT, self.owner):
+            log.warning("%s: not of this format and encoder; passed over", path)
+            return
+        ends = np.cumsum(shapes.prod(axis=1, dtype=np.int64))
+        for key, shape, end in zip(keys, shapes.tolist(), ends.tolist(), strict=True):
+            self._arrays[key.tobytes()] = data[end - int(np.prod(shape)) : end].reshape(shape)
+
+
+class EncodingCache:
+    """What one encoder makes of one owner's images and texts.
+
+    Attributes:
+        images: key of an image -> uint8 (3, H, W).
+        texts: key of a text -> token ids, int32 (L,).
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.images = ArrayStore(image_folder(folder, fingerprint), fingerprint)
+        self.texts = ArrayStore(text_folder(folder, fingerprint), fingerprint)
+
+
+class EncodedImage(np.ndarray[Any, np.dtype[np.uint8]]):
+    """An image (H, W, 3) that is at model resolution already: a view of an encoder's (3, H, W) array on disk.
+
+    Attributes:
+        encoder: fingerprint of the encoder.
+    """
+
+    encoder: str = ""
+
+    @classmethod
+    def of(cls, encoded: NDArray[np.uint8], encoder: str) -> EncodedImage:
+        """Return the image of an encoder's array (3, H, W)."""
+        image = encoded.transpose(1, 2, 0).view(cls)
+        image.encoder = encoder
+        return image
+
+    @property
+    def encoded(self) -> NDArray[np.uint8]:
+        """The encoder's array (3, H, W)."""
+        return self.transpose(2, 0, 1).view(np.ndarray)
+
+
+def image_folder(folder: Path, fingerprint: str) -> Path:
+    """Return where the encoded images below ``folder`` lie."""
+    return folder / fingerprint / "images"
+
+
+def text_folder(folder: Path, fingerprint: str) -> Path:
+    """Return where the encoded texts below ``folder`` lie."""
+    return folder / fingerprint / "texts"
+
+
+def image_key(image: Image) -> bytes:
+    """Return the key of an image: of its pixels in memory, or of its file's path, size and time of change.
+
+    Raises:
+        DataError: there is no such file.
+    """
+    if not isinstance(image, Path):
+        digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=KEY_BYTES)
+        digest.update(np.ascontiguousarray(image).data)
+        return digest.digest()
+    try:
+        state = image.stat()
+    except OSError as error:
+        raise DataError(f"image {image}: {error.strerror}") from None
+    return _hash(f"{image.absolute()}\x1f{state.st_size}\x1f{state.st_mtime_ns}")
+
+
+def text_key(text: str) -> bytes:
+    """Return the key of a text."""
+    return _hash(text)
+
+
+def write_shard(folder: Path, owner: str, arrays: Mapping[bytes, NDArray[Any]]) -> Path:
+    """Write arrays of one dtype and number of dimensions as one shard, and return its path.
+
+    Raises:
+        DataError: the disk refuses; nothing is left of the shard.
+    """
+    name = hashlib.blake2b(b"".join(arrays), digest_size=KEY_BYTES).hexdigest()
+    path = folder / f"{name}.safetensors"
+    tensors: dict[str, NDArray[Any]] = {
+        "keys": np.stack([np.frombuffer(key, np.uint8) for key in arrays]),
+        "shapes": np.array([array.shape for array in arrays.values()], np.int32),
+        "data": np.concatenate([array.reshape(-1) for array in arrays.values()]),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, save(tensors, metadata={"format": FORMAT, "owner": owner}))
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; what is written stays, and the same command goes on") from None
+    return path
+
+
+def shards(keys: Iterable[bytes]) -> list[list[bytes]]:
+    """Return the keys of images in groups of one shard each."""
+    keys = list(keys)
+    return [keys[start : start + SHARD_IMAGES] for start in range(0, len(keys), SHARD_IMAGES)]
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
+
+
+def _map(path: Path, name: str) -> NDArray[Any]:
+    """Return a tensor of a safetensors file as a memory map; writing to it does not change the file."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+    begin, end = entry["data_offsets"]
+    dtype = {"U8": np.uint8, "I32": np.int32}[entry["dtype"]]
+    if begin == end:  # an empty map is an error
+        return np.empty(0, dtype)
+    return np.memmap(path, dtype, mode="c", offset=8 + length + begin, shape=entry["shape"])

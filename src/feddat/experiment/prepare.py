@@ -1,0 +1,236 @@
+"""From published files to a federation on disk: draw each client's questions, then encode its images and texts.
+
+Everything is written whole or not at all and in small pieces, so that a run killed at any moment goes on where it was:
+a client's questions are drawn once, and an image in a shard is not decoded again. Images are streamed through worker
+processes, each of which holds one shard at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feddat.benchmarks.draw import draw_client
+from feddat.benchmarks.paper import FEDERATIONS, Part
+from feddat.benchmarks.prepared import (
+    MANIFEST,
+    Request,
+    encodings_folder,
+    read_about,
+    read_manifest,
+    read_records,
+    source_example,
+    write_client,
+    write_records,
+)
+from feddat.data.cache import EncodingCache, image_folder, shards, text_folder, text_key, write_shard
+from feddat.example import DataError
+from feddat.experiment.events import Progress
+from feddat.experiment.folder import ExperimentError, disk_errors, exclusive
+from feddat.experiment.workers import run_parallel
+from feddat.files import write_json
+from feddat.models.base import Encoder
+from feddat.models.catalog import load_encoder
+from feddat.tasks import make_task
+
+#: A worker takes as long to load its libraries as it takes to encode so many images.
+IMAGES_PER_WORKER = 500
+
+
+def prepare(
+    request: Request,
+    folder: Path,
+    jobs: int | None = None,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    progress: Progress = lambda event: None,
+) -> dict[str, Any]:
+    """Prepare a federation in ``folder``, or go on with it, and return what its ``prepare.json`` holds.
+
+    Args:
+        request: what to prepare.
+        folder: where.
+        jobs: worker processes that decode; default: one per core.
+        skip_bad: leave out questions whose image is missing or cannot be decoded, instead of raising.
+        overwrite: remove what was prepared there before.
+        progress: receives ``reading`` with a ``client`` before its questions are drawn, then ``images`` with a
+            ``client``, and how many of them in ``total`` are ``done``.
+
+    Raises:
+        DataError: a source file or an image is missing or unusable; names it.
+        ModelError: the model cannot be used.
+        ExperimentError: the folder holds something else, is in use, or the disk refuses.
+    """
+    described = request.described()
+    with exclusive(folder, f"{folder}: another process is preparing it"), disk_errors(folder):
+        manifest = _begin(folder, described, overwrite)
+        if manifest["complete"]:
+            return manifest
+        parts = FEDERATIONS[request.benchmark].parts
+        work = {}
+        for part in parts:
+            progress({"event": "reading", "client": part.client})
+            work[part.client] = _pending(part, request, folder, skip_bad)
+        unreadable = _encode(work, jobs, progress)
+        clients = {}
+        for part in parts:
+            _drop(folder / part.client, unreadable.get(part.client, []))
+            clients[part.client] = read_about(folder / part.client)
+        manifest |= {"complete": True, "clients": clients}
+        write_json(folder / MANIFEST, manifest)
+        return manifest
+
+
+def _begin(folder: Path, described: dict[str, Any], overwrite: bool) -> dict[str, Any]:
+    """Return what the folder says about itself, after making it a folder of this request."""
+    entries = [entry for entry in folder.iterdir() if entry.name != ".lock"]
+    manifest = read_manifest(folder)
+    if manifest is None and entries:
+        raise ExperimentError(f"folder {folder}: not empty and not prepared by `feddat data prepare`; choose another")
+    if manifest is not None and not overwrite:
+        other = manifest["request"]
+        if differing := [key for key in described if described[key] != other.get(key)]:
+            raise ExperimentError(
+                f"folder {folder} was prepared otherwise: {', '.join(differing)} differ; replace it (--overwrite) or "
+                "choose another"
+            )
+        return manifest
+    if manifest is not None:
+        # First of all it is no longer complete: a half-emptied folder is not taken for a prepared one.
+        write_json(folder / MANIFEST, manifest | {"complete": False})
+        for entry in entries:
+            if entry.is_dir():
+                shutil.rmtree(entry)
+    manifest = {"request": described, "complete": False, "clients": {}}
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one worker does at a time: one shard of images, or a client's texts.
+
+    Attributes:
+        client: whose they are.
+        folder: of the client's encodings.
+        model: whose encoder.
+        images: key -> file.
+        texts: texts to tokenise.
+        skip_bad: go on after an image that cannot be used.
+    """
+
+    client: str
+    folder: Path
+    model: str
+    images: Mapping[bytes, Path]
+    texts: tuple[str, ...]
+    skip_bad: bool
+
+
+def _pending(part: Part, request: Request, folder: Path, skip_bad: bool) -> list[_Work]:
+    """Draw a client's questions, if that is still to be done, and return what of them is still to be encoded."""
+    own = folder / part.client
+    about = read_about(own)
+    if about is None:
+        data, counts = draw_client(part, request.root, request.seed, request.sizes, skip_bad)
+        about = write_client(own, data, counts)
+    task = make_task(about["task"], about["answers"])
+    examples = [source_example(record) for records in read_records(own).values() for record in records]
+    cache = EncodingCache(encodings_folder(own), request.encoder)
+    texts = {view.text for example in examples for view in task.views(example)}
+    missing_texts = tuple(sorted(text for text in texts if text_key(text) not in cache.texts))
+    files = {
+        bytes.fromhex(image["key"]): Path(image["file"])
+        for records in read_records(own).values()
+        for record in records
+        for image in record["images"]
+    }
+    work = [
+        _Work(part.client, cache.folder, request.model, {key: files[key] for key in group}, (), skip_bad)
+        for group in shards(key for key in files if key not in cache.images)
+    ]
+    if missing_texts:
+        work.append(_Work(part.client, cache.folder, request.model, {}, missing_texts, skip_bad))
+    return work
+
+
+def _encode(work: Mapping[str, list[_Work]], jobs: int | None, progress: Progress) -> dict[str, list[bytes]]:
+    """Encode everything, and return the keys of images that cannot be used, by client."""
+    totals = {client: sum(len(item.images) for item in items) for client, items in work.items()}
+    done = dict.fromkeys(totals, 0)
+    for client, total in totals.items():
+        progress({"event": "images", "client": client, "done": 0, "total": total})
+    tasks = {f"{client} {n}": item for client, items in work.items() for n, item in enumerate(items)}
+    unreadable: dict[str, list[bytes]] = {}
+
+    def advance(name: str, event: dict[str, Any]) -> None:
+        item = tasks[name]
+        if event["event"] == "failure":
+            raise DataError(f"client {item.client}: {event['reason']}")
+        done[item.client] += len(item.images)
+        unreadable.setdefault(item.client, []).extend(event["unreadable"])
+        told = {"client": item.client, "done": done[item.client], "total": totals[item.client]}
+        progress({"event": "images"} | told)
+
+    most = max(1, sum(totals.values()) // IMAGES_PER_WORKER)
+    jobs = min(jobs or os.cpu_count() or 1, most)
+    if jobs > 1:
+        run_parallel(_encode_work, tasks, jobs, advance)
+    else:
+        for name, item in tasks.items():
+            try:
+                _encode_work(item, partial(advance, name))
+            except DataError as error:
+                raise DataError(f"client {item.client}: {error}") from None
+    return unreadable
+
+
+def _encode_work(work: _Work, emit: Callable[[dict[str, Any]], None]) -> None:
+    """Encode one shard, in whatever process; emit one event when it is written."""
+    encoder = _encoder(work.model)
+    owner = encoder.fingerprint
+    images: dict[bytes, NDArray[Any]] = {}
+    unreadable = []
+    for key, file in work.images.items():
+        try:
+            images[key] = encoder.image(file).numpy()
+        except DataError:
+            if not work.skip_bad:
+                raise
+            unreadable.append(key)
+    if images:
+        write_shard(image_folder(work.folder, owner), owner, images)
+    if work.texts:
+        ids = zip(work.texts, encoder.texts(work.texts), strict=True)
+        arrays = {text_key(text): np.array(row, np.int32) for text, row in ids}
+        write_shard(text_folder(work.folder, owner), owner, arrays)
+    emit({"event": "encoded", "unreadable": unreadable})
+
+
+@lru_cache(maxsize=1)
+def _encoder(model: str) -> Encoder:
+    return load_encoder(model)
+
+
+def _drop(folder: Path, unreadable: Iterable[bytes]) -> None:
+    """Take the questions about images that cannot be used out of a client's files, and count them."""
+    keys = {key.hex() for key in unreadable}
+    about = read_about(folder)
+    if not keys or about is None:
+        return
+    records = read_records(folder)
+    for split, before in records.items():
+        records[split] = [record for record in before if not any(image["key"] in keys for image in record["images"])]
+        about["counts"][split]["unreadable"] += len(before) - len(records[split])
+        about["counts"][split]["kept"] = len(records[split])
+        if not records[split]:
+            raise DataError(f"client {folder.name}: no {split} question is left: none of its images can be decoded")
+    write_records(folder, records, about)
