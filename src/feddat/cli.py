@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -573,10 +575,28 @@ def prepare(
 
         with _interruptible("the same command again"), PrepareDisplay(out, f"{benchmark} from {root}") as display:
             prepare(request, to, jobs, skip_bad, overwrite, display)
-    from feddat.report.prepared import prepared_table
-
-    out.print(prepared_table(read_manifest(to) or {}))
+    out.print(_counts((read_manifest(to) or {})["clients"]))
     out.print(Text.assemble(("folder  ", "dim"), str(to)), soft_wrap=True)
+
+
+def _counts(clients: Mapping[str, Any]) -> Table:
+    """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
+    caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    keys = ("published", "outside", "broken", "kept")
+    for heading in ("client", "split", *keys, "skipped", "answers"):
+        table.add_column(heading, justify="left" if heading in ("client", "split") else "right", no_wrap=True)
+    for client, about in clients.items():
+        for split, counts in about["counts"].items():
+            numbers = [*(counts[key] for key in keys), sum(counts["skipped"].values())]
+            first = split == "train"
+            table.add_row(
+                Text(client if first else ""),
+                split,
+                *map(str, numbers),
+                str(len(about["answers"]) or "") if first else "",
+            )
+    return table
 
 
 class _Interrupted(click.ClickException):

@@ -44,15 +44,17 @@ class Count:
     Attributes:
         published: questions that the reader gave.
         outside: dropped, as none of their answers is in the vocabulary.
-        kept: drawn for the client.
-        unreadable: dropped, as an image cannot be decoded.
+        drawn: for the client.
+        broken: of those drawn, left out as an image cannot be decoded.
+        kept: what the client has.
         skipped: why the reader left questions out, and how many; a training split's are counted under ``train``.
     """
 
     published: int = 0
     outside: int = 0
+    drawn: int = 0
+    broken: int = 0
     kept: int = 0
-    unreadable: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
 
 
@@ -108,7 +110,7 @@ def draw_client(
                 f"client {part.client}: no {split} question is left of {counts[split].published} in {folder} "
                 f"({counts[split].outside} have none of the {len(answers)} answers)"
             )
-        counts[split].kept = len(examples)
+        counts[split].drawn = counts[split].kept = len(examples)
     data = ClientData(
         part.client,
         source.task,

@@ -13,7 +13,7 @@ A client's folder is all that the client needs: neither the published files nor 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from feddat.files import write_atomic, write_json
 from feddat.models.catalog import encoder_fingerprint
 
 FORMAT = "feddat-prepared-1"
-MANIFEST = "prepare.json"
+MANIFEST, CLIENT = "prepare.json", "client.json"
 SPLITS = ("train", "validation", "test")
 
 
@@ -95,7 +95,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 
 def is_prepared(folder: Path, request: Request) -> bool:
-    """Return whether a folder is completely prepared, as ``request`` asks.
+    """Return whether a folder is completely prepared, as ``request`` asks, and no file is missing or cut short.
 
     Raises:
         DataError: an annotation file is missing, or ``prepare.json`` is not of this format.
@@ -103,7 +103,21 @@ def is_prepared(folder: Path, request: Request) -> bool:
     """
     described = request.described()
     manifest = read_manifest(folder)
-    return manifest is not None and manifest["complete"] and manifest["request"] == described
+    if manifest is None or not manifest["complete"] or manifest["request"] != described:
+        return False
+    return not damaged_files(folder, manifest)
+
+
+def list_files(folder: Path, clients: Iterable[str]) -> dict[str, int]:
+    """Return the size of every file of the clients, by its path below ``folder``."""
+    paths = sorted(path for client in clients for path in (folder / client).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
+def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
+    """Return the files that are missing or of another size than when they were written."""
+    sizes = list_files(folder, manifest["clients"])
+    return [folder / name for name, size in manifest["files"].items() if sizes.get(name) != size]
 
 
 def load_prepared(folder: Path) -> tuple[dict[str, Any], tuple[ClientData, ...]]:
@@ -146,7 +160,7 @@ def write_records(folder: Path, records: Mapping[str, list[dict[str, Any]]], abo
     for split in SPLITS:
         lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records[split]]
         write_atomic(folder / f"{split}.jsonl", "".join(lines).encode())
-    write_json(folder / "client.json", about)
+    write_json(folder / CLIENT, about)
 
 
 def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -167,7 +181,7 @@ def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def read_about(folder: Path) -> dict[str, Any] | None:
     """Return ``client.json``; ``None`` where the client's questions are not written yet."""
-    path = folder / "client.json"
+    path = folder / CLIENT
     return _read_json(path) if path.is_file() else None
 
 

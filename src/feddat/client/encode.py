@@ -56,6 +56,7 @@ def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache) -> 
         # Runs side by side: the first one encodes, the others wait and find everything there.
         with locked(cache.images.folder, wait=True):
             cache.images.refresh()
+            cache.images.tidy()
             for group in shards(key for key in files if key not in cache.images):
                 cache.images.add({key: encoder.image(files[key]).numpy() for key in group})
     return [
@@ -67,6 +68,7 @@ def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache) -> 
 def _texts(encoder: Encoder, texts: Sequence[str], cache: EncodingCache) -> list[list[int]]:
     keys = {text: text_key(text) for text in texts}
     missing = [text for text, key in keys.items() if key not in cache.texts]
-    ids = encoder.texts(missing)
-    cache.texts.add({keys[text]: np.array(row, np.int32) for text, row in zip(missing, ids, strict=True)})
+    if missing:
+        ids = encoder.texts(missing)
+        cache.texts.add({keys[text]: np.array(row, np.int32) for text, row in zip(missing, ids, strict=True)})
     return [cache.texts[keys[text]].tolist() for text in texts]

@@ -44,6 +44,7 @@ class ArrayStore:
         self.owner = owner
         self._arrays: dict[bytes, NDArray[Any]] = {}
         self._known: set[Path] = set()
+        self._torn: list[Path] = []
         self.refresh()
 
     def __contains__(self, key: bytes) -> bool:
@@ -67,6 +68,16 @@ class ArrayStore:
         if arrays:
             self._read(write_shard(self.folder, self.owner, arrays))
 
+    def tidy(self) -> None:
+        """Remove torn shards, and what killed processes were writing; for the one process that writes here.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        for path in [*self._torn, *self.folder.glob(".*.tmp")]:
+            path.unlink(missing_ok=True)
+        self._torn.clear()
+
     def refresh(self) -> None:
         """Take in the shards that came to the folder since the last look."""
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._known):
@@ -81,6 +92,7 @@ class ArrayStore:
             data = _map(path, "data")
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             log.warning("%s: not a whole shard (%s); what it held is made again", path, error)
+            self._torn.append(path)
             return
         if (metadata.get("format"), metadata.get("owner")) != (FORMAT, self.owner):
             log.warning("%s: not of this format and encoder; passed over", path)
@@ -138,12 +150,14 @@ def text_folder(folder: Path, fingerprint: str) -> Path:
 
 
 def image_key(image: Image) -> bytes:
-    """Return the key of an image: of its pixels in memory, or of its file's path, size and time of change.
+    """Return the key of an image: of its pixels or bytes in memory, or of its file's path, size and time of change.
 
     Raises:
         DataError: there is no such file.
     """
-    if not isinstance(image, Path):
+    if isinstance(image, bytes):
+        return hashlib.blake2b(image, digest_size=KEY_BYTES).digest()
+    if isinstance(image, np.ndarray):
         digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=KEY_BYTES)
         digest.update(np.ascontiguousarray(image).data)
         return digest.digest()

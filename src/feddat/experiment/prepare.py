@@ -21,9 +21,12 @@ from numpy.typing import NDArray
 from feddat.benchmarks.draw import draw_client
 from feddat.benchmarks.paper import FEDERATIONS, Part
 from feddat.benchmarks.prepared import (
+    CLIENT,
     MANIFEST,
     Request,
+    damaged_files,
     encodings_folder,
+    list_files,
     read_about,
     read_manifest,
     read_records,
@@ -74,17 +77,13 @@ def prepare(
         manifest = _begin(folder, described, overwrite)
         if manifest["complete"]:
             return manifest
-        parts = FEDERATIONS[request.benchmark].parts
         work = {}
-        for part in parts:
+        for part in FEDERATIONS[request.benchmark].parts:
             progress({"event": "reading", "client": part.client})
             work[part.client] = _pending(part, request, folder, skip_bad)
         unreadable = _encode(work, jobs, progress)
-        clients = {}
-        for part in parts:
-            _drop(folder / part.client, unreadable.get(part.client, []))
-            clients[part.client] = read_about(folder / part.client)
-        manifest |= {"complete": True, "clients": clients}
+        clients = {client: _drop(folder / client, unreadable.get(client, [])) for client in work}
+        manifest |= {"complete": True, "clients": clients, "files": list_files(folder, clients)}
         write_json(folder / MANIFEST, manifest)
         return manifest
 
@@ -102,16 +101,29 @@ def _begin(folder: Path, described: dict[str, Any], overwrite: bool) -> dict[str
                 f"folder {folder} was prepared otherwise: {', '.join(differing)} differ; replace it (--overwrite) or "
                 "choose another"
             )
+        if manifest["complete"]:
+            _remove_damaged(folder, manifest)
         return manifest
     if manifest is not None:
         # First of all it is no longer complete: a half-emptied folder is not taken for a prepared one.
         write_json(folder / MANIFEST, manifest | {"complete": False})
         for entry in entries:
             if entry.is_dir():
+                (entry / CLIENT).unlink(missing_ok=True)
                 shutil.rmtree(entry)
-    manifest = {"request": described, "complete": False, "clients": {}}
+    manifest = {"request": described, "complete": False, "clients": {}, "files": {}}
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _remove_damaged(folder: Path, manifest: dict[str, Any]) -> None:
+    """Remove files that are not as they were written, so that they are made again; shards are, one by one."""
+    damaged = damaged_files(folder, manifest)
+    for path in damaged:
+        path.unlink(missing_ok=True)
+        if path.suffix == ".jsonl":  # without it the client's questions are drawn again
+            (path.parent / CLIENT).unlink(missing_ok=True)
+    manifest["complete"] = not damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,16 +155,13 @@ def _pending(part: Part, request: Request, folder: Path, skip_bad: bool) -> list
         data, counts = draw_client(part, request.root, request.seed, request.sizes, skip_bad)
         about = write_client(own, data, counts)
     task = make_task(about["task"], about["answers"])
-    examples = [source_example(record) for records in read_records(own).values() for record in records]
+    records = [record for split in read_records(own).values() for record in split]
     cache = EncodingCache(encodings_folder(own), request.encoder)
-    texts = {view.text for example in examples for view in task.views(example)}
+    cache.images.tidy()
+    cache.texts.tidy()
+    texts = {view.text for record in records for view in task.views(source_example(record))}
     missing_texts = tuple(sorted(text for text in texts if text_key(text) not in cache.texts))
-    files = {
-        bytes.fromhex(image["key"]): Path(image["file"])
-        for records in read_records(own).values()
-        for record in records
-        for image in record["images"]
-    }
+    files = {bytes.fromhex(image["key"]): Path(image["file"]) for record in records for image in record["images"]}
     work = [
         _Work(part.client, cache.folder, request.model, {key: files[key] for key in group}, (), skip_bad)
         for group in shards(key for key in files if key not in cache.images)
@@ -175,8 +184,10 @@ def _encode(work: Mapping[str, list[_Work]], jobs: int | None, progress: Progres
         item = tasks[name]
         if event["event"] == "failure":
             raise DataError(f"client {item.client}: {event['reason']}")
-        done[item.client] += len(item.images)
         unreadable.setdefault(item.client, []).extend(event["unreadable"])
+        if not item.images:
+            return
+        done[item.client] += len(item.images)
         told = {"client": item.client, "done": done[item.client], "total": totals[item.client]}
         progress({"event": "images"} | told)
 
@@ -220,17 +231,17 @@ def _encoder(model: str) -> Encoder:
     return load_encoder(model)
 
 
-def _drop(folder: Path, unreadable: Iterable[bytes]) -> None:
-    """Take the questions about images that cannot be used out of a client's files, and count them."""
+def _drop(folder: Path, unreadable: Iterable[bytes]) -> dict[str, Any]:
+    """Take the questions about images that cannot be used out of a client's files, and return its ``client.json``."""
     keys = {key.hex() for key in unreadable}
-    about = read_about(folder)
-    if not keys or about is None:
-        return
-    records = read_records(folder)
+    about, records = read_about(folder) or {}, read_records(folder)
     for split, before in records.items():
-        records[split] = [record for record in before if not any(image["key"] in keys for image in record["images"])]
-        about["counts"][split]["unreadable"] += len(before) - len(records[split])
-        about["counts"][split]["kept"] = len(records[split])
-        if not records[split]:
+        kept = [record for record in before if not any(image["key"] in keys for image in record["images"])]
+        if not kept:
             raise DataError(f"client {folder.name}: no {split} question is left: none of its images can be decoded")
+        counts = about["counts"][split]
+        # Counted from what was drawn: an earlier start may have been killed after it took some out.
+        counts["kept"], counts["broken"] = len(kept), counts["drawn"] - len(kept)
+        records[split] = kept
     write_records(folder, records, about)
+    return about

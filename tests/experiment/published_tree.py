@@ -1,0 +1,13 @@
+"""A small tree of published files, for tests that prepare it."""
+
+from pathlib import Path
+
+from data.readers.layouts import write_tree
+from feddat.benchmarks.paper import FEDERATIONS
+
+
+def write_published(root: Path, benchmark: str, count: int = 40) -> Path:
+    """Write the datasets of a federation below ``root``, ``count`` questions per split, and return it."""
+    for part in FEDERATIONS[benchmark].parts:
+        write_tree(part.source, root / part.folder, ["train", part.test], count)
+    return root
