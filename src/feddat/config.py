@@ -138,7 +138,9 @@ class RunConfig(_Section):
     benchmark: str | None = Field(
         "mini/domain", description="name in the catalog, or a prepared folder; or give `clients`"
     )
-    root: Path | None = Field(None, description="folder of the published datasets that a benchmark paper/* is made of")
+    root: Path | None = Field(
+        None, description="paper/*: folder of the published datasets, or of the prepared folders domain, scene, ..."
+    )
     clients: dict[str, dict[str, Any]] | None = Field(
         None,
         description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",

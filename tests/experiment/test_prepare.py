@@ -108,6 +108,13 @@ def test_a_run_over_a_prepared_folder_decodes_nothing(done, model, tmp_path, mon
     assert shard_files(done) == before and not tokenised
 
 
+def test_a_name_of_the_paper_finds_the_prepared_folder_below_root(done):
+    named, direct = load_benchmark("paper/task", root=done.parent), load_benchmark(str(done))
+    assert (named.name, direct.name) == ("paper/task", str(done))
+    for one, other in zip(named.clients, direct.clients, strict=True):
+        assert [e.id for e in one.train] == [e.id for e in other.train]
+
+
 def test_caps_apply_to_a_prepared_folder(done, model, tmp_path):
     from feddat.config import load_config
     from feddat.experiment import load_clients

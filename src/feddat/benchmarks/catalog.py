@@ -10,7 +10,7 @@ from pathlib import Path
 
 from feddat.benchmarks.draw import TEST_EXAMPLES, TRAIN_EXAMPLES, Sizes, draw_client
 from feddat.benchmarks.paper import FEDERATIONS
-from feddat.benchmarks.prepared import load_prepared
+from feddat.benchmarks.prepared import MANIFEST, load_prepared
 from feddat.data.mini.concepts import GROUPS
 from feddat.data.mini.generate import SPLITS, easy_vqa_client, mini_client
 from feddat.example import ClientData
@@ -147,7 +147,7 @@ def load_benchmark(
         seed: seed of the data; a prepared folder has its own.
         train_examples: training examples per client.
         test_examples: test examples per client; mini/*: validation gets half as many. A prepared folder is read whole.
-        root: ``paper/*``: folder of the published datasets.
+        root: ``paper/*``: folder of the published datasets; or of prepared ones, called ``domain``, ``scene``, ...
 
     Raises:
         BenchmarkError: unknown name, or ``root`` is missing.
@@ -164,12 +164,19 @@ def load_benchmark(
                 f"benchmark {name}: give root=DIR, the folder of the published datasets, or prepare it once with "
                 "`feddat data prepare` and give the prepared folder"
             )
+        ready = root / name.removeprefix("paper/")
+        if (ready / MANIFEST).is_file():
+            return _prepared(name, ready)
         federation = FEDERATIONS[name]
         wanted = Sizes(train_examples or TRAIN_EXAMPLES, test_examples or TEST_EXAMPLES)
         clients = tuple(draw_client(part, root, seed, wanted)[0] for part in federation.parts)
         return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
     if Path(name).is_dir():
-        manifest, clients = load_prepared(Path(name))
-        federation = FEDERATIONS[manifest["request"]["benchmark"]]
-        return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
+        return _prepared(name, Path(name))
     raise BenchmarkError(f"unknown benchmark {name!r}; known: {', '.join(list_benchmarks())}, or a prepared folder")
+
+
+def _prepared(name: str, folder: Path) -> Benchmark:
+    manifest, clients = load_prepared(folder)
+    federation = FEDERATIONS[manifest["request"]["benchmark"]]
+    return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
