@@ -29,7 +29,9 @@ class _Section(BaseModel):
 class AdapterConfig(_Section):
     """What is inserted into the frozen backbone (METHOD: r = 16 reduces the width d to d / r)."""
 
-    peft: str = Field("bottleneck", description="kind, see `feddat list`")
+    peft: str | None = Field(
+        None, description="kind, see `feddat list`; default: the one a method is made for, else bottleneck"
+    )
     reduction: int = Field(16, ge=1, description="bottleneck: inner width is hidden size / reduction")
     rank: int = Field(16, ge=1, description="LoRA: rank")
     alpha: int = Field(16, ge=1, description="LoRA: scale numerator (scale = alpha / rank)")
@@ -40,8 +42,8 @@ class AdapterConfig(_Section):
 
     @field_validator("peft")
     @classmethod
-    def _known_kind(cls, value: str) -> str:
-        if value not in KINDS:
+    def _known_kind(cls, value: str | None) -> str | None:
+        if value is not None and value not in KINDS:
             raise ValueError(f"unknown kind of adapter; kinds are {', '.join(KINDS)}")
         return value
 
@@ -67,6 +69,17 @@ class AlgorithmConfig(_Section):
     heads: Literal["shared", "separate"] = Field(
         "shared",
         description="methods with a global and a personal route: one personal head for both, or one for each",
+    )
+    head_share: float = Field(
+        0.5, ge=0, le=1, description="fedrep: share of a round's steps that trains the head alone"
+    )
+    personal_layers: int = Field(1, ge=1, description="fedper: so many last layers' adapters stay with their client")
+    instances: int = Field(5, ge=1, description="feddpa: training examples that a question is compared with")
+    local_weight: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="feddpa: weight of the local adapter in training, and for the most familiar question",
     )
     personal_epochs: int = Field(
         0, ge=0, description="fedavg: epochs of personal fine-tuning after the last round, not communicated"

@@ -54,6 +54,9 @@ KINDS: dict[str, Kind] = {
     "head": Kind("head only", "nothing but the head; nothing travels", "Alain and Bengio, arXiv 1610.01644"),
 }
 
+#: Kinds whose adapters can be added up.
+MIXING = tuple(name for name, kind in KINDS.items() if kind.mixes)
+
 
 def named_variants() -> Iterator[tuple[str, str, str]]:
     """Yield METHOD-KIND, the method and the kind of every pair that can be named."""

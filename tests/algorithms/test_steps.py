@@ -125,4 +125,10 @@ def test_the_table_of_methods():
         "local": (("local",), False, False, ("local",)),
         "central": (("global",), False, True, ("global",)),
         "head": ((), False, False, ("none",)),
+        "fedrep": (("global",), True, False, ("global",)),
+        "fedper": (("global",), True, False, ("global",)),
+        "feddpa": (("global", "local"), True, False, ("mixed", "local", "global")),
+        "fedalt": (("local",), True, False, ("mixed",)),
+        "fedsa-lora": (("global",), True, False, ("global",)),
+        "ffa-lora": (("global",), True, False, ("global",)),
     }

@@ -26,7 +26,7 @@ class Process:
         self.config = load_config(**(values | settings))
         self.backbone = ViltBackbone(model_folder)
         adapter = self.config.adapter
-        self.adapters = build_adapters(self.backbone.model, peft=adapter.peft, reduction=4, rank=4)
+        self.adapters = build_adapters(self.backbone.model, peft=adapter.peft or "bottleneck", reduction=4, rank=4)
         self.algorithm = ALGORITHMS[method]
 
     def participant(self, *members, name=None):

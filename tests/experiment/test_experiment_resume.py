@@ -68,10 +68,17 @@ def test_stopped_at_an_event(make_config, uninterrupted, count):
         {"method": "fedavg-prompt"},
         {"method": "fedavg-norm"},
         {"method": "local-full"},
+        {"method": "fedrep"},
+        {"method": "fedper"},
+        {"method": "feddpa"},
+        {"method": "fedalt"},
+        {"method": "fedalt", "server.fraction": 0.5, "rounds": 3},
+        {"method": "fedsa-lora"},
+        {"method": "ffa-lora"},
         {"server.fraction": 0.5, "server.weighting": "examples"},
         {"method": "fedavg", "server.rule": "fedadam"},
     ],
-    ids=["fedavg-ft", "local", "central", "prompts", "norms", "full", "sampled", "fedadam"],
+    ids=lambda values: "-".join(map(str, values.values())),
 )
 def test_stopped_in_the_last_round_of_other_methods(make_config, uninterrupted, values):
     config = make_config(**values)
@@ -79,7 +86,7 @@ def test_stopped_in_the_last_round_of_other_methods(make_config, uninterrupted, 
 
     def progress(event):
         fits.append(event["event"])
-        if event["event"] == "eval" and event["round"] == 2:
+        if event["event"] == "eval" and event["round"] == config.rounds:
             raise Stop
 
     with pytest.raises(Stop):

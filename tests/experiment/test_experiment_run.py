@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from flwr.common.serde import recorddict_to_proto
 from PIL import Image
 from safetensors.torch import load_file
@@ -87,10 +88,11 @@ def test_every_method_runs_and_reports_the_routes_it_has(make_config, method):
     events = []
     config = make_config(method=method, rounds=1)
     summary = Experiment(config).run(events.append)
-    routes = {"dat", "local", "global"} if method.startswith("feddat") else {"score"}
+    answers = ALGORITHMS[Experiment(config).settings.method].routes
+    routes = set(answers) if len(answers) > 1 else {"score"}
     assert {name: set(scores) for name, scores in summary["clients"].items()} == {"ann": routes, "bob": routes}
     assert summary["method"] == method
-    assert (summary["parameters"]["communicated"] > 0) == (method.startswith("fed"))
+    assert (summary["parameters"]["communicated"] > 0) == ALGORITHMS[Experiment(config).settings.method].communicates
     assert not summary["failed"]
     assert not summary["refused"]
     trained = [(e["client"], e["metrics"]["steps"]) for e in events if e["event"] == "fit"]
@@ -123,13 +125,23 @@ def test_every_kind_of_adapter_sends_what_it_trains(make_config, kind):
 
 @pytest.mark.parametrize("kind", ["prompt", "bias", "norm", "full", "head"])
 def test_feddat_needs_adapters_that_can_be_mixed(make_config, kind):
-    with pytest.raises(
-        ConfigError, match=f"feddat adds up the outputs of two adapters, which '{kind}' does not have; k"
-    ):
+    with pytest.raises(ConfigError, match=f"feddat needs adapters whose .* up, which '{kind}' is not; kinds .* lora"):
         Experiment(make_config(adapter__peft=kind))
 
 
-def test_what_leaves_a_client_is_the_global_adapter_counts_and_metrics(make_config, monkeypatch):
+@pytest.mark.parametrize(
+    ("method", "stays", "known"),
+    [
+        # The anchor is the adapter as it was received: the server knows it.
+        ("feddat", ["head/", "local."], "anchor."),
+        ("fedsa-lora", ["head/", "global.encoder"], "-"),
+        ("fedper", ["head/", "global.encoder.layer.1"], "-"),
+        ("feddpa", ["head/", "local.", "state.instances"], "-"),
+        # The local adapter is what it sends; the rest of the world is made of what the server sent.
+        ("fedalt", ["head/", "state.mixer"], ("local.", "anchor.")),
+    ],
+)
+def test_what_leaves_a_client_is_the_shared_part_counts_and_metrics(make_config, monkeypatch, method, stays, known):
     sent, states = [], []
 
     class Tapped(InProcessGrid):
@@ -139,30 +151,39 @@ def test_what_leaves_a_client_is_the_global_adapter_counts_and_metrics(make_conf
                 yield reply
 
     monkeypatch.setattr(run_module, "InProcessGrid", Tapped)
-    config = make_config()
-    Experiment(config).run()
-    expected = {
-        key: tuple(value.shape)
-        for key, value in load_file(config.run_dir / "checkpoints" / "round-00002.safetensors").items()
-    }
+    config = make_config(method=method)
+    expected = Experiment(config).run()["parameters"]["communicated"]
     for client in ("ann", "bob"):
         states += load_file(config.run_dir / "clients" / client / "round-0002.safetensors").items()
     private = {key: value.numpy().tobytes() for key, value in states if value.count_nonzero() > 0}
-    assert any(key.startswith("head/") for key in private)
-    assert any(key.startswith("local.") for key in private)
+    for prefix in stays:
+        assert any(key.startswith(prefix) for key in private), prefix
     kinds = []
     for reply in sent:
         kinds.append(reply.metadata.message_type)
         wire = recorddict_to_proto(reply.content).SerializeToString()
         for word in (b"what is", b"color", b"green", b"blue", b".png"):
             assert word not in wire
-        # The anchor is the adapter as it was received: the server knows it.
-        assert not [key for key, value in private.items() if value in wire and not key.startswith("anchor.")]
+        assert not [key for key, value in private.items() if value in wire and not key.startswith(known)]
         for record in reply.content.array_records.values():
-            assert {key: tuple(array.shape) for key, array in record.items()} == expected
+            assert sum(array.numpy().size for array in record.values()) == expected
+            assert method != "fedsa-lora" or all(".lora_A." in key for key in record)
         assert bool(reply.content.array_records) == (kinds[-1] == "train")
         assert bool(reply.content.config_records) == (kinds[-1] == "query")
     assert (kinds.count("query"), kinds.count("train"), kinds.count("evaluate")) == (2, 4, 6)
+
+
+def test_fedalt_clients_train_beside_the_rest_of_the_world(make_config):
+    config = make_config(method="fedalt", adapter__peft="lora")
+    Experiment(config).run()
+    state = {(c, r): load_file(config.run_dir / "clients" / c / f"round-000{r}.safetensors")
+             for c in ("ann", "bob") for r in (1, 2)}  # fmt: skip
+    for client, other in (("ann", "bob"), ("bob", "ann")):
+        rest = {key: value for key, value in state[client, 2].items() if key.startswith("anchor.")}
+        assert rest
+        for key, value in rest.items():
+            expected = state[other, 1][key.replace("anchor.", "local.")]
+            torch.testing.assert_close(value, expected, atol=1e-6, rtol=0)
 
 
 def test_a_second_run_in_the_same_process_gives_the_same_numbers(make_config):

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
 from feddat.algorithms.central import Central
+from feddat.algorithms.fedalt import FedALT
 from feddat.algorithms.fedavg import FedAvg
 from feddat.algorithms.feddat import FedDAT
+from feddat.algorithms.feddpa import FedDPA
+from feddat.algorithms.fedper import FedPer
+from feddat.algorithms.fedrep import FedRep
+from feddat.algorithms.fedsa_lora import FedSALora
+from feddat.algorithms.ffa_lora import FFALora
 from feddat.algorithms.head import Head
 from feddat.algorithms.local import Local
 
 #: Every algorithm by its name.
 ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: algorithm for algorithm in (FedDAT(), FedAvg(), Local(), Central(), Head())
+    algorithm.name: algorithm
+    for algorithm in (
+        FedDAT(),
+        FedAvg(),
+        Local(),
+        Central(),
+        Head(),
+        FedRep(),
+        FedPer(),
+        FedDPA(),
+        FedALT(),
+        FedSALora(),
+        FFALora(),
+    )
 }
 
 __all__ = ["ALGORITHMS", "Algorithm", "Learner", "RoundContext"]

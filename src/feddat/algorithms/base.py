@@ -9,7 +9,7 @@ client.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from feddat.adapters.base import Route
 from feddat.algorithms.server import ServerPart
-from feddat.config import AlgorithmConfig
+from feddat.config import AlgorithmConfig, RunConfig
 
 #: Name of the head that every member has.
 MAIN_HEAD = "main"
+#: In the names of LoRA's entries: the factor that is drawn at random, and the one that starts at 0; ΔW = scale · B · A.
+LORA_A, LORA_B = ".lora_A.", ".lora_B."
 
 
 @dataclass(slots=True)
@@ -117,6 +119,9 @@ class Algorithm(ABC):
         centralised: one place holds every client's data.
         routes: names of the answers evaluated, in the order of reports; the first is the method's own.
         server: what the server does beside or instead of the plain mean; ``None``: any server rule may be used.
+        kinds: kinds of adapter it works with (:data:`feddat.kinds.KINDS`), the default first; empty: every
+            kind whose adapters can do what :attr:`routes` ask for.
+        needs: what those kinds are, for messages.
     """
 
     name: ClassVar[str]
@@ -126,6 +131,16 @@ class Algorithm(ABC):
     centralised: ClassVar[bool] = False
     routes: ClassVar[tuple[str, ...]]
     server: ClassVar[ServerPart | None] = None
+    kinds: ClassVar[tuple[str, ...]] = ()
+    needs: ClassVar[str] = ""
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
+        """Return the algorithm for one run, given the names of an adapter's entries; most are the same for every run.
+
+        Raises:
+            ConfigError: settings do not go together.
+        """
+        return self
 
     @abstractmethod
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:

@@ -88,10 +88,10 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         for split in ("train", config.eval.split):
             if not client.split(split):
                 raise DataError(f"client {client.name}: split {split} is empty")
-    algorithm = ALGORITHMS[config.method]
+    backbone, adapters = _load_model(config.model, config.adapter, str(_device(config.device)))
+    algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
-    backbone, adapters = _load_model(config.model, config.adapter, str(_device(config.device)))
     participants = {
         name: Participant(name, members, config, backbone, adapters, algorithm, stores[name])
         for name, members in groups.items()

@@ -10,7 +10,7 @@ from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.app.rules import check_rule
 from feddat.config import ConfigError, RunConfig
-from feddat.kinds import KINDS, named_variants
+from feddat.kinds import KINDS, MIXING, named_variants
 
 
 def _twice_the_epochs(config: RunConfig) -> RunConfig:
@@ -68,14 +68,16 @@ def resolve(config: RunConfig) -> RunConfig:
         config = VARIANTS[config.method][1](config)
     if config.method not in ALGORITHMS:
         raise ConfigError(f"method: {config.method!r} is unknown; methods are {', '.join(known_methods())}")
-    kind = config.adapter.peft
-    mixtures = [route for route in ALGORITHMS[config.method].routes if len(ROUTES.get(route, ADAPTERS)) > 1]
-    if mixtures and not KINDS[kind].mixes:
-        mixing = ", ".join(name for name, row in KINDS.items() if row.mixes)
+    algorithm = ALGORITHMS[config.method]
+    kinds, needs = algorithm.kinds, algorithm.needs
+    if not kinds and any(len(ROUTES.get(route, ADAPTERS)) > 1 for route in algorithm.routes):
+        kinds, needs = MIXING, "adapters whose outputs can be added up"
+    kind = config.adapter.peft or next(iter(kinds or KINDS))
+    if kinds and kind not in kinds:
         raise ConfigError(
-            f"adapter.peft: {config.method} adds up the outputs of two adapters, which {kind!r} does not have; "
-            f"kinds that do are {mixing}"
+            f"adapter.peft: {config.method} needs {needs}, which {kind!r} is not; kinds that are: {', '.join(kinds)}"
         )
+    config = config.model_copy(update={"adapter": config.adapter.model_copy(update={"peft": kind})})
     if kind == "head":  # without an adapter, all that is left of a method is its heads
         config = config.model_copy(update={"method": "head"})
     check_rule(config, ALGORITHMS[config.method])

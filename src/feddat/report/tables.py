@@ -31,6 +31,12 @@ METHODS = {
     "local": "Local only",
     "central": "Centralised",
     "head": "Head only",
+    "fedrep": "FedRep",
+    "fedper": "FedPer",
+    "feddpa": "FedDPA",
+    "fedalt": "FedALT",
+    "fedsa-lora": "FedSA-LoRA",
+    "ffa-lora": "FFA-LoRA",
 }
 #: Method -> what it is, in one line.
 NOTES = {
@@ -44,6 +50,12 @@ NOTES = {
     "local": "an adapter of its own per client, nothing travels",
     "central": "one adapter trained on everybody's data in one place: what federation has to do without",
     "head": "no adapter: each client trains its task head alone",
+    "fedrep": "the head trains first, then the shared adapter beneath it",
+    "fedper": "the last layers' adapters stay with their client, the rest is averaged",
+    "feddpa": "a shared and a local adapter, mixed by how familiar a question is",
+    "fedalt": "an adapter of its own per client beside the mean of all the others', mixed by a learned mixer",
+    "fedsa-lora": "LoRA of which the factor A is averaged and B stays",
+    "ffa-lora": "LoRA of which the factor A is fixed and B is averaged",
 }
 for _name, _method, _kind in named_variants():
     METHODS[_name] = f"{METHODS[_method]}, {KINDS[_kind].title}"
@@ -51,6 +63,7 @@ for _name, _method, _kind in named_variants():
 #: Route -> what its scores mean in print.
 ROUTES = {
     "dat": "Dual teacher (DAT)",
+    "mixed": "Mixture",
     "local": "Local adapter",
     "global": "Global adapter",
     "score": "Score",

@@ -1,0 +1,122 @@
+"""FedALT: each client's own adapter beside a frozen rest-of-world adapter, the mean of all the others', with a mixer.
+
+Bian, Wang, Zhang, Xu: "FedALT: Federated Fine-Tuning through Adaptive Local Training with Rest-of-World LoRA", AAAI
+2026, arXiv 2503.11880. Nobody starts from an average: a client goes on with its own adapter, and a mixer, learned and
+personal, weighs the two for every input. The paper has a mixer at each layer; here it is one linear layer with softmax
+on the frozen model's features, whose two weights hold at every site.
+
+The server sends everybody the mean of all; each client takes its own part out again. So the server needs to see only a
+sum, and the rest of the world is exact whoever takes part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.algorithms.server import Gathered, ServerPart
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig
+
+#: The extra array that comes with the mean: of how many adapters it is the mean, shape (1,).
+REPLIES = "replies"
+#: The mixer's weight (2, d) and bias (2,), in the order of its two adapters.
+WEIGHT, BIAS = "mixer.weight", "mixer.bias"
+MIXED = ("local", "anchor")
+
+
+class CountedMean(ServerPart):
+    """The plain mean, and the number of adapters in it."""
+
+    def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the number of adapters in the first shared part: none."""
+        return {REPLIES: torch.zeros(1)}
+
+    def sends(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the number."""
+        return dict(state)
+
+    def finish(
+        self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the new number, and the mean."""
+        return {REPLIES: torch.full((1,), float(gathered.replies))}, gathered.shared
+
+
+class FedALT(Algorithm):
+    """The local adapter and the mixer train on the task loss; a copy of the adapter travels; the anchor is the rest."""
+
+    name = "fedalt"
+    trains = ("local",)
+    keeps = MIXED
+    routes = ("mixed",)
+    server = CountedMean()
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
+        """Return the algorithm itself.
+
+        Raises:
+            ConfigError: a client could not take its own part out of the mean, or would lose the rest of the world.
+        """
+        if config.server.weighting != "equal":
+            raise ConfigError("server.weighting: fedalt takes a client's part out of the mean, which must be equal")
+        if config.eval.anchor != "trained":
+            raise ConfigError("eval.anchor: fedalt keeps the rest of the world there, which must be the trained one")
+        return self
+
+    @torch.no_grad()
+    def begin(self, learner: Learner, context: RoundContext) -> None:
+        """Put the rest of the world into the anchor; a client's first adapter is the one received."""
+        received, own, rest = (learner.adapter(name) for name in ("global", "local", "anchor"))
+        replies = round(context.received[REPLIES].item())
+        included = context.previous == context.round - 1
+        for key, value in rest.items():
+            value.copy_(rest_of_world(received[key], own[key] if included else None, replies))
+        if context.previous is None:
+            learner.copy("global", "local")
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step of the local adapter, the mixer and the head."""
+        with torch.no_grad():
+            features = learner.features("none")
+        if context.step == 0:
+            start = {WEIGHT: features.new_zeros(2, features.shape[1]), BIAS: features.new_zeros(2)}
+            context.state = {name: tensor.requires_grad_() for name, tensor in (start | context.state).items()}
+            learner.also_train(context.state.values())
+        loss = learner.task_loss(_mixed_logits(learner, features, context))
+        learner.update(loss)
+        return {"loss": loss.detach()}
+
+    def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
+        """Let a copy of the local adapter travel."""
+        learner.copy("local", "global")
+        return {}
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the logits of the mixture."""
+        return _mixed_logits(learner, learner.features("none"), context)
+
+
+def rest_of_world(mean: Tensor, own: Tensor | None, replies: int) -> Tensor:
+    """Return the mean of the adapters other than one's own, 0 where there is none.
+
+    Args:
+        mean: of ``replies`` adapters.
+        own: the client's own among them; ``None``: it is not.
+        replies: number of adapters.
+    """
+    others = replies - (own is not None)
+    if others < 1:
+        return torch.zeros_like(mean)
+    return mean if own is None else (replies * mean - own) / others
+
+
+def _mixed_logits(learner: Learner, features: Tensor, context: RoundContext) -> Tensor:
+    """Return logits with both adapters, weighed by the mixer's view of ``features`` (N, d); half and half before it."""
+    weights = features.new_full((len(features), 2), 0.5)
+    if context.state:
+        weights = torch.softmax(features @ context.state[WEIGHT].T + context.state[BIAS], dim=1)
+    route = {name: weight.view(-1, 1, 1) for name, weight in zip(MIXED, weights.unbind(dim=1), strict=True)}
+    return learner.logits(learner.features(route))

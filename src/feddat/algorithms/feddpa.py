@@ -1,0 +1,75 @@
+"""FedDPA-T: a global and a local adapter, mixed for every question by how familiar the question is.
+
+Yang, Long, Shen, Jiang, Blumenstein: "Dual-Personalizing Adapter for Federated Foundation Models", NeurIPS 2024,
+arXiv 2403.19211. The global adapter trains alone, as in FedAvg; the local one trains beside it, the two weighted half
+and half (``algorithm.local_weight``). To answer, a question's features are compared with those of a few training
+examples (``algorithm.instances``): α = local_weight · mean cosine similarity is the local adapter's weight, and 1 - α
+the global one's. The paper takes the features of the model with the local adapter; here they are those of the frozen
+model, which do not change between the rounds.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from feddat.algorithms.base import Algorithm, Learner, RoundContext
+
+#: Name of the client's own tensor: features of training examples, (instances, d).
+INSTANCES = "instances"
+
+
+class FedDPA(Algorithm):
+    """The global adapter trains and travels; the local one trains beside it and stays."""
+
+    name = "feddpa"
+    trains = ("global", "local")
+    keeps = ("local",)
+    routes = ("mixed", "local", "global")
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step of the global adapter, then one of the local adapter beside it; the head moves in both.
+
+        Returns:
+            ``loss`` and its parts, ``task_global`` and ``task_mixed``.
+        """
+        _remember(learner, context)
+        task_global = learner.task_loss(learner.logits(learner.features("global")))
+        learner.update(task_global, adapters=("global",))
+        local = context.config.local_weight
+        task_mixed = learner.task_loss(learner.logits(learner.features({"local": local, "global": 1 - local})))
+        learner.update(task_mixed, adapters=("local",))
+        values = {"loss": task_global + task_mixed, "task_global": task_global, "task_mixed": task_mixed}
+        return {name: value.detach() for name, value in values.items()}
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the logits on one adapter, or on both as each question asks for."""
+        if route != "mixed":
+            return super().answer(learner, route, context)
+        local = local_weights(learner.features("none"), context).view(-1, 1, 1)
+        return learner.logits(learner.features({"local": local, "global": 1 - local}))
+
+
+def local_weights(features: Tensor, context: RoundContext) -> Tensor:
+    """Return α, the weight of the local adapter, for features (N, d) of the frozen model, shape (N,).
+
+    A client that has never trained has nothing to compare with: α = ``local_weight``.
+    """
+    known = context.state.get(INSTANCES)
+    if known is None:
+        return features.new_full((len(features),), context.config.local_weight)
+    similar = functional.cosine_similarity(features[:, None], known.to(features.dtype)[None], dim=-1)
+    return context.config.local_weight * similar.mean(dim=1)
+
+
+def _remember(learner: Learner, context: RoundContext) -> None:
+    """Keep the features of the round's first examples: their order was drawn at random."""
+    if context.step == 0:
+        context.state.pop(INSTANCES, None)
+    known = context.state.get(INSTANCES)
+    missing = context.config.instances - (0 if known is None else len(known))
+    if missing > 0:
+        with torch.no_grad():
+            new = learner.features("none")[:missing]
+        context.state[INSTANCES] = new if known is None else torch.cat([known, new])

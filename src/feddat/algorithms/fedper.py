@@ -1,0 +1,60 @@
+"""FedPer: the lower layers' adapters are shared, those of the last layers and the head are personal.
+
+Arivazhagan, Aggarwal, Singh, Choudhary: "Federated Learning with Personalization Layers", arXiv 1912.00818.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+from torch import Tensor
+
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.config import ConfigError, RunConfig
+
+#: An entry's name: the tower and the number of the layer that it belongs to.
+_LAYER = re.compile(r"(.*?\blayers?)\.(\d+)\.")
+
+
+class FedPer(Algorithm):
+    """The adapter trains on the task loss; of the last ``algorithm.personal_layers`` layers of each tower it stays.
+
+    Entries that belong to no layer travel.
+
+    Args:
+        personal: names of the entries that stay.
+    """
+
+    name = "fedper"
+    trains = ("global",)
+    routes = ("global",)
+
+    def __init__(self, personal: Collection[str] = ()) -> None:
+        self._personal = frozenset(personal)
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> FedPer:
+        """Return the algorithm that keeps the last layers of this run's adapter.
+
+        Raises:
+            ConfigError: the adapter is not in layers, or nothing is left to be shared.
+        """
+        found = {key: (match[1], int(match[2])) for key in keys if (match := _LAYER.match(key))}
+        depths = {tower: max(n for t, n in found.values() if t == tower) + 1 for tower, _ in found.values()}
+        last = config.algorithm.personal_layers
+        personal = [key for key, (tower, number) in found.items() if number >= depths[tower] - last]
+        if not found:
+            raise ConfigError(f"adapter.peft: fedper needs adapters in layers, and {config.adapter.peft} has none")
+        if len(personal) == len(keys):
+            raise ConfigError(
+                f"algorithm.personal_layers: {last} of {max(depths.values())} layers leave nothing to be shared"
+            )
+        return FedPer(personal)
+
+    def shares(self, key: str) -> bool:
+        """Return whether an entry is below the personal layers."""
+        return key not in self._personal
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step on the task loss."""
+        return task_step(learner, "global")

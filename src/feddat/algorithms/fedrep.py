@@ -1,0 +1,31 @@
+"""FedRep: every round the head is trained first, on the adapter as received, then the adapter beneath the fixed head.
+
+Collins, Hassani, Mokhtari, Shakkottai: "Exploiting Shared Representations for Personalized Federated Learning",
+ICML 2021, arXiv 2102.07078, algorithm 1. There the two phases have epochs of their own; here ``algorithm.head_share``
+divides the round's steps, so that methods compare at the same amount of computing: with two epochs and a half, each
+phase has one epoch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms.base import Algorithm, Learner, RoundContext
+
+
+class FedRep(Algorithm):
+    """The global adapter and the head train on the task loss one after the other; the adapter travels."""
+
+    name = "fedrep"
+    trains = ("global",)
+    routes = ("global",)
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step of the head, or in the later part of the round one of the adapter."""
+        head = context.step < round(context.config.head_share * context.steps)
+        with torch.set_grad_enabled(not head):
+            features = learner.features("global")
+        loss = learner.task_loss(learner.logits(features))
+        learner.update(loss, adapters=() if head else ("global",), head=head)
+        return {"loss": loss.detach()}

@@ -1,0 +1,29 @@
+"""FedSA-LoRA: of each low-rank pair, A is shared and B stays with its client.
+
+Guo, Zeng, Wang, Fan, Wang, Qu: "Selective Aggregation for Low-Rank Adaptation in Federated Learning", ICLR 2025,
+arXiv 2410.01463: A comes to hold what clients have in common, B what is their own.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from feddat.algorithms.base import LORA_A, Algorithm, Learner, RoundContext, task_step
+
+
+class FedSALora(Algorithm):
+    """Both factors of the global adapter train on the task loss; A travels."""
+
+    name = "fedsa-lora"
+    trains = ("global",)
+    routes = ("global",)
+    kinds = ("lora",)
+    needs = "a low-rank pair at every site"
+
+    def shares(self, key: str) -> bool:
+        """Return whether an entry is a factor A."""
+        return LORA_A in key
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step on the task loss."""
+        return task_step(learner, "global")
