@@ -84,6 +84,17 @@ class AlgorithmConfig(_Section):
     personal_epochs: int = Field(
         0, ge=0, description="fedavg: epochs of personal fine-tuning after the last round, not communicated"
     )
+    fedprox_mu: float = Field(0.01, ge=0, description="fedprox: weight of the distance to the received adapter")
+    scaffold_lr: float = Field(1.0, gt=0, description="scaffold: the server's step towards the mean; 1: the mean")
+    feddyn_alpha: float = Field(0.01, gt=0, description="feddyn: weight of the dynamic regulariser")
+    moon_mu: float = Field(1.0, ge=0, description="moon: weight of the contrastive loss")
+    moon_temperature: float = Field(0.5, gt=0, description="moon: temperature of the contrastive loss")
+    ditto_lambda: float = Field(0.1, ge=0, description="ditto: weight of the personal adapter's distance to the shared")
+    apfl_alpha: float = Field(0.5, ge=0, le=1, description="apfl: the personal adapter's part of the mixture at first")
+    apfl_learned: bool = Field(True, description="apfl: whether that part is learned")
+    pfedme_lambda: float = Field(15.0, gt=0, description="pfedme: weight of the distance between both adapters")
+    pfedme_steps: int = Field(5, ge=1, description="pfedme: steps of the personal adapter on each batch")
+    pfedme_lr: float = Field(0.005, gt=0, description="pfedme: step of the shared adapter towards the personal one")
 
 
 class TrainConfig(_Section):

@@ -1,5 +1,7 @@
 """A learner that one can follow by hand: one scalar per adapter and head, two classes, plain SGD unless told."""
 
+from math import exp
+
 import torch
 from torch.nn import functional as F
 
@@ -19,7 +21,6 @@ class ScalarLearner:
         self.p["head.global"] = self.p["head"].clone()
         trained = [self.p[name].requires_grad_() for name in ("global", "local", "head", "head.global")]
         self.optimizer = optimizer(trained, lr=LR, **options)
-        self.lr = LR
         self.moved = []
         self.routes = []
 
@@ -47,9 +48,9 @@ class ScalarLearner:
         resting = [name for name in ("global", "local") if adapters is not None and name not in adapters]
         for name in resting + ([] if head else ["head", "head.global"]):
             self.p[name].grad = None
-        before = self.values()
+        before = {name: value.item() for name, value in self.p.items()}
         self.optimizer.step()
-        self.moved.append({name for name, value in self.values().items() if value != before[name]})
+        self.moved.append({name for name, value in self.p.items() if value.item() != before[name]})
 
     def adapter(self, name):
         return {"w": self.p[name]}
@@ -67,3 +68,8 @@ class ScalarLearner:
 
 def context(round=1, rounds=10, **settings):
     return RoundContext(round=round, rounds=rounds, config=AlgorithmConfig(**settings))
+
+
+def slope_of_task(z):
+    """d task / dz for logits (z, 0) and the first class right."""
+    return 1 / (1 + exp(-z)) - 1

@@ -122,6 +122,13 @@ def test_the_table_of_methods():
     assert table == {
         "feddat": (("global", "local"), True, False, ("dat", "local", "global")),
         "fedavg": (("global",), True, False, ("global",)),
+        "fedprox": (("global",), True, False, ("global",)),
+        "scaffold": (("global",), True, False, ("global",)),
+        "feddyn": (("global",), True, False, ("global",)),
+        "moon": (("global",), True, False, ("global",)),
+        "ditto": (("global", "local"), True, False, ("local", "global")),
+        "apfl": (("global", "local"), True, False, ("mixed", "local", "global")),
+        "pfedme": (("local",), True, False, ("local", "global")),
         "local": (("local",), False, False, ("local",)),
         "central": (("global",), False, True, ("global",)),
         "head": ((), False, False, ("none",)),

@@ -8,9 +8,15 @@ from fakes import Adder, federate, shared
 from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.server import ServerPart
 from feddat.app.checkpoint import Checkpoints, ServerState
+from feddat.app.grid import InProcessGrid
 from feddat.app.messages import TrainReply
 from feddat.app.rules import FLOWER, FlowerRule, MeanRule, check_rule, make_rule
 from feddat.config import ConfigError, load_config
+
+
+@pytest.fixture(autouse=True)
+def process():
+    InProcessGrid(None, [])  # tells Flower whose process this is
 
 
 def reply(value, loss=1.0, extra=None):
@@ -152,6 +158,8 @@ def test_a_rule_works_in_the_loop_of_rounds():
         ("fedavg", ["server=krum"], 2, "krum with num_malicious_nodes=0 needs the replies of at least 3 clients"),
         ("fedavg", ["server=bulyan", "server.options.num_malicious_nodes=1"], 6, "at least 7 clients"),
         ("fedavg", ["server=multikrum", "server.options.num_nodes_to_select=6"], 5, "at most 5 of 5"),
+        ("scaffold", ["server=fedadam"], 5, "method scaffold has a rule of its own; only mean goes with it"),
+        ("feddyn", ["server=krum"], 5, "method feddyn has a rule of its own"),
         ("fedavg", ["server=fedtrimmedavg"], 4, "cuts off no reply: beta must be at least 1/4"),
         ("fedavg", ["server=fedtrimmedavg", "server.options.beta=0.7"], 4, "beta"),
     ],

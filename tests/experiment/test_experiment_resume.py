@@ -9,6 +9,7 @@ import sys
 import pytest
 from two_clients import numbers
 
+from feddat.algorithms import ALGORITHMS
 from feddat.app.checkpoint import Checkpoints
 from feddat.client.store import PersonalStore
 from feddat.experiment import Experiment, ExperimentError
@@ -62,19 +63,13 @@ def test_stopped_at_an_event(make_config, uninterrupted, count):
 @pytest.mark.parametrize(
     "values",
     [
+        *({"method": name} for name in ALGORITHMS if name != "feddat"),
+        {"algorithm.heads": "separate"},
         {"method": "fedavg-ft"},
-        {"method": "local"},
-        {"method": "central"},
         {"method": "fedavg-prompt"},
         {"method": "fedavg-norm"},
         {"method": "local-full"},
-        {"method": "fedrep"},
-        {"method": "fedper"},
-        {"method": "feddpa"},
-        {"method": "fedalt"},
         {"method": "fedalt", "server.fraction": 0.5, "rounds": 3},
-        {"method": "fedsa-lora"},
-        {"method": "ffa-lora"},
         {"server.fraction": 0.5, "server.weighting": "examples"},
         {"method": "fedavg", "server.rule": "fedadam"},
     ],

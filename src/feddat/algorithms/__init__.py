@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from feddat.algorithms.apfl import Apfl
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
 from feddat.algorithms.central import Central
+from feddat.algorithms.ditto import Ditto
 from feddat.algorithms.fedalt import FedALT
 from feddat.algorithms.fedavg import FedAvg
 from feddat.algorithms.feddat import FedDAT
 from feddat.algorithms.feddpa import FedDPA
+from feddat.algorithms.feddyn import FedDyn
 from feddat.algorithms.fedper import FedPer
+from feddat.algorithms.fedprox import FedProx
 from feddat.algorithms.fedrep import FedRep
 from feddat.algorithms.fedsa_lora import FedSALora
 from feddat.algorithms.ffa_lora import FFALora
 from feddat.algorithms.head import Head
 from feddat.algorithms.local import Local
+from feddat.algorithms.moon import Moon
+from feddat.algorithms.pfedme import PFedMe
+from feddat.algorithms.scaffold import Scaffold
 
 #: Every algorithm by its name.
 ALGORITHMS: dict[str, Algorithm] = {
@@ -21,15 +28,22 @@ ALGORITHMS: dict[str, Algorithm] = {
     for algorithm in (
         FedDAT(),
         FedAvg(),
-        Local(),
-        Central(),
-        Head(),
+        FedProx(),
+        Scaffold(),
+        FedDyn(),
+        Moon(),
+        Ditto(),
+        Apfl(),
+        PFedMe(),
         FedRep(),
         FedPer(),
         FedDPA(),
         FedALT(),
         FedSALora(),
         FFALora(),
+        Local(),
+        Central(),
+        Head(),
     )
 }
 

@@ -55,11 +55,6 @@ class RoundContext:
 class Learner(Protocol):
     """What an algorithm may do with a client: forward on a route, the task's loss, updates, moves of whole adapters."""
 
-    @property
-    def lr(self) -> float:
-        """The current learning rate."""
-        ...
-
     def features(self, route: Route) -> Tensor:
         """Return the current batch's pooled features (N * V, d) on a route.
 

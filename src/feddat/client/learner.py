@@ -48,11 +48,6 @@ class BatchLearner:
         """Make this batch the current one."""
         self._member, self._inputs, self._targets = member, inputs, targets
 
-    @property
-    def lr(self) -> float:
-        """The current learning rate."""
-        return float(self._training().param_groups[0]["lr"])
-
     def features(self, route: Route) -> Tensor:
         """Return the batch's pooled features on ``route``, shape (N * V, d)."""
         self._adapters.route(route)
@@ -106,7 +101,7 @@ class BatchLearner:
     def also_train(self, tensors: Iterable[Tensor]) -> None:
         """Let the optimizer move further leaf tensors, without weight decay."""
         added = list(tensors)
-        self._training().add_param_group({"params": added, "weight_decay": 0.0, "lr": self.lr})
+        self._training().add_param_group({"params": added, "weight_decay": 0.0})
         self._parameters += added
 
     def take_norm(self) -> Tensor:

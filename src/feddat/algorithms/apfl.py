@@ -1,0 +1,77 @@
+"""APFL: the answer is a mixture of a shared and a personal adapter, in a proportion that each client learns.
+
+Deng, Kamani, Mahdavi: "Adaptive Personalized Federated Learning", arXiv 2003.13461, algorithm 1,
+with v̄ = α·v + (1−α)·w:
+
+    w ← w − η · ∇task(w)            travels
+    v ← v − η · ∇ᵥ task(v̄)          stays
+    α ← α − η · ∂task(v̄)/∂α         stays, within [0, 1]
+
+The paper mixes the weights of two models; here the outputs of two adapters are mixed at every site, which is the same
+for all that is linear in them. α moves with the round's optimizer, as the adapters do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
+from feddat.config import AlgorithmConfig
+
+
+class Apfl(Algorithm):
+    """Both adapters train on every batch, one after the other (``algorithm.apfl_alpha``, ``apfl_learned``)."""
+
+    name = "apfl"
+    trains = ("global", "local")
+    keeps = ("local",)
+    routes = ("mixed", "local", "global")
+
+    def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
+        """Return the global route's own head, if asked for."""
+        return separate_heads(config)
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the logits of the mixture, or of one adapter alone."""
+        if route != "mixed":
+            return super().answer(learner, route, context)
+        alpha = context.state.get("alpha", torch.tensor(context.config.apfl_alpha))
+        return learner.logits(learner.features({"local": alpha, "global": 1 - alpha}))
+
+    def begin(self, learner: Learner, context: RoundContext) -> None:
+        """Start the personal adapter from the first one received, and α where configured."""
+        if context.previous is None:
+            learner.copy("global", "local")
+            device = next(iter(learner.adapter("local").values())).device
+            context.state["alpha"] = torch.tensor(context.config.apfl_alpha, device=device)
+        if context.config.apfl_learned:
+            learner.also_train([context.state["alpha"].requires_grad_()])
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step for w, one for v and α.
+
+        Returns:
+            ``loss`` (both together), its parts ``task_global`` and ``task_mixture``, and ``alpha``.
+        """
+        head = self.heads(context.config).get("global", MAIN_HEAD)
+        task_global = learner.task_loss(learner.logits(learner.features("global"), head))
+        learner.update(task_global)
+
+        task_mixture = learner.task_loss(self.answer(learner, "mixed", context))
+        learner.update(task_mixture, adapters=("local",))
+        alpha = context.state["alpha"].detach()
+        alpha.clamp_(0.0, 1.0)
+        return {
+            "loss": (task_global + task_mixture).detach(),
+            "task_global": task_global.detach(),
+            "task_mixture": task_mixture.detach(),
+            "alpha": alpha.clone(),
+        }
+
+    def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
+        """Keep α as it stands."""
+        context.state["alpha"] = context.state["alpha"].detach()
+        return {}

@@ -1,0 +1,52 @@
+"""Ditto: beside FedAvg's shared adapter, a personal one that is kept near it.
+
+Li, Hu, Beirami, Smith: "Ditto: Fair and Robust Federated Learning Through Personalization", ICML 2021,
+arXiv 2012.04221, algorithm 1; wᵗ is the received adapter:
+
+    w ← w − η · ∇task(w)                        travels
+    v ← v − η · (∇task(v) + λ · (v − wᵗ))       stays
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
+from feddat.algorithms.proximal import squared_distance
+from feddat.config import AlgorithmConfig
+
+
+class Ditto(Algorithm):
+    """Both adapters train on every batch, one after the other (``algorithm.ditto_lambda``, ``algorithm.heads``)."""
+
+    name = "ditto"
+    trains = ("global", "local")
+    keeps = ("local",)
+    routes = ("local", "global")
+
+    def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
+        """Return the global route's own head, if asked for."""
+        return separate_heads(config)
+
+    def begin(self, learner: Learner, context: RoundContext) -> None:
+        """Start the personal adapter from the first one received."""
+        if context.previous is None:
+            learner.copy("global", "local")
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step for each adapter; logs ``loss`` (both together) and ``task_global``, ``task_local``."""
+        head = self.heads(context.config).get("global", MAIN_HEAD)
+        task_global = learner.task_loss(learner.logits(learner.features("global"), head))
+        learner.update(task_global)
+
+        task_local = learner.task_loss(learner.logits(learner.features("local")))
+        distance = squared_distance(learner.adapter("local"), learner.adapter("anchor"))
+        loss_local = task_local + 0.5 * context.config.ditto_lambda * distance
+        learner.update(loss_local)
+        return {
+            "loss": (task_global + loss_local).detach(),
+            "task_global": task_global.detach(),
+            "task_local": task_local.detach(),
+        }

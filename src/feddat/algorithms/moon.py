@@ -1,0 +1,56 @@
+"""MOON: a contrastive loss draws features towards the received model's and away from those of the client's last one.
+
+Li, He, Song: "Model-Contrastive Federated Learning", CVPR 2021, arXiv 2103.16257, equations 3 and 4, sim = cosine:
+
+    loss = task + μ · ℓ,   ℓ = −log( e^{sim(z, z_glob)/τ} / (e^{sim(z, z_glob)/τ} + e^{sim(z, z_prev)/τ}) )
+
+The paper's projection head is left out: z are the pooled features. The client's model of the last round rests in the
+local adapter's place; before the first, it is the received one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from feddat.algorithms.base import Algorithm, Learner, RoundContext
+
+
+class Moon(Algorithm):
+    """The global adapter trains on task and contrast, and travels (``algorithm.moon_mu``, ``moon_temperature``)."""
+
+    name = "moon"
+    trains = ("global",)
+    keeps = ("local",)
+    routes = ("global",)
+
+    def begin(self, learner: Learner, context: RoundContext) -> None:
+        """Take the received adapter for the last one at a client's first round."""
+        if context.previous is None:
+            learner.copy("global", "local")
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step; logs ``loss`` and its parts ``task`` and ``contrast``."""
+        with torch.no_grad():
+            received, last = learner.features("anchor"), learner.features("local")
+        features = learner.features("global")
+        task = learner.task_loss(learner.logits(features))
+        contrast = contrastive_loss(features, received, last, context.config.moon_temperature)
+        loss = task + context.config.moon_mu * contrast
+        learner.update(loss)
+        return {"loss": loss.detach(), "task": task.detach(), "contrast": contrast.detach()}
+
+    def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
+        """Let the trained adapter be the last one of the next round."""
+        learner.copy("global", "local")
+        return {}
+
+
+def contrastive_loss(features: Tensor, towards: Tensor, away: Tensor, temperature: float) -> Tensor:
+    """Return ℓ, the mean over rows, a scalar; all three (N, d)."""
+    near = F.cosine_similarity(features, towards, dim=-1)
+    far = F.cosine_similarity(features, away, dim=-1)
+    return F.softplus((far - near) / temperature).mean()
