@@ -309,9 +309,7 @@ def study(
     split: Annotated[str, typer.Option(help="validation, to choose a setting, or test.")] = "test",
     equal_steps: Annotated[
         int | None,
-        typer.Option(
-            min=1, metavar="STEPS", help="Give every point so many rounds that a client takes about STEPS local steps."
-        ),
+        typer.Option(min=1, metavar="STEPS", help="Let a client take about STEPS local steps in all at every point."),
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,

@@ -101,6 +101,7 @@ class TrainConfig(_Section):
     """Local training (METHOD: AdamW, a new optimizer and schedule each round)."""
 
     epochs: int = Field(1, ge=1, description="local epochs per round")
+    steps: int | None = Field(None, ge=1, description="local steps (batches) per round, instead of epochs")
     batch_size: int = Field(32, ge=1)
     lr: float = Field(1e-4, gt=0)
     weight_decay: float = Field(1e-2, ge=0)

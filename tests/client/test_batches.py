@@ -44,3 +44,21 @@ def test_members_batches_are_mixed_and_do_not_change_a_members_own_order():
     assert names not in (["a"] * 6 + ["b"] * 6, ["b"] * 6 + ["a"] * 6)
     alone = {tuple(batch.tolist()) for _, batch in plan_batches({"a": 12}, 1, 2, seed=0, turn=1)}
     assert {tuple(batch.tolist()) for name, batch in both if name == "a"} == alone
+
+
+@settings(deadline=None, max_examples=50)
+@given(sizes, st.integers(1, 9), st.integers(1, 7))
+def test_so_many_steps_of_every_member_that_has_examples(sizes, steps, batch_size):
+    plan = plan_batches(sizes, 1, batch_size, seed=0, turn=1, steps=steps)
+    for name, size in sizes.items():
+        own = [batch.tolist() for member, batch in plan if member == name]
+        assert len(own) == (steps if size else 0)
+        drawn = [i for batch in own for i in batch]
+        counts = [drawn.count(i) for i in range(size)]
+        assert max(counts, default=0) - min(counts, default=0) <= 1
+
+
+def test_a_client_takes_the_steps_it_is_told():
+    whole = plan_batches({"a": 7}, 1, 3, seed=0, turn=1)
+    cut = plan_batches({"a": 7}, 5, 3, seed=0, turn=1, steps=2)
+    assert [batch.tolist() for _, batch in cut] == [batch.tolist() for _, batch in whole[:2]]

@@ -58,16 +58,13 @@ def test_each_method_keeps_its_own_value_unless_that_is_what_is_studied(make_con
         Study.parse("train.lr=1,2").plans(make_config(), ["feddat"], [0], tuning)
 
 
-def test_equal_steps_change_the_rounds(make_config):
-    # Ten examples in batches of 5 are 2 steps an epoch.
-    config = make_config(rounds=4, eval__every=2)
-    assert with_steps(config, 12).rounds == 6
-    assert with_steps(config, 12).eval.every == 3
-    assert with_steps(config, 1).rounds == 1
+def test_equal_steps_are_the_same_in_every_round_of_every_point(make_config):
+    config = make_config(rounds=4)
+    assert with_steps(config, 12).train.steps == 3
+    assert with_steps(config.updated({"server.fraction": 0.5}), 12).train.steps == 6
+    assert with_steps(config, 1).train.steps == 1
     plans = Study.parse("examples=5,10").plans(config, ["feddat"], [0], equal_steps=8)
-    assert [plan.config.rounds for plan in plans.values()] == [8, 4]
-    plans = Study.parse("clients=1,2").plans(config, ["feddat"], [0], equal_steps=8)
-    assert [plan.config.rounds for plan in plans.values()] == [4, 8]
+    assert [(plan.config.rounds, plan.config.train.steps) for plan in plans.values()] == [(4, 2), (4, 2)]
     for text in ("steps", "rounds=2,4"):
         with pytest.raises(ConfigError, match="--equal-steps would undo"):
             Study.parse(text).plans(config, ["feddat"], [0], equal_steps=8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -11,7 +12,7 @@ from feddat.seeding import torch_generator
 
 
 def plan_batches(
-    sizes: Mapping[str, int], epochs: int, batch_size: int, seed: int, turn: str | int
+    sizes: Mapping[str, int], epochs: int, batch_size: int, seed: int, turn: str | int, steps: int | None = None
 ) -> list[tuple[str, Tensor]]:
     """Return the batches of one turn of training, as (member, indices into its training examples).
 
@@ -24,16 +25,25 @@ def plan_batches(
         batch_size: examples per batch.
         seed: the run's seed.
         turn: what tells this turn from others, usually the round.
+        steps: batches of each member that has examples, instead of ``epochs``: as many epochs as they take, the last
+            one cut short.
     """
     generators = {name: torch_generator(seed, name, turn, "batches") for name in sizes}
     order = torch_generator(seed, *sizes, turn, "order")
+
+    def epoch(name: str) -> list[tuple[str, Tensor]]:
+        shuffled = torch.randperm(sizes[name], generator=generators[name])
+        return [(name, shuffled[start : start + batch_size]) for start in range(0, sizes[name], batch_size)]
+
+    def mixed(batches: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+        if len(sizes) == 1:
+            return batches
+        return [batches[i] for i in torch.randperm(len(batches), generator=order).tolist()]
+
+    if steps is None:
+        return [batch for _ in range(epochs) for batch in mixed([b for name in sizes for b in epoch(name)])]
     plan: list[tuple[str, Tensor]] = []
-    for _ in range(epochs):
-        epoch: list[tuple[str, Tensor]] = []
-        for name, size in sizes.items():
-            shuffled = torch.randperm(size, generator=generators[name])
-            epoch += [(name, shuffled[start : start + batch_size]) for start in range(0, size, batch_size)]
-        if len(sizes) > 1:
-            epoch = [epoch[i] for i in torch.randperm(len(epoch), generator=order).tolist()]
-        plan += epoch
-    return plan
+    for name, size in sizes.items():
+        passes = math.ceil(steps / math.ceil(size / batch_size)) if size else 0
+        plan += [batch for _ in range(passes) for batch in epoch(name)][:steps]
+    return mixed(plan)

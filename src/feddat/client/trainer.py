@@ -132,7 +132,7 @@ class Participant:
             DataError: there is nothing to train on.
         """
         context = self._restore(shared, round, extras or {})
-        metrics, sent = self._train(self.algorithm, self.config.train.epochs, round, context)
+        metrics, sent = self._train(self.algorithm, self.config.train.epochs, round, context, self.config.train.steps)
         self.store.save(
             round, pack(self.algorithm, self.adapters, self.members, context.state), self._meta(context.previous)
         )
@@ -205,14 +205,19 @@ class Participant:
         return answers
 
     def _train(
-        self, algorithm: Algorithm, epochs: int, turn: str | int, context: RoundContext
+        self, algorithm: Algorithm, epochs: int, turn: str | int, context: RoundContext, steps: int | None = None
     ) -> tuple[dict[str, float], Mapping[str, Tensor]]:
         """Train what ``algorithm`` trains, and every head, from where they stand; return metrics and extra arrays."""
         started = time.perf_counter()
         config = self.config.train
         prepared = {name: member.prepared("train") for name, member in self.members.items()}
         plan = plan_batches(
-            {name: part.size for name, part in prepared.items()}, epochs, config.batch_size, self.config.seed, turn
+            {name: part.size for name, part in prepared.items()},
+            epochs,
+            config.batch_size,
+            self.config.seed,
+            turn,
+            steps,
         )
         if not plan:
             raise DataError(f"client {self.name}: no training examples")

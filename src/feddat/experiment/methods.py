@@ -14,7 +14,8 @@ from feddat.kinds import KINDS, MIXING, named_variants
 
 
 def _twice_the_epochs(config: RunConfig) -> RunConfig:
-    train = config.train.model_copy(update={"epochs": 2 * config.train.epochs})
+    steps = None if config.train.steps is None else 2 * config.train.steps
+    train = config.train.model_copy(update={"epochs": 2 * config.train.epochs, "steps": steps})
     return config.model_copy(update={"method": "fedavg", "train": train})
 
 

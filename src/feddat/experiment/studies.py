@@ -7,7 +7,6 @@ runs are kept, resumed and computed side by side like those of any comparison, a
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any, Literal
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.comparison import Plan, compare_each, labelled
 from feddat.experiment.events import Progress
-from feddat.experiment.federation import load_clients
 from feddat.experiment.folder import RunFolder, disk_errors
 from feddat.experiment.tuning import parse_values
 from feddat.report.tables import own_route
@@ -87,7 +85,7 @@ class Study:
             methods: see :class:`~feddat.experiment.comparison.Plan`, as ``seeds`` and ``tuning``.
             seeds: see there.
             tuning: see there.
-            equal_steps: choose each point's ``rounds`` such that a client takes about so many local steps in all
+            equal_steps: give each point so many local steps a round that a client takes about so many in all
                 (:func:`with_steps`).
 
         Raises:
@@ -188,19 +186,11 @@ def study_name(study: Study, config: RunConfig) -> str:
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
-    """Return the configuration with ``rounds`` such that clients take about ``steps`` local steps in all, on average.
+    """Return the configuration with so many local steps a round that a client takes about ``steps`` in all, on average.
 
-    At least one round; between the rounds as many evaluations as before. A step is one batch, however many optimizer
-    steps a method makes of it.
-
-    Raises:
-        BenchmarkError: the benchmark is unknown.
-        DataError: own data cannot be read.
+    At least one step a round. A step is one batch, however many optimizer steps a method makes of it.
     """
-    batches = statistics.fmean(math.ceil(len(data.train) / config.train.batch_size) for data in load_clients(config))
-    rounds = max(1, round(steps / (batches * config.train.epochs * config.server.fraction)))
-    every = max(1, round(config.eval.every * rounds / config.rounds))
-    return config.updated({"rounds": rounds, "eval.every": every})
+    return config.updated({"train.steps": max(1, round(steps / (config.rounds * config.server.fraction)))})
 
 
 def run_study(
