@@ -242,7 +242,7 @@ def _compare(
     names = _names(methods)
     _say_loading()
     from feddat.experiment import compare, comparison_runs
-    from feddat.report import tables
+    from feddat.report import method_table
 
     source = config.benchmark or "own data"
     with _interruptible("the same command again"):
@@ -251,7 +251,8 @@ def _compare(
         title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
         with _display(runs, title, overwrite) as display:
             comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen)
-    out.print(tables.to_rich(tables.score_table(comparison["runs"]), f"Test scores on {source} (%)"))
+    table = method_table.method_table(comparison["runs"])
+    out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
     _print_paths(next(iter(runs.values())).runs_dir)
     _fail_for(comparison["failed"], len(runs))
 
@@ -332,7 +333,7 @@ def study(
     names = list(wanted.methods) if methods is None else _names(methods)
     source = settings.benchmark or "own data"
     with _interruptible("the same command again"):
-        wanted.plans(settings, names, range(seeds))  # mistakes show before the search for a setting
+        all_runs(wanted.plans(settings, names, range(seeds)))  # mistakes show before the search for settings
         chosen = _tuning({"": settings}, names, tune, jobs, overwrite).get("")
         plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)
         runs = all_runs(plans)

@@ -39,7 +39,7 @@ def test_each_point_is_a_comparison_in_a_folder_of_its_own(make_config):
         all_runs(STUDIES["examples"].plans(config, ["fedavgg"], [0]))
 
 
-@pytest.mark.parametrize("name", sorted(STUDIES.keys() - {"server"}))
+@pytest.mark.parametrize("name", sorted(STUDIES))
 def test_every_study_fits_the_configuration(name, make_config):
     study = STUDIES[name]
     assert all_runs(study.plans(make_config(), study.methods, [0]))
