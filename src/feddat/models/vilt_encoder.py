@@ -1,7 +1,7 @@
 """What happens to images and texts before ViLT sees them, from a model folder without its weights.
 
 Sizes and constants are the folder's own processor's. Pixels are resampled by torch's uint8 kernels, antialiased: four
-times as fast as Pillow's, of which at most one value in a hundred differs, by one of 256 levels.
+times as fast as Pillow's. About one value in a hundred differs from Pillow's, by one of 256 levels.
 """
 
 from __future__ import annotations
