@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from multiprocessing import Pool
+from multiprocessing.pool import Pool
 from pathlib import Path
 
 import numpy as np
