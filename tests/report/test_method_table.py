@@ -82,6 +82,10 @@ def test_every_form_says_the_same() -> None:
     console.print(mt.to_rich(table))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "FedAvg 60.0 70.0 65.0 ± 1.4 −1.0 [−2.0, 0.0]" in " ".join(shown.split())
+    narrow = Console(file=io.StringIO(), width=64)
+    narrow.print(mt.to_rich(table))
+    assert "65.0 ± 1.4" in narrow.file.getvalue()  # type: ignore[attr-defined]
+    assert "−1.0 [−2.0, 0.0]" in narrow.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_what_a_search_found() -> None:

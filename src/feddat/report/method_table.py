@@ -202,21 +202,37 @@ def to_rich(table: MethodTable, title: str | None = None) -> RichTable:
 
     Parameters, and deviations of single columns, are left to the files.
     """
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
-    heads = [table.heads[0], *table.heads[_SCORES_FROM:]]
-    for place, name in enumerate(heads):
-        shown.add_column(name, justify="right" if place else "left", no_wrap=True)
+    shown = RichTable(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        title_style="bold",
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    rows = []
     for row in table.rows:
         *scores, mean = row.cells
-        texts = [Text(f"{cell.mean:.1f}" if cell.values else "–", "bold green" if cell.best else "") for cell in scores]
+        texts = [Text(row.name)]
+        texts += [
+            Text(f"{cell.mean:.1f}" if cell.values else "–", "bold green" if cell.best else "") for cell in scores
+        ]
         texts.append(Text(str(mean), "bold green" if mean.best else ""))
         texts += [Text(text) for text in table.texts(row)[_SCORES_FROM + len(row.cells) :]]
-        shown.add_row(row.name, *texts)
+        rows.append(texts)
+    for place, name in enumerate([table.heads[0], *table.heads[_SCORES_FROM:]]):
+        # Long headings are cut, numbers never.
+        width = max(min(len(name), _HEADING), *(len(texts[place]) for texts in rows))
+        shown.add_column(name, justify="right" if place else "left", no_wrap=True, width=width)
+    for texts in rows:
+        shown.add_row(*texts)
     return shown
 
 
 #: Place of the first score among a row's texts.
 _SCORES_FROM = 3
+#: Characters of a heading that a terminal shows at least.
+_HEADING = 6
 
 _LATEX = str.maketrans(
     {
