@@ -49,6 +49,16 @@ def test_the_anchor_is_what_was_received(process):
     assert not same({key: kept[f"local.{key}"] for key in shared}, shared)
 
 
+def test_the_anchor_is_new_in_every_round(process):
+    p = process()
+    participant = p.participant(MUSEUM)
+    first = participant.fit(p.initial(), 1).shared
+    received = {key: value + 0.5 for key, value in first.items()}
+    participant.fit(received, 2)
+    assert same(p.weights("anchor"), received)
+    assert same({key: stored(participant, 2)[f"anchor.{key}"] for key in received}, received)
+
+
 @pytest.mark.parametrize(
     ("method", "kept"), [("feddat", {"local", "anchor", "head"}), ("fedavg", {"head"}), ("head", {"head"}),
                          ("local", {"local", "anchor", "head"}), ("central", {"global", "head"})],

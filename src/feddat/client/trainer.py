@@ -132,6 +132,7 @@ class Participant:
             DataError: there is nothing to train on.
         """
         context = self._restore(shared, round, extras or {})
+        self.adapters.refresh_anchor()  # the stored one is that of the last round
         metrics, sent = self._train(self.algorithm, self.config.train.epochs, round, context, self.config.train.steps)
         self.store.save(
             round, pack(self.algorithm, self.adapters, self.members, context.state), self._meta(context.previous)
