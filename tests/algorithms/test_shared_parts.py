@@ -3,8 +3,13 @@
 import pytest
 import torch
 from scalars import LR, START, ScalarLearner, context
+from torch import nn
 
+from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS
+from feddat.algorithms.fedex_lora import FedExLora
+from feddat.app.messages import TrainReply
+from feddat.app.rules import MeanRule
 from feddat.config import ConfigError, load_config
 
 KEYS = [f"encoder.layer.{n}.output.bottleneck_{part}.weight" for n in range(4) for part in ("down", "up")]
@@ -60,3 +65,63 @@ def test_which_factors_travel_and_train(method, shared, trained):
     assert [key[-8] for key in loras(0, 1) if algorithm.shares(key)] == list(shared) * 2
     assert [key[-8] for key in loras(0, 1) if algorithm.trains_key(key)] == list(trained) * 2
     assert algorithm.kinds == ("lora",)
+
+
+# FedEx-LoRA -----------------------------------------------------------------------------------------------------------
+
+
+def test_fedex_by_hand():
+    """Factors 1·2 and 3·4: the mean product is 7, that of the means 2·3 = 6; the residuals 1 add up."""
+    server = FedExLora.server
+    clients = [{"q.lora_A.weight": torch.tensor([[a]]), "q.lora_B.weight": torch.tensor([[b]])}
+               for a, b in ((1.0, 2.0), (3.0, 4.0))]  # fmt: skip
+    state, shared = server.start(clients[0]), clients[0]
+    assert server.sends(state) == {"q": torch.zeros(1, 1)}
+    for expected in (1.0, 2.0):
+        rule = MeanRule(server)
+        rule.start(shared, state)
+        rule.open(1, shared)
+        for client in clients:
+            rule.add(TrainReply({key: value.numpy() for key, value in client.items()}, {}, 1, {"loss": 0.0}), 1.0)
+        shared, state = rule.close(clients=2), rule.state
+        assert {key: value.item() for key, value in shared.items()} == {"q.lora_A.weight": 2, "q.lora_B.weight": 3}
+        assert rule.answers()["q"].item() == rule.open(2, shared)["q"].item() == expected
+
+
+def test_fedex_average_is_exact():
+    """Three clients' random pairs: with residuals, every weight is the pretrained one plus the clients' mean update."""
+    clients = []
+    base = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
+    pretrained = [layer.weight.detach().clone() for layer in base]
+    adapters = build_adapters(base, peft="lora", rank=2, alpha=6, sites=r"\d")
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        clients.append({k: torch.randn(v.shape, generator=generator) for k, v in adapters.state("global").items()})
+    rule = MeanRule(FedExLora.server)
+    rule.start(clients[0], None)
+    rule.open(1, clients[0])
+    for client in clients:
+        rule.add(TrainReply({key: value.numpy() for key, value in client.items()}, {}, 1, {"loss": 0.0}), 1.0)
+    adapters.load("global", rule.close(clients=3))
+    adapters.shift(rule.answers())
+    for site, before in zip("01", pretrained, strict=True):
+        layer = adapters.peft_model.get_base_model().get_submodule(site)
+        update = sum(3.0 * client[f"{site}.lora_B.weight"] @ client[f"{site}.lora_A.weight"] for client in clients) / 3
+        total = layer.base_layer.weight + layer.get_delta_weight("global")
+        torch.testing.assert_close(total, before + update, atol=1e-5, rtol=1e-6)
+    adapters.shift({"1": torch.ones(3, 7)})
+    weights = [adapters.peft_model.get_base_model().get_submodule(site).base_layer.weight for site in "01"]
+    assert torch.equal(weights[0], pretrained[0]), "a site without product goes back"
+    torch.testing.assert_close(weights[1], pretrained[1] + 3)
+    adapters.shift({})
+    assert torch.equal(weights[1], pretrained[1])
+
+
+def test_only_lora_has_weights_to_shift():
+    for kind in ("bottleneck", "bias"):
+        adapters = build_adapters(
+            nn.Sequential(nn.Linear(5, 7)), peft=kind, sites="0" if kind == "bottleneck" else None
+        )
+        adapters.shift({})
+        with pytest.raises(ValueError, match="no frozen weight to shift below '0'"):
+            adapters.shift({"0": torch.zeros(7, 5)})

@@ -137,5 +137,6 @@ def test_the_table_of_methods():
         "feddpa": (("global", "local"), True, False, ("mixed", "local", "global")),
         "fedalt": (("local",), True, False, ("mixed",)),
         "fedsa-lora": (("global",), True, False, ("global",)),
+        "fedex-lora": (("global",), True, False, ("global",)),
         "ffa-lora": (("global",), True, False, ("global",)),
     }

@@ -173,6 +173,25 @@ def test_what_leaves_a_client_is_the_shared_part_counts_and_metrics(make_config,
     assert (kinds.count("query"), kinds.count("train"), kinds.count("evaluate")) == (2, 4, 6)
 
 
+def test_fedex_answers_with_its_residuals_and_leaves_none_behind(make_config):
+    """The frozen weights move with the residuals; another method of the process finds them as they were."""
+    before = Experiment(make_config(method="fedavg-lora", name="before")).run()
+    config = make_config(method="fedex-lora")
+    summary = Experiment(config).run()
+    state = load_file(config.run_dir / "checkpoints" / "round-00002.safetensors")
+    residuals = [value for key, value in state.items() if ".lora_" not in key]
+    assert len(residuals) == 4
+    assert all(value.shape == (32, 32) and value.any() for value in residuals)
+    assert summary["bytes"]["evaluate"]["down"] > 6 * 4 * 4 * 32 * 32, "answers need them"
+    assert Experiment(config).predict("ann", [], 1) == []
+    after = Experiment(make_config(method="fedavg-lora", name="after")).run()
+    assert numbers_of(before) == numbers_of(after)
+
+
+def numbers_of(summary):
+    return summary["clients"], summary["bytes"], summary["mean"]
+
+
 def test_fedalt_clients_train_beside_the_rest_of_the_world(make_config):
     config = make_config(method="fedalt", adapter__peft="lora")
     Experiment(config).run()

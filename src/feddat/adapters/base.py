@@ -108,6 +108,17 @@ class Adapters(Protocol):
         """
         ...
 
+    def shift(self, products: Mapping[str, Tensor]) -> None:
+        """Set the frozen weights below the adapters to the pretrained ones, and at some sites more.
+
+        Args:
+            products: site -> what is added to its weight, (out, in), times LoRA's scale; at all others nothing is.
+
+        Raises:
+            ValueError: the adapters have no such site.
+        """
+        ...
+
 
 def check_route(route: Route) -> Mapping[str, float | Tensor]:
     """Return the weight of each adapter on a route.

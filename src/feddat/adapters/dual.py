@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
 from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Route, check_adapter, check_route
 from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
@@ -50,6 +51,7 @@ class DualAdapters(AdapterStates):
             for parameter in self.parameters(name):
                 parameter.requires_grad_(True)
         freeze_for_good(self._sites, "anchor")
+        self._pretrained: dict[str, Tensor] = {}  # of shifted sites
         self._switches = {route: Switch(self._sites, weights) for route, weights in ROUTES.items()}
         self.refresh_anchor()
         self.route("global")
@@ -84,6 +86,22 @@ class DualAdapters(AdapterStates):
                 site.layer.reset_adapter(adapter, generator)
             else:
                 _reset_lora(site, adapter, generator)
+
+    @torch.no_grad()
+    def shift(self, products: Mapping[str, Tensor]) -> None:
+        """Set the weights below LoRA's sites to the pretrained ones plus scale · product, or plus nothing.
+
+        Raises:
+            ValueError: there is no such site, or it is none of LoRA's.
+        """
+        sites = {site.name: site for site in self._sites if not isinstance(site.layer, BottleneckLayer)}
+        super().shift({name: product for name, product in products.items() if name not in sites})
+        for name in [*self._pretrained.keys() - products.keys()]:
+            sites[name].layer.get_base_layer().weight.copy_(self._pretrained.pop(name))
+        for name, product in products.items():
+            weight = sites[name].layer.get_base_layer().weight
+            pretrained = self._pretrained.setdefault(name, weight.clone())
+            weight.copy_(pretrained + sites[name].scaling["global"] * product)
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:
         return {key: weight for site in self._sites for key, weight in named_weights(site, adapter)}

@@ -68,6 +68,15 @@ class AdapterStates:
         for key, weight in weights.items():
             weight.copy_(state[key])
 
+    def shift(self, products: Mapping[str, Tensor]) -> None:
+        """Accept nothing but nothing: only LoRA's sites have one frozen weight each.
+
+        Raises:
+            ValueError: there is something to add.
+        """
+        if products:
+            raise ValueError(f"no frozen weight to shift below {next(iter(products))!r}: these are not LoRA adapters")
+
 
 def single_adapter(route: Route, kind: str) -> str | None:
     """Return the one adapter on a route, ``None`` where there is none, for kinds that cannot add adapters up.

@@ -11,6 +11,7 @@ from feddat.algorithms.fedavg import FedAvg
 from feddat.algorithms.feddat import FedDAT
 from feddat.algorithms.feddpa import FedDPA
 from feddat.algorithms.feddyn import FedDyn
+from feddat.algorithms.fedex_lora import FedExLora
 from feddat.algorithms.fedper import FedPer
 from feddat.algorithms.fedprox import FedProx
 from feddat.algorithms.fedrep import FedRep
@@ -41,6 +42,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         FedALT(),
         FedSALora(),
         FFALora(),
+        FedExLora(),
         Local(),
         Central(),
         Head(),

@@ -36,7 +36,8 @@ class RoundContext:
         previous: round in which this client last trained; ``None`` at its first.
         steps: local steps of this round.
         step: current local step, 0-based.
-        received: the extra arrays that came with the adapter (:meth:`ServerPart.sends`); empty in an evaluation.
+        received: the extra arrays that came with the adapter (:meth:`ServerPart.sends`, or in an
+            evaluation :meth:`ServerPart.answers`).
         state: the client's own tensors, kept in its store from round to round.
         scratch: whatever the algorithm needs until the end of the round.
     """
@@ -144,6 +145,10 @@ class Algorithm(ABC):
         Returns:
             Detached scalars to log; always the same keys, ``loss`` among them.
         """
+
+    def shift(self, context: RoundContext) -> Mapping[str, Tensor]:
+        """Return what is added to frozen weights, in training and in answers: see ``Adapters.shift``."""
+        return {}
 
     def begin(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027  (most have nothing to do)
         """Prepare the round; the adapters are as received, and as this client left them."""

@@ -48,6 +48,10 @@ class ServerPart:
         """
         return {}
 
+    def answers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the extra arrays that go to every client when it is to answer; checked as those of :meth:`sends`."""
+        return {}
+
     def expects(self, shared: Mapping[str, Tensor]) -> Shapes:
         """Return the shapes of the extra arrays of every reply, given the shared part."""
         return {}

@@ -23,7 +23,14 @@ class Works(Protocol):
         """Train locally for one round."""
         ...
 
-    def evaluate(self, shared: dict[str, Tensor] | None, round: int, split: str, final: bool = False) -> EvalResult:
+    def evaluate(
+        self,
+        shared: dict[str, Tensor] | None,
+        round: int,
+        split: str,
+        final: bool = False,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> EvalResult:
         """Score every route on a split."""
         ...
 
@@ -57,7 +64,7 @@ def make_client_app(
     def evaluate(message: Message, context: Context) -> Message:
         ask = messages.read_instruction(message)
         name = client_name(context, names)
-        result = participant(name).evaluate(ask.shared, ask.round, ask.split, final=ask.final)
+        result = participant(name).evaluate(ask.shared, ask.round, ask.split, ask.final, ask.extras)
         return messages.evaluate_reply(message, ask.round, name, result.scores, result.examples)
 
     return app

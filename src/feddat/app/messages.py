@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | query | nothing | the client's name, and the members it answers for |
 | train | the global adapter, extra arrays; round, planned rounds | the same, other extras; number of examples; losses |
-| evaluate | the global adapter; the same; split, whether final | number of examples; one score per route |
+| evaluate | the global adapter, other extras; the same; split, if final | number of examples; one score per route |
 
 Nothing else leaves a client: no data, no head, no local adapter. Methods that do not communicate send no arrays at all.
 Of the global adapter only those entries travel that the algorithm shares. Extra arrays (control variates, for example)

@@ -98,6 +98,10 @@ class Rule(ABC):
     def open(self, round: int, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Begin a round in which ``shared`` is sent out; return the extra arrays that go with it."""
 
+    def answers(self) -> Mapping[str, Tensor]:
+        """Return the extra arrays that go with the shared part when clients are to answer."""
+        return {}
+
     @abstractmethod
     def add(self, reply: TrainReply, weight: float) -> None:
         """Take one reply; they come in the order of client names."""
@@ -130,6 +134,10 @@ class MeanRule(Rule):
         self._sent = shared
         self._shared, self._extras, self._replies = RunningMean(), RunningMean(), 0
         return self._part.sends(self.state)
+
+    def answers(self) -> Mapping[str, Tensor]:
+        """Return what the server part sends along."""
+        return self._part.answers(self.state)
 
     def add(self, reply: TrainReply, weight: float) -> None:
         """Fold one reply into the sums."""

@@ -131,7 +131,8 @@ class AdapterStrategy(Strategy):
     ) -> list[Message]:
         """Return the messages that ask every client to evaluate."""
         self._split, self._final = str(config["split"]), bool(config["final"])
-        return self._ask(MessageType.EVALUATE, list(self.roster), server_round, arrays, config)
+        extras = self.rule.answers()
+        return self._ask(MessageType.EVALUATE, list(self.roster), server_round, arrays, config, extras)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return each route's mean score over the members that have examples, in percent; all count the same.

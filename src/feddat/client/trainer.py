@@ -16,6 +16,7 @@ from torch import Tensor
 from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.algorithms.local import Local
+from feddat.algorithms.server import ServerPart
 from feddat.client.batches import plan_batches
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
@@ -131,7 +132,7 @@ class Participant:
             StoreError: the personal state cannot be read or written.
             DataError: there is nothing to train on.
         """
-        context = self._restore(shared, round, extras or {})
+        context = self._restore(shared, round, extras, training=True)
         self.adapters.refresh_anchor()  # the stored one is that of the last round
         metrics, sent = self._train(self.algorithm, self.config.train.epochs, round, context, self.config.train.steps)
         self.store.save(
@@ -144,7 +145,14 @@ class Participant:
             extras={key: value.detach().cpu() for key, value in sent.items()},
         )
 
-    def evaluate(self, shared: dict[str, Tensor] | None, round: int, split: str, final: bool = False) -> EvalResult:
+    def evaluate(
+        self,
+        shared: dict[str, Tensor] | None,
+        round: int,
+        split: str,
+        final: bool = False,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> EvalResult:
         """Score every route of :meth:`routes` on ``split`` with the state after ``round``.
 
         Args:
@@ -155,8 +163,9 @@ class Participant:
             final: this is the evaluation after the last round. With ``algorithm.personal_epochs`` set, the received
                 adapter and the head are then first fine-tuned here for so many epochs. The result is kept beside the
                 personal state, used again by later calls, and never sent; its one route is ``local``.
+            extras: the extra arrays received with the adapter.
         """
-        answering, context = self._restore_for_answers(shared, round, final)
+        answering, context = self._restore_for_answers(shared, round, final, extras)
         scores: dict[str, dict[str, float]] = {}
         prepared = {name: member.prepared(split) for name, member in self.members.items()}
         for name, part in prepared.items():
@@ -175,6 +184,7 @@ class Participant:
         examples: Sequence[Example],
         k: int = 5,
         final: bool = False,
+        extras: Mapping[str, Tensor] | None = None,
     ) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, on the method's own route.
 
@@ -188,7 +198,7 @@ class Participant:
             raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
         if not examples:
             return []
-        answering, context = self._restore_for_answers(shared, round, final)
+        answering, context = self._restore_for_answers(shared, round, final, extras)
         owner = self.members[member]
         views = owner.encode_unseen(examples)
         learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
@@ -287,10 +297,10 @@ class Participant:
         return 100.0 * torch.cat(scores).double().mean().item()
 
     def _restore_for_answers(
-        self, shared: dict[str, Tensor] | None, round: int, final: bool
+        self, shared: dict[str, Tensor] | None, round: int, final: bool, extras: Mapping[str, Tensor] | None
     ) -> tuple[Algorithm, RoundContext]:
         """Put this client's state after ``round`` into the model; return which algorithm answers, and its context."""
-        answering, context = self.algorithm, self._restore(shared, round + 1)
+        answering, context = self.algorithm, self._restore(shared, round + 1, extras, training=False)
         if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
             answering = Local()
             self._personalise(context, round)
@@ -313,14 +323,15 @@ class Participant:
         self._personal_store.save(round, pack(Local(), self.adapters, self.members, {}), self._meta(None))
 
     def _restore(
-        self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
+        self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None, training: bool
     ) -> RoundContext:
         """Put this client's state before ``round`` and what it received into the shared model.
 
         Args:
             shared: the global adapter, as far as it travels.
             round: that is to be trained, or the one after the round that is evaluated.
-            extras: the extra arrays received; ``None``: this is an evaluation, in which none travel.
+            extras: the extra arrays received.
+            training: whether the round is to be trained.
         """
         if self.algorithm.communicates and shared is None:
             raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
@@ -331,10 +342,9 @@ class Participant:
         self.adapters.refresh_anchor()
         self.adapters.initialise(torch_generator(self.config.seed, self.name, "local"), "local")
         context = RoundContext(round, self.config.rounds, self.config.algorithm)
-        if extras is not None:
-            context.received = {
-                key: value.to(self._device) for key, value in self._checked(extras, shared or {}).items()
-            }
+        self._check_extras(extras or {}, shared or {}, training)
+        context.received = {key: value.to(self._device) for key, value in (extras or {}).items()}
+        self.adapters.shift(self.algorithm.shift(context))
         stored = self.store.load(round)
         if stored is None:
             for member in self.members.values():
@@ -345,10 +355,11 @@ class Participant:
             context.previous = stored[0]
         return context
 
-    def _checked(self, extras: Mapping[str, Tensor], shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return the extra arrays received, if they are those that the algorithm's server sends."""
-        server = self.algorithm.server
-        expected = {} if server is None else {k: v.shape for k, v in server.sends(server.start(shared)).items()}
+    def _check_extras(self, extras: Mapping[str, Tensor], shared: Mapping[str, Tensor], training: bool) -> None:
+        """Refuse extra arrays that are not those that the algorithm's server sends."""
+        server = self.algorithm.server or ServerPart()
+        sent = (server.sends if training else server.answers)(server.start(shared))
+        expected = {key: value.shape for key, value in sent.items()}
         found = {key: value.shape for key, value in extras.items()}
         for key in sorted(found.keys() | expected.keys()):
             if found.get(key) != expected.get(key):
@@ -356,7 +367,6 @@ class Participant:
                     f"client {self.name}: extra array {key}: got {_shape(found.get(key))}, "
                     f"{self.algorithm.name} expects {_shape(expected.get(key))}"
                 )
-        return extras
 
     def _load_personal(self, algorithm: Algorithm, state: State) -> dict[str, Tensor]:
         round, tensors, meta = state

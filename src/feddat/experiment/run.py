@@ -210,7 +210,10 @@ class Experiment:
         self, federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
     ) -> list[list[tuple[str, float]]]:
         final = state.round == self.settings.rounds
-        return federation.owner(client).predict(state.shared or None, state.round, client, examples, k, final=final)
+        server = federation.algorithm.server
+        extras = None if server is None else server.answers(state.rule)
+        owner = federation.owner(client)
+        return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder.checkpoints, config_hash(self.config))

@@ -44,6 +44,7 @@ METHODS = {
     "fedalt": "FedALT",
     "fedsa-lora": "FedSA-LoRA",
     "ffa-lora": "FFA-LoRA",
+    "fedex-lora": "FedEx-LoRA",
 }
 #: Method -> what it is, in one line.
 NOTES = {
@@ -69,6 +70,7 @@ NOTES = {
     "feddpa": "a shared and a local adapter, mixed by how familiar a question is",
     "fedalt": "an adapter of its own per client beside the mean of all the others', mixed by a learned mixer",
     "fedsa-lora": "LoRA of which the factor A is averaged and B stays",
+    "fedex-lora": "LoRA averaged exactly: what the mean of the factors misses goes into the frozen weights",
     "ffa-lora": "LoRA of which the factor A is fixed and B is averaged",
 }
 for _name, _method, _kind in named_variants():
