@@ -53,9 +53,10 @@ class HeadConfig(_Section):
 
     init: Literal["random", "words"] = Field(
         "random",
-        description="random, or from the backbone's masked-word head and the answers' word embeddings",
+        description="classes: random, or from the backbone's masked-word head and the answers' word embeddings; "
+        "models that write their answers start from their own vocabulary head",
     )
-    lr: float = Field(1.0, ge=0, description="factor on train.lr for the head; 0: it stays as it started")
+    lr: float = Field(1.0, ge=0, description="factor on train.lr for the head; 0: it is frozen as it started")
 
 
 class AlgorithmConfig(_Section):
@@ -149,6 +150,9 @@ class EvalConfig(_Section):
         description="anchor of the DAT route: the one the local adapter was trained beside, or the newest",
     )
     batch_size: int = Field(128, ge=1)
+    rank_top: int = Field(
+        128, ge=1, description="models that write answers: so many of a client's answers are scored whole per question"
+    )
 
 
 class RunConfig(_Section):

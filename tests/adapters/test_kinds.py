@@ -388,6 +388,8 @@ def test_counts_of_vilt_b32(kind: str) -> None:
         "trainable": one + 1538,
         "communicated": one,
     }
+    frozen = count_parameters(adapters, trains=("global",), head=head.requires_grad_(False))
+    assert (frozen["total"], frozen["trainable"]) == (FULL - replaced + one + 1538, one)
     both = count_parameters(adapters, trains=("global", "local"), shares=everything)
     assert both == {"total": FULL - replaced + 2 * one, "trainable": 2 * one, "communicated": one}
     assert count_parameters(adapters, trains=())["total"] == FULL

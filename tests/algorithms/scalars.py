@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from feddat.adapters.base import check_route
 from feddat.algorithms import RoundContext
+from feddat.algorithms.distillation import distillation_loss
 from feddat.config import AlgorithmConfig
 
 LR = 0.1
@@ -35,6 +36,12 @@ class ScalarLearner:
 
     def task_loss(self, logits):
         return F.cross_entropy(logits, torch.zeros(1, dtype=torch.long))
+
+    def distillation_loss(self, student, teacher, temperature):
+        return distillation_loss(student, teacher, temperature)
+
+    def answers(self, route, head="main"):
+        return self.logits(self.features(route), head)
 
     def update(self, loss, adapters=None, head=True):
         self.backward(loss)

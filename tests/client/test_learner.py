@@ -15,7 +15,11 @@ def learner(clip=None):
     task = SimpleNamespace(
         logits=lambda head, features: features, loss=lambda logits, targets: (logits * targets).sum()
     )
-    made.take(SimpleNamespace(task=task, heads={"main": None}), {"x": torch.ones(1, 2)}, torch.tensor([[3.0, 4.0]]))
+    made.take(
+        SimpleNamespace(task=task, heads={"main": None}, generation=None),
+        {"x": torch.ones(1, 2)},
+        torch.tensor([[3.0, 4.0]]),
+    )
     return made, weight
 
 

@@ -304,6 +304,18 @@ def test_words_need_a_word_head(process, monkeypatch):
         p.participant(MUSEUM)
 
 
+def test_a_frozen_head_stays_and_is_no_part_of_the_step(process):
+    p = process(**{"head.lr": 0})
+    participant = p.participant(MUSEUM)
+    head = participant.members["museum"].heads["main"]
+    before = {key: value.clone() for key, value in head.state_dict().items()}
+    shared = p.initial()
+    result = participant.fit(shared, 1)
+    assert same(head.state_dict(), before)
+    assert not same(result.shared, shared)
+    assert not any(parameter.requires_grad for parameter in head.parameters())
+
+
 # --- evaluation and prediction ----------------------------------------------------------------------------------------
 
 

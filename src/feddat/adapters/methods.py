@@ -95,8 +95,9 @@ def count_parameters(
     backbone = size(parameter for parameter in adapters.model.parameters() if id(parameter) not in inserted)
     adapters.route("global")
     heads = size(head.parameters()) if head is not None else 0
+    moving = size(p for p in head.parameters() if p.requires_grad) if head is not None else 0
     return {
         "total": backbone + sum(size(adapters.parameters(name)) for name in trains) + heads,
-        "trainable": sum(size(p for key, p in adapters.named(n).items() if trains_key(key)) for n in trains) + heads,
+        "trainable": sum(size(p for key, p in adapters.named(n).items() if trains_key(key)) for n in trains) + moving,
         "communicated": size(p for key, p in adapters.named("global").items() if shares is not None and shares(key)),
     }

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from feddat.adapters.base import Route
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
 from feddat.config import AlgorithmConfig
 
@@ -35,11 +36,10 @@ class Apfl(Algorithm):
         return separate_heads(config)
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the logits of the mixture, or of one adapter alone."""
+        """Return the scores of the mixture, or of one adapter alone."""
         if route != "mixed":
             return super().answer(learner, route, context)
-        alpha = context.state.get("alpha", torch.tensor(context.config.apfl_alpha))
-        return learner.logits(learner.features({"local": alpha, "global": 1 - alpha}))
+        return learner.answers(_mixture(context))
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Start the personal adapter from the first one received, and α where configured."""
@@ -60,7 +60,7 @@ class Apfl(Algorithm):
         task_global = learner.task_loss(learner.logits(learner.features("global"), head))
         learner.update(task_global)
 
-        task_mixture = learner.task_loss(self.answer(learner, "mixed", context))
+        task_mixture = learner.task_loss(learner.logits(learner.features(_mixture(context))))
         learner.update(task_mixture, adapters=("local",))
         alpha = context.state["alpha"].detach()
         alpha.clamp_(0.0, 1.0)
@@ -75,3 +75,8 @@ class Apfl(Algorithm):
         """Keep α as it stands."""
         context.state["alpha"] = context.state["alpha"].detach()
         return {}
+
+
+def _mixture(context: RoundContext) -> Route:
+    alpha = context.state.get("alpha", torch.tensor(context.config.apfl_alpha))
+    return {"local": alpha, "global": 1 - alpha}

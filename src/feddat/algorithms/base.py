@@ -57,18 +57,26 @@ class Learner(Protocol):
     """What an algorithm may do with a client: forward on a route, the task's loss, updates, moves of whole adapters."""
 
     def features(self, route: Route) -> Tensor:
-        """Return the current batch's pooled features (N * V, d) on a route.
+        """Return the current batch's features on a route: pooled (N * V, d), or of M written answers (M, L, d).
 
         Several routes' features may wait for their backward pass at once.
         """
         ...
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
-        """Return a personal head's logits (N, C), float32 or wider."""
+        """Return a personal head's logits, (N, C) or of tokens (M, L, V), float32 or wider."""
         ...
 
     def task_loss(self, logits: Tensor) -> Tensor:
         """Return the task loss of the current batch's logits, a scalar."""
+        ...
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return KL_T(student ‖ teacher) of two of the current batch's logits, a scalar; the teacher is detached."""
+        ...
+
+    def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
+        """Return the current batch's scores (N, C) of the task's classes on a route: the higher, the likelier."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -118,6 +126,8 @@ class Algorithm(ABC):
         kinds: kinds of adapter it works with (:data:`feddat.kinds.KINDS`), the default first; empty: every
             kind whose adapters can do what :attr:`routes` ask for.
         needs: what those kinds are, for messages.
+        reads_features: whether it compares or weighs examples by their pooled features, (N, d).
+        trains_head_alone: whether it has steps in which nothing but heads trains.
     """
 
     name: ClassVar[str]
@@ -129,6 +139,8 @@ class Algorithm(ABC):
     server: ClassVar[ServerPart | None] = None
     kinds: ClassVar[tuple[str, ...]] = ()
     needs: ClassVar[str] = ""
+    reads_features: ClassVar[bool] = False
+    trains_head_alone: ClassVar[bool] = False
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
         """Return the algorithm for one run, given the names of an adapter's entries; most are the same for every run.
@@ -158,8 +170,8 @@ class Algorithm(ABC):
         return {}
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the current batch's logits (N, C) under one of :attr:`routes`."""
-        return learner.logits(learner.features(route), self.heads(context.config).get(route, MAIN_HEAD))
+        """Return the current batch's scores (N, C) under one of :attr:`routes`, see :meth:`Learner.answers`."""
+        return learner.answers(route, self.heads(context.config).get(route, MAIN_HEAD))
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the routes that have a head of their own, with its name; all others share the main head."""

@@ -52,6 +52,7 @@ class FedALT(Algorithm):
     trains = ("local",)
     keeps = MIXED
     routes = ("mixed",)
+    reads_features = True
     server = CountedMean()
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
-from feddat.algorithms.distillation import distillation_loss, ramp
+from feddat.algorithms.distillation import ramp
 from feddat.config import AlgorithmConfig
 
 
@@ -83,7 +83,7 @@ def _objective(
 ) -> tuple[Tensor, Tensor, Tensor]:
     weight = ramp(weight, context.round, context.config.ramp_rounds)
     task = learner.task_loss(student)
-    divergence = distillation_loss(student, teacher, context.config.temperature)
+    divergence = learner.distillation_loss(student, teacher, context.config.temperature)
     return (1.0 - weight) * task + weight * divergence, task, divergence
 
 

@@ -27,6 +27,7 @@ class FedDPA(Algorithm):
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "local", "global")
+    reads_features = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the global adapter, then one of the local adapter beside it; the head moves in both.
@@ -44,11 +45,11 @@ class FedDPA(Algorithm):
         return {name: value.detach() for name, value in values.items()}
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the logits on one adapter, or on both as each question asks for."""
+        """Return the scores on one adapter, or on both as each question asks for."""
         if route != "mixed":
             return super().answer(learner, route, context)
         local = local_weights(learner.features("none"), context).view(-1, 1, 1)
-        return learner.logits(learner.features({"local": local, "global": 1 - local}))
+        return learner.answers({"local": local, "global": 1 - local})
 
 
 def local_weights(features: Tensor, context: RoundContext) -> Tensor:

@@ -20,6 +20,7 @@ class FedRep(Algorithm):
     name = "fedrep"
     trains = ("global",)
     routes = ("global",)
+    trains_head_alone = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the head, or in the later part of the round one of the adapter."""

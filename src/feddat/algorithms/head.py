@@ -14,6 +14,7 @@ class Head(Algorithm):
     trains = ()
     communicates = False
     routes = ("none",)
+    trains_head_alone = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""

@@ -26,6 +26,7 @@ class Moon(Algorithm):
     trains = ("global",)
     keeps = ("local",)
     routes = ("global",)
+    reads_features = True
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Take the received adapter for the last one at a client's first round."""

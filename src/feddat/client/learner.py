@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from feddat.adapters.base import TRAINED, Adapters, Route
 from feddat.algorithms.base import MAIN_HEAD
+from feddat.algorithms.distillation import distillation_loss
 from feddat.client.member import Member
 from feddat.models.base import Backbone
 
@@ -16,7 +17,7 @@ from feddat.models.base import Backbone
 class BatchLearner:
     """Forward passes, loss and update on the current batch (:class:`feddat.algorithms.base.Learner`).
 
-    Without an optimizer it only answers: :meth:`features` and :meth:`logits`.
+    Without an optimizer it only answers: :meth:`features`, :meth:`logits` and :meth:`answers`.
     """
 
     def __init__(
@@ -49,20 +50,36 @@ class BatchLearner:
         self._member, self._inputs, self._targets = member, inputs, targets
 
     def features(self, route: Route) -> Tensor:
-        """Return the batch's pooled features on ``route``, shape (N * V, d)."""
+        """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
         self._adapters.route(route)
         with self._autocast():
             return self._backbone.features(self._inputs)
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
-        """Return the logits of one of the member's heads, (N, C), float32 or wider."""
+        """Return the logits of one of the member's heads, (N, C) or of tokens (M, L, V), float32 or wider."""
         with self._autocast():
             logits = self._member.task.logits(self._member.heads[head], features)
         return logits.float() if logits.dtype == torch.bfloat16 else logits
 
     def task_loss(self, logits: Tensor) -> Tensor:
         """Return the task loss, a scalar."""
+        if (generation := self._member.generation) is not None:
+            return generation.loss(logits, self._inputs, len(self._targets))
         return self._member.task.loss(logits, self._targets)
+
+    def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+        """Return KL_T(student ‖ teacher), a scalar; of written answers, what is padding does not count."""
+        generation = self._member.generation
+        mask = None if generation is None else generation.mask(self._inputs)
+        return distillation_loss(student, teacher, temperature, mask)
+
+    def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
+        """Return scores of the task's classes, (N, C): logits, or the log-likelihoods of written answers."""
+        if (generation := self._member.generation) is None:
+            return self.logits(self.features(route), head)
+        self._adapters.route(route)
+        with self._autocast():
+            return generation.rank(self._member.heads[head], self._inputs)
 
     def update(self, loss: Tensor, adapters: Collection[str] | None = None, head: bool = True) -> None:
         """Drop all gradients, backward, clip where configured, one optimizer step."""

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.client.encode import check_encoder, encode_cached
+from feddat.client.generation import AnnotatedAnswers, Generation
 from feddat.config import ConfigError, RunConfig
 from feddat.data.cache import EncodingCache
 from feddat.example import ClientData, DataError, Example, View
 from feddat.models.base import Backbone, EncodedViews
+from feddat.models.generative import GenerativeBackbone
 from feddat.seeding import derive
 from feddat.tasks import make_task
 
@@ -28,11 +30,13 @@ class Prepared:
         views: V encoded views per example, an example's views side by side.
         targets: the task's targets, one row per example, on the device.
         size: number of examples.
+        answers: the annotated answers that training writes; ``None`` where answers are classes.
     """
 
     views: EncodedViews
     targets: Tensor
     size: int
+    answers: AnnotatedAnswers | None = None
 
 
 class Member:
@@ -42,9 +46,11 @@ class Member:
         name: the client's name.
         heads: the personal heads by name: the main one, and those that the algorithm gives to routes of their own;
             replaced by :meth:`reset_heads`.
+        generation: how the backbone writes this client's answers; ``None`` where they are classes.
 
     Raises:
-        DataError: the task is unknown, the answers do not fit it, or the data was prepared for another encoder.
+        DataError: the task is unknown, the answers do not fit it or cannot be written, or the data was prepared for
+            another encoder.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Member:
         self.device = device
         self._config = config
         self._backbone = backbone
+        self.generation = self._generation(backbone)
         self._prepared: dict[str, Prepared] = {}
         self._cache: EncodingCache | None = None
         if data.encodings is not None:
@@ -79,14 +86,29 @@ class Member:
         Raises:
             ConfigError: ``head.init`` is ``words`` and the backbone has no masked-word head.
         """
+        head = self._new_head().to(self.device).requires_grad_(self._config.head.lr > 0)
+        self.heads = {MAIN_HEAD: head} | {name: copy.deepcopy(head) for name in self._extra_heads}
+
+    def _new_head(self) -> nn.Module:
+        if isinstance(self._backbone, GenerativeBackbone):
+            return self._backbone.answer_head()
         words = None
         torch.manual_seed(derive(self._config.seed, self.name, "head"))
         if self._config.head.init == "words" and self.data.answers:
             words = self._backbone.word_head(self.data.answers)
             if words is None:
                 raise ConfigError(f"head.init: words, but model {self._backbone.name} has no masked-word head")
-        head = self.task.build_head(self._backbone.feature_dim, words).to(self.device)
-        self.heads = {MAIN_HEAD: head} | {name: copy.deepcopy(head) for name in self._extra_heads}
+        return self.task.build_head(self._backbone.feature_dim, words)
+
+    def _generation(self, backbone: Backbone) -> Generation | None:
+        if not isinstance(backbone, GenerativeBackbone):
+            return None
+        if self.task.name != "vqa":
+            raise DataError(
+                f"client {self.name}: task {self.task.name} has classes, but model {backbone.name} writes its answers; "
+                "use task vqa"
+            )
+        return Generation(backbone, self.task.classes, self._config.eval.rank_top, self._config.eval.batch_size)
 
     def prepared(self, split: str) -> Prepared:
         """Return ``train``, ``validation`` or ``test``, encoded at the first call.
@@ -98,9 +120,10 @@ class Member:
             examples = self.data.split(split)
             try:
                 views, targets = self._encode(examples), self.task.targets(examples)
+                answers = self._annotated(examples) if split == "train" else None
             except DataError as error:
                 raise DataError(f"client {self.name}, {split}: {error}") from None
-            self._prepared[split] = Prepared(views, targets.to(self.device), len(examples))
+            self._prepared[split] = Prepared(views, targets.to(self.device), len(examples), answers)
         return self._prepared[split]
 
     def inputs(self, views: EncodedViews, indices: Tensor) -> dict[str, Tensor]:
@@ -108,6 +131,11 @@ class Member:
         count = self.task.views_per_example
         rows = indices if count == 1 else (indices[:, None] * count + torch.arange(count)).flatten()
         return views.batch(rows, self.device)
+
+    def training_inputs(self, part: Prepared, indices: Tensor) -> dict[str, Tensor]:
+        """Return the inputs of the examples at ``indices`` (N,), with their annotated answers if it writes them."""
+        inputs = self.inputs(part.views, indices)
+        return inputs if part.answers is None else inputs | part.answers.batch(indices, self.device)
 
     def encode_unseen(self, examples: Sequence[Example]) -> EncodedViews:
         """Return the encoded views of examples outside every split; kept nowhere."""
@@ -122,6 +150,11 @@ class Member:
         if self._cache is None:
             return self._backbone.encode(self._views(examples))
         return encode_cached(self._backbone.encoder, self._views(examples), self._cache)
+
+    def _annotated(self, examples: Sequence[Example]) -> AnnotatedAnswers | None:
+        if not examples or not isinstance(self._backbone, GenerativeBackbone):
+            return None
+        return AnnotatedAnswers(examples, self._backbone)
 
     def _views(self, examples: Sequence[Example]) -> list[View]:
         return [view for example in examples for view in self.task.views(example)]

@@ -237,7 +237,10 @@ class Participant:
         parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
         heads = [head for member in self.members.values() for head in member.heads.values()]
         optimizer = build_optimizer(
-            parameters, config, [parameter for head in heads for parameter in head.parameters()], self.config.head.lr
+            parameters,
+            config,
+            [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
+            self.config.head.lr,
         )
         learner = BatchLearner(
             self.backbone,
@@ -261,7 +264,8 @@ class Participant:
         for context.step, (name, indices) in enumerate(plan):
             member, part = self.members[name], prepared[name]
             set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
-            learner.take(member, member.inputs(part.views, indices), part.targets[indices.to(part.targets.device)])
+            targets = part.targets[indices.to(part.targets.device)]
+            learner.take(member, member.training_inputs(part, indices), targets)
             values = algorithm.step(learner, context)
             keys = list(values)
             log.append(torch.stack([*values.values(), learner.take_norm()]))

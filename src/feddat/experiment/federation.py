@@ -20,6 +20,7 @@ from feddat.config import AdapterConfig, ConfigError, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
 from feddat.models.base import Backbone
+from feddat.models.generative import GenerativeBackbone
 from feddat.seeding import numpy_generator, torch_generator
 
 #: Name of the one participant of a centralised method.
@@ -90,6 +91,7 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
                 raise DataError(f"client {client.name}: split {split} is empty")
     backbone, adapters = _load_model(config.model, config.adapter, str(_device(config.device)))
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
+    _check(algorithm, config, backbone)
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
     participants = {
@@ -97,6 +99,16 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         for name, members in groups.items()
     }
     return Federation(config.seed, data, adapters, algorithm, participants)
+
+
+def _check(algorithm: Algorithm, config: RunConfig, backbone: Backbone) -> None:
+    """Raise ``ConfigError`` if the algorithm cannot do its part on this model, or with these heads."""
+    if algorithm.reads_features and isinstance(backbone, GenerativeBackbone):
+        raise ConfigError(
+            f"method: {algorithm.name} compares pooled features, but model {config.model} writes its answers"
+        )
+    if algorithm.trains_head_alone and config.head.lr == 0:
+        raise ConfigError(f"head.lr: 0, but {algorithm.name} has steps in which nothing but the head trains")
 
 
 def load_clients(config: RunConfig) -> tuple[ClientData, ...]:

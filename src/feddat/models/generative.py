@@ -1,0 +1,91 @@
+"""The interface of backbones that answer in words: the question is read once, a decoder writes answers token by token.
+
+To the rest of the house such a backbone is one more :class:`feddat.models.base.Backbone`, whose features are the
+decoder's hidden states and whose head scores the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from feddat.models.base import Backbone
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+#: Keys of the answers in a batch's inputs: token ids (M, L) and their mask (M, L), true where a token is; the question
+#: (row of the other inputs) that each answers, (M,).
+ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS = "answer_ids", "answer_mask", "answer_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions read beside their images: what the decoder attends to.
+
+    Attributes:
+        states: (N, Q, d) float.
+        mask: (N, Q), not zero where a state counts.
+    """
+
+    states: Tensor
+    mask: Tensor
+
+    def rows(self, index: Tensor) -> Questions:
+        """Return the questions at ``index`` (M,), in that order, again where one is named again."""
+        return Questions(self.states[index], self.mask[index])
+
+
+@runtime_checkable
+class GenerativeBackbone(Backbone, Protocol):
+    """A frozen foundation model that writes its answers.
+
+    ``features(inputs)`` wants answers among the inputs and returns (M, L - 1, d), see :func:`answer_features`.
+
+    Attributes:
+        first_token_counts: how often the first token's log-likelihood enters the ranking of answers: once, or as in
+            ALBEF's published code twice (:mod:`feddat.client.generation`).
+        longest_answer: tokens that generated answers are cut at, start and end not counted.
+    """
+
+    first_token_counts: int
+    longest_answer: int
+
+    def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
+        """Return each answer's token ids, from the start to the end token."""
+        ...
+
+    def answer_text(self, tokens: Sequence[int]) -> str:
+        """Return what token ids spell; start, end and padding say nothing."""
+        ...
+
+    def answer_head(self) -> nn.Module:
+        """Return a new trainable vocabulary head, (M, L, d) to token logits (M, L, V): a copy of the backbone's own."""
+        ...
+
+    def read(self, inputs: dict[str, Tensor]) -> Questions:
+        """Return the questions of a batch, read beside their images."""
+        ...
+
+    def decode(self, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the decoder's hidden states (M, L, d), float32 or wider.
+
+        Each sees the tokens up to its own, and its question.
+
+        Args:
+            questions: M of them, one per answer.
+            ids: token ids (M, L), the start token first.
+            mask: (M, L), true where a token is; padding comes last.
+        """
+        ...
+
+
+def answer_features(backbone: GenerativeBackbone, inputs: dict[str, Tensor]) -> Tensor:
+    """Return the hidden states that predict the answers' tokens 2 to L: those of tokens 1 to L - 1, (M, L - 1, d).
+
+    Float32 or wider. The answers are in ``inputs`` under :data:`ANSWER_IDS`, :data:`ANSWER_MASK` and
+    :data:`ANSWER_ROWS`; a question is read once however many answers it has.
+    """
+    questions = backbone.read(inputs).rows(inputs[ANSWER_ROWS])
+    return backbone.decode(questions, inputs[ANSWER_IDS][:, :-1], inputs[ANSWER_MASK][:, :-1])

@@ -1,0 +1,54 @@
+"""Visual question answering in words: the loss of answers that are written token by token.
+
+Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation", NeurIPS 2021
+(arXiv 2107.07651), section on VQA.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from feddat.example import DataError, Example
+
+
+def answer_shares(example: Example) -> dict[str, float]:
+    """Return every annotated answer's share in a question: its score over the sum of scores (all 0: 0 each).
+
+    ALBEF takes shares of annotators, which scores are proportional to as long as none is cut off at 1.
+
+    Raises:
+        DataError: the example has no answers; names it.
+    """
+    if not example.answers:
+        raise DataError(f"example {example.id}: no answers; expected at least one for vqa")
+    total = sum(example.answers.values())
+    return {answer: score / total if total else 0.0 for answer, score in example.answers.items()}
+
+
+def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+    """Return −log p of each token, (M, L), 0 where ``mask`` is false.
+
+    Args:
+        logits: (M, L, V), of the token at the same position.
+        tokens: ids (M, L).
+        mask: (M, L) bool, the positions that count.
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    losses = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")
+    return losses.masked_fill(~mask, 0.0)
+
+
+def answer_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor, questions: int) -> Tensor:
+    """Return Σₖ wₖ · (−log p(answer k)) / ``questions``, a scalar.
+
+    Args:
+        logits: (M, L, V), of the token at the same position.
+        tokens: ids (M, L) of the M answers to all questions of the batch.
+        mask: (M, L) bool, the positions that count.
+        weights: wₖ, (M,).
+        questions: how many the batch has.
+    """
+    losses = token_losses(logits, tokens, mask).sum(dim=1)
+    return (weights.to(losses.dtype) * losses).sum() / questions
