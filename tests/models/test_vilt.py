@@ -204,7 +204,7 @@ def remove_tensors(folder):
     [
         (remove("config.json"), "no config.json"),
         (remove("model.safetensors"), "no weights; expected model.safetensors"),
-        (remove("tokenizer.json"), "no tokenizer; expected tokenizer.json or vocab.txt"),
+        (remove("tokenizer.json"), "no tokenizer; expected tokenizer.json or vocab.txt or vocab.json"),
         (remove("preprocessor_config.json"), "no image processor; expected preprocessor_config.json"),
         (remove_tensors, r"weights lack 2 tensor\(s\): .*pooler\.dense\.bias"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "weights cannot be loaded"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ _ENCODING_FILES = (
     "vocab.txt",
     "vocab.json",
     "merges.txt",
+    "spiece.model",
 )
 #: Entries of ``config.json`` that say where a model comes from, not what it is.
 _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
@@ -76,6 +78,15 @@ def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ModelError(f"model folder {folder}: no {purpose}; expected {' or '.join(names)}")
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy the files of a model folder; onto itself, nothing happens."""
+    target.mkdir(parents=True, exist_ok=True)
+    for pattern in ("*.json", "*.txt", "*.model", "*.safetensors"):
+        for path in source.glob(pattern):
+            if not (target / path.name).exists() or not path.samefile(target / path.name):
+                shutil.copyfile(path, target / path.name)
 
 
 def first_line(error: Exception) -> str:

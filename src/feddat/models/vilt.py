@@ -7,25 +7,22 @@ can start a client's answer head), tokenizer files and ``preprocessor_config.jso
 from __future__ import annotations
 
 import copy
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import ViltForMaskedLM, ViltModel
 from transformers.models.vilt.modeling_vilt import ViltMLMHead
-from transformers.utils import logging
 
 from feddat.example import View
 from feddat.models.base import EncodedViews, ModelError
 from feddat.models.encoding import encode_views
 from feddat.models.fast_vilt import make_fast
-from feddat.models.folder import first_line, read_model_type, require_file
+from feddat.models.folder import copy_folder, read_model_type
 from feddat.models.vilt_encoder import ViltEncoder
+from feddat.models.weights import load_weights, unloadable, weight_files
 
 __all__ = ["ViltBackbone", "make_fast"]
 
@@ -94,67 +91,26 @@ class ViltBackbone:
 
     def save(self, folder: Path) -> None:
         """Write the model folder in Hugging Face layout: a copy of its source, as nothing in it trains."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.json", "*.txt", "*.safetensors"):
-            for path in self.folder.glob(pattern):
-                if not (folder / path.name).exists() or not path.samefile(folder / path.name):
-                    shutil.copyfile(path, folder / path.name)
+        copy_folder(self.folder, folder)
 
 
 def _load_weights(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
     """Return the transformer, and the masked-word head where the folder has its weights, both float32."""
-    index = "model.safetensors.index.json"
-    first = require_file(folder, ("model.safetensors", index), "weights")
-    shards = sorted(folder.glob("model-*.safetensors")) if first.name == index else [first]
-    try:
-        # The published checkpoints call the bias of the word scores `mlm_score.bias`, newer ones `.decoder.bias`.
-        old_bias = None
-        has_words = False
-        for shard in shards:
+    # The published checkpoints call the bias of the word scores `mlm_score.bias`, newer ones `.decoder.bias`.
+    old, new = "mlm_score.bias", "mlm_score.decoder.bias"
+    names: set[str] = set()
+    old_bias = None
+    for shard in weight_files(folder):
+        try:
             with safe_open(shard, framework="pt") as file:
-                names = set(file.keys())
-                has_words |= any(name.startswith("mlm_score.") for name in names)
-                if "mlm_score.bias" in names:
-                    old_bias = file.get_tensor("mlm_score.bias")
-        with _quiet():
-            kind: Any = ViltForMaskedLM if has_words else ViltModel
-            model, report = kind.from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # they come back in the report
-                output_loading_info=True,
-            )
-    except Exception as error:  # transformers and safetensors raise many kinds for damaged or unfitting files
-        raise ModelError(f"model folder {folder}: weights cannot be loaded as ViLT: {first_line(error)}") from error
-    missing = sorted(report["missing_keys"])
-    if has_words and missing == ["mlm_score.decoder.bias"] and old_bias is not None:
+                names.update(file.keys())
+                if old in file.keys():  # noqa: SIM118  (the file is no mapping)
+                    old_bias = file.get_tensor(old)
+        except Exception as error:  # safetensors raises many kinds for damaged files
+            raise unloadable(folder, "ViLT", error) from error
+    if not any(name.startswith("mlm_score.") for name in names):
+        return load_weights(ViltModel, folder, "ViLT"), None
+    model = load_weights(ViltForMaskedLM, folder, "ViLT", forgiven=() if old_bias is None else (new,))
+    if old_bias is not None and new not in names:
         model.mlm_score.decoder.bias.data.copy_(old_bias)
-        missing = []
-    if missing:
-        raise ModelError(f"model folder {folder}: weights lack {_some(missing)}")
-    if report["mismatched_keys"]:
-        unfit = sorted(name for name, *_ in report["mismatched_keys"])
-        raise ModelError(f"model folder {folder}: weights of another shape than config.json says: {_some(unfit)}")
-    if not has_words:
-        return model, None
     return model.vilt, model.mlm_score.requires_grad_(False).eval()
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and loading report: what matters in it is checked and raised here."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _some(names: Sequence[str]) -> str:
-    return f"{len(names)} tensor(s): " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,7 +1,6 @@
 """What happens to images and texts before ViLT sees them, from a model folder without its weights.
 
-Sizes and constants are the folder's own processor's. Pixels are resampled by torch's uint8 kernels, antialiased: four
-times as fast as Pillow's. About one value in a hundred differs from Pillow's, by one of 256 levels.
+Sizes and constants are the folder's own processor's.
 """
 
 from __future__ import annotations
@@ -11,10 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL.Image import Resampling
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, ViltConfig
+from transformers import ViltConfig
 from transformers.models.vilt.image_processing_pil_vilt import (
     MAX_LONGER_EDGE,
     MAX_SHORTER_EDGE,
@@ -22,14 +19,11 @@ from transformers.models.vilt.image_processing_pil_vilt import (
 )
 
 from feddat.example import DataError, Image
-from feddat.models.base import ModelError
 from feddat.models.encoding import EncodedImageTexts
-from feddat.models.folder import fingerprint, first_line, require_file
+from feddat.models.folder import fingerprint
 from feddat.models.images import read_rgb
-
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
-_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
-_MODES = {Resampling.BILINEAR: "bilinear", Resampling.BICUBIC: "bicubic"}
+from feddat.models.processors import load_processor, normalisation, resize
+from feddat.models.tokens import load_tokenizer
 
 
 class ViltEncoder:
@@ -42,11 +36,11 @@ class ViltEncoder:
     def __init__(self, folder: Path) -> None:
         self.fingerprint = fingerprint(folder)
         config = ViltConfig.from_pretrained(folder, local_files_only=True)
-        self.tokenizer = _load_tokenizer(folder, config.vocab_size)
+        self.tokenizer = load_tokenizer(folder, config.vocab_size)
         self._longest_text: int = config.max_position_embeddings
         patch = config.patch_size
         self._patch_size: tuple[int, int] = (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
-        self._processor, self._mode = _load_processor(folder)
+        self._processor, self._mode = load_processor(ViltImageProcessorPil, folder, "ViLT")
 
     def image(self, image: Image) -> Tensor:
         """Return an image at model resolution, uint8 (3, H, W).
@@ -65,11 +59,7 @@ class ViltEncoder:
                 f"image {name}: {width} x {height} pixels are too narrow: "
                 f"resized, the shorter side has less than one patch of {self._patch_size[0]} pixels"
             )
-        if size == (height, width):
-            return pixels.contiguous()
-        # Channels last, as decoded, is the layout of the fast kernel.
-        resized: Tensor = F.interpolate(pixels[None], size=size, mode=self._mode, antialias=True)[0]
-        return resized.contiguous()
+        return resize(pixels, size, self._mode)
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Return what an image is resized to: the processor's shorter side, its limit to the longer, whole patches."""
@@ -95,37 +85,13 @@ class ViltEncoder:
         self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
     ) -> EncodedImageTexts:
         """Return views of encoded images and texts, see :class:`EncodedImageTexts`."""
-        processor = self._processor
+        mean, std = normalisation(self._processor)
         return EncodedImageTexts(
             images,
             image_of_view,
             tokens,
             pad_token=self.tokenizer.pad_token_id or 0,
             patch_size=self._patch_size,
-            mean=processor.image_mean if processor.do_normalize else (0.0, 0.0, 0.0),
-            std=processor.image_std if processor.do_normalize else (1.0, 1.0, 1.0),
+            mean=mean,
+            std=std,
         )
-
-
-def _load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerBase:
-    # Without these files transformers makes up an empty tokenizer.
-    path = require_file(folder, _TOKENIZER_FILES, "tokenizer")
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for damaged files
-        raise ModelError(f"{path}: cannot be loaded as a tokenizer: {first_line(error)}") from error
-    if len(tokenizer) > vocab_size:
-        raise ModelError(f"{path}: {len(tokenizer)} tokens, but the model in {folder} has embeddings for {vocab_size}")
-    return tokenizer
-
-
-def _load_processor(folder: Path) -> tuple[ViltImageProcessorPil, str]:
-    """Return the image processor and the name that torch has for its resampling."""
-    path = require_file(folder, _PROCESSOR_FILES, "image processor")
-    try:
-        processor = ViltImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # as above
-        raise ModelError(f"{path}: cannot be loaded as a ViLT image processor: {first_line(error)}") from error
-    if processor.resample not in _MODES:
-        raise ModelError(f"{path}: resample {processor.resample}; expected 2 (bilinear) or 3 (bicubic)")
-    return processor, _MODES[Resampling(processor.resample)]
