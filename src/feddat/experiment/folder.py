@@ -187,13 +187,17 @@ def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
 
 
 def config_hash(config: RunConfig) -> str:
-    """Return a hash of everything in the configuration that determines the run's numbers."""
-    text = json.dumps(_deciding(config), sort_keys=True)
+    """Return a hash of everything in the configuration that determines the run's numbers.
+
+    Keys at their defaults are left out, so that a run can be resumed by a version with further keys. (A default that
+    has changed since shows in the run's ``config.yaml``, which has them all.)
+    """
+    text = json.dumps(_deciding(config, exclude_defaults=True), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _deciding(config: RunConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=set(PLACE_KEYS))
+def _deciding(config: RunConfig, exclude_defaults: bool = False) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(PLACE_KEYS), exclude_defaults=exclude_defaults)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
