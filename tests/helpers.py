@@ -5,10 +5,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import BertTokenizer, ViltConfig, ViltForMaskedLM
+from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering, ViltConfig, ViltForMaskedLM
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
 WORDS = ("what", "is", "the", "color", "red", "blue", "green", "yes", "no", "circle", "square", "two", "?")
+
+
+def make_vocabulary(words: Sequence[str] = ()) -> dict[str, int]:
+    """Return a BERT vocabulary of ``WORDS``, ``words`` and, as word pieces, every lower-case letter and digit."""
+    characters = string.ascii_lowercase + string.digits
+    pieces = [*characters, *("##" + c for c in characters)]
+    tokens = dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *words, *pieces])
+    return {token: i for i, token in enumerate(tokens)}
 
 
 def make_tiny_vilt(folder: Path, words: Sequence[str] = (), seed: int = 0, **config) -> Path:
@@ -18,9 +27,7 @@ def make_tiny_vilt(folder: Path, words: Sequence[str] = (), seed: int = 0, **con
     overrides the model's configuration (hidden size 32, 2 layers, images of 32 pixels in 4 patches).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    characters = string.ascii_lowercase + string.digits
-    pieces = [*characters, *("##" + c for c in characters)]
-    vocabulary = list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *words, *pieces]))
+    vocabulary = make_vocabulary(words)
     values = {
         "vocab_size": len(vocabulary), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
         "intermediate_size": 64, "image_size": 32, "patch_size": 16, "max_position_embeddings": 16, "pad_token_id": 0,
@@ -32,7 +39,29 @@ def make_tiny_vilt(folder: Path, words: Sequence[str] = (), seed: int = 0, **con
             if parameter.ndim > 1:  # a fresh model's position embeddings are all zero
                 torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder)
-    BertTokenizer(vocab={token: i for i, token in enumerate(vocabulary)}).save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
     patch, size = values["patch_size"], values["image_size"]
     ViltImageProcessorPil(size={"shortest_edge": size}, size_divisor=patch).save_pretrained(folder)
+    return folder
+
+
+def make_tiny_blip(folder: Path, words: Sequence[str] = (), seed: int = 0) -> Path:
+    """Write a random BLIP for question answering (width 32, 2 layers each, images of 32 pixels) and return its folder.
+
+    As in published folders, the start token of answers has a word embedding and is not in the tokenizer.
+    """
+    vocabulary = make_vocabulary(words)
+    layer = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    text = layer | {"vocab_size": len(vocabulary) + 2, "bos_token_id": len(vocabulary), "max_position_embeddings": 16}
+    text |= {"sep_token_id": vocabulary["[SEP]"], "pad_token_id": 0}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = BlipConfig(text_config=text, vision_config=layer | {"image_size": 32, "patch_size": 16})
+        model = BlipForQuestionAnswering(config)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder

@@ -150,9 +150,12 @@ class EvalConfig(_Section):
         description="anchor of the DAT route: the one the local adapter was trained beside, or the newest",
     )
     batch_size: int = Field(128, ge=1)
-    rank_top: int = Field(
-        128, ge=1, description="models that write answers: so many of a client's answers are scored whole per question"
+    answers: Literal["rank", "generate"] = Field(
+        "rank",
+        description="models that write answers: rank a client's list of answers, or write freely; what is written "
+        "counts if it is on the list",
     )
+    rank_top: int = Field(128, ge=1, description="rank: so many answers of the list are scored whole per question")
 
 
 class RunConfig(_Section):

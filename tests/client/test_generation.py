@@ -1,5 +1,5 @@
 from itertools import pairwise
-from math import log
+from math import exp, inf, log
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +10,9 @@ from writer import END, LETTERS, START, Writer
 
 from feddat.client.generation import AnnotatedAnswers, AnswerTable, Generation
 from feddat.client.learner import BatchLearner
+from feddat.config import EvalConfig
 from feddat.example import DataError, Example
-from feddat.models.generative import GenerativeBackbone
+from feddat.models.generative import GenerativeBackbone, Questions
 
 CPU = torch.device("cpu")
 EXAMPLES = [
@@ -68,7 +69,7 @@ def test_the_loss_by_hand():
     first, second = inputs["question"][:, 0]
     expected = -sum(likelihood(backbone, first, "a"))
     expected -= 0.75 * sum(likelihood(backbone, second, "abc")) + 0.25 * sum(likelihood(backbone, second, "b"))
-    found = Generation(backbone, ["a"], 1, 1).loss(logits, inputs, 2)
+    found = Generation(backbone, ["a"], EvalConfig()).loss(logits, inputs, 2)
     assert found.item() == pytest.approx(expected / 2)
     assert backbone.read_count == 1
 
@@ -76,7 +77,7 @@ def test_the_loss_by_hand():
 @pytest.mark.parametrize("counts", [1, 2])
 def test_ranking_all_is_the_likelihood_of_each(counts):
     backbone, inputs, answers = Writer(counts), questions(3), ["a", "abc", "ab", "b", "edcba"]
-    found = Generation(backbone, answers, 99, 2).rank(backbone.answer_head(), inputs)
+    found = Generation(backbone, answers, EvalConfig(batch_size=2)).answer(backbone.answer_head(), inputs)
     for row, question in zip(found, inputs["question"][:, 0], strict=True):
         each = [likelihood(backbone, question, answer) for answer in answers]
         assert row.tolist() == pytest.approx([sum(terms) + (counts - 1) * terms[0] for terms in each])
@@ -91,8 +92,12 @@ def test_ranking_all_is_the_likelihood_of_each(counts):
 )
 def test_the_top_by_first_token_are_ranked_and_no_others(answers, top, batch_size, seed):
     backbone, inputs = Writer(seed=seed), questions(2, seed)
-    ranked = Generation(backbone, answers, top, batch_size).rank(backbone.answer_head(), inputs)
-    every = Generation(backbone, answers, len(answers), 1).rank(backbone.answer_head(), inputs)
+
+    def rank(**settings):
+        return Generation(backbone, answers, EvalConfig(**settings)).answer(backbone.answer_head(), inputs)
+
+    ranked = rank(rank_top=top, batch_size=batch_size)
+    every = rank(batch_size=1)
     kept = ranked.isfinite()
     assert (kept.sum(dim=1) == min(top, len(answers))).all()
     torch.testing.assert_close(ranked[kept], every[kept])
@@ -105,7 +110,7 @@ def learner(backbone, inputs, count):
     member = SimpleNamespace(
         task=SimpleNamespace(logits=lambda head, features: head(features)),
         heads={"main": backbone.answer_head()},
-        generation=Generation(backbone, list(LETTERS), 5, 4),
+        generation=Generation(backbone, list(LETTERS), EvalConfig(batch_size=4)),
     )
     made = BatchLearner(backbone, SimpleNamespace(route=lambda route: None), "fp32")
     made.take(member, inputs, torch.zeros(count, 5))
@@ -133,3 +138,50 @@ def test_a_learner_answers_with_the_ranking_and_trains_on_the_annotated():
     assert made.answers("global").tolist() == [pytest.approx(row) for row in each]
     loss = made.task_loss(made.logits(made.features("global")))
     assert loss.item() == pytest.approx(-(each[0][0] + each[1][0]) / 2)
+
+
+class Speller(Writer):
+    """Writes a text of its own for each question, sure of every token by e^5 to 1 (of 8 tokens)."""
+
+    def __init__(self, *texts):
+        super().__init__()
+        self.tokens = [super(Speller, self).answer_tokens([text])[0] + [END] * 9 for text in texts]
+
+    def answer_head(self):
+        return torch.nn.Identity()
+
+    def read(self, inputs):
+        return Questions(torch.arange(len(self.tokens))[:, None, None], torch.ones(len(self.tokens), 1))
+
+    def decode(self, questions, ids, mask):
+        rows = questions.states.flatten().tolist()
+        following = [self.tokens[row][1 : ids.shape[1] + 1] for row in rows]
+        return 5.0 * torch.nn.functional.one_hot(torch.tensor(following), 8)
+
+
+def write(answers, *texts):
+    backbone = Speller(*texts)
+    generation = Generation(backbone, answers, EvalConfig(answers="generate"))
+    return generation.answer(backbone.answer_head(), {}), generation.written
+
+
+def test_written_answers_are_looked_up_in_the_list():
+    scores, written = write(["b", "Bad", "d"], "bad", "e", "b")
+    sure = log(1 + 7 * exp(-5))
+    assert scores.tolist() == [
+        [-inf, pytest.approx(-4 * sure), -inf], [-inf, -inf, -inf], [pytest.approx(-2 * sure), -inf, -inf]
+    ]  # fmt: skip
+    assert [text for text, _ in written] == ["Bad", "e", "b"]
+    assert [p for _, p in written] == pytest.approx([exp(-4 * sure), exp(-2 * sure), exp(-2 * sure)])
+
+
+def test_endless_writing_is_cut():
+    _, written = write(["b"], "edcba")
+    assert written[0][0] == "edcba"  # longest_answer is 4: one more is written before the cut
+
+
+def test_ranking_writes_nothing():
+    backbone = Writer()
+    generation = Generation(backbone, ["a", "b"], EvalConfig())
+    generation.answer(backbone.answer_head(), questions(2))
+    assert generation.written == []

@@ -24,7 +24,7 @@ class Writer:
         self.read_count = 0
 
     def answer_tokens(self, answers):
-        return [[START, *(1 + LETTERS.index(letter) for letter in answer), END] for answer in answers]
+        return [[START, *(1 + LETTERS.index(letter) for letter in answer.lower()), END] for answer in answers]
 
     def answer_text(self, tokens):
         return "".join(LETTERS[token - 1] for token in tokens if 0 < token < START)

@@ -60,6 +60,13 @@ _CLIP_LAYER = DefaultSites(
 )
 _CLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder", causal=True))
 _SIGLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder"))
+# What reads the question beside the image. The image tower's layers are `vision_model.encoder.layers.N`, those of what
+# writes the answer `text_decoder.bert.encoder.layer.N.output`.
+_BLIP = DefaultSites(
+    bottleneck=r"text_encoder\.encoder\.layer\.\d+\.output",
+    lora=r"text_encoder\.encoder\.layer\.\d+\.(cross)?attention\.self\.(query|value)",
+    prompt=PromptSite(r"text_encoder\.encoder"),
+)
 _DECODER = DefaultSites(
     bottleneck=r"(model\.)?layers\.\d+\.mlp",
     lora=r"(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
@@ -74,6 +81,7 @@ _VLM_DECODER = DefaultSites(
 
 DEFAULT_SITES: dict[str, DefaultSites] = {
     "vilt": _VILT,
+    "blip": _BLIP,
     **dict.fromkeys(("bert", "roberta", "visual_bert"), _OUTPUT_MODULE),
     **dict.fromkeys(("vit", "deit"), _VIT_LAYER),
     **dict.fromkeys(("clip", "clip_text_model"), _CLIP_TEXT),

@@ -1,8 +1,9 @@
-"""A client's answers on a backbone that writes them: the annotated ones to train on, its list of answers to rank.
+"""A client's answers on a backbone that writes them: the annotated ones to train on, its list to choose from.
 
-Ranking as in ALBEF (Li et al., arXiv 2107.07651): of the list, the ``eval.rank_top`` answers whose first token is the
-likeliest are scored by their whole sequence's log-likelihood. ALBEF's published code adds the first token's
-log-likelihood to a sum that has it already; a backbone says which of both is its own.
+An answer is chosen by ranking the list, or written freely and looked up in it. Ranking as in ALBEF (Li et al., arXiv
+2107.07651): of the list, the ``eval.rank_top`` answers whose first token is the likeliest are scored by their whole
+sequence's log-likelihood. ALBEF's published code adds the first token's log-likelihood to a sum that has it already; a
+backbone says which of both is its own.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from feddat.config import EvalConfig
+from feddat.data.readers.vqa_answers import normalise_answer
 from feddat.example import Example
 from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone, Questions
 from feddat.tasks.generated import answer_loss, answer_shares, token_losses
@@ -76,15 +79,23 @@ class Generation:
     Args:
         backbone: the frozen model.
         answers: the client's list of answers.
-        top: answers that are scored whole per question.
-        batch_size: answers decoded at once.
+        config: ``answers``, ``rank_top``, and ``batch_size``: answers of the list that are decoded at once.
+
+    Attributes:
+        written: what the last call of :meth:`answer` wrote freely, in the list's words if it is there, and with which
+            probability; empty where it ranked.
     """
 
-    def __init__(self, backbone: GenerativeBackbone, answers: Sequence[str], top: int, batch_size: int) -> None:
+    def __init__(self, backbone: GenerativeBackbone, answers: Sequence[str], config: EvalConfig) -> None:
+        tokens = backbone.answer_tokens(answers)
+        self.written: list[tuple[str, float]] = []
         self._backbone = backbone
-        self._table = AnswerTable(backbone.answer_tokens(answers))
-        self._top = min(top, len(answers))
-        self._batch_size = batch_size
+        self._answers = tuple(answers)
+        self._config = config
+        self._table = AnswerTable(tokens)
+        self._start, self._end = tokens[0][0], tokens[0][-1]
+        # Of answers that the evaluation does not tell apart, the first.
+        self._position = {_compared(answer): n for n, answer in reversed(list(enumerate(answers)))}
 
     def loss(self, logits: Tensor, inputs: dict[str, Tensor], questions: int) -> Tensor:
         """Return the language-model loss of token logits (M, L - 1, V), weighted over the annotated answers."""
@@ -94,20 +105,35 @@ class Generation:
         """Return which of a batch's token logits count, (M, L - 1) bool."""
         return inputs[ANSWER_MASK][:, 1:]
 
-    def rank(self, head: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the log-likelihood of each answer of the list, (N, answers) float; −inf for all but the top."""
+    def answer(self, head: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
+        """Return log-likelihoods of the list's answers, (N, answers) float, −inf for those not considered.
+
+        These are all but the top in ranking, and all but the one written in free writing; that may be every one.
+        """
         questions = self._backbone.read(inputs)
+        if self._config.answers == "rank":
+            return self._rank(head, questions)
+        texts, likelihoods = self._write(head, questions)
+        scores = likelihoods.new_full((len(texts), len(self._answers)), -torch.inf)
+        for row, text in enumerate(texts):
+            if (position := self._position.get(_compared(text))) is not None:
+                scores[row, position] = likelihoods[row]
+                texts[row] = self._answers[position]
+        self.written = list(zip(texts, likelihoods.exp().tolist(), strict=True))
+        return scores
+
+    def _rank(self, head: nn.Module, questions: Questions) -> Tensor:
         device = questions.states.device
         count = len(questions.states)
-        ids, mask = self._table.pick(torch.zeros(count, dtype=torch.long), device)
-        start = self._decode(head, questions, ids[:, :1], mask[:, :1])[:, 0]
-        first = start.log_softmax(dim=-1)[:, self._table.first.to(device)]
-        likeliest = first.topk(self._top, dim=1)
-        rows = torch.arange(count, device=device).repeat_interleave(self._top)
+        top, batch_size = min(self._config.rank_top, len(self._answers)), self._config.batch_size
+        start = torch.full((count, 1), self._start, device=device)
+        first = self._decode(head, questions, start)[:, 0].log_softmax(dim=-1)[:, self._table.first.to(device)]
+        likeliest = first.topk(top, dim=1)
+        rows = torch.arange(count, device=device).repeat_interleave(top)
         answers = likeliest.indices.flatten()
-        parts = [slice(at, at + self._batch_size) for at in range(0, len(rows), self._batch_size)]
+        parts = [slice(at, at + batch_size) for at in range(0, len(rows), batch_size)]
         scores = [self._likelihoods(head, questions.rows(rows[part]), answers[part]) for part in parts]
-        ranked = torch.cat(scores).view(count, self._top)
+        ranked = torch.cat(scores).view(count, top)
         ranked = ranked + (self._backbone.first_token_counts - 1) * likeliest.values
         return torch.full_like(first, -torch.inf).scatter(1, likeliest.indices, ranked)
 
@@ -116,6 +142,29 @@ class Generation:
         logits = self._decode(head, questions, ids[:, :-1], mask[:, :-1])
         return -token_losses(logits, ids[:, 1:], mask[:, 1:]).sum(dim=1)
 
-    def _decode(self, head: nn.Module, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
+    def _write(self, head: nn.Module, questions: Questions) -> tuple[list[str], Tensor]:
+        """Return what is written greedily, and its log-likelihood (N,)."""
+        ids = torch.full((len(questions.states), 1), self._start, device=questions.states.device)
+        ended = torch.zeros_like(ids[:, 0], dtype=torch.bool)
+        total = torch.zeros_like(ids[:, 0], dtype=torch.float32)
+        for _ in range(self._backbone.longest_answer + 1):
+            likeliest = self._decode(head, questions, ids)[:, -1].log_softmax(dim=-1).max(dim=-1)
+            total = total + likeliest.values.masked_fill(ended, 0.0)
+            following = likeliest.indices.masked_fill(ended, self._end)
+            ids = torch.cat([ids, following[:, None]], dim=1)
+            ended = ended | (following == self._end)
+            if ended.all():
+                break
+        rows = [row[1 : row.index(self._end) if self._end in row else None] for row in ids.tolist()]
+        return [self._backbone.answer_text(row) for row in rows], total
+
+    def _decode(self, head: nn.Module, questions: Questions, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return token logits (M, L, V); no mask: there is no padding."""
+        mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         logits: Tensor = head(self._backbone.decode(questions, ids, mask))
         return logits.float() if logits.dtype == torch.bfloat16 else logits
+
+
+def _compared(answer: str) -> str:
+    """Return an answer as the VQA evaluation compares it; an article alone stays as it is."""
+    return normalise_answer(answer) or answer

@@ -79,7 +79,7 @@ class BatchLearner:
             return self.logits(self.features(route), head)
         self._adapters.route(route)
         with self._autocast():
-            return generation.rank(self._member.heads[head], self._inputs)
+            return generation.answer(self._member.heads[head], self._inputs)
 
     def update(self, loss: Tensor, adapters: Collection[str] | None = None, head: bool = True) -> None:
         """Drop all gradients, backward, clip where configured, one optimizer step."""

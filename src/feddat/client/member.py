@@ -108,7 +108,7 @@ class Member:
                 f"client {self.name}: task {self.task.name} has classes, but model {backbone.name} writes its answers; "
                 "use task vqa"
             )
-        return Generation(backbone, self.task.classes, self._config.eval.rank_top, self._config.eval.batch_size)
+        return Generation(backbone, self.task.classes, self._config.eval)
 
     def prepared(self, split: str) -> Prepared:
         """Return ``train``, ``validation`` or ``test``, encoded at the first call.

@@ -188,8 +188,9 @@ class Participant:
     ) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, on the method's own route.
 
-        The probabilities are a softmax over the logits. VQA trains them as independent scores, so there they order
-        and weigh the answers for display, and are not calibrated.
+        The probabilities are a softmax over the logits; an answer written freely is the only one, with its own. VQA
+        as classification trains independent scores, so there they order and weigh the answers for display, and are not
+        calibrated.
 
         Raises:
             ValueError: no member has this name.
@@ -207,6 +208,9 @@ class Participant:
             for indices in torch.arange(len(examples)).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
                 learner.take(owner, owner.inputs(views, indices), torch.empty(0))
                 logits = answering.answer(learner, self.routes(final)[0], context)
+                if owner.generation is not None and owner.generation.written:
+                    answers += [[written] for written in owner.generation.written]
+                    continue
                 top = logits.softmax(dim=-1).topk(min(k, logits.shape[1]))
                 for index, values, classes in zip(
                     indices.tolist(), top.values.tolist(), top.indices.tolist(), strict=True

@@ -27,9 +27,22 @@ def _load_vilt_encoder(folder: Path) -> Encoder:
     return ViltEncoder(folder)
 
 
+def _load_blip(folder: Path, name: str) -> Backbone:
+    from feddat.models.blip import BlipBackbone
+
+    return BlipBackbone(folder, name)
+
+
+def _load_blip_encoder(folder: Path) -> Encoder:
+    from feddat.models.blip_encoder import BlipEncoder
+
+    return BlipEncoder(folder)
+
+
 #: ``model_type`` of a Hugging Face folder -> what reads it, and what reads it without weights.
 FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {
     "vilt": (_load_vilt, _load_vilt_encoder),
+    "blip": (_load_blip, _load_blip_encoder),
 }
 
 

@@ -57,7 +57,7 @@ class GenerativeBackbone(Backbone, Protocol):
         ...
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """Return what token ids spell; start, end and padding say nothing."""
+        """Return what the token ids between the start and the end token spell."""
         ...
 
     def answer_head(self) -> nn.Module:

@@ -77,5 +77,6 @@ class Vqa:
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)) * logits.shape[1]
 
     def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the soft score of each argmax, (N,)."""
-        return targets.gather(1, logits.argmax(dim=1, keepdim=True)).squeeze(1)
+        """Return the soft score of each argmax, (N,); 0 for a row of −inf, which answers nothing of the vocabulary."""
+        best = logits.max(dim=1, keepdim=True)
+        return targets.gather(1, best.indices).masked_fill(best.values == -torch.inf, 0.0).squeeze(1)
