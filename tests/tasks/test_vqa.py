@@ -84,3 +84,8 @@ def test_score_is_what_the_example_gives_the_best_answer(answers, logits):
     best = ANSWERS[max(range(3), key=logits.__getitem__)]
     score = task.scores(torch.tensor([logits]), task.targets([example(**answers)])).item()
     assert score == pytest.approx(answers.get(best, 0.0))
+
+
+def test_a_row_that_answers_nothing_scores_nothing():
+    nothing = torch.full((1, 2), -torch.inf)
+    assert Vqa(("red", "blue")).scores(nothing, torch.ones(1, 2)).tolist() == [0.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ class BlipEncoder:
     def __init__(self, folder: Path) -> None:
         self.fingerprint = fingerprint(folder)
         try:
-            config = BlipConfig.from_pretrained(folder, local_files_only=True)
+            config: Any = BlipConfig.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # transformers raises many kinds for damaged files
             raise ModelError(f"{folder / 'config.json'}: not a configuration of BLIP: {first_line(error)}") from error
         text, vision = config.text_config, config.vision_config
@@ -74,8 +75,7 @@ class BlipEncoder:
         """Return what the token ids between the start and the end token spell."""
         # A published folder has word embeddings beyond its tokenizer's words: they spell nothing.
         known = [token for token in tokens if token < len(self.tokenizer)]
-        text: str = self.tokenizer.decode(known, skip_special_tokens=True)
-        return text
+        return str(self.tokenizer.decode(known, skip_special_tokens=True))
 
     def views(
         self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
