@@ -88,4 +88,4 @@ def test_score_is_what_the_example_gives_the_best_answer(answers, logits):
 
 def test_a_row_that_answers_nothing_scores_nothing():
     nothing = torch.full((1, 2), -torch.inf)
-    assert Vqa(("red", "blue")).scores(nothing, torch.ones(1, 2)).tolist() == [0.0]
+    assert make_task("vqa", ("red", "blue")).scores(nothing, torch.ones(1, 2)).tolist() == [0.0]
