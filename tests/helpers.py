@@ -8,6 +8,9 @@ import torch
 from transformers import BertTokenizer, BlipConfig, BlipForQuestionAnswering, ViltConfig, ViltForMaskedLM
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from feddat.models.albef.model import AlbefConfig, AlbefForQuestionAnswering
 
 WORDS = ("what", "is", "the", "color", "red", "blue", "green", "yes", "no", "circle", "square", "two", "?")
 
@@ -64,4 +67,29 @@ def make_tiny_blip(folder: Path, words: Sequence[str] = (), seed: int = 0) -> Pa
     model.save_pretrained(folder)
     BertTokenizer(vocab=vocabulary).save_pretrained(folder)
     BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def tiny_albef_config(**config) -> AlbefConfig:
+    """Return a small ALBEF's configuration: width 32, 2 + 4 + 2 layers of which 2 fuse, images of 32 pixels."""
+    vocab_size = config.pop("vocab_size", len(make_vocabulary()))
+    layer = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    vision = layer | {"num_hidden_layers": 2, "image_size": 32, "patch_size": 16, "layer_norm_eps": 1e-6}
+    text = layer | {"num_hidden_layers": 4, "vocab_size": vocab_size, "max_position_embeddings": 16}
+    values = {"vision_config": vision, "text_config": text, "fusion_layer": 2, "decoder_layers": 2}
+    return AlbefConfig(**(values | config))
+
+
+def make_tiny_albef(folder: Path, words: Sequence[str] = (), seed: int = 0) -> Path:
+    """Write a random small ALBEF (:func:`tiny_albef_config`) as a model folder and return it."""
+    vocabulary = make_vocabulary(words)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AlbefForQuestionAnswering(tiny_albef_config(vocab_size=len(vocabulary)))
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 32, "width": 32}, resample=3).save_pretrained(folder)
     return folder

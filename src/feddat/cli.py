@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata, resources
@@ -480,6 +481,27 @@ def pretrain(
     for name, value in quality.items():
         out.print(f"{name:<20}{value:6.1f} %")
     out.print(Text.assemble(("model  ", "dim"), str(folder / "model")), soft_wrap=True)
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="FILE", help="ALBEF's .pth: pretrained, or fine-tuned for VQA.")
+    ],
+    bert: Annotated[Path, typer.Option(metavar="DIR", help="bert-base-uncased: its configuration and vocabulary.")],
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Model folder to write.")],
+    image_size: Annotated[int, typer.Option(min=1, help="Side of the images that the model sees, in pixels.")] = 384,
+) -> None:
+    """Make a model folder of a published ALBEF checkpoint, for `model=DIR`."""
+    _say_loading()
+    from feddat.models.albef.convert import convert as make_folder
+
+    report = make_folder(checkpoint, bert, to, image_size)
+    out.print(f"positions of {report.image_size} pixels, answer decoder from the {report.decoder}")
+    parts = Counter(name.partition(".")[0] for name in report.unused)
+    unused = ", ".join(f"{part} ({count})" for part, count in parts.items()) or "none"
+    out.print(f"tensors not used: {unused}", soft_wrap=True)
+    out.print(Text.assemble(("folder  ", "dim"), str(to)), soft_wrap=True)
 
 
 @app.command("list")

@@ -61,6 +61,10 @@ def test_counts(vilt: Case, kind: str) -> None:
     assert found == (backbone + one, one - half, half)
 
 
+#: Types that transformers does not know: their own tests say where adapters go.
+OWN_TYPES = {"albef"}
+
+
 def _one_layer(model_type: str) -> nn.Module:
     config = hf.AutoConfig.for_model(model_type)
     for part in (config, *(getattr(config, name, None) for name in ("text_config", "vision_config"))):
@@ -76,7 +80,7 @@ def _one_layer(model_type: str) -> nn.Module:
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "lora"])
-@pytest.mark.parametrize("model_type", sorted(DEFAULT_SITES))
+@pytest.mark.parametrize("model_type", sorted(DEFAULT_SITES.keys() - OWN_TYPES))
 def test_default_sites_fit_the_real_architectures(model_type: str, kind: str) -> None:
     """One layer of each known type at full width, without memory for its weights."""
     with torch.device("meta"):
@@ -92,7 +96,9 @@ def test_default_sites_fit_the_real_architectures(model_type: str, kind: str) ->
         assert widths == {part.hidden_size for part in parts}
 
 
-@pytest.mark.parametrize("model_type", sorted(name for name, sites in DEFAULT_SITES.items() if sites.prompt))
+@pytest.mark.parametrize(
+    "model_type", sorted({name for name, sites in DEFAULT_SITES.items() if sites.prompt} - OWN_TYPES)
+)
 def test_prompt_sites_fit_the_real_architectures(model_type: str) -> None:
     with torch.device("meta"):
         adapters = build_adapters(_one_layer(model_type), peft="prompt")

@@ -78,10 +78,18 @@ _VLM_DECODER = DefaultSites(
     lora=r"(.*\.)?(text_model|language_model)\.(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
     prompt=PromptSite(r"(.*\.)?(text_model|language_model)", causal=True),
 )
+# ALBEF: ViT's layers, and BERT's in the text encoder and in the answer decoder.
+_ALBEF = DefaultSites(
+    bottleneck=r"(.*\.)?(vision\.layers\.\d+|text_(encoder|decoder)\.encoder\.layer\.\d+\.output)",
+    lora=r"(.*\.)?(vision\.layers\.\d+\.attention\.(q_proj|v_proj)"
+    r"|text_(encoder|decoder)\.encoder\.layer\.\d+\.attention\.self\.(query|value))",
+    prompt=PromptSite(r"(.*\.)?text_encoder\.encoder"),
+)
 
 DEFAULT_SITES: dict[str, DefaultSites] = {
     "vilt": _VILT,
     "blip": _BLIP,
+    "albef": _ALBEF,
     **dict.fromkeys(("bert", "roberta", "visual_bert"), _OUTPUT_MODULE),
     **dict.fromkeys(("vit", "deit"), _VIT_LAYER),
     **dict.fromkeys(("clip", "clip_text_model"), _CLIP_TEXT),

@@ -39,10 +39,23 @@ def _load_blip_encoder(folder: Path) -> Encoder:
     return BlipEncoder(folder)
 
 
+def _load_albef(folder: Path, name: str) -> Backbone:
+    from feddat.models.albef.backbone import AlbefBackbone
+
+    return AlbefBackbone(folder, name)
+
+
+def _load_albef_encoder(folder: Path) -> Encoder:
+    from feddat.models.albef.encoder import AlbefEncoder
+
+    return AlbefEncoder(folder)
+
+
 #: ``model_type`` of a Hugging Face folder -> what reads it, and what reads it without weights.
 FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {
     "vilt": (_load_vilt, _load_vilt_encoder),
     "blip": (_load_blip, _load_blip_encoder),
+    "albef": (_load_albef, _load_albef_encoder),
 }
 
 

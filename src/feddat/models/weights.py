@@ -55,10 +55,10 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
         raise unloadable(folder, family, error) from error
     missing = sorted(set(report["missing_keys"]).difference(forgiven))
     if missing:
-        raise ModelError(f"model folder {folder}: weights lack {_some(missing)}")
+        raise ModelError(f"model folder {folder}: weights lack {some(missing)}")
     if report["mismatched_keys"]:
         unfit = sorted(name for name, *_ in report["mismatched_keys"])
-        raise ModelError(f"model folder {folder}: weights of another shape than config.json says: {_some(unfit)}")
+        raise ModelError(f"model folder {folder}: weights of another shape than config.json says: {some(unfit)}")
     return model
 
 
@@ -81,5 +81,6 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return how many tensors there are, and the names of the first, for messages."""
     return f"{len(names)} tensor(s): " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,156 @@
+"""ALBEF for visual question answering, made of the layers of transformers' own ViT and BERT.
+
+Li, Selvaraju, Gotmare, Joty, Xiong, Hoi: "Align before Fuse: Vision and Language Representation Learning with Momentum
+Distillation", NeurIPS 2021, arXiv 2107.07651, sections 3.1 and 4 (VQA).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from transformers import AutoConfig, BertConfig, BertModel, PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
+from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
+
+from feddat.models.base import ModelError
+
+
+class AlbefConfig(PreTrainedConfig):
+    """Configuration of the whole model; the defaults are the published model's.
+
+    Attributes:
+        vision_config: the image encoder.
+        text_config: the text encoder, and but for their number the layers of the answer decoder.
+        fusion_layer: first layer of the text encoder that attends to the image.
+        decoder_layers: layers of the answer decoder, all of which attend to the encoded question.
+    """
+
+    model_type = "albef"
+    sub_configs: ClassVar = {"vision_config": ViTConfig, "text_config": BertConfig}
+
+    vision_config: Any = None
+    text_config: Any = None
+    fusion_layer: int = 6
+    decoder_layers: int = 6
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Make configurations of the nested dictionaries and check that the parts fit together.
+
+        Raises:
+            ModelError: they do not.
+        """
+        if not isinstance(self.vision_config, ViTConfig):
+            self.vision_config = ViTConfig(**({"image_size": 384, "layer_norm_eps": 1e-6} | (self.vision_config or {})))
+        if not isinstance(self.text_config, BertConfig):
+            self.text_config = BertConfig(**(self.text_config or {}))
+        widths = self.vision_config.hidden_size, self.text_config.hidden_size
+        if widths[0] != widths[1]:
+            raise ModelError(
+                f"ALBEF: vision_config.hidden_size {widths[0]} and text_config.hidden_size {widths[1]} differ"
+            )
+        if not 0 <= self.fusion_layer < self.text_config.num_hidden_layers:
+            raise ModelError(
+                f"ALBEF: fusion_layer {self.fusion_layer}; expected one of the text encoder's "
+                f"{self.text_config.num_hidden_layers} layers"
+            )
+        super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
+
+
+class AlbefModel(PreTrainedModel):
+    """Image encoder, text encoder with fusion layers, and answer decoder, without the vocabulary head."""
+
+    config_class = AlbefConfig
+    base_model_prefix = "albef"
+    _supports_sdpa = True
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        self.vision = ViTModel(config.vision_config, add_pooling_layer=False)
+        self.text_encoder = BertModel(config.text_config, add_pooling_layer=False)
+        decoding = _decoding(config.text_config)
+        for index in range(config.fusion_layer, config.text_config.num_hidden_layers):
+            # transformers ties attention to an image to being a decoder; here words still see all words.
+            layer = BertLayer(decoding, layer_idx=index)  # type: ignore[no-untyped-call]
+            layer.attention.self.is_causal = False
+            self.text_encoder.encoder.layer[index] = layer
+        decoding.num_hidden_layers = config.decoder_layers
+        self.text_decoder = BertModel(decoding, add_pooling_layer=False)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
+        """Return the states of questions that have seen their images, (N, L, d).
+
+        Args:
+            input_ids: questions (N, L), long.
+            attention_mask: (N, L), 1 where a token is.
+            pixel_values: (N, 3, H, W), normalised.
+        """
+        image = self.vision(pixel_values).last_hidden_state
+        states: Tensor = self.text_encoder(
+            input_ids, attention_mask=attention_mask, encoder_hidden_states=image
+        ).last_hidden_state
+        return states
+
+    def decode(
+        self, input_ids: Tensor, attention_mask: Tensor, question_states: Tensor, question_mask: Tensor
+    ) -> Tensor:
+        """Return the states (M, A, d) that predict each next token of M answers, each beside its question.
+
+        Args:
+            input_ids: answers (M, A), long.
+            attention_mask: (M, A), 1 where a token is.
+            question_states: (M, L, d), as :meth:`encode` gives them.
+            question_mask: (M, L), 1 where a question has a token.
+        """
+        states: Tensor = self.text_decoder(
+            input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=question_states,
+            encoder_attention_mask=question_mask,
+            use_cache=False,
+        ).last_hidden_state
+        return states
+
+
+class VocabularyHead(nn.Module):
+    """BERT's masked-word head: decoder states (..., d) to token logits (..., V).
+
+    As published, its word matrix starts as the decoder's word embeddings; here it is a copy, since the head is personal
+    and trains, while the embeddings are shared and frozen.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.transform = BertPredictionHeadTransform(config)  # type: ignore[no-untyped-call]
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return token logits."""
+        logits: Tensor = self.decoder(self.transform(states))
+        return logits
+
+
+class AlbefForQuestionAnswering(PreTrainedModel):
+    """The model and its vocabulary head: what a model folder holds."""
+
+    config_class = AlbefConfig
+    base_model_prefix = "albef"
+    _supports_sdpa = True
+
+    def __init__(self, config: AlbefConfig) -> None:
+        super().__init__(config)
+        self.albef = AlbefModel(config)
+        self.head = VocabularyHead(config.text_config)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+
+# So that a folder's tokenizer is found through its configuration, as for the library's own families.
+AutoConfig.register(AlbefConfig.model_type, AlbefConfig, exist_ok=True)
+
+
+def _decoding(config: BertConfig) -> BertConfig:
+    """Return a copy of a text encoder's configuration for layers that also attend to something else."""
+    values = config.to_dict() | {"is_decoder": True, "add_cross_attention": True, "use_cache": False}
+    copy = BertConfig(**values)
+    copy._attn_implementation = config._attn_implementation
+    return copy
