@@ -30,6 +30,7 @@ from transformers import BertConfig, BertTokenizer
 from transformers.utils import ModelOutput
 
 from feddat.client.generation import AnnotatedAnswers, Generation
+from feddat.config import EvalConfig
 from feddat.example import Example, View
 from feddat.models.albef.backbone import AlbefBackbone
 from feddat.models.albef.convert import convert
@@ -204,7 +205,7 @@ def compare(published: Any, backbone: AlbefBackbone, image_size: int) -> dict[st
     own = backbone.read(inputs)
 
     head, top = backbone.answer_head().eval(), len(ANSWERS) // 2
-    generation = Generation(backbone, ANSWERS, top=top, batch_size=8)
+    generation = Generation(backbone, ANSWERS, EvalConfig(rank_top=top, batch_size=8))
     loss = published(
         inputs["pixel_values"],
         question,
@@ -225,7 +226,7 @@ def compare(published: Any, backbone: AlbefBackbone, image_size: int) -> dict[st
         k=top,
         train=False,
     )
-    own_probabilities, own_chosen = generation.rank(head, inputs).softmax(dim=1).topk(top)
+    own_probabilities, own_chosen = generation.answer(head, inputs).softmax(dim=1).topk(top)
     return {
         "image states": (image_states - own_images).abs().max().item(),
         "question states": (states - own.states)[kept].abs().max().item(),

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from feddat.adapters.methods import build_adapters
 from feddat.adapters.sites import default_sites
 from feddat.client.generation import AnnotatedAnswers, Generation
+from feddat.config import EvalConfig
 from feddat.example import Example, View
 from feddat.models.albef.model import AlbefConfig, AlbefModel
 from feddat.models.base import ModelError
@@ -59,7 +60,7 @@ def test_a_head_is_a_trainable_copy(backbone):
 @torch.no_grad()
 def test_the_answer_loss_is_the_published_one(backbone):
     head, batch = backbone.answer_head(), inputs(backbone)
-    loss = Generation(backbone, ANSWERS, 3, 8).loss(head(backbone.features(batch)), batch, 2)
+    loss = Generation(backbone, ANSWERS, EvalConfig()).loss(head(backbone.features(batch)), batch, 2)
     by_hand = [log_likelihoods(backbone, head, batch, i, a) for i, a in ((0, "red"), (0, "dark red"), (1, "yes"))]
     weighted = sum(w * -sum(scores) for w, scores in zip((0.75, 0.25, 1.0), by_hand, strict=True))
     assert loss.item() == pytest.approx(weighted / 2, abs=1e-5)
@@ -68,11 +69,20 @@ def test_the_answer_loss_is_the_published_one(backbone):
 @torch.no_grad()
 def test_the_ranking_counts_the_first_token_twice_as_published(backbone):
     head, batch = backbone.answer_head(), inputs(backbone)
-    ranked = Generation(backbone, ANSWERS, len(ANSWERS), 4).rank(head, batch)
+    ranked = Generation(backbone, ANSWERS, EvalConfig(batch_size=4)).answer(head, batch)
     for question in range(2):
         for index, answer in enumerate(ANSWERS):
             scores = log_likelihoods(backbone, head, batch, question, answer)
             assert ranked[question, index].item() == pytest.approx(sum(scores) + scores[0], abs=1e-4)
+
+
+@torch.no_grad()
+def test_it_writes_freely_too(backbone):
+    generation = Generation(backbone, ANSWERS, EvalConfig(answers="generate"))
+    head = backbone.answer_head()
+    head.decoder.bias[backbone.encoder.tokenizer.convert_tokens_to_ids("[SEP]")] += 100
+    generation.answer(head, inputs(backbone))
+    assert [text for text, _ in generation.written] == ["", ""]  # nothing but the end
 
 
 @pytest.mark.parametrize(("kind", "count"), [("bottleneck", 30), ("lora", 60)])
