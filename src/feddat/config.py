@@ -59,6 +59,23 @@ class HeadConfig(_Section):
     lr: float = Field(1.0, ge=0, description="factor on train.lr for the head; 0: it is frozen as it started")
 
 
+class FusionConfig(_Section):
+    """How the two towers of CLIP or SigLIP become one feature; other models have nothing to fuse."""
+
+    kind: Literal["product", "transformer"] = Field(
+        "product", description="embeddings with their product, or a transformer of 2 layers over all tokens, trained"
+    )
+    side: Literal["personal", "shared"] = Field(
+        "personal", description="transformer: it stays with its client like a head, or travels with the adapter"
+    )
+
+    @model_validator(mode="after")
+    def _something_to_share(self) -> FusionConfig:
+        if self.kind == "product" and self.side == "shared":
+            raise ValueError("side: shared, but kind product has no parameters that could travel")
+        return self
+
+
 class AlgorithmConfig(_Section):
     """Settings of the local objective; each algorithm reads those it names."""
 
@@ -192,6 +209,7 @@ class RunConfig(_Section):
     threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
     adapter: AdapterConfig = AdapterConfig()
     head: HeadConfig = HeadConfig()
+    fusion: FusionConfig = FusionConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()

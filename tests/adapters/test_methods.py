@@ -62,7 +62,7 @@ def test_counts(vilt: Case, kind: str) -> None:
 
 
 #: Types that transformers does not know: their own tests say where adapters go.
-OWN_TYPES = {"albef"}
+OWN_TYPES = {"albef", "vilt-bert"}
 
 
 def _one_layer(model_type: str) -> nn.Module:

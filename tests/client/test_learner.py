@@ -16,7 +16,7 @@ def learner(clip=None):
         logits=lambda head, features: features, loss=lambda logits, targets: (logits * targets).sum()
     )
     made.take(
-        SimpleNamespace(task=task, heads={"main": None}, generation=None),
+        SimpleNamespace(task=task, heads={"main": None}, generation=None, pooled=lambda features: features),
         {"x": torch.ones(1, 2)},
         torch.tensor([[3.0, 4.0]]),
     )

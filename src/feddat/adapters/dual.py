@@ -17,6 +17,7 @@ from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Route, check_adapter
 from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
 from feddat.adapters.peft_internals import Site, Switch, collect_sites, freeze_for_good, named_weights
 from feddat.adapters.states import AdapterStates
+from feddat.adapters.whole import WholeModule, put_whole_modules
 
 
 class DualAdapters(AdapterStates):
@@ -27,6 +28,7 @@ class DualAdapters(AdapterStates):
     Args:
         model: the base model; its modules are wrapped in place and its parameters frozen.
         config: a :class:`BottleneckConfig`, or a ``LoraConfig`` that adapts linear layers only.
+        whole: regular expression over whole names of modules that train whole (:mod:`feddat.adapters.whole`).
 
     Attributes:
         peft_model: the wrapping ``PeftModel``.
@@ -36,7 +38,7 @@ class DualAdapters(AdapterStates):
             no site.
     """
 
-    def __init__(self, model: nn.Module, config: PeftConfig) -> None:
+    def __init__(self, model: nn.Module, config: PeftConfig, whole: str | None = None) -> None:
         _check_config(config)
         if isinstance(model, PeftModel):
             raise ValueError("the model is wrapped by PEFT already: pass its base model")
@@ -45,6 +47,7 @@ class DualAdapters(AdapterStates):
         self.peft_model: PeftModel = get_peft_model(model, copy.deepcopy(config), adapter_name=first)
         for name in others:
             self.peft_model.add_adapter(name, copy.deepcopy(config))
+        put_whole_modules(self.peft_model.get_base_model(), whole)
         self._sites = collect_sites(self.peft_model)
         super().__init__({name: self._collect(name) for name in ADAPTERS})
         for name in TRAINED:
@@ -75,14 +78,15 @@ class DualAdapters(AdapterStates):
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
         """Draw one adapter's weights anew from a CPU generator; the same on every device.
 
-        Bottleneck: N(0, init_std²), biases 0. LoRA: A uniform in ±1/√fan-in as in PEFT, B and biases 0.
+        Bottleneck: N(0, init_std²), biases 0. LoRA: A uniform in ±1/√fan-in as in PEFT, B and biases 0. Modules that
+        train whole: as they reset themselves.
 
         Raises:
             ValueError: there is no such adapter.
         """
         check_adapter(adapter)
         for site in self._sites:
-            if isinstance(site.layer, BottleneckLayer):
+            if isinstance(site.layer, BottleneckLayer | WholeModule):
                 site.layer.reset_adapter(adapter, generator)
             else:
                 _reset_lora(site, adapter, generator)

@@ -12,7 +12,8 @@ from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
 from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.replaced import ReplacedWeights
-from feddat.adapters.sites import default_sites
+from feddat.adapters.sites import DEFAULT_SITES, default_sites
+from feddat.adapters.whole import whole_modules
 from feddat.kinds import KINDS
 
 
@@ -40,21 +41,23 @@ def build_adapters(
 
     Raises:
         ValueError: the kind is unknown, a setting is out of range, there are no default sites for the model, or
-            ``sites`` match nothing or are given to a kind that has none to choose.
+            ``sites`` match nothing or are given to a kind that has none to choose, or the model has a module that must
+            train whole and with this kind would not.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
+    whole = DEFAULT_SITES[model_type].whole if model_type in DEFAULT_SITES else None
     if peft not in KINDS:
         raise ValueError(f"unknown kind of adapter {peft!r}; kinds are {', '.join(KINDS)}")
     if peft == "bottleneck":
-        return DualAdapters(
-            model, BottleneckConfig(target_modules=sites or default_sites(model_type).bottleneck, reduction=reduction)
-        )
+        bottleneck = BottleneckConfig(target_modules=sites or default_sites(model_type).bottleneck, reduction=reduction)
+        return DualAdapters(model, bottleneck, whole)
     if peft == "lora":
-        return DualAdapters(
-            model, LoraConfig(target_modules=sites or default_sites(model_type).lora, r=rank, lora_alpha=alpha)
-        )
+        lora = LoraConfig(target_modules=sites or default_sites(model_type).lora, r=rank, lora_alpha=alpha)
+        return DualAdapters(model, lora, whole)
     if sites is not None:
         raise ValueError(f"sites: adapters of kind {peft!r} have none to choose")
+    if peft != "full" and (names := whole_modules(model, whole)):
+        raise ValueError(f"kind {peft!r} does not train {', '.join(names)}; use bottleneck, lora or full")
     if peft == "prompt":
         site = default_sites(model_type).prompt
         if site is None:

@@ -35,11 +35,13 @@ class DefaultSites:
         bottleneck: modules whose output the adapter reads (see :mod:`feddat.adapters.bottleneck.layer`).
         lora: linear projections that LoRA adapts.
         prompt: where soft prompts enter; ``None`` for models that read no text.
+        whole: modules that train whole beside the adapters, where the model has them (:mod:`feddat.adapters.whole`).
     """
 
     bottleneck: str
     lora: str
     prompt: PromptSite | None = None
+    whole: str | None = None
 
 
 # The feed-forward's own output module: it adds the residual itself (ViLT), or adds and normalises it (BERT).
@@ -49,6 +51,12 @@ _OUTPUT_MODULE = DefaultSites(
     prompt=PromptSite(r"(.*\.)?encoder"),
 )
 _VILT = replace(_OUTPUT_MODULE, prompt=PromptSite(r"(.*\.)?encoder", inputs=("text", "image")))
+# Only ViLT of the two models in a row, as in the published code.
+_VILT_BERT = DefaultSites(
+    bottleneck=r"vilt\.encoder\.layer\.\d+\.output",
+    lora=r"vilt\.encoder\.layer\.\d+\.attention\.attention\.(query|value)",
+    prompt=PromptSite(r"vilt\.encoder", inputs=("text", "image")),
+)
 # Layers that add the residual in their own forward: only the whole layer's output has it.
 _VIT_LAYER = DefaultSites(
     bottleneck=r"(.*\.)?layers?\.\d+",
@@ -58,8 +66,8 @@ _CLIP_LAYER = DefaultSites(
     bottleneck=r"(.*\.)?encoder\.layers\.\d+",
     lora=r"(.*\.)?encoder\.layers\.\d+\.self_attn\.(q_proj|v_proj)",
 )
-_CLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder", causal=True))
-_SIGLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder"))
+_CLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder", causal=True), whole="fusion")
+_SIGLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder"), whole="fusion")
 # What reads the question beside the image. The image tower's layers are `vision_model.encoder.layers.N`, those of what
 # writes the answer `text_decoder.bert.encoder.layer.N.output`.
 _BLIP = DefaultSites(
@@ -90,6 +98,7 @@ DEFAULT_SITES: dict[str, DefaultSites] = {
     "vilt": _VILT,
     "blip": _BLIP,
     "albef": _ALBEF,
+    "vilt-bert": _VILT_BERT,
     **dict.fromkeys(("bert", "roberta", "visual_bert"), _OUTPUT_MODULE),
     **dict.fromkeys(("vit", "deit"), _VIT_LAYER),
     **dict.fromkeys(("clip", "clip_text_model"), _CLIP_TEXT),

@@ -8,10 +8,13 @@ phase has one epoch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.config import ConfigError, RunConfig
 
 
 class FedRep(Algorithm):
@@ -21,6 +24,16 @@ class FedRep(Algorithm):
     trains = ("global",)
     routes = ("global",)
     trains_head_alone = True
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
+        """Return the algorithm itself.
+
+        Raises:
+            ConfigError: a personal fusion lies between adapter and head, and would train in neither phase.
+        """
+        if config.fusion.kind == "transformer" and config.fusion.side == "personal":
+            raise ConfigError("fusion.side: personal, but fedrep trains heads on fixed features; expected shared")
+        return self
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the head, or in the later part of the round one of the adapter."""

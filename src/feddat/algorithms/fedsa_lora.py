@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from feddat.algorithms.base import LORA_A, Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import LORA_B, Algorithm, Learner, RoundContext, task_step
 
 
 class FedSALora(Algorithm):
-    """Both factors of the global adapter train on the task loss; A travels."""
+    """Both factors of the global adapter train on the task loss; A travels, and whatever is no factor."""
 
     name = "fedsa-lora"
     trains = ("global",)
@@ -21,8 +21,8 @@ class FedSALora(Algorithm):
     needs = "a low-rank pair at every site"
 
     def shares(self, key: str) -> bool:
-        """Return whether an entry is a factor A."""
-        return LORA_A in key
+        """Return whether an entry is no factor B."""
+        return LORA_B not in key
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from feddat.algorithms.base import LORA_B, Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import LORA_A, Algorithm, Learner, RoundContext, task_step
 
 
 class FFALora(Algorithm):
-    """The factors B of the global adapter train on the task loss and travel."""
+    """The factors B of the global adapter, and whatever is no factor, train on the task loss and travel."""
 
     name = "ffa-lora"
     trains = ("global",)
@@ -21,12 +21,12 @@ class FFALora(Algorithm):
     needs = "a low-rank pair at every site"
 
     def shares(self, key: str) -> bool:
-        """Return whether an entry is a factor B."""
-        return LORA_B in key
+        """Return whether an entry is no factor A."""
+        return LORA_A not in key
 
     def trains_key(self, key: str) -> bool:
-        """Return whether an entry is a factor B."""
-        return LORA_B in key
+        """Return whether an entry is no factor A."""
+        return LORA_A not in key
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""

@@ -53,7 +53,7 @@ class BatchLearner:
         """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
         self._adapters.route(route)
         with self._autocast():
-            return self._backbone.features(self._inputs)
+            return self._member.pooled(self._backbone.features(self._inputs))
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
         """Return the logits of one of the member's heads, (N, C) or of tokens (M, L, V), float32 or wider."""

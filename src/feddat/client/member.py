@@ -17,9 +17,13 @@ from feddat.config import ConfigError, RunConfig
 from feddat.data.cache import EncodingCache
 from feddat.example import ClientData, DataError, Example, View
 from feddat.models.base import Backbone, EncodedViews
+from feddat.models.fusion import FusedBackbone
 from feddat.models.generative import GenerativeBackbone
 from feddat.seeding import derive
 from feddat.tasks import make_task
+
+#: Name, among a member's heads, of what pools features before them (:class:`FusedBackbone`), where that is personal.
+FUSION = "fusion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +48,8 @@ class Member:
 
     Attributes:
         name: the client's name.
-        heads: the personal heads by name: the main one, and those that the algorithm gives to routes of their own;
-            replaced by :meth:`reset_heads`.
+        heads: the personal heads by name: the main one, those that the algorithm gives to routes of their own, and
+            a personal fusion; replaced by :meth:`reset_heads`.
         generation: how the backbone writes this client's answers; ``None`` where they are classes.
 
     Raises:
@@ -88,6 +92,13 @@ class Member:
         """
         head = self._new_head().to(self.device).requires_grad_(self._config.head.lr > 0)
         self.heads = {MAIN_HEAD: head} | {name: copy.deepcopy(head) for name in self._extra_heads}
+        fusion = self._backbone.personal_fusion() if isinstance(self._backbone, FusedBackbone) else None
+        if fusion is not None:
+            self.heads[FUSION] = fusion.to(self.device)
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """Return a backbone's features as the heads take them: through the personal fusion, where there is one."""
+        return self.heads[FUSION](features) if FUSION in self.heads else features
 
     def _new_head(self) -> nn.Module:
         if isinstance(self._backbone, GenerativeBackbone):

@@ -16,10 +16,11 @@ from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.client.personal import shared_state
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
-from feddat.config import AdapterConfig, ConfigError, RunConfig
+from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
 from feddat.models.base import Backbone
+from feddat.models.fusion import FusedBackbone
 from feddat.models.generative import GenerativeBackbone
 from feddat.seeding import numpy_generator, torch_generator
 
@@ -89,7 +90,7 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         for split in ("train", config.eval.split):
             if not client.split(split):
                 raise DataError(f"client {client.name}: split {split} is empty")
-    backbone, adapters = _load_model(config.model, config.adapter, str(_device(config.device)))
+    backbone, adapters = _load_model(config.model, config.adapter, config.fusion, str(_device(config.device)))
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config, backbone)
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
@@ -107,6 +108,8 @@ def _check(algorithm: Algorithm, config: RunConfig, backbone: Backbone) -> None:
         raise ConfigError(
             f"method: {algorithm.name} compares pooled features, but model {config.model} writes its answers"
         )
+    if config.fusion.side == "personal" and config.fusion.kind == "transformer" and config.head.lr == 0:
+        raise ConfigError("head.lr: 0, but a personal fusion trains at the head's rate")
     if algorithm.trains_head_alone and config.head.lr == 0:
         raise ConfigError(f"head.lr: 0, but {algorithm.name} has steps in which nothing but the head trains")
 
@@ -162,10 +165,14 @@ def _load_benchmark(
 
 
 @lru_cache(maxsize=1)
-def _load_model(model: str, adapter: AdapterConfig, device: str) -> tuple[Backbone, Adapters]:
+def _load_model(model: str, adapter: AdapterConfig, fusion: FusionConfig, device: str) -> tuple[Backbone, Adapters]:
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model)
+    if isinstance(backbone, FusedBackbone):
+        backbone.fuse(fusion)
+    elif fusion != FusionConfig():
+        raise ConfigError(f"fusion: model {model} has one stream; expected the default")
     backbone.model.to(device)
     try:
         adapters = build_adapters(backbone.model, **adapter.model_dump())

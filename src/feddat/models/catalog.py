@@ -51,11 +51,38 @@ def _load_albef_encoder(folder: Path) -> Encoder:
     return AlbefEncoder(folder)
 
 
+def _load_vilt_bert(folder: Path, name: str) -> Backbone:
+    from feddat.models.vilt_bert import ViltBertBackbone
+
+    return ViltBertBackbone(folder, name)
+
+
+def _load_vilt_bert_encoder(folder: Path) -> Encoder:
+    from feddat.models.vilt_bert import ViltBertEncoder
+
+    return ViltBertEncoder(folder)
+
+
+def _load_two_towers(folder: Path, name: str) -> Backbone:
+    from feddat.models.two_towers import TwoTowersBackbone
+
+    return TwoTowersBackbone(folder, name)
+
+
+def _load_two_towers_encoder(folder: Path) -> Encoder:
+    from feddat.models.two_towers_encoder import TwoTowersEncoder
+
+    return TwoTowersEncoder(folder)
+
+
 #: ``model_type`` of a Hugging Face folder -> what reads it, and what reads it without weights.
 FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {
     "vilt": (_load_vilt, _load_vilt_encoder),
     "blip": (_load_blip, _load_blip_encoder),
     "albef": (_load_albef, _load_albef_encoder),
+    "vilt-bert": (_load_vilt_bert, _load_vilt_bert_encoder),
+    "clip": (_load_two_towers, _load_two_towers_encoder),
+    "siglip": (_load_two_towers, _load_two_towers_encoder),
 }
 
 

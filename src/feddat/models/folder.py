@@ -25,6 +25,8 @@ _ENCODING_FILES = (
 )
 #: Entries of ``config.json`` that say where a model comes from, not what it is.
 _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
+#: Entry of ``config.json`` that names the folders of a model's parts.
+PARTS = "parts"
 #: Changes when the same files come to mean other pixels or tokens.
 _ENCODING_VERSION = "1"
 
@@ -45,12 +47,28 @@ def fingerprint(folder: Path) -> str:
     Raises:
         ModelError: the folder or its ``config.json`` is missing or unusable.
     """
-    config = {key: value for key, value in _read_config(folder).items() if key not in _PROVENANCE}
+    config = {key: value for key, value in _read_config(folder).items() if key not in {*_PROVENANCE, PARTS}}
     digest = hashlib.blake2b(f"{_ENCODING_VERSION}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
     for name in _ENCODING_FILES:
         if (folder / name).is_file():
             digest.update(name.encode() + hashlib.blake2b((folder / name).read_bytes()).digest())
+    for name, part in sorted(read_parts(folder).items()):
+        digest.update(f"{name}{fingerprint(part)}".encode())
     return digest.hexdigest()
+
+
+def read_parts(folder: Path) -> dict[str, Path]:
+    """Return the folders of the models that a model is put together from; most are in one piece.
+
+    ``config.json`` names them under ``parts``: name -> path, absolute or relative to the folder.
+
+    Raises:
+        ModelError: the folder or its ``config.json`` is missing or unusable.
+    """
+    parts = _read_config(folder).get(PARTS, {})
+    if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
+        raise ModelError(f"{folder / 'config.json'}: {PARTS}: expected names and paths of model folders")
+    return {name: folder / part for name, part in parts.items()}
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

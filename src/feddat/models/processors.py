@@ -1,7 +1,7 @@
 """The image processor of a model folder: its sizes and constants. Pixels are resampled by torch, not by the processor.
 
-torch's uint8 kernels, antialiased, are four times as fast as Pillow's. About one value in a hundred differs from
-Pillow's, by one of 256 levels.
+torch's uint8 kernels, antialiased, are four times as fast as Pillow's. About one value in a hundred (one in ten, of
+pictures higher than wide that are made square) differs from Pillow's, by one of 256 levels.
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""ViLT with a BERT in front: BERT's last hidden states take the place of ViLT's word embeddings; both are frozen.
+
+Chochlakis, Srinivasan, Thomason, Narayanan: "VAuLT: Augmenting the Vision-and-Language Transformer for Sentiment
+Classification on Social Media", arXiv 2208.09021. As in FedDAT's published code ("viltbert"), ViLT adds its own
+positions and token types to them; VAuLT's own code can leave the positions out.
+
+The model folder's ``config.json`` names the folders of both parts, absolute or relative to itself, see
+:func:`write_vilt_bert`::
+
+    {"model_type": "vilt-bert", "parts": {"vilt": "vilt", "bert": "bert"}}
+
+Adapters sit in ViLT's layers; ``adapter.sites`` ``"(.*\\.)?layer\\.\\d+\\.output"`` has bottlenecks in BERT's too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, ViltConfig
+
+from feddat.example import View
+from feddat.models.base import EncodedViews, ModelError
+from feddat.models.encoding import encode_views
+from feddat.models.folder import PARTS, copy_folder, fingerprint, read_model_type, read_parts
+from feddat.models.tokens import load_tokenizer
+from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt_encoder import ViltEncoder
+from feddat.models.weights import load_weights
+
+FAMILY = "vilt-bert"
+
+
+class ViltBertConfig(ViltConfig):  # type: ignore[no-untyped-call]
+    """ViLT's configuration under the name that adapters know the whole model by."""
+
+    model_type = FAMILY
+
+
+class ViltBertModel(nn.Module):
+    """The two models in a row.
+
+    Args:
+        bert: without pooler.
+        vilt: of the same width.
+    """
+
+    base_model_prefix = ""  # PEFT asks every model that has a transformers configuration
+
+    def __init__(self, bert: BertModel, vilt: Any) -> None:
+        super().__init__()
+        self.config = ViltBertConfig(**vilt.config.to_dict() | {"model_type": FAMILY})
+        self.bert = bert
+        self.vilt = vilt
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, **image: Tensor) -> Any:
+        """Return ViLT's output, given word pieces (N, L), their mask (N, L), and ViLT's image inputs."""
+        words = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return self.vilt(inputs_embeds=words, attention_mask=attention_mask, **image)
+
+
+class ViltBertEncoder(ViltEncoder):
+    """ViLT's image processor beside BERT's tokenizer (:class:`feddat.models.base.Encoder`).
+
+    Raises:
+        ModelError: as :class:`ViltEncoder`, of either folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        vilt, bert = part_folders(folder)
+        super().__init__(vilt)
+        self.fingerprint = fingerprint(folder)
+        config = BertConfig.from_pretrained(bert, local_files_only=True)
+        self.tokenizer = load_tokenizer(bert, config.vocab_size)
+        self._longest_text = min(self._longest_text, config.max_position_embeddings)
+
+
+class ViltBertBackbone:
+    """A frozen ViLT behind a frozen BERT (:class:`feddat.models.base.Backbone`).
+
+    Args:
+        folder: model folder.
+        name: how reports call the model; default: the folder's path.
+
+    Raises:
+        ModelError: a part is missing or incomplete, or their widths differ.
+    """
+
+    family = FAMILY
+
+    def __init__(self, folder: Path | str, name: str | None = None):
+        self.folder = Path(folder)
+        self.name = name or str(folder)
+        vilt, self._bert_folder = part_folders(self.folder)
+        self._vilt = ViltBackbone(vilt)
+        bert = load_weights(BertModel, self._bert_folder, "BERT", add_pooling_layer=False)
+        self.feature_dim: int = self._vilt.feature_dim
+        if bert.config.hidden_size != self.feature_dim:
+            raise ModelError(
+                f"model folder {self.folder}: BERT has hidden size {bert.config.hidden_size}, "
+                f"ViLT {self.feature_dim}; expected the same"
+            )
+        self.encoder = ViltBertEncoder(self.folder)
+        self.model: nn.Module = ViltBertModel(bert, self._vilt.model).requires_grad_(False).train(False)
+
+    def encode(self, views: Sequence[View]) -> EncodedViews:
+        """Decode, resize and tokenise every view once, see :meth:`ViltBackbone.encode`."""
+        return encode_views(self.encoder, views)
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return ViLT's pooled first token, shape (views, feature_dim), float."""
+        pooled: Tensor = self.model(**inputs).pooler_output
+        return pooled if pooled.dtype == torch.float64 else pooled.float()
+
+    def word_head(self, answers: Sequence[str]) -> nn.Module | None:
+        """Return a classifier made of ViLT's masked-word head, see :meth:`ViltBackbone.word_head`."""
+        return self._vilt.word_head(answers)
+
+    def save(self, folder: Path) -> None:
+        """Write a model folder that holds both parts."""
+        self._vilt.save(folder / "vilt")
+        copy_folder(self._bert_folder, folder / "bert")
+        write_vilt_bert(folder, Path("vilt"), Path("bert"))
+
+
+def write_vilt_bert(folder: Path, vilt: Path, bert: Path) -> None:
+    """Write a model folder that names its two parts; nothing is copied or checked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": FAMILY, PARTS: {"vilt": str(vilt), "bert": str(bert)}}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def part_folders(folder: Path) -> tuple[Path, Path]:
+    """Return the folders of ViLT and BERT.
+
+    Raises:
+        ModelError: the folder does not name them, or they hold other models.
+    """
+    parts = read_parts(folder)
+    for name in ("vilt", "bert"):
+        if name not in parts:
+            raise ModelError(
+                f"{folder / 'config.json'}: {PARTS} names no {name}; expected a folder of each, vilt and bert"
+            )
+        if (found := read_model_type(parts[name])) != name:
+            raise ModelError(f"{parts[name] / 'config.json'}: model_type is {found!r}; expected {name!r}")
+    return parts["vilt"], parts["bert"]

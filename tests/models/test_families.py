@@ -1,0 +1,196 @@
+"""What every family of backbones must do alike, on a tiny random folder of each."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from feddat.adapters.methods import build_adapters
+from feddat.example import DataError, View
+from feddat.models.base import ModelError
+from feddat.models.catalog import FAMILIES, encoder_fingerprint, load_backbone, load_encoder
+from tiny_folders import MAKERS
+
+CPU = torch.device("cpu")
+
+
+def picture(height: int = 32, width: int = 32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+VIEWS = [
+    View(picture(), "what color is the circle ?"),
+    View(picture(50, 40, seed=1), "red"),
+    View(picture(33, 90, seed=2), "is it blue ?"),
+]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("families")
+    return {family: make(root / family) for family, make in MAKERS.items()}
+
+
+@pytest.fixture(params=sorted(MAKERS))
+def folder(request, folders):
+    return folders[request.param]
+
+
+@pytest.fixture
+def backbone(folder):
+    return load_backbone(str(folder))
+
+
+@pytest.fixture
+def copied(folder, tmp_path):
+    """A copy of the folder that may be damaged."""
+    return shutil.copytree(folder, tmp_path / "copy")
+
+
+def features(backbone, views=VIEWS, rows=None):
+    rows = range(len(views)) if rows is None else rows
+    with torch.no_grad():
+        return backbone.features(backbone.encode(views).batch(list(rows), CPU))
+
+
+def files(folder, name):
+    """Every file of that name in a folder and in those of its parts."""
+    return [path for path in folder.rglob(name) if path.is_file()]
+
+
+def test_a_backbone_is_frozen_in_eval_mode_and_named(backbone, folder):
+    assert backbone.family == folder.name
+    assert backbone.name == str(folder)
+    assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
+    assert not any(module.training for module in backbone.model.modules())
+
+
+def test_features_are_the_same_each_time(backbone):
+    first = features(backbone)
+    assert first.shape == (3, backbone.feature_dim)
+    assert first.dtype == torch.float32
+    assert torch.equal(features(backbone), first)
+
+
+def test_features_do_not_depend_on_the_rest_of_the_batch(backbone):
+    together = features(backbone)
+    alone = torch.cat([features(backbone, rows=[i]) for i in range(3)])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(features(backbone, rows=[2, 0, 2]), together[[2, 0, 2]], atol=1e-5, rtol=0)
+
+
+def test_features_depend_on_text_and_image(backbone):
+    image, text = VIEWS[0].image, VIEWS[0].text
+    plain, other_text, other_image = features(
+        backbone, [View(image, text), View(image, "red"), View(picture(seed=7), text)]
+    )
+    assert not torch.allclose(plain, other_text, atol=1e-4)
+    assert not torch.allclose(plain, other_image, atol=1e-4)
+
+
+def test_long_texts_are_cut(backbone):
+    assert features(backbone, [View(picture(), "red " * 200)]).isfinite().all()
+
+
+def test_no_views_are_no_error(backbone):
+    assert len(backbone.encode([])) == 0
+
+
+def test_an_unreadable_image_is_named(backbone, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        backbone.encode([View(tmp_path / "broken.jpg", "red")])
+
+
+def test_the_encoder_needs_no_weights(backbone, copied):
+    for path in files(copied, "model.safetensors"):
+        path.unlink()
+    encoder = load_encoder(str(copied))
+    assert encoder.fingerprint == backbone.encoder.fingerprint == encoder_fingerprint(str(copied))
+    texts = [view.text for view in VIEWS]
+    assert encoder.texts(texts) == backbone.encoder.texts(texts)
+    assert torch.equal(encoder.image(VIEWS[2].image), backbone.encoder.image(VIEWS[2].image))
+
+
+def test_the_fingerprint_is_that_of_pixels_and_tokens(copied):
+    before = encoder_fingerprint(str(copied))
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        path = files(copied, name)[-1]
+        path.write_text(path.read_text() + " ")
+        assert encoder_fingerprint(str(copied)) != before
+        before = encoder_fingerprint(str(copied))
+
+
+def test_a_saved_folder_gives_the_same_model(backbone, tmp_path):
+    backbone.save(tmp_path / "saved")
+    again = load_backbone(str(tmp_path / "saved"))
+    assert torch.equal(features(again), features(backbone))
+    assert again.encoder.fingerprint == backbone.encoder.fingerprint
+    again.save(tmp_path / "saved")  # onto itself: nothing lost
+    load_backbone(str(tmp_path / "saved"))
+
+
+def test_loading_is_silent_and_leaves_the_random_state_alone(folder, capfd):
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    load_backbone(str(folder))
+    assert torch.equal(torch.rand(1), expected)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["bottleneck", "lora"])
+def test_adapters_change_features_and_off_leave_them(backbone, kind):
+    plain = features(backbone)
+    adapters = build_adapters(backbone.model, peft=kind, reduction=4, rank=2)
+    with torch.no_grad():
+        for parameter in adapters.parameters("global"):
+            parameter.add_(0.1)
+    adapters.route("none")
+    torch.testing.assert_close(features(backbone), plain, atol=1e-6, rtol=0)
+    adapters.route("global")
+    assert not torch.allclose(features(backbone), plain, atol=1e-3)
+
+
+def _remove(name):
+    return lambda folder: [path.unlink() for path in files(folder, name)]
+
+
+def _tear(name):
+    return lambda folder: [path.write_text("{") for path in files(folder, name)]
+
+
+def _drop_a_tensor(folder):
+    path = files(folder, "model.safetensors")[-1]
+    weights = load_file(path)
+    del weights[next(name for name in weights if "layers.1" in name or "layer.1" in name)]
+    save_file(weights, path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_remove("config.json"), "no config.json"),
+        (_tear("config.json"), "config.json: not readable as JSON"),
+        (_remove("model.safetensors"), "no weights; expected model.safetensors"),
+        (_tear("model.safetensors"), "weights cannot be loaded as"),
+        (_drop_a_tensor, r"weights lack 1 tensor\(s\)"),
+        (_remove("tokenizer.json"), "no tokenizer; expected tokenizer.json"),
+        (_tear("tokenizer.json"), "tokenizer.json: cannot be loaded as a tokenizer"),
+        (_remove("preprocessor_config.json"), "no image processor; expected preprocessor_config.json"),
+        (_tear("preprocessor_config.json"), "cannot be loaded as a .* image processor"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unusable_folder_is_named(copied, damage, message):
+    damage(copied)
+    with pytest.raises(ModelError, match=message) as error:
+        load_backbone(str(copied))
+    assert str(copied) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_family_that_pools_is_here():
+    assert set(MAKERS) <= set(FAMILIES)
