@@ -73,6 +73,8 @@ def _one_layer(model_type: str) -> nn.Module:
                 setattr(part, depth, 1)
         if getattr(part, "layer_types", None):
             part.layer_types = part.layer_types[:1]
+    if model_type == "blip":  # the automatic class would be the one that writes captions
+        return hf.BlipForQuestionAnswering(config)
     try:
         return hf.AutoModelForImageTextToText.from_config(config)
     except ValueError:
@@ -88,7 +90,8 @@ def test_default_sites_fit_the_real_architectures(model_type: str, kind: str) ->
     names = [name for name, parameter in adapters.peft_model.named_parameters() if ".global." in name]
     sites = {name.split(".bottleneck_")[0].split(".lora_")[0] for name in names}
     towers = 2 if model_type in ("clip", "siglip") else 1
-    assert len(sites) == towers * (1 if kind == "bottleneck" else 2)
+    attentions = 2 if model_type == "blip" else 1  # its text encoder also attends to the image
+    assert len(sites) == towers * (1 if kind == "bottleneck" else 2 * attentions)
     config = adapters.peft_model.get_base_model().config
     parts = (config.text_config, config.vision_config) if towers == 2 else (config.get_text_config(),)
     if kind == "bottleneck":
