@@ -150,6 +150,7 @@ SITES = {
 
 @pytest.mark.parametrize("sites", SITES)
 def test_adapters_move_the_answers_and_get_gradients(backbone, sites):
+    torch.manual_seed(0)
     adapters = build_adapters(backbone.model, reduction=4, sites=sites)
     assert len(adapters.named("global")) == 4 * SITES[sites]
     inputs, results = annotated(backbone), []

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddat.data.readers import large_json
-from feddat.data.readers.records import Record
+from feddat.data.readers.records import Record, is_file
 from feddat.data.readers.vqa_answers import votes
 from feddat.example import DataError
 
@@ -59,7 +59,7 @@ class Part:
             names = [f"{folder}/{record.identifier('image_id')}.jpg" for folder in FOLDERS[source]]
             fields = {
                 "id": record.identifier("question_id"),
-                "image": next((name for name in names if (root / name).is_file()), names[0]),
+                "image": next((name for name in names if is_file(root / name)), names[0]),
                 "question": record.text("question"),
                 "answers": votes(record),
                 "stage": record.fields.get("stage"),

@@ -140,6 +140,14 @@ def to_examples(
 
 
 @lru_cache(maxsize=1 << 16)
+def is_file(path: Path) -> bool:
+    """Return whether there is such a file; there is none under a name that cannot be one."""
+    try:
+        return path.is_file()
+    except (ValueError, OSError):  # a null character in the name, or a name that is too long
+        return False
+
+
 def normalise(answer: str) -> str:
     """Return the answer in lower case with single spaces and no space around it."""
     return " ".join(answer.lower().split())
@@ -164,11 +172,7 @@ def _image(record: Record, column: str, folder: Path) -> Image:
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{record.where}: {column}: expected the name or the bytes of an image, got {_shown(value)}")
     path = folder / value.strip()
-    try:
-        found = path.is_file()
-    except (ValueError, OSError):  # a null character in the name, or a name that is too long
-        found = False
-    if not found:
+    if not is_file(path):
         raise MissingImageError(f"{record.where}: {column}: no such image file: {path}")
     return path
 
