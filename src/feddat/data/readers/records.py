@@ -139,7 +139,6 @@ def to_examples(
         yield example
 
 
-@lru_cache(maxsize=1 << 16)
 def is_file(path: Path) -> bool:
     """Return whether there is such a file; there is none under a name that cannot be one."""
     try:
@@ -148,6 +147,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
+@lru_cache(maxsize=1 << 16)
 def normalise(answer: str) -> str:
     """Return the answer in lower case with single spaces and no space around it."""
     return " ".join(answer.lower().split())
