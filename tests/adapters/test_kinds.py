@@ -333,9 +333,9 @@ def test_prompts_of_a_decoder_come_before_its_words() -> None:
     torch.testing.assert_close(adapters.model(**batch, position_ids=positions).logits, expected)
     changed = batch | {"input_ids": torch.cat([batch["input_ids"][:, :4], torch.full((2, 1), 9)], dim=1)}
     torch.testing.assert_close(adapters.model(**changed).logits[:, :4], expected[:, :4])
-    cache = adapters.model(**batch, use_cache=True).past_key_values
+    cache = adapters.model(**batch, use_cache=True).cache
     with pytest.raises(ValueError, match="cannot go on from a filled cache"):
-        adapters.model(input_ids=batch["input_ids"][:, :1], past_key_values=cache)
+        adapters.model(input_ids=batch["input_ids"][:, :1], cache=cache)
 
 
 def test_masks_and_positions() -> None:

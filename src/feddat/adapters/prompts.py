@@ -125,8 +125,8 @@ class SoftPrompts(AdapterStates):
         """Put the tokens in front of what enters the transformer layers, and let its mask and positions follow."""
         if self._active is None:
             return None
-        past = kwargs.get("past_key_values")
-        if past is not None and past.get_seq_length():
+        cache = kwargs.get("cache")
+        if cache is not None and cache.get_seq_length():
             raise ValueError("soft prompts cannot go on from a filled cache, which has seen them already")
         given = {key: value for key, value in kwargs.items() if value is not None}
         if "input_ids" in given:
