@@ -1,0 +1,71 @@
+"""What the commands share: where they write, their common options, and how they end on Ctrl-C."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.text import Text
+
+out = Console()
+err = Console(stderr=True)
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with settings.", metavar="FILE")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example rounds=10 train.lr=1e-3.", show_default=False),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at the same time.", show_default="one per core")]
+Benchmark = Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")]
+Tune = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY=V1,V2,...",
+        help="First choose this for each method on validation data ('K1=V,... K2=V,...': a grid); or a tuning.json.",
+    ),
+]
+Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]
+
+
+def fail(message: str, code: int) -> int:
+    """Print an error on standard error; return the exit code."""
+    err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
+    return code
+
+
+def split_names(text: str) -> list[str]:
+    """Return the names between commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+class Interrupted(click.ClickException):
+    """The user stopped a command that can be taken up again."""
+
+    exit_code = 130
+
+
+@contextmanager
+def interruptible(way_on: str) -> Iterator[None]:
+    """On Ctrl-C, say how to go on where this left off."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; what is done is kept, go on with: {way_on}") from None
+
+
+def say_loading() -> None:
+    """Say something before the libraries load, which takes seconds."""
+    if out.is_terminal:
+        out.print("[dim]loading libraries …[/]", end="\r")
+
+
+def print_paths(**paths: Path) -> None:
+    """Print where results lie, a labelled line each."""
+    for label, path in paths.items():
+        out.print(Text.assemble((f"{label:<8}", "dim"), str(path)), soft_wrap=True)

@@ -1,0 +1,250 @@
+"""Commands that run many federations: comparisons, suites, the demonstration, studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from feddat.cli.common import (
+    Benchmark,
+    Config,
+    Jobs,
+    Overrides,
+    Overwrite,
+    Seeds,
+    Tune,
+    fail,
+    interruptible,
+    out,
+    print_paths,
+    say_loading,
+    split_names,
+)
+
+if TYPE_CHECKING:
+    from feddat.config import RunConfig
+    from feddat.live import ComparisonDisplay
+
+#: What `feddat demo` and, by default, `feddat compare` compare.
+METHODS = "feddat,fedavg,local,head"
+
+
+def compare(
+    overrides: Overrides = None,
+    benchmark: Benchmark = None,
+    suite: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A suite in `feddat list`: several federations at once.")
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            "--methods", "-m", help="Names in `feddat list`, with commas.", show_default=f"{METHODS}; a suite's"
+        ),
+    ] = None,
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    name: Annotated[
+        str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK or suite-NAME")
+    ] = None,
+    tune: Tune = None,
+    tune_on: Annotated[
+        str | None, typer.Option(metavar="BENCHMARK", help="Suite: choose settings on this federation alone.")
+    ] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run several methods with several seeds, on one federation or those of a suite, and compare them."""
+    from feddat.config import ConfigError, load_config
+
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    settings = load_config(config, overrides, **values)
+    if suite is None:
+        if tune_on is not None:
+            raise ConfigError("--tune-on: names a federation of a suite; give --suite")
+        _compare(settings, methods or METHODS, seeds, jobs, overwrite, tune)
+    elif benchmark is not None:
+        raise ConfigError("--suite and --benchmark: give one of them")
+    else:
+        _compare_suite(settings, suite, methods, seeds, jobs, overwrite, tune, tune_on)
+
+
+def demo(
+    overrides: Overrides = None,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    seeds: Seeds = 2,
+    jobs: Jobs = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Compare FedDAT with its rivals on the bundled benchmark: no download, minutes on a laptop."""
+    from feddat.config import load_config
+
+    with resources.as_file(resources.files("feddat") / "presets" / "demo.yaml") as preset:
+        settings = load_config(preset, overrides)
+    _compare(settings, methods, seeds, jobs, overwrite)
+
+
+def _compare(
+    config: RunConfig, methods: str, seeds: int, jobs: int | None, overwrite: bool, tune: str | None = None
+) -> None:
+    names = split_names(methods)
+    say_loading()
+    from feddat.experiment import compare, comparison_runs
+    from feddat.report import method_table
+
+    source = config.benchmark or "own data"
+    with interruptible("the same command again"):
+        chosen = _tuning({"": config}, names, tune, jobs, overwrite).get("")
+        runs = comparison_runs(config, names, range(seeds), chosen)
+        title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
+        with _display(runs, title, overwrite) as display:
+            comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen)
+    table = method_table.method_table(comparison["runs"])
+    out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
+    folder = next(iter(runs.values())).runs_dir
+    print_paths(folder=folder, report=folder / "report.html")
+    _fail_for(comparison["failed"], len(runs))
+
+
+def _compare_suite(
+    config: RunConfig,
+    name: str,
+    methods: str | None,
+    seeds: int,
+    jobs: int | None,
+    overwrite: bool,
+    tune: str | None,
+    tune_on: str | None,
+) -> None:
+    say_loading()
+    from feddat.experiment import Plan, all_runs, run_suite
+    from feddat.experiment.suites import find_suite
+    from feddat.report import method_table
+    from feddat.report.suite import read_suite, suite_tables
+
+    suite = find_suite(name)
+    names = list(suite.methods) if methods is None else split_names(methods)
+    configs = suite.configs(config)
+    all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # mistakes show first
+    with interruptible("the same command again"):
+        chosen = _tuning(configs, names, tune, jobs, overwrite, tune_on)
+        plans = {label: Plan(each, names, range(seeds), chosen.get(label)) for label, each in configs.items()}
+        runs = all_runs(plans)
+        with _display(runs, f"{len(runs)} runs: {suite.description}", overwrite) as display:
+            result = run_suite(suite, plans, jobs, display, overwrite)
+    folder = next(iter(configs.values())).runs_dir
+    for title, table in suite_tables(read_suite(folder)[1]).items():
+        out.print(method_table.to_rich(table, f"{title} (%)"))
+    print_paths(folder=folder, report=folder / "report.html")
+    _fail_for(result["failed"], len(runs))
+
+
+def study(
+    what: Annotated[
+        str, typer.Argument(metavar="NAME|KEY=V1,V2,...", help="A study in `feddat list`, or a setting and its values.")
+    ],
+    overrides: Overrides = None,
+    benchmark: Benchmark = None,
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.", show_default="per study"),
+    ] = None,
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    name: Annotated[
+        str | None, typer.Option(help="Folder below runs_dir.", show_default="study-NAME-BENCHMARK")
+    ] = None,
+    tune: Tune = None,
+    split: Annotated[str, typer.Option(help="validation, to choose a setting, or test.")] = "test",
+    equal_steps: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="STEPS", help="Let a client take about STEPS local steps in all at every point."),
+    ] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Draw how the scores depend on one thing: a table and a plot, each point of which is an ordinary run."""
+    from feddat.config import ConfigError, load_config
+
+    if split not in ("validation", "test"):
+        raise ConfigError(f"--split: expected validation or test, got {split!r}")
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    settings = load_config(config, overrides, **values).updated({"eval.split": split})
+    say_loading()
+    from feddat.experiment import Study, all_runs, run_study
+    from feddat.experiment.studies import study_name
+    from feddat.report import tables
+    from feddat.report.study import study_table
+
+    wanted = Study.parse(what)
+    settings = settings.updated({"name": study_name(wanted, settings)})
+    names = list(wanted.methods) if methods is None else split_names(methods)
+    source = settings.benchmark or "own data"
+    with interruptible("the same command again"):
+        all_runs(wanted.plans(settings, names, range(seeds)))  # mistakes show before the search for settings
+        chosen = _tuning({"": settings}, names, tune, jobs, overwrite).get("")
+        plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)
+        runs = all_runs(plans)
+        with _display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite) as display:
+            result = run_study(wanted, plans, jobs, display, overwrite)
+    out.print(tables.to_rich(study_table(result), f"{split.capitalize()} scores on {source} (%)"))
+    folder = settings.run_dir
+    print_paths(folder=folder, table=folder / "study.md", plot=folder / "study.png")
+    _fail_for(result["failed"], len(runs))
+
+
+def _tuning(
+    configs: Mapping[str, RunConfig],
+    methods: list[str],
+    tune: str | None,
+    jobs: int | None,
+    overwrite: bool,
+    on: str | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return by label what an earlier search chose (a file), or search now (``KEY=V1,V2,...``) and say what."""
+    from feddat.experiment import Search, read_tuning
+    from feddat.experiment.suites import searched_configs, tune_suite
+    from feddat.experiment.tuning import trials
+    from feddat.report.tables import method_name
+
+    if tune is None:
+        return {}
+    if tune.endswith(".json"):
+        return dict.fromkeys(configs, read_tuning(Path(tune), methods))
+    wanted = Search.parse(tune)
+    searched = searched_configs(configs, on)
+    runs = trials(searched, methods, wanted)
+    with _display(runs, f"{len(runs)} runs to choose {wanted.name}", overwrite) as display:
+        chosen = tune_suite(configs, methods, wanted, on, jobs, display, overwrite)
+    for label, each in searched.items():
+        for method, best in chosen[label]["best"].items():
+            values = " ".join(f"{key}={value}" for key, value in best.items())
+            source = each.benchmark or "own data"
+            out.print(f"{source}, {method_name(method)}: {values} of {chosen[label]['scores'][method]}", soft_wrap=True)
+    return chosen
+
+
+def _fail_for(failed: Mapping[str, str], runs: int) -> None:
+    """Exit with an error if some of so many runs failed."""
+    if failed:
+        raise typer.Exit(fail(f"{len(failed)} of {runs} runs failed", 1))
+
+
+def _display(runs: dict[str, RunConfig], title: str, overwrite: bool) -> ComparisonDisplay:
+    from feddat.experiment.folder import RunFolder
+    from feddat.live import ComparisonDisplay
+    from feddat.report.tables import method_name
+
+    lines = {
+        # A run of one of several comparisons is called LABEL/METHOD-sSEED.
+        name: (" · ".join(filter(None, (method_name(run.method), name.rpartition("/")[0]))), run.seed, run.rounds)
+        for name, run in runs.items()
+    }
+    display = ComparisonDisplay(out, title, lines)
+    for name, run in runs.items():
+        if not overwrite and (summary := RunFolder(run.run_dir).summary()) is not None:
+            display.finish(name, summary["mean"], before=True)
+    return display

@@ -1,0 +1,107 @@
+"""``feddat data``: prepare data, and look at it before it is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
+
+app = typer.Typer(no_args_is_help=True, help="Prepare data, and look at it before it is trained on.")
+
+
+@app.command("show")
+def show(
+    benchmark: Benchmark = None,
+    config: Config = None,
+    client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Picture to write.")] = Path("sheet.png"),
+) -> None:
+    """Draw a contact sheet: pictures of each client with their questions and answers."""
+    from feddat.config import ConfigError, load_config
+
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"--split: expected train, validation or test, got {split!r}")
+    if (benchmark is None) == (config is None):
+        raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
+    say_loading()
+    from feddat.experiment import load_clients
+
+    settings = load_config(config) if benchmark is None else load_config(benchmark=benchmark)
+    clients = {data.name: data for data in load_clients(settings)}
+    if client is not None:
+        if client not in clients:
+            raise ConfigError(f"--client: {client!r} is unknown; clients are {', '.join(clients)}")
+        clients = {client: clients[client]}
+    from feddat.report.sheet import contact_sheet
+    from feddat.tasks import make_task
+
+    classes = {data.task: make_task(data.task, data.answers).classes for data in clients.values()}
+    contact_sheet(list(clients.values()), split, classes=classes).save(to)
+    for name, data in clients.items():
+        answers = f", {len(data.answers)} answers" if data.answers else ""
+        sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
+        out.print(Text(f"{name}: {data.task}, {sizes}"), soft_wrap=True)
+    typer.echo(to)
+
+
+@app.command("prepare")
+def prepare(
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* name in `feddat list`.")],
+    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the published datasets, see docs/data.md.")],
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")],
+    model: Annotated[str, typer.Option(help="Whose image processor and tokenizer: a name, or a folder.")] = "vilt-mini",
+    train_examples: Annotated[int, typer.Option(min=1, help="Training questions per client.")] = 2500,
+    test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
+    top_answers: Annotated[int, typer.Option(min=1, help="Answers per client.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of questions.")] = 0,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode.", show_default="one per core")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out questions whose image is missing or cannot be decoded.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was prepared there before.")] = False,
+) -> None:
+    """Build a federation from published files; `feddat run benchmark=DIR` then starts from what is decoded already.
+
+    The same command again goes on where the last one stopped.
+    """
+    from feddat.benchmarks.draw import Sizes
+    from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
+
+    request = Request(benchmark, root, model, seed, Sizes(train_examples, test_examples, top_answers))
+    if overwrite or not is_prepared(to, request):
+        say_loading()
+        from feddat.experiment.prepare import prepare
+        from feddat.live import PrepareDisplay
+
+        with interruptible("the same command again"), PrepareDisplay(out, f"{benchmark} from {root}") as display:
+            prepare(request, to, jobs, skip_bad, overwrite, display)
+    out.print(_counts((read_manifest(to) or {})["clients"]))
+    print_paths(folder=to)
+
+
+def _counts(clients: Mapping[str, Any]) -> Table:
+    """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
+    caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    keys = ("published", "outside", "broken", "kept")
+    for heading in ("client", "split", *keys, "skipped", "answers"):
+        table.add_column(heading, justify="left" if heading in ("client", "split") else "right", no_wrap=True)
+    for client, about in clients.items():
+        for split, counts in about["counts"].items():
+            numbers = [*(counts[key] for key in keys), sum(counts["skipped"].values())]
+            first = split == "train"
+            table.add_row(
+                Text(client if first else ""),
+                split,
+                *map(str, numbers),
+                str(len(about["answers"]) or "") if first else "",
+            )
+    return table

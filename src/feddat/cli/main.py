@@ -1,0 +1,112 @@
+"""The ``feddat`` script: its commands, what becomes of errors, and the log."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from importlib import metadata
+from typing import Annotated, Any
+
+import click
+import typer
+
+from feddat.cli import comparing, data, models, runs
+from feddat.cli.common import fail
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Federated fine-tuning of vision-language foundation models with the Dual-Adapter Teacher (FedDAT).",
+)
+for command in (
+    runs.run,
+    comparing.compare,
+    comparing.demo,
+    comparing.study,
+    runs.report,
+    runs.predict,
+    models.pretrain,
+    models.convert,
+):
+    app.command()(command)
+app.command("list")(runs.list_names)
+app.add_typer(data.app, name="data")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: the entry point of the ``feddat`` script.
+
+    Errors that a user can act on are one line on standard error, and exit code 2; ``--debug``, anywhere on the line,
+    shows where they come from.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    code: Any
+    try:
+        code = app([a for a in arguments if a != "--debug"], prog_name="feddat", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = 2
+    except click.ClickException as error:
+        sys.exit(fail(error.format_message(), error.exit_code))
+    except click.Abort:
+        code = 130
+    except Exception as error:
+        if debug:
+            raise
+        code = fail(*_explain(error))
+    if code == 130:  # typer's answer to Ctrl-C
+        code = fail("interrupted", 130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(error: Exception) -> tuple[str, int]:
+    """Return one line about an error, and the exit code: 2 for what a user can mend, 1 for a fault of the program."""
+    text = " ".join(str(error).split())
+    if type(error).__module__.startswith("feddat."):
+        return text, 2
+    if isinstance(error, OSError):
+        named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
+        return named, 2
+    return f"unexpected {type(error).__name__}: {text} (--debug shows where)", 1
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"feddat {metadata.version('feddat')}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+) -> None:
+    """Route the package's own log to standard error, and keep the libraries' notes to developers off it."""
+    notes = "ignore::FutureWarning:transformers.modeling_utils"
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), notes]))  # for workers
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.modeling_utils")
+    handler = logging.StreamHandler(_Stderr())
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logger = logging.getLogger("feddat")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logging.getLogger("feddat.data").setLevel(logging.INFO)
+    # The displays show these themselves.
+    logging.getLogger("feddat.app.strategy").setLevel(logging.ERROR)
+
+
+class _Stderr:
+    """Standard error as it is at the moment of writing: a live display replaces it to draw below what is written."""
+
+    def write(self, text: str) -> None:
+        sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()

@@ -1,0 +1,124 @@
+"""Commands about one run, finished or not; and the names that may be given to all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading
+
+
+def run(
+    overrides: Overrides = None,
+    config: Config = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run in this folder, with its own settings.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Run one federation and write its folder."""
+    from feddat.config import ConfigError
+
+    if resume is not None:
+        if config is not None or overrides or overwrite:
+            raise ConfigError("--resume takes the settings of the run's folder: give no others, and no --overwrite")
+        say_loading()
+        from feddat.experiment import Experiment
+
+        experiment = Experiment.open(resume)
+    else:
+        from feddat.config import load_config
+
+        settings = load_config(config, overrides)
+        say_loading()
+        from feddat.experiment import Experiment
+
+        experiment = Experiment(settings)
+    from feddat.live import RunDisplay
+    from feddat.report import read_folder, tables
+
+    folder = experiment.folder.path
+    source = experiment.config.benchmark or "own data"
+    title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
+    with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display:
+        experiment.run(display, resume=resume is not None, overwrite=overwrite)
+    content = read_folder(folder)
+    out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
+    print_paths(folder=folder, report=folder / "report.html")
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, a comparison, a study or a suite.")],
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print its tables in Markdown, and write nothing.")
+    ] = False,
+) -> None:
+    """Write the report page of a run, a comparison or a suite, or table and plot of a study; print where they are."""
+    if markdown:
+        from feddat.report.markdown import markdown as tables
+
+        typer.echo(tables(run), nl=False)
+    elif (run / "study.json").is_file():
+        from feddat.report.study import write_study
+
+        for path in write_study(run):
+            typer.echo(path)
+    elif (run / "suite.json").is_file():
+        from feddat.report.suite import write_suite
+
+        typer.echo(write_suite(run))
+    else:
+        from feddat.report import write_report
+
+        typer.echo(write_report(run))
+
+
+def predict(
+    run: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder of a run.")],
+    client: Annotated[str, typer.Option(help="Whose model answers.")],
+    image: Annotated[list[Path], typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")],
+    question: Annotated[str, typer.Option(help="Question, sentence or hypothesis.")],
+    choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+) -> None:
+    """Ask a trained client's model a question about a picture."""
+    from feddat.example import DataError, Example
+
+    for path in image:
+        if not path.is_file():
+            raise DataError(f"{path}: no such image file")
+    from feddat.experiment import Experiment
+
+    example = Example("question", tuple(image), question, choices=tuple(choice or ()))
+    answers = Experiment.open(run).predict(client, [example], top)[0]
+    width = max(len(answer) for answer, _ in answers)
+    for answer, probability in answers:
+        bar = "█" * round(30 * probability) or "▏"
+        out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
+
+
+def list_names() -> None:
+    """List the models, methods, kinds of adapter, benchmarks, studies, suites and formats that may be named."""
+    from feddat.benchmarks import list_benchmarks
+    from feddat.data.readers import known_formats
+    from feddat.experiment import STUDIES, SUITES, known_methods
+    from feddat.kinds import KINDS
+    from feddat.models.catalog import list_models
+
+    sections = {
+        "Models": list_models(),
+        "Methods": known_methods(),
+        "Kinds of adapter (adapter.peft)": {n: f"trains {kind.trains} ({kind.source})" for n, kind in KINDS.items()},
+        "Benchmarks": list_benchmarks(),
+        "Studies": {name: study.description for name, study in STUDIES.items()},
+        "Suites": {name: suite.description for name, suite in SUITES.items()},
+        "Formats of own data": known_formats(),
+    }
+    for title, names in sections.items():
+        out.print(Text(title, style="bold"))
+        width = max(map(len, names), default=0)
+        for name, description in names.items():
+            out.print(Text.assemble("  ", (f"{name:<{width}}", "cyan"), f"  {description}"), soft_wrap=True)
