@@ -19,8 +19,7 @@ FLOORS = (
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-#: Rooms of one floor that may be used by their neighbours.
-COMMON = {"config"}
+
 FLOWER_ROOMS = {"app", "experiment"}
 
 
@@ -51,7 +50,7 @@ def test_a_room_imports_only_from_below(path):
         if not module.startswith("feddat."):
             continue
         other = module.split(".")[1]
-        assert other == room or other in COMMON or FLOOR[other] < FLOOR[room], f"{path.name} imports {module}"
+        assert other == room or FLOOR[other] < FLOOR[room], f"{path.name} imports {module}"
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(ROOT)))

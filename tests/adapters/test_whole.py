@@ -7,7 +7,6 @@ from torch import nn
 from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
 from feddat.adapters.methods import build_adapters, count_parameters
-from feddat.config import FusionConfig
 from feddat.example import View
 from feddat.models.two_towers import TwoTowersBackbone
 from tiny_folders import make_tiny_clip
@@ -96,7 +95,7 @@ def test_each_is_drawn_from_its_own_generator(adapters: DualAdapters) -> None:
 @pytest.fixture
 def clip(tmp_path) -> TwoTowersBackbone:
     backbone = TwoTowersBackbone(make_tiny_clip(tmp_path / "clip"))
-    backbone.fuse(FusionConfig(kind="transformer", side="shared"))
+    backbone.fuse("transformer", "shared")
     return backbone
 
 

@@ -47,7 +47,7 @@ def no_decoding(image):
 def test_views_from_the_cache_are_those_encoded_in_memory(backbone, views, tmp_path, monkeypatch):
     expected = backbone.encode(views)
     first = encode_cached(backbone.encoder, views, cache_in(tmp_path, backbone))
-    monkeypatch.setattr("feddat.models.vilt_encoder.read_rgb", no_decoding)
+    monkeypatch.setattr("feddat.models.folder_encoder.read_rgb", no_decoding)
     second = encode_cached(backbone.encoder, views, cache_in(tmp_path, backbone))
     some = encode_cached(backbone.encoder, views[:2], cache_in(tmp_path, backbone))
     assert same_batches(expected, first)
@@ -81,7 +81,7 @@ def test_images_that_were_prepared_are_taken_as_they_are(backbone, views, tmp_pa
     ]
     expected = backbone.encode(views)
     assert same_batches(expected, backbone.encode(prepared))
-    monkeypatch.setattr("feddat.models.vilt_encoder.read_rgb", no_decoding)
+    monkeypatch.setattr("feddat.models.folder_encoder.read_rgb", no_decoding)
     assert same_batches(expected, encode_cached(encoder, prepared, cache_in(tmp_path, backbone)))
     assert not cache_in(tmp_path, backbone).images.folder.exists()
 

@@ -8,7 +8,6 @@ from transformers import AutoModel, CLIPTokenizer, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from feddat.config import FusionConfig
 from feddat.example import View
 from feddat.models.base import ModelError
 from feddat.models.fusion import product_fusion
@@ -111,7 +110,7 @@ def test_pixels_equal_the_stock_processors_to_one_of_256_levels(folder, backbone
 
 @pytest.mark.parametrize("side", ["personal", "shared"])
 def test_a_transformer_pools_the_tokens(folder, backbone, side):
-    backbone.fuse(FusionConfig(kind="transformer", side=side))
+    backbone.fuse("transformer", side)
     width = 16 if folder.name == "clip" else 32
     features = backbone.features(batch(backbone))
     personal = backbone.personal_fusion()
@@ -121,7 +120,7 @@ def test_a_transformer_pools_the_tokens(folder, backbone, side):
     alone = backbone.features(batch(backbone, TEXTS[1:]))
     assert alone.shape[0] == 1
     assert not any(parameter.requires_grad for parameter in backbone.model.parameters())
-    backbone.fuse(FusionConfig())
+    backbone.fuse("product", "personal")
     assert backbone.personal_fusion() is None
     assert backbone.features(batch(backbone)).shape == (2, 3 * width)
 

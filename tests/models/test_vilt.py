@@ -79,7 +79,7 @@ def test_shared_images_are_decoded_once(backbone, tmp_path, monkeypatch):
     Image.fromarray(picture()).save(path)
     array = picture(seed=1)
     opened = []
-    monkeypatch.setattr("feddat.models.vilt_encoder.read_rgb", lambda image: opened.append(image) or picture())
+    monkeypatch.setattr("feddat.models.folder_encoder.read_rgb", lambda image: opened.append(image) or picture())
     pairs = [(path, path), (array, array), (path.read_bytes(), path.read_bytes())]
     views = backbone.encode([View(image, "a") for pair in pairs for image in pair])
     assert len(views) == 6

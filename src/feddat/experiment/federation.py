@@ -170,7 +170,7 @@ def _load_model(model: str, adapter: AdapterConfig, fusion: FusionConfig, device
 
     backbone = load_backbone(model)
     if isinstance(backbone, FusedBackbone):
-        backbone.fuse(fusion)
+        backbone.fuse(fusion.kind, fusion.side)
     elif fusion != FusionConfig():
         raise ConfigError(f"fusion: model {model} has one stream; expected the default")
     backbone.model.to(device)

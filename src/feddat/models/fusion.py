@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from feddat.config import FusionConfig
 from feddat.models.base import Backbone
 
 #: Transformer layers.
@@ -29,8 +28,13 @@ class FusedBackbone(Backbone, Protocol):
     With that, ``feature_dim`` is the width of what the module returns.
     """
 
-    def fuse(self, config: FusionConfig) -> None:
-        """Choose how the streams are fused; before adapters are put on the model."""
+    def fuse(self, kind: str, side: str) -> None:
+        """Choose how the streams are fused; before adapters are put on the model.
+
+        Args:
+            kind: ``product``, or ``transformer``.
+            side: of a transformer: ``personal`` or ``shared``.
+        """
         ...
 
     def personal_fusion(self) -> nn.Module | None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPModel, SiglipModel
 
-from feddat.config import FusionConfig
 from feddat.example import View
 from feddat.models.base import EncodedViews, ModelError
 from feddat.models.encoding import encode_views
@@ -108,13 +107,13 @@ class TwoTowersBackbone:
         self.feature_dim = 3 * self._width
         self._side: str | None = None
 
-    def fuse(self, config: FusionConfig) -> None:
+    def fuse(self, kind: str, side: str) -> None:
         """Choose how the streams are fused; before adapters are put on :attr:`model`."""
-        transformer = config.kind == "transformer"
+        transformer = kind == "transformer"
         self._towers.reads_tokens = transformer
         self._towers.fusion = None
         self.feature_dim = self._width if transformer else 3 * self._width
-        self._side = config.side if transformer else None
+        self._side = side if transformer else None
         if self._side == "shared":
             with torch.random.fork_rng(devices=[]):  # what trains starts from the run's seed, see adapters.whole
                 self._towers.fusion = self._new_fusion().to(next(self.model.parameters()).device).requires_grad_(False)

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 from transformers import AutoConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -19,16 +17,12 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from feddat.example import Image
 from feddat.models.base import ModelError
-from feddat.models.encoding import EncodedImageTexts
-from feddat.models.folder import fingerprint
-from feddat.models.images import read_rgb
-from feddat.models.processors import load_processor, normalisation, resize
-from feddat.models.tokens import load_tokenizer
+from feddat.models.folder_encoder import FolderEncoder
 
 _PROCESSORS = {"clip": CLIPImageProcessorPil, "siglip": SiglipImageProcessorPil}
 
 
-class TwoTowersEncoder:
+class TwoTowersEncoder(FolderEncoder):
     """The image processor and tokenizer of a CLIP or SigLIP folder (:class:`feddat.models.base.Encoder`).
 
     Raises:
@@ -36,23 +30,34 @@ class TwoTowersEncoder:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.fingerprint = fingerprint(folder)
         config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        text, vision = config.text_config, config.vision_config
         self._fills_texts = config.model_type == "siglip"
-        # transformers' class for SigLIP wants sentencepiece.
-        self.tokenizer = load_tokenizer(folder, config.text_config.vocab_size, from_json=self._fills_texts)
-        self._longest_text: int = config.text_config.max_position_embeddings
+        super().__init__(
+            folder,
+            _PROCESSORS[config.model_type],
+            config.model_type,
+            text.vocab_size,
+            text.max_position_embeddings,
+            (vision.patch_size, vision.patch_size),
+            tokenizer_from_json=self._fills_texts,  # transformers' class for SigLIP wants sentencepiece
+        )
         if self._fills_texts and self.tokenizer.pad_token_id is None:
             raise ModelError(f"model folder {folder}: tokenizer without padding token; SigLIP reads padded texts")
-        self._patch: int = config.vision_config.patch_size
-        self._processor, self._mode = load_processor(_PROCESSORS[config.model_type], folder, config.model_type)
-        self._size, self._crops = _sizes(self._processor, folder)
-        expected: int = config.vision_config.image_size
-        if self._size != (expected, expected):
+        self._kept, self._crops = _sizes(self._processor, folder)
+        expected: int = vision.image_size
+        if self._kept != (expected, expected):
             raise ModelError(
-                f"model folder {folder}: image processor gives {self._size[0]} x {self._size[1]} pixels; "
+                f"model folder {folder}: image processor gives {self._kept[0]} x {self._kept[1]} pixels; "
                 f"config.json says {expected} x {expected}"
             )
+
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        if not self._crops:
+            return self._kept
+        shorter: int = self._processor.size["shortest_edge"]
+        # The longer side is rounded down, as the stock processor does.
+        return (shorter, shorter * width // height) if height < width else (shorter * height // width, shorter)
 
     def image(self, image: Image) -> Tensor:
         """Return an image at model resolution, uint8 (3, S, S).
@@ -60,45 +65,18 @@ class TwoTowersEncoder:
         Raises:
             DataError: it cannot be read; names the file.
         """
-        pixels = torch.from_numpy(np.require(read_rgb(image), requirements="W")).permute(2, 0, 1)
-        if not self._crops:
-            return resize(pixels, self._size, self._mode)
-        height, width = pixels.shape[1:]
-        shorter = self._processor.size["shortest_edge"]
-        # The longer side is rounded down, as the stock processor does.
-        scaled = [shorter if side == min(height, width) else shorter * side // min(height, width)
-                  for side in (height, width)]  # fmt: skip
-        pixels = resize(pixels, (scaled[0], scaled[1]), self._mode)
-        top, left = ((side - kept) // 2 for side, kept in zip(scaled, self._size, strict=True))
-        return pixels[:, top : top + self._size[0], left : left + self._size[1]].contiguous()
+        pixels = super().image(image)
+        height, width = self._kept
+        top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
+        return pixels[:, top : top + height, left : left + width].contiguous()
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each text's token ids; what exceeds the model's position embeddings is cut."""
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self._longest_text,
-            padding="max_length" if self._fills_texts else False,
-        )
-        ids: list[list[int]] = encoded["input_ids"]
-        return ids
-
-    def views(
-        self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
-    ) -> EncodedImageTexts:
-        """Return views of encoded images and texts, see :class:`EncodedImageTexts`."""
-        mean, std = normalisation(self._processor)
-        return EncodedImageTexts(
-            images,
-            image_of_view,
-            tokens,
-            pad_token=self.tokenizer.pad_token_id or 0,
-            patch_size=(self._patch, self._patch),
-            mean=mean,
-            std=std,
-        )
+        """Return each text's token ids; SigLIP's are filled to full length, what exceeds it is cut."""
+        ids = super().texts(texts)
+        if not self._fills_texts:
+            return ids
+        padding: int = self.tokenizer.pad_token_id
+        return [row + [padding] * (self._longest_text - len(row)) for row in ids]
 
 
 def _sizes(processor: Any, folder: Path) -> tuple[tuple[int, int], bool]:

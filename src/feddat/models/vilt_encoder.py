@@ -5,11 +5,8 @@ Sizes and constants are the folder's own processor's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 from transformers import ViltConfig
 from transformers.models.vilt.image_processing_pil_vilt import (
@@ -19,28 +16,28 @@ from transformers.models.vilt.image_processing_pil_vilt import (
 )
 
 from feddat.example import DataError, Image
-from feddat.models.encoding import EncodedImageTexts
-from feddat.models.folder import fingerprint
-from feddat.models.images import read_rgb
-from feddat.models.processors import load_processor, normalisation, resize
-from feddat.models.tokens import load_tokenizer
+from feddat.models.folder_encoder import FolderEncoder, read_pixels
+from feddat.models.processors import resize
 
 
-class ViltEncoder:
-    """The image processor and tokenizer of a ViLT folder behind :class:`feddat.models.base.Encoder`.
+class ViltEncoder(FolderEncoder):
+    """The image processor and tokenizer of a ViLT folder (:class:`feddat.models.base.Encoder`).
 
     Raises:
         ModelError: tokenizer or image processor is missing or unusable.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.fingerprint = fingerprint(folder)
         config = ViltConfig.from_pretrained(folder, local_files_only=True)
-        self.tokenizer = load_tokenizer(folder, config.vocab_size)
-        self._longest_text: int = config.max_position_embeddings
         patch = config.patch_size
-        self._patch_size: tuple[int, int] = (patch, patch) if isinstance(patch, int) else (patch[0], patch[1])
-        self._processor, self._mode = load_processor(ViltImageProcessorPil, folder, "ViLT")
+        super().__init__(
+            folder,
+            ViltImageProcessorPil,
+            "ViLT",
+            config.vocab_size,
+            config.max_position_embeddings,
+            (patch, patch) if isinstance(patch, int) else (patch[0], patch[1]),
+        )
 
     def image(self, image: Image) -> Tensor:
         """Return an image at model resolution, uint8 (3, H, W).
@@ -48,7 +45,7 @@ class ViltEncoder:
         Raises:
             DataError: it cannot be read, or is too narrow; names the file.
         """
-        pixels = torch.from_numpy(np.require(read_rgb(image), requirements="W")).permute(2, 0, 1)
+        pixels = read_pixels(image)
         if not self._processor.do_resize:
             return pixels.contiguous()
         height, width = pixels.shape[1:]
@@ -73,25 +70,3 @@ class ViltEncoder:
         divisor = self._processor.size_divisor
         new_height, new_width = (int(side + 0.5) // divisor * divisor for side in scaled)
         return new_height, new_width
-
-    def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each text's token ids; what exceeds the model's position embeddings is cut."""
-        if not texts:
-            return []
-        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self._longest_text)["input_ids"]
-        return ids
-
-    def views(
-        self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
-    ) -> EncodedImageTexts:
-        """Return views of encoded images and texts, see :class:`EncodedImageTexts`."""
-        mean, std = normalisation(self._processor)
-        return EncodedImageTexts(
-            images,
-            image_of_view,
-            tokens,
-            pad_token=self.tokenizer.pad_token_id or 0,
-            patch_size=self._patch_size,
-            mean=mean,
-            std=std,
-        )

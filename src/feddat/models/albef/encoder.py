@@ -9,19 +9,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from feddat.example import Image
 from feddat.models.albef.model import AlbefConfig
 from feddat.models.base import ModelError
-from feddat.models.encoding import EncodedImageTexts
-from feddat.models.folder import fingerprint, first_line, require_file
-from feddat.models.images import read_rgb
-from feddat.models.processors import load_processor, normalisation, resize
-from feddat.models.tokens import load_tokenizer
+from feddat.models.folder import first_line, require_file
+from feddat.models.folder_encoder import FolderEncoder
 
 #: Questions are cut after so many words, as in the published test code (its training code: 30, and 25 tokens).
 MAX_WORDS = 50
@@ -34,30 +27,24 @@ def normalise_question(question: str) -> str:
     return " ".join(text.split(" ")[:MAX_WORDS])
 
 
-class AlbefEncoder:
-    """The image processor and tokenizer of an ALBEF folder behind :class:`feddat.models.base.Encoder`.
+class AlbefEncoder(FolderEncoder):
+    """The image processor and tokenizer of an ALBEF folder (:class:`feddat.models.base.Encoder`).
 
     Raises:
         ModelError: tokenizer or image processor is missing or unusable.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.fingerprint = fingerprint(folder)
         config = read_config(folder)
-        self.tokenizer = load_tokenizer(folder, config.text_config.vocab_size)
-        self._longest_text: int = config.text_config.max_position_embeddings
-        self._image_size: int = config.vision_config.image_size
-        self._patch_size: int = config.vision_config.patch_size
-        self._processor, self._mode = load_processor(ViTImageProcessorPil, folder, "ALBEF")
+        text, vision = config.text_config, config.vision_config
+        patch_size = (vision.patch_size, vision.patch_size)
+        super().__init__(
+            folder, ViTImageProcessorPil, "ALBEF", text.vocab_size, text.max_position_embeddings, patch_size
+        )
+        self._image_size: int = vision.image_size
 
-    def image(self, image: Image) -> Tensor:
-        """Return an image as a square at model resolution, uint8 (3, S, S).
-
-        Raises:
-            DataError: it cannot be read; names the file.
-        """
-        pixels = torch.from_numpy(np.require(read_rgb(image), requirements="W")).permute(2, 0, 1)
-        return resize(pixels, (self._image_size, self._image_size), self._mode)
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        return self._image_size, self._image_size
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each question's token ids: [CLS] in front and, as published, no [SEP] behind."""
@@ -72,21 +59,6 @@ class AlbefEncoder:
         start, end = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         ids = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
         return [[start, *row[: self._longest_text - 2], end] for row in ids]
-
-    def views(
-        self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
-    ) -> EncodedImageTexts:
-        """Return views of encoded images and texts, see :class:`EncodedImageTexts`."""
-        mean, std = normalisation(self._processor)
-        return EncodedImageTexts(
-            images,
-            image_of_view,
-            tokens,
-            pad_token=self.tokenizer.pad_token_id or 0,
-            patch_size=(self._patch_size, self._patch_size),
-            mean=mean,
-            std=std,
-        )
 
 
 def read_config(folder: Path) -> AlbefConfig:

@@ -1,0 +1,96 @@
+"""What the encoders of all model families share: pictures and texts through a model folder's own processor."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from feddat.example import Image
+from feddat.models.encoding import EncodedImageTexts
+from feddat.models.folder import fingerprint
+from feddat.models.images import read_rgb
+from feddat.models.processors import load_processor, normalisation, resize
+from feddat.models.tokens import load_tokenizer
+
+
+class FolderEncoder(ABC):
+    """The image processor and tokenizer of a model folder behind :class:`feddat.models.base.Encoder`.
+
+    Args:
+        folder: the model folder.
+        processor: class of the image processor.
+        family: the model's name, for errors.
+        vocab_size: the number of the model's word embeddings.
+        longest_text: how many tokens of a text the model has positions for.
+        patch_size: height and width of a patch, in pixels.
+        tokenizer_from_json: read ``tokenizer.json`` alone, whatever tokenizer class the folder names.
+
+    Raises:
+        ModelError: tokenizer or image processor is missing or unusable.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        processor: type[Any],
+        family: str,
+        vocab_size: int,
+        longest_text: int,
+        patch_size: tuple[int, int],
+        tokenizer_from_json: bool = False,
+    ):
+        self.fingerprint = fingerprint(folder)
+        self.tokenizer = load_tokenizer(folder, vocab_size, from_json=tokenizer_from_json)
+        self._longest_text = longest_text
+        self._patch_size = patch_size
+        self._processor, self._mode = load_processor(processor, folder, family)
+
+    @abstractmethod
+    def _size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the height and width that an image of these sides is resized to."""
+
+    def image(self, image: Image) -> Tensor:
+        """Return an image at model resolution, uint8 (3, H, W).
+
+        Raises:
+            DataError: it cannot be read, or is too narrow; names the file.
+        """
+        pixels = read_pixels(image)
+        return resize(pixels, self._size(*pixels.shape[1:]), self._mode)
+
+    def texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return each text's token ids; what exceeds the model's position embeddings is cut."""
+        if not texts:
+            return []
+        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self._longest_text)["input_ids"]
+        return ids
+
+    def views(
+        self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
+    ) -> EncodedImageTexts:
+        """Return views of encoded images and texts, see :class:`EncodedImageTexts`."""
+        mean, std = normalisation(self._processor)
+        return EncodedImageTexts(
+            images,
+            image_of_view,
+            tokens,
+            pad_token=self.tokenizer.pad_token_id or 0,
+            patch_size=self._patch_size,
+            mean=mean,
+            std=std,
+        )
+
+
+def read_pixels(image: Image) -> Tensor:
+    """Return an image's pixels, uint8 (3, H, W).
+
+    Raises:
+        DataError: it cannot be read; names the file.
+    """
+    return torch.from_numpy(np.require(read_rgb(image), requirements="W")).permute(2, 0, 1)
