@@ -9,7 +9,7 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("example", "files", "kinds", "seeding"),
+    ("example", "files", "kinds", "precision", "seeding"),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks"),
     ("algorithms", "benchmarks"),
     ("client", "pretrain"),

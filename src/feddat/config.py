@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from feddat.kinds import KINDS
+from feddat.precision import Precision
 
 
 class ConfigError(ValueError):
@@ -127,7 +128,9 @@ class TrainConfig(_Section):
     eps: float = Field(1e-8, gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="share of the round's local steps")
     clip_norm: float | None = Field(None, gt=0)
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="autocast dtype of forward passes")
+    precision: Precision = Field(
+        "fp32", description="autocast dtype of forward passes; auto: bf16 where the device computes in it"
+    )
     trap: Literal["none", "frozen-local", "long-schedule", "moving-rest", "all"] = Field(
         "none", description="reproduce a fault of the published code, to measure what it costs (client/traps.py)"
     )

@@ -28,13 +28,14 @@ from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, di
 from feddat.experiment.methods import resolve
 from feddat.experiment.samples import write_samples
 from feddat.models.catalog import list_models
+from feddat.precision import resolve_precision
 
 
 class Experiment:
     """One run.
 
     Attributes:
-        config: as given, with paths made absolute.
+        config: as given, with paths made absolute and the precision that ``auto`` means on this machine.
         settings: the same with the method's variant filled in: what is run.
         folder: the run's folder.
     """
@@ -45,7 +46,7 @@ class Experiment:
         Raises:
             ConfigError: the method is unknown.
         """
-        self.config = _absolute(config)
+        self.config = _portable(config)
         self.settings = resolve(self.config)
         self.folder = RunFolder(folder or config.run_dir)
 
@@ -236,8 +237,8 @@ def _count(federation: Federation) -> dict[str, int]:
     )
 
 
-def _absolute(config: RunConfig) -> RunConfig:
-    """Return the configuration with paths that mean the same wherever the run is resumed."""
+def _portable(config: RunConfig) -> RunConfig:
+    """Return the configuration with paths and a precision that mean the same wherever the run is resumed."""
     model = Path(config.model).expanduser()
     changes: dict[str, Any] = {}
     if config.model not in list_models() and model.is_dir():
@@ -250,6 +251,8 @@ def _absolute(config: RunConfig) -> RunConfig:
     if config.clients is not None:
         changes["clients"] = {name: {key: _absolute_path(key, value) for key, value in spec.items()}
                               for name, spec in config.clients.items()}  # fmt: skip
+    precision = resolve_precision(config.train.precision, config.device)
+    changes["train"] = config.train.model_copy(update={"precision": precision})
     return config.model_copy(update=changes)
 
 

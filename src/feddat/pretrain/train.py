@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,7 @@ from feddat.data.mini.concepts import CONCEPTS
 from feddat.data.mini.render import CANVAS
 from feddat.data.mini.vocabulary import vocabulary
 from feddat.models.fast_vilt import make_fast
+from feddat.precision import Precision, resolve_precision
 from feddat.pretrain.batches import BatchMaker
 from feddat.pretrain.export import write_model_folder
 from feddat.pretrain.objective import PretrainingModel
@@ -64,7 +65,7 @@ class PretrainSettings:
     heads: int = 5
     patch: int = 16
     seed: int = 0
-    precision: str = "bf16"
+    precision: Precision = "auto"
     every: int = 250
     loss_weights: dict[str, float] = field(
         default_factory=lambda: {
@@ -100,6 +101,8 @@ class PretrainSettings:
         settings = cls(**values)
         if settings.batch_size % settings.jobs:
             raise ConfigError(f"batch_size={settings.batch_size} is not a multiple of jobs={settings.jobs}")
+        if settings.precision not in get_args(Precision):
+            raise ConfigError(f"precision={settings.precision}: expected one of {', '.join(get_args(Precision))}")
         return settings
 
     def learning_rate(self, step: int) -> float:
@@ -223,11 +226,12 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
     began = time.monotonic() - seconds
     losses: dict[str, float] = {}
     model.train()
+    bf16 = resolve_precision(settings.precision) == "bf16"
     for step in range(start, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate(step)
         for batch in maker.training(step, settings.sizes(step), settings.parts):
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 values = model(batch)
             total = sum(settings.loss_weights[key] * value for key, value in values.items()) / (
                 settings.parts * settings.jobs
