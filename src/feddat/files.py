@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all, also after a power cut.
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary name; the file written to it becomes ``path`` completely or not at all, also after a power cut.
 
     Raises:
         OSError: it cannot be written; what was at ``path`` stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield temporary
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
@@ -28,6 +28,16 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file as :func:`whole_file` does.
+
+    Raises:
+        OSError: it cannot be written; what was at ``path`` stays.
+    """
+    with whole_file(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def sync_folder(folder: Path) -> None:

@@ -43,6 +43,24 @@ def test_exif_rotation_is_applied(tmp_path):
     assert read_rgb(saved(tmp_path, image, "image.jpg", exif=exif)).shape == (4, 2, 3)
 
 
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True, "quality": 40}])
+def test_jpeg_pixels_are_those_of_pillow(tmp_path, mode, options):
+    noise = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise).convert(mode), "image.jpg", **options)
+    with Image.open(path) as image:
+        assert np.array_equal(read_rgb(path), np.array(image.convert("RGB")))
+    assert np.array_equal(read_rgb(path.read_bytes()), read_rgb(path))
+
+
+def test_half_a_jpeg_is_refused(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), "image.jpg")
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"image\.jpg: cannot be decoded"):
+        read_rgb(path)
+
+
 def test_array_is_returned_as_it_is():
     pixels = np.zeros((2, 3, 3), dtype=np.uint8)
     assert read_rgb(pixels) is pixels
