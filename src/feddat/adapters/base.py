@@ -13,7 +13,7 @@ they need of these.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol, TypeAlias
 
 import torch
@@ -49,6 +49,11 @@ class Adapters(Protocol):
     @property
     def model(self) -> nn.Module:
         """The model with everything that was put into it."""
+        ...
+
+    @property
+    def changed(self) -> Collection[nn.Module]:
+        """The modules of :attr:`model` that routes change; what comes before them is the same on every route."""
         ...
 
     def route(self, route: Route) -> None:

@@ -64,6 +64,11 @@ class DualAdapters(AdapterStates):
         """The wrapping ``PeftModel``."""
         return self.peft_model
 
+    @property
+    def changed(self) -> list[nn.Module]:
+        """The sites."""
+        return [site.layer for site in self._sites]
+
     def route(self, route: Route) -> None:
         """Send the following forward passes through a named route, or through adapters weighted as given.
 

@@ -90,10 +90,15 @@ class SoftPrompts(AdapterStates):
             prompts.requires_grad_(adapter in TRAINED)
         super().__init__({adapter: dict(prompts.named_parameters()) for adapter, prompts in self._prompts.items()})
         self.refresh_anchor()
-        stack = model.get_submodule(name)
+        self._stack = stack = model.get_submodule(name)
         stack.register_forward_pre_hook(self._enter, with_kwargs=True)
         stack.register_forward_hook(self._leave)
         self.route("global")
+
+    @property
+    def changed(self) -> list[nn.Module]:
+        """The stack of layers that the tokens enter."""
+        return [self._stack]
 
     def route(self, route: Route) -> None:
         """Let the following forward passes see one adapter's prompts, or with ``none`` no prompts.

@@ -72,6 +72,11 @@ class ReplacedWeights(AdapterStates):
         )
         self.route("global")
 
+    @property
+    def changed(self) -> list[nn.Module]:
+        """The modules that own exchanged parameters."""
+        return list(dict.fromkeys(module for module, _, _ in self._places))
+
     def route(self, route: Route) -> None:
         """Let the following forward passes use the values of one adapter, or with ``none`` the pretrained ones.
 

@@ -11,7 +11,7 @@ from feddat.adapters.base import TRAINED, Adapters, Route
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.algorithms.distillation import distillation_loss
 from feddat.client.member import Member
-from feddat.models.base import Backbone
+from feddat.models.base import Backbone, StagedBackbone
 
 
 class BatchLearner:
@@ -44,13 +44,16 @@ class BatchLearner:
         self._member: Member
         self._inputs: dict[str, Tensor]
         self._targets: Tensor
+        self._begun = False
 
     def take(self, member: Member, inputs: dict[str, Tensor], targets: Tensor) -> None:
         """Make this batch the current one."""
         self._member, self._inputs, self._targets = member, inputs, targets
+        self._begun = False
 
     def features(self, route: Route) -> Tensor:
         """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
+        self._share_prefix()
         self._adapters.route(route)
         with self._autocast():
             return self._member.pooled(self._backbone.features(self._inputs))
@@ -77,9 +80,18 @@ class BatchLearner:
         """Return scores of the task's classes, (N, C): logits, or the log-likelihoods of written answers."""
         if (generation := self._member.generation) is None:
             return self.logits(self.features(route), head)
+        self._share_prefix()
         self._adapters.route(route)
         with self._autocast():
             return generation.answer(self._member.heads[head], self._inputs)
+
+    def _share_prefix(self) -> None:
+        """Carry the batch as far as all routes go together; only the first route that is asked for has to."""
+        if self._begun or not isinstance(self._backbone, StagedBackbone):
+            return
+        self._begun = True
+        with torch.no_grad(), self._autocast():
+            self._inputs = self._backbone.prefix(self._inputs)
 
     def update(self, loss: Tensor, adapters: Collection[str] | None = None, head: bool = True) -> None:
         """Drop all gradients, backward, clip where configured, one optimizer step."""

@@ -19,14 +19,14 @@ from feddat.algorithms.local import Local
 from feddat.algorithms.server import ServerPart
 from feddat.client.batches import plan_batches
 from feddat.client.learner import BatchLearner
-from feddat.client.member import Member
+from feddat.client.member import Member, Prepared
 from feddat.client.optim import build_optimizer, set_learning_rate
 from feddat.client.personal import load_shared, pack, shared_state, unpack
 from feddat.client.store import PersonalStore, State, StoreError
 from feddat.client.traps import Traps
 from feddat.config import AlgorithmConfig, RunConfig
 from feddat.example import ClientData, DataError, Example
-from feddat.models.base import Backbone
+from feddat.models.base import Backbone, StagedBackbone
 from feddat.seeding import derive, torch_generator
 
 
@@ -107,6 +107,8 @@ class Participant:
         self.adapters = adapters
         self.algorithm = algorithm
         self.store = store
+        if isinstance(backbone, StagedBackbone):
+            backbone.stage(adapters.changed)
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
@@ -166,14 +168,12 @@ class Participant:
             extras: the extra arrays received with the adapter.
         """
         answering, context = self._restore_for_answers(shared, round, final, extras)
-        scores: dict[str, dict[str, float]] = {}
         prepared = {name: member.prepared(split) for name, member in self.members.items()}
-        for name, part in prepared.items():
-            if part.size:
-                scores[name] = {
-                    route: self._score(self.members[name], split, route, answering, context)
-                    for route in self.routes(final)
-                }
+        scores = {
+            name: self._scores(self.members[name], part, self.routes(final), answering, context)
+            for name, part in prepared.items()
+            if part.size
+        }
         return EvalResult(scores, {name: part.size for name, part in prepared.items()})
 
     def predict(
@@ -293,16 +293,19 @@ class Participant:
                 f"{table[step, column].item()}; lower train.lr or set train.clip_norm"
             )
 
-    def _score(self, member: Member, split: str, route: str, algorithm: Algorithm, context: RoundContext) -> float:
-        part = member.prepared(split)
+    def _scores(
+        self, member: Member, part: Prepared, routes: Sequence[str], algorithm: Algorithm, context: RoundContext
+    ) -> dict[str, float]:
+        """Return the mean score of each route, in percent; batch by batch, so that routes share what they can."""
         learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
-        scores = []
+        scores: dict[str, list[Tensor]] = {route: [] for route in routes}
         with torch.inference_mode():
             for indices in torch.arange(part.size).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
                 targets = part.targets[indices.to(part.targets.device)]
                 learner.take(member, member.inputs(part.views, indices), targets)
-                scores.append(member.task.scores(algorithm.answer(learner, route, context), targets))
-        return 100.0 * torch.cat(scores).double().mean().item()
+                for route in routes:
+                    scores[route].append(member.task.scores(algorithm.answer(learner, route, context), targets))
+        return {route: 100.0 * torch.cat(found).double().mean().item() for route, found in scores.items()}
 
     def _restore_for_answers(
         self, shared: dict[str, Tensor] | None, round: int, final: bool, extras: Mapping[str, Tensor] | None

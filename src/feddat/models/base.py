@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from feddat.example import Image, View
 
@@ -104,4 +104,42 @@ class Backbone(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the model folder in Hugging Face layout."""
+        ...
+
+
+@runtime_checkable
+class StagedBackbone(Backbone, Protocol):
+    """A backbone whose forward pass can stop where adapters begin, and go on from there on several routes."""
+
+    def stage(self, changed: Collection[nn.Module]) -> None:
+        """Divide the forward pass in front of the first of the modules that routes change.
+
+        Args:
+            changed: modules of :attr:`model`; whoever changes others has to divide it again.
+        """
+        ...
+
+    def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what :meth:`features` takes in the place of a batch's inputs, on any route, for the same result.
+
+        These are the inputs themselves where nothing can be done before: the forward pass was not divided, adapters
+        begin at the bottom, or dropout is at work, which differs from pass to pass.
+        """
+        ...
+
+
+@runtime_checkable
+class AddsToOutput(Protocol):
+    """A module that adapters put around another, to add to its output.
+
+    Attributes:
+        base_layer: the other module.
+        adds_to_output: whether a sum with its output is all that it changes.
+    """
+
+    base_layer: nn.Module
+    adds_to_output: bool
+
+    def adapt(self, output: Tensor) -> Tensor:
+        """Return an output of the base layer with what the present route adds to it."""
         ...

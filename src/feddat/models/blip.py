@@ -8,7 +8,7 @@ an image encoder, a text encoder that reads the question beside the image, a dec
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from feddat.models.base import EncodedViews, ModelError
 from feddat.models.blip_encoder import BlipEncoder
 from feddat.models.encoding import encode_views
 from feddat.models.folder import copy_folder, read_model_type
-from feddat.models.generative import Questions, answer_features
+from feddat.models.generative import IMAGE_STATES, Questions, answer_features
+from feddat.models.stages import drops_out, is_changed
 from feddat.models.weights import load_weights
 
 
@@ -55,6 +56,7 @@ class BlipBackbone:
         for layer in blip.text_decoder.bert.encoder.layer:
             layer.crossattention.self.register_forward_pre_hook(_mask_questions, with_kwargs=True)
         self.model: nn.Module = blip.requires_grad_(False).train(False)
+        self._image_is_prefix = False
         self.feature_dim: int = blip.config.text_config.hidden_size
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
@@ -74,10 +76,30 @@ class BlipBackbone:
     def read(self, inputs: dict[str, Tensor]) -> Questions:
         """Return the questions of a batch, read beside their images."""
         model: Any = self.model
-        image = model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+        image = self._see(inputs)
         mask = inputs["attention_mask"]
         read = model.text_encoder(input_ids=inputs["input_ids"], attention_mask=mask, encoder_hidden_states=image)
         return Questions(read.last_hidden_state, mask)
+
+    def stage(self, changed: Collection[nn.Module]) -> None:
+        """Divide the forward pass behind the image encoder, if no route changes it."""
+        model: Any = self.model
+        self._image_is_prefix = not is_changed(model.vision_model, changed)
+
+    def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs with the image encoder's states in the place of pixels, if no route changes it."""
+        model: Any = self.model
+        if not self._image_is_prefix or drops_out(model.vision_model):
+            return inputs
+        rest = {key: value for key, value in inputs.items() if key != "pixel_values"}
+        return rest | {IMAGE_STATES: self._see(inputs)}
+
+    def _see(self, inputs: dict[str, Tensor]) -> Tensor:
+        model: Any = self.model
+        if IMAGE_STATES in inputs:
+            return inputs[IMAGE_STATES]
+        states: Tensor = model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
+        return states
 
     def decode(self, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the decoder's hidden states (M, L, d), float32 or wider."""

@@ -144,13 +144,19 @@ class FastViltSelfAttention(ViltSelfAttention):
                     ~attention_mask, torch.finfo(hidden_states.dtype).min
                 )
             return super().forward(hidden_states, attention_mask, True)  # type: ignore[no-any-return, no-untyped-call]
-        heads = (*hidden_states.shape[:-1], self.num_attention_heads, self.attention_head_size)
-        query, key, value = (
-            layer(hidden_states).view(heads).transpose(1, 2) for layer in (self.query, self.key, self.value)
-        )
+        return (self.attend(hidden_states, hidden_states, attention_mask),)
+
+    def attend(self, asking: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the context (N, Q, d) of some tokens (N, Q, d) that attend to all of ``states`` (N, tokens, d)."""
+
+        def heads(projected: Tensor) -> Tensor:
+            shape = (*projected.shape[:-1], self.num_attention_heads, self.attention_head_size)
+            return projected.view(shape).transpose(1, 2)
+
+        query, key, value = heads(self.query(asking)), heads(self.key(states)), heads(self.value(states))
         dropout = self.dropout.p if self.training else 0.0
         attend = _eager_attention if _eager_is_faster(query) else F.scaled_dot_product_attention
-        return (attend(query, key, value, attention_mask, dropout).transpose(1, 2).flatten(2),)
+        return attend(query, key, value, mask, dropout).transpose(1, 2).flatten(2)
 
 
 def _eager_is_faster(query: Tensor) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Keys of the answers in a batch's inputs: token ids (M, L) and their mask (M, L), true where a token is; the question
 #: (row of the other inputs) that each answers, (M,).
 ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS = "answer_ids", "answer_mask", "answer_rows"
+#: Key of what an image encoder that no route changes makes of ``pixel_values``, in their place: (N, patches, d).
+IMAGE_STATES = "image_states"
 
 
 @dataclass(frozen=True, slots=True)

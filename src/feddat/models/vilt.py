@@ -7,7 +7,7 @@ can start a client's answer head), tokenizer files and ``preprocessor_config.jso
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +22,7 @@ from feddat.models.encoding import encode_views
 from feddat.models.fast_vilt import make_fast
 from feddat.models.folder import copy_folder, read_model_type
 from feddat.models.vilt_encoder import ViltEncoder
+from feddat.models.vilt_stages import ViltStages
 from feddat.models.weights import load_weights, unloadable, weight_files
 
 __all__ = ["ViltBackbone", "make_fast"]
@@ -49,6 +50,7 @@ class ViltBackbone:
         vilt, self._word_scores = _load_weights(self.folder)
         self.encoder = ViltEncoder(self.folder)
         self.model: nn.Module = make_fast(vilt).requires_grad_(False).train(False)
+        self._stages = ViltStages(vilt)
         self.feature_dim: int = vilt.config.hidden_size
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
@@ -63,8 +65,16 @@ class ViltBackbone:
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the pooled first token, shape (views, feature_dim), float."""
-        pooled: Tensor = self.model(**inputs).pooler_output
+        pooled = self._stages.pooled(inputs)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
+
+    def stage(self, changed: Collection[nn.Module]) -> None:
+        """Divide the forward pass in front of the first of the modules that routes change."""
+        self._stages = ViltStages(self._stages.vilt, changed)
+
+    def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the states that every route goes on from, see :mod:`feddat.models.vilt_stages`."""
+        return self._stages.prefix(inputs)
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
         """Return a new trainable classifier over ``answers``, shape (N, feature_dim) to (N, answers).

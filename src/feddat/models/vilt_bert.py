@@ -15,11 +15,10 @@ Adapters sit in ViLT's layers; ``adapter.sites`` ``"(.*\\.)?layer\\.\\d+\\.outpu
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, ViltConfig
 
@@ -27,6 +26,7 @@ from feddat.example import View
 from feddat.models.base import EncodedViews, ModelError
 from feddat.models.encoding import encode_views
 from feddat.models.folder import PARTS, copy_folder, fingerprint, read_model_type, read_parts
+from feddat.models.stages import drops_out, is_changed
 from feddat.models.tokens import load_tokenizer
 from feddat.models.vilt import ViltBackbone
 from feddat.models.vilt_encoder import ViltEncoder
@@ -105,7 +105,10 @@ class ViltBertBackbone:
                 f"ViLT {self.feature_dim}; expected the same"
             )
         self.encoder = ViltBertEncoder(self.folder)
-        self.model: nn.Module = ViltBertModel(bert, self._vilt.model).requires_grad_(False).train(False)
+        whole = ViltBertModel(bert, self._vilt.model).requires_grad_(False).train(False)
+        self.model: nn.Module = whole
+        self._bert: Any = whole.bert
+        self._bert_is_prefix = False
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
         """Decode, resize and tokenise every view once, see :meth:`ViltBackbone.encode`."""
@@ -113,8 +116,26 @@ class ViltBertBackbone:
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return ViLT's pooled first token, shape (views, feature_dim), float."""
-        pooled: Tensor = self.model(**inputs).pooler_output
-        return pooled if pooled.dtype == torch.float64 else pooled.float()
+        return self._vilt.features(self._read(inputs))
+
+    def stage(self, changed: Collection[nn.Module]) -> None:
+        """Divide the forward pass in front of the first of the modules that routes change."""
+        self._bert_is_prefix = not is_changed(self._bert, changed)
+        self._vilt.stage(changed)
+
+    def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return what ViLT goes on from, see :meth:`ViltBackbone.prefix`; at least BERT's part of it."""
+        if not self._bert_is_prefix or drops_out(self.model):
+            return inputs
+        return self._vilt.prefix(self._read(inputs))
+
+    def _read(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs in which BERT's states have taken the place of the words."""
+        if "input_ids" not in inputs:
+            return inputs
+        rest = {key: value for key, value in inputs.items() if key != "input_ids"}
+        words = self._bert(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        return rest | {"inputs_embeds": words.last_hidden_state}
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
         """Return a classifier made of ViLT's masked-word head, see :meth:`ViltBackbone.word_head`."""

@@ -94,6 +94,16 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             return self._post_ln(*args, **kwargs)
         return self.base_layer(*args, **kwargs)
 
+    @property
+    def adds_to_output(self) -> bool:
+        """Whether the adapters only read the site's output and add to it."""
+        return self.placement == "output"
+
+    def adapt(self, output: Tensor) -> Tensor:
+        """Return an output of the bare site with the active adapters' contributions: what :meth:`forward` returns."""
+        contribution = self._contribution(output)
+        return output if contribution is None else output + contribution
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see :func:`merge_error`."""
         raise merge_error()
@@ -113,10 +123,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     def _after_base(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
-        contribution = self._contribution(hidden)
-        if contribution is None:
-            return output
-        hidden = hidden + contribution
+        hidden = self.adapt(hidden)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
     def _post_ln(self, hidden_states: Tensor, input_tensor: Tensor) -> Tensor:
