@@ -9,7 +9,7 @@ from feddat.adapters.dual import DualAdapters
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.example import View
 from feddat.models.two_towers import TwoTowersBackbone
-from tiny_folders import make_tiny_clip
+from helpers import make_unit
 
 
 class Scale(nn.Module):
@@ -94,7 +94,7 @@ def test_each_is_drawn_from_its_own_generator(adapters: DualAdapters) -> None:
 
 @pytest.fixture
 def clip(tmp_path) -> TwoTowersBackbone:
-    backbone = TwoTowersBackbone(make_tiny_clip(tmp_path / "clip"))
+    backbone = TwoTowersBackbone(make_unit("clip", tmp_path / "clip"))
     backbone.fuse("transformer", "shared")
     return backbone
 

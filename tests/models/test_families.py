@@ -11,7 +11,8 @@ from feddat.adapters.methods import build_adapters
 from feddat.example import DataError, View
 from feddat.models.base import ModelError
 from feddat.models.catalog import FAMILIES, encoder_fingerprint, load_backbone, load_encoder
-from tiny_folders import MAKERS
+from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone
+from helpers import make_unit
 
 CPU = torch.device("cpu")
 
@@ -30,10 +31,10 @@ VIEWS = [
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("families")
-    return {family: make(root / family) for family, make in MAKERS.items()}
+    return {family: make_unit(family, root / family) for family in FAMILIES}
 
 
-@pytest.fixture(params=sorted(MAKERS))
+@pytest.fixture(params=sorted(FAMILIES))
 def folder(request, folders):
     return folders[request.param]
 
@@ -50,9 +51,14 @@ def copied(folder, tmp_path):
 
 
 def features(backbone, views=VIEWS, rows=None):
+    """Features of each view; of backbones that write, those of "red" as the answer to each."""
     rows = range(len(views)) if rows is None else rows
+    inputs = backbone.encode(views).batch(list(rows), CPU)
+    if isinstance(backbone, GenerativeBackbone):
+        ids = torch.tensor(backbone.answer_tokens(["red"] * len(rows)))
+        inputs |= {ANSWER_IDS: ids, ANSWER_MASK: ids >= 0, ANSWER_ROWS: torch.arange(len(rows))}
     with torch.no_grad():
-        return backbone.features(backbone.encode(views).batch(list(rows), CPU))
+        return backbone.features(inputs)
 
 
 def files(folder, name):
@@ -69,7 +75,8 @@ def test_a_backbone_is_frozen_in_eval_mode_and_named(backbone, folder):
 
 def test_features_are_the_same_each_time(backbone):
     first = features(backbone)
-    assert first.shape == (3, backbone.feature_dim)
+    assert (first.shape[0], first.shape[-1]) == (3, backbone.feature_dim)
+    assert first.ndim == (3 if isinstance(backbone, GenerativeBackbone) else 2)
     assert first.dtype == torch.float32
     assert torch.equal(features(backbone), first)
 
@@ -190,7 +197,3 @@ def test_an_unusable_folder_is_named(copied, damage, message):
         load_backbone(str(copied))
     assert str(copied) in str(error.value)
     assert "\n" not in str(error.value)
-
-
-def test_every_family_that_pools_is_here():
-    assert set(MAKERS) <= set(FAMILIES)

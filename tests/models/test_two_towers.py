@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoModel, CLIPTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModel, CLIPTokenizer, PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
@@ -12,7 +12,7 @@ from feddat.example import View
 from feddat.models.base import ModelError
 from feddat.models.fusion import product_fusion
 from feddat.models.two_towers import TwoTowersBackbone
-from tiny_folders import make_tiny_clip, make_tiny_siglip
+from helpers import make_unit
 
 CPU = torch.device("cpu")
 TEXTS = ["what color is the circle ?", "red"]
@@ -26,7 +26,7 @@ def picture(height=32, width=32, seed=0):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("towers")
-    return {"clip": make_tiny_clip(root / "clip"), "siglip": make_tiny_siglip(root / "siglip")}
+    return {family: make_unit(family, root / family) for family in ("clip", "siglip")}
 
 
 @pytest.fixture(params=["clip", "siglip"])
@@ -47,10 +47,10 @@ def stock_output(folder):
     """What the stock pipeline returns for TEXTS and their pictures."""
     images = [picture(seed=i) for i in range(len(TEXTS))]
     if folder.name == "clip":
-        words = CLIPTokenizer.from_pretrained(folder)(TEXTS, padding=True, truncation=True, max_length=20)
+        words = CLIPTokenizer.from_pretrained(folder)(TEXTS, padding=True, truncation=True, max_length=16)
     else:
         words = PreTrainedTokenizerFast.from_pretrained(folder)(
-            TEXTS, padding="max_length", truncation=True, max_length=12, return_attention_mask=False
+            TEXTS, padding="max_length", truncation=True, max_length=16, return_attention_mask=False
         )
         words.pop("token_type_ids", None)
     pixels = PROCESSORS[folder.name].from_pretrained(folder)(images, return_tensors="pt")
@@ -92,7 +92,7 @@ def test_tokens_hold_the_embeddings_and_padding_is_zero(folder, backbone):
         assert last[0] != last[1]
         torch.testing.assert_close(tokens[:, length], image, atol=1e-5, rtol=0)  # [CLS]
     else:
-        assert last.tolist() == [11, 11]
+        assert last.tolist() == [15, 15]
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 80), (80, 47), (333, 517), (20, 20), (10, 90)])
@@ -131,7 +131,7 @@ def change(folder, name, **values):
 
 
 def test_other_sizes_are_refused(tmp_path):
-    folder = make_tiny_clip(tmp_path / "clip")
+    folder = make_unit("clip", tmp_path / "clip")
     change(folder, "preprocessor_config.json", crop_size={"height": 16, "width": 16})
     with pytest.raises(ModelError, match=r"image processor gives 16 x 16 pixels; config\.json says 32 x 32"):
         TwoTowersBackbone(folder)
@@ -144,6 +144,9 @@ def test_other_sizes_are_refused(tmp_path):
 
 
 def test_towers_without_a_common_width_are_refused(tmp_path):
-    folder = make_tiny_siglip(tmp_path / "siglip", projection_size=24)
+    folder = make_unit("siglip", tmp_path / "siglip")
+    config = SiglipConfig.from_pretrained(folder)
+    config.text_config.projection_size = 24
+    SiglipModel(config).save_pretrained(folder)
     with pytest.raises(ModelError, match="text embeddings of width 24, image embeddings of width 32"):
         TwoTowersBackbone(folder)

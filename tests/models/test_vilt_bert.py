@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -10,8 +11,10 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from feddat.adapters.methods import build_adapters
 from feddat.example import View
 from feddat.models.base import ModelError
+from feddat.models.tiny.settings import SIZES
+from feddat.models.tiny.vilt import make_bert
 from feddat.models.vilt_bert import ViltBertBackbone, write_vilt_bert
-from tiny_folders import make_tiny_bert, make_tiny_vilt_bert
+from helpers import WORDS, make_unit
 
 CPU = torch.device("cpu")
 
@@ -22,7 +25,7 @@ def picture(height, width, seed=0):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_tiny_vilt_bert(tmp_path_factory.mktemp("model") / "vault")
+    return make_unit("vilt-bert", tmp_path_factory.mktemp("model") / "vault")
 
 
 @torch.no_grad()
@@ -68,8 +71,8 @@ def test_parts_may_lie_elsewhere(folder, tmp_path):
 
 
 def test_other_widths_are_refused(folder, tmp_path):
-    bert = make_tiny_bert(tmp_path / "wide", hidden_size=48)
-    write_vilt_bert(tmp_path / "model", folder / "vilt", bert)
+    make_bert(tmp_path / "wide", dataclasses.replace(SIZES["unit"], hidden=48), WORDS)
+    write_vilt_bert(tmp_path / "model", folder / "vilt", tmp_path / "wide")
     with pytest.raises(ModelError, match="BERT has hidden size 48, ViLT 32; expected the same"):
         ViltBertBackbone(tmp_path / "model")
 

@@ -35,6 +35,7 @@ for command in (
     app.command()(command)
 app.command("list")(runs.list_names)
 app.add_typer(data.app, name="data")
+app.add_typer(models.app, name="models")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Commands that make model folders."""
+"""Commands about model folders: ``feddat models``, and those that make models of data or of published files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,29 @@ from typing import Annotated, Any
 import typer
 
 from feddat.cli.common import Overrides, interruptible, out, print_paths, say_loading
+
+app = typer.Typer(no_args_is_help=True, help="Check model folders, and make small ones to try a family out.")
+
+
+@app.command("make-tiny")
+def make_tiny(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="vilt, vilt-bert, blip, albef, clip, siglip.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder to write.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="size=bundled (about vilt-mini's) or unit; hidden, layers, heads, image, patch, tokens, seed.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Write a small model of a family with random weights; its tokenizer knows the words of the mini suite."""
+    say_loading()
+    from feddat.models.tiny import make_tiny as make
+    from feddat.models.tiny.settings import parse_settings
+
+    print_paths(folder=make(family, folder, parse_settings(overrides or [])))
 
 
 def pretrain(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from feddat.example import View
+from feddat.models.albef.convert import MEAN, STD
 from feddat.models.albef.encoder import normalise_question
 from feddat.models.base import ModelError
 from feddat.models.catalog import load_encoder
@@ -43,7 +44,8 @@ def test_long_texts_are_cut_to_the_position_embeddings(backbone):
 def test_images_become_squares(backbone):
     image = np.full((20, 50, 3), 255, dtype=np.uint8)
     batch = backbone.encode([View(image, "red")]).batch([0], torch.device("cpu"))
-    torch.testing.assert_close(batch["pixel_values"], torch.ones(1, 3, 32, 32))
+    white = ((1 - torch.tensor(MEAN)) / torch.tensor(STD)).view(1, 3, 1, 1)
+    torch.testing.assert_close(batch["pixel_values"], white.expand(1, 3, 32, 32))
 
 
 def test_bad_configurations_are_named(folder):

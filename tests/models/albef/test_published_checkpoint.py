@@ -21,12 +21,12 @@ VOCABULARY = len(make_vocabulary())
 
 def shape(name: str, kind: str) -> tuple[int, ...]:
     if kind == "bias" or "LayerNorm" in name or "norm" in name:
-        return (96,) if "qkv" in name else (64,) if "intermediate" in name or "fc1" in name else (32,)
+        return (96,) if "qkv" in name else (128,) if "intermediate" in name or "fc1" in name else (32,)
     outer, inner = 32, 32
     if "intermediate" in name or "fc1" in name:
-        outer = 64
+        outer = 128
     elif "fc2" in name or (name.endswith("output.dense") and "attention" not in name):
-        inner = 64
+        inner = 128
     elif "qkv" in name:
         outer = 96
     return outer, inner

@@ -1,0 +1,74 @@
+"""Tokenizers of small models: each family's own kind, over one list of words. Any other word is spelt."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import BertTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
+
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_CHARACTERS = string.ascii_lowercase + string.digits
+_CONTINUED = "##"
+#: Marks a token of CLIP's that ends its word.
+_END = "</w>"
+
+
+def bundled_words() -> list[str]:
+    """Return the words and marks that the bundled vilt-mini knows as a whole: all of the mini suite's."""
+    path = resources.files("feddat.models") / "assets" / "vilt-mini" / "vocab.txt"
+    tokens = path.read_text(encoding="utf-8").split()
+    return [token for token in tokens if not token.startswith(_CONTINUED) and token not in _SPECIAL]
+
+
+def bert_vocabulary(words: Sequence[str]) -> dict[str, int]:
+    """Return a BERT vocabulary: special tokens, ``words``, letters and digits as first and as later word pieces."""
+    pieces = [*_CHARACTERS, *(_CONTINUED + character for character in _CHARACTERS)]
+    return {token: i for i, token in enumerate(dict.fromkeys([*_SPECIAL, *words, *pieces]))}
+
+
+def bert_tokenizer(words: Sequence[str], folder: Path) -> dict[str, int]:
+    """Write a BERT tokenizer and return its vocabulary."""
+    vocabulary = bert_vocabulary(words)
+    BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    return vocabulary
+
+
+def clip_tokenizer(words: Sequence[str], folder: Path) -> int:
+    """Write CLIP's tokenizer, byte pairs merged until each word is one token; return its size: the last one ends texts.
+
+    The last but one starts them.
+    """
+    alphabet = [*_CHARACTERS, *string.punctuation]
+    learned = Tokenizer(models.BPE(end_of_word_suffix=_END))
+    learned.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1_000_000,  # to the end: until no pair is left
+        min_frequency=1,
+        end_of_word_suffix=_END,
+        show_progress=False,
+    )
+    learned.train_from_iterator([word for word in words if word.isalpha()], trainer)
+    merges = [tuple(pair) for pair in json.loads(learned.to_str())["model"]["merges"]]
+    tokens = [*alphabet, *(character + _END for character in alphabet), *("".join(pair) for pair in merges)]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
+    CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges).save_pretrained(folder)
+    return len(tokens)
+
+
+def siglip_tokenizer(words: Sequence[str], folder: Path) -> int:
+    """Write SigLIP's kind of tokenizer, a unigram model; return its size. Token 0 ends and fills texts."""
+    scores = {"</s>": 0.0, "<unk>": 0.0} | {f"▁{word}": -1.0 for word in words}
+    scores |= {character: -5.0 for character in (*_CHARACTERS, *string.punctuation, "▁") if character not in scores}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=1))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return len(scores)
