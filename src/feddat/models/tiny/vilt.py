@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import BertConfig, BertModel, ViltConfig, ViltForMaskedLM
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
@@ -18,9 +19,10 @@ def make_vilt(folder: Path, settings: TinySettings, words: Sequence[str]) -> Non
     """Write a ViLT in the layout of ``dandelin/vilt-b32-mlm``."""
     vocabulary = bert_tokenizer(words, folder)
     text = {"vocab_size": len(vocabulary), "max_position_embeddings": settings.tokens, "pad_token_id": 0}
-    config = ViltConfig(**settings.stack(), **settings.pictures(), **text)  # type: ignore[no-untyped-call]
+    config = ViltConfig(**(settings.stack() | settings.pictures() | text))
     save_random(lambda: ViltForMaskedLM(config), settings.seed, folder)
-    ViltImageProcessorPil(size={"shortest_edge": settings.image}, size_divisor=settings.patch).save_pretrained(folder)
+    pictures: dict[str, Any] = {"size": {"shortest_edge": settings.image}, "size_divisor": settings.patch}
+    ViltImageProcessorPil(**pictures).save_pretrained(folder)
 
 
 def make_bert(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:
