@@ -77,6 +77,18 @@ class FusionConfig(_Section):
         return self
 
 
+class MomentumConfig(_Section):
+    """Momentum distillation of written answers (client/momentum.py)."""
+
+    alpha: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="weight of the copy's predictions in the loss; 0: off, ALBEF: 0.4",
+    )
+    decay: float = Field(0.995, ge=0, lt=1, description="what the copy keeps of itself at every step")
+
+
 class AlgorithmConfig(_Section):
     """Settings of the local objective; each algorithm reads those it names."""
 
@@ -213,6 +225,7 @@ class RunConfig(_Section):
     adapter: AdapterConfig = AdapterConfig()
     head: HeadConfig = HeadConfig()
     fusion: FusionConfig = FusionConfig()
+    momentum: MomentumConfig = MomentumConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()

@@ -97,9 +97,20 @@ class Generation:
         # Of answers that the evaluation does not tell apart, the first.
         self._position = {_compared(answer): n for n, answer in reversed(list(enumerate(answers)))}
 
-    def loss(self, logits: Tensor, inputs: dict[str, Tensor], questions: int) -> Tensor:
-        """Return the language-model loss of token logits (M, L - 1, V), weighted over the annotated answers."""
-        return answer_loss(logits, inputs[ANSWER_IDS][:, 1:], self.mask(inputs), inputs[ANSWER_WEIGHTS], questions)
+    def loss(
+        self,
+        logits: Tensor,
+        inputs: dict[str, Tensor],
+        questions: int,
+        teacher: Tensor | None = None,
+        alpha: float = 0.0,
+    ) -> Tensor:
+        """Return the language-model loss of token logits (M, L - 1, V), weighted over the annotated answers.
+
+        With ``teacher``, logits of the same shape, ``alpha`` of it is the cross-entropy with the teacher's predictions.
+        """
+        tokens, weights = inputs[ANSWER_IDS][:, 1:], inputs[ANSWER_WEIGHTS]
+        return answer_loss(logits, tokens, self.mask(inputs), weights, questions, teacher, alpha)
 
     def mask(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return which of a batch's token logits count, (M, L - 1) bool."""

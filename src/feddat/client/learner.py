@@ -11,6 +11,7 @@ from feddat.adapters.base import TRAINED, Adapters, Route
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.algorithms.distillation import distillation_loss
 from feddat.client.member import Member
+from feddat.client.momentum import MomentumCopy
 from feddat.models.base import Backbone, StagedBackbone
 
 
@@ -29,6 +30,7 @@ class BatchLearner:
         clip_norm: float | None = None,
         trains_key: Callable[[str], bool] = lambda key: True,
         zeroes_gradients: bool = False,
+        momentum: MomentumCopy | None = None,
     ) -> None:
         self._backbone = backbone
         self._adapters = adapters
@@ -37,6 +39,11 @@ class BatchLearner:
         self._clip_norm = clip_norm
         self._trains_key = trains_key
         self._zeroes_gradients = zeroes_gradients
+        self._momentum = momentum
+        self._alpha = 0.0
+        # What the momentum copy makes of the current batch, beside the features and logits that it is the teacher of.
+        self._taught_features: list[tuple[Tensor, Tensor]] = []
+        self._taught_logits: list[tuple[Tensor, Tensor]] = []
         self._parameters: list[Tensor] = (
             [p for group in optimizer.param_groups for p in group["params"]] if optimizer is not None else []
         )
@@ -46,29 +53,44 @@ class BatchLearner:
         self._targets: Tensor
         self._begun = False
 
-    def take(self, member: Member, inputs: dict[str, Tensor], targets: Tensor) -> None:
-        """Make this batch the current one."""
-        self._member, self._inputs, self._targets = member, inputs, targets
+    def take(self, member: Member, inputs: dict[str, Tensor], targets: Tensor, alpha: float = 0.0) -> None:
+        """Make this batch the current one; ``alpha``: weight of the momentum copy in its loss, where there is one."""
+        self._member, self._inputs, self._targets, self._alpha = member, inputs, targets, alpha
         self._begun = False
+        self._taught_features.clear()
+        self._taught_logits.clear()
+        if self._momentum is not None:
+            self._momentum.follow()
 
     def features(self, route: Route) -> Tensor:
         """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
         self._share_prefix()
         self._adapters.route(route)
         with self._autocast():
-            return self._member.pooled(self._backbone.features(self._inputs))
+            features = self._forward()
+            if (copy := self._teacher()) is not None:
+                with copy.instead():
+                    self._taught_features.append((features, self._forward()))
+        return features
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
         """Return the logits of one of the member's heads, (N, C) or of tokens (M, L, V), float32 or wider."""
         with self._autocast():
-            logits = self._member.task.logits(self._member.heads[head], features)
-        return logits.float() if logits.dtype == torch.bfloat16 else logits
+            logits = _wide(self._member.task.logits(self._member.heads[head], features))
+            if torch.is_grad_enabled() and (copy := self._teacher()) is not None:
+                with copy.instead():
+                    taught = self._member.task.logits(
+                        self._member.heads[head], _beside(features, self._taught_features)
+                    )
+                self._taught_logits.append((logits, taught))
+        return logits
 
     def task_loss(self, logits: Tensor) -> Tensor:
-        """Return the task loss, a scalar."""
-        if (generation := self._member.generation) is not None:
-            return generation.loss(logits, self._inputs, len(self._targets))
-        return self._member.task.loss(logits, self._targets)
+        """Return the task loss, a scalar; with a momentum copy, its predictions are part of it."""
+        if (generation := self._member.generation) is None:
+            return self._member.task.loss(logits, self._targets)
+        taught = None if self._teacher() is None else _beside(logits, self._taught_logits)
+        return generation.loss(logits, self._inputs, len(self._targets), taught, self._alpha)
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """Return KL_T(student ‖ teacher), a scalar; of written answers, what is padding does not count."""
@@ -139,6 +161,13 @@ class BatchLearner:
         self._norms.clear()
         return norm
 
+    def _forward(self) -> Tensor:
+        return self._member.pooled(self._backbone.features(self._inputs))
+
+    def _teacher(self) -> MomentumCopy | None:
+        """Return the momentum copy, if the current batch's answers are written."""
+        return None if self._member.generation is None else self._momentum
+
     def _training(self) -> torch.optim.Optimizer:
         if self._optimizer is None:
             raise RuntimeError("this learner has no optimizer: it answers only")
@@ -147,6 +176,18 @@ class BatchLearner:
     def _autocast(self) -> torch.autocast:
         kind = next(iter(self._inputs.values())).device.type
         return torch.autocast(kind, dtype=torch.bfloat16, enabled=self._bf16)
+
+
+def _beside(tensor: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return what stands beside a tensor, itself and not one that is equal to it."""
+    for own, taught in pairs:
+        if own is tensor:
+            return taught
+    raise RuntimeError("momentum distillation: a tensor that this batch's forward passes did not return")
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype == torch.bfloat16 else logits
 
 
 def _drop_gradients(parameters: Iterable[Tensor]) -> None:

@@ -7,6 +7,7 @@
 | ``head/MEMBER/KEY`` | always: one head per owner of data |
 | ``head.NAME/MEMBER/KEY`` | where a route has a head of its own |
 | ``state.KEY`` | the algorithm's own tensors |
+| ``momentum.NAME`` | with momentum distillation: the average of what trains under that name |
 """
 
 from __future__ import annotations
@@ -34,10 +35,30 @@ def load_shared(algorithm: Algorithm, adapters: Adapters, shared: Mapping[str, T
     _load_part(adapters, shared, [key for key in adapters.named("global") if _travels(algorithm, key)])
 
 
+def trained(algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member]) -> dict[str, nn.Parameter]:
+    """Return the parameters that a client trains, by the names that they have in its store or would have there."""
+    parameters = {
+        f"{name}.{key}": parameter
+        for name in algorithm.trains
+        for key, parameter in adapters.named(name).items()
+        if algorithm.trains_key(key)
+    }
+    for prefix, head in _heads(members.values()):
+        parameters |= {prefix + key: parameter for key, parameter in head.named_parameters() if parameter.requires_grad}
+    return parameters
+
+
 def pack(
-    algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member], state: Mapping[str, Tensor]
+    algorithm: Algorithm,
+    adapters: Adapters,
+    members: Mapping[str, Member],
+    state: Mapping[str, Tensor],
+    averages: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Return everything of a client that does not travel; ``state``: the algorithm's own tensors."""
+    """Return everything of a client that does not travel.
+
+    ``state``: the algorithm's own tensors; ``averages``: momentum distillation's, by the names of :func:`trained`.
+    """
     tensors: dict[str, Tensor] = {}
     for name in algorithm.keeps:
         tensors |= {f"{name}.{key}": value for key, value in adapters.state(name).items()}
@@ -46,6 +67,7 @@ def pack(
         tensors |= {f"global.{key}": shared[key] for key in kept}
     for prefix, head in _heads(members.values()):
         tensors |= {prefix + key: value for key, value in head.state_dict().items()}
+    tensors |= {f"momentum.{name}": value for name, value in (averages or {}).items()}
     return tensors | {f"state.{key}": value for key, value in state.items()}
 
 
@@ -64,6 +86,11 @@ def unpack(
     for prefix, head in _heads(members.values()):
         head.load_state_dict(_below(prefix, tensors))
     return _below("state.", tensors)
+
+
+def averages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the averages of momentum distillation in what :func:`pack` returned; none where there is none."""
+    return _below("momentum.", tensors)
 
 
 def _travels(algorithm: Algorithm, key: str) -> bool:

@@ -20,8 +20,9 @@ from feddat.algorithms.server import ServerPart
 from feddat.client.batches import plan_batches
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member, Prepared
+from feddat.client.momentum import MomentumCopy, rising
 from feddat.client.optim import build_optimizer, set_learning_rate
-from feddat.client.personal import load_shared, pack, shared_state, unpack
+from feddat.client.personal import averages, load_shared, pack, shared_state, trained, unpack
 from feddat.client.store import PersonalStore, State, StoreError
 from feddat.client.traps import Traps
 from feddat.config import AlgorithmConfig, RunConfig
@@ -113,6 +114,7 @@ class Participant:
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
         self._personal_store = PersonalStore(store.root, store.client, label="personal")
+        self._averages: dict[str, Tensor] = {}  # of momentum distillation, in the state restored last
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
         """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
@@ -136,9 +138,13 @@ class Participant:
         """
         context = self._restore(shared, round, extras, training=True)
         self.adapters.refresh_anchor()  # the stored one is that of the last round
-        metrics, sent = self._train(self.algorithm, self.config.train.epochs, round, context, self.config.train.steps)
+        copy = self._momentum_copy()
+        metrics, sent = self._train(
+            self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy
+        )
+        kept = copy.state() if copy is not None else {}
         self.store.save(
-            round, pack(self.algorithm, self.adapters, self.members, context.state), self._meta(context.previous)
+            round, pack(self.algorithm, self.adapters, self.members, context.state, kept), self._meta(context.previous)
         )
         return FitResult(
             shared=shared_state(self.algorithm, self.adapters) if self.algorithm.communicates else None,
@@ -220,7 +226,13 @@ class Participant:
         return answers
 
     def _train(
-        self, algorithm: Algorithm, epochs: int, turn: str | int, context: RoundContext, steps: int | None = None
+        self,
+        algorithm: Algorithm,
+        epochs: int,
+        turn: str | int,
+        context: RoundContext,
+        steps: int | None = None,
+        copy: MomentumCopy | None = None,
     ) -> tuple[dict[str, float], Mapping[str, Tensor]]:
         """Train what ``algorithm`` trains, and every head, from where they stand; return metrics and extra arrays."""
         started = time.perf_counter()
@@ -254,6 +266,7 @@ class Participant:
             config.clip_norm,
             algorithm.trains_key,
             traps.zeroes_gradients,
+            copy,
         )
         context.steps = len(plan)
         torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
@@ -269,7 +282,8 @@ class Participant:
             member, part = self.members[name], prepared[name]
             set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
             targets = part.targets[indices.to(part.targets.device)]
-            learner.take(member, member.training_inputs(part, indices), targets)
+            alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
+            learner.take(member, member.training_inputs(part, indices), targets, alpha)
             values = algorithm.step(learner, context)
             keys = list(values)
             log.append(torch.stack([*values.values(), learner.take_norm()]))
@@ -283,6 +297,16 @@ class Participant:
         metrics["steps"] = float(len(plan))
         metrics["seconds"] = time.perf_counter() - started
         return metrics, sent
+
+    def _momentum_copy(self) -> MomentumCopy | None:
+        """Return the teacher of momentum distillation as this client left it; ``None`` where there is none."""
+        if self.config.momentum.alpha == 0 or not any(member.generation for member in self.members.values()):
+            return None
+        parameters = trained(self.algorithm, self.adapters, self.members)
+        try:
+            return MomentumCopy(parameters, self.config.momentum.decay, self._averages)
+        except ValueError as error:
+            raise StoreError(f"client {self.name}: personal state does not fit: {error}") from None
 
     def _check_finite(self, table: Tensor, names: list[str], turn: str | int) -> None:
         bad = (~table.isfinite()).nonzero()
@@ -357,6 +381,7 @@ class Participant:
         context.received = {key: value.to(self._device) for key, value in (extras or {}).items()}
         self.adapters.shift(self.algorithm.shift(context))
         stored = self.store.load(round)
+        self._averages = averages(stored[1]) if stored is not None else {}
         if stored is None:
             for member in self.members.values():
                 member.reset_heads()

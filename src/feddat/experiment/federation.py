@@ -99,6 +99,11 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         name: Participant(name, members, config, backbone, adapters, algorithm, stores[name])
         for name, members in groups.items()
     }
+    written = any(member.generation for p in participants.values() for member in p.members.values())
+    if config.momentum.alpha > 0 and not written:
+        raise ConfigError(
+            f"momentum.alpha: {config.momentum.alpha}, but on {config.model} no client writes its answers"
+        )
     return Federation(config.seed, data, adapters, algorithm, participants)
 
 

@@ -40,8 +40,32 @@ def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     return losses.masked_fill(~mask, 0.0)
 
 
-def answer_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor, questions: int) -> Tensor:
+def soft_token_losses(logits: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Return Σᵥ q(v) · (−log p(v)) of each token, (M, L), 0 where ``mask`` is false.
+
+    Args:
+        logits: (M, L, V), of p.
+        teacher: (M, L, V), of q; no gradient flows into them.
+        mask: (M, L) bool, the positions that count.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    expected = teacher.detach().to(dtype).softmax(dim=-1)
+    losses = -(expected * logits.to(dtype).log_softmax(dim=-1)).sum(dim=-1)
+    return losses.masked_fill(~mask, 0.0)
+
+
+def answer_loss(
+    logits: Tensor,
+    tokens: Tensor,
+    mask: Tensor,
+    weights: Tensor,
+    questions: int,
+    teacher: Tensor | None = None,
+    alpha: float = 0.0,
+) -> Tensor:
     """Return Σₖ wₖ · (−log p(answer k)) / ``questions``, a scalar.
+
+    With a teacher, each token's loss is (1 − ``alpha``) times that and ``alpha`` times :func:`soft_token_losses`.
 
     Args:
         logits: (M, L, V), of the token at the same position.
@@ -49,6 +73,11 @@ def answer_loss(logits: Tensor, tokens: Tensor, mask: Tensor, weights: Tensor, q
         mask: (M, L) bool, the positions that count.
         weights: wₖ, (M,).
         questions: how many the batch has.
+        teacher: logits (M, L, V) of soft targets.
+        alpha: their weight, of [0, 1].
     """
-    losses = token_losses(logits, tokens, mask).sum(dim=1)
+    losses = token_losses(logits, tokens, mask)
+    if teacher is not None:
+        losses = (1.0 - alpha) * losses + alpha * soft_token_losses(logits, teacher, mask)
+    losses = losses.sum(dim=1)
     return (weights.to(losses.dtype) * losses).sum() / questions
