@@ -171,6 +171,15 @@ class ServerConfig(_Section):
     fraction: float = Field(1.0, gt=0, le=1, description="share of clients sampled per round")
 
 
+class WireConfig(_Section):
+    """How the shared adapter travels (app/wire.py); an algorithm's extra arrays always travel as fp32."""
+
+    format: Literal["fp32", "fp16", "bf16", "int8"] = Field(
+        "fp32", description="numbers of the shared adapter in messages; int8: a scale per row, and error feedback"
+    )
+    delta: bool = Field(False, description="clients send the difference to the adapter that they received")
+
+
 class EvalConfig(_Section):
     """When and how clients are evaluated."""
 
@@ -229,6 +238,7 @@ class RunConfig(_Section):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
+    wire: WireConfig = WireConfig()
     eval: EvalConfig = EvalConfig()
 
     @model_validator(mode="after")

@@ -72,6 +72,8 @@ def test_stopped_at_an_event(make_config, uninterrupted, count):
         {"method": "fedalt", "server.fraction": 0.5, "rounds": 3},
         {"server.fraction": 0.5, "server.weighting": "examples"},
         {"method": "fedavg", "server.rule": "fedadam"},
+        {"wire.format": "int8", "wire.delta": True, "server.fraction": 0.5, "rounds": 3},
+        {"method": "scaffold", "wire.format": "int8"},
     ],
     ids=lambda values: "-".join(map(str, values.values())),
 )
@@ -113,6 +115,29 @@ def test_stopped_around_a_write(make_config, uninterrupted, monkeypatch, owner, 
             Experiment(config).run()
     Experiment(config).run(resume=True)
     assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
+
+
+@pytest.mark.parametrize("call", [5, 6])
+def test_stopped_between_personal_state_and_residual(make_config, uninterrupted, monkeypatch, call):
+    """With int8 a client writes two files a round: what it keeps, and what its message has lost."""
+    values = {"rounds": 2, "wire.format": "int8", "wire.delta": True}
+    config = make_config(**values)
+    save = PersonalStore.save
+    calls = []
+
+    def interrupted(self, *args):
+        calls.append(self.label)
+        if len(calls) == call:
+            raise Stop
+        return save(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PersonalStore, "save", interrupted)
+        with pytest.raises(Stop):
+            Experiment(config).run()
+    assert calls == (["round", "residual"] * 4)[:call]
+    Experiment(config).run(resume=True)
+    assert numbers(config.run_dir) == uninterrupted(make_config, **values)
 
 
 def test_stopped_after_the_last_round(make_config, uninterrupted, monkeypatch):

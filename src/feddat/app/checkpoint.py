@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 KEEP = 2
 #: Before the names of the rule's tensors in the file; no key of an adapter has a slash.
 _RULE = "rule/"
+#: Before those of what the global adapter lost on its way to the clients.
+_RESIDUAL = "residual/"
 
 
 class CheckpointError(RuntimeError):
@@ -37,6 +39,7 @@ class ServerState:
         round: rounds completed.
         shared: the global adapter, as far as it travels.
         rule: what the rule of aggregation keeps: momenta, control variates.
+        residual: what the global adapter lost on its way to the clients, see :mod:`feddat.app.wire`.
         bytes: kind of message -> ``up`` (client to server) and ``down`` -> serialised bytes so far.
         seconds: wall time so far, by what it was spent on.
         failed: errors that clients reported so far.
@@ -52,6 +55,7 @@ class ServerState:
     failed: int = 0
     refused: int = 0
     rule: dict[str, Tensor] = field(default_factory=dict)
+    residual: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Checkpoints:
@@ -73,8 +77,8 @@ class Checkpoints:
             CheckpointError: the disk is full or cannot be written; earlier checkpoints stay.
         """
         values = asdict(state)
-        shared, rule = values.pop("shared"), values.pop("rule")
-        tensors = {**shared, **{_RULE + key: value for key, value in rule.items()}}
+        parts = {"": values.pop("shared"), _RULE: values.pop("rule"), _RESIDUAL: values.pop("residual")}
+        tensors = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
         metadata = {"state": json.dumps(values), "keys": json.dumps(list(tensors)), "config_hash": self.config_hash}
         path = self.folder / f"round-{state.round:05d}.safetensors"
         try:
@@ -98,8 +102,8 @@ class Checkpoints:
                 with safe_open(path, framework="pt") as file:
                     metadata = file.metadata()
                     tensors = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
-                rule = {key.removeprefix(_RULE): tensors.pop(key) for key in list(tensors) if key.startswith(_RULE)}
-                state = ServerState(shared=tensors, rule=rule, **json.loads(metadata["state"]))
+                rule, residual = _taken(_RULE, tensors), _taken(_RESIDUAL, tensors)
+                state = ServerState(shared=tensors, rule=rule, residual=residual, **json.loads(metadata["state"]))
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 log.warning("checkpoint %s cannot be read (%s) and is skipped", path, error)
                 continue
@@ -112,3 +116,8 @@ class Checkpoints:
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.safetensors"), reverse=True)
+
+
+def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Take the tensors under a prefix out of a dictionary."""
+    return {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}

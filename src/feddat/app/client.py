@@ -9,13 +9,16 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
-from feddat.app import messages
+from feddat.app import messages, wire
 from feddat.app.grid import CLIENT_KEY
+from feddat.client.store import PersonalStore
 from feddat.client.trainer import EvalResult, FitResult
 
 
 class Works(Protocol):
     """What the app needs of a :class:`feddat.client.trainer.Participant`."""
+
+    store: PersonalStore
 
     def fit(
         self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
@@ -57,8 +60,10 @@ def make_client_app(
     @app.train()
     def train(message: Message, context: Context) -> Message:
         ask = messages.read_instruction(message)
-        result = participant(client_name(context, names)).fit(ask.shared, ask.round, ask.extras)
-        return messages.train_reply(message, ask.round, result.shared, result.examples, result.metrics, result.extras)
+        works = participant(client_name(context, names))
+        result = works.fit(ask.shared, ask.round, ask.extras)
+        packed = _packed(works, ask, result.shared or {})
+        return messages.train_reply(message, ask.round, packed, result.examples, result.metrics, result.extras)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -68,6 +73,18 @@ def make_client_app(
         return messages.evaluate_reply(message, ask.round, name, result.scores, result.examples)
 
     return app
+
+
+def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor]) -> wire.Packed:
+    """Return what travels, packed as the server asks; what that loses is kept beside the client's personal state."""
+    base = ask.shared if ask.wire.delta else None
+    if ask.wire.format != "int8":
+        return wire.pack(shared, ask.wire, base)[0]
+    store = PersonalStore(works.store.root, works.store.client, label="residual")
+    round, kept, _ = store.load(ask.round) or (None, {}, {})
+    packed, left = wire.pack(shared, ask.wire, base, kept)
+    store.save(ask.round, left, {"previous": round})
+    return packed
 
 
 def client_name(context: Context, names: Sequence[str] = ()) -> str:

@@ -7,8 +7,10 @@
 | evaluate | the global adapter, other extras; the same; split, if final | number of examples; one score per route |
 
 Nothing else leaves a client: no data, no head, no local adapter. Methods that do not communicate send no arrays at all.
-Of the global adapter only those entries travel that the algorithm shares. Extra arrays (control variates, for example)
-are the algorithm's too; they lie in the adapter's ArrayRecord, since Flower wants one per message, under a prefix.
+Of the global adapter only those entries travel that the algorithm shares, packed as ``wire`` says (:mod:`.wire`); an
+instruction names the format, where it is not the default, and the client answers in the same. Extra arrays (control
+variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower wants
+one per message, under a prefix.
 Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`.
 """
 
@@ -17,18 +19,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_to_proto
 from numpy.typing import NDArray
 from torch import Tensor
 
 from feddat.algorithms.server import Shapes
+from feddat.app import wire as wires
+from feddat.config import WireConfig
 
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
+FORMAT, DELTA = "wire.format", "wire.delta"
 ROUND, EXAMPLES = "round", "num-examples"
 #: Before the keys of extra arrays; no key of an adapter has a slash.
 EXTRA = "extra/"
@@ -64,7 +69,10 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What the server asks of a client: where the run stands, the shared part (``None``: there is none), the extras."""
+    """What the server asks of a client: where the run stands, the shared part (``None``: there is none), the extras.
+
+    ``wire`` is how the shared part came, and how the client's is to be packed.
+    """
 
     round: int
     rounds: int
@@ -72,6 +80,7 @@ class Instruction:
     split: str
     shared: dict[str, Tensor] | None
     extras: dict[str, Tensor]
+    wire: WireConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +106,16 @@ def wire_size(message: Message) -> int:
     return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
 
 
-def to_arrays(state: Mapping[str, Tensor]) -> ArrayRecord:
-    """Return tensors as an ArrayRecord of float32 NumPy arrays, in the order given."""
-    return ArrayRecord({key: tensor.detach().to("cpu", torch.float32).contiguous() for key, tensor in state.items()})
+def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
+    """Return tensors as an ArrayRecord of float32 NumPy arrays, and arrays as they are, in the order given."""
+    return ArrayRecord(
+        {
+            key: Array(
+                value.detach().to("cpu", torch.float32).contiguous().numpy() if isinstance(value, Tensor) else value
+            )
+            for key, value in state.items()
+        }
+    )
 
 
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
@@ -116,9 +132,22 @@ def instruction_config(round: int, rounds: int, split: str = "train", final: boo
 
 
 def instruction_content(
-    arrays: ArrayRecord, config: ConfigRecord, extras: Mapping[str, Tensor] | None = None
+    arrays: ArrayRecord,
+    config: ConfigRecord,
+    extras: Mapping[str, Tensor] | None = None,
+    wire: WireConfig = WireConfig(),
 ) -> RecordDict:
-    """Return an instruction's content: the shared part and the extra arrays; what is empty is not sent."""
+    """Return an instruction's content: the shared part and the extra arrays; what is empty is not sent.
+
+    Args:
+        arrays: the shared part, float32, such as :func:`.wire.settle` gives where ``wire`` is lossy.
+        config: see :func:`instruction_config`.
+        extras: the extra arrays.
+        wire: how the shared part is packed, here and in the reply.
+    """
+    if wire != WireConfig():
+        config = ConfigRecord({**config, FORMAT: wire.format, DELTA: wire.delta})
+        arrays = to_arrays(wires.pack(to_tensors(arrays), wire)[0])
     arrays = ArrayRecord({**arrays, **to_arrays(_marked(extras or {}))})
     return RecordDict({SHARED: arrays, CONFIG: config} if arrays else {CONFIG: config})
 
@@ -127,15 +156,20 @@ def read_instruction(message: Message) -> Instruction:
     """Return what a train or evaluate message asks for."""
     content = message.content
     config = content.config_records[CONFIG]
-    arrays = to_tensors(content.array_records.get(SHARED, ArrayRecord()))
-    shared = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
+    wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))  # type: ignore[arg-type]
+    arrays = {key: array.numpy() for key, array in content.array_records.get(SHARED, ArrayRecord()).items()}
+    packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
+    shared = {key: torch.from_numpy(value) for key, value in wires.unpack(packed, wire).items()}
     return Instruction(
         round=int(config[ROUND]),  # type: ignore[arg-type]
         rounds=int(config["rounds"]),  # type: ignore[arg-type]
         final=bool(config["final"]),
         split=str(config["split"]),
         shared=shared or None,
-        extras={key.removeprefix(EXTRA): value for key, value in arrays.items() if key.startswith(EXTRA)},
+        extras={
+            key.removeprefix(EXTRA): torch.from_numpy(value) for key, value in arrays.items() if key.startswith(EXTRA)
+        },
+        wire=wire,
     )
 
 
@@ -151,17 +185,18 @@ def name_reply(message: Message, member: Member) -> Message:
 def train_reply(
     message: Message,
     round: int,
-    shared: Mapping[str, Tensor] | None,
+    shared: Mapping[str, Tensor] | wires.Packed | None,
     examples: int,
     metrics: Mapping[str, float],
     extras: Mapping[str, Tensor] | None = None,
 ) -> Message:
-    """Return the answer to a train message."""
+    """Return the answer to a train message; ``shared``: tensors, sent as fp32, or packed by :func:`.wire.pack`."""
     values: MetricValues = {ROUND: round, EXAMPLES: examples}
     values |= {f"train.{key}": float(value) for key, value in metrics.items()}
     content = RecordDict({METRICS: MetricRecord(values)})
-    if arrays := to_arrays({**(shared or {}), **_marked(extras or {})}):
-        content[SHARED] = arrays
+    arrays: dict[str, Tensor | NDArray[Any]] = {**(shared or {}), **_marked(extras or {})}
+    if arrays:
+        content[SHARED] = to_arrays(arrays)
     return Message(content, reply_to=message)
 
 
@@ -199,7 +234,13 @@ def read_name(message: Message) -> Member:
 
 
 def read_train_reply(
-    message: Message, client: str, round: int, shapes: Shapes, extra_shapes: Shapes | None = None
+    message: Message,
+    client: str,
+    round: int,
+    shapes: Shapes,
+    extra_shapes: Shapes | None = None,
+    wire: WireConfig = WireConfig(),
+    sent: Mapping[str, Tensor] | None = None,
 ) -> TrainReply:
     """Return a checked train reply.
 
@@ -209,26 +250,31 @@ def read_train_reply(
         round: that it must answer for.
         shapes: the tensors that the shared part must have (empty: none may come).
         extra_shapes: the extra arrays that must come with it.
+        wire: how the shared part must be packed.
+        sent: the shared part that the client received, to which differences are added.
 
     Raises:
         ReplyError: the client failed; or round, keys, shapes, types or values do not fit.
     """
-    expected = {**shapes, **_marked(extra_shapes or {})}
+    expected = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes or {}), WireConfig())
     content = _records(message, client, {SHARED, METRICS} if expected else {METRICS})
     metrics = _metrics(content, client, round, at_least=1)
     arrays = content.array_records[SHARED] if expected else ArrayRecord()
     _same_keys(client, "the shared part", arrays, expected)
-    values: dict[str, NDArray[np.float32]] = {}
-    for key, shape in expected.items():
+    found: wires.Packed = {}
+    for key, (dtype, shape) in expected.items():
         try:
             value = arrays[key].numpy()
         except (TypeError, ValueError, EOFError) as error:
             raise ReplyError(client, f"array {key} cannot be read: {error}") from None
-        if value.dtype != np.float32 or value.shape != tuple(shape):
-            raise ReplyError(client, f"array {key} is {value.dtype}{value.shape}, expected float32{tuple(shape)}")
+        if value.dtype != dtype or value.shape != shape:
+            raise ReplyError(client, f"array {key} is {value.dtype}{value.shape}, expected {dtype}{shape}")
+        found[key] = value
+    packed = {key: found.pop(key) for key in wires.layout(shapes, wire)}
+    values = found | wires.unpack(packed, wire, sent if wire.delta else None)
+    for key, value in values.items():
         if not np.isfinite(value).all():
             raise ReplyError(client, f"array {key} has NaN or infinite values")
-        values[key] = value
     losses = {key.removeprefix("train."): value for key, value in metrics.items() if key.startswith("train.")}
     return TrainReply(
         shared={key: values[key] for key in shapes},

@@ -80,6 +80,9 @@ class _Loop:
         self.lap = self.begun if started is None else started
         self.first = state.round + 1
         strategy.failed, strategy.refused = state.failed, state.refused
+        strategy.residual = state.residual
+        if not state.round:
+            state.shared = strategy.settle(state.shared)
         strategy.rule.start(state.shared, state.rule if state.round else None)
 
     def run_round(self, round: int) -> None:
@@ -99,6 +102,7 @@ class _Loop:
                 scores[split] = means
             self._clock("evaluate")
         state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state
+        state.residual = strategy.residual
         state.round, state.failed, state.refused = round, strategy.failed, strategy.refused
         self.notify(
             {

@@ -19,6 +19,8 @@ from feddat.algorithms.server import Shapes
 from feddat.app import messages
 from feddat.app.messages import Member, ReplyError
 from feddat.app.rules import Rule, RunningMean
+from feddat.app.wire import settle
+from feddat.config import WireConfig
 from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ class AdapterStrategy(Strategy):
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
         scores: member -> route -> percent, of the latest evaluation.
+        wire: how the shared part travels.
+        residual: what the global adapter lost on its way so far, for the next one to make up for.
     """
 
     def __init__(
@@ -51,16 +55,20 @@ class AdapterStrategy(Strategy):
         final_routes: Sequence[str] | None = None,
         fraction: float = 1.0,
         weighting: Literal["equal", "examples"] = "equal",
+        wire: WireConfig = WireConfig(),
         notify: Notify = lambda event: None,
     ) -> None:
         self.seed, self.rule, self.shapes = seed, rule, dict(shapes)
         self.routes = {False: tuple(routes), True: tuple(final_routes or routes)}
         self.fraction, self.weighting, self._notify = fraction, weighting, notify
+        self.wire = wire
+        self.residual: dict[str, Tensor] = {}
         self.roster: dict[int, Member] = {}
         self.failed = self.refused = 0
         self.scores: dict[str, dict[str, float]] = {}
         self._asked: list[int] = []
         self._split, self._final = "", False
+        self._sent: dict[str, Tensor] = {}
 
     def meet(self, grid: Grid) -> None:
         """Ask every node who it is.
@@ -91,7 +99,8 @@ class AdapterStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return the messages that ask the sampled clients to train."""
-        extras = self.rule.open(server_round, messages.to_tensors(arrays))
+        self._sent = messages.to_tensors(arrays)
+        extras = self.rule.open(server_round, self._sent)
         return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config, extras)
 
     def aggregate_train(
@@ -105,7 +114,9 @@ class AdapterStrategy(Strategy):
         losses = RunningMean()
 
         def fold(member: Member, message: Message) -> None:
-            reply = messages.read_train_reply(message, member.name, server_round, self.shapes, self.rule.expects)
+            reply = messages.read_train_reply(
+                message, member.name, server_round, self.shapes, self.rule.expects, self.wire, self._sent
+            )
             weight = float(reply.examples) if self.weighting == "examples" else 1.0
             self.rule.add(reply, weight)
             losses.add(reply.metrics, weight)
@@ -121,10 +132,19 @@ class AdapterStrategy(Strategy):
 
         self._each(server_round, "train", replies, fold)
         try:
-            shared = self.rule.close(clients=len(self.roster))
+            shared = self.settle(self.rule.close(clients=len(self.roster)))
         except ValueError as error:
             raise FederationError(f"round {server_round}: {error}") from None
         return messages.to_arrays(shared), MetricRecord({key: float(value) for key, value in losses.value().items()})
+
+    def settle(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a new global adapter as it is once it has travelled, and remember what that loses.
+
+        Raises:
+            WireError: it has a number that cannot travel.
+        """
+        settled, self.residual = settle(shared, self.wire, self.residual)
+        return settled
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -178,7 +198,7 @@ class AdapterStrategy(Strategy):
         extras: Mapping[str, Tensor] | None = None,
     ) -> list[Message]:
         self._asked = list(nodes)
-        content = messages.instruction_content(arrays, config, extras)
+        content = messages.instruction_content(arrays, config, extras, self.wire)
         return [Message(content, node, kind, group_id=str(round)) for node in nodes]
 
     def _each(self, round: int, kind: str, replies: Iterable[Message], fold: Callable[[Member, Message], None]) -> None:

@@ -147,6 +147,7 @@ class Experiment:
             final_routes=federation.routes(final=True),
             fraction=settings.server.fraction,
             weighting=settings.server.weighting,
+            wire=settings.wire,
             notify=announcer,
         )
         server = make_server_app(
