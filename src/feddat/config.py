@@ -199,6 +199,13 @@ class EvalConfig(_Section):
     rank_top: int = Field(128, ge=1, description="rank: so many answers of the list are scored whole per question")
 
 
+class LogConfig(_Section):
+    """Where else a run is told of as it goes on, beside its folder."""
+
+    tensorboard: bool = Field(False, description="event files for TensorBoard in the run folder")
+    mlflow: str | None = Field(None, description="tracking URI of an MLflow server or folder")
+
+
 class RunConfig(_Section):
     """Everything that determines one run's numbers, and where it is written."""
 
@@ -240,6 +247,7 @@ class RunConfig(_Section):
     server: ServerConfig = ServerConfig()
     wire: WireConfig = WireConfig()
     eval: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
 
     @model_validator(mode="after")
     def _one_source_of_clients(self) -> RunConfig:

@@ -82,7 +82,9 @@ def test_a_method_that_does_not_communicate_sends_no_arrays():
 
 def test_events_tell_the_round_and_the_time_left():
     _, _, events = federate([Adder("ann", 1), Adder("bob", 3)], ServerState(shared()), rounds=2)
-    assert [event["event"] for event in events if event["round"] == 1] == ["fit", "fit", "eval", "eval", "round"]
+    assert [event["event"] for event in events if event["round"] == 1] == [
+        *("asked", "fit", "fit", "asked", "eval", "eval", "round")
+    ]
     end = [event for event in events if event["event"] == "round"]
     assert end[0]["metrics"] == {"loss": 2.0}
     assert end[0]["scores"] == {"validation": {"dat": 2.0, "local": 1.0}}

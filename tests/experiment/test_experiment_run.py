@@ -27,6 +27,7 @@ def test_a_run_leaves_its_folder(make_config):
     assert {entry.name for entry in folder.iterdir() if entry.name != ".lock"} == {
         "config.yaml",
         "metrics.jsonl",
+        "log.jsonl",
         "summary.json",
         "predictions.json",
         "predictions",

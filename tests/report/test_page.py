@@ -35,9 +35,14 @@ FLAGS = [
 
 def browse(page: Path, *flags: str) -> str:
     """Open the page in a headless browser and return what it prints."""
+    return run_browser(page.parent, page.as_uri(), *flags)
+
+
+def run_browser(folder: Path, address: str, *flags: str) -> str:
+    """Open an address in a headless browser with its profile in this folder; return what it prints."""
     assert BROWSER is not None
-    profile = page.parent / "browser-profile"
-    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, page.as_uri()]
+    profile = folder / "browser-profile"
+    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, address]
     return subprocess.run(command, check=True, capture_output=True, timeout=60, text=True).stdout
 
 

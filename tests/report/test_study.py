@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from feddat.example import DataError
-from feddat.report.study import study_figure, study_table, write_study
+from feddat.report.study import study_figure, study_markdown, study_table, write_study
 
 
 def record(method: str, point: str, x: float | None, seed: int, score: float, route: str = "score") -> dict[str, Any]:
@@ -49,6 +49,22 @@ def test_routes_are_series_where_the_study_asks_for_them() -> None:
     ]
     columns = study_table(study(records, by_route=True)).columns
     assert columns == ("FedDAT: Dual teacher (DAT)", "FedDAT: Local adapter", "FedAvg")
+
+
+def test_bytes_are_told_where_the_points_differ_in_them() -> None:
+    def sent(point: str, seed: int, up: int) -> dict[str, Any]:
+        return record("feddat", point, None, seed, 50.0) | {"bytes": {"up": up, "down": 2 * up}}
+
+    same = study([sent("a", 0, 1000), sent("b", 0, 1000)])
+    assert "bytes" not in study_markdown(same)
+    assert "bytes" not in study_markdown(study(GROWING))
+    text = study_markdown(study([sent("fp32", 0, 4000), sent("int8", 0, 1000), sent("int8", 1, 1200)]))
+    assert text.split("\n\n")[1].splitlines() == [
+        "| bytes per client and round | FedDAT, up | FedDAT, down |",
+        "| --- | ---: | ---: |",
+        "| fp32 | 4.0 kB | 8.0 kB |",
+        "| int8 | 1.1 kB | 2.2 kB |",
+    ]
 
 
 def lines(figure: Any) -> dict[str, tuple[list[float], list[float]]]:

@@ -78,7 +78,7 @@ def make_client_app(
 def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor]) -> wire.Packed:
     """Return what travels, packed as the server asks; what that loses is kept beside the client's personal state."""
     base = ask.shared if ask.wire.delta else None
-    if ask.wire.format != "int8":
+    if ask.wire.format != "int8" or not shared:
         return wire.pack(shared, ask.wire, base)[0]
     store = PersonalStore(works.store.root, works.store.client, label="residual")
     round, kept, _ = store.load(ask.round) or (None, {}, {})

@@ -9,8 +9,8 @@
 Nothing else leaves a client: no data, no head, no local adapter. Methods that do not communicate send no arrays at all.
 Of the global adapter only those entries travel that the algorithm shares, packed as ``wire`` says (:mod:`.wire`); an
 instruction names the format, where it is not the default, and the client answers in the same. Extra arrays (control
-variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower wants
-one per message, under a prefix.
+variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower
+wants one per message, under a prefix.
 Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`.
 """
 
@@ -156,7 +156,7 @@ def read_instruction(message: Message) -> Instruction:
     """Return what a train or evaluate message asks for."""
     content = message.content
     config = content.config_records[CONFIG]
-    wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))  # type: ignore[arg-type]
+    wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))
     arrays = {key: array.numpy() for key, array in content.array_records.get(SHARED, ArrayRecord()).items()}
     packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
     shared = {key: torch.from_numpy(value) for key, value in wires.unpack(packed, wire).items()}

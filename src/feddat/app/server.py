@@ -111,6 +111,7 @@ class _Loop:
                 "rounds": self.rounds,
                 "metrics": dict(losses or {}),
                 "scores": scores,
+                "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")},
                 "seconds": time.perf_counter() - began,
                 "seconds_left": self._seconds_left(round),
             }

@@ -198,6 +198,8 @@ class AdapterStrategy(Strategy):
         extras: Mapping[str, Tensor] | None = None,
     ) -> list[Message]:
         self._asked = list(nodes)
+        names = [self.roster[node].name for node in nodes]
+        self._notify({"event": "asked", "round": round, "kind": kind, "clients": names})
         content = messages.instruction_content(arrays, config, extras, self.wire)
         return [Message(content, node, kind, group_id=str(round)) for node in nodes]
 

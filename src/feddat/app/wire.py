@@ -7,12 +7,14 @@
 | bf16 | two bytes, sent as uint16: Flower has no such dtype | 2⁻⁸ of it |
 | int8 | one byte, times the scale of its row (largest magnitude / 127) | half the scale |
 
-Rows are those of the first dimension; a vector or a single number is one row. What int8 loses is not lost: whoever packs
-keeps the residual and adds it to the next message (error feedback: Seide et al., Interspeech 2014; Karimireddy et al.,
-ICML 2019, arXiv 1901.09847), so that the sum of what arrives follows the sum of what was meant within one quantum.
+Rows are those of the first dimension; a vector or a single number is one row. What int8 loses is not lost: whoever
+packs keeps the residual and adds it to the next message (error feedback: Seide et al., Interspeech 2014; Karimireddy et
+al., ICML 2019, arXiv 1901.09847), so that the sum of what arrives follows the sum of what was meant within a quantum.
 
 Packing what was unpacked changes nothing, to the last bit. The server relies on it: it packs each new global once
-(:func:`settle`) and from then on *is* where every client starts, so that a difference has the same base on both sides.
+(:func:`settle`), and what comes of that *is* the global from then on, for clients, rules and checkpoints alike, so that
+a difference has the same base on both sides. Only the way up has differences: a client may have missed rounds, or lost
+its disk, so what it holds of the last global is not known to the server.
 """
 
 from __future__ import annotations
@@ -127,7 +129,7 @@ def settle(
 
     Args:
         state: the new global adapter.
-        config: the format in which it goes out; always whole, since a client may have missed rounds or lost its disk.
+        config: the format in which it goes out, whole.
         residual: what the last one left.
 
     Raises:

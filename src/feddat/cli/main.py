@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from feddat.cli import comparing, data, models, runs
+from feddat.cli import comparing, data, models, runs, watching
 from feddat.cli.common import fail
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ for command in (
     comparing.study,
     runs.report,
     runs.predict,
+    watching.status,
+    watching.dashboard,
     models.pretrain,
     models.convert,
 ):

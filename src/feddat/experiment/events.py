@@ -1,19 +1,24 @@
-"""What a run says as it goes on: lines of metrics on the disk, and events for whoever watches."""
+"""What a run says as it goes on: lines of metrics and of the log on the disk, and events for whoever watches."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from feddat.experiment.folder import RunFolder
+from feddat.config import RunConfig
+from feddat.experiment.folder import RunFolder, disk_errors
+from feddat.experiment.log import JsonLog
+from feddat.experiment.trackers import trackers
 
 #: Receives plain event dictionaries, as a run goes on.
 Progress = Callable[[dict[str, Any]], None]
 
 
 class Announcer:
-    """Writes the metrics of a run as its events come by, and passes them on with an estimate of the time left.
+    """Writes metrics and log of a run as its events come by, and passes them on with an estimate of the time left.
 
     | event | with |
     | --- | --- |
@@ -21,10 +26,11 @@ class Announcer:
     | ``fit`` | ``client``, ``examples``, ``metrics`` (losses) |
     | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route) |
     | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |
-    | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds`` |
+    | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds``; ``bytes`` so far |
     | ``done`` | ``summary`` |
 
-    All have ``round``, ``rounds`` and ``seconds_left`` (``None`` before the first round is done).
+    All have ``round``, ``rounds`` and ``seconds_left`` (``None`` before the first round is done). Only in the log are
+    ``asked`` (``kind`` of message, ``clients``), and ``interrupted`` and ``failure`` (``reason``), which end a stretch.
     """
 
     def __init__(self, folder: RunFolder, rounds: int, progress: Progress | None) -> None:
@@ -34,9 +40,35 @@ class Announcer:
         self._progress = progress or (lambda event: None)
         self._left: float | None = None
         self._told = time.perf_counter()
+        self._log: JsonLog | None = None
+        self._trackers: list[Progress] = []
+
+    @contextmanager
+    def recording(self, config: RunConfig) -> Iterator[None]:
+        """Keep the log, and what ``log`` in the configuration asks for, while a run goes on in its folder.
+
+        Raises:
+            ConfigError: a tracker is not installed.
+        """
+        logger, self._log = logging.getLogger("feddat"), JsonLog(self._folder.log_file)
+        logger.addHandler(self._log)
+        try:
+            with trackers(config, self._folder.path) as self._trackers:
+                yield
+            self._record({"event": "done", "round": self._rounds, "rounds": self._rounds})
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}".removesuffix(": ")
+            self._record({"event": "failure" if isinstance(error, Exception) else "interrupted", "reason": reason})
+            raise
+        finally:
+            logger.removeHandler(self._log)
+            self._log, self._trackers = None, []
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Take note of an event of the server, and pass it on."""
+        if event["event"] == "asked":
+            self._record(event)
+            return
         if event["event"] == "round":
             # From here on the round may count as done, so that its lines must be on the disk.
             self._folder.append_metrics([], sync=True)
@@ -48,7 +80,16 @@ class Announcer:
     def tell(self, **event: Any) -> None:
         """Pass on an event that leaves no metrics."""
         left = None if self._left is None else max(0.0, self._left - (time.perf_counter() - self._told))
-        self._progress(event | {"rounds": self._rounds, "seconds_left": left})
+        event |= {"rounds": self._rounds, "seconds_left": left}
+        self._record(event)
+        for tracker in self._trackers:
+            tracker(event)
+        self._progress(event)
+
+    def _record(self, event: Mapping[str, Any]) -> None:
+        if self._log is not None:
+            with disk_errors(self._log.path):
+                self._log.event(event)
 
     def _lines(self, event: Mapping[str, Any]) -> list[dict[str, Any]]:
         line = {"round": event["round"], "client": event["client"]}

@@ -22,7 +22,7 @@ from feddat.config import RunConfig
 from feddat.files import locked, write_atomic, write_json
 
 #: Settings that say where a run is written or computed, not what comes out.
-PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads"})
+PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log"})
 
 
 class ExperimentError(RuntimeError):
@@ -36,6 +36,7 @@ class RunFolder:
         self.path = path
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
+        self.log_file = path / "log.jsonl"
         self.summary_file = path / "summary.json"
         self.report_file = path / "report.html"
         self.predictions_file = path / "predictions.json"

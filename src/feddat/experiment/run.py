@@ -27,6 +27,7 @@ from feddat.experiment.federation import Federation, load_federation
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.samples import write_samples
+from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
 from feddat.precision import resolve_precision
 
@@ -90,14 +91,16 @@ class Experiment:
             announcer = Announcer(self.folder, self.settings.rounds, progress)
             summary = None if overwrite else self.folder.summary()
             if summary is None:
+                check_trackers(self.config)
                 federation = load_federation(self.settings, self.folder.clients)
                 rule = self._rule(federation)
                 self.folder.begin(self.config, overwrite=overwrite)
-                try:
-                    state = self._run_rounds(federation, rule, announcer, started)
-                except (FederationError, CheckpointError) as error:
-                    raise ExperimentError(f"run {self.folder.path}: {error}") from error
-                summary = self._finish(federation, state)
+                with announcer.recording(self.config):
+                    try:
+                        state = self._run_rounds(federation, rule, announcer, started)
+                    except (FederationError, CheckpointError) as error:
+                        raise ExperimentError(f"run {self.folder.path}: {error}") from error
+                    summary = self._finish(federation, state)
             if not self.folder.report_file.is_file():
                 from feddat.report import write_report  # plots take a second to import
 

@@ -209,7 +209,8 @@ def run_study(
         (whether the points are rounds), ``by_route``, ``split``, ``benchmark``, ``model``, ``tuning``, ``failed``
         (run -> reason), and ``records``, one for each run, point and route: ``method``, ``route``, ``seed``, ``point``
         (its label), ``x`` (a number, or ``None`` where the values are none), ``score`` (mean over clients), ``clients``
-        (name -> score), ``rounds``, ``steps`` (a client's local steps in all).
+        (name -> score), ``rounds``, ``steps`` (a client's local steps in all), ``bytes`` (``up`` and ``down``, of one
+        client's training in one round).
 
     Raises:
         ExperimentError: no run succeeded; says why the first did not.
@@ -254,6 +255,8 @@ def _records(
     for summary in comparison["runs"]:
         lines = folders[summary["method"], summary["seed"]].read_metrics()
         steps = _steps_by_round(lines)
+        trained = sum(line.get("split") == "train" for line in lines)
+        sent = {way: round(summary["bytes"]["train"][way] / trained) for way in ("up", "down")} if trained else None
         own = own_route(next(iter(summary["clients"].values())))
         points: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
         if study.values:
@@ -279,6 +282,7 @@ def _records(
                 "clients": scores,
                 "rounds": number,
                 "steps": done,
+                "bytes": sent,
             }
 
 

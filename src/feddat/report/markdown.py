@@ -6,7 +6,7 @@ from pathlib import Path
 
 from feddat.report import method_table, tables
 from feddat.report.folder import read_folder
-from feddat.report.study import read_study, study_table
+from feddat.report.study import read_study, study_markdown
 from feddat.report.suite import read_suite, suite_markdown
 
 
@@ -19,7 +19,7 @@ def markdown(folder: Path) -> str:
     if (folder / "suite.json").is_file():
         return suite_markdown(read_suite(folder)[1])
     if (folder / "study.json").is_file():
-        return tables.to_markdown(study_table(read_study(folder)))
+        return study_markdown(read_study(folder))
     content = read_folder(folder)
     if not content.comparison:
         routes = tables.route_table(content.summaries)

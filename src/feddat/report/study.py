@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots, tables
+from feddat.report.numbers import human_bytes
 
 #: One run's score at one point, as ``study.json`` lists them.
 Record: TypeAlias = Mapping[str, Any]
@@ -41,7 +42,7 @@ def write_study(folder: Path | str) -> list[Path]:
     table = study_table(study)
     figure = study_figure(study)
     contents = {
-        "md": tables.to_markdown(table).encode(),
+        "md": study_markdown(study).encode(),
         "csv": tables.to_csv(table).encode(),
         "png": _picture(figure, "png"),
         "svg": _picture(figure, "svg"),
@@ -79,6 +80,35 @@ def study_table(study: Mapping[str, Any]) -> tables.Table:
         for point in points
     }
     return tables.make_table(list(series), rows, study["rows"])
+
+
+def study_markdown(study: Mapping[str, Any]) -> str:
+    """Return the table in Markdown; where the points differ in what travels, a second one of bytes below it.
+
+    Its numbers are of one client's training in one round: up what it sends, down what it receives.
+    """
+    text = tables.to_markdown(study_table(study))
+    series = {name: _bytes(records) for name, records in _series(study).items()}
+    if all(len(set(points.values())) < 2 for points in series.values()):
+        return text
+    columns = [f"{name}, {way}" for name in series for way in ("up", "down")]
+    lines = [f"| bytes per client and round | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
+    for point in dict.fromkeys(point for points in series.values() for point in points):
+        cells = [human_bytes(each) for points in series.values() for each in points.get(point, ())]
+        lines.append(f"| {point} | {' | '.join(cells)} |")
+    return text + "\n" + "\n".join(lines) + "\n"
+
+
+def _bytes(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
+    """Return point -> bytes up and down, mean over seeds; nothing of studies that were made before it was counted."""
+    points: dict[str, list[Mapping[str, float]]] = {}
+    for record in records:
+        if record.get("bytes"):
+            points.setdefault(record["point"], []).append(record["bytes"])
+    return {
+        point: (statistics.fmean(b["up"] for b in sent), statistics.fmean(b["down"] for b in sent))
+        for point, sent in points.items()
+    }
 
 
 def study_figure(study: Mapping[str, Any]) -> Figure:

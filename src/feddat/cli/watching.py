@@ -1,0 +1,51 @@
+"""Commands that look at runs while they go on, or afterwards."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.live import Live
+
+from feddat.cli.common import out
+
+RunsDir = Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="A run's folder, or one with runs below it.")]
+
+
+def status(
+    runs: RunsDir = Path("runs"),
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking, until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="With --watch: how often.")] = 2.0,
+) -> None:
+    """Tell how far runs are: rounds, who answered, who is late or failed, bytes, scores, time left."""
+    from feddat.report.progress import read_all
+    from feddat.report.progress_view import progress_view
+
+    now = time.time()
+    picture = progress_view(read_all(runs, now), now)
+    if not watch:
+        out.print(picture)
+        return
+    with suppress(KeyboardInterrupt), Live(picture, console=out, auto_refresh=False) as live:
+        while True:
+            time.sleep(every)
+            now = time.time()
+            live.update(progress_view(read_all(runs, now), now), refresh=True)
+
+
+def dashboard(
+    runs: RunsDir = Path("runs"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")] = 8642,
+) -> None:
+    """Show the same as a web page, on this machine alone, until Ctrl-C."""
+    from feddat.dashboard import Dashboard
+    from feddat.report.progress import find_runs
+
+    find_runs(runs)  # a folder that is not there shows first
+    with Dashboard(runs, port) as server:
+        out.print(f"{runs}: [bold]{server.url}[/] (Ctrl-C to end)", soft_wrap=True)
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()

@@ -1,0 +1,94 @@
+"""The log of a run: ``log.jsonl``, one JSON object a line, for `feddat status`, for other programs, and for grep.
+
+Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``round`` and ``client`` (``null`` where there is none),
+``message`` (the same for people, in one line) and ``pid``; an event's own fields follow. Nothing is ever taken out: a
+resumed run goes on below what it wrote before, with another ``start``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+#: What the log says by itself, or that is too long for a line.
+_NOT_FIELDS = frozenset({"event", "round", "client", "summary", "parameters"})
+_LEVELS = {"failed": "WARNING", "refused": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
+
+
+class JsonLog(logging.Handler):
+    """Write the events of one run, and what the package's own loggers warn of, to a file.
+
+    Each line is written at once and alone, so that processes may share the file.
+
+    Args:
+        path: the file; made when the first line is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(logging.WARNING)
+        self.path = path
+
+    def event(self, event: Mapping[str, Any]) -> None:
+        """Write an event of :class:`~feddat.experiment.events.Announcer`.
+
+        Raises:
+            OSError: the disk refuses.
+        """
+        kind = event["event"]
+        fields = {key: value for key, value in event.items() if key not in _NOT_FIELDS}
+        if kind == "start":
+            fields["host"] = socket.gethostname()
+        self._write(_LEVELS.get(kind, "INFO"), kind, event.get("round"), event.get("client"), describe(event), fields)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write what a logger said, unless it is an event already."""
+        if record.name == "feddat.app.strategy":
+            return
+        try:
+            self._write(record.levelname, "log", None, None, record.getMessage(), {"logger": record.name})
+        except OSError:
+            self.handleError(record)
+
+    def _write(
+        self,
+        level: str,
+        event: str,
+        round: int | None,
+        client: str | None,
+        message: str,
+        fields: Mapping[str, Any],
+    ) -> None:
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": time, "level": level, "event": event, "round": round, "client": client}
+        line |= {"message": " ".join(message.split()), "pid": os.getpid(), **fields}
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def describe(event: Mapping[str, Any]) -> str:
+    """Return an event as a sentence."""
+    kind, client, round = event["event"], event.get("client"), event.get("round")
+    if kind == "start":
+        after = f", goes on after round {round}" if round else ""
+        return f"run {event['name']}: {event['method']} with {', '.join(event['clients'])}{after}"
+    if kind == "asked":
+        return f"round {round}: {', '.join(event['clients'])} asked to {event['kind']}"
+    if kind == "fit":
+        loss = event["metrics"].get("loss")
+        return f"round {round}: {client} has trained" + ("" if loss is None else f", loss {loss:.3f}")
+    if kind == "eval":
+        scores = ", ".join(f"{route} {score:.1f} %" for route, score in event["scores"].items())
+        return f"round {round}: {client} on {event['split']}: {scores or 'no scores'}"
+    if kind in ("failed", "refused"):
+        return f"round {round}: client {client} {kind} ({event['kind']}): {event['reason']}"
+    if kind == "round":
+        return f"round {round} of {event['rounds']} is done"
+    if kind == "done":
+        return "all rounds are done"
+    return str(event.get("reason", kind))

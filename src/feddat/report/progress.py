@@ -1,0 +1,317 @@
+"""How far runs are, read from their folders while they go on or after: what `feddat status` and the dashboard show.
+
+Nothing is written and no lock is taken. ``log.jsonl`` tells who was asked, who answered and how much was sent,
+``metrics.jsonl`` the scores and losses, ``summary.json`` that the run is finished. A run older than its log still has
+its scores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import yaml
+
+from feddat.example import DataError
+from feddat.report import tables
+
+#: One line of a file of JSON lines.
+Line: TypeAlias = Mapping[str, Any]
+State: TypeAlias = Literal["running", "finished", "stopped", "failed"]
+#: A client is late when it takes this many times as long as the slowest answer so far.
+LATE = 1.5
+#: ... and before the first answer, and at the least, so many seconds.
+LATE_SECONDS = 5.0
+#: What tells a run's folder from others that have a configuration.
+_LEFT_BY_RUNS = ("log.jsonl", "metrics.jsonl", "summary.json")
+
+
+@dataclass
+class ClientProgress:
+    """One client of a run.
+
+    Attributes:
+        name: of the client.
+        state: in the exchange that goes on, or the last one: ``answered``, ``waiting``, ``late``, ``failed``,
+            ``refused``, or ``idle`` where it was not asked.
+        detail: the reason of a failure, or how long it has been waited for, in seconds.
+        rounds: rounds in which it has trained.
+        troubles: failures and refused replies so far.
+        score: its last score of the method's own answer, in percent.
+        loss: its last training loss.
+    """
+
+    name: str
+    state: str = "idle"
+    detail: str = ""
+    rounds: int = 0
+    troubles: int = 0
+    score: float | None = None
+    loss: float | None = None
+
+
+@dataclass
+class RunProgress:
+    """One run.
+
+    Attributes:
+        name: of its folder, below the one that was looked through.
+        method, benchmark, seed, rounds: of its configuration.
+        state: ``stopped`` runs can be resumed; ``failed`` ones say why in ``reason``.
+        round: rounds done.
+        doing: what goes on: ``train`` or ``evaluate``, and in which round; empty where nothing does.
+        seconds_left: estimate; ``None`` where it is not known.
+        updated: when the run was last heard of, in seconds since 1970.
+        bytes: ``up`` and ``down`` so far; ``None`` where it is not known.
+        score: the last mean score over clients, in percent.
+        split: whose score that is.
+        curves: split -> rounds and mean scores of the method's own answer.
+        losses: rounds and mean training losses.
+        clients: in the run's order.
+    """
+
+    name: str
+    method: str
+    benchmark: str
+    seed: int
+    rounds: int
+    state: State = "stopped"
+    reason: str = ""
+    round: int = 0
+    doing: str = ""
+    seconds_left: float | None = None
+    updated: float | None = None
+    bytes: dict[str, int] | None = None
+    score: float | None = None
+    split: str = ""
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    losses: list[tuple[int, float]] = field(default_factory=list)
+    clients: list[ClientProgress] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """Return the method's name in print."""
+        return tables.method_name(self.method)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return asdict(self) | {"title": self.title}
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Return the run folders at or below a folder, in the order of their names.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    return list(_runs_below(root))
+
+
+def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProgress:
+    """Return how far a run is.
+
+    Args:
+        folder: the run's.
+        now: the time, in seconds since 1970.
+        root: the folder below which it is named; default: its parent.
+
+    Raises:
+        DataError: its configuration cannot be read.
+    """
+    config = _config(folder)
+    name = str(folder.relative_to(root)) if root is not None and folder != root else folder.name
+    source = config.get("benchmark") or "own data"
+    run = RunProgress(name, str(config.get("method")), str(source), int(config.get("seed", 0)), int(config["rounds"]))
+    log = list(_lines(folder / "log.jsonl"))
+    # A resumed run does rounds again that it had begun: what was said of them before does not count.
+    sessions = [index for index, line in enumerate(log) if line["event"] == "start"]
+    begun = log[sessions[-1]] if sessions else None
+    done = int(begun["round"]) if begun is not None else 0
+    events = [line for index, line in enumerate(log) if begun is None or index >= sessions[-1] or _before(line, done)]
+    _follow(run, events, now)
+    _score(run, list(_lines(folder / "metrics.jsonl")))
+    summary = _summary(folder)
+    if summary is not None:
+        run.state, run.round, run.doing, run.seconds_left = "finished", run.rounds, "", 0.0
+        run.score, run.split = float(summary["mean"]), str(summary.get("split", "test"))
+        run.bytes = {way: int(summary["bytes"][way]) for way in ("up", "down")}
+    elif run.state != "failed":
+        run.state = "running" if _alive(begun, events) else "stopped"
+    if run.state != "running":
+        run.doing = ""
+        for client in run.clients:
+            if client.state in ("waiting", "late"):
+                client.state, client.detail = "idle", ""
+    return run
+
+
+def read_all(root: Path, now: float) -> list[RunProgress]:
+    """Return how far all runs at or below a folder are: those that go on first.
+
+    Raises:
+        DataError: there is no such folder, or a configuration in it cannot be read.
+    """
+    runs = [read_progress(folder, now, root) for folder in find_runs(root)]
+    return sorted(runs, key=lambda run: run.state != "running")
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+
+def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
+    """Go through the log: rounds, bytes, and where every client stands."""
+    clients: dict[str, ClientProgress] = {}
+    asked: dict[str, float] = {}
+    slowest = 0.0
+    for line in events:
+        kind, at = line["event"], _seconds(line["time"])
+        run.updated = at
+        if kind == "start":
+            for name in line["clients"]:
+                clients.setdefault(name, ClientProgress(name))
+            run.round, run.reason, run.state, asked = int(line["round"]), "", "stopped", {}
+        elif kind == "asked":
+            run.doing = f"{line['kind']}, round {line['round']}"
+            asked = dict.fromkeys(line["clients"], at)
+            for client in clients.values():
+                client.state, client.detail = "idle", ""
+        elif kind in ("fit", "eval", "failed", "refused"):
+            client = clients.setdefault(line["client"], ClientProgress(line["client"]))
+            if client.name in asked:
+                slowest = max(slowest, at - asked.pop(client.name))
+            client.state = kind if kind in ("failed", "refused") else "answered"
+            client.detail = str(line.get("reason", ""))
+            client.troubles += kind in ("failed", "refused")
+            client.rounds += kind == "fit"
+        elif kind == "round":
+            run.round, run.bytes, run.seconds_left = int(line["round"]), line.get("bytes"), line.get("seconds_left")
+            run.doing, asked = "", {}
+        elif kind == "failure":
+            run.state, run.reason = "failed", line["reason"]
+    for name, since in asked.items():
+        waited = now - since
+        client = clients.setdefault(name, ClientProgress(name))
+        client.state = "late" if waited > max(LATE_SECONDS, LATE * slowest) else "waiting"
+        client.detail = f"{waited:.0f} s"
+    if run.seconds_left is not None and run.updated is not None:
+        run.seconds_left = max(0.0, run.seconds_left - (now - _last_round(events)))
+    run.clients = list(clients.values())
+
+
+def _last_round(events: Sequence[Line]) -> float:
+    return next(_seconds(line["time"]) for line in reversed(events) if line["event"] == "round")
+
+
+def _before(line: Line, round: int) -> bool:
+    return line["event"] == "start" or (line["round"] is not None and line["round"] <= round)
+
+
+def _alive(begun: Line | None, events: Sequence[Line]) -> bool:
+    """Tell whether the process that wrote the last ``start`` is still at it; one on another machine is believed."""
+    if begun is None or events[-1]["event"] in ("done", "interrupted", "failure"):
+        return False
+    if begun.get("host") != socket.gethostname():
+        return True
+    try:
+        os.kill(int(begun["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# --- the metrics ------------------------------------------------------------------------------------------------------
+
+
+def _score(run: RunProgress, lines: Sequence[Line]) -> None:
+    """Draw the curves, and note every client's last score and loss."""
+    clients = {client.name: client for client in run.clients}
+    scores: dict[str, dict[int, dict[str, float]]] = {}
+    losses: dict[int, dict[str, float]] = {}
+    routes: dict[str, float] = {line["route"]: line["score"] for line in lines if "score" in line}
+    own = tables.own_route(routes) if routes else ""
+    for line in lines:
+        name, round = line["client"], line["round"]
+        client = clients.setdefault(name, ClientProgress(name))
+        if line.get("route") == own and "score" in line:
+            client.score = line["score"]
+            scores.setdefault(line["split"], {}).setdefault(round, {})[name] = line["score"]
+        elif line.get("split") == "train" and "loss" in line.get("metrics", {}):
+            client.loss = line["metrics"]["loss"]
+            losses.setdefault(round, {})[name] = line["metrics"]["loss"]
+    run.clients = list(clients.values())
+    run.curves = {split: _means(by_round) for split, by_round in scores.items()}
+    run.losses = _means(losses)
+    if run.curves:
+        run.split, curve = max(run.curves.items(), key=lambda item: item[1][-1][0])
+        run.score = curve[-1][1]
+    if run.clients and not run.round and lines:
+        run.round = max(line["round"] for line in lines if "score" in line) if scores else 0
+
+
+def _means(by_round: Mapping[int, Mapping[str, float]]) -> list[tuple[int, float]]:
+    """Return the mean over clients of every round; one that is still being scored by some is left out."""
+    most = max((len(values) for values in by_round.values()), default=0)
+    whole = {round: values for round, values in by_round.items() if len(values) == most or round < max(by_round)}
+    return [(round, statistics.fmean(values.values())) for round, values in sorted(whole.items())]
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def _runs_below(folder: Path) -> Iterator[Path]:
+    if (folder / "config.yaml").is_file() and any((folder / name).exists() for name in _LEFT_BY_RUNS):
+        yield folder  # and no further: what is in it is its own
+        return
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith("."):
+            yield from _runs_below(entry)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.yaml"
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(config, dict) or "rounds" not in config:
+        raise DataError(f"{file}: not the configuration of a run")
+    return config
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    file = folder / "summary.json"
+    if not file.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{file}: not JSON: {error}") from None
+    return content
+
+
+def _lines(file: Path) -> Iterator[Line]:
+    """Yield the whole lines of a file that may be growing, or be missing."""
+    if not file.is_file():
+        return
+    for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+        try:
+            yield json.loads(text)
+        except ValueError:
+            raise DataError(f"{file}, line {number}: not JSON") from None
+
+
+def _seconds(time: str) -> float:
+    return datetime.fromisoformat(time).timestamp()
