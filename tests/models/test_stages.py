@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tiny_folders import make_tiny_vilt_bert
 
 from feddat.adapters.methods import build_adapters
 from feddat.example import View
@@ -12,7 +13,6 @@ from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS
 from feddat.models.vilt import ViltBackbone
 from feddat.models.vilt_bert import ViltBertBackbone
 from helpers import make_tiny_blip, make_tiny_vilt
-from tiny_folders import make_tiny_vilt_bert
 
 CPU = torch.device("cpu")
 KINDS = ("bottleneck", "lora", "prompt", "norm", "bias", "full", "head")

@@ -25,7 +25,7 @@ Tracker = Callable[[dict[str, Any]], None]
 
 
 def scalars(event: Mapping[str, Any]) -> dict[str, float]:
-    """Return an event's numbers by name: ``loss/CLIENT``, ``SPLIT/ROUTE/CLIENT``; ``mean`` for a client; ``bytes/WAY``."""
+    """Return an event's numbers by name: ``loss/CLIENT``, ``SPLIT/ROUTE/CLIENT`` (or ``mean``), ``bytes/WAY``."""
     kind = event["event"]
     if kind == "fit":
         return {f"{name}/{event['client']}": float(value) for name, value in event["metrics"].items()}

@@ -1,4 +1,4 @@
-"""Questions that every backbone asks before it divides its forward pass (:class:`feddat.models.base.StagedBackbone`)."""
+"""What every backbone asks before it divides its forward pass (:class:`feddat.models.base.StagedBackbone`)."""
 
 from __future__ import annotations
 
