@@ -63,6 +63,28 @@ def test_mlflow_has_one_run_over_a_resume(make_config, tmp_path, monkeypatch):
     assert sorted((metric.step, metric.value) for metric in history) == [(1, 1.0), (2, 2.0), (3, 3.0)]
 
 
+def test_an_mlflow_server_that_fails_later_does_not_end_the_run(make_config, tmp_path, monkeypatch, caplog):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+
+    def refuse(self, *args, **kwargs):
+        raise mlflow.exceptions.MlflowException("no space left")
+
+    monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
+    monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", refuse)
+    session(make_config(log__mlflow=(tmp_path / "mlruns").as_uri()), tmp_path, 1, [1])
+    assert "did not take numbers of round 1: no space left" in caplog.text
+    assert "did not take the end of the run: no space left" in caplog.text
+
+
+def test_an_mlflow_server_that_is_not_there_is_named(make_config, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    config = make_config(log__mlflow="http://127.0.0.1:9")
+    with pytest.raises(ConfigError, match=r"log\.mlflow: http://127\.0\.0\.1:9: "), trackers(config, tmp_path):
+        pass
+
+
 @pytest.mark.parametrize(
     ("values", "module", "reason"),
     [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from feddat.config import RunConfig
-from feddat.experiment.folder import RunFolder, disk_errors
+from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.log import JsonLog
 from feddat.experiment.trackers import trackers
 
@@ -58,7 +58,10 @@ class Announcer:
             self._record({"event": "done", "round": self._rounds, "rounds": self._rounds})
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            self._record({"event": "failure" if isinstance(error, Exception) else "interrupted", "reason": reason})
+            with suppress(
+                ExperimentError
+            ):  # of a disk that refuses the log as well: the first error is the one to tell
+                self._record({"event": "failure" if isinstance(error, Exception) else "interrupted", "reason": reason})
             raise
         finally:
             logger.removeHandler(self._log)

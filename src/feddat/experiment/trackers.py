@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +18,8 @@ from typing import Any
 from feddat.config import ConfigError, RunConfig
 from feddat.files import write_json
 
+log = logging.getLogger(__name__)
+
 #: Folder of TensorBoard's event files, and file of MLflow's run id, in the run's folder.
 TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"
 
@@ -25,7 +28,7 @@ Tracker = Callable[[dict[str, Any]], None]
 
 
 def scalars(event: Mapping[str, Any]) -> dict[str, float]:
-    """Return an event's numbers by name: ``loss/CLIENT``, ``SPLIT/ROUTE/CLIENT`` (or ``mean``), ``bytes/WAY``."""
+    """Return an event's numbers by name: ``loss/CLIENT``, ``SPLIT/ROUTE/CLIENT``, ``bytes/WAY``; of means: ``mean``."""
     kind = event["event"]
     if kind == "fit":
         return {f"{name}/{event['client']}": float(value) for name, value in event["metrics"].items()}
@@ -103,14 +106,21 @@ def _mlflow(config: RunConfig, uri: str, folder: Path) -> Iterator[Tracker]:
         found = scalars(event).items()
         metrics = [metric(_mlflow_name(name), value, now(), event["round"]) for name, value in found]
         if metrics:
-            client.log_batch(run, metrics=metrics)
+            tell(f"numbers of round {event['round']}", client.log_batch, run, metrics=metrics)
+
+    def tell(what: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        try:
+            method(*arguments, **named)
+        except mlflow.exceptions.MlflowException as error:
+            # A federation does not wait for its spectators: everything is in the run's folder as well.
+            log.warning("log.mlflow: %s did not take %s: %s", uri, what, " ".join(str(error).split()))
 
     try:
         yield track
     except BaseException:
-        client.set_terminated(run, "FAILED")
+        tell("the end of the run", client.set_terminated, run, "FAILED")
         raise
-    client.set_terminated(run, "FINISHED")
+    tell("the end of the run", client.set_terminated, run, "FINISHED")
 
 
 def _mlflow_run(client: Any, config: RunConfig, file: Path, missing: type[Exception]) -> str:
