@@ -191,10 +191,10 @@ class EvalConfig(_Section):
         description="anchor of the DAT route: the one the local adapter was trained beside, or the newest",
     )
     batch_size: int = Field(128, ge=1)
-    answers: Literal["rank", "generate"] = Field(
+    answers: Literal["rank", "generate", "classes"] = Field(
         "rank",
-        description="models that write answers: rank a client's list of answers, or write freely; what is written "
-        "counts if it is on the list",
+        description="models that write answers: rank a client's list, or write freely, which counts if it is on the "
+        "list; or train a classifier instead. A client's own `answers` comes first",
     )
     rank_top: int = Field(128, ge=1, description="rank: so many answers of the list are scored whole per question")
 
@@ -253,6 +253,17 @@ class RunConfig(_Section):
     def _one_source_of_clients(self) -> RunConfig:
         if (self.benchmark is None) == (self.clients is None):
             raise ValueError("give exactly one of `benchmark` and `clients` (set benchmark: null for own data)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_backbone(self) -> RunConfig:
+        for name, spec in (self.clients or {}).items():
+            own = spec.get("model") if isinstance(spec, dict) else None
+            if own is not None and own != self.model:
+                raise ValueError(
+                    f"clients.{name}.model: {own!r}, but the run's is {self.model!r}: all clients of a federation "
+                    "share one backbone, since the adapters that the server averages belong to its layers"
+                )
         return self
 
     @property

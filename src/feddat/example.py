@@ -17,6 +17,10 @@ from numpy.typing import NDArray
 Image: TypeAlias = NDArray[np.uint8] | Path | bytes
 
 
+#: Ways to answer: choose a class; write, by ranking the list of answers; write freely.
+ANSWERING = ("classes", "rank", "generate")
+
+
 class DataError(ValueError):
     """Input data is unusable; the message names the file or record and what was expected."""
 
@@ -65,6 +69,7 @@ class ClientData:
         answers: the answer vocabulary (VQA), in index order, built from ``train`` alone; empty for other tasks.
         description: one line for reports.
         encodings: folder in which what encoders make of the examples is kept; ``None``: in memory only.
+        answering: how this client answers, one of :data:`ANSWERING`; ``None``: as the run says.
     """
 
     name: str
@@ -75,6 +80,7 @@ class ClientData:
     answers: tuple[str, ...] = ()
     description: str = ""
     encodings: Path | None = None
+    answering: str | None = None
 
     def split(self, name: str) -> tuple[Example, ...]:
         """Return the examples of ``train``, ``validation`` or ``test``."""

@@ -87,7 +87,7 @@ def test_answers_are_written(settings):
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"method": "moon"}, "moon compares pooled features, but model .* writes its answers"),
+        ({"method": "moon"}, "moon compares pooled features, but on model .* answers are written"),
         ({"method": "head", "head.lr": 0}, "head.lr: 0, but head has steps"),
     ],
 )

@@ -49,5 +49,5 @@ def test_the_copy_is_personal_and_follows_adapters_and_head(make_config, tmp_pat
 
 def test_a_model_that_classifies_has_no_use_for_it(make_config, tmp_path):
     config = make_config(model=str(make_tiny_vilt(tmp_path / "vilt")), momentum__alpha=0.4)
-    with pytest.raises(ConfigError, match=r"momentum\.alpha: above 0, but on model .* no client writes its answers"):
+    with pytest.raises(ConfigError, match=r"momentum\.alpha: 0\.4, but on model .* no client writes its answers"):
         Experiment(config).run()

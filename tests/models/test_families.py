@@ -11,7 +11,7 @@ from feddat.adapters.methods import build_adapters
 from feddat.example import DataError, View
 from feddat.models.base import ModelError
 from feddat.models.catalog import FAMILIES, encoder_fingerprint, load_backbone, load_encoder
-from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone
+from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone, ReadingBackbone
 from helpers import make_unit
 
 CPU = torch.device("cpu")
@@ -86,6 +86,18 @@ def test_features_do_not_depend_on_the_rest_of_the_batch(backbone):
     alone = torch.cat([features(backbone, rows=[i]) for i in range(3)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(features(backbone, rows=[2, 0, 2]), together[[2, 0, 2]], atol=1e-5, rtol=0)
+
+
+def test_writers_that_read_give_one_feature_of_a_question(backbone):
+    assert isinstance(backbone, ReadingBackbone) == (backbone.family in ("albef", "blip"))
+    if isinstance(backbone, ReadingBackbone):
+        views = backbone.encode(VIEWS)
+        with torch.no_grad():
+            together = backbone.question_features(views.batch([0, 1, 2], CPU))
+            alone = torch.cat([backbone.question_features(views.batch([i], CPU)) for i in range(3)])
+        assert together.shape == (3, backbone.feature_dim)
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+        assert not torch.allclose(together[0], together[1], atol=1e-3)
 
 
 def test_features_depend_on_text_and_image(backbone):

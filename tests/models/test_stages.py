@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from tiny_folders import make_tiny_vilt_bert
 
 from feddat.adapters.methods import build_adapters
 from feddat.example import View
@@ -12,7 +11,7 @@ from feddat.models.blip import BlipBackbone
 from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS
 from feddat.models.vilt import ViltBackbone
 from feddat.models.vilt_bert import ViltBertBackbone
-from helpers import make_tiny_blip, make_tiny_vilt
+from helpers import make_tiny_blip, make_tiny_vilt, make_unit
 
 CPU = torch.device("cpu")
 KINDS = ("bottleneck", "lora", "prompt", "norm", "bias", "full", "head")
@@ -24,7 +23,7 @@ SITES = (r"(.*\.)?layer\.\d+", r"(.*\.)?layer\.\d+\.attention", r"(.*\.)?layer\.
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
     blip = make_tiny_blip(root / "blip")
-    return {"vilt": make_tiny_vilt(root / "vilt"), "vilt-bert": make_tiny_vilt_bert(root / "both"), "blip": blip}
+    return {"vilt": make_tiny_vilt(root / "vilt"), "vilt-bert": make_unit("vilt-bert", root / "both"), "blip": blip}
 
 
 def load(folders, family, peft="bottleneck", sites=None):

@@ -13,6 +13,7 @@ from feddat.algorithms.distillation import distillation_loss
 from feddat.client.member import Member
 from feddat.client.momentum import MomentumCopy
 from feddat.models.base import Backbone, StagedBackbone
+from feddat.models.generative import ReadingBackbone
 
 
 class BatchLearner:
@@ -162,6 +163,8 @@ class BatchLearner:
         return norm
 
     def _forward(self) -> Tensor:
+        if self._member.generation is None and isinstance(self._backbone, ReadingBackbone):
+            return self._backbone.question_features(self._inputs)
         return self._member.pooled(self._backbone.features(self._inputs))
 
     def _teacher(self) -> MomentumCopy | None:

@@ -18,12 +18,14 @@ from feddat.data.cache import EncodingCache
 from feddat.example import ClientData, DataError, Example, View
 from feddat.models.base import Backbone, EncodedViews
 from feddat.models.fusion import FusedBackbone
-from feddat.models.generative import GenerativeBackbone
+from feddat.models.generative import GenerativeBackbone, ReadingBackbone
 from feddat.seeding import derive
 from feddat.tasks import make_task
 
 #: Name, among a member's heads, of what pools features before them (:class:`FusedBackbone`), where that is personal.
 FUSION = "fusion"
+#: Of :data:`feddat.example.ANSWERING`, the one that writes nothing.
+CLASSES = "classes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,7 @@ class Member:
         name: the client's name.
         heads: the personal heads by name: the main one, those that the algorithm gives to routes of their own, and
             a personal fusion; replaced by :meth:`reset_heads`.
+        answering: how it answers, one of :data:`feddat.example.ANSWERING`.
         generation: how the backbone writes this client's answers; ``None`` where they are classes.
 
     Raises:
@@ -74,7 +77,11 @@ class Member:
         self.device = device
         self._config = config
         self._backbone = backbone
-        self.generation = self._generation(backbone)
+        self.answering = answering(data, config, backbone)
+        self.generation: Generation | None = None
+        if self.answering != CLASSES and isinstance(backbone, GenerativeBackbone):
+            settings = config.eval.model_copy(update={"answers": self.answering})
+            self.generation = Generation(backbone, self.task.classes, settings)
         self._prepared: dict[str, Prepared] = {}
         self._cache: EncodingCache | None = None
         if data.encodings is not None:
@@ -101,7 +108,7 @@ class Member:
         return self.heads[FUSION](features) if FUSION in self.heads else features
 
     def _new_head(self) -> nn.Module:
-        if isinstance(self._backbone, GenerativeBackbone):
+        if self.generation is not None and isinstance(self._backbone, GenerativeBackbone):
             return self._backbone.answer_head()
         words = None
         torch.manual_seed(derive(self._config.seed, self.name, "head"))
@@ -110,16 +117,6 @@ class Member:
             if words is None:
                 raise ConfigError(f"head.init: words, but model {self._backbone.name} has no masked-word head")
         return self.task.build_head(self._backbone.feature_dim, words)
-
-    def _generation(self, backbone: Backbone) -> Generation | None:
-        if not isinstance(backbone, GenerativeBackbone):
-            return None
-        if self.task.name != "vqa":
-            raise DataError(
-                f"client {self.name}: task {self.task.name} has classes, but model {backbone.name} writes its answers; "
-                "use task vqa"
-            )
-        return Generation(backbone, self.task.classes, self._config.eval)
 
     def prepared(self, split: str) -> Prepared:
         """Return ``train``, ``validation`` or ``test``, encoded at the first call.
@@ -155,6 +152,8 @@ class Member:
     def digest(self) -> str:
         """Return a short hash of the class names in index order: heads fit only data with the same."""
         text = "\x1f".join((self.data.task, *self.task.classes))
+        if self.answering == CLASSES and isinstance(self._backbone, GenerativeBackbone):
+            text += "\x1f\x1fclasses"  # a head of another kind than the vocabulary's
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _encode(self, examples: Sequence[Example]) -> EncodedViews:
@@ -163,9 +162,32 @@ class Member:
         return encode_cached(self._backbone.encoder, self._views(examples), self._cache)
 
     def _annotated(self, examples: Sequence[Example]) -> AnnotatedAnswers | None:
-        if not examples or not isinstance(self._backbone, GenerativeBackbone):
+        if not examples or self.generation is None or not isinstance(self._backbone, GenerativeBackbone):
             return None
         return AnnotatedAnswers(examples, self._backbone)
 
     def _views(self, examples: Sequence[Example]) -> list[View]:
         return [view for example in examples for view in self.task.views(example)]
+
+
+def answering(data: ClientData, config: RunConfig, backbone: Backbone) -> str:
+    """Return how a client answers, one of :data:`feddat.example.ANSWERING`.
+
+    Raises:
+        DataError: the client's way is not the task's, or not the backbone's.
+    """
+    asked = data.answering
+    if not isinstance(backbone, GenerativeBackbone):
+        if asked not in (None, CLASSES):
+            raise DataError(f"client {data.name}: answers: {asked}, but model {backbone.name} has only classes")
+        return CLASSES
+    if data.task != "vqa":  # its classes are no answers in words
+        if asked not in (None, CLASSES):
+            raise DataError(f"client {data.name}: answers: {asked}, but task {data.task} has only classes")
+        asked = CLASSES
+    asked = asked or config.eval.answers
+    if asked == CLASSES and not isinstance(backbone, ReadingBackbone):
+        raise DataError(
+            f"client {data.name}: model {backbone.name} only writes; expected task vqa, answers rank or generate"
+        )
+    return asked

@@ -21,7 +21,6 @@ from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
 from feddat.models.base import Backbone
 from feddat.models.fusion import FusedBackbone
-from feddat.models.generative import GenerativeBackbone
 from feddat.seeding import numpy_generator, torch_generator
 
 #: Name of the one participant of a centralised method.
@@ -92,7 +91,7 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
                 raise DataError(f"client {client.name}: split {split} is empty")
     backbone, adapters = _load_model(config.model, config.adapter, config.fusion, str(_device(config.device)))
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
-    _check(algorithm, config, backbone)
+    _check(algorithm, config)
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
     participants = {
@@ -100,19 +99,19 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         for name, members in groups.items()
     }
     written = any(member.generation for p in participants.values() for member in p.members.values())
+    if algorithm.reads_features and written:
+        raise ConfigError(
+            f"method: {algorithm.name} compares pooled features, but on model {config.model} answers are written"
+        )
     if config.momentum.alpha > 0 and not written:
         raise ConfigError(
-            f"momentum.alpha: {config.momentum.alpha}, but on {config.model} no client writes its answers"
+            f"momentum.alpha: {config.momentum.alpha}, but on model {config.model} no client writes its answers"
         )
     return Federation(config.seed, data, adapters, algorithm, participants)
 
 
-def _check(algorithm: Algorithm, config: RunConfig, backbone: Backbone) -> None:
-    """Raise ``ConfigError`` if the algorithm cannot do its part on this model, or with these heads."""
-    if algorithm.reads_features and isinstance(backbone, GenerativeBackbone):
-        raise ConfigError(
-            f"method: {algorithm.name} compares pooled features, but model {config.model} writes its answers"
-        )
+def _check(algorithm: Algorithm, config: RunConfig) -> None:
+    """Raise ``ConfigError`` if the algorithm cannot do its part with these heads."""
     if config.fusion.side == "personal" and config.fusion.kind == "transformer" and config.head.lr == 0:
         raise ConfigError("head.lr: 0, but a personal fusion trains at the head's rate")
     if algorithm.trains_head_alone and config.head.lr == 0:

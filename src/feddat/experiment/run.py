@@ -253,7 +253,8 @@ def _portable(config: RunConfig) -> RunConfig:
         if (path := getattr(config, key)) is not None:
             changes[key] = path.expanduser().resolve()
     if config.clients is not None:
-        changes["clients"] = {name: {key: _absolute_path(key, value) for key, value in spec.items()}
+        # A client may name the run's model, which is one for all.
+        changes["clients"] = {name: {key: _absolute_path(key, value) for key, value in spec.items() if key != "model"}
                               for name, spec in config.clients.items()}  # fmt: skip
     precision = resolve_precision(config.train.precision, config.device)
     changes["train"] = config.train.model_copy(update={"precision": precision})

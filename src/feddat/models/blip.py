@@ -101,6 +101,11 @@ class BlipBackbone:
         states: Tensor = model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
         return states
 
+    def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the state of the first token in each question, read beside its image, (views, feature_dim), float."""
+        states = self.read(inputs).states[:, 0]
+        return states if states.dtype == torch.float64 else states.float()
+
     def decode(self, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the decoder's hidden states (M, L, d), float32 or wider."""
         model: Any = self.model

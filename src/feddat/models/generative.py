@@ -83,6 +83,15 @@ class GenerativeBackbone(Backbone, Protocol):
         ...
 
 
+@runtime_checkable
+class ReadingBackbone(GenerativeBackbone, Protocol):
+    """A backbone that writes its answers, and whose way of reading a question also gives one feature to classify."""
+
+    def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return pooled features of questions read beside their images, (views, feature_dim), float."""
+        ...
+
+
 def answer_features(backbone: GenerativeBackbone, inputs: dict[str, Tensor]) -> Tensor:
     """Return the hidden states that predict the answers' tokens 2 to L: those of tokens 1 to L - 1, (M, L - 1, d).
 

@@ -40,5 +40,5 @@ class Nlvr2:
 
     def logits(self, head: nn.Module, features: Tensor) -> Tensor:
         """Map pooled features (2N, d), an example's two rows side by side, to logits (N, 2)."""
-        logits: Tensor = head(features.view(-1, 2 * features.shape[1]))
+        logits: Tensor = head(features.reshape(-1, 2 * features.shape[1]))
         return logits

@@ -9,6 +9,7 @@ The specification of a client is a mapping, as it stands under ``clients:`` in a
 ``images``       folder that image names are relative to; default: the folder of the file that names them
 ``task``         ``vqa`` (default), ``nlvr2``, ``snli-ve`` or ``vcr``
 ``top_answers``  VQA: size of the answer vocabulary, made of the most frequent training answers; default 100
+``answers``      VQA on a model that writes: ``rank``, ``generate`` or ``classes``; default: as ``eval.answers`` says
 ``skip_missing`` skip records whose image file is missing, and say how many; default: refuse them
 ``description``  one line for reports
 ================ =============================================================================================
@@ -24,7 +25,8 @@ or, for a dataset in the files that it was published in, or a folder of Hugging 
 ``task``         ``hf``: as above
 ================ =============================================================================================
 
-with ``top_answers``, ``skip_missing`` and ``description`` as above.
+with ``top_answers``, ``answers``, ``skip_missing`` and ``description`` as above. ``model`` may repeat the run's: all
+clients share one.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ from typing import Any
 from feddat.data.readers import arrow, csv, hf, jsonl
 from feddat.data.readers.published import SOURCES, FormatSource, Source
 from feddat.data.readers.records import COLUMNS, Record, to_examples
-from feddat.example import ClientData, DataError, Example
+from feddat.example import ANSWERING, ClientData, DataError, Example
 from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,10 @@ FORMATS = {".jsonl": jsonl.read, ".ndjson": jsonl.read, ".csv": csv.read, ".parq
 SPLITS = ("train", "validation", "test")
 #: The format of a folder of Hugging Face ``datasets``.
 HF = "hf"
-KEYS = (*SPLITS, "images", "format", "root", "columns", "task", "top_answers", "skip_missing", "description")
+KEYS = (
+    *SPLITS, "images", "format", "root", "columns", "task", "top_answers", "answers", "skip_missing", "description",
+    "model",
+)  # fmt: skip
 #: Share of the training records held out where no validation file is given.
 HELD_OUT = 0.1
 
@@ -102,7 +107,8 @@ def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
                 len(answers),
             )
         train = kept
-    return ClientData(name, task, train, validation, test, answers, str(spec.get("description") or ""))
+    about = str(spec.get("description") or "")
+    return ClientData(name, task, train, validation, test, answers, about, answering=spec.get("answers"))
 
 
 def top_answers(examples: Iterable[Example], count: int) -> tuple[str, ...]:
@@ -193,6 +199,8 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
     top = spec.get("top_answers")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
         raise DataError(f"{where}: top_answers: expected a whole number of at least 1, got {top!r}")
+    if spec.get("answers") not in (None, *ANSWERING):
+        raise DataError(f"{where}: answers: expected {', '.join(ANSWERING)}, got {spec['answers']!r}")
     if not isinstance(spec.get("skip_missing"), bool | None):
         raise DataError(f"{where}: skip_missing: expected true or false, got {spec['skip_missing']!r}")
     if spec.get("format") is not None:

@@ -82,6 +82,10 @@ class AlbefBackbone:
         states = self._albef.encode(inputs["input_ids"], inputs["attention_mask"], inputs["pixel_values"])
         return Questions(_wide(states), inputs["attention_mask"])
 
+    def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the state of [CLS] in each question, read beside its image, (views, feature_dim), float."""
+        return self.read(inputs).states[:, 0]
+
     def decode(self, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the decoder's states (M, L, d), each of which predicts the token after its own."""
         return _wide(self._albef.decode(ids, mask, questions.states, questions.mask))
