@@ -13,7 +13,7 @@ they need of these.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import torch
@@ -49,6 +49,11 @@ class Adapters(Protocol):
     @property
     def model(self) -> nn.Module:
         """The model with everything that was put into it."""
+        ...
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """Names of the modules that an adapter has parameters at, in module order."""
         ...
 
     @property

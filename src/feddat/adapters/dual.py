@@ -65,6 +65,11 @@ class DualAdapters(AdapterStates):
         return self.peft_model
 
     @property
+    def sites(self) -> list[str]:
+        """The names of the wrapped modules in the base model, in module order."""
+        return [site.name for site in self._sites]
+
+    @property
     def changed(self) -> list[nn.Module]:
         """The sites."""
         return [site.layer for site in self._sites]

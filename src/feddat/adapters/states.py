@@ -20,6 +20,11 @@ class AdapterStates:
     def __init__(self, weights: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         self._weights = {name: dict(weights[name]) for name in ADAPTERS}
 
+    @property
+    def sites(self) -> list[str]:
+        """The names of the modules that an adapter has parameters at, in module order."""
+        return list(dict.fromkeys(key.rpartition(".")[0] or key for key in self.named("global")))
+
     def named(self, adapter: str) -> Mapping[str, nn.Parameter]:
         """Return one adapter's own parameters, not copies, in module order.
 

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
+from rich.text import Text
 
-from feddat.cli.common import Overrides, interruptible, out, print_paths, say_loading
+from feddat.cli.common import Config, Overrides, interruptible, out, print_paths, say_loading
 
 app = typer.Typer(no_args_is_help=True, help="Check model folders, and make small ones to try a family out.")
 
@@ -32,6 +35,53 @@ def make_tiny(
     from feddat.models.tiny.settings import parse_settings
 
     print_paths(folder=make(family, folder, parse_settings(overrides or [])))
+
+
+@app.command("check")
+def check(
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Model folder, or the name of a bundled model.")],
+    overrides: Overrides = None,
+    config: Config = None,
+) -> None:
+    """Say which family a model is, what would be trained and sent, and what one real step on made-up data needs."""
+    from feddat.config import load_config
+
+    settings = load_config(config, overrides, model=folder)
+    say_loading()
+    from feddat.experiment.model_check import check_model
+
+    found = check_model(settings)
+    written = {"classes": "classes", "rank": "written, ranked from a list", "generate": "written freely"}
+    rows = {"model": found.model, "family": found.family, "answers": written[found.answers]}
+    sites = [f"{count:>5,}  {name}" for name, count in found.sites.items()]
+    rows["adapters"] = f"{found.kind}, {sum(found.sites.values())} sites"
+    for label, text in rows.items():
+        out.print(Text.assemble((f"{label:<10}", "dim"), text), soft_wrap=True)
+    for line in sites:
+        out.print(f"          {line}", soft_wrap=True, highlight=False)
+    table = Table("parameters", box=box.SIMPLE)
+    for column in ("total", "trained", "personal", "sent each way"):
+        table.add_column(column, justify="right")
+    for method, counts in found.parameters.items():
+        values = (counts[key] for key in ("total", "trainable", "personal", "communicated"))
+        table.add_row(method, *(f"{value:,}" for value in values))
+    out.print(table)
+    for method, reason in found.left_out.items():
+        out.print(f"[dim]{method} is left out: {reason}[/]", soft_wrap=True)
+    memory = found.memory
+    least = f"at least {_size(memory.least)}: weights {_size(memory.weights)}, gradients and AdamW's moments "
+    least += f"{_size(memory.training)}, kept for backward passes {_size(memory.saved)}"
+    out.print(Text.assemble((f"{'memory':<10}", "dim"), least), soft_wrap=True)
+    if memory.peak is not None and memory.before is not None:
+        measured = f"measured on {settings.device}: peak {_size(memory.peak)}, {_size(memory.before)} before the step"
+        out.print(f"          {measured}", soft_wrap=True, highlight=False)
+    step = f"{found.method}, {found.batch_size} made-up questions: loss {found.loss:.4g} in {found.seconds:.2f} s"
+    out.print(Text.assemble((f"{'one step':<10}", "dim"), step), soft_wrap=True)
+
+
+def _size(count: int) -> str:
+    """Return a number of bytes for reading."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def pretrain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -82,9 +83,14 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         DataError: data cannot be read, or a split is empty.
         StoreError: a client's name cannot be a folder name.
     """
+    return build_federation(config, load_clients(config), clients_folder)
+
+
+def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_folder: Path) -> Federation:
+    """Load the model, and put a federation of the given clients together, see :func:`load_federation`."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    data = {client.name: client for client in load_clients(config)}
+    data = {client.name: client for client in clients}
     for client in data.values():
         for split in ("train", config.eval.split):
             if not client.split(split):

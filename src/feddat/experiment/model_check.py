@@ -1,0 +1,279 @@
+"""What a model folder is, what would be trained on it, and what one real step costs, on made-up data.
+
+The step is that of a run with the same settings: one client, one round of one step. Its memory is given twice: as a sum
+that any machine needs, and as the process's peak on this one.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from feddat.adapters.base import ADAPTERS
+from feddat.adapters.methods import count_parameters
+from feddat.algorithms import ALGORITHMS
+from feddat.client.member import Member
+from feddat.config import ConfigError, RunConfig
+from feddat.example import ClientData, Example
+from feddat.experiment.federation import Federation, build_federation
+from feddat.experiment.methods import resolve
+from feddat.precision import resolve_precision
+from feddat.seeding import numpy_generator
+
+CLIENT = "made-up"
+#: Answers of the made-up client, as many as the paper's clients have.
+ANSWERS = tuple(str(number) for number in range(100))
+QUESTION = "what is the number of red things to the left of the small circle ?"
+#: Height and width of the made-up pictures, in pixels; the model's image processor resizes them.
+PICTURE = (480, 640)
+#: Bytes of AdamW's two moments and of the gradient per trained parameter, in float32.
+TRAINING_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one training step needs, in bytes.
+
+    Attributes:
+        weights: of the frozen model, the three adapters and the head.
+        training: gradients and AdamW's moments of what trains.
+        saved: the most that was kept for backward passes at one time, each tensor's storage once, weights left out.
+        peak: the process's largest resident memory during the step (of a GPU: allocated); ``None``: not measured here.
+        before: the same at its start.
+    """
+
+    weights: int
+    training: int
+    saved: int
+    peak: int | None
+    before: int | None
+
+    @property
+    def least(self) -> int:
+        """Return the sum of what must be held at once: a lower bound without libraries and without work space."""
+        return self.weights + self.training + self.saved
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCheck:
+    """What was found out.
+
+    Attributes:
+        model: name or folder.
+        family: e.g. ``"vilt"``.
+        answers: ``classes``, ``rank`` or ``generate``.
+        kind: kind of adapter.
+        sites: module names, numbers of layers replaced by ``N``, and how many of them there are.
+        method: of the step.
+        parameters: method -> ``total``, ``trainable``, ``communicated``, and of what trains ``personal``: all but that.
+        left_out: method -> why it cannot be used with this kind of adapter.
+        head: parameters of the personal head, for 100 answers.
+        memory: of the step.
+        batch_size: of the step.
+        loss: of the step.
+        seconds: that it took.
+    """
+
+    model: str
+    family: str
+    answers: str
+    kind: str
+    sites: dict[str, int]
+    method: str
+    parameters: dict[str, dict[str, int]]
+    left_out: dict[str, str]
+    head: int
+    memory: Memory
+    batch_size: int
+    loss: float
+    seconds: float
+
+
+def check_model(config: RunConfig) -> ModelCheck:
+    """Load ``config.model``, count, and train one step on made-up data; nothing is left on the disk.
+
+    Raises:
+        ModelError: the folder cannot be used.
+        ConfigError: a setting cannot be used on this model.
+    """
+    precision = resolve_precision(config.train.precision, config.device)
+    train = config.train.model_copy(update={"steps": 1, "precision": precision})
+    settings = resolve(config.model_copy(update={"train": train, "rounds": 1}))
+    with tempfile.TemporaryDirectory() as folder:
+        federation = build_federation(settings, [made_up_client(train.batch_size)], Path(folder))
+        (participant,) = federation.participants.values()
+        member = participant.members[CLIENT]
+        member.prepared("train")
+        counts, left_out = _counts(config, federation, member)
+        backbone = participant.backbone
+        device = next(backbone.model.parameters()).device
+        heads = [parameter for head in member.heads.values() for parameter in head.parameters()]
+        parameters = [*backbone.model.parameters(), *heads]
+        for name in ADAPTERS:
+            parameters += federation.adapters.parameters(name)
+        saved = SavedForBackward(parameters)
+        before = _mark(device)
+        with saved.counting():
+            result = participant.fit(federation.initial_shared() or None, 1)
+        peak = None if before is None else _peak(device)
+        trained = TRAINING_BYTES * counts[settings.method]["trainable"]
+        memory = Memory(_storage_bytes(parameters), trained, saved.most, peak, before)
+        return ModelCheck(
+            model=config.model,
+            family=backbone.family,
+            answers=member.answering,
+            kind=str(settings.adapter.peft),
+            sites=group_sites(federation.adapters.sites),
+            method=settings.method,
+            parameters=counts,
+            left_out=left_out,
+            head=sum(parameter.numel() for parameter in heads),
+            memory=memory,
+            batch_size=train.batch_size,
+            loss=result.metrics["loss"],
+            seconds=result.metrics["seconds"],
+        )
+
+
+def made_up_client(examples: int) -> ClientData:
+    """Return a client with noise for pictures, one question for all, and 100 answers to it."""
+    generator = numpy_generator(0, CLIENT)
+
+    def example(number: int) -> Example:
+        picture = generator.integers(0, 256, (*PICTURE, 3), dtype=np.uint8)
+        return Example(str(number), (picture,), QUESTION, answers={ANSWERS[number % len(ANSWERS)]: 1.0})
+
+    train = tuple(example(number) for number in range(examples))
+    return ClientData(CLIENT, "vqa", train, train[:1], train[:1], ANSWERS)
+
+
+def group_sites(names: Sequence[str]) -> dict[str, int]:
+    """Return names with their numbers as ``N``, and how many have each form, in order of their first."""
+    groups: dict[str, int] = {}
+    for name in names:
+        form = re.sub(r"(?<=\.)\d+(?=\.|$)", "N", name)
+        groups[form] = groups.get(form, 0) + 1
+    return groups
+
+
+class SavedForBackward:
+    """Counts the bytes that autograd keeps for backward passes, each storage once.
+
+    Args:
+        weights: tensors that are there anyway, which do not count.
+
+    Attributes:
+        most: the most at one time, in bytes.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.most = 0
+        self._now = 0
+        self._uses: dict[int, int] = {}
+        self._weights = {weight.untyped_storage().data_ptr() for weight in weights}
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what is saved in the meantime."""
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor):
+            yield
+
+    def _pack(self, tensor: Tensor) -> _Kept:
+        return _Kept(tensor, self)
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor that is saved."""
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        if key in self._weights:
+            return
+        self._uses[key] = self._uses.get(key, 0) + 1
+        if self._uses[key] == 1:
+            self._now += storage.nbytes()
+            self.most = max(self.most, self._now)
+
+    def drop(self, tensor: Tensor) -> None:
+        """Count a tensor that is let go."""
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        if key not in self._uses:
+            return
+        self._uses[key] -= 1
+        if self._uses[key] == 0:
+            del self._uses[key]
+            self._now -= storage.nbytes()
+
+
+class _Kept:
+    """A saved tensor, for as long as its graph keeps it."""
+
+    def __init__(self, tensor: Tensor, counter: SavedForBackward) -> None:
+        self.tensor = tensor.detach() if tensor.requires_grad and not tensor.is_leaf else tensor
+        self._counter = counter
+        counter.add(self.tensor)
+
+    def __del__(self) -> None:
+        self._counter.drop(self.tensor)
+
+
+def _counts(
+    config: RunConfig, federation: Federation, member: Member
+) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+    """Return parameters by method, of FedDAT, FedAvg and the run's own, and why a method is left out."""
+    counts: dict[str, dict[str, int]] = {}
+    left_out: dict[str, str] = {}
+    for method in dict.fromkeys((federation.algorithm.name, "feddat", "fedavg")):
+        try:
+            settings = resolve(config.model_copy(update={"method": method}))
+        except ConfigError as error:
+            left_out[method] = str(error)
+            continue
+        algorithm = ALGORITHMS[settings.method].for_run(settings, list(federation.adapters.named("global")))
+        found = count_parameters(
+            federation.adapters,
+            trains=algorithm.trains,
+            trains_key=algorithm.trains_key,
+            shares=algorithm.shares if algorithm.communicates else None,
+            head=nn.ModuleList(member.heads.values()),
+        )
+        counts[method] = found | {"personal": found["trainable"] - found["communicated"]}
+    return counts, left_out
+
+
+def _storage_bytes(tensors: Sequence[Tensor]) -> int:
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+    return sum(storages.values())
+
+
+def _mark(device: torch.device) -> int | None:
+    """Start to measure the peak anew; return what is in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the peak is what is resident now
+    except OSError:
+        return None
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> int | None:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(key: str) -> int | None:
+    """Return an entry of this process's status in bytes; ``None`` where the system has none."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
