@@ -62,7 +62,7 @@ def test_help_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "compare", "study", "demo", "report", "predict", "list", "data"):
+    for command in ("run", "compare", "study", "demo", "report", "predict", "list", "data", "models"):
         assert f" {command} " in done.stdout
 
 

@@ -51,6 +51,10 @@ def test_what_a_folder_is_and_what_a_step_needs(tmp_path):
     if found.memory.peak is not None:
         assert found.memory.peak >= found.memory.before
 
+    taught = check_model(load_config(**settings | {"momentum.alpha": 0.4}))
+    assert taught.memory.weights == found.memory.weights + 4 * (2 * adapter + found.head)
+    lone = check_model(load_config(**settings | {"method": "fedavg-norm", "adapter.reduction": 16}))
+    assert (lone.kind, lone.parameters.keys(), lone.left_out.keys()) == ("norm", {"fedavg"}, {"feddat"})
     half = check_model(load_config(**settings | {"train.batch_size": 2}))
     assert half.memory.weights == found.memory.weights
     assert half.memory.saved < found.memory.saved

@@ -43,7 +43,7 @@ class Memory:
     """What one training step needs, in bytes.
 
     Attributes:
-        weights: of the frozen model, the three adapters and the head.
+        weights: of the frozen model, the three adapters and the head; with momentum distillation, of its copy too.
         training: gradients and AdamW's moments of what trains.
         saved: the most that was kept for backward passes at one time, each tensor's storage once, weights left out.
         peak: the process's largest resident memory during the step (of a GPU: allocated); ``None``: not measured here.
@@ -112,7 +112,7 @@ def check_model(config: RunConfig) -> ModelCheck:
         (participant,) = federation.participants.values()
         member = participant.members[CLIENT]
         member.prepared("train")
-        counts, left_out = _counts(config, federation, member)
+        counts, left_out = _counts(settings, federation, member)
         backbone = participant.backbone
         device = next(backbone.model.parameters()).device
         heads = [parameter for head in member.heads.values() for parameter in head.parameters()]
@@ -124,8 +124,9 @@ def check_model(config: RunConfig) -> ModelCheck:
         with saved.counting():
             result = participant.fit(federation.initial_shared() or None, 1)
         peak = None if before is None else _peak(device)
-        trained = TRAINING_BYTES * counts[settings.method]["trainable"]
-        memory = Memory(_storage_bytes(parameters), trained, saved.most, peak, before)
+        trains = counts[settings.method]["trainable"]
+        copied = 4 * trains if settings.momentum.alpha > 0 else 0
+        memory = Memory(_storage_bytes(parameters) + copied, TRAINING_BYTES * trains, saved.most, peak, before)
         return ModelCheck(
             model=config.model,
             family=backbone.family,
