@@ -41,6 +41,12 @@ class AdapterConfig(_Section):
         None, description="bottleneck, LoRA: regular expression over module names; default: per architecture"
     )
 
+    parts: tuple[Literal["language", "vision", "projector"], ...] = Field(
+        ("language",),
+        min_length=1,
+        description="bottleneck, LoRA: parts of a decoder vision-language model that have adapters",
+    )
+
     @field_validator("peft")
     @classmethod
     def _known_kind(cls, value: str | None) -> str | None:
@@ -143,6 +149,9 @@ class TrainConfig(_Section):
     precision: Precision = Field(
         "fp32", description="autocast dtype of forward passes; auto: bf16 where the device computes in it"
     )
+    checkpointing: bool = Field(
+        False, description="keep only what enters each layer, and compute the rest again for gradients: less memory"
+    )
     trap: Literal["none", "frozen-local", "long-schedule", "moving-rest", "all"] = Field(
         "none", description="reproduce a fault of the published code, to measure what it costs (client/traps.py)"
     )
@@ -215,6 +224,9 @@ class RunConfig(_Section):
     runs_dir: Path = Path("runs")
     method: str = "feddat"
     model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
+    weights: Literal["fp32", "bf16", "int8", "int4"] = Field(
+        "fp32", description="number format of the frozen weights of decoder vision-language models; what trains is fp32"
+    )
     benchmark: str | None = Field(
         "mini/domain", description="name in the catalog, or a prepared folder; or give `clients`"
     )

@@ -40,7 +40,8 @@ class Adapters(Protocol):
 
     Routes change what the next forward pass adds, never ``requires_grad``: graphs of several routes can be alive at
     once, and one backward pass over all of them gives each adapter its gradient. Under gradient checkpointing the
-    forward is computed again during backward, on whatever route is open then: keep the route until backward is done.
+    forward is computed again during backward, on whatever route is open then: :mod:`feddat.adapters.checkpointing`
+    opens the right one for it.
 
     A state is a dictionary of one adapter's tensors, by names without the adapter's, in a fixed order; all three
     adapters have the same names and shapes.
@@ -59,6 +60,11 @@ class Adapters(Protocol):
     @property
     def changed(self) -> Collection[nn.Module]:
         """The modules of :attr:`model` that routes change; what comes before them is the same on every route."""
+        ...
+
+    @property
+    def opened(self) -> Route:
+        """The route that was opened last."""
         ...
 
     def route(self, route: Route) -> None:

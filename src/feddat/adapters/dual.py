@@ -83,6 +83,7 @@ class DualAdapters(AdapterStates):
         weights = check_route(route)
         switch = self._switches[route] if isinstance(route, str) else Switch(self._sites, weights)
         switch.apply()
+        self.opened = route
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, adapter: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from peft import LoraConfig
 from torch import nn
@@ -12,7 +13,7 @@ from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
 from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.replaced import ReplacedWeights
-from feddat.adapters.sites import DEFAULT_SITES, default_sites
+from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites
 from feddat.adapters.whole import whole_modules
 from feddat.kinds import KINDS
 
@@ -26,6 +27,7 @@ def build_adapters(
     alpha: int = 16,
     prompt_tokens: int = 5,
     sites: str | None = None,
+    parts: Sequence[str] = PARTS[:1],
 ) -> Adapters:
     """Put global, local and anchor adapters on ``model``, which is changed in place and frozen.
 
@@ -38,30 +40,34 @@ def build_adapters(
         prompt_tokens: prompt: tokens at each input.
         sites: bottleneck and LoRA: regular expression over whole module names; default: per model type, see
             :mod:`feddat.adapters.sites` (LoRA: query and value projections).
+        parts: bottleneck and LoRA: which of :data:`feddat.adapters.sites.PARTS` have the default sites.
 
     Raises:
         ValueError: the kind is unknown, a setting is out of range, there are no default sites for the model, or
-            ``sites`` match nothing or are given to a kind that has none to choose, or the model has a module that must
-            train whole and with this kind would not.
+            ``sites`` match nothing or are given to a kind that has none to choose, or beside ``parts``, or the model
+            lacks a part, or has a module that must train whole and with this kind would not.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     whole = DEFAULT_SITES[model_type].whole if model_type in DEFAULT_SITES else None
     if peft not in KINDS:
         raise ValueError(f"unknown kind of adapter {peft!r}; kinds are {', '.join(KINDS)}")
+    chosen = "sites" if sites is not None else "parts" if tuple(parts) != PARTS[:1] else None
+    if sites is not None and tuple(parts) != PARTS[:1]:
+        raise ValueError("sites and parts both choose where adapters go; give one of them")
     if peft == "bottleneck":
-        bottleneck = BottleneckConfig(target_modules=sites or default_sites(model_type).bottleneck, reduction=reduction)
-        return DualAdapters(model, bottleneck, whole)
+        targets = sites or default_sites(model_type, parts).bottleneck
+        return DualAdapters(model, BottleneckConfig(target_modules=targets, reduction=reduction), whole)
     if peft == "lora":
-        lora = LoraConfig(target_modules=sites or default_sites(model_type).lora, r=rank, lora_alpha=alpha)
-        return DualAdapters(model, lora, whole)
-    if sites is not None:
-        raise ValueError(f"sites: adapters of kind {peft!r} have none to choose")
+        targets = sites or default_sites(model_type, parts).lora
+        return DualAdapters(model, LoraConfig(target_modules=targets, r=rank, lora_alpha=alpha), whole)
+    if chosen is not None:
+        raise ValueError(f"{chosen}: adapters of kind {peft!r} have none to choose")
     if peft != "full" and (names := whole_modules(model, whole)):
         raise ValueError(f"kind {peft!r} does not train {', '.join(names)}; use bottleneck, lora or full")
     if peft == "prompt":
         site = default_sites(model_type).prompt
         if site is None:
-            raise ValueError(f"soft prompts need a model that reads text, and {model_type!r} does not")
+            raise ValueError(f"soft prompts have no place in a model of type {model_type!r}")
         return SoftPrompts(model, site, prompt_tokens)
     return ReplacedWeights(model, peft)
 
@@ -90,7 +96,7 @@ def count_parameters(
     """
 
     def size(parameters: Iterable[nn.Parameter]) -> int:
-        return sum(parameter.numel() for parameter in parameters)
+        return sum(_count(parameter) for parameter in parameters)
 
     inserted = {id(parameter) for name in ADAPTERS for parameter in adapters.parameters(name)}
     # The backbone as the route leaves it: with the global values in place of some of its own, where a kind does that.
@@ -104,3 +110,9 @@ def count_parameters(
         "trainable": sum(size(p for key, p in adapters.named(n).items() if trains_key(key)) for n in trains) + moving,
         "communicated": size(p for key, p in adapters.named("global").items() if shares is not None and shares(key)),
     }
+
+
+def _count(parameter: nn.Parameter) -> int:
+    """Return how many weights a parameter holds; bitsandbytes packs two of four bits into one element."""
+    packed = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else math.prod(packed.shape)

@@ -77,6 +77,7 @@ class SoftPrompts(AdapterStates):
         self._causal = site.causal
         self._length = length * len(site.inputs)
         self._active: str | None = None
+        self._entered = False
         name = _find(model, site.stack)
         around: Any = model.get_submodule(name.rpartition(".")[0])
         self._types: nn.Embedding | None = around.embeddings.token_type_embeddings if len(site.inputs) > 1 else None
@@ -107,6 +108,7 @@ class SoftPrompts(AdapterStates):
             ValueError: there is no such route or adapter, or the route mixes or scales adapters.
         """
         self._active = single_adapter(route, "prompt")
+        self.opened = route
 
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
         """Draw one adapter's prompts anew from a CPU generator; the same on every device.
@@ -128,12 +130,19 @@ class SoftPrompts(AdapterStates):
 
     def _enter(self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
         """Put the tokens in front of what enters the transformer layers, and let its mask and positions follow."""
+        self._entered = False
         if self._active is None:
             return None
-        cache = kwargs.get("cache")
-        if cache is not None and cache.get_seq_length():
-            raise ValueError("soft prompts cannot go on from a filled cache, which has seen them already")
         given = {key: value for key, value in kwargs.items() if value is not None}
+        cache = given.get("cache")
+        if cache is not None and (seen := cache.get_seq_length()):
+            # The cache has seen them already: its tokens, with them, are for the mask to name.
+            if _keys(given.get("attention_mask")) <= seen:
+                raise ValueError(
+                    "soft prompts cannot go on from a filled cache without a 4-D mask over all that is in it"
+                )
+            return None
+        self._entered = True
         if "input_ids" in given:
             given["inputs_embeds"] = stack.get_input_embeddings()(given.pop("input_ids"))
         if args:
@@ -142,19 +151,33 @@ class SoftPrompts(AdapterStates):
             key = "inputs_embeds" if "inputs_embeds" in given else "hidden_states"
             given[key] = self._prepend(given[key], self._active)
         if "attention_mask" in given:
-            given["attention_mask"] = extend_mask(given["attention_mask"], self._length, self._causal)
+            mask = given["attention_mask"]
+            given["attention_mask"] = (
+                {key: value if value is None else self._extended(value) for key, value in mask.items()}
+                if isinstance(mask, dict)  # one for each kind of layer
+                else self._extended(mask)
+            )
         if "position_ids" in given:
             given["position_ids"] = extend_positions(given["position_ids"], self._length)
         return args, given
 
     def _leave(self, stack: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Take the tokens off what leaves the transformer layers."""
-        if self._active is None:
+        if not self._entered:
             return None
         if isinstance(output, tuple):
             return output[0][:, self._length :], *output[1:]
         output.last_hidden_state = output.last_hidden_state[:, self._length :]
         return output
+
+    def _extended(self, mask: Tensor) -> Tensor:
+        return extend_mask(mask, self._length, self._causal)
+
+
+def _keys(mask: Any) -> int:
+    """Return over how many tokens a 4-D mask is, or the first of several; 0: there is none."""
+    mask = next(iter(mask.values())) if isinstance(mask, dict) else mask
+    return int(mask.shape[-1]) if isinstance(mask, Tensor) and mask.dim() == 4 else 0
 
 
 def extend_mask(mask: Tensor, length: int, causal: bool) -> Tensor:

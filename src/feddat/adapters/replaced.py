@@ -88,6 +88,7 @@ class ReplacedWeights(AdapterStates):
         for module, name, key in self._places:
             # What assigning the attribute comes to, without checks that cost several times as long.
             module._parameters[name] = values[key]
+        self.opened = route
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
@@ -101,6 +102,12 @@ class ReplacedWeights(AdapterStates):
             weight.copy_(self._pretrained[key])
 
 
+def _vocabulary_head(model: nn.Module) -> nn.Module | None:
+    """Return what scores the vocabulary in a model that writes, where that is part of it: it is never trained."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return head if isinstance(head, nn.Module) else None
+
+
 def _choose(model: nn.Module, chosen: Choice) -> tuple[dict[str, nn.Parameter], list[tuple[nn.Module, str, str]]]:
     """Return the chosen parameters by key, and every (module, name there, key) where one is used.
 
@@ -111,6 +118,8 @@ def _choose(model: nn.Module, chosen: Choice) -> tuple[dict[str, nn.Parameter], 
         for owner, module in model.named_modules()
         for name, parameter in module.named_parameters(recurse=False)
     ]
+    words = _vocabulary_head(model)
+    found = [place for place in found if place[1] is not words]
     wanted = {id(parameter) for _, module, name, parameter in found if chosen(module, name)}
     keys: dict[int, str] = {}
     parameters: dict[str, nn.Parameter] = {}

@@ -8,7 +8,11 @@ transformers 5 does; a leading ``(.*\\.)?`` lets the same row fit a bare model a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+#: Parts of a vision-language model that take adapters; where a model has no such parts, all of it is the first.
+PARTS = ("language", "vision", "projector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,14 @@ class DefaultSites:
         lora: linear projections that LoRA adapts.
         prompt: where soft prompts enter; ``None`` for models that read no text.
         whole: modules that train whole beside the adapters, where the model has them (:mod:`feddat.adapters.whole`).
+        parts: sites in the other :data:`PARTS`, which take adapters if asked to.
     """
 
     bottleneck: str
     lora: str
     prompt: PromptSite | None = None
     whole: str | None = None
+    parts: Mapping[str, DefaultSites] = field(default_factory=dict)
 
 
 # The feed-forward's own output module: it adds the residual itself (ViLT), or adds and normalises it (BERT).
@@ -80,11 +86,23 @@ _DECODER = DefaultSites(
     lora=r"(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
     prompt=PromptSite(r"(model)?", causal=True),
 )
-# A vision-language model: its language model only, never the vision tower.
+# A vision-language model: by default its language model only.
 _VLM_DECODER = DefaultSites(
     bottleneck=r"(.*\.)?(text_model|language_model)\.(model\.)?layers\.\d+\.mlp",
     lora=r"(.*\.)?(text_model|language_model)\.(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
     prompt=PromptSite(r"(.*\.)?(text_model|language_model)", causal=True),
+    parts={
+        # CLIP's and SigLIP's layers and Qwen's blocks: they add the residual themselves.
+        "vision": DefaultSites(
+            bottleneck=r"(.*\.)?(vision_(model|tower)\..*layers|visual\.blocks)\.\d+",
+            lora=r"(.*\.)?(vision_(model|tower)\..*layers\.\d+\.self_attn\.(q_proj|v_proj)|visual\.blocks\.\d+\.attn\.qkv)",
+        ),
+        "projector": DefaultSites(
+            bottleneck=r"(.*\.)?(multi_modal_projector|connector|visual\.(merger|deepstack_merger_list\.\d+))",
+            lora=r"(.*\.)?(multi_modal_projector\.linear(_\d)?|connector\.modality_projection\.proj"
+            r"|visual\.(merger|deepstack_merger_list\.\d+)\.(mlp\.[02]|linear_fc\d))",
+        ),
+    },
 )
 # ALBEF: ViT's layers, and BERT's in the text encoder and in the answer decoder.
 _ALBEF = DefaultSites(
@@ -111,11 +129,11 @@ DEFAULT_SITES: dict[str, DefaultSites] = {
 }
 
 
-def default_sites(model_type: str | None) -> DefaultSites:
-    """Return the default sites of a transformers ``config.model_type``.
+def default_sites(model_type: str | None, parts: Sequence[str] = PARTS[:1]) -> DefaultSites:
+    """Return the default sites of a transformers ``config.model_type``, in the ``parts`` of it that are named.
 
     Raises:
-        ValueError: there are no defaults for this type.
+        ValueError: there are no defaults for this type, or it does not have such a part.
     """
     sites = DEFAULT_SITES.get(model_type or "")
     if sites is None:
@@ -123,4 +141,16 @@ def default_sites(model_type: str | None) -> DefaultSites:
             f"model type {model_type!r} has no default adapter sites: give a regular expression over module names "
             f"(known types: {', '.join(sorted(DEFAULT_SITES))})"
         )
-    return sites
+    if tuple(parts) == PARTS[:1]:
+        return sites
+    chosen = []
+    for part in parts:
+        if part not in {PARTS[0], *sites.parts}:
+            have = ", ".join([PARTS[0], *sites.parts])
+            raise ValueError(f"model type {model_type!r} has no part {part!r} to put adapters in; its parts: {have}")
+        chosen.append(sites if part == PARTS[0] else sites.parts[part])
+    return replace(
+        sites,
+        bottleneck="|".join(f"({site.bottleneck})" for site in chosen),
+        lora="|".join(f"({site.lora})" for site in chosen),
+    )

@@ -15,7 +15,12 @@ class AdapterStates:
 
     Args:
         weights: adapter -> key -> parameter.
+
+    Attributes:
+        opened: the route that was opened last.
     """
+
+    opened: Route = "global"
 
     def __init__(self, weights: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         self._weights = {name: dict(weights[name]) for name in ADAPTERS}

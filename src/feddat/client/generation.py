@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from feddat.config import EvalConfig
 from feddat.data.readers.vqa_answers import normalise_answer
 from feddat.example import Example
-from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone, Questions
+from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone, ReadQuestions
 from feddat.tasks.generated import answer_loss, answer_shares, token_losses
 
 #: Key of the answers' weights in a batch's inputs, (M,).
@@ -133,9 +133,9 @@ class Generation:
         self.written = list(zip(texts, likelihoods.exp().tolist(), strict=True))
         return scores
 
-    def _rank(self, head: nn.Module, questions: Questions) -> Tensor:
-        device = questions.states.device
-        count = len(questions.states)
+    def _rank(self, head: nn.Module, questions: ReadQuestions) -> Tensor:
+        device = questions.device
+        count = len(questions)
         top, batch_size = min(self._config.rank_top, len(self._answers)), self._config.batch_size
         start = torch.full((count, 1), self._start, device=device)
         first = self._decode(head, questions, start)[:, 0].log_softmax(dim=-1)[:, self._table.first.to(device)]
@@ -148,14 +148,14 @@ class Generation:
         ranked = ranked + (self._backbone.first_token_counts - 1) * likeliest.values
         return torch.full_like(first, -torch.inf).scatter(1, likeliest.indices, ranked)
 
-    def _likelihoods(self, head: nn.Module, questions: Questions, answers: Tensor) -> Tensor:
-        ids, mask = self._table.pick(answers.cpu(), questions.states.device)
+    def _likelihoods(self, head: nn.Module, questions: ReadQuestions, answers: Tensor) -> Tensor:
+        ids, mask = self._table.pick(answers.cpu(), questions.device)
         logits = self._decode(head, questions, ids[:, :-1], mask[:, :-1])
         return -token_losses(logits, ids[:, 1:], mask[:, 1:]).sum(dim=1)
 
-    def _write(self, head: nn.Module, questions: Questions) -> tuple[list[str], Tensor]:
+    def _write(self, head: nn.Module, questions: ReadQuestions) -> tuple[list[str], Tensor]:
         """Return what is written greedily, and its log-likelihood (N,)."""
-        ids = torch.full((len(questions.states), 1), self._start, device=questions.states.device)
+        ids = torch.full((len(questions), 1), self._start, device=questions.device)
         ended = torch.zeros_like(ids[:, 0], dtype=torch.bool)
         total = torch.zeros_like(ids[:, 0], dtype=torch.float32)
         for _ in range(self._backbone.longest_answer + 1):
@@ -169,7 +169,7 @@ class Generation:
         rows = [row[1 : row.index(self._end) if self._end in row else None] for row in ids.tolist()]
         return [self._backbone.answer_text(row) for row in rows], total
 
-    def _decode(self, head: nn.Module, questions: Questions, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def _decode(self, head: nn.Module, questions: ReadQuestions, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return token logits (M, L, V); no mask: there is no padding."""
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         logits: Tensor = head(self._backbone.decode(questions, ids, mask))

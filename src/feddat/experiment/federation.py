@@ -14,6 +14,7 @@ from torch import Tensor
 from feddat.adapters.base import Adapters
 from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.algorithms.base import MAIN_HEAD
 from feddat.client.personal import shared_state
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
@@ -22,6 +23,7 @@ from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
 from feddat.models.base import Backbone
 from feddat.models.fusion import FusedBackbone
+from feddat.models.number_formats import Format
 from feddat.seeding import numpy_generator, torch_generator
 
 #: Name of the one participant of a centralised method.
@@ -95,7 +97,15 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
         for split in ("train", config.eval.split):
             if not client.split(split):
                 raise DataError(f"client {client.name}: split {split} is empty")
-    backbone, adapters = _load_model(config.model, config.adapter, config.fusion, str(_device(config.device)))
+    _check_format(config)
+    backbone, adapters = _load_model(
+        config.model,
+        config.weights,
+        config.adapter,
+        config.fusion,
+        config.train.checkpointing,
+        str(_device(config.device)),
+    )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
@@ -104,6 +114,12 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
         name: Participant(name, members, config, backbone, adapters, algorithm, stores[name])
         for name, members in groups.items()
     }
+    for member in (member for participant in participants.values() for member in participant.members.values()):
+        if algorithm.trains_head_alone and not list(member.heads[MAIN_HEAD].parameters()):
+            raise ConfigError(
+                f"method: {algorithm.name} has steps in which nothing but the head trains, but the vocabulary head of "
+                f"model {config.model} does not"
+            )
     written = any(member.generation for p in participants.values() for member in p.members.values())
     if algorithm.reads_features and written:
         raise ConfigError(
@@ -122,6 +138,19 @@ def _check(algorithm: Algorithm, config: RunConfig) -> None:
         raise ConfigError("head.lr: 0, but a personal fusion trains at the head's rate")
     if algorithm.trains_head_alone and config.head.lr == 0:
         raise ConfigError(f"head.lr: 0, but {algorithm.name} has steps in which nothing but the head trains")
+
+
+def _check_format(config: RunConfig) -> None:
+    """Raise ``ConfigError`` if weights would have to train or move in a format in which they cannot."""
+    if config.weights == "fp32":
+        return
+    if config.adapter.peft in ("full", "norm", "bias"):
+        raise ConfigError(
+            f"weights: {config.weights}, but adapter.peft {config.adapter.peft} trains the model's own; use "
+            "bottleneck, lora or prompt"
+        )
+    if type(ALGORITHMS[config.method]).shift is not Algorithm.shift:
+        raise ConfigError(f"weights: {config.weights}, but {config.method} adds to the model's own; use fp32")
 
 
 def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
@@ -175,10 +204,12 @@ def _load_benchmark(
 
 
 @lru_cache(maxsize=1)
-def _load_model(model: str, adapter: AdapterConfig, fusion: FusionConfig, device: str) -> tuple[Backbone, Adapters]:
+def _load_model(
+    model: str, weights: Format, adapter: AdapterConfig, fusion: FusionConfig, checkpointing: bool, device: str
+) -> tuple[Backbone, Adapters]:
     from feddat.models.catalog import load_backbone
 
-    backbone = load_backbone(model)
+    backbone = load_backbone(model, weights, device)
     if isinstance(backbone, FusedBackbone):
         backbone.fuse(fusion.kind, fusion.side)
     elif fusion != FusionConfig():
@@ -188,6 +219,10 @@ def _load_model(model: str, adapter: AdapterConfig, fusion: FusionConfig, device
         adapters = build_adapters(backbone.model, **adapter.model_dump())
     except ValueError as error:
         raise ConfigError(f"adapter: {error}") from None
+    if checkpointing:
+        from feddat.adapters.checkpointing import checkpoint_layers
+
+        checkpoint_layers(adapters)
     return backbone, adapters
 
 

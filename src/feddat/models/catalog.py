@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from feddat.models.base import Backbone, Encoder, ModelError
 from feddat.models.folder import fingerprint, read_model_type
+
+if TYPE_CHECKING:
+    from feddat.models.number_formats import Format
 
 #: Models inside the package (``assets/NAME``): name -> description.
 BUNDLED: Mapping[str, str] = {
@@ -75,6 +79,20 @@ def _load_two_towers_encoder(folder: Path) -> Encoder:
     return TwoTowersEncoder(folder)
 
 
+def _load_decoder(folder: Path, name: str, weights: Format = "fp32", device: str = "cpu") -> Backbone:
+    from feddat.models.decoder import DecoderBackbone
+
+    return DecoderBackbone(folder, name, weights, device)
+
+
+def _load_decoder_encoder(folder: Path) -> Encoder:
+    from feddat.models.decoder_encoder import DecoderEncoder
+
+    return DecoderEncoder(folder)
+
+
+#: ``model_type`` of decoder vision-language models that are tested; others are loaded the same way.
+DECODERS = ("smolvlm", "idefics3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "paligemma", "llava")
 #: ``model_type`` of a Hugging Face folder -> what reads it, and what reads it without weights.
 FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {
     "vilt": (_load_vilt, _load_vilt_encoder),
@@ -83,6 +101,7 @@ FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], E
     "vilt-bert": (_load_vilt_bert, _load_vilt_bert_encoder),
     "clip": (_load_two_towers, _load_two_towers_encoder),
     "siglip": (_load_two_towers, _load_two_towers_encoder),
+    **dict.fromkeys(DECODERS, (_load_decoder, _load_decoder_encoder)),
 }
 
 
@@ -91,14 +110,28 @@ def list_models() -> dict[str, str]:
     return dict(BUNDLED)
 
 
-def load_backbone(name_or_path: str) -> Backbone:
+def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cpu") -> Backbone:
     """Load a bundled model by name, or a Hugging Face folder by path; nothing is downloaded.
 
+    Args:
+        name_or_path: of the model.
+        weights: number format of the frozen weights; others than float32 are for decoder vision-language models.
+        device: where weights in another format go at once.
+
     Raises:
-        ModelError: there is no such model, or the folder is incomplete or of an unsupported family.
+        ModelError: there is no such model, or the folder is incomplete or of an unsupported family, or it cannot be had
+            in this format.
     """
     folder = _folder(name_or_path)
-    return _family(folder)[0](folder, name_or_path)
+    load = _family(folder)[0]
+    if weights == "fp32":
+        return load(folder, name_or_path)
+    if load is not _load_decoder:
+        raise ModelError(
+            f"weights: {weights} is for decoder vision-language models; model {name_or_path} is a "
+            f"{read_model_type(folder)}"
+        )
+    return _load_decoder(folder, name_or_path, weights, device)
 
 
 def load_encoder(name_or_path: str) -> Encoder:
@@ -133,8 +166,13 @@ def _folder(name_or_path: str) -> Path:
 
 def _family(folder: Path) -> tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]:
     model_type = read_model_type(folder)
-    if model_type not in FAMILIES:
-        raise ModelError(
-            f"model folder {folder}: model_type {model_type!r} is not supported; expected {', '.join(sorted(FAMILIES))}"
-        )
-    return FAMILIES[model_type]
+    if model_type in FAMILIES:
+        return FAMILIES[model_type]
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return _load_decoder, _load_decoder_encoder
+    raise ModelError(
+        f"model folder {folder}: model_type {model_type!r} is not supported; expected {', '.join(sorted(FAMILIES))}, "
+        "or another that transformers' AutoModelForImageTextToText loads"
+    )

@@ -14,6 +14,8 @@ from feddat.models.base import ModelError
 _ENCODING_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -101,7 +103,7 @@ def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
 def copy_folder(source: Path, target: Path) -> None:
     """Copy the files of a model folder; onto itself, nothing happens."""
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.json", "*.txt", "*.model", "*.safetensors"):
+    for pattern in ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"):
         for path in source.glob(pattern):
             if not (target / path.name).exists() or not path.samefile(target / path.name):
                 shutil.copyfile(path, target / path.name)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from feddat.models.base import Backbone
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 #: Keys of the answers in a batch's inputs: token ids (M, L) and their mask (M, L), true where a token is; the question
@@ -22,9 +23,26 @@ ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS = "answer_ids", "answer_mask", "answer_rows
 IMAGE_STATES = "image_states"
 
 
+class ReadQuestions(Protocol):
+    """Questions that a backbone has read beside their images, in whatever form its decoder goes on from."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Return where they are."""
+        ...
+
+    def rows(self, index: Tensor) -> ReadQuestions:
+        """Return the questions at ``index`` (M,), in that order, again where one is named again."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Questions read beside their images: what the decoder attends to.
+    """Questions as states that a decoder attends to (:class:`ReadQuestions`).
 
     Attributes:
         states: (N, Q, d) float.
@@ -33,6 +51,15 @@ class Questions:
 
     states: Tensor
     mask: Tensor
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.states)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the states are."""
+        return self.states.device
 
     def rows(self, index: Tensor) -> Questions:
         """Return the questions at ``index`` (M,), in that order, again where one is named again."""
@@ -63,20 +90,23 @@ class GenerativeBackbone(Backbone, Protocol):
         ...
 
     def answer_head(self) -> nn.Module:
-        """Return a new trainable vocabulary head, (M, L, d) to token logits (M, L, V): a copy of the backbone's own."""
+        """Return a vocabulary head, (M, L, d) to token logits (M, L, V): a new trainable copy of the backbone's own.
+
+        Or the backbone's own itself, which does not train: then it has no parameters.
+        """
         ...
 
-    def read(self, inputs: dict[str, Tensor]) -> Questions:
+    def read(self, inputs: dict[str, Tensor]) -> ReadQuestions:
         """Return the questions of a batch, read beside their images."""
         ...
 
-    def decode(self, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
+    def decode(self, questions: Any, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the decoder's hidden states (M, L, d), float32 or wider.
 
         Each sees the tokens up to its own, and its question.
 
         Args:
-            questions: M of them, one per answer.
+            questions: M of them, one per answer, as :meth:`read` gave them.
             ids: token ids (M, L), the start token first.
             mask: (M, L), true where a token is; padding comes last.
         """

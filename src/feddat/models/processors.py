@@ -16,7 +16,8 @@ from torch import Tensor
 from feddat.models.base import ModelError
 from feddat.models.folder import first_line, require_file
 
-_FILES = ("preprocessor_config.json", "processor_config.json")
+#: Where a folder may have its image processor.
+FILES = ("preprocessor_config.json", "processor_config.json")
 _MODES = {Resampling.BILINEAR: "bilinear", Resampling.BICUBIC: "bicubic"}
 
 
@@ -26,7 +27,7 @@ def load_processor(kind: Any, folder: Path, family: str) -> tuple[Any, str]:
     Raises:
         ModelError: it is missing or unreadable, or resamples in another way than torch can.
     """
-    path = require_file(folder, _FILES, "image processor")
+    path = require_file(folder, FILES, "image processor")
     try:
         processor = kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for damaged files

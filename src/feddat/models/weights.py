@@ -27,7 +27,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str] = (), **options: Any) -> Any:
-    """Return a model of class ``kind`` with a folder's weights, float32.
+    """Return a model of class ``kind`` with a folder's weights, float32 unless ``options`` name another ``dtype``.
 
     Args:
         kind: transformers model class.
@@ -46,10 +46,9 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
-                dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # they come back in the report
                 output_loading_info=True,
-                **options,
+                **({"dtype": torch.float32} | options),
             )
     except Exception as error:  # transformers and safetensors raise many kinds for damaged or unfitting files
         raise unloadable(folder, family, error) from error

@@ -1,0 +1,132 @@
+"""A question as a decoder vision-language model is asked it, and an answer as it would write it: the chat template.
+
+The template is the model folder's own, rendered for one user turn, a picture and a question. How an answer begins (with
+a space, on a new line) and with which token it ends is read off the template too, by rendering a made-up answer.
+
+A folder without a template is asked ``PICTURE\\nQuestion: QUESTION\\nAnswer:`` and answers `` ANSWER``, up to the
+tokenizer's end token; a PaliGemma, as its own processor has it, ``PICTURE BOS QUESTION\\n`` and ``ANSWER``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from feddat.models.base import ModelError
+from feddat.models.folder import first_line
+
+#: Questions are cut to so many tokens.
+QUESTION_TOKENS = 256
+# Words that no template has, to find where it puts things.
+_QUESTION, _ANSWER = "questionquestion", "answeranswer"
+
+
+class Chat:
+    """Prompts and answers in a model's own form, as token ids.
+
+    Args:
+        tokenizer: the model's.
+        image_token: the text that stands for a picture.
+        template: chat template (Jinja); ``None``: the folder has none.
+        family: ``model_type``.
+        folder: for messages.
+
+    Attributes:
+        image_id: the token that stands for a picture; each prompt has it once.
+        end: the token that ends an answer.
+
+    Raises:
+        ModelError: the template cannot be rendered, or does not put the picture and the question once each, or nothing
+            ends an answer.
+    """
+
+    def __init__(self, tokenizer: Any, image_token: str, template: str | None, family: str, folder: Path) -> None:
+        self._tokenizer = tokenizer
+        self._image_token = image_token
+        self._template = template
+        self._family = family
+        self._folder = folder
+        self.image_id: int = tokenizer.convert_tokens_to_ids(image_token)
+        asked = self._render(_QUESTION)
+        for text, what in ((image_token, "the picture"), (_QUESTION, "the question")):
+            if asked.count(text) != 1:
+                raise ModelError(
+                    f"model folder {folder}: chat template puts {what} {asked.count(text)} times; expected once"
+                )
+        bos: str | None = tokenizer.bos_token
+        # As stock processors do: a template that writes the start token itself gets no second one.
+        self._adds_special = self._family != "paligemma" and not (bos and asked.startswith(bos))
+        self._tail = asked[max(asked.index(text) + len(text) for text in (image_token, _QUESTION)) :]
+        self._before, after = self._around_answer(asked)
+        self.end = self._end_token(after)
+
+    def prompts(self, questions: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each question's prompt, up to where the answer begins."""
+        if not questions:
+            return []
+        rendered = [self._render(self._cut(question)) for question in questions]
+        ids: list[list[int]] = self._tokenizer(rendered, add_special_tokens=self._adds_special)["input_ids"]
+        return ids
+
+    def answers(self, answers: Sequence[str]) -> list[list[int]]:
+        """Return each answer's token ids, as they follow a prompt, and the token that ends it."""
+        # Tokenised behind the end of the prompt: alone, some tokenizers would put a space in front.
+        tail = self._ids([self._tail])[0]
+        behind = self._ids([self._tail + self._before + answer for answer in answers])
+        alone = self._ids([self._before + answer for answer in answers])
+        return [
+            [*(row[len(tail) :] if row[: len(tail)] == tail else other), self.end]
+            for row, other in zip(behind, alone, strict=True)
+        ]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return what an answer's token ids spell."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def _render(self, question: str, answer: str | None = None) -> str:
+        image, start = self._image_token, self._tokenizer.bos_token or ""
+        if self._template is None:
+            if self._family == "paligemma":
+                return f"{image}{start}{question}\n{answer or ''}"
+            return f"{image}\nQuestion: {question}\nAnswer:" + ("" if answer is None else f" {answer}")
+        turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}]
+        if answer is not None:
+            turns.append({"role": "assistant", "content": [{"type": "text", "text": answer}]})
+        try:
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns, chat_template=self._template, tokenize=False, add_generation_prompt=answer is None
+                )
+            )
+        except Exception as error:  # Jinja raises many kinds, and templates raise their own
+            raise ModelError(
+                f"model folder {self._folder}: chat template cannot be rendered: {first_line(error)}"
+            ) from error
+
+    def _around_answer(self, asked: str) -> tuple[str, str]:
+        """Return what stands between a prompt and its answer, and what after the answer."""
+        answered = self._render(_QUESTION, _ANSWER)
+        before, found, after = answered.removeprefix(asked).partition(_ANSWER)
+        # Some templates ask for an answer in other words than they tell one: then it follows at once.
+        return (before, after) if found and answered.startswith(asked) else ("", after)
+
+    def _end_token(self, after: str) -> int:
+        special = set(self._tokenizer.all_special_ids)
+        ends = [token for token in self._ids([after])[0] if token in special]
+        end: int | None = ends[0] if ends else self._tokenizer.eos_token_id
+        if end is None:
+            raise ModelError(
+                f"model folder {self._folder}: neither chat template nor tokenizer says which token ends an answer"
+            )
+        return end
+
+    def _cut(self, question: str) -> str:
+        """Return a question without picture tokens, of at most :data:`QUESTION_TOKENS` tokens."""
+        question = question.replace(self._image_token, " ")
+        ids = self._ids([question])[0]
+        return question if len(ids) <= QUESTION_TOKENS else str(self._tokenizer.decode(ids[:QUESTION_TOKENS]))
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        return ids
