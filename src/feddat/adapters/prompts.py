@@ -157,6 +157,8 @@ class SoftPrompts(AdapterStates):
                 if isinstance(mask, dict)  # one for each kind of layer
                 else self._extended(mask)
             )
+        if "visual_pos_masks" in given:  # where Qwen3-VL adds pictures again, between its layers
+            given["visual_pos_masks"] = functional.pad(given["visual_pos_masks"], (self._length, 0), value=False)
         if "position_ids" in given:
             given["position_ids"] = extend_positions(given["position_ids"], self._length)
         return args, given

@@ -8,9 +8,9 @@ language model: SmolVLM and Idefics3 (arXiv 2504.05299, 2408.12637), Qwen2-VL, 2
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,11 @@ from feddat.models.folder import copy_folder, read_model_type
 from feddat.models.generative import answer_features
 from feddat.models.number_formats import Format, convert_weights, rest_dtype
 from feddat.models.prefix import Prefixes, ReadingLayer
+from feddat.models.stages import drops_out
 from feddat.models.weights import load_weights
 
+#: Key of the pictures as the language model takes them, in the place of pixels: what transformers' models call it.
+_SEEN = "mm_encoder_outputs"
 #: Entries of a language model's configuration that rescale logits in ways that are not done here.
 _RESCALED = ("logit_scale", "logits_scaling")
 
@@ -36,7 +39,7 @@ class DecoderBackbone:
     """A frozen decoder vision-language model behind :class:`feddat.models.generative.GenerativeBackbone`.
 
     A question is read once, beside its picture; its answers follow it. What :meth:`answer_tokens` calls the start token
-    is the last one of the prompt: it is never read again, its state is kept.
+    stands for the prompt, whose last state is kept and predicts the first token: it is never read itself.
 
     The vocabulary head is the model's own and does not train: clients have no head of their own.
 
@@ -69,6 +72,7 @@ class DecoderBackbone:
         self._whole: Any = getattr(whole, whole.base_model_prefix)
         self._decoder: Any = whole.get_decoder()
         self._takes = frozenset(inspect.signature(self._whole.forward).parameters)
+        self._pictures_are_prefix = False
         self._text: Any = self._decoder.config
         self.feature_dim: int = self._text.hidden_size
         for key in _RESCALED:
@@ -87,10 +91,26 @@ class DecoderBackbone:
         """Return the states that predict the answers' tokens, (M, L - 1, d): :func:`answer_features`."""
         return answer_features(self, inputs)
 
+    def stage(self, changed: Collection[nn.Module]) -> None:
+        """Divide the forward pass behind vision tower and projector, if no route changes them."""
+        ids = {id(module) for module in changed}
+        language = [module for module in self._decoder.modules() if id(module) in ids]
+        self._pictures_are_prefix = _SEEN in self._takes and len(language) == len(ids)
+
+    def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return inputs with pictures as the language model takes them, if no route changes what makes them so."""
+        if not self._pictures_are_prefix or drops_out(self._whole):
+            return inputs
+        see = self._whole.get_image_features
+        wanted = set(inspect.signature(see).parameters) & set(inputs)
+        seen = {"image": see(**{key: inputs[key] for key in wanted}, return_dict=True)}
+        rest = {key: value for key, value in inputs.items() if key != "pixel_values"}
+        return rest | {_SEEN: cast(Tensor, seen)}  # not a tensor, but of some: each family's own
+
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return each answer's token ids, from the start (see the class) to the end token."""
         chat = self.encoder.chat
-        return [[chat.end, *row] for row in chat.answers(answers)]
+        return [[chat.image_id, *row] for row in chat.answers(answers)]
 
     def answer_text(self, tokens: Sequence[int]) -> str:
         """Return what the token ids between the start and the end token spell."""
@@ -115,9 +135,10 @@ class DecoderBackbone:
         cache: Any = Cache(layer_class_to_replicate=ReadingLayer)
         watch = self._decoder.register_forward_pre_hook(note, with_kwargs=True)
         try:
-            states: Tensor = self._whole(
-                **{key: value for key, value in inputs.items() if key in self._takes}, cache=cache, use_cache=True
-            ).last_hidden_state
+            given: dict[str, Any] = {key: value for key, value in inputs.items() if key in self._takes}
+            if _SEEN in given:
+                given[_SEEN] = dict(given[_SEEN])  # models write into it
+            states: Tensor = self._whole(**given, cache=cache, use_cache=True).last_hidden_state
         finally:
             watch.remove()
         layers = [(layer.keys, layer.values) for layer in cache.layers]

@@ -52,7 +52,7 @@ def convert_weights(model: nn.Module, weights: Format, device: str, kept: Collec
                 model.set_submodule(name, make(module))
     try:
         model.to(device)
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
         raise ModelError(f"weights: {weights} cannot be had on {device}: {reason}") from error
 

@@ -1,0 +1,136 @@
+"""Tiny decoder vision-language models in whole federations, from the command line to a prediction."""
+
+import json
+from importlib import resources
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from feddat.cli import main
+from feddat.config import ConfigError, load_config
+from feddat.experiment import Experiment
+from feddat.experiment.federation import load_federation
+from feddat.models.base import ModelError
+from feddat.models.tiny_decoder import MAKERS
+from helpers import make_tiny_vilt
+
+ROUNDS = 3
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    # The words of the generated questions, so that these are short.
+    vocabulary = resources.files("feddat.models") / "assets" / "vilt-mini" / "vocab.txt"
+    words = [word for word in vocabulary.read_text().split() if word.isalpha() and len(word) > 1]
+    return {
+        family: MAKERS[family](root / family, words=words)
+        for family in ("smolvlm", "qwen2_5_vl", "paligemma", "llava")
+    }
+
+
+def command(*words):
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, words)])
+    assert stopped.value.code == 0
+
+
+def run(folder, model, *overrides):
+    settings = {
+        "runs_dir": folder, "name": "run", "model": model, "rounds": ROUNDS, "benchmark": "mini/domain",
+        "train_examples": 8, "test_examples": 2, "train.batch_size": 8, "train.lr": 0.01, "eval.every": ROUNDS,
+        "eval.rank_top": 8, "threads": 1,
+    }  # fmt: skip
+    command("run", *(f"{key}={value}" for key, value in settings.items()), *overrides)
+    return folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("family", "overrides", "travels"),
+    [
+        ("smolvlm", (), {"model.text_model"}),
+        (
+            "qwen2_5_vl",
+            ("adapter.peft=lora", "adapter.parts=[language, vision, projector]", "train.checkpointing=true"),
+            {"model.language_model", "model.visual"},
+        ),
+        ("paligemma", ("eval.answers=generate", "algorithm.order=joint"), {"model.language_model"}),
+        (
+            "llava",
+            ("weights=int8", "adapter.parts=[language, projector]"),
+            {"model.language_model", "model.multi_modal_projector"},
+        ),
+    ],
+)
+def test_a_family_learns_and_only_its_shared_part_travels(tmp_path, folders, family, overrides, travels):
+    folder = run(tmp_path, folders[family], *overrides)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = {(line["client"], line["round"]): line["metrics"]["loss"] for line in lines if line["split"] == "train"}
+    for client in {client for client, _ in losses}:
+        assert losses[client, ROUNDS] < losses[client, 1]
+
+    checkpoints = [load_file(folder / "checkpoints" / f"round-0000{n}.safetensors") for n in (2, 3)]
+    assert {".".join(key.split(".")[:2]) for key in checkpoints[1]} == travels
+    assert any(not torch.equal(checkpoints[0][key], checkpoints[1][key]) for key in checkpoints[1])
+    summary = json.loads((folder / "summary.json").read_text())
+    shared = sum(value.numel() for value in checkpoints[1].values())
+    assert summary["parameters"]["communicated"] == shared
+    assert summary["parameters"]["trainable"] == 2 * shared  # the vocabulary head does not train
+    for client in (path for path in (folder / "clients").iterdir() if path.is_dir()):
+        kept = load_file(sorted(client.glob("round-*.safetensors"))[-1])
+        assert {key.partition(".")[0] for key in kept} == {"local", "anchor"}
+        assert any(not torch.equal(kept[f"local.{key}"], value) for key, value in checkpoints[1].items())
+
+    question = tmp_path / "question.png"
+    Image.fromarray(np.full((40, 40, 3), 200, np.uint8)).save(question)
+    command("predict", "--run", folder, "--client", client.name, "--image", question, "--question", "is it red?")
+
+
+def test_predictions_are_of_the_clients_list(tmp_path, folders, capsys):
+    folder = run(tmp_path, folders["smolvlm"], "rounds=1", "train_examples=4")
+    experiment = Experiment.open(folder)
+    client, data = next(iter(load_federation(experiment.settings, experiment.folder.clients).data.items()))
+    (top,) = experiment.predict(client, data.test[:1], k=3)
+    assert len(top) == 3 and {answer for answer, _ in top} <= set(data.answers)
+    # A run that is read again answers as it did.
+    assert Experiment.open(folder).predict(client, data.test[:1], k=3) == [top]
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        (
+            {"method": "fedrep"},
+            ConfigError,
+            "nothing but the head trains, but the vocabulary head of model .* does not",
+        ),
+        ({"method": "head"}, ConfigError, "nothing but the head trains"),
+        ({"method": "moon"}, ConfigError, "writes its answers"),
+        ({"weights": "int8", "adapter.peft": "full", "method": "fedavg"}, ConfigError, "peft full trains the model's"),
+        ({"weights": "int8", "adapter.peft": "lora", "method": "fedex-lora"}, ConfigError, "adds to the model's own"),
+        ({"adapter.parts": ["language"], "adapter.sites": "x", "adapter.peft": "lora"}, ConfigError, "no"),
+        ({"adapter.parts": ["vision"], "adapter.sites": ".*mlp"}, ConfigError, "give one of them"),
+        ({"weights": "bf16", "model": "vilt-mini"}, ModelError, r"weights: bf16 is for decoder"),
+        ({"adapter.parts": ["vision"], "model": "vilt-mini"}, ConfigError, "has no part 'vision'"),
+        ({"adapter.parts": ["vision"], "adapter.peft": "full", "method": "fedavg"}, ConfigError, "none to choose"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(tmp_path, folders, values, error, said):
+    settings = {"model": str(folders["smolvlm"]), "method": "feddat", "train_examples": 2, "test_examples": 2}
+    config = load_config(**settings | {"adapter.peft": "bottleneck"} | values)
+    with pytest.raises(error, match=said):
+        load_federation(config, tmp_path)
+
+
+def test_bf16_weights_run_and_what_trains_stays_float32(tmp_path, folders):
+    folder = run(tmp_path, folders["llava"], "weights=bf16", "rounds=1", "train_examples=4")
+    states = load_file(next((folder / "clients").rglob("round-*.safetensors")))
+    assert all(value.dtype == torch.float32 for value in states.values())
+
+
+def test_checkpointing_is_for_every_family(tmp_path):
+    folder = run(tmp_path, make_tiny_vilt(tmp_path / "vilt"), "train.checkpointing=true", "rounds=1", "train_examples=4")
+    assert json.loads((folder / "summary.json").read_text())["mean"] >= 0
