@@ -11,8 +11,8 @@ from feddat.client.trainer import Participant
 from feddat.config import load_config
 from feddat.example import ClientData, Example, View
 from feddat.models.catalog import load_backbone
-from feddat.models.tiny_decoder import MAKERS
-from helpers import make_tiny_vilt
+from feddat.models.tiny import make_tiny
+from feddat.models.tiny.settings import SIZES
 
 CPU = torch.device("cpu")
 FAMILIES = ("vilt", "smolvlm", "qwen2_5_vl")
@@ -21,7 +21,7 @@ FAMILIES = ("vilt", "smolvlm", "qwen2_5_vl")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    return {family: MAKERS.get(family, make_tiny_vilt)(root / family) for family in FAMILIES}
+    return {family: make_tiny(family, root / family, SIZES["unit"]) for family in FAMILIES}
 
 
 def picture(seed):

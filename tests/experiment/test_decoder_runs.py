@@ -1,7 +1,6 @@
 """Tiny decoder vision-language models in whole federations, from the command line to a prediction."""
 
 import json
-from importlib import resources
 
 import numpy as np
 import pytest
@@ -14,7 +13,8 @@ from feddat.config import ConfigError, load_config
 from feddat.experiment import Experiment
 from feddat.experiment.federation import load_federation
 from feddat.models.base import ModelError
-from feddat.models.tiny_decoder import MAKERS
+from feddat.models.tiny import make_tiny
+from feddat.models.tiny.settings import SIZES
 
 ROUNDS = 3
 
@@ -22,12 +22,8 @@ ROUNDS = 3
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    # The words of the generated questions, so that these are short.
-    vocabulary = resources.files("feddat.models") / "assets" / "vilt-mini" / "vocab.txt"
-    words = [word for word in vocabulary.read_text().split() if word.isalpha() and len(word) > 1]
-    return {
-        family: MAKERS[family](root / family, words=words) for family in ("smolvlm", "qwen2_5_vl", "paligemma", "llava")
-    }
+    families = ("smolvlm", "qwen2_5_vl", "paligemma", "llava")
+    return {family: make_tiny(family, root / family, SIZES["unit"]) for family in families}
 
 
 def command(*words):

@@ -19,12 +19,13 @@ from feddat.models.base import ModelError, StagedBackbone
 from feddat.models.catalog import DECODERS, load_backbone, load_encoder
 from feddat.models.decoder import DecoderBackbone
 from feddat.models.generative import GenerativeBackbone
-from feddat.models.tiny_decoder import MAKERS
+from feddat.models.tiny import make_tiny
+from feddat.models.tiny.settings import SIZES
 
 CPU = torch.device("cpu")
 ANSWERS = ("red", "no", "blue square", "two")
 #: Larger than the models see them and of several shapes, so that prompts differ in length too.
-SIZES = ((40, 56), (100, 70), (32, 32))
+PICTURES = ((40, 56), (100, 70), (32, 32))
 QUESTIONS = ("what is the color?", "is the circle red, or is it blue?", "two?")
 
 
@@ -32,13 +33,13 @@ def picture(seed, size):
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-VIEWS = [View(picture(n, size), text) for n, (size, text) in enumerate(zip(SIZES, QUESTIONS, strict=True))]
+VIEWS = [View(picture(n, size), text) for n, (size, text) in enumerate(zip(PICTURES, QUESTIONS, strict=True))]
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("decoders")
-    return {family: make(root / family) for family, make in MAKERS.items()}
+    return {family: make_tiny(family, root / family, SIZES["unit"]) for family in DECODERS}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +50,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", params=sorted(MAKERS))
+@pytest.fixture(scope="module", params=DECODERS)
 def folder(request, folders):
     return folders[request.param]
 

@@ -11,8 +11,8 @@ from feddat.models.base import ModelError
 from feddat.models.catalog import load_backbone
 from feddat.models.decoder import DecoderBackbone
 from feddat.models.number_formats import Int8Linear, convert_weights, rest_dtype
-from feddat.models.tiny_decoder import make_tiny_llava
-from helpers import make_tiny_vilt
+from feddat.models.tiny import make_tiny
+from feddat.models.tiny.settings import SIZES
 
 WITH_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 needs_bitsandbytes = pytest.mark.skipif(not WITH_BITSANDBYTES, reason="bitsandbytes is not installed")
@@ -20,7 +20,7 @@ needs_bitsandbytes = pytest.mark.skipif(not WITH_BITSANDBYTES, reason="bitsandby
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_tiny_llava(tmp_path_factory.mktemp("model") / "llava")
+    return make_tiny("llava", tmp_path_factory.mktemp("model") / "llava", SIZES["unit"])
 
 
 def test_eight_bits_by_hand():
@@ -115,7 +115,7 @@ def test_a_missing_library_is_named(folder, monkeypatch):
 
 def test_other_families_and_devices_are_refused(folder, tmp_path):
     with pytest.raises(ModelError, match=r"weights: int8 is for decoder vision-language models; .* is a vilt"):
-        load_backbone(str(make_tiny_vilt(tmp_path / "vilt")), "int8")
+        load_backbone(str(make_tiny("vilt", tmp_path / "vilt", SIZES["unit"])), "int8")
     if not torch.cuda.is_available():
         with pytest.raises(ModelError, match="weights: int8 cannot be had on cuda"):
             convert_weights(nn.Sequential(nn.Linear(2, 2)), "int8", "cuda")

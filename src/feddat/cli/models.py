@@ -18,7 +18,13 @@ app = typer.Typer(no_args_is_help=True, help="Check model folders, and make smal
 
 @app.command("make-tiny")
 def make_tiny(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="vilt, vilt-bert, blip, albef, clip, siglip.")],
+    family: Annotated[
+        str,
+        typer.Argument(
+            metavar="FAMILY",
+            help="vilt, vilt-bert, blip, albef, clip, siglip, smolvlm, qwen2_vl, paligemma, llava, ...",
+        ),
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder to write.")],
     overrides: Annotated[
         list[str] | None,

@@ -13,6 +13,7 @@ from pathlib import Path
 from feddat.models.base import ModelError
 from feddat.models.tiny.albef import make_albef
 from feddat.models.tiny.blip import make_blip
+from feddat.models.tiny.decoder import DECODERS
 from feddat.models.tiny.settings import TinySettings
 from feddat.models.tiny.two_towers import make_clip, make_siglip
 from feddat.models.tiny.vilt import make_vilt, make_vilt_bert
@@ -31,6 +32,7 @@ TINY: Mapping[str, tuple[Builder, int]] = {
     "albef": (make_albef, 2),
     "clip": (make_clip, 3),
     "siglip": (make_siglip, 3),
+    **{family: (build, 2 if family == "qwen3_vl" else 3) for family, build in DECODERS.items()},
 }
 
 

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
 
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -72,3 +72,32 @@ def siglip_tokenizer(words: Sequence[str], folder: Path) -> int:
     kind: Any = PreTrainedTokenizerFast
     kind(tokenizer_object=tokenizer, eos_token="</s>", pad_token="</s>", unk_token="<unk>").save_pretrained(folder)
     return len(scores)
+
+
+def byte_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """Return a byte-level BPE tokenizer, as SmolVLM's and Qwen's are; it knows each word with and without a space."""
+    learned = Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learned.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1_000_000,  # to the end: until no pair is left
+        min_frequency=1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    known = [word for word in words if word.isalpha()]
+    learned.train_from_iterator([*known, *(f" {word}" for word in known)], trainer)
+    return learned
+
+
+def piece_tokenizer(words: Sequence[str]) -> Tokenizer:
+    """Return a tokenizer of pieces, as LLaMA's and Gemma's are: ``▁`` for spaces, and ``<s>`` before a text."""
+    scores = {"<pad>": 0.0, "</s>": 0.0, "<s>": 0.0, "<unk>": 0.0}
+    scores |= {piece: -1.0 for word in words for piece in (f"▁{word}", word)}
+    marks = (*string.ascii_letters, *string.digits, *string.punctuation, "▁", "\n")
+    scores |= {mark: -9.0 for mark in marks if mark not in scores}
+    tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    return tokenizer
