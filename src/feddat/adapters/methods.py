@@ -67,7 +67,7 @@ def build_adapters(
     if peft == "prompt":
         site = default_sites(model_type).prompt
         if site is None:
-            raise ValueError(f"soft prompts have no place in a model of type {model_type!r}")
+            raise ValueError(f"soft prompts need a model that reads text, and {model_type!r} does not")
         return SoftPrompts(model, site, prompt_tokens)
     return ReplacedWeights(model, peft)
 

@@ -22,7 +22,7 @@ def make_tiny(
         str,
         typer.Argument(
             metavar="FAMILY",
-            help="vilt, vilt-bert, blip, albef, clip, siglip, smolvlm, qwen2_vl, paligemma, llava, ...",
+            help="vilt, blip, albef, clip, smolvlm, qwen2_vl, ...",
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder to write.")],
