@@ -61,11 +61,14 @@ def make_smolvlm(folder: Path, settings: TinySettings, words: Sequence[str], fam
         "image_token_id": tokenizer.convert_tokens_to_ids("<image>"),
         "pad_token_id": tokenizer.pad_token_id,
     }
-    kind = transformers.Idefics3ImageProcessorPil if family == "idefics3" else transformers.SmolVLMImageProcessorPil
-    sizes = {"size": {"longest_edge": 2 * settings.image}, "max_image_size": {"longest_edge": settings.image}}
+    kinds: dict[str, Any] = {
+        "smolvlm": transformers.SmolVLMImageProcessorPil,
+        "idefics3": transformers.Idefics3ImageProcessorPil,
+    }
+    images = kinds[family](size={"longest_edge": 2 * settings.image}, max_image_size={"longest_edge": settings.image})
     tokens = (settings.image // patch) ** 2 // 4
     _write(
-        folder, settings, family, config, kind(**sizes), tokenizer, "Idefics3Processor", _SMOLVLM_CHAT,
+        folder, settings, family, config, images, tokenizer, "Idefics3Processor", _SMOLVLM_CHAT,
         image_seq_len=tokens,
     )  # fmt: skip
 
@@ -81,7 +84,7 @@ def make_qwen_vl(folder: Path, settings: TinySettings, words: Sequence[str], fam
     text = _language(settings, tokenizer) | {"rope_scaling": {"rope_type": "default", "mrope_section": axes}}
     vision: dict[str, Any] = {"depth": settings.layers, "num_heads": settings.heads, "in_channels": 3}
     vision |= {"patch_size": settings.patch // 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
-    vision |= {
+    own: dict[str, dict[str, Any]] = {
         "qwen2_vl": {"embed_dim": width, "hidden_size": width, "mlp_ratio": 4},
         "qwen2_5_vl": {
             "hidden_size": width, "out_hidden_size": width, "intermediate_size": inner,
@@ -91,12 +94,12 @@ def make_qwen_vl(folder: Path, settings: TinySettings, words: Sequence[str], fam
             "hidden_size": width, "out_hidden_size": width, "intermediate_size": inner,
             "num_position_embeddings": (2 * settings.image // settings.patch) ** 2, "deepstack_visual_indexes": [0],
         },
-    }[family]  # fmt: skip
+    }  # fmt: skip
     if family == "qwen3_vl":
         text["head_dim"] = width // settings.heads
     config = {
         "text_config": text,
-        "vision_config": vision,
+        "vision_config": vision | own[family],
         "image_token_id": number("<|image_pad|>"),
         "video_token_id": number("<|video_pad|>"),
         "vision_start_token_id": number("<|vision_start|>"),
