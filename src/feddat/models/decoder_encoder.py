@@ -194,6 +194,9 @@ def _sizes(size: Any) -> SizeDict:
 
 def _load_image_processor(folder: Path, family: str) -> Any:
     path = require_file(folder, PROCESSOR_FILES, "image processor")
+    # What a folder says of its processor as a whole may hold the image processor's part, and need not.
+    if path.name == PROCESSOR_FILES[1] and '"image_processor"' not in path.read_text(encoding="utf-8"):
+        raise ModelError(f"model folder {folder}: no image processor; expected {PROCESSOR_FILES[0]}")
     try:
         with quiet():
             kind: Any = AutoImageProcessor
