@@ -91,6 +91,10 @@ class DecoderBackbone:
         """Return the states that predict the answers' tokens, (M, L - 1, d): :func:`answer_features`."""
         return answer_features(self, inputs)
 
+    def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the state of each prompt's last token, which has seen all of it, (views, feature_dim), float."""
+        return _wide(self.read(inputs).last[:, 0])
+
     def stage(self, changed: Collection[nn.Module]) -> None:
         """Divide the forward pass behind vision tower and projector, if no route changes them."""
         ids = {id(module) for module in changed}
