@@ -42,6 +42,16 @@ def test_the_image_enters_at_the_fusion_layers(model):
     assert moved(*ends) == [True, True, True]
 
 
+def test_reading_a_text_and_fusing_it_is_encoding_it(model):
+    padded, mask = torch.tensor([[2, 6, 7], [2, 6, 0]]), torch.tensor([[1, 1, 1], [1, 1, 0]])
+    images = torch.cat([image(0), image(1)])
+    text, seen = model.read_text(padded, mask), model.vision(images).last_hidden_state
+    ends = model.encode(padded, mask, images)
+    torch.testing.assert_close(model.fuse(text, mask, seen)[mask.bool()], ends[mask.bool()])
+    swapped = model.encode(padded, mask, images.flip(0))
+    torch.testing.assert_close(model.fuse(text, mask, seen.flip(0))[mask.bool()], swapped[mask.bool()])
+
+
 def test_an_answers_tokens_see_those_before_them_and_the_question(model):
     question = model.encode(QUESTION, ONES, image())
     answer = torch.tensor([[2, 9, 10]])

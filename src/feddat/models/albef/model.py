@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from transformers import AutoConfig, BertConfig, BertModel, PreTrainedConfig, PreTrainedModel, ViTConfig, ViTModel
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertLayer, BertPredictionHeadTransform
 
 from feddat.models.base import ModelError
@@ -90,6 +91,35 @@ class AlbefModel(PreTrainedModel):
             input_ids, attention_mask=attention_mask, encoder_hidden_states=image
         ).last_hidden_state
         return states
+
+    def read_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the states (N, L, d) of texts that have not seen an image: those before the fusion layers."""
+        states: Tensor = self.text_encoder.embeddings(input_ids=input_ids)
+        mask = self._text_mask(states, attention_mask)
+        for layer in self.text_encoder.encoder.layer[: self.config.fusion_layer]:
+            states = layer(states, mask)
+        return states
+
+    def fuse(self, text: Tensor, attention_mask: Tensor, image: Tensor) -> Tensor:
+        """Return what the fusion layers make of texts and images, (N, L, d).
+
+        :meth:`encode` is both steps at once; here one reading of a text can go with several images.
+
+        Args:
+            text: (N, L, d), as :meth:`read_text` gives it.
+            attention_mask: (N, L), 1 where a token is.
+            image: states of the image encoder (N, tokens, d).
+        """
+        mask = self._text_mask(text, attention_mask)
+        for layer in self.text_encoder.encoder.layer[self.config.fusion_layer :]:
+            text = layer(text, mask, encoder_hidden_states=image)
+        return text
+
+    def _text_mask(self, states: Tensor, attention_mask: Tensor) -> Tensor | None:
+        mask: Tensor | None = create_bidirectional_mask(
+            config=self.text_encoder.config, inputs_embeds=states, attention_mask=attention_mask
+        )
+        return mask
 
     def decode(
         self, input_ids: Tensor, attention_mask: Tensor, question_states: Tensor, question_mask: Tensor
