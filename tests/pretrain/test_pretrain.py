@@ -15,13 +15,15 @@ from feddat.data.mini.vocabulary import vocabulary
 from feddat.models import load_backbone
 from feddat.pretrain.batches import IGNORE, BatchMaker
 from feddat.pretrain.quality import identifiable_slots, measure
-from feddat.pretrain.train import PretrainSettings, new_model, pretrain
+from feddat.pretrain.settings import PretrainSettings
+from feddat.pretrain.train import parse_settings, pretrain
+from feddat.pretrain.vilt import ViltObjective
 
 TINY = ["hidden=32", "heads=2", "layers=1", "batch_size=16", "every=2", "jobs=1", "simple_steps=2", "warmup=2"]
 
 
 def maker(batch_size: int = 64) -> BatchMaker:
-    return BatchMaker(vocabulary(), len(CONCEPTS), batch_size, seed=0)
+    return BatchMaker(vocabulary(), len(CONCEPTS), batch_size, seed=0, modes=ViltObjective.modes)
 
 
 def test_labels_say_what_the_scene_shows() -> None:
@@ -61,7 +63,7 @@ def test_an_object_is_identifiable_only_by_its_place() -> None:
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
-    whole = PretrainSettings.parse([*TINY, "steps=6"])
+    whole = parse_settings([*TINY, "steps=6"])
     pretrain(tmp_path / "whole", whole)
 
     class Stop(Exception):
@@ -82,29 +84,34 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     card = (tmp_path / "cut" / "model" / "README.md").read_text()
     assert "96 scenes" in card
     with pytest.raises(ConfigError, match="other settings"):
-        pretrain(tmp_path / "cut", PretrainSettings.parse([*TINY, "steps=8"]))
+        pretrain(tmp_path / "cut", parse_settings([*TINY, "steps=8"]))
 
 
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     events: list[dict[str, object]] = []
-    pretrain(tmp_path, PretrainSettings.parse([*TINY, "steps=2", "jobs=2"]), events.append)
+    pretrain(tmp_path, parse_settings([*TINY, "steps=2", "jobs=2"]), events.append)
     assert [event["step"] for event in events] == [2]
     assert json.loads((tmp_path / "model" / "recipe.json").read_text())["settings"]["jobs"] == 2
 
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("stepz=3", "unknown pretraining setting 'stepz=3'"), ("steps=x", "steps: expected int, got 'x'")],
+    [
+        ("stepz=3", "unknown pretraining setting 'stepz=3'"),
+        ("steps=x", "steps: expected int, got 'x'"),
+        ("fusion_layer=2", "unknown pretraining setting"),
+        ("family=bert", "family=bert: expected one of vilt, albef"),
+    ],
 )
 def test_bad_settings_are_named(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        PretrainSettings.parse([override])
+        parse_settings([override])
     with pytest.raises(ConfigError, match="not a multiple"):
-        PretrainSettings.parse(["batch_size=5", "jobs=2"])
+        parse_settings(["batch_size=5", "jobs=2"])
 
 
 def test_positions_are_as_loud_as_patches() -> None:
-    model = new_model(PretrainSettings.parse(TINY)).vilt.vilt
+    model = ViltObjective.new(parse_settings(TINY)).vilt.vilt
     (batch,) = maker().training(0, (1, 2, 3, 4), parts=1)
     with torch.no_grad():
         patches = model.embeddings.patch_embeddings(batch.inputs["pixel_values"]).std()
@@ -113,8 +120,7 @@ def test_positions_are_as_loud_as_patches() -> None:
 
 
 def test_the_bundled_model_keeps_its_promised_quality() -> None:
-    settings = PretrainSettings()
-    model = new_model(settings)
+    model = ViltObjective.new(PretrainSettings())
     backbone = load_backbone("vilt-mini")
     from transformers import ViltForMaskedLM
 

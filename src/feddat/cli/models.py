@@ -94,11 +94,14 @@ def pretrain(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoints and log; the model comes to DIR/model.")],
     overrides: Overrides = None,
 ) -> None:
-    """Pretrain a small ViLT on the plain mini world, as vilt-mini was; the same command again resumes."""
-    from feddat.pretrain.train import PretrainSettings
+    """Pretrain a small ViLT (or family=albef) on the plain mini world; the same command again resumes.
+
+    vilt-mini and albef-mini were made so.
+    """
+    from feddat.pretrain.train import parse_settings
     from feddat.pretrain.train import pretrain as train
 
-    settings = PretrainSettings.parse(overrides or [])
+    settings = parse_settings(overrides or [])
 
     def show(event: dict[str, Any]) -> None:
         losses = "  ".join(f"{key} {value:.3f}" for key, value in event["losses"].items())

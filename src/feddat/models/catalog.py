@@ -122,7 +122,7 @@ def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cp
         ModelError: there is no such model, or the folder is incomplete or of an unsupported family, or it cannot be had
             in this format.
     """
-    folder = _folder(name_or_path)
+    folder = model_folder(name_or_path)
     load = _family(folder)[0]
     if weights == "fp32":
         return load(folder, name_or_path)
@@ -140,7 +140,7 @@ def load_encoder(name_or_path: str) -> Encoder:
     Raises:
         ModelError: as :func:`load_backbone`.
     """
-    folder = _folder(name_or_path)
+    folder = model_folder(name_or_path)
     return _family(folder)[1](folder)
 
 
@@ -150,10 +150,15 @@ def encoder_fingerprint(name_or_path: str) -> str:
     Raises:
         ModelError: there is no such model, or no such folder.
     """
-    return fingerprint(_folder(name_or_path))
+    return fingerprint(model_folder(name_or_path))
 
 
-def _folder(name_or_path: str) -> Path:
+def model_folder(name_or_path: str) -> Path:
+    """Return the folder of a bundled model by name, or an existing folder by path.
+
+    Raises:
+        ModelError: there is no such model, or no such folder.
+    """
     if name_or_path in BUNDLED:
         return Path(str(resources.files("feddat.models"))) / "assets" / name_or_path
     folder = Path(name_or_path).expanduser()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
 
@@ -16,8 +17,6 @@ from feddat.seeding import derive, numpy_generator
 
 #: Label of a position that a loss leaves out (torch's own convention).
 IGNORE = -100
-#: What a text is used for, and how often.
-MODES = {"mask": 0.25, "cloze": 0.22, "match": 0.23, "question": 0.30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +30,11 @@ class Batch:
         match: (N,) 1 where the caption fits the image, 0 where one word is wrong.
         mention_cell: (N, L) the cell in which the object named here stands.
         mention_colour: (N, L) the colour of that cell's tile.
+        question: (N,) bool, whether the text is a question.
         objects: (N, 4) per cell the object, ``len(CONCEPTS)`` where empty.
         colours: (N, 4) per cell the tile's colour.
         kinds: N kinds of question, or of the slot that a cloze masks.
+        seed: of what a loss draws at random.
     """
 
     inputs: dict[str, Tensor]
@@ -42,9 +43,11 @@ class Batch:
     match: Tensor
     mention_cell: Tensor
     mention_colour: Tensor
+    question: Tensor
     objects: Tensor
     colours: Tensor
     kinds: list[str]
+    seed: int = 0
 
 
 def to_pixel_values(images: np.ndarray) -> Tensor:
@@ -53,14 +56,36 @@ def to_pixel_values(images: np.ndarray) -> Tensor:
 
 
 class BatchMaker:
-    """Makes the batch of any step of one process from the seed alone: a resumed run sees the same batches."""
+    """Makes the batch of any step of one process from the seed alone: a resumed run sees the same batches.
 
-    def __init__(self, vocabulary: list[str], empty_label: int, batch_size: int, seed: int, rank: int = 0) -> None:
+    Args:
+        vocabulary: the tokenizer's words in index order.
+        empty_label: what :attr:`Batch.objects` holds for an empty cell.
+        batch_size: scenes per step of this process.
+        seed: of all batches.
+        rank: number of this process.
+        modes: what a text is used for (:meth:`Row.draw`), and how often, for :meth:`training`.
+        closed_questions: whether [SEP] ends a question, as it ends a caption.
+    """
+
+    def __init__(
+        self,
+        vocabulary: list[str],
+        empty_label: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        *,
+        modes: Mapping[str, float],
+        closed_questions: bool = True,
+    ) -> None:
         self.ids = {word: index for index, word in enumerate(vocabulary)}
         self.empty_label = empty_label
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
+        self.modes = modes
+        self.closed_questions = closed_questions
 
     def training(self, step: int, sizes: tuple[int, ...], parts: int) -> list[Batch]:
         """Return the batch of ``step`` with scenes of ``sizes`` objects, in ``parts`` of about equal text length.
@@ -70,21 +95,31 @@ class BatchMaker:
         rng = numpy_generator(self.seed, "pretrain", self.rank, step)
         random = Random(derive(self.seed, "pretrain-text", self.rank, step))
         scenes = sample_scenes(rng, self.batch_size, "pretrain", sizes)
-        modes = random.choices(list(MODES), list(MODES.values()), k=self.batch_size)
+        modes = random.choices(list(self.modes), list(self.modes.values()), k=self.batch_size)
         rows = [Row.draw(view, mode, random) for view, mode in zip(scene_views(scenes), modes, strict=True)]
         order = sorted(range(len(rows)), key=lambda n: len(rows[n].words))
         chunks = np.array_split(np.array(order), parts)
-        return [self.assemble(scenes.take(chunk), [rows[n] for n in chunk], rng) for chunk in chunks]
+        return [
+            self.assemble(
+                scenes.take(chunk),
+                [rows[n] for n in chunk],
+                rng,
+                derive(self.seed, "pretrain-draws", self.rank, step, part),
+            )
+            for part, chunk in enumerate(chunks)
+        ]
 
-    def assemble(self, scenes: Scenes, rows: list[Row], rng: np.random.Generator) -> Batch:
+    def assemble(self, scenes: Scenes, rows: list[Row], rng: np.random.Generator, seed: int = 0) -> Batch:
         """Render the scenes and lay out ids and labels."""
-        length = max(len(row.words) for row in rows) + 2
+        length = max(len(row.words) + 1 + self._closed(row) for row in rows)
         shape = (len(rows), length)
         input_ids = np.full(shape, self.ids["[PAD]"])
         word, cell, colour = (np.full(shape, IGNORE) for _ in range(3))
         for n, row in enumerate(rows):
             end = len(row.words) + 1
-            input_ids[n, 0], input_ids[n, end] = self.ids["[CLS]"], self.ids["[SEP]"]
+            input_ids[n, 0] = self.ids["[CLS]"]
+            if self._closed(row):
+                input_ids[n, end] = self.ids["[SEP]"]
             input_ids[n, 1:end] = [self.ids[token] for token in row.words]
             for index, original in row.masked.items():
                 word[n, index + 1] = self.ids[original]
@@ -103,10 +138,15 @@ class BatchMaker:
             match=torch.tensor([IGNORE if row.match is None else int(row.match) for row in rows]),
             mention_cell=torch.from_numpy(cell),
             mention_colour=torch.from_numpy(colour),
+            question=torch.tensor([bool(row.text.answer) for row in rows]),
             objects=torch.from_numpy(objects),
             colours=torch.from_numpy(scenes.colours),
             kinds=[row.kind for row in rows],
+            seed=seed,
         )
+
+    def _closed(self, row: Row) -> bool:
+        return self.closed_questions or not row.text.answer
 
 
 def scene_views(scenes: Scenes) -> list[SceneView]:
@@ -127,7 +167,14 @@ class Row:
 
     @classmethod
     def draw(cls, scene: SceneView, mode: str, random: Random) -> Row:
-        """Return a text about the scene in one of :data:`MODES`."""
+        """Return a text about the scene.
+
+        Args:
+            scene: what it is about.
+            mode: ``mask``, a caption with about a third of its content words masked; ``cloze``, with one masked;
+                ``match``, one that fits or has one wrong word; ``question``.
+            random: source of all randomness.
+        """
         if mode == "question":
             return cls(question(scene, random))
         row = cls(caption(scene, random))

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import BertTokenizer, ViltForMaskedLM
-from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+from transformers import BertTokenizer
 
-from feddat.data.mini.render import CANVAS
+from feddat.precision import resolve_precision
+from feddat.pretrain.objective import MAX_TEXT, Objective
+from feddat.pretrain.settings import PretrainSettings
+
+#: Words for the model card: the number format of the forward passes.
+_PRECISION = {"bf16": "bfloat16 autocast", "fp32": "float32"}
 
 
 def write_model_folder(
     folder: Path,
-    model: ViltForMaskedLM,
+    model: Objective,
     words: list[str],
-    settings: dict[str, Any],
+    settings: Mapping[str, Any],
     quality: dict[str, float],
     seconds: float,
 ) -> None:
@@ -24,45 +29,37 @@ def write_model_folder(
 
     Args:
         folder: created where needed.
-        model: the ViLT with its masked-word head.
+        model: the pretrained model and what it was trained with.
         words: the tokenizer's vocabulary in index order.
         settings: the pretraining settings.
         quality: accuracies in percent by name.
         seconds: wall time of the pretraining.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder)
+    model.pretrained.to(model.stored_dtype).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
-    BertTokenizer(
-        vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=model.config.max_position_embeddings
-    ).save_pretrained(folder)
-    preparation: dict[str, Any] = {
-        "size": {"shortest_edge": CANVAS},
-        "size_divisor": model.config.patch_size,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    ViltImageProcessorPil(**preparation).save_pretrained(folder)
+    tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=MAX_TEXT)
+    tokenizer.save_pretrained(folder)
+    model.image_processor().save_pretrained(folder)
     (folder / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
     recipe = {"settings": settings, "seconds": round(seconds), "scenes": settings["steps"] * settings["batch_size"]}
     (folder / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    (folder / "README.md").write_text(_card(parameters, recipe, quality), encoding="utf-8")
+    (folder / "README.md").write_text(_card(model, recipe, quality), encoding="utf-8")
 
 
-def _card(parameters: int, recipe: dict[str, Any], quality: dict[str, float]) -> str:
+def _card(model: Objective, recipe: dict[str, Any], quality: dict[str, float]) -> str:
     settings = recipe["settings"]
     rows = "\n".join(f"| {_QUALITY_NAMES.get(key, key)} | {value:.1f} |" for key, value in quality.items())
+    family = "" if settings["family"] == PretrainSettings.family else f" family={settings['family']}"
     return f"""---
 license: cc-by-sa-4.0
 pipeline_tag: visual-question-answering
 ---
-# vilt-mini
+# {model.name}
 
-A ViLT (arXiv 2102.03334) of {parameters / 1e6:.2f} M parameters ({settings["layers"]} layers, width
-{settings["hidden"]}, patches of {settings["patch"]} pixels on a {CANVAS}-pixel canvas) that knows one small world:
-up to four emoji on coloured tiles. It exists so that federated fine-tuning can be tried, tested and measured offline
-in seconds. It knows nothing of photographs.
+{model.about(settings)}
+It knows one small world: up to four emoji on coloured tiles. It exists so that federated fine-tuning can be tried,
+tested and measured offline in seconds. It knows nothing of photographs.
 
 ## Data
 
@@ -74,18 +71,19 @@ OpenMoji's (CC BY-SA 4.0), hence this licence.
 
 ## Recipe
 
-`feddat pretrain`, settings in `recipe.json`. AdamW, peak learning rate {settings["lr"]}, warm-up, cosine decay,
-{settings["steps"]:,} steps of {settings["batch_size"]} scenes, bfloat16 autocast; the first
-{settings["simple_steps"]:,} steps see one or two objects only. Losses: masked words; image-text matching; the pooled
-feature names one masked word, or a question's answer, through the masked-word head. The scene graph supervises two
-more: every image token names the object and colour of its cell, and every object's name in a text names its cell and
-colour (in the spirit of MDETR, arXiv 2104.12763). Compute: {settings["jobs"]} CPU cores for
-{recipe["seconds"] / 60:.0f} minutes.
+`feddat pretrain DIR{family}`, settings in `recipe.json`. {model.start(settings)}AdamW, peak learning rate
+{settings["lr"]}, warm-up, cosine decay, {settings["steps"]:,} steps of {settings["batch_size"]} scenes,
+{_PRECISION[resolve_precision(settings["precision"])]}; the first {settings["simple_steps"]:,} steps see one or two
+objects only. Losses: {model.losses}.
+The scene graph supervises two more: every image token names the object and colour of its cell, and every object's name
+in a text names its cell and colour (in the spirit of MDETR, arXiv 2104.12763). Compute: {settings["jobs"]} CPU core(s)
+for {recipe["seconds"] / 60:.0f} minutes.
 
 ## Quality
 
 Percent right on held-out object combinations in the plain world, scenes of two to four objects. One word of a caption
 is masked, the rest is visible and enough to identify it; captions to match have one wrong word in half of the cases.
+{model.answering}
 
 | measure | % |
 | --- | --- |

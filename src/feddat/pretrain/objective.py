@@ -1,72 +1,133 @@
-"""The pretraining losses of the bundled model.
+"""What every pretraining recipe is: losses of a batch, and answers by which its quality is measured.
 
-Besides masked words and image-text matching (ViLT, arXiv 2102.03334) the scene graph supervises what grounds words
-quickly: every image token names its cell's object and colour, and every object's name in a text names its cell and
-colour (in the spirit of MDETR's phrase grounding, arXiv 2104.12763). A question's answer, or the one masked word of a
-caption, is also read off the pooled feature through the masked-word head, so that a task head can start from it.
+Beside a family's own losses the scene graph supervises what grounds words quickly: every image token names its cell's
+object and colour, and every object's name in a text names its cell and colour (in the spirit of MDETR's phrase
+grounding, arXiv 2104.12763).
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import ViltForMaskedLM
+from transformers import PreTrainedModel
 
 from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS
 from feddat.pretrain.batches import IGNORE, Batch
 
-#: Weight of the log-partition penalty that keeps the word logits near log-probabilities (PaLM, arXiv 2204.02311).
-Z_WEIGHT = 1e-2
+#: Text tokens that the bundled models can read.
+MAX_TEXT = 64
 
 
-class PretrainingModel(nn.Module):
-    """The ViLT that is kept, and linear read-outs that are not."""
+class Objective(nn.Module, ABC):
+    """A model under pretraining: the one that is kept, and read-outs that are not.
 
-    def __init__(self, vilt: ViltForMaskedLM, grid: int) -> None:
+    Attributes:
+        pretrained: the model that is kept.
+        modes: what a text is used for, and how often (:class:`feddat.pretrain.batches.Row`).
+        closed_questions: whether [SEP] ends a question, as it ends a caption.
+        stored_dtype: number format of the weights in the model folder.
+        name: what the model card calls the model.
+        losses: the family's own losses, in words for the model card.
+        answering: how its answers to questions are chosen, likewise.
+    """
+
+    modes: ClassVar[Mapping[str, float]]
+    closed_questions: ClassVar[bool] = True
+    stored_dtype: ClassVar[torch.dtype] = torch.float32
+    name: ClassVar[str]
+    losses: ClassVar[str]
+    answering: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def pretrained(self) -> PreTrainedModel:
+        """Return the model that is kept."""
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the mean loss of every part."""
+
+    @abstractmethod
+    def cloze(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the word ids (N,) named for captions of one masked word each, by how they are named."""
+
+    @abstractmethod
+    def fits(self, batch: Batch) -> Tensor:
+        """Return 1 (N,) where a caption is judged to fit its image, else 0."""
+
+    @abstractmethod
+    def answer(self, batch: Batch) -> Tensor:
+        """Return the word ids (N,) that answer the questions."""
+
+    @abstractmethod
+    def image_processor(self) -> Any:
+        """Return the image processor that goes with the model."""
+
+    def start(self, settings: Mapping[str, Any]) -> str:
+        """Return what training starts from, in words for the model card; nothing to say of fresh weights."""
+        return ""
+
+    @abstractmethod
+    def about(self, settings: Mapping[str, Any]) -> str:
+        """Return what the model is, in words for the model card."""
+
+
+class Grounding(nn.Module):
+    """Linear read-outs that the scene graph supervises; they are thrown away.
+
+    Args:
+        width: of the states that are read.
+        grid: image tokens are a ``grid`` x ``grid`` raster, four cells of equal size.
+    """
+
+    def __init__(self, width: int, grid: int) -> None:
         super().__init__()
-        self.vilt = vilt
-        width = vilt.config.hidden_size
         self.token_object = nn.Linear(width, len(CONCEPTS) + 1)
         self.token_colour = nn.Linear(width, len(COLOUR_NAMES))
         self.mention_cell = nn.Linear(width, 4)
         self.mention_colour = nn.Linear(width, len(COLOUR_NAMES))
-        self.match = nn.Linear(width, 2)
         rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
         half = grid // 2
         self.cell_of_token: Tensor
         self.register_buffer("cell_of_token", (rows // half * 2 + columns // half).flatten(), persistent=False)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean loss of every part."""
-        text_length = batch.inputs["input_ids"].shape[1]
-        output = self.vilt.vilt(**batch.inputs)
-        text = output.last_hidden_state[:, :text_length]
-        tokens = output.last_hidden_state[:, text_length + 1 :]
-        pooled = output.pooler_output
-        # Parts that a batch happens to hold no label for must give a zero, not a NaN.
-        masked = batch.word != IGNORE
-        answered = batch.pooled != IGNORE
-        matched = batch.match != IGNORE
-        words = self.vilt.mlm_score(text[masked]).float()
-        answers = self.vilt.mlm_score(pooled[answered]).float()
+    def forward(self, tokens: Tensor, text: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Return the mean loss of every read-out.
+
+        Args:
+            tokens: states of the image tokens (N, grid², width).
+            text: states of the text that have seen the image (N, L, width).
+            batch: holds the labels.
+        """
         mentioned = batch.mention_cell != IGNORE
         mentions = text[mentioned]
         object_labels = batch.objects[:, self.cell_of_token]
         colour_labels = batch.colours[:, self.cell_of_token]
         return {
-            "word": _mean_loss(words, batch.word[masked]),
-            "pooled": _mean_loss(answers, batch.pooled[answered]),
-            "z": Z_WEIGHT
-            * torch.cat([answers, words]).logsumexp(-1).square().sum()
-            / max(1, len(answers) + len(words)),
-            "match": _mean_loss(self.match(pooled[matched]).float(), batch.match[matched]),
             "object": F.cross_entropy(self.token_object(tokens).float().flatten(0, 1), object_labels.flatten()),
             "colour": F.cross_entropy(self.token_colour(tokens).float().flatten(0, 1), colour_labels.flatten()),
-            "mention_cell": _mean_loss(self.mention_cell(mentions).float(), batch.mention_cell[mentioned]),
-            "mention_colour": _mean_loss(self.mention_colour(mentions).float(), batch.mention_colour[mentioned]),
+            "mention_cell": mean_loss(self.mention_cell(mentions).float(), batch.mention_cell[mentioned]),
+            "mention_colour": mean_loss(self.mention_colour(mentions).float(), batch.mention_colour[mentioned]),
         }
 
 
-def _mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross-entropy; a part that a batch happens to hold no label for gives a zero, not a NaN."""
     return F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
+
+
+def sinusoids(grid: int, width: int) -> Tensor:
+    """Return fixed 2-D sinusoids for a class token (zeros) and grid x grid patches, (1, 1 + grid², width)."""
+    quarter = width // 4
+    angle = torch.arange(grid)[:, None] * math.pi / grid * torch.exp2(torch.linspace(-1, 2, quarter))
+    wave = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, width / 2)
+    rows = wave[:, None].expand(grid, grid, -1)
+    columns = wave[None].expand(grid, grid, -1)
+    patches = torch.cat([rows, columns], dim=2).reshape(grid * grid, -1)
+    return torch.cat([torch.zeros(1, width), patches])[None]

@@ -9,8 +9,8 @@ import torch
 
 from feddat.data.mini.captions import SceneView, Text, caption
 from feddat.data.mini.scene import sample_scenes
-from feddat.pretrain.batches import IGNORE, BatchMaker, Row, scene_views
-from feddat.pretrain.objective import PretrainingModel
+from feddat.pretrain.batches import BatchMaker, Row, scene_views
+from feddat.pretrain.objective import Objective
 from feddat.seeding import derive, numpy_generator
 
 
@@ -32,13 +32,12 @@ def identifiable_slots(text: Text) -> list[int]:
 
 
 @torch.inference_mode()
-def measure(
-    model: PretrainingModel, maker: BatchMaker, scenes: int = 1024, split: str = "validation"
-) -> dict[str, float]:
+def measure(model: Objective, maker: BatchMaker, scenes: int = 1024, split: str = "validation") -> dict[str, float]:
     """Return accuracies in percent on scenes of two to four objects of a split that pretraining never draws from.
 
     ``word/KIND``: one masked word of a caption, named at its position; ``pooled/KIND``: the same, named by the pooled
-    feature; ``match``: fits or not, half of the captions with one wrong word; ``question/KIND``: one-word answers.
+    feature, of families that have one; ``match``: fits or not, half of the captions with one wrong word;
+    ``question/KIND``: one-word answers.
     """
     was_training = model.training
     model.eval()
@@ -55,24 +54,15 @@ def measure(
             else:
                 rows = [Row.draw(view, mode, random) for view in views]
             batch = maker.assemble(drawn, rows, rng)
-            output = model.vilt.vilt(**batch.inputs)
-            named = model.vilt.mlm_score(output.pooler_output).argmax(-1)
             if mode == "match":
-                guess = model.match(output.pooler_output).argmax(-1)
-                right["match"] += int((guess == batch.match).sum())
+                right["match"] += int((model.fits(batch) == batch.match).sum())
                 total["match"] += len(rows)
                 continue
-            place = "pooled" if mode == "cloze" else "question"
-            for kind, hit in zip(batch.kinds, (named == batch.pooled).tolist(), strict=True):
-                right[f"{place}/{kind}"] += hit
-                total[f"{place}/{kind}"] += 1
-            if mode == "cloze":
-                masked = batch.word != IGNORE
-                text = output.last_hidden_state[:, : masked.shape[1]][masked]
-                hits = model.vilt.mlm_score(text).argmax(-1) == batch.word[masked]
-                for kind, hit in zip(batch.kinds, hits.tolist(), strict=True):
-                    right[f"word/{kind}"] += hit
-                    total[f"word/{kind}"] += 1
+            guesses = model.cloze(batch) if mode == "cloze" else {"question": model.answer(batch)}
+            for how, guess in guesses.items():
+                for kind, hit in zip(batch.kinds, (guess == batch.pooled).tolist(), strict=True):
+                    right[f"{how}/{kind}"] += hit
+                    total[f"{how}/{kind}"] += 1
     model.train(was_training)
     return {key: 100 * right[key] / total[key] for key in sorted(total)}
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,143 +15,45 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
-from transformers import ViltConfig, ViltForMaskedLM
 
 from feddat.config import ConfigError
 from feddat.data.mini.concepts import CONCEPTS
-from feddat.data.mini.render import CANVAS
 from feddat.data.mini.vocabulary import vocabulary
-from feddat.models.fast_vilt import make_fast
-from feddat.precision import Precision, resolve_precision
+from feddat.precision import resolve_precision
+from feddat.pretrain.albef import AlbefObjective, AlbefSettings
 from feddat.pretrain.batches import BatchMaker
 from feddat.pretrain.export import write_model_folder
-from feddat.pretrain.objective import PretrainingModel
+from feddat.pretrain.objective import Objective
 from feddat.pretrain.quality import measure
-
-#: Text tokens that the bundled model can read.
-MAX_TEXT = 64
+from feddat.pretrain.settings import PretrainSettings
+from feddat.pretrain.vilt import ViltObjective
 
 Event = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class PretrainSettings:
-    """Everything that determines the pretrained weights.
+#: Family -> (its settings, the new model that they describe).
+FAMILIES: Mapping[str, tuple[type[PretrainSettings], Callable[[Any], Objective]]] = {
+    kind.family: (kind, new)
+    for kind, new in ((PretrainSettings, ViltObjective.new), (AlbefSettings, AlbefObjective.new))
+}
 
-    Attributes:
-        steps: optimizer steps.
-        batch_size: scenes per step, over all processes; a multiple of ``jobs``.
-        parts: micro-batches of one step of one process, each of about equal text length.
-        lr: peak learning rate; linear warm-up over ``warmup`` steps, then cosine decay to a hundredth.
-        simple_steps: so many first steps see scenes of one or two objects only.
-        jobs: processes; the gradients of each step are averaged over them.
-        hidden, layers, heads, patch: size of the ViLT.
-        seed: of weights and data.
+
+def parse_settings(overrides: Sequence[str]) -> PretrainSettings:
+    """Return the settings of the family that ``family=`` names (default: the ViLT's), ``key=value`` settings in place.
+
+    Raises:
+        ConfigError: the family or a key is unknown, or a value does not fit its type.
     """
-
-    steps: int = 6_000
-    batch_size: int = 256
-    parts: int = 3
-    lr: float = 1.5e-3
-    warmup: int = 300
-    weight_decay: float = 0.02
-    clip_norm: float = 1.0
-    simple_steps: int = 1_500
-    jobs: int = 2
-    hidden: int = 160
-    layers: int = 5
-    heads: int = 5
-    patch: int = 16
-    seed: int = 0
-    precision: Precision = "auto"
-    every: int = 250
-    loss_weights: dict[str, float] = field(
-        default_factory=lambda: {
-            "word": 1.0,
-            "pooled": 1.0,
-            "z": 1.0,
-            "match": 1.0,
-            "object": 0.5,
-            "colour": 0.3,
-            "mention_cell": 0.5,
-            "mention_colour": 0.3,
-        }
-    )
-
-    @classmethod
-    def parse(cls, overrides: Sequence[str]) -> PretrainSettings:
-        """Return the defaults with ``key=value`` settings in place.
-
-        Raises:
-            ConfigError: a key is unknown or a value does not fit its type.
-        """
-        values: dict[str, Any] = {}
-        types = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
-        for override in overrides:
-            key, _, value = override.partition("=")
-            if types.get(key) not in (int, float, str):
-                known = ", ".join(name for name, kind in types.items() if kind in (int, float, str))
-                raise ConfigError(f"unknown pretraining setting {override!r}; expected key=value with one of {known}")
-            try:
-                values[key] = types[key](value)
-            except ValueError:
-                raise ConfigError(f"{key}: expected {types[key].__name__}, got {value!r}") from None
-        settings = cls(**values)
-        if settings.batch_size % settings.jobs:
-            raise ConfigError(f"batch_size={settings.batch_size} is not a multiple of jobs={settings.jobs}")
-        if settings.precision not in get_args(Precision):
-            raise ConfigError(f"precision={settings.precision}: expected one of {', '.join(get_args(Precision))}")
-        return settings
-
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a 0-based step."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-    def sizes(self, step: int) -> tuple[int, ...]:
-        """Return how many objects the scenes of a step may hold."""
-        return (1, 2) if step < self.simple_steps else (1, 2, 3, 4)
+    named = [override.partition("=")[2] for override in overrides if override.startswith("family=")]
+    family = named[-1] if named else PretrainSettings.family
+    if family not in FAMILIES:
+        raise ConfigError(f"family={family}: expected one of {', '.join(FAMILIES)}")
+    return FAMILIES[family][0].parse([override for override in overrides if not override.startswith("family=")])
 
 
-def new_model(settings: PretrainSettings) -> PretrainingModel:
-    """Return a ViLT with fresh weights and the read-outs of the pretraining losses."""
-    torch.manual_seed(settings.seed)
-    config = ViltConfig(
-        vocab_size=len(vocabulary()),
-        hidden_size=settings.hidden,
-        num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads,
-        intermediate_size=4 * settings.hidden,
-        image_size=CANVAS,
-        patch_size=settings.patch,
-        max_position_embeddings=MAX_TEXT,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        type_vocab_size=2,
-        modality_type_vocab_size=2,
-        max_image_length=-1,
-        layer_norm_eps=1e-6,
-    )
-    vilt = make_fast(ViltForMaskedLM(config))
-    grid = CANVAS // settings.patch
-    embeddings = vilt.vilt.embeddings
-    with torch.no_grad():
-        # Patch features arrive with a scale near 1; positions much fainter than that are never learnt from.
-        embeddings.position_embeddings.copy_(0.7 * _sinusoids(grid, settings.hidden))
-    return PretrainingModel(vilt, grid)
-
-
-def _sinusoids(grid: int, width: int) -> Tensor:
-    """Return fixed 2-D sinusoids for a class token (zeros) and grid x grid patches, (1, 1 + grid², width)."""
-    quarter = width // 4
-    angle = torch.arange(grid)[:, None] * math.pi / grid * torch.exp2(torch.linspace(-1, 2, quarter))
-    wave = torch.cat([angle.sin(), angle.cos()], dim=1)  # (grid, width / 2)
-    rows = wave[:, None].expand(grid, grid, -1)
-    columns = wave[None].expand(grid, grid, -1)
-    patches = torch.cat([rows, columns], dim=2).reshape(grid * grid, -1)
-    return torch.cat([torch.zeros(1, width), patches])[None]
+def new_model(settings: PretrainSettings) -> Objective:
+    """Return a model with fresh weights and the read-outs of its pretraining losses."""
+    return FAMILIES[settings.family][1](settings)
 
 
 def pretrain(
@@ -171,7 +71,7 @@ def pretrain(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "settings.json"
-    wanted = json.dumps(asdict(settings), indent=1)
+    wanted = json.dumps(settings.values(), indent=1)
     if state.exists() and state.read_text() != wanted:
         raise ConfigError(f"{state}: made with other settings; choose another folder or the same settings")
     state.write_text(wanted)
@@ -212,8 +112,9 @@ def _distributed_worker(rank: int, settings: PretrainSettings, folder: Path, ren
 def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Callable[[Event], None] | None) -> None:
     torch.set_num_threads(1)
     model = new_model(settings)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decay = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
         betas=(0.9, 0.98),
@@ -221,8 +122,15 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
     )
     start, seconds = _load_checkpoint(folder, model, optimizer)
     words = vocabulary()
-    maker = BatchMaker(words, len(CONCEPTS), settings.batch_size // settings.jobs, settings.seed, rank)
-    parameters = list(model.parameters())
+    maker = BatchMaker(
+        words,
+        len(CONCEPTS),
+        settings.batch_size // settings.jobs,
+        settings.seed,
+        rank,
+        modes=model.modes,
+        closed_questions=model.closed_questions,
+    )
     began = time.monotonic() - seconds
     losses: dict[str, float] = {}
     model.train()
@@ -262,8 +170,9 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
                 progress(event)
     if rank == 0:
         model.eval()
+        model.pretrained.to(model.stored_dtype).float()  # what is measured is what is stored
         quality = measure(model, maker, 2048, "test")
-        write_model_folder(folder / "model", model.vilt, words, asdict(settings), quality, time.monotonic() - began)
+        write_model_folder(folder / "model", model, words, settings.values(), quality, time.monotonic() - began)
 
 
 def _sum_gradients(parameters: list[nn.Parameter], jobs: int) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from random import Random
 
-from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, PLACES
+from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, GROUPS, KINDS, PLACES
 from feddat.data.mini.scene import EMPTY
 
 #: (cell, neighbour) -> word of the first cell's place as seen from the second.
@@ -278,6 +278,21 @@ _QUESTIONS = (
     _stands_on,
     _both_or_either,
     _true_of_picture,
+)
+
+#: Every answer to the questions above.
+ANSWERS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        [
+            *COLOUR_NAMES,
+            *(concept.name for concept in CONCEPTS),
+            *GROUPS,
+            *(kind for kinds in KINDS.values() for kind in kinds),
+            *_OPPOSITE,
+            "yes",
+            "no",
+        ]
+    )
 )
 
 #: Every word that the texts above can hold, the answers included, besides the names in ``concepts.py``.

@@ -1,0 +1,98 @@
+"""What determines a pretraining run's weights, and how it is read from ``key=value`` settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Self, get_args
+
+from feddat.config import ConfigError
+from feddat.precision import Precision
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainSettings:
+    """Everything that determines the pretrained weights; the defaults are the ViLT's.
+
+    Attributes:
+        steps: optimizer steps.
+        batch_size: scenes per step, over all processes; a multiple of ``jobs``.
+        parts: micro-batches of one step of one process, each of about equal text length.
+        lr: peak learning rate; linear warm-up over ``warmup`` steps, then cosine decay to a hundredth.
+        simple_steps: so many first steps see scenes of one or two objects only.
+        jobs: processes; the gradients of each step are averaged over them.
+        hidden, layers, heads, patch: size of the model.
+        seed: of weights and data.
+    """
+
+    family: ClassVar[str] = "vilt"
+
+    steps: int = 6_000
+    batch_size: int = 256
+    parts: int = 3
+    lr: float = 1.5e-3
+    warmup: int = 300
+    weight_decay: float = 0.02
+    clip_norm: float = 1.0
+    simple_steps: int = 1_500
+    jobs: int = 2
+    hidden: int = 160
+    layers: int = 5
+    heads: int = 5
+    patch: int = 16
+    seed: int = 0
+    precision: Precision = "auto"
+    every: int = 250
+    loss_weights: dict[str, float] = field(
+        default_factory=lambda: {
+            "word": 1.0,
+            "pooled": 1.0,
+            "z": 1.0,
+            "match": 1.0,
+            "object": 0.5,
+            "colour": 0.3,
+            "mention_cell": 0.5,
+            "mention_colour": 0.3,
+        }
+    )
+
+    @classmethod
+    def parse(cls, overrides: Sequence[str]) -> Self:
+        """Return the defaults with ``key=value`` settings in place.
+
+        Raises:
+            ConfigError: a key is unknown or a value does not fit its type.
+        """
+        values: dict[str, Any] = {}
+        types = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
+        for override in overrides:
+            key, _, value = override.partition("=")
+            if types.get(key) not in (int, float, str):
+                known = ", ".join(name for name, kind in types.items() if kind in (int, float, str))
+                raise ConfigError(f"unknown pretraining setting {override!r}; expected key=value with one of {known}")
+            try:
+                values[key] = types[key](value)
+            except ValueError:
+                raise ConfigError(f"{key}: expected {types[key].__name__}, got {value!r}") from None
+        settings = cls(**values)
+        if settings.batch_size % settings.jobs:
+            raise ConfigError(f"batch_size={settings.batch_size} is not a multiple of jobs={settings.jobs}")
+        if settings.precision not in get_args(Precision):
+            raise ConfigError(f"precision={settings.precision}: expected one of {', '.join(get_args(Precision))}")
+        return settings
+
+    def values(self) -> Mapping[str, Any]:
+        """Return the family and every setting, as they are written beside the weights."""
+        return {"family": self.family} | asdict(self)
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a 0-based step."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+    def sizes(self, step: int) -> tuple[int, ...]:
+        """Return how many objects the scenes of a step may hold."""
+        return (1, 2) if step < self.simple_steps else (1, 2, 3, 4)
