@@ -12,7 +12,8 @@ def test_folder_is_loaded_by_path(folder):
 
 
 def test_bundled_models_are_listed_with_a_description():
-    assert list_models()["vilt-mini"]
+    assert list_models().keys() == {"vilt-mini", "albef-mini"}
+    assert all(list_models().values())
 
 
 def test_list_is_a_copy():

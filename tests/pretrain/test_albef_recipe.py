@@ -1,5 +1,6 @@
 """The recipe of albef-mini: what it starts from, what its losses see, and that its model folder answers the same."""
 
+import json
 from pathlib import Path
 from random import Random
 
@@ -23,6 +24,7 @@ from feddat.models.weights import load_weights
 from feddat.pretrain.albef import AlbefObjective, AlbefSettings, draw_negatives
 from feddat.pretrain.albef_start import start_from_vilt
 from feddat.pretrain.batches import IGNORE, Batch, BatchMaker, Row, scene_views
+from feddat.pretrain.quality import measure
 from feddat.pretrain.train import new_model, parse_settings, pretrain
 from feddat.seeding import numpy_generator
 
@@ -177,6 +179,21 @@ def _load(folder: Path) -> AlbefObjective:
     model = tiny()
     model.albef = load_weights(AlbefForQuestionAnswering, folder / "model", "ALBEF").eval()
     return model
+
+
+def test_the_bundled_model_keeps_its_promised_quality() -> None:
+    folder = model_folder("albef-mini")
+    model = AlbefObjective.new(AlbefSettings())
+    model.albef = load_weights(AlbefForQuestionAnswering, folder, "ALBEF").eval()
+    quality = {
+        k: v for k, v in measure(model, maker(), 256, "test").items() if k != "match"
+    }  # its read-out is not kept
+    published = json.loads((folder / "quality.json").read_text())
+    assert published.keys() - quality.keys() == {"match"}
+    for kind in ("word", "question"):
+        own, told = ([v for k, v in values.items() if k.startswith(kind)] for values in (quality, published))
+        assert abs(sum(own) / len(own) - sum(told) / len(told)) < 6
+    assert load_backbone("albef-mini").feature_dim == 160
 
 
 def _batch(mode: str) -> Batch:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 #: Models inside the package (``assets/NAME``): name -> description.
 BUNDLED: Mapping[str, str] = {
     "vilt-mini": "small ViLT for demos and tests, pretrained on generated pictures and sentences",
+    "albef-mini": "small ALBEF that writes its answers, pretrained on the same pictures, sentences and questions",
 }
 
 

@@ -51,7 +51,7 @@ class AlbefSettings(PretrainSettings):
 
     family: ClassVar[str] = "albef"
 
-    steps: int = 900
+    steps: int = 1_100
     batch_size: int = 96
     parts: int = 2
     lr: float = 1e-3
@@ -122,7 +122,7 @@ masked words beside the image; the language-model loss of the answer decoder on 
         if not 0 <= settings.fusion_layer < settings.text_layers:
             raise ConfigError(f"fusion_layer={settings.fusion_layer}: expected one of {settings.text_layers} layers")
         torch.manual_seed(settings.seed)
-        common = {
+        common: dict[str, Any] = {
             "hidden_size": settings.hidden,
             "num_attention_heads": settings.heads,
             "hidden_dropout_prob": 0.0,

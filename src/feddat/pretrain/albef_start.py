@@ -45,7 +45,7 @@ def start_from_vilt(model: AlbefForQuestionAnswering, name_or_path: str) -> None
     embeddings = vilt.vilt.embeddings
     with torch.no_grad():
         # An image's tokens all get the same addend that says they are no words; here the positions hold it.
-        embeddings.position_embeddings += embeddings.token_type_embeddings.weight[1]
+        embeddings.position_embeddings.add_(embeddings.token_type_embeddings.weight[1])
     tensors: dict[str, Tensor] = {}
     for name, value in vilt.state_dict().items():
         tensors |= dict.fromkeys(_names(name), value)

@@ -36,7 +36,7 @@ def write_model_folder(
         seconds: wall time of the pretraining.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.pretrained.to(model.stored_dtype).save_pretrained(folder)
+    model.pretrained.to(model.stored_dtype).save_pretrained(folder)  # type: ignore[arg-type]
     (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     tokenizer = BertTokenizer(vocab=str(folder / "vocab.txt"), do_lower_case=True, model_max_length=MAX_TEXT)
     tokenizer.save_pretrained(folder)

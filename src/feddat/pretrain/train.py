@@ -170,7 +170,7 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
                 progress(event)
     if rank == 0:
         model.eval()
-        model.pretrained.to(model.stored_dtype).float()  # what is measured is what is stored
+        model.pretrained.to(model.stored_dtype).float()  # type: ignore[arg-type]  # what is measured is what is stored
         quality = measure(model, maker, 2048, "test")
         write_model_folder(folder / "model", model, words, settings.values(), quality, time.monotonic() - began)
 

@@ -119,12 +119,13 @@ feature names one masked word, or a question's answer, through the masked-word h
     def image_processor(self) -> Any:
         """Return the image processor that goes with the model."""
         half = [0.5, 0.5, 0.5]
-        return ViltImageProcessorPil(
-            size={"shortest_edge": CANVAS},
-            size_divisor=self.vilt.config.patch_size,
-            image_mean=half,
-            image_std=half,
-        )
+        preparation: dict[str, Any] = {
+            "size": {"shortest_edge": CANVAS},
+            "size_divisor": self.vilt.config.patch_size,
+            "image_mean": half,
+            "image_std": half,
+        }
+        return ViltImageProcessorPil(**preparation)
 
     def about(self, settings: Mapping[str, Any]) -> str:
         """Return what the model is, in words for the model card."""
