@@ -76,7 +76,7 @@ OpenMoji's (CC BY-SA 4.0), hence this licence.
 {_PRECISION[resolve_precision(settings["precision"])]}; the first {settings["simple_steps"]:,} steps see one or two
 objects only. Losses: {model.losses}.
 The scene graph supervises two more: every image token names the object and colour of its cell, and every object's name
-in a text names its cell and colour (in the spirit of MDETR, arXiv 2104.12763). Compute: {settings["jobs"]} CPU core(s)
+in a text names its cell and colour (in the spirit of MDETR, arXiv 2104.12763). Compute: {settings["jobs"]} CPU cores
 for {recipe["seconds"] / 60:.0f} minutes.
 
 ## Quality
