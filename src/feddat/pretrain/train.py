@@ -28,6 +28,9 @@ from feddat.pretrain.quality import measure
 from feddat.pretrain.settings import PretrainSettings
 from feddat.pretrain.vilt import ViltObjective
 
+#: Scenes on which the finished model is measured.
+FINAL_SCENES = 2048
+
 Event = dict[str, Any]
 
 
@@ -171,7 +174,7 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
     if rank == 0:
         model.eval()
         model.pretrained.to(model.stored_dtype).float()  # type: ignore[arg-type]  # what is measured is what is stored
-        quality = measure(model, maker, 2048, "test")
+        quality = measure(model, maker, FINAL_SCENES, "test")
         write_model_folder(folder / "model", model, words, settings.values(), quality, time.monotonic() - began)
 
 

@@ -1,0 +1,11 @@
+import pytest
+
+from feddat.pretrain import train
+
+
+@pytest.fixture(autouse=True, scope="package")
+def quick_measurement():
+    """Measure finished models on fewer scenes: what it gives is tested on the bundled models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "FINAL_SCENES", 256)
+        yield
