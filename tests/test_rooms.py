@@ -15,7 +15,7 @@ FLOORS = (
     ("client", "pretrain"),
     ("app",),
     ("experiment",),
-    ("dashboard", "live"),
+    ("bench", "dashboard", "live"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

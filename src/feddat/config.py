@@ -249,6 +249,12 @@ class RunConfig(_Section):
     rounds: int = Field(30, ge=1)
     seed: int = Field(0, ge=0)
     device: str = "cpu"
+    cache_prefix: int = Field(
+        512,
+        ge=0,
+        description="MiB of memory of this process for the model's states below the first adapter, so that they are "
+        "computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
     adapter: AdapterConfig = AdapterConfig()
     head: HeadConfig = HeadConfig()

@@ -35,7 +35,7 @@ class BatchLearner:
     ) -> None:
         self._backbone = backbone
         self._adapters = adapters
-        self._bf16 = precision == "bf16"
+        self._precision = precision
         self._optimizer = optimizer
         self._clip_norm = clip_norm
         self._trains_key = trains_key
@@ -177,8 +177,12 @@ class BatchLearner:
         return self._optimizer
 
     def _autocast(self) -> torch.autocast:
-        kind = next(iter(self._inputs.values())).device.type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=self._bf16)
+        return autocast(next(iter(self._inputs.values())).device, self._precision)
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context that forward passes run in: bfloat16 where ``precision`` is ``bf16``."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
 def _beside(tensor: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

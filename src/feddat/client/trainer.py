@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,12 @@ from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.algorithms.local import Local
 from feddat.algorithms.server import ServerPart
 from feddat.client.batches import plan_batches
-from feddat.client.learner import BatchLearner
+from feddat.client.learner import BatchLearner, autocast
 from feddat.client.member import Member, Prepared
 from feddat.client.momentum import MomentumCopy, rising
 from feddat.client.optim import build_optimizer, set_learning_rate
 from feddat.client.personal import averages, load_shared, pack, shared_state, trained, unpack
+from feddat.client.prefixes import PrefixCache
 from feddat.client.store import PersonalStore, State, StoreError
 from feddat.client.traps import Traps
 from feddat.config import AlgorithmConfig, RunConfig
@@ -90,6 +91,7 @@ class Participant:
         adapters: global, local and anchor adapter over that model; shared likewise.
         algorithm: the local objective.
         store: personal state of this client.
+        prefixes: keeps what is frozen of the forward pass, for all participants of the process; ``None``: nothing is.
     """
 
     def __init__(
@@ -101,6 +103,7 @@ class Participant:
         adapters: Adapters,
         algorithm: Algorithm,
         store: PersonalStore,
+        prefixes: PrefixCache | None = None,
     ) -> None:
         self.name = name
         self.config = config
@@ -108,6 +111,7 @@ class Participant:
         self.adapters = adapters
         self.algorithm = algorithm
         self.store = store
+        self._prefixes = prefixes
         if isinstance(backbone, StagedBackbone):
             backbone.stage(adapters.changed)
         self._device = next(backbone.model.parameters()).device
@@ -176,7 +180,9 @@ class Participant:
         answering, context = self._restore_for_answers(shared, round, final, extras)
         prepared = {name: member.prepared(split) for name, member in self.members.items()}
         scores = {
-            name: self._scores(self.members[name], part, self.routes(final), answering, context)
+            name: self._scores(
+                self.members[name], self._carried(name, part, split), self.routes(final), answering, context
+            )
             for name, part in prepared.items()
             if part.size
         }
@@ -273,6 +279,7 @@ class Participant:
         self.backbone.model.train()
         for head in heads:
             head.train()
+        prepared = {name: self._carried(name, part, "train") for name, part in prepared.items()}
         algorithm.begin(learner, context)
 
         # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
@@ -330,6 +337,14 @@ class Participant:
                 for route in routes:
                     scores[route].append(member.task.scores(algorithm.answer(learner, route, context), targets))
         return {route: 100.0 * torch.cat(found).double().mean().item() for route, found in scores.items()}
+
+    def _carried(self, member: str, part: Prepared, split: str) -> Prepared:
+        """Return a split whose frozen part of the forward pass is done, if that is kept; the model's mode is set."""
+        if self._prefixes is None or not isinstance(self.backbone, StagedBackbone) or not part.size:
+            return part
+        with autocast(self._device, self.config.train.precision):
+            views = self._prefixes.views((self.name, member, split), part.views, self.backbone, self._device)
+        return replace(part, views=views)
 
     def _restore_for_answers(
         self, shared: dict[str, Tensor] | None, round: int, final: bool, extras: Mapping[str, Tensor] | None

@@ -16,6 +16,7 @@ from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.client.personal import shared_state
+from feddat.client.prefixes import PrefixCache
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
@@ -110,8 +111,9 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     _check(algorithm, config)
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
+    prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     participants = {
-        name: Participant(name, members, config, backbone, adapters, algorithm, stores[name])
+        name: Participant(name, members, config, backbone, adapters, algorithm, stores[name], prefixes)
         for name, members in groups.items()
     }
     for member in (member for participant in participants.values() for member in participant.members.values()):

@@ -123,7 +123,7 @@ class StagedBackbone(Backbone, Protocol):
         """Return what :meth:`features` takes in the place of a batch's inputs, on any route, for the same result.
 
         These are the inputs themselves where nothing can be done before: the forward pass was not divided, adapters
-        begin at the bottom, or dropout is at work, which differs from pass to pass.
+        begin at the bottom, dropout is at work, which differs from pass to pass, or they are a prefix already.
         """
         ...
 

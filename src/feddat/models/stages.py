@@ -1,10 +1,14 @@
-"""What every backbone asks before it divides its forward pass (:class:`feddat.models.base.StagedBackbone`)."""
+"""What backbones that divide their forward pass share (:class:`feddat.models.base.StagedBackbone`)."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from torch import nn
+
+#: Keys of a prefix that is one sequence of states: (N, tokens, d), the first token first; and its mask, bool
+#: (N, 1, 1, tokens), true where to attend, absent where nothing is padded.
+STATES, MASK = "prefix_states", "prefix_mask"
 
 
 def is_changed(module: nn.Module, changed: Collection[nn.Module]) -> bool:

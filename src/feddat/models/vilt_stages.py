@@ -21,11 +21,7 @@ from transformers.models.vilt.modeling_vilt import ViltAttention, ViltLayer
 
 from feddat.models.base import AddsToOutput
 from feddat.models.fast_vilt import FastViltSelfAttention
-from feddat.models.stages import drops_out, is_changed
-
-#: Keys of the inputs between the stages: states (N, tokens, d) after the prefix; the mask (N, 1, 1, tokens), bool, true
-#: where to attend, absent where nothing is padded.
-STATES, MASK = "prefix_states", "prefix_mask"
+from feddat.models.stages import MASK, STATES, drops_out, is_changed
 
 
 class ViltStages:
@@ -55,13 +51,17 @@ class ViltStages:
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return what :meth:`pooled` goes on from; the inputs themselves where there is no prefix."""
-        if self.depth < 0 or drops_out(self.vilt):
+        if self.depth < 0 or STATES in inputs or drops_out(self.vilt):
             return inputs
         states, mask = self._embed(inputs)
-        for layer in self.vilt.encoder.layer[: self.depth]:
+        layers = [] if self._whole_stack else list(self.vilt.encoder.layer)
+        for layer in layers[: min(self.depth, len(layers) - 1)]:
             states = layer(states, mask)[0]
+        if layers and self.depth + (self._adapter is not None) >= len(layers):
+            # Only the first token is ever asked for again.
+            return {STATES: _first_token(layers[-1], states, mask, bare=self._adapter is not None)}
         if self._adapter is not None:
-            states = _without_adapter(self.vilt.encoder.layer[self.depth], states, mask)
+            states = _without_adapter(layers[self.depth], states, mask)
         return {STATES: states} if mask is None else {STATES: states, MASK: mask}
 
     def pooled(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -116,8 +116,8 @@ def _without_adapter(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     return output
 
 
-def _first_token(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a layer's output for the first token, (N, 1, d)."""
+def _first_token(layer: Any, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
+    """Return a layer's output for the first token, (N, 1, d); bare: before the adapter behind it."""
     known = type(layer) is ViltLayer and type(layer.attention) is ViltAttention
     if not known or type(layer.attention.attention) is not FastViltSelfAttention:
         whole: Tensor = layer(states, mask)[0]
@@ -125,5 +125,6 @@ def _first_token(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     normed, first = layer.layernorm_before(states), states[:, :1]
     context = layer.attention.attention.attend(normed[:, :1], normed, mask)
     first = layer.attention.output(context, first) + first
-    output: Tensor = layer.output(layer.intermediate(layer.layernorm_after(first)), first)
+    hidden = layer.intermediate(layer.layernorm_after(first))
+    output: Tensor = layer.output.base_layer.forward(hidden, first) if bare else layer.output(hidden, first)
     return output

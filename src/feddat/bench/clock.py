@@ -1,0 +1,89 @@
+"""What time is compared with: the machine's own rate of matrix products, and its name."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+#: Sides of the square matrices that the rate is measured with; the quickest counts.
+SIDES = {"cpu": (256, 512, 1024), "cuda": (2048, 4096, 8192)}
+
+
+class Clock:
+    """Seconds by what they were spent on; on a GPU a phase ends when its work is done.
+
+    Attributes:
+        seconds: phase -> seconds since the last :meth:`reset`.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.seconds: Counter[str] = Counter()
+
+    def reset(self) -> None:
+        """Forget all seconds."""
+        self.seconds.clear()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the time inside the block towards a phase. Phases do not overlap."""
+        self._wait()
+        started = time.perf_counter()
+        yield
+        self._wait()
+        self.seconds[name] += time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+
+def matmul_rates(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> dict[int, float]:
+    """Return FLOP/s of products of square matrices by their side, each measured for about so many seconds."""
+    rates = {}
+    clock = Clock(device)
+    for side in SIDES[device.type]:
+        a = torch.randn(side, side, device=device, dtype=dtype)
+        b = torch.randn(side, side, device=device, dtype=dtype)
+        a @ b
+        clock.reset()
+        count = 0
+        while clock.seconds["product"] < seconds:
+            with clock.phase("product"):
+                a @ b
+            count += 1
+        rates[side] = 2 * side**3 * count / clock.seconds["product"]
+    return rates
+
+
+def hardware(device: torch.device) -> dict[str, str | int]:
+    """Return what the numbers were measured on."""
+    found: dict[str, str | int] = {
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.is_file():
+        for line in information.read_text(encoding="utf-8").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,120 @@
+"""What measurements work on: model folders with random weights, and a client whose pictures are JPEG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import BertTokenizer, ViltConfig, ViltModel
+from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from feddat.example import ClientData, Example
+from feddat.models.albef.model import AlbefConfig, AlbefForQuestionAnswering
+from feddat.models.catalog import load_encoder
+from feddat.seeding import numpy_generator
+
+#: As many word embeddings as bert-base-uncased has.
+_WORDS = 30522
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+@dataclass(frozen=True, slots=True)
+class BenchModel:
+    """A model to measure with.
+
+    Attributes:
+        title: what tables call it.
+        write: makes its folder; ``None``: it is bundled, and named as such.
+        side: of the square JPEG files, in pixels.
+        words: of a question, which become one token each.
+        batch: examples per step.
+    """
+
+    title: str
+    write: Callable[[Path], None] | None
+    side: int
+    words: int
+    batch: int
+
+
+def model_folder(name: str, below: Path) -> str:
+    """Return what ``load_backbone`` takes for one of :data:`MODELS`; its folder is made below ``below`` once.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    if name not in MODELS:
+        raise ValueError(f"model {name!r}: not one that is measured; expected {', '.join(MODELS)}")
+    write = MODELS[name].write
+    if write is None:
+        return name
+    folder = below / name
+    if not (folder / "preprocessor_config.json").is_file():  # written last
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            write(folder)
+    return str(folder)
+
+
+def make_client(model: str, folder_or_name: str, folder: Path, examples: int, name: str = "bench") -> ClientData:
+    """Return a client for one of :data:`MODELS`, its pictures in ``folder``, its words the model's own."""
+    encoder: Any = load_encoder(folder_or_name)
+    words = sorted(word for word in encoder.tokenizer.get_vocab() if word.isalnum())
+    return write_client(folder, name, MODELS[model].side, words[:1000], MODELS[model].words, examples)
+
+
+def write_client(
+    folder: Path, name: str, side: int, vocabulary: Sequence[str], words: int, examples: int
+) -> ClientData:
+    """Return a client with ``examples`` questions to train on, each about a JPEG file of its own in ``folder``.
+
+    Pictures are square smooth noise, about as large on the disk as photographs. Questions are ``words`` words of the
+    vocabulary, and so are the up to 100 answers, one word each.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = numpy_generator(0, "bench", name)
+    known = list(vocabulary[:100])
+    made = []
+    for index in range(examples):
+        path = folder / f"{index}.jpg"
+        coarse = generator.integers(0, 256, (max(side // 16, 1), max(side // 16, 1), 3), dtype=np.uint8)
+        pixels = np.asarray(Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC), np.int16)
+        noisy = np.clip(pixels + generator.integers(-12, 13, pixels.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(path, quality=90)
+        text = " ".join(vocabulary[word] for word in generator.integers(0, len(vocabulary), words))
+        given = generator.choice(len(known), size=2, replace=False)
+        made.append(Example(str(index), (path,), text, {known[given[0]]: 1.0, known[given[1]]: 0.3}))
+    return ClientData(name, "vqa", tuple(made), (), tuple(made), tuple(known))
+
+
+def _write_vilt(folder: Path) -> None:
+    """Write ViLT-B/32 as published, but for its weights."""
+    ViltModel(ViltConfig(max_image_length=-1)).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    _write_tokenizer(folder)
+    ViltImageProcessorPil().save_pretrained(folder)
+
+
+def _write_albef(folder: Path) -> None:
+    """Write the published ALBEF's architecture for visual question answering."""
+    AlbefForQuestionAnswering(AlbefConfig()).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    _write_tokenizer(folder)
+    ViTImageProcessorPil(size={"height": 384, "width": 384}, resample=3).save_pretrained(folder)
+
+
+def _write_tokenizer(folder: Path) -> None:
+    words = [*_SPECIAL, *(f"w{index}" for index in range(_WORDS - len(_SPECIAL)))]
+    BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
+
+
+#: By the name that the command line takes. A question of ViLT-B is 12 tokens with start and end: 157 with the patches.
+MODELS = {
+    "vilt-mini": BenchModel("vilt-mini, 64 px", None, side=64, words=8, batch=32),
+    "vilt-b32": BenchModel("ViLT-B/32, 384 px", _write_vilt, side=480, words=10, batch=4),
+    "albef-base": BenchModel("ALBEF-base, 384 px", _write_albef, side=480, words=10, batch=1),
+}

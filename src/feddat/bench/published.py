@@ -1,0 +1,74 @@
+"""The schedule of the published code, written as METHOD describes it, to measure against and to check ours with.
+
+One step of FedDAT is three forward and two backward passes, each pass decodes, resizes and tokenises its batch again, and
+the model is transformers' own: patches picked at random, eager attention, everything in float32. What the published code
+does wrong (:mod:`feddat.client.traps`) is left out; it costs no time.
+
+Chen et al., "FedDAT", AAAI 2024, arXiv 2308.12305.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltSelfAttention
+
+from feddat.algorithms.base import Learner, RoundContext
+from feddat.models.base import Backbone
+from feddat.models.fast_vilt import FastViltEmbeddings, FastViltSelfAttention
+from feddat.models.vilt import ViltBackbone
+
+
+def published_step(learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+    """Take one step of FedDAT in three forward and two backward passes; return its losses."""
+    config = context.config
+    with torch.no_grad():
+        z_dat = learner.logits(learner.features("dat"))
+    z_s = learner.logits(learner.features("global"))
+    task, divergence = learner.task_loss(z_s), learner.distillation_loss(z_s, z_dat, config.temperature)
+    loss_s = (1 - config.alpha) * task + config.alpha * divergence
+    learner.update(loss_s)
+
+    z_dat = learner.logits(learner.features("dat"))
+    task, divergence = learner.task_loss(z_dat), learner.distillation_loss(z_dat, z_s, config.temperature)
+    loss_dat = (1 - config.beta) * task + config.beta * divergence
+    learner.update(loss_dat)
+    return {"loss": (loss_s + loss_dat).detach()}
+
+
+class StockVilt(ViltBackbone):
+    """ViLT with the library's whole forward pass, from scratch on every route."""
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the pooled first token, shape (views, feature_dim)."""
+        pooled: Tensor = self.model(**inputs).pooler_output
+        return pooled
+
+
+def make_stock(backbone: Backbone) -> Backbone:
+    """Give a backbone the library's own code in the place of ours, in place: the same weights and numbers, slower.
+
+    ViLT gets back its embeddings, its attention and its whole forward pass; every model gets eager attention.
+    """
+    for module in backbone.model.modules():
+        if type(module) is FastViltEmbeddings:
+            module.__class__ = ViltEmbeddings
+        elif type(module) is FastViltSelfAttention:
+            module.__class__ = ViltSelfAttention
+        config: Any = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation"):
+            config._attn_implementation = "eager"
+    if type(backbone) is ViltBackbone:
+        backbone.__class__ = StockVilt
+    return backbone
+
+
+def stock_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.AdamW:
+    """Return a new AdamW with torch's default implementation for the same parameters and settings."""
+    groups = [
+        {key: group[key] for key in ("params", "lr", "betas", "eps", "weight_decay")}
+        for group in optimizer.param_groups
+    ]
+    return torch.optim.AdamW(groups)
