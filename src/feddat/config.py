@@ -255,6 +255,9 @@ class RunConfig(_Section):
         description="MiB of memory of this process for the model's states below the first adapter, so that they are "
         "computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
     )
+    keep_clients: int = Field(
+        32, ge=1, description="so many clients of this process keep prepared data and head in memory between turns"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
     adapter: AdapterConfig = AdapterConfig()
     head: HeadConfig = HeadConfig()

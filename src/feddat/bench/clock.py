@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +26,7 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def reset(self) -> None:
         """Forget all seconds."""

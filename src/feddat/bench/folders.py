@@ -95,14 +95,14 @@ def write_client(
 
 def _write_vilt(folder: Path) -> None:
     """Write ViLT-B/32 as published, but for its weights."""
-    ViltModel(ViltConfig(max_image_length=-1)).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    ViltModel(ViltConfig(max_image_length=-1)).save_pretrained(folder)
     _write_tokenizer(folder)
     ViltImageProcessorPil().save_pretrained(folder)
 
 
 def _write_albef(folder: Path) -> None:
     """Write the published ALBEF's architecture for visual question answering."""
-    AlbefForQuestionAnswering(AlbefConfig()).save_pretrained(folder)  # type: ignore[no-untyped-call]
+    AlbefForQuestionAnswering(AlbefConfig()).save_pretrained(folder)
     _write_tokenizer(folder)
     ViTImageProcessorPil(size={"height": 384, "width": 384}, resample=3).save_pretrained(folder)
 

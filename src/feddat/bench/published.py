@@ -1,8 +1,8 @@
 """The schedule of the published code, written as METHOD describes it, to measure against and to check ours with.
 
-One step of FedDAT is three forward and two backward passes, each pass decodes, resizes and tokenises its batch again, and
-the model is transformers' own: patches picked at random, eager attention, everything in float32. What the published code
-does wrong (:mod:`feddat.client.traps`) is left out; it costs no time.
+One step of FedDAT is three forward and two backward passes. Each forward pass decodes, resizes and tokenises its batch
+again, and the model is transformers' own: patches picked at random, eager attention, everything in float32. What the
+published code does wrong (:mod:`feddat.client.traps`) is left out; it costs no time.
 
 Chen et al., "FedDAT", AAAI 2024, arXiv 2308.12305.
 """
@@ -38,6 +38,9 @@ def published_step(learner: Learner, context: RoundContext) -> dict[str, Tensor]
     return {"loss": (loss_s + loss_dat).detach()}
 
 
+_STOCK: dict[type, type] = {FastViltEmbeddings: ViltEmbeddings, FastViltSelfAttention: ViltSelfAttention}
+
+
 class StockVilt(ViltBackbone):
     """ViLT with the library's whole forward pass, from scratch on every route."""
 
@@ -52,11 +55,9 @@ def make_stock(backbone: Backbone) -> Backbone:
 
     ViLT gets back its embeddings, its attention and its whole forward pass; every model gets eager attention.
     """
+    module: Any
     for module in backbone.model.modules():
-        if type(module) is FastViltEmbeddings:
-            module.__class__ = ViltEmbeddings
-        elif type(module) is FastViltSelfAttention:
-            module.__class__ = ViltSelfAttention
+        module.__class__ = _STOCK.get(type(module), type(module))
         config: Any = getattr(module, "config", None)
         if hasattr(config, "_attn_implementation"):
             config._attn_implementation = "eager"

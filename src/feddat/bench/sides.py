@@ -2,7 +2,7 @@
 
 | schedule | what a step is |
 | --- | --- |
-| ``published`` | FedDAT as published: three forward and two backward passes of the stock model, from the files each time |
+| ``published`` | FedDAT as published: three forward and two backward passes of the stock model, each from the files |
 | ``alternating`` | our FedDAT in the published order: the same numbers |
 | ``joint`` | our FedDAT with one update for both adapters |
 | ``plain`` | one adapter on its task's loss alone, as in FedAvg |

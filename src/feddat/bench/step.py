@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from feddat.bench.clock import hardware, matmul_rates
 from feddat.bench.folders import MODELS, make_client, model_folder
+from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
 from feddat.bench.sides import PHASES, SCHEDULES, Side, load_side_model
 from feddat.config import RunConfig, load_config
 from feddat.precision import resolve_precision
-
-_STATUS = Path("/proc/self/status")
 
 #: Told what is measured next, in a few words.
 Say = Callable[[str], None]
@@ -66,13 +61,13 @@ def bench_step(
         if memory:
             for row in rows[-len(schedules) :]:
                 say(f"{MODELS[model].title}: memory of {row['schedule']}")
-                row["memory"] = _in_fresh_process(row["schedule"], config, folder, row["precision"])
+                row["memory"] = in_fresh_process(_peak, row["schedule"], model, config, folder, row["precision"])
     return {"kind": "step", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}
 
 
 def _config(model: str, folder: Path, device: str, batch: int | None) -> RunConfig:
     size = batch or MODELS[model].batch
-    settings = {"train.batch_size": size, "adapter.peft": "bottleneck"}
+    settings: dict[str, Any] = {"train.batch_size": size, "adapter.peft": "bottleneck"}
     return load_config(model=model_folder(model, folder / "models"), device=device, **settings)
 
 
@@ -150,39 +145,13 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _in_fresh_process(schedule: str, config: RunConfig, folder: Path, precision: str) -> dict[str, int]:
-    """Return the bytes that two steps of one schedule need: at the peak, and once the model is loaded."""
-    model = next(name for name in MODELS if Path(config.model).name == name)
-    arguments = (schedule, model, config, folder, precision, torch.get_num_threads())
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_peak, *arguments).result()
-
-
-def _peak(schedule: str, model: str, config: RunConfig, folder: Path, precision: str, threads: int) -> dict[str, int]:
-    torch.set_num_threads(threads)
+def _peak(schedule: str, model: str, config: RunConfig, folder: Path, precision: str) -> dict[str, int]:
+    """Return the bytes that two steps of one schedule need: once all is loaded, and at the peak."""
     device = torch.device(config.device)
     side = _sides(model, config, folder, [schedule], precision)[schedule]
     side.member.prepared("train")
-    _forget_peak(device)
-    loaded = _used(device)
+    forget_peak(device)
+    loaded = peak_memory(device)
     for indices in _batches(config):
         side.step(indices)
-    return {"loaded": loaded, "peak": _used(device)}
-
-
-def _used(device: torch.device) -> int:
-    """Return the most bytes held since the peak was forgotten: by the process, or on its GPU by tensors."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if _STATUS.is_file():
-        line = next(line for line in _STATUS.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def _forget_peak(device: torch.device) -> None:
-    """Forget what importing and loading needed for a moment; outside Linux that stays in the peak."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif _STATUS.is_file():
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # see proc(5)
+    return {"loaded": loaded, "peak": peak_memory(device)}

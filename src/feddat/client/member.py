@@ -50,8 +50,6 @@ class Member:
 
     Attributes:
         name: the client's name.
-        heads: the personal heads by name: the main one, those that the algorithm gives to routes of their own, and
-            a personal fusion; replaced by :meth:`reset_heads`.
         answering: how it answers, one of :data:`feddat.example.ANSWERING`.
         generation: how the backbone writes this client's answers; ``None`` where they are classes.
 
@@ -88,8 +86,24 @@ class Member:
             check_encoder(data, backbone.encoder.fingerprint, backbone.name)
             self._cache = EncodingCache(data.encodings, backbone.encoder.fingerprint)
         self._extra_heads = tuple(extra_heads)
-        self.heads: dict[str, nn.Module]
-        self.reset_heads()
+        self._heads: dict[str, nn.Module] = {}
+        if config.head.init == "words":
+            self.reset_heads()  # a mistake shows now, not in the first round
+
+    @property
+    def heads(self) -> dict[str, nn.Module]:
+        """The personal heads by name: the main one, those of routes that have their own, and a personal fusion.
+
+        Made when they are first asked for, and replaced by :meth:`reset_heads`.
+        """
+        if not self._heads:
+            self.reset_heads()
+        return self._heads
+
+    def release(self) -> None:
+        """Let go of the heads and of what was prepared; both are made again when asked for."""
+        self._heads = {}
+        self._prepared.clear()
 
     def reset_heads(self) -> None:
         """Put all heads back to one initialisation, which depends on the seed and the client's name alone.
@@ -98,10 +112,10 @@ class Member:
             ConfigError: ``head.init`` is ``words`` and the backbone has no masked-word head.
         """
         head = self._new_head().to(self.device).requires_grad_(self._config.head.lr > 0)
-        self.heads = {MAIN_HEAD: head} | {name: copy.deepcopy(head) for name in self._extra_heads}
+        self._heads = {MAIN_HEAD: head} | {name: copy.deepcopy(head) for name in self._extra_heads}
         fusion = self._backbone.personal_fusion() if isinstance(self._backbone, FusedBackbone) else None
         if fusion is not None:
-            self.heads[FUSION] = fusion.to(self.device)
+            self._heads[FUSION] = fusion.to(self.device)
 
     def pooled(self, features: Tensor) -> Tensor:
         """Return a backbone's features as the heads take them: through the personal fusion, where there is one."""

@@ -24,6 +24,7 @@ from feddat.client.momentum import MomentumCopy, rising
 from feddat.client.optim import build_optimizer, set_learning_rate
 from feddat.client.personal import averages, load_shared, pack, shared_state, trained, unpack
 from feddat.client.prefixes import PrefixCache
+from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore, State, StoreError
 from feddat.client.traps import Traps
 from feddat.config import AlgorithmConfig, RunConfig
@@ -92,6 +93,7 @@ class Participant:
         algorithm: the local objective.
         store: personal state of this client.
         prefixes: keeps what is frozen of the forward pass, for all participants of the process; ``None``: nothing is.
+        recent: says which participants of the process hold memory between their turns; ``None``: all do.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Participant:
         algorithm: Algorithm,
         store: PersonalStore,
         prefixes: PrefixCache | None = None,
+        recent: Recent | None = None,
     ) -> None:
         self.name = name
         self.config = config
@@ -112,6 +115,7 @@ class Participant:
         self.algorithm = algorithm
         self.store = store
         self._prefixes = prefixes
+        self._recent = recent
         if isinstance(backbone, StagedBackbone):
             backbone.stage(adapters.changed)
         self._device = next(backbone.model.parameters()).device
@@ -123,6 +127,11 @@ class Participant:
     def routes(self, final: bool = False) -> tuple[str, ...]:
         """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
+
+    def release(self) -> None:
+        """Let go of prepared data and heads until the next turn."""
+        for member in self.members.values():
+            member.release()
 
     def fit(
         self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
@@ -383,6 +392,8 @@ class Participant:
             extras: the extra arrays received.
             training: whether the round is to be trained.
         """
+        if self._recent is not None:
+            self._recent.turn(self)
         if self.algorithm.communicates and shared is None:
             raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
         # What does not travel starts the same everywhere; all of it, where nothing does.

@@ -17,6 +17,7 @@ from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.client.personal import shared_state
 from feddat.client.prefixes import PrefixCache
+from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
@@ -112,8 +113,9 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
+    recent = Recent(config.keep_clients)
     participants = {
-        name: Participant(name, members, config, backbone, adapters, algorithm, stores[name], prefixes)
+        name: Participant(name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent)
         for name, members in groups.items()
     }
     for member in (member for participant in participants.values() for member in participant.members.values()):

@@ -226,18 +226,20 @@ class Experiment:
 
 def _count(federation: Federation) -> dict[str, int]:
     """Return the parameters of one client, with the largest heads: they differ in their number of answers."""
-    heads = [
-        nn.ModuleList(member.heads.values())
-        for owner in federation.participants.values()
-        for member in owner.members.values()
-    ]
+    # One client's heads at a time: of a thousand clients they would not fit.
+    largest = nn.ModuleList()
+    for owner in federation.participants.values():
+        for member in owner.members.values():
+            heads = nn.ModuleList(member.heads.values())
+            largest = max(largest, heads, key=lambda found: sum(p.numel() for p in found.parameters()))
+        owner.release()
     algorithm = federation.algorithm
     return count_parameters(
         federation.adapters,
         trains=algorithm.trains,
         trains_key=algorithm.trains_key,
         shares=algorithm.shares if algorithm.communicates else None,
-        head=max(heads, key=lambda head: sum(p.numel() for p in head.parameters())),
+        head=largest,
     )
 
 

@@ -1,0 +1,83 @@
+"""``feddat bench clients``: memory and time of federations of ever more clients in one process.
+
+Every client has a few questions about JPEG files. All have the same ones, so that nothing but their number grows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feddat.bench.clock import hardware
+from feddat.bench.folders import make_client, model_folder
+from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
+from feddat.config import load_config
+from feddat.experiment.run import Experiment
+
+#: Training examples, and test examples, of a client.
+EXAMPLES = 16
+
+
+def bench_clients(
+    folder: Path,
+    counts: Sequence[int] = (1, 10, 100, 1000),
+    cycles: int = 1,
+    method: str = "feddat",
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Run a federation of each size in a fresh process; return what ``clients.json`` holds.
+
+    Args:
+        folder: where pictures and runs are made.
+        counts: numbers of clients; the first is what the others are compared with.
+        cycles: runs of each, in turns.
+        method: of the runs.
+        say: told what is measured.
+    """
+    model = "vilt-mini"
+    client = make_client(model, model_folder(model, folder / "models"), folder / "pictures" / "clients", EXAMPLES)
+    table = folder / "pictures" / "clients" / "examples.jsonl"
+    lines = [
+        json.dumps({"image": Path(str(example.images[0])).name, "question": example.text, "answers": answer})
+        for example in client.train
+        for answer in [max(example.answers, key=lambda one: example.answers[one])]
+    ]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    rows: list[dict[str, Any]] = [{"clients": count, "seconds": [], "memory": {}} for count in counts]
+    for cycle in range(cycles):
+        for row in rows:
+            say(f"{row['clients']} clients, run {cycle + 1} of {cycles}")
+            found = in_fresh_process(_run, folder, table, row["clients"], method)
+            row["seconds"].append(found.pop("seconds"))
+            row["memory"] = {key: max(value, row["memory"].get(key, 0)) for key, value in found.items()}
+    return {"kind": "clients", "hardware": hardware(torch.device("cpu")), "cycles": cycles, "rows": rows}
+
+
+def _run(folder: Path, table: Path, count: int, method: str) -> dict[str, Any]:
+    """Return seconds per client-round, and memory before and at the peak of a run of one round."""
+    device = torch.device("cpu")
+    _federate(folder, table, 1, method)  # what libraries and the first passes take is not the clients'
+    forget_peak(device)
+    loaded = peak_memory(device)
+    taken = _federate(folder, table, count, method)
+    return {"seconds": taken / count, "loaded": loaded, "peak": peak_memory(device)}
+
+
+def _federate(folder: Path, table: Path, count: int, method: str) -> float:
+    spec = {"train": str(table), "test": str(table), "images": str(table.parent)}
+    config = load_config(
+        benchmark=None,
+        clients={f"client-{index:04}": spec for index in range(count)},
+        method=method,
+        name=f"clients-{count}",
+        runs_dir=folder / "runs",
+        rounds=1,
+        threads=torch.get_num_threads(),
+        data_cache=folder / "cache",
+    )
+    summary = Experiment(config).run(overwrite=True)
+    return float(summary["seconds_in"]["train"])

@@ -1,0 +1,90 @@
+"""``feddat bench epoch``: a whole local epoch from JPEG files on the disk, against the published schedule.
+
+*Cold*: nothing was prepared before, so that every image is decoded and resized once, into the cache. *Warm*: a later
+run finds them there. The published schedule decodes each image three times in every epoch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feddat.bench.clock import hardware
+from feddat.bench.folders import MODELS, make_client, model_folder
+from feddat.bench.sides import Side, load_side_model
+from feddat.config import load_config
+from feddat.precision import resolve_precision
+
+#: What is measured in turns: schedule, and what it finds in the cache.
+CASES = (("published", "none"), ("alternating", "cold"), ("alternating", "warm"), ("joint", "warm"), ("plain", "warm"))
+
+
+def bench_epoch(
+    folder: Path,
+    model: str = "vilt-b32",
+    device: str = "cpu",
+    cycles: int = 3,
+    examples: int = 64,
+    batch: int | None = None,
+    precision: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure whole epochs in turns; return what ``epoch.json`` holds.
+
+    Args:
+        folder: where model folder, pictures and cache are made.
+        model: key of :data:`feddat.bench.folders.MODELS`.
+        device: torch device.
+        cycles: epochs of each case.
+        examples: of the client.
+        batch: examples per step; default: the model's.
+        precision: of our own schedules.
+        say: told what is measured.
+    """
+    title, own = MODELS[model].title, resolve_precision(precision, device)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"train.batch_size": batch or MODELS[model].batch, "adapter.peft": "bottleneck"}
+    config = load_config(model=model_folder(model, folder / "models"), device=device, **settings)
+    client = make_client(model, config.model, folder / "pictures" / f"{model}-epoch", examples)
+    cache = folder / "cache"
+    loaded = {published: load_side_model("published" if published else "plain", config) for published in (True, False)}
+    taken: dict[tuple[str, str], list[float]] = {case: [] for case in CASES}
+    reading: dict[tuple[str, str], list[float]] = {case: [] for case in CASES}
+    for cycle in range(cycles):
+        for schedule, state in CASES:
+            say(f"{title}: epoch {cycle + 1} of {cycles}, {schedule}, cache {state}")
+            if state == "cold":
+                shutil.rmtree(cache, ignore_errors=True)
+            own_data = replace(client, encodings=None if schedule == "published" else cache)
+            precise = config.updated({"train.precision": "fp32" if schedule == "published" else own})
+            side = Side(schedule, precise, own_data, loaded[schedule == "published"])
+            if schedule == "published":
+                side.member.prepared("train")  # its targets; the images are read again in every pass
+            started = time.perf_counter()
+            side.member.prepared("train")
+            prepared = time.perf_counter() - started
+            for indices in torch.randperm(examples, generator=torch.Generator().manual_seed(cycle)).split(  # type: ignore[no-untyped-call]
+                precise.train.batch_size
+            ):
+                side.step(indices)
+            if config.device != "cpu":
+                torch.cuda.synchronize(config.device)
+            taken[schedule, state].append(time.perf_counter() - started)
+            reading[schedule, state].append(prepared + side.clock.seconds["inputs"])
+    rows = [
+        {
+            "model": title,
+            "schedule": schedule,
+            "cache": state,
+            "examples": examples,
+            "seconds": taken[schedule, state],
+            "reading": reading[schedule, state],
+        }
+        for schedule, state in CASES
+    ]
+    return {"kind": "epoch", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}

@@ -1,0 +1,200 @@
+"""Measurements as tables, a plot, and the part of a page of documentation between two marks."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from feddat.bench.sides import PHASES
+from feddat.example import DataError
+from feddat.files import write_atomic
+from feddat.report import plots
+from feddat.report.numbers import human_bytes
+
+#: What one measurement found: the content of ``KIND.json``.
+Result = Mapping[str, Any]
+#: Row of a table: heading -> cell.
+Cells = dict[str, str]
+
+
+def write_result(folder: Path, result: Result) -> list[Path]:
+    """Write a measurement into ``folder`` as JSON, as a table, and ``step`` as a plot too; return the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = result["kind"]
+    files = {f"{kind}.json": json.dumps(result, indent=1).encode(), f"{kind}.md": markdown(result).encode()}
+    if kind == "step":
+        files["step.png"] = _picture(step_figure(result))
+    for name, content in files.items():
+        write_atomic(folder / name, content)
+    return [folder / name for name in files]
+
+
+def fill_page(page: Path, folder: Path) -> list[str]:
+    """Put the tables of ``folder`` between their marks in a page of Markdown; return the kinds that were there.
+
+    A mark is ``<!-- bench KIND -->``, and what it holds ends at ``<!-- end -->``.
+
+    Raises:
+        DataError: the page cannot be read, or has no mark for any of the measurements.
+    """
+    try:
+        text = page.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{page}: {error.strerror}") from None
+    filled = []
+    for path in sorted(folder.glob("*.json")):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        mark = re.escape(f"<!-- bench {result['kind']} -->")
+        table = markdown(result).replace("\\", r"\\")
+        text, count = re.subn(rf"({mark}\n).*?(?=<!-- end -->)", rf"\1\n{table}\n", text, flags=re.DOTALL)
+        filled += [result["kind"]] * bool(count)
+    if not filled:
+        raise DataError(f"{page}: no mark like <!-- bench step --> for a measurement in {folder}")
+    write_atomic(page, text.encode())
+    return filled
+
+
+def markdown(result: Result) -> str:
+    """Return a measurement as a Markdown table, with the hardware in a line above."""
+    rows = table(result)
+    headings = list(rows[0])
+    lines = [
+        headings,
+        [":--" if i == 0 else "--:" for i in range(len(headings))],
+        *(list(row.values()) for row in rows),
+    ]
+    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    return f"{machine(result)}\n\n{body}\n"
+
+
+def machine(result: Result) -> str:
+    """Return in a line what a measurement was made on."""
+    found = result["hardware"]
+    cores, threads = found["cores"], found["threads"]
+    parts = [f"{cores} core{'s'[: cores > 1]} of {found['cpu']} ({found['instructions']})"]
+    if "gpu" in found:
+        parts.insert(0, found["gpu"])
+    return ", ".join([*parts, f"{threads} thread{'s'[: threads > 1]}", f"torch {found['torch']}"]) + "."
+
+
+def table(result: Result) -> list[Cells]:
+    """Return a measurement's rows as text."""
+    return {"step": _step, "epoch": _epoch, "clients": _clients, "wire": _wire}[result["kind"]](result["rows"])
+
+
+def seconds(values: Sequence[float]) -> str:
+    """Return the median of some seconds and their quartiles' distance from it: ``1.23 ± 0.04``."""
+    median = statistics.median(values)
+    if len(values) < 2:
+        return f"{median:.3g}"
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return f"{median:.3g} ± {(high - low) / 2:.1g}"
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return how many times as fast ours is: the median over the turns, each of which took both."""
+    return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def _step(rows: Sequence[Result]) -> list[Cells]:
+    cells = []
+    for row in rows:
+        baseline = next((r for r in rows if r["model"] == row["model"] and r["schedule"] == "published"), None)
+        plain = next((r for r in rows if r["model"] == row["model"] and r["schedule"] == "plain"), None)
+        taken = statistics.median(row["seconds"])
+        cells.append(
+            {
+                "model, batch": f"{row['model']}, {row['batch']}",
+                "schedule": row["schedule"],
+                "format": row["precision"],
+                "s per step": seconds(row["seconds"]),
+                **{phase: f"{row['phases'][phase]:.3g}" for phase in PHASES},
+                "samples/s": f"{row['batch'] / taken:.3g}",
+                "times published": "" if baseline is None else f"{ratio(row['seconds'], baseline['seconds']):.2f}",
+                "plain steps": "" if plain is None else f"{1 / ratio(row['seconds'], plain['seconds']):.2f}",
+                "GFLOP": f"{row['flops'] / 1e9:.3g}",
+                "of matmul rate": f"{100 * row['flops'] / taken / row['matmul_rate']:.0f} %",
+                "peak memory": human_bytes(row["memory"]["peak"]) if row.get("memory") else "",
+            }
+        )
+    return cells
+
+
+def _epoch(rows: Sequence[Result]) -> list[Cells]:
+    theirs = next(row for row in rows if row["schedule"] == "published")["seconds"]
+    return [
+        {
+            "schedule, cache": f"{row['schedule']}, {row['cache']}",
+            "examples": str(row["examples"]),
+            "s per epoch": seconds(row["seconds"]),
+            "of that reading": seconds(row["reading"]),
+            "times published": f"{ratio(row['seconds'], theirs):.2f}",
+        }
+        for row in rows
+    ]
+
+
+def _clients(rows: Sequence[Result]) -> list[Cells]:
+    one = rows[0]
+    return [
+        {
+            "clients": str(row["clients"]),
+            "s per client-round": seconds(row["seconds"]),
+            "memory loaded": human_bytes(row["memory"]["loaded"]),
+            "peak memory": human_bytes(row["memory"]["peak"]),
+            f"times that of {one['clients']}": f"{row['memory']['peak'] / one['memory']['peak']:.2f}",
+        }
+        for row in rows
+    ]
+
+
+def _wire(rows: Sequence[Result]) -> list[Cells]:
+    return [
+        {
+            "model, format": f"{row['title']}, {row['format']}",
+            "parameters": str(row["parameters"]),
+            "bytes": str(row["bytes"]),
+            "ms to encode": seconds([1000 * value for value in row["encode"]]),
+            "ms to decode": seconds([1000 * value for value in row["decode"]]),
+        }
+        for row in rows
+    ]
+
+
+def step_figure(result: Result) -> Figure:
+    """Return a panel per model: a bar per schedule, its phases side by side."""
+    ink, muted, line = (plots.LIGHT[name] for name in ("--ink", "--muted", "--line"))
+    models = list(dict.fromkeys(row["model"] for row in result["rows"]))
+    with matplotlib.rc_context(plots.style(ink, muted, line)):
+        figure = Figure(figsize=(7.0, 0.5 + 1.5 * len(models)), layout="constrained", facecolor="white")
+        for axes, model in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models, strict=True):
+            rows = [row for row in result["rows"] if row["model"] == model]
+            for place, row in enumerate(rows):
+                done = 0.0
+                for index, phase in enumerate(PHASES):
+                    colour = plots.LIGHT[f"--s{index + 1}"]
+                    label = phase if place == 0 else None
+                    axes.barh(place, row["phases"][phase], left=done, color=colour, height=0.66, label=label)
+                    done += row["phases"][phase]
+            axes.set_yticks(range(len(rows)), [row["schedule"] for row in rows], color=ink)
+            axes.invert_yaxis()
+            axes.grid(visible=False, axis="y")
+            axes.set_title(f"{model}, batch {rows[0]['batch']}", fontsize=9, loc="left")
+            axes.set_xlabel("seconds per step" if model == models[-1] else "")
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(PHASES), frameon=False)
+    return figure
+
+
+def _picture(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    return out.getvalue()

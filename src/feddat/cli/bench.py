@@ -1,0 +1,144 @@
+"""Commands that measure how fast it is: ``feddat bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from feddat.cli.common import out, say_loading, split_names
+
+if TYPE_CHECKING:
+    from feddat.bench.step import Say
+
+app = typer.Typer(no_args_is_help=True, help="Measure steps, epochs, many clients, and updates on the wire.")
+
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="JSON, tables and plot come here.")]
+Work = Annotated[Path, typer.Option(metavar="DIR", help="Model folders, pictures and runs to measure with.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour: smaller, with fewer turns.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's own choice")]
+Device = Annotated[str, typer.Option(help="cpu, or cuda.")]
+Cycles = Annotated[int | None, typer.Option(min=1, help="Turns of everything that is compared.")]
+Batch = Annotated[int | None, typer.Option(min=1, help="Examples per step.", show_default="the model's")]
+_OUT, _WORK = Path("runs/bench"), Path("runs/bench/work")
+
+
+@app.command()
+def step(
+    models: Annotated[
+        str | None, typer.Option(help="vilt-mini, vilt-b32, albef-base.", show_default="all; quick: vilt-mini")
+    ] = None,
+    device: Device = "cpu",
+    batch: Batch = None,
+    cycles: Cycles = None,
+    threads: Threads = None,
+    precision: Annotated[str, typer.Option(help="Of our schedules: auto, fp32, bf16.")] = "auto",
+    quick: Quick = False,
+    to: Out = _OUT,
+    work: Work = _WORK,
+) -> None:
+    """Time one step of local training: the published schedule, ours, and a plain adapter's."""
+    names = split_names(models or ("vilt-mini" if quick else "vilt-mini,vilt-b32,albef-base"))
+    with _measuring(threads) as say:
+        from feddat.bench.step import bench_step
+
+        result = bench_step(
+            work, names, device=device, cycles=cycles or (3 if quick else 11), batch=batch, precision=precision,
+            memory=not quick, say=say,
+        )  # fmt: skip
+    _show(result, to)
+
+
+@app.command()
+def epoch(
+    model: Annotated[str | None, typer.Option(help="As in step.", show_default="vilt-b32; quick: vilt-mini")] = None,
+    device: Device = "cpu",
+    batch: Batch = None,
+    cycles: Cycles = None,
+    threads: Threads = None,
+    examples: Annotated[int, typer.Option(min=1, help="Of the client.")] = 64,
+    quick: Quick = False,
+    to: Out = _OUT,
+    work: Work = _WORK,
+) -> None:
+    """Time a local epoch from JPEG files, with a cold and a warm cache, against the published schedule."""
+    with _measuring(threads) as say:
+        from feddat.bench.epoch import bench_epoch
+
+        name = model or ("vilt-mini" if quick else "vilt-b32")
+        result = bench_epoch(work, name, device, cycles or (2 if quick else 5), examples, batch, say=say)
+    _show(result, to)
+
+
+@app.command()
+def clients(
+    counts: Annotated[str | None, typer.Option(metavar="N1,N2,...", show_default="1,10,100,1000; quick: 1,10")] = None,
+    cycles: Cycles = None,
+    threads: Threads = 1,
+    quick: Quick = False,
+    to: Out = _OUT,
+    work: Work = _WORK,
+) -> None:
+    """Measure memory and time of federations of ever more clients in one process."""
+    sizes = split_names(counts or ("1,10" if quick else "1,10,100,1000"))
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise typer.BadParameter(f"expected numbers of clients with commas, got {counts!r}")
+    with _measuring(threads) as say:
+        from feddat.bench.clients import bench_clients
+
+        result = bench_clients(work, [int(size) for size in sizes], cycles or 1, say=say)
+    _show(result, to)
+
+
+@app.command()
+def wire(cycles: Cycles = None, quick: Quick = False, to: Out = _OUT, work: Work = _WORK) -> None:
+    """Measure an update's bytes, and the time to make and read what carries it."""
+    with _measuring(None) as say:
+        from feddat.bench.wire import bench_wire
+
+        models = ("vilt-mini",) if quick else ("vilt-mini", "vilt-b32")
+        result = bench_wire(work, models, cycles or (5 if quick else 20), say)
+    _show(result, to)
+
+
+@app.command()
+def fill(
+    page: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown with marks like <!-- bench step -->.")],
+    results: Annotated[Path, typer.Option("--from", metavar="DIR", help="What the other commands wrote.")] = _OUT,
+) -> None:
+    """Put measured tables between their marks in a page of documentation."""
+    from feddat.bench.tables import fill_page
+
+    out.print(f"{page}: {', '.join(fill_page(page, results))}", soft_wrap=True)
+
+
+@contextmanager
+def _measuring(threads: int | None) -> Iterator[Say]:
+    """Load the libraries, set the threads, and show what is being measured."""
+    say_loading()
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if not out.is_terminal:
+        yield lambda text: None
+        return
+    with out.status("measuring") as status:
+        yield lambda text: status.update(text)
+
+
+def _show(result: dict[str, Any], to: Path) -> None:
+    from feddat.bench.tables import machine, table, write_result
+
+    rows = table(result)
+    shown = Table(*rows[0], box=None, header_style="bold")
+    for row in rows:
+        shown.add_row(*row.values())
+    out.print(shown)
+    out.print(f"[dim]{machine(result)}[/]", soft_wrap=True)
+    for path in write_result(to, result):
+        out.print(str(path), soft_wrap=True)

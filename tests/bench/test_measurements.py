@@ -1,0 +1,66 @@
+"""Every measurement, as small as it gets: what it counts is there and makes sense."""
+
+import pytest
+
+from feddat.bench import epoch, folders, step
+from feddat.bench.clients import bench_clients
+from feddat.bench.wire import bench_wire
+from helpers import make_tiny_vilt
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A model of two layers among those that are measured."""
+    words = [f"w{index}" for index in range(9)]
+
+    def write(folder):
+        make_tiny_vilt(folder, words)
+
+    monkeypatch.setitem(folders.MODELS, "tiny", folders.BenchModel("tiny", write, side=40, words=3, batch=2))
+    return "tiny"
+
+
+def test_steps_are_taken_in_turns_and_counted(tiny, tmp_path):
+    said = []
+    result = step.bench_step(tmp_path, [tiny], cycles=2, precision="fp32", memory=False, say=said.append)
+    rows = {row["schedule"]: row for row in result["rows"]}
+    assert list(rows) == ["published", "alternating", "joint", "plain"]
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in rows.values())
+    flops = {schedule: row["flops"] for schedule, row in rows.items()}
+    # Three forward passes of the whole model; one prefix and two passes above it; both orders do about the same.
+    assert flops["published"] > 1.2 * flops["alternating"]
+    assert flops["alternating"] == pytest.approx(flops["joint"], rel=0.05)
+    assert flops["plain"] < 0.7 * flops["joint"]
+    turns = [text.split()[1].rstrip(",") for text in said if " of 2" in text]
+    assert turns == [*rows, *rows]
+
+
+def test_an_unknown_schedule_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="'fast': not one that is measured; expected published, alternating"):
+        step.bench_step(tmp_path, [], ["fast"])
+
+
+def test_only_a_cold_cache_is_filled(tiny, tmp_path, monkeypatch):
+    from feddat.models.vilt_encoder import ViltEncoder
+
+    read, encode = [], ViltEncoder.image
+    monkeypatch.setattr(ViltEncoder, "image", lambda self, image: (read.append(image), encode(self, image))[1])
+    result = epoch.bench_epoch(tmp_path, tiny, cycles=1, examples=5, precision="fp32")
+    assert [(row["schedule"], row["cache"]) for row in result["rows"]] == list(epoch.CASES)
+    # published: its targets' preparation and three passes; cold: once; warm: never
+    assert len(read) == 5 + 3 * 5 + 5
+    assert all(row["seconds"][0] > row["reading"][0] > 0 for row in result["rows"])
+
+
+def test_an_updates_bytes_are_its_numbers_and_little_more(tmp_path):
+    rows = {row["format"]: row for row in bench_wire(tmp_path, ["vilt-mini"], cycles=2)["rows"]}
+    for name, width in {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}.items():
+        assert width < rows.pop(name)["bytes"] / 16850 < width + 0.5
+    assert not rows
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_clients(tmp_path):
+    """Two fresh processes, 40 clients: past the number that keep what they prepared."""
+    one, many = bench_clients(tmp_path, [1, 40])["rows"]
+    assert many["memory"]["peak"] < 1.1 * one["memory"]["peak"]
