@@ -30,7 +30,7 @@ def test_steps_are_taken_in_turns_and_counted(tiny, tmp_path):
     # Three forward passes of the whole model; one prefix and two passes above it; both orders do about the same.
     assert flops["published"] > 1.2 * flops["alternating"]
     assert flops["alternating"] == pytest.approx(flops["joint"], rel=0.05)
-    assert flops["plain"] < 0.7 * flops["joint"]
+    assert flops["plain"] < 0.9 * flops["joint"]  # half of it, but for the prefix and the heads: much of a tiny model
     turns = [text.split()[1].rstrip(",") for text in said if " of 2" in text]
     assert turns == [*rows, *rows]
 

@@ -34,7 +34,7 @@ def bench_wire(
         cycles: times.
         say: told what is measured.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     updates = {}
     for model in models:
         say(f"{MODELS[model].title}: loading")
