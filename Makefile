@@ -7,10 +7,17 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test test-slow lint types format clean
+.PHONY: demo bench test test-slow lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/feddat demo
+
+bench: $(VENV)/.installed
+	$(BIN)/feddat bench step --threads 1
+	$(BIN)/feddat bench epoch --threads 1
+	$(BIN)/feddat bench clients
+	$(BIN)/feddat bench wire
+	$(BIN)/feddat bench fill docs/benchmarks.md
 
 test: lint types
 	$(BIN)/pytest -n 2

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from feddat.bench.clock import hardware
-from feddat.bench.folders import MODELS, make_client, model_folder
+from feddat.bench.folders import find_model, make_client, model_folder
 from feddat.bench.sides import Side, load_side_model
 from feddat.config import load_config
 from feddat.precision import resolve_precision
@@ -47,8 +47,8 @@ def bench_epoch(
         precision: of our own schedules.
         say: told what is measured.
     """
-    title, own = MODELS[model].title, resolve_precision(precision, device)  # type: ignore[arg-type]
-    settings: dict[str, Any] = {"train.batch_size": batch or MODELS[model].batch, "adapter.peft": "bottleneck"}
+    title, own = find_model(model).title, resolve_precision(precision, device)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"train.batch_size": batch or find_model(model).batch, "adapter.peft": "bottleneck"}
     config = load_config(model=model_folder(model, folder / "models"), device=device, **settings)
     client = make_client(model, config.model, folder / "pictures" / f"{model}-epoch", examples)
     cache = folder / "cache"

@@ -14,6 +14,7 @@ from transformers import BertTokenizer, ViltConfig, ViltModel
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from feddat.config import ConfigError
 from feddat.example import ClientData, Example
 from feddat.models.albef.model import AlbefConfig, AlbefForQuestionAnswering
 from feddat.models.catalog import load_encoder
@@ -43,15 +44,24 @@ class BenchModel:
     batch: int
 
 
+def find_model(name: str) -> BenchModel:
+    """Return one of :data:`MODELS`.
+
+    Raises:
+        ConfigError: there is no such model.
+    """
+    if name not in MODELS:
+        raise ConfigError(f"model {name!r}: not one that is measured; expected {', '.join(MODELS)}")
+    return MODELS[name]
+
+
 def model_folder(name: str, below: Path) -> str:
     """Return what ``load_backbone`` takes for one of :data:`MODELS`; its folder is made below ``below`` once.
 
     Raises:
-        ValueError: there is no such model.
+        ConfigError: there is no such model.
     """
-    if name not in MODELS:
-        raise ValueError(f"model {name!r}: not one that is measured; expected {', '.join(MODELS)}")
-    write = MODELS[name].write
+    write = find_model(name).write
     if write is None:
         return name
     folder = below / name

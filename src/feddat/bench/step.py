@@ -13,10 +13,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from feddat.bench.clock import hardware, matmul_rates
-from feddat.bench.folders import MODELS, make_client, model_folder
+from feddat.bench.folders import MODELS, find_model, make_client, model_folder
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
 from feddat.bench.sides import PHASES, SCHEDULES, Side, load_side_model
-from feddat.config import RunConfig, load_config
+from feddat.config import ConfigError, RunConfig, load_config
 from feddat.precision import resolve_precision
 
 #: Told what is measured next, in a few words.
@@ -48,11 +48,11 @@ def bench_step(
         say: told what is measured.
 
     Raises:
-        ValueError: there is no such model or schedule.
+        ConfigError: there is no such model or schedule.
     """
     for name in schedules:
         if name not in SCHEDULES:
-            raise ValueError(f"schedule {name!r}: not one that is measured; expected {', '.join(SCHEDULES)}")
+            raise ConfigError(f"schedule {name!r}: not one that is measured; expected {', '.join(SCHEDULES)}")
     own = resolve_precision(precision, device)  # type: ignore[arg-type]
     rows = []
     for model in models:
@@ -66,7 +66,7 @@ def bench_step(
 
 
 def _config(model: str, folder: Path, device: str, batch: int | None) -> RunConfig:
-    size = batch or MODELS[model].batch
+    size = batch or find_model(model).batch
     settings: dict[str, Any] = {"train.batch_size": size, "adapter.peft": "bottleneck"}
     return load_config(model=model_folder(model, folder / "models"), device=device, **settings)
 

@@ -1,0 +1,29 @@
+import pytest
+
+from feddat.cli import main
+
+
+def call(*arguments):
+    with pytest.raises(SystemExit) as exit:
+        main(list(arguments))
+    return exit.value.code
+
+
+def test_measured_shown_and_put_into_a_page(tmp_path, capsys):
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench wire -->\n<!-- end -->\n")
+    places = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    assert call("bench", "wire", "--quick", "--cycles", "2", *places) == 0
+    assert "vilt-mini, 64 px, int8" in capsys.readouterr().out
+    assert call("bench", "fill", str(page), "--from", str(tmp_path / "out")) == 0
+    assert "| vilt-mini, 64 px, int8 | 16850 |" in page.read_text()
+
+
+def test_numbers_of_clients_are_checked(capsys):
+    assert call("bench", "clients", "--counts", "1,many") == 2
+    assert "expected numbers of clients with commas, got '1,many'" in capsys.readouterr().err
+
+
+def test_an_unknown_model_is_named(tmp_path, capsys):
+    assert call("bench", "step", "--models", "gpt", "--work", str(tmp_path)) != 0
+    assert "'gpt': not one that is measured; expected vilt-mini" in capsys.readouterr().err
