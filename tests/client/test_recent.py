@@ -1,5 +1,6 @@
 from small_clients import same, vqa_client
 
+from feddat.client.prefixes import PrefixCache
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
@@ -28,11 +29,11 @@ def test_clients_that_let_go_between_turns_train_the_same(process):
     results = []
     for limit in (2, 1):
         fresh = process()
-        shared, recent = fresh.initial(), Recent(limit)
+        shared, recent, prefixes = fresh.initial(), Recent(limit), PrefixCache(2**20)
         clients = [
             Participant(
                 name, [vqa_client(name)], fresh.config, fresh.backbone, fresh.adapters, fresh.algorithm,
-                PersonalStore(fresh.root, name), None, recent,
+                PersonalStore(fresh.root, name), prefixes, recent,
             )
             for name in ("a", "b")
         ]  # fmt: skip
@@ -42,6 +43,7 @@ def test_clients_that_let_go_between_turns_train_the_same(process):
         results.append((sent, scores))
         held = [bool(member._heads or member._prepared) for client in clients for member in client.members.values()]
         assert held == [limit == 2, True]
+        assert {key[0] for key in prefixes._kept} == ({"a", "b"} if limit == 2 else {"b"})
     (sent, scores), (sent_again, scores_again) = results
     assert all(same(a, b) for a, b in zip(sent, sent_again, strict=True))
     assert scores == scores_again

@@ -83,6 +83,11 @@ class PrefixCache:
         self._kept[key] = PrefixViews(states), size
         return self._kept[key][0]
 
+    def drop(self, owner: str) -> None:
+        """Let go of everything whose key begins with ``owner``."""
+        for key in [key for key in self._kept if key[0] == owner]:
+            del self._kept[key]
+
     @torch.no_grad()
     def _states(self, views: EncodedViews, backbone: StagedBackbone, device: torch.device) -> list[Tensor] | None:
         """Return per view what its prefix holds; ``None`` where that is too much, or is no sequence of states."""

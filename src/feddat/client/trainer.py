@@ -129,7 +129,9 @@ class Participant:
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
 
     def release(self) -> None:
-        """Let go of prepared data and heads until the next turn."""
+        """Let go of prepared data, prefixes and heads until the next turn."""
+        if self._prefixes is not None:
+            self._prefixes.drop(self.name)
         for member in self.members.values():
             member.release()
 
