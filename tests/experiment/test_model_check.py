@@ -84,7 +84,7 @@ def test_from_the_command_line(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["check", "{}/none"], "neither a bundled model (vilt-mini) nor an existing folder"),
+        (["check", "{}/none"], "neither a bundled model (albef-mini, vilt-mini) nor"),
         (["check", "{}"], "no config.json; expected a Hugging Face model folder"),
         (["check", "{}/vilt", "eval.answer=rank"], "unknown key 'eval.answer'; did you mean 'eval.answers'?"),
         (["check", "{}/vilt", "fusion.kind=transformer"], "one stream; expected the default"),
