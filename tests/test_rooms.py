@@ -9,18 +9,19 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("example", "files", "kinds", "precision", "seeding"),
+    ("example", "files", "kinds", "parent", "precision", "seeding"),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks"),
-    ("algorithms", "benchmarks"),
+    ("algorithms", "benchmarks", "site"),
     ("client", "pretrain"),
     ("app",),
     ("experiment",),
+    ("deploy",),
     ("bench", "dashboard", "live"),
     ("cli",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
-FLOWER_ROOMS = {"app", "experiment"}
+FLOWER_ROOMS = {"app", "deploy", "experiment"}
 
 
 def modules():

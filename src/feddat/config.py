@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,6 +21,11 @@ from feddat.precision import Precision
 
 class ConfigError(ValueError):
     """The configuration is unusable; the message names the key and what was expected."""
+
+
+#: What of its metrics a client lets out, most reserved first.
+Sharing: TypeAlias = Literal["none", "counts", "scores"]
+SHARING: tuple[Sharing, ...] = get_args(Sharing)
 
 
 class _Section(BaseModel):
@@ -178,6 +183,34 @@ class ServerConfig(_Section):
     )
     weighting: Literal["equal", "examples"] = "equal"
     fraction: float = Field(1.0, gt=0, le=1, description="share of clients sampled per round")
+    min_clients: int = Field(
+        1, ge=1, description="stop, keeping everything, where so many clients are not there or do not answer"
+    )
+    wait: float = Field(
+        600.0, ge=0, description="seconds to wait for all clients at the start, and for `min_clients` before a round"
+    )
+    deadline: float | None = Field(
+        None, gt=0, description="seconds after which a round goes on without the clients that have not answered"
+    )
+    max_update: float = Field(
+        100.0, gt=0, description="refuse an adapter whose distance to the one sent is so many times that one's norm"
+    )
+    max_examples: int = Field(10_000_000, ge=1, description="refuse a reply that says to have more training examples")
+
+
+class RuntimeConfig(_Section):
+    """Where clients run. ``runtime=NAME`` is short for ``runtime.kind=NAME``."""
+
+    kind: Literal["in-process", "simulation", "deployment"] = Field(
+        "in-process",
+        description="clients take turns in this process; or Flower's simulation (Ray); or SuperLink and SuperNodes",
+    )
+    actors: int = Field(1, ge=1, description="simulation: processes that clients take turns in")
+    server: Path | None = Field(
+        None,
+        description="deployment: server folder of `feddat deploy init`, whose SuperLink runs; default: this machine "
+        "runs a SuperLink and a SuperNode for every client",
+    )
 
 
 class WireConfig(_Section):
@@ -259,6 +292,10 @@ class RunConfig(_Section):
         32, ge=1, description="so many clients of this process keep prepared data and head in memory between turns"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
+    share_metrics: Sharing = Field(
+        "scores", description="what leaves a client beside its adapter: nothing, numbers of examples, or scores as well"
+    )
+    runtime: RuntimeConfig = RuntimeConfig()
     adapter: AdapterConfig = AdapterConfig()
     head: HeadConfig = HeadConfig()
     fusion: FusionConfig = FusionConfig()
@@ -326,6 +363,10 @@ class RunConfig(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+#: Section -> its key that ``SECTION=VALUE`` sets.
+_SHORT = {"server": "rule", "runtime": "kind"}
+
+
 def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
     """Build a configuration from a YAML file, ``key=value`` overrides and keyword values, in that order of precedence.
 
@@ -338,8 +379,9 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
     if path is not None:
         path = Path(path)
         raw = _read_yaml(path)
-        if isinstance(raw.get("server"), str):
-            raw["server"] = {"rule": raw["server"]}
+        for section, key in _SHORT.items():
+            if isinstance(raw.get(section), str):
+                raw[section] = {key: raw[section]}
         for client in (raw.get("clients") or {}).values():
             if not isinstance(client, dict):
                 continue
@@ -396,8 +438,8 @@ def parse_scalar(value: str) -> Any:
 
 
 def _assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
-    if keys == ["server"] and isinstance(value, str):
-        keys = ["server", "rule"]
+    if len(keys) == 1 and keys[0] in _SHORT and isinstance(value, str):
+        keys = [keys[0], _SHORT[keys[0]]]
     *parents, last = keys
     for key in parents:
         child = target.setdefault(key, {})

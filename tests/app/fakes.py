@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from flwr.app import Message
 
-from feddat.app.client import make_client_app
+from feddat.app.client import Site, client_name, make_client_app
 from feddat.app.grid import InProcessGrid
+from feddat.app.messages import Member
 from feddat.app.rules import MeanRule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy
@@ -30,6 +31,18 @@ class Adder:
         self.turns.append(("evaluate", round, split, final))
         score = 50.0 if shared is None else float(torch.stack([v.mean() for v in shared.values()]).mean())
         return EvalResult({self.name: {"dat": min(abs(score), 100.0), "local": 1.0}}, {self.name: 7})
+
+
+def app_of(*participants):
+    """Return the ClientApp of fake participants; ``sharing`` and ``model`` are theirs, where they have them."""
+    by_name = {participant.name: participant for participant in participants}
+
+    def find(context, run):
+        name = client_name(context)
+        sharing = getattr(by_name[name], "sharing", "scores")
+        return Site(Member(name, (name,), {}, sharing), by_name[name], getattr(by_name[name], "model", {}))
+
+    return make_client_app(find)
 
 
 class Recorder(InProcessGrid):
@@ -65,11 +78,11 @@ def federate(
     every=1,
     save=None,
     rule=None,
+    model=None,
     **settings,
 ):
     """Run rounds over fake participants; return grid, strategy and events."""
-    by_name = {participant.name: participant for participant in participants}
-    grid = grid_type(make_client_app(by_name.__getitem__), list(by_name))
+    grid = grid_type(app_of(*participants), [participant.name for participant in participants])
     events: list[dict] = []
     strategy = AdapterStrategy(
         seed=0, rule=rule or MeanRule(), shapes=shapes(state.shared), routes=routes, notify=events.append, **settings
@@ -81,6 +94,7 @@ def federate(
         evaluation=EvalConfig(every=every),
         save=save or (lambda state: None),
         notify=events.append,
+        model=model,
     )
     app(grid, None)
     return grid, strategy, events

@@ -1,17 +1,16 @@
 import pytest
-from fakes import Adder, shared
+from fakes import Adder, app_of, shared
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from feddat.app import messages
-from feddat.app.client import client_name, make_client_app
+from feddat.app.client import client_name
 from feddat.app.grid import InProcessGrid
 
 
 def grid_of(*participants) -> InProcessGrid:
-    by_name = {participant.name: participant for participant in participants}
-    return InProcessGrid(make_client_app(by_name.__getitem__), list(by_name))
+    return InProcessGrid(app_of(*participants), [participant.name for participant in participants])
 
 
 def train_message(node: int) -> Message:
@@ -64,7 +63,7 @@ def test_flowers_own_strategy_runs_on_it():
     from flwr.app import ConfigRecord
 
     grid = grid_of(Adder("ann", 1), Adder("bob", 3))
-    config = ConfigRecord({"round": 1, "rounds": 1, "final": False, "split": "test"})
+    config = ConfigRecord({"round": 1, "rounds": 1, "final": False, "split": "test", "run": "", "model": list[str]()})
     strategy = FedAvg(arrayrecord_key="shared", weighted_by_key="num-examples")
     result = strategy.start(
         grid, messages.to_arrays(shared()), num_rounds=1, train_config=config, evaluate_config=config

@@ -55,6 +55,7 @@ def test_a_message_holds_the_global_adapter_counts_and_metrics_only():
             config = dict(content.config_records["config"])
             assert config.pop("client") in ("ann", "bob")
             assert config.pop("members") in (["ann"], ["bob"])
+            assert config.pop("sharing") == "scores"
             assert not config
             continue
         assert set(content) == kinds[message.metadata.message_type]
@@ -67,7 +68,7 @@ def test_a_message_holds_the_global_adapter_counts_and_metrics_only():
     for message in grid.down:
         for record in message.content.values():
             if isinstance(record, ConfigRecord):
-                assert set(record) == {"round", "rounds", "split", "final"}
+                assert set(record) in ({"run"}, {"round", "rounds", "split", "final", "run", "model"})
 
 
 def test_a_method_that_does_not_communicate_sends_no_arrays():

@@ -13,7 +13,8 @@ from feddat.algorithms import ALGORITHMS
 from feddat.app.checkpoint import Checkpoints
 from feddat.client.store import PersonalStore
 from feddat.experiment import Experiment, ExperimentError
-from feddat.experiment.run import Experiment as RunExperiment
+from feddat.experiment.folder import config_hash
+from feddat.experiment.serving import Service
 
 
 class Stop(KeyboardInterrupt):
@@ -147,7 +148,7 @@ def test_stopped_after_the_last_round(make_config, uninterrupted, monkeypatch):
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(RunExperiment, "_summary", interrupted)
+        patch.setattr(Service, "_summary", interrupted)
         with pytest.raises(Stop):
             Experiment(config).run()
     events = []
@@ -218,7 +219,7 @@ def test_seconds_add_up_over_sessions(make_config):
     config = make_config()
     with pytest.raises(Stop):
         Experiment(config).run(stop_at(7))
-    spent = sum(Experiment(config)._checkpoints().latest().seconds.values())
+    spent = sum(Checkpoints(config.run_dir / "checkpoints", config_hash(config)).latest().seconds.values())
     summary = Experiment(config).run(resume=True)
     assert summary["seconds"] > spent > 0
 

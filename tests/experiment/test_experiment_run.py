@@ -34,6 +34,7 @@ def test_a_run_leaves_its_folder(make_config):
         "checkpoints",
         "clients",
         "report.html",
+        "run-id",
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     assert Experiment.open(folder).config == Experiment(config).config

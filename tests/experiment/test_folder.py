@@ -42,7 +42,7 @@ def test_overwriting_removes_the_run_and_nothing_else(folder, tmp_path):
     (folder.checkpoints / "x").touch()
     (folder.path / "link").symlink_to(outside)
     folder.begin(load_config(rounds=4), overwrite=True)
-    assert [entry.name for entry in folder.path.iterdir()] == ["config.yaml"]
+    assert sorted(entry.name for entry in folder.path.iterdir()) == ["config.yaml", "run-id"]
     assert folder.read_config().rounds == 4
     assert (outside / "precious").exists()
 

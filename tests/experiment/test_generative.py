@@ -50,7 +50,7 @@ def test_the_loss_falls(run):
 def test_the_adapters_move_and_only_the_shared_part_travels(run, settings):
     summary = json.loads((run / "summary.json").read_text())
     federation = load_federation(load_config(**settings, method="feddat", **{"adapter.peft": "bottleneck"}), run)
-    start = federation.initial_shared()
+    start = federation.foundation.initial_shared()
     count = sum(value.numel() for value in start.values())
     head = next(iter(federation.participants.values())).members.popitem()[1].heads["main"]
     size = sum(p.numel() for p in head.parameters())
@@ -59,8 +59,8 @@ def test_the_adapters_move_and_only_the_shared_part_travels(run, settings):
     for folder in (run / "clients").iterdir():
         kept = load_file(sorted(folder.glob("round-*.safetensors"))[-1])
         assert {name.split("/")[0].split(".")[0] for name in kept} == {"local", "anchor", "head"}
-        federation.adapters.initialise(torch_generator(0, folder.name, "local"), "local")
-        drawn = federation.adapters.state("local")
+        federation.foundation.adapters.initialise(torch_generator(0, folder.name, "local"), "local")
+        drawn = federation.foundation.adapters.state("local")
         assert all(not torch.equal(kept[f"local.{key}"], drawn[key]) for key in start)
         assert all(not torch.equal(kept[f"anchor.{key}"], value) for key, value in start.items())
         heads = [value for name, value in kept.items() if name.startswith("head/")]

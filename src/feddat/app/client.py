@@ -1,8 +1,13 @@
-"""The Flower ClientApp: finds out which client it is, lets its Participant work, and answers."""
+"""The Flower ClientApp: finds out which client it is, lets its Participant work, and answers.
+
+A client whose foundation model is not the server's takes no part: an adapter fits only the weights it was trained on.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from flwr.app import Context, Message
@@ -13,6 +18,12 @@ from feddat.app import messages, wire
 from feddat.app.grid import CLIENT_KEY
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import EvalResult, FitResult
+
+log = logging.getLogger(__name__)
+
+
+class OtherModelError(ValueError):
+    """The client's model is not the server's; the message names the parts that differ."""
 
 
 class Works(Protocol):
@@ -38,39 +49,53 @@ class Works(Protocol):
         ...
 
 
-def make_client_app(
-    participant: Callable[[str], Works],
-    members: Mapping[str, Sequence[str]] | None = None,
-    names: Sequence[str] = (),
-) -> ClientApp:
+@dataclass(frozen=True)
+class Site:
+    """A client as its own node knows it.
+
+    Attributes:
+        who: what the server is told about it.
+        works: does the work.
+        model: part of its model -> hash; a part that either side does not name is not compared.
+    """
+
+    who: messages.Member
+    works: Works
+    model: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_client_app(site: Callable[[Context, str], Site]) -> ClientApp:
     """Return the ClientApp.
 
     Args:
-        participant: client name -> the participant that works for it; called once per message.
-        members: client name -> whose data it answers for; default: its own alone.
-        names: client names by ``partition-id``, for runtimes that number their nodes instead of naming them.
+        site: the node's context and the run's id -> the client that this node is; called once per message.
     """
     app = ClientApp()
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        name = client_name(context, names)
-        return messages.name_reply(message, messages.Member(name, tuple((members or {}).get(name, (name,)))))
+        return messages.name_reply(message, site(context, messages.read_run(message)).who)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         ask = messages.read_instruction(message)
-        works = participant(client_name(context, names))
-        result = works.fit(ask.shared, ask.round, ask.extras)
-        packed = _packed(works, ask, result.shared or {})
-        return messages.train_reply(message, ask.round, packed, result.examples, result.metrics, result.extras)
+        here = site(context, ask.run)
+        check_model(here, ask)
+        result = here.works.fit(ask.shared, ask.round, ask.extras)
+        packed = _packed(here.works, ask, result.shared or {})
+        return messages.train_reply(
+            message, ask.round, packed, result.examples, result.metrics, result.extras, here.who.sharing
+        )
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         ask = messages.read_instruction(message)
-        name = client_name(context, names)
-        result = participant(name).evaluate(ask.shared, ask.round, ask.split, ask.final, ask.extras)
-        return messages.evaluate_reply(message, ask.round, name, result.scores, result.examples)
+        here = site(context, ask.run)
+        check_model(here, ask)
+        result = here.works.evaluate(ask.shared, ask.round, ask.split, ask.final, ask.extras)
+        return messages.evaluate_reply(
+            message, ask.round, here.who.name, result.scores, result.examples, here.who.sharing
+        )
 
     return app
 
@@ -85,6 +110,23 @@ def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor
     packed, left = wire.pack(shared, ask.wire, base, kept)
     store.save(ask.round, left, {"previous": round})
     return packed
+
+
+def check_model(site: Site, ask: messages.Instruction) -> None:
+    """Compare the client's model with the server's.
+
+    Raises:
+        OtherModelError: they are not the same.
+    """
+    parts = [
+        f"{part} ({site.model[part]} here, {value} at the server)"
+        for part, value in ask.model.items()
+        if site.model.get(part, value) != value
+    ]
+    if parts:
+        reason = f"another model than the server's, so left out: {', '.join(parts)}"
+        log.warning("client %s, round %d: %s", site.who.name, ask.round, reason)
+        raise OtherModelError(reason)
 
 
 def client_name(context: Context, names: Sequence[str] = ()) -> str:

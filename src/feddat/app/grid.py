@@ -7,6 +7,7 @@ receive and send are real Flower messages (arrays are serialised), so nothing bu
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -76,10 +77,13 @@ class InProcessGrid(Grid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield the reply of each message's client, which takes its turn when its reply is asked for.
 
-        An exception in a client becomes an error reply, as with Flower's own runtimes. ``timeout`` has no effect: a
-        turn ends when its client is done.
+        An exception in a client becomes an error reply, as with Flower's own runtimes. A turn ends when its client is
+        done; after ``timeout`` seconds no other begins.
         """
+        began = time.monotonic()
         for message in sorted(messages, key=lambda message: message.metadata.dst_node_id):
+            if timeout is not None and time.monotonic() - began >= timeout:
+                return
             self._sent += 1
             # Flower has no public setter: in its runtimes the server's side gives out the ids.
             message.metadata.__dict__["_message_id"] = str(self._sent)

@@ -2,11 +2,13 @@
 
 | message | server to client | client to server |
 | --- | --- | --- |
-| query | nothing | the client's name, and the members it answers for |
-| train | the global adapter, extra arrays; round, planned rounds | the same, other extras; number of examples; losses |
+| query | the run's id | the client's name, the members it answers for, counts of parameters, what it shares |
+| train | the global adapter, extra arrays; round, rounds, run, model | the same, other extras; examples; losses |
 | evaluate | the global adapter, other extras; the same; split, if final | number of examples; one score per route |
 
 Nothing else leaves a client: no data, no head, no local adapter. Methods that do not communicate send no arrays at all.
+Of the metrics a client may keep back its losses and scores (``share_metrics: counts``), and its numbers of examples and
+of parameters as well (``none``).
 Of the global adapter only those entries travel that the algorithm shares, packed as ``wire`` says (:mod:`.wire`); an
 instruction names the format, where it is not the default, and the client answers in the same. Extra arrays (control
 variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower
@@ -18,8 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
-from feddat.config import WireConfig
+from feddat.config import SHARING, Sharing, WireConfig
 
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
 FORMAT, DELTA = "wire.format", "wire.delta"
@@ -61,19 +63,36 @@ class ReplyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A node as the server knows it: its client name and whose data it answers for (more than one: centralised)."""
+    """A node as the server knows it.
+
+    Attributes:
+        name: client name.
+        members: whose data it answers for; more than one: centralised.
+        parameters: ``total``, ``trainable`` and ``communicated`` parameters; empty where the client keeps them back.
+        sharing: what of its metrics it lets out.
+    """
 
     name: str
     members: tuple[str, ...]
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    sharing: Sharing = "scores"
 
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What the server asks of a client: where the run stands, the shared part (``None``: there is none), the extras.
+    """What the server asks of a client.
 
-    ``wire`` is how the shared part came, and how the client's is to be packed.
+    Attributes:
+        run: id of the run, the same when it is resumed.
+        round, rounds, final, split: where the run stands, and what is asked for.
+        model: part of the server's model -> its hash.
+        shared: the shared part; ``None``: there is none.
+        extras: the extra arrays.
+        wire: how the shared part came, and how the client's is to be packed.
     """
 
+    run: str
+    model: dict[str, str]
     round: int
     rounds: int
     final: bool
@@ -85,11 +104,11 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class TrainReply:
-    """A checked reply to a train message."""
+    """A checked reply to a train message; without ``examples`` where the client keeps their number back."""
 
     shared: dict[str, NDArray[np.float32]]
     extras: dict[str, NDArray[np.float32]]
-    examples: int
+    examples: int | None
     metrics: dict[str, float]
 
 
@@ -126,9 +145,22 @@ def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
 # --- server to client -------------------------------------------------------------------------------------------------
 
 
-def instruction_config(round: int, rounds: int, split: str = "train", final: bool = False) -> ConfigRecord:
+def query_content(run: str) -> RecordDict:
+    """Return a query's content: the run for which the server asks who a node is."""
+    return RecordDict({CONFIG: ConfigRecord({"run": run})})
+
+
+def instruction_config(
+    round: int,
+    rounds: int,
+    split: str = "train",
+    final: bool = False,
+    run: str = "",
+    model: Mapping[str, str] | None = None,
+) -> ConfigRecord:
     """Return the settings part of an instruction; ``final`` marks the evaluation that gives the run's scores."""
-    return ConfigRecord({ROUND: round, "rounds": rounds, "split": split, "final": final})
+    identity = [f"{part}={value}" for part, value in (model or {}).items()]
+    return ConfigRecord({ROUND: round, "rounds": rounds, "split": split, "final": final, "run": run, "model": identity})
 
 
 def instruction_content(
@@ -152,6 +184,11 @@ def instruction_content(
     return RecordDict({SHARED: arrays, CONFIG: config} if arrays else {CONFIG: config})
 
 
+def read_run(message: Message) -> str:
+    """Return the id of the run that a message of any kind belongs to."""
+    return str(message.content.config_records[CONFIG]["run"])
+
+
 def read_instruction(message: Message) -> Instruction:
     """Return what a train or evaluate message asks for."""
     content = message.content
@@ -161,6 +198,8 @@ def read_instruction(message: Message) -> Instruction:
     packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
     shared = {key: torch.from_numpy(value) for key, value in wires.unpack(packed, wire).items()}
     return Instruction(
+        run=str(config["run"]),
+        model=dict(part.split("=", 1) for part in cast(list[str], config["model"])),
         round=int(config[ROUND]),  # type: ignore[arg-type]
         rounds=int(config["rounds"]),  # type: ignore[arg-type]
         final=bool(config["final"]),
@@ -178,7 +217,10 @@ def read_instruction(message: Message) -> Instruction:
 
 def name_reply(message: Message, member: Member) -> Message:
     """Return the answer to a query: who this node is."""
-    config = ConfigRecord({"client": member.name, "members": list(member.members)})
+    config = ConfigRecord({"client": member.name, "members": list(member.members), "sharing": member.sharing})
+    if member.sharing != "none":
+        for key, value in member.parameters.items():
+            config[f"parameters.{key}"] = value
     return Message(RecordDict({CONFIG: config}), reply_to=message)
 
 
@@ -189,10 +231,14 @@ def train_reply(
     examples: int,
     metrics: Mapping[str, float],
     extras: Mapping[str, Tensor] | None = None,
+    sharing: Sharing = "scores",
 ) -> Message:
     """Return the answer to a train message; ``shared``: tensors, sent as fp32, or packed by :func:`.wire.pack`."""
-    values: MetricValues = {ROUND: round, EXAMPLES: examples}
-    values |= {f"train.{key}": float(value) for key, value in metrics.items()}
+    values: MetricValues = {ROUND: round}
+    if sharing != "none":
+        values[EXAMPLES] = examples
+    if sharing == "scores":
+        values |= {f"train.{key}": float(value) for key, value in metrics.items()}
     content = RecordDict({METRICS: MetricRecord(values)})
     arrays: dict[str, Tensor | NDArray[Any]] = {**(shared or {}), **_marked(extras or {})}
     if arrays:
@@ -206,16 +252,20 @@ def evaluate_reply(
     client: str,
     scores: Mapping[str, Mapping[str, float]],
     examples: Mapping[str, int],
+    sharing: Sharing = "scores",
 ) -> Message:
     """Return the answer to an evaluate message.
 
     Keys carry the member's name, unless the client is its only member. A member without examples has no scores.
     """
-    values: MetricValues = {ROUND: round, EXAMPLES: sum(examples.values())}
-    for member, count in examples.items():
-        prefix = _prefix(client, member)
-        values[f"{prefix}examples"] = count
-        values.update({f"{prefix}score.{route}": float(score) for route, score in scores.get(member, {}).items()})
+    values: MetricValues = {ROUND: round}
+    if sharing != "none":
+        values[EXAMPLES] = sum(examples.values())
+        values |= {f"{_prefix(client, member)}examples": count for member, count in examples.items()}
+    if sharing == "scores":
+        for member in examples:
+            prefix = _prefix(client, member)
+            values.update({f"{prefix}score.{route}": float(score) for route, score in scores.get(member, {}).items()})
     return Message(RecordDict({METRICS: MetricRecord(values)}), reply_to=message)
 
 
@@ -230,7 +280,17 @@ def read_name(message: Message) -> Member:
     name, members = config.get("client"), config.get("members")
     if not isinstance(name, str) or not name or not isinstance(members, list) or not members:
         raise ReplyError(node, "did not tell its client name and members")
-    return Member(name, tuple(str(member) for member in members))
+    if (sharing := config.get("sharing")) not in SHARING:
+        raise ReplyError(node, f"client {name} shares {sharing!r}, expected one of {', '.join(SHARING)}")
+    counts = {key: value for key, value in config.items() if key.startswith("parameters.")}
+    if any(type(value) is not int or value < 0 for value in counts.values()):
+        raise ReplyError(node, f"client {name} counts its parameters as {counts}")
+    return Member(
+        name,
+        tuple(str(member) for member in members),
+        {key.removeprefix("parameters."): cast(int, value) for key, value in counts.items()},
+        cast(Sharing, sharing),
+    )
 
 
 def read_train_reply(
@@ -239,6 +299,7 @@ def read_train_reply(
     round: int,
     shapes: Shapes,
     extra_shapes: Shapes | None = None,
+    sharing: Sharing = "scores",
     wire: WireConfig = WireConfig(),
     sent: Mapping[str, Tensor] | None = None,
 ) -> TrainReply:
@@ -250,6 +311,7 @@ def read_train_reply(
         round: that it must answer for.
         shapes: the tensors that the shared part must have (empty: none may come).
         extra_shapes: the extra arrays that must come with it.
+        sharing: what of its metrics the client said it lets out.
         wire: how the shared part must be packed.
         sent: the shared part that the client received, to which differences are added.
 
@@ -258,7 +320,7 @@ def read_train_reply(
     """
     expected = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes or {}), WireConfig())
     content = _records(message, client, {SHARED, METRICS} if expected else {METRICS})
-    metrics = _metrics(content, client, round, at_least=1)
+    metrics = _metrics(content, client, round, 1, sharing)
     arrays = content.array_records[SHARED] if expected else ArrayRecord()
     _same_keys(client, "the shared part", arrays, expected)
     found: wires.Packed = {}
@@ -279,7 +341,7 @@ def read_train_reply(
     return TrainReply(
         shared={key: values[key] for key in shapes},
         extras={key: values[EXTRA + key] for key in extra_shapes or {}},
-        examples=int(metrics[EXAMPLES]),
+        examples=int(metrics[EXAMPLES]) if EXAMPLES in metrics else None,
         metrics=losses,
     )
 
@@ -287,10 +349,16 @@ def read_train_reply(
 def read_evaluate_reply(message: Message, member: Member, round: int, routes: Sequence[str]) -> EvaluateReply:
     """Return a checked evaluate reply: for every member with examples, one score in [0, 100] per route.
 
+    A client that keeps its scores back has none in it, and one that keeps everything back no examples either.
+
     Raises:
         ReplyError: the client failed; or round, keys or values do not fit.
     """
-    metrics = _metrics(_records(message, member.name, {METRICS}), member.name, round, at_least=0)
+    sharing = member.sharing
+    metrics = _metrics(_records(message, member.name, {METRICS}), member.name, round, 0, sharing)
+    if sharing == "none":
+        _same_keys(member.name, "the scores", metrics, {ROUND})
+        return EvaluateReply({}, {})
     expected = {ROUND, EXAMPLES}
     scores: dict[str, dict[str, float]] = {}
     examples: dict[str, int] = {}
@@ -298,6 +366,8 @@ def read_evaluate_reply(message: Message, member: Member, round: int, routes: Se
         prefix = _prefix(member.name, name)
         examples[name] = int(metrics.get(f"{prefix}examples", 0))
         keys = {route: f"{prefix}score.{route}" for route in routes} if examples[name] else {}
+        if sharing == "counts":
+            keys = {}
         expected |= {f"{prefix}examples", *keys.values()}
         scores[name] = {route: float(metrics.get(key, 0.0)) for route, key in keys.items()}
         for route, score in scores[name].items():
@@ -323,7 +393,7 @@ def _records(message: Message, client: str, expected: set[str]) -> RecordDict:
     return message.content
 
 
-def _metrics(content: RecordDict, client: str, round: int, at_least: int) -> dict[str, float | int]:
+def _metrics(content: RecordDict, client: str, round: int, at_least: int, sharing: Sharing) -> dict[str, float | int]:
     record = content.metric_records.get(METRICS)
     if record is None or any(isinstance(value, list) for value in record.values()):
         raise ReplyError(client, "the metrics are not a record of single numbers")
@@ -331,6 +401,8 @@ def _metrics(content: RecordDict, client: str, round: int, at_least: int) -> dic
     if metrics.get(ROUND) != round:
         raise ReplyError(client, f"answers for round {metrics.get(ROUND)}, expected {round}")
     examples = metrics.get(EXAMPLES)
+    if sharing == "none" and examples is None:
+        examples = at_least
     if not isinstance(examples, int) or examples < at_least:
         raise ReplyError(client, f"{EXAMPLES} is {examples}, expected a whole number of at least {at_least}")
     for key, value in metrics.items():

@@ -7,7 +7,7 @@ Strategy hooks and the same Grid: it runs wherever Flower carries messages.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message
@@ -15,6 +15,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from feddat.app import messages
 from feddat.app.checkpoint import ServerState
+from feddat.app.messages import Member
 from feddat.app.strategy import AdapterStrategy
 from feddat.config import EvalConfig
 
@@ -28,6 +29,8 @@ def make_server_app(
     save: Callable[[ServerState], Any] = lambda state: None,
     notify: Callable[[dict[str, Any]], None] = lambda event: None,
     started: float | None = None,
+    model: Mapping[str, str] | None = None,
+    met: Callable[[Sequence[Member]], None] = lambda members: None,
 ) -> ServerApp:
     """Return the ServerApp.
 
@@ -39,13 +42,16 @@ def make_server_app(
         save: called after each round, when everything said about it has been passed to ``notify``.
         notify: receives plain event dictionaries.
         started: ``time.perf_counter()`` at which this stretch of the run began; default: when the app starts.
+        model: part of the model -> hash; clients with others take no part.
+        met: called once with the clients that are there before the first round.
     """
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        loop = _Loop(grid, strategy, state, rounds, evaluation, notify, started)
-        strategy.meet(grid)
+        loop = _Loop(grid, strategy, state, rounds, evaluation, notify, started, model or {})
+        strategy.roster.meet(grid)
+        met(list(strategy.roster.members.values()))
         for round in range(state.round + 1, rounds + 1):
             loop.run_round(round)
             save(state)
@@ -73,9 +79,10 @@ class _Loop:
         evaluation: EvalConfig,
         notify: Callable[[dict[str, Any]], None],
         started: float | None,
+        model: Mapping[str, str],
     ) -> None:
         self.grid, self.strategy, self.state = grid, strategy, state
-        self.rounds, self.evaluation, self.notify = rounds, evaluation, notify
+        self.rounds, self.evaluation, self.notify, self.model = rounds, evaluation, notify, model
         self.begun = time.perf_counter()
         self.lap = self.begun if started is None else started
         self.first = state.round + 1
@@ -89,9 +96,10 @@ class _Loop:
         """Train, aggregate and evaluate; bring the state forward."""
         state, strategy = self.state, self.strategy
         began = time.perf_counter()
+        strategy.roster.refresh(self.grid, round)
         arrays = messages.to_arrays(state.shared)
         self._clock("other")
-        config = messages.instruction_config(round, self.rounds)
+        config = messages.instruction_config(round, self.rounds, run=strategy.roster.run, model=self.model)
         asked = strategy.configure_train(round, arrays, config, self.grid)
         mean, losses = strategy.aggregate_train(round, self._exchange("train", asked))
         arrays = mean if mean is not None else arrays
@@ -120,7 +128,8 @@ class _Loop:
 
     def _evaluate(self, round: int, split: str, arrays: ArrayRecord) -> dict[str, float]:
         final = round == self.rounds and split == self.evaluation.split
-        config = messages.instruction_config(round, self.rounds, split, final)
+        run = self.strategy.roster.run
+        config = messages.instruction_config(round, self.rounds, split, final, run, self.model)
         asked = self.strategy.configure_evaluate(round, arrays, config, self.grid)
         mean = self.strategy.aggregate_evaluate(round, self._exchange("evaluate", asked))
         return {route: float(value) for route, value in (mean or {}).items()}  # type: ignore[arg-type]
@@ -128,7 +137,7 @@ class _Loop:
     def _exchange(self, kind: str, asked: Sequence[Message]) -> Iterator[Message]:
         count = self.state.bytes[kind]
         count["down"] += sum(messages.wire_size(message) for message in asked)
-        replies: Iterable[Message] = self.grid.send_and_receive(asked)
+        replies: Iterable[Message] = self.grid.send_and_receive(asked, timeout=self.strategy.deadline)
         for reply in replies:
             count["up"] += messages.wire_size(reply)
             yield reply

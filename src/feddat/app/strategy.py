@@ -10,14 +10,16 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import messages
+from feddat.app.limits import Limits
 from feddat.app.messages import Member, ReplyError
+from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, RunningMean
 from feddat.app.wire import settle
 from feddat.config import WireConfig
@@ -25,19 +27,17 @@ from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
 
+#: A message is dead so many seconds after the deadline of its answer: clocks of servers and clients may differ by less.
+SKEW_SECONDS = 300.0
 #: Receives plain event dictionaries.
 Notify = Callable[[dict[str, Any]], None]
-
-
-class FederationError(RuntimeError):
-    """No client could do its part, so the run cannot go on; the message says why the first one could not."""
 
 
 class AdapterStrategy(Strategy):
     """Aggregate the global adapters of the clients sampled for each round by a rule.
 
     Attributes:
-        roster: node id -> who it is, in the order of names; filled by :meth:`meet`.
+        roster: which node is which client.
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
         scores: member -> route -> percent, of the latest evaluation.
@@ -57,40 +57,26 @@ class AdapterStrategy(Strategy):
         weighting: Literal["equal", "examples"] = "equal",
         wire: WireConfig = WireConfig(),
         notify: Notify = lambda event: None,
+        roster: Roster | None = None,
+        limits: Limits | None = None,
+        deadline: float | None = None,
     ) -> None:
         self.seed, self.rule, self.shapes = seed, rule, dict(shapes)
         self.routes = {False: tuple(routes), True: tuple(final_routes or routes)}
         self.fraction, self.weighting, self._notify = fraction, weighting, notify
         self.wire = wire
         self.residual: dict[str, Tensor] = {}
-        self.roster: dict[int, Member] = {}
+        self.roster, self.limits, self.deadline = roster or Roster(), limits or Limits(), deadline
+        self.roster.notify = notify
         self.failed = self.refused = 0
         self.scores: dict[str, dict[str, float]] = {}
         self._asked: list[int] = []
         self._split, self._final = "", False
         self._sent: dict[str, Tensor] = {}
 
-    def meet(self, grid: Grid) -> None:
-        """Ask every node who it is.
-
-        Raises:
-            FederationError: there is no node, one did not answer, or two have the same name.
-        """
-        asked = [Message(RecordDict(), node, MessageType.QUERY) for node in grid.get_node_ids()]
-        try:
-            found = {reply.metadata.src_node_id: messages.read_name(reply) for reply in grid.send_and_receive(asked)}
-        except ReplyError as error:
-            raise FederationError(str(error)) from None
-        names = [member.name for member in found.values()]
-        if not names:
-            raise FederationError("no clients: no node is connected")
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise FederationError(f"two nodes say they are client {twice[0]}")
-        self.roster = dict(sorted(found.items(), key=lambda item: item[1].name))
-
     def sample(self, round: int) -> list[int]:
         """Return the nodes that take part in a round: a share of all, at least one; depends on seed and round only."""
-        nodes = list(self.roster)
+        nodes = list(self.roster.members)
         count = sample_size(self.fraction, len(nodes))
         chosen = numpy_generator(self.seed, round, "sample").choice(len(nodes), size=count, replace=False)
         return [nodes[index] for index in sorted(chosen)]
@@ -100,6 +86,7 @@ class AdapterStrategy(Strategy):
     ) -> list[Message]:
         """Return the messages that ask the sampled clients to train."""
         self._sent = messages.to_tensors(arrays)
+        self.limits.open(self._sent)
         extras = self.rule.open(server_round, self._sent)
         return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config, extras)
 
@@ -109,15 +96,25 @@ class AdapterStrategy(Strategy):
         """Return the new global adapter (empty where nothing is communicated) and the mean losses.
 
         Raises:
-            FederationError: not one reply could be used, or too few for the rule.
+            FederationError: too few replies could be used, or too few for the rule.
         """
         losses = RunningMean()
 
         def fold(member: Member, message: Message) -> None:
             reply = messages.read_train_reply(
-                message, member.name, server_round, self.shapes, self.rule.expects, self.wire, self._sent
+                message,
+                member.name,
+                server_round,
+                self.shapes,
+                self.rule.expects,
+                member.sharing,
+                self.wire,
+                self._sent,
             )
-            weight = float(reply.examples) if self.weighting == "examples" else 1.0
+            self.limits.check(member.name, reply)
+            if self.weighting == "examples" and reply.examples is None:
+                raise ReplyError(member.name, "keeps its number of examples back, but server.weighting asks for it")
+            weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
             self.rule.add(reply, weight)
             losses.add(reply.metrics, weight)
             self._notify(
@@ -132,7 +129,7 @@ class AdapterStrategy(Strategy):
 
         self._each(server_round, "train", replies, fold)
         try:
-            shared = self.settle(self.rule.close(clients=len(self.roster)))
+            shared = self.settle(self.rule.close(clients=self.roster.size()))
         except ValueError as error:
             raise FederationError(f"round {server_round}: {error}") from None
         return messages.to_arrays(shared), MetricRecord({key: float(value) for key, value in losses.value().items()})
@@ -152,7 +149,7 @@ class AdapterStrategy(Strategy):
         """Return the messages that ask every client to evaluate."""
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
-        return self._ask(MessageType.EVALUATE, list(self.roster), server_round, arrays, config, extras)
+        return self._ask(MessageType.EVALUATE, list(self.roster.members), server_round, arrays, config, extras)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return each route's mean score over the members that have examples, in percent; all count the same.
@@ -198,30 +195,44 @@ class AdapterStrategy(Strategy):
         extras: Mapping[str, Tensor] | None = None,
     ) -> list[Message]:
         self._asked = list(nodes)
-        names = [self.roster[node].name for node in nodes]
+        names = [self.roster.members[node].name for node in nodes]
         self._notify({"event": "asked", "round": round, "kind": kind, "clients": names})
         content = messages.instruction_content(arrays, config, extras, self.wire)
-        return [Message(content, node, kind, group_id=str(round)) for node in nodes]
+        ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
+        return [Message(content, node, kind, group_id=str(round), ttl=ttl) for node in nodes]
 
     def _each(self, round: int, kind: str, replies: Iterable[Message], fold: Callable[[Member, Message], None]) -> None:
-        """Fold every reply that fits; log and count the others; stop if none fits."""
+        """Fold every reply that fits; log and count the others, and who is late; stop if too few fit."""
         first: ReplyError | None = None
         used = 0
+        late = {self.roster.members[node].name for node in self._asked}
         for member, reply in self._in_order(replies):
+            late.discard(member.name)
             try:
                 fold(member, reply)
                 used += 1
             except ReplyError as error:
                 first = first or error
-                word = "failed" if error.failed else "refused"
-                self.failed += error.failed
-                self.refused += not error.failed
-                log.warning("round %d, %s: client %s %s: %s", round, kind, error.client, word, error.reason)
-                self._notify(
-                    {"event": word, "round": round, "kind": kind, "client": error.client, "reason": error.reason}
-                )
+                self._without(round, kind, error)
+        for name in sorted(late):
+            reason = f"has not answered within {self.deadline:.0f} s; what it sends later is not used"
+            error = ReplyError(name, reason, failed=True)
+            first = first or error
+            self._without(round, kind, error)
         if not used:
             raise FederationError(f"round {round}, {kind}: no client could do its part; first: {first or 'no reply'}")
+        if kind == "train" and used < self.roster.least:
+            raise FederationError(
+                f"round {round}, {kind}: {used} of at least {self.roster.least} clients could do their part; first "
+                f"that could not: {first}; everything up to here is kept, and the run can be resumed"
+            )
+
+    def _without(self, round: int, kind: str, error: ReplyError) -> None:
+        word = "failed" if error.failed else "refused"
+        self.failed += error.failed
+        self.refused += not error.failed
+        log.warning("round %d, %s: client %s %s: %s", round, kind, error.client, word, error.reason)
+        self._notify({"event": word, "round": round, "kind": kind, "client": error.client, "reason": error.reason})
 
     def _in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Member, Message]]:
         """Yield replies in the order of client names, where possible while later ones are still to come."""
@@ -231,10 +242,10 @@ class AdapterStrategy(Strategy):
             early[reply.metadata.src_node_id] = reply
             while waiting and waiting[0] in early:
                 node = waiting.pop(0)
-                yield self.roster[node], early.pop(node)
+                yield self.roster.members[node], early.pop(node)
         for node in waiting:
             if node in early:
-                yield self.roster[node], early[node]
+                yield self.roster.members[node], early[node]
 
 
 def sample_size(fraction: float, clients: int) -> int:

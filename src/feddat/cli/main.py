@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from feddat.cli import bench, comparing, data, models, runs, watching
+from feddat.cli import bench, comparing, data, deploying, models, runs, watching
 from feddat.cli.common import fail
 
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("list")(runs.list_names)
 app.add_typer(data.app, name="data")
 app.add_typer(models.app, name="models")
 app.add_typer(bench.app, name="bench")
+app.add_typer(deploying.app, name="deploy")
 
 
 def main(arguments: list[str] | None = None) -> None:

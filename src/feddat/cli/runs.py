@@ -37,6 +37,7 @@ def run(
         from feddat.experiment import Experiment
 
         experiment = Experiment(settings)
+    from feddat.deploy.launch import run_in
     from feddat.live import RunDisplay
     from feddat.report import read_folder, tables
 
@@ -44,7 +45,7 @@ def run(
     source = experiment.config.benchmark or "own data"
     title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
     with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display:
-        experiment.run(display, resume=resume is not None, overwrite=overwrite)
+        run_in(experiment, display, resume=resume is not None, overwrite=overwrite)
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
     print_paths(folder=folder, report=folder / "report.html")

@@ -1,31 +1,39 @@
-"""Everything that is loaded for one run: data, frozen model, adapters, and a participant for every client."""
+"""Everything that is loaded for one run: data, frozen model, adapters, and a participant for every client.
+
+The server of a run needs its foundation alone: it has nobody's data.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
+from feddat.app.client import Site
+from feddat.app.messages import Member
 from feddat.client.personal import shared_state
 from feddat.client.prefixes import PrefixCache
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
-from feddat.client.trainer import Participant
+from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
 from feddat.models.base import Backbone
 from feddat.models.fusion import FusedBackbone
 from feddat.models.number_formats import Format
+from feddat.models.weights import weights_hash
 from feddat.seeding import numpy_generator, torch_generator
 
 #: Name of the one participant of a centralised method.
@@ -33,48 +41,125 @@ CENTRAL = "central"
 
 
 @dataclass(frozen=True)
-class Federation:
-    """One run's clients over one frozen model.
+class Foundation:
+    """What every client of a run and its server have in common.
 
     Attributes:
-        seed: of the run.
-        data: client name -> its data, in the benchmark's order.
+        config: the run, with an algorithm's name as method.
+        backbone: the frozen model.
         adapters: over the frozen model, shared by all participants of the process.
         algorithm: the local objective.
-        participants: by name, sorted; one per client, or ``central`` alone.
+        model: what must be the same everywhere -> its hash: ``weights`` (frozen), ``encoder`` (tokenizer, processing of
+            images, the model's configuration), ``adapter`` (its sites and shapes) and ``settings`` of the run.
     """
 
-    seed: int
-    data: dict[str, ClientData]
+    config: RunConfig
+    backbone: Backbone
     adapters: Adapters
     algorithm: Algorithm
-    participants: dict[str, Participant]
+    model: dict[str, str]
 
     def initial_shared(self) -> dict[str, Tensor]:
         """Return what travels in the first round, drawn from the seed alone; empty where nothing is communicated."""
         if not self.algorithm.communicates:
             return {}
-        self.adapters.initialise(torch_generator(self.seed, "server", "adapter"), "global")
+        self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
         return shared_state(self.algorithm, self.adapters)
-
-    def owner(self, client: str) -> Participant:
-        """Return the participant that works on a client's data."""
-        return next(p for p in self.participants.values() if client in p.members)
 
     def routes(self, final: bool) -> tuple[str, ...]:
         """Return the routes that are scored, the method's own answer first."""
-        return next(iter(self.participants.values())).routes(final)
+        return evaluated_routes(self.algorithm, self.config.algorithm, final)
 
     def route_name(self, route: str) -> str:
         """Return what metrics call a route: methods with one route have a ``score``."""
         return route if len(self.algorithm.routes) > 1 else "score"
 
+    def count(self, heads: nn.Module | None = None) -> dict[str, int]:
+        """Return the parameters of one client with these heads: ``total``, ``trainable``, ``communicated``."""
+        algorithm = self.algorithm
+        return count_parameters(
+            self.adapters,
+            trains=algorithm.trains,
+            trains_key=algorithm.trains_key,
+            shares=algorithm.shares if algorithm.communicates else None,
+            head=heads,
+        )
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One run's clients over one frozen model.
+
+    Attributes:
+        foundation: what they have in common.
+        data: client name -> its data, in the benchmark's order.
+        participants: by name, sorted; one per client, or ``central`` alone.
+    """
+
+    foundation: Foundation
+    data: dict[str, ClientData]
+    participants: dict[str, Participant]
+    _members: dict[str, Member] = field(default_factory=dict)
+
+    def owner(self, client: str) -> Participant:
+        """Return the participant that works on a client's data."""
+        return next(p for p in self.participants.values() if client in p.members)
+
+    def site(self, name: str) -> Site:
+        """Return a participant as its node presents it."""
+        if name not in self._members:
+            self._members[name] = self._member(name)
+        return Site(self._members[name], self.participants[name], self.foundation.model)
+
+    def _member(self, name: str) -> Member:
+        """Return what the server is told, with the parameters of the largest heads: they differ in their answers."""
+        participant = self.participants[name]
+        largest = nn.ModuleList()
+        for member in participant.members.values():
+            heads = nn.ModuleList(member.heads.values())
+            largest = max(largest, heads, key=lambda found: sum(p.numel() for p in found.parameters()))
+        count = self.foundation.count(largest)
+        participant.release()  # one client's heads at a time: of a thousand clients they would not fit
+        return Member(name, tuple(participant.members), count, self.foundation.config.share_metrics)
+
+
+def load_foundation(config: RunConfig) -> Foundation:
+    """Load what a run's server needs, and every client of it.
+
+    The model is kept for the next run of this process, which sets all adapters anew: work with one run of a process at
+    a time.
+
+    Raises:
+        ConfigError: adapter or device cannot be used.
+        ModelError: the model cannot be used.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    _check_format(config)
+    backbone, adapters, weights = _load_model(
+        config.model,
+        config.weights,
+        config.adapter,
+        config.fusion,
+        config.train.checkpointing,
+        str(_device(config.device)),
+    )
+    algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
+    _check(algorithm, config)
+    sites = {key: list(value.shape) for key, value in adapters.named("global").items()}
+    model = {
+        "weights": weights,
+        "encoder": backbone.encoder.fingerprint[:16],
+        "adapter": _hash(json.dumps(sites)),
+        "settings": _hash(json.dumps(_common(config), sort_keys=True)),
+    }
+    return Foundation(config, backbone, adapters, algorithm, model)
+
 
 def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
     """Load what a run needs; nothing is written.
 
-    The model and the benchmark are kept for the next run of this process, which sets all adapters anew: work with one
-    federation of a process at a time.
+    The benchmark is kept for the next run of this process, as is the model (:func:`load_foundation`).
 
     Args:
         config: with an algorithm's name as method.
@@ -92,24 +177,13 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
 
 def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_folder: Path) -> Federation:
     """Load the model, and put a federation of the given clients together, see :func:`load_federation`."""
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
     data = {client.name: client for client in clients}
     for client in data.values():
         for split in ("train", config.eval.split):
             if not client.split(split):
                 raise DataError(f"client {client.name}: split {split} is empty")
-    _check_format(config)
-    backbone, adapters = _load_model(
-        config.model,
-        config.weights,
-        config.adapter,
-        config.fusion,
-        config.train.checkpointing,
-        str(_device(config.device)),
-    )
-    algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
-    _check(algorithm, config)
+    foundation = load_foundation(config)
+    backbone, adapters, algorithm = foundation.backbone, foundation.adapters, foundation.algorithm
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
@@ -133,7 +207,7 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
         raise ConfigError(
             f"momentum.alpha: {config.momentum.alpha}, but on model {config.model} no client writes its answers"
         )
-    return Federation(config.seed, data, adapters, algorithm, participants)
+    return Federation(foundation, data, participants)
 
 
 def _check(algorithm: Algorithm, config: RunConfig) -> None:
@@ -155,6 +229,40 @@ def _check_format(config: RunConfig) -> None:
         )
     if type(ALGORITHMS[config.method]).shift is not Algorithm.shift:
         raise ConfigError(f"weights: {config.weights}, but {config.method} adds to the model's own; use fp32")
+
+
+def _common(config: RunConfig) -> dict[str, Any]:
+    """Return the settings that clients and server must share: all but where each has its model, data and threads."""
+    places = {"name", "runs_dir", "data_cache", "device", "threads", "runtime", "model", "benchmark", "root", "clients"}
+    places |= {"train_examples", "test_examples", "split_clients", "data_seed", "share_metrics", "server", "rounds"}
+    exclude: dict[str, Any] = dict.fromkeys(places, True) | {"train": {"precision"}}
+    return config.model_dump(mode="json", exclude=exclude)
+
+
+def model_hashes(model: str) -> dict[str, str]:
+    """Return the hashes of a model's weights and encoder, as in :attr:`Foundation.model`, with default settings.
+
+    Raises:
+        ModelError: the model cannot be used.
+    """
+    from feddat.models.catalog import load_backbone
+
+    backbone = load_backbone(model)
+    return {"weights": weights_hash(backbone.model.state_dict()), "encoder": backbone.encoder.fingerprint[:16]}
+
+
+def participant_names(config: RunConfig) -> list[str]:
+    """Return the names of a run's participants, sorted, as far as they are known without anybody's data.
+
+    Raises:
+        BenchmarkError: the benchmark is unknown.
+        DataError: a benchmark's data cannot be read.
+    """
+    if ALGORITHMS[config.method].centralised:
+        return [CENTRAL]
+    if config.clients is not None and config.split_clients == 1:
+        return sorted(config.clients)
+    return sorted(client.name for client in load_clients(config))
 
 
 def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
@@ -210,7 +318,8 @@ def _load_benchmark(
 @lru_cache(maxsize=1)
 def _load_model(
     model: str, weights: Format, adapter: AdapterConfig, fusion: FusionConfig, checkpointing: bool, device: str
-) -> tuple[Backbone, Adapters]:
+) -> tuple[Backbone, Adapters, str]:
+    """Return the model on its device, with adapters on it, and the hash of its weights."""
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model, weights, device)
@@ -218,6 +327,7 @@ def _load_model(
         backbone.fuse(fusion.kind, fusion.side)
     elif fusion != FusionConfig():
         raise ConfigError(f"fusion: model {model} has one stream; expected the default")
+    hashed = weights_hash(backbone.model.state_dict())
     backbone.model.to(device)
     try:
         adapters = build_adapters(backbone.model, **adapter.model_dump())
@@ -227,7 +337,11 @@ def _load_model(
         from feddat.adapters.checkpointing import checkpoint_layers
 
         checkpoint_layers(adapters)
-    return backbone, adapters
+    return backbone, adapters, hashed
+
+
+def _hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def _device(name: str) -> torch.device:

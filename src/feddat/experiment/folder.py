@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,9 @@ from feddat.config import RunConfig
 from feddat.files import locked, write_atomic, write_json
 
 #: Settings that say where a run is written or computed, not what comes out.
-PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log"})
+PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime"})
+#: Settings of ``server`` that say how long it waits for clients: they may change when a run is resumed.
+PATIENCE_KEYS = frozenset({"min_clients", "wait", "deadline"})
 
 
 class ExperimentError(RuntimeError):
@@ -43,6 +46,7 @@ class RunFolder:
         self.pictures = path / "predictions"
         self.checkpoints = path / "checkpoints"
         self.clients = path / "clients"
+        self.run_id_file = path / "run-id"
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -85,9 +89,16 @@ class RunFolder:
                 for entry in sorted(self._entries(), key=lambda entry: entry == self.config_file):
                     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             write_atomic(self.config_file, config.to_yaml().encode())
+            if not self.run_id_file.is_file():
+                write_atomic(self.run_id_file, secrets.token_hex(8).encode())
+
+    def run_id(self) -> str:
+        """Return the run's id: it stays when the run is resumed, and is another when the run is replaced."""
+        with disk_errors(self.run_id_file):
+            return self.run_id_file.read_text(encoding="utf-8").strip()
 
     def _entries(self) -> list[Path]:
-        return [entry for entry in self.path.iterdir() if entry.name != ".lock"]
+        return [entry for entry in self.path.iterdir() if entry.name not in (".lock", "logs")]
 
     def read_config(self) -> RunConfig:
         """Return the configuration that the run was started with.
@@ -198,7 +209,8 @@ def config_hash(config: RunConfig) -> str:
 
 
 def _deciding(config: RunConfig, exclude_defaults: bool = False) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude=set(PLACE_KEYS), exclude_defaults=exclude_defaults)
+    exclude: dict[str, Any] = dict.fromkeys(PLACE_KEYS, True) | {"server": set(PATIENCE_KEYS)}
+    return config.model_dump(mode="json", exclude=exclude, exclude_defaults=exclude_defaults)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 #: What the log says by itself, or that is too long for a line.
-_NOT_FIELDS = frozenset({"event", "round", "client", "summary", "parameters"})
+_NOT_FIELDS = frozenset({"event", "round", "client", "summary"})
 _LEVELS = {"failed": "WARNING", "refused": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
 
 

@@ -118,11 +118,11 @@ def check_model(config: RunConfig) -> ModelCheck:
         heads = [parameter for head in member.heads.values() for parameter in head.parameters()]
         parameters = [*backbone.model.parameters(), *heads]
         for name in ADAPTERS:
-            parameters += federation.adapters.parameters(name)
+            parameters += federation.foundation.adapters.parameters(name)
         saved = SavedForBackward(parameters)
         before = _mark(device)
         with saved.counting():
-            result = participant.fit(federation.initial_shared() or None, 1)
+            result = participant.fit(federation.foundation.initial_shared() or None, 1)
         peak = None if before is None else _peak(device)
         trains = counts[settings.method]["trainable"]
         copied = 4 * trains if settings.momentum.alpha > 0 else 0
@@ -132,7 +132,7 @@ def check_model(config: RunConfig) -> ModelCheck:
             family=backbone.family,
             answers=member.answering,
             kind=str(settings.adapter.peft),
-            sites=group_sites(federation.adapters.sites),
+            sites=group_sites(federation.foundation.adapters.sites),
             method=settings.method,
             parameters=counts,
             left_out=left_out,
@@ -231,15 +231,15 @@ def _counts(
     """Return parameters by method, of FedDAT, FedAvg and the run's own, and why a method is left out."""
     counts: dict[str, dict[str, int]] = {}
     left_out: dict[str, str] = {}
-    for method in dict.fromkeys((federation.algorithm.name, "feddat", "fedavg")):
+    for method in dict.fromkeys((federation.foundation.algorithm.name, "feddat", "fedavg")):
         try:
             settings = resolve(config.model_copy(update={"method": method}))
         except ConfigError as error:
             left_out[method] = str(error)
             continue
-        algorithm = ALGORITHMS[settings.method].for_run(settings, list(federation.adapters.named("global")))
+        algorithm = ALGORITHMS[settings.method].for_run(settings, list(federation.foundation.adapters.named("global")))
         found = count_parameters(
-            federation.adapters,
+            federation.foundation.adapters,
             trains=algorithm.trains,
             trains_key=algorithm.trains_key,
             shares=algorithm.shares if algorithm.communicates else None,

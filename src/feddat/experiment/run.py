@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, RecordDict
-from torch import nn
+from flwr.serverapp import Grid
 
-from feddat.adapters.methods import count_parameters
-from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
-from feddat.app.client import make_client_app
+from feddat.app.checkpoint import Checkpoints
+from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
-from feddat.app.rules import Rule, make_rule
-from feddat.app.server import make_server_app
-from feddat.app.strategy import AdapterStrategy, FederationError, sample_size
 from feddat.benchmarks import list_benchmarks
 from feddat.config import RunConfig, load_config
 from feddat.example import Example
 from feddat.experiment.events import Announcer, Progress
-from feddat.experiment.federation import Federation, load_federation
+from feddat.experiment.federation import CENTRAL, load_federation, load_foundation, participant_names
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
-from feddat.experiment.samples import write_samples
+from feddat.experiment.serving import Service, predict
 from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
 from feddat.precision import resolve_precision
@@ -85,6 +79,52 @@ class Experiment:
             DataError: data cannot be read, or a split is empty.
             ExperimentError: the folder is taken, the disk refuses, or no client can do its part.
         """
+
+        def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            here = load_federation(self.settings, self.folder.clients)
+            names = list(here.participants)
+            service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
+            grid = InProcessGrid(make_client_app(lambda context, run: here.site(client_name(context))), names)
+            return lambda started: service.run(grid, started, list(here.data), lambda: here)
+
+        return self._around(begin, progress, resume, overwrite)
+
+    def serve(
+        self,
+        grid: Grid,
+        progress: Progress | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        clients_here: bool = False,
+    ) -> dict[str, Any]:
+        """Be the server of a run whose clients other processes run; else as :meth:`run`.
+
+        Args:
+            grid: carries the messages.
+            progress: as for :meth:`run`.
+            resume: as for :meth:`run`.
+            overwrite: as for :meth:`run`.
+            clients_here: all clients' data is on this machine, and their states in the run's folder: show some of
+                their answers when the run is done.
+        """
+
+        def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            foundation, names = load_foundation(self.settings), participant_names(self.settings)
+            service = Service(self.config, self.folder, foundation, names, announcer, self.settings.server.wait)
+            federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
+            known = [] if names == [CENTRAL] else names
+            return lambda started: service.run(grid, started, known, federation)
+
+        return self._around(begin, progress, resume, overwrite)
+
+    def _around(
+        self,
+        begin: Callable[[Announcer], Callable[[float], dict[str, Any]]],
+        progress: Progress | None,
+        resume: bool,
+        overwrite: bool,
+    ) -> dict[str, Any]:
+        """Do what every run does before its rounds and after them."""
         started = time.perf_counter()
         with self.folder.locked():
             self.folder.check(self.config, resume=resume, overwrite=overwrite)
@@ -92,15 +132,10 @@ class Experiment:
             summary = None if overwrite else self.folder.summary()
             if summary is None:
                 check_trackers(self.config)
-                federation = load_federation(self.settings, self.folder.clients)
-                rule = self._rule(federation)
+                rounds = begin(announcer)  # what cannot be used is refused before the folder is touched
                 self.folder.begin(self.config, overwrite=overwrite)
                 with announcer.recording(self.config):
-                    try:
-                        state = self._run_rounds(federation, rule, announcer, started)
-                    except (FederationError, CheckpointError) as error:
-                        raise ExperimentError(f"run {self.folder.path}: {error}") from error
-                    summary = self._finish(federation, state)
+                    summary = rounds(started)
             if not self.folder.report_file.is_file():
                 from feddat.report import write_report  # plots take a second to import
 
@@ -116,131 +151,12 @@ class Experiment:
             ExperimentError: the run has no checkpoint yet, or no such client.
         """
         federation = load_federation(self.settings, self.folder.clients)
-        state = self._checkpoints().latest()
+        state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")
         if client not in federation.data:
             raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
-        return self._predict(federation, state, client, examples, k)
-
-    def _rule(self, federation: Federation) -> Rule:
-        replies = sample_size(self.settings.server.fraction, len(federation.participants))
-        return make_rule(self.settings, federation.algorithm, replies)
-
-    def _run_rounds(self, federation: Federation, rule: Rule, announcer: Announcer, started: float) -> ServerState:
-        settings = self.settings
-        checkpoints = self._checkpoints()
-        state = checkpoints.latest() or ServerState(federation.initial_shared())
-        self.folder.cut_metrics(state.round)
-        announcer.route_name = federation.route_name
-        announcer.tell(
-            event="start",
-            name=self.config.run_name,
-            method=self.config.method,
-            folder=str(self.folder.path),
-            clients=list(federation.data),
-            round=state.round,
-            parameters=_count(federation),
-        )
-        strategy = AdapterStrategy(
-            seed=settings.seed,
-            rule=rule,
-            shapes={key: tuple(value.shape) for key, value in state.shared.items()},
-            routes=federation.routes(final=False),
-            final_routes=federation.routes(final=True),
-            fraction=settings.server.fraction,
-            weighting=settings.server.weighting,
-            wire=settings.wire,
-            notify=announcer,
-        )
-        server = make_server_app(
-            strategy,
-            state,
-            rounds=settings.rounds,
-            evaluation=settings.eval,
-            save=checkpoints.save,
-            notify=announcer,
-            started=started,
-        )
-        members = {name: list(participant.members) for name, participant in federation.participants.items()}
-        grid = InProcessGrid(make_client_app(federation.participants.__getitem__, members), list(members))
-        server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
-        return state
-
-    def _finish(self, federation: Federation, state: ServerState) -> dict[str, Any]:
-        """Write samples and summary, and return the summary."""
-        started = time.perf_counter()
-        folder, split = self.folder, self.settings.eval.split
-        samples: list[dict[str, Any]] = []
-        with disk_errors(folder.pictures):
-            folder.pictures.mkdir(exist_ok=True)
-            for data in federation.data.values():
-                task = federation.owner(data.name).members[data.name].task
-                samples += write_samples(data, task, split, partial(self._predict, federation, state), folder.pictures)
-        folder.write_json(folder.predictions_file, samples)
-        state.seconds["other"] += time.perf_counter() - started
-        summary = self._summary(federation, state)
-        folder.write_json(folder.summary_file, summary)
-        return summary
-
-    def _summary(self, federation: Federation, state: ServerState) -> dict[str, Any]:
-        """Return the summary, its scores read from the metrics: a resumed run may have scored before."""
-        settings = self.settings
-        clients: dict[str, dict[str, float]] = {name: {} for name in federation.data}
-        for line in self.folder.read_metrics():
-            if "score" in line and line["round"] == settings.rounds and line["split"] == settings.eval.split:
-                clients[line["client"]][line["route"]] = line["score"]
-        scored = {name: scores for name, scores in clients.items() if scores}
-        own = federation.route_name(federation.routes(final=True)[0])
-        return {
-            "method": self.config.method,
-            "peft": settings.adapter.peft,
-            "model": settings.model,
-            "benchmark": settings.benchmark,
-            "seed": settings.seed,
-            "rounds": settings.rounds,
-            "split": settings.eval.split,
-            "clients": scored,
-            "mean": statistics.fmean(scores[own] for scores in scored.values()),
-            "parameters": _count(federation),
-            "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
-            "seconds": sum(state.seconds.values()),
-            "seconds_in": state.seconds,
-            "failed": state.failed,
-            "refused": state.refused,
-            "missing": [name for name in clients if name not in scored],
-        }
-
-    def _predict(
-        self, federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
-    ) -> list[list[tuple[str, float]]]:
-        final = state.round == self.settings.rounds
-        server = federation.algorithm.server
-        extras = None if server is None else server.answers(state.rule)
-        owner = federation.owner(client)
-        return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
-
-    def _checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.folder.checkpoints, config_hash(self.config))
-
-
-def _count(federation: Federation) -> dict[str, int]:
-    """Return the parameters of one client, with the largest heads: they differ in their number of answers."""
-    # One client's heads at a time: of a thousand clients they would not fit.
-    largest = nn.ModuleList()
-    for owner in federation.participants.values():
-        for member in owner.members.values():
-            heads = nn.ModuleList(member.heads.values())
-            largest = max(largest, heads, key=lambda found: sum(p.numel() for p in found.parameters()))
-        owner.release()
-    algorithm = federation.algorithm
-    return count_parameters(
-        federation.adapters,
-        trains=algorithm.trains,
-        trains_key=algorithm.trains_key,
-        shares=algorithm.shares if algorithm.communicates else None,
-        head=largest,
-    )
+        return predict(federation, state, client, examples, k)
 
 
 def _portable(config: RunConfig) -> RunConfig:

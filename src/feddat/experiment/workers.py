@@ -13,10 +13,12 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from feddat.parent import end_with_parent
 
 #: Called in a worker: (argument, emit) -> result. ``emit`` sends an event to the parent.
 Function = Callable[[Any, Callable[[dict[str, Any]], None]], Any]
@@ -106,7 +108,7 @@ class _Worker:
 def _serve(function: Function, pipe: Connection) -> None:
     """Work until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(1)
@@ -129,13 +131,6 @@ def _serve(function: Function, pipe: Connection) -> None:
 def _speaks_for_itself(error: Exception) -> bool:
     """Whether an error is one of ours, whose message says what to do; others need their traceback."""
     return type(error).__module__.startswith("feddat.")
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @contextmanager

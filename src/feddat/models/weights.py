@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers.utils import logging
 
 from feddat.models.base import ModelError
@@ -24,6 +26,16 @@ def weight_files(folder: Path) -> list[Path]:
     """
     first = require_file(folder, ("model.safetensors", _INDEX), "weights")
     return sorted(folder.glob("model-*.safetensors")) if first.name == _INDEX else [first]
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of tensors by name: of names, dtypes, shapes and values, wherever the tensors lie."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, value in sorted(state.items()):
+        values = value.detach().cpu().contiguous()
+        digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        digest.update(values.flatten().view(torch.uint8).numpy().data if values.numel() else b"")
+    return digest.hexdigest()
 
 
 def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str] = (), **options: Any) -> Any:

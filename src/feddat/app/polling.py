@@ -1,0 +1,70 @@
+"""A Grid over one of Flower's own, from which replies come one by one, as soon as they are there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+#: Seconds between two looks for replies.
+PAUSE = 0.3
+
+
+class PollingGrid(Grid):
+    """Flower's grids give out replies when all are there, and look for them every three seconds; this one does not.
+
+    A reply that comes after the timeout is never asked for, so it cannot be taken for an answer to a later message.
+
+    Args:
+        grid: what carries the messages.
+    """
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def set_run(self, run: Run) -> None:
+        """Set the run that the grid works in."""
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:
+        """The run that the grid works in."""
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Return a new message to a node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> list[int]:
+        """Return the ids of the nodes that are connected."""
+        return sorted(self._grid.get_node_ids())
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Send messages; return their ids."""
+        return list(self._grid.push_messages(messages))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        """Return the replies that are there."""
+        return list(self._grid.pull_messages(message_ids))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Send messages, and yield every reply when it comes, until all are there or ``timeout`` seconds have passed.
+
+        Time is taken from this machine's steady clock: nothing depends on what other machines think the time is.
+        """
+        began = time.monotonic()
+        waiting = {key for key in self.push_messages(messages) if key}
+        while waiting:
+            replies = self.pull_messages(waiting)
+            for reply in replies:
+                waiting.discard(reply.metadata.reply_to_message_id)
+                yield reply
+            if timeout is not None and time.monotonic() - began >= timeout:
+                return
+            if waiting and not replies:
+                time.sleep(PAUSE)

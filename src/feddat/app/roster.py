@@ -1,0 +1,152 @@
+"""Who is there: which node is which client, found out by asking every node once and again whenever one is new.
+
+Node ids come and go (a restarted SuperNode may have another one); client names stay. In one process all nodes are there
+from the start and nothing here takes time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from feddat.app import messages
+from feddat.app.messages import Member, ReplyError
+
+log = logging.getLogger(__name__)
+
+#: Seconds for a node to say who it is: it may have to load its model and its data first.
+ANSWER_SECONDS = 300.0
+#: Seconds after which a node is asked again that failed to say who it is.
+AGAIN_SECONDS = 20.0
+#: Seconds between two looks for nodes.
+PAUSE = 0.5
+
+
+class FederationError(RuntimeError):
+    """The run cannot go on with the clients there are; the message says why, and that what is done is kept."""
+
+
+@dataclass
+class Roster:
+    """The clients of a run.
+
+    Attributes:
+        run: id of the run.
+        expected: names of all clients, where they are known beforehand; others are not let in.
+        least: so many must be there before a round begins.
+        wait: seconds to wait for them.
+        members: node id -> who it is, in the order of names.
+        known: every client that was ever there -> what it said about itself.
+        notify: receives plain event dictionaries.
+    """
+
+    run: str = ""
+    expected: Sequence[str] = ()
+    least: int = 1
+    wait: float = 0.0
+    members: dict[int, Member] = field(default_factory=dict)
+    known: dict[str, Member] = field(default_factory=dict)
+    notify: Callable[[dict[str, Any]], None] = lambda event: None
+    _turned_away: set[int] = field(default_factory=set)
+    _ask_again: dict[int, float] = field(default_factory=dict)
+
+    def meet(self, grid: Grid) -> None:
+        """Wait for all expected clients, or as long as it takes to know that some do not come.
+
+        Raises:
+            FederationError: there are too few, a node failed where waiting does not help, or two have the same name.
+        """
+        wanted = max(self.least, len(self.expected))
+        first = self._gather(grid, wanted)
+        if not self.members and first is not None:
+            raise FederationError(str(first))
+        self._check(0)
+        if absent := [name for name in self.expected if name not in self.known]:
+            log.warning("beginning without %s: not connected after %.0f s", ", ".join(absent), self.wait)
+
+    def refresh(self, grid: Grid, round: int) -> None:
+        """Before a round: let new nodes in and forget those that are gone; wait where too few are left.
+
+        Raises:
+            FederationError: too few are there.
+        """
+        self._gather(grid, self.least)
+        self._check(round)
+
+    def sampled(self) -> list[int]:
+        """Return the nodes to choose from, in the order of names."""
+        return list(self.members)
+
+    def size(self) -> int:
+        """Return the number of all clients of the run, there or not."""
+        return len(self.expected) or len(self.known)
+
+    def _gather(self, grid: Grid, wanted: int) -> ReplyError | None:
+        """Look for nodes until ``wanted`` are there or the time is up; return the first failure."""
+        first: ReplyError | None = None
+        began = time.monotonic()
+        while True:
+            connected = set(grid.get_node_ids())
+            for node in [node for node in self.members if node not in connected]:
+                log.warning("client %s has gone (node %d)", self.members.pop(node).name, node)
+            self._turned_away &= connected
+            unknown = connected - self.members.keys() - self._turned_away
+            now = time.monotonic()
+            for problem in self._ask(grid, sorted(n for n in unknown if self._ask_again.get(n, now) <= now)):
+                first = first or problem
+            if len(self.members) >= wanted or time.monotonic() - began >= self.wait:
+                return first
+            time.sleep(PAUSE)
+
+    def _ask(self, grid: Grid, nodes: Sequence[int]) -> Iterator[ReplyError]:
+        """Ask nodes who they are; yield what went wrong."""
+        asked = [Message(messages.query_content(self.run), node, MessageType.QUERY) for node in nodes]
+        self._ask_again |= dict.fromkeys(nodes, time.monotonic() + AGAIN_SECONDS)
+        found: dict[int, Member] = {}
+        for reply in grid.send_and_receive(asked, timeout=ANSWER_SECONDS) if asked else ():
+            node = reply.metadata.src_node_id
+            try:
+                found[node] = messages.read_name(reply)
+            except ReplyError as error:
+                log.warning("%s", error)
+                yield error
+        for node, member in sorted(found.items()):
+            if problem := self._problem(grid, node, member):
+                log.warning("%s; turned away", problem)
+                self._turned_away.add(node)
+                self.notify({"event": "refused", "round": 0, "kind": "query", "client": member.name, "reason": problem})
+                yield ReplyError(member.name, problem)
+                continue
+            if member.name in self.known:
+                log.info("client %s is back (node %d)", member.name, node)
+            self.members[node] = self.known[member.name] = member
+        self.members = dict(sorted(self.members.items(), key=lambda item: item[1].name))
+
+    def _problem(self, grid: Grid, node: int, member: Member) -> str | None:
+        if self.expected and member.name not in self.expected:
+            return f"node {node} says it is client {member.name}, which is not in this run"
+        if (other := next((n for n, m in self.members.items() if m.name == member.name), None)) is None:
+            return None
+        if not self._answers(grid, other):
+            log.warning("client %s: node %d does not answer; node %d takes its place", member.name, other, node)
+            del self.members[other]
+            return None
+        return f"two nodes say they are client {member.name}: {other} and {node}"
+
+    def _answers(self, grid: Grid, node: int) -> bool:
+        asked = [Message(messages.query_content(self.run), node, MessageType.QUERY)]
+        return any(reply.has_content() for reply in grid.send_and_receive(asked, timeout=ANSWER_SECONDS / 10))
+
+    def _check(self, round: int) -> None:
+        if len(self.members) < self.least:
+            names = ", ".join(member.name for member in self.members.values()) or "none"
+            raise FederationError(
+                f"round {round}: {len(self.members)} of at least {self.least} clients connected after "
+                f"{self.wait:.0f} s ({names}); everything up to here is kept, and the run can be resumed"
+            )

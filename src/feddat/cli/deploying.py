@@ -1,0 +1,110 @@
+"""``feddat deploy``: a federation over several machines."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from feddat.cli.common import fail, out, print_paths, say_loading, split_names
+
+app = typer.Typer(no_args_is_help=True, help="Set up and run a federation over several machines.")
+_FLOWER = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+@app.command("init")
+def init(
+    clients: Annotated[str, typer.Option(help="Names of the clients, with commas.")],
+    host: Annotated[str, typer.Option(help="Name or address that clients reach the server under; more with commas.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 9092,
+    model: Annotated[str, typer.Option(help="Bundled model, or folder of the foundation model.")] = "vilt-mini",
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder.")] = Path("consortium"),
+) -> None:
+    """Write keys, certificates, settings and instructions for a server and its clients."""
+    say_loading()
+    from feddat.deploy.folder import write_consortium
+    from feddat.experiment.federation import model_hashes
+
+    write_consortium(to, split_names(clients), split_names(host), port, (model, model_hashes(model)))
+    print_paths(server=to / "server", clients=to / "clients", readme=to / "README.md")
+
+
+@app.command("check")
+def check(
+    folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="The folder that this client was handed.")],
+) -> None:
+    """Say what this machine still lacks to take part."""
+    say_loading()
+    from feddat.deploy.check import check_client
+
+    missing = 0
+    for finding in check_client(folder):
+        sign = ("✓ ", "green") if finding.good else ("✗ ", "red")
+        out.print(Text.assemble(sign, (f"{finding.what:<12}", "bold"), finding.found), soft_wrap=True)
+        missing += not finding.good
+    if missing:
+        raise typer.Exit(fail(f"{missing} of the above must be put right first", 1))
+
+
+@app.command("server")
+def server(
+    folder: Annotated[Path, typer.Argument(metavar="SERVER_DIR", help="The server's folder.")],
+) -> None:
+    """Be the server of a consortium until this is ended; runs are started with `feddat run`."""
+    from feddat.deploy.folder import read_server
+    from feddat.deploy.names import quiet_flower
+
+    place = read_server(folder)
+    quiet_flower()
+    from feddat.deploy.link import run_link
+
+    run_link(place.link_arguments(), place)
+
+
+@app.command("client")
+def client(
+    folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="The folder that this client was handed.")],
+) -> None:
+    """Be a client of a consortium until this is ended."""
+    from feddat.deploy.names import quiet_flower
+
+    quiet_flower()
+    _log()
+    from feddat.deploy.folder import node_arguments
+    from feddat.deploy.node import run_node
+    from feddat.site import read_site
+
+    site = read_site(folder / "client.yaml")
+    if site.server is None:
+        raise typer.Exit(fail(f"{folder / 'client.yaml'}: names no server (server: HOST:PORT)", 2))
+    run_node(node_arguments(folder, site.server, site.client, folder / "client.yaml"), site.node_port)
+
+
+@app.command("link", hidden=True, context_settings=_FLOWER)
+def link(context: typer.Context) -> None:
+    """Be a SuperLink with Flower's own arguments."""
+    from feddat.deploy.link import run_link
+
+    run_link(context.args)
+
+
+@app.command("node", hidden=True, context_settings=_FLOWER)
+def node(port: int, context: typer.Context) -> None:
+    """Be a SuperNode with Flower's own arguments."""
+    _log()
+    from feddat.deploy.node import run_node
+
+    run_node(context.args, port)
+
+
+def _log() -> None:
+    """Say what a long-lived process does, with the time."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+    logger = logging.getLogger("feddat")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)

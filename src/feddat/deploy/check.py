@@ -1,0 +1,138 @@
+"""What a client's machine still lacks before it can take part: looked at there, before anything is started."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+import httpx
+
+from feddat.deploy import pki
+from feddat.site import SiteConfig, read_site
+
+#: Flower takes no messages of a node whose clock is so many seconds ahead of the server's, or behind it.
+AHEAD_SECONDS, BEHIND_SECONDS = 5, 300
+TIMEOUT = 10.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at: what, whether it is as it must be, and in one line what was found."""
+
+    what: str
+    good: bool
+    found: str
+
+
+def check_client(folder: Path) -> Iterator[Finding]:
+    """Look at everything in a client's folder and at what it names; yield what is found, in order.
+
+    Raises:
+        ConfigError: there is no usable client.yaml, without which nothing else can be looked at.
+    """
+    site = read_site(folder / "client.yaml")
+    yield Finding("client.yaml", True, f"client {site.client}")
+    yield _looked("keys", lambda: _keys(folder))
+    yield _looked("data", lambda: _data(site))
+    yield _looked("model", lambda: _model(site, folder))
+    yield _looked("state", lambda: _state(site))
+    yield _looked("authority", lambda: _authority(folder))
+    if site.server is None:
+        yield Finding("server", False, "client.yaml names none (server: HOST:PORT)")
+        return
+    host, _, port = site.server.rpartition(":")
+    yield _looked("server", lambda: _server(folder, host, int(port)))
+    yield _looked("clock", lambda: _clock(folder, str(site.server)))
+
+
+def _looked(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, True, look())
+    except (OSError, ValueError, RuntimeError) as error:
+        return Finding(what, False, " ".join(str(error).split()))
+
+
+def _keys(folder: Path) -> str:
+    pki.check_key_pair(folder / "node.key", folder / "node.pub")
+    if (folder / "node.key").stat().st_mode & 0o077:
+        raise ValueError(f"{folder / 'node.key'}: others on this machine can read it (chmod 600)")
+    return "node.key and node.pub fit"
+
+
+def _data(site: SiteConfig) -> str:
+    from feddat.data.readers import read_client
+    from feddat.models.images import read_rgb
+
+    data = read_client(site.client, dict(site.data))
+    sizes = {split: data.split(split) for split in ("train", "validation", "test")}
+    for split, examples in sizes.items():
+        if split != "validation" and not examples:
+            raise ValueError(f"split {split} is empty")
+        for example in examples[:1]:
+            for image in example.images:
+                read_rgb(image)
+    return ", ".join(f"{split} {len(examples)}" for split, examples in sizes.items()) + f" examples, task {data.task}"
+
+
+def _model(site: SiteConfig, folder: Path) -> str:
+    from feddat.experiment.federation import model_hashes
+
+    expected = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    name = str(site.model) if site.model is not None else expected["model"]
+    found = model_hashes(name)
+    for part, value in found.items():
+        if part not in expected:
+            return f"{name}; `feddat deploy init` was not told which one is the consortium's"
+        if expected[part] != value:
+            raise ValueError(f"{name}: {part} {value}, but the consortium's is {expected[part]}")
+    return f"{name} is the consortium's ({', '.join(f'{part} {value}' for part, value in found.items())})"
+
+
+def _state(site: SiteConfig) -> str:
+    site.state.mkdir(parents=True, exist_ok=True)
+    probe = site.state / ".check"
+    probe.write_bytes(b"")
+    probe.unlink()
+    return f"{site.state} can be written"
+
+
+def _authority(folder: Path) -> str:
+    authority = pki.read_certificate(folder / "ca.crt")
+    pki.check_certificate(authority, authority, str(folder / "ca.crt"))
+    return f"good until {authority.not_valid_after_utc:%Y-%m-%d}"
+
+
+def _server(folder: Path, host: str, port: int) -> str:
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    try:
+        with (
+            socket.create_connection((host, port), TIMEOUT) as connection,
+            context.wrap_socket(connection, server_hostname=host) as secured,
+        ):
+            found = secured.getpeercert() or {}
+    except ssl.SSLCertVerificationError as error:
+        raise ValueError(f"{host}:{port}: its certificate is refused: {error.verify_message}") from None
+    except ssl.SSLError as error:
+        raise ValueError(f"{host}:{port}: no TLS there: {error.reason}") from None
+    except OSError as error:
+        raise ValueError(f"{host}:{port}: not reachable: {error.strerror or error}") from None
+    return f"{host}:{port} answers; its certificate is good until {found.get('notAfter')}"
+
+
+def _clock(folder: Path, server: str) -> str:
+    verify = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    try:
+        answer = httpx.get(f"https://{server}/health", verify=verify, timeout=TIMEOUT)
+    except httpx.HTTPError as error:
+        raise ValueError(f"the server's cannot be asked: {error}") from None
+    ahead = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["date"])).total_seconds()
+    if not -BEHIND_SECONDS < ahead < AHEAD_SECONDS:
+        way = "ahead of" if ahead > 0 else "behind"
+        raise ValueError(f"{abs(ahead):.0f} s {way} the server's, which will refuse this node; set it right (NTP)")
+    return f"within {abs(ahead) + 1:.0f} s of the server's"

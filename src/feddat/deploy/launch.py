@@ -1,0 +1,201 @@
+"""Runs whose clients live in other processes, driven from here: Flower's simulation, or a deployment.
+
+The server app runs below the SuperLink and writes the run's folder, which is on this machine; this process starts the
+run, follows the log that grows there, and says how it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.proto.federation_config_pb2 import SimulationConfig
+
+from feddat.config import ConfigError
+from feddat.deploy.control import Control, DeployError, app_project, let_in
+from feddat.deploy.folder import ServerFolder, node_arguments, read_server, write_consortium
+from feddat.deploy.names import quiet_flower
+from feddat.deploy.processes import Processes, free_ports
+from feddat.experiment.app_config import AppConfig, to_flat, to_toml
+from feddat.experiment.events import Progress
+from feddat.experiment.federation import participant_names
+from feddat.experiment.folder import ExperimentError
+from feddat.experiment.run import Experiment
+
+#: Seconds for a SuperLink of our own to come up.
+START_SECONDS = 120.0
+PAUSE = 0.5
+#: Events of the log that are progress.
+_SHOWN = frozenset({"start", "fit", "eval", "failed", "refused", "round"})
+
+
+def run_in(
+    experiment: Experiment, progress: Progress | None = None, resume: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run an experiment in the runtime that its configuration names; else as :meth:`Experiment.run`.
+
+    Raises:
+        ConfigError, ModelError, DataError, ExperimentError: as :meth:`Experiment.run`.
+        DeployError: the runtime cannot be started or reached.
+    """
+    kind = experiment.config.runtime.kind
+    if kind == "in-process":
+        return experiment.run(progress, resume=resume, overwrite=overwrite)
+    quiet_flower()
+    with experiment.folder.locked():  # the server app locks it for the run itself
+        experiment.folder.check(experiment.config, resume=resume, overwrite=overwrite)
+    opened = _simulation(experiment) if kind == "simulation" else _deployment(experiment)
+    with opened as runtime:
+        return _follow(experiment, runtime, progress or (lambda event: None), resume, overwrite)
+
+
+@dataclass(frozen=True)
+class _Runtime:
+    """Where a run is started.
+
+    Attributes:
+        control: the SuperLink.
+        simulation: its virtual clients; ``None`` where they are real.
+        processes: ours, which all must live on.
+    """
+
+    control: Control
+    simulation: SimulationConfig | None = None
+    processes: Processes | None = None
+
+
+@contextmanager
+def _simulation(experiment: Experiment) -> Iterator[_Runtime]:
+    """Start a SuperLink that simulates its nodes with Ray."""
+    if not _has_ray():
+        raise ConfigError("runtime: simulation needs Ray; install the extra: pip install 'feddat[simulation]'")
+    actors = experiment.config.runtime.actors
+    names = participant_names(experiment.settings)
+    simulation = SimulationConfig(
+        num_supernodes=len(names),
+        backend="ray",
+        client_resources_num_cpus=1,
+        init_args_num_cpus=actors,
+    )
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
+    with ExitStack() as stack:
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="feddat-")))
+        processes = stack.enter_context(Processes(experiment.folder.path / "logs"))
+        arguments = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
+        processes.start("superlink", ["deploy", "link", *arguments], {"FLWR_HOME": str(place)})
+        yield _Runtime(_reached(stack, address, None, processes), simulation, processes)
+
+
+@contextmanager
+def _deployment(experiment: Experiment) -> Iterator[_Runtime]:
+    """Reach the SuperLink of a consortium, or start one here with a node for every client."""
+    with ExitStack() as stack:
+        if (folder := experiment.config.runtime.server) is not None:
+            server = read_server(folder)
+            yield _Runtime(_reached(stack, server.local_address, server.authority, None))
+            return
+        names = participant_names(experiment.settings)
+        link_port, *ports = free_ports(1 + len(names))
+        place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="feddat-")))
+        server = write_consortium(place / "consortium", names, ["127.0.0.1"], link_port)
+        processes = stack.enter_context(Processes(experiment.folder.path / "logs"))
+        start_link(processes, server)
+        control = _reached(stack, server.local_address, server.authority, processes)
+        let_in(control, server)
+        for name, port in zip(names, ports, strict=True):
+            keys = place / "consortium" / "clients" / name
+            arguments = node_arguments(keys, server.local_address, name)
+            processes.start(name, ["deploy", "node", str(port), *arguments], {"FLWR_HOME": str(keys / "flwr")})
+        yield _Runtime(control, processes=processes)
+
+
+def start_link(processes: Processes, server: ServerFolder) -> None:
+    """Start the SuperLink of a consortium."""
+    home = {"FLWR_HOME": str(server.path / "state" / "flwr")}
+    processes.start("superlink", ["deploy", "link", *server.link_arguments()], home)
+
+
+def _reached(stack: ExitStack, address: str, authority: Path | None, processes: Processes | None) -> Control:
+    control = Control(address, authority)
+    stack.callback(control.close)
+    try:
+        control.wait(5.0 if processes is None else START_SECONDS)
+    except DeployError as error:
+        if processes is None:
+            raise DeployError(f"{error}; start it with `feddat deploy server`") from None
+        raise DeployError(f"{error}; see {processes.log('superlink')}") from None
+    return control
+
+
+def _follow(
+    experiment: Experiment, runtime: _Runtime, progress: Progress, resume: bool, overwrite: bool
+) -> dict[str, Any]:
+    """Start the run, pass its events on, and return its summary when it has ended."""
+    folder = experiment.folder
+    config = experiment.config.updated({"runs_dir": str(folder.path.parent.resolve()), "name": folder.path.name})
+    flat = to_flat(AppConfig(config, resume, overwrite))
+    events = _Tail(folder.log_file)
+    run = runtime.control.start_run({}, app_project(to_toml(flat)), runtime.simulation)
+    try:
+        while (failure := _failure(runtime, run)) is None:
+            for event in events:
+                progress(event)
+            time.sleep(PAUSE)
+    except BaseException:
+        runtime.control.stop(run)
+        raise
+    for event in events:
+        progress(event)
+    summary = folder.summary()
+    if failure or summary is None:
+        reason = (failure or "it left no summary").removeprefix("ServerApp failed with exception: ")
+        raise ExperimentError(reason.removeprefix("Simulation failed with exception: "))
+    progress(
+        {"event": "done", "round": config.rounds, "rounds": config.rounds, "seconds_left": 0.0, "summary": summary}
+    )
+    return summary
+
+
+def _failure(runtime: _Runtime, run: int) -> str | None:
+    if runtime.processes is not None and (ended := runtime.processes.ended()):
+        name, code = next(iter(ended.items()))
+        raise DeployError(f"process {name} ended (exit code {code}); see {runtime.processes.log(name)}")
+    try:
+        return runtime.control.failure(run)
+    except httpx.HTTPError as error:
+        where = f"SuperLink {runtime.control.address}"
+        raise DeployError(f"{where}: lost: {error}; resume the run when it is back") from None
+
+
+class _Tail:
+    """The events of a log that grows; each pass over it yields those that have come since the last, or the start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._at = path, path.stat().st_size if path.is_file() else 0
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._at += len(line)
+                event = json.loads(line)
+                if event["event"] in _SHOWN:
+                    yield event
+
+
+def _has_ray() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("ray") is not None

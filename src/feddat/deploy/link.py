@@ -1,0 +1,92 @@
+"""The server's side of a deployment: Flower's SuperLink, of which other machines see only what clients need.
+
+Flower serves three interfaces at one address. Clients need one of them (the Fleet interface, which asks for their
+keys); through the other two runs are started and nodes are registered, and they ask nobody who he is. They answer here
+to this machine alone.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from feddat.deploy.folder import ServerFolder
+
+log = logging.getLogger(__name__)
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: Paths that answer to other machines.
+OPEN = ("/v1/fleet/", "/health")
+
+
+class OnlyFleetFromOutside:
+    """ASGI middleware: requests of other machines for anything but :data:`OPEN` are answered with 403."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or refuse it."""
+        if scope["type"] != "http" or scope["path"].startswith(OPEN) or _is_local(scope.get("client")):
+            await self._app(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": 403, "headers": []})
+        await send({"type": "http.response.body", "body": b"only on the server itself"})
+
+
+def _is_local(client: Sequence[Any] | None) -> bool:
+    try:
+        return client is not None and ipaddress.ip_address(client[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> None:
+    """Be a SuperLink until the process is ended.
+
+    Args:
+        arguments: of ``flower-superlink``.
+        server: of the consortium whose clients are to be let in; default: nobody is.
+    """
+    from flwr.superlink import main
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    create = main.create_app
+
+    def create_guarded(*args: Any, **kwargs: Any) -> Any:
+        app = create(*args, **kwargs)
+        app.add_middleware(OnlyFleetFromOutside)
+        return app
+
+    # Flower has a hook for middleware, but only for a package of its own.
+    main.create_app = create_guarded
+    sys.argv = ["flower-superlink", *arguments]
+    if server is not None:
+        os.environ.setdefault("FLWR_HOME", str(server.path / "state" / "flwr"))
+        threading.Thread(target=_let_in, args=(server,), daemon=True).start()
+    flower_superlink()
+
+
+def _let_in(server: ServerFolder) -> None:
+    """Register the clients' keys as soon as the SuperLink answers."""
+    from feddat.deploy.control import Control, DeployError, let_in
+
+    control = Control(server.local_address, server.authority)
+    try:
+        control.wait(60.0)
+        let_in(control, server)
+    except DeployError as error:
+        log.error("%s; the SuperLink ends", error)
+        os._exit(2)
+    finally:
+        control.close()

@@ -1,0 +1,167 @@
+"""A client's side of a deployment: Flower's SuperNode, and beside it one process that stays and does the work.
+
+Flower starts a new process for every message, which then loads libraries, the foundation model and the data: minutes,
+for models of the size that this is for. Here one worker process loads them once and takes one message after the other.
+It runs the client app of the package that is installed on this machine, whatever the server sent along as its app, so
+that no code of the server runs here. The worker may die (killed, out of memory): its message is answered with an error,
+and the next one gets a new worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from typing import Any
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.common.config import get_fab_config
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.common.serde import context_from_proto, context_to_proto, message_from_proto, message_to_proto
+from flwr.proto.message_pb2 import Context as ProtoContext
+from flwr.proto.message_pb2 import Message as ProtoMessage
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from feddat.deploy.names import CLIENT_APP
+from feddat.parent import end_with_parent
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks for a message.
+PAUSE = 0.3
+
+
+def run_node(arguments: Sequence[str], port: int) -> None:
+    """Be a SuperNode until the process is ended.
+
+    Args:
+        arguments: of ``flower-supernode``.
+        port: on this machine's loopback address, for the SuperNode to hand messages over.
+    """
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
+    threading.Thread(target=_Tasks(f"127.0.0.1:{port}").serve, daemon=True).start()
+    flower_supernode()
+
+
+class _Tasks:
+    """Takes messages from the SuperNode of this process, and gives back answers."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._worker = _Worker()
+        self._worker.start()  # libraries load while the node connects
+
+    def serve(self) -> None:
+        client = self._client()
+        while True:
+            try:
+                found = client.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+            except httpx.HTTPError:
+                found = None  # the SuperNode is not up yet
+            if found is not None and found.HasField("task") and found.token:
+                try:
+                    self._answer(found.token)
+                except Exception:  # One message that cannot be answered must not keep the node from the next.
+                    log.exception("a message could not be answered")
+            else:
+                time.sleep(PAUSE)
+
+    def _answer(self, token: str) -> None:
+        client = self._client(token)
+        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heartbeat.start()
+        try:
+            message, context, _, fab = pull_task_input(client)
+            asked = get_fab_config(fab.content)["tool"]["flwr"]["app"]["components"]["clientapp"]
+            if asked == CLIENT_APP:
+                reply = self._worker.answer(message, context)
+            else:
+                reply = _error(message, f"this node runs {CLIENT_APP} and no other app (asked for {asked})")
+            push_message(client, reply, context)
+            failed = reply.has_error()
+            status = SubStatus.FAILED if failed else SubStatus.COMPLETED
+            push_task_output(client, context, status, reply.error.reason if failed else "")
+        finally:
+            if heartbeat.is_running:
+                heartbeat.stop()
+            client.close()
+
+    def _client(self, token: str | None = None) -> RuntimeHttpClient:
+        interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
+        if token is not None:
+            interceptors.append(RuntimeTokenHttpInterceptor(token))
+        return RuntimeHttpClient.from_server_address(
+            server_address=self._address,
+            insecure=True,
+            root_certificates=None,
+            interceptors=interceptors,
+            retry_invoker=make_simple_http_retry_invoker() if token is not None else None,
+        )
+
+
+class _Worker:
+    """A process that runs the client app; started anew when it has died."""
+
+    def start(self) -> None:
+        context = get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_work, args=(theirs,), daemon=True, name="feddat-worker")
+        self._process.start()
+        theirs.close()
+        log.info("worker process %d", self._process.pid)
+
+    def answer(self, message: Message, context: Context) -> Message:
+        """Return the client app's answer, or an error if its process dies over it."""
+        if not self._process.is_alive():
+            self.start()
+        identity = (TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id)
+        try:
+            self._pipe.send(
+                (identity, message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
+            )
+            return message_from_proto(ProtoMessage.FromString(self._pipe.recv()))
+        except (EOFError, OSError):
+            self._process.join()
+            reason = f"its worker process ended (exit code {self._process.exitcode}); a new one is started"
+            log.warning("round %s: %s", message.metadata.group_id, reason)
+            self.start()
+            return _error(message, reason)
+
+
+def _error(message: Message, reason: str) -> Message:
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+
+def _work(pipe: Connection) -> None:
+    """Answer messages until the pipe is closed or the parent is gone."""
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    from feddat.experiment.flower import client_app
+
+    with suppress(EOFError):
+        while True:
+            identity, message_bytes, context_bytes = pipe.recv()
+            TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = identity
+            message = message_from_proto(ProtoMessage.FromString(message_bytes))
+            try:
+                reply = client_app(message, context_from_proto(ProtoContext.FromString(context_bytes)))
+            except Exception as error:  # Whatever a client raises is the server's to count.
+                reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                log.warning("round %s, %s: %s", message.metadata.group_id, message.metadata.message_type, reason)
+                reply = _error(message, reason)
+            pipe.send(message_to_proto(reply).SerializeToString())

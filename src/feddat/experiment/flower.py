@@ -1,0 +1,66 @@
+"""The ServerApp and the ClientApp under the names by which Flower finds them (``[tool.flwr.app.components]``).
+
+In Flower's simulation every node is given a number, and all data is on this machine. In a deployment a node is told its
+client's name (``client``) and the file with that client's own settings (``data``); without such a file, the data is
+where the run's configuration says, as on a machine that runs all nodes.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid import InMemoryGrid
+
+from feddat.app.client import Site, client_name, make_client_app
+from feddat.app.polling import PollingGrid
+from feddat.experiment.app_config import from_flat
+from feddat.experiment.federation import Federation, load_federation
+from feddat.experiment.run import Experiment
+from feddat.site import read_site
+
+#: The key of a node's configuration that names its client's file.
+SITE_KEY = "data"
+
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Serve the run that Flower's run configuration describes."""
+    config = from_flat(context.run_config)
+    experiment = Experiment(config.run)
+    experiment.serve(
+        PollingGrid(grid),
+        resume=config.resume,
+        overwrite=config.overwrite,
+        clients_here=isinstance(grid, InMemoryGrid),
+    )
+
+
+def site(context: Context, run: str) -> Site:
+    """Return the client that a node is; what is loaded for it stays for the next message.
+
+    Raises:
+        ConfigError: the node's configuration, its client's file and the run's configuration do not go together.
+        ModelError, DataError, StoreError: as :func:`feddat.experiment.federation.load_federation`.
+    """
+    settings = json.dumps(dict(context.run_config), sort_keys=True)
+    file = context.node_config.get(SITE_KEY)
+    federation = _federation(settings, str(file) if file else None, run)
+    return federation.site(client_name(context, list(federation.participants)))
+
+
+client_app = make_client_app(site)
+
+
+@lru_cache(maxsize=1)
+def _federation(settings: str, file: str | None, run: str) -> Federation:
+    experiment = Experiment(from_flat(json.loads(settings)).run)
+    if file is None:
+        return load_federation(experiment.settings, experiment.folder.clients)
+    own = read_site(Path(file))
+    return load_federation(own.applied(experiment.settings), own.store(run))

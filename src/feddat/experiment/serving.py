@@ -1,0 +1,198 @@
+"""The server's side of one run: rounds over whatever Grid carries the messages, and the summary of what came of it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
+
+from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
+from feddat.app.limits import Limits
+from feddat.app.messages import Member
+from feddat.app.roster import FederationError, Roster
+from feddat.app.rules import Rule, make_rule
+from feddat.app.server import make_server_app
+from feddat.app.strategy import AdapterStrategy, sample_size
+from feddat.config import RunConfig
+from feddat.example import Example
+from feddat.experiment.events import Announcer
+from feddat.experiment.federation import Federation, Foundation
+from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
+from feddat.experiment.samples import write_samples
+
+
+@dataclass
+class Service:
+    """One stretch of a run, from its last checkpoint to its end.
+
+    Attributes:
+        config: the run as given.
+        folder: its folder.
+        foundation: its model, adapters and algorithm.
+        names: of its participants, sorted.
+        announcer: takes its events.
+        wait: seconds to wait for clients that are not there.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    foundation: Foundation
+    names: Sequence[str]
+    announcer: Announcer
+    wait: float
+
+    def __post_init__(self) -> None:
+        """Choose the rule of aggregation.
+
+        Raises:
+            ConfigError: the rule does not go with the algorithm or the number of clients.
+        """
+        self.settings = self.foundation.config
+        replies = sample_size(self.settings.server.fraction, len(self.names))
+        self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
+        self._order: list[str] = []
+        self._parameters: dict[str, int] = {}
+
+    def run(
+        self, grid: Grid, started: float, order: Sequence[str], federation: Callable[[], Federation] | None
+    ) -> dict[str, Any]:
+        """Run the rounds that are left, write the folder's files but the report, and return the summary.
+
+        Args:
+            grid: carries the messages.
+            started: ``time.perf_counter()`` at which this stretch began.
+            order: the clients' names in the order of reports, as far as they are known.
+            federation: the clients, where their data is on this machine, to show some of their answers.
+
+        Raises:
+            ExperimentError: the disk refuses, or the run cannot go on with the clients there are.
+        """
+        self._order = list(order)
+        try:
+            state = self._rounds(grid, started)
+        except (FederationError, CheckpointError) as error:
+            raise ExperimentError(f"run {self.folder.path}: {error}") from error
+        if federation is not None:
+            self._show_answers(state, federation())
+        summary = self._summary(state)
+        self.folder.write_json(self.folder.summary_file, summary)
+        return summary
+
+    def checkpoints(self) -> Checkpoints:
+        """Return the run's checkpoints."""
+        return Checkpoints(self.folder.checkpoints, config_hash(self.config))
+
+    def _rounds(self, grid: Grid, started: float) -> ServerState:
+        settings, foundation = self.settings, self.foundation
+        checkpoints = self.checkpoints()
+        state = checkpoints.latest() or ServerState(foundation.initial_shared())
+        self.folder.cut_metrics(state.round)
+        self.announcer.route_name = foundation.route_name
+        roster = Roster(self.folder.run_id(), self.names, settings.server.min_clients, self.wait)
+        strategy = AdapterStrategy(
+            seed=settings.seed,
+            rule=self._rule,
+            shapes={key: tuple(value.shape) for key, value in state.shared.items()},
+            routes=foundation.routes(final=False),
+            final_routes=foundation.routes(final=True),
+            fraction=settings.server.fraction,
+            weighting=settings.server.weighting,
+            wire=settings.wire,
+            notify=self.announcer,
+            roster=roster,
+            limits=Limits(settings.server.max_update, settings.server.max_examples),
+            deadline=settings.server.deadline,
+        )
+        server = make_server_app(
+            strategy,
+            state,
+            rounds=settings.rounds,
+            evaluation=settings.eval,
+            save=checkpoints.save,
+            notify=self.announcer,
+            started=started,
+            model=foundation.model,
+            met=partial(self._met, state),
+        )
+        server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+        self._note(roster.known.values())
+        return state
+
+    def _met(self, state: ServerState, members: Sequence[Member]) -> None:
+        self._note(members)
+        self.announcer.tell(
+            event="start",
+            name=self.config.run_name,
+            method=self.config.method,
+            folder=str(self.folder.path),
+            clients=self._order,
+            round=state.round,
+            parameters=self._parameters,
+        )
+
+    def _note(self, members: Collection[Member]) -> None:
+        """Take note of whose data there is, and of the parameters of the client with the most."""
+        found = dict.fromkeys([*self._order, *(name for member in members for name in member.members)])
+        self._order = list(found)
+        counts = [dict(member.parameters) for member in members if member.parameters] or [self.foundation.count()]
+        most = max(counts, key=lambda count: count.get("total", 0))
+        if most.get("total", 0) > self._parameters.get("total", 0):
+            self._parameters = most
+
+    def _show_answers(self, state: ServerState, federation: Federation) -> None:
+        started = time.perf_counter()
+        folder, split = self.folder, self.settings.eval.split
+        samples: list[dict[str, Any]] = []
+        with disk_errors(folder.pictures):
+            folder.pictures.mkdir(exist_ok=True)
+            for data in federation.data.values():
+                task = federation.owner(data.name).members[data.name].task
+                samples += write_samples(data, task, split, partial(predict, federation, state), folder.pictures)
+        folder.write_json(folder.predictions_file, samples)
+        state.seconds["other"] += time.perf_counter() - started
+
+    def _summary(self, state: ServerState) -> dict[str, Any]:
+        """Return the summary, its scores read from the metrics: a resumed run may have scored before."""
+        settings, foundation = self.settings, self.foundation
+        clients: dict[str, dict[str, float]] = {name: {} for name in self._order}
+        for line in self.folder.read_metrics():
+            if "score" in line and line["round"] == settings.rounds and line["split"] == settings.eval.split:
+                clients.setdefault(line["client"], {})[line["route"]] = line["score"]
+        scored = {name: scores for name, scores in clients.items() if scores}
+        own = foundation.route_name(foundation.routes(final=True)[0])
+        return {
+            "method": self.config.method,
+            "peft": settings.adapter.peft,
+            "model": settings.model,
+            "benchmark": settings.benchmark,
+            "seed": settings.seed,
+            "rounds": settings.rounds,
+            "split": settings.eval.split,
+            "clients": scored,
+            "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
+            "parameters": self._parameters,
+            "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
+            "seconds": sum(state.seconds.values()),
+            "seconds_in": state.seconds,
+            "failed": state.failed,
+            "refused": state.refused,
+            "missing": [name for name in clients if name not in scored],
+        }
+
+
+def predict(
+    federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
+) -> list[list[tuple[str, float]]]:
+    """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
+    foundation = federation.foundation
+    final = state.round == foundation.config.rounds
+    server = foundation.algorithm.server
+    extras = None if server is None else server.answers(state.rule)
+    owner = federation.owner(client)
+    return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)

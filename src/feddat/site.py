@@ -1,0 +1,91 @@
+"""What a client's own machine knows and the server does not: where its data lies, and where its state is to lie.
+
+One YAML file on that machine, named by the node's configuration (``data``); nothing in it ever leaves the machine.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from feddat.config import SHARING, ConfigError, RunConfig, Sharing
+
+
+class SiteConfig(BaseModel):
+    """A client's own settings; paths are relative to the file they stand in."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    client: str = Field(min_length=1, description="name of this client in the federation")
+    server: str | None = Field(None, pattern=r".+:\d+$", description="HOST:PORT of the consortium's server")
+    node_port: int = Field(9094, ge=1, le=65535, description="port of this machine's loopback address, for its node")
+    data: dict[str, Any] = Field(description="{train, validation?, test, images, task?, ...} or {format, root, ...}")
+    model: Path | None = Field(None, description="folder of the foundation model; default: the run's bundled model")
+    state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
+    data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
+    device: str | None = Field(None, description="default: the run's")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's")
+    share_metrics: Sharing = Field(
+        "scores", description="what may leave beside the adapter; the run may ask for less, never for more"
+    )
+
+    def store(self, run: str) -> Path:
+        """Return the folder of a run's personal state.
+
+        Raises:
+            ConfigError: the run's id cannot be a folder name.
+        """
+        if not run or run.startswith(".") or any(sign in run for sign in "/\\:\0"):
+            raise ConfigError(f"client {self.client}: run id {run!r} cannot be a folder name")
+        return self.state / run
+
+    def applied(self, config: RunConfig) -> RunConfig:
+        """Return the run as this client runs it: on its own data, model and device, and nobody else's."""
+        own: dict[str, Any] = {
+            "clients": {self.client: dict(self.data)},
+            "benchmark": None,
+            "root": None,
+            "split_clients": 1,
+            "data_cache": self.data_cache,
+            "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
+        }
+        if self.model is not None:
+            own["model"] = str(self.model)
+        if self.device is not None:
+            own["device"] = self.device
+        if self.threads is not None:
+            own["threads"] = self.threads
+        return config.model_copy(update=own)
+
+
+def read_site(path: Path) -> SiteConfig:
+    """Read a client's settings.
+
+    Raises:
+        ConfigError: the file is missing, not YAML, or a key or value does not fit.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"client file {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"client file {path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"client file {path}: expected keys and values at the top level")
+    try:
+        site = SiteConfig.model_validate(raw)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ConfigError(f"client file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    folder = path.resolve().parent
+    named = ("root",) if site.data.get("format") else ("train", "validation", "test", "images")
+    data = {key: str(folder / value) if key in named and value else value for key, value in site.data.items()}
+    places: dict[str, Any] = {
+        key: folder / value.expanduser()
+        for key in ("model", "state", "data_cache")
+        if (value := getattr(site, key)) is not None
+    }
+    return site.model_copy(update={"data": data} | places)
