@@ -71,6 +71,7 @@ class AdapterStrategy(Strategy):
         self.failed = self.refused = 0
         self.scores: dict[str, dict[str, float]] = {}
         self._asked: list[int] = []
+        self._late: set[int] = set()
         self._split, self._final = "", False
         self._sent: dict[str, Tensor] = {}
 
@@ -85,7 +86,7 @@ class AdapterStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return the messages that ask the sampled clients to train."""
-        self._sent = messages.to_tensors(arrays)
+        self._sent, self._late = messages.to_tensors(arrays), set()
         self.limits.open(self._sent)
         extras = self.rule.open(server_round, self._sent)
         return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config, extras)
@@ -146,10 +147,11 @@ class AdapterStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return the messages that ask every client to evaluate."""
+        """Return the messages that ask every client to evaluate, but those still at the round's training."""
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
-        return self._ask(MessageType.EVALUATE, list(self.roster.members), server_round, arrays, config, extras)
+        nodes = [node for node in self.roster.members if node not in self._late]
+        return self._ask(MessageType.EVALUATE, nodes, server_round, arrays, config, extras)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Return each route's mean score over the members that have examples, in percent; all count the same.
@@ -205,16 +207,17 @@ class AdapterStrategy(Strategy):
         """Fold every reply that fits; log and count the others, and who is late; stop if too few fit."""
         first: ReplyError | None = None
         used = 0
-        late = {self.roster.members[node].name for node in self._asked}
+        late = {self.roster.members[node].name: node for node in self._asked}
         for member, reply in self._in_order(replies):
-            late.discard(member.name)
+            del late[member.name]
             try:
                 fold(member, reply)
                 used += 1
             except ReplyError as error:
                 first = first or error
                 self._without(round, kind, error)
-        for name in sorted(late):
+        self._late |= set(late.values())
+        for name in late:
             reason = f"has not answered within {self.deadline:.0f} s; what it sends later is not used"
             error = ReplyError(name, reason, failed=True)
             first = first or error

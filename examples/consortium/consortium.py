@@ -1,0 +1,155 @@
+"""Three hospitals and a server on one machine, with TLS and keys, through everything that goes wrong in practice.
+
+    python consortium.py [FOLDER]
+
+A SuperLink and three SuperNodes run as processes of their own on 127.0.0.1, each node with its own data folder, keys and
+state. In round 2 one node is killed; in round 4 it comes back and finds its personal state; in round 5 the server is
+killed, started again, and the run resumed. It ends with the table of scores.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+from PIL import Image
+
+from feddat.benchmarks import load_benchmark
+from feddat.deploy.folder import ServerFolder, write_consortium
+from feddat.deploy.processes import Processes, free_ports
+from feddat.example import ClientData
+from feddat.example import Image as Pixels
+
+HOSPITALS = {"north": "sketch", "south": "night", "west": "photo"}
+ROUNDS = 6
+#: Seconds after which a round goes on without those who have not answered.
+DEADLINE = 30
+
+
+def main(folder: Path) -> None:
+    """Set up, run, kill, bring back, resume."""
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        print(f"[{time.monotonic() - began:4.0f} s] {text}", flush=True)
+
+    link_port, *node_ports = free_ports(1 + len(HOSPITALS))
+    server = write_consortium(folder / "consortium", list(HOSPITALS), ["127.0.0.1"], link_port)
+    data = {client.name: client for client in load_benchmark("mini/domain", 0, 48, 24).clients}
+    for (name, domain), port in zip(HOSPITALS.items(), node_ports, strict=True):
+        write_data(data[domain], folder / "data" / name)
+        fill_in(folder / "consortium" / "clients" / name / "client.yaml", folder / "data" / name, port)
+    write_run(server)
+    say(f"keys, certificates and data of {', '.join(HOSPITALS)} are in {folder}")
+
+    with Processes(folder / "logs") as processes:
+        start_server(processes, server)
+        for name in HOSPITALS:
+            start_client(processes, server, name)
+        processes.start("run", ["run", "-c", str(server.path / "run.yaml")])
+        run = server.path / "runs" / "first"
+        wait_for(processes, run, lambda done: done >= 1)
+        processes.kill("west")
+        say("round 2: killed the node of west")
+        wait_for(processes, run, lambda done: done >= 3)
+        say(f"rounds 2 and 3 went on without it: {', '.join(problems(run))}")
+        start_client(processes, server, "west")
+        say("round 4: started the node of west again")
+        wait_for(processes, run, lambda done: done >= 4)
+        processes.kill("superlink")
+        processes.kill("run")
+        say("round 5: killed the server")
+        start_server(processes, server)
+        processes.start("run", ["run", "--resume", str(run)])
+        say("started it again and resumed the run")
+        wait_for(processes, run, lambda done: (run / "summary.json").is_file())
+        while "run" not in processes.ended():
+            time.sleep(0.2)
+        summary = json.loads((run / "summary.json").read_text())
+        trained = [line for line in metrics(run) if line["split"] == "train" and "metrics" in line]
+        for name in HOSPITALS:
+            say(
+                f"{name} trained in rounds {', '.join(str(line['round']) for line in trained if line['client'] == name)}"
+            )
+        say(f"{summary['rounds']} rounds, {summary['failed']} answers missing, none lost")
+    table = processes.log("run").read_text().splitlines()
+    print("\n".join(table[max(i for i, line in enumerate(table) if line.startswith("FedDAT on")) :]))
+
+
+def start_server(processes: Processes, server: ServerFolder) -> None:
+    """Start the SuperLink as its administrator does."""
+    processes.start("superlink", ["deploy", "server", str(server.path)])
+
+
+def start_client(processes: Processes, server: ServerFolder, name: str) -> None:
+    """Start a SuperNode as its administrator does."""
+    place = server.path.parent / "clients" / name
+    processes.start(name, ["deploy", "client", str(place)], {"FLWR_HOME": str(place / "flwr")})
+
+
+def wait_for(processes: Processes, run: Path, done: Callable[[int], bool]) -> None:
+    """Wait until ``done`` of the number of rounds that are over."""
+    while not done(rounds_done(run)):
+        if "run" in (ended := processes.ended()) and ended["run"] != 0:
+            sys.exit(f"the run ended early:\n{processes.log('run').read_text()}")
+        time.sleep(0.2)
+
+
+def rounds_done(run: Path) -> int:
+    """Return the last round of which there is a checkpoint."""
+    return max((int(path.stem.removeprefix("round-")) for path in run.glob("checkpoints/round-*")), default=0)
+
+
+def metrics(run: Path) -> list[dict]:
+    """Return the lines of the run's metrics."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def problems(run: Path) -> list[str]:
+    """Return what the run noted about clients that did not answer, each once."""
+    return list(dict.fromkeys(f"{line['client']} {line['failed']}" for line in metrics(run) if "failed" in line))
+
+
+def write_run(server: ServerFolder) -> None:
+    """Choose the settings of a short run in the run.yaml that ``init`` wrote."""
+    path = server.path / "run.yaml"
+    settings = yaml.safe_load(path.read_text())
+    settings |= {"rounds": ROUNDS, "runs_dir": str(server.path / "runs"), "threads": 1}
+    settings["server"]["deadline"] = DEADLINE
+    settings["runtime"]["server"] = str(server.path)
+    settings["train"] = {"lr": 2e-3, "batch_size": 16}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def fill_in(path: Path, data: Path, port: int) -> None:
+    """Fill in a client.yaml: where this hospital's data lies."""
+    settings = yaml.safe_load(path.read_text())
+    settings["data"] = {split: str(data / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    settings |= {"node_port": port, "threads": 1}
+    path.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+
+def write_data(client: ClientData, folder: Path) -> None:
+    """Write a client's examples as files, as a hospital would have them."""
+    folder.mkdir(parents=True)
+    for split in ("train", "validation", "test"):
+        lines = []
+        for number, example in enumerate(client.split(split)):
+            name = f"{split}-{number}.png"
+            save(example.images[0], folder / name)
+            best = max(example.answers, key=example.answers.__getitem__)
+            lines.append(json.dumps({"image": name, "question": example.text, "answers": best}) + "\n")
+        (folder / f"{split}.jsonl").write_text("".join(lines))
+
+
+def save(image: Pixels, path: Path) -> None:
+    """Write pixels as a PNG file."""
+    Image.fromarray(image).save(path)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else "run").resolve())
