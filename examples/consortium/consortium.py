@@ -2,9 +2,9 @@
 
     python consortium.py [FOLDER]
 
-A SuperLink and three SuperNodes run as processes of their own on 127.0.0.1, each node with its own data folder, keys and
-state. In round 2 one node is killed; in round 4 it comes back and finds its personal state; in round 5 the server is
-killed, started again, and the run resumed. It ends with the table of scores.
+A SuperLink and three SuperNodes run as processes of their own on 127.0.0.1, each node with its own data folder, keys
+and state. In round 2 one node is killed; in round 4 it comes back and finds its personal state; in round 5 the server
+is killed, started again, and the run resumed. It ends with the table of scores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from feddat.example import Image as Pixels
 HOSPITALS = {"north": "sketch", "south": "night", "west": "photo"}
 ROUNDS = 6
 #: Seconds after which a round goes on without those who have not answered.
-DEADLINE = 30
+DEADLINE = 20
 
 
 def main(folder: Path) -> None:
@@ -70,11 +70,10 @@ def main(folder: Path) -> None:
         while "run" not in processes.ended():
             time.sleep(0.2)
         summary = json.loads((run / "summary.json").read_text())
-        trained = [line for line in metrics(run) if line["split"] == "train" and "metrics" in line]
+        trained = [line for line in metrics(run) if line.get("split") == "train"]
         for name in HOSPITALS:
-            say(
-                f"{name} trained in rounds {', '.join(str(line['round']) for line in trained if line['client'] == name)}"
-            )
+            rounds = (str(line["round"]) for line in trained if line["client"] == name)
+            say(f"{name} trained in rounds {', '.join(rounds)}")
         say(f"{summary['rounds']} rounds, {summary['failed']} answers missing, none lost")
     table = processes.log("run").read_text().splitlines()
     print("\n".join(table[max(i for i, line in enumerate(table) if line.startswith("FedDAT on")) :]))

@@ -240,7 +240,7 @@ def test_bytes_shrink_with_the_format():
 
 def test_the_default_adds_nothing_to_a_message(asked):
     content = messages.instruction_content(messages.to_arrays(shared(0.5)), messages.instruction_config(3, 5))
-    assert set(content.config_records["config"]) == {"round", "rounds", "split", "final"}
+    assert set(content.config_records["config"]) == {"round", "rounds", "split", "final", "run", "model"}
     assert {array.dtype for array in content.array_records["shared"].values()} == {"float32"}
 
 

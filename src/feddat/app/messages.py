@@ -289,7 +289,7 @@ def read_name(message: Message) -> Member:
         name,
         tuple(str(member) for member in members),
         {key.removeprefix("parameters."): cast(int, value) for key, value in counts.items()},
-        cast(Sharing, sharing),
+        sharing,
     )
 
 
@@ -299,9 +299,9 @@ def read_train_reply(
     round: int,
     shapes: Shapes,
     extra_shapes: Shapes | None = None,
-    sharing: Sharing = "scores",
     wire: WireConfig = WireConfig(),
     sent: Mapping[str, Tensor] | None = None,
+    sharing: Sharing = "scores",
 ) -> TrainReply:
     """Return a checked train reply.
 
@@ -311,9 +311,9 @@ def read_train_reply(
         round: that it must answer for.
         shapes: the tensors that the shared part must have (empty: none may come).
         extra_shapes: the extra arrays that must come with it.
-        sharing: what of its metrics the client said it lets out.
         wire: how the shared part must be packed.
         sent: the shared part that the client received, to which differences are added.
+        sharing: what of its metrics the client said it lets out.
 
     Raises:
         ReplyError: the client failed; or round, keys, shapes, types or values do not fit.

@@ -108,9 +108,9 @@ class AdapterStrategy(Strategy):
                 server_round,
                 self.shapes,
                 self.rule.expects,
-                member.sharing,
                 self.wire,
                 self._sent,
+                member.sharing,
             )
             self.limits.check(member.name, reply)
             if self.weighting == "examples" and reply.examples is None:
@@ -219,9 +219,9 @@ class AdapterStrategy(Strategy):
         self._late |= set(late.values())
         for name in late:
             reason = f"has not answered within {self.deadline:.0f} s; what it sends later is not used"
-            error = ReplyError(name, reason, failed=True)
-            first = first or error
-            self._without(round, kind, error)
+            missing = ReplyError(name, reason, failed=True)
+            first = first or missing
+            self._without(round, kind, missing)
         if not used:
             raise FederationError(f"round {round}, {kind}: no client could do its part; first: {first or 'no reply'}")
         if kind == "train" and used < self.roster.least:

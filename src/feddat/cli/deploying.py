@@ -81,7 +81,8 @@ def client(
     site = read_site(folder / "client.yaml")
     if site.server is None:
         raise typer.Exit(fail(f"{folder / 'client.yaml'}: names no server (server: HOST:PORT)", 2))
-    run_node(node_arguments(folder, site.server, site.client, folder / "client.yaml"), site.node_port)
+    arguments = node_arguments(folder, site.server, site.client, folder / "client.yaml")
+    run_node(arguments, site.node_port, again=["deploy", "client", str(folder)])
 
 
 @app.command("link", hidden=True, context_settings=_FLOWER)

@@ -10,6 +10,7 @@ and the next one gets a new worker.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -17,7 +18,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
+from multiprocessing.process import BaseProcess
+from typing import Any, cast
 
 import httpx
 from flwr.app import Context, Error, Message
@@ -42,20 +44,32 @@ log = logging.getLogger(__name__)
 
 #: Seconds between two looks for a message.
 PAUSE = 0.3
+#: Seconds before another try to connect; Flower ends the process five seconds after it has given up.
+AGAIN_SECONDS = 3.0
 
 
-def run_node(arguments: Sequence[str], port: int) -> None:
+def run_node(arguments: Sequence[str], port: int, again: Sequence[str] = ()) -> None:
     """Be a SuperNode until the process is ended.
 
     Args:
         arguments: of ``flower-supernode``.
         port: on this machine's loopback address, for the SuperNode to hand messages over.
+        again: arguments of ``feddat`` by which this process starts anew where the server did not let it in: it may
+            not be up yet, or not know this client's key yet. Default: the process ends.
     """
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
     threading.Thread(target=_Tasks(f"127.0.0.1:{port}").serve, daemon=True).start()
-    flower_supernode()
+    try:
+        flower_supernode()
+    except SystemExit as end:
+        if not end.code or not again:
+            raise
+        log.warning("not let in by the server (it said why, above); trying again")
+        time.sleep(AGAIN_SECONDS)
+        # Flower leaves threads behind that end this process soon; nothing of it is to stay.
+        os.execv(sys.executable, [sys.executable, "-m", "feddat.cli", *again])
 
 
 class _Tasks:
@@ -64,7 +78,6 @@ class _Tasks:
     def __init__(self, address: str) -> None:
         self._address = address
         self._worker = _Worker()
-        self._worker.start()  # libraries load while the node connects
 
     def serve(self) -> None:
         client = self._client()
@@ -95,7 +108,7 @@ class _Tasks:
             push_message(client, reply, context)
             failed = reply.has_error()
             status = SubStatus.FAILED if failed else SubStatus.COMPLETED
-            push_task_output(client, context, status, reply.error.reason if failed else "")
+            push_task_output(client, context, status, str(reply.error.reason) if failed else "")
         finally:
             if heartbeat.is_running:
                 heartbeat.stop()
@@ -115,9 +128,12 @@ class _Tasks:
 
 
 class _Worker:
-    """A process that runs the client app; started anew when it has died."""
+    """A process that runs the client app; started with the first message, and anew when it has died."""
 
-    def start(self) -> None:
+    def __init__(self) -> None:
+        self._process: BaseProcess | None = None
+
+    def _start(self) -> None:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs,), daemon=True, name="feddat-worker")
@@ -127,8 +143,8 @@ class _Worker:
 
     def answer(self, message: Message, context: Context) -> Message:
         """Return the client app's answer, or an error if its process dies over it."""
-        if not self._process.is_alive():
-            self.start()
+        if self._process is None or not self._process.is_alive():
+            self._start()
         identity = (TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id)
         try:
             self._pipe.send(
@@ -136,10 +152,10 @@ class _Worker:
             )
             return message_from_proto(ProtoMessage.FromString(self._pipe.recv()))
         except (EOFError, OSError):
-            self._process.join()
-            reason = f"its worker process ended (exit code {self._process.exitcode}); a new one is started"
-            log.warning("round %s: %s", message.metadata.group_id, reason)
-            self.start()
+            process = cast(BaseProcess, self._process)
+            process.join()
+            reason = f"its worker process ended (exit code {process.exitcode})"
+            log.warning("round %s: %s; the next message gets a new one", message.metadata.group_id, reason)
             return _error(message, reason)
 
 

@@ -1,0 +1,242 @@
+"""What goes wrong with clients and their replies: each time the round goes on, and one line says what was done."""
+
+import pytest
+import torch
+from fakes import Adder, Recorder, app_of, federate, shared
+
+from feddat.app.checkpoint import ServerState
+from feddat.app.limits import Limits
+from feddat.app.messages import Member
+from feddat.app.polling import PollingGrid
+from feddat.app.roster import FederationError, Roster
+from feddat.app.server import make_server_app
+
+
+class Lying(Adder):
+    """Does what ``change`` makes of an honest result."""
+
+    def __init__(self, name, change) -> None:
+        super().__init__(name, 1.0, examples=5)
+        self.change = change
+
+    def fit(self, shared, round, extras=None):
+        result = super().fit(shared, round)
+        return self.change(result, round)
+
+
+def changed(**values):
+    def change(result, round):
+        from dataclasses import replace
+
+        return replace(result, **values)
+
+    return change
+
+
+def grown(result, round):
+    from dataclasses import replace
+
+    return replace(result, examples=5 if round == 1 else 50)
+
+
+def scaled(result, round):
+    for value in result.shared.values():
+        value.mul_(1e6)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (scaled, r"its adapter is 3\.16e\+06 away from the one sent, more than 100 \(server\.max_update\)"),
+        (changed(examples=10**9), r"says to have 1000000000 examples, more than 10000000 \(server\.max_examples\)"),
+        (changed(shared={"up.bias": torch.zeros(4)}), "missing down.weight"),
+        (changed(shared={**shared(), "head.weight": torch.zeros(2)}), "unexpected head.weight"),
+        (changed(shared={**shared(), "up.bias": torch.zeros(5)}), r"array up.bias is float32\(5,\)"),
+        (changed(shared={**shared(), "up.bias": torch.full((4,), float("inf"))}), "NaN or infinite"),
+    ],
+)
+def test_a_reply_that_cannot_be_is_refused_and_counted(change, reason, caplog):
+    state = ServerState(shared())
+    federate([Adder("ann", 4), Lying("bob", change)], state, rounds=1)
+    assert (state.failed, state.refused) == (0, 1)
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 4.0)), "the other's alone"
+    import re
+
+    assert re.search(f"client bob refused: .*{reason}", caplog.text)
+
+
+def test_a_number_of_examples_that_changes_is_a_forgery(caplog):
+    state = ServerState(shared())
+    federate([Adder("ann", 4), Lying("bob", grown)], state, rounds=2, weighting="examples")
+    assert state.refused == 1
+    assert "client bob refused: says to have 50 examples, and 5 in an earlier round" in caplog.text
+
+
+def test_limits_can_be_set():
+    state = ServerState(shared())
+    federate([Adder("ann", 4), Adder("bob", 0.1)], state, limits=Limits(max_update=1.0))
+    assert state.refused == 1
+    assert torch.allclose(state.shared["up.bias"], torch.full((4,), 0.1))
+
+
+def test_a_client_with_another_model_is_told_so_and_left_out(caplog):
+    ann, bob = Adder("ann", 4), Adder("bob", 1)
+    ann.model, bob.model = {"weights": "12ab"}, {"weights": "34cd"}
+    state = ServerState(shared())
+    federate([ann, bob], state, rounds=2, model={"weights": "12ab"})
+    assert bob.turns == []
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 8.0))
+    assert state.failed == 2 * 2 + 1
+    told = "another model than the server's, so left out: weights (34cd here, 12ab at the server)"
+    assert f"client bob, round 1: {told}" in caplog.text
+    assert f"client bob failed: OtherModelError: {told}" in caplog.text
+
+
+@pytest.mark.parametrize("sharing", ["none", "counts", "scores"])
+def test_a_client_lets_out_of_its_metrics_what_it_says(sharing):
+    ann, bob = Adder("ann", 4), Adder("bob", 2)
+    bob.sharing = sharing
+    state = ServerState(shared())
+    grid, _, events = federate([ann, bob], state, rounds=1)
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 3.0)), "its adapter counts all the same"
+    keys = {key for m in grid.up if m.metadata.src_node_id == 2 for r in m.content.metric_records.values() for key in r}
+    counts, scores = {"num-examples", "examples"}, {"train.loss", "score.dat", "score.local"}
+    assert keys == {"round"} | (counts if sharing != "none" else set()) | (scores if sharing == "scores" else set())
+    assert (state.failed, state.refused) == (0, 0)
+    scored = {event["client"] for event in events if event["event"] == "eval" and event["scores"]}
+    assert scored == ({"ann", "bob"} if sharing == "scores" else {"ann"})
+
+
+def test_weights_by_examples_need_their_number(caplog):
+    bob = Adder("bob")
+    bob.sharing = "none"
+    state = ServerState(shared())
+    federate([Adder("ann"), bob], state, weighting="examples")
+    assert state.refused == 1
+    assert "keeps its number of examples back, but server.weighting asks for it" in caplog.text
+
+
+class Late(Recorder):
+    """A grid in which ``bob`` answers to training in round 2 only when he is asked in round 3."""
+
+    kept = None
+
+    def send_and_receive(self, messages, *, timeout=None):
+        late = self.kept
+        for reply in super().send_and_receive(messages, timeout=timeout):
+            if late is not None and reply.metadata.message_type == "train":
+                yield late  # it comes with the answers of a later round
+                late = self.kept = None
+            if reply.metadata.message_type == "train" and reply.metadata.src_node_id == 2 and self.kept is None:
+                if len([turn for turn in self.bob.turns if turn[0] == "fit"]) == 2:
+                    self.kept = reply
+                    continue
+            yield reply
+
+
+def test_a_straggler_is_not_waited_for_and_its_late_reply_not_used(caplog):
+    bob, state = Adder("bob", 10.0), ServerState(shared())
+    Late.bob = bob
+    federate([Adder("ann", 1.0), bob], state, rounds=3, grid_type=Late, deadline=60.0)
+    # Rounds 1 and 3: (1 + 10) / 2; round 2: ann's alone.
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 5.5 + 1.0 + 5.5))
+    assert (
+        "round 2, train: client bob failed: has not answered within 60 s; what it sends later is not used"
+        in caplog.text
+    )
+    assert ("evaluate", 2, "validation", False) not in bob.turns, "still at its training, it is not asked for scores"
+    assert state.failed == 1
+
+
+def test_after_the_deadline_no_further_turn_begins():
+    ann, bob = Adder("ann"), Adder("bob")
+    state = ServerState(shared())
+    grid, *_ = federate([ann, bob], state)
+    assert len(list(grid.send_and_receive(grid.down[-1:], timeout=0.0))) == 0
+
+
+class Moving(Recorder):
+    """A grid whose nodes come and go: ``present`` are the connected ones."""
+
+    present: set = set()
+
+    def get_node_ids(self):
+        return [node for node in super().get_node_ids() if node in self.present]
+
+
+def moving(*participants, present, **roster):
+    grid = Moving(app_of(*participants), [participant.name for participant in participants])
+    grid.present = set(present)
+    return grid, Roster(**roster)
+
+
+def test_a_client_that_goes_and_comes_back_is_known_by_its_name(caplog):
+    caplog.set_level("INFO")
+    grid, roster = moving(Adder("ann"), Adder("bob"), present=[1, 2], expected=["ann", "bob"])
+    roster.meet(grid)
+    assert [member.name for member in roster.members.values()] == ["ann", "bob"]
+    grid.present = {1}
+    roster.refresh(grid, 2)
+    assert list(roster.members) == [1]
+    assert roster.size() == 2
+    grid.present = {1, 2}
+    roster._ask_again.clear()  # as after a while
+    roster.refresh(grid, 3)
+    assert list(roster.members) == [1, 2]
+    assert "client bob has gone (node 2)" in caplog.text
+    assert "client bob is back (node 2)" in caplog.text
+
+
+def test_too_few_clients_stop_the_run_with_everything_kept():
+    grid, roster = moving(Adder("ann"), Adder("bob"), present=[1], expected=["ann", "bob"], least=2, wait=0.2)
+    with pytest.raises(
+        FederationError, match=r"1 of at least 2 clients connected after 0 s \(ann\); everything .* kept"
+    ):
+        roster.meet(grid)
+
+
+def test_a_stranger_is_turned_away(caplog):
+    grid, roster = moving(Adder("ann"), Adder("eve"), present=[1, 2], expected=["ann"])
+    roster.meet(grid)
+    assert list(roster.members) == [1]
+    assert "node 2 says it is client eve, which is not in this run; turned away" in caplog.text
+
+
+def test_a_node_that_does_not_answer_gives_its_name_to_the_one_that_does(caplog):
+    class Mute(Moving):
+        def send_and_receive(self, messages, *, timeout=None):
+            yield from super().send_and_receive([m for m in messages if m.metadata.dst_node_id not in self.mute])
+
+    grid = Mute(app_of(Adder("ann")), ["ann", "ann"])
+    grid.present, grid.mute, roster = {1}, set(), Roster()
+    roster.meet(grid)
+    grid.present, grid.mute = {1, 2}, {1}
+    roster.refresh(grid, 2)
+    assert list(roster.members) == [2]
+    assert "client ann: node 1 does not answer; node 2 takes its place" in caplog.text
+
+
+def test_replies_come_one_by_one_from_a_grid_that_is_asked_again_and_again(monkeypatch):
+    """Flower's own grids have no streaming; what is late is left with them."""
+    monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
+
+    class Slow(Recorder):
+        def pull_messages(self, ids):
+            return super().pull_messages(sorted(ids)[:1])  # one at a time
+
+        def send_and_receive(self, messages, *, timeout=None):
+            return list(super().send_and_receive(messages, timeout=timeout))
+
+    state = ServerState(shared())
+    grid, strategy, _ = federate([Adder("ann", 1), Adder("bob", 3)], state)
+    asked = strategy.configure_train(1, *_arrays(state), grid)
+    slow = Slow(app_of(Adder("ann", 1), Adder("bob", 3)), ["ann", "bob"])
+    replies = list(PollingGrid(slow).send_and_receive(asked))
+    assert sorted(reply.metadata.src_node_id for reply in replies) == [1, 2]
+
+
+def _arrays(state):
+    from feddat.app import messages
+
+    return messages.to_arrays(state.shared), messages.instruction_config(1, 1)
