@@ -6,10 +6,8 @@ from fakes import Adder, Recorder, app_of, federate, shared
 
 from feddat.app.checkpoint import ServerState
 from feddat.app.limits import Limits
-from feddat.app.messages import Member
 from feddat.app.polling import PollingGrid
 from feddat.app.roster import FederationError, Roster
-from feddat.app.server import make_server_app
 
 
 class Lying(Adder):
@@ -128,10 +126,9 @@ class Late(Recorder):
             if late is not None and reply.metadata.message_type == "train":
                 yield late  # it comes with the answers of a later round
                 late = self.kept = None
-            if reply.metadata.message_type == "train" and reply.metadata.src_node_id == 2 and self.kept is None:
-                if len([turn for turn in self.bob.turns if turn[0] == "fit"]) == 2:
-                    self.kept = reply
-                    continue
+            if reply.metadata.src_node_id == 2 and self.bob.turns[-1] == ("fit", 2):
+                self.kept = reply
+                continue
             yield reply
 
 
@@ -146,6 +143,7 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_not_used(caplog):
         in caplog.text
     )
     assert ("evaluate", 2, "validation", False) not in bob.turns, "still at its training, it is not asked for scores"
+    assert caplog.text.count("a late answer of node 2 to an earlier round is not used") == 1
     assert state.failed == 1
 
 
@@ -159,7 +157,7 @@ def test_after_the_deadline_no_further_turn_begins():
 class Moving(Recorder):
     """A grid whose nodes come and go: ``present`` are the connected ones."""
 
-    present: set = set()
+    present: frozenset[int] = frozenset()
 
     def get_node_ids(self):
         return [node for node in super().get_node_ids() if node in self.present]

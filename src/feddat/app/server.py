@@ -6,6 +6,7 @@ Strategy hooks and the same Grid: it runs wherever Flower carries messages.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from feddat.app.checkpoint import ServerState
 from feddat.app.messages import Member
 from feddat.app.strategy import AdapterStrategy
 from feddat.config import EvalConfig
+
+log = logging.getLogger(__name__)
 
 
 def make_server_app(
@@ -140,7 +143,11 @@ class _Loop:
         replies: Iterable[Message] = self.grid.send_and_receive(asked, timeout=self.strategy.deadline)
         for reply in replies:
             count["up"] += messages.wire_size(reply)
-            yield reply
+            answers = reply.metadata.reply_to_message_id
+            if any(message.metadata.message_id == answers for message in asked):
+                yield reply
+            else:
+                log.warning("a late answer of node %d to an earlier round is not used", reply.metadata.src_node_id)
 
     def _clock(self, spent_on: str) -> None:
         now = time.perf_counter()

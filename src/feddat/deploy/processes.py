@@ -52,6 +52,10 @@ class Processes:
         codes = {name: process.poll() for name, process in self._running.items()}
         return {name: code for name, code in codes.items() if code is not None}
 
+    def running(self) -> set[str]:
+        """Return the names of the processes that were started and have not been ended from here."""
+        return set(self._running)
+
     def log(self, name: str) -> Path:
         """Return the file of what a process prints."""
         return self._logs / f"{name}.log"

@@ -1,0 +1,176 @@
+"""What ``feddat deploy init`` writes, and what ``feddat deploy check`` finds missing."""
+
+import datetime
+import http.server
+import json
+import os
+import re
+import ssl
+import threading
+
+import pytest
+import yaml
+
+from feddat.deploy import pki
+from feddat.deploy.check import check_client
+from feddat.deploy.control import DeployError
+from feddat.deploy.folder import node_arguments, read_server, write_consortium
+from feddat.experiment.federation import model_hashes
+
+NOW = datetime.datetime.now(datetime.UTC)
+
+
+@pytest.fixture(scope="module")
+def consortium(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("c") / "consortium"
+    server = write_consortium(folder, ["ann", "bob"], ["127.0.0.1"], 9092, ("vilt-mini", model_hashes("vilt-mini")))
+    return folder, server
+
+
+def test_every_side_gets_its_own_and_nobody_elses(consortium):
+    folder, server = consortium
+    keys = {str(path.relative_to(folder)) for path in folder.rglob("*.key")}
+    assert keys == {"authority/ca.key", "server/server.key", "clients/ann/node.key", "clients/bob/node.key"}
+    assert all((folder / key).stat().st_mode & 0o077 == 0 for key in keys)
+    assert read_server(folder / "server") == server
+    for name in server.clients:
+        place = folder / "clients" / name
+        pki.check_key_pair(place / "node.key", place / "node.pub")
+        assert (server.path / "clients" / f"{name}.pub").read_bytes() == (place / "node.pub").read_bytes()
+        assert yaml.safe_load((place / "client.yaml").read_text())["client"] == name
+        assert os.access(place / "start.sh", os.X_OK)
+    texts = [path.read_text() for path in folder.rglob("*") if path.suffix in (".md", ".yaml", ".service", ".sh")]
+    assert not [text for text in texts if "{{" in text or "{%" in text]
+
+
+def test_its_run_names_the_clients_and_nothing_of_their_data(consortium):
+    from feddat.config import load_config
+
+    config = load_config(consortium[1].path / "run.yaml")
+    assert config.clients == {"ann": {}, "bob": {}}
+    assert config.runtime.kind == "deployment"
+
+
+def test_the_certificate_is_the_authoritys_and_for_the_host(consortium):
+    folder, server = consortium
+    authority = pki.read_certificate(folder / "clients" / "ann" / "ca.crt")
+    certificate = pki.read_certificate(server.path / "server.crt")
+    pki.check_certificate(certificate, authority, "server.crt")
+    stranger = pki.new_authority("someone else").certificate
+    with pytest.raises(pki.CertificateError, match=r"server\.crt: not signed by this consortium's authority"):
+        pki.check_certificate(certificate, stranger, "server.crt")
+
+
+@pytest.mark.parametrize(("shift", "reason"), [(-60, "expired on"), (60, "only good from .* is the clock right")])
+def test_a_certificate_out_of_its_time_is_refused(shift, reason):
+    authority = pki.new_authority("x")
+    other, _ = pki.server_certificate(authority, ["h"], days=30, now=NOW + datetime.timedelta(days=shift))
+    with pytest.raises(pki.CertificateError, match=reason):
+        pki.check_certificate(other, authority.certificate, "server.crt")
+
+
+@pytest.mark.parametrize(
+    ("clients", "reason"), [(["a", "a"], "different names"), ([], "got none"), (["a/b"], "expected letters")]
+)
+def test_names_that_cannot_be_are_refused(tmp_path, clients, reason):
+    with pytest.raises(DeployError, match=reason):
+        write_consortium(tmp_path / "c", clients, ["h"])
+
+
+def test_a_folder_in_use_is_left_alone(consortium):
+    with pytest.raises(DeployError, match="not empty"):
+        write_consortium(consortium[0], ["ann"], ["h"])
+
+
+def test_a_node_is_told_its_name_and_its_file(tmp_path):
+    arguments = node_arguments(tmp_path, "h:1", "ann", tmp_path / "client.yaml")
+    assert arguments[arguments.index("--node-config") + 1] == f'client="ann" data="{tmp_path / "client.yaml"}"'
+
+
+# What `check` finds, on a machine where everything is right but one thing.
+
+
+@pytest.fixture
+def client(consortium, tmp_path, world):
+    """A filled-in client folder, and a stand-in for the server that answers /health over TLS."""
+    folder, server = consortium
+    place = tmp_path / "ann"
+    place.mkdir()
+    for path in (folder / "clients" / "ann").iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    (place / "node.key").chmod(0o600)
+
+    class Health(http.server.BaseHTTPRequestHandler):
+        ahead = 0
+
+        def do_GET(self):
+            self.send_response_only(200)
+            self.send_header("Date", self.date_time_string(datetime.datetime.now().timestamp() - self.ahead))
+            self.end_headers()
+
+        def log_message(self, *args): ...
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Health)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(server.path / "server.crt", server.path / "server.key")
+    httpd.socket = context.wrap_socket(httpd.socket, server_side=True)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    settings = {
+        "client": "ann",
+        "server": f"127.0.0.1:{httpd.server_port}",
+        "data": {split: str(world / "ann" / f"{split}.jsonl") for split in ("train", "validation", "test")},
+        "state": "state",
+    }
+
+    def check(**changes):
+        (place / "client.yaml").write_text(yaml.safe_dump(settings | changes))
+        return {finding.what: finding for finding in check_client(place)}
+
+    check.folder, check.handler = place, Health
+    yield check
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_where_nothing_is_missing_all_is_good(client):
+    found = client()
+    assert list(found) == ["client.yaml", "keys", "data", "model", "state", "authority", "server", "clock"]
+    assert not [finding for finding in found.values() if not finding.good]
+    assert found["data"].found == "train 10, validation 3, test 6 examples, task vqa"
+
+
+def bad(found):
+    return {what: finding.found for what, finding in found.items() if not finding.good}
+
+
+def test_data_that_cannot_be_read(client, tmp_path):
+    problems = bad(client(data={"train": str(tmp_path / "none.jsonl"), "test": str(tmp_path / "none.jsonl")}))
+    assert list(problems) == ["data"]
+    assert "none.jsonl" in problems["data"]
+
+
+def test_another_model(client, world):
+    problems = bad(client(model=str(world / "model")))
+    assert list(problems) == ["model"]
+    expected = json.loads((client.folder / "model.json").read_text())["weights"]
+    assert f"but the consortium's is {expected}" in problems["model"]
+
+
+def test_a_server_that_is_not_there_or_not_ours(client, tmp_path):
+    assert "not reachable" in bad(client(server="127.0.0.1:1"))["server"]
+    pki.write_certificate(client.folder / "ca.crt", pki.new_authority("someone else").certificate)
+    problems = bad(client())
+    assert "its certificate is refused" in problems["server"]
+
+
+def test_keys_of_two_pairs_or_open_to_others(client):
+    (client.folder / "node.key").chmod(0o644)
+    assert "others on this machine can read it" in bad(client())["keys"]
+    pki.write_key_pair(client.folder, "other")
+    (client.folder / "node.pub").write_bytes((client.folder / "other.pub").read_bytes())
+    assert "is not the other half" in bad(client())["keys"]
+
+
+def test_a_clock_that_the_server_would_refuse(client):
+    client.handler.ahead = 60
+    assert re.match(r"6\d s ahead of the server's, which will refuse this node", bad(client())["clock"])

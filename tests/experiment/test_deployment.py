@@ -1,0 +1,169 @@
+"""The same federation in Flower's deployment and simulation: SuperLink, SuperNodes, Ray, on this machine.
+
+One SuperLink with two nodes serves the tests of the first part: it takes seconds to start.
+"""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from two_clients import numbers
+
+from feddat.deploy import pki
+from feddat.deploy.control import Control, app_project, let_in
+from feddat.deploy.folder import node_arguments, write_consortium
+from feddat.deploy.launch import run_in, start_link
+from feddat.deploy.processes import Processes, free_ports
+from feddat.experiment import Experiment
+from feddat.experiment.app_config import AppConfig, to_flat, to_toml
+
+
+def alike(folder):
+    """Everything that must be equal; samples of answers are shown only where the data is on the server's machine."""
+    (folder / "predictions.json").write_text("[]")
+    return numbers(folder)
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory):
+    """A consortium whose SuperLink runs; ``node`` starts a node, ``stop`` ends one at once."""
+    folder = tmp_path_factory.mktemp("cloud")
+    link, *ports = free_ports(8)
+    server = write_consortium(folder / "c", ["ann", "bob"], ["127.0.0.1"], link)
+    with Processes(folder / "logs") as processes:
+        start_link(processes, server)
+        control = Control(server.local_address, server.authority)
+        control.wait(120)
+        let_in(control, server)
+
+        class Cloud:
+            def node(self, name, client="ann", place=None, address=server.local_address, extra=()):
+                place = place or folder / "c" / "clients" / client
+                arguments = [*node_arguments(place, address, client), *extra]
+                home = {"FLWR_HOME": str(folder / "homes" / name)}
+                processes.start(name, ["deploy", "node", str(ports.pop()), *arguments], home)
+
+            def start_run(self, config, **options):
+                config = config.updated({"runs_dir": str(config.runs_dir.resolve())})
+                return control.start_run({}, app_project(to_toml(to_flat(AppConfig(config, **options)))))
+
+            def wait(self, done, seconds=150):
+                end = time.monotonic() + seconds
+                while not (found := done()):
+                    assert time.monotonic() < end, "\n".join(
+                        f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted((folder / "logs").iterdir())
+                    )
+                    time.sleep(0.2)
+                return found
+
+        cloud = Cloud()
+        cloud.server, cloud.processes, cloud.control, cloud.folder = server, processes, control, folder
+        yield cloud
+        control.close()
+
+
+def log_of(cloud, name):
+    path = cloud.processes.log(name)
+    return path.read_text() if path.exists() else ""
+
+
+# Who is not let in. No run ever reaches such a node: it has no messages to show for.
+
+
+def turned_away(cloud, name):
+    cloud.wait(lambda: name in cloud.processes.ended(), 60)
+    text = log_of(cloud, name)
+    assert "Receiving" not in text
+    assert "SuperNode ID" not in text
+    return text
+
+
+def test_an_unknown_key_is_refused(cloud, tmp_path):
+    pki.write_key_pair(tmp_path, "node")
+    pki.write_certificate(tmp_path / "ca.crt", pki.read_certificate(cloud.server.authority))
+    cloud.node("stranger", place=tmp_path)
+    assert "Failed to activate SuperNode" in turned_away(cloud, "stranger")
+
+
+def test_a_server_with_another_authority_is_refused(cloud, tmp_path):
+    for half in ("node.key", "node.pub"):
+        (tmp_path / half).write_bytes((cloud.folder / "c" / "clients" / "ann" / half).read_bytes())
+    pki.write_certificate(tmp_path / "ca.crt", pki.new_authority("someone else").certificate)
+    cloud.node("wary", place=tmp_path)
+    assert "CERTIFICATE_VERIFY_FAILED" in turned_away(cloud, "wary")
+
+
+def test_plain_text_is_refused(cloud):
+    place = cloud.folder / "c" / "clients" / "ann"
+    arguments = ["--superlink", cloud.server.local_address, "--insecure", "--max-retries", "0"]
+    arguments += ["--auth-supernode-private-key", str(place / "node.key")]
+    arguments += ["--auth-supernode-public-key", str(place / "node.pub")]
+    (port,) = free_ports(1)
+    cloud.processes.start("plain", ["deploy", "node", str(port), *arguments], {"FLWR_HOME": str(cloud.folder / "p")})
+    turned_away(cloud, "plain")
+
+
+def test_an_expired_certificate_is_refused(cloud, tmp_path):
+    (port,) = free_ports(1)
+    server = write_consortium(tmp_path / "old", ["ann"], ["127.0.0.1"], port, server_days=0)
+    with Processes(tmp_path / "logs") as processes:
+        start_link(processes, server)
+        cloud.wait(lambda: "Uvicorn running" in processes.log("superlink").read_text(), 60)
+        cloud.node("punctual", place=tmp_path / "old" / "clients" / "ann", address=server.local_address)
+        assert "certificate has expired" in turned_away(cloud, "punctual")
+
+
+# A run over real nodes.
+
+
+def test_the_same_numbers_as_in_one_process(cloud, make_config):
+    config = make_config(threads=1)
+    Experiment(config.updated({"name": "here"})).run()
+    for name in ("ann", "bob"):
+        cloud.node(name, client=name)
+    config = config.updated({"name": "there"})
+    run = cloud.start_run(config)
+    folder = Experiment(config).folder
+    cloud.wait(lambda: list(folder.checkpoints.glob("round-00001*")))
+    assert cloud.wait(lambda: cloud.control.failure(run) is not None)
+    assert cloud.control.failure(run) == ""
+    here, there = (alike(config.runs_dir / name) for name in ("here", "there"))
+    assert there == here
+
+
+@pytest.mark.slow
+def test_a_worker_killed_at_work_costs_its_client_one_turn(cloud, make_config):
+    if "ann" not in cloud.processes.running():  # this test alone
+        for name in ("ann", "bob"):
+            cloud.node(name, client=name)
+    config = make_config(threads=1, rounds=3, name="killed", **{"train.epochs": 200})
+    run = cloud.start_run(config)
+    folder = Experiment(config).folder
+    cloud.wait(lambda: list(folder.checkpoints.glob("round-00001*")))
+    cloud.wait(lambda: "ROUND 2]" in log_of(cloud, "bob").rpartition("ROUND 1]")[2])
+    time.sleep(1.0)  # it is handed on, and takes seconds
+    pid = int(re.findall(r"worker process (\d+)", log_of(cloud, "bob"))[-1])
+    os.kill(pid, signal.SIGKILL)
+    cloud.wait(lambda: cloud.control.failure(run) is not None)
+    assert cloud.control.failure(run) == ""
+    lines = folder.read_metrics()
+    failed = [line["failed"] for line in lines if "failed" in line]
+    assert failed == ["its worker process ended (exit code -9)"]
+    trained = [line["round"] for line in lines if line.get("split") == "train" and line["client"] == "bob"]
+    assert trained == [1, 3]
+    assert folder.summary()["failed"] == 1
+
+
+@pytest.mark.slow  # Ray takes half a minute to start
+@pytest.mark.parametrize("actors", [1, 2])
+def test_the_same_numbers_in_a_simulation(make_config, actors):
+    pytest.importorskip("ray")
+    config = make_config(threads=1, name="here")
+    Experiment(config).run()
+    there = config.updated({"name": "there", "runtime.kind": "simulation", "runtime.actors": actors})
+    events = []
+    run_in(Experiment(there), events.append)
+    assert [event["event"] for event in events][:3] == ["start", "fit", "fit"]
+    assert numbers(config.runs_dir / "there") == numbers(config.runs_dir / "here")
