@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.config import RunConfig
+from feddat.config import ConfigError, RunConfig
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.methods import resolve
@@ -146,9 +146,11 @@ def comparison_runs(
     """Return the runs of a comparison by name, seed by seed; see :func:`compare`.
 
     Raises:
-        ConfigError: a method is unknown.
+        ConfigError: a method is unknown, or the runtime is another than this process.
         ExperimentError: there is no method or no seed.
     """
+    if config.runtime.kind != "in-process":
+        raise ConfigError(f"runtime: {config.runtime.kind}, but the runs of a comparison are in-process; leave it out")
     name = comparison_name(config)
     runs: dict[str, RunConfig] = {}
     for seed in seeds:
