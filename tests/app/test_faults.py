@@ -126,7 +126,7 @@ class Late(Recorder):
             if late is not None and reply.metadata.message_type == "train":
                 yield late  # it comes with the answers of a later round
                 late = self.kept = None
-            if reply.metadata.src_node_id == 2 and self.bob.turns[-1] == ("fit", 2):
+            if reply.metadata.src_node_id == 2 and self.bob.turns[-1:] == [("fit", 2)]:
                 self.kept = reply
                 continue
             yield reply

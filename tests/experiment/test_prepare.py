@@ -100,7 +100,7 @@ def test_a_run_over_a_prepared_folder_decodes_nothing(done, model, tmp_path, mon
     before = shard_files(done)
     values = {"benchmark": str(done), "model": str(model), "runs_dir": tmp_path, "rounds": 1, "threads": 1}
     # The samples for the report are encoded in memory.
-    monkeypatch.setattr("feddat.experiment.run.write_samples", lambda *arguments: [])
+    monkeypatch.setattr("feddat.experiment.serving.write_samples", lambda *arguments: [])
     experiment = Experiment.load(None, **values)
     summary = experiment.run()
     assert set(summary["clients"]) == {"vqa", "nlvr2", "snli-ve", "vcr"}
@@ -272,7 +272,7 @@ def test_own_data_is_encoded_once(make_config, tmp_path, monkeypatch):
     config = make_config(data_cache=str(tmp_path / "cache"), name="first")
     first = Experiment(config).run()
     monkeypatch.setattr("feddat.models.vilt_encoder.ViltEncoder.image", no_decoding)
-    monkeypatch.setattr("feddat.experiment.run.write_samples", lambda *arguments: [])
+    monkeypatch.setattr("feddat.experiment.serving.write_samples", lambda *arguments: [])
     second = Experiment(make_config(data_cache=str(tmp_path / "cache"), name="second")).run()
     assert second["clients"] == first["clients"]
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["ann", "bob"]
