@@ -147,6 +147,22 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_not_used(caplog):
     assert state.failed == 1
 
 
+class Silent(Recorder):
+    """A grid in which node 2 never answers to training."""
+
+    def send_and_receive(self, messages, *, timeout=None):
+        for reply in super().send_and_receive(messages, timeout=timeout):
+            if reply.metadata.src_node_id != 2 or reply.metadata.message_type != "train":
+                yield reply
+
+
+def test_a_client_whose_answer_is_lost_without_a_deadline_is_passed_over(caplog):
+    state = ServerState(shared())
+    federate([Adder("ann", 1.0), Adder("bob", 10.0)], state, rounds=1, grid_type=Silent)
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 1.0))
+    assert "round 1, train: client bob failed: has not answered; what it sends later is not used" in caplog.text
+
+
 def test_after_the_deadline_no_further_turn_begins():
     ann, bob = Adder("ann"), Adder("bob")
     state = ServerState(shared())

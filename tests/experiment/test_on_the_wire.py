@@ -120,3 +120,19 @@ def test_other_machines_reach_only_what_clients_need(path, client, status):
     scope = {"type": "http", "path": path, "client": client and (client, 5555)}
     asyncio.run(OnlyFleetFromOutside(app)(scope, None, send))
     assert sent[0]["status"] == status
+
+
+def test_no_websocket_of_another_machine_is_opened():
+    reached, sent = [], []
+
+    async def app(scope, receive, send):
+        reached.append(scope["type"])
+
+    async def send(message):
+        sent.append(message)
+
+    guard = OnlyFleetFromOutside(app)
+    asyncio.run(guard({"type": "websocket", "path": "/v1/control/logs", "client": ("10.0.0.9", 5555)}, None, send))
+    assert (reached, sent) == ([], [{"type": "websocket.close"}])
+    asyncio.run(guard({"type": "lifespan"}, None, send))
+    assert reached == ["lifespan"]

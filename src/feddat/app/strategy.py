@@ -218,7 +218,8 @@ class AdapterStrategy(Strategy):
                 self._without(round, kind, error)
         self._late |= set(late.values())
         for name in late:
-            reason = f"has not answered within {self.deadline:.0f} s; what it sends later is not used"
+            within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
+            reason = f"has not answered{within}; what it sends later is not used"
             missing = ReplyError(name, reason, failed=True)
             first = first or missing
             self._without(round, kind, missing)

@@ -37,8 +37,11 @@ class OnlyFleetFromOutside:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"].startswith(OPEN) or _is_local(scope.get("client")):
+        if scope["type"] == "lifespan" or scope["path"].startswith(OPEN) or _is_local(scope.get("client")):
             await self._app(scope, receive, send)
+            return
+        if scope["type"] == "websocket":  # Flower has none today; a later one's must not slip through
+            await send({"type": "websocket.close"})
             return
         await send({"type": "http.response.start", "status": 403, "headers": []})
         await send({"type": "http.response.body", "body": b"only on the server itself"})
