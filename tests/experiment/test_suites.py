@@ -6,6 +6,7 @@ import pytest
 
 from feddat.config import ConfigError, load_config
 from feddat.experiment import Plan, Search, all_runs, known_methods, run_suite
+from feddat.experiment.methods import SERVER_RULES, resolve
 from feddat.experiment.suites import SUITES, Suite, find_suite, tune_suite
 from feddat.experiment.tuning import trials
 
@@ -21,7 +22,7 @@ def test_each_federation_is_a_comparison_in_a_folder_of_its_own(tmp_path):
 
 
 def test_mistakes_are_named(make_config):
-    with pytest.raises(ConfigError, match="suite 'papr': unknown; suites are paper, mini, rivals"):
+    with pytest.raises(ConfigError, match="suite 'papr': unknown; suites are paper, mini, rivals, all"):
         find_suite("papr")
     with pytest.raises(ConfigError, match=r"suite mini: its federations are mini/domain, .*; give no `clients`"):
         SUITES["mini"].configs(make_config())
@@ -39,6 +40,14 @@ def test_rows_name_known_methods_once():
         assert len(set(suite.methods)) == len(suite.methods)
         assert set(suite.methods) <= known_methods().keys()
     assert {"feddat", "fedavg", "local", "central", "head"} <= set(SUITES["rivals"].methods)
+    assert {*SUITES["mini"].methods, *SUITES["rivals"].methods, *SERVER_RULES} <= set(SUITES["all"].methods)
+
+
+def test_a_rule_of_the_server_is_a_method_whose_options_can_be_changed():
+    settings = resolve(load_config(**{"method": "fedadam", "server.options": {"tau": 0.1}}))
+    assert (settings.method, settings.server.rule) == ("fedavg", "fedadam")
+    assert settings.server.options == {"eta": 0.01, "tau": 0.1}
+    assert resolve(load_config(**{"method": "fedadam", "server.options": {"eta": 0.5}})).server.options == {"eta": 0.5}
 
 
 def fake_runs(monkeypatch, score, failed=()):

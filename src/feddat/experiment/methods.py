@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.algorithms import ALGORITHMS, Algorithm
@@ -39,6 +40,24 @@ def _of_kind(method: str, kind: str, config: RunConfig) -> RunConfig:
     return config.model_copy(update={"method": method, "adapter": adapter})
 
 
+def _with_rule(rule: str, config: RunConfig) -> RunConfig:
+    options = SERVER_RULES[rule] | config.server.options
+    server = config.server.model_copy(update={"rule": rule, "options": options})
+    return config.model_copy(update={"method": "fedavg", "server": server})
+
+
+#: Server rules that are methods of their own in the literature -> options where none are given, chosen beforehand from
+#: what they mean (docs/studies.md), not by a search.
+SERVER_RULES: dict[str, dict[str, Any]] = {
+    "fedavgm": {"server_momentum": 0.9},
+    "fedadam": {"eta": 0.01},
+    "fedyogi": {"eta": 0.01},
+    "fedmedian": {},
+    "fedtrimmedavg": {"beta": 0.25},
+    "krum": {},
+    "qfedavg": {"client_learning_rate": 1.0, "q": 0.01},
+}
+
 #: Name -> (what it is, the settings it stands for).
 VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
     "feddat-joint": ("FedDAT with both routes in one optimizer step instead of one after the other", _joint),
@@ -50,6 +69,7 @@ VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
         name: (f"{method} with adapter.peft={kind}: {KINDS[kind].trains}", partial(_of_kind, method, kind))
         for name, method, kind in named_variants()
     },
+    **{rule: (f"fedavg with server.rule={rule}", partial(_with_rule, rule)) for rule in SERVER_RULES},
 }
 
 

@@ -12,6 +12,7 @@ from feddat.config import ConfigError, RunConfig
 from feddat.experiment.comparison import Plan, compare_each
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import RunFolder, disk_errors
+from feddat.experiment.methods import SERVER_RULES
 from feddat.experiment.tuning import Search, search_each
 
 #: The rows of the paper's tables (METHOD, "What FedDAT is compared with").
@@ -65,6 +66,12 @@ SUITES: dict[str, Suite] = {
             "the mini federations, every algorithm with its own settings",
             tuple(f"mini/{kind}" for kind in _KINDS),
             tuple(ALGORITHMS),
+        ),
+        Suite(
+            "all",
+            "the mini federations, every row of the other two, every rule of the server, variants of FedDAT",
+            tuple(f"mini/{kind}" for kind in _KINDS),
+            tuple(dict.fromkeys((*PAPER_ROWS, *ALGORITHMS, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))),
         ),
     )
 }

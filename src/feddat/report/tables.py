@@ -45,6 +45,13 @@ METHODS = {
     "fedsa-lora": "FedSA-LoRA",
     "ffa-lora": "FFA-LoRA",
     "fedex-lora": "FedEx-LoRA",
+    "fedavgm": "FedAvgM",
+    "fedadam": "FedAdam",
+    "fedyogi": "FedYogi",
+    "fedmedian": "FedMedian",
+    "fedtrimmedavg": "FedTrimmedAvg",
+    "krum": "Krum",
+    "qfedavg": "q-FedAvg",
 }
 #: Method -> what it is, in one line.
 NOTES = {
@@ -72,6 +79,13 @@ NOTES = {
     "fedsa-lora": "LoRA of which the factor A is averaged and B stays",
     "fedex-lora": "LoRA averaged exactly: what the mean of the factors misses goes into the frozen weights",
     "ffa-lora": "LoRA of which the factor A is fixed and B is averaged",
+    "fedavgm": "one shared adapter; the server's steps have momentum",
+    "fedadam": "one shared adapter; the server takes Adam's steps",
+    "fedyogi": "one shared adapter; the server takes Yogi's steps",
+    "fedmedian": "one shared adapter, each number the median of the clients'",
+    "fedtrimmedavg": "one shared adapter, each number averaged without its extremes",
+    "krum": "one shared adapter, that of the client nearest to the others",
+    "qfedavg": "one shared adapter, averaged with more weight for clients of higher loss",
 }
 for _name, _method, _kind in named_variants():
     METHODS[_name] = f"{METHODS[_method]}, {KINDS[_kind].title}"
