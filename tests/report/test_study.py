@@ -96,6 +96,17 @@ def test_rounds_are_drawn_evenly_and_names_side_by_side() -> None:
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["mean", "fedadam"]
 
 
+def test_a_long_title_stays_beside_the_legend_and_on_the_picture() -> None:
+    told = study([record(name, "1", 1.0, 0, 40.0) for name in ("feddat-mild", "fedavg-lora")])
+    told["description"] = "how long clients train at the same data and number of rounds: local epochs per round"
+    figure = study_figure(told)
+    figure.canvas.draw()
+    title = figure.axes[0].title.get_window_extent()
+    assert title.x1 <= figure.bbox.x1
+    assert title.y1 <= figure.bbox.y1
+    assert not title.overlaps(figure.legends[0].get_window_extent())
+
+
 def test_everything_is_written_and_the_same_again(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps(study(GROWING)))
     written = write_study(tmp_path)

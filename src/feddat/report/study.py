@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -26,7 +27,9 @@ from feddat.report.numbers import human_bytes
 Record: TypeAlias = Mapping[str, Any]
 
 #: Values that span at least this factor are drawn on a logarithmic axis.
-LOG_FROM = 10
+LOG_FROM = 8
+#: Characters in a line of the plot's title: the width of the axes, beside the legend.
+_TITLE_WIDTH = 60
 #: One per series, so that the lines can be told apart without colours.
 _MARKERS = "osD^vPX"
 
@@ -137,10 +140,9 @@ def study_figure(study: Mapping[str, Any]) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(7))
         axes.set_xlabel(study["axis"])
         axes.set_ylabel(f"{study['split']} score, mean over clients (%)")
-        axes.set_title(
-            f"{study.get('benchmark') or 'own data'}: {study.get('description', '')}", fontsize=9, loc="left"
-        )
-        figure.legend(loc="outside right upper", frameon=False)
+        title = f"{study.get('benchmark') or 'own data'}: {study.get('description', '')}"
+        axes.set_title(textwrap.fill(title, _TITLE_WIDTH), fontsize=9, loc="left")
+        figure.legend(loc="outside right center", frameon=False)
     return figure
 
 
