@@ -137,7 +137,7 @@ def _tiles(content: Folder) -> list[tuple[str, str, str]]:
     if traffic:
         tiles.append(("A client sends", human_bytes(traffic["per_round"]), "per round"))
     total = sum(float(run.get("seconds") or 0) for run in content.summaries)
-    runs = f"{len(content.runs)} runs" if content.comparison else "training and evaluation"
+    runs = f"{len(content.runs)} runs, added up" if content.comparison else "training and evaluation"
     tiles.append(("Time", human_duration(total), runs))
     return tiles
 
