@@ -86,6 +86,10 @@ def test_every_form_says_the_same() -> None:
     narrow.print(mt.to_rich(table))
     assert "65.0 ± 1.4" in narrow.file.getvalue()  # type: ignore[attr-defined]
     assert "−1.0 [−2.0, 0.0]" in narrow.file.getvalue()  # type: ignore[attr-defined]
+    narrower = Console(file=io.StringIO(), width=54)
+    narrower.print(mt.to_rich(table))
+    assert "…" not in (shown := narrower.file.getvalue())  # type: ignore[attr-defined]
+    assert "0.0]" in shown, "an interval goes over two lines before it is cut"
 
 
 def test_what_a_search_found() -> None:

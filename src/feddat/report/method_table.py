@@ -220,7 +220,11 @@ def to_rich(table: MethodTable, title: str | None = None) -> RichTable:
         texts.append(Text(str(mean), "bold green" if mean.best else ""))
         texts += [Text(text) for text in table.texts(row)[_SCORES_FROM + len(row.cells) :]]
         rows.append(texts)
-    for place, name in enumerate([table.heads[0], *table.heads[_SCORES_FROM:]]):
+    heads = [table.heads[0], *table.heads[_SCORES_FROM:]]
+    for place, name in enumerate(heads):
+        if place > len(table.rows[0].cells):  # what follows the scores is long, and goes over two lines where it must
+            shown.add_column(name, justify="right")
+            continue
         # Long headings are cut, numbers never.
         width = max(min(len(name), _HEADING), *(len(texts[place]) for texts in rows))
         shown.add_column(name, justify="right" if place else "left", no_wrap=True, width=width)
