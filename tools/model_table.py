@@ -8,10 +8,14 @@ Models are built on PyTorch's meta device from the configurations of the publish
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
     BertConfig,
     BertModel,
     BlipConfig,
@@ -69,6 +73,139 @@ def _siglip() -> tuple[nn.Module, nn.Module]:
     return TwoTowers(SiglipModel(SiglipConfig())), _classifier(3 * 768)
 
 
+#: SigLIP-so400m with 14 px patches, as SmolVLM and PaliGemma have it.
+_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "patch_size": 14,
+}
+#: ``model_type`` and configuration of published decoders; :data:`PARAMETERS` says that they are the published sizes.
+DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SmolVLM-Instruct": (
+        "idefics3",
+        {
+            "vision_config": _SO400M | {"image_size": 384},
+            "text_config": {
+                "model_type": "llama",
+                "hidden_size": 2048,
+                "intermediate_size": 8192,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 32,
+                "vocab_size": 49155,
+            },
+            "scale_factor": 3,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "Qwen3-VL-2B": (
+        "qwen3_vl",
+        {
+            "vision_config": {
+                "depth": 24,
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_heads": 16,
+                "out_hidden_size": 2048,
+                "patch_size": 16,
+                "deepstack_visual_indexes": [5, 11, 17],
+            },
+            "text_config": {
+                "hidden_size": 2048,
+                "intermediate_size": 6144,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 8,
+                "head_dim": 128,
+                "vocab_size": 151936,
+            },
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Qwen2.5-VL-3B": (
+        "qwen2_5_vl",
+        {
+            "vision_config": {
+                "depth": 32,
+                "hidden_size": 1280,
+                "intermediate_size": 3420,
+                "num_heads": 16,
+                "out_hidden_size": 2048,
+                "patch_size": 14,
+            },
+            "text_config": {
+                "hidden_size": 2048,
+                "intermediate_size": 11008,
+                "num_hidden_layers": 36,
+                "num_attention_heads": 16,
+                "num_key_value_heads": 2,
+                "vocab_size": 151936,
+            },
+            "tie_word_embeddings": True,
+        },
+    ),
+    "PaliGemma 2 3B, 224 px": (
+        "paligemma",
+        {
+            "vision_config": _SO400M
+            | {"model_type": "siglip_vision_model", "image_size": 224, "vision_use_head": False},
+            "text_config": {
+                "model_type": "gemma2",
+                "hidden_size": 2304,
+                "intermediate_size": 9216,
+                "num_hidden_layers": 26,
+                "num_attention_heads": 8,
+                "num_key_value_heads": 4,
+                "head_dim": 256,
+                "vocab_size": 257216,
+            },
+            "projection_dim": 2304,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "LLaVA-1.5-7B": (
+        "llava",
+        {
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "patch_size": 14,
+                "image_size": 336,
+            },
+            "text_config": {
+                "model_type": "llama",
+                "hidden_size": 4096,
+                "intermediate_size": 11008,
+                "num_hidden_layers": 32,
+                "num_attention_heads": 32,
+                "vocab_size": 32064,
+            },
+            "tie_word_embeddings": False,
+        },
+    ),
+}
+#: Parameters of the published checkpoints.
+PARAMETERS = {
+    "SmolVLM-Instruct": 2_246_272_880,
+    "Qwen3-VL-2B": 2_127_532_032,
+    "Qwen2.5-VL-3B": 3_754_622_976,
+    "PaliGemma 2 3B, 224 px": 3_032_242_416,
+    "LLaVA-1.5-7B": 7_063_427_072,
+}
+
+
+def _decoder(name: str) -> tuple[nn.Module, nn.Module]:
+    family, settings = DECODERS[name]
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(family, **settings))
+    if (size := sum(parameter.numel() for parameter in model.parameters())) != PARAMETERS[name]:
+        raise ValueError(f"{name}: {size:,} parameters, but the published one has {PARAMETERS[name]:,}")
+    return model, nn.Identity()  # its vocabulary head is frozen
+
+
 #: Name in print -> what returns the frozen model and a client's head.
 MODELS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "ViLT-B/32": _vilt,
@@ -78,6 +215,7 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "CLIP ViT-B/32": _clip,
     "CLIP ViT-B/16": lambda: _clip(patch_size=16),
     "SigLIP base, 224 px": _siglip,
+    **{name: partial(_decoder, name) for name in DECODERS},
 }
 
 

@@ -13,6 +13,7 @@ from feddat.config import ConfigError, load_config
 from feddat.experiment import Experiment
 from feddat.experiment.federation import load_federation
 from feddat.models.base import ModelError
+from feddat.models.catalog import DECODERS
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import SIZES
 
@@ -22,8 +23,7 @@ ROUNDS = 3
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    families = ("smolvlm", "qwen2_5_vl", "paligemma", "llava")
-    return {family: make_tiny(family, root / family, SIZES["unit"]) for family in families}
+    return {family: make_tiny(family, root / family, SIZES["unit"]) for family in DECODERS}
 
 
 def command(*words):
@@ -42,29 +42,36 @@ def run(folder, model, *overrides):
     return folder / "run"
 
 
-@pytest.mark.parametrize(
-    ("family", "overrides", "travels"),
-    [
-        ("smolvlm", (), {"model.text_model"}),
+#: Family -> a run's settings, what travels.
+RUNS = {
+    "smolvlm": ((), {"model.text_model"}),
+    "idefics3": (("adapter.parts=[language, vision]",), {"model.text_model", "model.vision_model"}),
+    "qwen2_vl": (("adapter.peft=lora",), {"model.language_model"}),
+    "qwen2_5_vl": (
         (
-            "qwen2_5_vl",
-            (
-                "adapter.peft=lora",
-                "adapter.parts=[language, vision, projector]",
-                "train.checkpointing=true",
-                "weights=int8",
-            ),
-            {"model.language_model", "model.visual"},
+            "adapter.peft=lora",
+            "adapter.parts=[language, vision, projector]",
+            "train.checkpointing=true",
+            "weights=int8",
         ),
-        ("paligemma", ("eval.answers=generate", "algorithm.order=joint", "weights=bf16"), {"model.language_model"}),
-        (
-            "llava",
-            ("adapter.parts=[language, projector]",),
-            {"model.language_model", "model.multi_modal_projector"},
-        ),
-    ],
-)
-def test_a_family_learns_and_only_its_shared_part_travels(tmp_path, folders, family, overrides, travels):
+        {"model.language_model", "model.visual"},
+    ),
+    "qwen3_vl": (
+        ("adapter.parts=[language, vision]", "algorithm.order=joint"),
+        {"model.language_model", "model.visual"},
+    ),
+    "paligemma": (("eval.answers=generate", "algorithm.order=joint", "weights=bf16"), {"model.language_model"}),
+    "llava": (("adapter.parts=[language, projector]",), {"model.language_model", "model.multi_modal_projector"}),
+}
+
+
+def test_every_decoder_runs():
+    assert RUNS.keys() == set(DECODERS)
+
+
+@pytest.mark.parametrize("family", RUNS)
+def test_a_family_learns_and_only_its_shared_part_travels(tmp_path, folders, family):
+    overrides, travels = RUNS[family]
     folder = run(tmp_path, folders[family], *overrides)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = {(line["client"], line["round"]): line["metrics"]["loss"] for line in lines if line["split"] == "train"}
