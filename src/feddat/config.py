@@ -137,6 +137,9 @@ class AlgorithmConfig(_Section):
     pfedme_lambda: float = Field(15.0, gt=0, description="pfedme: weight of the distance between both adapters")
     pfedme_steps: int = Field(5, ge=1, description="pfedme: steps of the personal adapter on each batch")
     pfedme_lr: float = Field(0.005, gt=0, description="pfedme: step of the shared adapter towards the personal one")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="settings of a method of another package, which checks them itself"
+    )
 
 
 class TrainConfig(_Section):

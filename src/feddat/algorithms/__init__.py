@@ -1,4 +1,4 @@
-"""Local objectives, one file each."""
+"""Local objectives, one file each; other packages can bring more (registry.py)."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from feddat.algorithms.head import Head
 from feddat.algorithms.local import Local
 from feddat.algorithms.moon import Moon
 from feddat.algorithms.pfedme import PFedMe
+from feddat.algorithms.registry import Registry
 from feddat.algorithms.scaffold import Scaffold
 
-#: Every algorithm by its name.
-ALGORITHMS: dict[str, Algorithm] = {
-    algorithm.name: algorithm
-    for algorithm in (
+#: Every algorithm by its name: these, and what other installed packages bring.
+ALGORITHMS = Registry(
+    (
         FedDAT(),
         FedAvg(),
         FedProx(),
@@ -47,6 +47,6 @@ ALGORITHMS: dict[str, Algorithm] = {
         Central(),
         Head(),
     )
-}
+)
 
 __all__ = ["ALGORITHMS", "Algorithm", "Learner", "RoundContext"]

@@ -65,13 +65,15 @@ SUITES: dict[str, Suite] = {
             "rivals",
             "the mini federations, every algorithm with its own settings",
             tuple(f"mini/{kind}" for kind in _KINDS),
-            tuple(ALGORITHMS),
+            ALGORITHMS.own,
         ),
         Suite(
             "all",
             "the mini federations, every row of the other two, every rule of the server, variants of FedDAT",
             tuple(f"mini/{kind}" for kind in _KINDS),
-            tuple(dict.fromkeys((*PAPER_ROWS, *ALGORITHMS, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))),
+            tuple(
+                dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
+            ),
         ),
     )
 }

@@ -1,0 +1,55 @@
+"""FedAvg whose clients shorten long updates, so that none of them can move the federation far in one round.
+
+McMahan, Ramage, Talwar, Zhang: "Learning Differentially Private Recurrent Language Models", ICLR 2018,
+arXiv 1710.06963, section 2 (flat clipping): with w the adapter as received and Δ what local training added,
+
+    w + Δ · min(1, S / ‖Δ‖)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms import Algorithm, Learner, RoundContext
+from feddat.algorithms.base import task_step
+from feddat.config import ConfigError, RunConfig
+
+
+class Clipped(Algorithm):
+    """The global adapter trains and travels, ``algorithm.options.norm`` (default 1) away from the received at most."""
+
+    name = "clipped"
+    trains = ("global",)
+    routes = ("global",)
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
+        """Check the settings.
+
+        Raises:
+            ConfigError: an option is unknown, or the norm is no number above 0.
+        """
+        options = config.algorithm.options
+        if unknown := options.keys() - {"norm"}:
+            raise ConfigError(f"algorithm.options: {', '.join(sorted(unknown))} unknown to method clipped; it has norm")
+        norm = options.get("norm", 1.0)
+        if not isinstance(norm, (int, float)) or norm <= 0:
+            raise ConfigError(f"algorithm.options.norm: expected a number above 0, got {norm!r}")
+        return self
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step on the task loss; logs ``loss``."""
+        return task_step(learner, "global")
+
+    @torch.no_grad()
+    def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
+        """Shorten the update, in place."""
+        trained, received = learner.adapter("global"), learner.adapter("anchor")
+        moves = {key: trained[key] - received[key] for key in trained}
+        length = torch.linalg.vector_norm(torch.stack([move.norm() for move in moves.values()]))
+        share = torch.clamp(context.config.options.get("norm", 1.0) / length, max=1.0)
+        for key, move in moves.items():
+            trained[key].copy_(received[key] + share * move)
+        return {}

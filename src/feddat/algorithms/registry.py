@@ -1,0 +1,92 @@
+"""Algorithms by name: those of this package, and those that other installed packages bring.
+
+Another package names its algorithms as entry points of the group ``feddat.algorithms``
+(`packaging.python.org, "Entry points specification"`)::
+
+    [project.entry-points."feddat.algorithms"]
+    trimmed = "my_package.trimmed:Trimmed"
+
+An algorithm is found in every process on every machine where its package is installed, and nowhere else: a server
+cannot make a client load what the client's own administrator has not installed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import EntryPoint, entry_points
+
+from feddat.algorithms.base import Algorithm
+from feddat.config import ConfigError
+
+#: Entry points of this group are algorithms.
+GROUP = "feddat.algorithms"
+
+
+class Registry(Mapping[str, Algorithm]):
+    """Name -> algorithm; one of another package is loaded when it is first asked for.
+
+    Args:
+        own: the algorithms of this package; no other package can take their names.
+    """
+
+    def __init__(self, own: Sequence[Algorithm]) -> None:
+        self._own = {algorithm.name: algorithm for algorithm in own}
+        self._loaded: dict[str, Algorithm] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names, this package's first."""
+        yield from self._own
+        yield from (point.name for point in entry_points(group=GROUP) if point.name not in self._own)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is one of this name; nothing is loaded."""
+        return any(name == known for known in self)
+
+    def __getitem__(self, name: str) -> Algorithm:
+        """Return the algorithm.
+
+        Raises:
+            KeyError: there is none of this name.
+            ConfigError: another package's cannot be loaded or is no algorithm; names the package.
+        """
+        if name in self._own:
+            return self._own[name]
+        if name not in self._loaded:
+            points = [point for point in entry_points(group=GROUP) if point.name == name]
+            if not points:
+                raise KeyError(name)
+            self._loaded[name] = _load(points)
+        return self._loaded[name]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """Return the names of this package's algorithms."""
+        return tuple(self._own)
+
+
+def _load(points: Sequence[EntryPoint]) -> Algorithm:
+    point = points[0]
+    if len(points) > 1:
+        packages = ", ".join(_package(each) for each in points)
+        raise ConfigError(f"method {point.name}: several packages bring one ({packages}); uninstall all but one")
+    where = f"method {point.name}, {point.value} of package {_package(point)}"
+    try:
+        found = point.load()
+    except Exception as error:  # whatever another package's module does when it is imported
+        raise ConfigError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise ConfigError(f"{where}: expected a subclass of feddat.algorithms.Algorithm, got {found!r}")
+    if getattr(found, "name", None) != point.name:
+        raise ConfigError(f"{where}: its `name` is {getattr(found, 'name', None)!r}; expected {point.name!r}")
+    try:
+        return found()
+    except TypeError as error:  # an abstract method is missing, or __init__ wants arguments
+        raise ConfigError(f"{where}: cannot be made: {error}") from error
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else "?"

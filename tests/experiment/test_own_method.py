@@ -1,0 +1,113 @@
+"""Algorithms of other packages: found by name, run like ours, and what is wrong with one is said."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.algorithms.registry import Registry
+from feddat.config import ConfigError
+from feddat.experiment import Experiment, known_methods
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "own-method"
+
+
+def installed(root: Path, package: str, points: str, module: str = "") -> Path:
+    """Lay a package out as an installer does: its module, its metadata."""
+    (root / f"{package}.py").write_text(module)
+    info = root / f"{package}-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text(f"[feddat.algorithms]\n{points}\n")
+    return root
+
+
+@pytest.fixture
+def clipped(tmp_path, monkeypatch):
+    installed(tmp_path, "clipped", "clipped = clipped:Clipped")
+    shutil.copy(EXAMPLE / "clipped.py", tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(ALGORITHMS, "_loaded", {})
+    yield tmp_path
+    sys.modules.pop("clipped", None)
+
+
+def test_the_example_is_found_and_its_updates_are_short(clipped, make_config):
+    assert "FedAvg whose clients shorten long updates" in known_methods()["clipped"]
+    assert "clipped" not in ALGORITHMS.own
+    lengths = {}
+    for norm in (0.01, 1e9):
+        config = make_config(method="clipped", rounds=2, name=f"norm-{norm}", **{"algorithm.options": {"norm": norm}})
+        moved = []
+
+        def seen(event, moved=moved):
+            if event["event"] == "fit":
+                moved.append(event["client"])
+
+        Experiment(config).run(seen)
+        assert moved == ["ann", "bob"] * 2
+        before, after = (load_file(config.run_dir / "checkpoints" / f"round-0000{n}.safetensors") for n in (1, 2))
+        lengths[norm] = torch.cat([(after[key] - before[key]).flatten() for key in after]).norm().item()
+    assert lengths[0.01] <= 0.01 * (1 + 1e-5) < lengths[1e9], "the mean of two updates is no longer than they are"
+
+
+def test_another_process_finds_it_too(clipped):
+    code = "from feddat.algorithms import ALGORITHMS; print(ALGORITHMS['clipped'].trains)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(clipped)}, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "('global',)\n"
+
+
+def test_its_settings_are_its_own(clipped, make_config):
+    for options, said in (({"norm": 0}, "norm: expected a number above 0, got 0"), ({"nrom": 1}, "nrom unknown to")):
+        with pytest.raises(ConfigError, match=said):
+            Experiment(make_config(method="clipped", **{"algorithm.options": options})).run()
+
+
+NOT_ABSTRACT = "from feddat.algorithms import Algorithm\nclass Mine(Algorithm):\n    name = 'mine'\n"
+
+
+@pytest.mark.parametrize(
+    ("point", "module", "said"),
+    [
+        ("mine = other:Mine", "", r"method mine, other:Mine of package other: cannot be loaded: AttributeError"),
+        ("mine = other:Mine", "import nothing_such", "cannot be loaded: ModuleNotFoundError: No module named 'nothing"),
+        ("mine = other:Mine", "Mine = 3", "expected a subclass of feddat.algorithms.Algorithm, got 3"),
+        ("own = other:Mine", NOT_ABSTRACT, "its `name` is 'mine'; expected 'own'"),
+        ("mine = other:Mine", NOT_ABSTRACT, "cannot be made: .*step"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, monkeypatch, point, module, said):
+    monkeypatch.syspath_prepend(installed(tmp_path, "other", point, module))
+    monkeypatch.delitem(sys.modules, "other", raising=False)
+    name = point.partition(" ")[0]
+    registry = Registry([])
+    assert name in registry and list(registry) == [name]
+    with pytest.raises(ConfigError, match=said):
+        registry[name]
+
+
+def test_names_are_taken_once(tmp_path, monkeypatch):
+    class Ours(Algorithm):
+        name, trains, routes = "mine", ("global",), ("global",)
+
+        def step(self, learner, context):
+            return {}
+
+    for package in ("one", "two"):
+        installed(tmp_path, package, "mine = one:Mine")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"several packages bring one \((one, two|two, one)\)"):
+        Registry([])["mine"]
+    ours = Ours()
+    registry = Registry([ours])
+    assert registry["mine"] is ours, "another package cannot take a name of this one"
+    assert list(registry) == ["mine"] and len(registry) == 1
+    with pytest.raises(KeyError):
+        registry["nothing"]
