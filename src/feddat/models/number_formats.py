@@ -46,12 +46,25 @@ def convert_weights(model: nn.Module, weights: Format, device: str, kept: Collec
     """
     if weights in ("int8", "int4"):
         make = Int8Linear if weights == "int8" else _four_bit
-        linear = {name: module for name, module in model.named_modules() if type(module) is nn.Linear}
-        for name, module in linear.items():
-            if not any(module is other for other in kept):
-                model.set_submodule(name, make(module))
+        linear = {
+            name: module
+            for name, module in model.named_modules()
+            if type(module) is nn.Linear and not any(module is other for other in kept)
+        }
+        packed = {f"{name}.weight" for name in linear}
+        # What stays as it is may lie in the mapped file, which would stay mapped whole.
+        for name, left in model.named_parameters():
+            if name not in packed:
+                left.data = left.data.clone()
+        # Each on its device at once, where it is packed, and the wide one let go before the next is.
+        for name in list(linear):
+            model.set_submodule(name, _placed(make(linear.pop(name)), weights, device))
+    _placed(model, weights, device)
+
+
+def _placed(model: nn.Module, weights: Format, device: str) -> nn.Module:
     try:
-        model.to(device)
+        return model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
         raise ModelError(f"weights: {weights} cannot be had on {device}: {reason}") from error
@@ -69,7 +82,7 @@ class Int8Linear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         wide = linear.weight.detach().float()
         scale = wide.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        self.weight = nn.Parameter((wide / scale).round().to(torch.int8), requires_grad=False)
+        self.weight = nn.Parameter((wide / scale).round_().to(torch.int8), requires_grad=False)
         self.register_buffer("scale", scale)
         self.bias = linear.bias
 
