@@ -3,6 +3,8 @@
 import pytest
 import torch
 from fakes import Adder, Recorder, app_of, federate, shared
+from flwr.app import Error, Message
+from flwr.common.constant import ErrorCode
 
 from feddat.app.checkpoint import ServerState
 from feddat.app.limits import Limits
@@ -248,6 +250,31 @@ def test_replies_come_one_by_one_from_a_grid_that_is_asked_again_and_again(monke
     slow = Slow(app_of(Adder("ann", 1), Adder("bob", 3)), ["ann", "bob"])
     replies = list(PollingGrid(slow).send_and_receive(asked))
     assert sorted(reply.metadata.src_node_id for reply in replies) == [1, 2]
+
+
+def test_for_a_node_that_has_gone_the_server_answers_and_the_round_goes_on(monkeypatch, caplog):
+    """As Flower's SuperLink does when heartbeats stop: an error in its own name, to the node's message."""
+    monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
+
+    class Gone(Recorder):
+        def pull_messages(self, ids):
+            for reply in super().pull_messages(ids):
+                if reply.metadata.src_node_id == 2 and reply.metadata.message_type == "train":
+                    reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable"), reply_to=reply)
+                    reply.metadata.__dict__ |= {"_src_node_id": 1, "_reply_to_message_id": self.to[2]}
+                yield reply
+
+        def push_messages(self, messages):
+            ids = super().push_messages(messages)
+            self.to = {message.metadata.dst_node_id: key for message, key in zip(messages, ids, strict=True)}
+            return ids
+
+    state, bob = ServerState(shared()), Adder("bob", 3)
+    federate([Adder("ann", 1), bob], state, grid_type=lambda *of: PollingGrid(Gone(*of)))
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 1.0))
+    assert (state.failed, state.refused) == (1, 0)
+    assert "client bob failed: its node has gone: two heartbeats without a sign of life" in caplog.text
+    assert bob.turns == [("fit", 1)], "what is not there is not asked for scores"
 
 
 def _arrays(state):

@@ -26,6 +26,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.common.serde import recorddict_to_proto
 from numpy.typing import NDArray
 from torch import Tensor
@@ -39,6 +40,8 @@ FORMAT, DELTA = "wire.format", "wire.delta"
 ROUND, EXAMPLES = "round", "num-examples"
 #: Before the keys of extra arrays; no key of an adapter has a slash.
 EXTRA = "extra/"
+#: What the answer of a node is that has gone while it was waited for.
+_GONE = "its node has gone: two heartbeats without a sign of life"
 
 Value = TypeVar("Value")
 #: What Flower takes for a MetricRecord.
@@ -377,6 +380,11 @@ def read_evaluate_reply(message: Message, member: Member, round: int, routes: Se
     return EvaluateReply({name: values for name, values in scores.items() if values}, examples)
 
 
+def is_of_gone_node(message: Message) -> bool:
+    """Tell whether a reply is what Flower says for a node whose heartbeats have stopped."""
+    return message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE
+
+
 def _marked(extras: Mapping[str, Value]) -> dict[str, Value]:
     return {EXTRA + key: value for key, value in extras.items()}
 
@@ -387,7 +395,8 @@ def _prefix(client: str, member: str) -> str:
 
 def _records(message: Message, client: str, expected: set[str]) -> RecordDict:
     if message.has_error():
-        reason = " ".join((message.error.reason or f"error code {message.error.code}").split())
+        reason = _GONE if is_of_gone_node(message) else message.error.reason or f"error code {message.error.code}"
+        reason = " ".join(reason.split())
         raise ReplyError(client, reason, failed=True)
     _same_keys(client, "the records", message.content, expected)
     return message.content

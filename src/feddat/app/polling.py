@@ -58,11 +58,17 @@ class PollingGrid(Grid):
         Time is taken from this machine's steady clock: nothing depends on what other machines think the time is.
         """
         began = time.monotonic()
-        waiting = {key for key in self.push_messages(messages) if key}
+        sent = list(messages)
+        waiting = {key for key in self.push_messages(sent) if key}
+        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
         while waiting:
             replies = self.pull_messages(waiting)
             for reply in replies:
-                waiting.discard(reply.metadata.reply_to_message_id)
+                asked = reply.metadata.reply_to_message_id
+                waiting.discard(asked)
+                if asked in nodes:
+                    # For a node that has gone, the SuperLink answers in its own name.
+                    reply.metadata.__dict__["_src_node_id"] = nodes[asked]
                 yield reply
             if timeout is not None and time.monotonic() - began >= timeout:
                 return

@@ -147,7 +147,7 @@ class AdapterStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return the messages that ask every client to evaluate, but those still at the round's training."""
+        """Return the messages that ask every client to evaluate, but those still at the round's training, or gone."""
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
         nodes = [node for node in self.roster.members if node not in self._late]
@@ -216,6 +216,8 @@ class AdapterStrategy(Strategy):
             except ReplyError as error:
                 first = first or error
                 self._without(round, kind, error)
+                if messages.is_of_gone_node(reply):
+                    self._late.add(reply.metadata.src_node_id)
         self._late |= set(late.values())
         for name in late:
             within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
