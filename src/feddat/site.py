@@ -22,6 +22,9 @@ class SiteConfig(BaseModel):
     client: str = Field(min_length=1, description="name of this client in the federation")
     server: str | None = Field(None, pattern=r".+:\d+$", description="HOST:PORT of the consortium's server")
     node_port: int = Field(9094, ge=1, le=65535, description="port of this machine's loopback address, for its node")
+    heartbeat: float = Field(
+        30.0, ge=10, le=1800, description="seconds; the server gives this node up after two without a sign of life"
+    )
     data: dict[str, Any] = Field(description="{train, validation?, test, images, task?, ...} or {format, root, ...}")
     model: Path | None = Field(None, description="folder of the foundation model; default: the run's bundled model")
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
@@ -31,6 +34,11 @@ class SiteConfig(BaseModel):
     share_metrics: Sharing = Field(
         "scores", description="what may leave beside the adapter; the run may ask for less, never for more"
     )
+
+    @property
+    def log_file(self) -> Path:
+        """The log of this client's processes, one JSON object a line."""
+        return self.state / "log.jsonl"
 
     def store(self, run: str) -> Path:
         """Return the folder of a run's personal state.

@@ -3,6 +3,7 @@
 One SuperLink with two nodes serves the tests of the first part: it takes seconds to start.
 """
 
+import json
 import os
 import re
 import signal
@@ -42,9 +43,12 @@ def cloud(tmp_path_factory):
         class Cloud:
             def node(self, name, client="ann", place=None, address=server.local_address, extra=()):
                 place = place or folder / "c" / "clients" / client
-                arguments = [*node_arguments(place, address, client), *extra]
+                arguments = ["--log-file", str(self.log(name)), *node_arguments(place, address, client), *extra]
                 home = {"FLWR_HOME": str(folder / "homes" / name)}
                 processes.start(name, ["deploy", "node", str(ports.pop()), *arguments], home)
+
+            def log(self, name):
+                return folder / "state" / f"{name}.jsonl"
 
             def start_run(self, config, **options):
                 config = config.updated({"runs_dir": str(config.runs_dir.resolve())})
@@ -132,6 +136,14 @@ def test_the_same_numbers_as_in_one_process(cloud, make_config):
     assert cloud.control.failure(run) == ""
     here, there = (alike(config.runs_dir / name) for name in ("here", "there"))
     assert there == here
+    # What ann's processes did is in a log of her own, where losses and scores are hers alone.
+    lines = [json.loads(line) for line in cloud.log("ann").read_text().splitlines()]
+    turns = [(line["event"], line["round"], line["client"]) for line in lines if line["event"] != "log"]
+    rounds = [[(what, n, "ann") for what in ("asked", "fit", "asked", "eval")] for n in (1, 2)]
+    assert turns == [*rounds[0], *rounds[1], ("asked", 2, "ann"), ("eval", 2, "ann")], "the last one on test data"
+    assert lines[0]["message"].startswith("worker process ")
+    assert len({line["pid"] for line in lines}) == 2, "the node's and its worker's"
+    assert {"loss"} < lines[3]["metrics"].keys()
 
 
 def worked(pid):
@@ -161,6 +173,10 @@ def test_a_worker_killed_at_work_costs_its_client_one_turn(cloud, make_config):
     trained = [line["round"] for line in lines if line.get("split") == "train" and line["client"] == "bob"]
     assert trained == [1, 3]
     assert folder.summary()["failed"] == 1
+    told = [json.loads(line) for line in cloud.log("bob").read_text().splitlines()]
+    assert [(line["round"], line["kind"], line["client"]) for line in told if line["event"] == "failed"] == [
+        (2, "train", "bob")
+    ]
 
 
 @pytest.mark.slow  # Ray takes half a minute to start

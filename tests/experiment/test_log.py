@@ -9,7 +9,7 @@ import pytest
 
 from feddat.client.trainer import Participant
 from feddat.experiment import Experiment, ExperimentError
-from feddat.experiment.log import JsonLog
+from feddat.log import JsonLog
 from feddat.report.progress import find_runs, read_progress
 
 
@@ -115,3 +115,20 @@ def test_warnings_of_the_package_are_in_the_log(tmp_path):
     (line,) = lines(tmp_path)
     assert (line["level"], line["event"], line["message"]) == ("WARNING", "log", "state x is unreadable")
     assert line["logger"] == "feddat.client.store"
+
+
+def test_a_client_that_is_a_process_of_its_own_has_its_own_log(tmp_path):
+    """Its turns are said by its app, as events beside the words."""
+    log = JsonLog(tmp_path / "log.jsonl", logging.INFO)
+    logger = logging.getLogger("feddat.app.client")
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
+    try:
+        event = {"event": "fit", "round": 3, "client": "ann", "examples": 5}
+        logger.info("client %s: has trained", "ann", extra={"event": event})
+    finally:
+        logger.removeHandler(log)
+        logger.setLevel(logging.NOTSET)
+    (line,) = lines(tmp_path)
+    assert {key: line[key] for key in event} == event
+    assert (line["level"], line["message"]) == ("INFO", "client ann: has trained")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -74,15 +74,20 @@ def make_client_app(site: Callable[[Context, str], Site]) -> ClientApp:
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        return messages.name_reply(message, site(context, messages.read_run(message)).who)
+        run = messages.read_run(message)
+        who = site(context, run).who
+        log.info("client %s: told the server of run %s who it is, and that it shares %s", who.name, run, who.sharing)
+        return messages.name_reply(message, who)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         ask = messages.read_instruction(message)
         here = site(context, ask.run)
         check_model(here, ask)
+        _tell("asked", here, ask, "asked to train", kind="train")
         result = here.works.fit(ask.shared, ask.round, ask.extras)
         packed = _packed(here.works, ask, result.shared or {})
+        _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
         return messages.train_reply(
             message, ask.round, packed, result.examples, result.metrics, result.extras, here.who.sharing
         )
@@ -92,12 +97,21 @@ def make_client_app(site: Callable[[Context, str], Site]) -> ClientApp:
         ask = messages.read_instruction(message)
         here = site(context, ask.run)
         check_model(here, ask)
+        _tell("asked", here, ask, f"asked for its scores on {ask.split}", kind="evaluate", split=ask.split)
         result = here.works.evaluate(ask.shared, ask.round, ask.split, ask.final, ask.extras)
+        for member, scores in result.scores.items():
+            _tell("eval", here, ask, f"{member} is scored on {ask.split}", split=ask.split, scores=dict(scores))
         return messages.evaluate_reply(
             message, ask.round, here.who.name, result.scores, result.examples, here.who.sharing
         )
 
     return app
+
+
+def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fields: Any) -> None:
+    """Say what this client does, for a log of its own process (:mod:`feddat.log`)."""
+    what = {"event": event, "round": ask.round, "client": here.who.name, **fields}
+    log.info("client %s, round %d: %s", here.who.name, ask.round, message, extra={"event": what})
 
 
 def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor]) -> wire.Packed:

@@ -82,7 +82,8 @@ def client(
     if site.server is None:
         raise typer.Exit(fail(f"{folder / 'client.yaml'}: names no server (server: HOST:PORT)", 2))
     arguments = node_arguments(folder, site.server, site.client, folder / "client.yaml")
-    run_node(arguments, site.node_port, again=["deploy", "client", str(folder)])
+    again = ["deploy", "client", str(folder)]
+    run_node(arguments, site.node_port, again, site.heartbeat, site.log_file)
 
 
 @app.command("link", hidden=True, context_settings=_FLOWER)
@@ -94,12 +95,16 @@ def link(context: typer.Context) -> None:
 
 
 @app.command("node", hidden=True, context_settings=_FLOWER)
-def node(port: int, context: typer.Context) -> None:
+def node(
+    port: int,
+    context: typer.Context,
+    log_file: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines of what it does.")] = None,
+) -> None:
     """Be a SuperNode with Flower's own arguments."""
     _log()
     from feddat.deploy.node import run_node
 
-    run_node(context.args, port)
+    run_node(context.args, port, log_file=log_file)
 
 
 def _log() -> None:

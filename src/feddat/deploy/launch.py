@@ -113,7 +113,9 @@ def _deployment(experiment: Experiment) -> Iterator[_Runtime]:
         for name, port in zip(names, ports, strict=True):
             keys = place / "consortium" / "clients" / name
             arguments = node_arguments(keys, server.local_address, name)
-            processes.start(name, ["deploy", "node", str(port), *arguments], {"FLWR_HOME": str(keys / "flwr")})
+            log_file = processes.log(name).with_suffix(".jsonl")
+            command = ["deploy", "node", str(port), "--log-file", str(log_file), *arguments]
+            processes.start(name, command, {"FLWR_HOME": str(keys / "flwr")})
         yield _Runtime(control, processes=processes)
 
 

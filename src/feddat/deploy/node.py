@@ -19,6 +19,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any, cast
 
 import httpx
@@ -37,7 +38,9 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from feddat.app.grid import CLIENT_KEY
 from feddat.deploy.names import CLIENT_APP
+from feddat.log import JsonLog
 from feddat.parent import end_with_parent
 
 log = logging.getLogger(__name__)
@@ -46,9 +49,17 @@ log = logging.getLogger(__name__)
 PAUSE = 0.3
 #: Seconds before another try to connect; Flower ends the process five seconds after it has given up.
 AGAIN_SECONDS = 3.0
+#: Flower's own interval of heartbeats, in seconds.
+HEARTBEAT_SECONDS = 30.0
 
 
-def run_node(arguments: Sequence[str], port: int, again: Sequence[str] = ()) -> None:
+def run_node(
+    arguments: Sequence[str],
+    port: int,
+    again: Sequence[str] = (),
+    heartbeat: float = HEARTBEAT_SECONDS,
+    log_file: Path | None = None,
+) -> None:
     """Be a SuperNode until the process is ended.
 
     Args:
@@ -56,11 +67,18 @@ def run_node(arguments: Sequence[str], port: int, again: Sequence[str] = ()) -> 
         port: on this machine's loopback address, for the SuperNode to hand messages over.
         again: arguments of ``feddat`` by which this process starts anew where the server did not let it in: it may
             not be up yet, or not know this client's key yet. Default: the process ends.
+        heartbeat: seconds; the server takes the node for gone after two of them without a sign of life.
+        log_file: of JSON lines: what this process and its worker do.
     """
+    from flwr.supercore import heartbeat as sender
+    from flwr.supernode import fleet_http_connection as connection
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
+    _keep(log_file)
+    # Flower has no option for it: what is sent, and how often.
+    vars(sender)["HEARTBEAT_DEFAULT_INTERVAL"] = vars(connection)["HEARTBEAT_DEFAULT_INTERVAL"] = heartbeat
     sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
-    threading.Thread(target=_Tasks(f"127.0.0.1:{port}").serve, daemon=True).start()
+    threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file).serve, daemon=True).start()
     try:
         flower_supernode()
     except SystemExit as end:
@@ -75,9 +93,9 @@ def run_node(arguments: Sequence[str], port: int, again: Sequence[str] = ()) -> 
 class _Tasks:
     """Takes messages from the SuperNode of this process, and gives back answers."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, log_file: Path | None) -> None:
         self._address = address
-        self._worker = _Worker()
+        self._worker = _Worker(log_file)
 
     def serve(self) -> None:
         client = self._client()
@@ -130,13 +148,14 @@ class _Tasks:
 class _Worker:
     """A process that runs the client app; started with the first message, and anew when it has died."""
 
-    def __init__(self) -> None:
+    def __init__(self, log_file: Path | None) -> None:
         self._process: BaseProcess | None = None
+        self._log_file = log_file
 
     def _start(self) -> None:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs,), daemon=True, name="feddat-worker")
+        self._process = context.Process(target=_work, args=(theirs, self._log_file), daemon=True, name="feddat-worker")
         self._process.start()
         theirs.close()
         log.info("worker process %d", self._process.pid)
@@ -155,7 +174,7 @@ class _Worker:
             process = cast(BaseProcess, self._process)
             process.join()
             reason = f"its worker process ended (exit code {process.exitcode})"
-            log.warning("round %s: %s; the next message gets a new one", message.metadata.group_id, reason)
+            _warn(message, context, f"{reason}; the next message gets a new one")
             return _error(message, reason)
 
 
@@ -163,10 +182,28 @@ def _error(message: Message, reason: str) -> Message:
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
 
 
-def _work(pipe: Connection) -> None:
+def _warn(message: Message, context: Context, reason: str) -> None:
+    """Log that a message is answered with an error."""
+    kind, round = message.metadata.message_type, message.metadata.group_id
+    what = {"event": "failed", "kind": kind, "reason": reason, "client": context.node_config.get(CLIENT_KEY)}
+    what["round"] = int(round) if round.isdecimal() else None
+    log.warning("round %s, %s: %s", round, kind, reason, extra={"event": what})
+
+
+def _keep(log_file: Path | None) -> None:
+    """Let what the package says in this process be written to a file of JSON lines."""
+    if log_file is not None:
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        logger = logging.getLogger("feddat")
+        logger.setLevel(logging.INFO)
+        logger.addHandler(JsonLog(log_file, logging.INFO))
+
+
+def _work(pipe: Connection, log_file: Path | None) -> None:
     """Answer messages until the pipe is closed or the parent is gone."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    _keep(log_file)
     from feddat.experiment.flower import client_app
 
     with suppress(EOFError):
@@ -174,10 +211,11 @@ def _work(pipe: Connection) -> None:
             identity, message_bytes, context_bytes = pipe.recv()
             TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = identity
             message = message_from_proto(ProtoMessage.FromString(message_bytes))
+            context = context_from_proto(ProtoContext.FromString(context_bytes))
             try:
-                reply = client_app(message, context_from_proto(ProtoContext.FromString(context_bytes)))
+                reply = client_app(message, context)
             except Exception as error:  # Whatever a client raises is the server's to count.
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                log.warning("round %s, %s: %s", message.metadata.group_id, message.metadata.message_type, reason)
+                _warn(message, context, reason)
                 reply = _error(message, reason)
             pipe.send(message_to_proto(reply).SerializeToString())

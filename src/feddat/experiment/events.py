@@ -10,8 +10,8 @@ from typing import Any
 
 from feddat.config import RunConfig
 from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
-from feddat.experiment.log import JsonLog
 from feddat.experiment.trackers import trackers
+from feddat.log import JsonLog
 
 #: Receives plain event dictionaries, as a run goes on.
 Progress = Callable[[dict[str, Any]], None]
@@ -24,7 +24,7 @@ class Announcer:
     | --- | --- |
     | ``start`` | ``name``, ``method``, ``folder``, ``clients``, ``round`` (the last one done before), ``parameters`` |
     | ``fit`` | ``client``, ``examples``, ``metrics`` (losses) |
-    | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route) |
+    | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route; none of a client that keeps them) |
     | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |
     | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds``; ``bytes`` so far |
     | ``done`` | ``summary`` |

@@ -1,4 +1,6 @@
-"""The log of a run: ``log.jsonl``, one JSON object a line, for `feddat status`, for other programs, and for grep.
+"""The log of a process: one JSON object a line, for `feddat status`, for other programs, and for grep.
+
+That of a run is ``log.jsonl`` in its folder; a client that is a process of its own has its own.
 
 Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``round`` and ``client`` (``null`` where there is none),
 ``message`` (the same for people, in one line) and ``pid``; an event's own fields follow. Nothing is ever taken out: a
@@ -22,16 +24,18 @@ _LEVELS = {"failed": "WARNING", "refused": "WARNING", "interrupted": "WARNING", 
 
 
 class JsonLog(logging.Handler):
-    """Write the events of one run, and what the package's own loggers warn of, to a file.
+    """Write the events of one run, and what the package's own loggers say, to a file.
 
-    Each line is written at once and alone, so that processes may share the file.
+    Each line is written at once and alone, so that processes may share the file. A record whose ``extra`` has an
+    ``event`` (a dictionary as :meth:`event` takes it) becomes a line of that event.
 
     Args:
         path: the file; made when the first line is written.
+        level: of the least that is written of what loggers say.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, path: Path, level: int = logging.WARNING) -> None:
+        super().__init__(level)
         self.path = path
 
     def event(self, event: Mapping[str, Any]) -> None:
@@ -50,8 +54,11 @@ class JsonLog(logging.Handler):
         """Write what a logger said, unless it is an event already."""
         if record.name == "feddat.app.strategy":
             return
+        event: Mapping[str, Any] = getattr(record, "event", {})
+        kind, round, client = event.get("event", "log"), event.get("round"), event.get("client")
+        fields = {k: v for k, v in event.items() if k not in _NOT_FIELDS} or {"logger": record.name}
         try:
-            self._write(record.levelname, "log", None, None, record.getMessage(), {"logger": record.name})
+            self._write(record.levelname, kind, round, client, record.getMessage(), fields)
         except OSError:
             self.handleError(record)
 
@@ -84,7 +91,8 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"round {round}: {client} has trained" + ("" if loss is None else f", loss {loss:.3f}")
     if kind == "eval":
         scores = ", ".join(f"{route} {score:.1f} %" for route, score in event["scores"].items())
-        return f"round {round}: {client} on {event['split']}: {scores or 'no scores'}"
+        without = "no examples" if event.get("examples") == 0 else "scores not shared"
+        return f"round {round}: {client} on {event['split']}: {scores or without}"
     if kind in ("failed", "refused"):
         return f"round {round}: client {client} {kind} ({event['kind']}): {event['reason']}"
     if kind == "round":
