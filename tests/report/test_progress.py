@@ -172,7 +172,7 @@ def runs(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_terminal_shows_runs_and_the_clients_of_those_that_go_on(runs: Path, width: int) -> None:
     console = Console(width=width, record=True, file=(runs / "out").open("w"))
-    console.print(progress_view(read_all(runs, NOW), NOW))
+    console.print(progress_view(read_all(runs, NOW)[0], NOW))
     text = console.export_text()
     assert re.search(r"live +running .* 2/4 +52.0 % +2.0 kB +6.0 kB +in 0 s", text)
     assert re.search(r"study/done +finished .* 4/4 +61.5 % +5.0 kB +9.0 kB", text)
@@ -204,6 +204,34 @@ def test_the_command_line_shows_it_once_or_until_interrupted(
         main(["dashboard", str(runs / "nowhere")])
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"error: {runs / 'nowhere'}: no such folder\n"
+
+
+BROKEN = {
+    "config.yaml": ("rounds: [\n", "study/done/config.yaml: not YAML"),
+    "log.jsonl": ("{\n", "study/done/log.jsonl, line 1: not JSON"),
+    "metrics.jsonl": ('{"client": "ann"}\n', "study/done: its files are not what a run writes: KeyError: 'round'"),
+    "summary.json": ('{"bytes": 1}', "study/done: its files are not what a run writes: KeyError: 'mean'"),
+}
+
+
+@pytest.mark.parametrize("file", BROKEN)
+def test_a_run_that_cannot_be_read_is_named_below_the_others(
+    runs: Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    content, reason = BROKEN[file]
+    (runs / "study" / "done" / file).write_text(content)
+    with pytest.raises(SystemExit) as ended:
+        main(["status", str(runs)])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"live +running", text)
+    assert "cannot be read:" in text
+    assert reason.replace(" ", "") in text.replace(" ", "")
+    with Dashboard(runs) as dashboard:
+        state = dashboard.status()
+    assert [run["name"] for run in state["runs"]] == ["failed", "live"]
+    (told,) = state["unreadable"]
+    assert reason in told
 
 
 @pytest.fixture

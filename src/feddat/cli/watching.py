@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.live import Live
 
 from feddat.cli.common import out
@@ -24,16 +25,18 @@ def status(
     from feddat.report.progress import read_all
     from feddat.report.progress_view import progress_view
 
-    now = time.time()
-    picture = progress_view(read_all(runs, now), now)
+    def picture() -> RenderableType:
+        now = time.time()
+        found, unreadable = read_all(runs, now)
+        return progress_view(found, now, unreadable)
+
     if not watch:
-        out.print(picture)
+        out.print(picture())
         return
-    with suppress(KeyboardInterrupt), Live(picture, console=out, auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(picture(), console=out, auto_refresh=False) as live:
         while True:
             time.sleep(every)
-            now = time.time()
-            live.update(progress_view(read_all(runs, now), now), refresh=True)
+            live.update(picture(), refresh=True)
 
 
 def dashboard(

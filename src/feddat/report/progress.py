@@ -125,8 +125,34 @@ def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProg
         root: the folder below which it is named; default: its parent.
 
     Raises:
-        DataError: its configuration cannot be read.
+        DataError: a file of it cannot be read, or is not what a run writes.
     """
+    try:
+        return _read(folder, now, root)
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: {error.strerror or error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{folder}: its files are not what a run writes: {type(error).__name__}: {error}") from None
+
+
+def read_all(root: Path, now: float) -> tuple[list[RunProgress], list[str]]:
+    """Return how far all runs at or below a folder are, those that go on first; and why others cannot be read.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    runs, unreadable = [], []
+    for folder in find_runs(root):
+        try:
+            runs.append(read_progress(folder, now, root))
+        except DataError as error:
+            unreadable.append(str(error))
+    return sorted(runs, key=lambda run: run.state != "running"), unreadable
+
+
+def _read(folder: Path, now: float, root: Path | None) -> RunProgress:
     config = _config(folder)
     name = str(folder.relative_to(root)) if root is not None and folder != root else folder.name
     source = config.get("benchmark") or "own data"
@@ -152,16 +178,6 @@ def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProg
             if client.state in ("waiting", "late"):
                 client.state, client.detail = "idle", ""
     return run
-
-
-def read_all(root: Path, now: float) -> list[RunProgress]:
-    """Return how far all runs at or below a folder are: those that go on first.
-
-    Raises:
-        DataError: there is no such folder, or a configuration in it cannot be read.
-    """
-    runs = [read_progress(folder, now, root) for folder in find_runs(root)]
-    return sorted(runs, key=lambda run: run.state != "running")
 
 
 # --- the log ----------------------------------------------------------------------------------------------------------

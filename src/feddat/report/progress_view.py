@@ -19,17 +19,23 @@ STYLES = {
 }
 
 
-def progress_view(runs: Sequence[RunProgress], now: float) -> RenderableType:
-    """Return the table of runs, and those of the clients of each run that goes on or is the only one."""
-    if not runs:
+def progress_view(runs: Sequence[RunProgress], now: float, unreadable: Sequence[str] = ()) -> RenderableType:
+    """Return the table of runs, and those of the clients of each run that goes on or is the only one.
+
+    Args:
+        runs: those that could be read.
+        now: the time, in seconds since 1970.
+        unreadable: why others could not; shown below.
+    """
+    parts: list[RenderableType] = [_runs_table(runs, now)] if runs else []
+    if not runs and not unreadable:
         return Text("no runs here yet", style="dim")
-    parts: list[RenderableType] = [_runs_table(runs, now)]
     for run in runs:
         if run.clients and (run.state == "running" or len(runs) == 1):
             parts += [Text(f"{run.name}{': ' * bool(run.doing)}{run.doing}", style="bold"), _clients_table(run.clients)]
         if run.reason:
             parts.append(Text(f"{run.name}: {run.reason}", style="red"))
-    return Group(*parts)
+    return Group(*parts, *(Text(f"cannot be read: {reason}", style="red") for reason in unreadable))
 
 
 def _runs_table(runs: Sequence[RunProgress], now: float) -> Table:
