@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from feddat.report.numbers import human_duration
-from feddat.report.tables import own_route
+from feddat.report.tables import NOT_SHARED, own_route
 
 Event: TypeAlias = Mapping[str, Any]
 
@@ -114,7 +114,8 @@ class RunDisplay(Display):
             self._losses[event["client"]] = {k: v for k, v in event["metrics"].items() if _is_loss(k)}
             self._doing = f"round {event['round']}: {event['client']} has trained"
         elif kind == "eval":
-            self._scores[event["client"]] = event["scores"]
+            if event["scores"] or event["examples"] != 0:
+                self._scores[event["client"]] = event["scores"]
             self._doing = f"round {event['round']}: {event['client']} is evaluated"
         elif kind == "round":
             self._finish_round(event)
@@ -131,8 +132,8 @@ class RunDisplay(Display):
         self._doing = ""
         parts = [f"round {self._round}/{self._rounds}"]
         for split, scores in event["scores"].items():
-            self._mean, self._split = scores[own_route(scores)], split
-            parts.append(f"mean {split} score {self._mean:.1f} %")
+            self._mean, self._split = scores[own_route(scores)] if scores else None, split
+            parts.append(f"mean {split} score {self._mean:.1f} %" if self._mean is not None else f"scores {NOT_SHARED}")
         parts += [f"{name} {value:.3f}" for name, value in event["metrics"].items() if name == "loss"]
         self.say(" · ".join([*parts, self.times(self._left)]), important=self._round in (1, self._rounds))
 
@@ -140,7 +141,9 @@ class RunDisplay(Display):
         """Return title, bar and table."""
         bar = Table.grid(padding=(0, 2))
         count = f"round {self._round}/{self._rounds}" if self._rounds else "starting"
-        mean = f"mean {self._split} score [bold]{self._mean:.1f} %[/]" if self._mean is not None else ""
+        mean = f"scores {NOT_SHARED}" if self._split else ""
+        if self._mean is not None:
+            mean = f"mean {self._split} score [bold]{self._mean:.1f} %[/]"
         progress = ProgressBar(total=self._rounds or 1, completed=self._round, width=32, **_BAR)
         bar.add_row(count, progress, mean, Text(self.times(self._left), style="dim"))
         parts: list[RenderableType] = [Text(self.title, style="bold"), bar]
@@ -151,6 +154,8 @@ class RunDisplay(Display):
 
     def _table(self, clients: list[str]) -> Table:
         routes = list(dict.fromkeys(route for scores in self._scores.values() for route in scores))
+        if self._scores and not routes:
+            routes = ["score"]
         losses = list(dict.fromkeys(name for values in self._losses.values() for name in values))
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("client", no_wrap=True)
@@ -163,6 +168,8 @@ class RunDisplay(Display):
         for client in clients:
             scores, values = self._scores.get(client, {}), self._losses.get(client, {})
             cells = [f"{scores[route]:.1f} %" if route in scores else "" for route in routes]
+            if client in self._scores and not scores:
+                cells[0] = NOT_SHARED
             cells += [_short(values[name]) if name in values else "" for name in losses]
             table.add_row(Text(client), *cells)
         return table

@@ -104,8 +104,9 @@ def test_a_client_lets_out_of_its_metrics_what_it_says(sharing):
     counts, scores = {"num-examples", "examples"}, {"train.loss", "score.dat", "score.local"}
     assert keys == {"round"} | (counts if sharing != "none" else set()) | (scores if sharing == "scores" else set())
     assert (state.failed, state.refused) == (0, 0)
-    scored = {event["client"] for event in events if event["event"] == "eval" and event["scores"]}
-    assert scored == ({"ann", "bob"} if sharing == "scores" else {"ann"})
+    scored = {event["client"]: event["scores"] for event in events if event["event"] == "eval"}
+    assert set(scored) == {"ann", "bob"}, "both have answered"
+    assert bool(scored["bob"]) == (sharing == "scores")
 
 
 def test_weights_by_examples_need_their_number(caplog):

@@ -54,6 +54,21 @@ def test_routes_of_one_method() -> None:
     assert route_table(RUNS[2:]) is None
 
 
+def test_a_client_that_keeps_its_scores_is_in_the_table_without_them() -> None:
+    one = run("feddat", 0, art={"dat": 60.0, "local": 50.0}) | {"not_shared": ["photo"]}
+    table = route_table([one])
+    assert table is not None
+    assert texts(table) == {
+        "art": ["*60.0", "50.0"],
+        "photo": ["not shared", "not shared"],
+        "Mean": ["*60.0", "50.0"],
+    }
+    assert texts(score_table([run("feddat", 0) | {"not_shared": ["photo"]}])) == {
+        "photo": ["not shared"],
+        "Mean": ["not shared"],
+    }
+
+
 def test_one_seed_has_no_deviation_and_one_column_has_no_best() -> None:
     assert texts(score_table([run("local", 0, art=50.04)])) == {"art": ["50.0"], "Mean": ["50.0"]}
 

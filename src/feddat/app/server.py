@@ -109,7 +109,8 @@ class _Loop:
         self._clock("train")
         scores = {}
         for split in splits_after(round, self.rounds, self.evaluation):
-            if means := self._evaluate(round, split, arrays):
+            means = self._evaluate(round, split, arrays)
+            if means or strategy.kept_back:  # else nobody has examples of this split
                 scores[split] = means
             self._clock("evaluate")
         state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state

@@ -41,6 +41,7 @@ class AdapterStrategy(Strategy):
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
         scores: member -> route -> percent, of the latest evaluation.
+        kept_back: members that have scores of it, but keep them to themselves.
         wire: how the shared part travels.
         residual: what the global adapter lost on its way so far, for the next one to make up for.
     """
@@ -70,6 +71,7 @@ class AdapterStrategy(Strategy):
         self.roster.notify = notify
         self.failed = self.refused = 0
         self.scores: dict[str, dict[str, float]] = {}
+        self.kept_back: set[str] = set()
         self._asked: list[int] = []
         self._late: set[int] = set()
         self._split, self._final = "", False
@@ -159,21 +161,24 @@ class AdapterStrategy(Strategy):
         Raises:
             FederationError: not one reply could be used.
         """
-        self.scores = {}
+        self.scores, self.kept_back = {}, set()
         routes = self.routes[self._final]
 
         def fold(member: Member, message: Message) -> None:
             reply = messages.read_evaluate_reply(message, member, server_round, routes)
             self.scores |= reply.scores
-            for name, scores in reply.scores.items():
+            for name in member.members:
+                examples = reply.examples.get(name)
+                if name not in reply.scores and examples != 0:
+                    self.kept_back.add(name)
                 self._notify(
                     {
                         "event": "eval",
                         "round": server_round,
                         "client": name,
                         "split": self._split,
-                        "examples": reply.examples[name],
-                        "scores": scores,
+                        "examples": examples,
+                        "scores": reply.scores.get(name, {}),
                     }
                 )
 

@@ -146,11 +146,13 @@ def comparison_runs(
     """Return the runs of a comparison by name, seed by seed; see :func:`compare`.
 
     Raises:
-        ConfigError: a method is unknown, or the runtime is another than this process.
+        ConfigError: a method is unknown, the runtime is another than this process, or scores are kept back.
         ExperimentError: there is no method or no seed.
     """
     if config.runtime.kind != "in-process":
         raise ConfigError(f"runtime: {config.runtime.kind}, but the runs of a comparison are in-process; leave it out")
+    if config.share_metrics != "scores":
+        raise ConfigError(f"share_metrics: {config.share_metrics}, but scores are what is compared; leave it out")
     name = comparison_name(config)
     runs: dict[str, RunConfig] = {}
     for seed in seeds:

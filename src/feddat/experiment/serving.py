@@ -58,6 +58,7 @@ class Service:
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         self._order: list[str] = []
         self._parameters: dict[str, int] = {}
+        self._not_shared: set[str] = set()
 
     def run(
         self, grid: Grid, started: float, order: Sequence[str], federation: Callable[[], Federation] | None
@@ -140,6 +141,7 @@ class Service:
         """Take note of whose data there is, and of the parameters of the client with the most."""
         found = dict.fromkeys([*self._order, *(name for member in members for name in member.members)])
         self._order = list(found)
+        self._not_shared = {n for member in members if member.sharing != "scores" for n in member.members}
         counts = [dict(member.parameters) for member in members if member.parameters] or [self.foundation.count()]
         most = max(counts, key=lambda count: count.get("total", 0))
         if most.get("total", 0) > self._parameters.get("total", 0):
@@ -183,6 +185,7 @@ class Service:
             "failed": state.failed,
             "refused": state.refused,
             "missing": [name for name in clients if name not in scored],
+            "not_shared": [name for name in clients if name in self._not_shared],
         }
 
 

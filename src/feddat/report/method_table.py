@@ -120,8 +120,9 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -
 
 
 def _means(scores: Scores, clients: Sequence[str]) -> list[float]:
-    """Return the mean over the clients for each seed that has all of them."""
-    return [statistics.fmean(run[c] for c in clients) for run in scores.values() if all(c in run for c in clients)]
+    """Return the mean over the clients for each seed that has all of them; nothing where none shares its scores."""
+    whole = [run for run in scores.values() if clients and all(c in run for c in clients)]
+    return [statistics.fmean(run[c] for c in clients) for run in whole]
 
 
 def to_markdown(table: MethodTable) -> str:

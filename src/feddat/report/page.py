@@ -127,12 +127,13 @@ def _tiles(content: Folder) -> list[tuple[str, str, str]]:
     """Return the headline numbers: (label, value, remark)."""
     table = tables.score_table(content.summaries)
     row = dict(table.rows)[tables.MEAN]
-    best = max(range(len(row)), key=lambda index: row[index].mean)
+    best = max(range(len(row)), key=lambda index: row[index].mean if row[index].values else -1.0)
+    score = f"{row[best].mean:.1f} %" if row[best].values else str(row[best])
     summary = content.runs[0].summary
     traffic = next((t for t in _traffic(tables.by_method(content.summaries)) if t["communicated"]), None)
     tiles = [
-        ("Best mean score" if content.comparison else "Mean score", f"{row[best].mean:.1f} %", table.columns[best]),
-        ("Clients", str(len(summary["clients"])), f"{summary['rounds']} rounds each"),
+        ("Best mean score" if content.comparison else "Mean score", score, table.columns[best]),
+        ("Clients", str(len(_clients(summary))), f"{summary['rounds']} rounds each"),
     ]
     if traffic:
         tiles.append(("A client sends", human_bytes(traffic["per_round"]), "per round"))
@@ -149,12 +150,17 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
         ("Benchmark", summary.get("benchmark") or "own data"),
         ("Model", summary.get("model")),
         ("Adapter", summary.get("peft")),
-        ("Clients", ", ".join(summary["clients"])),
+        ("Clients", ", ".join(_clients(summary))),
         ("Methods", ", ".join(tables.method_name(method) for method in tables.by_method(content.summaries))),
         ("Rounds", summary["rounds"]),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
     ]
     return [(key, str(value)) for key, value in rows if value is not None]
+
+
+def _clients(summary: tables.Summary) -> list[str]:
+    """Return the clients that took part, with those that kept their scores to themselves."""
+    return list(dict.fromkeys([*summary["clients"], *summary.get("not_shared", ())]))
 
 
 def _series_names(content: Folder) -> list[str]:
@@ -231,7 +237,7 @@ def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, A
                 "share": 100 * communicated / total if total else 0.0,
                 "up": up,
                 "down": down,
-                "per_round": up / (len(summary["clients"]) * summary["rounds"]),
+                "per_round": up / (max(1, len(_clients(summary))) * summary["rounds"]),
                 "whole": (up + down) * total / communicated if communicated else None,
                 "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
             }

@@ -45,6 +45,7 @@ class ClientProgress:
         rounds: rounds in which it has trained.
         troubles: failures and refused replies so far.
         score: its last score of the method's own answer, in percent.
+        shares: whether it lets its scores out.
         loss: its last training loss.
     """
 
@@ -54,6 +55,7 @@ class ClientProgress:
     rounds: int = 0
     troubles: int = 0
     score: float | None = None
+    shares: bool = True
     loss: float | None = None
 
 
@@ -100,9 +102,14 @@ class RunProgress:
         """Return the method's name in print."""
         return tables.method_name(self.method)
 
+    @property
+    def shares(self) -> bool:
+        """Return whether there is a client that lets its scores out, as far as is known."""
+        return not self.clients or any(client.shares for client in self.clients)
+
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return asdict(self) | {"title": self.title}
+        return asdict(self) | {"title": self.title, "shares": self.shares}
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -168,7 +175,7 @@ def _read(folder: Path, now: float, root: Path | None) -> RunProgress:
     summary = _summary(folder)
     if summary is not None:
         run.state, run.round, run.doing, run.seconds_left = "finished", run.rounds, "", 0.0
-        run.score, run.split = float(summary["mean"]), str(summary.get("split", "test"))
+        run.score, run.split = summary["mean"], str(summary.get("split", "test"))
         run.bytes = {way: int(summary["bytes"][way]) for way in ("up", "down")}
     elif run.state != "failed":
         run.state = "running" if _alive(begun, events) else "stopped"
@@ -208,6 +215,8 @@ def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
             client.detail = str(line.get("reason", ""))
             client.troubles += kind in ("failed", "refused")
             client.rounds += kind == "fit"
+            if kind == "eval":
+                client.shares = bool(line.get("scores")) or line.get("examples") == 0
         elif kind == "round":
             run.round, run.bytes, run.seconds_left = int(line["round"]), line.get("bytes"), line.get("seconds_left")
             run.doing, asked = "", {}

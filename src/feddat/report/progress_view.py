@@ -12,6 +12,7 @@ from rich.text import Text
 
 from feddat.report.numbers import human_bytes, human_duration
 from feddat.report.progress import ClientProgress, RunProgress
+from feddat.report.tables import NOT_SHARED
 
 STYLES = {
     **{"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "bold red"},
@@ -51,11 +52,17 @@ def _runs_table(runs: Sequence[RunProgress], now: float) -> Table:
             Text(run.state, style=STYLES[run.state]),
             ProgressBar(run.rounds, run.round, width=6, complete_style="cyan", finished_style="green"),
             f"{run.round}/{run.rounds}",
-            "" if run.score is None else f"{run.score:.1f} %",
+            _score(run),
             *([human_bytes(run.bytes[way]) for way in ("up", "down")] if run.bytes else ["", ""]),
             _when(run, now),
         )
     return table
+
+
+def _score(of: RunProgress | ClientProgress) -> str:
+    if of.score is not None:
+        return f"{of.score:.1f} %"
+    return "" if of.shares else NOT_SHARED
 
 
 def _when(run: RunProgress, now: float) -> str:
@@ -78,7 +85,7 @@ def _clients_table(clients: Sequence[ClientProgress]) -> Table:
             Text(client.state, style=STYLES[client.state]),
             str(client.rounds),
             str(client.troubles or ""),
-            "" if client.score is None else f"{client.score:.1f} %",
+            _score(client),
             "" if client.loss is None else f"{client.loss:.3f}",
             Text(client.detail),
         )

@@ -99,6 +99,8 @@ ROUTES = {
     "score": "Score",
 }
 MEAN = "Mean"
+#: In place of the scores of a client that keeps them to itself.
+NOT_SHARED = "not shared"
 #: Columns that are a reference, not a contender: never marked as the best.
 REFERENCES = frozenset(name for method, name in METHODS.items() if method.startswith("central"))
 
@@ -110,10 +112,12 @@ class Cell:
     Attributes:
         values: the scores; empty where the client has none.
         best: whether no other cell of the row has a higher mean (in the digit that is shown).
+        absent: what is shown where there are no values.
     """
 
     values: tuple[float, ...]
     best: bool = False
+    absent: str = "–"
 
     @property
     def mean(self) -> float:
@@ -127,7 +131,7 @@ class Cell:
 
     def __str__(self) -> str:
         if not self.values:
-            return "–"
+            return self.absent
         return f"{self.mean:.1f}" + (f" ± {self.std:.1f}" if self.std is not None else "")
 
 
@@ -168,7 +172,7 @@ def score_table(summaries: Sequence[Summary]) -> Table:
     """Return client x method: each method's own answer, mean and deviation over its seeds."""
     groups = by_method(summaries)
     columns = {method_name(method): [own_scores(summary) for summary in group] for method, group in groups.items()}
-    return _table(columns)
+    return _table(columns, _not_shared(summaries))
 
 
 def route_table(summaries: Sequence[Summary]) -> Table | None:
@@ -184,7 +188,7 @@ def route_table(summaries: Sequence[Summary]) -> Table | None:
         ]
         for route in routes
     }
-    return _table(columns)
+    return _table(columns, _not_shared(summaries))
 
 
 def own_scores(summary: Summary) -> dict[str, float]:
@@ -192,25 +196,46 @@ def own_scores(summary: Summary) -> dict[str, float]:
     return {client: scores[own_route(scores)] for client, scores in summary["clients"].items()}
 
 
-def _table(columns: Mapping[str, Sequence[Mapping[str, float]]]) -> Table:
+def _not_shared(summaries: Sequence[Summary]) -> list[str]:
+    """Return the clients that kept their scores to themselves, each once."""
+    return list(dict.fromkeys(name for summary in summaries for name in summary.get("not_shared", ())))
+
+
+def _table(columns: Mapping[str, Sequence[Mapping[str, float]]], not_shared: Sequence[str] = ()) -> Table:
     """Build the table from column name -> one mapping from client to score per seed."""
     clients = list(dict.fromkeys(client for runs in columns.values() for run in runs for client in run))
+    clients += [name for name in not_shared if name not in clients]
     rows = {
         client: [tuple(run[client] for run in runs if client in run) for runs in columns.values()] for client in clients
     }
     # The mean over clients is taken within each seed, so that its deviation is that of whole runs.
     rows[MEAN] = [tuple(statistics.fmean(run.values()) for run in runs if run) for runs in columns.values()]
-    return make_table(list(columns), rows)
+    absent = dict.fromkeys(not_shared, NOT_SHARED)
+    if not_shared and not any(rows[MEAN]):
+        absent[MEAN] = NOT_SHARED
+    return make_table(list(columns), rows, absent=absent)
 
 
 def make_table(
-    columns: Sequence[str], rows: Mapping[str, Sequence[tuple[float, ...]]], corner: str = "client"
+    columns: Sequence[str],
+    rows: Mapping[str, Sequence[tuple[float, ...]]],
+    corner: str = "client",
+    absent: Mapping[str, str] | None = None,
 ) -> Table:
-    """Return a table from row name -> each column's scores over seeds; the best of each row is marked."""
-    return Table(tuple(columns), tuple((name, best_marked(columns, cells)) for name, cells in rows.items()), corner)
+    """Return a table from row name -> each column's scores over seeds; the best of each row is marked.
+
+    Args:
+        columns: their names.
+        rows: their scores.
+        corner: what the rows are.
+        absent: row name -> what its cells without scores say.
+    """
+    says = absent or {}
+    marked = ((name, best_marked(columns, cells, says.get(name, "–"))) for name, cells in rows.items())
+    return Table(tuple(columns), tuple(marked), corner)
 
 
-def best_marked(methods: Sequence[str], values: Sequence[tuple[float, ...]]) -> tuple[Cell, ...]:
+def best_marked(methods: Sequence[str], values: Sequence[tuple[float, ...]], absent: str = "–") -> tuple[Cell, ...]:
     """Return each method's scores over seeds as cells, the best one of a contender marked."""
     shown = [
         round(statistics.fmean(cell), 1) if cell and method not in REFERENCES else None
@@ -219,7 +244,8 @@ def best_marked(methods: Sequence[str], values: Sequence[tuple[float, ...]]) -> 
     top = max((mean for mean in shown if mean is not None), default=None)
     several = len({mean for mean in shown if mean is not None}) > 1  # where all are equal, none is best
     return tuple(
-        Cell(cell, several and mean is not None and mean == top) for cell, mean in zip(values, shown, strict=True)
+        Cell(cell, several and mean is not None and mean == top, absent)
+        for cell, mean in zip(values, shown, strict=True)
     )
 
 
