@@ -253,29 +253,72 @@ def test_replies_come_one_by_one_from_a_grid_that_is_asked_again_and_again(monke
     assert sorted(reply.metadata.src_node_id for reply in replies) == [1, 2]
 
 
+class Gone(Moving):
+    """Node 2 goes away at its training, as often as ``times`` says; the SuperLink then answers in its own name."""
+
+    times, back = 1, False
+
+    def pull_messages(self, ids):
+        for reply in super().pull_messages(ids):
+            if reply.metadata.src_node_id == 2 and reply.metadata.message_type == "train" and self.times:
+                self.times -= 1
+                self.present = {1, 2} if self.back else {1}
+                reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable"), reply_to=reply)
+                reply.metadata.__dict__ |= {"_src_node_id": 1, "_reply_to_message_id": self.to[2]}
+            yield reply
+
+    def push_messages(self, messages):
+        ids = super().push_messages(messages)
+        self.to = {message.metadata.dst_node_id: key for message, key in zip(messages, ids, strict=True)}
+        return ids
+
+
+def gone(back, times=1):
+    def make(*of):
+        grid = Gone(*of)
+        grid.present, grid.back, grid.times = {1, 2}, back, times
+        return PollingGrid(grid)
+
+    return make
+
+
 def test_for_a_node_that_has_gone_the_server_answers_and_the_round_goes_on(monkeypatch, caplog):
-    """As Flower's SuperLink does when heartbeats stop: an error in its own name, to the node's message."""
     monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
-
-    class Gone(Recorder):
-        def pull_messages(self, ids):
-            for reply in super().pull_messages(ids):
-                if reply.metadata.src_node_id == 2 and reply.metadata.message_type == "train":
-                    reply = Message(Error(ErrorCode.NODE_UNAVAILABLE, "Error: Node Unavailable"), reply_to=reply)
-                    reply.metadata.__dict__ |= {"_src_node_id": 1, "_reply_to_message_id": self.to[2]}
-                yield reply
-
-        def push_messages(self, messages):
-            ids = super().push_messages(messages)
-            self.to = {message.metadata.dst_node_id: key for message, key in zip(messages, ids, strict=True)}
-            return ids
-
     state, bob = ServerState(shared()), Adder("bob", 3)
-    federate([Adder("ann", 1), bob], state, grid_type=lambda *of: PollingGrid(Gone(*of)))
+    federate([Adder("ann", 1), bob], state, grid_type=gone(back=False))
     assert torch.equal(state.shared["up.bias"], torch.full((4,), 1.0))
     assert (state.failed, state.refused) == (1, 0)
     assert "client bob failed: its node has gone: two heartbeats without a sign of life" in caplog.text
     assert bob.turns == [("fit", 1)], "what is not there is not asked for scores"
+
+
+def test_too_few_in_the_middle_of_a_round_are_waited_for_and_it_begins_again(monkeypatch, caplog):
+    monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
+    state, bob = ServerState(shared()), Adder("bob", 3)
+    federate([Adder("ann", 1), bob], state, 2, gone(back=True), roster=Roster(least=2, wait=5))
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 2.0 + 2.0)), "ann's first answer is not in it"
+    assert [turn[1] for turn in bob.turns if turn[0] == "fit"] == [1, 1, 2]
+    assert state.failed == 1
+    assert "1 of at least 2 clients could do their part" in caplog.text
+    assert "waiting up to 5 s, then the round begins again" in caplog.text
+
+
+def test_too_few_that_do_not_come_back_stop_the_run(monkeypatch, caplog):
+    monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
+    state = ServerState(shared())
+    with pytest.raises(FederationError, match=r"round 1: 1 of at least 2 clients connected after 0 s \(ann\)"):
+        federate([Adder("ann"), Adder("bob")], state, 2, gone(back=False), roster=Roster(least=2, wait=0.3))
+    assert state.round == 0
+
+
+def test_clients_that_are_there_and_fail_are_not_waited_for(caplog):
+    class Broken(Adder):
+        def fit(self, shared, round, extras=None):
+            raise RuntimeError("disk on fire")
+
+    with pytest.raises(FederationError, match="1 of at least 2 clients could do their part; first that"):
+        federate([Adder("ann"), Broken("bob")], ServerState(shared()), roster=Roster(least=2, wait=60))
+    assert caplog.text.count("disk on fire") == 1
 
 
 def _arrays(state):

@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from flwr.app import ArrayRecord, Context, Message
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 
 from feddat.app import messages
 from feddat.app.checkpoint import ServerState
 from feddat.app.messages import Member
+from feddat.app.roster import FederationError
 from feddat.app.strategy import AdapterStrategy
 from feddat.config import EvalConfig
 
@@ -99,14 +100,7 @@ class _Loop:
         """Train, aggregate and evaluate; bring the state forward."""
         state, strategy = self.state, self.strategy
         began = time.perf_counter()
-        strategy.roster.refresh(self.grid, round)
-        arrays = messages.to_arrays(state.shared)
-        self._clock("other")
-        config = messages.instruction_config(round, self.rounds, run=strategy.roster.run, model=self.model)
-        asked = strategy.configure_train(round, arrays, config, self.grid)
-        mean, losses = strategy.aggregate_train(round, self._exchange("train", asked))
-        arrays = mean if mean is not None else arrays
-        self._clock("train")
+        arrays, losses = self._train(round)
         scores = {}
         for split in splits_after(round, self.rounds, self.evaluation):
             means = self._evaluate(round, split, arrays)
@@ -129,6 +123,33 @@ class _Loop:
             }
         )
         self._clock("other")
+
+    def _train(self, round: int) -> tuple[ArrayRecord, MetricRecord | None]:
+        """Return the new shared part and the mean losses.
+
+        Where too few could do their part because nodes have gone, they are waited for, and the round begins again: what
+        a client kept of it is not used, since it starts from its state before the round.
+
+        Raises:
+            FederationError: too few are there, or too few could do their part though they are there.
+        """
+        strategy = self.strategy
+        while True:
+            strategy.roster.refresh(self.grid, round)
+            arrays = messages.to_arrays(self.state.shared)
+            self._clock("other")
+            config = messages.instruction_config(round, self.rounds, run=strategy.roster.run, model=self.model)
+            asked = strategy.configure_train(round, arrays, config, self.grid)
+            try:
+                mean, losses = strategy.aggregate_train(round, self._exchange("train", asked))
+            except FederationError as error:
+                if not strategy.gone:
+                    raise
+                log.warning("%s; waiting up to %.0f s, then the round begins again", error, strategy.roster.wait)
+            else:
+                return mean if mean is not None else arrays, losses
+            finally:
+                self._clock("train")
 
     def _evaluate(self, round: int, split: str, arrays: ArrayRecord) -> dict[str, float]:
         final = round == self.rounds and split == self.evaluation.split

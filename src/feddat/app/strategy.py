@@ -41,6 +41,7 @@ class AdapterStrategy(Strategy):
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
         scores: member -> route -> percent, of the latest evaluation.
+        gone: nodes that went away while they were asked to train in this round.
         kept_back: members that have scores of it, but keep them to themselves.
         wire: how the shared part travels.
         residual: what the global adapter lost on its way so far, for the next one to make up for.
@@ -72,6 +73,7 @@ class AdapterStrategy(Strategy):
         self.failed = self.refused = 0
         self.scores: dict[str, dict[str, float]] = {}
         self.kept_back: set[str] = set()
+        self.gone: set[int] = set()
         self._asked: list[int] = []
         self._late: set[int] = set()
         self._split, self._final = "", False
@@ -88,7 +90,7 @@ class AdapterStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return the messages that ask the sampled clients to train."""
-        self._sent, self._late = messages.to_tensors(arrays), set()
+        self._sent, self._late, self.gone = messages.to_tensors(arrays), set(), set()
         self.limits.open(self._sent)
         extras = self.rule.open(server_round, self._sent)
         return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config, extras)
@@ -152,7 +154,7 @@ class AdapterStrategy(Strategy):
         """Return the messages that ask every client to evaluate, but those still at the round's training, or gone."""
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
-        nodes = [node for node in self.roster.members if node not in self._late]
+        nodes = [node for node in self.roster.members if node not in self._late | self.gone]
         return self._ask(MessageType.EVALUATE, nodes, server_round, arrays, config, extras)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -222,7 +224,7 @@ class AdapterStrategy(Strategy):
                 first = first or error
                 self._without(round, kind, error)
                 if messages.is_of_gone_node(reply):
-                    self._late.add(reply.metadata.src_node_id)
+                    self.gone.add(reply.metadata.src_node_id)
         self._late |= set(late.values())
         for name in late:
             within = "" if self.deadline is None else f" within {self.deadline:.0f} s"

@@ -194,6 +194,7 @@ def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
     """Go through the log: rounds, bytes, and where every client stands."""
     clients: dict[str, ClientProgress] = {}
     asked: dict[str, float] = {}
+    rounds: dict[str, set[int]] = {}
     slowest = 0.0
     for line in events:
         kind, at = line["event"], _seconds(line["time"])
@@ -214,7 +215,9 @@ def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
             client.state = kind if kind in ("failed", "refused") else "answered"
             client.detail = str(line.get("reason", ""))
             client.troubles += kind in ("failed", "refused")
-            client.rounds += kind == "fit"
+            if kind == "fit":  # a round may begin again when too many had gone
+                rounds.setdefault(client.name, set()).add(line["round"])
+                client.rounds = len(rounds[client.name])
             if kind == "eval":
                 client.shares = bool(line.get("scores")) or line.get("examples") == 0
         elif kind == "round":
