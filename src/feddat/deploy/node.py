@@ -96,6 +96,7 @@ class _Tasks:
     def __init__(self, address: str, log_file: Path | None) -> None:
         self._address = address
         self._worker = _Worker(log_file)
+        self._turn = threading.Lock()
 
     def serve(self) -> None:
         client = self._client()
@@ -105,12 +106,14 @@ class _Tasks:
             except httpx.HTTPError:
                 found = None  # the SuperNode is not up yet
             if found is not None and found.HasField("task") and found.token:
-                try:
-                    self._answer(found.token)
-                except Exception:  # One message that cannot be answered must not keep the node from the next.
-                    log.exception("a message could not be answered")
-            else:
-                time.sleep(PAUSE)
+                threading.Thread(target=self._try_to_answer, args=(found.token,), daemon=True).start()
+            time.sleep(PAUSE)
+
+    def _try_to_answer(self, token: str) -> None:
+        try:
+            self._answer(token)
+        except Exception:  # One message that cannot be answered must not keep the node from the next.
+            log.exception("a message could not be answered")
 
     def _answer(self, token: str) -> None:
         client = self._client(token)
@@ -120,7 +123,8 @@ class _Tasks:
             message, context, _, fab = pull_task_input(client)
             asked = get_fab_config(fab.content)["tool"]["flwr"]["app"]["components"]["clientapp"]
             if asked == CLIENT_APP:
-                reply = self._worker.answer(message, context)
+                with self._turn:
+                    reply = self._worker.answer(message, context)
             else:
                 reply = _error(message, f"this node runs {CLIENT_APP} and no other app (asked for {asked})")
             push_message(client, reply, context)
