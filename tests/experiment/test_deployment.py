@@ -7,71 +7,23 @@ import json
 import os
 import re
 import signal
-import time
 from pathlib import Path
 
 import pytest
+from clouds import alike, log_of, open_cloud
 from two_clients import numbers
 
 from feddat.deploy import pki
-from feddat.deploy.control import Control, app_project, let_in
-from feddat.deploy.folder import node_arguments, write_consortium
+from feddat.deploy.folder import write_consortium
 from feddat.deploy.launch import run_in, start_link
 from feddat.deploy.processes import Processes, free_ports
 from feddat.experiment import Experiment
-from feddat.experiment.app_config import AppConfig, to_flat, to_toml
-
-
-def alike(folder):
-    """Everything that must be equal; samples of answers are shown only where the data is on the server's machine."""
-    (folder / "predictions.json").write_text("[]")
-    return numbers(folder)
 
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory):
-    """A consortium whose SuperLink runs; ``node`` starts a node, ``stop`` ends one at once."""
-    folder = tmp_path_factory.mktemp("cloud")
-    link, *ports = free_ports(8)
-    server = write_consortium(folder / "c", ["ann", "bob"], ["127.0.0.1"], link)
-    with Processes(folder / "logs") as processes:
-        start_link(processes, server)
-        control = Control(server.local_address, server.authority)
-        control.wait(120)
-        let_in(control, server)
-
-        class Cloud:
-            def node(self, name, client="ann", place=None, address=server.local_address, extra=()):
-                place = place or folder / "c" / "clients" / client
-                arguments = ["--log-file", str(self.log(name)), *node_arguments(place, address, client), *extra]
-                home = {"FLWR_HOME": str(folder / "homes" / name)}
-                processes.start(name, ["deploy", "node", str(ports.pop()), *arguments], home)
-
-            def log(self, name):
-                return folder / "state" / f"{name}.jsonl"
-
-            def start_run(self, config, **options):
-                config = config.updated({"runs_dir": str(config.runs_dir.resolve())})
-                return control.start_run({}, app_project(to_toml(to_flat(AppConfig(config, **options)))))
-
-            def wait(self, done, seconds=150):
-                end = time.monotonic() + seconds
-                while not (found := done()):
-                    assert time.monotonic() < end, "\n".join(
-                        f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted((folder / "logs").iterdir())
-                    )
-                    time.sleep(0.2)
-                return found
-
-        cloud = Cloud()
-        cloud.server, cloud.processes, cloud.control, cloud.folder = server, processes, control, folder
+    with open_cloud(tmp_path_factory.mktemp("cloud")) as cloud:
         yield cloud
-        control.close()
-
-
-def log_of(cloud, name):
-    path = cloud.processes.log(name)
-    return path.read_text() if path.exists() else ""
 
 
 # Who is not let in. No run ever reaches such a node: it has no messages to show for.

@@ -68,6 +68,7 @@ def server(
 @app.command("client")
 def client(
     folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="The folder that this client was handed.")],
+    refused: Annotated[bool, typer.Option("--refused", hidden=True)] = False,
 ) -> None:
     """Be a client of a consortium until this is ended."""
     from feddat.deploy.names import quiet_flower
@@ -82,8 +83,19 @@ def client(
     if site.server is None:
         raise typer.Exit(fail(f"{folder / 'client.yaml'}: names no server (server: HOST:PORT)", 2))
     arguments = node_arguments(folder, site.server, site.client, folder / "client.yaml")
-    again = ["deploy", "client", str(folder)]
+    if refused:
+        _say_why(folder, site.server)
+    again = ["deploy", "client", str(folder), "--refused"]
     run_node(arguments, site.node_port, again, site.heartbeat, site.log_file)
+
+
+def _say_why(folder: Path, server: str) -> None:
+    """Say what may have kept the server from letting this node in: Flower's server does not."""
+    from feddat.deploy.check import check_server
+
+    found = [f"{finding.what}: {finding.found}" for finding in check_server(folder, server) if not finding.good]
+    reason = "; ".join(found) or "it can be reached, and this machine's clock is right: does it know this client's key?"
+    logging.getLogger(__name__).warning("not let in by %s: %s", server, reason)
 
 
 @app.command("link", hidden=True, context_settings=_FLOWER)
@@ -99,12 +111,13 @@ def node(
     port: int,
     context: typer.Context,
     log_file: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines of what it does.")] = None,
+    heartbeat: Annotated[float, typer.Option(metavar="SECONDS", help="Between its signs of life.")] = 30.0,
 ) -> None:
     """Be a SuperNode with Flower's own arguments."""
     _log()
     from feddat.deploy.node import run_node
 
-    run_node(context.args, port, log_file=log_file)
+    run_node(context.args, port, heartbeat=heartbeat, log_file=log_file)
 
 
 def _log() -> None:

@@ -46,9 +46,19 @@ def check_client(folder: Path) -> Iterator[Finding]:
     if site.server is None:
         yield Finding("server", False, "client.yaml names none (server: HOST:PORT)")
         return
-    host, _, port = site.server.rpartition(":")
+    yield from check_server(folder, site.server)
+
+
+def check_server(folder: Path, server: str) -> Iterator[Finding]:
+    """Look at what lies between a client's machine and the server; yield what is found.
+
+    Args:
+        folder: the client's, with the authority's certificate.
+        server: ``HOST:PORT``.
+    """
+    host, _, port = server.rpartition(":")
     yield _looked("server", lambda: _server(folder, host, int(port)))
-    yield _looked("clock", lambda: _clock(folder, str(site.server)))
+    yield _looked("clock", lambda: _clock(folder, server))
 
 
 def _looked(what: str, look: Callable[[], str]) -> Finding:

@@ -33,9 +33,11 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from feddat.app.grid import CLIENT_KEY
@@ -78,20 +80,45 @@ def run_node(
     # Flower has no option for it: what is sent, and how often.
     vars(sender)["HEARTBEAT_DEFAULT_INTERVAL"] = vars(connection)["HEARTBEAT_DEFAULT_INTERVAL"] = heartbeat
     sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
+    refused = threading.Event()
+    vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused)
     threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file).serve, daemon=True).start()
+    failed = False
     try:
         flower_supernode()
     except SystemExit as end:
-        if not end.code or not again:
+        failed = bool(end.code)
+        if not again or not (failed or refused.is_set()):
             raise
-        log.warning("not let in by the server (it said why, above); trying again")
+    if again and (failed or refused.is_set()):
+        log.warning("not let in by the server; trying again")
         time.sleep(AGAIN_SECONDS)
         # Flower leaves threads behind that end this process soon; nothing of it is to stay.
         os.execv(sys.executable, [sys.executable, "-m", "feddat.cli", *again])
 
 
+def _noting(refused: threading.Event) -> type[NodeAuthHttpInterceptor]:
+    """Return what signs a node's messages, and notes that the server does not take its signature.
+
+    Flower then ends the node as if somebody had asked for it.
+    """
+
+    class Noting(NodeAuthHttpInterceptor):
+        def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+            answer = super().intercept(context, call_next)
+            if answer.status_code == httpx.codes.UNAUTHORIZED:
+                refused.set()
+            return answer
+
+    return Noting
+
+
 class _Tasks:
-    """Takes messages from the SuperNode of this process, and gives back answers."""
+    """Takes messages from the SuperNode of this process, and gives back answers.
+
+    Each in a thread of its own, though only one is answered at a time: a message whose server was killed while it sent
+    it never becomes whole, and Flower waits for hours for the rest.
+    """
 
     def __init__(self, address: str, log_file: Path | None) -> None:
         self._address = address

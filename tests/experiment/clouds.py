@@ -1,0 +1,102 @@
+"""A SuperLink with TLS and keys, and SuperNodes, as processes on this machine: what the tests of deployments share."""
+
+import json
+import time
+from contextlib import contextmanager
+
+from two_clients import numbers
+
+from feddat.deploy.control import Control, app_project, let_in
+from feddat.deploy.folder import node_arguments, write_consortium
+from feddat.deploy.launch import start_link
+from feddat.deploy.processes import Processes, free_ports
+from feddat.experiment.app_config import AppConfig, to_flat, to_toml
+
+
+def alike(folder):
+    """Everything that must be equal; samples of answers are shown only where the data is on the server's machine."""
+    (folder / "predictions.json").write_text("[]")
+    return numbers(folder)
+
+
+def lines(path):
+    """Return the whole lines of a log that may not be there yet."""
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
+
+
+def has(path, **fields):
+    """Tell whether a log has a line with these fields."""
+    return any(fields.items() <= line.items() for line in lines(path))
+
+
+def log_of(cloud, name):
+    """Return what a process has printed."""
+    path = cloud.processes.log(name)
+    return path.read_text() if path.exists() else ""
+
+
+class Cloud:
+    """A consortium of ann and bob, whose SuperLink runs.
+
+    Attributes:
+        folder, server: where everything lies, and the server's part of it.
+        processes: those that run.
+        control: the SuperLink's.
+    """
+
+    def __init__(self, folder, processes):
+        self.folder, self.processes = folder, processes
+        link, *self._ports = free_ports(20)
+        self.server = write_consortium(folder / "c", ["ann", "bob"], ["127.0.0.1"], link)
+        self.control = None
+        self.start_link()
+
+    def start_link(self):
+        """Start the SuperLink, and wait until it answers."""
+        if self.control is not None:
+            self.control.close()
+        start_link(self.processes, self.server)
+        self.control = Control(self.server.local_address, self.server.authority)
+        self.control.wait(120)
+        let_in(self.control, self.server)
+
+    def node(self, name, client="ann", place=None, address=None, heartbeat=30):
+        """Start a node."""
+        place = place or self.folder / "c" / "clients" / client
+        arguments = ["--log-file", str(self.log(name)), "--heartbeat", str(heartbeat)]
+        arguments += node_arguments(place, address or self.server.local_address, client)
+        home = {"FLWR_HOME": str(self.folder / "homes" / name)}
+        self.processes.start(name, ["deploy", "node", str(self._ports.pop()), *arguments], home)
+
+    def log(self, name):
+        """Return the log that a node keeps of what it does."""
+        return self.folder / "state" / f"{name}.jsonl"
+
+    def start_run(self, config, **options):
+        """Start a run; return its number."""
+        config = config.updated({"runs_dir": str(config.runs_dir.resolve())})
+        return self.control.start_run({}, app_project(to_toml(to_flat(AppConfig(config, **options)))))
+
+    def end_of(self, run):
+        """Return the reason for which a run has ended; empty where it has ended well."""
+        self.wait(lambda: self.control.failure(run) is not None)
+        return self.control.failure(run)
+
+    def wait(self, done, seconds=400):
+        """Wait until something is true, and return it."""
+        end = time.monotonic() + seconds
+        while not (found := done()):
+            assert time.monotonic() < end, "\n".join(
+                f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted((self.folder / "logs").iterdir())
+            )
+            time.sleep(0.05)
+        return found
+
+
+@contextmanager
+def open_cloud(folder):
+    """Start a cloud, and end all of its processes."""
+    with Processes(folder / "logs") as processes:
+        cloud = Cloud(folder, processes)
+        yield cloud
+        cloud.control.close()
