@@ -1,0 +1,64 @@
+"""How a node takes its messages: what became of one does not keep it from the next."""
+
+import threading
+from contextlib import suppress
+from types import SimpleNamespace
+
+from flwr.proto.runtime_pb2 import AcquireTaskResponse
+from flwr.proto.task_pb2 import Task
+
+from feddat.deploy import node
+from feddat.deploy.names import CLIENT_APP
+
+
+def test_a_message_that_never_becomes_whole_does_not_keep_the_node_from_the_next(monkeypatch, caplog):
+    """Its server was killed while it sent it; Flower waits two hours for the rest."""
+    tokens, answered, over = ["torn", "broken", "whole"], [], threading.Event()
+
+    class SuperNode:
+        def __init__(self, token=None):
+            self.token = token
+
+        def AcquireTask(self, request):
+            if over.is_set():
+                raise SystemExit
+            return AcquireTaskResponse(task=Task(), token=tokens.pop(0)) if tokens else AcquireTaskResponse()
+
+        def close(self):
+            pass
+
+    def pull(client):
+        if client.token == "torn":
+            over.wait(60)
+        if client.token != "whole":
+            raise RuntimeError("No messages received")
+        return "message", "context", None, SimpleNamespace(content=b"")
+
+    def push(client, reply, context):
+        answered.append(reply)
+        over.set()
+
+    components = {"tool": {"flwr": {"app": {"components": {"clientapp": CLIENT_APP}}}}}
+    heartbeat = SimpleNamespace(start=lambda: None, is_running=False)
+    monkeypatch.setattr(node, "PAUSE", 0.01)
+    monkeypatch.setattr(node, "pull_task_input", pull)
+    monkeypatch.setattr(node, "push_message", push)
+    monkeypatch.setattr(node, "push_task_output", lambda *of: None)
+    monkeypatch.setattr(node, "get_fab_config", lambda content: components)
+    monkeypatch.setattr(node, "HeartbeatSender", lambda beat: heartbeat)
+    monkeypatch.setattr(node, "make_task_heartbeat_fn_http", lambda client: None)
+    tasks = node._Tasks("127.0.0.1:1", None)
+    monkeypatch.setattr(tasks, "_client", SuperNode)
+    reply = SimpleNamespace(has_error=lambda: False)
+    monkeypatch.setattr(tasks._worker, "answer", lambda message, context: reply)
+
+    def serve():
+        with suppress(SystemExit):
+            tasks.serve()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert over.wait(10), "the third message is stuck behind the first"
+    thread.join(10)
+    assert answered == [reply]
+    assert "a message could not be answered" in caplog.text
