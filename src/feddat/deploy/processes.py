@@ -63,18 +63,17 @@ class Processes:
     def kill(self, name: str) -> None:
         """End a process and everything it started at once, as a power cut would."""
         process = self._running.pop(name)
-        _signal(process, signal.SIGKILL)
-        process.wait()
+        _kill(process, _below(process.pid))
 
     def stop(self, name: str) -> None:
         """End a process, and after a while whatever it has left behind."""
         process = self._running.pop(name)
+        below = _below(process.pid)
         with suppress(ProcessLookupError):
             process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(GRACE)
-        _signal(process, signal.SIGKILL)
-        process.wait()
+        _kill(process, below)
 
     def __enter__(self) -> Processes:
         """Return itself."""
@@ -88,10 +87,27 @@ class Processes:
             self.stop(name)
 
 
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
-    """Send a signal to a process's group, whose number is its own; it may be gone."""
+def _kill(process: subprocess.Popen[bytes], below: Sequence[int]) -> None:
+    """Kill a process's group, whose number is its own, and those below it in groups of their own; all may be gone."""
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGKILL)
+    for pid in below:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def _below(pid: int) -> list[int]:
+    """Return the processes that a process has started, and those that these have; where the system tells (Linux).
+
+    Flower's SuperLink starts its server apps out of its own group; left alone they notice after some seconds.
+    """
+    found = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            for child in (thread / "children").read_text().split():
+                found += [int(child), *_below(int(child))]
+    return found
 
 
 def free_ports(count: int) -> list[int]:
