@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,8 @@ def _follow(
                 progress(event)
             time.sleep(PAUSE)
     except BaseException:
-        runtime.control.stop(run)
+        with suppress(httpx.HTTPError):  # a SuperLink that is gone cannot be told
+            runtime.control.stop(run)
         raise
     for event in events:
         progress(event)

@@ -1,0 +1,25 @@
+"""A run that is driven from here while its server is elsewhere."""
+
+import httpx
+import pytest
+
+from feddat.deploy import launch
+from feddat.deploy.control import DeployError
+from feddat.experiment import Experiment
+
+
+def test_a_server_that_is_lost_is_named_and_the_run_can_be_resumed(make_config):
+    class Control:
+        address = "127.0.0.1:9092"
+
+        def start_run(self, *of):
+            return 1
+
+        def failure(self, run):
+            raise httpx.ConnectError("Connection refused")
+
+        stop = failure
+
+    runtime = launch._Runtime(Control())
+    with pytest.raises(DeployError, match=r"SuperLink 127\.0\.0\.1:9092: lost: .*; resume the run when it is back"):
+        launch._follow(Experiment(make_config()), runtime, lambda event: None, False, False)
