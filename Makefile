@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo bench test test-slow lint types format clean
+.PHONY: demo bench test test-slow consortium lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/feddat demo
@@ -24,6 +24,9 @@ test: lint types
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
+
+consortium: $(VENV)/.installed
+	$(BIN)/pytest -m slow -rP tests/experiment/test_consortium_example.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

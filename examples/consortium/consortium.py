@@ -5,6 +5,9 @@
 A SuperLink and three SuperNodes run as processes of their own on 127.0.0.1, each node with its own data folder, keys
 and state. In round 2 one node is killed; in round 4 it comes back and finds its personal state; in round 5 the server
 is killed, started again, and the run resumed. It ends with the table of scores.
+
+Everything happens when a line of a log says that it is time, not after so many seconds, so that the scores are the same
+however fast the machine is.
 """
 
 from __future__ import annotations
@@ -12,22 +15,25 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 from PIL import Image
 
 from feddat.benchmarks import load_benchmark
+from feddat.deploy.control import Control
 from feddat.deploy.folder import ServerFolder, write_consortium
 from feddat.deploy.processes import Processes, free_ports
 from feddat.example import ClientData
 from feddat.example import Image as Pixels
+from feddat.site import read_site
 
 HOSPITALS = {"north": "sketch", "south": "night", "west": "photo"}
 ROUNDS = 6
-#: Seconds after which a round goes on without those who have not answered.
-DEADLINE = 20
+#: Seconds between a node's signs of life; after two without any it is given up.
+HEARTBEAT = 10
+#: Seconds between two looks into a log.
+PAUSE = 0.05
 
 
 def main(folder: Path) -> None:
@@ -39,7 +45,7 @@ def main(folder: Path) -> None:
 
     link_port, *node_ports = free_ports(1 + len(HOSPITALS))
     server = write_consortium(folder / "consortium", list(HOSPITALS), ["127.0.0.1"], link_port)
-    data = {client.name: client for client in load_benchmark("mini/domain", 0, 48, 24).clients}
+    data = {client.name: client for client in load_benchmark("mini/domain", 0, 24, 24).clients}
     for (name, domain), port in zip(HOSPITALS.items(), node_ports, strict=True):
         write_data(data[domain], folder / "data" / name)
         fill_in(folder / "consortium" / "clients" / name / "client.yaml", folder / "data" / name, port)
@@ -52,36 +58,39 @@ def main(folder: Path) -> None:
             start_client(processes, server, name)
         processes.start("run", ["run", "-c", str(server.path / "run.yaml")])
         run = server.path / "runs" / "first"
-        wait_for(processes, run, lambda done: done >= 1)
+        wait_for(processes, own_log(server, "west"), event="asked", kind="train", round=2)
         processes.kill("west")
-        say("round 2: killed the node of west")
-        wait_for(processes, run, lambda done: done >= 3)
-        say(f"rounds 2 and 3 went on without it: {', '.join(problems(run))}")
+        say("round 2: killed the node of west at its training")
+        wait_for(processes, run / "log.jsonl", event="asked", kind="train", round=4)
+        say(f"rounds 2 and 3 went on without it: {'; '.join(problems(run))}")
         start_client(processes, server, "west")
         say("round 4: started the node of west again")
-        wait_for(processes, run, lambda done: done >= 4)
+        wait_for(processes, run / "log.jsonl", event="asked", kind="train", round=5)
         processes.kill("superlink")
         processes.kill("run")
         say("round 5: killed the server")
         start_server(processes, server)
         processes.start("run", ["run", "--resume", str(run)])
         say("started it again and resumed the run")
-        wait_for(processes, run, lambda done: (run / "summary.json").is_file())
+        wait_for(processes, run / "log.jsonl", event="done")
         while "run" not in processes.ended():
-            time.sleep(0.2)
+            time.sleep(PAUSE)
         summary = json.loads((run / "summary.json").read_text())
-        trained = [line for line in metrics(run) if line.get("split") == "train"]
         for name in HOSPITALS:
+            trained = [line for line in lines(run / "metrics.jsonl") if line.get("split") == "train"]
             rounds = (str(line["round"]) for line in trained if line["client"] == name)
             say(f"{name} trained in rounds {', '.join(rounds)}")
-        say(f"{summary['rounds']} rounds, {summary['failed']} answers missing, none lost")
+        say(f"{summary['rounds']} rounds; answers missing: {summary['failed']}; lost: nothing")
     table = processes.log("run").read_text().splitlines()
     print("\n".join(table[max(i for i, line in enumerate(table) if line.startswith("FedDAT on")) :]))
 
 
 def start_server(processes: Processes, server: ServerFolder) -> None:
-    """Start the SuperLink as its administrator does."""
+    """Start the SuperLink as its administrator does, and wait until it answers."""
     processes.start("superlink", ["deploy", "server", str(server.path)])
+    control = Control(server.local_address, server.authority)
+    control.wait(120)
+    control.close()
 
 
 def start_client(processes: Processes, server: ServerFolder, name: str) -> None:
@@ -90,27 +99,29 @@ def start_client(processes: Processes, server: ServerFolder, name: str) -> None:
     processes.start(name, ["deploy", "client", str(place)], {"FLWR_HOME": str(place / "flwr")})
 
 
-def wait_for(processes: Processes, run: Path, done: Callable[[int], bool]) -> None:
-    """Wait until ``done`` of the number of rounds that are over."""
-    while not done(rounds_done(run)):
+def own_log(server: ServerFolder, name: str) -> Path:
+    """Return the log that a client's processes keep on their own machine."""
+    return read_site(server.path.parent / "clients" / name / "client.yaml").log_file
+
+
+def wait_for(processes: Processes, log: Path, **fields: str | int) -> None:
+    """Wait until a line with these fields is in a log."""
+    while not any(fields.items() <= line.items() for line in lines(log)):
         if "run" in (ended := processes.ended()) and ended["run"] != 0:
             sys.exit(f"the run ended early:\n{processes.log('run').read_text()}")
-        time.sleep(0.2)
+        time.sleep(PAUSE)
 
 
-def rounds_done(run: Path) -> int:
-    """Return the last round of which there is a checkpoint."""
-    return max((int(path.stem.removeprefix("round-")) for path in run.glob("checkpoints/round-*")), default=0)
-
-
-def metrics(run: Path) -> list[dict]:
-    """Return the lines of the run's metrics."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+def lines(file: Path) -> list[dict]:
+    """Return the whole lines of a file of JSON lines that may not be there yet."""
+    if not file.is_file():
+        return []
+    return [json.loads(line) for line in file.read_text().split("\n")[:-1]]
 
 
 def problems(run: Path) -> list[str]:
-    """Return what the run noted about clients that did not answer, each once."""
-    return list(dict.fromkeys(f"{line['client']} {line['failed']}" for line in metrics(run) if "failed" in line))
+    """Return what the run noted about clients that did not answer."""
+    return [f"{line['client']}: {line['failed']}" for line in lines(run / "metrics.jsonl") if "failed" in line]
 
 
 def write_run(server: ServerFolder) -> None:
@@ -118,9 +129,9 @@ def write_run(server: ServerFolder) -> None:
     path = server.path / "run.yaml"
     settings = yaml.safe_load(path.read_text())
     settings |= {"rounds": ROUNDS, "runs_dir": str(server.path / "runs"), "threads": 1}
-    settings["server"]["deadline"] = DEADLINE
     settings["runtime"]["server"] = str(server.path)
-    settings["train"] = {"lr": 2e-3, "batch_size": 16}
+    settings["train"] = {"lr": 2e-3, "batch_size": 8}
+    settings["eval"] = {"every": 3}
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
@@ -128,7 +139,7 @@ def fill_in(path: Path, data: Path, port: int) -> None:
     """Fill in a client.yaml: where this hospital's data lies."""
     settings = yaml.safe_load(path.read_text())
     settings["data"] = {split: str(data / f"{split}.jsonl") for split in ("train", "validation", "test")}
-    settings |= {"node_port": port, "threads": 1}
+    settings |= {"node_port": port, "threads": 1, "heartbeat": HEARTBEAT}
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 

@@ -1,6 +1,7 @@
 """The example of a consortium runs to its end, whatever is killed on the way."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,17 @@ import yaml
 EXAMPLE = Path(__file__).parents[2] / "examples" / "consortium"
 
 
-@pytest.mark.slow  # three minutes: a node that was killed must first be given up
+@pytest.mark.slow  # minutes (`make consortium`): a node that was killed must first be given up
 def test_three_hospitals_go_through_it_all(tmp_path):
     script = EXAMPLE / "consortium.py"
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True) as example:
+        try:
+            printed, _ = example.communicate(timeout=900)
+        except subprocess.TimeoutExpired:
+            example.send_signal(signal.SIGINT)  # so that it ends what it has started
+            printed, _ = example.communicate()
+    print(printed)
+    assert example.returncode == 0
     server = tmp_path / "consortium" / "server"
     run = server / "runs" / "first"
     summary = json.loads((run / "summary.json").read_text())
@@ -28,12 +35,13 @@ def test_three_hospitals_go_through_it_all(tmp_path):
         for name in summary["clients"]
     }
     assert rounds["north"] == rounds["south"] == [1, 2, 3, 4, 5, 6]
-    assert rounds["west"][0] == 1
-    assert 2 not in rounds["west"]
-    assert rounds["west"][-2:] == [5, 6]
+    assert rounds["west"] == [1, 5, 6]
+    assert [line["failed"] for line in lines if "failed" in line] == [
+        "its node has gone: two heartbeats without a sign of life"
+    ]
     # West's state of round 1 was found again by its name, and gone on from.
     site = yaml.safe_load((tmp_path / "consortium" / "clients" / "west" / "client.yaml").read_text())
     states = list((tmp_path / "consortium" / "clients" / "west" / site["state"]).rglob("round-*.safetensors"))
     assert {path.parent.name for path in states} == {"west"}
     assert len({path.parent.parent for path in states}) == 1, "one run, resumed"
-    assert done.stdout.rstrip().endswith("report.html")
+    assert printed.rstrip().endswith("report.html")
