@@ -9,7 +9,7 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("example", "files", "kinds", "log", "parent", "precision", "seeding"),
+    ("example", "files", "kinds", "log", "parent", "phases", "precision", "seeding"),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks"),
     ("algorithms", "benchmarks", "site"),
     ("client", "pretrain"),

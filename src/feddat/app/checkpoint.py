@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from feddat.files import write_atomic
+from feddat.phases import phase
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class Checkpoints:
         self.folder = folder
         self.config_hash = config_hash
 
+    @phase("checkpoints")
     def save(self, state: ServerState) -> Path:
         """Write the state after a round and remove those older than the newest two.
 
@@ -90,6 +92,7 @@ class Checkpoints:
             raise CheckpointError(f"checkpoint {path}: {error.strerror}; the run can be resumed from before") from None
         return path
 
+    @phase("checkpoints")
     def latest(self) -> ServerState | None:
         """Return the newest readable state; ``None`` if there is none. A damaged file is skipped with a warning.
 

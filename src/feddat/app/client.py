@@ -18,6 +18,7 @@ from feddat.app import messages, wire
 from feddat.app.grid import CLIENT_KEY
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import EvalResult, FitResult
+from feddat.phases import phase
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fie
     log.info("client %s, round %d: %s", here.who.name, ask.round, message, extra={"event": what})
 
 
+@phase("messages")
 def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor]) -> wire.Packed:
     """Return what travels, packed as the server asks; what that loses is kept beside the client's personal state."""
     base = ask.shared if ask.wire.delta else None

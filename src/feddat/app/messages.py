@@ -34,6 +34,7 @@ from torch import Tensor
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
 from feddat.config import SHARING, Sharing, WireConfig
+from feddat.phases import phase
 
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
 FORMAT, DELTA = "wire.format", "wire.delta"
@@ -123,11 +124,13 @@ class EvaluateReply:
     examples: dict[str, int]
 
 
+@phase("messages")
 def wire_size(message: Message) -> int:
     """Return the serialised size of a message's content in bytes; the envelope (ids, time stamps) is not counted."""
     return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
 
 
+@phase("messages")
 def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     """Return tensors as an ArrayRecord of float32 NumPy arrays, and arrays as they are, in the order given."""
     return ArrayRecord(
@@ -140,6 +143,7 @@ def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     )
 
 
+@phase("messages")
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     """Return an ArrayRecord's arrays as tensors."""
     return {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
@@ -166,6 +170,7 @@ def instruction_config(
     return ConfigRecord({ROUND: round, "rounds": rounds, "split": split, "final": final, "run": run, "model": identity})
 
 
+@phase("messages")
 def instruction_content(
     arrays: ArrayRecord,
     config: ConfigRecord,
@@ -192,6 +197,7 @@ def read_run(message: Message) -> str:
     return str(message.content.config_records[CONFIG]["run"])
 
 
+@phase("messages")
 def read_instruction(message: Message) -> Instruction:
     """Return what a train or evaluate message asks for."""
     content = message.content
@@ -227,6 +233,7 @@ def name_reply(message: Message, member: Member) -> Message:
     return Message(RecordDict({CONFIG: config}), reply_to=message)
 
 
+@phase("messages")
 def train_reply(
     message: Message,
     round: int,
@@ -249,6 +256,7 @@ def train_reply(
     return Message(content, reply_to=message)
 
 
+@phase("messages")
 def evaluate_reply(
     message: Message,
     round: int,
@@ -296,6 +304,7 @@ def read_name(message: Message) -> Member:
     )
 
 
+@phase("messages")
 def read_train_reply(
     message: Message,
     client: str,
@@ -349,6 +358,7 @@ def read_train_reply(
     )
 
 
+@phase("messages")
 def read_evaluate_reply(message: Message, member: Member, round: int, routes: Sequence[str]) -> EvaluateReply:
     """Return a checked evaluate reply: for every member with examples, one score in [0, 100] per route.
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading
+
+if TYPE_CHECKING:
+    from feddat.experiment import Experiment
+    from feddat.experiment.profile import Profile
 
 
 def run(
@@ -18,6 +24,9 @@ def run(
         Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run in this folder, with its own settings.")
     ] = None,
     overwrite: Overwrite = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say where its time goes, and write traces of a few steps (Perfetto).")
+    ] = False,
 ) -> None:
     """Run one federation and write its folder."""
     from feddat.config import ConfigError
@@ -41,14 +50,43 @@ def run(
     from feddat.live import RunDisplay
     from feddat.report import read_folder, tables
 
+    if profile and (kind := experiment.config.runtime.kind) != "in-process":
+        raise ConfigError(f"--profile: it sees this process alone, but runtime is {kind}; leave one of them out")
     folder = experiment.folder.path
     source = experiment.config.benchmark or "own data"
     title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
-    with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display:
+    watched = _profile(experiment) if profile else None
+    with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display, watched or nullcontext():
         run_in(experiment, display, resume=resume is not None, overwrite=overwrite)
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
-    print_paths(folder=folder, report=folder / "report.html")
+    paths = {"folder": folder, "report": folder / "report.html"}
+    if watched is not None:
+        _show_profile(watched)
+        paths["profile"] = watched.write(folder / "profile")[0].parent
+    print_paths(**paths)
+
+
+def _profile(experiment: Experiment) -> Profile:
+    from feddat.experiment.profile import Profile
+
+    return Profile(experiment.config.device)
+
+
+def _show_profile(profile: Profile) -> None:
+    """Print where the time went: by phase, and the operators that took most of what the profiler saw."""
+    tables = {"phase": profile.phases()}
+    for stretch in profile.traces:
+        rows = profile.operators(stretch)
+        tables[f"operator, {stretch}"] = [row | {"phase": row["name"]} for row in rows]
+    for title, rows in tables.items():
+        shown = Table(title, box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+        for heading in ("calls", "seconds", "share"):
+            shown.add_column(heading, justify="right")
+        for row in rows:
+            share = "" if row["share"] is None else f"{100 * row['share']:.1f} %"
+            shown.add_row(row["phase"], str(row["calls"] or ""), f"{row['seconds']:.3f}", share)
+        out.print(shown, "")
 
 
 def report(

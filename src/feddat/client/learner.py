@@ -14,6 +14,7 @@ from feddat.client.member import Member
 from feddat.client.momentum import MomentumCopy
 from feddat.models.base import Backbone, StagedBackbone
 from feddat.models.generative import ReadingBackbone
+from feddat.phases import phase
 
 
 class BatchLearner:
@@ -121,11 +122,13 @@ class BatchLearner:
         self.backward(loss)
         self.step(adapters, head)
 
+    @phase("backward")
     def backward(self, loss: Tensor) -> None:
         """Drop all gradients (or zero them: a trap of the published code) and run backward."""
         self._training().zero_grad(set_to_none=not self._zeroes_gradients)
         loss.backward()  # type: ignore[no-untyped-call]
 
+    @phase("update")
     def step(self, adapters: Collection[str] | None = None, head: bool = True) -> None:
         """Clip where configured and take one optimizer step, with only some adapters and the heads if so asked."""
         optimizer = self._training()

@@ -19,6 +19,7 @@ from feddat.example import ClientData, DataError, Example, View
 from feddat.models.base import Backbone, EncodedViews
 from feddat.models.fusion import FusedBackbone
 from feddat.models.generative import GenerativeBackbone, ReadingBackbone
+from feddat.phases import phase
 from feddat.seeding import derive
 from feddat.tasks import make_task
 
@@ -132,6 +133,7 @@ class Member:
                 raise ConfigError(f"head.init: words, but model {self._backbone.name} has no masked-word head")
         return self.task.build_head(self._backbone.feature_dim, words)
 
+    @phase("inputs")
     def prepared(self, split: str) -> Prepared:
         """Return ``train``, ``validation`` or ``test``, encoded at the first call.
 
@@ -148,17 +150,20 @@ class Member:
             self._prepared[split] = Prepared(views, targets.to(self.device), len(examples), answers)
         return self._prepared[split]
 
+    @phase("inputs")
     def inputs(self, views: EncodedViews, indices: Tensor) -> dict[str, Tensor]:
         """Return the backbone's inputs of the examples at ``indices`` (N,): N * V rows, example by example."""
         count = self.task.views_per_example
         rows = indices if count == 1 else (indices[:, None] * count + torch.arange(count)).flatten()
         return views.batch(rows, self.device)
 
+    @phase("inputs")
     def training_inputs(self, part: Prepared, indices: Tensor) -> dict[str, Tensor]:
         """Return the inputs of the examples at ``indices`` (N,), with their annotated answers if it writes them."""
         inputs = self.inputs(part.views, indices)
         return inputs if part.answers is None else inputs | part.answers.batch(indices, self.device)
 
+    @phase("inputs")
     def encode_unseen(self, examples: Sequence[Example]) -> EncodedViews:
         """Return the encoded views of examples outside every split; kept nowhere."""
         return self._backbone.encode(self._views(examples))

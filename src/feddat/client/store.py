@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from feddat.files import write_atomic
+from feddat.phases import phase
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class PersonalStore:
         self.folder = self.root / client
         self.label = label
 
+    @phase("checkpoints")
     def save(self, round: int, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
         """Write the state after ``round``, then drop all but the newest two and any of later rounds.
 
@@ -76,6 +78,7 @@ class PersonalStore:
             if old not in kept:
                 self._path(old).unlink(missing_ok=True)
 
+    @phase("checkpoints")
     def load(self, before_round: int) -> State | None:
         """Return the newest readable state of a round earlier than ``before_round``, or ``None`` where there is none.
 

@@ -30,6 +30,7 @@ from feddat.client.traps import Traps
 from feddat.config import AlgorithmConfig, RunConfig
 from feddat.example import ClientData, DataError, Example
 from feddat.models.base import Backbone, StagedBackbone
+from feddat.phases import phase
 from feddat.seeding import derive, torch_generator
 
 
@@ -302,7 +303,7 @@ class Participant:
             targets = part.targets[indices.to(part.targets.device)]
             alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
             learner.take(member, member.training_inputs(part, indices), targets, alpha)
-            values = algorithm.step(learner, context)
+            values = self._step(algorithm, learner, context)
             keys = list(values)
             log.append(torch.stack([*values.values(), learner.take_norm()]))
         self.adapters.model.zero_grad(set_to_none=True)  # of entries that rest, too
@@ -315,6 +316,10 @@ class Participant:
         metrics["steps"] = float(len(plan))
         metrics["seconds"] = time.perf_counter() - started
         return metrics, sent
+
+    @phase("forward")
+    def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
+        return algorithm.step(learner, context)
 
     def _momentum_copy(self) -> MomentumCopy | None:
         """Return the teacher of momentum distillation as this client left it; ``None`` where there is none."""
@@ -335,6 +340,7 @@ class Participant:
                 f"{table[step, column].item()}; lower train.lr or set train.clip_norm"
             )
 
+    @phase("evaluation")
     def _scores(
         self, member: Member, part: Prepared, routes: Sequence[str], algorithm: Algorithm, context: RoundContext
     ) -> dict[str, float]:
@@ -349,6 +355,7 @@ class Participant:
                     scores[route].append(member.task.scores(algorithm.answer(learner, route, context), targets))
         return {route: 100.0 * torch.cat(found).double().mean().item() for route, found in scores.items()}
 
+    @phase("prefix")
     def _carried(self, member: str, part: Prepared, split: str) -> Prepared:
         """Return a split whose frozen part of the forward pass is done, if that is kept; the model's mode is set."""
         if self._prefixes is None or not isinstance(self.backbone, StagedBackbone) or not part.size:
@@ -383,6 +390,7 @@ class Participant:
         self._train(Local(), self.config.algorithm.personal_epochs, "personal", context)
         self._personal_store.save(round, pack(Local(), self.adapters, self.members, {}), self._meta(None))
 
+    @phase("checkpoints")
     def _restore(
         self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None, training: bool
     ) -> RoundContext:

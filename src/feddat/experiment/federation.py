@@ -34,6 +34,7 @@ from feddat.models.base import Backbone
 from feddat.models.fusion import FusedBackbone
 from feddat.models.number_formats import Format
 from feddat.models.weights import weights_hash
+from feddat.phases import phase
 from feddat.seeding import numpy_generator, torch_generator
 
 #: Name of the one participant of a centralised method.
@@ -123,6 +124,7 @@ class Federation:
         return Member(name, tuple(participant.members), count, self.foundation.config.share_metrics)
 
 
+@phase("loading")
 def load_foundation(config: RunConfig) -> Foundation:
     """Load what a run's server needs, and every client of it.
 
@@ -175,6 +177,7 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
     return build_federation(config, load_clients(config), clients_folder)
 
 
+@phase("loading")
 def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_folder: Path) -> Federation:
     """Load the model, and put a federation of the given clients together, see :func:`load_federation`."""
     data = {client.name: client for client in clients}
@@ -265,6 +268,7 @@ def participant_names(config: RunConfig) -> list[str]:
     return sorted(client.name for client in load_clients(config))
 
 
+@phase("loading")
 def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
     """Return the clients' data: of the benchmark, or their own; each dealt out to ``split_clients``.
 
