@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -208,12 +208,24 @@ class RuntimeConfig(_Section):
         "in-process",
         description="clients take turns in this process; or Flower's simulation (Ray); or SuperLink and SuperNodes",
     )
+    jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        1,
+        description="in-process: worker processes, of one thread each, in which clients take turns side by side; 1: "
+        "this process; auto: one per core where that is quicker, with a small model and without a GPU",
+    )
     actors: int = Field(1, ge=1, description="simulation: processes that clients take turns in")
     server: Path | None = Field(
         None,
         description="deployment: server folder of `feddat deploy init`, whose SuperLink runs; default: this machine "
         "runs a SuperLink and a SuperNode for every client",
     )
+
+    @model_validator(mode="after")
+    def _jobs_are_of_this_process(self) -> RuntimeConfig:
+        if self.kind != "in-process" and self.jobs not in (1, "auto"):
+            other = "; use actors" if self.kind == "simulation" else ""
+            raise ValueError(f"jobs: {self.jobs}, but they are for in-process clients, not for {self.kind}{other}")
+        return self
 
 
 class WireConfig(_Section):

@@ -8,7 +8,7 @@ from two_clients import numbers
 from feddat import phases
 from feddat.cli import main
 from feddat.experiment import Experiment, profile
-from feddat.experiment.profile import SKIPPED, STEPS, Profile
+from feddat.experiment.profile import STEPS, Profile
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_one_listens_at_a_time():
 
 
 def test_a_profiled_run_has_the_same_numbers_and_traces_of_a_few_steps(make_config, tmp_path):
-    settings = {"rounds": 3, "benchmark": None}
+    settings = {"rounds": 2, "train__epochs": 3}
     Experiment(make_config(name="plain", **settings)).run()
     with Profile() as watched:
         Experiment(make_config(name="watched", **settings)).run()
@@ -81,15 +81,15 @@ def test_a_profiled_run_has_the_same_numbers_and_traces_of_a_few_steps(make_conf
     files = {path.name: path for path in watched.write(tmp_path / "profile")}
     assert list(files) == ["profile.json", "trace-training.json", "trace-evaluation.json"]
     assert marks(files["trace-evaluation.json"])["evaluation"] == 1
-    # Two clients with two batches each: the steps after the first three lie in more than one turn.
+
     seen = marks(files["trace-training.json"])
-    assert seen["forward"] <= STEPS
-    assert seen["backward"] == seen["update"] == 2 * seen["forward"] > 0  # one of either adapter
+    assert seen["forward"] == STEPS
+    assert seen["backward"] == seen["update"] == 2 * STEPS  # one of either adapter
     tables = json.loads(files["profile.json"].read_text())
     found = {row["phase"]: row for row in tables["phases"]}
     assert found.keys() >= set("loading inputs forward backward update evaluation messages checkpoints other".split())
-    assert found["forward"]["calls"] == 2 * 2 * 3
-    assert found["evaluation"]["calls"] == 2 * (3 + 1)  # every round, and the final split
+    assert found["forward"]["calls"] == 2 * 2 * 3 * 2  # clients, batches, epochs, rounds
+    assert found["evaluation"]["calls"] == 2 * (2 + 1)  # every round, and the final split
     operators = tables["operators"]["training"]
     assert "aten::addmm" in {row["name"] for row in operators}
     assert [row["seconds"] for row in operators] == sorted((row["seconds"] for row in operators), reverse=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from worker_tasks import meet, work
 
-from feddat.experiment.workers import run_parallel
+from feddat.workers import run_parallel
 
 
 def test_a_worker_lives_long_and_is_replaced_when_it_dies(monkeypatch):
@@ -45,7 +45,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from worker_tasks import sleep
-from feddat.experiment.workers import run_parallel
+from feddat.workers import run_parallel
 run_parallel(sleep, {{"a": {str(tmp_path)!r}}}, 1)
 """
     parent = subprocess.Popen([sys.executable, "-c", script])

@@ -122,9 +122,10 @@ def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor
     if ask.wire.format != "int8" or not shared:
         return wire.pack(shared, ask.wire, base)[0]
     store = PersonalStore(works.store.root, works.store.client, label="residual")
-    round, kept, _ = store.load(ask.round) or (None, {}, {})
-    packed, left = wire.pack(shared, ask.wire, base, kept)
-    store.save(ask.round, left, {"previous": round})
+    with store.held():
+        round, kept, _ = store.load(ask.round) or (None, {}, {})
+        packed, left = wire.pack(shared, ask.wire, base, kept)
+        store.save(ask.round, left, {"previous": round})
     return packed
 
 

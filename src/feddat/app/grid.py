@@ -1,4 +1,4 @@
-"""The default runtime: a Flower Grid that calls the ClientApp in this process.
+"""Grids that carry messages on this machine: the default runtime calls the ClientApp in this process.
 
 Clients take their turns one after another, in the order of their names, over one frozen model in memory. What they
 receive and send are real Flower messages (arrays are serialised), so nothing but messages joins server and clients.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -24,23 +25,17 @@ CLIENT_KEY = "client"
 _SERVER_NODE = 0
 
 
-class InProcessGrid(Grid):
-    """Carry messages between the server and ClientApp calls in this process.
+class LocalGrid(Grid):
+    """What grids of this machine have in common: nodes that are always there, and who they are.
 
     Args:
-        app: what every client runs.
-        clients: client names; each gets a node id (1, 2, ... in sorted order) and a Context of its own.
+        clients: client names; each gets a node id (1, 2, ... in sorted order).
     """
 
-    def __init__(self, app: ClientApp, clients: Sequence[str], run_id: int = 1) -> None:
-        self._app = app
+    def __init__(self, clients: Sequence[str], run_id: int = 1) -> None:
         self._run = Run.create_empty(run_id)
-        # Flower makes a message only where it knows whose process this is.
-        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, _SERVER_NODE
-        self._contexts = {
-            node: Context(run_id, node, {CLIENT_KEY: name}, state=RecordDict(), run_config={})
-            for node, name in enumerate(sorted(clients), start=1)
-        }
+        identify(run_id)
+        self.names = dict(enumerate(sorted(clients), start=1))
         self._sent = 0
         self._replies: dict[str, Message] = {}
 
@@ -61,7 +56,7 @@ class InProcessGrid(Grid):
 
     def get_node_ids(self) -> list[int]:
         """Return the node ids, in the order of client names."""
-        return list(self._contexts)
+        return list(self.names)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Deliver messages at once, and keep the replies for :meth:`pull_messages`."""
@@ -74,27 +69,64 @@ class InProcessGrid(Grid):
         """Return the replies to pushed messages, each once."""
         return [self._replies.pop(key) for key in message_ids if key in self._replies]
 
+    @abstractmethod
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Yield the reply of each message's client, which takes its turn when its reply is asked for.
+        """Yield the replies in the order of client names; after ``timeout`` seconds no further turn begins.
 
-        An exception in a client becomes an error reply, as with Flower's own runtimes. A turn ends when its client is
-        done; after ``timeout`` seconds no other begins.
+        An exception in a client becomes an error reply, as with Flower's own runtimes.
         """
-        began = time.monotonic()
+
+    def _stamped(self, messages: Iterable[Message]) -> Iterator[Message]:
+        """Yield messages in the order of client names, each with an id."""
         for message in sorted(messages, key=lambda message: message.metadata.dst_node_id):
-            if timeout is not None and time.monotonic() - began >= timeout:
-                return
             self._sent += 1
             # Flower has no public setter: in its runtimes the server's side gives out the ids.
             message.metadata.__dict__["_message_id"] = str(self._sent)
-            yield self._deliver(message)
+            yield message
 
-    def _deliver(self, message: Message) -> Message:
-        context = self._contexts[message.metadata.dst_node_id]
-        try:
-            return self._app(message, context)
-        except Exception as error:  # Whatever a client raises must not stop the others.
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            # The server says it in one line; here is where, for those who ask.
-            log.debug("client %s failed", context.node_config[CLIENT_KEY], exc_info=True)
-            return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+class InProcessGrid(LocalGrid):
+    """Carry messages between the server and ClientApp calls in this process.
+
+    Args:
+        app: what every client runs.
+        clients: client names; each gets a Context of its own.
+    """
+
+    def __init__(self, app: ClientApp, clients: Sequence[str], run_id: int = 1) -> None:
+        super().__init__(clients, run_id)
+        self._app = app
+        self._contexts = {node: client_context(node, name, run_id) for node, name in self.names.items()}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Yield the reply of each message's client, which takes its turn when its reply is asked for."""
+        began = time.monotonic()
+        for message in self._stamped(messages):
+            if timeout is not None and time.monotonic() - began >= timeout:
+                return
+            yield deliver(self._app, message, self._contexts[message.metadata.dst_node_id])
+
+
+def identify(run_id: int) -> None:
+    """Tell Flower whose process this is: it makes messages only where it knows."""
+    TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, _SERVER_NODE
+
+
+def client_context(node: int, name: str, run_id: int) -> Context:
+    """Return the Context of a client of this machine."""
+    return Context(run_id, node, {CLIENT_KEY: name}, state=RecordDict(), run_config={})
+
+
+def deliver(app: ClientApp, message: Message, context: Context) -> Message:
+    """Return the ClientApp's reply; an exception becomes an error reply."""
+    try:
+        return app(message, context)
+    except Exception as error:  # Whatever a client raises must not stop the others.
+        # The server says it in one line; here is where, for those who ask.
+        log.debug("client %s failed", context.node_config[CLIENT_KEY], exc_info=True)
+        return failure(message, f"{type(error).__name__}: {error}")
+
+
+def failure(message: Message, reason: str) -> Message:
+    """Return the reply that tells that a message's client failed."""
+    return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, " ".join(reason.split())), reply_to=message)

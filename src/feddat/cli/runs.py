@@ -50,14 +50,16 @@ def run(
     from feddat.live import RunDisplay
     from feddat.report import read_folder, tables
 
-    if profile and (kind := experiment.config.runtime.kind) != "in-process":
-        raise ConfigError(f"--profile: it sees this process alone, but runtime is {kind}; leave one of them out")
+    runtime = experiment.config.runtime
+    if profile and (runtime.kind != "in-process" or runtime.jobs not in (1, "auto")):
+        other = f"runtime.jobs is {runtime.jobs}" if runtime.kind == "in-process" else f"runtime is {runtime.kind}"
+        raise ConfigError(f"--profile: it sees this process alone, but {other}; leave one of them out")
     folder = experiment.folder.path
     source = experiment.config.benchmark or "own data"
     title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
     watched = _profile(experiment) if profile else None
     with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display, watched or nullcontext():
-        run_in(experiment, display, resume=resume is not None, overwrite=overwrite)
+        run_in(experiment, display, resume=resume is not None, overwrite=overwrite, jobs=1 if profile else None)
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
     paths = {"folder": folder, "report": folder / "report.html"}

@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import re
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,13 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from feddat.files import write_atomic
+from feddat.files import locked, write_atomic
 from feddat.phases import phase
 
 log = logging.getLogger(__name__)
 
 #: Rounds kept: the newest, and the one before it for a server that resumes one round back.
 KEEP = 2
+#: Seconds to wait for another process that works on the same client's state.
+PATIENCE = 10.0
 
 #: Round, tensors by name, and what was stored beside them.
 State: TypeAlias = tuple[int, dict[str, Tensor], dict[str, Any]]
@@ -98,6 +103,33 @@ class PersonalStore:
                 f"only {', '.join(str(r) for r in later)}; resume from a later round or start a new run"
             )
         return None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing this client's states inside the block; wait a little for one that does.
+
+        A process that lost its server may still be at a turn when the run goes on elsewhere.
+
+        Raises:
+            StoreError: another process holds them for too long, or the folder cannot be made.
+        """
+        deadline = time.monotonic() + PATIENCE
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(locked(self.folder))
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise StoreError(
+                            f"client {self.client}: another process works on its personal state in {self.folder}"
+                        ) from None
+                    time.sleep(0.05)
+                except OSError as error:
+                    raise StoreError(
+                        f"client {self.client}: cannot use {self.folder}: {error.strerror or error}"
+                    ) from error
+            yield
 
     def read(self, round: int) -> State | None:
         """Return the state of exactly ``round``, or ``None`` where it is absent or unreadable (logged)."""

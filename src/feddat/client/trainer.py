@@ -152,16 +152,16 @@ class Participant:
             StoreError: the personal state cannot be read or written.
             DataError: there is nothing to train on.
         """
-        context = self._restore(shared, round, extras, training=True)
-        self.adapters.refresh_anchor()  # the stored one is that of the last round
-        copy = self._momentum_copy()
-        metrics, sent = self._train(
-            self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy
-        )
-        kept = copy.state() if copy is not None else {}
-        self.store.save(
-            round, pack(self.algorithm, self.adapters, self.members, context.state, kept), self._meta(context.previous)
-        )
+        with self.store.held():
+            context = self._restore(shared, round, extras, training=True)
+            self.adapters.refresh_anchor()  # the stored one is that of the last round
+            copy = self._momentum_copy()
+            metrics, sent = self._train(
+                self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy
+            )
+            kept = copy.state() if copy is not None else {}
+            state = pack(self.algorithm, self.adapters, self.members, context.state, kept)
+            self.store.save(round, state, self._meta(context.previous))
         return FitResult(
             shared=shared_state(self.algorithm, self.adapters) if self.algorithm.communicates else None,
             examples=int(metrics["examples"]),
@@ -388,7 +388,8 @@ class Participant:
             return
         self.adapters.copy("global", "local")
         self._train(Local(), self.config.algorithm.personal_epochs, "personal", context)
-        self._personal_store.save(round, pack(Local(), self.adapters, self.members, {}), self._meta(None))
+        with self._personal_store.held():
+            self._personal_store.save(round, pack(Local(), self.adapters, self.members, {}), self._meta(None))
 
     @phase("checkpoints")
     def _restore(

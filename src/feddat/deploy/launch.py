@@ -37,7 +37,11 @@ _SHOWN = frozenset({"start", "fit", "eval", "failed", "refused", "round"})
 
 
 def run_in(
-    experiment: Experiment, progress: Progress | None = None, resume: bool = False, overwrite: bool = False
+    experiment: Experiment,
+    progress: Progress | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    jobs: int | None = None,
 ) -> dict[str, Any]:
     """Run an experiment in the runtime that its configuration names; else as :meth:`Experiment.run`.
 
@@ -47,7 +51,7 @@ def run_in(
     """
     kind = experiment.config.runtime.kind
     if kind == "in-process":
-        return experiment.run(progress, resume=resume, overwrite=overwrite)
+        return experiment.run(progress, resume=resume, overwrite=overwrite, jobs=jobs)
     quiet_flower()
     with experiment.folder.locked():  # the server app locks it for the run itself
         experiment.folder.check(experiment.config, resume=resume, overwrite=overwrite)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.config import ConfigError, RunConfig
+from feddat.config import ConfigError, RunConfig, RuntimeConfig
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.run import Experiment
-from feddat.experiment.workers import run_parallel
+from feddat.workers import run_parallel
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +153,11 @@ def comparison_runs(
         raise ConfigError(f"runtime: {config.runtime.kind}, but the runs of a comparison are in-process; leave it out")
     if config.share_metrics != "scores":
         raise ConfigError(f"share_metrics: {config.share_metrics}, but scores are what is compared; leave it out")
+    if config.runtime.jobs not in (1, "auto"):
+        raise ConfigError(
+            f"runtime.jobs: {config.runtime.jobs}, but the runs of a comparison are side by side already; leave it out"
+        )
+    config = config.model_copy(update={"runtime": RuntimeConfig()})
     name = comparison_name(config)
     runs: dict[str, RunConfig] = {}
     for seed in seeds:

@@ -38,11 +38,11 @@ from feddat.data.cache import EncodingCache, image_folder, shards, text_folder, 
 from feddat.example import DataError
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, disk_errors, exclusive
-from feddat.experiment.workers import run_parallel
 from feddat.files import write_json
 from feddat.models.base import Encoder
 from feddat.models.catalog import load_encoder
 from feddat.tasks import make_task
+from feddat.workers import run_parallel
 
 #: A worker takes as long to load its libraries as it takes to encode so many images.
 IMAGES_PER_WORKER = 500

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from flwr.serverapp import Grid
 from feddat.app.checkpoint import Checkpoints
 from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
+from feddat.app.worker_grid import WorkerGrid
 from feddat.benchmarks import list_benchmarks
 from feddat.config import RunConfig, load_config
 from feddat.example import Example
+from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
 from feddat.experiment.federation import CENTRAL, load_federation, load_foundation, participant_names
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
@@ -64,14 +67,23 @@ class Experiment:
         folder = Path(folder)
         return cls(RunFolder(folder).read_config(), folder)
 
-    def run(self, progress: Progress | None = None, resume: bool = False, overwrite: bool = False) -> dict[str, Any]:
+    def run(
+        self,
+        progress: Progress | None = None,
+        resume: bool = False,
+        overwrite: bool = False,
+        jobs: int | None = None,
+    ) -> dict[str, Any]:
         """Run all rounds, write the run folder and return the summary.
+
+        A script that calls this with ``jobs`` (or ``runtime.jobs``) needs the usual ``if __name__ == "__main__":``.
 
         Args:
             progress: receives events, see :class:`~feddat.experiment.events.Announcer`.
             resume: go on from the last checkpoint of the folder, if there is one. The numbers are the same to the last
                 bit as those of a run never interrupted. A finished run returns its summary.
             overwrite: replace what the folder holds, if it is a run.
+            jobs: instead of ``runtime.jobs``.
 
         Raises:
             ConfigError: a setting cannot be used.
@@ -84,8 +96,17 @@ class Experiment:
             here = load_federation(self.settings, self.folder.clients)
             names = list(here.participants)
             service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
-            grid = InProcessGrid(make_client_app(lambda context, run: here.site(client_name(context))), names)
-            return lambda started: service.run(grid, started, list(here.data), lambda: here)
+            count = jobs or choose_jobs(self.settings, here)
+
+            def rounds(started: float) -> dict[str, Any]:
+                if count == 1:
+                    app = make_client_app(lambda context, run: here.site(client_name(context)))
+                    return service.run(InProcessGrid(app, names), started, list(here.data), lambda: here)
+                process = ClientProcess(self.settings, self.folder.clients)
+                with closing(WorkerGrid(process, names, count)) as grid, single_thread(self.settings):
+                    return service.run(grid, started, list(here.data), lambda: here)
+
+            return rounds
 
         return self._around(begin, progress, resume, overwrite)
 

@@ -48,20 +48,16 @@ def run_parallel(
     waiting = deque(tasks.items())
     results: dict[str, Any] = {}
     failures: dict[str, str] = {}
-    workers: dict[Connection, _Worker] = {}
+    workers: dict[Connection, Worker] = {}
     try:
         while waiting or workers:
             while waiting and len(workers) < jobs:
-                worker = _Worker(function)
+                worker = Worker(function)
                 workers[worker.pipe] = worker
                 worker.give(*waiting.popleft())
             for pipe in connection.wait(list(workers)):
                 worker = workers[pipe]  # type: ignore[index]
-                try:
-                    kind, value = worker.pipe.recv()
-                except (EOFError, OSError):
-                    worker.process.join()
-                    kind, value = "death", f"its process ended (exit code {worker.process.exitcode})"
+                kind, value = worker.receive()
                 if kind == "event":
                     on_event(worker.task, value)
                     continue
@@ -83,8 +79,12 @@ def run_parallel(
     return results, failures
 
 
-class _Worker:
-    """A process, the pipe to it, and the name of its current task."""
+class Worker:
+    """A process, the pipe to it, and the name of its current task.
+
+    Args:
+        function: what it does with all it is given; pickled once, so that an object may keep what it has loaded.
+    """
 
     def __init__(self, function: Function) -> None:
         context = get_context("spawn")
@@ -96,11 +96,24 @@ class _Worker:
         theirs.close()
 
     def give(self, name: str, argument: Any) -> None:
+        """Let it begin a task; one at a time."""
         self.task = name
         with suppress(OSError):  # a worker that died meanwhile: found out when its answer is asked for
             self.pipe.send(argument)
 
+    def receive(self) -> tuple[str, Any]:
+        """Wait for what it says next: an ``event``; then ``result``, or ``failure`` or ``death`` with the reason."""
+        try:
+            said: tuple[str, Any] = self.pipe.recv()
+        except (EOFError, OSError):
+            self.process.join()
+            code = self.process.exitcode or 0
+            how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended (exit code {code})"
+            return "death", f"its process {how}"
+        return said
+
     def stop(self) -> None:
+        """Let a worker that is idle end, and wait for that."""
         self.pipe.close()
         self.process.join()
 

@@ -1,0 +1,135 @@
+"""Clients side by side: the same messages, handed to worker processes that stay for the whole run.
+
+A turn depends on its message and on the client's own store alone, so that it does not matter which process it is taken
+in, or when: the numbers are those of turns in this process with as many threads.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import Any
+
+from flwr.app import Message
+
+from feddat.app.grid import LocalGrid, failure
+from feddat.workers import Function, Worker
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a worker is given.
+
+    Attributes:
+        client: name of the client whose turn it is.
+        message: to it.
+        run_id: the grid's.
+    """
+
+    client: str
+    message: Message
+    run_id: int
+
+
+class WorkerGrid(LocalGrid):
+    """Carry messages between the server and worker processes, each of which has one client's turn at a time.
+
+    A client goes to the worker that has its data prepared, if that one is free; a free worker takes over a client that
+    waits for a busy one. A worker that dies is replaced, and its client's reply is an error. What the package's loggers
+    say in a worker is said here (see :func:`feddat.experiment.client_process.ClientProcess`).
+
+    Args:
+        function: called in the workers, :class:`Turn` -> reply.
+        clients: client names.
+        jobs: number of processes; they start with the first messages, and end with :meth:`close`.
+    """
+
+    def __init__(self, function: Function, clients: Sequence[str], jobs: int, run_id: int = 1) -> None:
+        super().__init__(clients, run_id)
+        self._function, self._jobs, self._run_id = function, jobs, run_id
+        self._idle: list[Worker] = []
+        self._busy: dict[Worker, Message] = {}
+        self._homes: dict[int, Worker] = {}
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
+        """Yield the replies in the order of client names, while other turns go on.
+
+        Left before the end, workers that are still busy are ended.
+        """
+        began = time.monotonic()
+        waiting = list(self._stamped(messages))
+        nodes = deque(message.metadata.dst_node_id for message in waiting)
+        replies: dict[int, Message] = {}
+        try:
+            while nodes:
+                if waiting and timeout is not None and time.monotonic() - began >= timeout:
+                    never = {message.metadata.dst_node_id for message in waiting}
+                    nodes = deque(node for node in nodes if node not in never)
+                    waiting.clear()
+                while waiting and (worker := self._free()) is not None:
+                    self._give(worker, waiting)
+                while nodes and nodes[0] in replies:
+                    yield replies.pop(nodes.popleft())
+                if nodes:
+                    replies |= self._received()
+        finally:
+            for worker in self._busy:
+                worker.process.terminate()
+            self._busy.clear()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._busy:
+            worker.process.terminate()
+        for worker in self._idle:
+            worker.stop()
+        self._busy.clear()
+        self._idle.clear()
+        self._homes.clear()
+
+    def _free(self) -> Worker | None:
+        """Return a worker that is free, a new one where there may be one more; ``None``: all are busy."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.is_alive():
+                return worker
+            log.warning("an idle worker: %s; another takes its place", worker.receive()[1])
+            self._forget(worker)
+        return Worker(self._function) if len(self._busy) < self._jobs else None
+
+    def _give(self, worker: Worker, waiting: list[Message]) -> None:
+        """Let a worker begin the turn that suits it best: of a client it knows, or nobody does, or else the last."""
+        homes = [self._homes.get(message.metadata.dst_node_id) for message in waiting]
+        known = next((index for index, home in enumerate(homes) if home is worker), None)
+        fresh = next((index for index, home in enumerate(homes) if home is None), None)
+        message = waiting.pop(known if known is not None else fresh if fresh is not None else -1)
+        node = message.metadata.dst_node_id
+        self._homes[node], self._busy[worker] = worker, message
+        worker.give(self.names[node], Turn(self.names[node], message, self._run_id))
+
+    def _received(self) -> dict[int, Message]:
+        """Wait until some worker says something; return what replies came of it, by node."""
+        replies = {}
+        pipes: dict[Any, Worker] = {worker.pipe: worker for worker in self._busy}
+        for pipe in connection.wait(list(pipes)):
+            worker = pipes[pipe]
+            kind, value = worker.receive()
+            if kind == "event":
+                logging.getLogger(value["logger"]).log(value["level"], "%s", value["message"])
+                continue
+            message = self._busy.pop(worker)
+            replies[message.metadata.dst_node_id] = value if kind == "result" else failure(message, value)
+            if kind == "death":
+                self._forget(worker)
+            else:
+                self._idle.append(worker)
+        return replies
+
+    def _forget(self, worker: Worker) -> None:
+        self._homes = {node: home for node, home in self._homes.items() if home is not worker}
