@@ -304,7 +304,10 @@ class RunConfig(_Section):
         "computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
     )
     keep_clients: int = Field(
-        32, ge=1, description="so many clients of this process keep prepared data and head in memory between turns"
+        32,
+        ge=1,
+        description="up to so many clients of this process keep prepared data and head in memory between turns; of "
+        "more, none does, since each would have made room before its next turn",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
     share_metrics: Sharing = Field(

@@ -14,9 +14,18 @@ class Client:
         self.released += 1
 
 
+def test_of_more_clients_than_may_keep_theirs_only_the_last_one_does():
+    clients = [Client() for _ in range(3)]
+    recent = Recent(2, clients=3)
+    for client in clients:
+        recent.turn(client)
+        recent.turn(client)
+    assert [client.released for client in clients] == [1, 1, 0]
+
+
 def test_the_last_ones_keep_theirs():
     a, b, c = Client(), Client(), Client()
-    recent = Recent(2)
+    recent = Recent(2, clients=2)
     for client in (a, b, a, c):
         recent.turn(client)
     assert [client.released for client in (a, b, c)] == [0, 1, 0]
@@ -29,7 +38,7 @@ def test_clients_that_let_go_between_turns_train_the_same(process):
     results = []
     for limit in (2, 1):
         fresh = process()
-        shared, recent, prefixes = fresh.initial(), Recent(limit), PrefixCache(2**20)
+        shared, recent, prefixes = fresh.initial(), Recent(limit, clients=2), PrefixCache(2**20)
         clients = [
             Participant(
                 name, [vqa_client(name)], fresh.config, fresh.backbone, fresh.adapters, fresh.algorithm,

@@ -19,7 +19,7 @@ from feddat.config import load_config
 from feddat.experiment.run import Experiment
 
 #: Training examples, and test examples, of a client.
-EXAMPLES = 16
+EXAMPLES = 8
 
 
 def bench_clients(

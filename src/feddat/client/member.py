@@ -82,10 +82,8 @@ class Member:
             settings = config.eval.model_copy(update={"answers": self.answering})
             self.generation = Generation(backbone, self.task.classes, settings)
         self._prepared: dict[str, Prepared] = {}
-        self._cache: EncodingCache | None = None
         if data.encodings is not None:
             check_encoder(data, backbone.encoder.fingerprint, backbone.name)
-            self._cache = EncodingCache(data.encodings, backbone.encoder.fingerprint)
         self._extra_heads = tuple(extra_heads)
         self._heads: dict[str, nn.Module] = {}
         if config.head.init == "words":
@@ -176,9 +174,11 @@ class Member:
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _encode(self, examples: Sequence[Example]) -> EncodedViews:
-        if self._cache is None:
+        if self.data.encodings is None:
             return self._backbone.encode(self._views(examples))
-        return encode_cached(self._backbone.encoder, self._views(examples), self._cache)
+        # Opened anew for every split: an index of all that is there would stay in memory for every client.
+        cache = EncodingCache(self.data.encodings, self._backbone.encoder.fingerprint)
+        return encode_cached(self._backbone.encoder, self._views(examples), cache)
 
     def _annotated(self, examples: Sequence[Example]) -> AnnotatedAnswers | None:
         if not examples or self.generation is None or not isinstance(self._backbone, GenerativeBackbone):

@@ -1,4 +1,8 @@
-"""Which clients of a process hold memory between their turns: the last ones, however many there are."""
+"""Which clients of a process hold memory between their turns: all of few, or none of many.
+
+Turns come in the same order every round. If there are more clients than may keep what they hold, each would have made
+room for others just before its next turn, and keeping would cost memory for nothing.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,11 @@ class Recent:
 
     Args:
         limit: so many keep theirs.
+        clients: so many take turns; if they are more than ``limit``, each lets go as soon as the next has its turn.
     """
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, clients: int) -> None:
+        self._limit = limit if clients <= limit else 1
         self._kept: OrderedDict[int, Holds] = OrderedDict()
 
     def turn(self, client: Holds) -> None:

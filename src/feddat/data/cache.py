@@ -216,4 +216,5 @@ def _map(path: Path, name: str) -> NDArray[Any]:
     dtype = {"U8": np.uint8, "I32": np.int32}[entry["dtype"]]
     if begin == end:  # an empty map is an error
         return np.empty(0, dtype)
-    return np.memmap(path, dtype, mode="c", offset=8 + length + begin, shape=entry["shape"])
+    mapped = np.memmap(path, dtype, mode="c", offset=8 + length + begin, shape=entry["shape"])
+    return mapped.view(np.ndarray)  # its slices are smaller, and many

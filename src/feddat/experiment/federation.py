@@ -190,7 +190,7 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
-    recent = Recent(config.keep_clients)
+    recent = Recent(config.keep_clients, len(groups))
     participants = {
         name: Participant(name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent)
         for name, members in groups.items()
