@@ -14,6 +14,7 @@ def step_row(schedule, seconds, **changes):
     return row | {"flops": 30e9, "matmul_rate": 20e9, "memory": {"loaded": 1, "peak": 2_000_000}} | changes
 
 
+WAYS = {"here": [2.0, 6.0, 8.0], "there": [1.0, 3.0, 8.0]}
 STEP = {
     "kind": "step",
     "hardware": HARDWARE,
@@ -62,6 +63,10 @@ def test_the_other_measurements_have_tables():
     ]
     sizes = [{"clients": n, "seconds": [1.0], "memory": {"loaded": 10, "peak": p}} for n, p in ((1, 100), (10, 105))]
     assert [row["times that of 1"] for row in tables.table({"kind": "clients", "rows": sizes})] == ["1.00", "1.05"]
+    simulated = [{"clients": 10, "seconds": [1.0], "memory": {"peak": 100}}]
+    assert "memory loaded" not in tables.table({"kind": "simulation", "rows": simulated})[0]
+    ways = [{"way": way, "clients": 5, "seconds": taken, "loading": 1.0} for way, taken in WAYS.items()]
+    assert [row["times as fast"] for row in tables.table({"kind": "jobs", "rows": ways})] == ["1.00", "2.00"]
     wire = {"title": "m", "format": "f", "parameters": 2, "bytes": 8, "encode": [0.001], "decode": [0.002]}
     (row,) = tables.table({"kind": "wire", "rows": [wire]})
     assert (row["ms to encode"], row["ms to decode"]) == ("1", "2")
@@ -81,6 +86,15 @@ def test_results_are_written_and_put_between_their_marks(tmp_path):
     assert text.count("| m, 4 | joint |") == 1
     assert "old" not in text
     assert text.endswith("<!-- end -->\nafter\n<!-- bench wire -->\nkept\n<!-- end -->\n")
+
+
+def test_memory_and_time_of_ever_more_clients_are_drawn(tmp_path):
+    rows = [{"clients": n, "seconds": [1.0], "memory": {"loaded": 10, "peak": 2e6 + n}} for n in (1, 10)]
+    files = tables.write_result(tmp_path, {"kind": "clients", "hardware": HARDWARE, "rows": rows})
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+    memory, time = tables.clients_figure({"rows": rows}).axes
+    assert memory.lines[0].get_xydata().tolist() == [[1, 2.000001], [10, 2.00001]]
+    assert time.lines[0].get_xydata().tolist() == [[1, 1], [10, 1]]
 
 
 def test_a_page_without_marks_is_an_error(tmp_path):

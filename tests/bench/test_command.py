@@ -24,6 +24,13 @@ def test_numbers_of_clients_are_checked(capsys):
     assert "expected numbers of clients with commas, got '1,many'" in capsys.readouterr().err
 
 
+def test_runtimes_and_numbers_of_workers_are_checked(capsys):
+    assert call("bench", "clients", "--runtime", "deployment") == 2
+    assert "expected in-process or simulation, got 'deployment'" in capsys.readouterr().err
+    assert call("bench", "jobs", "--jobs", "1") == 2
+    assert "expected numbers of workers, from 2, with commas, got '1'" in capsys.readouterr().err
+
+
 def test_an_unknown_model_is_named(tmp_path, capsys):
     assert call("bench", "step", "--models", "gpt", "--work", str(tmp_path)) != 0
     assert "'gpt': not one that is measured; expected vilt-mini" in capsys.readouterr().err

@@ -3,8 +3,10 @@
 import pytest
 
 from feddat.bench import epoch, folders, step
-from feddat.bench.clients import bench_clients
+from feddat.bench.clients import bench_clients, own_data, write_table
+from feddat.bench.jobs import bench_jobs
 from feddat.bench.wire import bench_wire
+from feddat.config import load_config
 from helpers import make_tiny_vilt
 
 
@@ -57,6 +59,21 @@ def test_an_updates_bytes_are_its_numbers_and_little_more(tmp_path):
     for name, width in {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}.items():
         assert width < rows.pop(name)["bytes"] / 16850 < width + 0.5
     assert not rows
+
+
+@pytest.mark.slow  # two processes have their libraries to load
+def test_turns_side_by_side_are_equal_and_compared(tiny, tmp_path):
+    table = write_table(
+        folders.make_client(tiny, folders.model_folder(tiny, tmp_path / "models"), tmp_path / "pictures", 4),
+        tmp_path / "pictures",
+    )
+    config = load_config(benchmark=None, clients=own_data(table, 3), model=str(tmp_path / "models" / tiny))
+    said = []
+    result = bench_jobs(tmp_path / "jobs", config, [2], cycles=2, say=said.append)
+    ways = ["this process, 1 thread", "this process, 2 threads", "2 workers, 1 thread each"]
+    assert [row["way"] for row in result["rows"]] == ways
+    assert [text.split(", turn")[0] for text in said] == 3 * ways
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in result["rows"])
 
 
 @pytest.mark.slow

@@ -122,6 +122,20 @@ def test_one_process_at_a_time_works_on_a_clients_state(tmp_path, monkeypatch):
         store.save(1, {"x": torch.ones(1)})
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is in memory")
+def test_frozen_weights_stay_those_of_the_file(make_config, world):
+    """Whatever a run writes to its adapters, no page of the model's file is copied: processes share it."""
+    Experiment(make_config(rounds=1)).run()
+    file = str(world / "model" / "model.safetensors")
+    copied, inside = [], False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0]:
+            inside = line.endswith(file)
+        elif inside and line.startswith("Anonymous:"):
+            copied.append(line.split()[1])
+    assert set(copied) == {"0"}
+
+
 def test_auto_is_for_small_models_and_for_cores_that_are_free(make_config, world, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(3)))
 

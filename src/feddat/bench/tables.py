@@ -26,12 +26,13 @@ Cells = dict[str, str]
 
 
 def write_result(folder: Path, result: Result) -> list[Path]:
-    """Write a measurement into ``folder`` as JSON, as a table, and ``step`` as a plot too; return the files."""
+    """Write a measurement into ``folder`` as JSON, as a table, and as a plot where there is one; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = result["kind"]
     files = {f"{kind}.json": json.dumps(result, indent=1).encode(), f"{kind}.md": markdown(result).encode()}
-    if kind == "step":
-        files["step.png"] = _picture(step_figure(result))
+    figures = {"step": step_figure, "clients": clients_figure, "simulation": clients_figure}
+    if kind in figures:
+        files[f"{kind}.png"] = _picture(figures[kind](result))
     for name, content in files.items():
         write_atomic(folder / name, content)
     return [folder / name for name in files]
@@ -87,7 +88,8 @@ def machine(result: Result) -> str:
 
 def table(result: Result) -> list[Cells]:
     """Return a measurement's rows as text."""
-    return {"step": _step, "epoch": _epoch, "clients": _clients, "wire": _wire}[result["kind"]](result["rows"])
+    kinds = {"step": _step, "epoch": _epoch, "clients": _clients, "simulation": _clients, "jobs": _jobs, "wire": _wire}
+    return kinds[result["kind"]](result["rows"])
 
 
 def seconds(values: Sequence[float]) -> str:
@@ -148,9 +150,23 @@ def _clients(rows: Sequence[Result]) -> list[Cells]:
         {
             "clients": str(row["clients"]),
             "s per client-round": seconds(row["seconds"]),
-            "memory loaded": human_bytes(row["memory"]["loaded"]),
+            **({"memory loaded": human_bytes(row["memory"]["loaded"])} if "loaded" in row["memory"] else {}),
             "peak memory": human_bytes(row["memory"]["peak"]),
             f"times that of {one['clients']}": f"{row['memory']['peak'] / one['memory']['peak']:.2f}",
+        }
+        for row in rows
+    ]
+
+
+def _jobs(rows: Sequence[Result]) -> list[Cells]:
+    one = rows[0]["seconds"]
+    return [
+        {
+            "clients take turns in": row["way"],
+            "clients": str(row["clients"]),
+            "s per round": seconds(row["seconds"]),
+            "times as fast": f"{ratio(row['seconds'], one):.2f}",
+            "s to load and prepare": f"{row['loading']:.3g}",
         }
         for row in rows
     ]
@@ -191,6 +207,28 @@ def step_figure(result: Result) -> Figure:
             axes.set_xlabel("seconds per step" if model == models[-1] else "")
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=len(PHASES), frameon=False)
+    return figure
+
+
+def clients_figure(result: Result) -> Figure:
+    """Return peak memory of a process, and seconds per client-round, against the number of clients."""
+    ink, muted, line = (plots.LIGHT[name] for name in ("--ink", "--muted", "--line"))
+    rows = result["rows"]
+    counts = [row["clients"] for row in rows]
+    curves = {
+        "peak memory, MB": [row["memory"]["peak"] / 1e6 for row in rows],
+        "s per client-round": [statistics.median(row["seconds"]) for row in rows],
+    }
+    with matplotlib.rc_context(plots.style(ink, muted, line)):
+        figure = Figure(figsize=(7.0, 2.4), layout="constrained", facecolor="white")
+        for axes, (name, values) in zip(figure.subplots(1, 2), curves.items(), strict=True):
+            axes.plot(counts, values, marker="o", color=plots.LIGHT["--s1"])
+            axes.set_xscale("log")
+            axes.set_xticks(counts, [str(count) for count in counts])
+            axes.minorticks_off()
+            axes.set_ylim(0, 1.25 * max(values))
+            axes.set_xlabel("clients")
+            axes.set_title(name, fontsize=9, loc="left", color=ink)
     return figure
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from feddat.cli.common import out, say_loading, split_names
+from feddat.cli.common import Config, Overrides, out, say_loading, split_names
 
 if TYPE_CHECKING:
     from feddat.bench.step import Say
@@ -76,7 +76,13 @@ def epoch(
 
 @app.command()
 def clients(
-    counts: Annotated[str | None, typer.Option(metavar="N1,N2,...", show_default="1,10,100,1000; quick: 1,10")] = None,
+    counts: Annotated[
+        str | None,
+        typer.Option(metavar="N1,N2,...", show_default="1,10,100,1000; quick: 1,10; simulation: 10,50,200"),
+    ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="in-process; or simulation: the memory of an actor of Ray.")
+    ] = "in-process",
     cycles: Cycles = None,
     threads: Threads = 1,
     quick: Quick = False,
@@ -84,13 +90,44 @@ def clients(
     work: Work = _WORK,
 ) -> None:
     """Measure memory and time of federations of ever more clients in one process."""
-    sizes = split_names(counts or ("1,10" if quick else "1,10,100,1000"))
+    if runtime not in ("in-process", "simulation"):
+        raise typer.BadParameter(f"expected in-process or simulation, got {runtime!r}", param_hint="--runtime")
+    defaults = {"in-process": "1,10" if quick else "1,10,100,1000", "simulation": "10,50,200"}
+    sizes = split_names(counts or defaults[runtime])
     if not all(size.isdecimal() and int(size) for size in sizes):
         raise typer.BadParameter(f"expected numbers of clients with commas, got {counts!r}")
     with _measuring(threads) as say:
-        from feddat.bench.clients import bench_clients
+        if runtime == "simulation":
+            from feddat.bench.simulation import bench_simulation
 
-        result = bench_clients(work, [int(size) for size in sizes], cycles or 1, say=say)
+            result = bench_simulation(work, [int(size) for size in sizes], say=say)
+        else:
+            from feddat.bench.clients import bench_clients
+
+            result = bench_clients(work, [int(size) for size in sizes], cycles or 1, say=say)
+    _show(result, to)
+
+
+@app.command()
+def jobs(
+    overrides: Overrides = None,
+    config: Config = None,
+    counts: Annotated[str, typer.Option("--jobs", metavar="N1,N2,...", help="Numbers of workers.")] = "2",
+    cycles: Cycles = None,
+    to: Out = _OUT,
+    work: Work = _WORK,
+) -> None:
+    """Time a round of training with a run's clients one after another, and side by side in worker processes."""
+    from feddat.config import load_config
+
+    numbers = split_names(counts)
+    if not all(number.isdecimal() and int(number) > 1 for number in numbers):
+        raise typer.BadParameter(f"expected numbers of workers, from 2, with commas, got {counts!r}")
+    settings = load_config(config, overrides)
+    with _measuring(None) as say:
+        from feddat.bench.jobs import bench_jobs
+
+        result = bench_jobs(work / "jobs", settings, [int(number) for number in numbers], cycles or 5, say)
     _show(result, to)
 
 

@@ -1,0 +1,45 @@
+"""What is seen of Ray's actors, without Ray: processes below this one, and the time of a round."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from feddat.bench import simulation
+
+SCRIPT = """
+import subprocess, sys
+held = bytearray(64 << 20)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_actors_below_this_process_are_seen_with_the_most_they_held(monkeypatch):
+    monkeypatch.setattr(simulation, "PAUSE", 0.02)
+    # A shell between them, as Ray's raylet is; the actor's title is an argument here.
+    command = f"{sys.executable} -c '{SCRIPT}' ray::ClientAppActor; true"
+    with simulation._Actors() as seen:
+        process = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert process.stdout.readline() == b"ready\n"
+        (child,) = simulation._below(process.pid)
+        assert child in simulation._below(os.getpid())
+        deadline = simulation.threading.Event()
+        while child not in seen._peaks:
+            assert not deadline.wait(0.02)
+        deadline.wait(0.1)
+        process.communicate()
+    assert 64 << 20 < seen.peak() < 512 << 20
+
+
+def test_without_actors_there_is_nothing_to_tell():
+    with pytest.raises(RuntimeError, match="no actor of Ray was seen"), simulation._Actors() as seen:
+        seen.peak()
+
+
+def test_the_second_round_counts(tmp_path):
+    times = ["10:00:00.000", "10:00:07.500", "10:00:09.000"]
+    rounds = "".join(f'{{"event": "round", "time": "2026-01-01T{time}+00:00"}}\n{{"event": "fit"}}\n' for time in times)
+    (tmp_path / "log.jsonl").write_text(rounds)
+    assert simulation._second_round(tmp_path) == 7.5
