@@ -63,8 +63,9 @@ def test_the_other_measurements_have_tables():
     ]
     sizes = [{"clients": n, "seconds": [1.0], "memory": {"loaded": 10, "peak": p}} for n, p in ((1, 100), (10, 105))]
     assert [row["times that of 1"] for row in tables.table({"kind": "clients", "rows": sizes})] == ["1.00", "1.05"]
-    simulated = [{"clients": 10, "seconds": [1.0], "memory": {"peak": 100}}]
-    assert "memory loaded" not in tables.table({"kind": "simulation", "rows": simulated})[0]
+    simulated = [{"clients": 10, "seconds": [1.0], "training": [0.5], "memory": {"peak": 100}}]
+    (row,) = tables.table({"kind": "simulation", "rows": simulated})
+    assert (row["of that training"], "memory loaded" in row) == ("0.5", False)
     ways = [{"way": way, "clients": 5, "seconds": taken, "loading": 1.0} for way, taken in WAYS.items()]
     assert [row["times as fast"] for row in tables.table({"kind": "jobs", "rows": ways})] == ["1.00", "2.00"]
     wire = {"title": "m", "format": "f", "parameters": 2, "bytes": 8, "encode": [0.001], "decode": [0.002]}

@@ -1,5 +1,6 @@
 """What is seen of Ray's actors, without Ray: processes below this one, and the time of a round."""
 
+import json
 import os
 import subprocess
 import sys
@@ -40,6 +41,9 @@ def test_without_actors_there_is_nothing_to_tell():
 
 def test_the_second_round_counts(tmp_path):
     times = ["10:00:00.000", "10:00:07.500", "10:00:09.000"]
-    rounds = "".join(f'{{"event": "round", "time": "2026-01-01T{time}+00:00"}}\n{{"event": "fit"}}\n' for time in times)
-    (tmp_path / "log.jsonl").write_text(rounds)
-    assert simulation._second_round(tmp_path) == 7.5
+    lines = []
+    for number, time in enumerate(times, start=1):
+        lines.append({"event": "fit", "round": number, "metrics": {"seconds": float(number)}})
+        lines.append({"event": "round", "round": number, "time": f"2026-01-01T{time}+00:00"})
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert simulation.second_round(tmp_path) == (7.5, [2.0])

@@ -66,17 +66,21 @@ def bench_simulation(
         )
         with _Actors() as seen:
             run_in(Experiment(config), overwrite=True)
-        rows.append(
-            {"clients": count, "seconds": [_second_round(config.run_dir) / count], "memory": {"peak": seen.peak()}}
-        )
+        seconds, training = second_round(config.run_dir)
+        memory = {"peak": seen.peak()}
+        rows.append({"clients": count, "seconds": [seconds / count], "training": training, "memory": memory})
     return {"kind": "simulation", "hardware": hardware(torch.device("cpu")), "actors": actors, "rows": rows}
 
 
-def _second_round(folder: Path) -> float:
-    """Return the seconds of a run's second round, in which clients train alone: they were loaded in the first."""
+def second_round(folder: Path) -> tuple[float, list[float]]:
+    """Return the seconds of a run's second round, in which clients train alone, and those of each client's training.
+
+    The first is left out: everything is loaded in it.
+    """
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     ends = [datetime.fromisoformat(line["time"]) for line in lines if line["event"] == "round"]
-    return (ends[1] - ends[0]).total_seconds()
+    training = [line["metrics"]["seconds"] for line in lines if line["event"] == "fit" and line["round"] == 2]
+    return (ends[1] - ends[0]).total_seconds(), training
 
 
 class _Actors:

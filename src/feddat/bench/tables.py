@@ -150,6 +150,7 @@ def _clients(rows: Sequence[Result]) -> list[Cells]:
         {
             "clients": str(row["clients"]),
             "s per client-round": seconds(row["seconds"]),
+            **({"of that training": seconds(row["training"])} if "training" in row else {}),
             **({"memory loaded": human_bytes(row["memory"]["loaded"])} if "loaded" in row["memory"] else {}),
             "peak memory": human_bytes(row["memory"]["peak"]),
             f"times that of {one['clients']}": f"{row['memory']['peak'] / one['memory']['peak']:.2f}",
