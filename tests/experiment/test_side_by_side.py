@@ -43,6 +43,7 @@ def test_the_numbers_are_those_of_one_after_another(make_config, world, tmp_path
     assert len(told) == 2 * 3
 
 
+@pytest.mark.slow
 def test_a_run_killed_with_its_workers_at_work_goes_on_with_the_same_numbers(make_config, world, tmp_path):
     settings = four(world, rounds=3, threads=1, train__epochs=2)
     Experiment(make_config(name="whole", **settings)).run()
@@ -63,6 +64,7 @@ def test_a_run_killed_with_its_workers_at_work_goes_on_with_the_same_numbers(mak
     assert numbers(folder) == numbers(tmp_path / "runs" / "whole")
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_costs_its_client_one_turn(make_config, world, tmp_path):
     events = []
 

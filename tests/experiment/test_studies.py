@@ -103,7 +103,7 @@ def test_a_killed_worker_leaves_a_study_that_can_go_on(make_config):
 
     broken = run_study(study, plans, jobs=1, progress=kill)
     assert list(broken["failed"]) == ["2/feddat-s0"]
-    assert "its process ended" in broken["failed"]["2/feddat-s0"]
+    assert "its process was killed (SIGKILL)" in broken["failed"]["2/feddat-s0"]
     assert [r["point"] for r in broken["records"]] == ["1"]
 
     begun = []
