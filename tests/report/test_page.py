@@ -130,6 +130,22 @@ def test_a_round_written_twice_after_a_resume_counts_once(tmp_path: Path) -> Non
     assert write_report(folder).read_text(encoding="utf-8") == once
 
 
+def test_of_many_clients_some_are_drawn_and_all_are_listed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "run", "head")
+    summary = json.loads((folder / "summary.json").read_text())
+    names = [f"site-{number:03}" for number in range(100)]
+    summary["clients"] = {name: {"score": 50.0} for name in names}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    line = {"round": 1, "split": "validation", "route": "score", "score": 50.0}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line | {"client": name}) + "\n" for name in names))
+    html = write_report(folder).read_text(encoding="utf-8")
+    drawn = re.findall(r"<h3>(site-\d+)</h3>", html)
+    assert len(drawn) == len(set(drawn)) == 24
+    assert (drawn[0], drawn[-1]) == ("site-000", "site-095")
+    assert "of 76 further clients are left out" in html
+    assert all(name in text_of(html) for name in names)
+
+
 def test_a_page_without_curves_and_predictions(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run")
     for name in ("metrics.jsonl", "predictions.json", "config.yaml"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import mimetypes
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from feddat.report.numbers import human_bytes, human_count, human_duration
 
 #: How many sample questions of one client the page shows.
 SAMPLES_PER_CLIENT = 4
+#: Clients with curves and samples on a page; a page of a thousand would be read by nobody.
+CLIENTS_SHOWN = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ def _context(content: Folder) -> dict[str, Any]:
     first = content.runs[0]
     groups = tables.by_method(content.summaries)
     routes = {tables.method_name(method): tables.route_table(group) for method, group in groups.items()}
-    curves = _curves(content)
+    shown = shown_clients(content)
+    curves = [(client, panel) for client, panel in _curves(content) if client in {tables.MEAN, *shown}]
     methods = method_table.method_table(content.summaries)
     limits = plots.score_limits([panel for _, panel in curves])
     return {
@@ -108,7 +111,8 @@ def _context(content: Folder) -> dict[str, Any]:
         ],
         "curve_split": _curve_split(content),
         "traffic": _traffic(groups),
-        "samples": _samples(content),
+        "samples": _samples(content, shown),
+        "unshown": len(_all_clients(content)) - len(shown),
         "config": first.config,
         "config_name": first.path.name,
     }
@@ -179,11 +183,22 @@ def _curve_split(content: Folder) -> str:
     return "validation" if "validation" in splits else "test"
 
 
+def _all_clients(content: Folder) -> list[str]:
+    """Return all clients, in the order of the tables."""
+    return list(dict.fromkeys(client for run in content.runs for client in run.summary["clients"]))
+
+
+def shown_clients(content: Folder) -> list[str]:
+    """Return the clients with curves and sample questions on the page: all, or some spread over the tables' order."""
+    clients = _all_clients(content)
+    step = max(1.0, len(clients) / CLIENTS_SHOWN)
+    return [clients[int(place * step)] for place in range(min(len(clients), CLIENTS_SHOWN))]
+
+
 def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
     """Return one panel per client and one for their mean: series name -> round -> one score per run."""
     split = _curve_split(content)
-    # In the order of the tables.
-    clients = dict.fromkeys(client for run in content.runs for client in run.summary["clients"])
+    clients = _all_clients(content)
     panels: dict[str, dict[str, dict[int, list[float]]]] = {name: {} for name in (tables.MEAN, *clients)}
     names = _series_names(content)
     for run in content.runs:
@@ -245,8 +260,8 @@ def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, A
     return rows
 
 
-def _samples(content: Folder) -> list[Sample]:
-    """Return some sample questions per client, each with the answer of every method's first seed."""
+def _samples(content: Folder, clients: Collection[str]) -> list[Sample]:
+    """Return some sample questions of each of the clients, each with the answer of every method's first seed."""
     runs: list[tuple[str, Run]] = []
     for method in tables.by_method(content.summaries):
         first = next(run for run in content.runs if run.summary["method"] == method)
@@ -255,6 +270,8 @@ def _samples(content: Folder) -> list[Sample]:
     for name, run in runs:
         for record in run.predictions:
             key = (record["client"], record["id"])
+            if record["client"] not in clients:
+                continue
             if key not in samples:
                 images = tuple(_data_uri(run.path / image) for image in record["images"])
                 samples[key] = Sample(record["client"], record["question"], images, record["truth"], ())
