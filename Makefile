@@ -21,7 +21,7 @@ bench: $(VENV)/.installed
 	$(BIN)/feddat bench fill docs/benchmarks.md
 
 test: lint types
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow

@@ -49,7 +49,7 @@ def trained(folders, client, family, schedule):
     return start, [*end, *(p.detach() for p in side.member.heads["main"].parameters())], side.clock
 
 
-@pytest.mark.parametrize("family", ["vilt", "blip", "albef"])
+@pytest.mark.parametrize("family", ["vilt", "blip", pytest.param("albef", marks=pytest.mark.slow)])
 def test_three_steps_of_the_published_schedule_equal_ours_in_the_published_order(folders, client, family):
     start, published, _ = trained(folders, client, family, "published")
     _, ours, _ = trained(folders, client, family, "alternating")

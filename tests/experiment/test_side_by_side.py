@@ -97,6 +97,7 @@ def test_a_worker_that_is_killed_costs_its_client_one_turn(make_config, world, t
     assert idle in [line["message"] for line in log]
 
 
+@pytest.mark.slow
 def test_a_client_that_fails_does_not_disturb_the_others(make_config, world, tmp_path):
     settings = four(world, rounds=2, runtime__jobs=2)
     shutil.copytree(world / "bob", tmp_path / "bob")
