@@ -90,6 +90,7 @@ def test_a_study_over_rounds_reads_the_curves_of_finished_runs(make_config, monk
     assert final in [r["score"] for r in result["records"] if (r["method"], r["point"]) == ("local", "2")]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_leaves_a_study_that_can_go_on(make_config):
     config = make_config(name="s", rounds=3)
     study = Study.parse("clients=1,2")
