@@ -1,4 +1,4 @@
-"""Several runs side by side: long-lived worker processes, each computing with a single thread.
+"""Runs, or clients of one, side by side: long-lived worker processes, each computing with a single thread.
 
 Small models gain nothing from several threads, so one process per core is the quickest way through a comparison.
 Workers start fresh (spawn), stay for many tasks because loading the libraries takes seconds, and end with their parent.

@@ -87,10 +87,10 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch, point, module, said):
     monkeypatch.syspath_prepend(installed(tmp_path, "other", point, module))
     monkeypatch.delitem(sys.modules, "other", raising=False)
     name = point.partition(" ")[0]
-    registry = Registry([])
-    assert name in registry and list(registry) == [name]
+    methods = Registry([])
+    assert name in methods and list(methods) == [name]
     with pytest.raises(ConfigError, match=said):
-        registry[name]
+        methods[name]
 
 
 def test_names_are_taken_once(tmp_path, monkeypatch):
@@ -106,8 +106,8 @@ def test_names_are_taken_once(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"several packages bring one \((one, two|two, one)\)"):
         Registry([])["mine"]
     ours = Ours()
-    registry = Registry([ours])
-    assert registry["mine"] is ours, "another package cannot take a name of this one"
-    assert list(registry) == ["mine"] and len(registry) == 1
+    methods = Registry([ours])
+    assert methods["mine"] is ours, "another package cannot take a name of this one"
+    assert list(methods) == ["mine"] and len(methods) == 1
     with pytest.raises(KeyError):
-        registry["nothing"]
+        methods["nothing"]

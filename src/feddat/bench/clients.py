@@ -16,7 +16,7 @@ import torch
 from feddat.bench.clock import hardware
 from feddat.bench.folders import write_client
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
-from feddat.config import load_config
+from feddat.config import RunConfig, load_config
 from feddat.example import ClientData
 from feddat.experiment.run import Experiment
 from feddat.models.catalog import load_encoder
@@ -94,16 +94,28 @@ def _run(folder: Path, model: Path, table: Path, count: int, method: str) -> dic
 
 
 def _federate(folder: Path, model: Path, table: Path, count: int, method: str) -> float:
-    config = load_config(
-        benchmark=None,
-        clients=own_data(table, count),
-        method=method,
-        model=str(model),
-        name=f"clients-{count}",
-        runs_dir=folder / "runs",
-        rounds=1,
-        threads=torch.get_num_threads(),
-        data_cache=folder / "cache",
-    )
+    config = federation(folder, model, table, f"clients-{count}", count, method, data_cache=folder / "cache")
     summary = Experiment(config).run(overwrite=True)
     return float(summary["seconds_in"]["train"])
+
+
+def federation(
+    folder: Path,
+    model: Path,
+    table: Path,
+    name: str,
+    count: int,
+    method: str,
+    overrides: Sequence[str] = (),
+    **more: Any,
+) -> RunConfig:
+    """Return the settings of a run of so many clients in a folder, of one round unless ``overrides`` say otherwise."""
+    values: dict[str, Any] = {
+        "benchmark": None,
+        "clients": own_data(table, count),
+        "method": method,
+        "model": str(model),
+    }
+    values |= {"name": name, "runs_dir": folder / "runs", "rounds": 1}
+    values |= {"threads": torch.get_num_threads()} | more
+    return load_config(None, list(overrides), **values)

@@ -16,9 +16,8 @@ from typing import Any, Self
 
 import torch
 
-from feddat.bench.clients import own_data, small_world
+from feddat.bench.clients import federation, small_world
 from feddat.bench.clock import hardware
-from feddat.config import load_config
 from feddat.deploy.launch import run_in
 from feddat.experiment.run import Experiment
 
@@ -52,18 +51,8 @@ def bench_simulation(
     rows = []
     for count in counts:
         say(f"{count} clients in a simulation")
-        config = load_config(
-            None,
-            [f"runtime.actors={actors}", "runtime=simulation", "eval.every=3"],
-            benchmark=None,
-            clients=own_data(table, count),
-            method=method,
-            model=str(model),
-            name=f"simulated-{count}",
-            runs_dir=folder / "runs",
-            rounds=3,
-            threads=1,
-        )
+        runtime = [f"runtime.actors={actors}", "runtime=simulation", "eval.every=3"]
+        config = federation(folder, model, table, f"simulated-{count}", count, method, runtime, rounds=3, threads=1)
         with _Actors() as seen:
             run_in(Experiment(config), overwrite=True)
         seconds, training = second_round(config.run_dir)

@@ -86,7 +86,7 @@ def _context(content: Folder) -> dict[str, Any]:
     first = content.runs[0]
     groups = tables.by_method(content.summaries)
     routes = {tables.method_name(method): tables.route_table(group) for method, group in groups.items()}
-    shown = shown_clients(content)
+    shown = _shown_clients(content)
     curves = [(client, panel) for client, panel in _curves(content) if client in {tables.MEAN, *shown}]
     methods = method_table.method_table(content.summaries)
     limits = plots.score_limits([panel for _, panel in curves])
@@ -112,7 +112,7 @@ def _context(content: Folder) -> dict[str, Any]:
         "curve_split": _curve_split(content),
         "traffic": _traffic(groups),
         "samples": _samples(content, shown),
-        "unshown": len(_all_clients(content)) - len(shown),
+        "unshown": len(_scored_clients(content)) - len(shown),
         "config": first.config,
         "config_name": first.path.name,
     }
@@ -137,7 +137,7 @@ def _tiles(content: Folder) -> list[tuple[str, str, str]]:
     traffic = next((t for t in _traffic(tables.by_method(content.summaries)) if t["communicated"]), None)
     tiles = [
         ("Best mean score" if content.comparison else "Mean score", score, table.columns[best]),
-        ("Clients", str(len(_clients(summary))), f"{summary['rounds']} rounds each"),
+        ("Clients", str(len(_taking_part(summary))), f"{summary['rounds']} rounds each"),
     ]
     if traffic:
         tiles.append(("A client sends", human_bytes(traffic["per_round"]), "per round"))
@@ -154,7 +154,7 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
         ("Benchmark", summary.get("benchmark") or "own data"),
         ("Model", summary.get("model")),
         ("Adapter", summary.get("peft")),
-        ("Clients", ", ".join(_clients(summary))),
+        ("Clients", ", ".join(_taking_part(summary))),
         ("Methods", ", ".join(tables.method_name(method) for method in tables.by_method(content.summaries))),
         ("Rounds", summary["rounds"]),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
@@ -162,7 +162,7 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
     return [(key, str(value)) for key, value in rows if value is not None]
 
 
-def _clients(summary: tables.Summary) -> list[str]:
+def _taking_part(summary: tables.Summary) -> list[str]:
     """Return the clients that took part, with those that kept their scores to themselves."""
     return list(dict.fromkeys([*summary["clients"], *summary.get("not_shared", ())]))
 
@@ -183,14 +183,14 @@ def _curve_split(content: Folder) -> str:
     return "validation" if "validation" in splits else "test"
 
 
-def _all_clients(content: Folder) -> list[str]:
+def _scored_clients(content: Folder) -> list[str]:
     """Return all clients, in the order of the tables."""
     return list(dict.fromkeys(client for run in content.runs for client in run.summary["clients"]))
 
 
-def shown_clients(content: Folder) -> list[str]:
+def _shown_clients(content: Folder) -> list[str]:
     """Return the clients with curves and sample questions on the page: all, or some spread over the tables' order."""
-    clients = _all_clients(content)
+    clients = _scored_clients(content)
     step = max(1.0, len(clients) / CLIENTS_SHOWN)
     return [clients[int(place * step)] for place in range(min(len(clients), CLIENTS_SHOWN))]
 
@@ -198,7 +198,7 @@ def shown_clients(content: Folder) -> list[str]:
 def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
     """Return one panel per client and one for their mean: series name -> round -> one score per run."""
     split = _curve_split(content)
-    clients = _all_clients(content)
+    clients = _scored_clients(content)
     panels: dict[str, dict[str, dict[int, list[float]]]] = {name: {} for name in (tables.MEAN, *clients)}
     names = _series_names(content)
     for run in content.runs:
@@ -252,7 +252,7 @@ def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, A
                 "share": 100 * communicated / total if total else 0.0,
                 "up": up,
                 "down": down,
-                "per_round": up / (max(1, len(_clients(summary))) * summary["rounds"]),
+                "per_round": up / (max(1, len(_taking_part(summary))) * summary["rounds"]),
                 "whole": (up + down) * total / communicated if communicated else None,
                 "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
             }
