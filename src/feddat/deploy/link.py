@@ -15,6 +15,8 @@ import threading
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from feddat.deploy.processes import search_path
+
 if TYPE_CHECKING:
     from feddat.deploy.folder import ServerFolder
 
@@ -74,6 +76,7 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     # Flower has a hook for middleware, but only for a package of its own.
     main.create_app = create_guarded
     sys.argv = ["flower-superlink", *arguments]
+    os.environ["PATH"] = search_path(os.environ.get("PATH"))
     if server is not None:
         os.environ.setdefault("FLWR_HOME", str(server.path / "state" / "flwr"))
         threading.Thread(target=_let_in, args=(server,), daemon=True).start()

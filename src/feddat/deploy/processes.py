@@ -18,6 +18,12 @@ from feddat.deploy.names import QUIET
 GRACE = 5.0
 
 
+def search_path(path: str | None) -> str:
+    """Return a ``PATH`` on which Flower finds its own programs: it starts them by name, and a service has no venv."""
+    scripts = str(Path(sys.executable).parent)
+    return f"{scripts}{os.pathsep}{path}" if path else scripts
+
+
 class Processes:
     """The processes of one deployment, by name; leaving the block ends them.
 
@@ -32,9 +38,8 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
         """Start ``feddat COMMAND`` and return its process id; what it prints is added to ``NAME.log``."""
-        scripts = str(Path(sys.executable).parent)
         values = QUIET | os.environ | dict(environment or {})
-        values["PATH"] = f"{scripts}{os.pathsep}{values.get('PATH', '')}"
+        values["PATH"] = search_path(values.get("PATH"))
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "feddat.cli", *command],
