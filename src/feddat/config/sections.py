@@ -1,38 +1,27 @@
-"""The whole configuration of one run, validated before anything starts.
-
-A run is described by one YAML file and ``key=value`` overrides with dotted keys (``train.lr=1e-3``). Unknown keys are
-refused, with the nearest known one named.
-"""
+"""The sections of a run's configuration: what can be set, between which bounds, and what it means."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from feddat.kinds import KINDS
 from feddat.precision import Precision
-
-
-class ConfigError(ValueError):
-    """The configuration is unusable; the message names the key and what was expected."""
-
 
 #: What of its metrics a client lets out, most reserved first.
 Sharing: TypeAlias = Literal["none", "counts", "scores"]
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Keys of which every one is known, with values that do not change."""
+
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
 
 
-class AdapterConfig(_Section):
+class AdapterConfig(Section):
     """What is inserted into the frozen backbone (METHOD: r = 16 reduces the width d to d / r)."""
 
     peft: str | None = Field(
@@ -60,7 +49,7 @@ class AdapterConfig(_Section):
         return value
 
 
-class HeadConfig(_Section):
+class HeadConfig(Section):
     """The personal task head."""
 
     init: Literal["random", "words"] = Field(
@@ -71,7 +60,7 @@ class HeadConfig(_Section):
     lr: float = Field(1.0, ge=0, description="factor on train.lr for the head; 0: it is frozen as it started")
 
 
-class FusionConfig(_Section):
+class FusionConfig(Section):
     """How the two towers of CLIP or SigLIP become one feature; other models have nothing to fuse."""
 
     kind: Literal["product", "transformer"] = Field(
@@ -88,7 +77,7 @@ class FusionConfig(_Section):
         return self
 
 
-class MomentumConfig(_Section):
+class MomentumConfig(Section):
     """Momentum distillation of written answers (client/momentum.py)."""
 
     alpha: float = Field(
@@ -100,7 +89,7 @@ class MomentumConfig(_Section):
     decay: float = Field(0.995, ge=0, lt=1, description="what the copy keeps of itself at every step")
 
 
-class AlgorithmConfig(_Section):
+class AlgorithmConfig(Section):
     """Settings of the local objective; each algorithm reads those it names."""
 
     order: Literal["alternating", "joint"] = "alternating"
@@ -142,7 +131,7 @@ class AlgorithmConfig(_Section):
     )
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """Local training (METHOD: AdamW, a new optimizer and schedule each round)."""
 
     epochs: int = Field(1, ge=1, description="local epochs per round")
@@ -165,7 +154,7 @@ class TrainConfig(_Section):
     )
 
 
-class ServerConfig(_Section):
+class ServerConfig(Section):
     """Aggregation and participation. ``server=RULE`` is short for ``server.rule=RULE``."""
 
     rule: Literal[
@@ -201,7 +190,7 @@ class ServerConfig(_Section):
     max_examples: int = Field(10_000_000, ge=1, description="refuse a reply that says to have more training examples")
 
 
-class RuntimeConfig(_Section):
+class RuntimeConfig(Section):
     """Where clients run. ``runtime=NAME`` is short for ``runtime.kind=NAME``."""
 
     kind: Literal["in-process", "simulation", "deployment"] = Field(
@@ -228,7 +217,7 @@ class RuntimeConfig(_Section):
         return self
 
 
-class WireConfig(_Section):
+class WireConfig(Section):
     """How the shared adapter travels (app/wire.py); an algorithm's extra arrays always travel as fp32."""
 
     format: Literal["fp32", "fp16", "bf16", "int8"] = Field(
@@ -237,7 +226,7 @@ class WireConfig(_Section):
     delta: bool = Field(False, description="clients send the difference to the adapter that they received")
 
 
-class EvalConfig(_Section):
+class EvalConfig(Section):
     """When and how clients are evaluated."""
 
     every: int = Field(1, ge=1, description="evaluate every so many rounds, and always after the last")
@@ -256,237 +245,8 @@ class EvalConfig(_Section):
     rank_top: int = Field(128, ge=1, description="rank: so many answers of the list are scored whole per question")
 
 
-class LogConfig(_Section):
+class LogConfig(Section):
     """Where else a run is told of as it goes on, beside its folder."""
 
     tensorboard: bool = Field(False, description="event files for TensorBoard in the run folder")
     mlflow: str | None = Field(None, description="tracking URI of an MLflow server or folder")
-
-
-class RunConfig(_Section):
-    """Everything that determines one run's numbers, and where it is written."""
-
-    name: str | None = Field(
-        None, description="run folder below `runs_dir`; default: made from method, benchmark, seed"
-    )
-    runs_dir: Path = Path("runs")
-    method: str = "feddat"
-    model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
-    weights: Literal["fp32", "bf16", "int8", "int4"] = Field(
-        "fp32", description="number format of the frozen weights of decoder vision-language models; what trains is fp32"
-    )
-    benchmark: str | None = Field(
-        "mini/domain", description="name in the catalog, or a prepared folder; or give `clients`"
-    )
-    root: Path | None = Field(
-        None, description="paper/*: folder of the published datasets, or of the prepared folders domain, scene, ..."
-    )
-    clients: dict[str, dict[str, Any]] | None = Field(
-        None,
-        description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
-    )
-    data_cache: Path | None = Field(
-        None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"
-    )
-    train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
-    test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
-    split_clients: int = Field(
-        1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
-    )
-    data_seed: int = Field(0, ge=0, description="seed of generated or sampled data; the same for every method and seed")
-    rounds: int = Field(30, ge=1)
-    seed: int = Field(0, ge=0)
-    device: str = "cpu"
-    cache_prefix: int = Field(
-        512,
-        ge=0,
-        description="MiB of memory of this process for the model's states below the first adapter, so that they are "
-        "computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
-    )
-    keep_clients: int = Field(
-        32,
-        ge=1,
-        description="up to so many clients of this process keep prepared data and head in memory between turns; of "
-        "more, none does, since each would have made room before its next turn",
-    )
-    threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
-    share_metrics: Sharing = Field(
-        "scores", description="what leaves a client beside its adapter: nothing, numbers of examples, or scores as well"
-    )
-    runtime: RuntimeConfig = RuntimeConfig()
-    adapter: AdapterConfig = AdapterConfig()
-    head: HeadConfig = HeadConfig()
-    fusion: FusionConfig = FusionConfig()
-    momentum: MomentumConfig = MomentumConfig()
-    algorithm: AlgorithmConfig = AlgorithmConfig()
-    train: TrainConfig = TrainConfig()
-    server: ServerConfig = ServerConfig()
-    wire: WireConfig = WireConfig()
-    eval: EvalConfig = EvalConfig()
-    log: LogConfig = LogConfig()
-
-    @model_validator(mode="after")
-    def _one_source_of_clients(self) -> RunConfig:
-        if (self.benchmark is None) == (self.clients is None):
-            raise ValueError("give exactly one of `benchmark` and `clients` (set benchmark: null for own data)")
-        return self
-
-    @model_validator(mode="after")
-    def _one_backbone(self) -> RunConfig:
-        for name, spec in (self.clients or {}).items():
-            own = spec.get("model") if isinstance(spec, dict) else None
-            if own is not None and own != self.model:
-                raise ValueError(
-                    f"clients.{name}.model: {own!r}, but the run's is {self.model!r}: all clients of a federation "
-                    "share one backbone, since the adapters that the server averages belong to its layers"
-                )
-        return self
-
-    @property
-    def run_name(self) -> str:
-        """Return ``name``, or ``METHOD-BENCHMARK-sSEED``."""
-        if self.name:
-            return self.name
-        return f"{self.method}-{self.source_name}-s{self.seed}"
-
-    @property
-    def source_name(self) -> str:
-        """Return what the data is called in folder names: the benchmark's name, or that of the prepared folder."""
-        if self.benchmark is None:
-            return "own-data"
-        return Path(self.benchmark).name if Path(self.benchmark).is_dir() else self.benchmark.replace("/", "-")
-
-    @property
-    def run_dir(self) -> Path:
-        """Return the run's folder."""
-        return self.runs_dir / self.run_name
-
-    def updated(self, values: Mapping[str, Any]) -> RunConfig:
-        """Return a copy with other values at dotted keys.
-
-        Raises:
-            ConfigError: a key is unknown or a value does not fit.
-        """
-        raw = self.model_dump()
-        for key, value in values.items():
-            _assign(raw, key.split("."), value)
-        return _validated(raw, None)
-
-    def value(self, key: str) -> Any:
-        """Return the value at a dotted key."""
-        return reduce(lambda at, name: at[name] if isinstance(at, Mapping) else getattr(at, name), key.split("."), self)
-
-    def to_yaml(self) -> str:
-        """Return the resolved configuration as YAML that :func:`load_config` reads back to an equal object."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-#: Section -> its key that ``SECTION=VALUE`` sets.
-_SHORT = {"server": "rule", "runtime": "kind"}
-
-
-def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
-    """Build a configuration from a YAML file, ``key=value`` overrides and keyword values, in that order of precedence.
-
-    Relative paths inside ``clients`` are taken relative to the YAML file's folder.
-
-    Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown, or a value does not fit.
-    """
-    raw: dict[str, Any] = {}
-    if path is not None:
-        path = Path(path)
-        raw = _read_yaml(path)
-        for section, key in _SHORT.items():
-            if isinstance(raw.get(section), str):
-                raw[section] = {key: raw[section]}
-        for client in (raw.get("clients") or {}).values():
-            if not isinstance(client, dict):
-                continue
-            # With a format, train, validation and test are names of its splits.
-            for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
-                if isinstance(client.get(key), str):
-                    client[key] = str((path.parent / client[key]).resolve())
-        if raw.get("clients") and "benchmark" not in raw:
-            raw["benchmark"] = None
-    for item in overrides or []:
-        key, separator, value = item.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"override {item!r}: expected key=value, for example train.lr=1e-3")
-        _assign(raw, key.split("."), parse_scalar(value))
-    for key, value in values.items():
-        _assign(raw, key.split("."), value)
-    return _validated(raw, path)
-
-
-def _validated(raw: dict[str, Any], path: Path | str | None) -> RunConfig:
-    try:
-        return RunConfig.model_validate(raw)
-    except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if raw is None:
-        return {}
-    if not isinstance(raw, dict):
-        raise ConfigError(f"config file {path}: expected keys and values at the top level")
-    return raw
-
-
-def parse_scalar(value: str) -> Any:
-    """Read one value of the command line as YAML does, with ``1e-3`` as a number."""
-    try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        return value
-    if isinstance(parsed, str):
-        # YAML 1.1 reads 1e-3 as text: it wants 1.0e-3, which nobody types.
-        try:
-            return float(parsed)
-        except ValueError:
-            return parsed
-    return parsed
-
-
-def _assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
-    if len(keys) == 1 and keys[0] in _SHORT and isinstance(value, str):
-        keys = [keys[0], _SHORT[keys[0]]]
-    *parents, last = keys
-    for key in parents:
-        child = target.setdefault(key, {})
-        if not isinstance(child, dict):
-            raise ConfigError(f"key {'.'.join(keys)}: {key} is not a section")
-        target = child
-    target[last] = value
-
-
-def _known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    keys: list[str] = []
-    for name, info in model.model_fields.items():
-        annotation = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys += _known_keys(annotation, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
-
-
-def _explain(error: ValidationError, path: Path | str | None) -> str:
-    where = f"config file {path}: " if path else "configuration: "
-    parts = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5)
-            parts.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            parts.append((f"{key}: " if key else "") + f"{message} (got {item['input']!r})" if key else message)
-    return where + "; ".join(parts)

@@ -1,0 +1,35 @@
+"""The whole configuration of one run, validated before anything starts.
+
+A run is described by one YAML file and ``key=value`` overrides with dotted keys (``train.lr=1e-3``). Unknown keys are
+refused, with the nearest known one named.
+"""
+
+from feddat.config.reading import load_config, parse_scalar
+from feddat.config.run import ConfigError, RunConfig
+from feddat.config.sections import (
+    SHARING,
+    AdapterConfig,
+    AlgorithmConfig,
+    EvalConfig,
+    FusionConfig,
+    RuntimeConfig,
+    Sharing,
+    TrainConfig,
+    WireConfig,
+)
+
+__all__ = [
+    "SHARING",
+    "AdapterConfig",
+    "AlgorithmConfig",
+    "ConfigError",
+    "EvalConfig",
+    "FusionConfig",
+    "RunConfig",
+    "RuntimeConfig",
+    "Sharing",
+    "TrainConfig",
+    "WireConfig",
+    "load_config",
+    "parse_scalar",
+]

@@ -1,0 +1,208 @@
+"""The whole configuration of one run: its sections, and what is set beside them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from feddat.config.sections import (
+    AdapterConfig,
+    AlgorithmConfig,
+    EvalConfig,
+    FusionConfig,
+    HeadConfig,
+    LogConfig,
+    MomentumConfig,
+    RuntimeConfig,
+    Section,
+    ServerConfig,
+    Sharing,
+    TrainConfig,
+    WireConfig,
+)
+
+
+class ConfigError(ValueError):
+    """The configuration is unusable; the message names the key and what was expected."""
+
+
+class RunConfig(Section):
+    """Everything that determines one run's numbers, and where it is written."""
+
+    name: str | None = Field(
+        None, description="run folder below `runs_dir`; default: made from method, benchmark, seed"
+    )
+    runs_dir: Path = Path("runs")
+    method: str = "feddat"
+    model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
+    weights: Literal["fp32", "bf16", "int8", "int4"] = Field(
+        "fp32", description="number format of the frozen weights of decoder vision-language models; what trains is fp32"
+    )
+    benchmark: str | None = Field(
+        "mini/domain", description="name in the catalog, or a prepared folder; or give `clients`"
+    )
+    root: Path | None = Field(
+        None, description="paper/*: folder of the published datasets, or of the prepared folders domain, scene, ..."
+    )
+    clients: dict[str, dict[str, Any]] | None = Field(
+        None,
+        description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
+    )
+    data_cache: Path | None = Field(
+        None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"
+    )
+    train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
+    test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
+    split_clients: int = Field(
+        1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
+    )
+    data_seed: int = Field(0, ge=0, description="seed of generated or sampled data; the same for every method and seed")
+    rounds: int = Field(30, ge=1)
+    seed: int = Field(0, ge=0)
+    device: str = "cpu"
+    cache_prefix: int = Field(
+        512,
+        ge=0,
+        description="MiB of memory of this process for the model's states below the first adapter, so that they are "
+        "computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
+    )
+    keep_clients: int = Field(
+        32,
+        ge=1,
+        description="up to so many clients of this process keep prepared data and head in memory between turns; of "
+        "more, none does, since each would have made room before its next turn",
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
+    share_metrics: Sharing = Field(
+        "scores", description="what leaves a client beside its adapter: nothing, numbers of examples, or scores as well"
+    )
+    runtime: RuntimeConfig = RuntimeConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    head: HeadConfig = HeadConfig()
+    fusion: FusionConfig = FusionConfig()
+    momentum: MomentumConfig = MomentumConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    train: TrainConfig = TrainConfig()
+    server: ServerConfig = ServerConfig()
+    wire: WireConfig = WireConfig()
+    eval: EvalConfig = EvalConfig()
+    log: LogConfig = LogConfig()
+
+    @model_validator(mode="after")
+    def _one_source_of_clients(self) -> RunConfig:
+        if (self.benchmark is None) == (self.clients is None):
+            raise ValueError("give exactly one of `benchmark` and `clients` (set benchmark: null for own data)")
+        return self
+
+    @model_validator(mode="after")
+    def _one_backbone(self) -> RunConfig:
+        for name, spec in (self.clients or {}).items():
+            own = spec.get("model") if isinstance(spec, dict) else None
+            if own is not None and own != self.model:
+                raise ValueError(
+                    f"clients.{name}.model: {own!r}, but the run's is {self.model!r}: all clients of a federation "
+                    "share one backbone, since the adapters that the server averages belong to its layers"
+                )
+        return self
+
+    @property
+    def run_name(self) -> str:
+        """Return ``name``, or ``METHOD-BENCHMARK-sSEED``."""
+        if self.name:
+            return self.name
+        return f"{self.method}-{self.source_name}-s{self.seed}"
+
+    @property
+    def source_name(self) -> str:
+        """Return what the data is called in folder names: the benchmark's name, or that of the prepared folder."""
+        if self.benchmark is None:
+            return "own-data"
+        return Path(self.benchmark).name if Path(self.benchmark).is_dir() else self.benchmark.replace("/", "-")
+
+    @property
+    def run_dir(self) -> Path:
+        """Return the run's folder."""
+        return self.runs_dir / self.run_name
+
+    def updated(self, values: Mapping[str, Any]) -> RunConfig:
+        """Return a copy with other values at dotted keys.
+
+        Raises:
+            ConfigError: a key is unknown or a value does not fit.
+        """
+        raw = self.model_dump()
+        for key, value in values.items():
+            assign(raw, key.split("."), value)
+        return validated(raw, None)
+
+    def value(self, key: str) -> Any:
+        """Return the value at a dotted key."""
+        return reduce(lambda at, name: at[name] if isinstance(at, Mapping) else getattr(at, name), key.split("."), self)
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as YAML that :func:`load_config` reads back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+#: Section -> its key that ``SECTION=VALUE`` sets.
+SHORT = {"server": "rule", "runtime": "kind"}
+
+
+def assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Set the value at a dotted key, whose parts these are.
+
+    Raises:
+        ConfigError: what should be a section is none.
+    """
+    if len(keys) == 1 and keys[0] in SHORT and isinstance(value, str):
+        keys = [keys[0], SHORT[keys[0]]]
+    *parents, last = keys
+    for key in parents:
+        child = target.setdefault(key, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"key {'.'.join(keys)}: {key} is not a section")
+        target = child
+    target[last] = value
+
+
+def validated(raw: dict[str, Any], path: Path | str | None) -> RunConfig:
+    """Return the configuration; ``path`` is the file that an error names, if there is one.
+
+    Raises:
+        ConfigError: a key is unknown or a value does not fit.
+    """
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, path)) from None
+
+
+def _known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, info in model.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            keys += _known_keys(annotation, f"{prefix}{name}.")
+        else:
+            keys.append(prefix + name)
+    return keys
+
+
+def _explain(error: ValidationError, path: Path | str | None) -> str:
+    where = f"config file {path}: " if path else "configuration: "
+    parts = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5)
+            parts.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            parts.append((f"{key}: " if key else "") + f"{message} (got {item['input']!r})" if key else message)
+    return where + "; ".join(parts)
