@@ -6,8 +6,9 @@ from small_clients import label_client, same, vqa_client
 
 from feddat.algorithms import Algorithm
 from feddat.client.batches import plan_batches
+from feddat.client.local_training import LocalTraining, TrainingError
 from feddat.client.store import StoreError
-from feddat.client.trainer import TrainingError, evaluated_routes
+from feddat.client.trainer import evaluated_routes
 from feddat.config import ConfigError
 from feddat.example import DataError
 
@@ -462,7 +463,7 @@ def test_personal_fine_tuning_runs_once_and_is_used_for_predictions(process, tmp
 
     restarted = process("fedavg", root=tmp_path / "disk", **settings)
     again = restarted.participant(MUSEUM)
-    monkeypatch.setattr(again, "_train", None)
+    monkeypatch.setattr(LocalTraining, "run", None)
     again.predict(shared, 1, "museum", MUSEUM.test, final=True)
     assert same(restarted.weights("local"), tuned)
 

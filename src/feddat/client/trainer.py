@@ -6,7 +6,6 @@ them, so that a turn's result depends on its arguments, the client's store and t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,25 +16,20 @@ from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.algorithms.local import Local
 from feddat.algorithms.server import ServerPart
-from feddat.client.batches import plan_batches
+from feddat.client.answering import Answering
 from feddat.client.learner import BatchLearner, autocast
+from feddat.client.local_training import LocalTraining
 from feddat.client.member import Member, Prepared
-from feddat.client.momentum import MomentumCopy, rising
-from feddat.client.optim import build_optimizer, set_learning_rate
+from feddat.client.momentum import MomentumCopy
 from feddat.client.personal import averages, load_shared, pack, shared_state, trained, unpack
 from feddat.client.prefixes import PrefixCache
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore, State, StoreError
-from feddat.client.traps import Traps
 from feddat.config import AlgorithmConfig, RunConfig
-from feddat.example import ClientData, DataError, Example
+from feddat.example import ClientData, Example
 from feddat.models.base import Backbone, StagedBackbone
 from feddat.phases import phase
-from feddat.seeding import derive, torch_generator
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the client, the round and the step."""
+from feddat.seeding import torch_generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +117,7 @@ class Participant:
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
         self._personal_store = PersonalStore(store.root, store.client, label="personal")
+        self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried)
         self._averages: dict[str, Tensor] = {}  # of momentum distillation, in the state restored last
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
@@ -156,7 +151,7 @@ class Participant:
             context = self._restore(shared, round, extras, training=True)
             self.adapters.refresh_anchor()  # the stored one is that of the last round
             copy = self._momentum_copy()
-            metrics, sent = self._train(
+            metrics, sent = self._training.run(
                 self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy
             )
             kept = copy.state() if copy is not None else {}
@@ -189,12 +184,10 @@ class Participant:
                 personal state, used again by later calls, and never sent; its one route is ``local``.
             extras: the extra arrays received with the adapter.
         """
-        answering, context = self._restore_for_answers(shared, round, final, extras)
+        answering = self._restore_for_answers(shared, round, final, extras)
         prepared = {name: member.prepared(split) for name, member in self.members.items()}
         scores = {
-            name: self._scores(
-                self.members[name], self._carried(name, part, split), self.routes(final), answering, context
-            )
+            name: answering.scores(self.members[name], self._carried(name, part, split), self.routes(final))
             for name, part in prepared.items()
             if part.size
         }
@@ -223,103 +216,8 @@ class Participant:
             raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
         if not examples:
             return []
-        answering, context = self._restore_for_answers(shared, round, final, extras)
-        owner = self.members[member]
-        views = owner.encode_unseen(examples)
-        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
-        answers: list[list[tuple[str, float]]] = []
-        with torch.inference_mode():
-            for indices in torch.arange(len(examples)).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
-                learner.take(owner, owner.inputs(views, indices), torch.empty(0))
-                logits = answering.answer(learner, self.routes(final)[0], context)
-                if owner.generation is not None and owner.generation.written:
-                    answers += [[written] for written in owner.generation.written]
-                    continue
-                top = logits.softmax(dim=-1).topk(min(k, logits.shape[1]))
-                for index, values, classes in zip(
-                    indices.tolist(), top.values.tolist(), top.indices.tolist(), strict=True
-                ):
-                    names = examples[index].choices or owner.task.classes
-                    answers.append([(names[c], value) for c, value in zip(classes, values, strict=True)])
-        return answers
-
-    def _train(
-        self,
-        algorithm: Algorithm,
-        epochs: int,
-        turn: str | int,
-        context: RoundContext,
-        steps: int | None = None,
-        copy: MomentumCopy | None = None,
-    ) -> tuple[dict[str, float], Mapping[str, Tensor]]:
-        """Train what ``algorithm`` trains, and every head, from where they stand; return metrics and extra arrays."""
-        started = time.perf_counter()
-        config = self.config.train
-        prepared = {name: member.prepared("train") for name, member in self.members.items()}
-        plan = plan_batches(
-            {name: part.size for name, part in prepared.items()},
-            epochs,
-            config.batch_size,
-            self.config.seed,
-            turn,
-            steps,
-        )
-        if not plan:
-            raise DataError(f"client {self.name}: no training examples")
-        traps = Traps(self.config)
-        named = [item for name in traps.trained(algorithm, context.round) for item in self.adapters.named(name).items()]
-        parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
-        heads = [head for member in self.members.values() for head in member.heads.values()]
-        optimizer = build_optimizer(
-            parameters,
-            config,
-            [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
-            self.config.head.lr,
-        )
-        learner = BatchLearner(
-            self.backbone,
-            self.adapters,
-            config.precision,
-            optimizer,
-            config.clip_norm,
-            algorithm.trains_key,
-            traps.zeroes_gradients,
-            copy,
-        )
-        context.steps = len(plan)
-        torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
-        self.backbone.model.train()
-        for head in heads:
-            head.train()
-        prepared = {name: self._carried(name, part, "train") for name, part in prepared.items()}
-        algorithm.begin(learner, context)
-
-        # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
-        log: list[Tensor] = []
-        keys: list[str] = []
-        for context.step, (name, indices) in enumerate(plan):
-            member, part = self.members[name], prepared[name]
-            set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
-            targets = part.targets[indices.to(part.targets.device)]
-            alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
-            learner.take(member, member.training_inputs(part, indices), targets, alpha)
-            values = self._step(algorithm, learner, context)
-            keys = list(values)
-            log.append(torch.stack([*values.values(), learner.take_norm()]))
-        self.adapters.model.zero_grad(set_to_none=True)  # of entries that rest, too
-        optimizer.zero_grad(set_to_none=True)
-        table = torch.stack(log).double()
-        self._check_finite(table, [*keys, "gradient norm"], turn)
-        metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
-        sent = algorithm.finish(learner, context)
-        metrics["examples"] = float(sum(part.size for part in prepared.values()))
-        metrics["steps"] = float(len(plan))
-        metrics["seconds"] = time.perf_counter() - started
-        return metrics, sent
-
-    @phase("forward")
-    def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
-        return algorithm.step(learner, context)
+        answering = self._restore_for_answers(shared, round, final, extras)
+        return answering.likeliest(self.members[member], examples, self.routes(final)[0], k)
 
     def _momentum_copy(self) -> MomentumCopy | None:
         """Return the teacher of momentum distillation as this client left it; ``None`` where there is none."""
@@ -330,30 +228,6 @@ class Participant:
             return MomentumCopy(parameters, self.config.momentum.decay, self._averages)
         except ValueError as error:
             raise StoreError(f"client {self.name}: personal state does not fit: {error}") from None
-
-    def _check_finite(self, table: Tensor, names: list[str], turn: str | int) -> None:
-        bad = (~table.isfinite()).nonzero()
-        if len(bad):
-            step, column = bad[0].tolist()
-            raise TrainingError(
-                f"client {self.name}: round {turn}, step {step + 1} of {len(table)}: {names[column]} is "
-                f"{table[step, column].item()}; lower train.lr or set train.clip_norm"
-            )
-
-    @phase("evaluation")
-    def _scores(
-        self, member: Member, part: Prepared, routes: Sequence[str], algorithm: Algorithm, context: RoundContext
-    ) -> dict[str, float]:
-        """Return the mean score of each route, in percent; batch by batch, so that routes share what they can."""
-        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
-        scores: dict[str, list[Tensor]] = {route: [] for route in routes}
-        with torch.inference_mode():
-            for indices in torch.arange(part.size).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
-                targets = part.targets[indices.to(part.targets.device)]
-                learner.take(member, member.inputs(part.views, indices), targets)
-                for route in routes:
-                    scores[route].append(member.task.scores(algorithm.answer(learner, route, context), targets))
-        return {route: 100.0 * torch.cat(found).double().mean().item() for route, found in scores.items()}
 
     @phase("prefix")
     def _carried(self, member: str, part: Prepared, split: str) -> Prepared:
@@ -366,11 +240,11 @@ class Participant:
 
     def _restore_for_answers(
         self, shared: dict[str, Tensor] | None, round: int, final: bool, extras: Mapping[str, Tensor] | None
-    ) -> tuple[Algorithm, RoundContext]:
-        """Put this client's state after ``round`` into the model; return which algorithm answers, and its context."""
-        answering, context = self.algorithm, self._restore(shared, round + 1, extras, training=False)
+    ) -> Answering:
+        """Put this client's state after ``round`` into the model; return what answers with it."""
+        algorithm, context = self.algorithm, self._restore(shared, round + 1, extras, training=False)
         if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
-            answering = Local()
+            algorithm = Local()
             self._personalise(context, round)
         if shared is not None and self.config.eval.anchor == "newest":
             self.adapters.refresh_anchor()
@@ -378,7 +252,8 @@ class Participant:
         for member in self.members.values():
             for head in member.heads.values():
                 head.eval()
-        return answering, context
+        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
+        return Answering(learner, algorithm, context, self.config.eval.batch_size)
 
     def _personalise(self, context: RoundContext, round: int) -> None:
         """Fine-tune the received adapter, as the local one, and the head; or load what an earlier call made."""
@@ -387,7 +262,7 @@ class Participant:
             self._load_personal(Local(), state)
             return
         self.adapters.copy("global", "local")
-        self._train(Local(), self.config.algorithm.personal_epochs, "personal", context)
+        self._training.run(Local(), self.config.algorithm.personal_epochs, "personal", context)
         with self._personal_store.held():
             self._personal_store.save(round, pack(Local(), self.adapters, self.members, {}), self._meta(None))
 

@@ -1,0 +1,70 @@
+"""Answers of one client whose state is in the model: scores of a split, and predictions for new examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms.base import Algorithm, RoundContext
+from feddat.client.learner import BatchLearner
+from feddat.client.member import Member, Prepared
+from feddat.example import Example
+from feddat.phases import phase
+
+
+class Answering:
+    """Answers batch by batch, with what is in the model now.
+
+    Args:
+        learner: runs batches; needs no optimizer.
+        algorithm: knows the routes.
+        context: of the round after which is answered, with the client's state in it.
+        batch_size: examples that are answered together.
+    """
+
+    def __init__(self, learner: BatchLearner, algorithm: Algorithm, context: RoundContext, batch_size: int) -> None:
+        self._learner = learner
+        self._algorithm = algorithm
+        self._context = context
+        self._batch_size = batch_size
+
+    @phase("evaluation")
+    def scores(self, member: Member, part: Prepared, routes: Sequence[str]) -> dict[str, float]:
+        """Return the mean score of each route, in percent; batch by batch, so that routes share what they can."""
+        scores: dict[str, list[Tensor]] = {route: [] for route in routes}
+        with torch.inference_mode():
+            for indices in self._batches(part.size):
+                targets = part.targets[indices.to(part.targets.device)]
+                self._learner.take(member, member.inputs(part.views, indices), targets)
+                for route in routes:
+                    scores[route].append(member.task.scores(self._logits(route), targets))
+        return {route: 100.0 * torch.cat(found).double().mean().item() for route, found in scores.items()}
+
+    def likeliest(
+        self, member: Member, examples: Sequence[Example], route: str, k: int
+    ) -> list[list[tuple[str, float]]]:
+        """Return each example's ``k`` likeliest answers with probabilities; one that was written freely, alone."""
+        views = member.encode_unseen(examples)
+        answers: list[list[tuple[str, float]]] = []
+        with torch.inference_mode():
+            for indices in self._batches(len(examples)):
+                self._learner.take(member, member.inputs(views, indices), torch.empty(0))
+                logits = self._logits(route)
+                if member.generation is not None and member.generation.written:
+                    answers += [[written] for written in member.generation.written]
+                    continue
+                top = logits.softmax(dim=-1).topk(min(k, logits.shape[1]))
+                for index, values, classes in zip(
+                    indices.tolist(), top.values.tolist(), top.indices.tolist(), strict=True
+                ):
+                    names = examples[index].choices or member.task.classes
+                    answers.append([(names[c], value) for c, value in zip(classes, values, strict=True)])
+        return answers
+
+    def _batches(self, size: int) -> tuple[Tensor, ...]:
+        return torch.arange(size).split(self._batch_size)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _logits(self, route: str) -> Tensor:
+        return self._algorithm.answer(self._learner, route, self._context)

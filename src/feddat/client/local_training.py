@@ -1,0 +1,164 @@
+"""Local training of one client: its batches, its optimizer, its schedule, and a check that the numbers are sound."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from feddat.adapters.base import Adapters
+from feddat.algorithms.base import Algorithm, RoundContext
+from feddat.client.batches import plan_batches
+from feddat.client.learner import BatchLearner
+from feddat.client.member import Member, Prepared
+from feddat.client.momentum import MomentumCopy, rising
+from feddat.client.optim import build_optimizer, set_learning_rate
+from feddat.client.traps import Traps
+from feddat.config import RunConfig
+from feddat.example import DataError
+from feddat.models.base import Backbone
+from feddat.phases import phase
+from feddat.seeding import derive
+
+#: Gives a member's split (by name) with the frozen part of its forward pass done, where that is kept.
+Carry: TypeAlias = Callable[[str, Prepared, str], Prepared]
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the client, the round and the step."""
+
+
+class LocalTraining:
+    """Trains the adapters and heads of one client where they stand (METHOD, "Round", step 2).
+
+    Args:
+        name: of the client; keys the seeds.
+        members: whose data is trained on, by name.
+        config: the run.
+        backbone: the frozen model, on its device.
+        adapters: over that model.
+        carry: applied to every split before its first batch, with the model's mode set.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: Mapping[str, Member],
+        config: RunConfig,
+        backbone: Backbone,
+        adapters: Adapters,
+        carry: Carry,
+    ) -> None:
+        self.name = name
+        self.members = members
+        self.config = config
+        self.backbone = backbone
+        self.adapters = adapters
+        self._carry = carry
+
+    def run(
+        self,
+        algorithm: Algorithm,
+        epochs: int,
+        turn: str | int,
+        context: RoundContext,
+        steps: int | None = None,
+        copy: MomentumCopy | None = None,
+    ) -> tuple[dict[str, float], Mapping[str, Tensor]]:
+        """Train what ``algorithm`` trains, and every head, from where they stand.
+
+        Args:
+            algorithm: the local objective.
+            epochs: over the training examples.
+            turn: the round, or another name of what is trained; keys the seeds.
+            context: of the round, with the client's state in it.
+            steps: batches, instead of epochs.
+            copy: the teacher of momentum distillation.
+
+        Returns:
+            The mean of every loss over the steps with ``examples``, ``steps`` and ``seconds``; and the extra arrays
+            that the algorithm sends.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite.
+            DataError: there is nothing to train on.
+        """
+        started = time.perf_counter()
+        config = self.config.train
+        prepared = {name: member.prepared("train") for name, member in self.members.items()}
+        plan = plan_batches(
+            {name: part.size for name, part in prepared.items()},
+            epochs,
+            config.batch_size,
+            self.config.seed,
+            turn,
+            steps,
+        )
+        if not plan:
+            raise DataError(f"client {self.name}: no training examples")
+        traps = Traps(self.config)
+        named = [item for name in traps.trained(algorithm, context.round) for item in self.adapters.named(name).items()]
+        parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
+        heads = [head for member in self.members.values() for head in member.heads.values()]
+        optimizer = build_optimizer(
+            parameters,
+            config,
+            [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
+            self.config.head.lr,
+        )
+        learner = BatchLearner(
+            self.backbone,
+            self.adapters,
+            config.precision,
+            optimizer,
+            config.clip_norm,
+            algorithm.trains_key,
+            traps.zeroes_gradients,
+            copy,
+        )
+        context.steps = len(plan)
+        torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
+        self.backbone.model.train()
+        for head in heads:
+            head.train()
+        prepared = {name: self._carry(name, part, "train") for name, part in prepared.items()}
+        algorithm.begin(learner, context)
+
+        # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
+        log: list[Tensor] = []
+        keys: list[str] = []
+        for context.step, (name, indices) in enumerate(plan):
+            member, part = self.members[name], prepared[name]
+            set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
+            targets = part.targets[indices.to(part.targets.device)]
+            alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
+            learner.take(member, member.training_inputs(part, indices), targets, alpha)
+            values = self._step(algorithm, learner, context)
+            keys = list(values)
+            log.append(torch.stack([*values.values(), learner.take_norm()]))
+        self.adapters.model.zero_grad(set_to_none=True)  # of entries that rest, too
+        optimizer.zero_grad(set_to_none=True)
+        table = torch.stack(log).double()
+        self._check_finite(table, [*keys, "gradient norm"], turn)
+        metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
+        sent = algorithm.finish(learner, context)
+        metrics["examples"] = float(sum(part.size for part in prepared.values()))
+        metrics["steps"] = float(len(plan))
+        metrics["seconds"] = time.perf_counter() - started
+        return metrics, sent
+
+    @phase("forward")
+    def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
+        return algorithm.step(learner, context)
+
+    def _check_finite(self, table: Tensor, names: list[str], turn: str | int) -> None:
+        bad = (~table.isfinite()).nonzero()
+        if len(bad):
+            step, column = bad[0].tolist()
+            raise TrainingError(
+                f"client {self.name}: round {turn}, step {step + 1} of {len(table)}: {names[column]} is "
+                f"{table[step, column].item()}; lower train.lr or set train.clip_norm"
+            )
