@@ -84,11 +84,7 @@ OPTIONS = {"fedavgm": {"server_momentum": 0.9}, "fedtrimmedavg": {"beta": 0.34},
            "qfedavg": {"client_learning_rate": 0.1, "train_loss_key": "train_loss"}}  # fmt: skip
 
 
-#: Rules whose aggregation takes Flower seconds.
-LONG = ("bulyan", "qfedavg")
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in FLOWER])
+@pytest.mark.parametrize("name", FLOWER)
 def test_a_resumed_rule_goes_on_bit_by_bit(name, tmp_path):
     generator = np.random.default_rng(0)
     rounds = [[(float(v), 1.0, 0.5) for v in generator.normal(size=5)] for _ in range(4)]

@@ -7,6 +7,7 @@ at once. A rule's state (momenta, control variates) is part of the server's chec
 
 from __future__ import annotations
 
+import gc
 import inspect
 import logging
 from abc import ABC, abstractmethod
@@ -200,7 +201,7 @@ class FlowerRule(Rule):
     def close(self, clients: int) -> dict[str, Tensor]:
         """Let the strategy aggregate, and copy its momenta."""
         check_count(self._name, self._options, len(self._replies))
-        with _quiet():
+        with _quiet(), _nothing_to_collect():
             arrays, _ = self._strategy.aggregate_train(self._round, self._replies)
         self._replies = []
         if arrays is None:
@@ -304,6 +305,19 @@ def _options(config: RunConfig) -> dict[str, Any]:
 
 def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(np.asarray(value, dtype=np.float32)) for key, value in arrays.items()}
+
+
+@contextmanager
+def _nothing_to_collect() -> Iterator[None]:
+    """Spare Python's collector what is in memory already.
+
+    Bulyan and q-FedAvg collect once per reply, and look through every object of the process each time: seconds a round.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
