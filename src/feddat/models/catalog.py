@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from feddat.allocator import return_large_blocks
 from feddat.models.base import Backbone, Encoder, ModelError
 from feddat.models.folder import fingerprint, read_model_type
 
@@ -114,6 +115,8 @@ def list_models() -> dict[str, str]:
 def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cpu") -> Backbone:
     """Load a bundled model by name, or a Hugging Face folder by path; nothing is downloaded.
 
+    From then on this process returns large tensors' memory to the system (:mod:`feddat.allocator`).
+
     Args:
         name_or_path: of the model.
         weights: number format of the frozen weights; others than float32 are for decoder vision-language models.
@@ -125,6 +128,7 @@ def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cp
     """
     folder = model_folder(name_or_path)
     load = _family(folder)[0]
+    return_large_blocks()
     if weights == "fp32":
         return load(folder, name_or_path)
     if load is not _load_decoder:

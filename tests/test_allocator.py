@@ -1,0 +1,64 @@
+"""Memory of large blocks is the system's again once they are freed, whatever lies between them."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from feddat.allocator import VARIABLES, return_large_blocks
+
+#: Frees a block of 31 MiB, then holds 20 of 16 MiB with a small one behind each, and frees the large ones.
+PROGRAM = """
+import ctypes, sys
+from feddat.allocator import VARIABLES, return_large_blocks
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+done = return_large_blocks() if sys.argv[1] == "set" else None
+
+def block(size):
+    address = libc.malloc(size)
+    ctypes.memset(address, 1, size)
+    return address
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+libc.free(block(31 * 2**20))
+before = resident()
+pairs = [(block(16 * 2**20), block(4096)) for _ in range(20)]
+for large, _ in pairs:
+    libc.free(large)
+print(done, (resident() - before) // 2**20)
+"""
+GLIBC = platform.libc_ver()[0] == "glibc"
+
+
+def growth(setting, **environment):
+    """Return what the program says: whether the size was fixed, and by how many MiB the process has grown."""
+    inherited = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    command = [sys.executable, "-c", PROGRAM, setting]
+    found = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
+    done, grown = found.stdout.split()
+    return done, int(grown)
+
+
+@pytest.mark.skipif(not GLIBC, reason="glibc's own behaviour")
+def test_freed_blocks_leave_the_process():
+    assert growth("unset")[1] > 250
+    done, grown = growth("set")
+    assert done == "True"
+    assert grown < 10
+
+
+@pytest.mark.skipif(not GLIBC, reason="glibc's own behaviour")
+def test_what_the_user_has_set_stays():
+    done, grown = growth("set", MALLOC_MMAP_THRESHOLD_=str(32 * 2**20))
+    assert done == "False"
+    assert grown > 250
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert return_large_blocks() is False
