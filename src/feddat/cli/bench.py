@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -171,11 +171,27 @@ def _measuring(threads: int | None) -> Iterator[Say]:
 def _show(result: dict[str, Any], to: Path) -> None:
     from feddat.bench.tables import machine, table, write_result
 
-    rows = table(result)
-    shown = Table(*rows[0], box=None, header_style="bold")
-    for row in rows:
-        shown.add_row(*row.values())
-    out.print(shown)
+    for shown in _tables(table(result)):
+        out.print(shown)
     out.print(f"[dim]{machine(result)}[/]", soft_wrap=True)
     for path in write_result(to, result):
         out.print(str(path), soft_wrap=True)
+
+
+def _tables(rows: Sequence[dict[str, str]]) -> list[Table]:
+    """Return rows as a table; where that is too wide for the terminal, as one on its side for each first cell."""
+    whole = Table(*rows[0], box=None, header_style="bold")
+    for row in rows:
+        whole.add_row(*row.values())
+    if out.measure(whole, options=out.options.update(max_width=10_000)).maximum <= out.width:
+        return [whole]
+    first = next(iter(rows[0]))
+    tables = []
+    for name in dict.fromkeys(row[first] for row in rows):
+        group = [row for row in rows if row[first] == name]
+        title, *headings = rows[0]
+        turned = Table(title=f"{title}: {name}", title_justify="left", box=None, show_header=False)
+        for heading in headings:
+            turned.add_row(heading, *(row[heading] for row in group))
+        tables.append(turned)
+    return tables
