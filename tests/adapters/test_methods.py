@@ -11,7 +11,7 @@ from tiny_models import Case
 from torch import nn
 
 from feddat.adapters.methods import build_adapters, count_parameters
-from feddat.adapters.sites import DEFAULT_SITES, default_sites
+from feddat.adapters.sites import DEFAULT_SITES, default_sites, in_last_layers, layer_of
 
 
 def test_lora_adapts_query_and_value(case: Case) -> None:
@@ -33,6 +33,41 @@ def test_settings_reach_the_adapters(vilt: Case) -> None:
     lora = build_adapters(vilt.build(), peft="lora", rank=2, alpha=6, sites=r"encoder\.layer\.0\.intermediate\.dense")
     assert [tuple(value.shape) for value in lora.state("global").values()] == [(2, 32), (48, 2)]
     assert lora.peft_model.get_submodule("base_model.model.encoder.layer.0.intermediate.dense").scaling["global"] == 3
+
+
+@pytest.mark.parametrize(("kind", "entries"), [("bottleneck", 4), ("lora", 4)])
+def test_adapters_in_the_last_layers_alone(vilt: Case, kind: str, entries: int) -> None:
+    keys = build_adapters(vilt.build(), peft=kind, rank=2, layers=1).state("global")
+    assert len(keys) == entries and all(".layer.1." in key for key in keys)
+    both = build_adapters(vilt.build(), peft=kind, rank=2, layers=2).state("global")
+    assert list(both) == list(build_adapters(vilt.build(), peft=kind, rank=2).state("global"))
+
+
+def test_layers_that_are_not_there(vilt: Case) -> None:
+    with pytest.raises(ValueError, match="layers: 3, but sites for adapters are in 2 layers"):
+        build_adapters(vilt.build(), layers=3)
+    with pytest.raises(ValueError, match="layers: adapters of kind 'bias' have none to choose"):
+        build_adapters(vilt.build(), peft="bias", layers=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("encoder.layer.11.output", ("encoder.layer", 11)),
+        ("model.visual.blocks.3.attn.qkv", ("model.visual.blocks", 3)),
+        ("vision.layers.0", ("vision.layers", 0)),
+        ("multi_modal_projector.linear_1", None),
+        ("layernorm.0", None),
+    ],
+)
+def test_which_layer_a_name_is_in(name: str, place: tuple[str, int] | None) -> None:
+    assert layer_of(name) == place
+
+
+def test_the_last_layers_of_each_tower() -> None:
+    names = ["a.layer.0.x", "a.layer.1.x", "a.layer.1.y", "b.layers.0", "b.layers.4", "projector"]
+    assert in_last_layers(names, 1) == ["a.layer.1.x", "a.layer.1.y", "b.layers.4"]
+    assert in_last_layers(names, 9) == names[:-1]
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "lora"])

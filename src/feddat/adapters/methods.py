@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from peft import LoraConfig
@@ -13,7 +14,7 @@ from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
 from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.replaced import ReplacedWeights
-from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites
+from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites, in_last_layers, layer_of
 from feddat.adapters.whole import whole_modules
 from feddat.kinds import KINDS
 
@@ -28,6 +29,7 @@ def build_adapters(
     prompt_tokens: int = 5,
     sites: str | None = None,
     parts: Sequence[str] = PARTS[:1],
+    layers: int | None = None,
 ) -> Adapters:
     """Put global, local and anchor adapters on ``model``, which is changed in place and frozen.
 
@@ -41,24 +43,27 @@ def build_adapters(
         sites: bottleneck and LoRA: regular expression over whole module names; default: per model type, see
             :mod:`feddat.adapters.sites` (LoRA: query and value projections).
         parts: bottleneck and LoRA: which of :data:`feddat.adapters.sites.PARTS` have the default sites.
+        layers: bottleneck and LoRA: of these sites, those in the last so many layers of each tower alone.
 
     Raises:
         ValueError: the kind is unknown, a setting is out of range, there are no default sites for the model, or
-            ``sites`` match nothing or are given to a kind that has none to choose, or beside ``parts``, or the model
-            lacks a part, or has a module that must train whole and with this kind would not.
+            ``sites`` match nothing or are given to a kind that has none to choose, or beside ``parts``, or there are
+            fewer ``layers``, or the model lacks a part, or has a module that must train whole and with this kind would
+            not.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     whole = DEFAULT_SITES[model_type].whole if model_type in DEFAULT_SITES else None
     if peft not in KINDS:
         raise ValueError(f"unknown kind of adapter {peft!r}; kinds are {', '.join(KINDS)}")
-    chosen = "sites" if sites is not None else "parts" if tuple(parts) != PARTS[:1] else None
+    given = {"sites": sites is not None, "parts": tuple(parts) != PARTS[:1], "layers": layers is not None}
+    chosen = next((name for name, is_given in given.items() if is_given), None)
     if sites is not None and tuple(parts) != PARTS[:1]:
         raise ValueError("sites and parts both choose where adapters go; give one of them")
     if peft == "bottleneck":
-        targets = sites or default_sites(model_type, parts).bottleneck
+        targets = _targets(model, sites or default_sites(model_type, parts).bottleneck, layers)
         return DualAdapters(model, BottleneckConfig(target_modules=targets, reduction=reduction), whole)
     if peft == "lora":
-        targets = sites or default_sites(model_type, parts).lora
+        targets = _targets(model, sites or default_sites(model_type, parts).lora, layers)
         return DualAdapters(model, LoraConfig(target_modules=targets, r=rank, lora_alpha=alpha), whole)
     if chosen is not None:
         raise ValueError(f"{chosen}: adapters of kind {peft!r} have none to choose")
@@ -70,6 +75,19 @@ def build_adapters(
             raise ValueError(f"soft prompts need a model that reads text, and {model_type!r} does not")
         return SoftPrompts(model, site, prompt_tokens)
     return ReplacedWeights(model, peft)
+
+
+def _targets(model: nn.Module, sites: str, layers: int | None) -> str:
+    """Return the expression for the sites in the last layers; for all of them, the expression itself."""
+    if layers is None:
+        return sites
+    if layers < 1:
+        raise ValueError(f"layers: expected at least 1, got {layers}")
+    names = [name for name, _ in model.named_modules() if re.fullmatch(sites, name)]
+    depth = len({layer_of(name) for name in names} - {None})
+    if layers > depth:
+        raise ValueError(f"layers: {layers}, but sites for adapters are in {depth} layers")
+    return "|".join(re.escape(name) for name in in_last_layers(names, layers))
 
 
 def count_parameters(

@@ -8,7 +8,8 @@ transformers 5 does; a leading ``(.*\\.)?`` lets the same row fit a bare model a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 #: Parts of a vision-language model that take adapters; where a model has no such parts, all of it is the first.
@@ -154,3 +155,27 @@ def default_sites(model_type: str | None, parts: Sequence[str] = PARTS[:1]) -> D
         bottleneck="|".join(f"({site.bottleneck})" for site in chosen),
         lora="|".join(f"({site.lora})" for site in chosen),
     )
+
+
+#: A name that lies in a layer: the tower of layers, and which of them.
+_IN_LAYER = re.compile(r"(.*?\b(?:layers?|blocks))\.(\d+)(?:\.|$)")
+
+
+def layer_of(name: str) -> tuple[str, int] | None:
+    """Return the tower of layers that a module or parameter lies in, and the number of its layer; or ``None``."""
+    match = _IN_LAYER.match(name)
+    return (match[1], int(match[2])) if match else None
+
+
+def in_last_layers(names: Collection[str], count: int) -> list[str]:
+    """Return the names that lie in the last ``count`` layers of their tower.
+
+    Args:
+        names: of modules or parameters, in every layer of each tower. Those that lie in no layer are left out.
+        count: of layers.
+    """
+    places = {name: place for name in names if (place := layer_of(name))}
+    depths: dict[str, int] = {}
+    for tower, number in places.values():
+        depths[tower] = max(depths.get(tower, 0), number + 1)
+    return [name for name, (tower, number) in places.items() if number >= depths[tower] - count]

@@ -5,16 +5,13 @@ Arivazhagan, Aggarwal, Singh, Choudhary: "Federated Learning with Personalizatio
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
+from feddat.adapters.sites import in_last_layers, layer_of
 from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
 from feddat.config import ConfigError, RunConfig
-
-#: An entry's name: the tower and the number of the layer that it belongs to.
-_LAYER = re.compile(r"(.*?\blayers?)\.(\d+)\.")
 
 
 class FedPer(Algorithm):
@@ -39,16 +36,13 @@ class FedPer(Algorithm):
         Raises:
             ConfigError: the adapter is not in layers, or nothing is left to be shared.
         """
-        found = {key: (match[1], int(match[2])) for key in keys if (match := _LAYER.match(key))}
-        depths = {tower: max(n for t, n in found.values() if t == tower) + 1 for tower, _ in found.values()}
         last = config.algorithm.personal_layers
-        personal = [key for key, (tower, number) in found.items() if number >= depths[tower] - last]
-        if not found:
+        personal = in_last_layers(keys, last)
+        if not personal:
             raise ConfigError(f"adapter.peft: fedper needs adapters in layers, and {config.adapter.peft} has none")
         if len(personal) == len(keys):
-            raise ConfigError(
-                f"algorithm.personal_layers: {last} of {max(depths.values())} layers leave nothing to be shared"
-            )
+            layers = len({layer_of(key) for key in keys})
+            raise ConfigError(f"algorithm.personal_layers: {last} of {layers} layers leave nothing to be shared")
         return FedPer(personal)
 
     def shares(self, key: str) -> bool:

@@ -35,6 +35,12 @@ class AdapterConfig(Section):
         None, description="bottleneck, LoRA: regular expression over module names; default: per architecture"
     )
 
+    layers: int | None = Field(
+        None,
+        ge=1,
+        description="bottleneck, LoRA: adapters in the last so many layers of each tower alone, which is quicker: what "
+        "is below them is computed once; default: in all",
+    )
     parts: tuple[Literal["language", "vision", "projector"], ...] = Field(
         ("language",),
         min_length=1,
