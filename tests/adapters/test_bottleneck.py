@@ -228,6 +228,7 @@ def test_half_precision_base_gets_full_precision_adapters(case: Case) -> None:
     assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.slow  # compiling takes most of it; test_dual.py compiles one family in every run
 def test_compiled_model_gives_the_same_numbers(case: Case) -> None:
     model = wrap(case)
     expected = case.run(model)
