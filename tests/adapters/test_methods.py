@@ -11,7 +11,7 @@ from tiny_models import Case
 from torch import nn
 
 from feddat.adapters.methods import build_adapters, count_parameters
-from feddat.adapters.sites import DEFAULT_SITES, default_sites, in_last_layers, layer_of
+from feddat.adapters.sites import DEFAULT_SITES, default_sites, depths, in_last_layers, layer_of
 
 
 def test_lora_adapts_query_and_value(case: Case) -> None:
@@ -44,7 +44,7 @@ def test_adapters_in_the_last_layers_alone(vilt: Case, kind: str, entries: int) 
 
 
 def test_layers_that_are_not_there(vilt: Case) -> None:
-    with pytest.raises(ValueError, match="layers: 3, but sites for adapters are in 2 layers"):
+    with pytest.raises(ValueError, match="layers: 3, but the model has sites for adapters in 2"):
         build_adapters(vilt.build(), layers=3)
     with pytest.raises(ValueError, match="layers: adapters of kind 'bias' have none to choose"):
         build_adapters(vilt.build(), peft="bias", layers=1)
@@ -68,6 +68,7 @@ def test_the_last_layers_of_each_tower() -> None:
     names = ["a.layer.0.x", "a.layer.1.x", "a.layer.1.y", "b.layers.0", "b.layers.4", "projector"]
     assert in_last_layers(names, 1) == ["a.layer.1.x", "a.layer.1.y", "b.layers.4"]
     assert in_last_layers(names, 9) == names[:-1]
+    assert depths(names) == {"a.layer": 2, "b.layers": 5}
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "lora"])

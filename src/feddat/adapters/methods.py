@@ -14,7 +14,7 @@ from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
 from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.replaced import ReplacedWeights
-from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites, in_last_layers, layer_of
+from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites, depths, in_last_layers
 from feddat.adapters.whole import whole_modules
 from feddat.kinds import KINDS
 
@@ -84,9 +84,9 @@ def _targets(model: nn.Module, sites: str, layers: int | None) -> str:
     if layers < 1:
         raise ValueError(f"layers: expected at least 1, got {layers}")
     names = [name for name, _ in model.named_modules() if re.fullmatch(sites, name)]
-    depth = len({layer_of(name) for name in names} - {None})
-    if layers > depth:
-        raise ValueError(f"layers: {layers}, but sites for adapters are in {depth} layers")
+    deepest = max(depths(names).values(), default=0)
+    if layers > deepest:
+        raise ValueError(f"layers: {layers}, but the model has sites for adapters in {deepest}")
     return "|".join(re.escape(name) for name in in_last_layers(names, layers))
 
 

@@ -9,7 +9,7 @@ transformers 5 does; a leading ``(.*\\.)?`` lets the same row fit a bare model a
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 #: Parts of a vision-language model that take adapters; where a model has no such parts, all of it is the first.
@@ -167,15 +167,21 @@ def layer_of(name: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def depths(names: Iterable[str]) -> dict[str, int]:
+    """Return the number of layers of each tower that names lie in: one more than the highest number of a layer."""
+    found: dict[str, int] = {}
+    for tower, number in filter(None, map(layer_of, names)):
+        found[tower] = max(found.get(tower, 0), number + 1)
+    return found
+
+
 def in_last_layers(names: Collection[str], count: int) -> list[str]:
     """Return the names that lie in the last ``count`` layers of their tower.
 
     Args:
-        names: of modules or parameters, in every layer of each tower. Those that lie in no layer are left out.
+        names: of modules or parameters. Those that lie in no layer are left out.
         count: of layers.
     """
+    depth = depths(names)
     places = {name: place for name in names if (place := layer_of(name))}
-    depths: dict[str, int] = {}
-    for tower, number in places.values():
-        depths[tower] = max(depths.get(tower, 0), number + 1)
-    return [name for name, (tower, number) in places.items() if number >= depths[tower] - count]
+    return [name for name, (tower, number) in places.items() if number >= depth[tower] - count]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
-from feddat.adapters.sites import in_last_layers, layer_of
+from feddat.adapters.sites import depths, in_last_layers
 from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
 from feddat.config import ConfigError, RunConfig
 
@@ -41,7 +41,7 @@ class FedPer(Algorithm):
         if not personal:
             raise ConfigError(f"adapter.peft: fedper needs adapters in layers, and {config.adapter.peft} has none")
         if len(personal) == len(keys):
-            layers = len({layer_of(key) for key in keys})
+            layers = max(depths(keys).values())
             raise ConfigError(f"algorithm.personal_layers: {last} of {layers} layers leave nothing to be shared")
         return FedPer(personal)
 
