@@ -1,6 +1,11 @@
 """What is loaded for a run of own data."""
 
+import pytest
+import torch
+
 from feddat.experiment import load_clients
+from feddat.experiment.federation import load_foundation
+from feddat.experiment.methods import resolve
 
 
 def test_caps_draw_the_same_examples_of_own_data_each_time(make_config):
@@ -13,3 +18,24 @@ def test_caps_draw_the_same_examples_of_own_data_each_time(make_config):
         assert ids == [example.id for example in again[name].train]
         assert set(ids) <= {example.id for example in whole[name].train}
         assert data.answers == whole[name].answers
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounded"),
+    [
+        ({}, True),
+        ({"adapter.peft": "lora"}, True),
+        ({"train.precision": "fp32"}, False),
+        ({"adapter.peft": "full"}, False),
+        ({"adapter.peft": "bias"}, False),
+        ({"method": "fedex-lora", "adapter.peft": "lora"}, False),
+    ],
+)
+def test_frozen_weights_are_rounded_for_bf16_unless_they_move(make_config, settings, rounded):
+    given = {"method": "fedavg", "train.precision": "bf16"} | settings
+    exact = load_foundation(resolve(make_config(method="fedavg")))
+    foundation = load_foundation(resolve(make_config(**given)))
+    layers = [p.dtype for n, p in foundation.backbone.model.named_parameters() if "layer.1.attention.output" in n]
+    assert layers and all((dtype == torch.bfloat16) == rounded for dtype in layers)
+    # Sites that compute in another format work together: the weights are the same.
+    assert foundation.model["weights"] == exact.model["weights"]

@@ -52,7 +52,8 @@ def bench_epoch(
     config = load_config(model=model_folder(model, folder / "models"), device=device, **settings)
     client = make_client(model, config.model, folder / "pictures" / f"{model}-epoch", examples)
     cache = folder / "cache"
-    loaded = {published: load_side_model("published" if published else "plain", config) for published in (True, False)}
+    ours = config.updated({"train.precision": own})
+    loaded = {True: load_side_model("published", config), False: load_side_model("plain", ours)}
     taken: dict[tuple[str, str], list[float]] = {case: [] for case in CASES}
     reading: dict[tuple[str, str], list[float]] = {case: [] for case in CASES}
     for cycle in range(cycles):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from feddat.adapters.base import Adapters, Route
+from feddat.adapters.frozen import round_frozen
 from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS, RoundContext
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner
@@ -48,6 +49,8 @@ def load_side_model(schedule: str, config: RunConfig) -> tuple[Backbone, Adapter
         make_stock(backbone)
     backbone.model.to(config.device)
     adapters = build_adapters(backbone.model, **config.adapter.model_dump())
+    if config.train.precision == "bf16" and schedule != "published":
+        round_frozen(adapters)
     if isinstance(backbone, StagedBackbone) and schedule != "published":
         backbone.stage(adapters.changed)
     return backbone, adapters

@@ -82,10 +82,10 @@ def _sides(model: str, config: RunConfig, folder: Path, schedules: Sequence[str]
     sides = {}
     for schedule in schedules:
         published = schedule == "published"
+        settings = config.updated({"train.precision": "fp32" if published else own})
         if published not in loaded:
-            loaded[published] = load_side_model(schedule, config)
-        precision = {"train.precision": "fp32" if published else own}
-        sides[schedule] = Side(schedule, config.updated(precision), client, loaded[published])
+            loaded[published] = load_side_model(schedule, settings)
+        sides[schedule] = Side(schedule, settings, client, loaded[published])
     return sides
 
 

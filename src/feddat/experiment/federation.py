@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
+from feddat.adapters.frozen import round_frozen
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
@@ -145,6 +146,7 @@ def load_foundation(config: RunConfig) -> Foundation:
         config.fusion,
         config.train.checkpointing,
         str(_device(config.device)),
+        rounded=config.train.precision == "bf16" and not _moved_weights(config),
     )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
@@ -223,15 +225,17 @@ def _check(algorithm: Algorithm, config: RunConfig) -> None:
 
 def _check_format(config: RunConfig) -> None:
     """Raise ``ConfigError`` if weights would have to train or move in a format in which they cannot."""
-    if config.weights == "fp32":
-        return
+    if config.weights != "fp32" and (reason := _moved_weights(config)):
+        raise ConfigError(f"weights: {config.weights}, but {reason}")
+
+
+def _moved_weights(config: RunConfig) -> str | None:
+    """Say what makes the model's own weights train or move; ``None`` where they stay as they are."""
     if config.adapter.peft in ("full", "norm", "bias"):
-        raise ConfigError(
-            f"weights: {config.weights}, but adapter.peft {config.adapter.peft} trains the model's own; use "
-            "bottleneck, lora or prompt"
-        )
+        return f"adapter.peft {config.adapter.peft} trains the model's own; use bottleneck, lora or prompt"
     if type(ALGORITHMS[config.method]).shift is not Algorithm.shift:
-        raise ConfigError(f"weights: {config.weights}, but {config.method} adds to the model's own; use fp32")
+        return f"{config.method} adds to the model's own; use fp32"
+    return None
 
 
 def _common(config: RunConfig) -> dict[str, Any]:
@@ -321,7 +325,13 @@ def _load_benchmark(
 
 @lru_cache(maxsize=1)
 def _load_model(
-    model: str, weights: Format, adapter: AdapterConfig, fusion: FusionConfig, checkpointing: bool, device: str
+    model: str,
+    weights: Format,
+    adapter: AdapterConfig,
+    fusion: FusionConfig,
+    checkpointing: bool,
+    device: str,
+    rounded: bool,
 ) -> tuple[Backbone, Adapters, str]:
     """Return the model on its device, with adapters on it, and the hash of its weights."""
     from feddat.models.catalog import load_backbone
@@ -341,6 +351,8 @@ def _load_model(
         from feddat.adapters.checkpointing import checkpoint_layers
 
         checkpoint_layers(adapters)
+    if rounded:
+        round_frozen(adapters)
     return backbone, adapters, hashed
 
 
