@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -196,18 +198,60 @@ def _encode(work: Mapping[str, list[_Work]], jobs: int | None, progress: Progres
     if jobs > 1:
         run_parallel(_encode_work, tasks, jobs, advance)
     else:
-        for name, item in tasks.items():
-            try:
-                _encode_work(item, partial(advance, name))
-            except DataError as error:
-                raise DataError(f"client {item.client}: {error}") from None
+        _encode_here(tasks, advance)
     return unreadable
 
 
+def _encode_here(tasks: Mapping[str, _Work], advance: Callable[[str, dict[str, Any]], None]) -> None:
+    """Encode one shard after the other in this process; while the disk takes one, the next is encoded."""
+    with ThreadPoolExecutor(1) as disk:
+        writing: list[tuple[str, list[bytes], Future[None]]] = []
+
+        def finish() -> None:
+            while writing:
+                name, unreadable, written = writing.pop()
+                with _naming_client(tasks[name]):
+                    written.result()
+                advance(name, _event(unreadable))
+
+        for name, work in tasks.items():
+            with _naming_client(work):
+                encoded = _encoded(work)
+            finish()
+            writing.append((name, encoded.unreadable, disk.submit(_write, work, encoded)))
+        finish()
+
+
+@contextmanager
+def _naming_client(work: _Work) -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"client {work.client}: {error}") from None
+
+
 def _encode_work(work: _Work, emit: Callable[[dict[str, Any]], None]) -> None:
-    """Encode one shard, in whatever process; emit one event when it is written."""
+    """Encode one shard in a process of its own; emit one event when it is written."""
+    encoded = _encoded(work)
+    _write(work, encoded)
+    emit(_event(encoded.unreadable))
+
+
+def _event(unreadable: list[bytes]) -> dict[str, Any]:
+    return {"event": "encoded", "unreadable": unreadable}
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A shard in memory: images and texts by key, and the keys of images that cannot be used."""
+
+    images: dict[bytes, NDArray[Any]]
+    texts: dict[bytes, NDArray[Any]]
+    unreadable: list[bytes]
+
+
+def _encoded(work: _Work) -> _Encoded:
     encoder = _encoder(work.model)
-    owner = encoder.fingerprint
     images: dict[bytes, NDArray[Any]] = {}
     unreadable = []
     for key, file in work.images.items():
@@ -217,13 +261,16 @@ def _encode_work(work: _Work, emit: Callable[[dict[str, Any]], None]) -> None:
             if not work.skip_bad:
                 raise
             unreadable.append(key)
-    if images:
-        write_shard(image_folder(work.folder, owner), owner, images)
-    if work.texts:
-        ids = zip(work.texts, encoder.texts(work.texts), strict=True)
-        arrays = {text_key(text): np.array(row, np.int32) for text, row in ids}
-        write_shard(text_folder(work.folder, owner), owner, arrays)
-    emit({"event": "encoded", "unreadable": unreadable})
+    ids = zip(work.texts, encoder.texts(work.texts) if work.texts else (), strict=True)
+    return _Encoded(images, {text_key(text): np.array(row, np.int32) for text, row in ids}, unreadable)
+
+
+def _write(work: _Work, encoded: _Encoded) -> None:
+    owner = _encoder(work.model).fingerprint
+    if encoded.images:
+        write_shard(image_folder(work.folder, owner), owner, encoded.images)
+    if encoded.texts:
+        write_shard(text_folder(work.folder, owner), owner, encoded.texts)
 
 
 @lru_cache(maxsize=1)
