@@ -117,5 +117,8 @@ def _four_bit(linear: nn.Linear) -> nn.Module:
     )
     made.weight = bitsandbytes.nn.Params4bit(linear.weight.detach(), requires_grad=False, quant_type="nf4", module=made)
     made.bias = linear.bias
+    # On CPUs with AVX512-BF16 the first answer would repack the weights in place, with scales rounded to bfloat16:
+    # what is trained afterwards would be another model, and rows that are no multiple of 64 wide fail.
+    made.support_avx512bf16_for_cpu = False
     layer: nn.Module = made
     return layer
