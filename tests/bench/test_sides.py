@@ -6,7 +6,7 @@ import torch
 from feddat.bench.clock import Clock, hardware, matmul_rates
 from feddat.bench.folders import make_client, model_folder, write_client
 from feddat.bench.published import make_stock
-from feddat.bench.sides import PHASES, SCHEDULES, Side, load_side_model
+from feddat.bench.sides import DEFAULT, PHASES, Side, load_side_model
 from feddat.config import load_config
 from feddat.models.catalog import load_backbone
 from helpers import WORDS, make_tiny_albef, make_tiny_blip, make_tiny_vilt
@@ -34,13 +34,13 @@ def trained(folders, client, family, schedule):
         model=str(folders[family]),
         **{"adapter.peft": "bottleneck", "adapter.reduction": 4, "train.lr": 1e-2, "train.batch_size": BATCH},
     )
-    backbone, adapters = load_side_model(schedule, config)
-    backbone.model.eval()
+    model = load_side_model(schedule, config)
+    backbone, adapters = model.backbone, model.adapters
     for seed, name in enumerate(("global", "local")):
         adapters.initialise(torch.Generator().manual_seed(seed), name)
     adapters.refresh_anchor()
     start = [p.detach().clone() for name in ("global", "local") for p in adapters.parameters(name)]
-    side = Side(schedule, config, client, (backbone, adapters))
+    side = Side(schedule, config, client, model)
     backbone.model.eval()  # no dropout: BERT's would be drawn differently
     for indices in torch.arange(BATCH * STEPS).split(BATCH):
         losses = side.step(indices)
@@ -64,7 +64,7 @@ def test_a_published_step_reads_its_files_in_each_of_three_passes(folders, clien
     read, encode = [], ViltEncoder.image
     monkeypatch.setattr(ViltEncoder, "image", lambda self, image: (read.append(image), encode(self, image))[1])
     counts = {}
-    for schedule in SCHEDULES:
+    for schedule in DEFAULT["cpu"]:
         read.clear()
         trained(folders, client, "vilt", schedule)
         counts[schedule] = len(read)

@@ -1,4 +1,4 @@
-"""How much memory something takes at its peak: of a fresh process, or of tensors on its GPU."""
+"""How much memory something takes at its peak: of a fresh process, or on its GPU."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held since the peak was forgotten: by the process, or on its GPU by tensors."""
+    """Return the most bytes held since the peak was forgotten: by the process, or by torch on its GPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)  # recordings hold what nothing else may use
     if _STATUS.is_file():
         line = next(line for line in _STATUS.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024

@@ -46,7 +46,8 @@ class StockVilt(ViltBackbone):
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the pooled first token, shape (views, feature_dim)."""
-        pooled: Tensor = self.model(**inputs).pooler_output
+        device = inputs["input_ids"].device
+        pooled: Tensor = self.model(**{key: value.to(device) for key, value in inputs.items()}).pooler_output
         return pooled
 
 

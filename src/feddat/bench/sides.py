@@ -5,16 +5,22 @@
 | ``published`` | FedDAT as published: three forward and two backward passes of the stock model, each from the files |
 | ``alternating`` | our FedDAT in the published order: the same numbers |
 | ``joint`` | our FedDAT with one update for both adapters |
+| ``compiled`` | ``joint`` with compiled layers (ViLT) |
 | ``plain`` | one adapter on its task's loss alone, as in FedAvg |
+
+On a GPU ours are recorded as CUDA graphs, as in a run; and the published one multiplies in TF32, as the torch that the
+published code pins (1.10) does by default.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from feddat.adapters.base import Adapters, Route
 from feddat.adapters.frozen import round_frozen
@@ -23,12 +29,13 @@ from feddat.algorithms import ALGORITHMS, RoundContext
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner
 from feddat.bench.clock import Clock
 from feddat.bench.published import make_stock, published_step, stock_optimizer
+from feddat.client.captured import CapturedRoutes
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
 from feddat.client.optim import build_optimizer
 from feddat.config import RunConfig
 from feddat.example import ClientData, Example
-from feddat.models.base import Backbone, StagedBackbone
+from feddat.models.base import Backbone, CompiledBackbone, StagedBackbone
 from feddat.models.catalog import load_backbone
 
 #: Schedule -> the algorithm whose parts it trains, and its settings.
@@ -36,13 +43,31 @@ SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
     "published": ("feddat", {"algorithm.order": "alternating"}),
     "alternating": ("feddat", {"algorithm.order": "alternating"}),
     "joint": ("feddat", {"algorithm.order": "joint"}),
+    "compiled": ("feddat", {"algorithm.order": "joint", "runtime.compile": True}),
     "plain": ("fedavg", {}),
 }
+#: Those that are measured where none are named: on a CPU, compiling takes longer than it saves.
+DEFAULT = {"cpu": ("published", "alternating", "joint", "plain"), "cuda": tuple(SCHEDULES)}
 #: What a step's time is divided into; the rest of it is Python between them.
 PHASES = ("inputs", "forward", "backward", "update")
 
 
-def load_side_model(schedule: str, config: RunConfig) -> tuple[Backbone, Adapters]:
+@dataclass(frozen=True)
+class SideModel:
+    """A model that several sides train adapters on in turns.
+
+    Attributes:
+        backbone: on its device, divided.
+        adapters: over it.
+        recorded: its passes on a GPU, as they are and compiled.
+    """
+
+    backbone: Backbone
+    adapters: Adapters
+    recorded: dict[bool, CapturedRoutes]
+
+
+def load_side_model(schedule: str, config: RunConfig) -> SideModel:
     """Return the model that a schedule trains adapters on; only ``published`` needs one of its own."""
     backbone = load_backbone(config.model)
     if schedule == "published":
@@ -53,7 +78,11 @@ def load_side_model(schedule: str, config: RunConfig) -> tuple[Backbone, Adapter
         round_frozen(adapters)
     if isinstance(backbone, StagedBackbone) and schedule != "published":
         backbone.stage(adapters.changed)
-    return backbone, adapters
+    recorded = {}
+    ours_on_gpu = config.device.startswith("cuda") and config.runtime.cuda_graphs and schedule != "published"
+    if ours_on_gpu and isinstance(backbone, StagedBackbone):
+        recorded = {way: CapturedRoutes(backbone, adapters, config.train.precision) for way in (False, True)}
+    return SideModel(backbone, adapters, recorded)
 
 
 class Side:
@@ -66,13 +95,14 @@ class Side:
         model: as :func:`load_side_model` gives it.
 
     Attributes:
+        compiles: whether layers run compiled.
         member: the client's data, task and head.
         adapters: what trains.
         clock: seconds by phase, all steps together.
     """
 
-    def __init__(self, schedule: str, config: RunConfig, client: ClientData, model: tuple[Backbone, Adapters]) -> None:
-        backbone, self.adapters = model
+    def __init__(self, schedule: str, config: RunConfig, client: ClientData, model: SideModel) -> None:
+        backbone, self.adapters = model.backbone, model.adapters
         method, settings = SCHEDULES[schedule]
         self._config = config.updated({"method": method, **settings})
         self._algorithm: Algorithm = ALGORITHMS[method]
@@ -82,19 +112,39 @@ class Side:
         parameters = [p for name in self._algorithm.trains for p in self.adapters.parameters(name)]
         heads = [p for head in self.member.heads.values() for p in head.parameters()]
         optimizer = build_optimizer(parameters, self._config.train, heads)
+        self.compiles = self._config.runtime.compile
+        self._backbone = backbone
         self._published = schedule == "published"
         if self._published:
             optimizer = stock_optimizer(optimizer)
         self._learner = TimedLearner(
-            self.clock, backbone, self.adapters, self._config.train.precision, optimizer, self._config.train.clip_norm
+            self.clock,
+            backbone,
+            self.adapters,
+            self._config.train.precision,
+            optimizer,
+            self._config.train.clip_norm,
+            captured=model.recorded.get(self.compiles),
         )
         backbone.model.train()
 
+    def flops(self, indices: Tensor) -> int:
+        """Return the floating-point operations of one step, which is taken as it is: not compiled, not replayed."""
+        compiles, self.compiles = self.compiles, False
+        recorded, self._learner.recorded = self._learner.recorded, None
+        with FlopCounterMode(display=False) as counter:
+            self.step(indices)
+        self.compiles, self._learner.recorded = compiles, recorded
+        return int(counter.get_total_flops())
+
     def step(self, indices: Tensor) -> dict[str, Tensor]:
         """Take one step on the examples at ``indices`` (N,) of the training split; return its losses."""
+        if isinstance(self._backbone, CompiledBackbone):  # which several sides share
+            self._backbone.compile(self.compiles)
+        torch.set_float32_matmul_precision("high" if self._published else "highest")  # TF32 or not; nothing on a CPU
         part = self.member.prepared("train")
         with self.clock.phase("inputs"):
-            targets = part.targets[indices.to(part.targets.device)]
+            targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
             inputs = self.member.training_inputs(part, indices)
         self._learner.take(self.member, inputs, targets)
         step: Callable[[Learner, RoundContext], dict[str, Tensor]] = self._algorithm.step
@@ -111,8 +161,8 @@ class TimedLearner(BatchLearner):
         examples: if given, every forward pass makes its inputs again from these examples' files.
     """
 
-    def __init__(self, clock: Clock, backbone: Backbone, *args: Any) -> None:
-        super().__init__(backbone, *args)
+    def __init__(self, clock: Clock, backbone: Backbone, *args: Any, **kwargs: Any) -> None:
+        super().__init__(backbone, *args, **kwargs)
         self._clock = clock
         self._source = backbone
         self.examples: Sequence[Example] | None = None

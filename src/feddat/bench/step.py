@@ -10,15 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from feddat.bench.clock import hardware, matmul_rates
 from feddat.bench.folders import MODELS, find_model, make_client, model_folder
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
-from feddat.bench.sides import PHASES, SCHEDULES, Side, load_side_model
+from feddat.bench.sides import DEFAULT, PHASES, SCHEDULES, Side, load_side_model
 from feddat.config import ConfigError, RunConfig, load_config
 from feddat.precision import resolve_precision
 
+#: Steps that are timed together: in a run, a GPU works on one while the CPU launches the next.
+STEPS = {"cuda": 4}
 #: Told what is measured next, in a few words.
 Say = Callable[[str], None]
 
@@ -26,12 +27,13 @@ Say = Callable[[str], None]
 def bench_step(
     folder: Path,
     models: Sequence[str] = tuple(MODELS),
-    schedules: Sequence[str] = tuple(SCHEDULES),
+    schedules: Sequence[str] | None = None,
     device: str = "cpu",
     cycles: int = 7,
     batch: int | None = None,
     precision: str = "auto",
     memory: bool = True,
+    graphs: bool = True,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
     """Measure steps of every schedule on every model, in turns; return what ``step.json`` holds.
@@ -39,35 +41,39 @@ def bench_step(
     Args:
         folder: where model folders and pictures are made; what is there is used again.
         models: keys of :data:`feddat.bench.folders.MODELS`.
-        schedules: keys of :data:`feddat.bench.sides.SCHEDULES`; ``published`` is always float32.
+        schedules: keys of :data:`feddat.bench.sides.SCHEDULES`; ``published`` is always float32 (TF32 on a GPU).
         device: torch device.
         cycles: measured steps per schedule, after one that is not.
         batch: examples per step; default: the model's.
         precision: of our own schedules.
         memory: whether to measure peak memory too, in a fresh process per schedule.
+        graphs: on a GPU, whether ours are recorded as CUDA graphs, as in a run.
         say: told what is measured.
 
     Raises:
         ConfigError: there is no such model or schedule.
     """
+    kind = torch.device(device).type
+    schedules = DEFAULT.get(kind, DEFAULT["cpu"]) if schedules is None else schedules
     for name in schedules:
         if name not in SCHEDULES:
             raise ConfigError(f"schedule {name!r}: not one that is measured; expected {', '.join(SCHEDULES)}")
     own = resolve_precision(precision, device)  # type: ignore[arg-type]
     rows = []
     for model in models:
-        config = _config(model, folder, device, batch)
-        rows += _measure(model, config, folder, schedules, cycles, own, say)
+        config = _config(model, folder, device, batch, graphs)
+        measured = [name for name in schedules if name != "compiled" or MODELS[model].compiled]
+        rows += _measure(model, config, folder, measured, cycles, own, say)
         if memory:
-            for row in rows[-len(schedules) :]:
+            for row in rows[-len(measured) :]:
                 say(f"{MODELS[model].title}: memory of {row['schedule']}")
-                row["memory"] = in_fresh_process(_peak, row["schedule"], model, config, folder, row["precision"])
+                row["memory"] = in_fresh_process(_peak, row["schedule"], model, config, folder, own)
     return {"kind": "step", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}
 
 
-def _config(model: str, folder: Path, device: str, batch: int | None) -> RunConfig:
+def _config(model: str, folder: Path, device: str, batch: int | None, graphs: bool) -> RunConfig:
     size = batch or find_model(model).batch
-    settings: dict[str, Any] = {"train.batch_size": size, "adapter.peft": "bottleneck"}
+    settings: dict[str, Any] = {"train.batch_size": size, "adapter.peft": "bottleneck", "runtime.cuda_graphs": graphs}
     return load_config(model=model_folder(model, folder / "models"), device=device, **settings)
 
 
@@ -104,27 +110,36 @@ def _measure(
     flops = {}
     for schedule, side in sides.items():
         say(f"{title}: first step of {schedule}")
-        with FlopCounterMode(display=False) as counter:
-            side.step(batches[0])
-        flops[schedule] = counter.get_total_flops()
+        flops[schedule] = side.flops(batches[0])
+    if device.type == "cuda":
+        for schedule, side in sides.items():
+            say(f"{title}: recording and compiling {schedule}")
+            for indices in batches * 3:
+                side.step(indices)
+    steps = STEPS.get(device.type, 1)
     seconds: dict[str, list[float]] = {schedule: [] for schedule in schedules}
     phases: dict[str, list[dict[str, float]]] = {schedule: [] for schedule in schedules}
-    rates: dict[torch.dtype, list[dict[int, float]]] = {}
+    rates: dict[str, list[dict[int, float]]] = {}
+    published = "tf32" if device.type == "cuda" else "fp32"
     for cycle, indices in zip(range(cycles), itertools.cycle(batches), strict=False):
         for schedule, side in sides.items():
             say(f"{title}: {schedule}, step {cycle + 1} of {cycles}")
             side.clock.reset()
-            started = time.perf_counter()
-            side.step(indices)
             _wait(device)
-            seconds[schedule].append(time.perf_counter() - started)
-            phases[schedule].append(dict(side.clock.seconds))
-        for dtype in {torch.float32, torch.bfloat16 if own == "bf16" else torch.float32}:
-            rates.setdefault(dtype, []).append(matmul_rates(device, dtype))
-    rate = {dtype: max(statistics.median(r[s] for r in found) for s in found[0]) for dtype, found in rates.items()}
+            started = time.perf_counter()
+            for _ in range(steps):
+                side.step(indices)
+            _wait(device)
+            seconds[schedule].append((time.perf_counter() - started) / steps)
+            phases[schedule].append({phase: spent / steps for phase, spent in side.clock.seconds.items()})
+        for precision in {published, own}:
+            torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+            rates.setdefault(precision, []).append(matmul_rates(device, dtype))
+    rate = {key: max(statistics.median(r[s] for r in found) for s in found[0]) for key, found in rates.items()}
     rows = []
     for schedule in schedules:
-        precision = "fp32" if schedule == "published" else own
+        precision = published if schedule == "published" else own
         rows.append(
             {
                 "model": title,
@@ -134,7 +149,7 @@ def _measure(
                 "seconds": seconds[schedule],
                 "phases": {p: statistics.median(found.get(p, 0.0) for found in phases[schedule]) for p in PHASES},
                 "flops": flops[schedule],
-                "matmul_rate": rate[torch.bfloat16 if precision == "bf16" else torch.float32],
+                "matmul_rate": rate[precision],
             }
         )
     return rows
@@ -146,12 +161,12 @@ def _wait(device: torch.device) -> None:
 
 
 def _peak(schedule: str, model: str, config: RunConfig, folder: Path, precision: str) -> dict[str, int]:
-    """Return the bytes that two steps of one schedule need: once all is loaded, and at the peak."""
+    """Return the bytes that a few steps of one schedule need: once all is loaded, and at the peak."""
     device = torch.device(config.device)
     side = _sides(model, config, folder, [schedule], precision)[schedule]
     side.member.prepared("train")
     forget_peak(device)
     loaded = peak_memory(device)
-    for indices in _batches(config):
+    for indices in _batches(config) * (1 if device.type == "cpu" else 3):  # recorded at the third
         side.step(indices)
     return {"loaded": loaded, "peak": peak_memory(device)}

@@ -37,6 +37,7 @@ def step(
     cycles: Cycles = None,
     threads: Threads = None,
     precision: Annotated[str, typer.Option(help="Of our schedules: auto, fp32, bf16.")] = "auto",
+    graphs: Annotated[bool, typer.Option(help="On a GPU: record our passes as CUDA graphs, as in a run.")] = True,
     quick: Quick = False,
     to: Out = _OUT,
     work: Work = _WORK,
@@ -48,7 +49,7 @@ def step(
 
         result = bench_step(
             work, names, device=device, cycles=cycles or (3 if quick else 11), batch=batch, precision=precision,
-            memory=not quick, say=say,
+            memory=not quick, graphs=graphs, say=say,
         )  # fmt: skip
     _show(result, to)
 

@@ -36,7 +36,7 @@ class Answering:
         scores: dict[str, list[Tensor]] = {route: [] for route in routes}
         with torch.inference_mode():
             for indices in self._batches(part.size):
-                targets = part.targets[indices.to(part.targets.device)]
+                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
                 self._learner.take(member, member.inputs(part.views, indices), targets)
                 for route in routes:
                     scores[route].append(member.task.scores(self._logits(route), targets))

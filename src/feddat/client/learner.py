@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from feddat.adapters.base import TRAINED, Adapters, Route
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.algorithms.distillation import distillation_loss
+from feddat.client.captured import CapturedRoutes
 from feddat.client.member import Member
 from feddat.client.momentum import MomentumCopy
 from feddat.models.base import Backbone, StagedBackbone
@@ -21,6 +22,9 @@ class BatchLearner:
     """Forward passes, loss and update on the current batch (:class:`feddat.algorithms.base.Learner`).
 
     Without an optimizer it only answers: :meth:`features`, :meth:`logits` and :meth:`answers`.
+
+    Attributes:
+        recorded: passes on a GPU, which are replayed where they can be.
     """
 
     def __init__(
@@ -33,6 +37,7 @@ class BatchLearner:
         trains_key: Callable[[str], bool] = lambda key: True,
         zeroes_gradients: bool = False,
         momentum: MomentumCopy | None = None,
+        captured: CapturedRoutes | None = None,
     ) -> None:
         self._backbone = backbone
         self._adapters = adapters
@@ -42,6 +47,8 @@ class BatchLearner:
         self._trains_key = trains_key
         self._zeroes_gradients = zeroes_gradients
         self._momentum = momentum
+        # The published code's gradients, added to zeros, would be added to themselves: recordings own them.
+        self.recorded = None if zeroes_gradients else captured
         self._alpha = 0.0
         # What the momentum copy makes of the current batch, beside the features and logits that it is the teacher of.
         self._taught_features: list[tuple[Tensor, Tensor]] = []
@@ -63,12 +70,17 @@ class BatchLearner:
         self._taught_logits.clear()
         if self._momentum is not None:
             self._momentum.follow()
+        if self.recorded is not None:
+            self.recorded.begin()
 
     def features(self, route: Route) -> Tensor:
         """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
         self._share_prefix()
         self._adapters.route(route)
+        recorded = self._replayed(route)
         with self._autocast():
+            if recorded is not None:
+                return self._member.pooled(recorded)
             features = self._forward()
             if (copy := self._teacher()) is not None:
                 with copy.instead():
@@ -169,6 +181,12 @@ class BatchLearner:
         if self._member.generation is None and isinstance(self._backbone, ReadingBackbone):
             return self._backbone.question_features(self._inputs)
         return self._member.pooled(self._backbone.features(self._inputs))
+
+    def _replayed(self, route: Route) -> Tensor | None:
+        """Return what a recording of the route gives, where there is one for this batch."""
+        if self.recorded is None or self._member.generation is not None:
+            return None
+        return self.recorded.features(route, self._inputs)
 
     def _teacher(self) -> MomentumCopy | None:
         """Return the momentum copy, if the current batch's answers are written."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.client.batches import plan_batches
+from feddat.client.captured import CapturedRoutes
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member, Prepared
 from feddat.client.momentum import MomentumCopy, rising
@@ -41,6 +42,7 @@ class LocalTraining:
         backbone: the frozen model, on its device.
         adapters: over that model.
         carry: applied to every split before its first batch, with the model's mode set.
+        captured: recordings of passes, on a GPU; ``None``: every pass is run as it is.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class LocalTraining:
         backbone: Backbone,
         adapters: Adapters,
         carry: Carry,
+        captured: CapturedRoutes | None = None,
     ) -> None:
         self.name = name
         self.members = members
@@ -58,6 +61,7 @@ class LocalTraining:
         self.backbone = backbone
         self.adapters = adapters
         self._carry = carry
+        self._captured = captured
 
     def run(
         self,
@@ -118,6 +122,7 @@ class LocalTraining:
             algorithm.trains_key,
             traps.zeroes_gradients,
             copy,
+            self._captured,
         )
         context.steps = len(plan)
         torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
@@ -133,7 +138,7 @@ class LocalTraining:
         for context.step, (name, indices) in enumerate(plan):
             member, part = self.members[name], prepared[name]
             set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
-            targets = part.targets[indices.to(part.targets.device)]
+            targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
             alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
             learner.take(member, member.training_inputs(part, indices), targets, alpha)
             values = self._step(algorithm, learner, context)

@@ -39,10 +39,10 @@ class PrefixViews:
         index = torch.as_tensor(indices)
         rows, lengths = [self._states[i] for i in index.tolist()], self._lengths[index]
         if bool((lengths == lengths[0]).all()):
-            return {STATES: torch.stack(rows).to(device)}
+            return {STATES: torch.stack(rows)}
         states = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         mask = torch.arange(states.shape[1]) < lengths[:, None]
-        return {STATES: states.to(device), MASK: mask[:, None, None, :].to(device)}
+        return {STATES: states, MASK: mask[:, None, None, :].to(device, non_blocking=True)}
 
 
 class PrefixCache:
@@ -96,11 +96,11 @@ class PrefixCache:
             prefix = backbone.prefix(views.batch(group, device))
             if not prefix.keys() <= {STATES, MASK}:
                 return None
-            states = prefix[STATES].cpu()
+            states = prefix[STATES]  # kept where they are used
             if states[0].nbytes * len(views) > 2 * self._limit:  # a first look: padding may be half of it
                 return None
             if MASK in prefix:
-                kept += [row[mask].clone() for row, mask in zip(states, prefix[MASK][:, 0, 0].cpu(), strict=True)]
+                kept += [row[mask].clone() for row, mask in zip(states, prefix[MASK][:, 0, 0], strict=True)]
             else:
                 kept += [row.clone() for row in states]
             if sum(row.nbytes for row in kept) > self._limit:

@@ -17,6 +17,7 @@ from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.algorithms.local import Local
 from feddat.algorithms.server import ServerPart
 from feddat.client.answering import Answering
+from feddat.client.captured import CapturedRoutes
 from feddat.client.learner import BatchLearner, autocast
 from feddat.client.local_training import LocalTraining
 from feddat.client.member import Member, Prepared
@@ -89,6 +90,7 @@ class Participant:
         store: personal state of this client.
         prefixes: keeps what is frozen of the forward pass, for all participants of the process; ``None``: nothing is.
         recent: says which participants of the process hold memory between their turns; ``None``: all do.
+        captured: recordings of passes on a GPU, for all participants of the process; ``None``: there are none.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Participant:
         store: PersonalStore,
         prefixes: PrefixCache | None = None,
         recent: Recent | None = None,
+        captured: CapturedRoutes | None = None,
     ) -> None:
         self.name = name
         self.config = config
@@ -111,13 +114,14 @@ class Participant:
         self.store = store
         self._prefixes = prefixes
         self._recent = recent
+        self._captured = captured
         if isinstance(backbone, StagedBackbone):
             backbone.stage(adapters.changed)
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
         self._personal_store = PersonalStore(store.root, store.client, label="personal")
-        self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried)
+        self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried, captured)
         self._averages: dict[str, Tensor] = {}  # of momentum distillation, in the state restored last
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
@@ -252,7 +256,7 @@ class Participant:
         for member in self.members.values():
             for head in member.heads.values():
                 head.eval()
-        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision)
+        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision, captured=self._captured)
         return Answering(learner, algorithm, context, self.config.eval.batch_size)
 
     def _personalise(self, context: RoundContext, round: int) -> None:

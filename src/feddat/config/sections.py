@@ -208,6 +208,16 @@ class RuntimeConfig(Section):
         description="in-process: worker processes, of one thread each, in which clients take turns side by side; 1: "
         "this process; auto: one per core where that is quicker, with a small model and without a GPU",
     )
+    cuda_graphs: bool = Field(
+        True,
+        description="on a GPU, record a route's passes once per shape and launch them whole: the same numbers, without "
+        "waiting for the CPU, for the memory of a pass more per route",
+    )
+    compile: bool = Field(
+        False,
+        description="compile ViLT's layers with their bottleneck adapters (torch.compile): half a minute at the start "
+        "of a run, worth it on a GPU with large batches",
+    )
     actors: int = Field(1, ge=1, description="simulation: processes that clients take turns in")
     server: Path | None = Field(
         None,

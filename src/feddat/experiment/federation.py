@@ -23,6 +23,7 @@ from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.app.client import Site
 from feddat.app.messages import Member
+from feddat.client.captured import CapturedRoutes
 from feddat.client.personal import shared_state
 from feddat.client.prefixes import PrefixCache
 from feddat.client.recent import Recent
@@ -31,7 +32,7 @@ from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
-from feddat.models.base import Backbone
+from feddat.models.base import Backbone, CompiledBackbone, StagedBackbone
 from feddat.models.fusion import FusedBackbone
 from feddat.models.number_formats import Format
 from feddat.models.weights import weights_hash
@@ -193,8 +194,15 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
+    if isinstance(backbone, CompiledBackbone):
+        backbone.compile(config.runtime.compile)
+    elif config.runtime.compile:
+        raise ConfigError(f"runtime.compile: only ViLT's layers can be compiled, not those of model {config.model}")
+    captured = _captured(config, backbone, adapters)
     participants = {
-        name: Participant(name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent)
+        name: Participant(
+            name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent, captured
+        )
         for name, members in groups.items()
     }
     for member in (member for participant in participants.values() for member in participant.members.values()):
@@ -213,6 +221,15 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
             f"momentum.alpha: {config.momentum.alpha}, but on model {config.model} no client writes its answers"
         )
     return Federation(foundation, data, participants)
+
+
+def _captured(config: RunConfig, backbone: Backbone, adapters: Adapters) -> CapturedRoutes | None:
+    """Return what records passes, where they are run on a GPU and can be recorded."""
+    on_gpu = _device(config.device).type == "cuda"
+    if not (on_gpu and config.runtime.cuda_graphs and isinstance(backbone, StagedBackbone)):
+        return None
+    # Checkpoints are computed again in the backward pass, each from a state of the generator that a graph cannot read.
+    return None if config.train.checkpointing else CapturedRoutes(backbone, adapters, config.train.precision)
 
 
 def _check(algorithm: Algorithm, config: RunConfig) -> None:

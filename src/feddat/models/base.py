@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from feddat.example import Image, View
 
@@ -133,13 +133,29 @@ class AddsToOutput(Protocol):
     """A module that adapters put around another, to add to its output.
 
     Attributes:
-        base_layer: the other module.
         adds_to_output: whether a sum with its output is all that it changes.
     """
 
-    base_layer: nn.Module
     adds_to_output: bool
+
+    # Not PEFT's attribute `base_layer`: from Python 3.12 on, protocols do not see what a module holds as a child.
+    def get_base_layer(self) -> nn.Module:
+        """Return the other module."""
+        ...
 
     def adapt(self, output: Tensor) -> Tensor:
         """Return an output of the base layer with what the present route adds to it."""
+        ...
+
+    def pure(self) -> tuple[Callable[..., Tensor], Sequence[Any], Sequence[Any]]:
+        """Return :meth:`adapt` as a function without a state, and what it takes beside outputs: weights and scales."""
+        ...
+
+
+@runtime_checkable
+class CompiledBackbone(Protocol):
+    """A backbone whose layers can be compiled (``torch.compile``)."""
+
+    def compile(self, wanted: bool) -> None:
+        """Run layers compiled from now on, or as they are."""
         ...

@@ -6,6 +6,7 @@ Pixels stay uint8 (a quarter of the memory of floats) and are normalised per bat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ class EncodedImageTexts:
         patch_size: height and width of a patch, the resolution of ``pixel_mask``.
         mean: per channel, of pixels in [0, 1].
         std: per channel, of pixels in [0, 1].
+        masks_on_host: whether masks stay in the CPU's memory, for models that decide by them what to compute: from a
+            GPU's, each look would wait for all that it has to do.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class EncodedImageTexts:
         patch_size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
+        masks_on_host: bool = False,
     ):
         self._images = list(images)
         self._image_of_view = torch.tensor(image_of_view, dtype=torch.long)
@@ -48,6 +52,7 @@ class EncodedImageTexts:
         # (x / 255 - mean) / std as one multiplication and one addition
         self._scale = 1 / (255 * torch.tensor(std).view(3, 1, 1))
         self._shift = -(torch.tensor(mean) / torch.tensor(std)).view(3, 1, 1)
+        self._masks_on_host = masks_on_host
 
     def __len__(self) -> int:
         """Return the number of views."""
@@ -58,34 +63,57 @@ class EncodedImageTexts:
 
         ``input_ids`` and ``attention_mask`` (N, L) long, L the longest text of the batch; ``pixel_values``
         (N, 3, H, W) float32, H and W the largest of the batch; ``pixel_mask`` (N, H / patch, W / patch) long, true
-        where an image is.
+        where an image is. Copies to a GPU go on while the caller does.
         """
         views = torch.as_tensor(indices, dtype=torch.long, device="cpu")
         lengths = self._lengths[views]
         longest = int(lengths.max())
-        pixels, mask = self._pixels(self._image_of_view[views])
+        pixels, image_mask = self._pixels(self._image_of_view[views], pinned=device.type == "cuda")
+        text_mask = (torch.arange(longest) < lengths[:, None]).long()
+        masks_on = torch.device("cpu") if self._masks_on_host else device
+
+        def moved(tensor: Tensor, to: torch.device = device) -> Tensor:
+            return tensor.to(to, non_blocking=True)
+
         return {
-            "input_ids": self._tokens[views, :longest].to(device),
-            "attention_mask": (torch.arange(longest) < lengths[:, None]).long().to(device),
-            "pixel_values": torch.addcmul(self._shift.to(device), pixels.to(device), self._scale.to(device)),
-            "pixel_mask": mask.to(device),
+            "input_ids": moved(self._tokens[views, :longest]),
+            "attention_mask": moved(text_mask, masks_on),
+            "pixel_values": torch.addcmul(moved(self._shift), _beside(pixels, device), moved(self._scale)),
+            "pixel_mask": moved(image_mask, masks_on),
         }
 
-    def _pixels(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def _pixels(self, images: Tensor, pinned: bool) -> tuple[Tensor, Tensor]:
         """Return raw pixels (N, 3, H, W) uint8, padded to the largest image, and their mask in patches."""
         patch_height, patch_width = self._patch_size
         chosen = [self._images[i] for i in images.tolist()]
-        if len({image.shape for image in chosen}) == 1:
-            height, width = chosen[0].shape[1:]
-            mask = torch.ones(len(chosen), height // patch_height, width // patch_width, dtype=torch.long)
-            return torch.stack(chosen), mask
         height, width = (max(image.shape[axis] for image in chosen) for axis in (1, 2))
-        pixels = torch.zeros(len(chosen), 3, height, width, dtype=torch.uint8)
+        pixels = torch.empty(len(chosen), 3, height, width, dtype=torch.uint8, pin_memory=pinned)
+        if len({image.shape for image in chosen}) == 1:
+            mask = torch.ones(len(chosen), height // patch_height, width // patch_width, dtype=torch.long)
+            return torch.stack(chosen, out=pixels), mask
+        pixels.zero_()
         mask = torch.zeros(len(chosen), height // patch_height, width // patch_width, dtype=torch.long)
         for i, image in enumerate(chosen):
             pixels[i, :, : image.shape[1], : image.shape[2]] = image
             mask[i, : image.shape[1] // patch_height, : image.shape[2] // patch_width] = 1
         return pixels, mask
+
+
+@cache
+def _copying(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
+def _beside(pixels: Tensor, device: torch.device) -> Tensor:
+    """Return pixels on a device; a GPU takes them in while it works on what it was given before."""
+    if device.type != "cuda":
+        return pixels.to(device)
+    stream, now = _copying(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(stream):
+        copied = pixels.to(device, non_blocking=True)
+    now.wait_stream(stream)
+    copied.record_stream(now)
+    return copied
 
 
 def encode_views(encoder: Encoder, views: Sequence[View]) -> EncodedViews:

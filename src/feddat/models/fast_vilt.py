@@ -47,6 +47,7 @@ class FastViltEmbeddings(ViltEmbeddings):
     """``ViltEmbeddings`` with every patch in row-major order; returns a boolean 4D mask, or ``None`` without padding.
 
     ``pixel_mask`` may have the resolution of pixels or of patches. Valid pixels form a rectangle from the top left.
+    Both masks may be on the CPU while everything else is on a GPU, which then need not be waited for.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
@@ -54,20 +55,26 @@ class FastViltEmbeddings(ViltEmbeddings):
         embeddings, mask = super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
         mask = mask.bool()
         # Attention kernels are fastest without a mask; ViltModel passes a 4D mask or None on as it is.
-        return embeddings, None if mask.all() else mask[:, None, None, :]
+        if mask.all():
+            return embeddings, None
+        return embeddings, mask[:, None, None, :].to(embeddings.device, non_blocking=True)
 
     def visual_embed(
         self, pixel_values: Tensor, pixel_mask: Tensor, max_image_length: int | None = None
     ) -> tuple[Tensor, Tensor, None]:
         """Return image embeddings (N, 1 + patches, d) and their mask (N, 1 + patches), long."""
-        x = self.patch_embeddings(pixel_values)
+        x = self._patches(pixel_values)
         mask = F.interpolate(pixel_mask[:, None].float(), size=x.shape[2:])[:, 0].bool()
         sizes = torch.stack([mask[:, :, 0].sum(dim=1), mask[:, 0, :].sum(dim=1)], dim=1)
         height, width = (int(size) for size in sizes.amax(dim=0))
         x, mask = x[:, :, :height, :width], mask[:, :height, :width]
         mask = mask.flatten(1)
         uniform = bool(mask.all())
-        positions = self._positions(height, width) if uniform else self._positions_per_image(sizes, height, width)
+        positions = (
+            self._positions(height, width)
+            if uniform
+            else self._positions_per_image(sizes.to(x.device, non_blocking=True), height, width)
+        )
         x = x.flatten(2).transpose(1, 2) + positions
 
         counts = sizes.prod(dim=1)
@@ -77,14 +84,25 @@ class FastViltEmbeddings(ViltEmbeddings):
         if length < height * width:
             # Valid patches first, in row-major order; of too many, an evenly spaced choice.
             order = torch.argsort(~mask, dim=1, stable=True)
-            rank = torch.arange(length, device=x.device) * counts.clamp(min=length)[:, None] // length
+            rank = torch.arange(length, device=mask.device) * counts.clamp(min=length)[:, None] // length
             keep = order.gather(1, rank)
-            x = x.gather(1, keep[:, :, None].expand(-1, -1, x.shape[2]))
+            x = x.gather(1, keep.to(x.device)[:, :, None].expand(-1, -1, x.shape[2]))
             mask = mask.gather(1, keep)
 
         cls = (self.cls_token + self.position_embeddings[:, :1]).expand(x.shape[0], -1, -1)
         x = self.dropout(torch.cat([cls.to(x.dtype), x], dim=1))
         return x, F.pad(mask.long(), (1, 0), value=1), None
+
+    def _patches(self, pixels: Tensor) -> Tensor:
+        """Return patch embeddings (N, d, rows, columns).
+
+        Patches do not overlap, so that the convolution is one matrix product; a GPU takes a tenth of the time for it.
+        """
+        projection = self.patch_embeddings.projection
+        if pixels.device.type != "cuda":
+            embedded: Tensor = self.patch_embeddings(pixels)
+            return embedded
+        return product_of_patches(pixels, projection.weight, projection.bias)
 
     def _native_grid(self) -> Tensor:
         """Return the learned position embeddings as a picture (1, d, rows, columns)."""
@@ -129,6 +147,25 @@ class FastViltEmbeddings(ViltEmbeddings):
         """Return, per image, where patches 0..length-1 lie on an axis that runs from -1 to 1 over its ``size``."""
         steps = torch.arange(length, device=sizes.device, dtype=torch.float64)
         return steps * 2 / (sizes[:, None] - 1).clamp(min=1) - 1
+
+
+def product_of_patches(pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return the convolution of ``pixels`` (N, 3, H, W) whose steps are as long as its kernel, as a matrix product.
+
+    Args:
+        pixels: what is left over below and to the right of whole patches is not looked at.
+        weight: (d, 3, patch height, patch width).
+        bias: (d,).
+    """
+    count, channels, height, width = pixels.shape
+    _, _, patch_height, patch_width = weight.shape
+    rows, columns = height // patch_height, width // patch_width
+    if torch.is_autocast_enabled(pixels.device.type):  # before the patches are copied, not after
+        pixels = pixels.to(torch.get_autocast_dtype(pixels.device.type))
+    whole = pixels[:, :, : rows * patch_height, : columns * patch_width]
+    divided = whole.reshape(count, channels, rows, patch_height, columns, patch_width)
+    patches = divided.permute(0, 2, 4, 1, 3, 5).reshape(count, rows * columns, -1)
+    return F.linear(patches, weight.flatten(1), bias).transpose(1, 2).reshape(count, -1, rows, columns)
 
 
 class FastViltSelfAttention(ViltSelfAttention):

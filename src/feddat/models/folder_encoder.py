@@ -35,6 +35,9 @@ class FolderEncoder(ABC):
         ModelError: tokenizer or image processor is missing or unusable.
     """
 
+    #: Whether the model decides by its masks what to compute (:class:`EncodedImageTexts`).
+    masks_on_host = False
+
     def __init__(
         self,
         folder: Path,
@@ -84,6 +87,7 @@ class FolderEncoder(ABC):
             patch_size=self._patch_size,
             mean=mean,
             std=std,
+            masks_on_host=self.masks_on_host,
         )
 
 

@@ -134,7 +134,8 @@ class ViltBertBackbone:
         if "input_ids" not in inputs:
             return inputs
         rest = {key: value for key, value in inputs.items() if key != "input_ids"}
-        words = self._bert(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        ids = inputs["input_ids"]
+        words = self._bert(input_ids=ids, attention_mask=inputs["attention_mask"].to(ids.device))
         return rest | {"inputs_embeds": words.last_hidden_state}
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:

@@ -27,6 +27,8 @@ class ViltEncoder(FolderEncoder):
         ModelError: tokenizer or image processor is missing or unusable.
     """
 
+    masks_on_host = True
+
     def __init__(self, folder: Path) -> None:
         config = ViltConfig.from_pretrained(folder, local_files_only=True)
         patch = config.patch_size

@@ -16,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.models.vilt.modeling_vilt import ViltAttention, ViltLayer
 
 from feddat.models.base import AddsToOutput
 from feddat.models.fast_vilt import FastViltSelfAttention
 from feddat.models.stages import MASK, STATES, drops_out, is_changed
+from feddat.models.vilt_block import compiled_bare, compiled_layer, plain_layer
 
 
 class ViltStages:
@@ -31,13 +33,17 @@ class ViltStages:
         vilt: a ``ViltModel`` with fast embeddings and attention, and whatever adapters were put on it.
         changed: the modules that routes change; ``None``: not known, so that all of it runs as a whole.
 
+        compiled: see there.
+
     Attributes:
         vilt: that model.
+        compiled: whether layers with nothing but an adapter behind them are compiled (:mod:`feddat.models.vilt_block`).
         depth: so many layers are below the first change; -1: there is no prefix.
     """
 
-    def __init__(self, vilt: Any, changed: Collection[nn.Module] | None = None) -> None:
+    def __init__(self, vilt: Any, changed: Collection[nn.Module] | None = None, compiled: bool = False) -> None:
         self.vilt = vilt
+        self.compiled = compiled
         # The stack of layers is itself a changed module where something enters beside the tokens.
         self._whole_stack = changed is None or vilt.encoder in changed
         self._adapter: AddsToOutput | None = None
@@ -61,7 +67,8 @@ class ViltStages:
             # Only the first token is ever asked for again.
             return {STATES: _first_token(layers[-1], states, mask, bare=self._adapter is not None)}
         if self._adapter is not None:
-            states = _without_adapter(layers[self.depth], states, mask)
+            bare = compiled_bare if self.compiled else _without_adapter
+            states = bare(layers[self.depth], states, mask)
         return {STATES: states} if mask is None else {STATES: states, MASK: mask}
 
     def pooled(self, inputs: dict[str, Tensor]) -> Tensor:
@@ -77,8 +84,9 @@ class ViltStages:
             states = vilt.encoder(states, attention_mask=mask).last_hidden_state
         else:
             *layers, last = vilt.encoder.layer
+            run = compiled_layer if self.compiled and torch.is_grad_enabled() else plain_layer
             for layer in layers[first:]:
-                states = layer(states, mask)[0]
+                states = run(layer, states, mask)
             if first <= len(layers):
                 states = _first_token(last, states, mask)
         pooled: Tensor = vilt.pooler(vilt.layernorm(states[:, :1]))
@@ -112,7 +120,7 @@ def _without_adapter(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     states = layer.attention(layer.layernorm_before(states), mask)[0] + states
     hidden = layer.intermediate(layer.layernorm_after(states))
     # Not called as a module: that would run the adapter, which is a hook.
-    output: Tensor = layer.output.base_layer.forward(hidden, states)
+    output: Tensor = layer.output.get_base_layer().forward(hidden, states)
     return output
 
 
@@ -126,5 +134,5 @@ def _first_token(layer: Any, states: Tensor, mask: Tensor | None, bare: bool = F
     context = layer.attention.attention.attend(normed[:, :1], normed, mask)
     first = layer.attention.output(context, first) + first
     hidden = layer.intermediate(layer.layernorm_after(first))
-    output: Tensor = layer.output.base_layer.forward(hidden, first) if bare else layer.output(hidden, first)
+    output: Tensor = layer.output.get_base_layer().forward(hidden, first) if bare else layer.output(hidden, first)
     return output

@@ -12,7 +12,8 @@ which module is the site, not in what is done there:
 from __future__ import annotations
 
 import inspect
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -20,6 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from feddat.adapters.bottleneck.config import BottleneckConfig
+
+#: An adapter at a site: W_down (d / r, d), b_down, W_up (d, d / r), b_up.
+Weights: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
+#: A function of an output, weights and scales; the weights; the scales.
+Pure: TypeAlias = tuple[Callable[..., Tensor], list[Weights], list[float | Tensor]]
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
@@ -104,6 +110,10 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         contribution = self._contribution(output)
         return output if contribution is None else output + contribution
 
+    def pure(self) -> Pure:
+        """Return :meth:`adapt` on the present route as a function without a state, and what it takes beside outputs."""
+        return _adapted, *self._active()
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see :func:`merge_error`."""
         raise merge_error()
@@ -143,17 +153,31 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         """Return Σ sᵢ·Aᵢ(hidden) over the active adapters, like ``hidden``, or None where none is active."""
         if self.disable_adapters:
             return None
-        total: Tensor | None = None
-        for name in self.active_adapters:
-            if name not in self.bottleneck_down:
-                continue
-            down, up = self._linears(name)
-            part = up(functional.relu(down(hidden.to(down.weight.dtype))))
-            scale = self.scaling[name]
-            if isinstance(scale, Tensor) or scale != 1.0:
-                part = part * scale
-            total = part if total is None else total + part
-        return None if total is None else total.to(hidden.dtype)
+        weights, scales = self._active()
+        return contribution(hidden, weights, scales) if weights else None
+
+    def _active(self) -> tuple[list[Weights], list[float | Tensor]]:
+        names = [] if self.disable_adapters else [n for n in self.active_adapters if n in self.bottleneck_down]
+        pairs = [self._linears(name) for name in names]
+        weights: list[Weights] = [(down.weight, down.bias, up.weight, up.bias) for down, up in pairs]
+        return weights, [self.scaling[name] for name in names]
+
+
+def contribution(hidden: Tensor, weights: Sequence[Weights], scales: Sequence[float | Tensor]) -> Tensor:
+    """Return Σ sᵢ·Aᵢ(hidden), like ``hidden``, of one adapter or more."""
+    total: Tensor | None = None
+    for (down, down_bias, up, up_bias), scale in zip(weights, scales, strict=True):
+        inner = functional.relu(functional.linear(hidden.to(down.dtype), down, down_bias))
+        part = functional.linear(inner, up, up_bias)
+        if isinstance(scale, Tensor) or scale != 1.0:
+            part = part * scale
+        total = part if total is None else total + part
+    assert total is not None
+    return total.to(hidden.dtype)
+
+
+def _adapted(output: Tensor, weights: Sequence[Weights], scales: Sequence[float | Tensor]) -> Tensor:
+    return output + contribution(output, weights, scales) if weights else output
 
 
 def merge_error() -> NotImplementedError:
