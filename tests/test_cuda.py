@@ -98,7 +98,8 @@ def test_a_run_on_a_gpu_ends_near_the_one_on_a_cpu(tmp_path):
     for device in ("cpu", "cuda"):
         settings = [f"device={device}", f"runs_dir={tmp_path}", f"name={device}", "rounds=2", "train_examples=48"]
         settings += ["test_examples=40", "benchmark=mini/function", "train.lr=6e-3", "train.batch_size=16"]
-        result = CliRunner().invoke(app, ["run", *settings])
+        result = CliRunner().invoke(app, ["run", "--profile", *settings])
         assert result.exit_code == 0, result.output
         found[device] = json.loads((tmp_path / device / "summary.json").read_text())
+    assert (tmp_path / "cuda" / "profile" / "trace-training.json").is_file()
     assert abs(found["cpu"]["mean"] - found["cuda"]["mean"]) < 5.0, found

@@ -111,10 +111,10 @@ def _measure(
     for schedule, side in sides.items():
         say(f"{title}: first step of {schedule}")
         flops[schedule] = side.flops(batches[0])
-    if device.type == "cuda":
-        for schedule, side in sides.items():
+    for schedule, side in sides.items():
+        if device.type == "cuda" or side.compiles:
             say(f"{title}: recording and compiling {schedule}")
-            for indices in batches * 3:
+            for indices in batches * 3:  # a GPU's passes are recorded at the third
                 side.step(indices)
     steps = STEPS.get(device.type, 1)
     seconds: dict[str, list[float]] = {schedule: [] for schedule in schedules}
