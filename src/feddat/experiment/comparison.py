@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.config import ConfigError, RunConfig, RuntimeConfig
+from feddat.config import ConfigError, RunConfig
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.methods import resolve
@@ -157,7 +157,7 @@ def comparison_runs(
         raise ConfigError(
             f"runtime.jobs: {config.runtime.jobs}, but the runs of a comparison are side by side already; leave it out"
         )
-    config = config.model_copy(update={"runtime": RuntimeConfig()})
+    config = config.updated({"runtime.jobs": 1})
     name = comparison_name(config)
     runs: dict[str, RunConfig] = {}
     for seed in seeds:
