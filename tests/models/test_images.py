@@ -43,6 +43,20 @@ def test_exif_rotation_is_applied(tmp_path):
     assert read_rgb(saved(tmp_path, image, "image.jpg", exif=exif)).shape == (4, 2, 3)
 
 
+def test_a_rotation_told_in_xmp_is_applied(tmp_path):
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    told = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    Image.fromarray(pixels).save(tmp_path / "turned.jpg", xmp=told)
+    assert read_rgb(tmp_path / "turned.jpg").shape == (16, 8, 3)
+
+
+def test_a_jpeg_of_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (64, 64)).save(tmp_path / "large.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(DataError, match=r"large\.jpg: cannot be decoded"):
+        read_rgb(tmp_path / "large.jpg")
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("options", [{"subsampling": 0}, {"subsampling": 2}, {"progressive": True, "quality": 40}])
 def test_jpeg_pixels_are_those_of_pillow(tmp_path, mode, options):

@@ -22,6 +22,9 @@ from feddat.example import DataError, Image
 
 Pixels: TypeAlias = NDArray[np.uint8]
 
+#: What a file that says how it is to be turned has somewhere, in EXIF or in XMP.
+_ORIENTATIONS = (b"Exif\0\0", b"tiff:Orientation")
+
 
 def read_rgb(image: Image) -> Pixels:
     """Return an image as uint8 (H, W, 3).
@@ -47,15 +50,32 @@ def read_rgb(image: Image) -> Pixels:
 
 def _decode(data: bytes, name: str) -> Pixels:
     try:
+        if _is_plain_jpeg(data):
+            return _decode_jpeg(data)
         with PILImage.open(BytesIO(data)) as file:
             if file.format == "JPEG" and file.mode in ("RGB", "L") and file.getexif().get(Base.Orientation, 1) == 1:
-                pixels: Pixels = simplejpeg.decode_jpeg(data)
-                return pixels
+                return _decode_jpeg(data)
             ImageOps.exif_transpose(file, in_place=True)
             return np.array(_to_rgb(file))
     # What Pillow raises on damaged files of its many formats.
     except (OSError, ValueError, SyntaxError, EOFError, struct.error, PILImage.DecompressionBombError) as error:
         raise DataError(f"image {name}: cannot be decoded ({error})") from None
+
+
+def _is_plain_jpeg(data: bytes) -> bool:
+    """Return whether these are a JPEG file's bytes that Pillow need not look at: upright, of three channels or one."""
+    if not data.startswith(b"\xff\xd8\xff") or any(mark in data for mark in _ORIENTATIONS):
+        return False
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # of a kind that it does not know, or damaged
+        return False
+    return colours in ("YCbCr", "RGB", "Gray") and height * width <= (PILImage.MAX_IMAGE_PIXELS or float("inf"))
+
+
+def _decode_jpeg(data: bytes) -> Pixels:
+    pixels: Pixels = simplejpeg.decode_jpeg(data)
+    return pixels
 
 
 def _to_rgb(image: PILImage.Image) -> PILImage.Image:
