@@ -129,6 +129,9 @@ def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cp
     folder = model_folder(name_or_path)
     load = _family(folder)[0]
     return_large_blocks()
+    from feddat.models.attention import use_in_transformers  # which takes seconds to import
+
+    use_in_transformers()
     if weights == "fp32":
         return load(folder, name_or_path)
     if load is not _load_decoder:

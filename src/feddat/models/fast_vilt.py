@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltPreTrainedModel, ViltSelfAttention
 
+from feddat.models.attention import attention
+
 Model = TypeVar("Model", bound=ViltPreTrainedModel)
 
 
@@ -192,58 +194,4 @@ class FastViltSelfAttention(ViltSelfAttention):
 
         query, key, value = heads(self.query(asking)), heads(self.key(states)), heads(self.value(states))
         dropout = self.dropout.p if self.training else 0.0
-        if not _eager_is_faster(query):
-            attended = F.scaled_dot_product_attention(query, key, value, mask, dropout)
-        elif dropout or key.shape[-2] < _LONG:
-            attended = _eager_attention(query, key, value, mask, dropout)
-        else:
-            attended = _LongAttention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
-        return attended.transpose(1, 2).flatten(2)
-
-
-#: From so many tokens on, fewer passes over the scores are worth a backward pass that is called from Python.
-_LONG = 64
-
-
-def _eager_is_faster(query: Tensor) -> bool:
-    # On CPUs the flash kernel's bfloat16 backward takes 3 to 6 times as long as two matrix products and a softmax
-    # (torch 2.13, 30 to 260 tokens); in float32 the two are level.
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16
-
-
-def _eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Return what ``scaled_dot_product_attention`` returns for a boolean mask, (N, heads, tokens, d / heads)."""
-    return F.dropout(_attention_weights(query * query.shape[-1] ** -0.5, key, mask), dropout) @ value
-
-
-def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the weights (N, heads, Q, tokens) of queries that are scaled already."""
-    scores = query @ key.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    # In float32: more exact, and on CPUs, casts included, 2.7 times as fast as torch's softmax of bfloat16.
-    return scores.float().softmax(dim=-1).to(query.dtype)
-
-
-class _LongAttention(torch.autograd.Function):
-    """:func:`_eager_attention` whose backward pass reads the weights as they were multiplied, in their own format.
-
-    Of 157 tokens in bfloat16 that is 1.3 times as fast, forward and backward, and keeps a third of the memory: autograd
-    keeps the softmax's float32 output beside the rounded one, and casts the gradient there and back.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        query = query * query.shape[-1] ** -0.5
-        weights = _attention_weights(query, key, mask)
-        ctx.save_for_backward(query, key, value, weights)
-        return weights @ value
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, value, weights = ctx.saved_tensors
-        (gradient,) = gradients
-        # Through the softmax, whatever was masked: its weight is 0, and so is its score's gradient.
-        of_scores = torch._softmax_backward_data(gradient @ value.transpose(-1, -2), weights, -1, weights.dtype)
-        of_query = (of_scores @ key) * query.shape[-1] ** -0.5
-        return of_query, of_scores.transpose(-1, -2) @ query, weights.transpose(-1, -2) @ gradient, None
+        return attention(query, key, value, mask, dropout).transpose(1, 2).flatten(2)
