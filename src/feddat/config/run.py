@@ -69,8 +69,8 @@ class RunConfig(Section):
     cache_prefix: int = Field(
         512,
         ge=0,
-        description="MiB of memory of this process (of the GPU, on one) for the model's states below the first adapter, "
-        "so that they are computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
+        description="MiB of memory (of the GPU, on one) for the model's states below the first adapter, so that they "
+        "are computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
     )
     keep_clients: int = Field(
         32,
