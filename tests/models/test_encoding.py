@@ -39,6 +39,16 @@ def test_nothing_encoded_has_no_length():
     assert len(encoded([], [], [])) == 0
 
 
+def test_masks_may_stay_on_the_host():
+    views = EncodedImageTexts(
+        [torch.zeros(3, 4, 4, dtype=torch.uint8)], [0], [[1]], 0, (2, 2), (0.5,) * 3, (0.5,) * 3, masks_on_host=True
+    )
+    batch = views.batch([0], torch.device("meta"))
+    assert {key: value.device.type for key, value in batch.items()} == {
+        "input_ids": "meta", "pixel_values": "meta", "attention_mask": "cpu", "pixel_mask": "cpu"
+    }  # fmt: skip
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_view_looks_the_same_in_every_batch(data):
