@@ -61,3 +61,23 @@ def test_the_head_has_a_learning_rate_of_its_own():
     (adapter.sum() + head.sum()).backward()
     optimizer.step()
     assert (adapter.item(), head.item()) == pytest.approx((0.5, 0.95), abs=1e-6)
+
+
+def test_the_rate_falls_on_a_line_or_a_cosine_or_stays():
+    steps, warmup = 10, 0.2
+    shapes = {
+        shape: [schedule(i, steps, warmup, shape) for i in range(steps)] for shape in ("linear", "cosine", "constant")
+    }
+    for factors in shapes.values():
+        assert factors[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert shapes["linear"][3:] == pytest.approx([7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8])
+    assert shapes["cosine"][6] == pytest.approx(0.5)
+    assert shapes["cosine"][3] > shapes["linear"][3] and 0 < shapes["cosine"][9] < shapes["linear"][9]
+    assert shapes["constant"][3:] == [1.0] * 7
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0.0, 0.1, 1.0])
+def test_every_step_moves_on_every_schedule(shape, warmup):
+    for steps in (1, 2, 7, 30):
+        assert all(0 < schedule(step, steps, warmup, shape) <= 1 for step in range(steps))

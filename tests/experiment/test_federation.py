@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from feddat.config import ConfigError
 from feddat.experiment import load_clients
-from feddat.experiment.federation import load_foundation
+from feddat.experiment.federation import load_federation, load_foundation
 from feddat.experiment.methods import resolve
 
 
@@ -39,3 +40,28 @@ def test_frozen_weights_are_rounded_for_bf16_unless_they_move(make_config, setti
     assert layers and all((dtype == torch.bfloat16) == rounded for dtype in layers)
     # Sites that compute in another format work together: the weights are the same.
     assert foundation.model["weights"] == exact.model["weights"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"adapter.peft": "lora"}, "only with adapter.peft bottleneck, not with lora"),
+        ({"model": "albef-mini"}, "only ViLT's layers can be compiled, not those of model albef-mini"),
+    ],
+)
+def test_what_cannot_be_compiled_is_refused(make_config, tmp_path, settings, reason):
+    config = resolve(make_config(**{"method": "fedavg", "runtime.compile": True} | settings))
+    with pytest.raises(ConfigError, match=rf"runtime\.compile: {reason}"):
+        load_federation(config, tmp_path)
+
+
+def test_compiling_is_of_one_run_alone(make_config, tmp_path):
+    compiled = load_federation(resolve(make_config(**{"runtime.compile": True})), tmp_path).foundation.backbone
+    assert compiled._stages.compiled
+    plain = load_federation(resolve(make_config()), tmp_path).foundation.backbone
+    assert plain is compiled and not plain._stages.compiled
+
+
+def test_nothing_is_recorded_on_a_cpu(make_config, tmp_path):
+    federation = load_federation(resolve(make_config()), tmp_path)
+    assert all(participant._captured is None for participant in federation.participants.values())

@@ -11,7 +11,7 @@ from feddat.models import vilt_block
 from feddat.models.base import AddsToOutput
 from feddat.models.fast_vilt import product_of_patches
 from feddat.models.vilt import ViltBackbone
-from feddat.models.vilt_block import block, compiled_bare, compiled_layer, plain_layer
+from feddat.models.vilt_block import bare_layer, block, compiled_bare, compiled_layer, plain_layer
 from helpers import make_tiny_vilt
 
 
@@ -117,7 +117,15 @@ def test_a_layer_of_another_kind_runs_as_it_is(folder, as_it_is, change):
         layer.attention.output.dropout.p = 0.5
     if change == "activation":
         layer.intermediate.intermediate_act_fn = nn.ReLU()
-    compiled_layer(layer, states, None)
+    torch.manual_seed(0)
+    output = compiled_layer(layer, states, None)
+    torch.manual_seed(0)
+    assert torch.equal(output, plain_layer(layer, states, None))
+    if change != "lora":
+        torch.manual_seed(0)
+        bare = compiled_bare(layer, states, None)
+        torch.manual_seed(0)
+        assert torch.equal(bare, bare_layer(layer, states, None))
     assert not as_it_is
 
 

@@ -35,7 +35,7 @@ from feddat.client.member import Member
 from feddat.client.optim import build_optimizer
 from feddat.config import RunConfig
 from feddat.example import ClientData, Example
-from feddat.models.base import Backbone, CompiledBackbone, StagedBackbone
+from feddat.models.base import Backbone, CompilableBackbone, StagedBackbone
 from feddat.models.catalog import load_backbone
 
 #: Schedule -> the algorithm whose parts it trains, and its settings.
@@ -139,7 +139,7 @@ class Side:
 
     def step(self, indices: Tensor) -> dict[str, Tensor]:
         """Take one step on the examples at ``indices`` (N,) of the training split; return its losses."""
-        if isinstance(self._backbone, CompiledBackbone):  # which several sides share
+        if isinstance(self._backbone, CompilableBackbone):  # which several sides share
             self._backbone.compile(self.compiles)
         torch.set_float32_matmul_precision("high" if self._published else "highest")  # TF32 or not; nothing on a CPU
         part = self.member.prepared("train")

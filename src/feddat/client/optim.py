@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
-from feddat.config import TrainConfig
+from feddat.config import Schedule, TrainConfig
 
 #: Key of a parameter group: what its learning rate is multiplied with.
 FACTOR = "factor"
@@ -45,14 +46,16 @@ def build_optimizer(
     )
 
 
-def schedule(step: int, steps: int, warmup: float) -> float:
+def schedule(step: int, steps: int, warmup: float, shape: Schedule = "linear") -> float:
     """Return the factor on the learning rate at ``step`` (0-based) of ``steps``.
 
-    It rises linearly over the first ``warmup`` share of the steps, reaches 1, and falls linearly; the line would reach
-    0 one step after the last, so that every step moves.
+    It rises linearly over the first ``warmup`` share of the steps and reaches 1. From there it falls on a line or on
+    half a cosine, which would reach 0 one step after the last, so that every step moves; or it stays.
     """
     rising = int(warmup * steps)
-    return min((step + 1) / (rising + 1), (steps - step) / max(1, steps - rising))
+    left = (steps - step) / max(1, steps - rising)
+    falling = {"linear": left, "cosine": (1 - math.cos(math.pi * min(1.0, left))) / 2, "constant": 1.0}[shape]
+    return min((step + 1) / (rising + 1), falling)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

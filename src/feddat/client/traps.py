@@ -41,7 +41,7 @@ class Traps:
         """Return the factor on the learning rate at ``step`` (0-based) of a round's ``steps``."""
         train = self._config.train
         if not self._has("long-schedule"):
-            return schedule(step, steps, train.warmup)
+            return schedule(step, steps, train.warmup, train.lr_schedule)
         alternates = algorithm.name == "feddat" and self._config.algorithm.order == "alternating"
         return schedule((1 + alternates) * step, PLANNED_EPOCHS * steps // train.epochs, train.warmup)
 

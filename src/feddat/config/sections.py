@@ -12,6 +12,8 @@ from feddat.precision import Precision
 
 #: What of its metrics a client lets out, most reserved first.
 Sharing: TypeAlias = Literal["none", "counts", "scores"]
+#: What becomes of the learning rate in a round, after its warm-up.
+Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 
 
@@ -148,6 +150,9 @@ class TrainConfig(Section):
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = Field(1e-8, gt=0)
     warmup: float = Field(0.1, ge=0, le=1, description="share of the round's local steps")
+    lr_schedule: Schedule = Field(
+        "linear", description="how the rate falls after the warm-up, to 0 at the end of each round; or it is constant"
+    )
     clip_norm: float | None = Field(None, gt=0)
     precision: Precision = Field(
         "fp32", description="autocast dtype of forward passes; auto: bf16 where the device computes in it"
@@ -215,8 +220,8 @@ class RuntimeConfig(Section):
     )
     compile: bool = Field(
         False,
-        description="compile ViLT's layers with their bottleneck adapters (torch.compile): half a minute at the start "
-        "of a run, worth it on a GPU with large batches",
+        description="torch.compile ViLT's layers with their bottleneck adapters, meant for GPUs: a minute or more at "
+        "the start of a run; how much time it saves has not been measured",
     )
     actors: int = Field(1, ge=1, description="simulation: processes that clients take turns in")
     server: Path | None = Field(

@@ -153,7 +153,7 @@ class AddsToOutput(Protocol):
 
 
 @runtime_checkable
-class CompiledBackbone(Protocol):
+class CompilableBackbone(Protocol):
     """A backbone whose layers can be compiled (``torch.compile``)."""
 
     def compile(self, wanted: bool) -> None:

@@ -27,6 +27,15 @@ def plain_layer(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     return output
 
 
+def bare_layer(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the output (N, tokens, d) of a layer with an adapter behind it, as it is before the adapter."""
+    states = layer.attention(layer.layernorm_before(states), mask)[0] + states
+    hidden = layer.intermediate(layer.layernorm_after(states))
+    # Not called as a module: that would run the adapter, which is a hook.
+    output: Tensor = layer.output.get_base_layer().forward(hidden, states)
+    return output
+
+
 def compiled_layer(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
     """Return a layer's output (N, tokens, d), compiled if nothing but an adapter behind it differs from the stock one.
 
@@ -42,15 +51,9 @@ def compiled_layer(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def compiled_bare(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a layer's output (N, tokens, d) before the adapter behind it, compiled.
-
-    Args:
-        layer: a ``ViltLayer`` with an adapter behind it, and nothing else that differs from the stock one.
-        states: (N, tokens, d).
-        mask: bool (N, 1, 1, tokens), true where to attend.
-    """
-    linears = _linears(layer)
-    assert linears is not None
+    """Return what :func:`bare_layer` returns, compiled where :func:`compiled_layer` is."""
+    if (linears := _linears(layer)) is None:
+        return bare_layer(layer, states, mask)
     return _call(layer, linears, states, mask, _unchanged, (), ())
 
 

@@ -23,7 +23,7 @@ from transformers.models.vilt.modeling_vilt import ViltAttention, ViltLayer
 from feddat.models.base import AddsToOutput
 from feddat.models.fast_vilt import FastViltSelfAttention
 from feddat.models.stages import MASK, STATES, drops_out, is_changed
-from feddat.models.vilt_block import compiled_bare, compiled_layer, plain_layer
+from feddat.models.vilt_block import bare_layer, compiled_bare, compiled_layer, plain_layer
 
 
 class ViltStages:
@@ -32,7 +32,6 @@ class ViltStages:
     Args:
         vilt: a ``ViltModel`` with fast embeddings and attention, and whatever adapters were put on it.
         changed: the modules that routes change; ``None``: not known, so that all of it runs as a whole.
-
         compiled: see there.
 
     Attributes:
@@ -67,7 +66,7 @@ class ViltStages:
             # Only the first token is ever asked for again.
             return {STATES: _first_token(layers[-1], states, mask, bare=self._adapter is not None)}
         if self._adapter is not None:
-            bare = compiled_bare if self.compiled else _without_adapter
+            bare = compiled_bare if self.compiled else bare_layer
             states = bare(layers[self.depth], states, mask)
         return {STATES: states} if mask is None else {STATES: states, MASK: mask}
 
@@ -113,15 +112,6 @@ def _adapter_behind(layer: nn.Module, changed: Collection[nn.Module]) -> AddsToO
         return None
     alone = [module for module in layer.modules() if module in changed] == [layer.output]
     return layer.output if layer.output.adds_to_output and alone else None
-
-
-def _without_adapter(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a layer's output before the adapter behind it."""
-    states = layer.attention(layer.layernorm_before(states), mask)[0] + states
-    hidden = layer.intermediate(layer.layernorm_after(states))
-    # Not called as a module: that would run the adapter, which is a hook.
-    output: Tensor = layer.output.get_base_layer().forward(hidden, states)
-    return output
 
 
 def _first_token(layer: Any, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
