@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feddat.models.encoding import EncodedImageTexts
+from feddat.example import DataError
+from feddat.models.encoding import EncodedImageTexts, encode_images
 
 CPU = torch.device("cpu")
 
@@ -69,3 +70,47 @@ def test_a_view_looks_the_same_in_every_batch(data):
 def test_unknown_view_is_refused():
     with pytest.raises(IndexError):
         encoded([(2, 2)], [0], [[1]]).batch([1], CPU)
+
+
+class Slow:
+    """An encoder of files that are numbers, which remembers how many threads torch had."""
+
+    def __init__(self):
+        self.threads = []
+
+    def image(self, path):
+        self.threads.append(torch.get_num_threads())
+        if not path.is_file():
+            raise DataError(f"image {path}: no such file")
+        return torch.full((3, 2, 2), int(path.read_text()))
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_files_are_encoded_side_by_side_in_their_order(tmp_path, threads, count):
+    threads(count)
+    files = [tmp_path / str(index) for index in range(20)]
+    for index, path in enumerate(files):
+        path.write_text(str(index))
+    encoder = Slow()
+    assert [int(image[0, 0, 0]) for image in encode_images(encoder, files)] == list(range(20))
+    assert set(encoder.threads) == {1}
+    assert torch.get_num_threads() == count
+    files[7].unlink()
+    with pytest.raises(DataError, match=r"7: no such file"):
+        encode_images(encoder, files)
+    assert torch.get_num_threads() == count
+
+
+def test_few_files_are_encoded_one_after_the_other(tmp_path, threads):
+    threads(3)
+    (tmp_path / "0").write_text("0")
+    encoder = Slow()
+    encode_images(encoder, [tmp_path / "0"] * 5)
+    assert encoder.threads == [3] * 5

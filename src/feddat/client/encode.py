@@ -12,6 +12,7 @@ from feddat.data.cache import EncodedImage, EncodingCache, image_key, shards, te
 from feddat.example import ClientData, DataError, Image, View
 from feddat.files import locked
 from feddat.models.base import EncodedViews, Encoder
+from feddat.models.encoding import encode_images
 
 
 def encode_cached(encoder: Encoder, views: Sequence[View], cache: EncodingCache) -> EncodedViews:
@@ -58,7 +59,8 @@ def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache) -> 
             cache.images.refresh()
             cache.images.tidy()
             for group in shards(key for key in files if key not in cache.images):
-                cache.images.add({key: encoder.image(files[key]).numpy() for key in group})
+                encoded = encode_images(encoder, [files[key] for key in group])
+                cache.images.add({key: image.numpy() for key, image in zip(group, encoded, strict=True)})
     return [
         torch.from_numpy(image.encoded if isinstance(image, EncodedImage) else cache.images[keys[n]])
         for n, image in enumerate(images)

@@ -6,13 +6,14 @@ Pixels stay uint8 (a quarter of the memory of floats) and are normalised per bat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from feddat.example import View
+from feddat.example import Image, View
 from feddat.models.base import EncodedViews, Encoder
 
 
@@ -123,13 +124,35 @@ def encode_views(encoder: Encoder, views: Sequence[View]) -> EncodedViews:
         DataError: an image cannot be read; names the file.
     """
     position: dict[Path | bytes | int, int] = {}
-    images: list[Tensor] = []
+    distinct: list[Image] = []
     image_of_view = []
     for view in views:
         # `views` keeps arrays alive, so that an id stays one object's.
         key = view.image if isinstance(view.image, Path | bytes) else id(view.image)
         if key not in position:
-            position[key] = len(images)
-            images.append(encoder.image(view.image))
+            position[key] = len(distinct)
+            distinct.append(view.image)
         image_of_view.append(position[key])
+    images = encode_images(encoder, distinct)
     return encoder.views(images, image_of_view, encoder.texts([view.text for view in views]))
+
+
+def encode_images(encoder: Encoder, images: Sequence[Image]) -> list[Tensor]:
+    """Encode images; of many files, as many at the same time as torch has threads here.
+
+    Raises:
+        DataError: one cannot be read; names the file.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1 or sum(isinstance(image, Path | bytes) for image in images) < 2 * threads:
+        return [encoder.image(image) for image in images]
+    try:
+        # Each works alone: torch's own threads for one picture would have less to do.
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            try:
+                return list(pool.map(encoder.image, images))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        torch.set_num_threads(threads)  # what threads set holds for all that are started later
