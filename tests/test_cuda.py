@@ -1,6 +1,7 @@
 """On a GPU: recorded and compiled passes give the numbers of plain ones, and a run ends where it ends on a CPU."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,7 +38,16 @@ class Recorder(CapturedRoutes):
         return found
 
 
-def trained(folder, root, device, method="feddat", recorded=False, compiled=False, **settings):
+def of_two_lengths(client):
+    """The client with every other question cut short, so that batches are padded."""
+
+    def cut(examples):
+        return tuple(replace(e, text="what ?") if i % 2 else e for i, e in enumerate(examples))
+
+    return replace(client, train=cut(client.train), test=cut(client.test))
+
+
+def trained(folder, root, device, method="feddat", recorded=False, compiled=False, padded=False, **settings):
     """Two rounds of one client; return its trained adapters, scores, and how many passes were replayed."""
     values = {"method": method, "rounds": 2, "train.batch_size": 4, "train.lr": 1e-3, "eval.batch_size": 4}
     config = load_config(**(values | {"device": device, "train.epochs": 3} | settings))
@@ -48,6 +58,7 @@ def trained(folder, root, device, method="feddat", recorded=False, compiled=Fals
     backbone.compile(compiled)
     recorder = Recorder(backbone, adapters, config.train.precision) if recorded else None
     client = vqa_client("a", sizes=(16, 4, 8))
+    client = of_two_lengths(client) if padded else client
     algorithm = ALGORITHMS[method]
     participant = Participant(
         "a", [client], config, backbone, adapters, algorithm, PersonalStore(root, "a"), captured=recorder
@@ -57,7 +68,10 @@ def trained(folder, root, device, method="feddat", recorded=False, compiled=Fals
     for round in (1, 2):
         result = participant.fit(shared, round)
         shared = result.shared
-    scores = participant.evaluate(shared, 2, "test").scores
+    trains = recorder.replayed if recorder else 0
+    for _ in range(3):  # of two batches each, so that their passes are recorded as well
+        scores = participant.evaluate(shared, 2, "test").scores
+    assert not recorder or recorder.replayed > trains
     state = {name: adapters.state(name) for name in ("global", "local")}
     return state, scores, recorder.replayed if recorder else 0
 
@@ -72,6 +86,14 @@ def close(a, b, atol):
 def test_recorded_passes_train_what_plain_ones_train(folder, tmp_path, method):
     plain, scores, _ = trained(folder, tmp_path / "plain", "cuda", method)
     state, again, replayed = trained(folder, tmp_path / "recorded", "cuda", method, recorded=True)
+    assert replayed > 4
+    close(state, plain, 2e-5)
+    assert again == scores
+
+
+def test_padded_batches_recorded_train_what_plain_ones_train(folder, tmp_path):
+    plain, scores, _ = trained(folder, tmp_path / "plain", "cuda", padded=True)
+    state, again, replayed = trained(folder, tmp_path / "recorded", "cuda", recorded=True, padded=True)
     assert replayed > 4
     close(state, plain, 2e-5)
     assert again == scores
