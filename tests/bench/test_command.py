@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from feddat.cli import main
@@ -34,3 +36,12 @@ def test_runtimes_and_numbers_of_workers_are_checked(capsys):
 def test_an_unknown_model_is_named(tmp_path, capsys):
     assert call("bench", "step", "--models", "gpt", "--work", str(tmp_path)) != 0
     assert "'gpt': not one that is measured; expected vilt-mini" in capsys.readouterr().err
+
+
+def test_schedules_can_be_chosen(tmp_path, capsys):
+    places = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    assert call("bench", "step", "--quick", "--cycles", "1", "--threads", "1", "--schedules", "plain", *places) == 0
+    rows = json.loads((tmp_path / "out" / "step.json").read_text())["rows"]
+    assert [row["schedule"] for row in rows] == ["plain"]
+    assert call("bench", "step", "--quick", "--schedules", "plain,fast", *places) != 0
+    assert "schedule 'fast': not one that is measured; expected published" in capsys.readouterr().err

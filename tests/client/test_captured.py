@@ -100,8 +100,29 @@ def test_a_second_pass_of_one_batch_is_run_as_it_is(recorder):
     assert recorder.features("global", inputs) is None
     recorder.begin()
     assert recorder.features("global", inputs) is not None
-    with torch.no_grad():  # a recording of its own
-        assert recorder.features("global", inputs) is None
+    with torch.no_grad():  # a recording of its own, and no backward pass to come
+        for _ in range(2):
+            assert recorder.features("global", inputs) is None
+        for _ in range(2):
+            assert recorder.features("global", inputs) is not None
+
+
+def test_what_was_replayed_outlives_the_next_replay(recorder, monkeypatch):
+    """As FedDPA's features of the examples that questions are compared with: they are kept from batch to batch."""
+
+    def record(function, samples, pool):
+        with torch.no_grad():
+            place = function(*samples)  # a graph writes its output to one place
+        return lambda *given: place.copy_(function(*given))
+
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
+    first, second = states(recorder), states(recorder)
+    second[STATES] = second[STATES].flip(1) + 1
+    with torch.no_grad():
+        kept = ask(recorder, first, times=3)
+        before = kept.clone()
+        other = ask(recorder, second)
+    assert torch.equal(kept, before) and not torch.equal(kept, other)
 
 
 def test_what_cannot_be_recorded_is_run_as_it_is(recorder, monkeypatch, caplog):

@@ -114,6 +114,7 @@ class Side:
         optimizer = build_optimizer(parameters, self._config.train, heads)
         self.compiles = self._config.runtime.compile
         self._backbone = backbone
+        self._on_gpu = device.type == "cuda"
         self._published = schedule == "published"
         if self._published:
             optimizer = stock_optimizer(optimizer)
@@ -141,7 +142,8 @@ class Side:
         """Take one step on the examples at ``indices`` (N,) of the training split; return its losses."""
         if isinstance(self._backbone, CompilableBackbone):  # which several sides share
             self._backbone.compile(self.compiles)
-        torch.set_float32_matmul_precision("high" if self._published else "highest")  # TF32 or not; nothing on a CPU
+        if self._on_gpu:
+            torch.set_float32_matmul_precision("high" if self._published else "highest")  # TF32 or not
         part = self.member.prepared("train")
         with self.clock.phase("inputs"):
             targets = part.targets[indices.to(part.targets.device, non_blocking=True)]

@@ -37,6 +37,10 @@ def step(
     cycles: Cycles = None,
     threads: Threads = None,
     precision: Annotated[str, typer.Option(help="Of our schedules: auto, fp32, bf16.")] = "auto",
+    schedules: Annotated[
+        str | None,
+        typer.Option(help="published, alternating, joint, compiled, plain.", show_default="all; CPU: all but compiled"),
+    ] = None,
     graphs: Annotated[bool, typer.Option(help="On a GPU: record our passes as CUDA graphs, as in a run.")] = True,
     quick: Quick = False,
     to: Out = _OUT,
@@ -48,7 +52,8 @@ def step(
         from feddat.bench.step import bench_step
 
         result = bench_step(
-            work, names, device=device, cycles=cycles or (3 if quick else 11), batch=batch, precision=precision,
+            work, names, split_names(schedules) if schedules else None, device=device,
+            cycles=cycles or (3 if quick else 11), batch=batch, precision=precision,
             memory=not quick, graphs=graphs, say=say,
         )  # fmt: skip
     _show(result, to)

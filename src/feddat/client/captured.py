@@ -59,13 +59,11 @@ class CapturedRoutes:
         self._running: set[Hashable] = set()
 
     def begin(self) -> None:
-        """Begin a new batch: nothing that was computed before is needed any more."""
+        """Begin a new batch: no backward pass of what was computed before is to come."""
         self._running.clear()
 
     def features(self, route: Route, inputs: dict[str, Tensor]) -> Tensor | None:
         """Return a batch's features (N, d) on a route; ``None`` where they have to be computed as always.
-
-        They are overwritten in a later batch.
 
         Args:
             route: open.
@@ -74,7 +72,7 @@ class CapturedRoutes:
         if not isinstance(route, str) or not inputs.keys() <= {STATES, MASK} or not inputs:
             return None
         way = (route, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if way in self._running:  # a second pass of one batch would overwrite what the first still needs
+        if way in self._running:  # a second pass of one batch would overwrite what the first's backward pass needs
             return None
         given = _padded(inputs)
         key = (
@@ -90,8 +88,9 @@ class CapturedRoutes:
         recorded = self._recorded[key]
         if recorded is None:
             return None
-        self._running.add(way)
-        return recorded(*given.values())
+        if torch.is_grad_enabled():
+            self._running.add(way)
+        return recorded(*given.values()).clone()  # the next replay of the route writes over its own
 
     def _record(self, way: tuple[str, bool, bool], inputs: dict[str, Tensor]) -> Callable[..., Tensor] | None:
         """Return what replays a pass of these shapes; ``None`` where it cannot be recorded."""
