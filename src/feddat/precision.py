@@ -1,13 +1,23 @@
-"""Which number format a device computes matrix products in, so that ``auto`` can mean the fastest safe one."""
+"""Which number format a device computes matrix products in, so that ``auto`` can mean the fastest safe one.
+
+| ``precision`` | products of frozen layers | other products | what trains, sums, norms |
+| --- | --- | --- | --- |
+| ``fp32`` | float32 | float32 | float32 |
+| ``bf16`` | bfloat16 | bfloat16 | float32 |
+| ``int8`` | whole numbers of 8 bits (:mod:`feddat.adapters.int8_products`) | what ``auto`` means | float32 |
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "int8"]
+#: In which all of a model can train.
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
+Resolved = Literal["fp32", "bf16", "int8"]
 
 
-def resolve_precision(precision: Precision, device: str = "cpu") -> Literal["fp32", "bf16"]:
+def resolve_precision(precision: Precision, device: str = "cpu") -> Resolved:
     """Return what ``auto`` means on a device, and any other precision as it is.
 
     bfloat16 where the device multiplies in it: a CPU without AVX-512 (or AMX, or ARM's extension) takes ten times
@@ -23,3 +33,8 @@ def resolve_precision(precision: Precision, device: str = "cpu") -> Literal["fp3
     else:
         native = kind == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return "bf16" if native else "fp32"
+
+
+def autocasts(precision: str, device: str) -> bool:
+    """Return whether forward passes in a precision run under bfloat16's autocast."""
+    return precision == "bf16" or (precision == "int8" and resolve_precision("auto", device) == "bf16")

@@ -7,11 +7,14 @@ import platform
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from feddat.adapters.int8_products import exact_product, pack
 
 #: Sides of the square matrices that the rate is measured with; the quickest counts.
 SIDES = {"cpu": (256, 512, 1024), "cuda": (2048, 4096, 8192)}
@@ -56,21 +59,35 @@ class Clock:
 
 
 def matmul_rates(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> dict[int, float]:
-    """Return FLOP/s of products of square matrices by their side, each measured for about so many seconds."""
+    """Return FLOP/s of products of square matrices by their side, each measured for about so many seconds.
+
+    Args:
+        device: that computes.
+        dtype: int8: as a run with ``train.precision=int8`` multiplies, on the CPU.
+        seconds: of each side.
+    """
     rates = {}
     clock = Clock(device)
     for side in SIDES[device.type]:
-        a = torch.randn(side, side, device=device, dtype=dtype)
-        b = torch.randn(side, side, device=device, dtype=dtype)
-        a @ b
+        product = _product(side, device, dtype)
+        product()
         clock.reset()
         count = 0
         while clock.seconds["product"] < seconds:
             with clock.phase("product"):
-                a @ b
+                product()
             count += 1
         rates[side] = 2 * side**3 * count / clock.seconds["product"]
     return rates
+
+
+def _product(side: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """Return a product of square matrices, ready to be computed."""
+    if dtype == torch.int8:
+        rows, weight = torch.randint(256, (side, side), dtype=torch.uint8), pack(torch.randn(side, side))
+        return lambda: exact_product(rows, weight, torch.float32)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return lambda: a @ b
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:

@@ -17,7 +17,7 @@ import torch
 
 from feddat.bench.clock import hardware
 from feddat.bench.folders import find_model, make_client, model_folder
-from feddat.bench.sides import Side, load_side_model
+from feddat.bench.sides import Side, load_side_model, side_config
 from feddat.config import load_config
 from feddat.precision import resolve_precision
 
@@ -52,8 +52,11 @@ def bench_epoch(
     config = load_config(model=model_folder(model, folder / "models"), device=device, **settings)
     client = make_client(model, config.model, folder / "pictures" / f"{model}-epoch", examples)
     cache = folder / "cache"
-    ours = config.updated({"train.precision": own})
-    loaded = {True: load_side_model("published", config), False: load_side_model("plain", ours)}
+    configs = {name: side_config(name, config.updated({"train.precision": own})) for name, _ in CASES}
+    loaded = {
+        True: load_side_model("published", configs["published"]),
+        False: load_side_model("plain", configs["plain"]),
+    }
     taken: dict[tuple[str, str], list[float]] = {case: [] for case in CASES}
     reading: dict[tuple[str, str], list[float]] = {case: [] for case in CASES}
     for cycle in range(cycles):
@@ -62,15 +65,14 @@ def bench_epoch(
             if state == "cold":
                 shutil.rmtree(cache, ignore_errors=True)
             own_data = replace(client, encodings=None if schedule == "published" else cache)
-            precise = config.updated({"train.precision": "fp32" if schedule == "published" else own})
-            side = Side(schedule, precise, own_data, loaded[schedule == "published"])
+            side = Side(schedule, configs[schedule], own_data, loaded[schedule == "published"])
             if schedule == "published":
                 side.member.prepared("train")  # its targets; the images are read again in every pass
             started = time.perf_counter()
             side.member.prepared("train")
             prepared = time.perf_counter() - started
             for indices in torch.randperm(examples, generator=torch.Generator().manual_seed(cycle)).split(  # type: ignore[no-untyped-call]
-                precise.train.batch_size
+                config.train.batch_size
             ):
                 side.step(indices)
             if config.device != "cpu":

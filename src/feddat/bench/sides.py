@@ -6,6 +6,7 @@
 | ``alternating`` | our FedDAT in the published order: the same numbers |
 | ``joint`` | our FedDAT with one update for both adapters |
 | ``compiled`` | ``joint`` with compiled layers (ViLT) |
+| ``int8`` | ``joint`` with products of 8-bit numbers in frozen layers |
 | ``plain`` | one adapter on its task's loss alone, as in FedAvg |
 
 On a GPU ours are recorded as CUDA graphs, as in a run; and the published one multiplies in TF32, as the torch that the
@@ -23,7 +24,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from feddat.adapters.base import Adapters, Route
-from feddat.adapters.frozen import round_frozen
+from feddat.adapters.frozen import prepare_frozen
+from feddat.adapters.int8_products import cannot_multiply, product_operator
 from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS, RoundContext
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner
@@ -37,19 +39,35 @@ from feddat.config import RunConfig
 from feddat.example import ClientData, Example
 from feddat.models.base import Backbone, CompilableBackbone, StagedBackbone
 from feddat.models.catalog import load_backbone
+from feddat.precision import resolve_precision
 
 #: Schedule -> the algorithm whose parts it trains, and its settings.
 SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
-    "published": ("feddat", {"algorithm.order": "alternating"}),
+    "published": ("feddat", {"algorithm.order": "alternating", "train.precision": "fp32"}),
     "alternating": ("feddat", {"algorithm.order": "alternating"}),
     "joint": ("feddat", {"algorithm.order": "joint"}),
     "compiled": ("feddat", {"algorithm.order": "joint", "runtime.compile": True}),
+    "int8": ("feddat", {"algorithm.order": "joint", "train.precision": "int8"}),
     "plain": ("fedavg", {}),
 }
-#: Those that are measured where none are named: on a CPU, compiling takes longer than it saves.
-DEFAULT = {"cpu": ("published", "alternating", "joint", "plain"), "cuda": tuple(SCHEDULES)}
 #: What a step's time is divided into; the rest of it is Python between them.
 PHASES = ("inputs", "forward", "backward", "update")
+
+
+def default_schedules(device: str) -> list[str]:
+    """Return the schedules that are measured where none are named."""
+    left_out = set()
+    if not device.startswith("cuda"):
+        left_out.add("compiled")  # which takes longer on a CPU than it saves
+    if cannot_multiply(device) is not None:
+        left_out.add("int8")
+    return [name for name in SCHEDULES if name not in left_out]
+
+
+def side_config(schedule: str, config: RunConfig) -> RunConfig:
+    """Return a run's configuration with a schedule's own settings on top."""
+    method, settings = SCHEDULES[schedule]
+    return config.updated({"method": method, **settings})
 
 
 @dataclass(frozen=True)
@@ -68,14 +86,20 @@ class SideModel:
 
 
 def load_side_model(schedule: str, config: RunConfig) -> SideModel:
-    """Return the model that a schedule trains adapters on; only ``published`` needs one of its own."""
+    """Return the model that a schedule trains adapters on.
+
+    ``published`` needs one of its own; the others of one precision can share one.
+
+    Args:
+        schedule: key of :data:`SCHEDULES`.
+        config: as :func:`side_config` gives it.
+    """
     backbone = load_backbone(config.model)
     if schedule == "published":
         make_stock(backbone)
     backbone.model.to(config.device)
     adapters = build_adapters(backbone.model, **config.adapter.model_dump())
-    if config.train.precision == "bf16" and schedule != "published":
-        round_frozen(adapters)
+    prepare_frozen(adapters, resolve_precision(config.train.precision, config.device))
     if isinstance(backbone, StagedBackbone) and schedule != "published":
         backbone.stage(adapters.changed)
     recorded = {}
@@ -90,12 +114,13 @@ class Side:
 
     Args:
         schedule: key of :data:`SCHEDULES`.
-        config: the run that it is a step of; the schedule's own settings come on top.
+        config: the run that it is a step of, as :func:`side_config` gives it.
         client: whose examples it trains on.
         model: as :func:`load_side_model` gives it.
 
     Attributes:
         compiles: whether layers run compiled.
+        precision: of its products.
         member: the client's data, task and head.
         adapters: what trains.
         clock: seconds by phase, all steps together.
@@ -103,9 +128,8 @@ class Side:
 
     def __init__(self, schedule: str, config: RunConfig, client: ClientData, model: SideModel) -> None:
         backbone, self.adapters = model.backbone, model.adapters
-        method, settings = SCHEDULES[schedule]
-        self._config = config.updated({"method": method, **settings})
-        self._algorithm: Algorithm = ALGORITHMS[method]
+        self._config = config
+        self._algorithm: Algorithm = ALGORITHMS[config.method]
         device = torch.device(config.device)
         self.clock = Clock(device)
         self.member = Member(client, self._config, backbone, device)
@@ -113,6 +137,7 @@ class Side:
         heads = [p for head in self.member.heads.values() for p in head.parameters()]
         optimizer = build_optimizer(parameters, self._config.train, heads)
         self.compiles = self._config.runtime.compile
+        self.precision = self._config.train.precision
         self._backbone = backbone
         self._on_gpu = device.type == "cuda"
         self._published = schedule == "published"
@@ -133,7 +158,8 @@ class Side:
         """Return the floating-point operations of one step, which is taken as it is: not compiled, not replayed."""
         compiles, self.compiles = self.compiles, False
         recorded, self._learner.recorded = self._learner.recorded, None
-        with FlopCounterMode(display=False) as counter:
+        known = {product_operator(): _flops_of_product} if self._config.train.precision == "int8" else None
+        with FlopCounterMode(display=False, custom_mapping=known) as counter:
             self.step(indices)
         self.compiles, self._learner.recorded = compiles, recorded
         return int(counter.get_total_flops())
@@ -154,6 +180,12 @@ class Side:
             step = published_step
             self._learner.examples = [self.member.data.train[index] for index in indices.tolist()]
         return step(self._learner, RoundContext(1, 1, self._config.algorithm))
+
+
+def _flops_of_product(rows: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any) -> int:
+    """Return the operations of a product of 8-bit numbers: (N, in) times a weight is (N, out)."""
+    count, width = rows
+    return 2 * count * width * out_shape[1]
 
 
 class TimedLearner(BatchLearner):

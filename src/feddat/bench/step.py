@@ -14,12 +14,14 @@ import torch
 from feddat.bench.clock import hardware, matmul_rates
 from feddat.bench.folders import MODELS, find_model, make_client, model_folder
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
-from feddat.bench.sides import DEFAULT, PHASES, SCHEDULES, Side, load_side_model
+from feddat.bench.sides import PHASES, SCHEDULES, Side, SideModel, default_schedules, load_side_model, side_config
 from feddat.config import ConfigError, RunConfig, load_config
 from feddat.precision import resolve_precision
 
 #: Steps that are timed together: in a run, a GPU works on one while the CPU launches the next.
 STEPS = {"cuda": 4}
+#: Precision -> what its products are of, if not of float32.
+DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
 #: Told what is measured next, in a few words.
 Say = Callable[[str], None]
 
@@ -41,7 +43,8 @@ def bench_step(
     Args:
         folder: where model folders and pictures are made; what is there is used again.
         models: keys of :data:`feddat.bench.folders.MODELS`.
-        schedules: keys of :data:`feddat.bench.sides.SCHEDULES`; ``published`` is always float32 (TF32 on a GPU).
+        schedules: keys of :data:`feddat.bench.sides.SCHEDULES`; default: those that can pay on the device.
+            ``published`` is always float32 (TF32 on a GPU).
         device: torch device.
         cycles: measured steps per schedule, after one that is not.
         batch: examples per step; default: the model's.
@@ -53,8 +56,7 @@ def bench_step(
     Raises:
         ConfigError: there is no such model or schedule.
     """
-    kind = torch.device(device).type
-    schedules = DEFAULT.get(kind, DEFAULT["cpu"]) if schedules is None else schedules
+    schedules = default_schedules(device) if schedules is None else schedules
     for name in schedules:
         if name not in SCHEDULES:
             raise ConfigError(f"schedule {name!r}: not one that is measured; expected {', '.join(SCHEDULES)}")
@@ -82,16 +84,16 @@ def _client(model: str, config: RunConfig, folder: Path) -> Any:
 
 
 def _sides(model: str, config: RunConfig, folder: Path, schedules: Sequence[str], own: str) -> dict[str, Side]:
-    """Return a side per schedule; ours share one model, whose adapters they train in turns."""
+    """Return a side per schedule; ours of one precision share a model, whose adapters they train in turns."""
     client = _client(model, config, folder)
-    loaded: dict[bool, Any] = {}
+    loaded: dict[tuple[bool, str], SideModel] = {}
     sides = {}
     for schedule in schedules:
-        published = schedule == "published"
-        settings = config.updated({"train.precision": "fp32" if published else own})
-        if published not in loaded:
-            loaded[published] = load_side_model(schedule, settings)
-        sides[schedule] = Side(schedule, settings, client, loaded[published])
+        settings = side_config(schedule, config.updated({"train.precision": own}))
+        kind = (schedule == "published", settings.train.precision)
+        if kind not in loaded:
+            loaded[kind] = load_side_model(schedule, settings)
+        sides[schedule] = Side(schedule, settings, client, loaded[kind])
     return sides
 
 
@@ -120,7 +122,9 @@ def _measure(
     seconds: dict[str, list[float]] = {schedule: [] for schedule in schedules}
     phases: dict[str, list[dict[str, float]]] = {schedule: [] for schedule in schedules}
     rates: dict[str, list[dict[int, float]]] = {}
-    published = "tf32" if device.type == "cuda" else "fp32"
+    precisions: dict[str, str] = {schedule: side.precision for schedule, side in sides.items()}
+    if device.type == "cuda" and "published" in precisions:
+        precisions["published"] = "tf32"
     for cycle, indices in zip(range(cycles), itertools.cycle(batches), strict=False):
         for schedule, side in sides.items():
             say(f"{title}: {schedule}, step {cycle + 1} of {cycles}")
@@ -132,14 +136,13 @@ def _measure(
             _wait(device)
             seconds[schedule].append((time.perf_counter() - started) / steps)
             phases[schedule].append({phase: spent / steps for phase, spent in side.clock.seconds.items()})
-        for precision in {published, own}:
+        for precision in set(precisions.values()):
             torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-            dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-            rates.setdefault(precision, []).append(matmul_rates(device, dtype))
+            rates.setdefault(precision, []).append(matmul_rates(device, DTYPES.get(precision, torch.float32)))
     rate = {key: max(statistics.median(r[s] for r in found) for s in found[0]) for key, found in rates.items()}
     rows = []
     for schedule in schedules:
-        precision = published if schedule == "published" else own
+        precision = precisions[schedule]
         rows.append(
             {
                 "model": title,

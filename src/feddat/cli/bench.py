@@ -36,10 +36,13 @@ def step(
     batch: Batch = None,
     cycles: Cycles = None,
     threads: Threads = None,
-    precision: Annotated[str, typer.Option(help="Of our schedules: auto, fp32, bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Of our schedules but int8: auto, fp32, bf16.")] = "auto",
     schedules: Annotated[
         str | None,
-        typer.Option(help="published, alternating, joint, compiled, plain.", show_default="all; CPU: all but compiled"),
+        typer.Option(
+            help="published, alternating, joint, compiled, int8, plain.",
+            show_default="those that can pay on the device",
+        ),
     ] = None,
     graphs: Annotated[bool, typer.Option(help="On a GPU: record our passes as CUDA graphs, as in a run.")] = True,
     quick: Quick = False,

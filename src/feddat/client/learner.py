@@ -16,6 +16,7 @@ from feddat.client.momentum import MomentumCopy
 from feddat.models.base import Backbone, StagedBackbone
 from feddat.models.generative import ReadingBackbone
 from feddat.phases import phase
+from feddat.precision import autocasts
 
 
 class BatchLearner:
@@ -202,8 +203,8 @@ class BatchLearner:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context that forward passes run in: bfloat16 where ``precision`` is ``bf16``."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    """Return the context that forward passes in a precision run in."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocasts(precision, device.type))
 
 
 def _beside(tensor: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:

@@ -155,7 +155,9 @@ class TrainConfig(Section):
     )
     clip_norm: float | None = Field(None, gt=0)
     precision: Precision = Field(
-        "fp32", description="autocast dtype of forward passes; auto: bf16 where the device computes in it"
+        "fp32",
+        description="format of matrix products; auto: bf16 where the device computes in it; int8: 8 bits in frozen "
+        "layers, where the CPU has such products (docs/benchmarks.md)",
     )
     checkpointing: bool = Field(
         False, description="keep only what enters each layer, and compute the rest again for gradients: less memory"

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
-from feddat.adapters.frozen import round_frozen
+from feddat.adapters.frozen import prepare_frozen
+from feddat.adapters.int8_products import cannot_multiply
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
@@ -37,6 +38,7 @@ from feddat.models.fusion import FusedBackbone
 from feddat.models.number_formats import Format
 from feddat.models.weights import weights_hash
 from feddat.phases import phase
+from feddat.precision import Resolved, resolve_precision
 from feddat.seeding import numpy_generator, torch_generator
 
 #: Name of the one participant of a centralised method.
@@ -147,7 +149,7 @@ def load_foundation(config: RunConfig) -> Foundation:
         config.fusion,
         config.train.checkpointing,
         str(_device(config.device)),
-        rounded=config.train.precision == "bf16" and not _moved_weights(config),
+        products="fp32" if _moved_weights(config) else resolve_precision(config.train.precision, config.device),
     )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
@@ -255,6 +257,13 @@ def _check_format(config: RunConfig) -> None:
     """Raise ``ConfigError`` if weights would have to train or move in a format in which they cannot."""
     if config.weights != "fp32" and (reason := _moved_weights(config)):
         raise ConfigError(f"weights: {config.weights}, but {reason}")
+    if config.train.precision == "int8":
+        if reason := _moved_weights(config) or cannot_multiply(config.device):
+            raise ConfigError(f"train.precision: int8, but {reason}")
+        if config.weights in ("int8", "int4"):
+            raise ConfigError(f"train.precision: int8, but weights: {config.weights} is another way to round them")
+        if config.runtime.compile:
+            raise ConfigError("runtime.compile: not with train.precision int8, whose layers are not compiled")
 
 
 def _moved_weights(config: RunConfig) -> str | None:
@@ -359,9 +368,10 @@ def _load_model(
     fusion: FusionConfig,
     checkpointing: bool,
     device: str,
-    rounded: bool,
+    products: Resolved,
 ) -> tuple[Backbone, Adapters, str]:
-    """Return the model on its device, with adapters on it, and the hash of its weights."""
+    """Return the model on its device, with adapters on it, its frozen layers ready for products in a format, and the
+    hash of its weights as they were."""
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model, weights, device)
@@ -379,8 +389,7 @@ def _load_model(
         from feddat.adapters.checkpointing import checkpoint_layers
 
         checkpoint_layers(adapters)
-    if rounded:
-        round_frozen(adapters)
+    prepare_frozen(adapters, products)
     return backbone, adapters, hashed
 
 

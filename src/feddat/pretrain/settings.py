@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self, get_args
 
 from feddat.config import ConfigError
-from feddat.precision import Precision
+from feddat.precision import TrainingPrecision
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class PretrainSettings:
     heads: int = 5
     patch: int = 16
     seed: int = 0
-    precision: Precision = "auto"
+    precision: TrainingPrecision = "auto"
     every: int = 250
     loss_weights: dict[str, float] = field(
         default_factory=lambda: {
@@ -78,8 +78,9 @@ class PretrainSettings:
         settings = cls(**values)
         if settings.batch_size % settings.jobs:
             raise ConfigError(f"batch_size={settings.batch_size} is not a multiple of jobs={settings.jobs}")
-        if settings.precision not in get_args(Precision):
-            raise ConfigError(f"precision={settings.precision}: expected one of {', '.join(get_args(Precision))}")
+        if settings.precision not in get_args(TrainingPrecision):
+            expected = ", ".join(get_args(TrainingPrecision))
+            raise ConfigError(f"precision={settings.precision}: expected one of {expected}")
         return settings
 
     def values(self) -> Mapping[str, Any]:
