@@ -1,8 +1,11 @@
-"""What the tests of several rooms share: small random models that know a few words."""
+"""What the tests of several rooms share: small random models that know a few words, and what a machine must have."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
+from feddat.adapters.int8_products import cannot_multiply
 from feddat.models.albef.model import AlbefConfig
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.albef import albef_config
@@ -10,6 +13,8 @@ from feddat.models.tiny.settings import SIZES
 from feddat.models.tiny.words import bert_vocabulary
 
 WORDS = ("what", "is", "the", "color", "red", "blue", "green", "yes", "no", "circle", "square", "two", "?")
+
+needs_vnni = pytest.mark.skipif(cannot_multiply("cpu") is not None, reason="a CPU that multiplies 8-bit numbers")
 
 
 def make_vocabulary(words: Sequence[str] = ()) -> dict[str, int]:

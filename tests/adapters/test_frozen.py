@@ -1,15 +1,16 @@
-"""Frozen weights rounded once give what autocast gives that rounds them in every pass, to the last bit."""
+"""Frozen weights rounded once give what autocast gives that rounds them in every pass; in 8 bits, nearly that."""
 
 import pytest
 import torch
 from torch import nn
 
-from feddat.adapters.frozen import round_frozen
+from feddat.adapters.frozen import multiply_in_int8, round_frozen
+from feddat.adapters.int8_products import Int8ProductLinear
 from feddat.adapters.methods import build_adapters
 from feddat.example import View
 from feddat.models.catalog import load_backbone
 from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone
-from helpers import make_unit
+from helpers import make_unit, needs_vnni
 
 FAMILIES = ("vilt", "blip", "albef", "vilt-bert", "clip", "siglip", "smolvlm", "qwen2_5_vl")
 
@@ -31,7 +32,7 @@ def adapted(folder, peft):
     return backbone, adapters
 
 
-def features_and_gradients(backbone, adapters):
+def features_and_gradients(backbone, adapters, autocast=True):
     pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(2))
     views = [View(pictures[0].numpy(), "what color is the circle ?"), View(pictures[1].numpy(), "red")]
     inputs = backbone.encode(views).batch([0, 1], torch.device("cpu"))
@@ -39,9 +40,10 @@ def features_and_gradients(backbone, adapters):
         ids = torch.tensor(backbone.answer_tokens(["red", "blue"]))
         inputs |= {ANSWER_IDS: ids, ANSWER_MASK: ids >= 0, ANSWER_ROWS: torch.arange(2)}
     adapters.route("dat")
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         features = backbone.features(inputs)
-    features.square().sum().backward()
+    # Not of their squares, whose sum a norm has fixed: gradients would be what rounding leaves of it.
+    (features * torch.randn(features.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
     return [features.detach(), *(p.grad for p in adapters.parameters("local") if p.grad is not None)]
 
 
@@ -70,6 +72,26 @@ def test_layers_are_rounded_and_nothing_else(folders):
     assert all(parameter.dtype == torch.float32 for parameter in heads.parameters())
     assert all(p.dtype == torch.float32 for name in ("global", "local", "anchor") for p in adapters.parameters(name))
     assert round_frozen(adapters) == 0
+
+
+@needs_vnni
+@pytest.mark.parametrize("peft", ["bottleneck", "lora"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_same_layers_multiply_in_8_bits_and_change_little(folders, family, peft):
+    expected = features_and_gradients(*adapted(folders[family], peft), autocast=False)
+    rounded = round_frozen(adapted(folders[family], peft)[1])
+    backbone, adapters = adapted(folders[family], peft)
+    before = {name: value.clone() for name, value in adapters.model.state_dict().items()}
+    assert multiply_in_int8(adapters) == rounded > 0
+    assert sum(type(module) is Int8ProductLinear for module in adapters.model.modules()) == rounded
+    after = adapters.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    found = features_and_gradients(backbone, adapters, autocast=False)
+    assert len(found) == len(expected) > 1
+    gradients, exact = (torch.cat([gradient.flatten() for gradient in of[1:]]) for of in (found, expected))
+    for one, other in ((found[0], expected[0]), (gradients, exact)):
+        assert 0 < (one - other).norm() < 0.05 * other.norm()
+    assert multiply_in_int8(adapters) == 0
 
 
 def test_weights_that_train_keep_their_format(folders):

@@ -11,6 +11,7 @@ from feddat.client.store import StoreError
 from feddat.client.trainer import evaluated_routes
 from feddat.config import ConfigError
 from feddat.example import DataError
+from helpers import needs_vnni
 
 MUSEUM, STREET = vqa_client("museum"), vqa_client("street", answers=("blue", "red"))
 
@@ -221,7 +222,7 @@ def test_images_are_encoded_once(process, monkeypatch):
     assert seen == [11, 6]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", pytest.param("int8", marks=needs_vnni)])
 def test_precision(process, precision):
     p = process(**{"train.precision": precision})
     full = process()

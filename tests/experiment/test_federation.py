@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from feddat.adapters.int8_products import Int8ProductLinear
 from feddat.config import ConfigError
 from feddat.experiment import load_clients
 from feddat.experiment.federation import load_federation, load_foundation
 from feddat.experiment.methods import resolve
+from helpers import needs_vnni
 
 
 def test_caps_draw_the_same_examples_of_own_data_each_time(make_config):
@@ -40,6 +42,38 @@ def test_frozen_weights_are_rounded_for_bf16_unless_they_move(make_config, setti
     assert layers and all((dtype == torch.bfloat16) == rounded for dtype in layers)
     # Sites that compute in another format work together: the weights are the same.
     assert foundation.model["weights"] == exact.model["weights"]
+
+
+@needs_vnni
+def test_frozen_layers_multiply_in_8_bits_for_a_run_that_says_so(make_config):
+    exact = load_foundation(resolve(make_config(method="fedavg")))
+    foundation = load_foundation(resolve(make_config(**{"method": "fedavg", "train.precision": "int8"})))
+    kinds = {type(m) for n, m in foundation.backbone.model.named_modules() if n.endswith("layer.1.intermediate.dense")}
+    assert kinds == {Int8ProductLinear}
+    assert foundation.model == exact.model
+    assert not [m for m in exact.backbone.model.modules() if type(m) is Int8ProductLinear]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"adapter.peft": "full"}, "but adapter.peft full trains the model's own"),
+        ({"method": "fedex-lora", "adapter.peft": "lora"}, "but fedex-lora adds to the model's own"),
+        ({"weights": "int4"}, "but weights: int4 is another way to round them"),
+        ({"device": "meta"}, "but that is for CPUs, not for device meta"),
+    ],
+)
+def test_layers_that_cannot_multiply_in_8_bits_are_refused(make_config, monkeypatch, settings, reason):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_vnni": True}, raising=False)
+    config = resolve(make_config(**{"method": "fedavg", "train.precision": "int8"} | settings))
+    with pytest.raises(ConfigError, match=rf"train\.precision: int8, {reason}"):
+        load_foundation(config)
+
+
+def test_a_cpu_without_8_bit_products_is_named(make_config, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    with pytest.raises(ConfigError, match=r"train\.precision: int8, but this CPU multiplies no 8-bit numbers"):
+        load_foundation(resolve(make_config(**{"method": "fedavg", "train.precision": "int8"})))
 
 
 @pytest.mark.parametrize(
