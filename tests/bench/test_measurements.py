@@ -1,6 +1,7 @@
 """Every measurement, as small as it gets: what it counts is there and makes sense."""
 
 import pytest
+import torch
 
 from feddat.adapters.int8_products import cannot_multiply
 from feddat.bench import epoch, folders, step
@@ -44,6 +45,13 @@ def test_steps_are_taken_in_turns_and_counted(tiny, tmp_path):
 def test_an_unknown_schedule_is_refused(tmp_path):
     with pytest.raises(ValueError, match="'fast': not one that is measured; expected published, alternating"):
         step.bench_step(tmp_path, [], ["fast"])
+
+
+@pytest.mark.parametrize("asked", [{"schedules": ["int8"]}, {"precision": "int8"}])
+def test_8_bits_are_not_measured_where_they_are_not_multiplied(tmp_path, monkeypatch, asked):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    with pytest.raises(ValueError, match="int8: this CPU multiplies no 8-bit numbers"):
+        step.bench_step(tmp_path, [], **asked)
 
 
 def test_only_a_cold_cache_is_filled(tiny, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 
 #: Largest whole number that a value is rounded to.
 _MOST = 127
-#: oneDNN multiplies unsigned rows with signed weights: rows are shifted by this much.
+#: Rows are shifted by this much: for signed ones, oneDNN may have reference code alone, thousands of times as slow.
 _ZERO_POINT = 128
 #: Rows for which oneDNN lays a weight out; products of other numbers of rows are as exact, and about as fast.
 _ROWS = 512

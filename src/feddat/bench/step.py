@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from feddat.adapters.int8_products import cannot_multiply
 from feddat.bench.clock import hardware, matmul_rates
 from feddat.bench.folders import MODELS, find_model, make_client, model_folder
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
@@ -54,13 +55,15 @@ def bench_step(
         say: told what is measured.
 
     Raises:
-        ConfigError: there is no such model or schedule.
+        ConfigError: there is no such model or schedule, or not on this device.
     """
     schedules = default_schedules(device) if schedules is None else schedules
     for name in schedules:
         if name not in SCHEDULES:
             raise ConfigError(f"schedule {name!r}: not one that is measured; expected {', '.join(SCHEDULES)}")
     own = resolve_precision(precision, device)  # type: ignore[arg-type]
+    if "int8" in (own, *schedules) and (reason := cannot_multiply(device)) is not None:
+        raise ConfigError(f"int8: {reason}")
     rows = []
     for model in models:
         config = _config(model, folder, device, batch, graphs)

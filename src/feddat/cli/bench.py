@@ -36,7 +36,7 @@ def step(
     batch: Batch = None,
     cycles: Cycles = None,
     threads: Threads = None,
-    precision: Annotated[str, typer.Option(help="Of our schedules but int8: auto, fp32, bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Of our schedules: auto, fp32, bf16, int8.")] = "auto",
     schedules: Annotated[
         str | None,
         typer.Option(
