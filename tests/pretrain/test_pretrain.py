@@ -102,6 +102,7 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         ("steps=x", "steps: expected int, got 'x'"),
         ("fusion_layer=2", "unknown pretraining setting"),
         ("family=bert", "family=bert: expected one of vilt, albef"),
+        ("precision=int8", "precision=int8: expected one of auto, fp32, bf16"),
     ],
 )
 def test_bad_settings_are_named(override: str, message: str) -> None:

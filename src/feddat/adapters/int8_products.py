@@ -127,7 +127,7 @@ def exact_product(shifted: Tensor, weight: PackedWeight, dtype: torch.dtype) -> 
 
 def _multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     rows = x.detach().reshape(-1, x.shape[-1])
-    # A scale that the output's dtype holds exactly. Rows of zeros, or of less than any number, stay zeros.
+    # A scale that the output's dtype holds exactly. The smallest keeps rows of zeros from being divided by 0.
     scales = (rows.abs().amax(dim=1, keepdim=True).float() / _MOST).clamp(min=torch.finfo(dtype).tiny).to(dtype)
     whole = torch.mul(rows, scales.float().reciprocal()).round_().to(torch.int8)
     product = exact_product(whole.view(torch.uint8).bitwise_xor_(_ZERO_POINT), weight, dtype)
