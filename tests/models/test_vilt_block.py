@@ -6,26 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.methods import build_adapters
 from feddat.models import vilt_block
 from feddat.models.base import AddsToOutput
 from feddat.models.fast_vilt import product_of_patches
 from feddat.models.vilt import ViltBackbone
-from feddat.models.vilt_block import bare_layer, block, compiled_bare, compiled_layer, plain_layer
+from feddat.models.vilt_block import PlainLayer, block, pure_layers
 from helpers import make_tiny_vilt
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return make_tiny_vilt(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture
-def as_it_is(monkeypatch):
-    """Run the function without compiling it; count its calls."""
-    calls = []
-    monkeypatch.setattr(vilt_block, "_compiled", lambda: lambda *args: calls.append(args) or block(*args))
-    return calls
 
 
 def loaded(folder, peft="bottleneck"):
@@ -46,37 +39,84 @@ def states_and_mask(backbone, masked):
     return states, mask[:, None, None, :] if masked else None
 
 
+def pure(layer, dtype=torch.float32, compiled=False):
+    (found,) = pure_layers([layer], dtype, compiled)
+    return found
+
+
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("route", ["global", "dat", "none"])
-def test_a_layer_and_its_gradients_are_the_same(folder, as_it_is, route, masked):
+@pytest.mark.parametrize("route", ["global", "dat", "none", {"global": 0.3, "local": 0.7}])
+@pytest.mark.parametrize("of", ["whole", "first", "adapted"])
+def test_a_layer_and_its_gradients_are_the_same(folder, route, masked, of):
     backbone, adapters, layer = loaded(folder)
     states, mask = states_and_mask(backbone, masked)
     adapters.route(route)
+    run = {
+        "whole": lambda one, states: one.whole(states, mask),
+        "first": lambda one, states: one.first(states, mask),
+        "adapted": lambda one, states: one.adapt(one.bare(states, mask)),
+    }[of]
     found = []
-    for run in (plain_layer, compiled_layer):
+    for one in (PlainLayer(layer), pure(layer)):
         entering = states.clone().requires_grad_()
-        output = run(layer, entering, mask)
+        output = run(one, entering)
         output.square().sum().backward()
         gradients = [p.grad for name in ("global", "local") for p in adapters.parameters(name) if p.grad is not None]
         found.append([output.detach(), entering.grad, *gradients])
         adapters.model.zero_grad()
-    assert len(as_it_is) == 1
     assert len(found[0]) == len(found[1]) > (5 if route != "none" else 1)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
 
-def test_a_layer_before_its_adapter_is_the_same_on_every_route(folder, as_it_is):
+@pytest.mark.parametrize("of", ["bare", "first"])
+def test_a_layer_before_its_adapter_is_the_same_on_every_route(folder, of):
     backbone, adapters, layer = loaded(folder)
     states, mask = states_and_mask(backbone, masked=True)
+    found = []
+    for kind, route in ((PlainLayer, "dat"), (pure, "dat"), (pure, "none")):
+        adapters.route(route)
+        one = kind(layer)
+        found.append(one.bare(states, mask) if of == "bare" else one.first(states, mask, bare=True))
     adapters.route("none")
-    expected = plain_layer(layer, states, mask)
-    adapters.route("dat")
-    torch.testing.assert_close(compiled_bare(layer, states, mask), expected, atol=1e-5, rtol=1e-5)
+    expected = PlainLayer(layer).whole(states, mask)[:, : 1 if of == "first" else None]
+    for output in found:
+        torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, as_it_is):
+def test_layers_that_differ_get_their_own_adapters(folder):
+    """The second has fewer inner units: what is joined of some cannot be joined of all."""
     backbone, adapters, _ = loaded(folder)
+    layers = list(backbone._stages.vilt.encoder.layer)
+    layers[1].output.update_layer("local", BottleneckConfig(reduction=8))
+    adapters.route("dat")
+    states, mask = states_and_mask(backbone, masked=False)
+    for layer, one in zip(layers, pure_layers(layers, torch.float32), strict=True):
+        expected = PlainLayer(layer).whole(states, mask)
+        torch.testing.assert_close(one.whole(states, mask), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.4, [[[0.4]], [[0.1]]]])
+def test_scales_may_be_tensors_of_the_batch_or_of_each_row_and_get_gradients(folder, scale):
+    _, adapters, layer = loaded(folder)
+    states = torch.randn(2, 3, layer.output.width)
+    scale = torch.tensor(scale, requires_grad=True)
+    found = []
+    for kind in (PlainLayer, pure):
+        adapters.route({"global": scale, "local": 0.5})
+        one = kind(layer)
+        one.adapt(states).square().sum().backward()
+        found.append(scale.grad)
+        scale.grad = None
+    torch.testing.assert_close(*found, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["compiled", "gpu"])
+def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, monkeypatch, way):
+    backbone, adapters, _ = loaded(folder)
+    layers = list(backbone._stages.vilt.encoder.layer)
+    calls = []
+    monkeypatch.setattr(vilt_block, "_compiled", lambda: lambda *args: calls.append(args) or block(*args))
     ids = torch.tensor([[2, 5, 6, 3], [2, 5, 3, 0]])
     config = backbone._stages.vilt.config
     inputs = {
@@ -86,30 +126,34 @@ def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, as_i
         "pixel_mask": torch.ones(2, config.image_size, config.image_size, dtype=torch.long),
     }
     found = []
-    for compiled in (False, True):
-        backbone.compile(compiled)
+    for pure in (False, True):
+        if way == "compiled":
+            backbone.compile(pure)
+        elif pure:
+            monkeypatch.setattr(backbone._stages, "_layers", lambda which, _: pure_layers(layers[which], torch.float32))
         for route in ("dat", "global"):
             adapters.route(route)
             found.append(backbone.features(backbone.prefix(inputs)))
-    assert as_it_is
-    for plain, compiled in zip(found[:2], found[2:], strict=True):
-        torch.testing.assert_close(plain, compiled, atol=1e-5, rtol=1e-5)
+    assert bool(calls) == (way == "compiled")
+    for plain, other in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(plain, other, atol=1e-5, rtol=1e-5)
 
 
-def test_under_autocast_states_are_rounded_between_layers(folder, as_it_is):
-    backbone, _, layer = loaded(folder)
+def test_states_are_in_one_format_between_layers_whatever_autocast_does(folder):
+    backbone, adapters, layer = loaded(folder)
+    adapters.route("dat")
     states, _ = states_and_mask(backbone, masked=False)
     with torch.autocast("cpu", torch.bfloat16):
-        output = compiled_layer(layer, states, None)
-        expected = plain_layer(layer, states, None)
+        expected = PlainLayer(layer).whole(states, None)
+        output = pure(layer, torch.bfloat16).whole(states, None)
     assert output.dtype == torch.bfloat16 and expected.dtype == torch.float32
     torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.02)
 
 
 @pytest.mark.parametrize("change", ["lora", "checkpointed", "dropout", "activation"])
-def test_a_layer_of_another_kind_runs_as_it_is(folder, as_it_is, change):
+def test_a_layer_of_another_kind_is_not_taken_for_one(folder, change):
     backbone, _, layer = loaded(folder, "lora" if change == "lora" else "bottleneck")
-    states, _ = states_and_mask(backbone, masked=False)
+    assert (pure_layers([layer], torch.float32) is None) == (change == "lora")
     if change == "checkpointed":
         layer.forward = layer.forward
     if change == "dropout":
@@ -117,16 +161,7 @@ def test_a_layer_of_another_kind_runs_as_it_is(folder, as_it_is, change):
         layer.attention.output.dropout.p = 0.5
     if change == "activation":
         layer.intermediate.intermediate_act_fn = nn.ReLU()
-    torch.manual_seed(0)
-    output = compiled_layer(layer, states, None)
-    torch.manual_seed(0)
-    assert torch.equal(output, plain_layer(layer, states, None))
-    if change != "lora":
-        torch.manual_seed(0)
-        bare = compiled_bare(layer, states, None)
-        torch.manual_seed(0)
-        assert torch.equal(bare, bare_layer(layer, states, None))
-    assert not as_it_is
+    assert pure_layers([layer], torch.float32) is None
 
 
 @pytest.mark.slow
@@ -135,9 +170,8 @@ def test_compiled_it_is_the_same(folder):
     adapters.route("dat")
     for masked in (False, True):
         states, mask = states_and_mask(backbone, masked)
-        torch.testing.assert_close(
-            compiled_layer(layer, states, mask), plain_layer(layer, states, mask), atol=1e-5, rtol=1e-5
-        )
+        expected = PlainLayer(layer).whole(states, mask)
+        torch.testing.assert_close(pure(layer, compiled=True).whole(states, mask), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_what_a_protocol_asks_for_is_seen_by_every_python(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from feddat.example import Image, View
 
@@ -128,6 +128,10 @@ class StagedBackbone(Backbone, Protocol):
         ...
 
 
+#: A function of an output and weights, and the weights: what an adapter makes of the output, without a state.
+PureAddition: TypeAlias = "tuple[Callable[..., Tensor], Sequence[Tensor]]"
+
+
 @runtime_checkable
 class AddsToOutput(Protocol):
     """A module that adapters put around another, to add to its output.
@@ -147,8 +151,9 @@ class AddsToOutput(Protocol):
         """Return an output of the base layer with what the present route adds to it."""
         ...
 
-    def pure(self) -> tuple[Callable[..., Tensor], Sequence[Any], Sequence[Any]]:
-        """Return :meth:`adapt` as a function without a state, and what it takes beside outputs: weights and scales."""
+    @staticmethod
+    def pure(sites: Sequence[Any], dtype: torch.dtype) -> Sequence[PureAddition]:
+        """Return :meth:`adapt` of several such modules on the present route as functions in one format."""
         ...
 
 

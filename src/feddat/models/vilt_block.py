@@ -1,115 +1,207 @@
-"""A layer of ViLT with its adapter as one function of tensors, for ``torch.compile``.
+"""Layers of ViLT, as their modules compute them, and as a function of tensors alone.
 
-Compiled, what lies between matrix products (norms, casts, residuals, GELU) becomes a few kernels, each of which reads
-and writes its tensors once: on a GPU, half of the time goes there. Modules with hooks and routes would be compiled once
-for every layer and route; a function that takes all its tensors as arguments is compiled once for every number of
-adapters on a route. Under autocast, states are rounded between layers too.
+A module under autocast keeps states in float32 between layers and casts them before every product: on a GPU, reading
+and writing those takes more time than the products. :class:`PureLayer` computes a layer with its adapter in one format,
+with as few and as large operations as can be: three products for queries, keys and values in one, and the small tensors
+of all layers rounded together. A function that takes all of its tensors as arguments can also be compiled
+(``torch.compile``) once for all layers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.vilt.modeling_vilt import ViltAttention, ViltLayer, ViltOutput
 
-from feddat.models.base import AddsToOutput
+from feddat.models.base import AddsToOutput, PureAddition
 from feddat.models.fast_vilt import FastViltSelfAttention
 
-
-def plain_layer(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a layer's output (N, tokens, d) as the layer itself computes it."""
-    output: Tensor = layer(states, mask)[0]
-    return output
-
-
-def bare_layer(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the output (N, tokens, d) of a layer with an adapter behind it, as it is before the adapter."""
-    states = layer.attention(layer.layernorm_before(states), mask)[0] + states
-    hidden = layer.intermediate(layer.layernorm_after(states))
-    # Not called as a module: that would run the adapter, which is a hook.
-    output: Tensor = layer.output.get_base_layer().forward(hidden, states)
-    return output
+#: Weight and bias of a linear layer.
+Linear: TypeAlias = tuple[Tensor, Tensor | None]
+#: Weight, bias and epsilon of a norm.
+Norm: TypeAlias = tuple[Tensor, Tensor, float]
 
 
-def compiled_layer(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return a layer's output (N, tokens, d), compiled if nothing but an adapter behind it differs from the stock one.
+class PlainLayer:
+    """A layer as its modules compute it.
 
     Args:
-        layer: a ``ViltLayer``.
-        states: (N, tokens, d).
-        mask: bool (N, 1, 1, tokens), true where to attend.
+        layer: of a ``ViltModel`` with fast attention, and whatever adapters were put on it.
     """
-    if (linears := _linears(layer)) is None:
-        return plain_layer(layer, states, mask)
-    pure = layer.output.pure() if isinstance(layer.output, AddsToOutput) else (_unchanged, (), ())
-    return _call(layer, linears, states, mask, *pure)
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def whole(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output (N, tokens, d) of states (N, tokens, d) under a mask as :func:`block` takes it."""
+        output: Tensor = self._layer(states, mask)[0]
+        return output
+
+    def bare(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output before the adapter that is behind this layer."""
+        states = self._layer.attention(self._layer.layernorm_before(states), mask)[0] + states
+        return self._unadapted(states)
+
+    def first(self, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
+        """Return the output for the first token alone, (N, 1, d); bare: before the adapter."""
+        layer = self._layer
+        known = type(layer) is ViltLayer and type(layer.attention) is ViltAttention
+        if not known or type(layer.attention.attention) is not FastViltSelfAttention:
+            return self.whole(states, mask)[:, :1]
+        normed, first = layer.layernorm_before(states), states[:, :1]
+        context = layer.attention.attention.attend(normed[:, :1], normed, mask)
+        first = layer.attention.output(context, first) + first
+        if bare:
+            return self._unadapted(first)
+        output: Tensor = layer.output(layer.intermediate(layer.layernorm_after(first)), first)
+        return output
+
+    def adapt(self, output: Tensor) -> Tensor:
+        """Return what the adapter behind this layer makes of the bare output."""
+        adapted: Tensor = self._layer.output.adapt(output)
+        return adapted
+
+    def _unadapted(self, states: Tensor) -> Tensor:
+        hidden = self._layer.intermediate(self._layer.layernorm_after(states))
+        # Not called as a module: that would run the adapter, which is a hook.
+        output: Tensor = self._layer.output.get_base_layer().forward(hidden, states)
+        return output
 
 
-def compiled_bare(layer: Any, states: Tensor, mask: Tensor | None) -> Tensor:
-    """Return what :func:`bare_layer` returns, compiled where :func:`compiled_layer` is."""
-    if (linears := _linears(layer)) is None:
-        return bare_layer(layer, states, mask)
-    return _call(layer, linears, states, mask, _unchanged, (), ())
+@dataclass(frozen=True)
+class PureLayer:
+    """A layer as a function of tensors, all of them in one format, with the methods of :class:`PlainLayer`.
+
+    Attributes:
+        run: :func:`block`, or it compiled.
+        linears: query, key, value, attention's output, and the feed-forward block's two.
+        norms: before attention and before the feed-forward block.
+        heads: of attention.
+        addition: the adapter on the present route.
+    """
+
+    run: Callable[..., Tensor]
+    linears: Sequence[Linear]
+    norms: Sequence[Norm]
+    heads: int
+    addition: PureAddition
+
+    def whole(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output (N, tokens, d) of states (N, tokens, d) under a mask as :func:`block` takes it."""
+        return self._run(states, mask, False, self.addition)
+
+    def bare(self, states: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the output before the adapter that is behind this layer."""
+        return self._run(states, mask, False, _NOTHING)
+
+    def first(self, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
+        """Return the output for the first token alone, (N, 1, d); bare: before the adapter."""
+        return self._run(states, mask, True, _NOTHING if bare else self.addition)
+
+    def adapt(self, output: Tensor) -> Tensor:
+        """Return what the adapter behind this layer makes of the bare output."""
+        function, weights = self.addition
+        with torch.autocast(output.device.type, enabled=False):
+            return function(self._cast(output), weights)
+
+    def _run(self, states: Tensor, mask: Tensor | None, first: bool, addition: PureAddition) -> Tensor:
+        with torch.autocast(states.device.type, enabled=False):
+            return self.run(self._cast(states), mask, self.linears, self.norms, self.heads, first, *addition)
+
+    def _cast(self, states: Tensor) -> Tensor:
+        return states.to(self.linears[0][0].dtype)
 
 
-def _call(layer: Any, linears: list[nn.Linear], states: Tensor, mask: Tensor | None, *pure: Any) -> Tensor:
-    kind = states.device.type
-    if torch.is_autocast_enabled(kind):  # half of the bytes: between matrix products, bytes are what takes the time
-        states = states.to(torch.get_autocast_dtype(kind))
-    return _compiled()(
-        states,
-        mask,
-        [(linear.weight, linear.bias) for linear in linears],
-        [(norm.weight, norm.bias, norm.eps) for norm in (layer.layernorm_before, layer.layernorm_after)],
-        layer.attention.attention.num_attention_heads,
-        *pure,
-    )
+def pure_layers(layers: Sequence[Any], dtype: torch.dtype, compiled: bool = False) -> list[PureLayer] | None:
+    """Return layers as functions in one format; ``None`` where one does not compute what :func:`block` computes.
+
+    Args:
+        layers: of a ``ViltModel``, with whatever adapters were put on it and a route that is open until they have run.
+        dtype: of states between layers and of everything else; sums within norms and products are wider.
+        compiled: whether they are to run compiled.
+    """
+    linears = [_linears(layer) for layer in layers]
+    if not all(linears):
+        return None
+    norms = [norm for layer in layers for norm in (layer.layernorm_before, layer.layernorm_after)]
+    rounded = iter(_rounded([tensor for norm in norms for tensor in (norm.weight, norm.bias)], dtype))
+    of_norms = iter([(next(rounded), next(rounded), norm.eps) for norm in norms])
+    adapted = [layer.output for layer in layers if isinstance(layer.output, AddsToOutput)]
+    additions = iter(type(adapted[0]).pure(adapted, dtype) if adapted else [])
+    return [
+        PureLayer(
+            _compiled() if compiled else block,
+            [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in own or ()],
+            (next(of_norms), next(of_norms)),
+            layer.attention.attention.num_attention_heads,
+            next(additions) if isinstance(layer.output, AddsToOutput) else _NOTHING,
+        )
+        for layer, own in zip(layers, linears, strict=True)
+    ]
 
 
 def block(
     states: Tensor,
     mask: Tensor | None,
-    linears: Sequence[tuple[Tensor, Tensor]],
-    norms: Sequence[tuple[Tensor, Tensor, float]],
+    linears: Sequence[Linear],
+    norms: Sequence[Norm],
     heads: int,
+    first: bool,
     adapt: Callable[..., Tensor],
-    adapters: Sequence[Any],
-    scales: Sequence[Any],
+    adapter: Sequence[Tensor],
 ) -> Tensor:
-    """Return the output of a pre-LN layer with an adapter behind it, (N, tokens, d).
+    """Return the output of a pre-LN layer with an adapter behind it, (N, tokens, d); of the first token, (N, 1, d).
 
     Args:
-        states: (N, tokens, d).
+        states: (N, tokens, d), in the format of all other tensors.
         mask: bool (N, 1, 1, tokens), true where to attend.
         linears: weight and bias of query, key, value, attention's output, and the feed-forward block's two.
         norms: weight, bias and epsilon of the norms before attention and before the feed-forward block.
         heads: of attention.
-        adapt: what the adapter makes of the layer's output, ``adapters`` and ``scales``.
-        adapters: its weights.
-        scales: its scales.
+        first: whether only the first token is asked for.
+        adapt: what the adapter makes of the layer's output and ``adapter``.
+        adapter: its weights.
     """
     query, key, value, out, up, down = linears
     before, after = norms
 
-    def normed(of: Tensor, norm: tuple[Tensor, Tensor, float]) -> Tensor:
+    def normed(of: Tensor, norm: Norm) -> Tensor:
         return F.layer_norm(of, of.shape[-1:], *norm)
 
     def split(projected: Tensor) -> Tensor:
         return projected.reshape(*projected.shape[:-1], heads, -1).transpose(1, 2)
 
-    # Three products in one: on a GPU narrow ones run at half the rate.
-    biases = None if query[1] is None else torch.cat([query[1], key[1], value[1]])
-    together = F.linear(normed(states, before), torch.cat([query[0], key[0], value[0]]), biases)
-    asking, asked, told = together.chunk(3, dim=-1)
+    seen = normed(states, before)
+    if first:
+        states = states[:, :1]
+        asking = F.linear(seen[:, :1], *query)
+        asked, told = _together(seen, key, value)
+    else:
+        asking, asked, told = _together(seen, query, key, value)
     attended = F.scaled_dot_product_attention(split(asking), split(asked), split(told), mask)
     states = F.linear(attended.transpose(1, 2).flatten(2), *out) + states
     output = F.linear(F.gelu(F.linear(normed(states, after), *up)), *down) + states
-    return adapt(output, adapters, scales)
+    return adapt(output, adapter)
+
+
+def _together(states: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
+    """Return several products of the same states from one, as on a GPU narrow ones run at half the rate."""
+    biases = [bias for _, bias in linears if bias is not None]
+    product = F.linear(states, torch.cat([weight for weight, _ in linears]), torch.cat(biases) if biases else None)
+    return product.chunk(len(linears), dim=-1)
+
+
+def _rounded(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
+    """Return vectors of one length in a format, in two operations for all of them."""
+    if all(tensor.dtype == dtype for tensor in tensors):
+        return tensors
+    return torch.stack(list(tensors)).to(dtype).unbind()
 
 
 @cache
@@ -149,5 +241,8 @@ def _is_gelu(function: Any) -> bool:
     return type(function).__name__ == "GELUActivation" and not getattr(function, "use_gelu_python", False)
 
 
-def _unchanged(output: Tensor, weights: Sequence[Any], scales: Sequence[Any]) -> Tensor:
+def _unchanged(output: Tensor, weights: Sequence[Tensor]) -> Tensor:
     return output
+
+
+_NOTHING: PureAddition = (_unchanged, ())

@@ -18,12 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.models.vilt.modeling_vilt import ViltAttention, ViltLayer
+from transformers.models.vilt.modeling_vilt import ViltLayer
 
 from feddat.models.base import AddsToOutput
-from feddat.models.fast_vilt import FastViltSelfAttention
 from feddat.models.stages import MASK, STATES, drops_out, is_changed
-from feddat.models.vilt_block import bare_layer, compiled_bare, compiled_layer, plain_layer
+from feddat.models.vilt_block import PlainLayer, PureLayer, pure_layers
 
 
 class ViltStages:
@@ -59,37 +58,48 @@ class ViltStages:
         if self.depth < 0 or STATES in inputs or drops_out(self.vilt):
             return inputs
         states, mask = self._embed(inputs)
-        layers = [] if self._whole_stack else list(self.vilt.encoder.layer)
-        for layer in layers[: min(self.depth, len(layers) - 1)]:
-            states = layer(states, mask)[0]
-        if layers and self.depth + (self._adapter is not None) >= len(layers):
+        count = 0 if self._whole_stack else len(self.vilt.encoder.layer)
+        bare = self._adapter is not None
+        layers = self._layers(slice(0, self.depth + bare), states)
+        for layer in layers[: min(self.depth, count - 1)]:
+            states = layer.whole(states, mask)
+        if count and self.depth + bare >= count:
             # Only the first token is ever asked for again.
-            return {STATES: _first_token(layers[-1], states, mask, bare=self._adapter is not None)}
-        if self._adapter is not None:
-            bare = compiled_bare if self.compiled else bare_layer
-            states = bare(layers[self.depth], states, mask)
+            return {STATES: layers[-1].first(states, mask, bare)}
+        if bare:
+            states = layers[self.depth].bare(states, mask)
         return {STATES: states} if mask is None else {STATES: states, MASK: mask}
 
     def pooled(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the pooled first token, (N, d), of a batch's inputs or of what :meth:`prefix` made of them."""
-        vilt, first = self.vilt, 0
+        vilt, first, adapts = self.vilt, 0, False
         if STATES in inputs:
-            states, mask, first = inputs[STATES], inputs.get(MASK), self.depth
-            if self._adapter is not None:
-                states, first = self._adapter.adapt(states), first + 1
+            states, mask, first, adapts = inputs[STATES], inputs.get(MASK), self.depth, self._adapter is not None
         else:
             states, mask = self._embed(inputs)
         if self._whole_stack:
             states = vilt.encoder(states, attention_mask=mask).last_hidden_state
         else:
-            *layers, last = vilt.encoder.layer
-            run = compiled_layer if self.compiled and torch.is_grad_enabled() else plain_layer
-            for layer in layers[first:]:
-                states = run(layer, states, mask)
-            if first <= len(layers):
-                states = _first_token(last, states, mask)
+            layers = self._layers(slice(first, None), states)
+            if adapts:
+                states = layers.pop(0).adapt(states)
+            for layer in layers[:-1]:
+                states = layer.whole(states, mask)
+            if layers:
+                states = layers[-1].first(states, mask)
         pooled: Tensor = vilt.pooler(vilt.layernorm(states[:, :1]))
         return pooled
+
+    def _layers(self, which: slice, states: Tensor) -> list[PlainLayer] | list[PureLayer]:
+        """Return some of the layers as the device is quickest with them."""
+        layers = [] if self._whole_stack else list(self.vilt.encoder.layer[which])
+        kind = states.device.type
+        autocasts = torch.is_autocast_enabled(kind)
+        compiled = self.compiled and torch.is_grad_enabled()
+        pure = None
+        if layers and (compiled or (autocasts and kind == "cuda")):
+            pure = pure_layers(layers, torch.get_autocast_dtype(kind) if autocasts else states.dtype, compiled)
+        return [PlainLayer(layer) for layer in layers] if pure is None else pure
 
     def _embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         given = {"input_ids": None, "inputs_embeds": None} | inputs
@@ -112,17 +122,3 @@ def _adapter_behind(layer: nn.Module, changed: Collection[nn.Module]) -> AddsToO
         return None
     alone = [module for module in layer.modules() if module in changed] == [layer.output]
     return layer.output if layer.output.adds_to_output and alone else None
-
-
-def _first_token(layer: Any, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
-    """Return a layer's output for the first token, (N, 1, d); bare: before the adapter behind it."""
-    known = type(layer) is ViltLayer and type(layer.attention) is ViltAttention
-    if not known or type(layer.attention.attention) is not FastViltSelfAttention:
-        whole: Tensor = layer(states, mask)[0]
-        return whole[:, :1]
-    normed, first = layer.layernorm_before(states), states[:, :1]
-    context = layer.attention.attention.attend(normed[:, :1], normed, mask)
-    first = layer.attention.output(context, first) + first
-    hidden = layer.intermediate(layer.layernorm_after(first))
-    output: Tensor = layer.output.get_base_layer().forward(hidden, first) if bare else layer.output(hidden, first)
-    return output

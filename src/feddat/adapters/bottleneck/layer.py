@@ -24,8 +24,8 @@ from feddat.adapters.bottleneck.config import BottleneckConfig
 
 #: An adapter at a site: W_down (d / r, d), b_down, W_up (d, d / r), b_up.
 Weights: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-#: A function of an output, weights and scales; the weights; the scales.
-Pure: TypeAlias = tuple[Callable[..., Tensor], list[Weights], list[float | Tensor]]
+#: A function of an output and the weights of one adapter, and these.
+Pure: TypeAlias = tuple[Callable[..., Tensor], Sequence[Tensor]]
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
@@ -110,9 +110,29 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         contribution = self._contribution(output)
         return output if contribution is None else output + contribution
 
-    def pure(self) -> Pure:
-        """Return :meth:`adapt` on the present route as a function without a state, and what it takes beside outputs."""
-        return _adapted, *self._active()
+    @staticmethod
+    def pure(sites: Sequence[BottleneckLayer], dtype: torch.dtype) -> list[Pure]:
+        """Return :meth:`adapt` of several sites on the present route, as functions without a state in one format.
+
+        The adapters of a site become one, whose inner width is the sum of theirs; sites that are alike are joined and
+        rounded together: on a GPU every small operation takes as long as one on all of them.
+
+        Args:
+            sites: of adapters that only add to the output.
+            dtype: of outputs and weights.
+        """
+        alike: dict[Any, list[int]] = {}
+        active = [site._active() for site in sites]
+        for place, (weights, scales) in enumerate(active):
+            shapes = [tensor.shape for one in weights for tensor in one]
+            alike.setdefault((*shapes, *(id(s) if isinstance(s, Tensor) else s for s in scales)), []).append(place)
+        found: dict[int, Pure] = {}
+        for places in alike.values():
+            together = [active[place] for place in places]
+            per_row = any(isinstance(scale, Tensor) and scale.ndim for scale in together[0][1])
+            function, join = (_adapted_by_row, _beside) if per_row else (_adapted, _joined)
+            found |= {place: (function, own) for place, own in zip(places, join(together, dtype), strict=True)}
+        return [found[place] for place in range(len(sites))]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse: see :func:`merge_error`."""
@@ -176,8 +196,60 @@ def contribution(hidden: Tensor, weights: Sequence[Weights], scales: Sequence[fl
     return total.to(hidden.dtype)
 
 
-def _adapted(output: Tensor, weights: Sequence[Weights], scales: Sequence[float | Tensor]) -> Tensor:
-    return output + contribution(output, weights, scales) if weights else output
+def _joined(
+    active: Sequence[tuple[list[Weights], list[float | Tensor]]], dtype: torch.dtype
+) -> Sequence[Sequence[Tensor]]:
+    """Return, per site, the weights of one adapter that gives the sum of the site's; nothing where none is active.
+
+    Args:
+        active: weights and scales per site, of equal shapes and scales, which are scalars.
+        dtype: of the result.
+    """
+    scales = active[0][1]
+    if not scales:
+        return [()] * len(active)
+
+    def stacked(index: int) -> list[Tensor]:
+        """Return one kind of weight of all sites, (sites, ...), per adapter."""
+        return [torch.stack([weights[adapter][index] for weights, _ in active]) for adapter in range(len(scales))]
+
+    def scaled(index: int) -> list[Tensor]:
+        plain = zip(stacked(index), scales, strict=True)
+        return [part * s if isinstance(s, Tensor) or s != 1.0 else part for part, s in plain]
+
+    parts = (
+        torch.cat(stacked(0), dim=1),
+        torch.cat(stacked(1), dim=1),
+        torch.cat(scaled(2), dim=2),
+        torch.stack(scaled(3)).sum(dim=0),
+    )
+    return list(zip(*(part.to(dtype).unbind() for part in parts), strict=True))
+
+
+def _beside(
+    active: Sequence[tuple[list[Weights], list[float | Tensor]]], dtype: torch.dtype
+) -> Sequence[Sequence[Tensor]]:
+    """Return, per site, each adapter's scale and weights, one adapter after the other: scales may be per row."""
+    device = active[0][0][0][0].device
+    found: list[list[Tensor]] = [[] for _ in active]
+    for adapter, scale in enumerate(active[0][1]):
+        of_rows = torch.as_tensor(scale, dtype=dtype, device=device)
+        for own, weights in zip(found, _joined([([w[adapter]], [1.0]) for w, _ in active], dtype), strict=True):
+            own += [of_rows, *weights]
+    return found
+
+
+def _adapted(output: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    return output + _through(output, *weights) if weights else output
+
+
+def _adapted_by_row(output: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    adapters = [weights[start : start + 5] for start in range(0, len(weights), 5)]
+    return output + sum(scale * _through(output, *own) for scale, *own in adapters)
+
+
+def _through(output: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bias: Tensor) -> Tensor:
+    return functional.linear(functional.relu(functional.linear(output, down, down_bias)), up, up_bias)
 
 
 def merge_error() -> NotImplementedError:
