@@ -1,4 +1,4 @@
-"""On a GPU: recorded and compiled passes give the numbers of plain ones, and a run ends where it ends on a CPU."""
+"""On a GPU: recorded passes give the numbers of plain ones, and a run ends where it ends on a CPU."""
 
 import json
 from dataclasses import replace
@@ -10,11 +10,13 @@ from typer.testing import CliRunner
 from client.small_clients import vqa_client
 from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS
+from feddat.bench.folders import model_folder
 from feddat.cli.main import app
 from feddat.client.captured import CapturedRoutes
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.config import load_config
+from feddat.models import vilt_stages
 from feddat.models.vilt import ViltBackbone
 from feddat.seeding import torch_generator
 from helpers import make_tiny_vilt
@@ -32,9 +34,9 @@ class Recorder(CapturedRoutes):
 
     replayed = 0
 
-    def features(self, route, inputs):
-        found = super().features(route, inputs)
-        self.replayed += found is not None
+    def features(self, routes, inputs):
+        found = super().features(routes, inputs)
+        self.replayed += sum(one is not None for one in found)
         return found
 
 
@@ -47,7 +49,7 @@ def of_two_lengths(client):
     return replace(client, train=cut(client.train), test=cut(client.test))
 
 
-def trained(folder, root, device, method="feddat", recorded=False, compiled=False, padded=False, **settings):
+def trained(folder, root, device, method="feddat", recorded=False, padded=False, **settings):
     """Two rounds of one client; return its trained adapters, scores, and how many passes were replayed."""
     values = {"method": method, "rounds": 2, "train.batch_size": 4, "train.lr": 1e-3, "eval.batch_size": 4}
     config = load_config(**(values | {"device": device, "train.epochs": 3} | settings))
@@ -55,7 +57,6 @@ def trained(folder, root, device, method="feddat", recorded=False, compiled=Fals
     backbone.model.to(device)
     adapters = build_adapters(backbone.model, peft=config.adapter.peft or "bottleneck", reduction=4, rank=4)
     backbone.stage(adapters.changed)
-    backbone.compile(compiled)
     recorder = Recorder(backbone, adapters, config.train.precision) if recorded else None
     client = vqa_client("a", sizes=(16, 4, 8))
     client = of_two_lengths(client) if padded else client
@@ -106,13 +107,29 @@ def test_a_gpu_trains_what_a_cpu_trains(folder, tmp_path):
     assert again == scores
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_compiled_layers_train_what_plain_ones_train(folder, tmp_path, precision):
-    settings = {"train.precision": precision}
-    plain, _, _ = trained(folder, tmp_path / "plain", "cuda", recorded=True, **settings)
-    state, _, replayed = trained(folder, tmp_path / "compiled", "cuda", recorded=True, compiled=True, **settings)
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("method", ["feddat", "feddpa"])
+def test_layers_in_bfloat16_train_what_modules_under_autocast_train(folder, tmp_path, monkeypatch, method, padded):
+    settings = {"method": method, "train.precision": "bf16", "padded": padded}
+    pure, _, _ = trained(folder, tmp_path / "pure", "cuda", **settings)
+    recorded, _, replayed = trained(folder, tmp_path / "recorded", "cuda", recorded=True, **settings)
     assert replayed > 4
-    close(state, plain, 2e-5 if precision == "fp32" else 4e-3)
+    monkeypatch.setattr(vilt_stages, "pure_layers", lambda layers, dtype: None)
+    plain, _, _ = trained(folder, tmp_path / "plain", "cuda", **settings)
+    close(recorded, pure, 1e-3)
+    close(pure, plain, 4e-3)
+
+
+@pytest.mark.parametrize("order", ["joint", "alternating"])
+def test_routes_side_by_side_train_what_one_after_the_other_trains(tmp_path, order):
+    """On a model that keeps a GPU busy, so that routes really meet."""
+    folder = model_folder("vilt-b32", tmp_path)
+    settings = {"algorithm.order": order, "train.precision": "bf16", "train.batch_size": 16, "train.epochs": 20}
+    found, scores, replayed = trained(folder, tmp_path / "beside", "cuda", recorded=True, **settings)
+    assert replayed > 4
+    alone, again, _ = trained(folder, tmp_path / "alone", "cuda", **settings)
+    close(found, alone, 1e-3)
+    assert scores == again
 
 
 def test_a_run_on_a_gpu_ends_near_the_one_on_a_cpu(tmp_path):

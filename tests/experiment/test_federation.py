@@ -76,26 +76,6 @@ def test_a_cpu_without_8_bit_products_is_named(make_config, monkeypatch):
         load_foundation(resolve(make_config(**{"method": "fedavg", "train.precision": "int8"})))
 
 
-@pytest.mark.parametrize(
-    ("settings", "reason"),
-    [
-        ({"adapter.peft": "lora"}, "only with adapter.peft bottleneck, not with lora"),
-        ({"model": "albef-mini"}, "only ViLT's layers can be compiled, not those of model albef-mini"),
-    ],
-)
-def test_what_cannot_be_compiled_is_refused(make_config, tmp_path, settings, reason):
-    config = resolve(make_config(**{"method": "fedavg", "runtime.compile": True} | settings))
-    with pytest.raises(ConfigError, match=rf"runtime\.compile: {reason}"):
-        load_federation(config, tmp_path)
-
-
-def test_compiling_is_of_one_run_alone(make_config, tmp_path):
-    compiled = load_federation(resolve(make_config(**{"runtime.compile": True})), tmp_path).foundation.backbone
-    assert compiled._stages.compiled
-    plain = load_federation(resolve(make_config()), tmp_path).foundation.backbone
-    assert plain is compiled and not plain._stages.compiled
-
-
 def test_nothing_is_recorded_on_a_cpu(make_config, tmp_path):
     federation = load_federation(resolve(make_config()), tmp_path)
     assert all(participant._captured is None for participant in federation.participants.values())

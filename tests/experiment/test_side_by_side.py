@@ -156,9 +156,9 @@ def test_auto_is_for_small_models_and_for_cores_that_are_free(make_config, world
 
 
 def test_runs_of_a_comparison_stay_in_their_processes(make_config):
-    config = make_config(runtime__jobs="auto", runtime__compile=True)
+    config = make_config(runtime__jobs="auto", runtime__cuda_graphs=False)
     (run,) = comparison_runs(config, ["feddat"], [0]).values()
-    assert run.runtime.jobs == 1 and run.runtime.compile
+    assert run.runtime.jobs == 1 and not run.runtime.cuda_graphs
     with pytest.raises(ConfigError, match=r"runtime\.jobs: 2, but the runs of a comparison are side by side already"):
         comparison_runs(make_config(runtime__jobs=2), ["feddat"], [0])
     with pytest.raises(ConfigError, match="jobs: 2, but they are for in-process clients, not for simulation; use act"):

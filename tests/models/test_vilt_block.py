@@ -8,11 +8,10 @@ from torch import nn
 
 from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.methods import build_adapters
-from feddat.models import vilt_block
 from feddat.models.base import AddsToOutput
 from feddat.models.fast_vilt import product_of_patches
 from feddat.models.vilt import ViltBackbone
-from feddat.models.vilt_block import PlainLayer, block, pure_layers
+from feddat.models.vilt_block import PlainLayer, pure_layers
 from helpers import make_tiny_vilt
 
 
@@ -39,8 +38,8 @@ def states_and_mask(backbone, masked):
     return states, mask[:, None, None, :] if masked else None
 
 
-def pure(layer, dtype=torch.float32, compiled=False):
-    (found,) = pure_layers([layer], dtype, compiled)
+def pure(layer, dtype=torch.float32):
+    (found,) = pure_layers([layer], dtype)
     return found
 
 
@@ -111,12 +110,9 @@ def test_scales_may_be_tensors_of_the_batch_or_of_each_row_and_get_gradients(fol
     torch.testing.assert_close(*found, atol=1e-3, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["compiled", "gpu"])
-def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, monkeypatch, way):
+def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, monkeypatch):
     backbone, adapters, _ = loaded(folder)
     layers = list(backbone._stages.vilt.encoder.layer)
-    calls = []
-    monkeypatch.setattr(vilt_block, "_compiled", lambda: lambda *args: calls.append(args) or block(*args))
     ids = torch.tensor([[2, 5, 6, 3], [2, 5, 3, 0]])
     config = backbone._stages.vilt.config
     inputs = {
@@ -127,14 +123,11 @@ def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, monk
     }
     found = []
     for pure in (False, True):
-        if way == "compiled":
-            backbone.compile(pure)
-        elif pure:
+        if pure:
             monkeypatch.setattr(backbone._stages, "_layers", lambda which, _: pure_layers(layers[which], torch.float32))
         for route in ("dat", "global"):
             adapters.route(route)
             found.append(backbone.features(backbone.prefix(inputs)))
-    assert bool(calls) == (way == "compiled")
     for plain, other in zip(found[:2], found[2:], strict=True):
         torch.testing.assert_close(plain, other, atol=1e-5, rtol=1e-5)
 
@@ -162,16 +155,6 @@ def test_a_layer_of_another_kind_is_not_taken_for_one(folder, change):
     if change == "activation":
         layer.intermediate.intermediate_act_fn = nn.ReLU()
     assert pure_layers([layer], torch.float32) is None
-
-
-@pytest.mark.slow
-def test_compiled_it_is_the_same(folder):
-    backbone, adapters, layer = loaded(folder)
-    adapters.route("dat")
-    for masked in (False, True):
-        states, mask = states_and_mask(backbone, masked)
-        expected = PlainLayer(layer).whole(states, mask)
-        torch.testing.assert_close(pure(layer, compiled=True).whole(states, mask), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_what_a_protocol_asks_for_is_seen_by_every_python(folder):

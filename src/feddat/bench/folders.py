@@ -35,7 +35,6 @@ class BenchModel:
         side: of the square JPEG files, in pixels.
         words: of a question, which become one token each.
         batch: examples per step.
-        compiled: whether its layers can be compiled.
     """
 
     title: str
@@ -43,7 +42,6 @@ class BenchModel:
     side: int
     words: int
     batch: int
-    compiled: bool = False
 
 
 def find_model(name: str) -> BenchModel:
@@ -126,7 +124,7 @@ def _write_tokenizer(folder: Path) -> None:
 
 #: By the name that the command line takes. A question of ViLT-B is 12 tokens with start and end: 157 with the patches.
 MODELS = {
-    "vilt-mini": BenchModel("vilt-mini, 64 px", None, side=64, words=8, batch=32, compiled=True),
-    "vilt-b32": BenchModel("ViLT-B/32, 384 px", _write_vilt, side=480, words=10, batch=4, compiled=True),
+    "vilt-mini": BenchModel("vilt-mini, 64 px", None, side=64, words=8, batch=32),
+    "vilt-b32": BenchModel("ViLT-B/32, 384 px", _write_vilt, side=480, words=10, batch=4),
     "albef-base": BenchModel("ALBEF-base, 384 px", _write_albef, side=480, words=10, batch=1),
 }

@@ -5,7 +5,6 @@
 | ``published`` | FedDAT as published: three forward and two backward passes of the stock model, each from the files |
 | ``alternating`` | our FedDAT in the published order: the same numbers |
 | ``joint`` | our FedDAT with one update for both adapters |
-| ``compiled`` | ``joint`` with compiled layers (ViLT) |
 | ``int8`` | ``joint`` with products of 8-bit numbers in frozen layers |
 | ``plain`` | one adapter on its task's loss alone, as in FedAvg |
 
@@ -37,7 +36,7 @@ from feddat.client.member import Member
 from feddat.client.optim import build_optimizer
 from feddat.config import RunConfig
 from feddat.example import ClientData, Example
-from feddat.models.base import Backbone, CompilableBackbone, StagedBackbone
+from feddat.models.base import Backbone, StagedBackbone
 from feddat.models.catalog import load_backbone
 from feddat.precision import resolve_precision
 
@@ -46,7 +45,6 @@ SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
     "published": ("feddat", {"algorithm.order": "alternating", "train.precision": "fp32"}),
     "alternating": ("feddat", {"algorithm.order": "alternating"}),
     "joint": ("feddat", {"algorithm.order": "joint"}),
-    "compiled": ("feddat", {"algorithm.order": "joint", "runtime.compile": True}),
     "int8": ("feddat", {"algorithm.order": "joint", "train.precision": "int8"}),
     "plain": ("fedavg", {}),
 }
@@ -56,12 +54,7 @@ PHASES = ("inputs", "forward", "backward", "update")
 
 def default_schedules(device: str) -> list[str]:
     """Return the schedules that are measured where none are named."""
-    left_out = set()
-    if not device.startswith("cuda"):
-        left_out.add("compiled")  # which takes longer on a CPU than it saves
-    if cannot_multiply(device) is not None:
-        left_out.add("int8")
-    return [name for name in SCHEDULES if name not in left_out]
+    return [name for name in SCHEDULES if name != "int8" or cannot_multiply(device) is None]
 
 
 def side_config(schedule: str, config: RunConfig) -> RunConfig:
@@ -77,12 +70,12 @@ class SideModel:
     Attributes:
         backbone: on its device, divided.
         adapters: over it.
-        recorded: its passes on a GPU, as they are and compiled.
+        recorded: its passes on a GPU.
     """
 
     backbone: Backbone
     adapters: Adapters
-    recorded: dict[bool, CapturedRoutes]
+    recorded: CapturedRoutes | None
 
 
 def load_side_model(schedule: str, config: RunConfig) -> SideModel:
@@ -102,10 +95,10 @@ def load_side_model(schedule: str, config: RunConfig) -> SideModel:
     prepare_frozen(adapters, resolve_precision(config.train.precision, config.device))
     if isinstance(backbone, StagedBackbone) and schedule != "published":
         backbone.stage(adapters.changed)
-    recorded = {}
+    recorded = None
     ours_on_gpu = config.device.startswith("cuda") and config.runtime.cuda_graphs and schedule != "published"
     if ours_on_gpu and isinstance(backbone, StagedBackbone):
-        recorded = {way: CapturedRoutes(backbone, adapters, config.train.precision) for way in (False, True)}
+        recorded = CapturedRoutes(backbone, adapters, config.train.precision)
     return SideModel(backbone, adapters, recorded)
 
 
@@ -119,7 +112,6 @@ class Side:
         model: as :func:`load_side_model` gives it.
 
     Attributes:
-        compiles: whether layers run compiled.
         precision: of its products.
         member: the client's data, task and head.
         adapters: what trains.
@@ -136,7 +128,6 @@ class Side:
         parameters = [p for name in self._algorithm.trains for p in self.adapters.parameters(name)]
         heads = [p for head in self.member.heads.values() for p in head.parameters()]
         optimizer = build_optimizer(parameters, self._config.train, heads)
-        self.compiles = self._config.runtime.compile
         self.precision = self._config.train.precision
         self._backbone = backbone
         self._on_gpu = device.type == "cuda"
@@ -150,24 +141,21 @@ class Side:
             self._config.train.precision,
             optimizer,
             self._config.train.clip_norm,
-            captured=model.recorded.get(self.compiles),
+            captured=model.recorded,
         )
         backbone.model.train()
 
     def flops(self, indices: Tensor) -> int:
-        """Return the floating-point operations of one step, which is taken as it is: not compiled, not replayed."""
-        compiles, self.compiles = self.compiles, False
+        """Return the floating-point operations of one step, which is taken as it is: not replayed."""
         recorded, self._learner.recorded = self._learner.recorded, None
         known = {product_operator(): _flops_of_product} if self._config.train.precision == "int8" else None
         with FlopCounterMode(display=False, custom_mapping=known) as counter:
             self.step(indices)
-        self.compiles, self._learner.recorded = compiles, recorded
+        self._learner.recorded = recorded
         return int(counter.get_total_flops())
 
     def step(self, indices: Tensor) -> dict[str, Tensor]:
         """Take one step on the examples at ``indices`` (N,) of the training split; return its losses."""
-        if isinstance(self._backbone, CompilableBackbone):  # which several sides share
-            self._backbone.compile(self.compiles)
         if self._on_gpu:
             torch.set_float32_matmul_precision("high" if self._published else "highest")  # TF32 or not
         part = self.member.prepared("train")
@@ -209,6 +197,11 @@ class TimedLearner(BatchLearner):
                 self._inputs |= self._source.encode(views).batch(range(len(views)), self._targets.device)
         with self._clock.phase("forward"):
             return super().features(route)
+
+    def features_of(self, routes: Sequence[Route]) -> list[Tensor]:
+        """Return the batch's features on several routes."""
+        with self._clock.phase("forward"):
+            return super().features_of(routes)
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
         """Return a head's logits."""

@@ -67,10 +67,9 @@ def bench_step(
     rows = []
     for model in models:
         config = _config(model, folder, device, batch, graphs)
-        measured = [name for name in schedules if name != "compiled" or MODELS[model].compiled]
-        rows += _measure(model, config, folder, measured, cycles, own, say)
+        rows += _measure(model, config, folder, schedules, cycles, own, say)
         if memory:
-            for row in rows[-len(measured) :]:
+            for row in rows[-len(schedules) :]:
                 say(f"{MODELS[model].title}: memory of {row['schedule']}")
                 row["memory"] = in_fresh_process(_peak, row["schedule"], model, config, folder, own)
     return {"kind": "step", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}
@@ -116,11 +115,10 @@ def _measure(
     for schedule, side in sides.items():
         say(f"{title}: first step of {schedule}")
         flops[schedule] = side.flops(batches[0])
-    for schedule, side in sides.items():
-        if device.type == "cuda" or side.compiles:
-            say(f"{title}: recording and compiling {schedule}")
-            for indices in batches * 3:  # a GPU's passes are recorded at the third
-                side.step(indices)
+    for schedule, side in sides.items() if device.type == "cuda" else ():
+        say(f"{title}: recording {schedule}")
+        for indices in batches * 3:  # at the third
+            side.step(indices)
     steps = STEPS.get(device.type, 1)
     seconds: dict[str, list[float]] = {schedule: [] for schedule in schedules}
     phases: dict[str, list[dict[str, float]]] = {schedule: [] for schedule in schedules}

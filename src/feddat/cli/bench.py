@@ -40,7 +40,7 @@ def step(
     schedules: Annotated[
         str | None,
         typer.Option(
-            help="published, alternating, joint, compiled, int8, plain.",
+            help="published, alternating, joint, int8, plain.",
             show_default="those that can pay on the device",
         ),
     ] = None,

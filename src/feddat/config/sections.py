@@ -220,11 +220,6 @@ class RuntimeConfig(Section):
         description="on a GPU, record a route's passes once per shape and launch them whole: the same numbers, without "
         "waiting for the CPU, for the memory of a pass more per route",
     )
-    compile: bool = Field(
-        False,
-        description="torch.compile ViLT's layers with their bottleneck adapters, meant for GPUs: a minute or more at "
-        "the start of a run; how much time it saves has not been measured",
-    )
     actors: int = Field(1, ge=1, description="simulation: processes that clients take turns in")
     server: Path | None = Field(
         None,

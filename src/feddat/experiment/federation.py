@@ -33,7 +33,7 @@ from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
-from feddat.models.base import AddsToOutput, Backbone, CompilableBackbone, StagedBackbone
+from feddat.models.base import Backbone, StagedBackbone
 from feddat.models.fusion import FusedBackbone
 from feddat.models.number_formats import Format
 from feddat.models.weights import weights_hash
@@ -196,7 +196,6 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     stores = {name: PersonalStore(clients_folder, name) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
-    _compile(config, backbone, adapters)
     captured = _captured(config, backbone, adapters)
     participants = {
         name: Participant(
@@ -220,20 +219,6 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
             f"momentum.alpha: {config.momentum.alpha}, but on model {config.model} no client writes its answers"
         )
     return Federation(foundation, data, participants)
-
-
-def _compile(config: RunConfig, backbone: Backbone, adapters: Adapters) -> None:
-    """Let the model's layers run compiled, or as they are.
-
-    Raises:
-        ConfigError: they cannot be compiled.
-    """
-    if isinstance(backbone, CompilableBackbone):
-        backbone.compile(config.runtime.compile)
-    elif config.runtime.compile:
-        raise ConfigError(f"runtime.compile: only ViLT's layers can be compiled, not those of model {config.model}")
-    if config.runtime.compile and not all(isinstance(module, AddsToOutput) for module in adapters.changed):
-        raise ConfigError(f"runtime.compile: only with adapter.peft bottleneck, not with {config.adapter.peft}")
 
 
 def _captured(config: RunConfig, backbone: Backbone, adapters: Adapters) -> CapturedRoutes | None:
@@ -262,8 +247,6 @@ def _check_format(config: RunConfig) -> None:
             raise ConfigError(f"train.precision: int8, but {reason}")
         if config.weights in ("int8", "int4"):
             raise ConfigError(f"train.precision: int8, but weights: {config.weights} is another way to round them")
-        if config.runtime.compile:
-            raise ConfigError("runtime.compile: not with train.precision int8, whose layers are not compiled")
 
 
 def _moved_weights(config: RunConfig) -> str | None:

@@ -155,12 +155,3 @@ class AddsToOutput(Protocol):
     def pure(sites: Sequence[Any], dtype: torch.dtype) -> Sequence[PureAddition]:
         """Return :meth:`adapt` of several such modules on the present route as functions in one format."""
         ...
-
-
-@runtime_checkable
-class CompilableBackbone(Protocol):
-    """A backbone whose layers can be compiled (``torch.compile``)."""
-
-    def compile(self, wanted: bool) -> None:
-        """Run layers compiled from now on, or as they are."""
-        ...

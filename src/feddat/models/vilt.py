@@ -70,11 +70,7 @@ class ViltBackbone:
 
     def stage(self, changed: Collection[nn.Module]) -> None:
         """Divide the forward pass in front of the first of the modules that routes change."""
-        self._stages = ViltStages(self._stages.vilt, changed, self._stages.compiled)
-
-    def compile(self, wanted: bool) -> None:
-        """Run the layers that routes change compiled from now on, or as they are."""
-        self._stages.compiled = wanted
+        self._stages = ViltStages(self._stages.vilt, changed)
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the states that every route goes on from, see :mod:`feddat.models.vilt_stages`."""

@@ -2,16 +2,14 @@
 
 A module under autocast keeps states in float32 between layers and casts them before every product: on a GPU, reading
 and writing those takes more time than the products. :class:`PureLayer` computes a layer with its adapter in one format,
-with as few and as large operations as can be: three products for queries, keys and values in one, and the small tensors
-of all layers rounded together. A function that takes all of its tensors as arguments can also be compiled
-(``torch.compile``) once for all layers.
+with as few and as large operations as can be: one product for queries, keys and values, and the small tensors of all
+layers rounded together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, TypeAlias
 
 import torch
@@ -79,14 +77,12 @@ class PureLayer:
     """A layer as a function of tensors, all of them in one format, with the methods of :class:`PlainLayer`.
 
     Attributes:
-        run: :func:`block`, or it compiled.
         linears: query, key, value, attention's output, and the feed-forward block's two.
         norms: before attention and before the feed-forward block.
         heads: of attention.
         addition: the adapter on the present route.
     """
 
-    run: Callable[..., Tensor]
     linears: Sequence[Linear]
     norms: Sequence[Norm]
     heads: int
@@ -112,22 +108,21 @@ class PureLayer:
 
     def _run(self, states: Tensor, mask: Tensor | None, first: bool, addition: PureAddition) -> Tensor:
         with torch.autocast(states.device.type, enabled=False):
-            return self.run(self._cast(states), mask, self.linears, self.norms, self.heads, first, *addition)
+            return block(self._cast(states), mask, self.linears, self.norms, self.heads, first, *addition)
 
     def _cast(self, states: Tensor) -> Tensor:
         return states.to(self.linears[0][0].dtype)
 
 
-def pure_layers(layers: Sequence[Any], dtype: torch.dtype, compiled: bool = False) -> list[PureLayer] | None:
+def pure_layers(layers: Sequence[Any], dtype: torch.dtype) -> list[PureLayer] | None:
     """Return layers as functions in one format; ``None`` where one does not compute what :func:`block` computes.
 
     Args:
         layers: of a ``ViltModel``, with whatever adapters were put on it and a route that is open until they have run.
         dtype: of states between layers and of everything else; sums within norms and products are wider.
-        compiled: whether they are to run compiled.
     """
-    linears = [_linears(layer) for layer in layers]
-    if not all(linears):
+    linears = [found for layer in layers if (found := _linears(layer)) is not None]
+    if not layers or len(linears) < len(layers):
         return None
     norms = [norm for layer in layers for norm in (layer.layernorm_before, layer.layernorm_after)]
     rounded = iter(_rounded([tensor for norm in norms for tensor in (norm.weight, norm.bias)], dtype))
@@ -136,8 +131,7 @@ def pure_layers(layers: Sequence[Any], dtype: torch.dtype, compiled: bool = Fals
     additions = iter(type(adapted[0]).pure(adapted, dtype) if adapted else [])
     return [
         PureLayer(
-            _compiled() if compiled else block,
-            [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in own or ()],
+            [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in own],
             (next(of_norms), next(of_norms)),
             layer.attention.attention.num_attention_heads,
             next(additions) if isinstance(layer.output, AddsToOutput) else _NOTHING,
@@ -202,11 +196,6 @@ def _rounded(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
     if all(tensor.dtype == dtype for tensor in tensors):
         return tensors
     return torch.stack(list(tensors)).to(dtype).unbind()
-
-
-@cache
-def _compiled() -> Callable[..., Tensor]:
-    return torch.compile(block, dynamic=True)  # batches differ in rows and tokens
 
 
 def _linears(layer: Any) -> list[nn.Linear] | None:

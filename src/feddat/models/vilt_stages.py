@@ -31,17 +31,14 @@ class ViltStages:
     Args:
         vilt: a ``ViltModel`` with fast embeddings and attention, and whatever adapters were put on it.
         changed: the modules that routes change; ``None``: not known, so that all of it runs as a whole.
-        compiled: see there.
 
     Attributes:
         vilt: that model.
-        compiled: whether layers with nothing but an adapter behind them are compiled (:mod:`feddat.models.vilt_block`).
         depth: so many layers are below the first change; -1: there is no prefix.
     """
 
-    def __init__(self, vilt: Any, changed: Collection[nn.Module] | None = None, compiled: bool = False) -> None:
+    def __init__(self, vilt: Any, changed: Collection[nn.Module] | None = None) -> None:
         self.vilt = vilt
-        self.compiled = compiled
         # The stack of layers is itself a changed module where something enters beside the tokens.
         self._whole_stack = changed is None or vilt.encoder in changed
         self._adapter: AddsToOutput | None = None
@@ -93,13 +90,12 @@ class ViltStages:
     def _layers(self, which: slice, states: Tensor) -> list[PlainLayer] | list[PureLayer]:
         """Return some of the layers as the device is quickest with them."""
         layers = [] if self._whole_stack else list(self.vilt.encoder.layer[which])
-        kind = states.device.type
-        autocasts = torch.is_autocast_enabled(kind)
-        compiled = self.compiled and torch.is_grad_enabled()
-        pure = None
-        if layers and (compiled or (autocasts and kind == "cuda")):
-            pure = pure_layers(layers, torch.get_autocast_dtype(kind) if autocasts else states.dtype, compiled)
-        return [PlainLayer(layer) for layer in layers] if pure is None else pure
+        # On a CPU, products take so much longer than all that is between them that it makes no difference.
+        if states.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
+            pure = pure_layers(layers, torch.get_autocast_dtype("cuda"))
+            if pure is not None:
+                return pure
+        return [PlainLayer(layer) for layer in layers]
 
     def _embed(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
         given = {"input_ids": None, "inputs_embeds": None} | inputs
