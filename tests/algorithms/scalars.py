@@ -31,9 +31,6 @@ class ScalarLearner:
             return torch.ones(1, 1, dtype=torch.float64)
         return sum(self.p[name] * weight for name, weight in check_route(route).items()).reshape(1, 1)
 
-    def features_of(self, routes):
-        return [self.features(route) for route in routes]
-
     def logits(self, features, head="main"):
         return torch.cat([self.p["head" if head == "main" else f"head.{head}"] * features, 0 * features], dim=1)
 

@@ -24,13 +24,7 @@ def recorder(monkeypatch, model_folder):
     def record(function, samples, pool):
         function(*samples)
         made.append(samples)
-        route = adapters.opened
-
-        def replay(*given):
-            adapters.route(route)  # what a graph computes is fixed
-            return function(*given)
-
-        return replay
+        return function
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", record)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: object())
@@ -53,8 +47,8 @@ def states(recorder, rows=2, tokens=7, padded=0):
 def ask(recorder, inputs, route="global", times=1):
     for _ in range(times):
         recorder.begin()
-        recorder.adapters.route("none")
-        (found,) = recorder.features([route], inputs)
+        recorder.adapters.route(route)
+        found = recorder.features(route, inputs)
     return found
 
 
@@ -63,7 +57,6 @@ def test_a_shape_is_recorded_when_it_comes_for_the_third_time(recorder):
     assert ask(recorder, inputs, times=2) is None
     assert not recorder.made
     replayed = ask(recorder, inputs, times=3)
-    recorder.adapters.route("global")
     torch.testing.assert_close(replayed, recorder.backbone.features(inputs))
     assert len(recorder.made) == 1
     assert ask(recorder, states(recorder, rows=3)) is None
@@ -76,7 +69,6 @@ def test_a_replayed_pass_gives_the_adapters_their_gradients(recorder):
         features.square().sum().backward()
         found = [p.grad.clone() for p in recorder.adapters.parameters(trained)]
         recorder.adapters.model.zero_grad()
-        recorder.adapters.route(route)
         recorder.backbone.features(inputs).square().sum().backward()
         for parameter, gradient in zip(recorder.adapters.parameters(trained), found, strict=True):
             torch.testing.assert_close(parameter.grad, gradient)
@@ -99,34 +91,20 @@ def test_a_padded_batch_is_padded_further_for_the_same_features(recorder):
         inputs = states(recorder, tokens=tokens, padded=3)
         found = ask(recorder, inputs)
     assert len(recorder.made) == 1 and recorder.made[0][0].shape[1] == 2 * TOKENS
-    recorder.adapters.route("global")
     torch.testing.assert_close(found, recorder.backbone.features(inputs))
 
 
 def test_a_second_pass_of_one_batch_is_run_as_it_is(recorder):
     inputs = states(recorder)
     assert ask(recorder, inputs, times=3) is not None
-    assert recorder.features(["global"], inputs) == [None]
+    assert recorder.features("global", inputs) is None
     recorder.begin()
-    assert recorder.features(["global"], inputs) != [None]
+    assert recorder.features("global", inputs) is not None
     with torch.no_grad():  # a recording of its own, and no backward pass to come
         for _ in range(2):
-            assert recorder.features(["global"], inputs) == [None]
+            assert recorder.features("global", inputs) is None
         for _ in range(2):
-            assert recorder.features(["global"], inputs) != [None]
-
-
-def test_several_routes_are_replayed_side_by_side_as_alone(recorder):
-    inputs = states(recorder)
-    routes = ["dat", "global", {"global": 0.3}, "global"]
-    for _ in range(4):
-        recorder.begin()
-        dat, own, mixed, again = recorder.features(routes, inputs)
-    assert len(recorder.made) == 2
-    assert mixed is None and again is None  # weights of its own; a second pass of one batch
-    for route, features in (("dat", dat), ("global", own)):
-        assert torch.equal(features, ask(recorder, inputs, route))
-    assert not torch.equal(dat, own)
+            assert recorder.features("global", inputs) is not None
 
 
 def test_what_was_replayed_outlives_the_next_replay(recorder, monkeypatch):

@@ -63,10 +63,6 @@ class Learner(Protocol):
         """
         ...
 
-    def features_of(self, routes: Sequence[Route]) -> list[Tensor]:
-        """Return what :meth:`features` returns on several routes, computed side by side where that is quicker."""
-        ...
-
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
         """Return a personal head's logits, (N, C) or of tokens (M, L, V), float32 or wider."""
         ...

@@ -50,11 +50,11 @@ def _alternating(learner: Learner, context: RoundContext) -> dict[str, Tensor]:
     # step moves the global adapter and the head, and neither is part of the DAT route's features. So the features of
     # both passes are the same, and one pass gives them; only the head is applied again, as it stands after the step.
     # (With dropout in the model the two passes share one mask. Both routes' graphs are alive at once, as in `joint`.)
-    dat_features, global_features = learner.features_of(("dat", "global"))
+    dat_features = learner.features("dat")
     with torch.no_grad():
         z_dat = learner.logits(dat_features)
 
-    z_s = learner.logits(global_features, _global_head(context))
+    z_s = learner.logits(learner.features("global"), _global_head(context))
     loss_s, task_s, kl_s = _objective(learner, z_s, z_dat, context.config.alpha, context)
     learner.update(loss_s)
 
@@ -65,9 +65,8 @@ def _alternating(learner: Learner, context: RoundContext) -> dict[str, Tensor]:
 
 
 def _joint(learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-    dat_features, global_features = learner.features_of(("dat", "global"))
-    z_dat = learner.logits(dat_features)
-    z_s = learner.logits(global_features, _global_head(context))
+    z_dat = learner.logits(learner.features("dat"))
+    z_s = learner.logits(learner.features("global"), _global_head(context))
     loss_s, task_s, kl_s = _objective(learner, z_s, z_dat, context.config.alpha, context)
     loss_dat, task_dat, kl_dat = _objective(learner, z_dat, z_s, context.config.beta, context)
     loss = loss_s + loss_dat

@@ -198,11 +198,6 @@ class TimedLearner(BatchLearner):
         with self._clock.phase("forward"):
             return super().features(route)
 
-    def features_of(self, routes: Sequence[Route]) -> list[Tensor]:
-        """Return the batch's features on several routes."""
-        with self._clock.phase("forward"):
-            return super().features_of(routes)
-
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
         """Return a head's logits."""
         with self._clock.phase("forward"):

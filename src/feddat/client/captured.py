@@ -14,8 +14,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -57,44 +56,25 @@ class CapturedRoutes:
         self._recorded: dict[Hashable, Callable[..., Tensor] | None] = {}
         # Recordings of one route never run at the same time, and so may use the same memory.
         self._pools: dict[Hashable, Any] = {}
-        self._streams: dict[str, _Stream] = {}
         self._running: set[Hashable] = set()
 
     def begin(self) -> None:
         """Begin a new batch: no backward pass of what was computed before is to come."""
         self._running.clear()
 
-    def features(self, routes: Sequence[Route], inputs: dict[str, Tensor]) -> list[Tensor | None]:
-        """Return a batch's features (N, d) on each route; ``None`` where they have to be computed as always.
-
-        The GPU works on several routes side by side, and autograd on their backward passes likewise: each fills the
-        gaps that the other leaves.
+    def features(self, route: Route, inputs: dict[str, Tensor]) -> Tensor | None:
+        """Return a batch's features (N, d) on a route; ``None`` where they have to be computed as always.
 
         Args:
-            routes: which of them is open makes no difference, and another may be open afterwards.
+            route: open.
             inputs: a prefix.
         """
-        if not inputs.keys() <= {STATES, MASK} or not inputs:
-            return [None for _ in routes]
-        given = _padded(inputs)
-        replays = [self._replay(route, given) for route in routes]
-        at_hand = {place: replay for place, replay in enumerate(replays) if replay is not None}
-        streams = {place: self._stream(routes[place]) if len(at_hand) > 1 else _HERE for place in at_hand}
-        found: list[Tensor | None] = [None for _ in routes]
-        for place, replay in at_hand.items():
-            with streams[place].forked():
-                found[place] = replay(*given.values()).clone()  # the next replay of the route writes over its own
-        for place, stream in streams.items():
-            stream.join(found[place])
-        return found
-
-    def _replay(self, route: Route, given: dict[str, Tensor]) -> Callable[..., Tensor] | None:
-        """Return what replays a route on inputs of these shapes, where it can be; its turn has then begun."""
-        if not isinstance(route, str):
+        if not isinstance(route, str) or not inputs.keys() <= {STATES, MASK} or not inputs:
             return None
         way = (route, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
         if way in self._running:  # a second pass of one batch would overwrite what the first's backward pass needs
             return None
+        given = _padded(inputs)
         key = (
             *way,
             self._backbone.model.training,
@@ -106,13 +86,11 @@ class CapturedRoutes:
                 return None
             self._recorded[key] = self._record(way, given)
         recorded = self._recorded[key]
-        if recorded is not None and torch.is_grad_enabled():
+        if recorded is None:
+            return None
+        if torch.is_grad_enabled():
             self._running.add(way)
-        return recorded
-
-    def _stream(self, route: Route) -> _Stream:
-        device = next(self._backbone.model.parameters()).device
-        return self._streams.setdefault(str(route), _Stream(device))
+        return recorded(*given.values()).clone()  # the next replay of the route writes over its own
 
     def _record(self, way: tuple[str, bool, bool], inputs: dict[str, Tensor]) -> Callable[..., Tensor] | None:
         """Return what replays a pass of these shapes; ``None`` where it cannot be recorded."""
@@ -122,11 +100,9 @@ class CapturedRoutes:
         if not enough or drops_out(self._backbone.model):
             return None
         route, trains, _ = way
-        self._adapters.route(route)
         named = [p for name in ROUTES[route] if name in TRAINED for p in self._adapters.parameters(name)]
         weights = [parameter for parameter in named if trains and parameter.requires_grad]
-        stream = self._stream(route)
-        one_pass = _Pass(self._backbone, self._adapters.model, list(inputs), weights, self._precision, stream)
+        one_pass = _Pass(self._backbone, self._adapters.model, list(inputs), weights, self._precision)
         pool = self._pools.setdefault(way, torch.cuda.graph_pool_handle())
         try:
             with warnings.catch_warnings():  # it warms up on one stream, records on another, and warns of that
@@ -151,8 +127,6 @@ class _Pass:
         names: of a prefix's tensors.
         weights: parameters of ``model``.
         precision: ``fp32``, or ``bf16`` for autocast.
-        stream: the route's own. Matrix products take their scratch memory from the stream that they are recorded on,
-            so that routes recorded on one could not be replayed side by side.
     """
 
     def __init__(
@@ -162,10 +136,8 @@ class _Pass:
         names: list[str],
         weights: list[nn.Parameter],
         precision: str,
-        stream: _Stream,
     ) -> None:
         self._backbone = backbone
-        self._stream = stream
         self._names = names
         self._bf16 = precision == "bf16"
         self._weights = weights
@@ -188,46 +160,11 @@ class _Pass:
             parameters[name] = weights[place]
         try:
             # Without autocast's cache, which would hold tensors of the recording.
-            with (
-                self._stream.forked(),
-                torch.autocast("cuda", torch.bfloat16, enabled=self._bf16, cache_enabled=False),
-            ):
-                features = self._backbone.features(dict(zip(self._names, inputs, strict=True)))
-            self._stream.join()
-            return features
+            with torch.autocast("cuda", torch.bfloat16, enabled=self._bf16, cache_enabled=False):
+                return self._backbone.features(dict(zip(self._names, inputs, strict=True)))
         finally:
             for parameters, name, place in self._places:
                 parameters[name] = self._weights[place]
-
-
-class _Stream:
-    """A queue of a GPU's work beside the present one; without a GPU, the present one itself."""
-
-    def __init__(self, device: torch.device | None) -> None:
-        on_gpu = device is not None and device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if on_gpu else None  # type: ignore[no-untyped-call]
-
-    @contextmanager
-    def forked(self) -> Iterator[None]:
-        """Put what is done inside into this queue, to begin when the present one has done what it has been given."""
-        if self._stream is None:
-            yield
-            return
-        self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
-        with torch.cuda.stream(self._stream):
-            yield
-
-    def join(self, result: Tensor | None = None) -> None:
-        """Let the present queue wait for this one; a result that it has made is used there from now on."""
-        if self._stream is None:
-            return
-        now = torch.cuda.current_stream(self._stream.device)
-        now.wait_stream(self._stream)
-        if result is not None:
-            result.record_stream(now)
-
-
-_HERE = _Stream(None)
 
 
 def _padded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -76,11 +76,17 @@ class BatchLearner:
 
     def features(self, route: Route) -> Tensor:
         """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
-        return self._features([route])[0]
-
-    def features_of(self, routes: Sequence[Route]) -> list[Tensor]:
-        """Return the batch's features on several routes; a GPU computes them side by side."""
-        return self._features(routes)
+        self._share_prefix()
+        self._adapters.route(route)
+        recorded = self._replayed(route)
+        with self._autocast():
+            if recorded is not None:
+                return self._member.pooled(recorded)
+            features = self._forward()
+            if (copy := self._teacher()) is not None:
+                with copy.instead():
+                    self._taught_features.append((features, self._forward()))
+        return features
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
         """Return the logits of one of the member's heads, (N, C) or of tokens (M, L, V), float32 or wider."""
@@ -172,32 +178,16 @@ class BatchLearner:
         self._norms.clear()
         return norm
 
-    def _features(self, routes: Sequence[Route]) -> list[Tensor]:
-        self._share_prefix()
-        replayed = self._replayed(routes)
-        return [self._on(route, found) for route, found in zip(routes, replayed, strict=True)]
-
-    def _on(self, route: Route, replayed: Tensor | None) -> Tensor:
-        self._adapters.route(route)
-        with self._autocast():
-            if replayed is not None:
-                return self._member.pooled(replayed)
-            features = self._forward()
-            if (copy := self._teacher()) is not None:
-                with copy.instead():
-                    self._taught_features.append((features, self._forward()))
-        return features
-
     def _forward(self) -> Tensor:
         if self._member.generation is None and isinstance(self._backbone, ReadingBackbone):
             return self._backbone.question_features(self._inputs)
         return self._member.pooled(self._backbone.features(self._inputs))
 
-    def _replayed(self, routes: Sequence[Route]) -> list[Tensor | None]:
-        """Return what recordings of the routes give, where there is one for this batch."""
+    def _replayed(self, route: Route) -> Tensor | None:
+        """Return what a recording of the route gives, where there is one for this batch."""
         if self.recorded is None or self._member.generation is not None:
-            return [None for _ in routes]
-        return self.recorded.features(routes, self._inputs)
+            return None
+        return self.recorded.features(route, self._inputs)
 
     def _teacher(self) -> MomentumCopy | None:
         """Return the momentum copy, if the current batch's answers are written."""
