@@ -15,7 +15,13 @@ from typing import Any, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.vilt.modeling_vilt import ViltAttention, ViltLayer, ViltOutput
+from transformers.models.vilt.modeling_vilt import (
+    ViltAttention,
+    ViltIntermediate,
+    ViltLayer,
+    ViltOutput,
+    ViltSelfOutput,
+)
 
 from feddat.models.base import AddsToOutput, PureAddition
 from feddat.models.fast_vilt import FastViltSelfAttention
@@ -200,29 +206,30 @@ def _rounded(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
 
 def _linears(layer: Any) -> list[nn.Linear] | None:
     """Return the linear layers that :func:`block` takes; ``None`` where a layer is not one that it computes."""
-    output = layer.output.get_base_layer() if isinstance(layer.output, AddsToOutput) else layer.output
-    if "forward" in vars(layer):  # checkpointed
+    if type(layer) is not ViltLayer or "forward" in vars(layer):  # wrapped, or checkpointed
         return None
-    if type(layer) is not ViltLayer or type(layer.attention) is not ViltAttention or type(output) is not ViltOutput:
-        return None
-    if isinstance(layer.output, AddsToOutput) and not layer.output.adds_to_output:
-        return None
-    attention, intermediate = layer.attention.attention, layer.intermediate
-    if type(attention) is not FastViltSelfAttention or not _is_gelu(intermediate.intermediate_act_fn):
-        return None
-    if any(
-        module.training and module.p > 0
-        for module in (attention.dropout, layer.attention.output.dropout, output.dropout)
-    ):
-        return None
-    found = [
-        attention.query,
-        attention.key,
-        attention.value,
-        layer.attention.output.dense,
-        intermediate.dense,
-        output.dense,
+    output: Any = layer.output
+    if isinstance(output, AddsToOutput):
+        if not output.adds_to_output:
+            return None
+        output = output.get_base_layer()
+    parts: list[tuple[Any, type]] = [
+        (layer.attention, ViltAttention),
+        (layer.intermediate, ViltIntermediate),
+        (output, ViltOutput),
+        (layer.layernorm_before, nn.LayerNorm),
+        (layer.layernorm_after, nn.LayerNorm),
     ]
+    if any(type(part) is not kind for part, kind in parts):
+        return None
+    attention, projection, intermediate = layer.attention.attention, layer.attention.output, layer.intermediate
+    if type(attention) is not FastViltSelfAttention or type(projection) is not ViltSelfOutput:
+        return None
+    if not _is_gelu(intermediate.intermediate_act_fn):
+        return None
+    if any(module.training and module.p > 0 for module in (attention.dropout, projection.dropout, output.dropout)):
+        return None
+    found = [attention.query, attention.key, attention.value, projection.dense, intermediate.dense, output.dense]
     return found if all(type(linear) is nn.Linear for linear in found) else None
 
 
