@@ -145,7 +145,7 @@ def test_layers_in_bfloat16_are_as_near_to_float32_as_modules_under_autocast(fol
 
     exact = features_and_gradients(False)
     pure = relative(features_and_gradients(True), exact)
-    monkeypatch.setattr(vilt_stages, "pure_layers", lambda layers, dtype: None)
+    monkeypatch.setattr(vilt_stages, "pure_layers", lambda layers, dtype, fused: None)
     plain = relative(features_and_gradients(True), exact)
     assert 0 < plain < 0.03
     assert plain != pure < 2 * plain

@@ -76,8 +76,8 @@ def assert_same(adapters, features, expected):
             torch.testing.assert_close(ours, theirs, atol=1e-5 * float(theirs.abs().max() + 1), rtol=1e-4)
 
 
-def layers_as_on_a_gpu(stages, which, states):
-    """Layers as functions, which a GPU is quickest with, where they can be; in float32."""
+def as_under_autocast(stages, which, states):
+    """Layers in one format where they can be; it is float32 here."""
     layers = [] if stages._whole_stack else list(stages.vilt.encoder.layer[which])
     return pure_layers(layers, torch.float32) or [PlainLayer(layer) for layer in layers]
 
@@ -85,11 +85,11 @@ def layers_as_on_a_gpu(stages, which, states):
 @pytest.mark.parametrize(
     ("peft", "sites"), [*((kind, None) for kind in KINDS), *(("bottleneck", sites) for sites in SITES)]
 )
-@pytest.mark.parametrize("on", ["cpu", "gpu"])
-def test_vilt_in_stages_equals_the_whole_of_it_on_every_route(folders, monkeypatch, peft, sites, on):
+@pytest.mark.parametrize("layers", ["plain", "pure"])
+def test_vilt_in_stages_equals_the_whole_of_it_on_every_route(folders, monkeypatch, peft, sites, layers):
     backbone, adapters, inputs = load(folders, "vilt", peft, sites)
-    if on == "gpu":
-        monkeypatch.setattr(ViltStages, "_layers", layers_as_on_a_gpu)
+    if layers == "pure":
+        monkeypatch.setattr(ViltStages, "_layers", as_under_autocast)
     unstaged = {}
     for route in routes(peft):
         adapters.route(route)

@@ -7,9 +7,13 @@ import torch
 from torch import nn
 
 from feddat.adapters.bottleneck import BottleneckConfig
+from feddat.adapters.frozen import prepare_frozen
+from feddat.adapters.int8_products import cannot_multiply
 from feddat.adapters.methods import build_adapters
+from feddat.models import vilt_stages
 from feddat.models.base import AddsToOutput
 from feddat.models.fast_vilt import product_of_patches
+from feddat.models.stages import STATES
 from feddat.models.vilt import ViltBackbone
 from feddat.models.vilt_block import PlainLayer, pure_layers
 from helpers import make_tiny_vilt
@@ -38,15 +42,16 @@ def states_and_mask(backbone, masked):
     return states, mask[:, None, None, :] if masked else None
 
 
-def pure(layer, dtype=torch.float32):
-    (found,) = pure_layers([layer], dtype)
+def pure(layer, dtype=torch.float32, fused=False):
+    (found,) = pure_layers([layer], dtype, fused)
     return found
 
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("route", ["global", "dat", "none", {"global": 0.3, "local": 0.7}])
 @pytest.mark.parametrize("of", ["whole", "first", "adapted"])
-def test_a_layer_and_its_gradients_are_the_same(folder, route, masked, of):
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_layer_and_its_gradients_are_the_same(folder, route, masked, of, fused):
     backbone, adapters, layer = loaded(folder)
     states, mask = states_and_mask(backbone, masked)
     adapters.route(route)
@@ -56,7 +61,7 @@ def test_a_layer_and_its_gradients_are_the_same(folder, route, masked, of):
         "adapted": lambda one, states: one.adapt(one.bare(states, mask)),
     }[of]
     found = []
-    for one in (PlainLayer(layer), pure(layer)):
+    for one in (PlainLayer(layer), pure(layer, fused=fused)):
         entering = states.clone().requires_grad_()
         output = run(one, entering)
         output.square().sum().backward()
@@ -110,9 +115,15 @@ def test_scales_may_be_tensors_of_the_batch_or_of_each_row_and_get_gradients(fol
     torch.testing.assert_close(*found, atol=1e-3, rtol=1e-5)
 
 
-def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, monkeypatch):
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_under_autocast_a_model_runs_in_its_format_and_near_its_modules(folder, monkeypatch, precision):
+    if precision == "int8" and cannot_multiply("cpu"):
+        pytest.skip(cannot_multiply("cpu"))
     backbone, adapters, _ = loaded(folder)
-    layers = list(backbone._stages.vilt.encoder.layer)
+    with torch.no_grad():  # of a size that a route makes a difference
+        for parameter in adapters.parameters("local"):
+            parameter.mul_(4)
+    prepare_frozen(adapters, precision)
     ids = torch.tensor([[2, 5, 6, 3], [2, 5, 3, 0]])
     config = backbone._stages.vilt.config
     inputs = {
@@ -121,15 +132,20 @@ def test_a_whole_model_gives_the_same_features_from_the_same_prefix(folder, monk
         "pixel_values": torch.randn(2, 3, config.image_size, config.image_size),
         "pixel_mask": torch.ones(2, config.image_size, config.image_size, dtype=torch.long),
     }
-    found = []
-    for pure in (False, True):
-        if pure:
-            monkeypatch.setattr(backbone._stages, "_layers", lambda which, _: pure_layers(layers[which], torch.float32))
+    found = {}
+    for way in ("pure", "plain"):
+        if way == "plain":
+            monkeypatch.setattr(vilt_stages, "pure_layers", lambda layers, dtype, fused: None)
         for route in ("dat", "global"):
             adapters.route(route)
-            found.append(backbone.features(backbone.prefix(inputs)))
-    for plain, other in zip(found[:2], found[2:], strict=True):
-        torch.testing.assert_close(plain, other, atol=1e-5, rtol=1e-5)
+            with torch.autocast("cpu", torch.bfloat16):
+                prefix = backbone.prefix(inputs)
+                found[way, route] = backbone.features(prefix)
+        assert prefix[STATES].dtype == (torch.bfloat16 if way == "pure" else torch.float32)
+    for route in ("dat", "global"):
+        error = (found["pure", route] - found["plain", route]).norm() / found["plain", route].norm()
+        assert 0 < error < 0.02
+    assert (found["plain", "dat"] - found["plain", "global"]).norm() / found["plain", "dat"].norm() > 0.1
 
 
 def test_states_are_in_one_format_between_layers_whatever_autocast_does(folder):

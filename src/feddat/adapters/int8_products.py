@@ -50,9 +50,14 @@ class Int8ProductLinear(nn.Linear):
     Args:
         linear: the layer that it stands for, on the CPU.
 
+    Attributes:
+        keeps_format: what leaves it without autocast has the dtype of what enters, whatever dtype the weight has.
+
     Raises:
         ValueError: the layer trains.
     """
+
+    keeps_format = True
 
     def __init__(self, linear: nn.Linear) -> None:
         if any(parameter.requires_grad for parameter in linear.parameters()):

@@ -1,15 +1,16 @@
-"""Layers of ViLT, as their modules compute them, and as a function of tensors alone.
+"""Layers of ViLT, as their modules compute them, and as functions in one number format.
 
 A module under autocast keeps states in float32 between layers and casts them before every product: on a GPU, reading
 and writing those takes more time than the products. :class:`PureLayer` computes a layer with its adapter in one format,
-with as few and as large operations as can be: one product for queries, keys and values, and the small tensors of all
-layers rounded together.
+with as few and as large operations as can be: the adapters of a route are one, and the small tensors of all layers are
+rounded together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -23,11 +24,14 @@ from transformers.models.vilt.modeling_vilt import (
     ViltSelfOutput,
 )
 
+from feddat.models.attention import attention
 from feddat.models.base import AddsToOutput, PureAddition
 from feddat.models.fast_vilt import FastViltSelfAttention
 
-#: Weight and bias of a linear layer.
-Linear: TypeAlias = tuple[Tensor, Tensor | None]
+#: A linear layer as a function.
+Linear: TypeAlias = Callable[[Tensor], Tensor]
+#: Queries of some tokens, and keys and values of all: (N, Q, d) and (N, tokens, d) to three of these shapes.
+Projection: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
 #: Weight, bias and epsilon of a norm.
 Norm: TypeAlias = tuple[Tensor, Tensor, float]
 
@@ -43,7 +47,7 @@ class PlainLayer:
         self._layer = layer
 
     def whole(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the output (N, tokens, d) of states (N, tokens, d) under a mask as :func:`block` takes it."""
+        """Return the output (N, tokens, d) of states (N, tokens, d); mask: bool (N, 1, 1, tokens), true: seen."""
         output: Tensor = self._layer(states, mask)[0]
         return output
 
@@ -80,52 +84,68 @@ class PlainLayer:
 
 @dataclass(frozen=True)
 class PureLayer:
-    """A layer as a function of tensors, all of them in one format, with the methods of :class:`PlainLayer`.
+    """A layer in one number format, with the methods of :class:`PlainLayer`.
 
     Attributes:
-        linears: query, key, value, attention's output, and the feed-forward block's two.
+        dtype: of states, weights and all between them; sums within norms and products are wider.
+        project: to queries, keys and values.
+        linears: attention's output, and the feed-forward block's two.
         norms: before attention and before the feed-forward block.
         heads: of attention.
-        addition: the adapter on the present route.
+        addition: the adapter on the route that was open when this was made.
     """
 
-    linears: Sequence[Linear]
-    norms: Sequence[Norm]
+    dtype: torch.dtype
+    project: Projection
+    linears: tuple[Linear, Linear, Linear]
+    norms: tuple[Norm, Norm]
     heads: int
     addition: PureAddition
 
     def whole(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the output (N, tokens, d) of states (N, tokens, d) under a mask as :func:`block` takes it."""
-        return self._run(states, mask, False, self.addition)
+        """Return the output (N, tokens, d) of states (N, tokens, d); mask: bool (N, 1, 1, tokens), true: seen."""
+        return self._output(states, mask, False, self.addition)
 
     def bare(self, states: Tensor, mask: Tensor | None) -> Tensor:
         """Return the output before the adapter that is behind this layer."""
-        return self._run(states, mask, False, _NOTHING)
+        return self._output(states, mask, False, _NOTHING)
 
     def first(self, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
         """Return the output for the first token alone, (N, 1, d); bare: before the adapter."""
-        return self._run(states, mask, True, _NOTHING if bare else self.addition)
+        return self._output(states, mask, True, _NOTHING if bare else self.addition)
 
     def adapt(self, output: Tensor) -> Tensor:
         """Return what the adapter behind this layer makes of the bare output."""
-        function, weights = self.addition
+        adapt, weights = self.addition
         with torch.autocast(output.device.type, enabled=False):
-            return function(self._cast(output), weights)
+            return adapt(output.to(self.dtype), weights)
 
-    def _run(self, states: Tensor, mask: Tensor | None, first: bool, addition: PureAddition) -> Tensor:
+    def _output(self, states: Tensor, mask: Tensor | None, first: bool, addition: PureAddition) -> Tensor:
+        before, after = self.norms
+        out, up, down = self.linears
+        adapt, weights = addition
         with torch.autocast(states.device.type, enabled=False):
-            return block(self._cast(states), mask, self.linears, self.norms, self.heads, first, *addition)
+            states = states.to(self.dtype)
+            seen = _normed(states, before)
+            asking = seen
+            if first:
+                states, asking = states[:, :1], seen[:, :1]
+            query, key, value = (self._split(projected) for projected in self.project(asking, seen))
+            attended = attention(query, key, value, mask).transpose(1, 2).flatten(2)
+            states = out(attended) + states
+            return adapt(down(F.gelu(up(_normed(states, after)))) + states, weights)
 
-    def _cast(self, states: Tensor) -> Tensor:
-        return states.to(self.linears[0][0].dtype)
+    def _split(self, projected: Tensor) -> Tensor:
+        return projected.reshape(*projected.shape[:-1], self.heads, -1).transpose(1, 2)
 
 
-def pure_layers(layers: Sequence[Any], dtype: torch.dtype) -> list[PureLayer] | None:
-    """Return layers as functions in one format; ``None`` where one does not compute what :func:`block` computes.
+def pure_layers(layers: Sequence[Any], dtype: torch.dtype, fused: bool = False) -> list[PureLayer] | None:
+    """Return layers in one number format; ``None`` where one is not known to compute what :class:`PureLayer` does.
 
     Args:
-        layers: of a ``ViltModel``, with whatever adapters were put on it and a route that is open until they have run.
-        dtype: of states between layers and of everything else; sums within norms and products are wider.
+        layers: of a ``ViltModel``, with whatever adapters were put on it and a route that is open.
+        dtype: that format.
+        fused: whether queries, keys and values are one product: on a GPU, narrow ones run at half the rate.
     """
     linears = [found for layer in layers if (found := _linears(layer)) is not None]
     if not layers or len(linears) < len(layers):
@@ -137,64 +157,45 @@ def pure_layers(layers: Sequence[Any], dtype: torch.dtype) -> list[PureLayer] | 
     additions = iter(type(adapted[0]).pure(adapted, dtype) if adapted else [])
     return [
         PureLayer(
-            [(one.weight.to(dtype), None if one.bias is None else one.bias.to(dtype)) for one in own],
+            dtype,
+            _projection(query, key, value, dtype, fused),
+            (_product(out, dtype), _product(up, dtype), _product(down, dtype)),
             (next(of_norms), next(of_norms)),
             layer.attention.attention.num_attention_heads,
             next(additions) if isinstance(layer.output, AddsToOutput) else _NOTHING,
         )
-        for layer, own in zip(layers, linears, strict=True)
+        for layer, (query, key, value, out, up, down) in zip(layers, linears, strict=True)
     ]
 
 
-def block(
-    states: Tensor,
-    mask: Tensor | None,
-    linears: Sequence[Linear],
-    norms: Sequence[Norm],
-    heads: int,
-    first: bool,
-    adapt: Callable[..., Tensor],
-    adapter: Sequence[Tensor],
-) -> Tensor:
-    """Return the output of a pre-LN layer with an adapter behind it, (N, tokens, d); of the first token, (N, 1, d).
-
-    Args:
-        states: (N, tokens, d), in the format of all other tensors.
-        mask: bool (N, 1, 1, tokens), true where to attend.
-        linears: weight and bias of query, key, value, attention's output, and the feed-forward block's two.
-        norms: weight, bias and epsilon of the norms before attention and before the feed-forward block.
-        heads: of attention.
-        first: whether only the first token is asked for.
-        adapt: what the adapter makes of the layer's output and ``adapter``.
-        adapter: its weights.
-    """
-    query, key, value, out, up, down = linears
-    before, after = norms
-
-    def normed(of: Tensor, norm: Norm) -> Tensor:
-        return F.layer_norm(of, of.shape[-1:], *norm)
-
-    def split(projected: Tensor) -> Tensor:
-        return projected.reshape(*projected.shape[:-1], heads, -1).transpose(1, 2)
-
-    seen = normed(states, before)
-    if first:
-        states = states[:, :1]
-        asking = F.linear(seen[:, :1], *query)
-        asked, told = _together(seen, key, value)
-    else:
-        asking, asked, told = _together(seen, query, key, value)
-    attended = F.scaled_dot_product_attention(split(asking), split(asked), split(told), mask)
-    states = F.linear(attended.transpose(1, 2).flatten(2), *out) + states
-    output = F.linear(F.gelu(F.linear(normed(states, after), *up)), *down) + states
-    return adapt(output, adapter)
+def _normed(states: Tensor, norm: Norm) -> Tensor:
+    return F.layer_norm(states, states.shape[-1:], *norm)
 
 
-def _together(states: Tensor, *linears: Linear) -> tuple[Tensor, ...]:
-    """Return several products of the same states from one, as on a GPU narrow ones run at half the rate."""
-    biases = [bias for _, bias in linears if bias is not None]
-    product = F.linear(states, torch.cat([weight for weight, _ in linears]), torch.cat(biases) if biases else None)
-    return product.chunk(len(linears), dim=-1)
+def _projection(query: nn.Linear, key: nn.Linear, value: nn.Linear, dtype: torch.dtype, fused: bool) -> Projection:
+    ask, index, tell = (_product(linear, dtype) for linear in (query, key, value))
+    if not fused or any(type(linear) is not nn.Linear for linear in (query, key, value)):
+        return lambda asking, states: (ask(asking), index(states), tell(states))
+    weights: list[Tensor] = [linear.weight for linear in (query, key, value)]
+    biases: list[Tensor] = [linear.bias for linear in (query, key, value) if linear.bias is not None]
+    weight = torch.cat(weights).to(dtype)
+    bias = torch.cat(biases).to(dtype) if biases else None
+
+    def project(asking: Tensor, states: Tensor) -> tuple[Tensor, ...]:
+        if asking is states:
+            return F.linear(states, weight, bias).chunk(3, dim=-1)
+        width = query.out_features
+        rest = F.linear(states, weight[width:], None if bias is None else bias[width:])
+        return (ask(asking), *rest.chunk(2, dim=-1))
+
+    return project
+
+
+def _product(linear: nn.Linear, dtype: torch.dtype) -> Linear:
+    if type(linear) is not nn.Linear:
+        return linear
+    bias = None if linear.bias is None else linear.bias.to(dtype)
+    return partial(F.linear, weight=linear.weight.to(dtype), bias=bias)
 
 
 def _rounded(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
@@ -205,7 +206,10 @@ def _rounded(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
 
 
 def _linears(layer: Any) -> list[nn.Linear] | None:
-    """Return the linear layers that :func:`block` takes; ``None`` where a layer is not one that it computes."""
+    """Return a layer's linear ones: query, key, value, attention's output, and the feed-forward block's two.
+
+    ``None`` where the layer is not known to compute what :class:`PureLayer` does.
+    """
     if type(layer) is not ViltLayer or "forward" in vars(layer):  # wrapped, or checkpointed
         return None
     output: Any = layer.output
@@ -230,7 +234,8 @@ def _linears(layer: Any) -> list[nn.Linear] | None:
     if any(module.training and module.p > 0 for module in (attention.dropout, projection.dropout, output.dropout)):
         return None
     found = [attention.query, attention.key, attention.value, projection.dense, intermediate.dense, output.dense]
-    return found if all(type(linear) is nn.Linear for linear in found) else None
+    known = (type(linear) is nn.Linear or getattr(linear, "keeps_format", False) for linear in found)
+    return found if all(known) else None
 
 
 def _is_gelu(function: Any) -> bool:

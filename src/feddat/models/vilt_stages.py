@@ -88,11 +88,11 @@ class ViltStages:
         return pooled
 
     def _layers(self, which: slice, states: Tensor) -> list[PlainLayer] | list[PureLayer]:
-        """Return some of the layers as the device is quickest with them."""
+        """Return some of the layers; under autocast in its format throughout, where they can be."""
         layers = [] if self._whole_stack else list(self.vilt.encoder.layer[which])
-        # On a CPU, products take so much longer than all that is between them that it makes no difference.
-        if states.device.type == "cuda" and torch.is_autocast_enabled("cuda"):
-            pure = pure_layers(layers, torch.get_autocast_dtype("cuda"))
+        kind = states.device.type
+        if torch.is_autocast_enabled(kind):
+            pure = pure_layers(layers, torch.get_autocast_dtype(kind), fused=kind == "cuda")
             if pure is not None:
                 return pure
         return [PlainLayer(layer) for layer in layers]
