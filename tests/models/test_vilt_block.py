@@ -18,6 +18,8 @@ from feddat.models.vilt import ViltBackbone
 from feddat.models.vilt_block import PlainLayer, pure_layers
 from helpers import make_tiny_vilt
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -157,6 +159,48 @@ def test_states_are_in_one_format_between_layers_whatever_autocast_does(folder):
         output = pure(layer, torch.bfloat16).whole(states, None)
     assert output.dtype == torch.bfloat16 and expected.dtype == torch.float32
     torch.testing.assert_close(output.float(), expected, atol=0.05, rtol=0.02)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("padded", [False, True])
+def test_gradients_are_as_near_to_float32_as_those_of_modules_under_autocast(folder, monkeypatch, padded, device):
+    """Medians over tensors, over six draws: a ReLU unit that rounding turns off moves its gradient by far more."""
+    ways = {"pure": vilt_stages.pure_layers, "plain": lambda layers, dtype, fused: None}
+    errors = {"pure": [], "plain": []}
+    backbone, adapters, _ = loaded(folder)
+    backbone.model.to(device)
+    ids = torch.tensor([[2, 5, 6, 3]] * 8)
+    if padded:
+        ids[::2, 3] = 0
+    size = backbone._stages.vilt.config.image_size
+    for seed in range(6):
+        generator = torch.Generator().manual_seed(seed)
+        for name in ("global", "local", "anchor"):
+            adapters.initialise(generator, name)
+        inputs = {
+            "input_ids": ids,
+            "attention_mask": (ids > 0).long(),
+            "pixel_values": torch.randn(8, 3, size, size, generator=generator),
+            "pixel_mask": torch.ones(8, size, size, dtype=torch.long),
+        }
+        inputs = {key: value.to(device) for key, value in inputs.items()}
+
+        def features_and_gradients(autocast, inputs=inputs):
+            adapters.route("dat")
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                features = backbone.features(backbone.prefix(inputs))
+            weight = torch.linspace(-1, 1, features.numel(), device=device).view_as(features)
+            return features.detach(), *torch.autograd.grad((features * weight).sum(), adapters.parameters("local"))
+
+        exact = features_and_gradients(False)
+        for way, function in ways.items():
+            monkeypatch.setattr(vilt_stages, "pure_layers", function)
+            found = features_and_gradients(True)
+            relative = [(a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)]
+            errors[way].append(torch.stack(relative).median())
+    pure, plain = (torch.stack(errors[way]).mean().item() for way in ("pure", "plain"))
+    assert 0 < plain < 0.03
+    assert plain != pure < 2 * plain, (pure, plain)
 
 
 @pytest.mark.parametrize("change", ["lora", "checkpointed", "dropout", "activation"])
