@@ -1,18 +1,15 @@
-"""The federations by name. Each has one thing that is new to the bundled model and common to its clients, and one
-thing that differs between them: without the first, sharing cannot pay.
-"""
+"""The federations by name: the mini ones, the paper's, and those that ``feddat data prepare`` wrote."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from feddat.benchmarks.draw import TEST_EXAMPLES, TRAIN_EXAMPLES, Sizes, draw_client
+from feddat.benchmarks.mini import MINI
 from feddat.benchmarks.paper import FEDERATIONS
 from feddat.benchmarks.prepared import MANIFEST, load_prepared
-from feddat.data.mini.concepts import GROUPS
-from feddat.data.mini.generate import SPLITS, easy_vqa_client, mini_client
+from feddat.data.mini.generate import SPLITS
 from feddat.example import ClientData
 
 _AS_FOUND = "nothing by design: the datasets are as they were published"
@@ -43,91 +40,9 @@ class BenchmarkError(ValueError):
     """No such benchmark; the message names the known ones."""
 
 
-Clients = Callable[[Mapping[str, int], int], tuple[ClientData, ...]]
-
-
-def _domain(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
-    skills = {"count": 0.4, "compare": 0.35, "object": 0.125, "attribute": 0.125}
-    lines = {
-        "sketch": "pencil outlines on paper, colours as frames",
-        "night": "the world in the dark",
-        "photo": "noise, blur and slanting light",
-        "silhouette": "black shapes on coloured tiles",
-    }
-    drawn = [
-        mini_client(domain, domain, sizes, seed, skills=skills, description=line) for domain, line in lines.items()
-    ]
-    return (
-        *drawn,
-        easy_vqa_client("easy-vqa", sizes, seed, "the public easy-VQA dataset: one shape on a coloured ground"),
-    )
-
-
-def _function(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
-    skills = ("attribute", "knowledge", "logical", "object", "relation")
-    return tuple(
-        mini_client(skill, "chalk", sizes, seed, skills={skill: 1.0}, description=f"{skill} questions")
-        for skill in skills
-    )
-
-
-def _scene(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
-    skills = {"object": 0.4, "attribute": 0.2, "relation": 0.25, "logical": 0.15}
-    return tuple(
-        mini_client(
-            group, "underwater", sizes, seed, skills=skills, group=group, description=f"scenes of {group} things"
-        )
-        for group in GROUPS
-    )
-
-
-def _task(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
-    skills = {"object": 0.35, "attribute": 0.35, "relation": 0.3}
-    lines = {
-        "nlvr2": "a statement about two pictures: true or false",
-        "snli-ve": "a statement about a partly covered picture: entailed, open or contradicted",
-        "vcr": "a question with four choices",
-    }
-    asked = mini_client("vqa", "xray", sizes, seed, skills=skills, description="open questions")
-    return (asked, *(mini_client(t, "xray", sizes, seed, task=t, description=line) for t, line in lines.items()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    description: str
-    shared: str
-    differs: str
-    clients: Clients
-
-
-_CATALOG: dict[str, _Entry] = {
-    "mini/domain": _Entry(
-        "five clients, five visual domains, mixed questions",
-        "counting and comparing",
-        "visual domain: sketch, night, photo, silhouette, and the public easy-VQA",
-        _domain,
-    ),
-    "mini/function": _Entry(
-        "five clients, one skill each",
-        "a visual domain: chalk outlines on a blackboard",
-        "the skill asked for",
-        _function,
-    ),
-    "mini/scene": _Entry(
-        "six clients, one topic group each", "a visual domain: rippled water", "the topic of the scenes", _scene
-    ),
-    "mini/task": _Entry(
-        "four clients, four tasks with their own heads and losses",
-        "a visual domain: x-ray images",
-        "the task: VQA, NLVR2, SNLI-VE, VCR",
-        _task,
-    ),
-}
-
-
 def list_benchmarks() -> dict[str, str]:
     """Return name -> one-line description."""
-    mini = {name: entry.description for name, entry in _CATALOG.items()}
+    mini = {name: federation.description for name, federation in MINI.items()}
     return mini | {name: federation.description for name, federation in FEDERATIONS.items()}
 
 
@@ -153,8 +68,8 @@ def load_benchmark(
         BenchmarkError: unknown name, or ``root`` is missing.
         DataError: a file is missing or malformed.
     """
-    if name in _CATALOG:
-        entry = _CATALOG[name]
+    if name in MINI:
+        entry = MINI[name]
         test = test_examples or DEFAULT_SIZES["test"]
         sizes = dict(zip(SPLITS, (train_examples or DEFAULT_SIZES["train"], max(1, test // 2), test), strict=True))
         return Benchmark(name, entry.description, entry.shared, entry.differs, entry.clients(sizes, seed))

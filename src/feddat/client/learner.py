@@ -76,8 +76,8 @@ class BatchLearner:
 
     def features(self, route: Route) -> Tensor:
         """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
-        self._share_prefix()
         self._adapters.route(route)
+        self._share_prefix()
         recorded = self._replayed(route)
         with self._autocast():
             if recorded is not None:
@@ -117,8 +117,8 @@ class BatchLearner:
         """Return scores of the task's classes, (N, C): logits, or the log-likelihoods of written answers."""
         if (generation := self._member.generation) is None:
             return self.logits(self.features(route), head)
-        self._share_prefix()
         self._adapters.route(route)
+        self._share_prefix()
         with self._autocast():
             return generation.answer(self._member.heads[head], self._inputs)
 

@@ -116,7 +116,8 @@ class Participant:
         self._recent = recent
         self._captured = captured
         if isinstance(backbone, StagedBackbone):
-            backbone.stage(adapters.changed)
+            # Where heads alone train, no route has an adapter: the whole model is computed once.
+            backbone.stage(adapters.changed if algorithm.trains else ())
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
@@ -238,6 +239,8 @@ class Participant:
         """Return a split whose frozen part of the forward pass is done, if that is kept; the model's mode is set."""
         if self._prefixes is None or not isinstance(self.backbone, StagedBackbone) or not part.size:
             return part
+        if not self.algorithm.trains:
+            self.adapters.route("none")  # what is kept goes past the adapters
         with autocast(self._device, self.config.train.precision):
             views = self._prefixes.views((self.name, member, split), part.views, self.backbone, self._device)
         return replace(part, views=views)

@@ -62,8 +62,8 @@ class PlainLayer:
         known = type(layer) is ViltLayer and type(layer.attention) is ViltAttention
         if not known or type(layer.attention.attention) is not FastViltSelfAttention:
             return self.whole(states, mask)[:, :1]
-        normed, first = layer.layernorm_before(states), states[:, :1]
-        context = layer.attention.attention.attend(normed[:, :1], normed, mask)
+        normed, first = layer.layernorm_before(states), states[:, :1].contiguous()
+        context = layer.attention.attention.attend(normed[:, :1].contiguous(), normed, mask)
         first = layer.attention.output(context, first) + first
         if bare:
             return self._unadapted(first)
@@ -129,7 +129,8 @@ class PureLayer:
             seen = _normed(states, before)
             asking = seen
             if first:
-                states, asking = states[:, :1], seen[:, :1]
+                # Contiguous: else a product makes a copy of its weight for every row of the batch.
+                states, asking = states[:, :1].contiguous(), seen[:, :1].contiguous()
             query, key, value = (self._split(projected) for projected in self.project(asking, seen))
             attended = attention(query, key, value, mask).transpose(1, 2).flatten(2)
             states = out(attended) + states

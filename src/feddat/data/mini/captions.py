@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, GROUPS, KINDS, PLACES
+from feddat.data.mini.conventions import STANDARD, Convention
 from feddat.data.mini.scene import EMPTY
 
 #: (cell, neighbour) -> word of the first cell's place as seen from the second.
@@ -58,11 +59,13 @@ class Text:
 
 
 class SceneView:
-    """One scene as the text makers see it: names instead of indices."""
+    """One scene as the text makers see it: names instead of indices, as a convention has them."""
 
-    def __init__(self, objects: list[int], colours: list[int]) -> None:
+    def __init__(self, objects: list[int], colours: list[int], convention: Convention = STANDARD) -> None:
         self.objects = [None if o == EMPTY else CONCEPTS[o] for o in objects]
-        self.colours = [COLOUR_NAMES[c] for c in colours]
+        self.colours = [convention.colour(COLOUR_NAMES[c]) for c in colours]
+        self.convention = convention
+        self.palette, self.families = convention.palette, convention.families
         self.filled = [cell for cell in range(4) if self.objects[cell] is not None]
         self.names = {concept.name for concept in self.objects if concept is not None}
 
@@ -76,7 +79,7 @@ class SceneView:
         """Return the topic group of the object in a filled cell."""
         concept = self.objects[cell]
         assert concept is not None, f"cell {cell} is empty"
-        return concept.group
+        return self.convention.group(concept.group)
 
     def kind(self, cell: int) -> str:
         """Return the kind of the object in a filled cell."""
@@ -84,16 +87,29 @@ class SceneView:
         assert concept is not None, f"cell {cell} is empty"
         return concept.kind
 
+    def place(self, cell: int) -> str:
+        """Return the words of a cell's place."""
+        vertical, horizontal = PLACES[cell]
+        return f"{vertical} {self.convention.side(horizontal)}"
+
+    def relation(self, first: int, second: int) -> str:
+        """Return the word of a cell's place as seen from its neighbour."""
+        return self.convention.side(RELATIONS[first, second])
+
+    def number(self, count: int) -> str:
+        """Return the word for a count of 0 to 4."""
+        return self.convention.numbers[count]
+
     def absent_name(self, random: Random, group: str | None = None) -> str:
         """Return the name of an object that is not shown, of ``group`` where given."""
         while True:
             concept = random.choice(CONCEPTS)
-            if concept.name not in self.names and (group is None or concept.group == group):
+            if concept.name not in self.names and (group is None or self.convention.group(concept.group) == group):
                 return concept.name
 
     def other_colour(self, cell: int, random: Random) -> str:
         """Return a colour other than the one of the cell's tile."""
-        return random.choice([colour for colour in COLOUR_NAMES if colour != self.colours[cell]])
+        return random.choice([colour for colour in self.palette if colour != self.colours[cell]])
 
 
 def caption(scene: SceneView, random: Random) -> Text:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -18,7 +19,17 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from feddat.data.mini.captions import SceneView
-from feddat.data.mini.questions import SKILLS, Asked, entailment, multiple_choice, pair_statement
+from feddat.data.mini.conventions import STANDARD, Convention
+from feddat.data.mini.questions import (
+    SKILLS,
+    Asked,
+    entailment,
+    multiple_choice,
+    pair_statement,
+    richer_entailment,
+    richer_multiple_choice,
+    richer_pair_statement,
+)
 from feddat.data.mini.render import cover, render
 from feddat.data.mini.scene import Scenes, sample_scenes
 from feddat.example import ClientData, Example
@@ -62,7 +73,10 @@ def mini_client(
     *,
     skills: Mapping[str, float] | None = None,
     task: str = "vqa",
+    maker: str | None = None,
     group: str | None = None,
+    stray: float = 0.0,
+    convention: Convention = STANDARD,
     description: str = "",
 ) -> ClientData:
     """Generate one client of the mini world.
@@ -74,14 +88,21 @@ def mini_client(
         seed: seed of the data.
         skills: VQA only: skill -> share of the questions.
         task: ``vqa``, ``nlvr2``, ``snli-ve`` or ``vcr``.
+        maker: other tasks than VQA: what makes its texts, key of ``_TASKS``; default: the one of the task's name.
         group: only objects of this topic group.
+        stray: with ``group``: share of objects that are of any group instead.
+        convention: how it words what is in a scene.
         description: one line for reports.
     """
     splits: dict[str, tuple[Example, ...]] = {}
     for split in SPLITS:
         random = Random(derive(seed, "mini-text", name, domain, task, split))
-        drawn = _draw(numpy_generator(seed, "mini-scenes", name, domain, task, split), split, group)
-        make = _questions(skills or {}) if task == "vqa" else _TASKS[task]
+        drawn = _draw(
+            numpy_generator(seed, "mini-scenes", name, domain, task, split),
+            partial(sample_scenes, count=_BLOCK, split=split, group=group, stray=stray),
+            convention,
+        )
+        make = _questions(skills or {}) if task == "vqa" else _TASKS[maker or task]
         drafts = list(islice(_drafts(make, drawn, random), sizes[split]))
         images = _render(drafts, domain, seed, name, split)
         splits[split] = tuple(
@@ -139,12 +160,14 @@ def _read_png(path: Path) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
 
 
-def _draw(rng: np.random.Generator, split: str, group: str | None) -> Iterator[_Drawn]:
+def _draw(
+    rng: np.random.Generator, sample: Callable[[np.random.Generator], Scenes], convention: Convention
+) -> Iterator[_Drawn]:
     while True:
-        scenes = sample_scenes(rng, _BLOCK, split, group=group)
+        scenes = sample(rng)
         for n in range(_BLOCK):
             arrays = scenes.take(np.array([n]))
-            yield _Drawn(SceneView(arrays.objects[0].tolist(), arrays.colours[0].tolist()), arrays)
+            yield _Drawn(SceneView(arrays.objects[0].tolist(), arrays.colours[0].tolist(), convention), arrays)
 
 
 def _drafts(make: _Make, drawn: Iterator[_Drawn], random: Random) -> Iterator[_Draft]:
@@ -211,29 +234,39 @@ def _questions(skills: Mapping[str, float]) -> _Make:
     return make
 
 
-def _entailment(drawn: Iterator[_Drawn], random: Random) -> _Draft | None:
+def _entailment(hypothesis: Callable[..., str | None], drawn: Iterator[_Drawn], random: Random) -> _Draft | None:
     covered, label = random.randrange(4), random.randrange(3)
     # The label is fixed first and scenes are tried for it: else labels would not be equally likely.
     for scene in drawn:
-        text = entailment(scene.view, covered, label, random)
+        text = hypothesis(scene.view, covered, label, random)
         if text is not None:
             return _Draft(text, (scene,), label=label, covered=covered)
     return None
 
 
-def _pair(drawn: Iterator[_Drawn], random: Random) -> _Draft | None:
+def _pair(statement: Callable[..., str | None], drawn: Iterator[_Drawn], random: Random) -> _Draft | None:
     label = random.randrange(2)
     while True:
         first, second = next(drawn), next(drawn)
-        text = pair_statement(first.view, second.view, label, random)
+        text = statement(first.view, second.view, label, random)
         if text is not None:
             return _Draft(text, (first, second), label=label)
 
 
-def _choice(drawn: Iterator[_Drawn], random: Random) -> _Draft | None:
+def _choice(
+    question: Callable[..., tuple[str, tuple[str, ...], int]], drawn: Iterator[_Drawn], random: Random
+) -> _Draft | None:
     scene = next(drawn)
-    text, choices, label = multiple_choice(scene.view, random)
+    text, choices, label = question(scene.view, random)
     return _Draft(text, (scene,), choices=choices, label=label)
 
 
-_TASKS: dict[str, _Make] = {"snli-ve": _entailment, "nlvr2": _pair, "vcr": _choice}
+#: Makers of drafts by task, and by the name of a harder form of it.
+_TASKS: dict[str, _Make] = {
+    "snli-ve": partial(_entailment, entailment),
+    "nlvr2": partial(_pair, pair_statement),
+    "vcr": partial(_choice, multiple_choice),
+    "richer-snli-ve": partial(_entailment, richer_entailment),
+    "richer-nlvr2": partial(_pair, richer_pair_statement),
+    "richer-vcr": partial(_choice, richer_multiple_choice),
+}

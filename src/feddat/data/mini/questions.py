@@ -12,7 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 from feddat.data.mini.captions import RELATIONS, SceneView
-from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, GROUPS, PLACES
+from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, KINDS
 
 
 class Asked(NamedTuple):
@@ -24,11 +24,6 @@ class Asked(NamedTuple):
 
 
 Maker = Callable[[SceneView, Random], Asked | None]
-NUMBERS = ("zero", "one", "two", "three", "four")
-
-
-def _place(cell: int) -> str:
-    return " ".join(PLACES[cell])
 
 
 def _of(word: str) -> str:
@@ -52,7 +47,7 @@ def object_colour(scene: SceneView, random: Random) -> Asked | None:
 def place_colour(scene: SceneView, random: Random) -> Asked | None:
     """Colour of the tile at a place."""
     cell = random.randrange(4)
-    return Asked(f"what colour is the {_place(cell)} tile ?", scene.colours[cell], "attribute")
+    return Asked(f"what colour is the {scene.place(cell)} tile ?", scene.colours[cell], "attribute")
 
 
 def is_colour(scene: SceneView, random: Random) -> Asked | None:
@@ -66,7 +61,7 @@ def is_colour(scene: SceneView, random: Random) -> Asked | None:
 def place_object(scene: SceneView, random: Random) -> Asked | None:
     """Which object is at a place."""
     cell = random.choice(scene.filled)
-    return Asked(f"what is in the {_place(cell)} corner ?", scene.name(cell), "object")
+    return Asked(f"what is in the {scene.place(cell)} corner ?", scene.name(cell), "object")
 
 
 def colour_object(scene: SceneView, random: Random) -> Asked | None:
@@ -83,7 +78,9 @@ def related_object(scene: SceneView, random: Random) -> Asked | None:
     if not pairs:
         return None
     first, second = random.choice(pairs)
-    return Asked(f"what is {_of(RELATIONS[first, second])} the {scene.name(second)} ?", scene.name(first), "relation")
+    return Asked(
+        f"what is {_of(scene.relation(first, second))} the {scene.name(second)} ?", scene.name(first), "relation"
+    )
 
 
 def relation_word(scene: SceneView, random: Random) -> Asked | None:
@@ -93,7 +90,7 @@ def relation_word(scene: SceneView, random: Random) -> Asked | None:
         return None
     first, second = random.choice(pairs)
     text = f"where is the {scene.name(first)} compared to the {scene.name(second)} ?"
-    return Asked(text, RELATIONS[first, second], "relation")
+    return Asked(text, scene.relation(first, second), "relation")
 
 
 def relation_holds(scene: SceneView, random: Random) -> Asked | None:
@@ -103,14 +100,14 @@ def relation_holds(scene: SceneView, random: Random) -> Asked | None:
         return None
     first, second = random.choice(pairs)
     truth = random.random() < 0.5
-    word = RELATIONS[first, second] if truth else RELATIONS[second, first]
+    word = scene.relation(first, second) if truth else scene.relation(second, first)
     return Asked(f"is the {scene.name(first)} {_of(word)} the {scene.name(second)} ?", _yes(truth), "relation")
 
 
 def place_kind(scene: SceneView, random: Random) -> Asked | None:
     """What kind of thing is at a place."""
     cell = random.choice(scene.filled)
-    return Asked(f"what sort of thing is in the {_place(cell)} corner ?", scene.kind(cell), "knowledge")
+    return Asked(f"what sort of thing is in the {scene.place(cell)} corner ?", scene.kind(cell), "knowledge")
 
 
 def colour_group(scene: SceneView, random: Random) -> Asked | None:
@@ -125,7 +122,7 @@ def shows_group(scene: SceneView, random: Random) -> Asked | None:
     """Whether anything of a family is shown."""
     groups = {scene.group(cell) for cell in scene.filled}
     truth = random.random() < 0.5
-    candidates = sorted(groups if truth else set(GROUPS) - groups)
+    candidates = sorted(groups if truth else set(scene.families) - groups)
     if not candidates:
         return None
     return Asked(f"is there any {random.choice(candidates)} in the picture ?", _yes(truth), "knowledge")
@@ -157,20 +154,20 @@ def absent(scene: SceneView, random: Random) -> Asked | None:
 
 def count_colour(scene: SceneView, random: Random) -> Asked | None:
     """How many tiles have a colour."""
-    colour = random.choice([*scene.colours, *scene.colours, random.choice(COLOUR_NAMES)])
-    return Asked(f"how many {colour} tiles are there ?", NUMBERS[scene.colours.count(colour)], "count")
+    colour = random.choice([*scene.colours, *scene.colours, random.choice(scene.palette)])
+    return Asked(f"how many {colour} tiles are there ?", scene.number(scene.colours.count(colour)), "count")
 
 
 def count_group(scene: SceneView, random: Random) -> Asked | None:
     """How many things of a family are shown."""
     groups = [scene.group(cell) for cell in scene.filled]
-    group = random.choice([*groups, *groups, random.choice(GROUPS)])
-    return Asked(f"how many {group} things are there ?", NUMBERS[groups.count(group)], "count")
+    group = random.choice([*groups, *groups, random.choice(scene.families)])
+    return Asked(f"how many {group} things are there ?", scene.number(groups.count(group)), "count")
 
 
 def count_objects(scene: SceneView, random: Random) -> Asked | None:
     """How many things are shown."""
-    return Asked("how many objects are there ?", NUMBERS[len(scene.filled)], "count")
+    return Asked("how many objects are there ?", scene.number(len(scene.filled)), "count")
 
 
 def _compare(first: int, second: int, names: tuple[str, str], random: Random) -> Asked | None:
@@ -183,14 +180,14 @@ def _compare(first: int, second: int, names: tuple[str, str], random: Random) ->
 
 def compare_colours(scene: SceneView, random: Random) -> Asked | None:
     """Which of two colours has more tiles."""
-    one, two = random.sample(sorted({*scene.colours, *random.sample(COLOUR_NAMES, 2)}), 2)
+    one, two = random.sample(sorted({*scene.colours, *random.sample(scene.palette, 2)}), 2)
     return _compare(scene.colours.count(one), scene.colours.count(two), (f"{one} tiles", f"{two} tiles"), random)
 
 
 def compare_groups(scene: SceneView, random: Random) -> Asked | None:
     """Which of two families has more members."""
     groups = [scene.group(cell) for cell in scene.filled]
-    candidates = sorted({*groups, random.choice(GROUPS)})
+    candidates = sorted({*groups, random.choice(scene.families)})
     if len(candidates) < 2:
         return None
     one, two = random.sample(candidates, 2)
@@ -229,21 +226,21 @@ def entailment(scene: SceneView, covered: int, label: int, random: Random) -> st
     visible = [cell for cell in scene.filled if cell != covered]
     about_colour = random.random() < 0.4
     if label == 1:
-        colour, name = random.choice(COLOUR_NAMES), random.choice(CONCEPTS).name
+        colour, name = random.choice(scene.palette), random.choice(CONCEPTS).name
         return (
-            f"the {_place(covered)} tile is {colour}"
+            f"the {scene.place(covered)} tile is {colour}"
             if about_colour
-            else f"a {name} is in the {_place(covered)} corner"
+            else f"a {name} is in the {scene.place(covered)} corner"
         )
     if about_colour:
         cell = random.choice([cell for cell in range(4) if cell != covered])
         colour = scene.colours[cell] if label == 0 else scene.other_colour(cell, random)
-        return f"the {_place(cell)} tile is {colour}"
+        return f"the {scene.place(cell)} tile is {colour}"
     if not visible:
         return None
     cell = random.choice(visible)
     name = scene.name(cell) if label == 0 else scene.absent_name(random)
-    return f"a {name} is in the {_place(cell)} corner"
+    return f"a {name} is in the {scene.place(cell)} corner"
 
 
 def pair_statement(first: SceneView, second: SceneView, label: int, random: Random) -> str | None:
@@ -261,6 +258,10 @@ def _pair_truth(form: str, first: SceneView, second: SceneView, colour: str) -> 
 def multiple_choice(scene: SceneView, random: Random) -> tuple[str, tuple[str, ...], int]:
     """Return a question, four choices and the index of the right one; each wrong choice is wrong in its own way."""
     cell = random.choice(scene.filled)
+    return f"what is in the {scene.place(cell)} corner ?", *_choices(scene, cell, random)
+
+
+def _choices(scene: SceneView, cell: int, random: Random) -> tuple[tuple[str, ...], int]:
     name, colour = scene.name(cell), scene.colours[cell]
     others = [scene.name(other) for other in scene.filled if other != cell]
     wrong = [
@@ -270,4 +271,71 @@ def multiple_choice(scene: SceneView, random: Random) -> tuple[str, tuple[str, .
     ]
     choices = [f"a {name} on {colour}", *wrong]
     order = random.sample(range(4), 4)
-    return f"what is in the {_place(cell)} corner ?", tuple(choices[i] for i in order), order.index(0)
+    return tuple(choices[i] for i in order), order.index(0)
+
+
+def richer_multiple_choice(scene: SceneView, random: Random) -> tuple[str, tuple[str, ...], int]:
+    """Return what :func:`multiple_choice` does, in half of the cases about the neighbour of a named object."""
+    pairs = _neighbours(scene)
+    if not pairs or random.random() < 0.5:
+        return multiple_choice(scene, random)
+    first, second = random.choice(pairs)
+    question = f"what is {_of(scene.relation(first, second))} the {scene.name(second)} ?"
+    return question, *_choices(scene, first, random)
+
+
+def richer_entailment(scene: SceneView, covered: int, label: int, random: Random) -> str | None:
+    """Return a hypothesis as :func:`entailment` does, about colours, objects, what sort they are, and neighbours.
+
+    What is left open is always something that could be under the cloth, and is nowhere else to be seen.
+    """
+    visible = [cell for cell in scene.filled if cell != covered]
+    shown = {scene.name(cell) for cell in visible}
+    form = random.choices(("colour", "object", "kind", "neighbour"), (1, 3, 2, 3))[0]
+    if form == "colour":
+        if label == 1:
+            return f"the {scene.place(covered)} tile is {random.choice(scene.palette)}"
+        cell = random.choice([cell for cell in range(4) if cell != covered])
+        colour = scene.colours[cell] if label == 0 else scene.other_colour(cell, random)
+        return f"the {scene.place(cell)} tile is {colour}"
+    if not visible:
+        return None
+    unseen = random.choice([concept for concept in CONCEPTS if concept.name not in shown])
+    cell = random.choice(visible)
+    if form == "object":
+        name = unseen.name if label else scene.name(cell)
+        return f"a {name} is in the {scene.place(covered if label == 1 else cell)} corner"
+    if form == "kind":
+        kinds = sorted({kind for kinds in KINDS.values() for kind in kinds} - {scene.kind(cell)})
+        kind = scene.kind(cell) if label == 0 else random.choice(kinds)
+        return f"a {kind} thing is in the {scene.place(covered if label == 1 else cell)} corner"
+    pairs = [(a, b) for a, b in RELATIONS if b in visible and (a == covered if label == 1 else a in visible)]
+    if not pairs:
+        return None
+    first, second = random.choice(pairs)
+    if label == 1:
+        return f"a {unseen.name} is {_of(scene.relation(first, second))} the {scene.name(second)}"
+    word = scene.relation(first, second) if label == 0 else scene.relation(second, first)
+    return f"a {scene.name(first)} is {_of(word)} the {scene.name(second)}"
+
+
+def richer_pair_statement(first: SceneView, second: SceneView, label: int, random: Random) -> str | None:
+    """Return a statement as :func:`pair_statement` does, about tiles' colours, sorts of things, or families."""
+    shown: list[set[str]]
+    subject = random.choice(("colour", "kind", "family"))
+    if subject == "colour":
+        shown, words, what = [set(first.colours), set(second.colours)], list(first.palette), "{} tile"
+    elif subject == "kind":
+        shown = [{scene.kind(cell) for cell in scene.filled} for scene in (first, second)]
+        words, what = sorted({kind for kinds in KINDS.values() for kind in kinds}), "{} thing"
+    else:
+        shown = [{scene.group(cell) for cell in scene.filled} for scene in (first, second)]
+        words, what = list(first.families), "{} thing"
+    form = random.choice(("both pictures have a", "only one picture has a", "no picture has a"))
+    number = {"both": 2, "only": 1, "no": 0}[form.split()[0]]
+    fitting = [word for word in words if (sum(word in one for one in shown) == number) == bool(label)]
+    # Of words that are shown nowhere there are many: a false statement must not be false because of these alone.
+    near = [word for word in fitting if word in shown[0] | shown[1]]
+    if number and not label and near and random.random() < 0.7:
+        fitting = near
+    return f"{form} {what.format(random.choice(fitting))}" if fitting else None

@@ -22,6 +22,8 @@ _SLACK = CELL - GLYPH
 Pixels = NDArray[np.floating[Any]]
 #: Draws cells (N, 4, 3, CELL, CELL) from tile colour, premultiplied glyph colour, glyph alpha and glyph ink.
 Draw = Callable[[Pixels, Pixels, Pixels, Pixels], Pixels]
+#: Changes whole images (N, CANVAS, CANVAS, 3), with a source of randomness.
+Finish = Callable[[Pixels, np.random.Generator], Pixels]
 
 
 def render(scenes: Scenes, domain: str, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -139,16 +141,31 @@ def _photo(image: Pixels, rng: np.random.Generator) -> Pixels:
     return (0.15 + 0.7 * blurred) * light[..., None]
 
 
-def _underwater(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Ripples that bend rows and columns by up to two pixels, seen through blue-green water."""
-    phase = rng.uniform(0, 2 * np.pi, size=(len(image), 2, 1))
+def _water(depth: float, waves: float, length: float) -> Finish:
+    """Ripples of ``waves`` pixels that bend rows and columns, seen through blue-green water that hides ``depth``."""
+
+    def finish(image: Pixels, rng: np.random.Generator) -> Pixels:
+        phase = rng.uniform(0, 2 * np.pi, size=(len(image), 2, 1))
+        axis = np.arange(CANVAS)
+        bend = np.rint(waves * np.sin(axis * (2 * np.pi / length) + phase)).astype(np.int64)
+        rows = (axis[:, None] + bend[:, 0][:, None, :]).clip(0, CANVAS - 1)
+        columns = (axis[None, :] + bend[:, 1][:, :, None]).clip(0, CANVAS - 1)
+        bent = image[np.arange(len(image))[:, None, None], rows, columns]
+        wet: Pixels = (1 - depth) * bent + depth * np.array([0.05, 0.42, 0.5], np.float32)
+        return wet
+
+    return finish
+
+
+def _frost(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Frosted glass: every pixel is seen a little beside its place, and all of it is pale."""
+    away = rng.integers(-2, 3, size=(2, *image.shape[:3]))
     axis = np.arange(CANVAS)
-    bend = np.rint(2 * np.sin(axis * (2 * np.pi / 21) + phase)).astype(np.int64)
-    rows = (axis[:, None] + bend[:, 0][:, None, :]).clip(0, CANVAS - 1)
-    columns = (axis[None, :] + bend[:, 1][:, :, None]).clip(0, CANVAS - 1)
-    bent = image[np.arange(len(image))[:, None, None], rows, columns]
-    wet: Pixels = 0.62 * bent + 0.38 * np.array([0.05, 0.42, 0.5], np.float32)
-    return wet
+    rows = (axis[:, None] + away[0]).clip(0, CANVAS - 1)
+    columns = (axis[None, :] + away[1]).clip(0, CANVAS - 1)
+    scattered = image[np.arange(len(image))[:, None, None], rows, columns]
+    pale: Pixels = 0.3 + 0.65 * scattered
+    return pale
 
 
 #: domain -> how a cell is drawn. ``plain`` is the pretraining world; all others are new to the bundled model. Their
@@ -162,10 +179,16 @@ DOMAINS: dict[str, Draw] = {
     "chalk": _over_plain(_chalk, 0.35),
     "underwater": _plain,
     "xray": _over_plain(_xray, 0.42),
+    "blackboard": _over_plain(_chalk, 0.6),
+    "rapids": _plain,
+    "radiograph": _over_plain(_xray, 0.65),
+    "frost": _plain,
 }
-_FINISH: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
+_FINISH: dict[str, Finish] = {
     "night": _night,
     "photo": _photo,
-    "underwater": _underwater,
+    "underwater": _water(0.38, 2, 21),
+    "rapids": _water(0.5, 3, 17),
+    "frost": _frost,
 }
 _NOISE: dict[str, float] = {"photo": 0.08, "sketch": 0.02, "night": 0.015}

@@ -67,6 +67,7 @@ def sample_scenes(
     split: str,
     sizes: Sequence[int] = (2, 3, 4),
     group: str | None = None,
+    stray: float = 0.0,
 ) -> Scenes:
     """Draw ``count`` scenes whose object combinations belong to ``split``.
 
@@ -76,12 +77,13 @@ def sample_scenes(
         split: key of :data:`SPLIT_BUCKETS`.
         sizes: how many objects a scene may hold, equally likely.
         group: only objects of this topic group; default: two groups lend most of a scene's objects.
+        stray: with ``group``: share of objects that are of any group instead.
     """
     buckets = np.array(SPLIT_BUCKETS[split])
     kept: list[NDArray[np.int64]] = []
     have = 0
     while have < count:
-        objects = _sample_objects(rng, 2 * count + 64, sizes, group)
+        objects = _sample_objects(rng, 2 * count + 64, sizes, group, stray)
         objects = objects[np.isin(combination_bucket(objects), buckets)]
         kept.append(objects)
         have += len(objects)
@@ -93,13 +95,17 @@ def sample_scenes(
     return Scenes(objects, colours, rng.integers(0, 7, size=(count, 4, 2)))
 
 
-def _sample_objects(rng: np.random.Generator, count: int, sizes: Sequence[int], group: str | None) -> NDArray[np.int64]:
+def _sample_objects(
+    rng: np.random.Generator, count: int, sizes: Sequence[int], group: str | None, stray: float
+) -> NDArray[np.int64]:
     if group is None:
         pair = rng.integers(len(GROUPS), size=(count, 2))
         chosen = pair[np.arange(count)[:, None], rng.integers(2, size=(count, 4))]
         chosen = np.where(rng.random((count, 4)) < 0.3, rng.integers(len(GROUPS), size=(count, 4)), chosen)
     else:
         chosen = np.full((count, 4), GROUPS.index(group))
+        if stray:
+            chosen = np.where(rng.random((count, 4)) < stray, rng.integers(len(GROUPS), size=(count, 4)), chosen)
     objects = _GROUP_MEMBERS[chosen, rng.integers(_GROUP_MEMBERS.shape[1], size=(count, 4))]
     ordered = np.sort(objects, axis=1)
     objects = objects[(ordered[:, 1:] != ordered[:, :-1]).all(axis=1)]

@@ -1,0 +1,82 @@
+"""What an institution means by its words: names of colours and categories, sides, numbers.
+
+Two hospitals that grade the same finding on different scales give different answers to the same question about the
+same picture. Here a client's convention decides how the truth about a scene is put into words, in its questions as
+well as in its answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from feddat.data.mini.concepts import COLOUR_NAMES, GROUPS
+
+NUMBERS = ("zero", "one", "two", "three", "four")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How one client words what is in a scene.
+
+    Attributes:
+        description: one line.
+        colours: colours that it calls otherwise.
+        groups: topic groups that it calls otherwise.
+        mirrored: left and right are the object's, not the viewer's.
+        numbers: what it says for a count of 0 to 4.
+    """
+
+    description: str
+    colours: Mapping[str, str] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    mirrored: bool = False
+    numbers: tuple[str, ...] = NUMBERS
+
+    @cached_property
+    def palette(self) -> tuple[str, ...]:
+        """Return the colour names in use, each once."""
+        return tuple(dict.fromkeys(self.colour(name) for name in COLOUR_NAMES))
+
+    @cached_property
+    def families(self) -> tuple[str, ...]:
+        """Return the names of topic groups in use, each once."""
+        return tuple(dict.fromkeys(self.group(name) for name in GROUPS))
+
+    def colour(self, name: str) -> str:
+        """Return what the client calls a colour."""
+        return self.colours.get(name, name)
+
+    def group(self, name: str) -> str:
+        """Return what the client calls a topic group."""
+        return self.groups.get(name, name)
+
+    def side(self, word: str) -> str:
+        """Return what the client calls a place or a relation, in one word."""
+        return _OPPOSITE.get(word, word) if self.mirrored else word
+
+
+_OPPOSITE = {"left": "right", "right": "left"}
+
+#: The conventions of the bundled model's pretraining.
+STANDARD = Convention("as the bundled model was pretrained")
+
+#: Client of ``mini/convention`` -> its convention.
+CONVENTIONS: dict[str, Convention] = {
+    "standard": STANDARD,
+    "mirrored": Convention("left and right are the object's own, not the viewer's", mirrored=True),
+    "coarse": Convention(
+        "five names for eight colours, and more than one is many",
+        colours={"orange": "red", "pink": "red", "purple": "blue"},
+        numbers=("zero", "one", "many", "many", "many"),
+    ),
+    "shifted": Convention(
+        "a colour scale that is one step further",
+        colours=dict(zip(COLOUR_NAMES, (*COLOUR_NAMES[1:], COLOUR_NAMES[0]), strict=True)),
+    ),
+    "renamed": Convention(
+        "other names for the families of things",
+        groups=dict(zip(GROUPS, (*GROUPS[1:], GROUPS[0]), strict=True)),
+    ),
+}
