@@ -38,8 +38,8 @@ from torch import Tensor
 
 from feddat.algorithms import Algorithm
 from feddat.algorithms.server import Gathered, ServerPart, Shapes
-from feddat.app.messages import TrainReply
-from feddat.config import AlgorithmConfig, ConfigError, RunConfig
+from feddat.app.messages import MetricValues, TrainReply
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig, ServerConfig, Sharing, shares_less
 
 #: ``server.rule`` -> Flower's strategy.
 FLOWER: dict[str, type[FedAvg]] = {
@@ -57,6 +57,8 @@ FLOWER: dict[str, type[FedAvg]] = {
 #: Options of Flower's strategies that are not the user's: sampling and records are ours, functions cannot be written.
 _NOT_OPTIONS = {*inspect.signature(FedAvg.__init__).parameters, "selection_rule", "train_loss_key"}
 _LOSS, _WEIGHT = "train_loss", "num-examples"
+#: Rules that weigh clients by their training losses.
+_READS_LOSSES = frozenset({"qfedavg"})
 #: Attributes of Flower's strategies that carry over from round to round.
 _MOMENTA = ("m_t", "v_t", "momentum_vector")
 
@@ -86,10 +88,12 @@ class Rule(ABC):
     Attributes:
         state: what must be kept for the next round, as float32 CPU tensors.
         expects: shapes of the extra arrays of every reply.
+        reads_losses: whether every reply must have a training loss.
     """
 
     state: dict[str, Tensor]
     expects: Shapes
+    reads_losses: bool = False
 
     @abstractmethod
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
@@ -170,6 +174,7 @@ class FlowerRule(Rule):
         # So that `configure_train` takes note of the arrays and asks no one: it needs no grid then.
         self._strategy.fraction_train = 0.0
         self.expects = {}
+        self.reads_losses = name in _READS_LOSSES
 
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
         """Begin without momenta, or give the strategy back those it had."""
@@ -195,8 +200,11 @@ class FlowerRule(Rule):
     def add(self, reply: TrainReply, weight: float) -> None:
         """Keep one reply for the end of the round."""
         arrays = ArrayRecord({key: Array(value) for key, value in reply.shared.items()})
-        metrics = MetricRecord({_WEIGHT: weight, _LOSS: reply.metrics["loss"]})
-        self._replies.append(Message(RecordDict({"arrays": arrays, "metrics": metrics}), 0, MessageType.TRAIN))
+        metrics: MetricValues = {_WEIGHT: weight}
+        if self.reads_losses:
+            metrics[_LOSS] = reply.metrics["loss"]
+        content = RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)})
+        self._replies.append(Message(content, 0, MessageType.TRAIN))
 
     def close(self, clients: int) -> dict[str, Tensor]:
         """Let the strategy aggregate, and copy its momenta."""
@@ -244,12 +252,17 @@ def make_rule(config: RunConfig, algorithm: Algorithm, replies: int) -> Rule:
 
 
 def check_rule(config: RunConfig, algorithm: Algorithm) -> None:
-    """Refuse rules, options and algorithms that do not go together, as far as can be told without the clients.
+    """Refuse rule, options, algorithm and what clients share where they do not go together, as far as is known here.
 
     Raises:
         ConfigError: names the key and says why.
     """
     name, options = config.server.rule, config.server.options
+    if shares_less(config.share_metrics, least := needed_sharing(config.server)):
+        raise ConfigError(
+            f"share_metrics: {config.share_metrics}, but {_reads(config.server)}; share at least {least}, or choose "
+            "another"
+        )
     if name == "mean":
         if options:
             raise ConfigError(f"server.options: rule mean has none (got {', '.join(options)})")
@@ -259,6 +272,20 @@ def check_rule(config: RunConfig, algorithm: Algorithm) -> None:
     if algorithm.server is not None:
         raise ConfigError(f"server.rule: method {algorithm.name} has a rule of its own; only mean goes with it")
     _options(config)
+
+
+def needed_sharing(server: ServerConfig) -> Sharing:
+    """Return what clients must let out of their metrics at least, so that the server can do its part."""
+    if server.rule in _READS_LOSSES:
+        return "scores"
+    return "counts" if server.weighting == "examples" else "none"
+
+
+def _reads(server: ServerConfig) -> str:
+    """Say which setting needs the clients' metrics, and which."""
+    if server.rule in _READS_LOSSES:
+        return f"server.rule {server.rule} weighs clients by their training losses"
+    return f"server.weighting {server.weighting} weighs clients by their numbers of examples"
 
 
 def check_count(rule: str, options: Mapping[str, Any], replies: int) -> None:

@@ -119,6 +119,8 @@ class AdapterStrategy(Strategy):
             self.limits.check(member.name, reply)
             if self.weighting == "examples" and reply.examples is None:
                 raise ReplyError(member.name, "keeps its number of examples back, but server.weighting asks for it")
+            if self.rule.reads_losses and "loss" not in reply.metrics:
+                raise ReplyError(member.name, "keeps its training loss back, but server.rule asks for it")
             weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
             self.rule.add(reply, weight)
             losses.add(reply.metrics, weight)

@@ -17,6 +17,11 @@ Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 
 
+def shares_less(sharing: Sharing, than: Sharing) -> bool:
+    """Tell whether a client lets out less of its metrics than this."""
+    return SHARING.index(sharing) < SHARING.index(than)
+
+
 class Section(BaseModel):
     """Keys of which every one is known, with values that do not change."""
 
