@@ -102,3 +102,12 @@ def test_a_rule_and_what_is_shared(make_config, each_client_works_once, method):
 def test_the_reason_names_both_settings(make_config, sharing, settings, reason):
     with pytest.raises(ConfigError, match=rf"^share_metrics: {sharing}, but {reason}"):
         Experiment(make_config(share_metrics=sharing, **settings))
+
+
+def test_messages_that_memory_has_no_room_for_are_refused_before_the_folder_is_touched(make_config, monkeypatch):
+    monkeypatch.setattr("feddat.app.limits._LARGE", 0)
+    monkeypatch.setattr("feddat.experiment.serving.free_memory", lambda: 2**10)
+    config = make_config()
+    with pytest.raises(ConfigError, match=r"^memory: with messages of "):
+        Experiment(config).run()
+    assert not (config.run_dir / "config.yaml").exists()

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from feddat.files import write_atomic
 from feddat.phases import phase
+from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +25,7 @@ KEEP = 2
 _RULE = "rule/"
 #: Before those of what the global adapter lost on its way to the clients.
 _RESIDUAL = "residual/"
+_TENSORS = ("shared", "rule", "residual")
 
 
 class CheckpointError(RuntimeError):
@@ -78,14 +78,14 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk is full or cannot be written; earlier checkpoints stay.
         """
-        values = asdict(state)
-        parts = {"": values.pop("shared"), _RULE: values.pop("rule"), _RESIDUAL: values.pop("residual")}
+        parts = {"": state.shared, _RULE: state.rule, _RESIDUAL: state.residual}
         tensors = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
+        values = {entry.name: getattr(state, entry.name) for entry in fields(state) if entry.name not in _TENSORS}
         metadata = {"state": json.dumps(values), "keys": json.dumps(list(tensors)), "config_hash": self.config_hash}
         path = self.folder / f"round-{state.round:05d}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save({key: value.contiguous() for key, value in tensors.items()}, metadata=metadata))
+            write_tensors(path, tensors, metadata)
             for old in self._files()[KEEP:]:
                 old.unlink(missing_ok=True)
         except OSError as error:

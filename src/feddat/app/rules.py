@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -38,7 +38,7 @@ from torch import Tensor
 
 from feddat.algorithms import Algorithm
 from feddat.algorithms.server import Gathered, ServerPart, Shapes
-from feddat.app.messages import MetricValues, TrainReply
+from feddat.app.messages import MetricValues, TrainReply, as_tensor, to_arrays
 from feddat.config import AlgorithmConfig, ConfigError, RunConfig, ServerConfig, Sharing, shares_less
 
 #: ``server.rule`` -> Flower's strategy.
@@ -73,13 +73,20 @@ class RunningMean:
     def add(self, values: Mapping[str, ArrayLike], weight: float = 1.0) -> None:
         """Fold in one dictionary."""
         for key, value in values.items():
-            term = weight * np.asarray(value, dtype=np.float64)
-            self._sums[key] = self._sums[key] + term if key in self._sums else term
+            term = np.multiply(value, weight, dtype=np.float64)
+            if key in self._sums:
+                self._sums[key] += term
+            else:
+                self._sums[key] = term
             self._weights[key] = self._weights.get(key, 0.0) + weight
 
     def value(self) -> dict[str, NDArray[np.float64]]:
         """Return the mean so far: of each key, over the dictionaries that had it."""
         return {key: total / self._weights[key] for key, total in self._sums.items()}
+
+    def taken(self) -> dict[str, Tensor]:
+        """Return :meth:`value` as float32 tensors, and let go of every sum as soon as it is not needed any more."""
+        return {key: _tensor(self._sums.pop(key) / self._weights.pop(key)) for key in list(self._sums)}
 
 
 class Rule(ABC):
@@ -149,12 +156,12 @@ class MeanRule(Rule):
         self._replies += 1
         self._shared.add(reply.shared, weight)
         self._extras.add(reply.extras, weight)
-        folded = self._part.folds({key: torch.from_numpy(value) for key, value in reply.shared.items()})
+        folded = self._part.folds({key: as_tensor(value) for key, value in reply.shared.items()})
         self._extras.add({key: value.numpy() for key, value in folded.items()}, weight)
 
     def close(self, clients: int) -> dict[str, Tensor]:
         """Return the mean, or what the server part makes of it."""
-        gathered = Gathered(_tensors(self._shared.value()), _tensors(self._extras.value()), self._replies, clients)
+        gathered = Gathered(self._shared.taken(), self._extras.taken(), self._replies, clients)
         self.state, shared = self._part.finish(self.state, self._sent, gathered, self._config)
         return shared
 
@@ -192,14 +199,14 @@ class FlowerRule(Rule):
         self._replies: list[Message] = []
         if hasattr(self._strategy, "current_arrays"):
             self._strategy.current_arrays = None  # FedAvgM would keep its own, which a resumed run does not have
-        arrays = ArrayRecord({key: Array(value.numpy()) for key, value in shared.items()})
+        arrays = to_arrays(shared)
         with _quiet():
             self._strategy.configure_train(round, arrays, ConfigRecord(), cast(Grid, None))
         return {}
 
     def add(self, reply: TrainReply, weight: float) -> None:
         """Keep one reply for the end of the round."""
-        arrays = ArrayRecord({key: Array(value) for key, value in reply.shared.items()})
+        arrays = to_arrays(reply.shared)
         metrics: MetricValues = {_WEIGHT: weight}
         if self.reads_losses:
             metrics[_LOSS] = reply.metrics["loss"]
@@ -220,7 +227,7 @@ class FlowerRule(Rule):
             for key, value in self._items(getattr(self._strategy, name, None))
         }
         new = {key: array.numpy() for key, array in arrays.items()}
-        return _tensors({key: new[key] for key in self._keys})
+        return {key: _tensor(new[key]) for key in self._keys}
 
     def _items(self, momentum: Any) -> list[tuple[str, NDArray[Any]]]:
         if momentum is None:
@@ -330,8 +337,8 @@ def _options(config: RunConfig) -> dict[str, Any]:
     return options
 
 
-def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(np.asarray(value, dtype=np.float32)) for key, value in arrays.items()}
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(array, dtype=np.float32))
 
 
 @contextmanager

@@ -227,6 +227,7 @@ class AdapterStrategy(Strategy):
                 self._without(round, kind, error)
                 if messages.is_of_gone_node(reply):
                     self.gone.add(reply.metadata.src_node_id)
+            del reply  # it would stay in memory while the next one is waited for
         self._late |= set(late.values())
         for name in late:
             within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
@@ -255,6 +256,7 @@ class AdapterStrategy(Strategy):
         early: dict[int, Message] = {}
         for reply in replies:
             early[reply.metadata.src_node_id] = reply
+            del reply
             while waiting and waiting[0] in early:
                 node = waiting.pop(0)
                 yield self.roster.members[node], early.pop(node)

@@ -202,6 +202,9 @@ class ServerConfig(Section):
     deadline: float | None = Field(
         None, gt=0, description="seconds after which a round goes on without the clients that have not answered"
     )
+    max_message: int = Field(
+        4096, ge=1, description="MiB that what travels may have in one message; a run with more is not begun"
+    )
     max_update: float = Field(
         100.0, gt=0, description="refuse an adapter whose distance to the one sent is so many times that one's norm"
     )

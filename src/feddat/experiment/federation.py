@@ -71,6 +71,13 @@ class Foundation:
         self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
         return shared_state(self.algorithm, self.adapters)
 
+    def shared_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of what travels, extra arrays not counted; empty where nothing is communicated."""
+        if not self.algorithm.communicates:
+            return {}
+        named = self.adapters.named("global").items()
+        return {key: tuple(value.shape) for key, value in named if self.algorithm.shares(key)}
+
     def routes(self, final: bool) -> tuple[str, ...]:
         """Return the routes that are scored, the method's own answer first."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)

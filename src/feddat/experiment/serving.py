@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
-from feddat.app.limits import Limits
+from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
@@ -25,6 +26,7 @@ from feddat.experiment.events import Announcer
 from feddat.experiment.federation import Federation, Foundation
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.samples import write_samples
+from feddat.memory import free_memory
 
 
 @dataclass
@@ -51,11 +53,14 @@ class Service:
         """Choose the rule of aggregation.
 
         Raises:
-            ConfigError: the rule does not go with the algorithm or the number of clients.
+            ConfigError: the rule does not go with the algorithm or the number of clients, or messages are too large.
         """
         self.settings = self.foundation.config
         replies = sample_size(self.settings.server.fraction, len(self.names))
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
+        shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
+        extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
+        check_message(shapes, extras, self.settings.wire, self.settings.server, replies, free_memory())
         self._order: list[str] = []
         self._parameters: dict[str, int] = {}
         self._not_shared: set[str] = set()
