@@ -102,7 +102,8 @@ def start(
     logger = logging.getLogger("feddat")
     logger.handlers = [handler]
     logger.propagate = False
-    logging.getLogger("feddat.data").setLevel(logging.INFO)
+    for room in ("data", "models"):
+        logging.getLogger(f"feddat.{room}").setLevel(logging.INFO)
     # It warns of a kernel that it could fetch from a hub, in every process on a CPU with AVX512-BF16.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # The displays show these themselves.
