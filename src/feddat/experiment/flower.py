@@ -18,7 +18,7 @@ from flwr.superlink.grid import InMemoryGrid
 from feddat.app.client import Site, client_name, make_client_app
 from feddat.app.polling import PollingGrid
 from feddat.experiment.app_config import from_flat
-from feddat.experiment.federation import Federation, load_federation
+from feddat.experiment.federation import Federation, check_sites, load_federation
 from feddat.experiment.run import Experiment
 from feddat.site import read_site
 
@@ -61,6 +61,9 @@ client_app = make_client_app(site)
 def _federation(settings: str, file: str | None, run: str) -> Federation:
     experiment = Experiment(from_flat(json.loads(settings)).run)
     if file is None:
-        return load_federation(experiment.settings, experiment.folder.clients)
-    own = read_site(Path(file))
-    return load_federation(own.applied(experiment.settings), own.store(run))
+        federation = load_federation(experiment.settings, experiment.folder.clients)
+    else:
+        own = read_site(Path(file))
+        federation = load_federation(own.applied(experiment.settings), own.store(run))
+    check_sites(federation, others=file is not None)
+    return federation

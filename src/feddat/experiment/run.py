@@ -20,7 +20,13 @@ from feddat.config import RunConfig, load_config
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
-from feddat.experiment.federation import CENTRAL, load_federation, load_foundation, participant_names
+from feddat.experiment.federation import (
+    CENTRAL,
+    check_sites,
+    load_federation,
+    load_foundation,
+    participant_names,
+)
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.serving import Service, predict
@@ -94,6 +100,7 @@ class Experiment:
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
             here = load_federation(self.settings, self.folder.clients)
+            check_sites(here)
             names = list(here.participants)
             service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
             count = jobs or choose_jobs(self.settings, here)

@@ -142,6 +142,6 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def some(names: Sequence[str]) -> str:
-    """Return how many tensors there are, and the names of the first, for messages."""
-    return f"{len(names)} tensor(s): " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def some(names: Sequence[str], what: str = "tensor") -> str:
+    """Return how many tensors or other things there are, and the names of the first, for messages."""
+    return f"{len(names)} {what}(s): " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
