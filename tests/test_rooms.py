@@ -9,7 +9,7 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("allocator", "example", "files", "kinds", "log", "memory", "parent", "phases", "precision", "seeding"),
+    ("allocator", "example", "files", "kinds", "log", "memory", "offline", "parent", "phases", "precision", "seeding"),
     ("tensorfile",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
@@ -19,6 +19,7 @@ FLOORS = (
     ("deploy",),
     ("bench", "dashboard", "live"),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

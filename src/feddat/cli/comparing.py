@@ -96,7 +96,7 @@ def _compare(
     from feddat.report import method_table
 
     source = config.benchmark or "own data"
-    with interruptible("the same command again"):
+    with interruptible():
         chosen = _tuning({"": config}, names, tune, jobs, overwrite).get("")
         runs = comparison_runs(config, names, range(seeds), chosen)
         title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
@@ -129,7 +129,7 @@ def _compare_suite(
     names = list(suite.methods) if methods is None else split_names(methods)
     configs = suite.configs(config)
     all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # mistakes show first
-    with interruptible("the same command again"):
+    with interruptible():
         chosen = _tuning(configs, names, tune, jobs, overwrite, tune_on)
         plans = {label: Plan(each, names, range(seeds), chosen.get(label)) for label, each in configs.items()}
         runs = all_runs(plans)
@@ -183,7 +183,7 @@ def study(
     settings = settings.updated({"name": study_name(wanted, settings)})
     names = list(wanted.methods) if methods is None else split_names(methods)
     source = settings.benchmark or "own data"
-    with interruptible("the same command again"):
+    with interruptible():
         all_runs(wanted.plans(settings, names, range(seeds)))  # mistakes show before the search for settings
         chosen = _tuning({"": settings}, names, tune, jobs, overwrite).get("")
         plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)

@@ -81,7 +81,7 @@ def prepare(
         from feddat.experiment.prepare import prepare
         from feddat.live import PrepareDisplay
 
-        with interruptible("the same command again"), PrepareDisplay(out, f"{benchmark} from {root}") as display:
+        with interruptible(), PrepareDisplay(out, f"{benchmark} from {root}") as display:
             prepare(request, to, jobs, skip_bad, overwrite, display)
     out.print(_counts((read_manifest(to) or {})["clients"]))
     print_paths(folder=to)

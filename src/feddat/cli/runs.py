@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading
+from feddat.cli.common import (
+    Config,
+    Json,
+    Overrides,
+    Overwrite,
+    interruptible,
+    out,
+    print_json,
+    print_paths,
+    say_loading,
+)
 
 if TYPE_CHECKING:
     from feddat.experiment import Experiment
@@ -58,7 +69,11 @@ def run(
     source = experiment.config.benchmark or "own data"
     title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
     watched = _profile(experiment) if profile else None
-    with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display, watched or nullcontext():
+    with (
+        interruptible(shlex.join(["feddat", "run", "--resume", str(folder)])),
+        RunDisplay(out, title) as display,
+        watched or nullcontext(),
+    ):
         run_in(experiment, display, resume=resume is not None, overwrite=overwrite, jobs=1 if profile else None)
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
@@ -96,9 +111,14 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print its tables in Markdown, and write nothing.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what it came to as JSON, and write nothing.")] = False,
 ) -> None:
     """Write the report page of a run, a comparison or a suite, or table and plot of a study; print where they are."""
-    if markdown:
+    if as_json:
+        from feddat.report.folder import read_result
+
+        print_json(read_result(run))
+    elif markdown:
         from feddat.report.markdown import markdown as tables
 
         typer.echo(tables(run), nl=False)
@@ -141,7 +161,7 @@ def predict(
         out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
 
 
-def list_names() -> None:
+def list_names(as_json: Json = False) -> None:
     """List the models, methods, kinds of adapter, benchmarks, studies, suites and formats that may be named."""
     from feddat.benchmarks import list_benchmarks
     from feddat.data.readers import known_formats
@@ -150,15 +170,21 @@ def list_names() -> None:
     from feddat.models.catalog import list_models
 
     sections = {
-        "Models": list_models(),
-        "Methods": known_methods(),
-        "Kinds of adapter (adapter.peft)": {n: f"trains {kind.trains} ({kind.source})" for n, kind in KINDS.items()},
-        "Benchmarks": list_benchmarks(),
-        "Studies": {name: study.description for name, study in STUDIES.items()},
-        "Suites": {name: suite.description for name, suite in SUITES.items()},
-        "Formats of own data": known_formats(),
+        "models": ("Models", list_models()),
+        "methods": ("Methods", known_methods()),
+        "adapters": (
+            "Kinds of adapter (adapter.peft)",
+            {name: f"trains {kind.trains} ({kind.source})" for name, kind in KINDS.items()},
+        ),
+        "benchmarks": ("Benchmarks", list_benchmarks()),
+        "studies": ("Studies", {name: study.description for name, study in STUDIES.items()}),
+        "suites": ("Suites", {name: suite.description for name, suite in SUITES.items()}),
+        "formats": ("Formats of own data", known_formats()),
     }
-    for title, names in sections.items():
+    if as_json:
+        print_json({key: dict(names) for key, (_, names) in sections.items()})
+        return
+    for title, names in sections.values():
         out.print(Text(title, style="bold"))
         width = max(map(len, names), default=0)
         for name, description in names.items():

@@ -43,6 +43,7 @@ from feddat.app.grid import CLIENT_KEY
 from feddat.deploy.names import CLIENT_APP
 from feddat.log import JsonLog
 from feddat.parent import end_with_parent
+from feddat.workers import out_of_reach
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,8 @@ class _Worker:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._log_file), daemon=True, name="feddat-worker")
-        self._process.start()
+        with out_of_reach():
+            self._process.start()
         theirs.close()
         log.info("worker process %d", self._process.pid)
 

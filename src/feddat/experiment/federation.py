@@ -239,7 +239,7 @@ def check_sites(federation: Federation, others: bool = False) -> None:
 
     Args:
         federation: whose clients are looked at.
-        others: whether there are clients elsewhere: what rests here may train there, so that only all of it is too much.
+        others: whether there are clients elsewhere: what rests here may train there, so only all of it is too much.
 
     Raises:
         ConfigError: ``adapter.sites`` match modules that no gradient gets to.

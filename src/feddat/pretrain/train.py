@@ -27,6 +27,7 @@ from feddat.pretrain.objective import Objective
 from feddat.pretrain.quality import measure
 from feddat.pretrain.settings import PretrainSettings
 from feddat.pretrain.vilt import ViltObjective
+from feddat.workers import out_of_reach
 
 #: Scenes on which the finished model is measured.
 FINAL_SCENES = 2048
@@ -83,8 +84,14 @@ def pretrain(
     else:
         rendezvous = folder / "rendezvous"
         rendezvous.unlink(missing_ok=True)
-        context = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, join=False)  # type: ignore[no-untyped-call]
-        _follow(folder / "log.jsonl", context, progress)
+        with out_of_reach():
+            context: Any = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, join=False)  # type: ignore[no-untyped-call]
+        try:
+            _follow(folder / "log.jsonl", context, progress)
+        finally:
+            for process in context.processes:
+                process.terminate()
+                process.join()
     quality: dict[str, float] = json.loads((folder / "model" / "quality.json").read_text())
     return quality
 

@@ -77,6 +77,21 @@ def read_folder(path: Path | str) -> Folder:
     raise DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
 
 
+def read_result(path: Path) -> Any:
+    """Return what a suite, a study, a comparison or a run came to, as its folder holds it in JSON.
+
+    Raises:
+        DataError: the folder is none of them, or the file cannot be read; names it.
+    """
+    if not path.is_dir():
+        raise DataError(f"{path}: no such run folder")
+    for name in ("suite.json", "study.json", "comparison.json", "summary.json"):
+        if (path / name).is_file():
+            return _json(path / name)
+    hint = "; the run has not finished" if (path / "config.yaml").is_file() else ""
+    raise DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
+
+
 def _summaries(file: Path, content: Any) -> list[Mapping[str, Any]]:
     runs = content.get("runs") if isinstance(content, dict) else content
     if not isinstance(runs, list) or not runs or not all(isinstance(run, dict) and "method" in run for run in runs):
