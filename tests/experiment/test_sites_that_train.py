@@ -36,8 +36,9 @@ def federation(folders, tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_default_sites_of_every_family_train(federation, family, caplog):
-    for kind in ("bottleneck", "lora"):
-        check_sites(federation(family, adapter__peft=kind))
+    check_sites(federation(family))
+    if family in ("albef", "siglip", "qwen3_vl"):  # each with expressions of its own
+        check_sites(federation(family, adapter__peft="lora"))
     assert not caplog.records
 
 
