@@ -61,9 +61,9 @@ def check(
 
     found = check_model(settings)
     if as_json:
-        values = asdict(found)
-        values["memory"]["least"] = found.memory.least
-        print_json(values)
+        content = asdict(found)
+        content["memory"]["least"] = found.memory.least
+        print_json(content)
         return
     written = {"classes": "classes", "rank": "written, ranked from a list", "generate": "written freely"}
     rows = {"model": found.model, "family": found.family, "answers": written[found.answers]}

@@ -73,8 +73,7 @@ def read_folder(path: Path | str) -> Folder:
         return Folder(path, tuple(runs), True, content.get("tuning") if isinstance(content, dict) else None)
     if (path / "summary.json").is_file():
         return Folder(path, (_read_run(path),), comparison=False)
-    hint = "; the run has not finished" if (path / "config.yaml").is_file() else ""
-    raise DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
+    raise _nothing_in(path)
 
 
 def read_result(path: Path) -> Any:
@@ -88,8 +87,12 @@ def read_result(path: Path) -> Any:
     for name in ("suite.json", "study.json", "comparison.json", "summary.json"):
         if (path / name).is_file():
             return _json(path / name)
+    raise _nothing_in(path)
+
+
+def _nothing_in(path: Path) -> DataError:
     hint = "; the run has not finished" if (path / "config.yaml").is_file() else ""
-    raise DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
+    return DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
 
 
 def _summaries(file: Path, content: Any) -> list[Mapping[str, Any]]:
