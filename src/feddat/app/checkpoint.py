@@ -10,6 +10,7 @@ import json
 import logging
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -45,6 +46,8 @@ class ServerState:
         seconds: wall time so far, by what it was spent on.
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
+        world: what the run was made of when this was written -> its hash; empty in checkpoints of earlier versions.
+        changes: what was exchanged while the run rested, and accepted: ``round`` after which, and ``what``.
     """
 
     shared: dict[str, Tensor]
@@ -57,6 +60,8 @@ class ServerState:
     refused: int = 0
     rule: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
+    world: dict[str, str] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -116,6 +121,20 @@ class Checkpoints:
         if files:
             raise CheckpointError(f"checkpoints {self.folder}: no checkpoint can be read; start a new run")
         return None
+
+    def world(self) -> tuple[int, dict[str, str]]:
+        """Return the round and the world of the newest state that :meth:`latest` can read; 0 and none: there is none.
+
+        Its tensors are not read.
+        """
+        for path in self._files():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    state = json.loads(file.metadata()["state"])
+                return int(state["round"]), dict(state.get("world", {}))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+                continue  # `latest` says so
+        return 0, {}
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.safetensors"), reverse=True)

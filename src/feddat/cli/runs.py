@@ -27,6 +27,13 @@ if TYPE_CHECKING:
     from feddat.experiment import Experiment
     from feddat.experiment.profile import Profile
 
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes", help="Go on though model or data were exchanged where they lie; the summary says so."
+    ),
+]
+
 
 def run(
     overrides: Overrides = None,
@@ -35,6 +42,7 @@ def run(
         Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run in this folder, with its own settings.")
     ] = None,
     overwrite: Overwrite = False,
+    accept_changes: AcceptChanges = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Say where its time goes, and write traces of a few steps (Perfetto).")
     ] = False,
@@ -74,7 +82,14 @@ def run(
         RunDisplay(out, title) as display,
         watched or nullcontext(),
     ):
-        run_in(experiment, display, resume=resume is not None, overwrite=overwrite, jobs=1 if profile else None)
+        run_in(
+            experiment,
+            display,
+            resume=resume is not None,
+            overwrite=overwrite,
+            jobs=1 if profile else None,
+            accept_changes=accept_changes,
+        )
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
     paths = {"folder": folder, "report": folder / "report.html"}
@@ -144,6 +159,7 @@ def predict(
     question: Annotated[str, typer.Option(help="Question, sentence or hypothesis.")],
     choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Ask a trained client's model a question about a picture."""
     from feddat.example import DataError, Example
@@ -154,7 +170,7 @@ def predict(
     from feddat.experiment import Experiment
 
     example = Example("question", tuple(image), question, choices=tuple(choice or ()))
-    answers = Experiment.open(run).predict(client, [example], top)[0]
+    answers = Experiment.open(run).predict(client, [example], top, accept_changes)[0]
     width = max(len(answer) for answer, _ in answers)
     for answer, probability in answers:
         bar = "█" * round(30 * probability) or "▏"

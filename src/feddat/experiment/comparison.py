@@ -15,6 +15,7 @@ from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.run import Experiment
+from feddat.experiment.world import finished_worlds
 from feddat.workers import run_parallel
 
 log = logging.getLogger(__name__)
@@ -186,9 +187,10 @@ def run_all(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Do runs in worker processes, as in :func:`compare`; return summaries, and reasons of failure, by run."""
     tell = progress or _log_failures
+    beside = {} if overwrite else finished_worlds(runs)
     return run_parallel(
         _run_one,
-        {name: (run, overwrite) for name, run in runs.items()},
+        {name: (run, overwrite, beside.get(name)) for name, run in runs.items()},
         min(jobs or os.cpu_count() or 1, len(runs)),
         lambda run, event: tell({"run": run} | event),
     )
@@ -217,7 +219,7 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _run_one(task: tuple[RunConfig, bool], emit: Progress) -> dict[str, Any]:
+def _run_one(task: tuple[RunConfig, bool, Mapping[str, str] | None], emit: Progress) -> dict[str, Any]:
     """Do one run in a worker process."""
-    config, overwrite = task
-    return Experiment(config).run(emit, resume=not overwrite, overwrite=overwrite)
+    config, overwrite, beside = task
+    return Experiment(config).run(emit, resume=not overwrite, overwrite=overwrite, beside=beside)

@@ -20,6 +20,7 @@ from feddat.app.polling import PollingGrid
 from feddat.experiment.app_config import from_flat
 from feddat.experiment.federation import Federation, check_sites, load_federation
 from feddat.experiment.run import Experiment
+from feddat.experiment.world import check_client
 from feddat.site import read_site
 
 #: The key of a node's configuration that names its client's file.
@@ -38,6 +39,7 @@ def main(grid: Grid, context: Context) -> None:
         resume=config.resume,
         overwrite=config.overwrite,
         clients_here=isinstance(grid, InMemoryGrid),
+        accept_changes=config.accept_changes,
     )
 
 
@@ -50,15 +52,26 @@ def site(context: Context, run: str) -> Site:
     """
     settings = json.dumps(dict(context.run_config), sort_keys=True)
     file = context.node_config.get(SITE_KEY)
-    federation = _federation(settings, str(file) if file else None, run)
-    return federation.site(client_name(context, list(federation.participants)))
+    federation, checked = _federation(settings, str(file) if file else None, run)
+    name = client_name(context, list(federation.participants))
+    if name not in checked and name in federation.participants:
+        check_client(federation.participants[name], _accepts(context))
+        checked.add(name)
+    return federation.site(name)
+
+
+def _accepts(context: Context) -> bool:
+    """Return whether a client goes on with data that was exchanged: its own file says so, or without one the run."""
+    file = context.node_config.get(SITE_KEY)
+    return read_site(Path(str(file))).accept_changes if file else from_flat(context.run_config).accept_changes
 
 
 client_app = make_client_app(site)
 
 
 @lru_cache(maxsize=1)
-def _federation(settings: str, file: str | None, run: str) -> Federation:
+def _federation(settings: str, file: str | None, run: str) -> tuple[Federation, set[str]]:
+    """Return the clients that this process may be, and the names of those whose data has been checked: none yet."""
     experiment = Experiment(from_flat(json.loads(settings)).run)
     if file is None:
         federation = load_federation(experiment.settings, experiment.folder.clients)
@@ -66,4 +79,4 @@ def _federation(settings: str, file: str | None, run: str) -> Federation:
         own = read_site(Path(file))
         federation = load_federation(own.applied(experiment.settings), own.store(run))
     check_sites(federation, others=file is not None)
-    return federation
+    return federation, set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, di
 from feddat.experiment.methods import resolve
 from feddat.experiment.serving import Service, predict
 from feddat.experiment.trackers import check_trackers
+from feddat.experiment.world import check_world, model_world, other_than, whole_world
 from feddat.models.catalog import list_models
 from feddat.precision import resolve_precision
 
@@ -79,6 +80,8 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         jobs: int | None = None,
+        accept_changes: bool = False,
+        beside: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Run all rounds, write the run folder and return the summary.
 
@@ -90,19 +93,30 @@ class Experiment:
                 bit as those of a run never interrupted. A finished run returns its summary.
             overwrite: replace what the folder holds, if it is a run.
             jobs: instead of ``runtime.jobs``.
+            accept_changes: go on though model or data were exchanged since the last checkpoint; the summary says so.
+            beside: short hashes of a finished run that this one is to be compared with (:mod:`.world`).
 
         Raises:
             ConfigError: a setting cannot be used.
             ModelError: the model cannot be used.
             DataError: data cannot be read, or a split is empty.
-            ExperimentError: the folder is taken, the disk refuses, or no client can do its part.
+            ExperimentError: the folder is taken, model or data are not those of the last checkpoint or of ``beside``,
+                the disk refuses, or no client can do its part.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
             here = load_federation(self.settings, self.folder.clients)
             check_sites(here)
-            names = list(here.participants)
-            service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
+            names, world = list(here.participants), whole_world(here)
+            if other := other_than(beside, world):
+                raise ExperimentError(
+                    f"run {self.folder.path}: finished runs that it is to be compared with had other "
+                    f"{' and '.join(other)}; put back what was there, or do all of them anew (--overwrite)"
+                )
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            service = Service(
+                self.config, self.folder, here.foundation, names, announcer, wait=0.0, world=world, changes=changes
+            )
             count = jobs or choose_jobs(self.settings, here)
 
             def rounds(started: float) -> dict[str, Any]:
@@ -124,6 +138,7 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         clients_here: bool = False,
+        accept_changes: bool = False,
     ) -> dict[str, Any]:
         """Be the server of a run whose clients other processes run; else as :meth:`run`.
 
@@ -134,11 +149,15 @@ class Experiment:
             overwrite: as for :meth:`run`.
             clients_here: all clients' data is on this machine, and their states in the run's folder: show some of
                 their answers when the run is done.
+            accept_changes: as for :meth:`run`, of the model alone: clients see to their data themselves.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
-            service = Service(self.config, self.folder, foundation, names, announcer, self.settings.server.wait)
+            world = model_world(foundation)
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            wait = self.settings.server.wait
+            service = Service(self.config, self.folder, foundation, names, announcer, wait, world, changes)
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -172,13 +191,17 @@ class Experiment:
         announcer.tell(event="done", round=self.settings.rounds, summary=summary)
         return summary
 
-    def predict(self, client: str, examples: Sequence[Example], k: int = 3) -> list[list[tuple[str, float]]]:
+    def predict(
+        self, client: str, examples: Sequence[Example], k: int = 3, accept_changes: bool = False
+    ) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, as the client's trained model gives them.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet, or no such client.
+            ExperimentError: the run has no checkpoint yet, or no such client; or the model has been exchanged since,
+                and that is not to be accepted.
         """
         federation = load_federation(self.settings, self.folder.clients)
+        check_world(self.folder, self.config, model_world(federation.foundation), accept_changes, asked=True)
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -26,6 +26,7 @@ from feddat.experiment.events import Announcer
 from feddat.experiment.federation import Federation, Foundation
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.samples import write_samples
+from feddat.experiment.world import in_short
 from feddat.memory import free_memory
 
 
@@ -40,6 +41,8 @@ class Service:
         names: of its participants, sorted.
         announcer: takes its events.
         wait: seconds to wait for clients that are not there.
+        world: what the run is made of -> its hash, as far as this process knows.
+        changes: what of it was exchanged since the last checkpoint, and is accepted.
     """
 
     config: RunConfig
@@ -48,6 +51,8 @@ class Service:
     names: Sequence[str]
     announcer: Announcer
     wait: float
+    world: Mapping[str, str] = field(default_factory=dict)
+    changes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Choose the rule of aggregation.
@@ -98,6 +103,9 @@ class Service:
         settings, foundation = self.settings, self.foundation
         checkpoints = self.checkpoints()
         state = checkpoints.latest() or ServerState(foundation.initial_shared())
+        state.world |= self.world
+        if self.changes:
+            state.changes.append({"round": state.round, "what": list(self.changes)})
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         roster = Roster(self.folder.run_id(), self.names, settings.server.min_clients, self.wait)
@@ -191,6 +199,8 @@ class Service:
             "refused": state.refused,
             "missing": [name for name in clients if name not in scored],
             "not_shared": [name for name in clients if name in self._not_shared],
+            "world": in_short(state.world),
+            "changes": state.changes,
         }
 
 
