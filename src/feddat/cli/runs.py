@@ -47,6 +47,7 @@ def run(
 
         experiment = Experiment(settings)
     from feddat.deploy.launch import run_in
+    from feddat.experiment.methods import title as method_title
     from feddat.live import RunDisplay
     from feddat.report import read_folder, tables
 
@@ -56,7 +57,7 @@ def run(
         raise ConfigError(f"--profile: it sees this process alone, but {other}; leave one of them out")
     folder = experiment.folder.path
     source = experiment.config.benchmark or "own data"
-    title = f"{tables.method_name(experiment.config.method)} on {source}, seed {experiment.config.seed}"
+    title = f"{method_title(experiment.config)} on {source}, seed {experiment.config.seed}"
     watched = _profile(experiment) if profile else None
     with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display, watched or nullcontext():
         run_in(experiment, display, resume=resume is not None, overwrite=overwrite, jobs=1 if profile else None)

@@ -58,7 +58,10 @@ class RunConfig(Section):
         None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
-    test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
+    test_examples: int | None = Field(None, ge=1, description="cap on test examples per client")
+    validation_examples: int | None = Field(
+        None, ge=1, description="cap on validation examples per client; default: that on test examples, mini/*: half"
+    )
     split_clients: int = Field(
         1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
     )

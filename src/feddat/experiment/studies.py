@@ -16,7 +16,8 @@ from typing import Any, Literal
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.comparison import Plan, compare_each, labelled
 from feddat.experiment.events import Progress
-from feddat.experiment.folder import RunFolder, disk_errors
+from feddat.experiment.folder import RunFolder, disk_errors, local_steps
+from feddat.experiment.record import RunRecord
 from feddat.experiment.tuning import parse_values
 from feddat.report.tables import own_route
 
@@ -32,7 +33,8 @@ class Study:
         values: values of the points; none: one comparison, drawn over its rounds.
         keys: configuration keys that take a point's value.
         methods: compared where the caller names none.
-        over: horizontal axis: the point's value, or the local steps that a client took in all.
+        over: horizontal axis: the point's value; the local steps that a client took in all; or those that the point's
+            value plans for all rounds, where methods take another number of them for equal compute.
         by_route: one series per way to answer (DAT, local, global), not only the method's own.
     """
 
@@ -42,7 +44,7 @@ class Study:
     values: tuple[Any, ...] = ()
     keys: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("feddat", "fedavg", "local")
-    over: Literal["value", "steps"] = "value"
+    over: Literal["value", "steps", "planned"] = "value"
     by_route: bool = False
 
     @classmethod
@@ -93,7 +95,7 @@ class Study:
         """
         if chosen := set(self.keys).intersection(tuning["keys"] if tuning is not None else ()):
             raise ConfigError(f"study {self.name}: {min(chosen)} is what is studied, and cannot be chosen per method")
-        if equal_steps is not None and (self.over == "steps" or "rounds" in self.keys):
+        if equal_steps is not None and (self.over != "value" or "rounds" in self.keys):
             raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
         folder = config.runs_dir / study_name(self, config)
         if self.values:
@@ -127,6 +129,15 @@ STUDIES: dict[str, Study] = {
             (1, 2, 4, 8),
             ("train.epochs",),
             over="steps",
+        ),
+        Study(
+            "length",
+            "how long clients train at the same data and number of rounds: local steps per round",
+            "local steps per client",
+            (2, 5, 10, 23, 40, 79),
+            ("train.steps",),
+            methods=("feddat", "feddat-mild", "fedavg", "fedavg-2x", "local"),
+            over="planned",
         ),
         Study("rounds", "learning curves, with the same data and local epochs", "round"),
         Study("routes", "learning curves of each way to answer: DAT, local, global", "round", by_route=True),
@@ -199,10 +210,12 @@ def run_study(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Run the comparisons of a study (:meth:`Study.plans`), and write ``study.json``, its table and its plot.
 
-    Finished runs are kept and half-done ones go on, as in a comparison.
+    Finished runs are kept and half-done ones go on, as in a comparison, which also has a ``record``. A study over
+    rounds draws only what has a folder here.
 
     Returns:
         What ``study.json`` holds: ``study``, ``description``, ``axis``, ``rows`` (what the points are), ``curve``
@@ -215,7 +228,7 @@ def run_study(
     Raises:
         ExperimentError: no run succeeded; says why the first did not.
     """
-    comparisons = compare_each(plans, jobs, progress, overwrite)
+    comparisons = compare_each(plans, jobs, progress, overwrite, record)
     config = next(iter(plans.values())).config
     folder = RunFolder(config.run_dir if not study.values else config.runs_dir)
     result = {
@@ -253,10 +266,9 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     folders = {(run.method, run.seed): RunFolder(run.run_dir) for run in plan.runs().values()}
     for summary in comparison["runs"]:
-        lines = folders[summary["method"], summary["seed"]].read_metrics()
-        steps = _steps_by_round(lines)
-        trained = sum(line.get("split") == "train" for line in lines)
-        sent = {way: round(summary["bytes"]["train"][way] / trained) for way in ("up", "down")} if trained else None
+        lines = [] if study.values else folders[summary["method"], summary["seed"]].read_metrics()
+        shares = max(1, len(summary["clients"])) * summary["rounds"] * plan.config.server.fraction
+        sent = {way: round(summary["bytes"]["train"][way] / shares) for way in ("up", "down")}
         own = own_route(next(iter(summary["clients"].values())))
         points: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
         if study.values:
@@ -270,8 +282,8 @@ def _records(
         for (number, route), scores in points.items():
             if (route != own and not study.by_route) or scores.keys() != summary["clients"].keys():
                 continue
-            done = sum(count for at, count in steps.items() if at <= number)
-            x = {"steps": done, "value": value}[study.over] if study.values else number
+            done = summary.get("steps", 0) if study.values else local_steps(lines, number)
+            x = _place(study, value, done, summary["rounds"]) if study.values else number
             yield {
                 "method": summary["method"],
                 "route": route,
@@ -286,14 +298,11 @@ def _records(
             }
 
 
-def _steps_by_round(lines: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return the local steps of each round, mean over those who train."""
-    trained = [line for line in lines if line.get("split") == "train"]
-    owners = {line["client"] for line in trained}
-    steps: dict[int, float] = defaultdict(float)
-    for line in trained:
-        steps[line["round"]] += line["metrics"]["steps"] / len(owners)
-    return steps
+def _place(study: Study, value: Any, done: float, rounds: int) -> Any:
+    """Return where a point stands on the horizontal axis."""
+    if study.over == "steps":
+        return done
+    return value * rounds if study.over == "planned" else value
 
 
 def _label(value: Any) -> str:

@@ -13,6 +13,7 @@ from feddat.experiment.comparison import Plan, compare_each
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import RunFolder, disk_errors
 from feddat.experiment.methods import SERVER_RULES
+from feddat.experiment.record import RunRecord
 from feddat.experiment.tuning import Search, search_each
 
 #: The rows of the paper's tables (METHOD, "What FedDAT is compared with").
@@ -98,6 +99,7 @@ def tune_suite(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Choose one setting per method for every federation of a suite (:meth:`Suite.configs`), on validation data.
 
@@ -109,6 +111,7 @@ def tune_suite(
         jobs: number of worker processes.
         progress: receives the search runs' events.
         overwrite: begin every run anew.
+        record: see :func:`~feddat.experiment.comparison.compare`.
 
     Returns:
         What was chosen (:meth:`~feddat.experiment.tuning.Search.choose`) for each.
@@ -118,7 +121,7 @@ def tune_suite(
         ExperimentError: all runs of a method failed.
     """
     searched = searched_configs(configs, on)
-    chosen = search_each(searched, methods, wanted, jobs, progress, overwrite)
+    chosen = search_each(searched, methods, wanted, jobs, progress, overwrite, record)
     return {label: chosen.get(label) or next(iter(chosen.values())) for label in configs}
 
 
@@ -141,6 +144,7 @@ def run_suite(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Run the comparisons of a suite, one per federation, and write ``suite.json``, its tables and its page.
 
@@ -152,6 +156,7 @@ def run_suite(
         jobs: number of worker processes.
         progress: receives the runs' events.
         overwrite: begin every run anew.
+        record: see :func:`~feddat.experiment.comparison.compare`.
 
     Returns:
         What ``suite.json`` holds: ``suite``, ``description``, ``folders`` (benchmark -> folder), ``failed``
@@ -161,7 +166,7 @@ def run_suite(
         ConfigError: a method is unknown.
         ExperimentError: no run succeeded; says why the first did not.
     """
-    comparisons = compare_each(plans, jobs, progress, overwrite)
+    comparisons = compare_each(plans, jobs, progress, overwrite, record)
     folder = RunFolder(next(iter(plans.values())).config.runs_dir)
     result = {
         "suite": suite.name,

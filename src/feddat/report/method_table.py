@@ -16,7 +16,17 @@ from rich.text import Text
 
 from feddat.report.numbers import human_count
 from feddat.report.significance import Difference, Scores, paired_difference
-from feddat.report.tables import MEAN, Cell, Summary, best_marked, by_method, cell_html, method_name, own_scores
+from feddat.report.tables import (
+    MEAN,
+    Cell,
+    Summary,
+    best_marked,
+    by_method,
+    cell_html,
+    method_name,
+    own_scores,
+    run_title,
+)
 
 #: The method that the others are compared with.
 REFERENCE = "feddat"
@@ -98,7 +108,7 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -
     values = {
         column: [tuple(_means(scores[method], clients)) for method in groups] for column, clients in everyone.items()
     }
-    names = [method_name(method) for method in groups]
+    names = [run_title(group[0]) for group in groups.values()]
     marked = [best_marked(names, column) for column in values.values()]
     rows = []
     for place, (method, group) in enumerate(groups.items()):
@@ -115,7 +125,7 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -
                 other,
             )
         )
-    reference = method_name(REFERENCE) if REFERENCE in groups and len(groups) > 1 else None
+    reference = run_title(groups[REFERENCE][0]) if REFERENCE in groups and len(groups) > 1 else None
     return MethodTable(tuple(everyone), tuple(rows), reference)
 
 
