@@ -31,11 +31,11 @@ Tune = Annotated[
     ),
 ]
 Record = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Option(
         metavar="FILE",
         help="A file with a line of JSON for each finished run: what it holds is not computed again, what finishes is "
-        "added to it.",
+        "added to it. Given more than once, the other files are only read.",
     ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]

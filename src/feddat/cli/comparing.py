@@ -97,7 +97,7 @@ def _compare(
     jobs: int | None,
     overwrite: bool,
     tune: str | None = None,
-    record: Path | None = None,
+    record: Record = None,
 ) -> None:
     names = split_names(methods)
     say_loading()
@@ -128,7 +128,7 @@ def _compare_suite(
     overwrite: bool,
     tune: str | None,
     tune_on: str | None,
-    record: Path | None,
+    record: Record,
 ) -> None:
     say_loading()
     from feddat.experiment import Plan, all_runs, run_suite
@@ -248,10 +248,10 @@ def _fail_for(failed: Mapping[str, str], runs: int) -> None:
         raise typer.Exit(fail(f"{len(failed)} of {runs} runs failed", 1))
 
 
-def _open_record(path: Path | None) -> RunRecord | None:
+def _open_record(paths: Record) -> RunRecord | None:
     from feddat.experiment.record import RunRecord
 
-    return None if path is None else RunRecord(path)
+    return RunRecord(paths[0], paths[1:]) if paths else None
 
 
 def _display(

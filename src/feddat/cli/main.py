@@ -28,6 +28,7 @@ for command in (
     comparing.demo,
     comparing.study,
     runs.report,
+    runs.evaluate,
     runs.predict,
     watching.status,
     watching.dashboard,

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading
+from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading, split_names
 
 if TYPE_CHECKING:
     from feddat.experiment import Experiment
@@ -93,13 +93,34 @@ def _show_profile(profile: Profile) -> None:
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, a comparison, a study or a suite.")],
+    run: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="Folder of a run, a comparison, a study or a suite; or a record of runs."),
+    ],
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print its tables in Markdown, and write nothing.")
     ] = False,
+    methods: Annotated[
+        str | None, typer.Option("--methods", "-m", help="Record: rows, with commas.", show_default="all")
+    ] = None,
+    reference: Annotated[
+        str, typer.Option(metavar="METHOD", help="Record: the method that others are compared with.")
+    ] = "feddat",
 ) -> None:
-    """Write the report page of a run, a comparison or a suite, or table and plot of a study; print where they are."""
-    if markdown:
+    """Write the report page of a run, a comparison or a suite, or tables and plot of a study or of a record of runs.
+
+    Prints where they are.
+    """
+    if run.is_file():
+        from feddat.report import record
+
+        rows = split_names(methods) if methods else None
+        if markdown:
+            typer.echo(record.record_markdown(record.federations(run), rows, reference), nl=False)
+            return
+        for path in record.write_record(run, rows, reference):
+            typer.echo(path)
+    elif markdown:
         from feddat.report.markdown import markdown as tables
 
         typer.echo(tables(run), nl=False)
@@ -116,6 +137,24 @@ def report(
         from feddat.report import write_report
 
         typer.echo(write_report(run))
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+) -> None:
+    """Score a run's clients on a split, as they stand after the last round done; nothing is written."""
+    from feddat.config import ConfigError
+
+    if split not in ("train", "validation", "test"):
+        raise ConfigError(f"--split: expected train, validation or test, got {split!r}")
+    say_loading()
+    from feddat.experiment import Experiment
+    from feddat.report import tables
+
+    scores = Experiment.open(run).evaluate(split)
+    table = tables.split_table(scores)
+    out.print(tables.to_rich(table, f"{split.capitalize()} scores (%)"))
 
 
 def predict(

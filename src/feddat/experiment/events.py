@@ -22,7 +22,7 @@ class Announcer:
 
     | event | with |
     | --- | --- |
-    | ``start`` | ``name``, ``method``, ``title``, ``folder``, ``clients``, ``round`` (the last one done before), ``parameters`` |
+    | ``start`` | ``name``, ``method``, ``title``, ``folder``, ``clients``, ``parameters``, ``round`` (last one done) |
     | ``fit`` | ``client``, ``examples``, ``metrics`` (losses) |
     | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route; none of a client that keeps them) |
     | ``updates`` | ``updates``: ``norm`` and ``agreement`` of the clients' updates, :class:`~feddat.app.updates` |

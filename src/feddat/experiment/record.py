@@ -15,9 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from feddat.config import RunConfig
-from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, deciding_settings, disk_errors
+from feddat.config import AlgorithmConfig, RunConfig
+from feddat.experiment.folder import RunFolder, config_hash, deciding_settings, disk_errors
+from feddat.experiment.methods import resolve
 from feddat.files import locked
+from feddat.report.record import read_lines
 
 #: Keys of a summary that say nothing in a record.
 _LEFT_OUT = ("missing", "not_shared", "seconds_in")
@@ -26,46 +28,43 @@ _DIGITS = 4
 
 
 class RunRecord:
-    """The lines of one file; a file that does not exist has none.
+    """The lines of one file, and of others that are only read; a file that does not exist has none.
 
     Args:
-        path: of the file.
+        path: of the file that finished runs are added to.
+        others: files that are looked into, too.
 
     Raises:
-        ExperimentError: the file cannot be read, or a line is not one of a record.
+        DataError: a file cannot be read, or a line is not one of a record.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, others: Sequence[Path] = ()) -> None:
         self.path = path
-        self._lines: dict[str, dict[str, Any]] = {}
-        if not path.exists():
-            return
-        with disk_errors(path):
-            text = path.read_text(encoding="utf-8")
-        for number, line in enumerate(text.splitlines(), start=1):
-            try:
-                content = json.loads(line)
-                self._lines[content["run"]] = {key: content[key] for key in ("settings", "summary", "curve")}
-            except (ValueError, KeyError, TypeError):
-                raise ExperimentError(f"{path}, line {number}: not a line of a record of runs") from None
-
-    def __len__(self) -> int:
-        """Return the number of runs."""
-        return len(self._lines)
+        self._lines = {line["run"]: line for file in (*others, path) if file.exists() for line in read_lines(file)}
 
     def summary(self, config: RunConfig) -> dict[str, Any] | None:
         """Return the summary of a run that is in the record; ``None`` where it is not."""
         line = self._lines.get(config_hash(config))
         return None if line is None else dict(line["summary"])
 
-    def summaries(self) -> list[dict[str, Any]]:
-        """Return the summaries of all runs, in the order of the file."""
-        return [dict(line["summary"]) for line in self._lines.values()]
+    def measured(self, config: RunConfig) -> dict[str, float]:
+        """Return what says why a run scored as it did; empty where it is not in the record.
 
-    def curve(self, config: RunConfig) -> list[dict[str, Any]]:
-        """Return what a run measured on its way (:func:`curve_of`); empty where it is not in the record."""
+        ``agreement`` and ``norm`` of the clients' updates and ``distilled``, the share of FedDAT's loss that is
+        distillation, are means over the rounds since the last evaluation but one; ``train ROUTE`` and ``validation
+        ROUTE`` are the last scores, in percent.
+        """
         line = self._lines.get(config_hash(config))
-        return [] if line is None else list(line["curve"])
+        if line is None or not line["curve"]:
+            return {}
+        last = line["curve"][-1]
+        found = dict(last["updates"])
+        if (share := _distilled(last["train"], resolve(config).algorithm)) is not None:
+            found["distilled"] = share
+        scored = {"train": line["summary"].get("training_scores", {}), "validation": last.get("validation", {})}
+        for split, scores in scored.items():
+            found |= {f"{split} {route}": score for route, score in scores.items()}
+        return found
 
     def add(self, config: RunConfig, summary: Mapping[str, Any], folder: RunFolder) -> None:
         """Append a finished run's line, if the file has none of it.
@@ -77,6 +76,7 @@ class RunRecord:
         if key in self._lines:
             return
         line = {
+            "run": key,
             "settings": deciding_settings(config),
             "summary": {name: _short(value) for name, value in summary.items() if name not in _LEFT_OUT},
             "curve": curve_of(folder.read_metrics()),
@@ -84,7 +84,7 @@ class RunRecord:
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with locked(self.path.parent), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"run": key, **line}, ensure_ascii=False) + "\n")
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
         self._lines[key] = line
@@ -113,6 +113,13 @@ def curve_of(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         entries.append(entry | {split: _means(routes) for split, routes in scores.items()})
         before = round
     return entries
+
+
+def _distilled(losses: Mapping[str, float], settings: AlgorithmConfig) -> float | None:
+    """Return the share of both of FedDAT's losses that is distillation, from their parts' means."""
+    if not {"kl_global", "kl_dat", "loss"} <= losses.keys() or not losses["loss"]:
+        return None
+    return (settings.alpha * losses["kl_global"] + settings.beta * losses["kl_dat"]) / losses["loss"]
 
 
 def _gather(found: dict[str, list[float]], values: Mapping[str, float]) -> None:

@@ -7,6 +7,7 @@ runs are kept, resumed and computed side by side like those of any comparison, a
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -132,9 +133,9 @@ STUDIES: dict[str, Study] = {
         ),
         Study(
             "length",
-            "how long clients train at the same data and number of rounds: local steps per round",
+            "how long clients train at the same data and number of rounds: local steps per round, at last whole epochs",
             "local steps per client",
-            (2, 5, 10, 23, 40, 79),
+            (2, 5, 10, 23, 40, None),
             ("train.steps",),
             methods=("feddat", "feddat-mild", "fedavg", "fedavg-2x", "local"),
             over="planned",
@@ -223,7 +224,7 @@ def run_study(
         (run -> reason), and ``records``, one for each run, point and route: ``method``, ``route``, ``seed``, ``point``
         (its label), ``x`` (a number, or ``None`` where the values are none), ``score`` (mean over clients), ``clients``
         (name -> score), ``rounds``, ``steps`` (a client's local steps in all), ``bytes`` (``up`` and ``down``, of one
-        client's training in one round).
+        client's training in one round), ``measured`` (:meth:`~feddat.experiment.record.RunRecord.measured`).
 
     Raises:
         ExperimentError: no run succeeded; says why the first did not.
@@ -235,7 +236,7 @@ def run_study(
         "study": study.name,
         "description": study.description,
         "axis": study.axis,
-        "rows": study.axis if study.over == "value" else ", ".join(study.keys),
+        "rows": ", ".join(study.keys) if study.over == "steps" else study.axis,
         "curve": not study.values,
         "by_route": study.by_route,
         "split": config.eval.split,
@@ -248,9 +249,9 @@ def run_study(
             for run, reason in comparison["failed"].items()
         },
         "records": [
-            record
+            entry
             for label, value in study.points.items()
-            for record in _records(study, plans[label], comparisons[label], label, value)
+            for entry in _records(study, plans[label], comparisons[label], label, value, record)
         ],
     }
     folder.write_json(folder.path / "study.json", result)
@@ -262,11 +263,12 @@ def run_study(
 
 
 def _records(
-    study: Study, plan: Plan, comparison: Mapping[str, Any], label: str, value: Any
+    study: Study, plan: Plan, comparison: Mapping[str, Any], label: str, value: Any, record: RunRecord | None
 ) -> Iterator[dict[str, Any]]:
-    folders = {(run.method, run.seed): RunFolder(run.run_dir) for run in plan.runs().values()}
+    runs = {(run.method, run.seed): run for run in plan.runs().values()}
     for summary in comparison["runs"]:
-        lines = [] if study.values else folders[summary["method"], summary["seed"]].read_metrics()
+        run = runs[summary["method"], summary["seed"]]
+        lines = [] if study.values else RunFolder(run.run_dir).read_metrics()
         shares = max(1, len(summary["clients"])) * summary["rounds"] * plan.config.server.fraction
         sent = {way: round(summary["bytes"]["train"][way] / shares) for way in ("up", "down")}
         own = own_route(next(iter(summary["clients"].values())))
@@ -283,26 +285,32 @@ def _records(
             if (route != own and not study.by_route) or scores.keys() != summary["clients"].keys():
                 continue
             done = summary.get("steps", 0) if study.values else local_steps(lines, number)
-            x = _place(study, value, done, summary["rounds"]) if study.values else number
+            x = _place(study, value, done, plan.config) if study.values else number
             yield {
                 "method": summary["method"],
                 "route": route,
                 "seed": summary["seed"],
-                "point": label if study.values else str(number),
+                "point": f"{x:g}" if study.over == "planned" else label if study.values else str(number),
                 "x": x if isinstance(x, int | float) and not isinstance(x, bool) else None,
                 "score": statistics.fmean(scores.values()),
                 "clients": scores,
                 "rounds": number,
                 "steps": done,
                 "bytes": sent,
+                "measured": record.measured(run) if record is not None and study.values else {},
             }
 
 
-def _place(study: Study, value: Any, done: float, rounds: int) -> Any:
+def _place(study: Study, value: Any, done: float, config: RunConfig) -> Any:
     """Return where a point stands on the horizontal axis."""
     if study.over == "steps":
         return done
-    return value * rounds if study.over == "planned" else value
+    if study.over == "value":
+        return value
+    if value is None and config.train_examples is None:
+        return done
+    whole = math.ceil((config.train_examples or 0) / config.train.batch_size) * config.train.epochs
+    return (whole if value is None else value) * config.rounds
 
 
 def _label(value: Any) -> str:

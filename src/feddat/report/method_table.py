@@ -77,30 +77,42 @@ class MethodTable:
         return [row.name, human_count(row.trained), human_count(row.sent), *map(str, row.cells), *last]
 
 
-def method_table(summaries: Sequence[Summary]) -> MethodTable:
-    """Return method x client of one federation's runs; the last column is the mean over clients."""
+def method_table(summaries: Sequence[Summary], reference: str | None = None) -> MethodTable:
+    """Return method x client of one federation's runs; the last column is the mean over clients.
+
+    Args:
+        summaries: the runs.
+        reference: the method that others are compared with; default: :data:`REFERENCE`.
+    """
     clients = list(dict.fromkeys(client for summary in summaries for client in summary["clients"]))
-    return _table(summaries, {client: [client] for client in clients})
+    return _table(summaries, {client: [client] for client in clients}, reference or REFERENCE)
 
 
-def overview(federations: Mapping[str, Sequence[Summary]]) -> MethodTable:
+def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> MethodTable:
     """Return method x federation of several: means over their clients, and last the mean over all clients.
 
     A seed counts for a column where the method has all of the column's clients under it.
     """
-    joined: dict[tuple[str, int], Summary] = {}
     columns: dict[str, list[str]] = {}
+    for federation, summaries in federations.items():
+        clients = dict.fromkeys(client for summary in summaries for client in summary["clients"])
+        columns[federation] = [f"{federation}/{client}" for client in clients]
+    return _table(joined(federations), columns, reference or REFERENCE)
+
+
+def joined(federations: Mapping[str, Sequence[Summary]]) -> list[Summary]:
+    """Return one summary for each method and seed with the clients of all federations, as ``FEDERATION/CLIENT``."""
+    found: dict[tuple[str, int], Summary] = {}
     for federation, summaries in federations.items():
         for summary in summaries:
             key = (summary["method"], summary["seed"])
             own = {f"{federation}/{client}": scores for client, scores in summary["clients"].items()}
-            columns[federation] = list(dict.fromkeys([*columns.get(federation, ()), *own]))
-            known = joined.setdefault(key, {**summary, "clients": {}})
-            joined[key] = {**known, "clients": {**known["clients"], **own}}
-    return _table(list(joined.values()), columns)
+            known = found.setdefault(key, {**summary, "clients": {}})
+            found[key] = {**known, "clients": {**known["clients"], **own}}
+    return list(found.values())
 
 
-def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -> MethodTable:
+def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], compared: str) -> MethodTable:
     """Build the table from column -> the clients that it is the mean of."""
     groups = by_method(summaries)
     scores: dict[str, Scores] = {m: {s["seed"]: own_scores(s) for s in group} for m, group in groups.items()}
@@ -113,8 +125,8 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -
     rows = []
     for place, (method, group) in enumerate(groups.items()):
         other = None
-        if REFERENCE in groups and method != REFERENCE:
-            other = paired_difference(scores[method], scores[REFERENCE])
+        if compared in groups and method != compared:
+            other = paired_difference(scores[method], scores[compared])
         parameters = group[0].get("parameters", {})
         rows.append(
             Row(
@@ -125,7 +137,7 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -
                 other,
             )
         )
-    reference = run_title(groups[REFERENCE][0]) if REFERENCE in groups and len(groups) > 1 else None
+    reference = run_title(groups[compared][0]) if compared in groups and len(groups) > 1 else None
     return MethodTable(tuple(everyone), tuple(rows), reference)
 
 

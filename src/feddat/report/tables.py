@@ -205,6 +205,12 @@ def route_table(summaries: Sequence[Summary]) -> Table | None:
     return _table(columns, _not_shared(summaries))
 
 
+def split_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return client x route of scores as one run has them: client -> route -> percent."""
+    routes = dict.fromkeys(route for found in scores.values() for route in found)
+    return _table({ROUTES.get(r, r): [{c: found[r] for c, found in scores.items() if r in found}] for r in routes})
+
+
 def own_scores(summary: Summary) -> dict[str, float]:
     """Return client -> score of the method's own answer."""
     return {client: scores[own_route(scores)] for client, scores in summary["clients"].items()}
