@@ -104,8 +104,9 @@ def report(
         str | None, typer.Option("--methods", "-m", help="Record: rows, with commas.", show_default="all")
     ] = None,
     reference: Annotated[
-        str, typer.Option(metavar="METHOD", help="Record: the method that others are compared with.")
-    ] = "feddat",
+        str | None,
+        typer.Option(metavar="METHOD", help="Record: the method that others are compared with.", show_default="feddat"),
+    ] = None,
 ) -> None:
     """Write the report page of a run, a comparison or a suite, or tables and plot of a study or of a record of runs.
 

@@ -121,12 +121,13 @@ class RunFolder:
         return content
 
     def write_json(self, path: Path, value: Any) -> None:
-        """Write JSON atomically.
+        """Write JSON atomically, into a folder that is made where it does not exist.
 
         Raises:
             ExperimentError: the disk refuses.
         """
         with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, value)
 
     # The metrics: one JSON object a line.

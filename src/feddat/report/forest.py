@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from feddat.example import DataError
 from feddat.report import plots
-from feddat.report.method_table import REFERENCE, joined
+from feddat.report.method_table import joined, reference_of
 from feddat.report.significance import Difference, Scores, paired_difference
 from feddat.report.tables import Summary, by_method, own_scores, run_title
 
@@ -33,11 +33,11 @@ def differences(
     Raises:
         DataError: the reference is not among the runs.
     """
-    reference = reference or REFERENCE
     panels: dict[str, Sequence[Summary]] = dict(federations)
     if len(panels) > 1:
         panels[ALL] = joined(federations)
     titles = {s["method"]: run_title(s) for summaries in federations.values() for s in summaries}
+    reference = reference or reference_of(titles) or "feddat"
     if reference not in titles:
         raise DataError(f"no runs of {reference}, which others are to be compared with; there are {', '.join(titles)}")
     found: dict[str, dict[str, Difference]] = {}

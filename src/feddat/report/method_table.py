@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,9 +27,6 @@ from feddat.report.tables import (
     own_scores,
     run_title,
 )
-
-#: The method that the others are compared with.
-REFERENCE = "feddat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +79,16 @@ def method_table(summaries: Sequence[Summary], reference: str | None = None) -> 
 
     Args:
         summaries: the runs.
-        reference: the method that others are compared with; default: :data:`REFERENCE`.
+        reference: the method that others are compared with; default: see :func:`reference_of`.
     """
     clients = list(dict.fromkeys(client for summary in summaries for client in summary["clients"]))
-    return _table(summaries, {client: [client] for client in clients}, reference or REFERENCE)
+    return _table(summaries, {client: [client] for client in clients}, reference)
+
+
+def reference_of(methods: Iterable[str]) -> str | None:
+    """Return the method that others are compared with: FedDAT, else its first form among them."""
+    ours = [method for method in methods if method.startswith("feddat")]
+    return "feddat" if "feddat" in ours else next(iter(ours), None)
 
 
 def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> MethodTable:
@@ -97,7 +100,7 @@ def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None
     for federation, summaries in federations.items():
         clients = dict.fromkeys(client for summary in summaries for client in summary["clients"])
         columns[federation] = [f"{federation}/{client}" for client in clients]
-    return _table(joined(federations), columns, reference or REFERENCE)
+    return _table(joined(federations), columns, reference)
 
 
 def joined(federations: Mapping[str, Sequence[Summary]]) -> list[Summary]:
@@ -112,9 +115,10 @@ def joined(federations: Mapping[str, Sequence[Summary]]) -> list[Summary]:
     return list(found.values())
 
 
-def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], compared: str) -> MethodTable:
+def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], compared: str | None) -> MethodTable:
     """Build the table from column -> the clients that it is the mean of."""
     groups = by_method(summaries)
+    compared = compared or reference_of(groups)
     scores: dict[str, Scores] = {m: {s["seed"]: own_scores(s) for s in group} for m, group in groups.items()}
     everyone = {**columns, MEAN: [client for clients in columns.values() for client in clients]}
     values = {
@@ -125,7 +129,7 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
     rows = []
     for place, (method, group) in enumerate(groups.items()):
         other = None
-        if compared in groups and method != compared:
+        if compared is not None and compared in groups and method != compared:
             other = paired_difference(scores[method], scores[compared])
         parameters = group[0].get("parameters", {})
         rows.append(
@@ -137,7 +141,8 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
                 other,
             )
         )
-    reference = run_title(groups[compared][0]) if compared in groups and len(groups) > 1 else None
+    known = compared is not None and compared in groups and len(groups) > 1
+    reference = run_title(groups[str(compared)][0]) if known else None
     return MethodTable(tuple(everyone), tuple(rows), reference)
 
 
