@@ -30,7 +30,11 @@ PUBLISHED_ROWS = (
     *("fedavg-ft", "ditto", "apfl", "fedalt", "fedsa-lora", "fedex-lora", "feddyn"),
     *("head", "fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg-full"),
 )
+ALL_ROWS = tuple(
+    dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
+)
 _KINDS = ("domain", "scene", "function", "task")
+_MINI_V1 = tuple(f"mini-v1/{kind}" for kind in _KINDS)
 _MINI = tuple(f"mini/{kind}" for kind in (*_KINDS, "convention"))
 
 
@@ -88,10 +92,10 @@ SUITES: dict[str, Suite] = {
             "all",
             "the mini federations, every row of the others, every rule of the server, variants of FedDAT",
             _MINI,
-            tuple(
-                dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
-            ),
+            ALL_ROWS,
         ),
+        Suite("mini-v1", "the mini federations of earlier results, the paper's rows", _MINI_V1, PAPER_ROWS),
+        Suite("all-v1", "the mini federations of earlier results, every row", _MINI_V1, ALL_ROWS),
     )
 }
 
