@@ -170,6 +170,20 @@ def count_objects(scene: SceneView, random: Random) -> Asked | None:
     return Asked("how many objects are there ?", scene.number(len(scene.filled)), "count")
 
 
+def count_either(scene: SceneView, random: Random) -> Asked | None:
+    """How many tiles have one of two colours."""
+    one, two = random.sample(sorted({*scene.colours, *random.sample(scene.palette, 2)}), 2)
+    number = scene.colours.count(one) + scene.colours.count(two)
+    return Asked(f"how many tiles are {one} or {two} ?", scene.number(number), "count")
+
+
+def count_empty(scene: SceneView, random: Random) -> Asked | None:
+    """How many tiles of a colour hold nothing."""
+    colour = random.choice([*scene.colours, *scene.colours, random.choice(scene.palette)])
+    number = sum(scene.colours[cell] == colour for cell in range(4) if cell not in scene.filled)
+    return Asked(f"how many {colour} tiles are empty ?", scene.number(number), "count")
+
+
 def _compare(first: int, second: int, names: tuple[str, str], random: Random) -> Asked | None:
     if first == second:
         return None
@@ -217,6 +231,7 @@ SKILLS: dict[str, tuple[Maker, ...]] = {
     "object": (place_object, colour_object),
     "relation": (related_object, relation_word, relation_holds),
     "count": (count_colour, count_group, count_objects),
+    "tally": (count_colour, count_either, count_empty, most_tiles),
     "compare": (compare_colours, compare_groups, most_tiles, same_colour),
 }
 

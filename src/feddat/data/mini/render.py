@@ -158,13 +158,13 @@ def _water(depth: float, waves: float, length: float) -> Finish:
 
 
 def _frost(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Frosted glass: every pixel is seen a little beside its place, and all of it is pale."""
-    away = rng.integers(-2, 3, size=(2, *image.shape[:3]))
+    """Frosted glass: every pixel is seen up to three pixels beside its place, and all of it is pale."""
+    away = rng.integers(-3, 4, size=(2, *image.shape[:3]))
     axis = np.arange(CANVAS)
     rows = (axis[:, None] + away[0]).clip(0, CANVAS - 1)
     columns = (axis[None, :] + away[1]).clip(0, CANVAS - 1)
     scattered = image[np.arange(len(image))[:, None, None], rows, columns]
-    pale: Pixels = 0.3 + 0.65 * scattered
+    pale: Pixels = 0.35 + 0.6 * scattered
     return pale
 
 
