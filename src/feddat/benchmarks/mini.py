@@ -109,7 +109,7 @@ MINI: dict[str, MiniFederation] = {
         "five clients, five visual domains, mixed questions",
         "counting tiles by their colours",
         "visual domain: sketch, night, photo, silhouette, and the public easy-VQA",
-        partial(_domain, {"tally": 0.7, "object": 0.2, "attribute": 0.1}),
+        partial(_domain, {"tally": 0.35, "relation": 0.25, "knowledge": 0.2, "object": 0.2}),
     ),
     "mini/function": MiniFederation(
         "five clients, one skill each",
