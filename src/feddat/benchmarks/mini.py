@@ -107,9 +107,9 @@ def _convention(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
 MINI: dict[str, MiniFederation] = {
     "mini/domain": MiniFederation(
         "five clients, five visual domains, mixed questions",
-        "counting tiles by their colours",
+        "counting tiles by their colours, and questions of two steps",
         "visual domain: sketch, night, photo, silhouette, and the public easy-VQA",
-        partial(_domain, {"tally": 0.35, "relation": 0.25, "knowledge": 0.2, "object": 0.2}),
+        partial(_domain, {"tally": 0.35, "hop": 0.4, "object": 0.15, "knowledge": 0.1}),
     ),
     "mini/function": MiniFederation(
         "five clients, one skill each",
