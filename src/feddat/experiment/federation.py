@@ -262,6 +262,7 @@ def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but where each has its model, data and threads."""
     places = {"name", "runs_dir", "data_cache", "device", "threads", "runtime", "model", "benchmark", "root", "clients"}
     places |= {"train_examples", "test_examples", "split_clients", "data_seed", "share_metrics", "server", "rounds"}
+    places |= {"pictures"}
     exclude: dict[str, Any] = dict.fromkeys(places, True) | {"train": {"precision"}}
     return config.model_dump(mode="json", exclude=exclude)
 
@@ -307,11 +308,17 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 
-        clients = tuple(read_client(name, spec) for name, spec in config.clients.items())
+        clients = tuple(read_client(name, spec, config.pictures) for name, spec in config.clients.items())
     else:
-        clients = _load_benchmark(
-            str(config.benchmark), config.data_seed, config.train_examples, config.test_examples, config.root
+        found = _load_benchmark(
+            str(config.benchmark),
+            config.data_seed,
+            config.train_examples,
+            config.test_examples,
+            config.root,
+            config.pictures.outside,
         )
+        clients = tuple(replace(client, pictures=config.pictures) for client in found)
     return tuple(_kept(_capped(client, config), config) for client in clients)
 
 
@@ -336,11 +343,11 @@ def _capped(data: ClientData, config: RunConfig) -> ClientData:
 
 @lru_cache(maxsize=1)
 def _load_benchmark(
-    name: str, seed: int, train: int | None, test: int | None, root: Path | None
+    name: str, seed: int, train: int | None, test: int | None, root: Path | None, outside: bool
 ) -> tuple[ClientData, ...]:
     from feddat.benchmarks import load_benchmark
 
-    return load_benchmark(name, seed, train, test, root).clients
+    return load_benchmark(name, seed, train, test, root, outside).clients
 
 
 @lru_cache(maxsize=1)
