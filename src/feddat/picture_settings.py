@@ -21,7 +21,9 @@ class PictureSettings(BaseModel):
     max_pixels: int = Field(
         100_000_000, ge=1, description="refuse pictures of more pixels, before they are decoded: each takes 7 bytes"
     )
-    truncated: bool = Field(False, description="read what there is of files that are cut short; the rest is black")
+    truncated: bool = Field(
+        False, description="read what there is of files that are cut short; the rest is black or grey"
+    )
     grey: Literal["declared", "percentiles"] = Field(
         "declared",
         description="greys of more than 8 bits: the range that the file declares becomes 0 to 255, or the range "

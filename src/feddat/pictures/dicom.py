@@ -107,12 +107,12 @@ def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
 
 def _silence() -> None:
     """Keep what pydicom and its decoders say away from screens and logs, wherever they are set up."""
-    for name in ("pydicom", "pylibjpeg"):
+    for name in ("pydicom", "pylibjpeg", "openjpeg"):
         logger = logging.getLogger(name)
         logger.propagate = False
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
-    if not any(module is not None and module.pattern == "pydicom" for _, _, _, module, _ in warnings.filters):
+    if not any(getattr(module, "pattern", "") == "pydicom" for _, _, _, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module="pydicom")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from feddat.picture_settings import PictureSettings
-from feddat.pictures.grey import is_flat, percentiles
+from feddat.pictures.grey import is_flat, percentiles, rounded
 from feddat.pictures.notes import Note, Notes
 from feddat.pictures.pillow import strips
 from feddat.pictures.pixels import UnreadableError, Values
@@ -63,16 +63,14 @@ def to_8_bits(values: Values, header: Any, index: int, settings: PictureSettings
         shown: _Step = window
     else:
         low, high = _range(values, header, modality, table, settings, notes)
-        factor = 255 / (high - low) if high > low else 0.0
 
         def shown(numbers: _Numbers) -> _Numbers:
-            return (numbers - low) * factor
+            return (numbers - low) * 255 / (high - low if high > low else np.inf)
 
     inverted = str(header.get("PhotometricInterpretation")).strip().upper() == "MONOCHROME1"
 
     def grey(stored: Values) -> NDArray[np.uint8]:
-        levels = np.nan_to_num(np.floor(shown(modality(stored.astype(np.float64))) + 0.5), nan=0.0)
-        made = levels.clip(0, 255).astype(np.uint8)
+        made = rounded(shown(modality(stored.astype(np.float64))))
         return ~made if inverted else made
 
     with np.errstate(all="ignore"):
@@ -94,7 +92,7 @@ def _mapped(values: Values, grey: Callable[[Values], NDArray[np.uint8]]) -> NDAr
 
 def _modality(header: Any, index: int) -> tuple[_Step, _Table | None]:
     """Return what turns stored values into those that a window is about, and its table if it is one."""
-    table = _table(_first(header.get("ModalityLUTSequence")))
+    table = _table(_first(header.get("ModalityLUTSequence")), header)
     if table is not None:
         return table, table
     group = _group(header, index, "PixelValueTransformationSequence")
@@ -107,9 +105,9 @@ def _modality(header: Any, index: int) -> tuple[_Step, _Table | None]:
 def _window(header: Any, index: int) -> _Step | None:
     """Return what turns values into levels of 0 to 255 by the file's first table or window; ``None`` without one."""
     group = _group(header, index, "FrameVOILUTSequence")
-    table = _table(_first(group.get("VOILUTSequence")))
+    table = _table(_first(group.get("VOILUTSequence")), header)
     if table is not None:
-        return lambda values: table(values) * (255 / table.most)
+        return lambda values: table(values) * 255 / table.most
     middle, extent = _number(group, "WindowCenter"), _number(group, "WindowWidth")
     if middle is None or extent is None or extent <= 0:
         return None
@@ -176,19 +174,22 @@ def _first(sequence: Any) -> Any:
     return sequence[0] if sequence is not None and not isinstance(sequence, str | bytes) and len(sequence) else None
 
 
-def _table(item: Any) -> _Table | None:
+def _table(item: Any, header: Any) -> _Table | None:
     """Return the lookup table of an item; ``None`` if there is none that can be used."""
     descriptor = None if item is None else item.get("LUTDescriptor")
     data = None if item is None else item.get("LUTData")
     if descriptor is None or data is None or isinstance(descriptor, int | str | bytes) or len(descriptor) != 3:
         return None
     count, first, bits = (int(number) for number in descriptor)
+    count = count or 1 << 16
     if isinstance(data, bytes):
-        order = "<" if item.is_little_endian is not False else ">"
-        entries = np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2").astype(np.float64)
+        _, little = header.original_encoding
+        words = len(data) >= 2 * count  # and else bytes
+        kind = ("<u2" if little else ">u2") if words else "u1"
+        entries = np.frombuffer(data[: len(data) // 2 * 2], kind).astype(np.float64)
     else:
         entries = np.array(data, np.float64).reshape(-1)
-    entries = entries[: count or 1 << 16]
+    entries = entries[:count]
     return _Table(first, entries, float((1 << bits) - 1)) if entries.size and 1 <= bits <= 16 else None
 
 

@@ -87,5 +87,5 @@ def _value(data: bytes, at: int, order: str, kind: int, number: int) -> int:
         values = struct.unpack_from(f"{order}{form}", data, at)
     except struct.error:
         return 0
-    value = values[0] / values[1] if len(values) == 2 and values[1] else values[0]
-    return int(value) if value in range(1, 9) else 0
+    value, divisor = values if len(values) == 2 else (values[0], 1)
+    return int(value / divisor) if divisor and value / divisor in range(1, 9) else 0

@@ -39,7 +39,7 @@ _REFUSED = {
     b"#?RADIANCE": "Radiance HDR",
     b"#?RGBE": "Radiance HDR",
     b"\0\0\1\0": "Windows icon",
-    b"\0\0\2\0": "Windows cursor",
+    b"\0\0\2\0": "TGA or Windows cursor",
     b"icns": "Apple icon",
     b"DDS ": "DirectDraw",
     b"qoif": "QOI",

@@ -68,16 +68,25 @@ def is_flat(values: Values, low: float, high: float) -> bool:
 
 def scaled(values: Values, low: float, high: float) -> NDArray[np.uint8]:
     """Return values (H, W) as uint8: ``low`` and what is below becomes 0, ``high`` and what is above 255."""
-    factor = 255 / (high - low) if high > low else 0.0
     if values.dtype == np.uint16:
-        table = ((np.arange(1 << 16) - low) * factor + 0.5).clip(0, 255).astype(np.uint8)
-        looked_up: NDArray[np.uint8] = table[values]
+        looked_up: NDArray[np.uint8] = levels(np.arange(1 << 16), low, high)[values]
         return looked_up
     made = np.empty(values.shape, np.uint8)
     for rows in strips(*values.shape):
-        wide = (values[rows].astype(np.float64) - low) * factor + 0.5
-        made[rows] = np.nan_to_num(wide, nan=0.0).clip(0, 255)
+        made[rows] = levels(values[rows], low, high)
     return made
+
+
+def levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
+    """Return values of any shape as levels of 0 to 255, rounded; what is no number becomes 0."""
+    wide = (values.astype(np.float64) - low) * 255 / (high - low if high > low else np.inf)
+    return rounded(wide)
+
+
+def rounded(wide: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return levels as whole numbers of 0 to 255, halves upwards; what is no number becomes 0."""
+    whole: NDArray[np.uint8] = np.floor(np.nan_to_num(wide, nan=0.0) + 0.5).clip(0, 255).astype(np.uint8)
+    return whole
 
 
 def grey_pixels(grey: NDArray[np.uint8]) -> Pixels:

@@ -14,7 +14,7 @@ class Note(StrEnum):
     DAMAGED = "damaged or unusual JPEG, read as other viewers read it"
     METADATA = "with damaged metadata, which is passed over"
     ORIENTATION = "with an orientation of a wrong type, which is followed"
-    INCOMPLETE = "cut short: what is missing is black"
+    INCOMPLETE = "cut short: what is missing is black or grey"
     FRAMES = "with several pictures in the file: one is read (pictures.frame)"
     FULL_RANGE = "of 16 bits: 0 to 65535 became 0 to 255"
     DECLARED_RANGE = "of more than 8 bits: the range that the file declares became 0 to 255"

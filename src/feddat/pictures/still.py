@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from io import BytesIO
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -35,6 +36,11 @@ _OPENERS: dict[str, Callable[[BinaryIO], ImageFile]] = {
     "GIF": GifImageFile,
     "BMP": BmpImageFile,
     "PNM": PpmImageFile,
+}
+#: Format of which Pillow parses metadata, and refuses files for it -> what takes it out of a file.
+_WITHOUT_METADATA: dict[str, Callable[[BinaryIO], BinaryIO]] = {
+    "PNG": png.without_metadata,
+    "AVIF": lambda file: _without_exif(file),
 }
 #: Formats whose decoders take the whole file into memory, and the bytes of a pixel that is not compressed at all.
 _WHOLE, _BYTES_PER_PIXEL = ("WebP", "AVIF", "JPEG 2000"), 8
@@ -94,9 +100,9 @@ def _opened(file: BinaryIO, name: str, notes: Notes) -> ImageFile:
     try:
         return _OPENERS[name](file)
     except Exception as error:  # Pillow raises many kinds for damaged files
-        if name == "PNG":
+        if name in _WITHOUT_METADATA:
             try:
-                picture = PngImageFile(png.without_metadata(file))
+                picture = _OPENERS[name](_WITHOUT_METADATA[name](file))
             except Exception:
                 pass  # the first reason is the better one
             else:
@@ -104,6 +110,12 @@ def _opened(file: BinaryIO, name: str, notes: Notes) -> ImageFile:
                 return picture
         way = "; save it as grey of 8 or 16 bits or RGB of 8" if "unknown pixel mode" in str(error) else ""
         raise UnreadableError(f"cannot be decoded ({name}: {reason(error)}){way}") from None
+
+
+def _without_exif(file: BinaryIO) -> BytesIO:
+    """Return a file of boxes whose EXIF has become an item of a kind that nobody knows."""
+    file.seek(0)
+    return BytesIO(file.read().replace(b"Exif", b"none"))
 
 
 def _choose_frame(picture: ImageFile, settings: PictureSettings, notes: Notes) -> None:
