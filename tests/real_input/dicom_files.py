@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -14,8 +14,10 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     JPEGLSNearLossless,
@@ -33,7 +35,9 @@ _TEXTS = (
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)
 
 
-def dataset(values: np.ndarray, photometric: str = "MONOCHROME2", stored: int | None = None, **elements: Any) -> Dataset:
+def dataset(
+    values: np.ndarray, photometric: str = "MONOCHROME2", stored: int | None = None, **elements: Any
+) -> Dataset:
     """Return a picture with a header.
 
     Args:
@@ -85,13 +89,18 @@ def written(made: Dataset, syntax: str | None = None, bare: bool = False) -> byt
         made.file_meta.TransferSyntaxUID = syntax
         if syntax == ExplicitVRBigEndian and made.BitsAllocated > 8:
             made.PixelData = np.frombuffer(made.PixelData, f"u{made.BitsAllocated // 8}").byteswap().tobytes()
-    elif syntax == JPEGLosslessSV1:
-        return _by_gdcm(written(made))
+    elif syntax in BY_IMAGECODECS:
+        values = np.frombuffer(made.PixelData, f"u{made.BitsAllocated // 8}")
+        values = values.reshape(made.Rows, made.Columns, *[3][: made.SamplesPerPixel - 1])
+        return of_frames([BY_IMAGECODECS[syntax](values)], made, syntax)
     elif syntax is not None:
         made.compress(syntax, **({"jls_error": 2} if syntax == JPEGLSNearLossless else {}))
     out = BytesIO()
     if bare:
-        implicit, little = made.file_meta.TransferSyntaxUID.is_implicit_VR, made.file_meta.TransferSyntaxUID.is_little_endian
+        implicit, little = (
+            made.file_meta.TransferSyntaxUID.is_implicit_VR,
+            made.file_meta.TransferSyntaxUID.is_little_endian,
+        )
         del made.file_meta
         pydicom.dcmwrite(out, made, implicit_vr=implicit, little_endian=little, enforce_file_format=False)
         return out.getvalue().removeprefix(bytes(128) + b"DICM")
@@ -99,36 +108,30 @@ def written(made: Dataset, syntax: str | None = None, bare: bool = False) -> byt
     return out.getvalue()
 
 
-def of_jpeg(frame: bytes, like: Dataset, syntax: str) -> bytes:
-    """Return a file whose picture is this JPEG file."""
+def of_frames(frames: list[bytes], like: Dataset, syntax: str) -> bytes:
+    """Return a file whose picture is in these frames, compressed."""
     like.file_meta.TransferSyntaxUID = syntax
-    like.PixelData = encapsulate([frame])
+    like.PixelData = encapsulate(frames)
     like["PixelData"].VR = "OB"
     return written(like)
 
 
-def _by_gdcm(data: bytes) -> bytes:
-    """Return a file compressed as JPEG without loss, which nothing but GDCM does here."""
-    import tempfile
-
-    import gdcm
-
-    with tempfile.TemporaryDirectory() as folder:
-        source, target = Path(folder) / "a.dcm", Path(folder) / "b.dcm"
-        source.write_bytes(data)
-        reader = gdcm.ImageReader()
-        reader.SetFileName(str(source))
-        assert reader.Read()
-        change = gdcm.ImageChangeTransferSyntax()
-        change.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14_1))
-        change.SetInput(reader.GetImage())
-        assert change.Change()
-        writer = gdcm.ImageWriter()
-        writer.SetFileName(str(target))
-        writer.SetFile(reader.GetFile())
-        writer.SetImage(change.GetOutput())
-        assert writer.Write()
-        return target.read_bytes()
+def _jpeg_without_loss(values: np.ndarray, predictor: int = 1) -> bytes:
+    bits = 8 if values.dtype == np.uint8 else 16
+    return imagecodecs.jpeg8_encode(
+        values,
+        lossless=True,
+        predictor=predictor,
+        bitspersample=bits,
+        colorspace="RGB" if values.ndim == 3 else None,
+        outcolorspace="RGB" if values.ndim == 3 else None,
+    )
 
 
-LOSSLESS = (*NATIVE, RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)
+#: What pydicom does not compress.
+BY_IMAGECODECS = {
+    JPEGLosslessSV1: _jpeg_without_loss,
+    JPEGLossless: lambda values: _jpeg_without_loss(values, 4),
+    HTJ2KLossless: imagecodecs.htj2k_encode,
+}
+LOSSLESS = (*NATIVE, RLELossless, JPEGLSLossless, JPEG2000Lossless, *BY_IMAGECODECS)

@@ -1,4 +1,4 @@
-"""Which formats are read and which are refused, by the first bytes of a file; several pictures in one; too many pixels."""
+"""Which formats are read and which are refused, by first bytes; several pictures in one file; too many pixels."""
 
 import subprocess
 import sys
@@ -49,7 +49,8 @@ REFUSED = {
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, second brand": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic",
     "film": b"\0\0\0\x18ftypisom\0\0\2\0isommp41", "JPEG XL": b"\xff\x0a\0\0", "OpenEXR": b"\x76\x2f\x31\x01\2\0\0\0",
     "JPEG XL in boxes": b"\0\0\0\x0cJXL \r\n\x87\n", "Radiance HDR": b"#?RADIANCE\n", "Photoshop": b"8BPS\0\1",
-    "Windows icon": saved(SMOOTH, "ICO"), "TGA": saved(SMOOTH, "TGA"), "DirectDraw": saved(SMOOTH, "DDS"), "QOI": b"qoif\0\0\0\1\0\0\0\1\4\0",
+    "Windows icon": saved(SMOOTH, "ICO"), "TGA": saved(SMOOTH, "TGA"),
+    "DirectDraw": saved(SMOOTH, "DDS"), "QOI": b"qoif\0\0\0\1\0\0\0\1\4\0",
     "FITS": b"SIMPLE  =                    T", "NumPy": b"\x93NUMPY\1\0", "zip": b"PK\3\4", "gzip": b"\x1f\x8b\x08\0",
 }  # fmt: skip
 

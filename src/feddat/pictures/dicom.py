@@ -17,6 +17,7 @@ import numpy as np
 from feddat.picture_settings import PictureSettings
 from feddat.pictures import dicom_values
 from feddat.pictures.colour import from_profile
+from feddat.pictures.dicom_codecs import CODECS, PLUGIN, register
 from feddat.pictures.grey import grey_pixels, scaled
 from feddat.pictures.jpeg import read_header as read_jpeg_header
 from feddat.pictures.notes import Note, Notes
@@ -52,20 +53,13 @@ _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-#: Transfer syntax -> pydicom's name of the decoder that is used; of the others, whichever there is.
-_DECODERS = {
-    "1.2.840.10008.1.2.4.50": "pillow",
-    "1.2.840.10008.1.2.4.51": "pillow",
-    "1.2.840.10008.1.2.4.57": "gdcm",
-    "1.2.840.10008.1.2.4.70": "gdcm",
-    "1.2.840.10008.1.2.4.80": "pyjpegls",
-    "1.2.840.10008.1.2.4.81": "pyjpegls",
-    "1.2.840.10008.1.2.4.90": "pylibjpeg",
-    "1.2.840.10008.1.2.4.91": "pylibjpeg",
-}
-_EXTENDED = "1.2.840.10008.1.2.4.51"
+_NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", _DEFLATED)
+#: Transfer syntax of compressed frames -> pydicom's name of the decoder that is used.
+_DECODERS = {"1.2.840.10008.1.2.4.50": "pillow", "1.2.840.10008.1.2.5": "pydicom"} | dict.fromkeys(CODECS, PLUGIN)
 #: Bytes that a file may have, compressed or inflated, for each pixel that a frame may have.
 _BYTES_PER_PIXEL = 8
+#: The standard allows 65535, of which each takes its time.
+_MOST_TILES = 4096
 
 
 def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
@@ -92,7 +86,8 @@ def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
     if photometric in _GREY:
         if values.ndim != 2:
             raise UnreadableError("cannot be decoded (DICOM: greys of several channels)")
-        return grey_pixels(dicom_values.to_8_bits(values, header, index, settings, notes))
+        made = _guarded(lambda: dicom_values.to_8_bits(values, header, index, settings, notes), "its greys are damaged")
+        return grey_pixels(made)
     if photometric == "PALETTE COLOR":
         from pydicom.pixels import apply_color_lut
 
@@ -158,57 +153,75 @@ def _check_deflated(file: BinaryIO, settings: PictureSettings) -> None:
 def _decoded(file: BinaryIO, header: Any, index: int, settings: PictureSettings, notes: Notes) -> Values:
     """Return a frame's stored values, (H, W) or (H, W, 3); YCbCr has become RGB."""
     from pydicom import dcmread
-    from pydicom.pixels import get_decoder, pixel_array
-    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+    from pydicom.pixels import pixel_array
 
     high, stored = _whole(header, "HighBit"), _whole(header, "BitsStored")
     if high is not None and stored is not None and high != stored - 1:
         raise UnreadableError("cannot be decoded (DICOM: bits stored that are not the lowest)")
-    syntax = _guarded(lambda: header.file_meta.get("TransferSyntaxUID"), "its header cannot be read")
-    if syntax is None:  # from before there was a header of the header
-        implicit, little = header.original_encoding
-        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    syntax = UID(str(syntax))
-    name = syntax.name if syntax.is_transfer_syntax else "an unknown transfer syntax"
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise UnreadableError(f"DICOM compressed as {name} is not read; decompress it first") from None
-    if decoder.is_native and syntax != _DEFLATED:
+    syntax = _guarded(lambda: _syntax(header), "its header cannot be read")
+    what = "its pixels cannot be read"
+    if syntax in _NATIVE and syntax != _DEFLATED:
         file.seek(0)
-        try:
-            return _guarded(
-                lambda: pixel_array(file, index=index, transfer_syntax_uid=syntax), "its pixels cannot be read"
-            )
+        try:  # of a large file this reads one frame
+            return _guarded(lambda: pixel_array(file, index=index, transfer_syntax_uid=syntax), what)
         except UnreadableError:
             if not settings.truncated:
                 raise
-    elif not decoder.is_native and not decoder.available_plugins:
-        raise UnreadableError(f"DICOM compressed as {name} needs a decoder: {INSTALL}")
-    if syntax == _EXTENDED and (stored or 8) > 8:
-        raise UnreadableError(f"DICOM compressed as {name} of {stored} bits is not read; decompress it first")
     size = file.seek(0, 2)
     if size > _most(settings):
         raise UnreadableError(f"{size} bytes of compressed DICOM are more than pictures.max_pixels allows")
     file.seek(0)
-    whole = _guarded(lambda: dcmread(file, force=True, specific_tags=[*_TAGS, *_PIXELS]), "its pixels cannot be found")
+    whole = _guarded(lambda: dcmread(file, force=True, specific_tags=[*_TAGS, *_PIXELS]), what)
     whole.file_meta.TransferSyntaxUID = syntax
-    if decoder.is_native:
-        _guarded(lambda: _fill(whole, notes) if settings.truncated else None, "its pixels cannot be read")
-        return _guarded(lambda: pixel_array(whole, index=index), "its pixels cannot be read")
-    _guarded(lambda: _check_frame(whole, index, settings), "its frame cannot be found")
-    plugin = _DECODERS.get(syntax, "")
-    return _guarded(
-        lambda: pixel_array(whole, index=index, decoding_plugin=plugin if plugin in decoder.available_plugins else ""),
-        f"its pixels, {name}, cannot be decoded",
-    )
+    if syntax in _NATIVE:
+        if settings.truncated:
+            _guarded(lambda: _fill(whole, settings, notes), what)
+        return _guarded(lambda: pixel_array(whole, index=index), what)
+    plugin = _decoder(syntax)
+    _guarded(lambda: _check_frame(whole, index, settings), what)
+    return _guarded(lambda: pixel_array(whole, index=index, decoding_plugin=plugin), f"{what}, {_name(syntax)}")
 
 
-def _fill(whole: Any, notes: Notes) -> None:
+def _syntax(header: Any) -> Any:
+    """Return the transfer syntax of a file's pixels."""
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    told = header.file_meta.get("TransferSyntaxUID")
+    if told is not None:
+        return UID(str(told))
+    implicit, little = header.original_encoding  # a file from before there was a header of the header
+    return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+
+
+def _decoder(syntax: Any) -> str:
+    """Return pydicom's name of the decoder of a transfer syntax.
+
+    Raises:
+        UnreadableError: there is none, or it is not installed.
+    """
+    from pydicom.pixels import get_decoder
+
+    plugin = _DECODERS.get(syntax)
+    if plugin is None:
+        raise UnreadableError(f"DICOM compressed as {_name(syntax)} is not read; decompress it first")
+    register()
+    if plugin not in get_decoder(syntax).available_plugins:
+        raise UnreadableError(f"DICOM compressed as {_name(syntax)} needs a decoder: {INSTALL}")
+    return plugin
+
+
+def _name(syntax: Any) -> str:
+    """Return what the standard calls a transfer syntax; one that it does not know is not repeated."""
+    return str(syntax.name) if syntax.is_transfer_syntax else "an unknown transfer syntax"
+
+
+def _fill(whole: Any, settings: PictureSettings, notes: Notes) -> None:
     """Make up for pixels that a file that is cut short has not: they are 0."""
     from pydicom.pixels.utils import get_expected_length
 
     missing = get_expected_length(whole) - len(whole.PixelData)
+    if missing > _most(settings):
+        raise UnreadableError("cannot be decoded (DICOM: next to nothing of its pixels is there)")
     if missing > 0:
         whole.PixelData += bytes(missing)
         notes.add(Note.INCOMPLETE)
@@ -230,8 +243,11 @@ def _check_frame(whole: Any, index: int, settings: PictureSettings) -> None:
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
     """Return width and height that a compressed frame has by itself; ``None`` if it does not say (RLE)."""
-    if frame.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000: its canvas
-        return int.from_bytes(frame[8:12]), int.from_bytes(frame[12:16])
+    if frame.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000: its canvas, cut into tiles
+        width, height, *_, tile_width, tile_height = (int.from_bytes(frame[at : at + 4]) for at in (8, 12, 24, 28))
+        if not tile_width or not tile_height or (width // tile_width + 1) * (height // tile_height + 1) > _MOST_TILES:
+            raise UnreadableError("cannot be decoded (DICOM: JPEG 2000 of too many tiles)")
+        return width, height
     if frame.startswith(b"\xff\xd8"):
         header = read_jpeg_header(frame)
         return None if header is None else (header.width, header.height)

@@ -24,8 +24,8 @@ from feddat.pictures.pixels import Pixels, UnreadableError, check_size, reason
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC_MARK = b"ICC_PROFILE\0"
 _ADOBE_MARK = b"Adobe"
-#: Markers of frames: what kind of JPEG it is, its size and its channels.
-_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+#: Markers of frames: what kind of JPEG it is (0xF7: JPEG-LS), its size and its channels.
+_FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _SCAN, _END, _APP0, _APP1, _APP2, _APP14 = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE
 #: Segments with a length that may stand before the first scan; more are taken for damage.
 _MOST_SEGMENTS = 4096

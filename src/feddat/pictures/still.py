@@ -74,7 +74,10 @@ def read(file: BinaryIO, name: str, settings: PictureSettings, notes: Notes) -> 
         if _is_16_bits_wide(picture, facts):
             notes.add(Note.UPPER_BITS)
         _mend_transparency(picture, facts)
-        pixels = rgb_of(picture, profile, facts.gamma, notes)
+        try:
+            pixels = rgb_of(picture, profile, facts.gamma, notes)
+        except Exception as error:  # as above: a palette, for example, may be damaged
+            raise UnreadableError(f"cannot be decoded ({reason(error)})") from None
     xmp = _xmp(picture)
     upright = orientation(_orientation_entry(picture, facts), xmp, notes)
     return pixels if upright == 1 else turned(pixels, upright)
