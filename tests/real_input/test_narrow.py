@@ -67,5 +67,7 @@ def test_what_is_padded_lies_in_the_middle_of_white():
     padded = fitting(np.zeros((1, 40, 3), np.uint8), "x", 8.0, reader)
     assert padded.shape == (5, 40, 3)
     assert (padded[2] == 0).all() and (padded[[0, 1, 3, 4]] == 255).all()
-    with pytest.raises(DataError, match=r"x: 40 x 1 pixels are too narrow, and padded to 40 x 5 more than pictures\.max"):
+    with pytest.raises(
+        DataError, match=r"x: 40 x 1 pixels are too narrow, and padded to 40 x 5 more than pictures\.max"
+    ):
         fitting(np.zeros((1, 40, 3), np.uint8), "x", 8.0, PictureReader(PictureSettings(pad=True, max_pixels=199)))

@@ -1,4 +1,4 @@
-"""What a record names lies in the images folder, in every format of records, unless the client's owner says otherwise."""
+"""What a record names lies in the images folder, in every format of records, unless the owner says otherwise."""
 
 import csv
 import json
