@@ -78,7 +78,7 @@ def test_a_scan_that_cannot_be_read_is_named_and_nobody_else(hospital, capfd, ca
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         said = []
-        for at in range(128, len(whole) - 3840, 3):
+        for at in range(128, len(whole) - 3840, 5):
             damaged = whole[:at] + SECRET.encode()[:4] + whole[at + 4 :]
             try:
                 PictureReader().read(damaged)
@@ -167,7 +167,7 @@ def test_a_prepared_federation_is_read_with_the_settings_that_it_was_prepared_wi
 
     model = str(make_tiny_vilt(tmp_path / "model"))
     for part in FEDERATIONS["paper/task"].parts:
-        write_tree(part.source, tmp_path / "root" / part.folder, ["train", part.test], 12)
+        write_tree(part.source, tmp_path / "root" / part.folder, ["train", part.test], 40)
     greys = np.random.default_rng(0).integers(0, 900, (30, 40)).astype(np.uint16)
     for path in (tmp_path / "root").rglob("*.jpg"):
         Image.fromarray(greys).save(path, "png")

@@ -33,8 +33,9 @@ def test_every_family_refuses_them_in_the_same_words(encoder, tmp_path):
         with pytest.raises(DataError) as caught:
             encode_views(encoder, [View(path, "what ?")])
         assert str(caught.value) == (
-            f"image {path}: {width} x {height} pixels are too narrow: expected at least 4 a side, and neither side more "
-            f"than {encoder.widest:g} times the other; leave it out, or set pictures.pad=true, which puts white beside it"
+            f"image {path}: {width} x {height} pixels are too narrow: expected at least 4 a side, and neither side "
+            f"more than {encoder.widest:g} times the other; leave it out, or set pictures.pad=true, which puts white "
+            "beside it"
         )
 
 

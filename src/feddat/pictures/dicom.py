@@ -102,11 +102,8 @@ def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
 
 def _silence() -> None:
     """Keep what pydicom and its decoders say away from screens and logs, wherever they are set up."""
-    for name in ("pydicom", "pylibjpeg", "openjpeg"):
-        logger = logging.getLogger(name)
-        logger.propagate = False
-        if not logger.handlers:
-            logger.addHandler(logging.NullHandler())
+    for name in ("pydicom", "pylibjpeg", "openjpeg"):  # pydicom loads the others where they are installed
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     if not any(getattr(module, "pattern", "") == "pydicom" for _, _, _, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module="pydicom")
 
