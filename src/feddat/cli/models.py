@@ -43,9 +43,61 @@ def make_tiny(
     print_paths(folder=make(family, folder, parse_settings(overrides or [])))
 
 
+@app.command("list")
+def list_known() -> None:
+    """List the bundled models, and models of the Hub that are known to fit, with sizes and licences."""
+    from feddat.models.catalog import list_models
+    from feddat.models.known import ELSEWHERE, KNOWN
+
+    for name, description in list_models().items():
+        out.print(Text.assemble((name, "cyan"), f"  bundled: {description}"), soft_wrap=True)
+    table = Table("model", "family", "licence", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("million parameters", "FedDAT trains", "GB to download", "least GB of a step"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for name, known in KNOWN.items():
+        numbers = (f"{known.parameters:,.1f}", f"{known.trained:.1f}", f"{known.file:.2g}", f"{known.least_memory:.1f}")
+        table.add_row(Text(name, "cyan"), known.family, known.licence, *numbers, known.note)
+    out.print(table, soft_wrap=True, crop=False)
+    out.print(
+        "Least memory: weights in float32 and what trains, without activations; `feddat models check NAME` takes a "
+        "step. Other models of these families load alike.",
+        soft_wrap=True,
+    )
+    for name, how in ELSEWHERE.items():
+        out.print(Text.assemble((name, "cyan"), f"  {how}"), soft_wrap=True)
+
+
+@app.command("pull")
+def pull(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="owner/name[@revision] on the Hub.")],
+) -> None:
+    """Fetch models of the Hub into its cache; what is there already is not fetched again."""
+    from feddat.hub import is_offline
+    from feddat.models.base import ModelError
+    from feddat.models.named import fetch_model, model_address, offer
+
+    for name in names:
+        address = model_address(name)
+        if address is None:
+            raise ModelError(f"model {name!r}: expected owner/name[@revision] on the Hub, and no folder of that name")
+        if not is_offline():
+            found = offer(address)
+            about = found.repository
+            size = _size(sum(found.files.values()))
+            gate = ", gated" if about.gated else ""
+            said = f"{about.address}: {len(found.files)} files, {size}, licence {about.licence or 'not stated'}{gate}"
+            out.print(Text(said), soft_wrap=True)
+        folder, pinned = fetch_model(address)
+        out.print(Text.assemble((f"{'model':<8}", "dim"), str(pinned)), soft_wrap=True)
+        print_paths(folder=folder)
+
+
 @app.command("check")
 def check(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Model folder, or the name of a bundled model.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model folder, name of a bundled model, or owner/name on the Hub.")
+    ],
     overrides: Overrides = None,
     config: Config = None,
 ) -> None:
@@ -55,10 +107,14 @@ def check(
     settings = load_config(config, overrides, model=folder)
     say_loading()
     from feddat.experiment.model_check import check_model
+    from feddat.models.named import pin_model
+
+    settings = settings.updated({"model": pin_model(settings.model)})
 
     found = check_model(settings)
     written = {"classes": "classes", "rank": "written, ranked from a list", "generate": "written freely"}
-    rows = {"model": found.model, "family": found.family, "answers": written[found.answers]}
+    rows = {"model": found.model, "weights": f"hash {found.weights}", "family": found.family}
+    rows["answers"] = written[found.answers]
     sites = [f"{count:>5,}  {name}" for name, count in found.sites.items()]
     rows["adapters"] = f"{found.kind}, {sum(found.sites.values())} sites"
     for label, text in rows.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -20,13 +21,24 @@ from feddat.config import RunConfig, load_config
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
-from feddat.experiment.federation import CENTRAL, Federation, load_federation, load_foundation, participant_names
+from feddat.experiment.federation import (
+    CENTRAL,
+    Federation,
+    checks_weights,
+    load_federation,
+    load_foundation,
+    participant_names,
+)
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.serving import Service, evaluate, predict
 from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
+from feddat.models.known import EXAMPLE
+from feddat.models.named import pin_model
 from feddat.precision import resolve_precision
+
+log = logging.getLogger(__name__)
 
 
 class Experiment:
@@ -39,10 +51,11 @@ class Experiment:
     """
 
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
-        """Take a configuration; nothing is loaded or written yet.
+        """Take a configuration; nothing is loaded or written yet, but a model of the Hub is fetched and pinned.
 
         Raises:
             ConfigError: the method is unknown.
+            ModelError: the Hub does not have the model, or cannot be reached.
         """
         self.config = _portable(config)
         self.settings = resolve(self.config)
@@ -153,8 +166,9 @@ class Experiment:
             summary = None if overwrite else self.folder.summary()
             if summary is None:
                 check_trackers(self.config)
+                _say_what_model(self.config)
                 rounds = begin(announcer)  # what cannot be used is refused before the folder is touched
-                self.folder.begin(self.config, overwrite=overwrite)
+                self.folder.begin(self._with_weights(), overwrite=overwrite)
                 with announcer.recording(self.config):
                     summary = rounds(started)
             if not self.folder.report_file.is_file():
@@ -164,6 +178,13 @@ class Experiment:
                     write_report(self.folder.path)
         announcer.tell(event="done", round=self.settings.rounds, summary=summary)
         return summary
+
+    def _with_weights(self) -> RunConfig:
+        """Return the configuration with the hash of the weights that are loaded, for whoever resumes the run."""
+        found = load_foundation(self.settings).model["weights"]
+        if not checks_weights(self.settings):
+            return self.config
+        return self.config.model_copy(update={"model_weights": found})
 
     def predict(self, client: str, examples: Sequence[Example], k: int = 3) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, as the client's trained model gives them.
@@ -200,8 +221,8 @@ def _portable(config: RunConfig) -> RunConfig:
     """Return the configuration with paths and a precision that mean the same wherever the run is resumed."""
     model = Path(config.model).expanduser()
     changes: dict[str, Any] = {}
-    if config.model not in list_models() and model.is_dir():
-        changes["model"] = str(model.resolve())
+    if config.model not in list_models():
+        changes["model"] = str(model.resolve()) if model.is_dir() else pin_model(config.model)
     if config.benchmark is not None and config.benchmark not in list_benchmarks() and Path(config.benchmark).is_dir():
         changes["benchmark"] = str(Path(config.benchmark).resolve())
     for key in ("root", "data_cache"):
@@ -218,3 +239,14 @@ def _portable(config: RunConfig) -> RunConfig:
 
 def _absolute_path(key: str, value: Any) -> Any:
     return str(Path(value).resolve()) if value and key in ("train", "validation", "test", "images") else value
+
+
+def _say_what_model(config: RunConfig) -> None:
+    """Say what a bundled model is good for, where it is given something else."""
+    if config.model in list_models() and not str(config.benchmark).startswith("mini"):
+        log.warning(
+            "model %s knows the generated pictures of the mini federations and nothing else; for real ones give a real "
+            "model, for example model=%s (`feddat models list`)",
+            config.model,
+            EXAMPLE,
+        )

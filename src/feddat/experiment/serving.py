@@ -176,6 +176,7 @@ class Service:
             "title": title(self.config),
             "peft": settings.adapter.peft,
             "model": settings.model,
+            "model_weights": foundation.model["weights"],
             "benchmark": settings.benchmark,
             "seed": settings.seed,
             "rounds": settings.rounds,

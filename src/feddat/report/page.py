@@ -155,6 +155,7 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
     rows = [
         ("Benchmark", summary.get("benchmark") or "own data"),
         ("Model", summary.get("model")),
+        ("Hash of its weights", summary.get("model_weights")),
         ("Adapter", summary.get("peft")),
         ("Clients", ", ".join(_taking_part(summary))),
         ("Methods", ", ".join(tables.titles(content.summaries))),
