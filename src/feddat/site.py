@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feddat.config import SHARING, ConfigError, RunConfig, Sharing
-from feddat.hub import parse_address
+from feddat.hub import SCHEME, local_or_named, parse_address
 
 
 class SiteConfig(BaseModel):
@@ -100,7 +100,10 @@ def read_site(path: Path) -> SiteConfig:
         raise ConfigError(f"client file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
     folder = path.resolve().parent
     named = ("root",) if site.data.get("format") else ("train", "validation", "test", "images")
-    data = {key: str(folder / value) if key in named and value else value for key, value in site.data.items()}
+    data = {
+        key: _place(folder, key, value) if key in named and isinstance(value, str) and value else value
+        for key, value in site.data.items()
+    }
     places: dict[str, Any] = {
         key: folder / value.expanduser() for key in ("state", "data_cache") if (value := getattr(site, key)) is not None
     }
@@ -108,3 +111,10 @@ def read_site(path: Path) -> SiteConfig:
         own = folder / Path(site.model).expanduser()
         places["model"] = str(own) if own.is_dir() or parse_address(site.model, "model") is None else site.model
     return site.model_copy(update={"data": data} | places)
+
+
+def _place(folder: Path, key: str, value: str) -> str:
+    """Return where data lies: a path from the file's folder, or a dataset of the Hub as it is."""
+    if key == "root" or value.startswith(SCHEME):
+        return local_or_named(folder, value, "dataset")
+    return str(folder / value)

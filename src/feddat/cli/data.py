@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
+from feddat.cli.pulling import pull
 
-app = typer.Typer(no_args_is_help=True, help="Prepare data, and look at it before it is trained on.")
+app = typer.Typer(no_args_is_help=True, help="Fetch and prepare data, and look at it before it is trained on.")
+app.command("pull")(pull)
 
 
 @app.command("show")
@@ -54,9 +56,11 @@ def show(
 
 @app.command("prepare")
 def prepare(
-    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* name in `feddat list`.")],
-    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the published datasets, see docs/data.md.")],
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* or medical/* name in `feddat list`.")],
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")],
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="paper/*: folder of the published datasets, see docs/data.md.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Whose image processor and tokenizer: a name, or a folder.")] = "vilt-mini",
     train_examples: Annotated[int, typer.Option(min=1, help="Training questions per client.")] = 2500,
     test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
@@ -74,14 +78,19 @@ def prepare(
     """
     from feddat.benchmarks.draw import Sizes
     from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
+    from feddat.models.named import pin_model
 
-    request = Request(benchmark, root, model, seed, Sizes(train_examples, test_examples, top_answers))
+    sizes = Sizes(train_examples, test_examples, top_answers)
+    request = Request(benchmark, root, pin_model(model), seed, sizes)
     if overwrite or not is_prepared(to, request):
         say_loading()
         from feddat.experiment.prepare import prepare
         from feddat.live import PrepareDisplay
 
-        with interruptible("the same command again"), PrepareDisplay(out, f"{benchmark} from {root}") as display:
+        with (
+            interruptible("the same command again"),
+            PrepareDisplay(out, benchmark if root is None else f"{benchmark} from {root}") as display,
+        ):
             prepare(request, to, jobs, skip_bad, overwrite, display)
     out.print(_counts((read_manifest(to) or {})["clients"]))
     print_paths(folder=to)

@@ -57,6 +57,9 @@ class RunConfig(Section):
     root: Path | None = Field(
         None, description="paper/*: folder of the published datasets, or of the prepared folders domain, scene, ..."
     )
+    revisions: dict[str, str] | None = Field(
+        None, description="medical/*: dataset on the Hub -> commit; filled in when a run starts"
+    )
     clients: dict[str, dict[str, Any]] | None = Field(
         None,
         description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",

@@ -336,6 +336,7 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
             config.test_examples,
             config.root,
             config.validation_examples,
+            tuple(sorted((config.revisions or {}).items())),
         )
     return tuple(_kept(_capped(client, config), config) for client in clients)
 
@@ -365,11 +366,17 @@ def _capped(data: ClientData, config: RunConfig) -> ClientData:
 
 @lru_cache(maxsize=1)
 def _load_benchmark(
-    name: str, seed: int, train: int | None, test: int | None, root: Path | None, validation: int | None
+    name: str,
+    seed: int,
+    train: int | None,
+    test: int | None,
+    root: Path | None,
+    validation: int | None,
+    revisions: tuple[tuple[str, str], ...],
 ) -> tuple[ClientData, ...]:
     from feddat.benchmarks import load_benchmark
 
-    return load_benchmark(name, seed, train, test, root, validation).clients
+    return load_benchmark(name, seed, train, test, root, validation, dict(revisions)).clients
 
 
 @lru_cache(maxsize=1)

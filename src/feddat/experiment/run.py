@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,9 @@ from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
 from feddat.app.worker_grid import WorkerGrid
 from feddat.benchmarks import list_benchmarks
+from feddat.benchmarks.medical import MEDICAL, pin_revisions
 from feddat.config import RunConfig, load_config
+from feddat.data.readers.hub_data import data_address, pin_data
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
@@ -217,12 +219,30 @@ class Experiment:
         return federation, state
 
 
-def _portable(config: RunConfig) -> RunConfig:
-    """Return the configuration with paths and a precision that mean the same wherever the run is resumed."""
-    model = Path(config.model).expanduser()
+def pinned(config: RunConfig) -> RunConfig:
+    """Return a configuration whose names on the Hub stand for one commit each, wherever and whenever it is run.
+
+    Raises:
+        ModelError: a model cannot be had.
+        DataError: a dataset cannot be had.
+    """
     changes: dict[str, Any] = {}
     if config.model not in list_models():
-        changes["model"] = str(model.resolve()) if model.is_dir() else pin_model(config.model)
+        changes["model"] = pin_model(config.model)
+    if config.benchmark in MEDICAL:
+        changes["revisions"] = pin_revisions(config.benchmark, config.revisions)
+    if config.clients is not None:
+        changes["clients"] = {name: pin_data(spec) for name, spec in config.clients.items()}
+    return config.model_copy(update=changes)
+
+
+def _portable(config: RunConfig) -> RunConfig:
+    """Return the configuration with names, paths and a precision that mean the same wherever the run is resumed."""
+    config = pinned(config)
+    model = Path(config.model).expanduser()
+    changes: dict[str, Any] = {}
+    if config.model not in list_models() and model.is_dir():
+        changes["model"] = str(model.resolve())
     if config.benchmark is not None and config.benchmark not in list_benchmarks() and Path(config.benchmark).is_dir():
         changes["benchmark"] = str(Path(config.benchmark).resolve())
     for key in ("root", "data_cache"):
@@ -230,15 +250,21 @@ def _portable(config: RunConfig) -> RunConfig:
             changes[key] = path.expanduser().resolve()
     if config.clients is not None:
         # A client may name the run's model, which is one for all.
-        changes["clients"] = {name: {key: _absolute_path(key, value) for key, value in spec.items() if key != "model"}
-                              for name, spec in config.clients.items()}  # fmt: skip
+        changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
     precision = resolve_precision(config.train.precision, config.device)
     changes["train"] = config.train.model_copy(update={"precision": precision})
     return config.model_copy(update=changes)
 
 
-def _absolute_path(key: str, value: Any) -> Any:
-    return str(Path(value).resolve()) if value and key in ("train", "validation", "test", "images") else value
+def _portable_client(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a client's specification with absolute paths."""
+    # With a format, train, validation and test are names of its splits.
+    paths = ("root",) if spec.get("format") else ("train", "validation", "test", "images")
+    found = {key: value for key, value in spec.items() if key != "model"}
+    for key in paths:
+        if found.get(key) and data_address(found[key]) is None:
+            found[key] = str(Path(found[key]).resolve())
+    return found
 
 
 def _say_what_model(config: RunConfig) -> None:

@@ -22,6 +22,8 @@ PAPER_ROWS = (
     *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
     *("local", "feddat", "central"),
 )
+#: The rows of comparisons on real medical data, by how much they train and send.
+MEDICAL_ROWS = ("feddat", "fedavg", "local", "head")
 _KINDS = ("domain", "scene", "function", "task")
 
 
@@ -60,6 +62,12 @@ class Suite:
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
+        Suite(
+            "medical",
+            "medical data of the Hub: three datasets, four modalities, five hospitals",
+            ("medical/small", "medical/modality", "medical/sites"),
+            MEDICAL_ROWS,
+        ),
         Suite("paper", "the paper's federations and rows", tuple(f"paper/{kind}" for kind in _KINDS), PAPER_ROWS),
         Suite("mini", "the mini federations, the paper's rows", tuple(f"mini/{kind}" for kind in _KINDS), PAPER_ROWS),
         Suite(

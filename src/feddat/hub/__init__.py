@@ -1,6 +1,16 @@
 """Models and datasets by their names on the Hugging Face Hub, or on the mirror that ``HF_ENDPOINT`` names."""
 
-from feddat.hub.address import Address, HubError, parse_address
+from feddat.hub.address import SCHEME, Address, HubError, local_or_named, parse_address
 from feddat.hub.client import Repository, fetch, is_offline, look_up
 
-__all__ = ["Address", "HubError", "Repository", "fetch", "is_offline", "look_up", "parse_address"]
+__all__ = [
+    "SCHEME",
+    "Address",
+    "HubError",
+    "Repository",
+    "fetch",
+    "is_offline",
+    "local_or_named",
+    "look_up",
+    "parse_address",
+]

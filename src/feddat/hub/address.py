@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
@@ -89,6 +90,13 @@ def parse_address(text: str, kind: Kind) -> Address | None:
         wanted = "owner/name@revision" if kind == "model" else "datasets/owner/name@revision"
         raise HubError(f"{text}: cannot be read; expected {SCHEME}{wanted}")
     return _address(kind, found)
+
+
+def local_or_named(folder: Path, text: str, kind: Kind) -> str:
+    """Return a path, absolute from ``folder``, or a name on the Hub as it is where nothing lies at that path."""
+    path = folder / Path(text).expanduser()
+    named = text.startswith(SCHEME) or (not path.exists() and parse_address(text, kind) is not None)
+    return text if named else str(path.resolve())
 
 
 def _address(kind: Kind, found: re.Match[str]) -> Address:

@@ -7,14 +7,17 @@ who asks: nothing but the versions of this package, of the library and of Python
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from feddat.files import write_atomic, write_json
 from feddat.hub.address import Address, HubError
 
 #: Seconds to wait for the Hub's first answer.
@@ -33,22 +36,28 @@ class Repository:
         files: path -> bytes.
         licence: as its card says; empty where it says nothing.
         gated: whether its owner decides who may have it.
+        configs: of a dataset, as its card has them: which files each split is made of.
     """
 
     address: Address
     files: Mapping[str, int]
     licence: str
     gated: bool
+    configs: Sequence[Mapping[str, Any]] = ()
 
 
 def look_up(address: Address) -> Repository:
     """Ask the Hub what a repository holds; nothing is downloaded.
 
+    The answer is kept beside the repository's files in the cache: a commit is asked about once, and offline not at all.
+
     Raises:
         HubError: it cannot be had, or the Hub cannot be reached.
     """
+    if (known := _remembered(address)) is not None:
+        return known
     if is_offline():
-        raise HubError(f"{address}: HF_HUB_OFFLINE is set, and what the Hub has of it can only be asked online")
+        raise HubError(f"{address}: not in {cache_folder()}, and HF_HUB_OFFLINE is set; pull it once online")
     with _one_line(address):
         info = _api().repo_info(
             address.name, revision=address.revision, repo_type=address.kind, files_metadata=True, timeout=TIMEOUT
@@ -58,7 +67,11 @@ def look_up(address: Address) -> Repository:
         files = {item.rfilename: item.size or 0 for item in info.siblings or ()}
         commit = str(info.sha)
     shown = ", ".join(licence) if isinstance(licence, list) else str(licence or "")
-    return Repository(address.at(commit), files, shown, bool(info.gated))
+    configs = card.get("configs") if card is not None else None
+    usable = [one for one in configs if isinstance(one, dict)] if isinstance(configs, list) else []
+    found = Repository(address.at(commit), files, shown, bool(info.gated), usable)
+    _remember(found, address)
+    return found
 
 
 def converted(address: Address) -> Address | None:
@@ -114,9 +127,41 @@ def fetch(address: Address, wanted: Sequence[str], unwanted: Sequence[str] = ())
 
 def cached_revisions(address: Address) -> list[str]:
     """Return the names of revisions of a repository that the cache knows the commits of, main first."""
-    refs = cache_folder() / f"{address.kind}s--{address.name.replace('/', '--')}" / "refs"
+    refs = _folder(address) / "refs"
     names = [path.relative_to(refs).as_posix() for path in sorted(refs.rglob("*")) if path.is_file()]
     return sorted(names, key=lambda name: name != "main")
+
+
+def _folder(address: Address) -> Path:
+    """Return the library's folder of a repository, whether it exists or not."""
+    return cache_folder() / f"{address.kind}s--{address.name.replace('/', '--')}"
+
+
+def _remember(found: Repository, asked: Address) -> None:
+    content = {key: value for key, value in asdict(found).items() if key != "address"}
+    place = _folder(found.address) / "feddat"
+    place.mkdir(parents=True, exist_ok=True)
+    write_json(place / f"{found.address.revision}.json", content)
+    if not asked.pinned:
+        write_atomic(_ref(asked), str(found.address.revision).encode())
+
+
+def _ref(address: Address) -> Path:
+    """Return the file that holds the commit that a revision had when it was last asked for."""
+    return _folder(address) / "feddat" / f"at-{quote(address.revision or 'main', safe='')}"
+
+
+def _remembered(address: Address) -> Repository | None:
+    """Return what the Hub once said of a commit; of another revision offline alone: it may have moved."""
+    if not address.pinned and not is_offline():
+        return None
+    try:
+        if not address.pinned:
+            address = address.at(_ref(address).read_text(encoding="utf-8"))
+        text = (_folder(address) / "feddat" / f"{address.revision}.json").read_text(encoding="utf-8")
+        return Repository(address, **json.loads(text))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def cache_folder() -> Path:

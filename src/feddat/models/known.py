@@ -27,6 +27,8 @@ class Known:
         trained: by FedDAT with the default adapter and 100 answers, in millions.
         file: gigabytes of its safetensors.
         note: what else is to be known.
+        gflop: billions of operations of a training step per question: with both adapters and with one, where measured
+            (docs/benchmarks.md).
     """
 
     family: str
@@ -35,6 +37,7 @@ class Known:
     trained: float
     file: float
     note: str = ""
+    gflop: tuple[float, float] | None = None
 
     @property
     def least_memory(self) -> float:
@@ -43,7 +46,9 @@ class Known:
 
 
 KNOWN: dict[str, Known] = {
-    EXAMPLE: Known("vilt", "Apache-2.0", 111.6, 3.1, 0.54, "the paper's; safetensors by the Hub's converter"),
+    EXAMPLE: Known(
+        "vilt", "Apache-2.0", 111.6, 3.1, 0.54, "the paper's; safetensors by the Hub's converter", (100, 51)
+    ),
     "Salesforce/blip-vqa-base": Known("blip", "BSD-3-Clause", 360.6, 25.9, 1.5, "writes its answers"),
     "openai/clip-vit-base-patch32": Known("clip", "see its card", 151.3, 7.6, 0.6),
     "google/siglip-base-patch16-224": Known("siglip", "Apache-2.0", 203.2, 14.7, 0.8),
