@@ -54,6 +54,42 @@ def show(
     typer.echo(to)
 
 
+@app.command("describe")
+def describe(
+    benchmark: Benchmark = None,
+    config: Config = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+    most: Annotated[int, typer.Option(min=1, help="Training questions that the text-only baseline sees.")] = 2500,
+) -> None:
+    """Count a federation's questions and answers, and score what can be had without looking at a picture."""
+    from feddat.config import ConfigError, load_config
+
+    if (benchmark is None) == (config is None):
+        raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
+    say_loading()
+    from dataclasses import replace
+
+    from feddat.benchmarks.baselines import majority_score, text_only_score
+    from feddat.data.readers.medical import KIND
+    from feddat.experiment import load_clients, pinned
+    from feddat.report import federation
+
+    settings = pinned(load_config(config) if benchmark is None else load_config(benchmark=benchmark))
+    rows = []
+    for data in load_clients(settings):
+        text_only = text_only_score(replace(data, train=data.train[:: max(1, -(-len(data.train) // most))]))
+        rows.append(federation.describe(data, majority_score(data), text_only, KIND))
+    if markdown:
+        typer.echo(federation.to_markdown(rows), nl=False)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(federation.HEADER):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
 @app.command("prepare")
 def prepare(
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* or medical/* name in `feddat list`.")],

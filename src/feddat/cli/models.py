@@ -175,20 +175,63 @@ def pretrain(
 
 
 def convert(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="FILE", help="ALBEF's .pth: pretrained, or fine-tuned for VQA.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="ALBEF's .pth, a file or its address; or a model whose weights are pickles: a folder, or owner/name.",
+        ),
     ],
-    bert: Annotated[Path, typer.Option(metavar="DIR", help="bert-base-uncased: its configuration and vocabulary.")],
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Model folder to write.")],
-    image_size: Annotated[int, typer.Option(min=1, help="Side of the images that the model sees, in pixels.")] = 384,
+    bert: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="ALBEF: google-bert/bert-base-uncased, or a folder with a copy."),
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option(min=1, help="ALBEF: side of the images that the model sees, in pixels.")
+    ] = 384,
 ) -> None:
-    """Make a model folder of a published ALBEF checkpoint, for `model=DIR`."""
-    say_loading()
-    from feddat.models.albef.convert import convert as make_folder
+    """Make a model folder with safetensors, for `model=DIR`, of weights that were published as pickles.
 
-    report = make_folder(checkpoint, bert, to, image_size)
+    Tensors are read, and nothing in the file is run.
+    """
+    say_loading()
+    from feddat.models.named import model_address
+    from feddat.models.pickles import convert_pickles, fetch_pickles
+
+    address = None if "://" in source and not source.startswith("hf://") else model_address(source)
+    if address is not None or Path(source).is_dir():
+        weights = convert_pickles(Path(source) if address is None else fetch_pickles(address), to)
+        out.print(f"weights written to {', '.join(weights)}", soft_wrap=True)
+        print_paths(folder=to)
+        return
+    from feddat.models.albef.convert import convert as make_folder
+    from feddat.models.base import ModelError
+
+    if bert is None:
+        raise ModelError("--bert: ALBEF's words are BERT's; give google-bert/bert-base-uncased, or a folder with a copy")
+    report = make_folder(_checkpoint(source), _words(bert), to, image_size)
     out.print(f"positions of {report.image_size} pixels, answer decoder from the {report.decoder}")
     parts = Counter(name.partition(".")[0] for name in report.unused)
     unused = ", ".join(f"{part} ({count})" for part, count in parts.items()) or "none"
     out.print(f"tensors not used: {unused}", soft_wrap=True)
     print_paths(folder=to)
+
+
+def _checkpoint(source: str) -> Path:
+    """Return a checkpoint's file, after fetching it where its address was given."""
+    if "://" not in source:
+        return Path(source)
+    from feddat.cli.pulling import show_download
+    from feddat.hub.client import cache_folder
+
+    return show_download(source, cache_folder() / "feddat-downloads" / source.rpartition("/")[2])
+
+
+def _words(bert: str) -> Path:
+    """Return a folder with BERT's configuration and tokenizer, without its weights where it is the Hub's."""
+    from feddat.hub import fetch
+    from feddat.models.named import model_address
+
+    address = model_address(bert)
+    return Path(bert) if address is None else fetch(address, ["*.json", "*.txt"], ["*/*"])[0]

@@ -159,6 +159,19 @@ def _pull_paper(name: str, root: Path, keep: bool, dry_run: bool) -> None:
         out.print(Text(f"still to be asked for: {', '.join(missing)} (above)", "yellow"), soft_wrap=True)
 
 
+def show_download(url: str, path: Path) -> Path:
+    """Fetch a file with a bar, and return its path.
+
+    Raises:
+        HubError: it cannot be had.
+    """
+    from feddat.hub.download import download
+
+    with interruptible("the same command again"), _progress() as shown:
+        download(url, path, progress=_Shown(shown, shown.add_task(path.name, total=None)))
+    return path
+
+
 class _Shown:
     """Shows a download in a bar."""
 
