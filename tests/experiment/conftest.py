@@ -1,6 +1,7 @@
 """Two clients with files of their own and a tiny ViLT: what the tests of whole runs share."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from PIL import Image
 from two_clients import COLOURS, SIZES
 
 from feddat.config import load_config
+from feddat.models.named import named_folder
 from helpers import make_tiny_vilt
+from hub_server import HubServer
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +55,16 @@ def make_config(world, tmp_path):
         return load_config(None, None, **settings | {key.replace("__", "."): value for key, value in values.items()})
 
     return make
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on the loopback address without repositories, and an empty cache."""
+    for key in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "HF_HOME"):
+        monkeypatch.delenv(key, raising=False)
+    named_folder.cache_clear()
+    with HubServer().running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+    named_folder.cache_clear()

@@ -1,6 +1,5 @@
 """Models by their names on the Hub, against a Hub on the loopback address."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +26,6 @@ def vilt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     beside = {"README.md": b"# a card", "onnx/model.onnx": b"x", "pytorch_model.bin": b"pickle", "code.py": b"1/0"}
     return files | beside
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub without repositories, and an empty cache."""
-    for key in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "HF_HOME"):
-        monkeypatch.delenv(key, raising=False)
-    named_folder.cache_clear()
-    with HubServer().running() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
-        yield server
-    named_folder.cache_clear()
 
 
 @pytest.mark.parametrize(

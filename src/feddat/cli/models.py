@@ -209,7 +209,7 @@ def convert(
     from feddat.models.base import ModelError
 
     if bert is None:
-        raise ModelError("--bert: ALBEF's words are BERT's; give google-bert/bert-base-uncased, or a folder with a copy")
+        raise ModelError("--bert: ALBEF's words are BERT's; give google-bert/bert-base-uncased, or a folder")
     report = make_folder(_checkpoint(source), _words(bert), to, image_size)
     out.print(f"positions of {report.image_size} pixels, answer decoder from the {report.decoder}")
     parts = Counter(name.partition(".")[0] for name in report.unused)

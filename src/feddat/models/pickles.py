@@ -1,4 +1,4 @@
-"""Model folders with safetensors, made of ones whose weights are pickles: tensors are read, and nothing in them is run."""
+"""Model folders with safetensors, made of ones whose weights are pickles: tensors are read, nothing in them is run."""
 
 from __future__ import annotations
 

@@ -38,6 +38,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
     """Yield one record per question, with its four choices and the index of the right one."""
     (path,) = files(root, split)
     pictures = Pictures(root, "images", ("images.zip", "images_2.zip"))
+    record = None
     for record in csv.read(path):
         cells = (str(record.fields.get(name) or "").strip() for name in ("Answer_label", "Answer"))
         letter = next((cell for cell in cells if len(cell) == 1 and cell in LETTERS), None)
@@ -53,3 +54,5 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
                 "label": LETTERS.index(letter),
             },
         )
+    if record is None:
+        raise DataError(f"{path}: expected a header and rows of questions")
