@@ -1,4 +1,4 @@
-"""Commands about the Hub as they are typed: models, data, comparisons, one command for all; killed, offline, refused."""
+"""Commands about the Hub as they are typed: models, data, comparisons, all in one; killed, offline, refused."""
 
 import json
 import os
