@@ -59,7 +59,8 @@ class HubServer:
 
     Attributes:
         asked: every request so far.
-        too_many: so many requests for files are answered with 429.
+        too_many: so many questions about repositories are answered with 429.
+        crowd: so many large files are answered with 429 at first.
         breaks: so many large files end in the middle of the connection.
         pause: seconds after every 4 KiB of a large file.
     """
@@ -69,6 +70,7 @@ class HubServer:
         self.blobs: dict[str, bytes] = {}
         self.asked: list[Asked] = []
         self.too_many = 0
+        self.crowd = 0
         self.breaks = 0
         self.pause = 0.0
         self.sent = 0
@@ -168,6 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
             page = int(query.get("p", ["0"])[0])
             self._send(200, {"discussions": found if page == 0 else [], "count": len(found), "start": 0})
             return
+        if self.server_hub.too_many > 0:
+            self.server_hub.too_many -= 1
+            self._send(429, {"error": "too many requests"})
+            return
         if (commit := self._commit(repo, rest)) is None:
             return
         files = repo.commits[commit]
@@ -188,10 +194,6 @@ class _Handler(BaseHTTPRequestHandler):
             known = self.headers.get("authorization") is not None
             self._send(403 if known else 401, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
             return
-        if hub.too_many > 0:
-            hub.too_many -= 1
-            self._send(429, {"error": "too many requests"}, {"Retry-After": "0"})
-            return
         data = repo.commits[commit].get(path)
         if data is None:
             self._send(404, {"error": "no entry"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
@@ -206,6 +208,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _blob(self, sha: str) -> None:
         hub = self.server_hub
         data = hub.blobs[sha]
+        if hub.crowd > 0 and self.command == "GET":
+            hub.crowd -= 1
+            self._send(429, {"error": "too many requests"})
+            return
         begin = 0
         if (asked := self.headers.get("range")) is not None and (found := re.fullmatch(r"bytes=(\d+)-", asked)):
             begin = int(found[1])

@@ -170,7 +170,8 @@ class Experiment:
                 check_trackers(self.config)
                 _say_what_model(self.config)
                 rounds = begin(announcer)  # what cannot be used is refused before the folder is touched
-                self.folder.begin(self._with_weights(), overwrite=overwrite)
+                self.config = self._with_weights()
+                self.folder.begin(self.config, overwrite=overwrite)
                 with announcer.recording(self.config):
                     summary = rounds(started)
             if not self.folder.report_file.is_file():

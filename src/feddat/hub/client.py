@@ -217,10 +217,7 @@ def _one_line(address: Address) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{name}: has no revision {address.revision!r}; expected a branch, a tag or a commit") from error
     except errors.RepositoryNotFoundError as error:
-        raise HubError(
-            f"{name}: no such {kind} at {place}, or a private one and "
-            f"{'your token may not see it' if _token() else 'no token was sent (`hf auth login`, or HF_TOKEN)'}"
-        ) from error
+        raise _unknown(address) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         if is_offline():
             raise HubError(
@@ -231,7 +228,9 @@ def _one_line(address: Address) -> Iterator[None]:
     except errors.EntryNotFoundError as error:
         raise HubError(f"{address}: {_first_line(error)}") from error
     except errors.HfHubHTTPError as error:
-        raise _unreachable(address, error) from error
+        # Without a token the Hub refuses what does not exist as it refuses what is private.
+        refused = error.response.status_code == 401 and not _token()
+        raise (_unknown(address) if refused else _unreachable(address, error)) from error
     except (httpx2.HTTPError, errors.FileMetadataError) as error:
         raise _unreachable(address, error) from error
     except ValueError as error:  # huggingface_hub refuses some names itself
@@ -239,6 +238,12 @@ def _one_line(address: Address) -> Iterator[None]:
     except OSError as error:
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _first_line(error)
         raise HubError(f"{address}: {named}; what is downloaded stays, the same command goes on") from error
+
+
+def _unknown(address: Address) -> HubError:
+    place = _endpoint() or "https://huggingface.co"
+    token = "your token may not see it" if _token() else "no token was sent (`hf auth login`, or HF_TOKEN)"
+    return HubError(f"{address.name}: no such {address.kind} at {place}, or a private one and {token}")
 
 
 def _unreachable(address: Address, error: BaseException) -> HubError:
