@@ -61,9 +61,12 @@ def test_a_card_says_which_files_a_split_has() -> None:
     assert find_shards(repository, "c") == {}
 
 
-def test_a_client_names_a_dataset(hub: HubServer, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_names_a_dataset(
+    hub: HubServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = add_parquet(hub, "vqa-rad", {"train": 20, "test": 6})
     spec = {"format": "hf", "root": RAD}
+    monkeypatch.setattr(logging.getLogger("feddat"), "propagate", True)  # the commands' log is off the root's
     with caplog.at_level(logging.INFO, "feddat.data"):
         client = read_client("radiology", spec)
     assert "columns taken as image=image, question=question, answers=answer" in caplog.text
@@ -234,7 +237,7 @@ def test_federations_of_the_hub_keep_published_splits(medical: HubServer, name: 
 
 
 def test_a_revision_of_a_named_federation_is_held(medical: HubServer, make_config) -> None:
-    config = make_config(clients=None, benchmark="medical/small", rounds=1, train_examples=8, test_examples=6)
+    config = make_config(clients=None, benchmark="medical/small", rounds=1, train_examples=8, test_examples=12)
     experiment = Experiment(config)
     summary = experiment.run()
     held = experiment.folder.read_config().revisions

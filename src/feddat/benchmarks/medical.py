@@ -186,7 +186,7 @@ def pin_revisions(name: str, given: Revisions | None = None) -> dict[str, str]:
     found = {}
     for dataset in MEDICAL[name].datasets().values():
         repository = dataset.repository
-        commit = known.get(repository) or pin_dataset(Address("dataset", repository)).revision
+        commit = known.get(repository) or pin_dataset(Address("dataset", repository), dataset.form).revision
         assert commit is not None
         found[repository] = commit
     return found
@@ -198,7 +198,7 @@ def fetch_dataset(dataset: Dataset) -> tuple[Path, Address]:
     Raises:
         DataError: it cannot be had.
     """
-    address = pin_dataset(Address("dataset", dataset.repository))
+    address = pin_dataset(Address("dataset", dataset.repository), dataset.form)
     return _Reader(dataset, address.revision, False).root, address
 
 

@@ -135,7 +135,7 @@ def _pull_paper(name: str, root: Path, keep: bool, dry_run: bool) -> None:
     with interruptible("the same command again"), _progress() as shown:
         for folder in folders:
             for archive in PUBLISHED[folder].archives:
-                done = root / folder / ".pulled" / archive.url.rpartition("/")[2]
+                done = root / folder / ".pulled" / f"{Path(archive.url).name}.done"
                 if done.exists():
                     continue
                 place = root / folder / (Path(archive.url).name if archive.packed else archive.into)

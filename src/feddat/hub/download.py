@@ -102,7 +102,7 @@ def _fetch_rest(url: str, part: Path, progress: Told) -> None:
         length = answer.headers.get("content-length")
         total = done + int(length) if length is not None else None
         with part.open("ab" if done else "wb") as file:
-            for chunk in answer.iter_bytes(_CHUNK):
+            for chunk in answer.iter_raw():  # as it comes: what is written is not fetched again
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total)

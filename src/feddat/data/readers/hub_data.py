@@ -54,15 +54,15 @@ def pin_data(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _pinned(key, value, spec) for key, value in spec.items()}
 
 
-def pin_dataset(address: Address) -> Address:
-    """Return a dataset at the commit that it has now: of its Parquet files, where the Hub converted it.
+def pin_dataset(address: Address, form: str = "hf") -> Address:
+    """Return a dataset at the commit that it has now: of its Parquet files, where it is read from those (``hf``).
 
     Raises:
         DataError: it cannot be had.
     """
     if address.pinned:
         return address
-    commit = _repository(address).address.revision
+    commit = (_repository if form == "hf" else _look_up)(address).address.revision
     assert commit is not None
     return address.at(commit)
 
@@ -167,11 +167,7 @@ def _pinned(key: str, value: Any, spec: Mapping[str, Any]) -> Any:
     address = data_address(value) if named else None
     if address is None or address.pinned:
         return value
-    if form == "hf":
-        return str(pin_dataset(address))
-    commit = _look_up(address).address.revision
-    assert commit is not None
-    return str(address.at(commit))
+    return str(pin_dataset(address, str(form)))
 
 
 def _repository(address: Address) -> Repository:
