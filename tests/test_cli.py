@@ -83,7 +83,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["comparee"], "comparee"),
         (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["report", "/nowhere"], "/nowhere: no such run folder"),
-        (["compare", "--suite", "papr"], "suite 'papr': unknown; suites are paper, mini, rivals"),
+        (["compare", "--suite", "papr"], "suite 'papr': unknown; suites are paper, mini, deciding"),
         (["compare", "--suite", "mini", "-b", "mini/task"], "--suite and --benchmark: give one of them"),
         (["compare", "--suite", "mini", "-m", "fedavgg"], "method: 'fedavgg' is unknown"),
         (["compare", "--tune-on", "mini/task"], "--tune-on: names a federation of a suite"),
@@ -156,7 +156,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: feddat" in captured.out + captured.err
 
 
-@pytest.mark.parametrize("name", ["demo", "mini"])
+@pytest.mark.parametrize("name", ["demo", "mini", "published"])
 def test_the_presets_are_valid_configurations(name: str) -> None:
     preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / f"{name}.yaml")
     assert preset.benchmark == "mini/domain"
