@@ -9,8 +9,9 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("allocator", "example", "files", "kinds", "log", "parent", "phases", "precision", "seeding"),
-    ("hub",),
+    ("allocator", "files", "kinds", "log", "parent", "phases", "picture_settings", "precision", "seeding"),
+    ("example", "hub"),
+    ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
     ("client", "pretrain"),

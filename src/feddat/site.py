@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feddat.config import SHARING, ConfigError, RunConfig, Sharing
-from feddat.hub import SCHEME, local_or_named, parse_address
+from feddat.hub import local_or_named, parse_address
 
 
 class SiteConfig(BaseModel):
@@ -64,6 +64,8 @@ class SiteConfig(BaseModel):
             "benchmark": None,
             "root": None,
             "split_clients": 1,
+            # Where this client's records may lead is for its own settings to say, which `data` has.
+            "pictures": config.pictures.model_copy(update={"outside": False}),
             "data_cache": self.data_cache,
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
         }
@@ -99,9 +101,10 @@ def read_site(path: Path) -> SiteConfig:
         problem = error.errors()[0]
         raise ConfigError(f"client file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
     folder = path.resolve().parent
-    named = ("root",) if site.data.get("format") else ("train", "validation", "test", "images")
+    form = site.data.get("format")
+    named = ("root",) if form else ("train", "validation", "test", "images")
     data = {
-        key: _place(folder, key, value) if key in named and isinstance(value, str) and value else value
+        key: local_or_named(folder, value, form) if key in named and isinstance(value, str) and value else value
         for key, value in site.data.items()
     }
     places: dict[str, Any] = {
@@ -111,10 +114,3 @@ def read_site(path: Path) -> SiteConfig:
         own = folder / Path(site.model).expanduser()
         places["model"] = str(own) if own.is_dir() or parse_address(site.model, "model") is None else site.model
     return site.model_copy(update={"data": data} | places)
-
-
-def _place(folder: Path, key: str, value: str) -> str:
-    """Return where data lies: a path from the file's folder, or a dataset of the Hub as it is."""
-    if key == "root" or value.startswith(SCHEME):
-        return local_or_named(folder, value, "dataset")
-    return str(folder / value)

@@ -102,6 +102,10 @@ def prepare(
     test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
     top_answers: Annotated[int, typer.Option(min=1, help="Answers per client.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of questions.")] = 0,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="How images are read, for example grey=percentiles; see docs/data.md."),
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode.", show_default="one per core")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out questions whose image is missing or cannot be decoded.")
@@ -114,10 +118,15 @@ def prepare(
     """
     from feddat.benchmarks.draw import Sizes
     from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
+    from feddat.config import load_config
     from feddat.models.named import pin_model
 
+    settings = load_config(None, [f"pictures.{item}" for item in pictures or ()]).pictures
     sizes = Sizes(train_examples, test_examples, top_answers)
-    request = Request(benchmark, root, pin_model(model), seed, sizes)
+    begun = None if overwrite else read_manifest(to)
+    # Going on, or reading again, is with the datasets of the first time, wherever their branches are now.
+    revisions = begun["request"].get("revisions", {}) if begun is not None else {}
+    request = Request(benchmark, root, pin_model(model), seed, sizes, settings, revisions)
     if overwrite or not is_prepared(to, request):
         say_loading()
         from feddat.experiment.prepare import prepare

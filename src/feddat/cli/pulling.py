@@ -124,8 +124,8 @@ def _pull_paper(name: str, root: Path, keep: bool, dry_run: bool) -> None:
         out.print(Text.assemble((folder, "cyan"), f"  {published.terms}"), soft_wrap=True)
         for archive in published.archives:
             out.print(f"  {_amount(archive.megabytes):>8}  {archive.url}", soft_wrap=True, highlight=False)
-        for what, where, place in published.asks:
-            said = f"  ask for {what}: {where}; put it at {root / folder / place}"
+        for what, where, below in published.asks:
+            said = f"  ask for {what}: {where}; put it at {root / folder / below}"
             out.print(Text(said, "yellow"), soft_wrap=True)
     total = sum(archive.megabytes for folder in folders for archive in PUBLISHED[folder].archives)
     out.print(f"about {_amount(total)} in all, and as much again while archives are unpacked", highlight=False)

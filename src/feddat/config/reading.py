@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from feddat.config.run import SHORT, ConfigError, RunConfig, assign, validated
-from feddat.hub import SCHEME, local_or_named
+from feddat.hub import local_or_named
 
 
 def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
@@ -32,7 +32,7 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
             # With a format, train, validation and test are names of its splits.
             for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
                 if isinstance(client.get(key), str):
-                    client[key] = _place(path.parent, key, client[key])
+                    client[key] = local_or_named(path.parent, client[key], client.get("format"))
         if raw.get("clients") and "benchmark" not in raw:
             raw["benchmark"] = None
     for item in overrides or []:
@@ -43,13 +43,6 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
     for key, value in values.items():
         assign(raw, key.split("."), value)
     return validated(raw, path)
-
-
-def _place(folder: Path, key: str, value: str) -> str:
-    """Return a client's path, absolute; a dataset of the Hub as it is."""
-    if key == "root" or value.startswith(SCHEME):
-        return local_or_named(folder, value, "dataset")
-    return str((folder / value).resolve())
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

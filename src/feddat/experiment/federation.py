@@ -271,6 +271,7 @@ def _common(config: RunConfig) -> dict[str, Any]:
         "train_examples",
         "test_examples",
         "validation_examples",
+        "pictures",
         "split_clients",
         "data_seed",
         "share_metrics",
@@ -327,17 +328,19 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 
-        clients = tuple(read_client(name, spec) for name, spec in config.clients.items())
+        clients = tuple(read_client(name, spec, config.pictures) for name, spec in config.clients.items())
     else:
-        clients = _load_benchmark(
+        found = _load_benchmark(
             str(config.benchmark),
             config.data_seed,
             config.train_examples,
             config.test_examples,
             config.root,
             config.validation_examples,
+            config.pictures.outside,
             tuple(sorted((config.revisions or {}).items())),
         )
+        clients = tuple(replace(client, pictures=config.pictures) for client in found)
     return tuple(_kept(_capped(client, config), config) for client in clients)
 
 
@@ -372,11 +375,12 @@ def _load_benchmark(
     test: int | None,
     root: Path | None,
     validation: int | None,
+    outside: bool,
     revisions: tuple[tuple[str, str], ...],
 ) -> tuple[ClientData, ...]:
     from feddat.benchmarks import load_benchmark
 
-    return load_benchmark(name, seed, train, test, root, validation, dict(revisions)).clients
+    return load_benchmark(name, seed, train, test, root, validation, outside, dict(revisions)).clients
 
 
 @lru_cache(maxsize=1)

@@ -230,7 +230,7 @@ def pinned(config: RunConfig) -> RunConfig:
     changes: dict[str, Any] = {}
     if config.model not in list_models():
         changes["model"] = pin_model(config.model)
-    if config.benchmark in MEDICAL:
+    if config.benchmark is not None and config.benchmark in MEDICAL:
         changes["revisions"] = pin_revisions(config.benchmark, config.revisions)
     if config.clients is not None:
         changes["clients"] = {name: pin_data(spec) for name, spec in config.clients.items()}
@@ -263,7 +263,7 @@ def _portable_client(spec: Mapping[str, Any]) -> dict[str, Any]:
     paths = ("root",) if spec.get("format") else ("train", "validation", "test", "images")
     found = {key: value for key, value in spec.items() if key != "model"}
     for key in paths:
-        if found.get(key) and data_address(found[key]) is None:
+        if found.get(key) and data_address(found[key], spec.get("format")) is None:
             found[key] = str(Path(found[key]).resolve())
     return found
 

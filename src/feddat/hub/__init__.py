@@ -1,7 +1,7 @@
 """Models and datasets by their names on the Hugging Face Hub, or on the mirror that ``HF_ENDPOINT`` names."""
 
-from feddat.hub.address import SCHEME, Address, HubError, local_or_named, parse_address
-from feddat.hub.client import Repository, fetch, is_offline, look_up
+from feddat.hub.address import SCHEME, Address, HubError, local_or_named, names_data, parse_address
+from feddat.hub.client import Repository, fetch, is_offline, look_up, store_of
 
 __all__ = [
     "SCHEME",
@@ -12,5 +12,7 @@ __all__ = [
     "is_offline",
     "local_or_named",
     "look_up",
+    "names_data",
     "parse_address",
+    "store_of",
 ]

@@ -19,6 +19,9 @@ from urllib.parse import unquote
 #: What a repository holds; each kind has names of its own.
 Kind: TypeAlias = Literal["model", "dataset"]
 SCHEME = "hf://"
+#: Formats of data that are on the Hub in their own files: their root may be ``owner/name`` without ``hf://``. Of others
+#: that is a folder, whose name is nobody else's business.
+HOSTED = ("hf", "slake", "pmc-vqa")
 _PREFIXES: dict[str, Kind] = {"models/": "model", "datasets/": "dataset"}
 #: Owner and name: letters, digits, ``-``, ``_`` and ``.``; a mark at the front is a path's.
 _NAME = r"[A-Za-z0-9][\w\-.]{0,95}/[A-Za-z0-9][\w\-.]{0,95}"
@@ -92,10 +95,15 @@ def parse_address(text: str, kind: Kind) -> Address | None:
     return _address(kind, found)
 
 
-def local_or_named(folder: Path, text: str, kind: Kind) -> str:
-    """Return a path, absolute from ``folder``, or a name on the Hub as it is where nothing lies at that path."""
+def names_data(text: str, form: str | None) -> bool:
+    """Return whether a client's data is on the Hub: ``hf://...``, or ``owner/name`` of a format in :data:`HOSTED`."""
+    return text.startswith(SCHEME) or (form in HOSTED and parse_address(text, "dataset") is not None)
+
+
+def local_or_named(folder: Path, text: str, form: str | None) -> str:
+    """Return where a client's data is: a path, absolute from ``folder``, or a name on the Hub where no path exists."""
     path = folder / Path(text).expanduser()
-    named = text.startswith(SCHEME) or (not path.exists() and parse_address(text, kind) is not None)
+    named = text.startswith(SCHEME) or (not path.exists() and names_data(text, form))
     return text if named else str(path.resolve())
 
 

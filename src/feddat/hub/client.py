@@ -164,6 +164,15 @@ def _remembered(address: Address) -> Repository | None:
         return None
 
 
+def store_of(folder: Path) -> Path | None:
+    """Return where the cache keeps what the links in a repository's folder lead to; ``None`` for any other folder."""
+    if "snapshots" not in folder.parts:
+        return None
+    cache = cache_folder().absolute()
+    parts = folder.absolute().relative_to(cache).parts if folder.absolute().is_relative_to(cache) else ()
+    return cache / parts[0] / "blobs" if parts[1:2] == ("snapshots",) else None
+
+
 def cache_folder() -> Path:
     """Return where the library keeps what it has downloaded."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):

@@ -12,7 +12,7 @@ from feddat.data.readers import read_client
 from feddat.data.readers.medical import answer_kind
 from feddat.data.readers.published import SOURCES
 from feddat.example import DataError
-from feddat.models.images import read_rgb
+from feddat.pictures import PictureReader
 
 
 def edit(path: Path, place: int, **values: object) -> None:
@@ -69,7 +69,7 @@ def test_slake_is_read_in_english_from_its_archive(tmp_path: Path) -> None:
         "base_type": "vqa",
     }
     assert isinstance(found[0].images[0], bytes)
-    assert abs(int(read_rgb(found[0].images[0])[0, 0, 0]) - 200) < 3
+    assert abs(int(PictureReader().read(found[0].images[0])[0, 0, 0]) - 200) < 3
     edit(tmp_path / "validate.json", 2, img_name="xmlab9/source.jpg")
     with pytest.raises(DataError, match=r"validate\.json, item 3: image: no such image file: .*xmlab9/source\.jpg"):
         list(SOURCES["slake"].read(tmp_path, "validation"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
+from feddat.data.readers.image_folder import Below
 from feddat.example import DataError
 
 
@@ -24,14 +25,14 @@ class Pictures:
         self._root, self._folder, self._archives = root, folder, archives
         self._unpacked = (root / folder).is_dir()
 
-    def get(self, name: str) -> str | bytes:
-        """Return the path of a picture below ``root``, or its bytes out of an archive.
+    def get(self, name: str) -> Below | bytes:
+        """Return where a picture is below ``root``, or its bytes out of an archive.
 
         Raises:
             DataError: an archive is damaged.
         """
         if self._unpacked:
-            return f"{self._folder}/{name}"
+            return Below(self._folder, name)
         for wanted in (f"{self._folder}/{name}", name):
             if (found := self._entries.get(wanted)) is not None:
                 archive, entry = found
@@ -39,7 +40,7 @@ class Pictures:
                     return archive.read(entry)
                 except (zipfile.BadZipFile, OSError, ValueError) as error:
                     raise DataError(f"{archive.filename}: {entry}: cannot be read: {error}") from None
-        return f"{self._folder}/{name}"
+        return Below(self._folder, name)
 
     @cached_property
     def _entries(self) -> dict[str, tuple[zipfile.ZipFile, str]]:

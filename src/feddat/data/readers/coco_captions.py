@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 from feddat.example import DataError
 
@@ -41,7 +42,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
             skipped["without a caption"] += 1
             continue
         answers = dict.fromkeys(captions.pop(number), 1.0)
-        fields = {"id": number, "image": f"{split}/{record.text('file_name')}", "question": QUESTION}
+        fields = {"id": number, "image": Below(split, record.text("file_name")), "question": QUESTION}
         yield Record(path, record.place, fields | {"answers": answers})
     for number in captions:
         raise DataError(f"{path}: a caption is of image {number}, which is not among the images")

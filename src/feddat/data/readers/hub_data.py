@@ -14,7 +14,7 @@ from typing import Any
 
 from feddat.data.readers.shards import find_shards
 from feddat.example import DataError
-from feddat.hub import SCHEME, Address, HubError, Repository, fetch, look_up, parse_address
+from feddat.hub import SCHEME, Address, HubError, Repository, fetch, look_up, names_data, parse_address
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ SHARDS = "shards of the Hub"
 _FILES = ("train", "validation", "test", "images")
 
 
-def data_address(text: Any) -> Address | None:
-    """Return the dataset of the Hub that a text names; ``None`` where it is an existing path, or something else.
+def data_address(text: Any, form: str | None) -> Address | None:
+    """Return the dataset of the Hub that a client's data is, in a format or its own files; ``None`` where it is a path.
 
     Raises:
         DataError: it begins with ``hf://`` and cannot be read.
@@ -40,6 +40,8 @@ def data_address(text: Any) -> Address | None:
     if not isinstance(text, str) or (not text.startswith(SCHEME) and Path(text).expanduser().exists()):
         return None
     try:
+        if not names_data(text, form):
+            return None
         return parse_address(text, "dataset")
     except HubError as error:
         raise DataError(str(error)) from None
@@ -77,12 +79,13 @@ def at_hand(client: str, spec: Mapping[str, Any]) -> dict[str, Any]:
     """
     found = dict(spec)
     try:
-        if (address := data_address(spec.get("root"))) is not None and spec.get("format"):
-            found |= _root(address, str(spec["format"]), spec)
-        if not spec.get("format"):
-            for key in _FILES:
-                if str(spec.get(key)).startswith(SCHEME) and (address := data_address(spec[key])) is not None:
-                    found[key] = _file(address, key)
+        if form := spec.get("format"):
+            if (address := data_address(spec.get("root"), str(form))) is not None:
+                found |= _root(address, str(form), spec)
+            return found
+        for key in _FILES:
+            if (address := data_address(spec.get(key), None)) is not None:
+                found[key] = _file(address, key)
     except DataError as error:
         raise DataError(f"client {client!r}: {error}") from None
     return found
@@ -163,8 +166,8 @@ def _file(address: Address, key: str) -> str:
 
 def _pinned(key: str, value: Any, spec: Mapping[str, Any]) -> Any:
     form = spec.get("format")
-    named = bool(form) if key == "root" else key in _FILES and not form and str(value).startswith(SCHEME)
-    address = data_address(value) if named else None
+    named = key == "root" if form else key in _FILES
+    address = data_address(value, form) if named else None
     if address is None or address.pinned:
         return value
     return str(pin_dataset(address, str(form)))

@@ -20,13 +20,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below, is_file
 from feddat.data.readers.medical import KIND, answer_kind
-from feddat.data.readers.records import Record, is_file
+from feddat.data.readers.records import Record
 from feddat.example import DataError
 
 MARK = "<image>"
 HUMAN, MODEL = ("human", "user"), ("gpt", "assistant", "model")
-FOLDERS = ("", "images/")
+FOLDERS = ("", "images")
 
 
 def files(root: Path, split: str) -> tuple[Path, ...]:
@@ -42,7 +43,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
             skipped["without a picture"] += 1
             continue
         name = record.text("image")
-        image = next((folder + name for folder in FOLDERS if is_file(root / (folder + name))), name)
+        image = next((Below(folder, name) for folder in FOLDERS if is_file(root / folder / name)), name)
         turns = record.items("conversations")
         for place in range(0, len(turns) - 1, 2):
             asked, answer = (_turn(record, turns[place + step], place + step, HUMAN, MODEL) for step in (0, 1))

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.medical import CLOSED, KIND, OPEN
 from feddat.data.readers.records import Record
 from feddat.example import DataError
@@ -45,7 +46,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
         kind = record.fields.get("semantic_type")
         fields = {
             "id": record.identifier("idx"),
-            "image": f"files/{record.text('image_path').removeprefix('files/')}",
+            "image": Below("files", record.text("image_path").removeprefix("files/")),
             "question": record.text("question"),
             "answers": dict.fromkeys(answers or [NOTHING], 1.0),
             KIND: CLOSED if kind == "verify" else OPEN,

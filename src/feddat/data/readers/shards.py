@@ -67,7 +67,7 @@ def _by_card(data_files: Any, files: Sequence[str]) -> dict[str, list[str]]:
 
 def _by_name(files: Iterable[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    rest = []
+    rest: list[str] = []
     for path in files:
         words = re.split(r"[/._\-]", path.removesuffix(SUFFIX).lower())
         split = next((name for name, aliases in ALIASES.items() if any(alias in words for alias in aliases)), None)

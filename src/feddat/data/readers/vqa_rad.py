@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.medical import KIND, answer_kind
 from feddat.data.readers.records import Record
 
@@ -42,7 +43,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
         answer = str(given) if isinstance(given, int | float) and not isinstance(given, bool) else record.text("answer")
         fields = {
             "id": record.identifier("qid"),
-            "image": f"{FOLDER}/{record.text('image_name')}",
+            "image": Below(FOLDER, record.text("image_name")),
             "question": record.text("question"),
             "answers": answer,
             KIND: answer_kind(record.fields.get("answer_type"), answer),
