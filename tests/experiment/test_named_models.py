@@ -15,8 +15,8 @@ from helpers import make_unit
 from hub_server import TOKEN, HubServer, converted_request
 
 VILT = "dandelin/vilt-b32-mlm"
-#: The library numbers its requests at random, so that the Hub can find one that went wrong.
-TRACE = ("x-amzn-trace-id",)
+#: The library numbers its requests at random, so that the Hub can find one that went wrong, and says which download.
+MARKS = ("x-amzn-trace-id", "x-hf-download-counter")
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +196,8 @@ def test_requests_hold_nothing_but_names_and_versions(hub: HubServer, vilt: dict
     for one in hub.asked:
         assert one.method in ("GET", "HEAD") and not one.body
         assert one.query.lower() in ("", "blobs=true", "recursive=true&expand=false")
-        assert one.headers.keys() <= {"host", "accept", "accept-encoding", "connection", "user-agent", *TRACE}
+        assert one.headers.keys() <= {"host", "accept", "accept-encoding", "connection", "user-agent", *MARKS}
+        assert one.headers.get("x-hf-download-counter", "1") == "1"
         agent = one.headers["user-agent"].split("; ")
         assert [part.partition("/")[0] for part in agent] == ["feddat", "hf_hub", "python"]
         assert one.path.startswith(("/api/models/dandelin/", "/dandelin/", "/cdn/"))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -58,6 +59,8 @@ def list_known() -> None:
     for name, known in KNOWN.items():
         numbers = (f"{known.parameters:,.1f}", f"{known.trained:.1f}", f"{known.file:.2g}", f"{known.least_memory:.1f}")
         table.add_row(Text(name, "cyan"), known.family, known.licence, *numbers, known.note)
+    # Names stay whole, to be copied: a narrow terminal wraps lines instead.
+    table.width = Measurement.get(out, out.options.update_width(1000), table).maximum
     out.print(table, soft_wrap=True, crop=False)
     out.print(
         "Least memory: weights in float32 and what trains, without activations; `feddat models check NAME` takes a "

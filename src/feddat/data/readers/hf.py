@@ -22,6 +22,7 @@ from typing import Any
 
 from feddat.data.cache import image_key
 from feddat.data.readers import arrow
+from feddat.data.readers.medical import KIND, answer_kind
 from feddat.data.readers.records import COLUMNS, Record
 from feddat.example import DataError
 
@@ -96,6 +97,9 @@ class Folder:
                 for ours in ("image", "image2"):
                     if ours in named:
                         named[ours] = _once(named[ours], pictures)
+                answer = (fields | named).get("answers")
+                if self.task == "vqa" and KIND not in fields and isinstance(answer, str):
+                    named[KIND] = answer_kind(None, answer)
                 # Without an id of its own, a row is known by its number in the split: each file counts from 1.
                 yield Record(path, row.place, {"id": f"row-{number}"} | fields | named)
 
