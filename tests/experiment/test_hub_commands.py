@@ -23,6 +23,7 @@ from feddat.models.named import named_folder
 from helpers import make_unit
 from hub_data import add_parquet, add_slake
 from hub_server import HubServer
+from models.albef.published_files import published, write_bert
 
 VILT = "dandelin/vilt-b32-mlm"
 SMOL = "HuggingFaceTB/SmolVLM-256M-Instruct"
@@ -74,24 +75,42 @@ def test_models_are_listed_pulled_and_checked(
     assert "expected owner/name" in capsys.readouterr().err
 
 
-def test_killed_while_it_pulls_and_gone_on_with(hub: HubServer, models: Path, tmp_path: Path) -> None:
-    files = {path.name: path.read_bytes() for path in (models / "vilt").iterdir()}
-    hub.add("model", VILT, files)
-    hub.pause = 0.02
-    command = [sys.executable, "-c", "from feddat.cli import main; main()", "models", "pull", VILT]
+def test_killed_while_it_pulls_data_and_gone_on_with(hub: HubServer, tmp_path: Path) -> None:
+    add_parquet(hub, "vqa-rad", {"train": 200, "test": 8})
+    add_parquet(hub, "pathvqa", {"train": 24, "validation": 6, "test": 8})
+    add_slake(hub, tmp_path / "slake", {"train": 24, "validation": 8, "test": 8})
+    kill_in_the_middle(hub, "data", "pull", "medical/small")
+    assert not list((tmp_path / "cache").rglob("snapshots/*/data/train-00000-of-00002-0b1a.parquet"))
+    assert call("data", "pull", "medical/small") == 0
+    for path, data in hub.repos["dataset", "flaviagiammarino/vqa-rad"].commits.popitem()[1].items():
+        if path.endswith(".parquet"):
+            (found,) = (tmp_path / "cache" / "datasets--flaviagiammarino--vqa-rad").rglob(f"snapshots/*/{path}")
+            assert found.read_bytes() == data
+
+
+def kill_in_the_middle(hub: HubServer, *arguments: str) -> None:
+    """Start a command in a process of its own, and kill it while it downloads a large file."""
+    hub.pause, hub.sent = 0.2, 0
+    command = [sys.executable, "-c", "from feddat.cli import main; main()", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
     until = time.monotonic() + 120
-    while hub.sent < 20_000 and process.poll() is None and time.monotonic() < until:
+    while hub.sent < 4096 and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not list((tmp_path / "cache").rglob("model.safetensors"))
     hub.pause = 0.0
+
+
+def test_killed_while_it_pulls_and_gone_on_with(hub: HubServer, models: Path, tmp_path: Path) -> None:
+    files = {path.name: path.read_bytes() for path in (models / "vilt").iterdir()}
+    hub.add("model", VILT, files)
+    kill_in_the_middle(hub, "models", "pull", VILT)
+    assert not list((tmp_path / "cache").rglob("model.safetensors"))
     asked = len(hub.asked)
     assert call("models", "pull", VILT) == 0
     # What was complete is not fetched again.
     again = [one.path for one in hub.asked[asked:] if one.method == "GET" and "/resolve/" in one.path]
-    assert not [path for path in again if path.endswith("config.json")]
+    assert not [path for path in again if path.endswith("/config.json")]
     (found,) = (tmp_path / "cache").rglob("model.safetensors")
     assert found.read_bytes() == files["model.safetensors"]
 
@@ -110,6 +129,31 @@ def test_weights_in_pickles_are_converted_once(hub: HubServer, models: Path, tmp
     assert not (tmp_path / "made" / "pytorch_model.bin").exists()
 
 
+def test_albef_is_converted_from_its_published_address(
+    hub: HubServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors.torch import load_file
+
+    state = published("pretrained")
+    torch.save({"model": state, "epoch": 7}, tmp_path / "x.pth")
+    hub.blobs["ALBEF.pth"] = (tmp_path / "x.pth").read_bytes()
+    words = write_bert(tmp_path / "bert")
+    hub.add("model", "google-bert/bert-base-uncased", {p.name: p.read_bytes() for p in words.iterdir()})
+    hub.breaks = 1
+    options = ["--bert", "google-bert/bert-base-uncased", "--image-size", "64"]
+    assert call("convert", f"{hub.url}/cdn/ALBEF.pth", "--out", str(tmp_path / "albef"), *options) == 0
+    assert len([one for one in hub.asked if "range" in one.headers]) == 1  # it went on where the connection broke
+    backbone = load_backbone(str(tmp_path / "albef"))
+    assert backbone.family == "albef"
+    norm = backbone.model.state_dict()["vision.layernorm.weight"]
+    assert torch.equal(norm, state["visual_encoder.norm.weight"])
+    assert load_file(tmp_path / "albef" / "model.safetensors")
+    # Once: what was fetched is not fetched again.
+    asked = len([path for path in hub.paths() if path == "/cdn/ALBEF.pth"])
+    assert call("convert", f"{hub.url}/cdn/ALBEF.pth", "--out", str(tmp_path / "again"), *options) == 0
+    assert len([path for path in hub.paths() if path == "/cdn/ALBEF.pth"]) == asked
+
+
 def test_a_pickle_that_would_run_something_is_refused(
     hub: HubServer, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +167,11 @@ def test_a_pickle_that_would_run_something_is_refused(
     assert call("convert", VILT, "--out", str(tmp_path / "made")) == 2
     assert "pytorch_model.bin: cannot be read as tensors alone" in capsys.readouterr().err
     assert not (tmp_path / "it ran").exists()
+
+
+def one_after_the_other(function, tasks, jobs, on_event):
+    """Do tasks as :func:`feddat.workers.run_parallel` does, in this process."""
+    return {name: function(task, lambda event, n=name: on_event(n, event)) for name, task in tasks.items()}, {}
 
 
 def test_one_command_compares_on_real_data(
@@ -150,8 +199,9 @@ def test_one_command_compares_on_real_data(
     table = capsys.readouterr().out
     assert "| method | trained | sent | vqa-rad | slake | pathvqa |" in table and "| vqa-rad, closed |" in table
 
-    # All is there now: the same command goes on offline, and has nothing to do.
+    # All is there now: the same command goes on offline, and has nothing to do, which needs no other process.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("feddat.experiment.comparison.run_parallel", one_after_the_other)
     asked = len(hub.asked)
     assert call("real", "--seeds", "1", "--methods", "feddat,head", *small) == 0
     assert call("data", "describe", "--benchmark", "medical/small", "--markdown") == 0
@@ -260,6 +310,6 @@ def test_published_addresses_serve_every_folder_of_the_paper() -> None:
 
     folders = {part.folder for federation in FEDERATIONS.values() for part in federation.parts}
     assert folders == archives.PUBLISHED.keys()
-    for published in archives.PUBLISHED.values():
-        assert published.terms and (published.archives or published.asks)
-        assert all(archive.url.startswith("http") and archive.megabytes > 0 for archive in published.archives)
+    for one in archives.PUBLISHED.values():
+        assert one.terms and (one.archives or one.asks)
+        assert all(archive.url.startswith("http") and archive.megabytes > 0 for archive in one.archives)

@@ -20,6 +20,7 @@ from feddat.data.readers.shards import find_shards
 from feddat.example import ClientData, DataError, Example
 from feddat.experiment import Experiment, pinned
 from feddat.hub import Address, Repository
+from feddat.hub.client import cache_folder
 from hub_data import add_parquet, add_slake, picture, row, shard
 from hub_server import HubServer
 
@@ -167,6 +168,29 @@ def test_files_of_the_hub_stand_for_files(hub: HubServer, tmp_path: Path) -> Non
     assert pin is not None and pin["c"]["train"].endswith("/train.jsonl") and len(pin["c"]["train"].split("@")[1]) > 40
     with pytest.raises(DataError, match=r"client 'c': train: .*no such file in the repository"):
         read_client("c", config.clients["c"] | {"train": f"{place}/nothing.jsonl"})
+
+
+def test_links_of_the_cache_are_followed_and_no_others(hub: HubServer, tmp_path: Path) -> None:
+    write_image(tmp_path / "0.png", 0)
+    line = json.dumps({"image": "0.png", "question": "?", "answers": "red"}) + "\n"
+    hub.add(
+        "dataset", "a/lines", {"train.jsonl": 2 * line.encode(), "pictures/0.png": (tmp_path / "0.png").read_bytes()}
+    )
+    place = "hf://datasets/a/lines@main"
+    spec = {"train": f"{place}/train.jsonl", "test": f"{place}/train.jsonl", "images": f"{place}/pictures"}
+    (path,) = {example.images[0] for example in read_client("c", spec).test}
+    assert isinstance(path, Path) and path.is_symlink()
+    # Where the library keeps the files of all repositories in one place, a repository's own are links, too.
+    blob, shared = path.resolve(), cache_folder() / "blobs" / "ab" / "cd"
+    shared.parent.mkdir(parents=True)
+    blob.rename(shared)
+    blob.symlink_to(shared)
+    assert path.resolve() == shared
+    assert read_client("c", spec).test[0].images == (path,)
+    path.unlink()
+    path.symlink_to(tmp_path / "0.png")
+    with pytest.raises(DataError, match="lies outside the images folder"):
+        read_client("c", spec)
 
 
 #: What the datasets' cards on the Hub say: columns, numbers of questions by split, licence.

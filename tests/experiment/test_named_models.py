@@ -1,22 +1,26 @@
 """Models by their names on the Hub, against a Hub on the loopback address."""
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from feddat.config import ConfigError, load_config
+from feddat.deploy.folder import write_consortium
 from feddat.experiment import Experiment
+from feddat.experiment.federation import model_hashes
 from feddat.hub import HubError, parse_address
 from feddat.hub.client import cache_folder
 from feddat.models.base import ModelError
 from feddat.models.catalog import load_backbone, load_encoder
 from feddat.models.named import named_folder, pin_model
+from feddat.site import read_site
 from helpers import make_unit
 from hub_server import TOKEN, HubServer, converted_request
 
 VILT = "dandelin/vilt-b32-mlm"
-#: The library numbers its requests at random, so that the Hub can find one that went wrong, and says which download.
-MARKS = ("x-amzn-trace-id", "x-hf-download-counter")
 
 
 @pytest.fixture(scope="module")
@@ -189,18 +193,14 @@ def test_too_many_requests_are_said(hub: HubServer, vilt: dict[str, bytes]) -> N
     assert pin_model(VILT).startswith(VILT)
 
 
-def test_requests_hold_nothing_but_names_and_versions(hub: HubServer, vilt: dict[str, bytes]) -> None:
+def test_requests_name_who_asks_and_what_for_alone(hub: HubServer, vilt: dict[str, bytes]) -> None:
+    """The fixture holds all requests of all tests to this; here it is seen that there are some, and what is in them."""
     hub.add("model", VILT, vilt)
     load_backbone(pin_model(VILT))
-    assert hub.asked
-    for one in hub.asked:
-        assert one.method in ("GET", "HEAD") and not one.body
-        assert one.query.lower() in ("", "blobs=true", "recursive=true&expand=false")
-        assert one.headers.keys() <= {"host", "accept", "accept-encoding", "connection", "user-agent", *MARKS}
-        assert one.headers.get("x-hf-download-counter", "1") == "1"
-        agent = one.headers["user-agent"].split("; ")
-        assert [part.partition("/")[0] for part in agent] == ["feddat", "hf_hub", "python"]
-        assert one.path.startswith(("/api/models/dandelin/", "/dandelin/", "/cdn/"))
+    assert {one.path.split("/")[1] for one in hub.asked} == {"api", "dandelin", "cdn"}
+    assert all("authorization" not in one.headers for one in hub.asked)
+    agents = {one.headers["user-agent"] for one in hub.asked}
+    assert len(agents) == 1 and agents.pop().startswith(f"feddat/{metadata.version('feddat')}; hf_hub/")
 
 
 def test_a_run_holds_on_to_its_revision_and_weights(
@@ -231,3 +231,31 @@ def test_other_weights_under_the_same_name_are_refused(make_config, world: Path)
     with pytest.raises(Exception, match=r"model_weights: 0{16} expected, but model .* has "):
         experiment.run()
     assert not experiment.folder.config_file.exists()
+
+
+def test_a_bundled_model_on_other_data_says_what_it_is_for(make_config, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", "feddat"):
+        Experiment(make_config(model="vilt-mini", rounds=1, train__steps=1)).run()
+    (said,) = [record.message for record in caplog.records if "vilt-mini" in record.message]
+    assert said.startswith("model vilt-mini knows the generated pictures of the mini federations and nothing else")
+    assert f"model={VILT}" in said and "\n" not in said
+
+
+def test_a_consortium_agrees_on_a_commit_and_each_client_takes_it_himself(
+    hub: HubServer, vilt: dict[str, bytes], tmp_path: Path
+) -> None:
+    commit = hub.add("model", VILT, vilt)
+    pinned = pin_model(VILT)
+    hashes = model_hashes(pinned)
+    write_consortium(tmp_path / "c", ["ann"], ["127.0.0.1"], 9092, (pinned, hashes))
+    server = yaml.safe_load((tmp_path / "c" / "server" / "run.yaml").read_text())
+    assert (server["model"], server["model_weights"]) == (f"{VILT}@{commit}", hashes["weights"])
+    path = tmp_path / "c" / "clients" / "ann" / "client.yaml"
+    written = yaml.safe_load(path.read_text())
+    assert written["model"] == pinned
+    config = load_config(None, None, model=pinned, clients={"ann": {}}, benchmark=None)
+    assert read_site(path).applied(config).model == pinned
+    # A server that names another model makes nobody download it.
+    path.write_text(yaml.safe_dump({key: value for key, value in written.items() if key != "model"}))
+    with pytest.raises(ConfigError, match=r"client ann: the run's model is dandelin/.*; name it in client\.yaml"):
+        read_site(path).applied(config)

@@ -75,12 +75,6 @@ class Suite:
 SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
-        Suite(
-            "medical",
-            "medical data of the Hub: three datasets, four modalities, five hospitals",
-            ("medical/small", "medical/modality", "medical/sites"),
-            MEDICAL_ROWS,
-        ),
         Suite("paper", "the paper's federations and rows", tuple(f"paper/{kind}" for kind in _KINDS), PAPER_ROWS),
         Suite("mini", "the mini federations, the paper's rows", _MINI, PAPER_ROWS),
         Suite("deciding", "the mini federations, the rows that decide what FedDAT is worth", _MINI, DECIDING_ROWS),
@@ -101,6 +95,12 @@ SUITES: dict[str, Suite] = {
             "the mini federations, every row of the others, every rule of the server, variants of FedDAT",
             _MINI,
             ALL_ROWS,
+        ),
+        Suite(
+            "medical",
+            "medical data of the Hub: three datasets, four modalities, five hospitals",
+            ("medical/small", "medical/modality", "medical/sites"),
+            MEDICAL_ROWS,
         ),
         Suite("mini-v1", "the mini federations of earlier results, the paper's rows", _MINI_V1, PAPER_ROWS),
         Suite("all-v1", "the mini federations of earlier results, every row", _MINI_V1, ALL_ROWS),

@@ -1,7 +1,7 @@
 """Models and datasets by their names on the Hugging Face Hub, or on the mirror that ``HF_ENDPOINT`` names."""
 
 from feddat.hub.address import SCHEME, Address, HubError, local_or_named, names_data, parse_address
-from feddat.hub.client import Repository, fetch, is_offline, look_up, store_of
+from feddat.hub.client import Repository, fetch, is_offline, look_up, stores_of
 
 __all__ = [
     "SCHEME",
@@ -14,5 +14,5 @@ __all__ = [
     "look_up",
     "names_data",
     "parse_address",
-    "store_of",
+    "stores_of",
 ]

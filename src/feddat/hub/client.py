@@ -2,7 +2,8 @@
 
 What of its environment matters is read at every call: ``HF_ENDPOINT``, ``HF_HUB_CACHE`` (or ``HF_HOME``),
 ``HF_HUB_OFFLINE`` and, by the library itself, ``HF_TOKEN``. Requests name repositories, revisions and files, and say
-who asks: nothing but the versions of this package, of the library and of Python. Telemetry is off for good.
+who asks: nothing but the versions of this package, of the library and of Python. Telemetry is off for good,
+and so is the library's other protocol (Xet): every request is one of HTTP, which a mirror can serve and a test reads.
 """
 
 from __future__ import annotations
@@ -164,13 +165,16 @@ def _remembered(address: Address) -> Repository | None:
         return None
 
 
-def store_of(folder: Path) -> Path | None:
-    """Return where the cache keeps what the links in a repository's folder lead to; ``None`` for any other folder."""
+def stores_of(folder: Path) -> tuple[Path, ...]:
+    """Return where the links in a repository's folder of the cache lead to; nothing for any other folder.
+
+    The library keeps a repository's files beside its folders, or those of all repositories in one place.
+    """
     if "snapshots" not in folder.parts:
-        return None
+        return ()
     cache = cache_folder().absolute()
     parts = folder.absolute().relative_to(cache).parts if folder.absolute().is_relative_to(cache) else ()
-    return cache / parts[0] / "blobs" if parts[1:2] == ("snapshots",) else None
+    return (cache / parts[0] / "blobs", cache / "blobs") if parts[1:2] == ("snapshots",) else ()
 
 
 def cache_folder() -> Path:
@@ -198,6 +202,7 @@ def _caller() -> dict[str, Any]:
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
+    constants.HF_HUB_DISABLE_XET = True
     return {"library_name": "feddat", "library_version": metadata.version("feddat")}
 
 

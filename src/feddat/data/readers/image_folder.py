@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feddat.hub import store_of
+from feddat.hub import stores_of
 
 
 class OutsideError(ValueError):
@@ -58,7 +58,7 @@ class ImageFolder:
         path = base / name
         if self.outside:
             return path if is_file(path) else None
-        if (Path(name).is_absolute() or ".." in Path(name).parts) and not self._holds(base, _resolve(path)):
+        if (Path(name).is_absolute() or ".." in Path(name).parts) and not _within(_resolve(path), self._folder(base)):
             raise self._error(base)
         try:
             mode = path.lstat().st_mode
@@ -66,13 +66,10 @@ class ImageFolder:
             return None
         # Folders are looked at once; of files, links alone can lead elsewhere.
         resolved = _resolve(path) if stat.S_ISLNK(mode) else self._folder(path.parent)
-        if not self._holds(base, resolved):
+        places = (base, *stores_of(base)) if stat.S_ISLNK(mode) else (base,)
+        if not any(_within(resolved, self._folder(place)) for place in places):
             raise self._error(base)
         return path if stat.S_ISREG(mode) or is_file(path) else None
-
-    def _holds(self, base: Path, resolved: Path) -> bool:
-        store = store_of(base)
-        return _within(resolved, self._folder(base)) or (store is not None and _within(resolved, self._folder(store)))
 
     def _folder(self, path: Path) -> Path:
         if path not in self._resolved:
