@@ -28,6 +28,7 @@ for command in (
     comparing.demo,
     comparing.real,
     comparing.study,
+    comparing.tune,
     runs.report,
     runs.evaluate,
     runs.predict,
