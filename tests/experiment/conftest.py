@@ -88,7 +88,7 @@ def _holds_names_and_versions_alone(one: Asked, server: HubServer) -> None:
     assert one.method in ("GET", "HEAD") and not one.body
     known = {f"/{kind}s/{name}" if kind == "dataset" else f"/{name}" for kind, name in server.repos}
     known |= {f"/api/{kind}s/{name}" for kind, name in server.repos} | {f"/cdn/{sha}" for sha in server.blobs}
-    tried = r"/(api/(models|datasets)/|datasets/)?(\S+)/?|/nowhere"
+    tried = r"/nowhere|/(api/(models|datasets)/|datasets/)?(\S+)"
     if not one.path.startswith(tuple(known)):  # of what is not there, its name alone
         found = re.fullmatch(tried, one.path)
         assert found is not None and found[3] in (None, *MISSING), one.path

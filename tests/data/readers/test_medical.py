@@ -131,6 +131,21 @@ def test_every_turn_of_a_conversation_is_a_question(tmp_path: Path) -> None:
         read_client("c", {"format": "llava", "root": str(tmp_path), "test": "val"})
 
 
+@pytest.mark.parametrize("name", ["../x.png", "images/../../x.png"])
+def test_forms_of_data_lead_nowhere_outside_their_folders(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "root"
+    write_image(tmp_path / "x.png", 0)
+    (root / "images").mkdir(parents=True)
+    turns = [{"from": "human", "value": "Is it red?"}, {"from": "gpt", "value": "Yes."}]
+    write_json(root / "train.json", [{"image": name, "conversations": turns}])
+    captions = {"images": [{"id": 1, "file_name": f"../{name}"}], "annotations": [{"image_id": 1, "caption": "x"}]}
+    write_json(root / "annotations" / "captions_train.json", captions)
+    (root / "train").mkdir()
+    for form in ("llava", "coco-captions"):
+        with pytest.raises(DataError, match="lies outside the images folder"):
+            read_client("c", {"format": form, "root": str(root), "test": "train"})
+
+
 def test_captions_of_coco_are_answers_to_one_question(tmp_path: Path) -> None:
     images = [{"id": 9 + i, "file_name": f"COCO_train2014_{9 + i:012d}.jpg"} for i in range(3)]
     captions = [{"id": i, "image_id": 9 + i % 2, "caption": f"A tile, {i}."} for i in range(4)]
