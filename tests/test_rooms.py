@@ -10,7 +10,7 @@ import feddat
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
     ("allocator", "files", "kinds", "log", "parent", "phases", "picture_settings", "precision", "seeding"),
-    ("example",),
+    ("example", "hub"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
