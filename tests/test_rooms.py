@@ -9,8 +9,12 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("allocator", "example", "files", "kinds", "log", "memory", "offline", "parent", "phases", "precision", "seeding"),
-    ("tensorfile",),
+    (
+        *("allocator", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
+        *("precision", "seeding"),
+    ),
+    ("example", "hub", "tensorfile"),
+    ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
     ("client", "pretrain"),

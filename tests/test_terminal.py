@@ -108,7 +108,8 @@ def test_names_that_end_a_command_line(tmp_path):
     for words, position, expected in (("feddat stu", "1", {"study"}), ("feddat models ", "2", {"check", "make-tiny"})):
         asked = {"_FEDDAT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
         done = subprocess.run(FEDDAT, env=ENVIRONMENT | asked, capture_output=True, text=True)
-        assert (done.returncode, set(done.stdout.split())) == (0, expected)
+        assert done.returncode == 0
+        assert expected <= set(done.stdout.split())
     done = subprocess.run([*FEDDAT, "--show-completion", "bash"], env=ENVIRONMENT, capture_output=True, text=True)
     assert "_FEDDAT_COMPLETE=complete_bash" in done.stdout
 

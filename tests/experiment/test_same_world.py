@@ -134,6 +134,19 @@ def test_what_is_put_back_or_copied_is_the_same_again(settings, place):
     assert whole == resumed
 
 
+def test_a_run_taken_up_from_its_folder_says_the_same_though_it_noted_the_weights(settings, place):
+    stopped_after_a_round(settings())
+    weights(place)
+    folder = settings().run_dir
+    assert Experiment.open(folder).config.model_weights
+    with pytest.raises(ExperimentError, match="since round 1 this has been exchanged where it lies: model weights; "):
+        Experiment.open(folder).run(resume=True)
+    before = Experiment.open(folder).config.model_weights
+    summary = Experiment.open(folder).run(resume=True, accept_changes=True)
+    assert [change["what"] for change in summary["changes"]] == [["model weights"]]
+    assert before != Experiment.open(folder).config.model_weights == summary["model_weights"]
+
+
 def test_changes_that_are_accepted_stand_in_summary_and_report(settings, place, caplog):
     stopped_after_a_round(settings(rounds=3))
     weights(place)

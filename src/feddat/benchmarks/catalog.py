@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddat.benchmarks.draw import TEST_EXAMPLES, TRAIN_EXAMPLES, Sizes, draw_client
+from feddat.benchmarks.medical import MEDICAL, Revisions, load_medical
 from feddat.benchmarks.mini import MINI
 from feddat.benchmarks.paper import FEDERATIONS
 from feddat.benchmarks.prepared import MANIFEST, load_prepared
-from feddat.data.mini.generate import SPLITS
 from feddat.example import ClientData
 
 _AS_FOUND = "nothing by design: the datasets are as they were published"
@@ -42,8 +42,11 @@ class BenchmarkError(ValueError):
 
 def list_benchmarks() -> dict[str, str]:
     """Return name -> one-line description."""
-    mini = {name: federation.description for name, federation in MINI.items()}
-    return mini | {name: federation.description for name, federation in FEDERATIONS.items()}
+    return {
+        name: federation.description
+        for federations in (MINI, FEDERATIONS, MEDICAL)
+        for name, federation in federations.items()
+    }
 
 
 def load_benchmark(
@@ -52,8 +55,11 @@ def load_benchmark(
     train_examples: int | None = None,
     test_examples: int | None = None,
     root: Path | None = None,
+    validation_examples: int | None = None,
+    outside: bool = False,
+    revisions: Revisions | None = None,
 ) -> Benchmark:
-    """Generate a federation, draw it from published datasets, or read a prepared one.
+    """Generate a federation, draw it from published datasets, fetch it from the Hub, or read a prepared one.
 
     The same arguments give the same examples.
 
@@ -61,8 +67,11 @@ def load_benchmark(
         name: key of the catalog, or a folder that ``feddat data prepare`` wrote.
         seed: seed of the data; a prepared folder has its own.
         train_examples: training examples per client.
-        test_examples: test examples per client; mini/*: validation gets half as many. A prepared folder is read whole.
+        test_examples: test examples per client. A prepared folder is read whole.
         root: ``paper/*``: folder of the published datasets; or of prepared ones, called ``domain``, ``scene``, ...
+        validation_examples: mini/*: validation examples per client; default: half as many as test examples.
+        outside: ``paper/*``: let records name images outside the datasets' own folders.
+        revisions: medical/*: dataset on the Hub -> commit; default: the newest. These federations are read whole.
 
     Raises:
         BenchmarkError: unknown name, or ``root`` is missing.
@@ -71,8 +80,18 @@ def load_benchmark(
     if name in MINI:
         entry = MINI[name]
         test = test_examples or DEFAULT_SIZES["test"]
-        sizes = dict(zip(SPLITS, (train_examples or DEFAULT_SIZES["train"], max(1, test // 2), test), strict=True))
+        sizes = {
+            "train": train_examples or DEFAULT_SIZES["train"],
+            "validation": validation_examples or max(1, test // 2),
+            "test": test,
+        }
         return Benchmark(name, entry.description, entry.shared, entry.differs, entry.clients(sizes, seed))
+    if name in MEDICAL:
+        medical = MEDICAL[name]
+        if root is not None and (root / name.replace("/", "-") / MANIFEST).is_file():
+            return _prepared(name, root / name.replace("/", "-"))
+        clients = load_medical(name, seed, revisions=revisions)
+        return Benchmark(name, medical.description, medical.shared, medical.differs, clients)
     if name in FEDERATIONS:
         if root is None:
             raise BenchmarkError(
@@ -84,7 +103,7 @@ def load_benchmark(
             return _prepared(name, ready)
         federation = FEDERATIONS[name]
         wanted = Sizes(train_examples or TRAIN_EXAMPLES, test_examples or TEST_EXAMPLES)
-        clients = tuple(draw_client(part, root, seed, wanted)[0] for part in federation.parts)
+        clients = tuple(draw_client(part, root, seed, wanted, outside=outside)[0] for part in federation.parts)
         return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
     if Path(name).is_dir():
         return _prepared(name, Path(name))
@@ -93,5 +112,9 @@ def load_benchmark(
 
 def _prepared(name: str, folder: Path) -> Benchmark:
     manifest, clients = load_prepared(folder)
-    federation = FEDERATIONS[manifest["request"]["benchmark"]]
+    request = manifest["request"]["benchmark"]
+    if request in MEDICAL:
+        medical = MEDICAL[request]
+        return Benchmark(name, medical.description, medical.shared, medical.differs, clients)
+    federation = FEDERATIONS[request]
     return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)

@@ -25,8 +25,11 @@ for command in (
     runs.run,
     comparing.compare,
     comparing.demo,
+    comparing.real,
     comparing.study,
+    comparing.tune,
     runs.report,
+    runs.evaluate,
     runs.predict,
     watching.status,
     watching.dashboard,
@@ -93,8 +96,7 @@ def start(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """Route the package's own log to standard error, and keep libraries' notes off it and their hands off any hub."""
-    os.environ["HF_HUB_OFFLINE"] = "1"  # for workers, too
+    """Route the package's own log to standard error, and keep libraries' notes off it."""
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = UNLIMITED  # nothing is cut on its way to a file or another program
     notes = "ignore::FutureWarning:transformers.modeling_utils"

@@ -26,6 +26,7 @@ from feddat.config.sections import (
     TrainConfig,
     WireConfig,
 )
+from feddat.picture_settings import PictureSettings
 
 
 class ConfigError(ValueError):
@@ -40,7 +41,14 @@ class RunConfig(Section):
     )
     runs_dir: Path = Path("runs")
     method: str = "feddat"
-    model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
+    model: str = Field(
+        "vilt-mini",
+        description="name of a bundled model, path of a Hugging Face folder, or owner/name[@revision] there",
+    )
+    model_weights: str | None = Field(
+        None,
+        description="hash that the frozen weights must have, as a summary gives it; filled in when a run starts",
+    )
     weights: Literal["fp32", "bf16", "int8", "int4"] = Field(
         "fp32", description="number format of the frozen weights of decoder vision-language models; what trains is fp32"
     )
@@ -50,15 +58,24 @@ class RunConfig(Section):
     root: Path | None = Field(
         None, description="paper/*: folder of the published datasets, or of the prepared folders domain, scene, ..."
     )
+    revisions: dict[str, str] | None = Field(
+        None, description="medical/*: dataset on the Hub -> commit; filled in when a run starts"
+    )
     clients: dict[str, dict[str, Any]] | None = Field(
         None,
         description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
+    )
+    pictures: PictureSettings = Field(
+        PictureSettings(), description="how images are read (docs/data.md); a client's own `pictures` come first"
     )
     data_cache: Path | None = Field(
         None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
-    test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
+    test_examples: int | None = Field(None, ge=1, description="cap on test examples per client")
+    validation_examples: int | None = Field(
+        None, ge=1, description="cap on validation examples per client; default: that on test examples, mini/*: half"
+    )
     split_clients: int = Field(
         1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
     )

@@ -77,16 +77,17 @@ def _keys(folder: Path) -> str:
 
 def _data(site: SiteConfig) -> str:
     from feddat.data.readers import read_client
-    from feddat.models.images import read_rgb
+    from feddat.pictures import PictureReader
 
     data = read_client(site.client, dict(site.data))
+    reader = PictureReader(data.pictures)
     sizes = {split: data.split(split) for split in ("train", "validation", "test")}
     for split, examples in sizes.items():
         if split != "validation" and not examples:
             raise ValueError(f"split {split} is empty")
         for example in examples[:1]:
             for image in example.images:
-                read_rgb(image)
+                reader.read(image)
     return ", ".join(f"{split} {len(examples)}" for split, examples in sizes.items()) + f" examples, task {data.task}"
 
 
@@ -94,7 +95,7 @@ def _model(site: SiteConfig, folder: Path) -> str:
     from feddat.experiment.federation import model_hashes
 
     expected = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    name = str(site.model) if site.model is not None else expected["model"]
+    name = site.model if site.model is not None else expected["model"]
     found = model_hashes(name)
     for part, value in found.items():
         if part not in expected:

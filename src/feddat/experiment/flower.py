@@ -72,11 +72,15 @@ client_app = make_client_app(site)
 @lru_cache(maxsize=1)
 def _federation(settings: str, file: str | None, run: str) -> tuple[Federation, set[str]]:
     """Return the clients that this process may be, and the names of those whose data has been checked: none yet."""
-    experiment = Experiment(from_flat(json.loads(settings)).run)
+    config = from_flat(json.loads(settings))
+    experiment = Experiment(config.run)
+    run_settings = experiment.settings
+    if config.accept_changes:  # the hash that the run noted may be of other weights than the server's
+        run_settings = run_settings.model_copy(update={"model_weights": None})
     if file is None:
-        federation = load_federation(experiment.settings, experiment.folder.clients)
+        federation = load_federation(run_settings, experiment.folder.clients)
     else:
         own = read_site(Path(file))
-        federation = load_federation(own.applied(experiment.settings), own.store(run))
+        federation = load_federation(own.applied(run_settings), own.store(run))
     check_sites(federation, others=file is not None)
     return federation, set()

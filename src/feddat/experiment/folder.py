@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from feddat.config import RunConfig
 from feddat.files import locked, write_atomic, write_json
 
-#: Settings that say where a run is written or computed, not what comes out.
-PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime"})
+#: Settings that say where a run is written or computed, or that check what is loaded, not what comes out.
+PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime", "model_weights"})
 #: Settings of ``server`` that say how long it waits for clients, and how much it takes on: they may change when a run
 #: is resumed.
 PATIENCE_KEYS = frozenset({"min_clients", "wait", "deadline", "max_message"})
@@ -75,8 +75,9 @@ class RunFolder:
                 f"run folder {self.path} holds {state}; resume it (--resume), replace it (--overwrite) or choose "
                 "another name"
             )
-        if not overwrite and (keys := differing_keys(self.read_config(), config)):
-            raise ExperimentError(f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ")
+        if not overwrite and (keys := differing_keys(here := self.read_config(), config)):
+            models = f" (model {here.model} there, {config.model} now)" if "model" in keys else ""
+            raise ExperimentError(f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ{models}")
 
     def begin(self, config: RunConfig, *, overwrite: bool) -> None:
         """Write the configuration; with ``overwrite``, remove the run that was here before.
@@ -122,12 +123,13 @@ class RunFolder:
         return content
 
     def write_json(self, path: Path, value: Any) -> None:
-        """Write JSON atomically.
+        """Write JSON atomically, into a folder that is made where it does not exist.
 
         Raises:
             ExperimentError: the disk refuses.
         """
         with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, value)
 
     # The metrics: one JSON object a line.
@@ -193,6 +195,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def local_steps(lines: Sequence[Mapping[str, Any]], until: int | None = None) -> float:
+    """Return the batches that a participant took up to a round, on average over those who trained, from metrics."""
+    trained = [line for line in lines if line.get("split") == "train" and (until is None or line["round"] <= until)]
+    owners = {line["client"] for line in trained}
+    steps = sum(float(line["metrics"].get("steps", 0)) for line in trained)
+    return steps / max(1, len(owners))
+
+
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
     """Return the dotted keys, of those that determine a run's numbers, in which two configurations differ."""
     left, right = _flat(_deciding(one)), _flat(_deciding(other))
@@ -205,8 +215,13 @@ def config_hash(config: RunConfig) -> str:
     Keys at their defaults are left out, so that a run can be resumed by a version with further keys. (A default that
     has changed since shows in the run's ``config.yaml``, which has them all.)
     """
-    text = json.dumps(_deciding(config, exclude_defaults=True), sort_keys=True)
+    text = json.dumps(deciding_settings(config), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def deciding_settings(config: RunConfig) -> dict[str, Any]:
+    """Return what determines the run's numbers and is not at its default."""
+    return _deciding(config, exclude_defaults=True)
 
 
 def _deciding(config: RunConfig, exclude_defaults: bool = False) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.limits import Limits, check_message
@@ -21,13 +22,18 @@ from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
 from feddat.config import RunConfig
-from feddat.example import Example
+from feddat.data.readers.medical import KIND
+from feddat.example import ClientData, Example
 from feddat.experiment.events import Announcer
 from feddat.experiment.federation import Federation, Foundation
-from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
+from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
+from feddat.experiment.methods import title
 from feddat.experiment.samples import write_samples
 from feddat.experiment.world import in_short
 from feddat.memory import free_memory
+
+#: More kinds of questions than so many are not scored apart.
+MOST_KINDS = 4
 
 
 @dataclass
@@ -89,9 +95,14 @@ class Service:
             state = self._rounds(grid, started)
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
+        kinds: dict[str, dict[str, float]] = {}
         if federation is not None:
-            self._show_answers(state, federation())
+            here = federation()
+            self._show_answers(state, here)
+            kinds = scores_by_kind(here, state, self.settings.eval.split)
         summary = self._summary(state)
+        if kinds:
+            summary["kinds"] = kinds
         self.folder.write_json(self.folder.summary_file, summary)
         return summary
 
@@ -144,6 +155,7 @@ class Service:
             event="start",
             name=self.config.run_name,
             method=self.config.method,
+            title=title(self.config),
             folder=str(self.folder.path),
             clients=self._order,
             round=state.round,
@@ -183,8 +195,10 @@ class Service:
         own = foundation.route_name(foundation.routes(final=True)[0])
         return {
             "method": self.config.method,
+            "title": title(self.config),
             "peft": settings.adapter.peft,
             "model": settings.model,
+            "model_weights": foundation.model["weights"],
             "benchmark": settings.benchmark,
             "seed": settings.seed,
             "rounds": settings.rounds,
@@ -192,6 +206,7 @@ class Service:
             "clients": scored,
             "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
             "parameters": self._parameters,
+            "steps": local_steps(self.folder.read_metrics()),
             "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
             "seconds": sum(state.seconds.values()),
             "seconds_in": state.seconds,
@@ -208,9 +223,55 @@ def predict(
     federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
 ) -> list[list[tuple[str, float]]]:
     """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
-    foundation = federation.foundation
-    final = state.round == foundation.config.rounds
-    server = foundation.algorithm.server
-    extras = None if server is None else server.answers(state.rule)
+    final, extras = _answering(federation.foundation, state)
     owner = federation.owner(client)
     return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
+
+
+def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
+    """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
+    foundation = federation.foundation
+    final, extras = _answering(foundation, state)
+    found: dict[str, dict[str, float]] = {}
+    for participant in federation.participants.values():
+        found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
+        participant.release()
+    return {
+        name: {foundation.route_name(route): score for route, score in found[name].items()}
+        for name in federation.data
+        if name in found
+    }
+
+
+def scores_by_kind(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
+    """Return the scores of each kind of question apart, on the method's own route: client -> kind -> percent.
+
+    The kinds are those that a dataset tells apart (``answer_type``: open and closed, or yes/no, number, other). A
+    client whose questions are all of one kind, or of none, has no entry.
+    """
+    final, extras = _answering(federation.foundation, state)
+    found: dict[str, dict[str, float]] = {}
+    for participant in federation.participants.values():
+        kinds = {name: _kinds(federation.data[name], split) for name in participant.members}
+        if not any(kinds.values()):
+            continue
+        scores = participant.example_scores(state.shared or None, state.round, split, final=final, extras=extras)
+        participant.release()
+        for name, places in kinds.items():
+            if places:
+                found[name] = {kind: statistics.fmean(scores[name][at] for at in here) for kind, here in places.items()}
+    return {name: found[name] for name in federation.data if name in found}
+
+
+def _kinds(data: ClientData, split: str) -> dict[str, list[int]]:
+    """Return where the examples of each kind are; nothing where there is one kind, or are more than a table shows."""
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(data.split(split)):
+        places.setdefault(str(example.meta.get(KIND, "")).strip().lower(), []).append(place)
+    return dict(sorted(places.items())) if "" not in places and 1 < len(places) <= MOST_KINDS else {}
+
+
+def _answering(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
+    """Return whether a state is that of the last round, and the extra arrays that answers take."""
+    server = foundation.algorithm.server
+    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))

@@ -34,7 +34,7 @@ _MODEL = {"weights": "model weights", "encoder": "tokenizer or image processor",
 #: Settings that name model and data.
 _NAMED = {
     *("model", "weights", "fusion", "benchmark", "root", "clients", "train_examples", "test_examples", "split_clients"),
-    "data_seed",
+    *("data_seed", "validation_examples", "revisions", "pictures"),
 }
 #: In a client's store.
 _FILE = "data.json"

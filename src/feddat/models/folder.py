@@ -30,7 +30,7 @@ _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype
 #: Entry of ``config.json`` that names the folders of a model's parts.
 PARTS = "parts"
 #: Changes when the same files come to mean other pixels or tokens.
-_ENCODING_VERSION = "1"
+_ENCODING_VERSION = "2"
 
 
 def read_model_type(folder: Path) -> str:
@@ -101,9 +101,11 @@ def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a model folder; onto itself, nothing happens."""
+    """Copy the files of a model folder, pickles only where there are no safetensors; onto itself, nothing happens."""
     target.mkdir(parents=True, exist_ok=True)
     for pattern in ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin"):
+        if pattern.endswith(".bin") and any(target.glob("*.safetensors")):
+            continue
         for path in source.glob(pattern):
             if not (target / path.name).exists() or not path.samefile(target / path.name):
                 shutil.copyfile(path, target / path.name)

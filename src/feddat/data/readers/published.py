@@ -12,7 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from feddat.data.readers import aqua, clove, cocoqa, gqa, nlvr2, snli_ve, vcr, vizwiz, vqa
+from feddat.data.readers import (
+    aqua,
+    clove,
+    coco_captions,
+    cocoqa,
+    gqa,
+    llava,
+    mimic_cxr_vqa,
+    nlvr2,
+    pmc_vqa,
+    slake,
+    snli_ve,
+    vcr,
+    vizwiz,
+    vqa,
+    vqa_rad,
+)
+from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.records import Record, to_examples
 from feddat.example import DataError, Example
 
@@ -45,7 +62,13 @@ class Source(Protocol):
         ...
 
     def read(
-        self, root: Path, split: str, *, skip_missing: bool = False, skipped: Counter[str] | None = None
+        self,
+        root: Path,
+        split: str,
+        *,
+        skip_missing: bool = False,
+        skipped: Counter[str] | None = None,
+        outside: bool = False,
     ) -> Iterator[Example]:
         """Yield the examples of ``split``, in the order of its files.
 
@@ -54,6 +77,7 @@ class Source(Protocol):
             split: one of ``splits``.
             skip_missing: skip examples whose image file is missing, instead of raising.
             skipped: filled with why records were skipped, and how many.
+            outside: let records name images outside the dataset's own folders.
 
         Raises:
             DataError: a file is missing or malformed, or a record cannot be used; names file and record.
@@ -88,14 +112,21 @@ class FormatSource:
         return self.format.files(root, split)
 
     def read(
-        self, root: Path, split: str, *, skip_missing: bool = False, skipped: Counter[str] | None = None
+        self,
+        root: Path,
+        split: str,
+        *,
+        skip_missing: bool = False,
+        skipped: Counter[str] | None = None,
+        outside: bool = False,
     ) -> Iterator[Example]:
         """See :meth:`Source.read`."""
         for path in self.files(root, split):
             if not path.is_file():
                 raise DataError(f"{path}: no such file; {self.name} {split} needs it")
         counts: Counter[str] = Counter() if skipped is None else skipped
-        yield from to_examples(self.format.records(root, split, counts), self.task, root, skip_missing, counts)
+        folder = ImageFolder(root, outside)
+        yield from to_examples(self.format.records(root, split, counts), self.task, folder, skip_missing, counts)
 
 
 _SCENES = [(f"clove-scene-{group}", f"scenes {name}", clove.scene(group)) for group, name in clove.SCENES.items()]
@@ -117,9 +148,24 @@ _TABLE: tuple[tuple[str, str, str, str, Format], ...] = (
     ("vqav2", "vqa", "VQA v2: questions about COCO photos (Goyal et al., CVPR 2017)", "train val", vqa.V2),
     ("nlvr2", "nlvr2", "NLVR2: sentences about pairs of photos (Suhr et al., ACL 2019)", "train dev test1", nlvr2),
     ("snli-ve", "snli-ve", "SNLI-VE: entailment by Flickr30k photos (Xie et al., 2019)", "train dev test", snli_ve),
+    ("vqa-rad", "vqa", "VQA-RAD: clinicians' questions about radiology (Lau et al., 2018)", "train test", vqa_rad),
+    ("slake", "vqa", "SLAKE, English: radiology (Liu et al., ISBI 2021)", "train validation test", slake),
+    (
+        "mimic-cxr-vqa",
+        "vqa",
+        "MIMIC-CXR-VQA: chest X-rays (Bae et al., NeurIPS 2023)",
+        "train validation test",
+        mimic_cxr_vqa,
+    ),
+    ("pmc-vqa", "vcr", "PMC-VQA: choices about figures of articles (Zhang et al., 2023)", "train test", pmc_vqa),
     ("vcr", "vcr", "VCR, question to answer, on film stills (Zellers et al., CVPR 2019)", "train val", vcr),
 )
 
+#: Forms of data whose splits have any names, each with one line about it, and its reader.
+FORMS: Mapping[str, tuple[str, Format]] = {
+    "llava": ("conversations about pictures, SPLIT.json (Liu et al., NeurIPS 2023)", llava),
+    "coco-captions": ("captions of pictures, annotations/captions_SPLIT.json (Chen et al., 2015)", coco_captions),
+}
 #: Dataset name -> where its examples come from.
 SOURCES: Mapping[str, Source] = {
     name: FormatSource(name, task, description, tuple(splits.split()), layout)
