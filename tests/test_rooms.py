@@ -9,7 +9,8 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("allocator", "example", "files", "kinds", "log", "parent", "phases", "precision", "seeding"),
+    ("allocator", "example", "files", "kinds", "log", "parent", "phases", "precision", "seeding", "text"),
+    ("client_names", "yaml_files"),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
     ("client", "pretrain"),
