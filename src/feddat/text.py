@@ -12,15 +12,15 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-#: Characters that show nothing: byte order mark, zero-width space, word joiner, soft hyphen, marks of direction. Joiners
-#: inside words (U+200C, U+200D) stay: emoji and some scripts need them.
+#: Characters that show nothing: byte order mark, zero-width space, word joiner, soft hyphen, marks of direction. The
+#: joiners U+200C and U+200D stay: emoji and some scripts need them.
 _INVISIBLE = "\ufeff\u200b\u2060\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 #: Spaces of other widths, and those at which a line is not broken.
 _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 #: Half of a pair of UTF-16, which cut-off emoji leave behind: no file and no tokenizer takes it.
 _HALVES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 #: Signs of one meaning in an answer: typographic quotation marks, apostrophes, hyphens and minus.
-_SIGNS = str.maketrans("‘’‚‛ʼ′“”„‟″‐‑‒−", "''''''\"\"\"\"\"----")
+_SIGNS = {"'": "‘’‚‛ʼ′", '"': "“”„‟″", "-": "‐‑‒−"}
 
 
 def _widths() -> dict[int, str]:
@@ -35,8 +35,13 @@ _LETTER_WIDTHS = {code: usual for code, usual in _WIDTHS.items() if unicodedata.
     code: _WIDTHS[code]
     for code in (0xFF9E, 0xFF9F)  # the marks that voice half-width katakana
 }
-_IN_TEXT = {**_HALVES, **dict.fromkeys(map(ord, _INVISIBLE)), **dict.fromkeys(map(ord, _SPACES), " "), **_LETTER_WIDTHS}
-_IN_ANSWER = {**_WIDTHS, **_SIGNS}
+_IN_TEXT: dict[int, str] = {
+    **_HALVES,
+    **dict.fromkeys(map(ord, _INVISIBLE), ""),
+    **dict.fromkeys(map(ord, _SPACES), " "),
+    **_LETTER_WIDTHS,
+}
+_IN_ANSWER: dict[int, str] = {**_WIDTHS, **{ord(sign): usual for usual, signs in _SIGNS.items() for sign in signs}}
 
 
 @lru_cache(maxsize=1 << 16)

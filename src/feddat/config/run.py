@@ -99,7 +99,7 @@ class RunConfig(Section):
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected names of clients with their files below them, {_CLIENTS}, not a {kind_of(value)}")
+            raise ValueError(f"expected names of clients and their files, {_CLIENTS}, not a {kind_of(value)}")
         clients = {normal_text(name) if isinstance(name, str) else name: spec for name, spec in value.items()}
         if len(clients) < len(value):
             raise ValueError("two names are the same in another Unicode form")
