@@ -74,10 +74,19 @@ def find_file(path: Path) -> Path:
         if str(path).isascii() or path.exists():
             return path
         parent = find_file(path.parent)
-        same = [entry for entry in parent.iterdir() if normal_text(entry.name) == normal_text(path.name)]
+        same = _listing(parent, parent.stat().st_mtime_ns).get(normal_text(path.name), [])
     except (OSError, ValueError):  # no such folder, or a name that cannot be one
         return path
     return same[0] if len(same) == 1 else path
+
+
+@lru_cache(maxsize=16)
+def _listing(folder: Path, changed: int) -> dict[str, list[Path]]:
+    """Return what a folder holds by the one form of each name, as it was when it last changed."""
+    found: dict[str, list[Path]] = {}
+    for entry in folder.iterdir():
+        found.setdefault(normal_text(entry.name), []).append(entry)
+    return found
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:

@@ -89,6 +89,8 @@ def prepare(
 
 def _counts(clients: Mapping[str, Any]) -> Table:
     """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
+    from feddat.data.readers.records import BLANK_VOTES
+
     caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     keys = ("published", "outside", "broken", "kept")
@@ -96,7 +98,8 @@ def _counts(clients: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading in ("client", "split") else "right", no_wrap=True)
     for client, about in clients.items():
         for split, counts in about["counts"].items():
-            numbers = [*(counts[key] for key in keys), sum(counts["skipped"].values())]
+            skipped = sum(count for reason, count in counts["skipped"].items() if reason != BLANK_VOTES)
+            numbers = [*(counts[key] for key in keys), skipped]
             first = split == "train"
             table.add_row(
                 Text(client if first else ""),

@@ -3,7 +3,7 @@
 The specification of a client is a mapping, as it stands under ``clients:`` in a configuration file:
 
 ================ =============================================================================================
-``train``        file of training records (JSONL, CSV or Parquet); required
+``train``        file of training records (JSON Lines, JSON, CSV, TSV or Parquet); required
 ``validation``   file of validation records; default: 10 % of ``train``, drawn with a fixed seed, is held out
 ``test``         file of test records; required
 ``images``       folder that image names are relative to; default: the folder of the file that names them
@@ -31,7 +31,6 @@ clients share one.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections import Counter, defaultdict
@@ -40,16 +39,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.data.readers import arrow, csv, hf, jsonl
+from feddat.data.readers import arrow, csv, hf, json_file, jsonl
 from feddat.data.readers.published import SOURCES, FormatSource, Source
-from feddat.data.readers.records import COLUMNS, Record, to_examples
+from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, to_examples
 from feddat.example import ANSWERING, ClientData, DataError, Example
 from feddat.seeding import numpy_generator
+from feddat.text import did_you_mean, find_file, normal_text
 
 log = logging.getLogger(__name__)
 
 #: File name suffix -> function that yields the records of such a file.
-FORMATS = {".jsonl": jsonl.read, ".ndjson": jsonl.read, ".csv": csv.read, ".parquet": arrow.read}
+FORMATS = {
+    ".jsonl": jsonl.read,
+    ".ndjson": jsonl.read,
+    ".json": json_file.read,
+    ".csv": csv.read,
+    ".tsv": csv.read,
+    ".parquet": arrow.read,
+}
+_SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 SPLITS = ("train", "validation", "test")
 #: The format of a folder of Hugging Face ``datasets``.
 HF = "hf"
@@ -107,7 +115,7 @@ def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
                 len(answers),
             )
         train = kept
-    about = str(spec.get("description") or "")
+    about = normal_text(str(spec.get("description") or ""))
     return ClientData(name, task, train, validation, test, answers, about, answering=spec.get("answers"))
 
 
@@ -136,7 +144,8 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)}")
+        hint = "; save a spreadsheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
+        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)}{hint}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
     return reader(path)
@@ -148,15 +157,15 @@ def _from_files(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
     skip_missing = bool(spec.get("skip_missing"))
 
     def origin(path: Path) -> _Origin:
-        folder = Path(spec["images"]) if spec.get("images") is not None else path.parent
+        folder = find_file(Path(spec["images"])) if spec.get("images") is not None else path.parent
         return _Origin(str(path), lambda skipped: to_examples(read_records(path), task, folder, skip_missing, skipped))
 
-    return task, {split: origin(Path(spec[split])) for split in SPLITS if spec.get(split) is not None}
+    return task, {split: origin(find_file(Path(spec[split]))) for split in SPLITS if spec.get(split) is not None}
 
 
 def _from_format(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
     """Return the task and where each split comes from, of a client whose data has a format of its own."""
-    root = Path(spec["root"])
+    root = find_file(Path(spec["root"]))
     skip_missing = bool(spec.get("skip_missing"))
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
     if spec["format"] == HF:
@@ -185,17 +194,19 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
         raise DataError(f"{where}: expected keys and values ({', '.join(KEYS)}), got {spec!r}")
     for key in spec:
         if key not in KEYS:
-            raise DataError(f"{where}: unknown key {key!r}{_nearest(str(key), KEYS)}; known: {', '.join(KEYS)}")
+            raise DataError(f"{where}: unknown key {key!r}{did_you_mean(str(key), KEYS)}; known: {', '.join(KEYS)}")
     for key in (*SPLITS, "images", "root"):
         if not isinstance(spec.get(key), str | Path | None):
             expected = "the name of a split" if spec.get("format") and key in SPLITS else "a path"
             raise DataError(f"{where}: {key}: expected {expected}, got {spec[key]!r}")
     for key in ("images", "root"):
-        if spec.get(key) is not None and not Path(spec[key]).is_dir():
+        if spec.get(key) is not None and not find_file(Path(spec[key])).is_dir():
             raise DataError(f"{where}: {key}: no such folder: {spec[key]}")
     task = spec.get("task") or "vqa"
     if not isinstance(task, str) or task not in COLUMNS:
-        raise DataError(f"{where}: unknown task {task!r}{_nearest(str(task), COLUMNS)}; known: {', '.join(COLUMNS)}")
+        raise DataError(
+            f"{where}: unknown task {task!r}{did_you_mean(str(task), COLUMNS)}; known: {', '.join(COLUMNS)}"
+        )
     top = spec.get("top_answers")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
         raise DataError(f"{where}: top_answers: expected a whole number of at least 1, got {top!r}")
@@ -208,7 +219,7 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
         return
     for key in ("train", "test"):
         if spec.get(key) is None:
-            raise DataError(f"{where}: key {key!r} is missing; expected a .jsonl, .csv or .parquet file")
+            raise DataError(f"{where}: key {key!r} is missing; expected a file ({', '.join(FORMATS)})")
     _refuse(where, spec, ("root", "columns"), "without format")
 
 
@@ -216,7 +227,7 @@ def _check_format(where: str, spec: Mapping[str, Any]) -> None:
     known = known_formats()
     form = spec["format"]
     if not isinstance(form, str) or form not in known:
-        raise DataError(f"{where}: unknown format {form!r}{_nearest(str(form), known)}; known: {', '.join(known)}")
+        raise DataError(f"{where}: unknown format {form!r}{did_you_mean(str(form), known)}; known: {', '.join(known)}")
     if spec.get("root") is None:
         raise DataError(f"{where}: key 'root' is missing; expected the folder that holds {form}")
     _refuse(where, spec, ("images",), "with format: image names are relative to root")
@@ -233,19 +244,18 @@ def _refuse(where: str, spec: Mapping[str, Any], keys: Iterable[str], reason: st
             raise DataError(f"{where}: key {key!r} means nothing {reason}")
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
 def _read_split(name: str, split: str, origin: _Origin) -> tuple[Example, ...]:
     skipped: Counter[str] = Counter()
     examples = tuple(origin.read(skipped))
-    if skipped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        log.warning("client %s: %s: records of %s skipped: %s", name, split, origin.place, reasons)
+    blank = skipped.pop(BLANK_VOTES, 0)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     if not examples:
-        raise DataError(f"client {name!r}: {split}: {origin.place} holds no records")
+        all_skipped = f" that can be used: {reasons}" if skipped else ""
+        raise DataError(f"client {name!r}: {split}: {origin.place} holds no records{all_skipped}")
+    if skipped:
+        log.warning("client %s: %s: records of %s skipped: %s", name, split, origin.place, reasons)
+    if blank:
+        log.warning("client %s: %s: blank votes of %s left out: %d", name, split, origin.place, blank)
     return examples
 
 
