@@ -20,7 +20,7 @@ _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2
 #: Half of a pair of UTF-16, which cut-off emoji leave behind: no file and no tokenizer takes it.
 _HALVES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
 #: Signs of one meaning in an answer: typographic quotation marks, apostrophes, hyphens and minus.
-_SIGNS = {"'": "‘’‚‛ʼ′", '"': "“”„‟″", "-": "‐‑‒−"}
+_SIGNS = {"'": "‘’‚‛ʼ′", '"': "“”„‟″", "-": "‐‑‒–−"}
 
 
 def _widths() -> dict[int, str]:

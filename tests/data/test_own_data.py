@@ -314,7 +314,10 @@ def test_malformed_csv(folder: Path, content: str, said: str) -> None:
         ({"images": "/nowhere"}, "images: no such folder: /nowhere"),
         ({"train": 3}, "train: expected a path, got 3"),
         ({"train": "/nowhere.jsonl"}, "/nowhere.jsonl: no such file"),
-        ({"train": "/nowhere.xlsx"}, "unknown format '.xlsx'; expected .jsonl, .ndjson, .json, .csv, .tsv, .parquet; save"),
+        (
+            {"train": "/nowhere.xlsx"},
+            "unknown format '.xlsx'; expected .jsonl, .ndjson, .json, .csv, .tsv, .parquet; save",
+        ),
     ],
 )
 def test_a_bad_specification_is_named(folder: Path, spec: dict[str, Any], said: str) -> None:

@@ -6,18 +6,16 @@ records.
 
 from __future__ import annotations
 
-import codecs
 import json
 import logging
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 import ijson
 
 from feddat.data.readers import jsonl
-from feddat.data.readers.jsonl import UniqueKeys
 from feddat.data.readers.records import Record, canonical_columns, is_column
 from feddat.data.readers.text_files import LONGEST_LINE, announce, text_encoding
 from feddat.example import DataError
@@ -35,6 +33,8 @@ def read(path: Path) -> Iterator[Record]:
     encoding = text_encoding(path)
     with path.open(encoding=encoding, newline="\n") as file:
         start = file.read(PEEK).lstrip()
+    if not start:
+        return iter(())
     if start.startswith("["):
         return _records(path, encoding, "item", "item")
     return jsonl.read(path) if _is_lines(path, encoding) else _objects(path, encoding)
@@ -84,25 +84,41 @@ def _inside(path: Path, content: Any) -> Iterator[Record]:
 
 def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
     number = 0
-    options = {"use_float": True, "multiple_values": not prefix, "map_type": UniqueKeys}
+    twice: list[str] = []
+
+    class Object(dict[str, Any]):
+        """Takes note of keys that stand twice: ijson cannot be stopped while it makes an object."""
+
+        def __setitem__(self, key: str, value: Any) -> None:
+            if key in self:
+                twice.append(key)
+            super().__setitem__(key, value)
+
+    options = {"use_float": True, "multiple_values": not prefix, "map_type": Object}
     try:
-        with path.open("rb") as file:
-            for item in ijson.items(_as_utf8(file, encoding), prefix, **options):
+        with path.open(encoding=encoding, newline="") as file:
+            for item in ijson.items(_Utf8(file), prefix, **options):
+                if twice:
+                    break
                 number += 1
                 yield item
     except (ijson.JSONError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         where = f"after {name} {number}" if number else "at its beginning"
         raise DataError(f"{path}, {where}: not JSON or cut off: {reason}") from None
+    if twice:
+        raise DataError(f"{path}, {name} {number + 1}: key {twice[0]!r} stands twice in one object")
 
 
-def _as_utf8(file: IO[bytes], encoding: str) -> Any:
-    if encoding == "utf-8":
-        return file
-    if encoding == "utf-8-sig":
-        file.seek(len(codecs.BOM_UTF8))
-        return file
-    return codecs.EncodedFile(file, "utf-8", encoding)
+class _Utf8:
+    """A text file as bytes of UTF-8, which is what ijson reads."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        """Return at least one byte, unless the file has ended or none is wanted."""
+        return self._file.read(size).encode()
 
 
 def _is_lines(path: Path, encoding: str) -> bool:

@@ -231,7 +231,7 @@ def _image(record: Record, column: str, folder: Path) -> Image:
         raise DataError(f"{record.where}: {column}: expected {expected}, got {shown(value)}")
     path = find_file(folder / value.strip())
     if not is_file(path):
-        raise MissingImageError(f"{record.where}: {column}: no such image file: {path}")
+        raise MissingImageError(f"{record.where}: {column}: no such image file: {normal_text(str(path))}")
     return path
 
 
