@@ -70,7 +70,7 @@ class Reads:
     """A backbone that may write, and may classify what it has read."""
 
     name = "m"
-    encoder = model = feature_dim = family = first_token_counts = longest_answer = None
+    encoder = model = feature_dim = family = first_token_counts = None
 
     def nothing(self, *arguments):
         raise AssertionError
