@@ -21,6 +21,10 @@ Image: TypeAlias = NDArray[np.uint8] | Path | bytes
 ANSWERING = ("classes", "rank", "generate")
 
 
+#: Among the reasons in :attr:`ClientData.left_out`: of a training question whose answers are not the client's.
+OUTSIDE = "none of whose answers is frequent enough"
+
+
 class DataError(ValueError):
     """Input data is unusable; the message names the file or record and what was expected."""
 
@@ -70,6 +74,7 @@ class ClientData:
         description: one line for reports.
         encodings: folder in which what encoders make of the examples is kept; ``None``: in memory only.
         answering: how this client answers, one of :data:`ANSWERING`; ``None``: as the run says.
+        left_out: split -> reason -> how many records of its files are not among the examples.
     """
 
     name: str
@@ -81,6 +86,7 @@ class ClientData:
     description: str = ""
     encodings: Path | None = None
     answering: str | None = None
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     def split(self, name: str) -> tuple[Example, ...]:
         """Return the examples of ``train``, ``validation`` or ``test``."""

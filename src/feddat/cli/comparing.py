@@ -20,6 +20,7 @@ from feddat.cli.common import (
     fail,
     interruptible,
     out,
+    print_data_notes,
     print_paths,
     say_loading,
     split_names,
@@ -104,6 +105,7 @@ def _compare(
             comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen)
     table = method_table.method_table(comparison["runs"])
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
+    print_data_notes(comparison["runs"])
     folder = next(iter(runs.values())).runs_dir
     print_paths(folder=folder, report=folder / "report.html")
     _fail_for(comparison["failed"], len(runs))

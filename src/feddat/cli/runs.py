@@ -10,7 +10,16 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading
+from feddat.cli.common import (
+    Config,
+    Overrides,
+    Overwrite,
+    interruptible,
+    out,
+    print_data_notes,
+    print_paths,
+    say_loading,
+)
 
 if TYPE_CHECKING:
     from feddat.experiment import Experiment
@@ -62,6 +71,7 @@ def run(
         run_in(experiment, display, resume=resume is not None, overwrite=overwrite, jobs=1 if profile else None)
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
+    print_data_notes(content.summaries)
     paths = {"folder": folder, "report": folder / "report.html"}
     if watched is not None:
         _show_profile(watched)

@@ -8,6 +8,7 @@ where the run's configuration says, as on a machine that runs all nodes.
 from __future__ import annotations
 
 import json
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from flwr.superlink.grid import InMemoryGrid
 
 from feddat.app.client import Site, client_name, make_client_app
 from feddat.app.polling import PollingGrid
+from feddat.client.data_notes import sentence
 from feddat.experiment.app_config import from_flat
 from feddat.experiment.federation import Federation, load_federation
 from feddat.experiment.run import Experiment
 from feddat.site import read_site
+
+log = logging.getLogger(__name__)
 
 #: The key of a node's configuration that names its client's file.
 SITE_KEY = "data"
@@ -51,10 +55,20 @@ def site(context: Context, run: str) -> Site:
     settings = json.dumps(dict(context.run_config), sort_keys=True)
     file = context.node_config.get(SITE_KEY)
     federation = _federation(settings, str(file) if file else None, run)
-    return federation.site(client_name(context, list(federation.participants)))
+    name = client_name(context, list(federation.participants))
+    if file:  # this client's own process: its log is the one that it has
+        _log_notes_once(federation)
+    return federation.site(name)
 
 
 client_app = make_client_app(site)
+
+
+@lru_cache(maxsize=1)
+def _log_notes_once(federation: Federation) -> None:
+    for name, splits in federation.notes().items():
+        for split, found in splits.items():
+            log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from feddat.experiment.events import Announcer, Progress
 from feddat.experiment.federation import CENTRAL, load_federation, load_foundation, participant_names
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
-from feddat.experiment.serving import Service, predict
+from feddat.experiment.serving import Service, predict, tell_notes
 from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
 from feddat.precision import resolve_precision
@@ -97,8 +97,10 @@ class Experiment:
             names = list(here.participants)
             service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
             count = jobs or choose_jobs(self.settings, here)
+            notes = here.notes()
 
             def rounds(started: float) -> dict[str, Any]:
+                tell_notes(notes, announcer)
                 if count == 1:
                     app = make_client_app(lambda context, run: here.site(client_name(context)))
                     return service.run(InProcessGrid(app, names), started, list(here.data), lambda: here)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
+from feddat.client.data_notes import Notes, sentence
 from feddat.config import RunConfig
 from feddat.example import Example
 from feddat.experiment.events import Announcer
@@ -79,9 +80,16 @@ class Service:
             state = self._rounds(grid, started)
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
-        if federation is not None:
-            self._show_answers(state, federation())
+        here = None if federation is None else federation()
+        if here is not None:
+            self._show_answers(state, here)
         summary = self._summary(state)
+        # As scores are: what a client keeps to itself is not shown of it here either.
+        if here is not None and self.settings.share_metrics == "scores":
+            summary["data"] = {
+                client: {split: {"questions": found.questions} | found.counts() for split, found in splits.items()}
+                for client, splits in here.notes().items()
+            }
         self.folder.write_json(self.folder.summary_file, summary)
         return summary
 
@@ -187,6 +195,15 @@ class Service:
             "missing": [name for name in clients if name not in scored],
             "not_shared": [name for name in clients if name in self._not_shared],
         }
+
+
+def tell_notes(notes: Mapping[str, Notes], announcer: Announcer) -> None:
+    """Tell what of clients' data cannot count, an event for each split of each client."""
+    for client, splits in notes.items():
+        for split, found in splits.items():
+            reason = sentence(client, split, found)
+            counts = {"questions": found.questions} | found.counts()
+            announcer.tell(event="data", client=client, split=split, reason=reason, grave=found.grave, **counts)
 
 
 def predict(

@@ -4,8 +4,8 @@ Sizes and constants are the folder's own processor's. All images get one size. S
 length, whose padding counts (Zhai et al., arXiv 2303.15343); CLIP's padding is masked.
 
 SigLIP and SigLIP 2 (Tschannen et al., arXiv 2502.14786, the same ``model_type``) are trained on text in lower case, the
-first also without marks. Folders differ in whether ``tokenizer.json`` sees to that: SigLIP 2's published one, a Gemma's,
-does not. It is done here in any case.
+first also without marks. Folders differ in whether ``tokenizer.json`` sees to that; SigLIP 2's published one, which is
+Gemma's, does not. So it is done here in any case.
 """
 
 from __future__ import annotations
@@ -80,11 +80,14 @@ class TwoTowersEncoder(FolderEncoder):
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each text's token ids; SigLIP's are filled to full length, what exceeds it is cut."""
-        if self._clean is None:
-            return super().texts(texts)
-        ids = super().texts([self._clean(text) for text in texts])
+        ids = super().texts(texts)
+        if not self._fills_texts:
+            return ids
         padding: int = self.tokenizer.pad_token_id
         return [row + [padding] * (self._longest_text - len(row)) for row in ids]
+
+    def _plain(self, text: str) -> str:
+        return text if self._clean is None else self._clean(text)
 
 
 def _cleaning(folder: Path) -> Callable[[str], str]:

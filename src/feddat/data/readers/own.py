@@ -42,7 +42,7 @@ from typing import Any
 from feddat.data.readers import arrow, csv, hf, json_file, jsonl
 from feddat.data.readers.published import SOURCES, FormatSource, Source
 from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, to_examples
-from feddat.example import ANSWERING, ClientData, DataError, Example
+from feddat.example import ANSWERING, OUTSIDE, ClientData, DataError, Example
 from feddat.seeding import numpy_generator
 from feddat.text import did_you_mean, find_file, normal_text
 
@@ -88,7 +88,8 @@ def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
     """
     _check_spec(name, spec)
     task, origins = _from_format(spec) if spec.get("format") is not None else _from_files(spec)
-    splits = {split: _read_split(name, split, origin) for split, origin in origins.items()}
+    left_out: dict[str, dict[str, int]] = {split: {} for split in origins}
+    splits = {split: _read_split(name, split, origin, left_out[split]) for split, origin in origins.items()}
     train, test = splits["train"], splits["test"]
     if "validation" in splits:
         validation = splits["validation"]
@@ -114,9 +115,12 @@ def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
                 len(train),
                 len(answers),
             )
+            left_out["train"][OUTSIDE] = len(train) - len(kept)
         train = kept
     about = normal_text(str(spec.get("description") or ""))
-    return ClientData(name, task, train, validation, test, answers, about, answering=spec.get("answers"))
+    return ClientData(
+        name, task, train, validation, test, answers, about, answering=spec.get("answers"), left_out=left_out
+    )
 
 
 def top_answers(examples: Iterable[Example], count: int) -> tuple[str, ...]:
@@ -244,7 +248,8 @@ def _refuse(where: str, spec: Mapping[str, Any], keys: Iterable[str], reason: st
             raise DataError(f"{where}: key {key!r} means nothing {reason}")
 
 
-def _read_split(name: str, split: str, origin: _Origin) -> tuple[Example, ...]:
+def _read_split(name: str, split: str, origin: _Origin, left_out: dict[str, int]) -> tuple[Example, ...]:
+    """Return a split's examples, and put into ``left_out`` why records are not among them."""
     skipped: Counter[str] = Counter()
     examples = tuple(origin.read(skipped))
     blank = skipped.pop(BLANK_VOTES, 0)
@@ -254,6 +259,7 @@ def _read_split(name: str, split: str, origin: _Origin) -> tuple[Example, ...]:
         raise DataError(f"client {name!r}: {split}: {origin.place} holds no records{all_skipped}")
     if skipped:
         log.warning("client %s: %s: records of %s skipped: %s", name, split, origin.place, reasons)
+        left_out.update(skipped)
     if blank:
         log.warning("client %s: %s: blank votes of %s left out: %d", name, split, origin.place, blank)
     return examples
