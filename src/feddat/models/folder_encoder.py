@@ -85,8 +85,8 @@ class FolderEncoder(ABC):
         if suspects:
             plain = [self._plain(texts[n]) for n in suspects]
             ids = self.tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
-            for n, pieces in zip(suspects, ids, strict=True):
-                found[n] = "empty" if not pieces else "cut" if len(pieces) > most else None
+            for n, text, pieces in zip(suspects, plain, ids, strict=True):
+                found[n] = "empty" if not pieces or not text.strip() else "cut" if len(pieces) > most else None
         return found
 
     def _plain(self, text: str) -> str:
