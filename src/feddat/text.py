@@ -44,6 +44,10 @@ _IN_TEXT: dict[int, str] = {
 _IN_ANSWER: dict[int, str] = {**_WIDTHS, **{ord(sign): usual for usual, signs in _SIGNS.items() for sign in signs}}
 
 
+#: Likeness of words of which one is a slip of the pen: one wrong character of five is, one of four is another word.
+_NEAR = 0.76
+
+
 @lru_cache(maxsize=1 << 16)
 def normal_text(text: str) -> str:
     """Return a text in its one form: NFC, spaces as spaces, letters and digits in usual width, nothing invisible.
@@ -96,8 +100,7 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     near ``train.lr``.
     """
     scored = sorted((-_likeness(word.lower(), name.lower()), name) for name in known)
-    # An error in one of four characters is a slip of the pen; words with less in common are others.
-    return [name for likeness, name in scored if likeness <= min(-0.75, scored[0][0])][:3]
+    return [name for likeness, name in scored if likeness <= min(-_NEAR, scored[0][0])][:3]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -110,7 +113,7 @@ def _likeness(word: str, name: str) -> float:
     (section, _, last), (other, _, known) = word.rpartition("."), name.rpartition(".")
     if not section:
         return max(_ratio(word, name), _ratio(word, known))
-    return max(min(_ratio(section, other), _ratio(last, known)), 0.75 * (last == known))
+    return max(min(_ratio(section, other), _ratio(last, known)), _NEAR * (last == known))
 
 
 def _ratio(one: str, other: str) -> float:

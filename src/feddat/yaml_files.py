@@ -6,6 +6,7 @@ key that stands twice. What a file may expand to is bounded: a few lines of alia
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import yaml
 from feddat.text import normal_text
 
 #: Values that one document may stand for, aliases written out; and bytes of a file.
-MOST_VALUES, MOST_BYTES = 1_000_000, 16 * 2**20
+MOST_VALUES, MOST_BYTES = 1_000_000, 4 * 2**20
+#: Brackets that may be open at the same time.
+MOST_DEPTH = 100
 _TAG = "tag:yaml.org,2002:"
 #: What YAML 1.1 takes some words for that no quotes stand around.
 _KINDS = {"int": "a number", "float": "a number", "null": "nothing", "timestamp": "a date", "bool": "true or false"}
@@ -44,6 +47,7 @@ def parse_yaml(content: bytes | str) -> Any:
     Raises:
         YamlError: as :func:`read_yaml`.
     """
+    _check_depth(content)
     try:
         loader = yaml.SafeLoader(content)
         try:
@@ -61,6 +65,17 @@ def parse_yaml(content: bytes | str) -> Any:
     except (ValueError, ArithmeticError, TypeError, AttributeError, LookupError) as error:
         # What PyYAML raises for a number or a date that is none, or a tag on something else: 2024-13-01, !!int x.
         raise YamlError(f"not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_depth(content: bytes | str) -> None:
+    """Raise if brackets open deeper than any settings do: PyYAML takes minutes to find that out."""
+    depth = 0
+    for bracket in re.findall(
+        rb"[\[\]{}]", content if isinstance(content, bytes) else content.encode("utf-8", "replace")
+    ):
+        depth = max(0, depth + (1 if bracket in b"[{" else -1))
+        if depth > MOST_DEPTH:
+            raise YamlError("not valid YAML: nested too deeply")
 
 
 class _Mistake(yaml.MarkedYAMLError):
@@ -105,6 +120,8 @@ class _Check:
             return [part for pair in node.value for part in pair]
         if any("\ud800" <= character <= "\udfff" for character in node.value):
             raise _Mistake("a text holds half of a character (a UTF-16 surrogate)", node)
+        if "\0" in node.value:
+            raise _Mistake("a text holds a zero character", node)
         return []
 
 

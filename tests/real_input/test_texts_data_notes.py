@@ -108,8 +108,9 @@ def test_texts_that_a_model_does_not_read_whole(tmp_path: Path, family: str) -> 
     assert encoder.unread([]) == []
     if family in ("vilt", "vilt-bert", "blip", "albef", "clip", "siglip"):
         # Of what is cut, the model reads as much as of the longest text that is not.
-        most = next(n for n in range(1, 30) if encoder.unread(["red " * (n + 1)]) == ["cut"])
-        shorter, longest, cut = encoder.texts(["red " * (most - 1), "red " * most, "red " * (most + 1)])
+        reds = [" ".join(["red"] * count) for count in range(30)]
+        most = encoder.unread(reds[1:]).index("cut")
+        shorter, longest, cut = encoder.texts(reds[most - 1 : most + 2])
         assert shorter != longest == cut
     if family == "albef":
         assert encoder.unread(["?!", "a " * 51]) == ["empty", "cut"]

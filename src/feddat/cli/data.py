@@ -33,10 +33,12 @@ def show(
         raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
     say_loading()
     from feddat.experiment import load_clients
+    from feddat.text import normal_text
 
     settings = load_config(config) if benchmark is None else load_config(benchmark=benchmark)
     clients = {data.name: data for data in load_clients(settings)}
     if client is not None:
+        client = normal_text(client)
         if client not in clients:
             raise ConfigError(f"--client: {client!r} is unknown; clients are {', '.join(clients)}")
         clients = {client: clients[client]}

@@ -142,8 +142,10 @@ def predict(
         if not path.is_file():
             raise DataError(f"{path}: no such image file")
     from feddat.experiment import Experiment
+    from feddat.text import normal_text
 
-    example = Example("question", tuple(image), question, choices=tuple(choice or ()))
+    choices = tuple(normal_text(text) for text in choice or ())
+    example = Example("question", tuple(image), normal_text(question), choices=choices)
     answers = Experiment.open(run).predict(client, [example], top)[0]
     width = max(len(answer) for answer, _ in answers)
     for answer, probability in answers:

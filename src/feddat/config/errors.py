@@ -29,7 +29,7 @@ class ConfigError(ValueError):
 def explained(error: ValidationError, where: str, known: Iterable[str]) -> ConfigError:
     """Return what a validation found as one line that begins with ``where``; ``known`` are all keys there are."""
     parts, unknown, keys = [], [], list(known)
-    for item in error.errors():
+    for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
         message, given = item["msg"].removeprefix("Value error, "), item["input"]
         if item["type"] == "extra_forbidden":

@@ -204,11 +204,12 @@ def validated(raw: dict[str, Any], path: Path | str | None) -> RunConfig:
 
 
 def _known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Return all dotted keys, and those of the sections."""
     keys: list[str] = []
     for name, info in model.model_fields.items():
         annotation = info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys += _known_keys(annotation, f"{prefix}{name}.")
+            keys += [prefix + name, *_known_keys(annotation, f"{prefix}{name}.")]
         else:
             keys.append(prefix + name)
     return keys

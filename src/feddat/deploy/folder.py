@@ -115,7 +115,7 @@ def write_consortium(
         raise DeployError(f"clients: expected different names, got {', '.join(clients) or 'none'}")
     for name in clients:
         if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-            raise DeployError(f"client {name!r}: expected letters, digits, - and _")
+            raise DeployError(f"client {name!r}: expected letters from a to z, digits, - and _")
     authority = pki.new_authority("feddat consortium")
     server = ServerFolder((folder / "server").resolve(), tuple(hosts), port, tuple(clients))
     for path in (folder / "authority", server.path / "clients", *(folder / "clients" / name for name in clients)):

@@ -27,6 +27,7 @@ from feddat.experiment.serving import Service, predict, tell_notes
 from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
 from feddat.precision import resolve_precision
+from feddat.text import normal_text
 
 
 class Experiment:
@@ -173,6 +174,7 @@ class Experiment:
         Raises:
             ExperimentError: the run has no checkpoint yet, or no such client.
         """
+        client = normal_text(client)
         federation = load_federation(self.settings, self.folder.clients)
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:

@@ -24,6 +24,8 @@ from feddat.example import DataError
 #: Columns whose cell may hold several texts.
 LISTS = ("answers", "choices")
 SEPARATOR = "|"
+#: Characters of a list in a cell; parsers of Python may use up the stack on longer ones.
+LONGEST_LIST = 10_000
 #: What may stand between cells -> what messages call it; by the ending of a file's name, what is expected.
 DELIMITERS = {",": "','", ";": "';'", "\t": "a tab"}
 _EXPECTED = {".csv": ",", ".tsv": "\t"}
@@ -109,7 +111,11 @@ def _value(column: str, cell: str) -> Any:
     if column not in LISTS:
         return cell
     text = cell.strip()
-    if (text[0], text[-1]) in (("[", "]"), ("{", "}")) and isinstance(value := _literal(text), list | dict):
+    if (
+        len(text) <= LONGEST_LIST
+        and (text[0], text[-1]) in (("[", "]"), ("{", "}"))
+        and isinstance(value := _literal(text), list | dict)
+    ):
         return value
     return cell.split(SEPARATOR) if SEPARATOR in cell else cell
 

@@ -9,6 +9,7 @@ from typing import IO, Any, TypeAlias
 import ijson
 
 from feddat.data.readers.records import Record
+from feddat.data.readers.values import shown
 from feddat.example import DataError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -53,9 +54,11 @@ def _records(path: Path, parse: Parse, expected: str) -> Iterator[Record]:
                 file.seek(0)
             for place, fields in parse(file):
                 if not isinstance(fields, dict):
-                    raise DataError(f"{path}, {place}: expected a JSON object, got {str(fields)[:60]!r}")
+                    raise DataError(f"{path}, {place}: expected a JSON object, got {shown(fields)}")
                 yield Record(path, place, fields)
-    except (ijson.JSONError, UnicodeDecodeError) as error:
+    except DataError:
+        raise
+    except (ijson.JSONError, ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
         where = f"after {place}" if place else "at its beginning"
         raise DataError(f"{path}, {where}: not JSON or cut off: {reason}") from None

@@ -41,7 +41,7 @@ from typing import Any
 
 from feddat.data.readers import arrow, csv, hf, json_file, jsonl
 from feddat.data.readers.published import SOURCES, FormatSource, Source
-from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, to_examples
+from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, is_file, is_folder, to_examples
 from feddat.example import ANSWERING, OUTSIDE, ClientData, DataError, Example
 from feddat.seeding import numpy_generator
 from feddat.text import did_you_mean, find_file, normal_text
@@ -150,7 +150,7 @@ def read_records(path: Path) -> Iterator[Record]:
     if reader is None:
         hint = "; save a spreadsheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
         raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)}{hint}")
-    if not path.is_file():
+    if not is_file(path):
         raise DataError(f"{path}: no such file")
     return reader(path)
 
@@ -204,7 +204,7 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
             expected = "the name of a split" if spec.get("format") and key in SPLITS else "a path"
             raise DataError(f"{where}: {key}: expected {expected}, got {spec[key]!r}")
     for key in ("images", "root"):
-        if spec.get(key) is not None and not find_file(Path(spec[key])).is_dir():
+        if spec.get(key) is not None and not is_folder(find_file(Path(spec[key]))):
             raise DataError(f"{where}: {key}: no such folder: {spec[key]}")
     task = spec.get("task") or "vqa"
     if not isinstance(task, str) or task not in COLUMNS:

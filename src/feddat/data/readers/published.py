@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from feddat.data.readers import aqua, clove, cocoqa, gqa, nlvr2, snli_ve, vcr, vizwiz, vqa
-from feddat.data.readers.records import Record, to_examples
+from feddat.data.readers.records import Record, is_file, to_examples
 from feddat.example import DataError, Example
 
 
@@ -92,7 +92,7 @@ class FormatSource:
     ) -> Iterator[Example]:
         """See :meth:`Source.read`."""
         for path in self.files(root, split):
-            if not path.is_file():
+            if not is_file(path):
                 raise DataError(f"{path}: no such file; {self.name} {split} needs it")
         counts: Counter[str] = Counter() if skipped is None else skipped
         yield from to_examples(self.format.records(root, split, counts), self.task, root, skip_missing, counts)

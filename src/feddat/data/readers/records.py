@@ -198,6 +198,14 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; see :func:`is_file`."""
+    try:
+        return path.is_dir()
+    except (ValueError, OSError):
+        return False
+
+
 def _id(record: Record) -> str:
     value = record.fields.get("id")
     if is_missing(value):
