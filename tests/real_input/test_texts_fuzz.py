@@ -1,4 +1,4 @@
-"""Damaged files: whatever bytes a reader gets, it reads them or says one line of its own, in bounded time and memory."""
+"""Damaged files: whatever bytes a reader gets, it reads them or says one line of its own, in little time and memory."""
 
 from __future__ import annotations
 
