@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ from PIL import Image
 
 from feddat.cli import main
 from feddat.client.data_notes import SplitNotes, examine, sentence
+from feddat.config import load_config
 from feddat.example import OUTSIDE, ClientData, Example
-from feddat.experiment import Experiment
+from feddat.experiment import Experiment, flower
+from feddat.experiment.app_config import AppConfig, to_flat
 from feddat.models.catalog import FAMILIES, load_encoder
 from feddat.report import data_table
 from feddat.tasks import make_task
@@ -198,6 +201,23 @@ def test_clients_that_keep_their_scores_keep_these_counts_too(write: Write, tmp_
     assert "data" not in summary
     assert data_table.data_table([summary]) is None
     assert "cannot be answered" not in (tmp_path / "runs" / "x" / "report.html").read_text()
+
+
+def test_a_node_says_it_in_its_own_log_once_and_the_server_is_not_told(
+    write: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write()
+    data = "{train: train.jsonl, validation: good.jsonl, test: hopeless.jsonl}"
+    (tmp_path / "client.yaml").write_text(f"client: north\ndata: {data}\n")
+    run = load_config(None, None, clients={"north": {}}, benchmark=None, rounds=1)
+    node: Any = {"client": "north", "data": str(tmp_path / "client.yaml")}
+    context: Any = SimpleNamespace(run_config=to_flat(AppConfig(run)), node_config=node)
+    sites = [flower.site(context, "run-1") for _ in range(2)]
+    said = [record.getMessage() for record in caplog.records if "can be answered" in record.getMessage()]
+    assert said == [sentence("north", "test", SplitNotes(3, unanswerable=3))]
+    assert {name for site in sites for name in site.member.members} == {"north"}
+    told = {field.name for field in dataclasses.fields(sites[0].member)}
+    assert told == {"name", "members", "parameters", "sharing"}
 
 
 def test_a_table_of_many_clients_is_cut() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from feddat.client.member import Member
 from feddat.data.cache import EncodedImage
-from feddat.example import OUTSIDE, Example, Image
+from feddat.example import OUTSIDE, DataError, Example, Image
 from feddat.models.base import Encoder, Unread
 
 #: Bytes at either end of a file by which it is compared with others of its size.
@@ -29,7 +29,7 @@ class SplitNotes:
 
     Attributes:
         questions: that there are.
-        left_out: records that were not read, as they say nothing.
+        left_out: records that were skipped as the files were read.
         unanswerable: none of whose answers the client can give; of ``train``, they are left out.
         cut: whose text is longer than the model reads.
         empty: of whose text the model reads nothing.
@@ -88,13 +88,14 @@ def examine(member: Member, encoder: Encoder) -> dict[str, SplitNotes]:
 
 #: Count -> what it means, behind the number.
 MEANINGS = {
-    "left_out": "more were left out, as their records say nothing",
+    "left_out": "more were left out as they were read",
     "unanswerable": "cannot be answered with the answers of train",
     "cut": "are longer than the model reads",
     "empty": "have no text that the model reads",
     "repeated": "repeat another one's picture and text",
     "seen": "are about a picture that train has too",
 }
+DROPPED = "more were dropped, as none of their answers is frequent enough"
 
 
 def sentence(client: str, split: str, notes: SplitNotes) -> str:
@@ -104,7 +105,8 @@ def sentence(client: str, split: str, notes: SplitNotes) -> str:
             f"client {client}: {split}: none of the {notes.questions} questions can be answered, so that the score is "
             "0 %: their answers are not among those of train"
         )
-    parts = [f"{count} {MEANINGS[key].format(split=split)}" for key, count in notes.counts().items()]
+    means = MEANINGS | {"unanswerable": DROPPED} if split == "train" else MEANINGS
+    parts = [f"{count} {means[key]}" for key, count in notes.counts().items()]
     return f"client {client}: {split}: of {notes.questions} questions: {', '.join(parts)}"
 
 
@@ -118,10 +120,17 @@ def _unanswerable(answers: Sequence[str], examples: Sequence[Example]) -> int:
 
 def _unread(member: Member, examples: Sequence[Example], encoder: Encoder) -> list[Unread | None]:
     """Return of each example what becomes of its texts; of several, the worst."""
-    texts = [[view.text for view in member.task.views(example)] for example in examples]
+    texts = [_texts(member, example) for example in examples]
     distinct = list(dict.fromkeys(text for own in texts for text in own))
     found = dict(zip(distinct, encoder.unread(distinct), strict=True))
     return [max((found[text] for text in own), key=(None, "cut", "empty").index) for own in texts]
+
+
+def _texts(member: Member, example: Example) -> list[str]:
+    try:
+        return [view.text for view in member.task.views(example)]
+    except DataError:  # told of where it is encoded
+        return [example.text]
 
 
 class _Pictures:
@@ -141,7 +150,8 @@ class _Pictures:
     def __contains__(self, image: Image) -> bool:
         if isinstance(image, Path):
             return image in self._files or self._has_copy(image)
-        return any(np.array_equal(image, other) for other in self._others.get(_key(image), ()))
+        same = self._others.get(_key(image), ())
+        return any(isinstance(image, EncodedImage) or np.array_equal(image, other) for other in same)
 
     def _has_copy(self, file: Path) -> bool:
         """Return whether a file of another name holds the same; only files of its size are looked into."""

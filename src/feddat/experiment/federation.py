@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,9 @@ class Federation:
             self._members[name] = self._member(name)
         return Site(self._members[name], self.participants[name], self.foundation.model)
 
+    @cached_property
     def notes(self) -> dict[str, dict[str, SplitNotes]]:
-        """Return client -> split -> what of its data cannot count, for those of which there is something to say.
+        """Client -> split -> what of its data cannot count, for those of which there is something to say.
 
         It is the clients' own: nothing of it is in a message.
         """

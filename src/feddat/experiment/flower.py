@@ -55,20 +55,10 @@ def site(context: Context, run: str) -> Site:
     settings = json.dumps(dict(context.run_config), sort_keys=True)
     file = context.node_config.get(SITE_KEY)
     federation = _federation(settings, str(file) if file else None, run)
-    name = client_name(context, list(federation.participants))
-    if file:  # this client's own process: its log is the one that it has
-        _log_notes_once(federation)
-    return federation.site(name)
+    return federation.site(client_name(context, list(federation.participants)))
 
 
 client_app = make_client_app(site)
-
-
-@lru_cache(maxsize=1)
-def _log_notes_once(federation: Federation) -> None:
-    for name, splits in federation.notes().items():
-        for split, found in splits.items():
-            log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
 
 
 @lru_cache(maxsize=1)
@@ -77,4 +67,8 @@ def _federation(settings: str, file: str | None, run: str) -> Federation:
     if file is None:
         return load_federation(experiment.settings, experiment.folder.clients)
     own = read_site(Path(file))
-    return load_federation(own.applied(experiment.settings), own.store(run))
+    federation = load_federation(own.applied(experiment.settings), own.store(run))
+    for name, splits in federation.notes.items():  # in this client's own log: no message holds them
+        for split, found in splits.items():
+            log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
+    return federation

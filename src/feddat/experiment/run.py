@@ -98,7 +98,7 @@ class Experiment:
             names = list(here.participants)
             service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
             count = jobs or choose_jobs(self.settings, here)
-            notes = here.notes()
+            notes = here.notes
 
             def rounds(started: float) -> dict[str, Any]:
                 tell_notes(notes, announcer)

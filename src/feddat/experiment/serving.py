@@ -88,7 +88,7 @@ class Service:
         if here is not None and self.settings.share_metrics == "scores":
             summary["data"] = {
                 client: {split: {"questions": found.questions} | found.counts() for split, found in splits.items()}
-                for client, splits in here.notes().items()
+                for client, splits in here.notes.items()
             }
         self.folder.write_json(self.folder.summary_file, summary)
         return summary

@@ -16,7 +16,7 @@ from feddat.report.tables import Summary
 #: Count, as :class:`feddat.client.data_notes.SplitNotes` names it -> its column, and what that means.
 COLUMNS = {
     "questions": ("questions", ""),
-    "left_out": ("left out", "records that say nothing"),
+    "left_out": ("left out", "records that were skipped as they were read"),
     "unanswerable": ("cannot be answered", "no answer is among the client's (of train: dropped)"),
     "cut": ("cut", "longer than the model reads"),
     "empty": ("empty", "no text that the model reads"),

@@ -32,7 +32,7 @@ def read_answers(value: Any) -> tuple[dict[str, float], int]:
         ValueError: the value is none of the above; the message says what was expected.
     """
     if isinstance(value, Mapping) and ANSWER in value and not _is_score(value[ANSWER]):
-        return read_answers(value[ANSWER])
+        value = value[ANSWER]
     if is_missing(value):
         return {}, 0
     if is_single(value):

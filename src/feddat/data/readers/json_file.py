@@ -31,8 +31,11 @@ def read(path: Path) -> Iterator[Record]:
         DataError: the file is cut off, not JSON or no Unicode text, or holds something else than records.
     """
     encoding = text_encoding(path)
-    with path.open(encoding=encoding, newline="\n") as file:
-        start = file.read(PEEK).lstrip()
+    try:
+        with path.open(encoding=encoding, newline="\n") as file:
+            start = file.read(PEEK).lstrip()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, at its beginning: not {error.encoding} text: {error.reason}") from None
     if not start:
         return iter(())
     if start.startswith("["):
@@ -89,6 +92,8 @@ def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
     class Object(dict[str, Any]):
         """Takes note of keys that stand twice: ijson cannot be stopped while it makes an object."""
 
+        __slots__ = ()
+
         def __setitem__(self, key: str, value: Any) -> None:
             if key in self:
                 twice.append(key)
@@ -107,7 +112,8 @@ def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
         where = f"after {name} {number}" if number else "at its beginning"
         raise DataError(f"{path}, {where}: not JSON or cut off: {reason}") from None
     if twice:
-        raise DataError(f"{path}, {name} {number + 1}: key {twice[0]!r} stands twice in one object")
+        # ijson is ahead of what it gives out.
+        raise DataError(f"{path}, {name} {number + 1} or later: key {twice[0]!r} stands twice in one object")
 
 
 class _Utf8:
