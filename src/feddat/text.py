@@ -46,6 +46,8 @@ _IN_ANSWER: dict[int, str] = {**_WIDTHS, **{ord(sign): usual for usual, signs in
 
 #: Likeness of words of which one is a slip of the pen: one wrong character of five is, one of four is another word.
 _NEAR = 0.76
+#: Characters of what is compared at all.
+_LONGEST_WORD = 64
 
 
 @lru_cache(maxsize=1 << 16)
@@ -99,7 +101,10 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
     Of dotted names each part is compared by itself, and a word without a dot also with the last part alone: ``lr`` is
     near ``train.lr``.
     """
-    scored = sorted((-_likeness(word.lower(), name.lower()), name) for name in known)
+    if len(word) > _LONGEST_WORD:
+        return []
+    possible = (name for name in known if len(name) <= _LONGEST_WORD)
+    scored = sorted((-_likeness(word.lower(), name.lower()), name) for name in possible)
     return [name for likeness, name in scored if likeness <= min(-_NEAR, scored[0][0])][:3]
 
 

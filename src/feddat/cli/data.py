@@ -42,6 +42,7 @@ def show(
         if client not in clients:
             raise ConfigError(f"--client: {client!r} is unknown; clients are {', '.join(clients)}")
         clients = {client: clients[client]}
+    from feddat.client.data_notes import unanswerable
     from feddat.report.sheet import contact_sheet
     from feddat.tasks import make_task
 
@@ -50,7 +51,9 @@ def show(
     for name, data in clients.items():
         answers = f", {len(data.answers)} answers" if data.answers else ""
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
-        out.print(Text(f"{name}: {data.task}, {sizes}"), soft_wrap=True)
+        lacking = unanswerable(data, "test")
+        note = f"; {lacking} of test cannot be answered with them" if lacking else ""
+        out.print(Text(f"{name}: {data.task}, {sizes}{note}"), soft_wrap=True)
     typer.echo(to)
 
 

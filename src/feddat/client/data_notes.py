@@ -16,7 +16,7 @@ import numpy as np
 
 from feddat.client.member import Member
 from feddat.data.cache import EncodedImage
-from feddat.example import OUTSIDE, DataError, Example, Image
+from feddat.example import OUTSIDE, ClientData, DataError, Example, Image
 from feddat.models.base import Encoder, Unread
 
 #: Bytes at either end of a file by which it is compared with others of its size.
@@ -75,7 +75,7 @@ def examine(member: Member, encoder: Encoder) -> dict[str, SplitNotes]:
         found = SplitNotes(
             len(examples),
             left_out=sum(count for reason, count in left_out.items() if reason != OUTSIDE),
-            unanswerable=left_out.get(OUTSIDE, 0) + _unanswerable(data.answers, examples),
+            unanswerable=left_out.get(OUTSIDE, 0) + unanswerable(data, split),
             cut=unread.count("cut"),
             empty=unread.count("empty"),
             repeated=len(examples) - len({_identity(example) for example in examples}),
@@ -110,11 +110,12 @@ def sentence(client: str, split: str, notes: SplitNotes) -> str:
     return f"client {client}: {split}: of {notes.questions} questions: {', '.join(parts)}"
 
 
-def _unanswerable(answers: Sequence[str], examples: Sequence[Example]) -> int:
-    known = set(answers)
+def unanswerable(data: ClientData, split: str) -> int:
+    """Return how many questions of a split the client has none of the answers of."""
+    known = set(data.answers)
     return sum(
         bool(example.answers) and not any(score > 0 and answer in known for answer, score in example.answers.items())
-        for example in examples
+        for example in data.split(split)
     )
 
 

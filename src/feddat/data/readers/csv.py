@@ -19,6 +19,7 @@ from typing import Any
 
 from feddat.data.readers.records import Record, canonical_columns, is_column
 from feddat.data.readers.text_files import announce, read_lines, text_encoding
+from feddat.data.readers.values import listed
 from feddat.example import DataError
 
 #: Columns whose cell may hold several texts.
@@ -99,7 +100,7 @@ def _header(path: Path, cells: list[str], place: str) -> list[str]:
     names = [name.strip() for name in canonical_columns(tuple(cells))]
     named = [name for name in names if name]
     if len(set(named)) < len(named):
-        raise DataError(f"{path}, {place}: a column occurs twice: {', '.join(cells)}")
+        raise DataError(f"{path}, {place}: a column occurs twice: {listed(cells)}")
     while names and not names[-1]:
         names.pop()
     return names

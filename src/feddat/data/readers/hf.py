@@ -20,6 +20,7 @@ from typing import Any
 
 from feddat.data.readers import arrow
 from feddat.data.readers.records import Record
+from feddat.data.readers.values import listed
 from feddat.example import DataError
 
 
@@ -74,6 +75,6 @@ def _find(row: Record, ours: str, theirs: str) -> Any:
         elif isinstance(value, Mapping) and part in value:
             value = value[part]
         else:
-            have = ", ".join(row.fields)
+            have = listed(row.fields)
             raise DataError(f"{row.where}: column {theirs!r}, named as {ours}: no {part!r} (columns: {have})")
     return value

@@ -18,6 +18,7 @@ import ijson
 from feddat.data.readers import jsonl
 from feddat.data.readers.records import Record, canonical_columns, is_column
 from feddat.data.readers.text_files import LONGEST_LINE, announce, text_encoding
+from feddat.data.readers.values import listed, shown
 from feddat.example import DataError
 
 #: Characters in which a file shows whether it is an array.
@@ -71,18 +72,18 @@ def _inside(path: Path, content: Any) -> Iterator[Record]:
     lists = {key: value for key, value in content.items() if isinstance(value, list)}
     if len(lists) == 1:
         ((key, items),) = lists.items()
-        announce(logging.INFO, f"{path}: its records are those under {key!r}")
+        announce(logging.INFO, f"{path}: its records are those under {shown(key)}")
         for number, item in enumerate(items, 1):
             if not isinstance(item, dict):
-                raise DataError(f"{path}, {key} {number}: expected a JSON object, got {type(item).__name__}")
-            yield Record(path, f"{key} {number}", item)
+                raise DataError(f"{path}, {listed([key])} {number}: expected a JSON object, got {type(item).__name__}")
+            yield Record(path, f"{listed([key])} {number}", item)
     elif content and all(isinstance(value, dict) for value in content.values()):
         announce(logging.INFO, f"{path}: its records are the values, their ids the keys")
         for key, item in content.items():
-            yield Record(path, f"key {key!r}", {"id": key} | item)
+            yield Record(path, f"key {shown(key)}", {"id": key} | item)
     else:
-        keys = ", ".join(map(str, content)) or "none"
-        raise DataError(f"{path}: expected an array of records, or one per line; got an object with keys {keys[:80]}")
+        keys = listed(content) or "none"
+        raise DataError(f"{path}: expected an array of records, or one per line; got an object with keys {keys}")
 
 
 def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
@@ -108,12 +109,12 @@ def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
                 number += 1
                 yield item
     except (ijson.JSONError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         where = f"after {name} {number}" if number else "at its beginning"
         raise DataError(f"{path}, {where}: not JSON or cut off: {reason}") from None
     if twice:
         # ijson is ahead of what it gives out.
-        raise DataError(f"{path}, {name} {number + 1} or later: key {twice[0]!r} stands twice in one object")
+        raise DataError(f"{path}, {name} {number + 1} or later: key {shown(twice[0])} stands twice in one object")
 
 
 class _Utf8:

@@ -9,6 +9,7 @@ from typing import Any
 
 from feddat.data.readers.records import Record
 from feddat.data.readers.text_files import read_lines, text_encoding
+from feddat.data.readers.values import shown
 from feddat.example import DataError
 
 
@@ -26,7 +27,7 @@ class UniqueKeys(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key in self:
-            raise ValueError(f"key {key!r} stands twice in one object")
+            raise ValueError(f"key {shown(key)} stands twice in one object")
         super().__setitem__(key, value)
 
 

@@ -59,7 +59,7 @@ def _records(path: Path, parse: Parse, expected: str) -> Iterator[Record]:
     except DataError:
         raise
     except (ijson.JSONError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:200]
         where = f"after {place}" if place else "at its beginning"
         raise DataError(f"{path}, {where}: not JSON or cut off: {reason}") from None
     if not place:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers.answers import read_answers
-from feddat.data.readers.values import as_text, as_whole, is_missing, is_single, shown
+from feddat.data.readers.values import as_text, as_whole, is_missing, is_single, listed, shown
 from feddat.example import DataError, Example, Image
 from feddat.text import did_you_mean, find_file, normal_text
 
@@ -131,11 +131,11 @@ def to_example(record: Record, task: str, folder: Path, skipped: Counter[str] | 
     names = canonical_columns(tuple(record.fields))
     fields = dict(zip(names, record.fields.values(), strict=True))
     if len(fields) < len(names):
-        raise DataError(f"{record.where}: a column occurs twice: {', '.join(map(str, record.fields))}")
+        raise DataError(f"{record.where}: a column occurs twice: {listed(record.fields)}")
     record = replace(record, fields=fields)
     for column in COLUMNS[task]:
         if column not in fields:
-            have = ", ".join(fields) or "none"
+            have = listed(fields) or "none"
             hint = did_you_mean(column, (name for name in fields if name not in _KNOWN))
             raise DataError(f"{record.where}: column {column!r} is missing (columns: {have}){hint}")
     choices = _choices(record) if task == "vcr" else ()
@@ -184,7 +184,7 @@ def to_examples(
             skipped[error.reason] += 1
             continue
         if example.id in places:
-            raise DataError(f"{record.where}: duplicate id {example.id!r}, first used in {places[example.id]}")
+            raise DataError(f"{record.where}: duplicate id {shown(example.id)}, first used in {places[example.id]}")
         places[example.id] = record.place
         skipped.update(blank)
         yield example
@@ -239,7 +239,7 @@ def _image(record: Record, column: str, folder: Path) -> Image:
         raise DataError(f"{record.where}: {column}: expected {expected}, got {shown(value)}")
     path = find_file(folder / value.strip())
     if not is_file(path):
-        raise MissingImageError(f"{record.where}: {column}: no such image file: {normal_text(str(path))}")
+        raise MissingImageError(f"{record.where}: {column}: no such image file: {listed([path])}")
     return path
 
 

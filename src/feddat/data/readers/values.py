@@ -6,6 +6,7 @@ import datetime
 import decimal
 import math
 import reprlib
+from collections.abc import Iterable
 from typing import Any
 
 from feddat.text import normal_text
@@ -51,6 +52,12 @@ def as_whole(value: Any) -> int | None:
     if isinstance(value, decimal.Decimal):
         value = float(value)
     return int(value) if isinstance(value, float) and abs(value) < 2**53 and value.is_integer() else None
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Return names as messages list them, however many or long they are."""
+    text = normal_text(", ".join(map(str, names)))
+    return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def shown(value: Any) -> str:
