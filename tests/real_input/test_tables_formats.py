@@ -140,8 +140,9 @@ BAD_TABLES = {
     "another sep line": (b"sep=/\nimage/question/answers\n", ", line 1: 'sep=/': expected one of ',', ';', a tab"),
     "another separator": (
         b"image:question:answers\na.png:what:red\n",
-        "column 'image' is missing (columns: image:question",
+        ", line 1: looks like ':' separates its columns; expected one of ',', ';', a tab",
     ),
+    "bars": (b'"Image"|Question|"Answers"\na.png|what|red\n', ", line 1: looks like '|' separates its columns"),
     "another name": (
         b"image,question,answer\na.png,what,red\n",
         ", line 2: column 'answers' is missing (columns: image, question, answer); did you mean 'answer'?",

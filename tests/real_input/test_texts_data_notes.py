@@ -215,8 +215,8 @@ def test_a_node_says_it_in_its_own_log_once_and_the_server_is_not_told(
     sites = [flower.site(context, "run-1") for _ in range(2)]
     said = [record.getMessage() for record in caplog.records if "can be answered" in record.getMessage()]
     assert said == [sentence("north", "test", SplitNotes(3, unanswerable=3))]
-    assert {name for site in sites for name in site.member.members} == {"north"}
-    told = {field.name for field in dataclasses.fields(sites[0].member)}
+    assert {name for site in sites for name in site.who.members} == {"north"}
+    told = {field.name for field in dataclasses.fields(sites[0].who)}
     assert told == {"name", "members", "parameters", "sharing"}
 
 

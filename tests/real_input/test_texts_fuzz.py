@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 import tracemalloc
@@ -17,6 +18,7 @@ from pyarrow import parquet
 
 from feddat.config import ConfigError, load_config
 from feddat.data.readers import large_json
+from feddat.data.readers.json_depth import MOST_DEPTH, Shallow
 from feddat.data.readers.own import read_records
 from feddat.data.readers.records import COLUMNS, to_examples
 from feddat.example import DataError
@@ -209,6 +211,44 @@ def test_small_files_take_little_memory_and_time(folder: Path, name: str, conten
     finally:
         tracemalloc.stop()
     assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("key", ["questions", ""])
+def test_published_files_take_little_memory(folder: Path, key: str) -> None:
+    (folder / "x.json").write_bytes(b'{"questions": [' + deep(200_000) + b"]}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"x\.json, at its beginning: .*nested more than {MOST_DEPTH} deep"):
+            list(large_json.elements(folder / "x.json", key) if key else large_json.entries(folder / "x.json", "id"))
+        assert tracemalloc.get_traced_memory()[1] < 60 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+#: Values with nothing but brackets, quotation marks and backslashes in their texts and keys.
+VALUES = st.recursive(
+    st.text('[]{}"\\a', max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('[]{}"\\', max_size=3), inner, max_size=3),
+)
+
+
+@FEW
+@given(value=VALUES, size=st.integers(1, 9), open_before=st.integers(MOST_DEPTH - 4, MOST_DEPTH))
+def test_what_is_refused_is_what_is_nested_deeper(value: Any, size: int, open_before: int) -> None:
+    def depth(value: Any) -> int:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    content = b"[" * open_before + json.dumps(value).encode() + b"]" * open_before
+    file, read = Shallow(io.BytesIO(content)), b""
+    try:
+        while piece := file.read(size):
+            read += piece
+    except ValueError:
+        assert open_before + depth(value) > MOST_DEPTH
+    else:
+        assert open_before + depth(value) <= MOST_DEPTH
+        assert read == content
 
 
 @pytest.mark.parametrize(

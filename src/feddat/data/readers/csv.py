@@ -30,6 +30,8 @@ LONGEST_LIST = 10_000
 #: What may stand between cells -> what messages call it; by the ending of a file's name, what is expected.
 DELIMITERS = {",": "','", ";": "';'", "\t": "a tab"}
 _EXPECTED = {".csv": ",", ".tsv": "\t"}
+#: Signs that other programs put between cells.
+_OTHERS = re.compile(r"[|:^~]")
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)
 
 
@@ -98,12 +100,23 @@ def _layout(path: Path, encoding: str) -> tuple[str, int]:
 def _header(path: Path, cells: list[str], place: str) -> list[str]:
     """Return the columns' names; those without one are a spreadsheet's empty columns or a data frame's index."""
     names = [name.strip() for name in canonical_columns(tuple(cells))]
+    if (
+        len(names) == 1
+        and (other := _OTHERS.search(names[0]))
+        and any(map(_is_written_column, names[0].split(other[0])))
+    ):
+        expected = ", ".join(DELIMITERS.values())
+        raise DataError(f"{path}, {place}: looks like {other[0]!r} separates its columns; expected one of {expected}")
     named = [name for name in names if name]
     if len(set(named)) < len(named):
         raise DataError(f"{path}, {place}: a column occurs twice: {listed(cells)}")
     while names and not names[-1]:
         names.pop()
     return names
+
+
+def _is_written_column(name: str) -> bool:
+    return is_column(canonical_columns((name.strip("\"' "),))[0])
 
 
 def _value(column: str, cell: str) -> Any:

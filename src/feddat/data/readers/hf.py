@@ -40,7 +40,7 @@ class Folder:
         if state.is_file():
             try:
                 names = [entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise DataError(f"{state}: expected JSON with a list _data_files of objects with filename") from None
             return tuple(state.parent / str(name) for name in names)
         for folder in (root / "data", root):

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 import ijson
 
 from feddat.data.readers import jsonl
+from feddat.data.readers.json_depth import Shallow
 from feddat.data.readers.records import Record, canonical_columns, is_column
 from feddat.data.readers.text_files import LONGEST_LINE, announce, text_encoding
 from feddat.data.readers.values import listed, shown
@@ -103,7 +104,7 @@ def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
     options = {"use_float": True, "multiple_values": not prefix, "map_type": Object}
     try:
         with path.open(encoding=encoding, newline="") as file:
-            for item in ijson.items(_Utf8(file), prefix, **options):
+            for item in ijson.items(Shallow(_Utf8(file)), prefix, **options):
                 if twice:
                     break
                 number += 1
@@ -123,7 +124,7 @@ class _Utf8:
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int, /) -> bytes:
         """Return at least one byte, unless the file has ended or none is wanted."""
         return self._file.read(size).encode()
 
