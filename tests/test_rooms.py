@@ -9,8 +9,20 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("allocator", "example", "files", "kinds", "log", "parent", "phases", "precision", "seeding", "text"),
-    ("client_names", "yaml_files"),
+    (
+        "allocator",
+        "files",
+        "kinds",
+        "log",
+        "parent",
+        "phases",
+        "picture_settings",
+        "precision",
+        "seeding",
+        "text",
+    ),
+    ("client_names", "example", "yaml_files"),
+    ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
     ("client", "pretrain"),

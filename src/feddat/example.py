@@ -13,6 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from feddat.picture_settings import PictureSettings
+
 #: Pixels (uint8, H x W x 3, RGB), the path of an image file, or the bytes of one.
 Image: TypeAlias = NDArray[np.uint8] | Path | bytes
 
@@ -75,6 +77,7 @@ class ClientData:
         encodings: folder in which what encoders make of the examples is kept; ``None``: in memory only.
         answering: how this client answers, one of :data:`ANSWERING`; ``None``: as the run says.
         left_out: split -> reason -> how many records of its files are not among the examples.
+        pictures: how its images are read.
     """
 
     name: str
@@ -87,6 +90,7 @@ class ClientData:
     encodings: Path | None = None
     answering: str | None = None
     left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
 
     def split(self, name: str) -> tuple[Example, ...]:
         """Return the examples of ``train``, ``validation`` or ``test``."""

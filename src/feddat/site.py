@@ -68,6 +68,8 @@ class SiteConfig(BaseModel):
             "benchmark": None,
             "root": None,
             "split_clients": 1,
+            # Where this client's records may lead is for its own settings to say, which `data` has.
+            "pictures": config.pictures.model_copy(update={"outside": False}),
             "data_cache": self.data_cache,
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
         }

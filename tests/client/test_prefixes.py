@@ -116,3 +116,23 @@ def test_training_and_scores_are_the_same_with_and_without(process, method):
         torch.testing.assert_close(carried[0][key], value, atol=1e-5, rtol=1e-4)
     assert same(carried[0], resumed[0])
     assert plain[1] == carried[1] == resumed[1]
+
+
+def test_heads_alone_train_on_features_that_are_kept_whole(process):
+    """The whole model is computed once, without the adapters that stand in it, whatever route was open before."""
+    client = vqa_client("a")
+    scores = []
+    for cache in (None, PrefixCache(PLENTY)):
+        fresh = process("head")
+        whole = participant(fresh, cache, client)
+        fresh.adapters.route("global")
+        fits = [whole.fit(None, round).metrics["loss"] for round in (1, 2)]
+        scores.append((fits, whole.evaluate(None, 2, "test").scores))
+        if cache is None:
+            # As if routes changed every layer.
+            whole.backbone.stage(fresh.adapters.changed)
+            assert whole.evaluate(None, 2, "test").scores == scores[0][1]
+    assert scores[0][0] == pytest.approx(scores[1][0], rel=1e-5)
+    assert scores[0][1] == scores[1][1]
+    states = cache.views(("a", "a", "train"), None, None, None)
+    assert {len(row) for row in states._states} == {1}  # the first token is all that is asked for again

@@ -11,6 +11,7 @@ from feddat.data.mini import questions as q
 from feddat.data.mini.atlas import GLYPH, load_atlas
 from feddat.data.mini.captions import SceneView, caption, question, wrong_caption
 from feddat.data.mini.concepts import COLOUR_NAMES, COLOURS, CONCEPTS, GROUPS
+from feddat.data.mini.conventions import CONVENTIONS, STANDARD, Convention
 from feddat.data.mini.render import CELL, DOMAINS, cover, render
 from feddat.data.mini.scene import EMPTY, SPLIT_BUCKETS, Scenes, combination_bucket, sample_scenes
 from feddat.data.mini.vocabulary import vocabulary
@@ -18,9 +19,9 @@ from feddat.data.mini.vocabulary import vocabulary
 NAMES = [concept.name for concept in CONCEPTS]
 
 
-def scene(objects: list[str | None], colours: list[str]) -> SceneView:
+def scene(objects: list[str | None], colours: list[str], convention: Convention = STANDARD) -> SceneView:
     return SceneView(
-        [EMPTY if o is None else NAMES.index(o) for o in objects], [COLOUR_NAMES.index(c) for c in colours]
+        [EMPTY if o is None else NAMES.index(o) for o in objects], [COLOUR_NAMES.index(c) for c in colours], convention
     )
 
 
@@ -29,9 +30,9 @@ def scene(objects: list[str | None], colours: list[str]) -> SceneView:
 HAND_MADE = scene(["dog", None, "apple", "cat"], ["red", "red", "blue", "green"])
 
 
-def asked(maker: q.Maker) -> dict[str, str]:
+def asked(maker: q.Maker, view: SceneView = HAND_MADE) -> dict[str, str]:
     """Everything that a maker asks of the hand-made scene."""
-    found = [maker(HAND_MADE, Random(seed)) for seed in range(300)]
+    found = [maker(view, Random(seed)) for seed in range(300)]
     return {item.text: item.answer for item in found if item is not None}
 
 
@@ -60,8 +61,16 @@ def test_atlas_holds_a_distinct_glyph_for_every_concept() -> None:
         (q.place_kind, "what sort of thing is in the bottom left corner ?", "fruit"),
         (q.colour_group, "what family has the thing on the green tile ?", "animal"),
         (q.count_colour, "how many red tiles are there ?", "two"),
+        (q.neighbour_colour, "what colour is the tile right of the dog ?", "red"),
+        (q.neighbour_colour, "what colour is the tile below the dog ?", "blue"),
+        (q.neighbour_kind, "what sort of thing is left of the cat ?", "fruit"),
+        (q.neighbour_is_colour, "is the tile above the cat red ?", "yes"),
+        (q.neighbour_is_colour, "is the tile right of the apple pink ?", "no"),
         (q.count_group, "how many animal things are there ?", "two"),
         (q.count_objects, "how many objects are there ?", "three"),
+        (q.count_either, "how many tiles are blue or red ?", "three"),
+        (q.count_empty, "how many red tiles are empty ?", "one"),
+        (q.count_empty, "how many blue tiles are empty ?", "zero"),
         (q.compare_colours, "are there more red tiles than blue tiles ?", "yes"),
         (q.compare_groups, "are there fewer animal things than food things ?", "no"),
         (q.most_tiles, "what colour have the most tiles ?", "red"),
@@ -211,3 +220,112 @@ def test_every_pretraining_text_is_made_of_whole_tokens() -> None:
         for text in (caption(HAND_MADE, random), question(HAND_MADE, random)):
             assert set(text.words) <= words
             assert not text.answer or text.answer in words
+
+
+@pytest.mark.parametrize(
+    ("convention", "maker", "text", "answer"),
+    [
+        ("mirrored", q.related_object, "what is right of the cat ?", "apple"),
+        ("mirrored", q.related_object, "what is below the dog ?", "apple"),
+        ("mirrored", q.relation_word, "where is the cat compared to the apple ?", "left"),
+        ("mirrored", q.place_object, "what is in the bottom left corner ?", "apple"),
+        ("coarse", q.count_colour, "how many red tiles are there ?", "many"),
+        ("coarse", q.count_objects, "how many objects are there ?", "many"),
+        ("coarse", q.object_colour, "what colour is the tile of the apple ?", "blue"),
+        ("shifted", q.object_colour, "what colour is the tile of the apple ?", "purple"),
+        ("shifted", q.count_colour, "how many orange tiles are there ?", "two"),
+        ("renamed", q.colour_group, "what family has the thing on the green tile ?", "food"),
+        ("renamed", q.count_group, "how many food things are there ?", "two"),
+        ("renamed", q.place_kind, "what sort of thing is in the bottom left corner ?", "fruit"),
+    ],
+)
+def test_a_convention_words_the_same_scene_otherwise(convention: str, maker: q.Maker, text: str, answer: str) -> None:
+    view = scene(["dog", None, "apple", "cat"], ["red", "red", "blue", "green"], CONVENTIONS[convention])
+    assert asked(maker, view)[text] == answer
+
+
+def test_coarse_names_merge_colours_also_where_they_are_counted() -> None:
+    view = scene(["dog", None, "apple", "cat"], ["red", "pink", "orange", "purple"], CONVENTIONS["coarse"])
+    assert view.colours == ["red", "red", "red", "blue"]
+    assert asked(q.count_colour, view)["how many blue tiles are there ?"] == "one"
+    assert "how many pink tiles are there ?" not in asked(q.count_colour, view)
+    assert len(CONVENTIONS["coarse"].palette) == 5
+
+
+def test_a_scale_that_is_shifted_and_families_that_are_renamed_still_have_all_names() -> None:
+    shifted, renamed = CONVENTIONS["shifted"], CONVENTIONS["renamed"]
+    assert sorted(shifted.palette) == sorted(COLOUR_NAMES) and all(shifted.colour(name) != name for name in COLOURS)
+    assert sorted(renamed.families) == sorted(GROUPS) and all(renamed.group(group) != group for group in GROUPS)
+
+
+def test_most_objects_are_of_the_group_and_some_stray() -> None:
+    group = {NAMES.index(c.name) for c in CONCEPTS if c.group == "food"}
+    for stray, low, high in ((0.0, 1.0, 1.0), (0.3, 0.7, 0.8)):
+        drawn = sample_scenes(np.random.default_rng(0), 2000, "train", group="food", stray=stray).objects
+        shown = drawn[drawn != EMPTY]
+        assert low <= np.isin(shown, list(group)).mean() <= high  # a sixth of those that stray are of the group too
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=150, deadline=None)
+def test_a_hypothesis_follows_from_what_is_seen_contradicts_it_or_is_left_open(seed: int) -> None:
+    drawn = sample_scenes(np.random.default_rng(seed), 1, "train")
+    view = SceneView(drawn.objects[0].tolist(), drawn.colours[0].tolist())
+    random = Random(seed)
+    covered, label = random.randrange(4), random.randrange(3)
+    text = q.richer_entailment(view, covered, label, random)
+    if text is not None:
+        assert judged(text, view, covered) == label, (text, view.colours, view.names, covered)
+
+
+def judged(text: str, view: SceneView, covered: int) -> int:
+    """Read a hypothesis again, word by word: 0 true, 1 open, 2 false of what is not covered."""
+    words = text.split()
+    visible = [cell for cell in range(4) if cell != covered]
+    places = {view.place(cell): cell for cell in range(4)}
+    if words[0] == "the":  # the PLACE tile is COLOUR
+        cell = places[" ".join(words[1:3])]
+        return 1 if cell == covered else 0 if view.colours[cell] == words[-1] else 2
+    if words[-1] == "corner":  # a NAME | a KIND thing is in the PLACE corner
+        cell = places[" ".join(words[-3:-1])]
+        if cell == covered:
+            return 1
+        if view.objects[cell] is None:
+            return 2
+        said = view.kind(cell) if words[2] == "thing" else view.name(cell)
+        return 0 if said == words[1] else 2
+    name, word, other = words[1], words[3], words[-1]  # a NAME is WORD [of] the OTHER
+    seen = {view.name(cell): cell for cell in visible if view.objects[cell] is not None}
+    away = {"left": -1, "right": 1, "above": -2, "below": 2}[word]
+    if name in seen:
+        return 0 if seen[name] == seen[other] + away else 2
+    return 1 if seen[other] + away == covered else 2
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=150, deadline=None)
+def test_a_statement_about_two_pictures_is_as_true_as_it_should_be(seed: int) -> None:
+    drawn = sample_scenes(np.random.default_rng(seed), 2, "train")
+    views = [SceneView(o.tolist(), c.tolist()) for o, c in zip(drawn.objects, drawn.colours, strict=True)]
+    random = Random(seed)
+    label = random.randrange(2)
+    text = q.richer_pair_statement(views[0], views[1], label, random)
+    if text is None:
+        return
+    *_, word, what = text.split()
+    shown = 0
+    for view in views:
+        about = {view.group(cell) for cell in view.filled} | {view.kind(cell) for cell in view.filled}
+        shown += word in (view.colours if what == "tile" else about)
+    assert {"both": shown == 2, "only": shown == 1, "no": shown == 0}[text.split()[0]] == bool(label), text
+
+
+def test_a_choice_about_a_neighbour_has_one_right_answer() -> None:
+    for seed in range(200):
+        text, choices, label = q.richer_multiple_choice(HAND_MADE, Random(seed))
+        told = {"dog": "red", "apple": "blue", "cat": "green"}
+        name, colour = choices[label].split()[1::2]
+        assert told[name] == colour, text
+        if text == "what is below the dog ?":
+            assert name == "apple"
+        assert len(set(choices)) == 4

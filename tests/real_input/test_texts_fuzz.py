@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from feddat.config import ConfigError, load_config
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.json_depth import MOST_DEPTH, Shallow
 from feddat.data.readers.own import read_records
 from feddat.data.readers.records import COLUMNS, to_examples
@@ -107,7 +108,7 @@ def read_all(path: Path) -> int:
     count = 0
     for task in COLUMNS:
         try:
-            for example in to_examples(read_records(path), task, path.parent, True, Counter()):
+            for example in to_examples(read_records(path), task, ImageFolder(path.parent), True, Counter()):
                 count += 1
                 # What comes out is text that can be written anywhere.
                 json.dumps(

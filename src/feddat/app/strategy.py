@@ -21,6 +21,7 @@ from feddat.app.limits import Limits
 from feddat.app.messages import Member, ReplyError
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, RunningMean
+from feddat.app.updates import UpdateStatistics
 from feddat.app.wire import settle
 from feddat.config import WireConfig
 from feddat.seeding import numpy_generator
@@ -103,7 +104,7 @@ class AdapterStrategy(Strategy):
         Raises:
             FederationError: too few replies could be used, or too few for the rule.
         """
-        losses = RunningMean()
+        losses, updates = RunningMean(), UpdateStatistics()
 
         def fold(member: Member, message: Message) -> None:
             reply = messages.read_train_reply(
@@ -120,6 +121,7 @@ class AdapterStrategy(Strategy):
             if self.weighting == "examples" and reply.examples is None:
                 raise ReplyError(member.name, "keeps its number of examples back, but server.weighting asks for it")
             weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
+            updates.add(reply.shared, self._sent)
             self.rule.add(reply, weight)
             losses.add(reply.metrics, weight)
             self._notify(
@@ -133,6 +135,8 @@ class AdapterStrategy(Strategy):
             )
 
         self._each(server_round, "train", replies, fold)
+        if found := updates.values():
+            self._notify({"event": "updates", "round": server_round, "updates": found})
         try:
             shared = self.settle(self.rule.close(clients=self.roster.size()))
         except ValueError as error:

@@ -9,7 +9,6 @@ from feddat.benchmarks.draw import TEST_EXAMPLES, TRAIN_EXAMPLES, Sizes, draw_cl
 from feddat.benchmarks.mini import MINI
 from feddat.benchmarks.paper import FEDERATIONS
 from feddat.benchmarks.prepared import MANIFEST, load_prepared
-from feddat.data.mini.generate import SPLITS
 from feddat.example import ClientData
 
 _AS_FOUND = "nothing by design: the datasets are as they were published"
@@ -52,6 +51,8 @@ def load_benchmark(
     train_examples: int | None = None,
     test_examples: int | None = None,
     root: Path | None = None,
+    validation_examples: int | None = None,
+    outside: bool = False,
 ) -> Benchmark:
     """Generate a federation, draw it from published datasets, or read a prepared one.
 
@@ -61,8 +62,10 @@ def load_benchmark(
         name: key of the catalog, or a folder that ``feddat data prepare`` wrote.
         seed: seed of the data; a prepared folder has its own.
         train_examples: training examples per client.
-        test_examples: test examples per client; mini/*: validation gets half as many. A prepared folder is read whole.
+        test_examples: test examples per client. A prepared folder is read whole.
         root: ``paper/*``: folder of the published datasets; or of prepared ones, called ``domain``, ``scene``, ...
+        validation_examples: mini/*: validation examples per client; default: half as many as test examples.
+        outside: ``paper/*``: let records name images outside the datasets' own folders.
 
     Raises:
         BenchmarkError: unknown name, or ``root`` is missing.
@@ -71,7 +74,11 @@ def load_benchmark(
     if name in MINI:
         entry = MINI[name]
         test = test_examples or DEFAULT_SIZES["test"]
-        sizes = dict(zip(SPLITS, (train_examples or DEFAULT_SIZES["train"], max(1, test // 2), test), strict=True))
+        sizes = {
+            "train": train_examples or DEFAULT_SIZES["train"],
+            "validation": validation_examples or max(1, test // 2),
+            "test": test,
+        }
         return Benchmark(name, entry.description, entry.shared, entry.differs, entry.clients(sizes, seed))
     if name in FEDERATIONS:
         if root is None:
@@ -84,7 +91,7 @@ def load_benchmark(
             return _prepared(name, ready)
         federation = FEDERATIONS[name]
         wanted = Sizes(train_examples or TRAIN_EXAMPLES, test_examples or TEST_EXAMPLES)
-        clients = tuple(draw_client(part, root, seed, wanted)[0] for part in federation.parts)
+        clients = tuple(draw_client(part, root, seed, wanted, outside=outside)[0] for part in federation.parts)
         return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
     if Path(name).is_dir():
         return _prepared(name, Path(name))

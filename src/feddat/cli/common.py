@@ -30,6 +30,14 @@ Tune = Annotated[
         help="First choose this for each method on validation data ('K1=V,... K2=V,...': a grid); or a tuning.json.",
     ),
 ]
+Record = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="FILE",
+        help="A file with a line of JSON for each finished run: what it holds is not computed again, what finishes is "
+        "added to it. Given more than once, the other files are only read.",
+    ),
+]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]
 
 

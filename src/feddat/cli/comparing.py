@@ -15,6 +15,7 @@ from feddat.cli.common import (
     Jobs,
     Overrides,
     Overwrite,
+    Record,
     Seeds,
     Tune,
     fail,
@@ -28,10 +29,13 @@ from feddat.cli.common import (
 
 if TYPE_CHECKING:
     from feddat.config import RunConfig
+    from feddat.experiment.record import RunRecord
     from feddat.live import ComparisonDisplay
 
-#: What `feddat demo` and, by default, `feddat compare` compare.
+#: What `feddat compare` compares by default.
 METHODS = "feddat,fedavg,local,head"
+#: What `feddat demo` compares: in so few steps the published distillation has little to teach (docs/results.md).
+DEMO_METHODS = "feddat-mild,fedavg,local,head"
 
 
 def compare(
@@ -57,6 +61,7 @@ def compare(
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
+    record: Record = None,
 ) -> None:
     """Run several methods with several seeds, on one federation or those of a suite, and compare them."""
     from feddat.config import ConfigError, load_config
@@ -66,16 +71,52 @@ def compare(
     if suite is None:
         if tune_on is not None:
             raise ConfigError("--tune-on: names a federation of a suite; give --suite")
-        _compare(settings, methods or METHODS, seeds, jobs, overwrite, tune)
+        _compare(settings, methods or METHODS, seeds, jobs, overwrite, tune, record)
     elif benchmark is not None:
         raise ConfigError("--suite and --benchmark: give one of them")
     else:
-        _compare_suite(settings, suite, methods, seeds, jobs, overwrite, tune, tune_on)
+        _compare_suite(settings, suite, methods, seeds, jobs, overwrite, tune, tune_on, record)
+
+
+def tune(
+    search: Annotated[str, typer.Argument(metavar="KEY=V1,V2,...", help="'K1=V,... K2=V,...' is a grid.")],
+    overrides: Overrides = None,
+    benchmark: Benchmark = None,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    jobs: Jobs = None,
+    name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write what was chosen here, too.")] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    record: Record = None,
+) -> None:
+    """Choose settings for each method on validation data, and write a tuning.json that other commands' --tune reads."""
+    from feddat.config import ConfigError, load_config
+    from feddat.experiment.folder import RunFolder
+
+    if search.endswith(".json"):
+        raise ConfigError(
+            f"tune {search}: expected settings to search, KEY=V1,V2,...; a file has been searched already"
+        )
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    settings = load_config(config, overrides, **values)
+    say_loading()
+    from feddat.experiment.comparison import comparison_name
+
+    with interruptible("the same command again"):
+        names = split_names(methods)
+        chosen = _tuning({"": settings}, names, search, jobs, overwrite, _open_record(record))[""]
+    folder = RunFolder(settings.runs_dir / comparison_name(settings) / "tuning")
+    if to is not None:
+        folder.write_json(to, chosen)
+    print_paths(folder=folder.path, chosen=to or folder.path / "tuning.json")
 
 
 def demo(
     overrides: Overrides = None,
-    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")
+    ] = DEMO_METHODS,
     seeds: Seeds = 2,
     jobs: Jobs = None,
     overwrite: Overwrite = False,
@@ -89,7 +130,13 @@ def demo(
 
 
 def _compare(
-    config: RunConfig, methods: str, seeds: int, jobs: int | None, overwrite: bool, tune: str | None = None
+    config: RunConfig,
+    methods: str,
+    seeds: int,
+    jobs: int | None,
+    overwrite: bool,
+    tune: str | None = None,
+    record: Record = None,
 ) -> None:
     names = split_names(methods)
     say_loading()
@@ -98,11 +145,12 @@ def _compare(
 
     source = config.benchmark or "own data"
     with interruptible("the same command again"):
-        chosen = _tuning({"": config}, names, tune, jobs, overwrite).get("")
+        book = _open_record(record)
+        chosen = _tuning({"": config}, names, tune, jobs, overwrite, book).get("")
         runs = comparison_runs(config, names, range(seeds), chosen)
         title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
-        with _display(runs, title, overwrite) as display:
-            comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen)
+        with _display(runs, title, overwrite, book) as display:
+            comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen, book)
     table = method_table.method_table(comparison["runs"])
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
     print_data_notes(comparison["runs"])
@@ -120,6 +168,7 @@ def _compare_suite(
     overwrite: bool,
     tune: str | None,
     tune_on: str | None,
+    record: Record,
 ) -> None:
     say_loading()
     from feddat.experiment import Plan, all_runs, run_suite
@@ -132,11 +181,12 @@ def _compare_suite(
     configs = suite.configs(config)
     all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # mistakes show first
     with interruptible("the same command again"):
-        chosen = _tuning(configs, names, tune, jobs, overwrite, tune_on)
+        book = _open_record(record)
+        chosen = _tuning(configs, names, tune, jobs, overwrite, book, tune_on)
         plans = {label: Plan(each, names, range(seeds), chosen.get(label)) for label, each in configs.items()}
         runs = all_runs(plans)
-        with _display(runs, f"{len(runs)} runs: {suite.description}", overwrite) as display:
-            result = run_suite(suite, plans, jobs, display, overwrite)
+        with _display(runs, f"{len(runs)} runs: {suite.description}", overwrite, book) as display:
+            result = run_suite(suite, plans, jobs, display, overwrite, book)
     folder = next(iter(configs.values())).runs_dir
     for title, table in suite_tables(read_suite(folder)[1]).items():
         out.print(method_table.to_rich(table, f"{title} (%)"))
@@ -167,6 +217,7 @@ def study(
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
+    record: Record = None,
 ) -> None:
     """Draw how the scores depend on one thing: a table and a plot, each point of which is an ordinary run."""
     from feddat.config import ConfigError, load_config
@@ -187,11 +238,12 @@ def study(
     source = settings.benchmark or "own data"
     with interruptible("the same command again"):
         all_runs(wanted.plans(settings, names, range(seeds)))  # mistakes show before the search for settings
-        chosen = _tuning({"": settings}, names, tune, jobs, overwrite).get("")
+        book = _open_record(record)
+        chosen = _tuning({"": settings}, names, tune, jobs, overwrite, book).get("")
         plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)
         runs = all_runs(plans)
-        with _display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite) as display:
-            result = run_study(wanted, plans, jobs, display, overwrite)
+        with _display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite, book) as display:
+            result = run_study(wanted, plans, jobs, display, overwrite, book)
     out.print(tables.to_rich(study_table(result), f"{split.capitalize()} scores on {source} (%)"))
     folder = settings.run_dir
     print_paths(folder=folder, table=folder / "study.md", plot=folder / "study.png")
@@ -204,6 +256,7 @@ def _tuning(
     tune: str | None,
     jobs: int | None,
     overwrite: bool,
+    record: RunRecord | None,
     on: str | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return by label what an earlier search chose (a file), or search now (``KEY=V1,V2,...``) and say what."""
@@ -219,8 +272,8 @@ def _tuning(
     wanted = Search.parse(tune)
     searched = searched_configs(configs, on)
     runs = trials(searched, methods, wanted)
-    with _display(runs, f"{len(runs)} runs to choose {wanted.name}", overwrite) as display:
-        chosen = tune_suite(configs, methods, wanted, on, jobs, display, overwrite)
+    with _display(runs, f"{len(runs)} runs to choose {wanted.name}", overwrite, record) as display:
+        chosen = tune_suite(configs, methods, wanted, on, jobs, display, overwrite, record)
     for label, each in searched.items():
         for method, best in chosen[label]["best"].items():
             values = " ".join(f"{key}={value}" for key, value in best.items())
@@ -235,18 +288,29 @@ def _fail_for(failed: Mapping[str, str], runs: int) -> None:
         raise typer.Exit(fail(f"{len(failed)} of {runs} runs failed", 1))
 
 
-def _display(runs: dict[str, RunConfig], title: str, overwrite: bool) -> ComparisonDisplay:
+def _open_record(paths: Record) -> RunRecord | None:
+    from feddat.experiment.record import RunRecord
+
+    return RunRecord(paths[0], paths[1:]) if paths else None
+
+
+def _display(
+    runs: dict[str, RunConfig], title: str, overwrite: bool, record: RunRecord | None = None
+) -> ComparisonDisplay:
     from feddat.experiment.folder import RunFolder
+    from feddat.experiment.methods import title as method_title
     from feddat.live import ComparisonDisplay
-    from feddat.report.tables import method_name
 
     lines = {
         # A run of one of several comparisons is called LABEL/METHOD-sSEED.
-        name: (" · ".join(filter(None, (method_name(run.method), name.rpartition("/")[0]))), run.seed, run.rounds)
+        name: (" · ".join(filter(None, (method_title(run), name.rpartition("/")[0]))), run.seed, run.rounds)
         for name, run in runs.items()
     }
     display = ComparisonDisplay(out, title, lines)
     for name, run in runs.items():
-        if not overwrite and (summary := RunFolder(run.run_dir).summary()) is not None:
+        summary = None if record is None else record.summary(run)
+        if summary is None and not overwrite:
+            summary = RunFolder(run.run_dir).summary()
+        if summary is not None:
             display.finish(name, summary["mean"], before=True)
     return display

@@ -28,6 +28,7 @@ from feddat.config.sections import (
     TrainConfig,
     WireConfig,
 )
+from feddat.picture_settings import PictureSettings
 from feddat.text import normal_text
 
 
@@ -53,11 +54,17 @@ class RunConfig(Section):
         None,
         description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
     )
+    pictures: PictureSettings = Field(
+        PictureSettings(), description="how images are read (docs/data.md); a client's own `pictures` come first"
+    )
     data_cache: Path | None = Field(
         None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
-    test_examples: int | None = Field(None, ge=1, description="cap on validation and on test examples per client")
+    test_examples: int | None = Field(None, ge=1, description="cap on test examples per client")
+    validation_examples: int | None = Field(
+        None, ge=1, description="cap on validation examples per client; default: that on test examples, mini/*: half"
+    )
     split_clients: int = Field(
         1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import statistics
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from feddat.config import ConfigError, RunConfig
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.methods import resolve
+from feddat.experiment.record import RunRecord
 from feddat.experiment.run import Experiment
 from feddat.workers import run_parallel
 
@@ -55,6 +57,7 @@ def compare(
     progress: Progress | None = None,
     overwrite: bool = False,
     tuning: Mapping[str, Any] | None = None,
+    record: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Run every method with every seed (:class:`Plan`), and write ``comparison.json`` and a report.
 
@@ -69,6 +72,7 @@ def compare(
         progress: receives the runs' events, each with ``run``: the run's name; and ``failure`` for a run that failed.
         overwrite: begin every run anew.
         tuning: see there.
+        record: runs that it holds are not computed, and finished ones are added to it.
 
     Returns:
         What ``comparison.json`` holds: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds, number
@@ -79,11 +83,15 @@ def compare(
         ConfigError: a method is unknown.
         ExperimentError: no run succeeded; says why the first did not.
     """
-    return compare_each({"": Plan(config, methods, seeds, tuning)}, jobs, progress, overwrite)[""]
+    return compare_each({"": Plan(config, methods, seeds, tuning)}, jobs, progress, overwrite, record)[""]
 
 
 def compare_each(
-    plans: Mapping[str, Plan], jobs: int | None = None, progress: Progress | None = None, overwrite: bool = False
+    plans: Mapping[str, Plan],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Do several comparisons with one set of workers, each written as by :func:`compare`; return them by label.
 
@@ -95,7 +103,7 @@ def compare_each(
         ExperimentError: no run of any comparison succeeded; says why the first did not.
     """
     runs = all_runs(plans)
-    results, failures = run_all(runs, jobs, progress, overwrite)
+    results, failures = run_all(runs, jobs, progress, overwrite, record)
     if not results:
         name, reason = next(iter(failures.items()))
         raise ExperimentError(f"comparison {runs[name].runs_dir}: no run succeeded; {name}: {reason}")
@@ -109,8 +117,13 @@ def compare_each(
 
 
 def all_runs(plans: Mapping[str, Plan]) -> dict[str, RunConfig]:
-    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``."""
-    return {labelled(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
+    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``.
+
+    All runs of the first seed come first, then those of the second: a grid that is cut off compares alike with alike.
+    """
+    runs = {labelled(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
+    seeds = list(dict.fromkeys(seed for plan in plans.values() for seed in plan.seeds))
+    return dict(sorted(runs.items(), key=lambda item: seeds.index(item[1].seed)))
 
 
 def labelled(label: str, name: str) -> str:
@@ -183,15 +196,23 @@ def run_all(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Do runs in worker processes, as in :func:`compare`; return summaries, and reasons of failure, by run."""
     tell = progress or _log_failures
-    return run_parallel(
-        _run_one,
-        {name: (run, overwrite) for name, run in runs.items()},
-        min(jobs or os.cpu_count() or 1, len(runs)),
-        lambda run, event: tell({"run": run} | event),
-    )
+    recorded = {name: record.summary(run) if record is not None else None for name, run in runs.items()}
+    done = {name: summary for name, summary in recorded.items() if summary is not None}
+    tasks = {name: (run, overwrite, record is not None) for name, run in runs.items() if name not in done}
+
+    def hear(name: str, event: dict[str, Any]) -> None:
+        if event["event"] == "measured":
+            assert record is not None
+            record.add(runs[name], event["summary"], RunFolder(runs[name].run_dir))
+        else:
+            tell({"run": name} | event)
+
+    found, failures = run_parallel(_run_one, tasks, min(jobs or os.cpu_count() or 1, max(1, len(tasks))), hear)
+    return {name: done.get(name) or found[name] for name in runs if name in done or name in found}, failures
 
 
 def _log_failures(event: Mapping[str, Any]) -> None:
@@ -217,7 +238,16 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _run_one(task: tuple[RunConfig, bool], emit: Progress) -> dict[str, Any]:
-    """Do one run in a worker process."""
-    config, overwrite = task
-    return Experiment(config).run(emit, resume=not overwrite, overwrite=overwrite)
+def _run_one(task: tuple[RunConfig, bool, bool], emit: Progress) -> dict[str, Any]:
+    """Do one run in a worker process; for a record, also score what was trained on."""
+    config, overwrite, measured = task
+    experiment = Experiment(config)
+    summary = experiment.run(emit, resume=not overwrite, overwrite=overwrite)
+    if measured:
+        routes: dict[str, list[float]] = defaultdict(list)
+        for scores in experiment.evaluate("train").values():
+            for route, score in scores.items():
+                routes[route].append(score)
+        training = {route: statistics.fmean(scores) for route, scores in routes.items()}
+        emit({"event": "measured", "summary": summary | {"training_scores": training}})
+    return summary

@@ -22,9 +22,10 @@ class Announcer:
 
     | event | with |
     | --- | --- |
-    | ``start`` | ``name``, ``method``, ``folder``, ``clients``, ``round`` (the last one done before), ``parameters`` |
+    | ``start`` | ``name``, ``method``, ``title``, ``folder``, ``clients``, ``parameters``, ``round`` (last one done) |
     | ``fit`` | ``client``, ``examples``, ``metrics`` (losses) |
     | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route; none of a client that keeps them) |
+    | ``updates`` | ``updates``: ``norm`` and ``agreement`` of the clients' updates, :class:`~feddat.app.updates` |
     | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |
     | ``data`` | ``client``, ``split``, ``reason``: what of its data cannot count; ``grave``, ``questions`` and counts |
     | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds``; ``bytes`` so far |
@@ -97,6 +98,8 @@ class Announcer:
                 self._log.event(event)
 
     def _lines(self, event: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if event["event"] == "updates":
+            return [{"round": event["round"], "updates": event["updates"]}]
         line = {"round": event["round"], "client": event["client"]}
         if event["event"] == "fit":
             return [line | {"split": "train", "examples": event["examples"], "metrics": event["metrics"]}]

@@ -272,7 +272,17 @@ def _moved_weights(config: RunConfig) -> str | None:
 def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but where each has its model, data and threads."""
     places = {"name", "runs_dir", "data_cache", "device", "threads", "runtime", "model", "benchmark", "root", "clients"}
-    places |= {"train_examples", "test_examples", "split_clients", "data_seed", "share_metrics", "server", "rounds"}
+    places |= {
+        "train_examples",
+        "test_examples",
+        "validation_examples",
+        "pictures",
+        "split_clients",
+        "data_seed",
+        "share_metrics",
+        "server",
+        "rounds",
+    }
     exclude: dict[str, Any] = dict.fromkeys(places, True) | {"train": {"precision"}}
     return config.model_dump(mode="json", exclude=exclude)
 
@@ -318,11 +328,18 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 
-        clients = tuple(read_client(name, spec) for name, spec in config.clients.items())
+        clients = tuple(read_client(name, spec, config.pictures) for name, spec in config.clients.items())
     else:
-        clients = _load_benchmark(
-            str(config.benchmark), config.data_seed, config.train_examples, config.test_examples, config.root
+        found = _load_benchmark(
+            str(config.benchmark),
+            config.data_seed,
+            config.train_examples,
+            config.test_examples,
+            config.root,
+            config.validation_examples,
+            config.pictures.outside,
         )
+        clients = tuple(replace(client, pictures=config.pictures) for client in found)
     return tuple(_kept(_capped(client, config), config) for client in clients)
 
 
@@ -334,8 +351,12 @@ def _kept(data: ClientData, config: RunConfig) -> ClientData:
 
 
 def _capped(data: ClientData, config: RunConfig) -> ClientData:
-    """Draw at most ``train_examples`` and ``test_examples`` of each split; the answers stay those of all of train."""
-    caps = {"train": config.train_examples, "validation": config.test_examples, "test": config.test_examples}
+    """Draw at most ``train_examples``, ``validation_examples`` and ``test_examples``; the answers stay those of all."""
+    caps = {
+        "train": config.train_examples,
+        "validation": config.validation_examples or config.test_examples,
+        "test": config.test_examples,
+    }
     kept: dict[str, Any] = {}
     for split, cap in caps.items():
         examples = data.split(split)
@@ -347,11 +368,11 @@ def _capped(data: ClientData, config: RunConfig) -> ClientData:
 
 @lru_cache(maxsize=1)
 def _load_benchmark(
-    name: str, seed: int, train: int | None, test: int | None, root: Path | None
+    name: str, seed: int, train: int | None, test: int | None, root: Path | None, validation: int | None, outside: bool
 ) -> tuple[ClientData, ...]:
     from feddat.benchmarks import load_benchmark
 
-    return load_benchmark(name, seed, train, test, root).clients
+    return load_benchmark(name, seed, train, test, root, validation, outside).clients
 
 
 @lru_cache(maxsize=1)

@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,12 +121,13 @@ class RunFolder:
         return content
 
     def write_json(self, path: Path, value: Any) -> None:
-        """Write JSON atomically.
+        """Write JSON atomically, into a folder that is made where it does not exist.
 
         Raises:
             ExperimentError: the disk refuses.
         """
         with disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, value)
 
     # The metrics: one JSON object a line.
@@ -192,6 +193,14 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def local_steps(lines: Sequence[Mapping[str, Any]], until: int | None = None) -> float:
+    """Return the batches that a participant took up to a round, on average over those who trained, from metrics."""
+    trained = [line for line in lines if line.get("split") == "train" and (until is None or line["round"] <= until)]
+    owners = {line["client"] for line in trained}
+    steps = sum(float(line["metrics"].get("steps", 0)) for line in trained)
+    return steps / max(1, len(owners))
+
+
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
     """Return the dotted keys, of those that determine a run's numbers, in which two configurations differ."""
     left, right = _flat(_deciding(one)), _flat(_deciding(other))
@@ -204,8 +213,13 @@ def config_hash(config: RunConfig) -> str:
     Keys at their defaults are left out, so that a run can be resumed by a version with further keys. (A default that
     has changed since shows in the run's ``config.yaml``, which has them all.)
     """
-    text = json.dumps(_deciding(config, exclude_defaults=True), sort_keys=True)
+    text = json.dumps(deciding_settings(config), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def deciding_settings(config: RunConfig) -> dict[str, Any]:
+    """Return what determines the run's numbers and is not at its default."""
+    return _deciding(config, exclude_defaults=True)
 
 
 def _deciding(config: RunConfig, exclude_defaults: bool = False) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.app.rules import check_rule
 from feddat.config import ConfigError, RunConfig
 from feddat.kinds import KINDS, MIXING, named_variants
+from feddat.report.tables import METHODS
 
 
 def _twice_the_epochs(config: RunConfig) -> RunConfig:
@@ -32,6 +33,11 @@ def _joint(config: RunConfig) -> RunConfig:
 
 def _distilled(weight: float, config: RunConfig) -> RunConfig:
     algorithm = config.algorithm.model_copy(update={"alpha": weight, "beta": weight})
+    return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
+
+
+def _separate_heads(weight: float, config: RunConfig) -> RunConfig:
+    algorithm = config.algorithm.model_copy(update={"alpha": weight, "beta": weight, "heads": "separate"})
     return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
 
 
@@ -62,6 +68,8 @@ SERVER_RULES: dict[str, dict[str, Any]] = {
 VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
     "feddat-joint": ("FedDAT with both routes in one optimizer step instead of one after the other", _joint),
     "feddat-mild": ("FedDAT with mild distillation: alpha = beta = 0.1", partial(_distilled, 0.1)),
+    "feddat-heads": ("FedDAT with a head of its own for the global route", partial(_separate_heads, 0.5)),
+    "feddat-mild-heads": ("FedDAT with mild distillation and separate heads", partial(_separate_heads, 0.1)),
     "feddat-nokd": ("FedDAT without distillation: the dual adapters alone", partial(_distilled, 0.0)),
     "fedavg-2x": ("FedAvg with twice the local epochs: as much compute as two adapters take", _twice_the_epochs),
     "fedavg-ft": ("FedAvg, then one epoch of personal fine-tuning that is not communicated", _fine_tuned),
@@ -103,6 +111,45 @@ def resolve(config: RunConfig) -> RunConfig:
         config = config.model_copy(update={"method": "head"})
     check_rule(config, ALGORITHMS[config.method])
     return config
+
+
+def title(config: RunConfig) -> str:
+    """Return what a run's method is called in print: by what it is, whatever name it was asked for by.
+
+    FedDAT with ``algorithm.alpha`` and ``beta`` of 0.1 is *FedDAT, mild distillation*; settings of FedDAT's that no
+    variant has are named.
+    """
+    asked = resolve(config)
+    alike = [config.method]
+    for name, (_, change) in VARIANTS.items():
+        if name not in SERVER_RULES and change(config).method == asked.method:
+            variant = resolve(config.model_copy(update={"method": name}))
+            if variant.model_copy(update={"method": asked.method}) == asked:
+                alike.append(name)
+    best = max(alike, key=_specific)
+    called = METHODS.get(best, best)
+    plain = resolve(RunConfig(method=best))
+    if asked.method == "feddat":
+        differing = [key for key in _FEDDAT if getattr(asked.algorithm, key) != getattr(plain.algorithm, key)]
+        called += "".join(f", {key} {getattr(asked.algorithm, key)}" for key in differing)
+    kind = asked.adapter.peft
+    return called if kind in (plain.adapter.peft, None) else f"{called}, {KINDS[kind].title}"
+
+
+#: Settings that make FedDAT another method.
+_FEDDAT = ("order", "alpha", "beta", "temperature", "ramp_rounds", "heads")
+
+
+def _specific(name: str) -> int:
+    """Return how many settings a named method fixes."""
+    if name not in VARIANTS:
+        return 0
+    plain = RunConfig()
+    changed = VARIANTS[name][1](plain)
+    pairs = zip(plain.model_dump().values(), changed.model_dump().values(), strict=True)
+    return sum(
+        sum(one[key] != other[key] for key in one) if isinstance(one, dict) else one != other for one, other in pairs
+    )
 
 
 def _first_line(algorithm: Algorithm) -> str:

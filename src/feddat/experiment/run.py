@@ -11,7 +11,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from feddat.app.checkpoint import Checkpoints
+from feddat.app.checkpoint import Checkpoints, ServerState
 from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
 from feddat.app.worker_grid import WorkerGrid
@@ -20,10 +20,10 @@ from feddat.config import RunConfig, load_config
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
-from feddat.experiment.federation import CENTRAL, load_federation, load_foundation, participant_names
+from feddat.experiment.federation import CENTRAL, Federation, load_federation, load_foundation, participant_names
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
-from feddat.experiment.serving import Service, predict, tell_notes
+from feddat.experiment.serving import Service, evaluate, predict, tell_notes
 from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
 from feddat.precision import resolve_precision
@@ -175,13 +175,29 @@ class Experiment:
             ExperimentError: the run has no checkpoint yet, or no such client.
         """
         client = normal_text(client)
+        federation, state = self._latest()
+        if client not in federation.data:
+            raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
+        return predict(federation, state, client, examples, k)
+
+    def evaluate(self, split: str) -> dict[str, dict[str, float]]:
+        """Return every client's scores on ``train``, ``validation`` or ``test`` after the last round done.
+
+        Returns:
+            Client -> route -> percent; methods with one route call it ``score``. No entry for a client that has no
+            examples in the split.
+
+        Raises:
+            ExperimentError: the run has no checkpoint yet.
+        """
+        return evaluate(*self._latest(), split)
+
+    def _latest(self) -> tuple[Federation, ServerState]:
         federation = load_federation(self.settings, self.folder.clients)
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")
-        if client not in federation.data:
-            raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
-        return predict(federation, state, client, examples, k)
+        return federation, state
 
 
 def _portable(config: RunConfig) -> RunConfig:

@@ -11,6 +11,7 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.limits import Limits
@@ -24,7 +25,8 @@ from feddat.config import RunConfig
 from feddat.example import Example
 from feddat.experiment.events import Announcer
 from feddat.experiment.federation import Federation, Foundation
-from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
+from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
+from feddat.experiment.methods import title
 from feddat.experiment.samples import write_samples
 
 
@@ -139,6 +141,7 @@ class Service:
             event="start",
             name=self.config.run_name,
             method=self.config.method,
+            title=title(self.config),
             folder=str(self.folder.path),
             clients=self._order,
             round=state.round,
@@ -178,6 +181,7 @@ class Service:
         own = foundation.route_name(foundation.routes(final=True)[0])
         return {
             "method": self.config.method,
+            "title": title(self.config),
             "peft": settings.adapter.peft,
             "model": settings.model,
             "benchmark": settings.benchmark,
@@ -187,6 +191,7 @@ class Service:
             "clients": scored,
             "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
             "parameters": self._parameters,
+            "steps": local_steps(self.folder.read_metrics()),
             "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
             "seconds": sum(state.seconds.values()),
             "seconds_in": state.seconds,
@@ -210,9 +215,27 @@ def predict(
     federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
 ) -> list[list[tuple[str, float]]]:
     """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
-    foundation = federation.foundation
-    final = state.round == foundation.config.rounds
-    server = foundation.algorithm.server
-    extras = None if server is None else server.answers(state.rule)
+    final, extras = _answering(federation.foundation, state)
     owner = federation.owner(client)
     return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
+
+
+def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
+    """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
+    foundation = federation.foundation
+    final, extras = _answering(foundation, state)
+    found: dict[str, dict[str, float]] = {}
+    for participant in federation.participants.values():
+        found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
+        participant.release()
+    return {
+        name: {foundation.route_name(route): score for route, score in found[name].items()}
+        for name in federation.data
+        if name in found
+    }
+
+
+def _answering(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
+    """Return whether a state is that of the last round, and the extra arrays that answers take."""
+    server = foundation.algorithm.server
+    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))

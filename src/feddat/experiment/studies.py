@@ -7,6 +7,7 @@ runs are kept, resumed and computed side by side like those of any comparison, a
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,8 @@ from typing import Any, Literal
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.comparison import Plan, compare_each, labelled
 from feddat.experiment.events import Progress
-from feddat.experiment.folder import RunFolder, disk_errors
+from feddat.experiment.folder import RunFolder, disk_errors, local_steps
+from feddat.experiment.record import RunRecord
 from feddat.experiment.tuning import parse_values
 from feddat.report.tables import own_route
 
@@ -32,7 +34,8 @@ class Study:
         values: values of the points; none: one comparison, drawn over its rounds.
         keys: configuration keys that take a point's value.
         methods: compared where the caller names none.
-        over: horizontal axis: the point's value, or the local steps that a client took in all.
+        over: horizontal axis: the point's value; the local steps that a client took in all; or those that the point's
+            value plans for all rounds, where methods take another number of them for equal compute.
         by_route: one series per way to answer (DAT, local, global), not only the method's own.
     """
 
@@ -42,7 +45,7 @@ class Study:
     values: tuple[Any, ...] = ()
     keys: tuple[str, ...] = ()
     methods: tuple[str, ...] = ("feddat", "fedavg", "local")
-    over: Literal["value", "steps"] = "value"
+    over: Literal["value", "steps", "planned"] = "value"
     by_route: bool = False
 
     @classmethod
@@ -93,7 +96,7 @@ class Study:
         """
         if chosen := set(self.keys).intersection(tuning["keys"] if tuning is not None else ()):
             raise ConfigError(f"study {self.name}: {min(chosen)} is what is studied, and cannot be chosen per method")
-        if equal_steps is not None and (self.over == "steps" or "rounds" in self.keys):
+        if equal_steps is not None and (self.over != "value" or "rounds" in self.keys):
             raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
         folder = config.runs_dir / study_name(self, config)
         if self.values:
@@ -127,6 +130,15 @@ STUDIES: dict[str, Study] = {
             (1, 2, 4, 8),
             ("train.epochs",),
             over="steps",
+        ),
+        Study(
+            "length",
+            "how long clients train at the same data and number of rounds: local steps per round, at last whole epochs",
+            "local steps per client",
+            (2, 5, 10, 23, 40, None),
+            ("train.steps",),
+            methods=("feddat", "feddat-mild", "fedavg", "fedavg-2x", "local"),
+            over="planned",
         ),
         Study("rounds", "learning curves, with the same data and local epochs", "round"),
         Study("routes", "learning curves of each way to answer: DAT, local, global", "round", by_route=True),
@@ -199,10 +211,12 @@ def run_study(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Run the comparisons of a study (:meth:`Study.plans`), and write ``study.json``, its table and its plot.
 
-    Finished runs are kept and half-done ones go on, as in a comparison.
+    Finished runs are kept and half-done ones go on, as in a comparison, which also has a ``record``. A study over
+    rounds draws only what has a folder here.
 
     Returns:
         What ``study.json`` holds: ``study``, ``description``, ``axis``, ``rows`` (what the points are), ``curve``
@@ -210,19 +224,19 @@ def run_study(
         (run -> reason), and ``records``, one for each run, point and route: ``method``, ``route``, ``seed``, ``point``
         (its label), ``x`` (a number, or ``None`` where the values are none), ``score`` (mean over clients), ``clients``
         (name -> score), ``rounds``, ``steps`` (a client's local steps in all), ``bytes`` (``up`` and ``down``, of one
-        client's training in one round).
+        client's training in one round), ``measured`` (:meth:`~feddat.experiment.record.RunRecord.measured`).
 
     Raises:
         ExperimentError: no run succeeded; says why the first did not.
     """
-    comparisons = compare_each(plans, jobs, progress, overwrite)
+    comparisons = compare_each(plans, jobs, progress, overwrite, record)
     config = next(iter(plans.values())).config
     folder = RunFolder(config.run_dir if not study.values else config.runs_dir)
     result = {
         "study": study.name,
         "description": study.description,
         "axis": study.axis,
-        "rows": study.axis if study.over == "value" else ", ".join(study.keys),
+        "rows": ", ".join(study.keys) if study.over == "steps" else study.axis,
         "curve": not study.values,
         "by_route": study.by_route,
         "split": config.eval.split,
@@ -235,9 +249,9 @@ def run_study(
             for run, reason in comparison["failed"].items()
         },
         "records": [
-            record
+            entry
             for label, value in study.points.items()
-            for record in _records(study, plans[label], comparisons[label], label, value)
+            for entry in _records(study, plans[label], comparisons[label], label, value, record)
         ],
     }
     folder.write_json(folder.path / "study.json", result)
@@ -249,14 +263,14 @@ def run_study(
 
 
 def _records(
-    study: Study, plan: Plan, comparison: Mapping[str, Any], label: str, value: Any
+    study: Study, plan: Plan, comparison: Mapping[str, Any], label: str, value: Any, record: RunRecord | None
 ) -> Iterator[dict[str, Any]]:
-    folders = {(run.method, run.seed): RunFolder(run.run_dir) for run in plan.runs().values()}
+    runs = {(run.method, run.seed): run for run in plan.runs().values()}
     for summary in comparison["runs"]:
-        lines = folders[summary["method"], summary["seed"]].read_metrics()
-        steps = _steps_by_round(lines)
-        trained = sum(line.get("split") == "train" for line in lines)
-        sent = {way: round(summary["bytes"]["train"][way] / trained) for way in ("up", "down")} if trained else None
+        run = runs[summary["method"], summary["seed"]]
+        lines = [] if study.values else RunFolder(run.run_dir).read_metrics()
+        shares = max(1, len(summary["clients"])) * summary["rounds"] * plan.config.server.fraction
+        sent = {way: round(summary["bytes"]["train"][way] / shares) for way in ("up", "down")}
         own = own_route(next(iter(summary["clients"].values())))
         points: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
         if study.values:
@@ -270,30 +284,33 @@ def _records(
         for (number, route), scores in points.items():
             if (route != own and not study.by_route) or scores.keys() != summary["clients"].keys():
                 continue
-            done = sum(count for at, count in steps.items() if at <= number)
-            x = {"steps": done, "value": value}[study.over] if study.values else number
+            done = summary.get("steps", 0) if study.values else local_steps(lines, number)
+            x = _place(study, value, done, plan.config) if study.values else number
             yield {
                 "method": summary["method"],
                 "route": route,
                 "seed": summary["seed"],
-                "point": label if study.values else str(number),
+                "point": f"{x:g}" if study.over == "planned" else label if study.values else str(number),
                 "x": x if isinstance(x, int | float) and not isinstance(x, bool) else None,
                 "score": statistics.fmean(scores.values()),
                 "clients": scores,
                 "rounds": number,
                 "steps": done,
                 "bytes": sent,
+                "measured": record.measured(run) if record is not None and study.values else {},
             }
 
 
-def _steps_by_round(lines: Sequence[Mapping[str, Any]]) -> dict[int, float]:
-    """Return the local steps of each round, mean over those who train."""
-    trained = [line for line in lines if line.get("split") == "train"]
-    owners = {line["client"] for line in trained}
-    steps: dict[int, float] = defaultdict(float)
-    for line in trained:
-        steps[line["round"]] += line["metrics"]["steps"] / len(owners)
-    return steps
+def _place(study: Study, value: Any, done: float, config: RunConfig) -> Any:
+    """Return where a point stands on the horizontal axis."""
+    if study.over == "steps":
+        return done
+    if study.over == "value":
+        return value
+    if value is None and config.train_examples is None:
+        return done
+    whole = math.ceil((config.train_examples or 0) / config.train.batch_size) * config.train.epochs
+    return (whole if value is None else value) * config.rounds
 
 
 def _label(value: Any) -> str:

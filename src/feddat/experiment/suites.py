@@ -13,6 +13,7 @@ from feddat.experiment.comparison import Plan, compare_each
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import RunFolder, disk_errors
 from feddat.experiment.methods import SERVER_RULES
+from feddat.experiment.record import RunRecord
 from feddat.experiment.tuning import Search, search_each
 
 #: The rows of the paper's tables (METHOD, "What FedDAT is compared with").
@@ -21,7 +22,20 @@ PAPER_ROWS = (
     *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
     *("local", "feddat", "central"),
 )
+#: The rows that decide what FedDAT is worth: three forms of it, and what it has to be better than.
+DECIDING_ROWS = ("feddat", "feddat-mild", "feddat-heads", "fedavg", "fedavg-2x", "local", "feddpa", "central")
+#: The rows of the comparison at the published scale, these first.
+PUBLISHED_ROWS = (
+    *DECIDING_ROWS,
+    *("fedavg-ft", "ditto", "apfl", "fedalt", "fedsa-lora", "fedex-lora", "feddyn"),
+    *("head", "fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg-full"),
+)
+ALL_ROWS = tuple(
+    dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
+)
 _KINDS = ("domain", "scene", "function", "task")
+_MINI_V1 = tuple(f"mini-v1/{kind}" for kind in _KINDS)
+_MINI = tuple(f"mini/{kind}" for kind in (*_KINDS, "convention"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +74,28 @@ SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
         Suite("paper", "the paper's federations and rows", tuple(f"paper/{kind}" for kind in _KINDS), PAPER_ROWS),
-        Suite("mini", "the mini federations, the paper's rows", tuple(f"mini/{kind}" for kind in _KINDS), PAPER_ROWS),
+        Suite("mini", "the mini federations, the paper's rows", _MINI, PAPER_ROWS),
+        Suite("deciding", "the mini federations, the rows that decide what FedDAT is worth", _MINI, DECIDING_ROWS),
+        Suite(
+            "published",
+            "the mini federations, the rows of the comparison at the published scale",
+            _MINI,
+            PUBLISHED_ROWS,
+        ),
         Suite(
             "rivals",
             "the mini federations, every algorithm with its own settings",
-            tuple(f"mini/{kind}" for kind in _KINDS),
+            _MINI,
             ALGORITHMS.own,
         ),
         Suite(
             "all",
-            "the mini federations, every row of the other two, every rule of the server, variants of FedDAT",
-            tuple(f"mini/{kind}" for kind in _KINDS),
-            tuple(
-                dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
-            ),
+            "the mini federations, every row of the others, every rule of the server, variants of FedDAT",
+            _MINI,
+            ALL_ROWS,
         ),
+        Suite("mini-v1", "the mini federations of earlier results, the paper's rows", _MINI_V1, PAPER_ROWS),
+        Suite("all-v1", "the mini federations of earlier results, every row", _MINI_V1, ALL_ROWS),
     )
 }
 
@@ -98,6 +119,7 @@ def tune_suite(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Choose one setting per method for every federation of a suite (:meth:`Suite.configs`), on validation data.
 
@@ -109,6 +131,7 @@ def tune_suite(
         jobs: number of worker processes.
         progress: receives the search runs' events.
         overwrite: begin every run anew.
+        record: see :func:`~feddat.experiment.comparison.compare`.
 
     Returns:
         What was chosen (:meth:`~feddat.experiment.tuning.Search.choose`) for each.
@@ -118,7 +141,7 @@ def tune_suite(
         ExperimentError: all runs of a method failed.
     """
     searched = searched_configs(configs, on)
-    chosen = search_each(searched, methods, wanted, jobs, progress, overwrite)
+    chosen = search_each(searched, methods, wanted, jobs, progress, overwrite, record)
     return {label: chosen.get(label) or next(iter(chosen.values())) for label in configs}
 
 
@@ -141,6 +164,7 @@ def run_suite(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Run the comparisons of a suite, one per federation, and write ``suite.json``, its tables and its page.
 
@@ -152,6 +176,7 @@ def run_suite(
         jobs: number of worker processes.
         progress: receives the runs' events.
         overwrite: begin every run anew.
+        record: see :func:`~feddat.experiment.comparison.compare`.
 
     Returns:
         What ``suite.json`` holds: ``suite``, ``description``, ``folders`` (benchmark -> folder), ``failed``
@@ -161,7 +186,7 @@ def run_suite(
         ConfigError: a method is unknown.
         ExperimentError: no run succeeded; says why the first did not.
     """
-    comparisons = compare_each(plans, jobs, progress, overwrite)
+    comparisons = compare_each(plans, jobs, progress, overwrite, record)
     folder = RunFolder(next(iter(plans.values())).config.runs_dir)
     result = {
         "suite": suite.name,

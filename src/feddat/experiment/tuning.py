@@ -18,6 +18,7 @@ from feddat.experiment.comparison import comparison_name, labelled, run_all
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder
 from feddat.experiment.methods import resolve
+from feddat.experiment.record import RunRecord
 
 #: Seed of every search run.
 TUNING_SEED = 10_000
@@ -136,13 +137,14 @@ def search(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, Any]:
     """Run the search, write ``tuning.json`` beside its runs, and return what it holds (:meth:`Search.choose`).
 
     Finished runs are kept and half-done ones go on, as in a comparison (:func:`~feddat.experiment.comparison.compare`,
     which takes the result).
     """
-    return search_each({"": config}, methods, wanted, jobs, progress, overwrite)[""]
+    return search_each({"": config}, methods, wanted, jobs, progress, overwrite, record)[""]
 
 
 def search_each(
@@ -152,12 +154,13 @@ def search_each(
     jobs: int | None = None,
     progress: Progress | None = None,
     overwrite: bool = False,
+    record: RunRecord | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Do the same search for several comparisons with one set of workers; return what was chosen by label.
 
     The runs' names in events are those of :func:`trials`.
     """
-    results, _ = run_all(trials(configs, methods, wanted), jobs, progress, overwrite)
+    results, _ = run_all(trials(configs, methods, wanted), jobs, progress, overwrite, record)
     chosen = {}
     for label, config in configs.items():
         runs = wanted.runs(config, methods)

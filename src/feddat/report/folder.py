@@ -67,9 +67,10 @@ def read_folder(path: Path | str) -> Folder:
         order = {method: place for place, method in reversed(list(enumerate(run["method"] for run in listed)))}
         folders = sorted(file.parent for file in path.glob("*/summary.json"))
         runs = [_read_run(folder) for folder in folders]
+        # Of runs whose folders are elsewhere, the summaries alone still make a table.
+        here = {(run.summary["method"], run.summary["seed"]) for run in runs}
+        runs += [Run(path, s, (), (), "") for s in listed if (s["method"], s.get("seed")) not in here]
         runs.sort(key=lambda run: (order.get(run.summary["method"], len(order)), run.summary["seed"]))
-        if not runs:  # the runs' folders were moved away: the summaries alone still make a table
-            runs = [Run(path, summary, (), (), "") for summary in listed]
         return Folder(path, tuple(runs), True, content.get("tuning") if isinstance(content, dict) else None)
     if (path / "summary.json").is_file():
         return Folder(path, (_read_run(path),), comparison=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +16,17 @@ from rich.text import Text
 
 from feddat.report.numbers import human_count
 from feddat.report.significance import Difference, Scores, paired_difference
-from feddat.report.tables import MEAN, Cell, Summary, best_marked, by_method, cell_html, method_name, own_scores
-
-#: The method that the others are compared with.
-REFERENCE = "feddat"
+from feddat.report.tables import (
+    MEAN,
+    Cell,
+    Summary,
+    best_marked,
+    by_method,
+    cell_html,
+    method_name,
+    own_scores,
+    run_title,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +74,63 @@ class MethodTable:
         return [row.name, human_count(row.trained), human_count(row.sent), *map(str, row.cells), *last]
 
 
-def method_table(summaries: Sequence[Summary]) -> MethodTable:
-    """Return method x client of one federation's runs; the last column is the mean over clients."""
+def method_table(summaries: Sequence[Summary], reference: str | None = None) -> MethodTable:
+    """Return method x client of one federation's runs; the last column is the mean over clients.
+
+    Args:
+        summaries: the runs.
+        reference: the method that others are compared with; default: see :func:`reference_of`.
+    """
     clients = list(dict.fromkeys(client for summary in summaries for client in summary["clients"]))
-    return _table(summaries, {client: [client] for client in clients})
+    return _table(summaries, {client: [client] for client in clients}, reference)
 
 
-def overview(federations: Mapping[str, Sequence[Summary]]) -> MethodTable:
+def reference_of(methods: Iterable[str]) -> str | None:
+    """Return the method that others are compared with: FedDAT, else its first form among them."""
+    ours = [method for method in methods if method.startswith("feddat")]
+    return "feddat" if "feddat" in ours else next(iter(ours), None)
+
+
+def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> MethodTable:
     """Return method x federation of several: means over their clients, and last the mean over all clients.
 
     A seed counts for a column where the method has all of the column's clients under it.
     """
-    joined: dict[tuple[str, int], Summary] = {}
     columns: dict[str, list[str]] = {}
+    for federation, summaries in federations.items():
+        clients = dict.fromkeys(client for summary in summaries for client in summary["clients"])
+        columns[federation] = [f"{federation}/{client}" for client in clients]
+    return _table(joined(federations), columns, reference)
+
+
+def joined(federations: Mapping[str, Sequence[Summary]]) -> list[Summary]:
+    """Return one summary for each method and seed with the clients of all federations, as ``FEDERATION/CLIENT``."""
+    found: dict[tuple[str, int], Summary] = {}
     for federation, summaries in federations.items():
         for summary in summaries:
             key = (summary["method"], summary["seed"])
             own = {f"{federation}/{client}": scores for client, scores in summary["clients"].items()}
-            columns[federation] = list(dict.fromkeys([*columns.get(federation, ()), *own]))
-            known = joined.setdefault(key, {**summary, "clients": {}})
-            joined[key] = {**known, "clients": {**known["clients"], **own}}
-    return _table(list(joined.values()), columns)
+            known = found.setdefault(key, {**summary, "clients": {}})
+            found[key] = {**known, "clients": {**known["clients"], **own}}
+    return list(found.values())
 
 
-def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -> MethodTable:
+def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], compared: str | None) -> MethodTable:
     """Build the table from column -> the clients that it is the mean of."""
     groups = by_method(summaries)
+    compared = compared or reference_of(groups)
     scores: dict[str, Scores] = {m: {s["seed"]: own_scores(s) for s in group} for m, group in groups.items()}
     everyone = {**columns, MEAN: [client for clients in columns.values() for client in clients]}
     values = {
         column: [tuple(_means(scores[method], clients)) for method in groups] for column, clients in everyone.items()
     }
-    names = [method_name(method) for method in groups]
+    names = [run_title(group[0]) for group in groups.values()]
     marked = [best_marked(names, column) for column in values.values()]
     rows = []
     for place, (method, group) in enumerate(groups.items()):
         other = None
-        if REFERENCE in groups and method != REFERENCE:
-            other = paired_difference(scores[method], scores[REFERENCE])
+        if compared is not None and compared in groups and method != compared:
+            other = paired_difference(scores[method], scores[compared])
         parameters = group[0].get("parameters", {})
         rows.append(
             Row(
@@ -115,7 +141,8 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]]) -
                 other,
             )
         )
-    reference = method_name(REFERENCE) if REFERENCE in groups and len(groups) > 1 else None
+    known = compared is not None and compared in groups and len(groups) > 1
+    reference = run_title(groups[str(compared)][0]) if known else None
     return MethodTable(tuple(everyone), tuple(rows), reference)
 
 

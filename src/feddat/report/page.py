@@ -85,7 +85,7 @@ def _context(content: Folder) -> dict[str, Any]:
     """Return everything that the template names."""
     first = content.runs[0]
     groups = tables.by_method(content.summaries)
-    routes = {tables.method_name(method): tables.route_table(group) for method, group in groups.items()}
+    routes = {tables.run_title(group[0]): tables.route_table(group) for group in groups.values()}
     shown = _shown_clients(content)
     curves = [(client, panel) for client, panel in _curves(content) if client in {tables.MEAN, *shown}]
     methods = method_table.method_table(content.summaries)
@@ -101,7 +101,9 @@ def _context(content: Folder) -> dict[str, Any]:
         "scores": tables.to_html(tables.score_table(content.summaries)) if content.comparison else None,
         "methods": method_table.to_html(methods) if methods.reference else None,
         "means": Markup(_mean_bars(groups)) if content.comparison else None,
-        "notes": {tables.method_name(method): tables.NOTES[method] for method in groups if method in tables.NOTES},
+        "notes": {
+            tables.run_title(g[0]): tables.NOTES[method] for method, g in groups.items() if method in tables.NOTES
+        },
         "seeds": max(len(group) for group in groups.values()),
         "routes": {name: tables.to_html(table) for name, table in routes.items() if table is not None},
         "single": tables.to_html(tables.score_table(content.summaries)),
@@ -124,7 +126,7 @@ def _context(content: Folder) -> dict[str, Any]:
 def _title(content: Folder) -> str:
     summary = content.runs[0].summary
     source = summary.get("benchmark") or "own data"
-    methods = [tables.method_name(method) for method in tables.by_method(content.summaries)]
+    methods = tables.titles(content.summaries)
     if len(methods) == 1:
         return f"{methods[0]} on {source}"
     return f"{', '.join(methods[:-1])} and {methods[-1]} on {source}"
@@ -158,7 +160,7 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
         ("Model", summary.get("model")),
         ("Adapter", summary.get("peft")),
         ("Clients", ", ".join(_taking_part(summary))),
-        ("Methods", ", ".join(tables.method_name(method) for method in tables.by_method(content.summaries))),
+        ("Methods", ", ".join(tables.titles(content.summaries))),
         ("Rounds", summary["rounds"]),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
     ]
@@ -172,7 +174,7 @@ def _taking_part(summary: tables.Summary) -> list[str]:
 
 def _series_names(content: Folder) -> list[str]:
     if content.comparison:
-        return [tables.method_name(method) for method in tables.by_method(content.summaries)]
+        return tables.titles(content.summaries)
     return [tables.ROUTES.get(route, route) for route in _routes(content.runs[0])]
 
 
@@ -213,9 +215,7 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
             if content.comparison and line["route"] != tables.own_route(dict.fromkeys(routes, 0.0)):
                 continue
             series = (
-                tables.method_name(run.summary["method"])
-                if content.comparison
-                else tables.ROUTES.get(line["route"], line["route"])
+                tables.run_title(run.summary) if content.comparison else tables.ROUTES.get(line["route"], line["route"])
             )
             # A resumed run may hold a line twice: the later one counts.
             totals.setdefault((series, line["round"]), {})[line["client"]] = line["score"]
@@ -233,14 +233,14 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
 
 
 def _mean_bars(groups: Mapping[str, Sequence[tables.Summary]]) -> str:
-    values = {tables.method_name(m): [float(run["mean"]) for run in group] for m, group in groups.items()}
+    values = {tables.run_title(group[0]): [float(run["mean"]) for run in group] for group in groups.values()}
     return plots.bars(values, "mean test score over clients (%)", "Mean test score per method")
 
 
 def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]:
     """Return one row per method: parameters, bytes, and what sending the whole model would have taken."""
     rows = []
-    for method, group in groups.items():
+    for group in groups.values():
         summary = group[0]
         parameters = summary.get("parameters", {})
         sent = summary.get("bytes", {})
@@ -248,7 +248,7 @@ def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, A
         communicated, total = int(parameters.get("communicated", 0)), int(parameters.get("total", 0))
         rows.append(
             {
-                "method": tables.method_name(method),
+                "method": tables.run_title(summary),
                 "total": total,
                 "trainable": int(parameters.get("trainable", 0)),
                 "communicated": communicated,
@@ -268,7 +268,7 @@ def _samples(content: Folder, clients: Collection[str]) -> list[Sample]:
     runs: list[tuple[str, Run]] = []
     for method in tables.by_method(content.summaries):
         first = next(run for run in content.runs if run.summary["method"] == method)
-        runs.append((tables.method_name(method), first))
+        runs.append((tables.run_title(first.summary), first))
     samples: dict[tuple[str, str], Sample] = {}
     for name, run in runs:
         for record in run.predictions:

@@ -77,6 +77,7 @@ class RunProgress:
         curves: split -> rounds and mean scores of the method's own answer.
         losses: rounds and mean training losses.
         clients: in the run's order.
+        called: what the run calls its method in print.
     """
 
     name: str
@@ -96,11 +97,12 @@ class RunProgress:
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     losses: list[tuple[int, float]] = field(default_factory=list)
     clients: list[ClientProgress] = field(default_factory=list)
+    called: str = ""
 
     @property
     def title(self) -> str:
-        """Return the method's name in print."""
-        return tables.method_name(self.method)
+        """Return the method's name in print, by the run's settings where the run says so."""
+        return self.called or tables.method_name(self.method)
 
     @property
     def shares(self) -> bool:
@@ -203,6 +205,7 @@ def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
             for name in line["clients"]:
                 clients.setdefault(name, ClientProgress(name))
             run.round, run.reason, run.state, asked = int(line["round"]), "", "stopped", {}
+            run.called = str(line.get("title", ""))
         elif kind == "asked":
             run.doing = f"{line['kind']}, round {line['round']}"
             asked = dict.fromkeys(line["clients"], at)
@@ -269,6 +272,8 @@ def _score(run: RunProgress, lines: Sequence[Line]) -> None:
     routes: dict[str, float] = {line["route"]: line["score"] for line in lines if "score" in line}
     own = tables.own_route(routes) if routes else ""
     for line in lines:
+        if "client" not in line:  # of all clients together
+            continue
         name, round = line["client"], line["round"]
         client = clients.setdefault(name, ClientProgress(name))
         if line.get("route") == own and "score" in line:

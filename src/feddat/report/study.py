@@ -86,11 +86,11 @@ def study_table(study: Mapping[str, Any]) -> tables.Table:
 
 
 def study_markdown(study: Mapping[str, Any]) -> str:
-    """Return the table in Markdown; where the points differ in what travels, a second one of bytes below it.
+    """Return the table in Markdown; below it what else the runs measured, and bytes where the points differ in them.
 
-    Its numbers are of one client's training in one round: up what it sends, down what it receives.
+    Bytes are of one client's training in one round: up what it sends, down what it receives.
     """
-    text = tables.to_markdown(study_table(study))
+    text = tables.to_markdown(study_table(study)) + _measured(study)
     series = {name: _bytes(records) for name, records in _series(study).items()}
     if all(len(set(points.values())) < 2 for points in series.values()):
         return text
@@ -100,6 +100,42 @@ def study_markdown(study: Mapping[str, Any]) -> str:
         cells = [human_bytes(each) for points in series.values() for each in points.get(point, ())]
         lines.append(f"| {point} | {' | '.join(cells)} |")
     return text + "\n" + "\n".join(lines) + "\n"
+
+
+#: What runs measure beside their scores (:meth:`feddat.experiment.record.RunRecord.measured`) -> heading, factor.
+_MEASURES = {
+    "agreement": ("agreement of updates", 1),
+    "norm": ("norm of updates", 1),
+    "distilled": ("distillation in the loss (%)", 100),
+    **{
+        f"{split} {route}": (f"{split}, {'own answer' if route == 'score' else route} (%)", 1)
+        for split in ("train", "validation")
+        for route in ("score", "dat", "local", "global")
+    },
+}
+
+
+def _measured(study: Mapping[str, Any]) -> str:
+    """Return a table of what the runs measured beside their scores, means over seeds; nothing where they did not."""
+    found: dict[tuple[str, str], list[Mapping[str, float]]] = {}
+    for name, records in _series(study).items():
+        for record in records:
+            if record.get("measured"):
+                found.setdefault((record["point"], name), []).append(record["measured"])
+    keys = [key for key in _MEASURES if any(key in values for group in found.values() for values in group)]
+    if not keys:
+        return ""
+    points = list(dict.fromkeys(record["point"] for record in study["records"]))
+    heads = [study["rows"], "method", *(_MEASURES[key][0] for key in keys)]
+    lines = ["", f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * len(keys)]
+    for (point, name), group in sorted(found.items(), key=lambda item: points.index(item[0][0])):
+        cells = []
+        for key in keys:
+            values = [values[key] * _MEASURES[key][1] for values in group if key in values]
+            digits = 2 if key in ("agreement", "norm") else 1
+            cells.append(f"{statistics.fmean(values):.{digits}f}" if values else "–")
+        lines.append(f"| {point} | {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _bytes(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

@@ -13,9 +13,7 @@ from feddat.report import method_table, plots
 from feddat.report.folder import Folder, read_folder
 from feddat.report.method_table import MethodTable
 from feddat.report.page import environment
-
-#: Title of the table over all federations.
-OVERVIEW = "All federations"
+from feddat.report.record import OVERVIEW
 
 
 def write_suite(folder: Path | str) -> Path:

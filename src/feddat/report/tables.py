@@ -24,6 +24,8 @@ METHODS = {
     "feddat": "FedDAT",
     "feddat-joint": "FedDAT, joint",
     "feddat-mild": "FedDAT, mild distillation",
+    "feddat-heads": "FedDAT, separate heads",
+    "feddat-mild-heads": "FedDAT, mild distillation, separate heads",
     "feddat-nokd": "FedDAT, no distillation",
     "fedavg": "FedAvg",
     "fedavg-2x": "FedAvg, twice the epochs",
@@ -58,6 +60,8 @@ NOTES = {
     "feddat": "a local and a shared adapter teach each other; only the shared one travels",
     "feddat-joint": "the same with both routes in one optimizer step instead of one after the other",
     "feddat-mild": "the same with mild distillation (alpha and beta 0.1)",
+    "feddat-heads": "the same with a head of its own for the global adapter",
+    "feddat-mild-heads": "the same with mild distillation and separate heads",
     "feddat-nokd": "the same without distillation (alpha and beta 0): the dual adapters alone",
     "fedavg": "one shared adapter, averaged every round",
     "fedavg-2x": "the same with twice the local epochs: as much computing as two adapters take",
@@ -160,6 +164,16 @@ def method_name(method: str) -> str:
     return METHODS.get(method, method)
 
 
+def run_title(summary: Summary) -> str:
+    """Return what a run's method is called in print: by its settings, where the run says so."""
+    return str(summary.get("title") or method_name(summary["method"]))
+
+
+def titles(summaries: Sequence[Summary]) -> list[str]:
+    """Return what the methods are called in print, in the order in which they first appear."""
+    return [run_title(group[0]) for group in by_method(summaries).values()]
+
+
 def by_method(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
     """Group summaries by method, in the order in which methods first appear."""
     groups: dict[str, list[Summary]] = {}
@@ -171,7 +185,7 @@ def by_method(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
 def score_table(summaries: Sequence[Summary]) -> Table:
     """Return client x method: each method's own answer, mean and deviation over its seeds."""
     groups = by_method(summaries)
-    columns = {method_name(method): [own_scores(summary) for summary in group] for method, group in groups.items()}
+    columns = {run_title(group[0]): [own_scores(summary) for summary in group] for group in groups.values()}
     return _table(columns, _not_shared(summaries))
 
 
@@ -189,6 +203,12 @@ def route_table(summaries: Sequence[Summary]) -> Table | None:
         for route in routes
     }
     return _table(columns, _not_shared(summaries))
+
+
+def split_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return client x route of scores as one run has them: client -> route -> percent."""
+    routes = dict.fromkeys(route for found in scores.values() for route in found)
+    return _table({ROUTES.get(r, r): [{c: found[r] for c, found in scores.items() if r in found}] for r in routes})
 
 
 def own_scores(summary: Summary) -> dict[str, float]:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers.answers import read_answers
+from feddat.data.readers.image_folder import Below, ImageFolder, OutsideError
 from feddat.data.readers.values import as_text, as_whole, is_missing, is_single, listed, shown
 from feddat.example import DataError, Example, Image
-from feddat.text import did_you_mean, find_file, normal_text
+from feddat.text import did_you_mean, normal_text
 
 
 class SkippableError(DataError):
@@ -118,21 +119,22 @@ def canonical_columns(names: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(plain if plain in _KNOWN and plain not in given else name for name, plain in usual)
 
 
-def to_example(record: Record, task: str, folder: Path, skipped: Counter[str] | None = None) -> Example:
-    """Return the example of one record; image names are relative to ``folder``.
+def to_example(record: Record, task: str, folder: ImageFolder | Path, skipped: Counter[str] | None = None) -> Example:
+    """Return the example of one record, whose images are in ``folder``; of a path, they may not be outside it.
 
     What ``answers`` mean is told in :mod:`feddat.data.readers.answers`. Blank votes are counted in ``skipped``.
 
     Raises:
         MissingImageError: there is no image, or its file does not exist.
         SkippableError: there is no question, answer or label.
-        DataError: a column is missing or of the wrong type.
+        DataError: a column is missing or of the wrong type, or an image lies elsewhere.
     """
     names = canonical_columns(tuple(record.fields))
     fields = dict(zip(names, record.fields.values(), strict=True))
     if len(fields) < len(names):
         raise DataError(f"{record.where}: a column occurs twice: {listed(record.fields)}")
     record = replace(record, fields=fields)
+    folder = ImageFolder(folder) if isinstance(folder, Path) else folder
     for column in COLUMNS[task]:
         if column not in fields:
             have = listed(fields) or "none"
@@ -156,14 +158,14 @@ def to_example(record: Record, task: str, folder: Path, skipped: Counter[str] | 
 
 
 def to_examples(
-    records: Iterable[Record], task: str, folder: Path, skip_missing: bool, skipped: Counter[str]
+    records: Iterable[Record], task: str, folder: ImageFolder, skip_missing: bool, skipped: Counter[str]
 ) -> Iterator[Example]:
     """Yield the example of every record that says something.
 
     Args:
         records: the records.
         task: key in :data:`COLUMNS`.
-        folder: what image names are relative to.
+        folder: where their images are.
         skip_missing: skip records whose image is missing, and count them in ``skipped``, instead of raising.
         skipped: why records were skipped -> how many; under :data:`BLANK_VOTES`, votes of records that were not.
 
@@ -190,22 +192,6 @@ def to_examples(
         yield example
 
 
-def is_file(path: Path) -> bool:
-    """Return whether there is such a file; there is none under a name that cannot be one."""
-    try:
-        return path.is_file()
-    except (ValueError, OSError):  # a null character in the name, or a name that is too long
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether there is such a folder; see :func:`is_file`."""
-    try:
-        return path.is_dir()
-    except (ValueError, OSError):
-        return False
-
-
 def _id(record: Record) -> str:
     value = record.fields.get("id")
     if is_missing(value):
@@ -225,8 +211,11 @@ def _question(record: Record) -> str:
     return as_text(value)
 
 
-def _image(record: Record, column: str, folder: Path) -> Image:
-    value = record.fields[column]
+def _image(record: Record, column: str, folder: ImageFolder) -> Image:
+    value: Any = record.fields[column]
+    below = ""
+    if isinstance(value, Below):
+        below, value = value.folder, value.name
     if isinstance(value, Mapping):  # as Hugging Face datasets hold images
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
@@ -237,9 +226,13 @@ def _image(record: Record, column: str, folder: Path) -> Image:
         raise MissingImageError(f"{record.where}: {column}: expected {expected}, got {shown(value)}{hint}")
     if not isinstance(value, str):
         raise DataError(f"{record.where}: {column}: expected {expected}, got {shown(value)}")
-    path = find_file(folder / value.strip())
-    if not is_file(path):
-        raise MissingImageError(f"{record.where}: {column}: no such image file: {listed([path])}")
+    try:
+        path = folder.find(value.strip(), below)
+    except OutsideError as error:
+        raise DataError(f"{record.where}: {column}: {shown(value)} {error}") from None
+    if path is None:
+        named = listed([folder.path / below / value.strip()])
+        raise MissingImageError(f"{record.where}: {column}: no such image file: {named}")
     return path
 
 

@@ -1,0 +1,59 @@
+"""How large the clients' updates of a round are, and how far they agree.
+
+Averages pay where updates point the same way. Both numbers are made as replies come in, so that memory holds no more
+than the sum of the updates' directions, however many clients there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class UpdateStatistics:
+    """Norm and agreement of the updates u_k = A_k − A, k = 1 … K, of one round."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._norms = 0.0
+        self._directions: dict[str, NDArray[np.float32]] = {}
+
+    def add(self, returned: Mapping[str, NDArray[np.float32]], sent: Mapping[str, Tensor]) -> None:
+        """Take in one client's shared part as it came back, and as it was sent; an update of 0 has no direction."""
+        if not returned:
+            return
+        norm = math.sqrt(sum(_squares(returned[key] - _array(value)) for key, value in sent.items()))
+        self._count += 1
+        self._norms += norm
+        for key, value in sent.items():
+            direction = (returned[key] - _array(value)) / np.float32(norm or 1.0)
+            if key in self._directions:
+                self._directions[key] += direction
+            else:
+                self._directions[key] = direction
+
+    def values(self) -> dict[str, float]:
+        """Return ``norm``, the mean of ‖u_k‖, and ``agreement``, the mean cosine of two clients' updates.
+
+        The latter is (‖Σ u_k/‖u_k‖‖² − K) / (K² − K); one client alone has none. Nothing where nothing was added.
+        """
+        if not self._count:
+            return {}
+        found = {"norm": self._norms / self._count}
+        if self._count > 1:
+            total = sum(_squares(direction) for direction in self._directions.values())
+            found["agreement"] = (total - self._count) / (self._count**2 - self._count)
+        return found
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = tensor.numpy()
+    return array
+
+
+def _squares(values: NDArray[np.float32]) -> float:
+    return float(np.square(values, dtype=np.float64).sum())

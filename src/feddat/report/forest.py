@@ -1,0 +1,93 @@
+"""The forest plot: how far one method is from every other, with intervals, per federation and over all of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib.figure import Figure
+
+from feddat.example import DataError
+from feddat.report import plots
+from feddat.report.method_table import joined, reference_of
+from feddat.report.significance import Difference, Scores, paired_difference
+from feddat.report.tables import Summary, by_method, own_scores, run_title
+
+#: Title of the panel over all federations.
+ALL = "all"
+
+
+def differences(
+    federations: Mapping[str, Sequence[Summary]], reference: str | None = None
+) -> tuple[str, dict[str, dict[str, Difference]]]:
+    """Return the reference in print, and by panel (each federation, then all) and rival the reference minus the rival.
+
+    Args:
+        federations: summaries by federation.
+        reference: the method; default: FedDAT.
+
+    Raises:
+        DataError: the reference is not among the runs.
+    """
+    panels: dict[str, Sequence[Summary]] = dict(federations)
+    if len(panels) > 1:
+        panels[ALL] = joined(federations)
+    titles = {s["method"]: run_title(s) for summaries in federations.values() for s in summaries}
+    reference = reference or reference_of(titles) or "feddat"
+    if reference not in titles:
+        raise DataError(f"no runs of {reference}, which others are to be compared with; there are {', '.join(titles)}")
+    found: dict[str, dict[str, Difference]] = {}
+    for name, summaries in panels.items():
+        scores: dict[str, Scores] = {
+            method: {s["seed"]: own_scores(s) for s in group} for method, group in by_method(summaries).items()
+        }
+        found[name] = {}
+        for method, theirs in scores.items():
+            if method == reference or reference not in scores:
+                continue
+            difference = paired_difference(scores[reference], theirs)
+            if difference is not None:
+                found[name][titles[method]] = difference
+    return titles[reference], found
+
+
+def figure(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> Figure:
+    """Return the plot: a panel per federation and one over all, a row per rival, right of 0 where the reference leads.
+
+    Raises:
+        DataError: see :func:`differences`.
+    """
+    called, panels = differences(federations, reference)
+    rivals = list(dict.fromkeys(rival for rows in panels.values() for rival in rows))
+    style = plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))
+    with matplotlib.rc_context(style):
+        drawn = Figure(
+            figsize=(1.9 * len(panels) + 1.6, 0.9 + 0.3 * len(rivals)), layout="constrained", facecolor="white"
+        )
+        every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+        for axes, (name, rows) in zip(every, panels.items(), strict=True):
+            axes.axvline(0, color=plots.LIGHT["--muted"], linewidth=0.8)
+            for place, rival in enumerate(rivals):
+                if rival not in rows:
+                    continue
+                difference = rows[rival]
+                shade = plots.LIGHT["--s1" if difference.low > 0 else "--s2" if difference.high < 0 else "--s5"]
+                axes.plot([difference.low, difference.high], [place, place], color=shade, linewidth=2)
+                axes.plot([difference.mean], [place], "o", color=shade, markersize=5)
+            axes.set_title(name, fontsize=9, fontweight="bold" if name == ALL else "normal")
+            axes.grid(visible=False, axis="y")
+        every[0].set_yticks(range(len(rivals)), rivals, color=plots.LIGHT["--ink"])
+        every[0].set_ylim(len(rivals) - 0.5, -0.5)
+        drawn.supxlabel(f"{called} minus the other, points of test score, with 95 % interval", fontsize=9)
+    return drawn
+
+
+def picture(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> bytes:
+    """Return the plot as PNG; the same runs give the same bytes."""
+    out = io.BytesIO()
+    figure(federations, reference).savefig(out, format="png", dpi=160, metadata={"Software": None})
+    return out.getvalue()

@@ -1,0 +1,119 @@
+"""Tables and plots of a record of runs (``feddat compare --record FILE``), made from its lines alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from feddat.example import DataError
+from feddat.files import write_atomic
+from feddat.report import forest, method_table
+from feddat.report.method_table import MethodTable
+from feddat.report.tables import Summary
+
+#: Keys of every line.
+KEYS = ("run", "settings", "summary", "curve")
+#: Title of the table over all federations.
+OVERVIEW = "All federations"
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a record, each with the keys :data:`KEYS`.
+
+    Raises:
+        DataError: the file cannot be read, or a line is not one of a record.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a record of runs: it is not UTF-8 text") from None
+    lines = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            content = json.loads(line)
+            lines.append({key: content[key] for key in KEYS})
+        except (ValueError, KeyError, TypeError):
+            raise DataError(f"{path}, line {number}: not a line of a record of runs") from None
+    return lines
+
+
+def federations(path: Path) -> dict[str, list[Summary]]:
+    """Return a record's summaries by federation, methods in the order in which they first appear, seeds ascending.
+
+    Runs that were scored on validation data chose settings, and are left out.
+
+    Raises:
+        DataError: see :func:`read_lines`; or there is no run, or two of one method, federation and seed with different
+            settings, which no table can hold.
+    """
+    lines = [line for line in read_lines(path) if line["summary"].get("split") != "validation"]
+    if not lines:
+        raise DataError(f"{path}: no runs in it")
+    found: dict[str, dict[tuple[str, int], Summary]] = {}
+    for line in lines:
+        summary = line["summary"]
+        runs = found.setdefault(str(summary.get("benchmark") or "own data"), {})
+        key = (summary["method"], summary["seed"])
+        if key in runs:
+            raise DataError(
+                f"{path}: {summary['method']} on {summary['benchmark']}, seed {summary['seed']}, is in it with several "
+                "settings; make its tables with the command that wrote it"
+            )
+        runs[key] = summary
+    methods = list(dict.fromkeys(line["summary"]["method"] for line in lines))
+    return {
+        name: [runs[key] for key in sorted(runs, key=lambda key: (methods.index(key[0]), key[1]))]
+        for name, runs in found.items()
+    }
+
+
+def record_tables(
+    found: Mapping[str, Sequence[Summary]], methods: Sequence[str] | None = None, reference: str | None = None
+) -> dict[str, MethodTable]:
+    """Return the tables by title: first the one over all federations, where there are several.
+
+    Args:
+        found: summaries by federation.
+        methods: rows, in this order; default: all.
+        reference: the method that others are compared with; default: FedDAT.
+    """
+    chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
+    chosen = {name: summaries for name, summaries in chosen.items() if summaries}
+    tables = {name: method_table.method_table(summaries, reference) for name, summaries in chosen.items()}
+    if len(tables) > 1:
+        tables = {OVERVIEW: method_table.overview(chosen, reference), **tables}
+    return tables
+
+
+def _rows(summaries: Sequence[Summary], methods: Sequence[str] | None) -> list[Summary]:
+    if methods is None:
+        return list(summaries)
+    return sorted(
+        (s for s in summaries if s["method"] in methods), key=lambda s: (methods.index(s["method"]), s["seed"])
+    )
+
+
+def record_markdown(
+    found: Mapping[str, Sequence[Summary]], methods: Sequence[str] | None = None, reference: str | None = None
+) -> str:
+    """Return the tables in Markdown, under headings."""
+    tables = record_tables(found, methods, reference)
+    return "\n".join(f"### {title}\n\n{method_table.to_markdown(table)}" for title, table in tables.items())
+
+
+def write_record(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> list[Path]:
+    """Write tables (``.md``) and the forest plot (``.png``) of a record beside it; return their paths.
+
+    Raises:
+        DataError: see :func:`federations`.
+    """
+    found = federations(path)
+    written = [path.with_suffix(".md"), path.with_suffix(".png")]
+    write_atomic(written[0], record_markdown(found, methods, reference).encode())
+    chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
+    write_atomic(written[1], forest.picture(chosen, reference))
+    return written

@@ -1,0 +1,102 @@
+"""A record of runs: what has a line is not computed again, and lines say what runs measured."""
+
+import json
+
+import pytest
+
+from feddat.example import DataError
+from feddat.experiment import Experiment, Study, compare, run_study
+from feddat.experiment.record import RunRecord, curve_of
+
+
+def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path):
+    config, file = make_config(name="c", rounds=1, eval__every=1), tmp_path / "docs" / "record.jsonl"
+    first = compare(config, ["feddat", "local"], [0], jobs=1, record=RunRecord(file))
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["summary"]["method"] for line in lines] == ["feddat", "local"]
+    assert lines[0]["settings"]["train"] == {"batch_size": 5, "lr": 0.01}
+    assert set(lines[0]["summary"]["training_scores"]) == {"dat", "local", "global"}
+
+    # Another machine has the file, but no folders.
+    events = []
+    elsewhere = config.updated({"runs_dir": tmp_path / "elsewhere"})
+    second = compare(elsewhere, ["feddat", "local"], [0], 1, events.append, record=RunRecord(file))
+    assert events == []
+    assert not list((tmp_path / "elsewhere").rglob("config.yaml"))
+    for one, other in zip(first["runs"], second["runs"], strict=True):
+        assert other["mean"] == pytest.approx(one["mean"], abs=1e-4)
+    # Another setting is another run.
+    third = compare(elsewhere.updated({"train.lr": 0.02}), ["local"], [0], 1, events.append, record=RunRecord(file))
+    assert third["runs"][0]["method"] == "local"
+    assert [event["event"] for event in events if event["event"] == "done"] == ["done"]
+    assert len(file.read_text().splitlines()) == 3
+
+
+def test_other_files_are_read_and_not_written(make_config, tmp_path):
+    config, old, new = make_config(name="c", rounds=1), tmp_path / "old.jsonl", tmp_path / "new.jsonl"
+    compare(config, ["local"], [0], jobs=1, record=RunRecord(old))
+    before = old.read_bytes()
+    compare(config, ["local", "head"], [0], jobs=1, record=RunRecord(new, [old]))
+    assert old.read_bytes() == before
+    assert [json.loads(line)["summary"]["method"] for line in new.read_text().splitlines()] == ["head"]
+
+
+def test_a_torn_or_foreign_line_is_named(tmp_path):
+    file = tmp_path / "record.jsonl"
+    file.write_text('{"run": "1", "settings": {}, "summary": {}, "curve": []}\n{"run": "2", "sett')
+    with pytest.raises(DataError, match=r"record\.jsonl, line 2: not a line of a record of runs"):
+        RunRecord(file)
+
+
+def test_a_curve_has_an_entry_per_evaluated_round():
+    lines = [
+        {"round": 1, "client": "ann", "split": "train", "examples": 5, "metrics": {"loss": 4.0, "seconds": 9.0}},
+        {"round": 1, "client": "bob", "split": "train", "examples": 5, "metrics": {"loss": 2.0, "seconds": 9.0}},
+        {"round": 1, "updates": {"norm": 1.0, "agreement": 0.5}},
+        {"round": 2, "client": "ann", "split": "train", "examples": 5, "metrics": {"loss": 3.0, "seconds": 9.0}},
+        {"round": 2, "updates": {"norm": 2.0, "agreement": 0.1}},
+        {"round": 2, "client": "ann", "split": "validation", "route": "dat", "score": 40.0},
+        {"round": 2, "client": "bob", "split": "validation", "route": "dat", "score": 60.0},
+        {"round": 2, "client": "ann", "failed": "no", "during": "train"},
+        {"round": 3, "client": "ann", "split": "train", "examples": 5, "metrics": {"loss": 1.0, "seconds": 9.0}},
+        {"round": 3, "client": "ann", "split": "test", "route": "dat", "score": 70.0},
+    ]
+    assert curve_of(lines) == [
+        {
+            "round": 2,
+            "train": {"loss": 3.0},
+            "updates": {"norm": 1.5, "agreement": 0.3},
+            "validation": {"dat": 50.0},
+        },
+        {"round": 3, "train": {"loss": 1.0}, "updates": {}, "test": {"dat": 70.0}},
+    ]
+
+
+def test_a_study_tells_what_its_runs_measured(make_config, tmp_path):
+    config = make_config(name="s", rounds=1, eval__every=1)
+    study = Study.parse("length=1,null")
+    record = RunRecord(tmp_path / "record.jsonl")
+    plans = study.plans(config.updated({"train_examples": 10}), ["feddat", "fedavg"], [0])
+    result = run_study(study, plans, jobs=1, record=record)
+    assert [(entry["method"], entry["point"], entry["x"], entry["steps"]) for entry in result["records"]] == [
+        ("feddat", "1", 1, 1.0),
+        ("fedavg", "1", 1, 1.0),
+        ("feddat", "2", 2, 2.0),
+        ("fedavg", "2", 2, 2.0),
+    ]
+    ours, theirs = (entry["measured"] for entry in result["records"][2:])
+    assert ours.keys() == {
+        *("norm", "agreement", "distilled"),
+        *(f"{split} {route}" for split in ("train", "validation") for route in ("dat", "local", "global")),
+    }
+    assert 0 < ours["distilled"] < 1
+    assert theirs.keys() == {"norm", "agreement", "train score", "validation score"}
+    text = (config.runs_dir / "s" / "study.md").read_text()
+    assert "| local steps per client | method | agreement of updates |" in text
+
+
+def test_a_run_is_scored_on_any_split(make_config):
+    experiment = Experiment(make_config(method="feddat", eval__every=1))
+    summary = experiment.run()
+    assert experiment.evaluate("test") == summary["clients"]
+    assert experiment.evaluate("train").keys() == {"ann", "bob"}

@@ -1,0 +1,68 @@
+"""Tables and forest plot of a record of runs."""
+
+import json
+
+import pytest
+from made_up import summary
+
+from feddat.example import DataError
+from feddat.report import forest, record
+
+
+def write(path, summaries):
+    lines = [{"run": str(n), "settings": {}, "summary": s, "curve": []} for n, s in enumerate(summaries)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def file(tmp_path):
+    found = []
+    for benchmark, shift in (("mini/domain", 0.0), ("mini/scene", 10.0)):
+        for method in ("fedavg", "feddat", "local"):
+            found += [summary(method, seed, shift) | {"benchmark": benchmark} for seed in (1, 0)]
+    found.append(summary("local", 10_000) | {"split": "validation"})  # of a search for settings
+    return write(tmp_path / "record.jsonl", found)
+
+
+def test_a_record_becomes_a_table_per_federation_and_one_over_all(file):
+    tables = record.record_tables(record.federations(file))
+    assert list(tables) == ["All federations", "mini/domain", "mini/scene"]
+    assert [row.name for row in tables["mini/scene"].rows] == ["FedAvg", "FedDAT", "Local only"]
+    first, ours = tables["All federations"].rows[:2]
+    # Levels of 58 and 66, clients 0 … 4, seeds 0 and 1, and 10 more on the second federation.
+    assert [round(cell.mean, 1) for cell in first.cells] == [60.5, 70.5, 65.5]
+    assert [round(cell.mean, 1) for cell in ours.cells] == [68.5, 78.5, 73.5]
+    assert first.difference is not None and first.difference.mean == pytest.approx(-8.0)
+
+
+def test_rows_and_reference_can_be_chosen(file):
+    tables = record.record_tables(record.federations(file), ["local", "feddat"], "local")
+    rows = tables["mini/domain"].rows
+    assert [row.name for row in rows] == ["Local only", "FedDAT"]
+    assert rows[0].difference is None and rows[1].difference.mean == pytest.approx(11.0)
+
+
+def test_two_settings_of_one_run_are_refused(tmp_path):
+    file = write(tmp_path / "r.jsonl", [summary("local"), summary("local", shift=1.0)])
+    with pytest.raises(DataError, match=r"r\.jsonl: local on mini/domain, seed 0, is in it with several settings"):
+        record.federations(file)
+    with pytest.raises(DataError, match=r"empty\.jsonl: no runs in it"):
+        record.federations(write(tmp_path / "empty.jsonl", []))
+
+
+def test_the_forest_plot_shows_the_reference_minus_each_rival(file):
+    called, panels = forest.differences(record.federations(file))
+    assert called == "FedDAT"
+    assert list(panels) == ["mini/domain", "mini/scene", "all"]
+    assert panels["all"].keys() == {"FedAvg", "Local only"}
+    assert panels["mini/scene"]["Local only"].mean == pytest.approx(11.0)
+    with pytest.raises(DataError, match="no runs of moon"):
+        forest.differences(record.federations(file), "moon")
+
+
+def test_written_files_are_the_same_every_time(file):
+    first = {path: path.read_bytes() for path in record.write_record(file)}
+    assert [path.name for path in first] == ["record.md", "record.png"]
+    assert first == {path: path.read_bytes() for path in record.write_record(file)}
+    assert b"### All federations" in first[file.with_suffix(".md")]
