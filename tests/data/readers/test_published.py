@@ -271,7 +271,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path, name: str, keep: float)
         ("vizwiz", "Annotations/train.json", lambda f: f[1].update(question=None), "item 2: question: expected text"),
         ("vizwiz", "Annotations/train.json", lambda f: f.append(f[0]), "item 4: duplicate id 'VizWiz_train_00000000'"),
         ("aqua", "train.json", lambda f: f[2].update(answer=["red"]), "item 3: answer: expected text, got ['red']"),
-        ("aqua", "train.json", lambda f: f.insert(1, 5), "item 2: expected a JSON object, got '5'"),
+        ("aqua", "train.json", lambda f: f.insert(1, 5), "item 2: expected a JSON object, got 5"),
         (
             "gqa",
             "train_balanced_questions.json",

@@ -31,7 +31,7 @@ LONGEST_LIST = 10_000
 DELIMITERS = {",": "','", ";": "';'", "\t": "a tab"}
 _EXPECTED = {".csv": ",", ".tsv": "\t"}
 #: Signs that other programs put between cells.
-_OTHERS = re.compile(r"[|:^~]")
+_OTHERS = "|:^~"
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)
 
 
@@ -92,6 +92,10 @@ def _layout(path: Path, encoding: str) -> tuple[str, int]:
         return known, len(cells), delimiter == expected
 
     best = max(DELIMITERS, key=fit)
+    other = max(_OTHERS, key=fit)
+    if fit(other)[0] > fit(best)[0]:
+        expected = f"expected one of {', '.join(DELIMITERS.values())}"
+        raise DataError(f"{path}, line 1: looks like {other!r} separates its columns; {expected}")
     if best != expected:
         announce(logging.INFO, f"{path}: its columns are separated by {DELIMITERS[best]}")
     return best, 0
@@ -100,23 +104,12 @@ def _layout(path: Path, encoding: str) -> tuple[str, int]:
 def _header(path: Path, cells: list[str], place: str) -> list[str]:
     """Return the columns' names; those without one are a spreadsheet's empty columns or a data frame's index."""
     names = [name.strip() for name in canonical_columns(tuple(cells))]
-    if (
-        len(names) == 1
-        and (other := _OTHERS.search(names[0]))
-        and any(map(_is_written_column, names[0].split(other[0])))
-    ):
-        expected = ", ".join(DELIMITERS.values())
-        raise DataError(f"{path}, {place}: looks like {other[0]!r} separates its columns; expected one of {expected}")
     named = [name for name in names if name]
     if len(set(named)) < len(named):
         raise DataError(f"{path}, {place}: a column occurs twice: {listed(cells)}")
     while names and not names[-1]:
         names.pop()
     return names
-
-
-def _is_written_column(name: str) -> bool:
-    return is_column(canonical_columns((name.strip("\"' "),))[0])
 
 
 def _value(column: str, cell: str) -> Any:
