@@ -56,7 +56,7 @@ def test_a_run_leaves_its_folder(make_config):
     ]
     final = {x["client"]: x["score"] for x in lines if x.get("split") == "test" and x["route"] == "dat"}
     assert final == {name: scores["dat"] for name, scores in summary["clients"].items()}
-    losses = [x["metrics"]["loss"] for x in lines if x["split"] == "train"]
+    losses = [x["metrics"]["loss"] for x in lines if x.get("split") == "train"]
     assert len(losses) == 4
     assert sum(losses[2:]) < sum(losses[:2])
 
