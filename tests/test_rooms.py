@@ -21,7 +21,7 @@ FLOORS = (
         "seeding",
         "text",
     ),
-    ("client_names", "example", "yaml_files"),
+    ("client_names", "example", "hub", "yaml_files"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),

@@ -62,8 +62,8 @@ def test_a_run_leaves_its_folder(make_config):
 
     assert [e["event"] for e in events] == [
         "start",
-        *["fit", "fit", "eval", "eval", "round"],
-        *["fit", "fit", "eval", "eval", "eval", "eval", "round"],
+        *["fit", "fit", "updates", "eval", "eval", "round"],
+        *["fit", "fit", "updates", "eval", "eval", "eval", "eval", "round"],
         "done",
     ]
     assert all({"round", "rounds", "seconds_left"} <= set(event) for event in events)

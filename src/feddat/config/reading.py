@@ -7,6 +7,7 @@ from typing import Any
 
 from feddat.config.errors import ConfigError
 from feddat.config.run import SHORT, RunConfig, assign, takes_text, validated
+from feddat.hub import local_or_named
 from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 
 
@@ -34,7 +35,7 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
             # With a format, train, validation and test are names of its splits.
             for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
                 if isinstance(client.get(key), str):
-                    client[key] = str((path.parent / client[key]).resolve())
+                    client[key] = local_or_named(path.parent, client[key], client.get("format"))
         if clients and "benchmark" not in raw:
             raw["benchmark"] = None
     for item in overrides or []:

@@ -7,7 +7,7 @@ from pathlib import Path
 from feddat.report import data_table, method_table, tables
 from feddat.report.folder import read_folder
 from feddat.report.study import read_study, study_markdown
-from feddat.report.suite import read_suite, suite_markdown
+from feddat.report.suite import kinds_markdown, read_suite, suite_markdown
 
 
 def markdown(folder: Path) -> str:
@@ -25,9 +25,10 @@ def markdown(folder: Path) -> str:
     notes = [] if table is None else [data_table.to_markdown(table)]
     if not content.comparison:
         routes = tables.route_table(content.summaries)
-        scores = tables.to_markdown(routes or tables.score_table(content.summaries))
-        return "\n".join([scores, *notes])
+        parts = [tables.to_markdown(routes or tables.score_table(content.summaries))]
+        return "\n".join([*parts, *kinds_markdown(content.summaries), *notes])
     parts = [method_table.to_markdown(method_table.method_table(content.summaries))]
+    parts += kinds_markdown(content.summaries)
     if content.tuning is not None:
         parts.append(method_table.tuning_markdown(content.tuning))
     return "\n".join([*parts, *notes])
