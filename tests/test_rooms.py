@@ -9,8 +9,19 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("allocator", "files", "kinds", "log", "parent", "phases", "picture_settings", "precision", "seeding"),
-    ("example", "hub"),
+    (
+        "allocator",
+        "files",
+        "kinds",
+        "log",
+        "parent",
+        "phases",
+        "picture_settings",
+        "precision",
+        "seeding",
+        "text",
+    ),
+    ("client_names", "example", "hub", "yaml_files"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),

@@ -10,7 +10,17 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading, split_names
+from feddat.cli.common import (
+    Config,
+    Overrides,
+    Overwrite,
+    interruptible,
+    out,
+    print_data_notes,
+    print_paths,
+    say_loading,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from feddat.experiment import Experiment
@@ -63,6 +73,7 @@ def run(
         run_in(experiment, display, resume=resume is not None, overwrite=overwrite, jobs=1 if profile else None)
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
+    print_data_notes(content.summaries)
     paths = {"folder": folder, "report": folder / "report.html"}
     if watched is not None:
         _show_profile(watched)
@@ -173,8 +184,10 @@ def predict(
         if not path.is_file():
             raise DataError(f"{path}: no such image file")
     from feddat.experiment import Experiment
+    from feddat.text import normal_text
 
-    example = Example("question", tuple(image), question, choices=tuple(choice or ()))
+    choices = tuple(normal_text(text) for text in choice or ())
+    example = Example("question", tuple(image), normal_text(question), choices=choices)
     answers = Experiment.open(run).predict(client, [example], top)[0]
     width = max(len(answer) for answer, _ in answers)
     for answer, probability in answers:
