@@ -11,9 +11,9 @@ ROOT = Path(feddat.__file__).parent
 FLOORS = (
     (
         *("allocator", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
-        *("precision", "seeding"),
+        *("precision", "seeding", "text"),
     ),
-    ("example", "hub", "tensorfile"),
+    ("client_names", "example", "hub", "tensorfile", "yaml_files"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),

@@ -47,6 +47,7 @@ class Display:
         self._clock = clock
         self._live: Live | None = None
         self._last_line = float("-inf")
+        self._noted: set[str] = set()
         self._started = clock()
 
     def __enter__(self) -> Self:
@@ -80,6 +81,12 @@ class Display:
         """Print what went wrong with one client; it stays above the picture."""
         text = f"warning: round {event['round']}: client {event['client']} {event['event']}: {event['reason']}"
         self.console.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def note(self, event: Event) -> None:
+        """Print what is wrong with a client's data, if it is much, once; it stays above the picture."""
+        if event["grave"] and event["reason"] not in self._noted:
+            self._noted.add(event["reason"])
+            self.console.print(Text(f"warning: {event['reason']}", style="yellow"), soft_wrap=True)
 
     def times(self, seconds_left: float | None) -> str:
         """Return time spent and time left."""
@@ -120,6 +127,8 @@ class RunDisplay(Display):
             self._finish_round(event)
         elif kind in ("failed", "refused"):
             self.warn(event)
+        elif kind == "data":
+            self.note(event)
 
     def _tell_parameters(self, counts: Mapping[str, int]) -> None:
         """Print how many there are; it stays above the picture."""
@@ -230,6 +239,8 @@ class ComparisonDisplay(Display):
             )
         elif kind in ("failed", "refused"):
             self.warn(event)
+        elif kind == "data":
+            self.note(event)
 
     def finish(self, run: str, mean: float, before: bool = False) -> None:
         """Mark a run as finished with its final score, now or already ``before`` this comparison began."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,6 +88,14 @@ def say_loading() -> None:
     """Say something before the libraries load, which takes seconds."""
     if out.is_terminal:
         out.print("[dim]loading libraries …[/]", end="\r")
+
+
+def print_data_notes(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Print what of the clients' data does not count as it should, if there is something."""
+    from feddat.report import data_table
+
+    if (table := data_table.data_table(summaries)) is not None:
+        out.print(data_table.to_rich(table))
 
 
 def print_paths(**paths: Path) -> None:

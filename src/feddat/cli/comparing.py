@@ -21,6 +21,7 @@ from feddat.cli.common import (
     fail,
     interruptible,
     out,
+    print_data_notes,
     print_paths,
     say_loading,
     split_names,
@@ -178,6 +179,7 @@ def _compare(
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
     if (kinds := tables.kind_table(comparison["runs"])) is not None:
         out.print(tables.to_rich(kinds, "By kind of question (%)"))
+    print_data_notes(comparison["runs"])
     folder = next(iter(runs.values())).runs_dir
     print_paths(folder=folder, report=folder / "report.html")
     _fail_for(comparison["failed"], len(runs))

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 
 from feddat.cli import bench, common, comparing, data, deploying, models, runs, watching
 from feddat.cli.common import UNLIMITED, fail, out
+from feddat.text import nearest
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -66,21 +68,37 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        code = fail(*_explain(error))
+        code = fail(*_explain(error, arguments))
     if code == 130:  # typer's answer to Ctrl-C
         code = fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception, arguments: list[str]) -> tuple[str, int]:
     """Return one line about an error, and the exit code: 2 for what a user can mend, 1 for a fault of the program."""
     text = " ".join(str(error).split())
     if type(error).__module__.startswith("feddat."):
-        return text, 2
+        return text + _options(getattr(error, "unknown", ()), arguments), 2
     if isinstance(error, OSError):
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
         return named, 2
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)", 1
+
+
+def _options(unknown: Sequence[str], arguments: list[str]) -> str:
+    """Return what is said of options of the command that unknown settings may have been meant for; often nothing."""
+    command: Any = typer.main.get_command(app)
+    names = []
+    for argument in arguments:
+        command = command.commands.get(argument) if isinstance(command, click.Group) else None
+        if command is None:
+            break
+        names.append(argument)
+        options = [option.lstrip("-") for parameter in command.params for option in parameter.opts]
+    near = [option for key in unknown for option in nearest(key.replace("_", "-"), options)] if names else []
+    if not near:
+        return ""
+    return f" (--{near[0]} is an option of `feddat {' '.join(names)}`)"
 
 
 def _version(value: bool) -> None:

@@ -18,6 +18,7 @@ from feddat.cli.common import (
     Overwrite,
     interruptible,
     out,
+    print_data_notes,
     print_json,
     print_paths,
     say_loading,
@@ -94,6 +95,7 @@ def run(
         )
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
+    print_data_notes(content.summaries)
     paths = {"folder": folder, "report": folder / "report.html"}
     if watched is not None:
         _show_profile(watched)
@@ -211,8 +213,10 @@ def predict(
         if not path.is_file():
             raise DataError(f"{path}: no such image file")
     from feddat.experiment import Experiment
+    from feddat.text import normal_text
 
-    example = Example("question", tuple(image), question, choices=tuple(choice or ()))
+    choices = tuple(normal_text(text) for text in choice or ())
+    example = Example("question", tuple(image), normal_text(question), choices=choices)
     answers = Experiment.open(run).predict(client, [example], top, accept_changes)[0]
     width = max(len(answer) for answer, _ in answers)
     for answer, probability in answers:

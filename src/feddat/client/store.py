@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from feddat.client_names import name_problem
 from feddat.files import locked
 from feddat.phases import phase
 from feddat.tensorfile import write_tensors
@@ -50,8 +51,8 @@ class PersonalStore:
         Raises:
             StoreError: the client's name cannot be a folder name.
         """
-        if not client or client in (".", "..") or re.search(r"[/\\:\x00]", client):
-            raise StoreError(f"client {client!r}: the name must be usable as a folder name (no '/', '\\', ':')")
+        if problem := name_problem(client):
+            raise StoreError(f"client {client!r}: {problem}")
         self.client = client
         self.root = Path(root)
         self.folder = self.root / client

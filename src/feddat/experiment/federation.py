@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from feddat.algorithms.base import MAIN_HEAD
 from feddat.app.client import Site
 from feddat.app.messages import Member
 from feddat.client.captured import CapturedRoutes
+from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.personal import shared_state
 from feddat.client.prefixes import PrefixCache
 from feddat.client.probe import unreached_sites
@@ -127,6 +128,16 @@ class Federation:
         if name not in self._members:
             self._members[name] = self._member(name)
         return Site(self._members[name], self.participants[name], self.foundation.model)
+
+    @cached_property
+    def notes(self) -> dict[str, dict[str, SplitNotes]]:
+        """Client -> split -> what of its data cannot count, for those of which there is something to say.
+
+        It is the clients' own: nothing of it is in a message.
+        """
+        encoder = self.foundation.backbone.encoder
+        found = {name: examine(self.owner(name).members[name], encoder) for name in self.data}
+        return {name: notes for name, notes in found.items() if notes}
 
     def _member(self, name: str) -> Member:
         """Return what the server is told, with the parameters of the largest heads: they differ in their answers."""

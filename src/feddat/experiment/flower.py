@@ -8,6 +8,7 @@ where the run's configuration says, as on a machine that runs all nodes.
 from __future__ import annotations
 
 import json
+import logging
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from flwr.superlink.grid import InMemoryGrid
 
 from feddat.app.client import Site, client_name, make_client_app
 from feddat.app.polling import PollingGrid
+from feddat.client.data_notes import sentence
 from feddat.experiment.app_config import from_flat
 from feddat.experiment.federation import Federation, check_sites, load_federation
 from feddat.experiment.run import Experiment
 from feddat.experiment.world import check_client
 from feddat.site import read_site
+
+log = logging.getLogger(__name__)
 
 #: The key of a node's configuration that names its client's file.
 SITE_KEY = "data"
@@ -82,5 +86,8 @@ def _federation(settings: str, file: str | None, run: str) -> tuple[Federation, 
     else:
         own = read_site(Path(file))
         federation = load_federation(own.applied(run_settings), own.store(run))
+        for name, splits in federation.notes.items():  # in this client's own log: no message holds them
+            for split, found in splits.items():
+                log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
     check_sites(federation, others=file is not None)
     return federation, set()

@@ -34,13 +34,14 @@ from feddat.experiment.federation import (
 )
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
-from feddat.experiment.serving import Service, evaluate, predict
+from feddat.experiment.serving import Service, evaluate, predict, tell_notes
 from feddat.experiment.trackers import check_trackers
 from feddat.experiment.world import check_world, model_world, other_than, whole_world
 from feddat.models.catalog import list_models
 from feddat.models.known import EXAMPLE
 from feddat.models.named import pin_model
 from feddat.precision import resolve_precision
+from feddat.text import normal_text
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +130,10 @@ class Experiment:
                 self.config, self.folder, here.foundation, names, announcer, wait=0.0, world=world, changes=changes
             )
             count = jobs or choose_jobs(self.settings, here)
+            notes = here.notes
 
             def rounds(started: float) -> dict[str, Any]:
+                tell_notes(notes, announcer)
                 if count == 1:
                     app = make_client_app(lambda context, run: here.site(client_name(context)))
                     return service.run(InProcessGrid(app, names), started, list(here.data), lambda: here)
@@ -228,6 +231,7 @@ class Experiment:
             ExperimentError: the run has no checkpoint yet, or no such client; or the model has been exchanged since,
                 and that is not to be accepted.
         """
+        client = normal_text(client)
         federation, state = self._latest(accept_changes)
         if client not in federation.data:
             raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")

@@ -21,6 +21,7 @@ from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
+from feddat.client.data_notes import Notes, sentence
 from feddat.config import RunConfig
 from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
@@ -96,11 +97,17 @@ class Service:
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
         kinds: dict[str, dict[str, float]] = {}
-        if federation is not None:
-            here = federation()
+        here = None if federation is None else federation()
+        if here is not None:
             self._show_answers(state, here)
             kinds = scores_by_kind(here, state, self.settings.eval.split)
         summary = self._summary(state)
+        # As scores are: what a client keeps to itself is not shown of it here either.
+        if here is not None and self.settings.share_metrics == "scores":
+            summary["data"] = {
+                client: {split: {"questions": found.questions} | found.counts() for split, found in splits.items()}
+                for client, splits in here.notes.items()
+            }
         if kinds:
             summary["kinds"] = kinds
         self.folder.write_json(self.folder.summary_file, summary)
@@ -217,6 +224,15 @@ class Service:
             "world": in_short(state.world),
             "changes": state.changes,
         }
+
+
+def tell_notes(notes: Mapping[str, Notes], announcer: Announcer) -> None:
+    """Tell what of clients' data cannot count, an event for each split of each client."""
+    for client, splits in notes.items():
+        for split, found in splits.items():
+            reason = sentence(client, split, found)
+            counts = {"questions": found.questions} | found.counts()
+            announcer.tell(event="data", client=client, split=split, reason=reason, grave=found.grave, **counts)
 
 
 def predict(

@@ -29,8 +29,9 @@ _ENCODING_FILES = (
 _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 #: Entry of ``config.json`` that names the folders of a model's parts.
 PARTS = "parts"
-#: Changes when the same files come to mean other pixels or tokens.
+#: Changes when the same files come to mean other pixels or tokens: of all families, and of one.
 _ENCODING_VERSION = "2"
+_FAMILY_VERSIONS = {"siglip": "lower-case"}
 
 
 def read_model_type(folder: Path) -> str:
@@ -50,7 +51,8 @@ def fingerprint(folder: Path) -> str:
         ModelError: the folder or its ``config.json`` is missing or unusable.
     """
     config = {key: value for key, value in _read_config(folder).items() if key not in {*_PROVENANCE, PARTS}}
-    digest = hashlib.blake2b(f"{_ENCODING_VERSION}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
+    version = _ENCODING_VERSION + _FAMILY_VERSIONS.get(config["model_type"], "")
+    digest = hashlib.blake2b(f"{version}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
     for name in _ENCODING_FILES:
         if (folder / name).is_file():
             digest.update(name.encode() + hashlib.blake2b((folder / name).read_bytes()).digest())

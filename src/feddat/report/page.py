@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from feddat.files import write_atomic
-from feddat.report import method_table, plots, tables
+from feddat.report import data_table, method_table, plots, tables
 from feddat.report.folder import Folder, Run, read_folder
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
@@ -89,6 +89,7 @@ def _context(content: Folder) -> dict[str, Any]:
     shown = _shown_clients(content)
     curves = [(client, panel) for client, panel in _curves(content) if client in {tables.MEAN, *shown}]
     methods = method_table.method_table(content.summaries)
+    data = data_table.data_table(content.summaries)
     limits = plots.score_limits([panel for _, panel in curves])
     return {
         "title": _title(content),
@@ -115,6 +116,8 @@ def _context(content: Folder) -> dict[str, Any]:
         "curve_split": _curve_split(content),
         "traffic": _traffic(groups),
         "samples": _samples(content, shown),
+        "data": None if data is None else data_table.to_html(data),
+        "data_caption": None if data is None else data.caption,
         "unshown": len(_scored_clients(content)) - len(shown),
         "config": first.config,
         "config_name": first.path.name,
