@@ -37,6 +37,9 @@ class SiteConfig(BaseModel):
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
     device: str | None = Field(None, description="default: the run's")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's")
+    accept_changes: bool = Field(
+        False, description="go on with a run though data was exchanged here since its personal state was begun"
+    )
     share_metrics: Sharing = Field(
         "scores", description="what may leave beside the adapter; the run may ask for less, never for more"
     )

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from feddat.files import write_atomic
 from feddat.phases import phase
+from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ KEEP = 2
 _RULE = "rule/"
 #: Before those of what the global adapter lost on its way to the clients.
 _RESIDUAL = "residual/"
+_TENSORS = ("shared", "rule", "residual")
 
 
 class CheckpointError(RuntimeError):
@@ -45,6 +46,8 @@ class ServerState:
         seconds: wall time so far, by what it was spent on.
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
+        world: what the run was made of when this was written -> its hash; empty in checkpoints of earlier versions.
+        changes: what was exchanged while the run rested, and accepted: ``round`` after which, and ``what``.
     """
 
     shared: dict[str, Tensor]
@@ -57,6 +60,8 @@ class ServerState:
     refused: int = 0
     rule: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
+    world: dict[str, str] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -78,14 +83,14 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk is full or cannot be written; earlier checkpoints stay.
         """
-        values = asdict(state)
-        parts = {"": values.pop("shared"), _RULE: values.pop("rule"), _RESIDUAL: values.pop("residual")}
+        parts = {"": state.shared, _RULE: state.rule, _RESIDUAL: state.residual}
         tensors = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
+        values = {entry.name: getattr(state, entry.name) for entry in fields(state) if entry.name not in _TENSORS}
         metadata = {"state": json.dumps(values), "keys": json.dumps(list(tensors)), "config_hash": self.config_hash}
         path = self.folder / f"round-{state.round:05d}.safetensors"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save({key: value.contiguous() for key, value in tensors.items()}, metadata=metadata))
+            write_tensors(path, tensors, metadata)
             for old in self._files()[KEEP:]:
                 old.unlink(missing_ok=True)
         except OSError as error:
@@ -116,6 +121,20 @@ class Checkpoints:
         if files:
             raise CheckpointError(f"checkpoints {self.folder}: no checkpoint can be read; start a new run")
         return None
+
+    def world(self) -> tuple[int, dict[str, str]]:
+        """Return the round and the world of the newest state that :meth:`latest` can read; 0 and none: there is none.
+
+        Its tensors are not read.
+        """
+        for path in self._files():
+            try:
+                with safe_open(path, framework="pt") as file:
+                    state = json.loads(file.metadata()["state"])
+                return int(state["round"]), dict(state.get("world", {}))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+                continue  # `latest` says so
+        return 0, {}
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("round-*.safetensors"), reverse=True)

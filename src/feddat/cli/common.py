@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +16,10 @@ from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
+#: Columns of what is no terminal: nothing is cut on its way to a file or another program.
+UNLIMITED = 100_000
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with settings.", metavar="FILE")]
 Overrides = Annotated[
@@ -58,13 +64,24 @@ class Interrupted(click.ClickException):
     exit_code = 130
 
 
+#: What this process was told to do, without the program's name.
+command_line: list[str] = []
+
+
 @contextmanager
-def interruptible(way_on: str) -> Iterator[None]:
-    """On Ctrl-C, say how to go on where this left off."""
+def interruptible(way_on: str | None = None) -> Iterator[None]:
+    """On Ctrl-C, say how to go on where this left off; default: by the same command, which is not to begin anew."""
     try:
         yield
     except KeyboardInterrupt:
+        if way_on is None:
+            way_on = shlex.join(["feddat", *(word for word in command_line if word != "--overwrite")])
         raise Interrupted(f"interrupted; what is done is kept, go on with: {way_on}") from None
+
+
+def print_json(value: Any, line: bool = False) -> None:
+    """Print a value as JSON and nothing else; with ``line``, in one."""
+    typer.echo(json.dumps(value, indent=None if line else 2, ensure_ascii=False, allow_nan=False))
 
 
 def say_loading() -> None:

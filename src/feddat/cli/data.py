@@ -138,7 +138,7 @@ def prepare(
         from feddat.live import PrepareDisplay
 
         with (
-            interruptible("the same command again"),
+            interruptible(),
             PrepareDisplay(out, benchmark if root is None else f"{benchmark} from {root}") as display,
         ):
             prepare(request, to, jobs, skip_bad, overwrite, display)

@@ -13,13 +13,12 @@ from typing import Annotated, Any
 import click
 import typer
 
-from feddat.cli import bench, comparing, data, deploying, models, runs, watching
-from feddat.cli.common import fail
+from feddat.cli import bench, common, comparing, data, deploying, models, runs, watching
+from feddat.cli.common import UNLIMITED, fail, out
 from feddat.text import nearest
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated fine-tuning of vision-language foundation models with the Dual-Adapter Teacher (FedDAT).",
@@ -55,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    common.command_line[:] = arguments
     code: Any
     try:
         code = app([a for a in arguments if a != "--debug"], prog_name="feddat", standalone_mode=False)
@@ -114,7 +114,9 @@ def start(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """Route the package's own log to standard error, and keep the libraries' notes to developers off it."""
+    """Route the package's own log to standard error, and keep libraries' notes off it."""
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = UNLIMITED  # nothing is cut on its way to a file or another program
     notes = "ignore::FutureWarning:transformers.modeling_utils"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), notes]))  # for workers
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.modeling_utils")
@@ -123,9 +125,8 @@ def start(
     logger = logging.getLogger("feddat")
     logger.handlers = [handler]
     logger.propagate = False
-    logging.getLogger("feddat.data").setLevel(logging.INFO)
-    # It warns of a kernel that it could fetch from a hub, in every process on a CPU with AVX512-BF16.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for room in ("data", "models"):
+        logging.getLogger(f"feddat.{room}").setLevel(logging.INFO)
     # The displays show these themselves.
     logging.getLogger("feddat.app.strategy").setLevel(logging.ERROR)
 

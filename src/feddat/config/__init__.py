@@ -14,9 +14,11 @@ from feddat.config.sections import (
     EvalConfig,
     FusionConfig,
     Schedule,
+    ServerConfig,
     Sharing,
     TrainConfig,
     WireConfig,
+    shares_less,
 )
 
 __all__ = [
@@ -28,9 +30,11 @@ __all__ = [
     "FusionConfig",
     "RunConfig",
     "Schedule",
+    "ServerConfig",
     "Sharing",
     "TrainConfig",
     "WireConfig",
     "load_config",
     "parse_scalar",
+    "shares_less",
 ]

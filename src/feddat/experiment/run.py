@@ -26,6 +26,7 @@ from feddat.experiment.events import Announcer, Progress
 from feddat.experiment.federation import (
     CENTRAL,
     Federation,
+    check_sites,
     checks_weights,
     load_federation,
     load_foundation,
@@ -35,6 +36,7 @@ from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, di
 from feddat.experiment.methods import resolve
 from feddat.experiment.serving import Service, evaluate, predict, tell_notes
 from feddat.experiment.trackers import check_trackers
+from feddat.experiment.world import check_world, model_world, other_than, whole_world
 from feddat.models.catalog import list_models
 from feddat.models.known import EXAMPLE
 from feddat.models.named import pin_model
@@ -89,6 +91,8 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         jobs: int | None = None,
+        accept_changes: bool = False,
+        beside: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Run all rounds, write the run folder and return the summary.
 
@@ -100,18 +104,31 @@ class Experiment:
                 bit as those of a run never interrupted. A finished run returns its summary.
             overwrite: replace what the folder holds, if it is a run.
             jobs: instead of ``runtime.jobs``.
+            accept_changes: go on though model or data were exchanged since the last checkpoint; the summary says so.
+            beside: short hashes of a finished run that this one is to be compared with (:mod:`.world`).
 
         Raises:
             ConfigError: a setting cannot be used.
             ModelError: the model cannot be used.
             DataError: data cannot be read, or a split is empty.
-            ExperimentError: the folder is taken, the disk refuses, or no client can do its part.
+            ExperimentError: the folder is taken, model or data are not those of the last checkpoint or of ``beside``,
+                the disk refuses, or no client can do its part.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            self._let_world_speak(overwrite, accept_changes)
             here = load_federation(self.settings, self.folder.clients)
-            names = list(here.participants)
-            service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
+            check_sites(here)
+            names, world = list(here.participants), whole_world(here)
+            if other := other_than(beside, world):
+                raise ExperimentError(
+                    f"run {self.folder.path}: finished runs that it is to be compared with had other "
+                    f"{' and '.join(other)}; put back what was there, or do all of them anew (--overwrite)"
+                )
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            service = Service(
+                self.config, self.folder, here.foundation, names, announcer, wait=0.0, world=world, changes=changes
+            )
             count = jobs or choose_jobs(self.settings, here)
             notes = here.notes
 
@@ -135,6 +152,7 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         clients_here: bool = False,
+        accept_changes: bool = False,
     ) -> dict[str, Any]:
         """Be the server of a run whose clients other processes run; else as :meth:`run`.
 
@@ -145,11 +163,16 @@ class Experiment:
             overwrite: as for :meth:`run`.
             clients_here: all clients' data is on this machine, and their states in the run's folder: show some of
                 their answers when the run is done.
+            accept_changes: as for :meth:`run`, of the model alone: clients see to their data themselves.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            self._let_world_speak(overwrite, accept_changes)
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
-            service = Service(self.config, self.folder, foundation, names, announcer, self.settings.server.wait)
+            world = model_world(foundation)
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            wait = self.settings.server.wait
+            service = Service(self.config, self.folder, foundation, names, announcer, wait, world, changes)
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -192,19 +215,29 @@ class Experiment:
             return self.config
         return self.config.model_copy(update={"model_weights": found})
 
-    def predict(self, client: str, examples: Sequence[Example], k: int = 3) -> list[list[tuple[str, float]]]:
+    def _let_world_speak(self, overwrite: bool, accept_changes: bool) -> None:
+        """Forget the hash of weights that was noted when the run started, where its checkpoints say more of them."""
+        noted = Checkpoints(self.folder.checkpoints, config_hash(self.config)).world()[1]
+        if accept_changes or (noted and not overwrite):
+            self.config = self.config.model_copy(update={"model_weights": None})
+            self.settings = self.settings.model_copy(update={"model_weights": None})
+
+    def predict(
+        self, client: str, examples: Sequence[Example], k: int = 3, accept_changes: bool = False
+    ) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, as the client's trained model gives them.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet, or no such client.
+            ExperimentError: the run has no checkpoint yet, or no such client; or the model has been exchanged since,
+                and that is not to be accepted.
         """
         client = normal_text(client)
-        federation, state = self._latest()
+        federation, state = self._latest(accept_changes)
         if client not in federation.data:
             raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
         return predict(federation, state, client, examples, k)
 
-    def evaluate(self, split: str) -> dict[str, dict[str, float]]:
+    def evaluate(self, split: str, accept_changes: bool = False) -> dict[str, dict[str, float]]:
         """Return every client's scores on ``train``, ``validation`` or ``test`` after the last round done.
 
         Returns:
@@ -212,12 +245,15 @@ class Experiment:
             examples in the split.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet.
+            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
+                be accepted.
         """
-        return evaluate(*self._latest(), split)
+        return evaluate(*self._latest(accept_changes), split)
 
-    def _latest(self) -> tuple[Federation, ServerState]:
+    def _latest(self, accept_changes: bool) -> tuple[Federation, ServerState]:
+        self._let_world_speak(False, accept_changes)
         federation = load_federation(self.settings, self.folder.clients)
+        check_world(self.folder, self.config, model_world(federation.foundation), accept_changes, asked=True)
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")

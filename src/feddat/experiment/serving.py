@@ -5,16 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
-from feddat.app.limits import Limits
+from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
@@ -29,6 +30,8 @@ from feddat.experiment.federation import Federation, Foundation
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
 from feddat.experiment.methods import title
 from feddat.experiment.samples import write_samples
+from feddat.experiment.world import in_short
+from feddat.memory import free_memory
 
 #: More kinds of questions than so many are not scored apart.
 MOST_KINDS = 4
@@ -45,6 +48,8 @@ class Service:
         names: of its participants, sorted.
         announcer: takes its events.
         wait: seconds to wait for clients that are not there.
+        world: what the run is made of -> its hash, as far as this process knows.
+        changes: what of it was exchanged since the last checkpoint, and is accepted.
     """
 
     config: RunConfig
@@ -53,16 +58,21 @@ class Service:
     names: Sequence[str]
     announcer: Announcer
     wait: float
+    world: Mapping[str, str] = field(default_factory=dict)
+    changes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Choose the rule of aggregation.
 
         Raises:
-            ConfigError: the rule does not go with the algorithm or the number of clients.
+            ConfigError: the rule does not go with the algorithm or the number of clients, or messages are too large.
         """
         self.settings = self.foundation.config
         replies = sample_size(self.settings.server.fraction, len(self.names))
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
+        shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
+        extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
+        check_message(shapes, extras, self.settings.wire, self.settings.server, replies, free_memory())
         self._order: list[str] = []
         self._parameters: dict[str, int] = {}
         self._not_shared: set[str] = set()
@@ -111,6 +121,9 @@ class Service:
         settings, foundation = self.settings, self.foundation
         checkpoints = self.checkpoints()
         state = checkpoints.latest() or ServerState(foundation.initial_shared())
+        state.world |= self.world
+        if self.changes:
+            state.changes.append({"round": state.round, "what": list(self.changes)})
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         roster = Roster(self.folder.run_id(), self.names, settings.server.min_clients, self.wait)
@@ -208,6 +221,8 @@ class Service:
             "refused": state.refused,
             "missing": [name for name in clients if name not in scored],
             "not_shared": [name for name in clients if name in self._not_shared],
+            "world": in_short(state.world),
+            "changes": state.changes,
         }
 
 

@@ -103,9 +103,11 @@ def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a model folder; onto itself, nothing happens."""
+    """Copy the files of a model folder, pickles only where there are no safetensors; onto itself, nothing happens."""
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"):
+    for pattern in ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin"):
+        if pattern.endswith(".bin") and any(target.glob("*.safetensors")):
+            continue
         for path in source.glob(pattern):
             if not (target / path.name).exists() or not path.samefile(target / path.name):
                 shutil.copyfile(path, target / path.name)

@@ -165,8 +165,19 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
         ("Methods", ", ".join(tables.titles(content.summaries))),
         ("Rounds", summary["rounds"]),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
+        ("Exchanged on the way", _changes(content)),
     ]
     return [(key, str(value)) for key, value in rows if value is not None]
+
+
+def _changes(content: Folder) -> str | None:
+    """Return what runs went on without, that they had begun with; ``None``: nothing."""
+    found = []
+    for run in content.runs:
+        of = f" of {run.summary['method']}, seed {run.summary['seed']}" if content.comparison else ""
+        for change in run.summary.get("changes", ()):
+            found.append(f"{', '.join(change['what'])} (after round {change['round']}{of})")
+    return "; ".join(found) or None
 
 
 def _taking_part(summary: tables.Summary) -> list[str]:
