@@ -187,7 +187,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", ["demo", "mini", "published"])
 def test_the_presets_are_valid_configurations(name: str) -> None:
     preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / f"{name}.yaml")
-    assert preset.benchmark == "mini/domain"
+    assert preset.benchmark == ("mini-v1/domain" if name == "demo" else "mini/domain")
     assert preset.head.init == "words"
 
 

@@ -49,15 +49,15 @@ def uninterrupted(world, tmp_path_factory):
     return of
 
 
-# Events: 0 start, 1-5 round 1 (fit fit eval eval round), 6-10 round 2, 11-17 round 3, 18 done.
-@pytest.mark.parametrize("count", [2, 4, 6, 8, 11, 13, 18])
+# Events: 0 start, 1-6 round 1 (fit fit updates eval eval round), 7-12 round 2, 13-20 round 3, 21 done.
+@pytest.mark.parametrize("count", [2, 4, 7, 9, 13, 15, 21])
 def test_stopped_at_an_event(make_config, uninterrupted, count):
     config = make_config(rounds=3)
     with pytest.raises(Stop):
         Experiment(config).run(stop_at(count))
     events = []
     Experiment(config).run(events.append, resume=True)
-    assert events[0]["round"] == (count - 2) // 5 if count < 18 else 2
+    assert events[0]["round"] == ((count - 2) // 6 if count < 21 else 2)
     assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
 
 
@@ -218,7 +218,7 @@ def test_when_too_much_is_damaged_nothing_is_made_up(make_config, monkeypatch):
 def test_seconds_add_up_over_sessions(make_config):
     config = make_config()
     with pytest.raises(Stop):
-        Experiment(config).run(stop_at(7))
+        Experiment(config).run(stop_at(8))
     spent = sum(Checkpoints(config.run_dir / "checkpoints", config_hash(config)).latest().seconds.values())
     summary = Experiment(config).run(resume=True)
     assert summary["seconds"] > spent > 0

@@ -126,7 +126,7 @@ def test_a_whole_run(settings, rule, sharing):
     summary = Experiment(config).run()
     assert (summary["failed"], summary["refused"]) == (0, 0)
     assert list(summary["clients"]) == (list(CLIENTS) if sharing == "scores" else [])
-    lines = [line for line in RunFolder(config.run_dir).read_metrics() if line["split"] == "train"]
+    lines = [line for line in RunFolder(config.run_dir).read_metrics() if line.get("split") == "train"]
     assert ["loss" in line["metrics"] for line in lines] == [sharing == "scores"] * 3
 
 

@@ -23,8 +23,8 @@ from feddat.config import ConfigError, ServerConfig, WireConfig
 #: Numbers that are looked at together.
 _BLOCK = 2**18
 #: What a round with the mean takes of this process's memory, as a multiple of a message's arrays in fp32: the adapter,
-#: what is sent out, sums in float64 (two), and what a client sends with its bytes (two).
-COPIES = 6
+#: what is sent out, sums in float64 (two), directions of updates, and what a client sends with its bytes (two).
+COPIES = 7
 #: What each reply takes with any other rule, which needs all of them at once.
 COPIES_OF_REPLY = 3
 #: Bytes of arrays in fp32 from which memory is looked at.

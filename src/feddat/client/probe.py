@@ -52,7 +52,7 @@ def _backward(backbone: Backbone, adapters: Adapters, member: Member, example: E
     """Leave gradients of a weighted sum of one example's features."""
     backbone.model.eval()  # dropout would draw numbers
     first = torch.zeros(1, dtype=torch.long)
-    inputs = member.inputs(member.encode_unseen([example]), first)
+    inputs = member.inputs(member.encode_for_probe([example]), first)
     if member.generation is not None and isinstance(backbone, GenerativeBackbone):
         inputs |= AnnotatedAnswers([example], backbone).batch(first, member.device)
     learner = BatchLearner(backbone, adapters, precision)
