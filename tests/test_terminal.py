@@ -1,6 +1,7 @@
 """The command line as other programs and other terminals have it: JSON, pipes, no colours, completion."""
 
 import json
+import logging
 import os
 import pty
 import re
@@ -23,6 +24,15 @@ def called(capsys, *arguments):
         main(list(arguments))
     said = capsys.readouterr()
     return stopped.value.code, said.out, said.err
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was():
+    """Give the log back to other tests: a command takes it for itself."""
+    logger = logging.getLogger("feddat")
+    before = logger.handlers, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from feddat.live import ComparisonDisplay, RunDisplay
-from feddat.report import method_table, tables
+from feddat.report import data_table, method_table, tables
 from feddat.report.fitted import FittedTable
 from feddat.report.progress import ClientProgress, RunProgress
 from feddat.report.progress_view import progress_view
@@ -99,6 +99,18 @@ def test_live_pictures(width):
     assert ("kl dat" in text) == (width == 140)
     words = shown(several.render(), width, terminal=True).split()
     assert words.count("0/30") + words.count("29/30") == 10
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_what_does_not_count(width):
+    counts = {"questions": 1000, "left_out": 1, "unanswerable": 22, "cut": 333, "empty": 4, "repeated": 5, "seen": 6}
+    found = data_table.data_table([{"data": {client: {"train": counts, "test": counts} for client in CLIENTS}}])
+    text = shown(data_table.to_rich(found), width)
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+    assert text.count("333") == 2 * len(CLIENTS)
+    for place in ("silhouette, train", "silhouette, test"):
+        assert " ".join(text.split()).count(place) >= 1
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
 from feddat.cli.pulling import pull
+from feddat.report.fitted import FittedTable
 
 app = typer.Typer(no_args_is_help=True, help="Fetch and prepare data, and look at it before it is trained on.")
 app.command("pull")(pull)
@@ -87,12 +87,7 @@ def describe(
     if markdown:
         typer.echo(federation.to_markdown(rows), nl=False)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(federation.HEADER):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    out.print(FittedTable(federation.HEADER, [list(map(Text, row)) for row in rows]))
 
 
 @app.command("prepare")
@@ -146,24 +141,18 @@ def prepare(
     print_paths(folder=to)
 
 
-def _counts(clients: Mapping[str, Any]) -> Table:
+def _counts(clients: Mapping[str, Any]) -> Group:
     """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
     from feddat.data.readers.records import BLANK_VOTES
 
     caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     keys = ("published", "outside", "broken", "kept")
-    for heading in ("client", "split", *keys, "skipped", "answers"):
-        table.add_column(heading, justify="left" if heading in ("client", "split") else "right", no_wrap=True)
+    rows = []
     for client, about in clients.items():
         for split, counts in about["counts"].items():
             skipped = sum(count for reason, count in counts["skipped"].items() if reason != BLANK_VOTES)
             numbers = [*(counts[key] for key in keys), skipped]
-            first = split == "train"
-            table.add_row(
-                Text(client if first else ""),
-                split,
-                *map(str, numbers),
-                str(len(about["answers"]) or "") if first else "",
-            )
-    return table
+            answers = (len(about["answers"]) or "") if split == "train" else ""
+            rows.append([Text(str(cell)) for cell in (f"{client}, {split}", *numbers, answers)])
+    heads = ("client, split", *keys, "skipped", "answers")
+    return Group(FittedTable(heads, rows), Text(caption, "dim italic"))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
-from rich import box
-from rich.table import Table as RichTable
+from rich.console import Group
 from rich.text import Text
 
+from feddat.report.fitted import FittedTable
 from feddat.report.tables import Summary
 
 #: Count, as :class:`feddat.client.data_notes.SplitNotes` names it -> its column, and what that means.
@@ -64,15 +64,11 @@ def data_table(summaries: Sequence[Summary]) -> DataTable | None:
     return DataTable(headings, rows[:MOST_ROWS], "; ".join(meant))
 
 
-def to_rich(table: DataTable) -> RichTable:
-    """Return the table for a rich console."""
-    shown = RichTable(title=TITLE, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    shown.caption, shown.caption_justify = table.caption, "left"
-    for place, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="right" if place > 1 else "left")
-    for row in table.rows:
-        shown.add_row(*map(Text, row))
-    return shown
+def to_rich(table: DataTable) -> Group:
+    """Return the table for a rich console, its caption below."""
+    rows = [[Text(f"{client}, {split}"), *map(Text, cells)] for client, split, *cells in table.rows]
+    heads = [", ".join(table.headings[:2]), *table.headings[2:]]
+    return Group(FittedTable(heads, rows, TITLE), Text(table.caption, "dim italic"))
 
 
 def to_markdown(table: DataTable) -> str:
