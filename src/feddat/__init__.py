@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from feddat.tuners import register_with_peft
+
 if TYPE_CHECKING:
     from feddat.config import RunConfig, load_config
     from feddat.experiment import Experiment, compare
@@ -19,6 +21,7 @@ _HOME = {
     "RunConfig": "feddat.config",
     "load_config": "feddat.config",
 }
+register_with_peft()
 
 
 def __getattr__(name: str) -> Any:

@@ -14,10 +14,13 @@ they need of these.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from feddat.adapters.peft_form import PeftForm
 
 ADAPTERS = ("global", "local", "anchor")
 TRAINED = ("global", "local")
@@ -132,6 +135,21 @@ class Adapters(Protocol):
 
         Raises:
             ValueError: the adapters have no such site.
+        """
+        ...
+
+    def peft_form(self) -> PeftForm | None:
+        """Return how PEFT keeps an adapter of this kind; ``None`` where it has no form for what trains."""
+        ...
+
+    def combined(self, parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> tuple[PeftForm | None, dict[str, Tensor]]:
+        """Return one adapter that is the weighted sum of several: its form and state. One of weight 1 is itself.
+
+        Args:
+            parts: weights and states. A state may leave out modules that train whole (:mod:`feddat.adapters.whole`).
+
+        Raises:
+            ValueError: adapters of this kind cannot be added up or scaled.
         """
         ...
 

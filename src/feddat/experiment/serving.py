@@ -89,7 +89,8 @@ class Service:
 
     def checkpoints(self) -> Checkpoints:
         """Return the run's checkpoints."""
-        return Checkpoints(self.folder.checkpoints, config_hash(self.config))
+        form = self.foundation.adapters.peft_form()
+        return Checkpoints(self.folder.checkpoints, config_hash(self.config), form, self.settings.model)
 
     def _rounds(self, grid: Grid, started: float) -> ServerState:
         settings, foundation = self.settings, self.foundation

@@ -1,0 +1,95 @@
+"""One adapter as PEFT keeps it on disk: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftConfig
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+#: The files of a PEFT folder.
+CONFIG_FILE, WEIGHTS_FILE = CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+#: Before the names of a model's own parameters in PEFT's files.
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class PeftForm:
+    """What makes an adapter's state a PEFT adapter.
+
+    Attributes:
+        config: PEFT's configuration of it.
+        names: an entry's name in the state -> its name in PEFT's file.
+    """
+
+    config: PeftConfig
+    names: Mapping[str, str]
+
+    def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state, or a part of one, under PEFT's names."""
+        return {self.names[key]: value for key, value in state.items()}
+
+    def state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what a PEFT file holds under the names of states; what has none keeps its own."""
+        own = {name: key for key, name in self.names.items()}
+        return {own.get(name, name): value for name, value in tensors.items()}
+
+
+def save_config(folder: Path, config: PeftConfig, base: str | None, model_class: type | None = None) -> None:
+    """Write ``adapter_config.json``.
+
+    Args:
+        folder: that exists.
+        config: of the adapter.
+        base: the model that it belongs to: a name or a folder.
+        model_class: transformers' class of that model, for ``AutoPeftModel``.
+    """
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path, config.inference_mode = base, True
+    if model_class is not None:
+        config.auto_mapping = {"base_model_class": model_class.__name__, "parent_library": model_class.__module__}
+    config.save_pretrained(str(folder))  # type: ignore[no-untyped-call]
+
+
+def save_peft(
+    folder: Path, form: PeftForm, state: Mapping[str, Tensor], base: str | None, model_class: type | None = None
+) -> None:
+    """Write both files of an adapter into a folder that exists; see :func:`save_config`."""
+    save_config(folder, form.config, base, model_class)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in form.tensors(state).items()}
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+
+
+def read_peft(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
+    """Return what a PEFT folder holds: the configuration, and the tensors under PEFT's names.
+
+    Raises:
+        ValueError: a file is missing or cannot be read; names it.
+    """
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise ValueError(f"folder {folder}: no {name}; expected the folder of a PEFT adapter")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))  # type: ignore[no-untyped-call]
+    except Exception as error:  # PEFT raises many kinds for unknown types and values
+        raise ValueError(f"{folder / CONFIG_FILE}: no configuration of PEFT: {' '.join(str(error).split())}") from error
+    try:
+        return config, load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder / WEIGHTS_FILE}: cannot be read: {error}") from error
+
+
+def peft_digest(folder: Path) -> str:
+    """Return a hash of the two files of a PEFT folder."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        with (folder / name).open("rb") as file:
+            digest.update(name.encode() + hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+    return digest.hexdigest()
