@@ -9,7 +9,19 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("allocator", "example", "files", "kinds", "log", "parent", "phases", "precision", "seeding", "tensorfile", "tuners"),
+    (
+        "allocator",
+        "example",
+        "files",
+        "kinds",
+        "log",
+        "parent",
+        "phases",
+        "precision",
+        "seeding",
+        "tensorfile",
+        "tuners",
+    ),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
     ("client", "pretrain"),

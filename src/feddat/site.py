@@ -29,6 +29,7 @@ class SiteConfig(BaseModel):
     model: Path | None = Field(None, description="folder of the foundation model; default: the run's bundled model")
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
+    start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
     device: str | None = Field(None, description="default: the run's")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's")
     share_metrics: Sharing = Field(
@@ -58,6 +59,7 @@ class SiteConfig(BaseModel):
             "root": None,
             "split_clients": 1,
             "data_cache": self.data_cache,
+            "adapter": config.adapter.model_copy(update={"start": None, "start_local": self.start_local}),
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
         }
         if self.model is not None:
@@ -93,7 +95,7 @@ def read_site(path: Path) -> SiteConfig:
     data = {key: str(folder / value) if key in named and value else value for key, value in site.data.items()}
     places: dict[str, Any] = {
         key: folder / value.expanduser()
-        for key in ("model", "state", "data_cache")
+        for key in ("model", "state", "data_cache", "start_local")
         if (value := getattr(site, key)) is not None
     }
     return site.model_copy(update={"data": data} | places)

@@ -62,8 +62,18 @@ def test_a_missing_file_is_damage_too(tmp_path):
 
 def test_a_file_of_an_earlier_version_is_read_and_in_time_replaced(tmp_path):
     """There a round was one file: tensors under their own names, the rest as JSON in its metadata."""
-    numbers = {"round": 1, "bytes": {"train": {"up": 1, "down": 2}}, "seconds": {"other": 3.0}, "failed": 4, "refused": 5}
-    metadata = {"state": json.dumps(numbers), "keys": json.dumps(["b", "rule/momentum", "residual/b"]), "config_hash": "h"}
+    numbers = {
+        "round": 1,
+        "bytes": {"train": {"up": 1, "down": 2}},
+        "seconds": {"other": 3.0},
+        "failed": 4,
+        "refused": 5,
+    }
+    metadata = {
+        "state": json.dumps(numbers),
+        "keys": json.dumps(["b", "rule/momentum", "residual/b"]),
+        "config_hash": "h",
+    }
     tensors = {"b": torch.ones(2, 3), "rule/momentum": torch.ones(2), "residual/b": torch.full((2, 3), 0.5)}
     save_file(tensors, tmp_path / "round-00001.safetensors", metadata=metadata)
     store = Checkpoints(tmp_path, "h")

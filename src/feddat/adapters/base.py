@@ -33,6 +33,8 @@ ROUTES: dict[str, dict[str, float]] = {
     "none": {},
 }
 
+#: An adapter's weight in a sum, and its state.
+Part: TypeAlias = tuple[float, Mapping[str, Tensor]]
 #: A route's name, or the weight of each adapter on it: a number, or a tensor that broadcasts over the outputs of every
 #: site, (N, L, d): 0-dimensional, or (N, 1, 1) for a weight per row of the batch. Gradients flow into it.
 Route: TypeAlias = str | Mapping[str, float | Tensor]
@@ -142,7 +144,7 @@ class Adapters(Protocol):
         """Return how PEFT keeps an adapter of this kind; ``None`` where it has no form for what trains."""
         ...
 
-    def combined(self, parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> tuple[PeftForm | None, dict[str, Tensor]]:
+    def combined(self, parts: Sequence[Part]) -> tuple[PeftForm | None, dict[str, Tensor]]:
         """Return one adapter that is the weighted sum of several: its form and state. One of weight 1 is itself.
 
         Args:

@@ -1,24 +1,21 @@
 """Several weighted adapters as one: exact, since their outputs are added up at every site.
 
-Of LoRA the ranks stand side by side, ``Σ wᵢ·Bᵢ·Aᵢ = [w₁·B₁ … wₙ·Bₙ] · [A₁; …; Aₙ]``; of bottlenecks the inner units, with
-the weights in what leads out of them, as ReLU looks at each unit alone.
+Of LoRA the ranks stand side by side, ``Σ wᵢ·Bᵢ·Aᵢ = [w₁·B₁ … wₙ·Bₙ] · [A₁; …; Aₙ]``; of bottlenecks the inner units,
+with the weights in what leads out of them, as ReLU looks at each unit alone.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
 
 import torch
 from peft import LoraConfig
 from torch import Tensor
 
+from feddat.adapters.base import Part
 from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.bottleneck.layer import joined
-
-#: An adapter's weight in a sum, and its state.
-Part: TypeAlias = tuple[float, Mapping[str, Tensor]]
 
 _LORA_A, _LORA_B = ".lora_A.weight", ".lora_B.weight"
 _BOTTLENECK = (".bottleneck_down.weight", ".bottleneck_down.bias", ".bottleneck_up.weight", ".bottleneck_up.bias")

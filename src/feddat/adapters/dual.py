@@ -13,9 +13,9 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Route, check_adapter, check_route
+from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Part, Route, check_adapter, check_route
 from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
-from feddat.adapters.combine import Part, add_bottlenecks, add_lora
+from feddat.adapters.combine import add_bottlenecks, add_lora
 from feddat.adapters.peft_form import PREFIX, PeftForm
 from feddat.adapters.peft_internals import Site, Switch, collect_sites, freeze_for_good, named_weights
 from feddat.adapters.states import AdapterStates

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from feddat.adapters.base import ADAPTERS, Route, check_adapter, check_route, check_state
+from feddat.adapters.base import ADAPTERS, Part, Route, check_adapter, check_route, check_state
 from feddat.adapters.peft_form import PeftForm
 
 
@@ -92,7 +92,7 @@ class AdapterStates:
         """Return ``None``: PEFT has no form for what trains."""
         return None
 
-    def combined(self, parts: Sequence[tuple[float, Mapping[str, Tensor]]]) -> tuple[PeftForm | None, dict[str, Tensor]]:
+    def combined(self, parts: Sequence[Part]) -> tuple[PeftForm | None, dict[str, Tensor]]:
         """Return the form and the state of one adapter, itself: others cannot be added to it.
 
         Raises:

@@ -8,8 +8,8 @@
 
 One folder per round, so that tensors and numbers cannot disagree; written under a temporary name, flushed to the disk,
 then renamed, so that a kill at any moment leaves either the old state or the new one. Nothing is ever pickled. Beside
-the rounds' folders are the newest round's ``adapter_*`` once more, for whoever wants nothing but these. Earlier versions
-wrote one safetensors file per round.
+the rounds' folders are the newest round's ``adapter_*`` once more, for whoever wants nothing but these. Earlier
+versions wrote one safetensors file per round.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class ServerState:
         seconds: wall time so far, by what it was spent on.
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
+        start: hash of the folder that the first global adapter was read from; empty: it was drawn.
     """
 
     shared: dict[str, Tensor]
@@ -69,6 +70,7 @@ class ServerState:
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "other": 0.0})
     failed: int = 0
     refused: int = 0
+    start: str = ""
     rule: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
 
@@ -193,9 +195,7 @@ def _read_file(path: Path) -> tuple[ServerState, str]:
     return _state(shared, tensors, metadata)
 
 
-def _state(
-    shared: dict[str, Tensor], others: dict[str, Tensor], metadata: dict[str, str]
-) -> tuple[ServerState, str]:
+def _state(shared: dict[str, Tensor], others: dict[str, Tensor], metadata: dict[str, str]) -> tuple[ServerState, str]:
     rule, residual = _taken(_RULE, others), _taken(_RESIDUAL, others)
     state = ServerState(shared=shared, rule=rule, residual=residual, **json.loads(metadata["state"]))
     return state, metadata["config_hash"]

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from feddat.cli import bench, comparing, data, deploying, models, runs, watching
+from feddat.cli import bench, comparing, data, deploying, exporting, models, predicting, runs, watching
 from feddat.cli.common import fail
 
 app = typer.Typer(
@@ -29,7 +29,8 @@ for command in (
     comparing.study,
     runs.report,
     runs.evaluate,
-    runs.predict,
+    predicting.predict,
+    exporting.export,
     watching.status,
     watching.dashboard,
     models.pretrain,

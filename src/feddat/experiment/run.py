@@ -20,13 +20,24 @@ from feddat.config import RunConfig, load_config
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
-from feddat.experiment.federation import CENTRAL, Federation, load_federation, load_foundation, participant_names
+from feddat.experiment.exports.answerer import Answerer
+from feddat.experiment.exports.card import Origin
+from feddat.experiment.exports.write import Options, client_model, export, shared_model
+from feddat.experiment.federation import (
+    CENTRAL,
+    Federation,
+    answering_state,
+    load_federation,
+    load_foundation,
+    participant_names,
+)
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.serving import Service, evaluate, predict
 from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
 from feddat.precision import resolve_precision
+from feddat.site import read_site
 
 
 class Experiment:
@@ -36,6 +47,7 @@ class Experiment:
         config: as given, with paths made absolute and the precision that ``auto`` means on this machine.
         settings: the same with the method's variant filled in: what is run.
         folder: the run's folder.
+        clients: folder of the clients' personal states.
     """
 
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
@@ -47,6 +59,7 @@ class Experiment:
         self.config = _portable(config)
         self.settings = resolve(self.config)
         self.folder = RunFolder(folder or config.run_dir)
+        self.clients = self.folder.clients
 
     @classmethod
     def load(cls, path: Path | str | None = None, *overrides: str, **values: Any) -> Experiment:
@@ -58,14 +71,27 @@ class Experiment:
         return cls(load_config(path, list(overrides), **values))
 
     @classmethod
-    def open(cls, folder: Path | str) -> Experiment:
+    def open(cls, folder: Path | str, site: Path | None = None, device: str | None = None) -> Experiment:
         """Return the experiment that a run folder belongs to.
+
+        Args:
+            folder: the run's, or on a client's machine a copy of the server's.
+            site: that client's own settings: its data, its model and its state are then where they say.
+            device: instead of the run's.
 
         Raises:
             ExperimentError: it is not a run folder.
+            ConfigError: the client's settings cannot be used.
         """
         folder = Path(folder)
-        return cls(RunFolder(folder).read_config(), folder)
+        experiment = cls(RunFolder(folder).read_config(), folder)
+        if site is not None:
+            own = read_site(site)
+            experiment.settings = own.applied(experiment.settings)
+            experiment.clients = own.store(experiment.folder.run_id())
+        if device is not None:
+            experiment.settings = experiment.settings.model_copy(update={"device": device})
+        return experiment
 
     def run(
         self,
@@ -95,7 +121,7 @@ class Experiment:
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
             here = load_federation(self.settings, self.folder.clients)
             names = list(here.participants)
-            service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
+            service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume)
             count = jobs or choose_jobs(self.settings, here)
 
             def rounds(started: float) -> dict[str, Any]:
@@ -131,7 +157,7 @@ class Experiment:
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
-            service = Service(self.config, self.folder, foundation, names, announcer, self.settings.server.wait)
+            service = Service(self.config, self.folder, foundation, names, announcer, self.settings.server.wait, resume)
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -172,9 +198,48 @@ class Experiment:
             ExperimentError: the run has no checkpoint yet, or no such client.
         """
         federation, state = self._latest()
-        if client not in federation.data:
-            raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
+        _check_client(federation, client)
         return predict(federation, state, client, examples, k)
+
+    def answerer(self, client: str | None = None) -> Answerer:
+        """Return a client's trained model, ready to answer; until another run of this process loads its model.
+
+        Raises:
+            ExperimentError: the run has no checkpoint yet, no such client, or several and none is named.
+        """
+        federation, state = self._latest()
+        if client is None and len(federation.data) > 1:
+            raise ExperimentError(f"run folder {self.folder.path}: give --client, one of {', '.join(federation.data)}")
+        client = next(iter(federation.data)) if client is None else client
+        _check_client(federation, client)
+        final, extras = answering_state(federation.foundation, state)
+        owner = federation.owner(client)
+        answering = owner.answering(state.shared or None, state.round, final, extras)
+        return Answerer(answering, owner.members[client], owner.routes(final)[0])
+
+    def export(
+        self, folder: Path | str, client: str | None = None, route: str | None = None, options: Options = Options()
+    ) -> Path:
+        """Write a trained model into a folder of its own, and return it: see :mod:`feddat.experiment.exports.folder`.
+
+        Args:
+            folder: to write.
+            client: whose model; default: nobody's, the adapter that all have in common, without a head.
+            route: that it answers on; default: the method's own.
+            options: how it is written.
+
+        Raises:
+            ExperimentError: the run has no checkpoint yet.
+            ExportError: the folder is taken, or there is no such model, or it cannot be had in this form.
+        """
+        if client is None:
+            foundation, state = load_foundation(self.settings), self._latest_state()
+            trained = shared_model(foundation, state, route)
+        else:
+            federation, state = self._latest()
+            foundation, trained = federation.foundation, client_model(federation, state, client, route)
+        origin = Origin(self.config, state.round, self.folder.summary(), client)
+        return export(Path(folder), foundation, trained, origin, options)
 
     def evaluate(self, split: str) -> dict[str, dict[str, float]]:
         """Return every client's scores on ``train``, ``validation`` or ``test`` after the last round done.
@@ -189,11 +254,18 @@ class Experiment:
         return evaluate(*self._latest(), split)
 
     def _latest(self) -> tuple[Federation, ServerState]:
-        federation = load_federation(self.settings, self.folder.clients)
+        return load_federation(self.settings, self.clients), self._latest_state()
+
+    def _latest_state(self) -> ServerState:
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")
-        return federation, state
+        return state
+
+
+def _check_client(federation: Federation, client: str) -> None:
+    if client not in federation.data:
+        raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
 
 
 def _portable(config: RunConfig) -> RunConfig:
@@ -212,6 +284,9 @@ def _portable(config: RunConfig) -> RunConfig:
         changes["clients"] = {name: {key: _absolute_path(key, value) for key, value in spec.items() if key != "model"}
                               for name, spec in config.clients.items()}  # fmt: skip
     precision = resolve_precision(config.train.precision, config.device)
+    starts = {key: getattr(config.adapter, key) for key in ("start", "start_local")}
+    absolute = {key: path.expanduser().resolve() for key, path in starts.items() if path is not None}
+    changes["adapter"] = config.adapter.model_copy(update=absolute)
     changes["train"] = config.train.model_copy(update={"precision": precision})
     return config.model_copy(update=changes)
 

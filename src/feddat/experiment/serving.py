@@ -11,7 +11,6 @@ from typing import Any
 
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.limits import Limits
@@ -23,10 +22,11 @@ from feddat.app.strategy import AdapterStrategy, sample_size
 from feddat.config import RunConfig
 from feddat.example import Example
 from feddat.experiment.events import Announcer
-from feddat.experiment.federation import Federation, Foundation
+from feddat.experiment.federation import Federation, Foundation, answering_state
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
 from feddat.experiment.methods import title
 from feddat.experiment.samples import write_samples
+from feddat.experiment.starting import Start, read_start
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Service:
         names: of its participants, sorted.
         announcer: takes its events.
         wait: seconds to wait for clients that are not there.
+        resumes: what the folder holds is gone on with.
     """
 
     config: RunConfig
@@ -48,16 +49,19 @@ class Service:
     names: Sequence[str]
     announcer: Announcer
     wait: float
+    resumes: bool = False
 
     def __post_init__(self) -> None:
-        """Choose the rule of aggregation.
+        """Choose the rule of aggregation, and read what the run begins with.
 
         Raises:
-            ConfigError: the rule does not go with the algorithm or the number of clients.
+            ConfigError: ``adapter.start`` cannot be used, or the rule does not go with the algorithm or the number of
+                clients.
         """
         self.settings = self.foundation.config
         replies = sample_size(self.settings.server.fraction, len(self.names))
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
+        self._start = self._read_start()
         self._order: list[str] = []
         self._parameters: dict[str, int] = {}
         self._not_shared: set[str] = set()
@@ -95,7 +99,7 @@ class Service:
     def _rounds(self, grid: Grid, started: float) -> ServerState:
         settings, foundation = self.settings, self.foundation
         checkpoints = self.checkpoints()
-        state = checkpoints.latest() or ServerState(foundation.initial_shared())
+        state = checkpoints.latest() or self._beginning()
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         roster = Roster(self.folder.run_id(), self.names, settings.server.min_clients, self.wait)
@@ -127,6 +131,19 @@ class Service:
         server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
         self._note(roster.known.values())
         return state
+
+    def _read_start(self) -> Start | None:
+        """Return the adapter to begin with; ``None``: it is drawn, or this run has begun."""
+        folder = self.settings.adapter.start
+        if folder is None or (self.resumes and self.checkpoints().latest() is not None):
+            return None
+        return read_start("adapter.start", folder, self.foundation.adapters, self.foundation.model["weights"])
+
+    def _beginning(self) -> ServerState:
+        if self._start is None:
+            return ServerState(self.foundation.initial_shared())
+        shared = dict(self._start.state) if self.foundation.algorithm.communicates else {}
+        return ServerState(shared, start=self._start.digest)
 
     def _met(self, state: ServerState, members: Sequence[Member]) -> None:
         self._note(members)
@@ -192,14 +209,14 @@ class Service:
             "refused": state.refused,
             "missing": [name for name in clients if name not in scored],
             "not_shared": [name for name in clients if name in self._not_shared],
-        }
+        } | ({"start": state.start} if state.start else {})
 
 
 def predict(
     federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
 ) -> list[list[tuple[str, float]]]:
     """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
-    final, extras = _answering(federation.foundation, state)
+    final, extras = answering_state(federation.foundation, state)
     owner = federation.owner(client)
     return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
 
@@ -207,7 +224,7 @@ def predict(
 def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
     """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
     foundation = federation.foundation
-    final, extras = _answering(foundation, state)
+    final, extras = answering_state(foundation, state)
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
         found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
@@ -217,9 +234,3 @@ def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str
         for name in federation.data
         if name in found
     }
-
-
-def _answering(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
-    """Return whether a state is that of the last round, and the extra arrays that answers take."""
-    server = foundation.algorithm.server
-    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))

@@ -93,6 +93,11 @@ class SoftPromptModel(BaseTuner):
         if adapter_name not in self.active_adapters:
             layer.requires_grad_(False)
 
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        # PEFT's own version expects one name behind the adapter's.
+        return key.replace(f"{CONTAINER}.{adapter_name}.", f"{CONTAINER}.")
+
     def unload(self) -> torch.nn.Module:
         """Return the model as it was."""
         for module in list(self.model.modules()):
