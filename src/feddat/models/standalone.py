@@ -179,7 +179,9 @@ def _read_blip(source: Path, head: Head | None, untied: bool) -> Standalone:
         _untie(blip, words.decoder, blip.text_decoder.bert.embeddings.word_embeddings)
     if head is None or not written:
         return Standalone(blip, blip)
-    words.decoder.bias = words.bias = nn.Parameter(head.state["1.bias"], requires_grad=False)
+    # The class ties its two biases as well, of which it uses the decoder's.
+    words.decoder.bias = nn.Parameter(head.state["1.bias"].clone(), requires_grad=False)
+    words.bias.data.copy_(head.state["1.bias"])
     words.decoder.weight.data.copy_(head.state["1.weight"])
     transform = {key.removeprefix("0."): value for key, value in head.state.items() if key.startswith("0.")}
     words.transform.load_state_dict(transform)
