@@ -7,6 +7,7 @@ PEFT is loaded, by whoever loads it.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
@@ -33,15 +34,21 @@ def _register() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds PEFT where the other finders do, and steps aside for good."""
+    """Finds PEFT where the other finders do; whoever merely looks whether there is PEFT changes nothing."""
+
+    def __init__(self) -> None:
+        self._looking = threading.local()
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None, /
     ) -> ModuleSpec | None:
-        if name != PEFT:
+        if name != PEFT or getattr(self._looking, "now", False):
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        self._looking.now = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self._looking.now = False
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader)
         return spec

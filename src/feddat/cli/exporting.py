@@ -23,9 +23,6 @@ def export(
         bool, typer.Option("--merge", help="A model folder of its own, with the adapter in its weights.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="With --merge: fp32, bf16 or fp16.")] = "fp32",
-    onnx: Annotated[
-        bool, typer.Option("--onnx", help="With --merge: also model.onnx, where transformers can export it.")
-    ] = False,
     base: Annotated[
         str | None, typer.Option("--base-model", metavar="NAME", help="What the folder calls the foundation model.")
     ] = None,
@@ -47,9 +44,8 @@ def export(
 
     if dtype not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"--dtype: expected fp32, bf16 or fp16, got {dtype!r}")
-    for given, name in ((dtype != "fp32", "--dtype"), (onnx, "--onnx")):
-        if given and not merge:
-            raise ConfigError(f"{name}: of a merged model; give --merge")
+    if dtype != "fp32" and not merge:
+        raise ConfigError("--dtype: of a merged model; give --merge")
     if public and push is None:
         raise ConfigError("--public: of a repository; give --push")
     say_loading()

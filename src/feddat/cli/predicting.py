@@ -50,6 +50,7 @@ def predict(
 ) -> None:
     """Ask a trained model a question about a picture, or those of a file."""
     from feddat.config import ConfigError
+    from feddat.data.answer_files import check_format
     from feddat.example import DataError
 
     if file is not None:
@@ -57,6 +58,8 @@ def predict(
             raise ConfigError("--file: its records have the pictures and questions; leave --image and --question out")
         if not file.is_file():
             raise DataError(f"{file}: no such file")
+        if to is not None:
+            check_format(to)
     elif not image or question is None:
         raise ConfigError("give a question: --image and --question, or many in a --file")
     elif images is not None or to is not None or keep_going:

@@ -57,11 +57,18 @@ def open_writer(path: Path | None) -> Iterator[Write]:
     if path is None:
         yield lambda rows: _write_lines(sys.stdout, rows)
         return
-    if path.suffix not in _FORMATS:
-        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(_FORMATS)}")
+    check_format(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary, _FORMATS[path.suffix](temporary) as write:
+    with whole_file(path) as temporary, _FORMATS[path.suffix.lower()](temporary) as write:
         yield write
+
+
+def check_format(path: Path) -> None:
+    """Raise ``DataError`` if answers cannot be written into a file of this name."""
+    if path.suffix.lower() not in _FORMATS:
+        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(_FORMATS)}")
+    if path.is_dir():
+        raise DataError(f"{path}: a folder; expected the name of a file")
 
 
 @contextmanager

@@ -209,7 +209,9 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)
-    starts = client_starts(config, algorithm, adapters, foundation.model["weights"])
+    # Who has trained goes on from that, whatever has become of the folder since.
+    begun = all(store.rounds() for store in stores.values())
+    starts = {} if begun else client_starts(config, algorithm, adapters, foundation.model["weights"])
     participants = {
         name: Participant(
             name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent, captured, starts

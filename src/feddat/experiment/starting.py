@@ -22,6 +22,10 @@ from feddat.algorithms import Algorithm
 from feddat.config import AdapterConfig, ConfigError, RunConfig
 from feddat.experiment.exports.folder import FUSION_FILE, ExportInfo, is_export
 
+#: Options of PEFT that must be the same, beside the shapes.
+_COMPARED = ("peft_type", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "placement", "causal")
+#: Ways to begin LoRA that take something out of the frozen weights.
+_CHANGE_WEIGHTS = ("pissa", "olora", "corda", "loftq")
 #: Where a fusion on the shared side is in an adapter's state, and in an exported folder's file.
 _FUSION, _EXPORTED_FUSION = "fusion.whole.", "0."
 
@@ -100,6 +104,7 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
         )
     try:
         config, tensors = read_peft(folder)
+        _check_kept_weights(config, folder)
         for option, (found, expected) in _compared(config, form.config).items():
             if found != expected:
                 raise ValueError(f"folder {folder}: {option} is {found}, the run's is {expected}")
@@ -114,11 +119,20 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
 
 def _compared(config: PeftConfig, expected: PeftConfig) -> dict[str, tuple[Any, Any]]:
     """Return what must be the same beside shapes: option -> (found, expected)."""
-    options = ("peft_type", "use_dora", "use_rslora", "bias", "placement", "causal")
-    found = {option: (getattr(config, option, None), getattr(expected, option, None)) for option in options}
+    found = {option: (getattr(config, option, None), getattr(expected, option, None)) for option in _COMPARED}
     if found["peft_type"][0] == found["peft_type"][1] and hasattr(expected, "lora_alpha"):
         found["scale (alpha / rank)"] = (_scale(config), _scale(expected))
     return found
+
+
+def _check_kept_weights(config: PeftConfig, folder: Path) -> None:
+    """Raise ``ValueError`` where an adapter began by changing the weights that it is added to, as PiSSA's do."""
+    way = getattr(config, "init_lora_weights", True)
+    if isinstance(way, str) and way.lower().startswith(_CHANGE_WEIGHTS):
+        raise ValueError(
+            f"folder {folder}: init_lora_weights {way} changes the model's own weights; have PEFT convert it to plain "
+            "LoRA when it saves (path_initial_model_for_weight_conversion)"
+        )
 
 
 def _scale(config: Any) -> float:

@@ -120,9 +120,13 @@ def save_standalone(
     return made.prefix
 
 
+#: What other software looks for beside them.
+_OTHERS_READ = ("tokenizer.model", "sentencepiece.bpe.model", "video_preprocessor_config.json")
+
+
 def copy_processor(source: Path, folder: Path) -> None:
     """Copy the files that decide what becomes of pictures and texts before the model sees them."""
-    for name in (*ENCODING_FILES, "tokenizer.model"):
+    for name in (*ENCODING_FILES, *_OTHERS_READ):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
 

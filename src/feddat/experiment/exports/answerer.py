@@ -32,7 +32,7 @@ from feddat.experiment.exports.folder import (
     is_export,
     read_json,
 )
-from feddat.models.base import Backbone
+from feddat.models.base import Backbone, ModelError
 from feddat.models.catalog import load_backbone
 from feddat.models.fusion import FusedBackbone, WeightedFusions
 from feddat.models.number_formats import Format
@@ -77,9 +77,9 @@ class Answerer:
             choices: of ``vcr``, the four answers to choose from.
 
         Raises:
-            DataError: a picture cannot be read, or there are too many or too few.
+            DataError: the question is empty, a picture cannot be read, or there are too many or too few.
         """
-        example = Example("question", _pictures(image), question, choices=tuple(choices))
+        example = Example("question", _pictures(image), _text(question), choices=tuple(choices))
         return self.answers([example], 1)[0][0][0]
 
     def answers(self, batch: Sequence[Asked], k: int = 3) -> list[Answers]:
@@ -104,8 +104,9 @@ def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu
         device: to compute on.
 
     Raises:
-        ExportError: the folder is no such folder, is nobody's model, or belongs to another foundation model.
-        ModelError: the foundation model cannot be used.
+        ExportError: the folder is no such folder, is nobody's model, or its foundation model cannot be used or is
+            another one.
+        ModelError: a merged model cannot be read.
     """
     folder = Path(folder).expanduser()
     info = ExportInfo.read(folder)
@@ -171,7 +172,10 @@ def _backbone(folder: Path, info: ExportInfo, model: str, device: str) -> Backbo
     if info.merged:
         return load_backbone(str(folder))
     number_format: Format = info.format  # type: ignore[assignment]
-    backbone = load_backbone(model, number_format, device)
+    try:
+        backbone = load_backbone(model, number_format, device)
+    except ModelError as error:
+        raise ExportError(f"{folder}: its foundation model cannot be used: {error}; say with --model where it is") from error
     if backbone.encoder.fingerprint[:16] != info.encoder or weights_hash(backbone.model.state_dict()) != info.weights:
         raise ExportError(f"{folder}: trained on another model than {model}, whose weights or processor differ")
     return backbone
@@ -224,8 +228,16 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
 def _example(number: int, asked: Asked) -> Example:
     if isinstance(asked, Example):
         return asked
+    if not isinstance(asked, list | tuple) or len(asked) != 2:
+        raise DataError(f"question {number}: expected a picture and a question, or an Example; got {asked!r}")
     image, question = asked
-    return Example(f"question {number}", _pictures(image), question)
+    return Example(f"question {number}", _pictures(image), _text(question))
+
+
+def _text(question: str) -> str:
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"question: expected text, got {question!r}")
+    return question
 
 
 def _pictures(image: Picture | Sequence[Picture]) -> tuple[Image, ...]:
@@ -239,6 +251,10 @@ def _picture(image: Picture) -> Image:
         return np.asarray(image.convert("RGB"))
     if isinstance(image, str | Path):
         return Path(image).expanduser()
-    if isinstance(image, bytes | np.ndarray):
+    if isinstance(image, bytes):
         return image
+    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
+        return image
+    if isinstance(image, np.ndarray):
+        raise DataError(f"picture: expected pixels (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
     raise DataError(f"picture: expected a file, bytes, pixels or an image of Pillow, got {type(image).__name__}")

@@ -24,6 +24,8 @@ from feddat.models.catalog import list_models
 
 #: A model's name on the Hub, with a revision where one is given.
 _HUB_NAME = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+#: What the Hub calls what is answered here.
+_TASK = "visual-question-answering"
 #: Scores of so many clients at least are averaged: the mean of one is that one's.
 _LEAST_CLIENTS = 2
 
@@ -61,12 +63,12 @@ def write_card(folder: Path, info: ExportInfo, origin: Origin, personal: bool) -
     data = ModelCardData(
         library_name="transformers" if info.merged or info.kind == "head" else "peft",
         base_model=hub["name"] if hub is not None and on_hub else None,
-        pipeline_tag="visual-question-answering",
+        pipeline_tag=_TASK if info.task in (None, "vqa") else None,
         tags=["feddat", "federated-learning", "vision-language", *([] if info.merged else [info.kind])],
         model_name=what,
         eval_results=[
             EvalResult(
-                task_type="visual-question-answering",
+                task_type=_TASK if info.task in (None, "vqa") else str(info.task),
                 dataset_type=re.sub(r"\W+", "-", source),
                 dataset_name=source,
                 metric_type="accuracy",
