@@ -83,10 +83,11 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["comparee"], "comparee"),
         (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["report", "/nowhere"], "/nowhere: no such run folder"),
-        (["compare", "--suite", "papr"], "suite 'papr': unknown; suites are paper, mini, rivals"),
+        (["compare", "--suite", "papr"], "suite 'papr': unknown; suites are paper, mini, deciding"),
         (["compare", "--suite", "mini", "-b", "mini/task"], "--suite and --benchmark: give one of them"),
         (["compare", "--suite", "mini", "-m", "fedavgg"], "method: 'fedavgg' is unknown"),
         (["compare", "--tune-on", "mini/task"], "--tune-on: names a federation of a suite"),
+        (["tune", "chosen.json"], "tune chosen.json: expected settings to search"),
         (["report", "/nowhere", "--markdown"], "/nowhere: no such run folder"),
         (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
         (["study", "examples", "--split", "dev"], "--split: expected validation or test, got 'dev'"),
@@ -156,7 +157,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Usage: feddat" in captured.out + captured.err
 
 
-@pytest.mark.parametrize("name", ["demo", "mini"])
+@pytest.mark.parametrize("name", ["demo", "mini", "published"])
 def test_the_presets_are_valid_configurations(name: str) -> None:
     preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / f"{name}.yaml")
     assert preset.benchmark == "mini/domain"
@@ -282,3 +283,18 @@ def test_a_suite_and_its_tables(
     assert f"report  {tmp_path / 'suite-tiny' / 'report.html'}" in shown
     assert call("report", str(tmp_path / "suite-tiny"), "--markdown") == 0
     assert capsys.readouterr().out == (tmp_path / "suite-tiny" / "results.md").read_text()
+
+
+def test_what_a_search_chose_is_taken_by_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from helpers import make_tiny_vilt
+
+    settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8"]
+    settings += ["test_examples=4", "--benchmark", "mini/domain", "--jobs", "1"]
+    file = tmp_path / "docs" / "chosen.json"
+    assert call("tune", "train.lr=1e-3,1e-2", *settings, "-m", "local", "--to", str(file)) == 0
+    assert f"chosen  {file}" in capsys.readouterr().out
+    chosen = json.loads(file.read_text())
+    rate = chosen["best"]["local"]["train.lr"]
+    assert chosen["scores"]["local"].keys() == {"train.lr=0.001", "train.lr=0.01"}
+    assert call("compare", *settings, "-m", "local", "--seeds", "1", "--name", "c", "--tune", str(file)) == 0
+    assert f"lr: {rate}" in (tmp_path / "c" / "local-s0" / "config.yaml").read_text()

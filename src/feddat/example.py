@@ -13,6 +13,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from feddat.picture_settings import PictureSettings
+
 #: Pixels (uint8, H x W x 3, RGB), the path of an image file, or the bytes of one.
 Image: TypeAlias = NDArray[np.uint8] | Path | bytes
 
@@ -70,6 +72,7 @@ class ClientData:
         description: one line for reports.
         encodings: folder in which what encoders make of the examples is kept; ``None``: in memory only.
         answering: how this client answers, one of :data:`ANSWERING`; ``None``: as the run says.
+        pictures: how its images are read.
     """
 
     name: str
@@ -81,6 +84,7 @@ class ClientData:
     description: str = ""
     encodings: Path | None = None
     answering: str | None = None
+    pictures: PictureSettings = field(default_factory=PictureSettings)
 
     def split(self, name: str) -> tuple[Example, ...]:
         """Return the examples of ``train``, ``validation`` or ``test``."""

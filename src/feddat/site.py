@@ -58,6 +58,8 @@ class SiteConfig(BaseModel):
             "benchmark": None,
             "root": None,
             "split_clients": 1,
+            # Where this client's records may lead is for its own settings to say, which `data` has.
+            "pictures": config.pictures.model_copy(update={"outside": False}),
             "data_cache": self.data_cache,
             "adapter": config.adapter.model_copy(update={"start": None, "start_local": self.start_local}),
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),

@@ -34,7 +34,7 @@ class MadeUp:
     def files(self, root: Path, split: str) -> tuple[Path, ...]:
         return (root / f"{split}.json",)
 
-    def read(self, root, split, *, skip_missing=False, skipped=None):
+    def read(self, root, split, *, skip_missing=False, skipped=None, outside=False):
         count = 200 if split == "train" else 60
         order = range(count - 1, -1, -1) if self.reverse else range(count)
         for n in order:

@@ -8,7 +8,9 @@ from PIL import Image
 from feddat.client.encode import check_encoder, encode_cached
 from feddat.data.cache import EncodedImage, EncodingCache
 from feddat.example import ClientData, DataError, Example, View
+from feddat.models.encoding import encode_image
 from feddat.models.vilt import ViltBackbone
+from feddat.pictures import PictureReader
 
 CPU = torch.device("cpu")
 
@@ -40,14 +42,14 @@ def cache_in(folder, backbone) -> EncodingCache:
     return EncodingCache(folder / "cache", backbone.encoder.fingerprint)
 
 
-def no_decoding(image):
+def no_decoding(self, image):
     raise AssertionError(f"decoded {image}")
 
 
 def test_views_from_the_cache_are_those_encoded_in_memory(backbone, views, tmp_path, monkeypatch):
     expected = backbone.encode(views)
     first = encode_cached(backbone.encoder, views, cache_in(tmp_path, backbone))
-    monkeypatch.setattr("feddat.models.folder_encoder.read_rgb", no_decoding)
+    monkeypatch.setattr(PictureReader, "read", no_decoding)
     second = encode_cached(backbone.encoder, views, cache_in(tmp_path, backbone))
     some = encode_cached(backbone.encoder, views[:2], cache_in(tmp_path, backbone))
     assert same_batches(expected, first)
@@ -77,11 +79,14 @@ def test_a_torn_shard_is_made_again(backbone, views, tmp_path):
 def test_images_that_were_prepared_are_taken_as_they_are(backbone, views, tmp_path, monkeypatch):
     encoder = backbone.encoder
     prepared = [
-        View(EncodedImage.of(encoder.image(view.image).numpy(), encoder.fingerprint), view.text) for view in views
+        View(
+            EncodedImage.of(encode_image(encoder, view.image, PictureReader()).numpy(), encoder.fingerprint), view.text
+        )
+        for view in views
     ]
     expected = backbone.encode(views)
     assert same_batches(expected, backbone.encode(prepared))
-    monkeypatch.setattr("feddat.models.folder_encoder.read_rgb", no_decoding)
+    monkeypatch.setattr(PictureReader, "read", no_decoding)
     assert same_batches(expected, encode_cached(encoder, prepared, cache_in(tmp_path, backbone)))
     assert not cache_in(tmp_path, backbone).images.folder.exists()
 

@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 
 from feddat.data.cache import ArrayStore, EncodedImage, image_key, shards, text_key, write_shard
 from feddat.example import DataError
-from feddat.models.images import read_rgb
+from feddat.pictures import PictureReader
 
 
 def key(number: int) -> bytes:
@@ -158,7 +158,7 @@ def test_an_encoded_image_is_an_image_like_any_other():
     pixels = picture(4, 6)
     image = EncodedImage.of(pixels, "me")
     assert (image.shape, image.encoder) == ((4, 6, 3), "me")
-    assert np.array_equal(read_rgb(image), pixels.transpose(1, 2, 0))
+    assert np.array_equal(PictureReader().read(image), pixels.transpose(1, 2, 0))
     assert np.array_equal(image.encoded, pixels)
     assert np.shares_memory(image.encoded, pixels)
     assert image[:2].encoder == ""  # a part of it is not what the encoder made

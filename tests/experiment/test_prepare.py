@@ -20,6 +20,8 @@ from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment import prepare as prepare_module
 from feddat.experiment.prepare import prepare
 from feddat.models.catalog import load_encoder
+from feddat.models.encoding import encode_image
+from feddat.pictures import PictureReader
 from helpers import make_tiny_vilt
 
 SIZES = Sizes(12, 6, 100)
@@ -80,7 +82,7 @@ def test_a_prepared_folder_holds_what_drawing_gives(done, published, model):
                 assert (a.id, a.text, a.answers, a.choices, a.label) == (b.id, b.text, b.answers, b.choices, b.label)
                 for image, encoded in zip(a.images, b.images, strict=True):
                     assert isinstance(encoded, EncodedImage)
-                    assert np.array_equal(encoder.image(image), encoded.encoded)
+                    assert np.array_equal(encode_image(encoder, image, PictureReader()), encoded.encoded)
 
 
 def test_counts_say_what_became_of_every_question(done):
@@ -92,7 +94,7 @@ def test_counts_say_what_became_of_every_question(done):
 
 
 def test_a_run_over_a_prepared_folder_decodes_nothing(done, model, tmp_path, monkeypatch):
-    monkeypatch.setattr("PIL.Image.open", no_decoding)
+    monkeypatch.setattr(PictureReader, "_decode", no_decoding)
     tokenised = []
     monkeypatch.setattr(
         "feddat.models.vilt_encoder.ViltEncoder.texts", lambda self, texts: tokenised.extend(texts) or []

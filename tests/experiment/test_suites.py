@@ -13,16 +13,18 @@ from feddat.experiment.tuning import trials
 
 def test_each_federation_is_a_comparison_in_a_folder_of_its_own(tmp_path):
     configs = SUITES["mini"].configs(load_config(runs_dir=tmp_path))
-    assert list(configs) == ["mini-domain", "mini-scene", "mini-function", "mini-task"]
+    assert list(configs) == ["mini-domain", "mini-scene", "mini-function", "mini-task", "mini-convention"]
     runs = all_runs({label: Plan(config, ["feddat"], [0, 1]) for label, config in configs.items()})
-    assert len(runs) == 8
+    assert len(runs) == 10
     run = runs["mini-task/feddat-s1"]
     assert (run.benchmark, run.run_dir) == ("mini/task", tmp_path / "suite-mini" / "mini-task" / "feddat-s1")
     assert SUITES["mini"].configs(load_config(runs_dir=tmp_path, name="x"))["mini-task"].runs_dir == tmp_path / "x"
 
 
 def test_mistakes_are_named(make_config):
-    with pytest.raises(ConfigError, match="suite 'papr': unknown; suites are paper, mini, rivals, all"):
+    with pytest.raises(
+        ConfigError, match="suite 'papr': unknown; suites are paper, mini, deciding, published, rivals, all"
+    ):
         find_suite("papr")
     with pytest.raises(ConfigError, match=r"suite mini: its federations are mini/domain, .*; give no `clients`"):
         SUITES["mini"].configs(make_config())
@@ -79,19 +81,19 @@ def fake_runs(monkeypatch, score, failed=()):
 
 def test_settings_are_chosen_for_each_federation_or_on_one_for_all(tmp_path, monkeypatch):
     configs = SUITES["mini"].configs(load_config(runs_dir=tmp_path))
-    best = {"mini/domain": 0.1, "mini/scene": 0.2, "mini/function": 0.1, "mini/task": 0.2}
+    best = {"mini/domain": 0.1, "mini/scene": 0.2, "mini/function": 0.1, "mini/task": 0.2, "mini/convention": 0.1}
     seen = fake_runs(monkeypatch, lambda run: 50.0 + (run.train.lr == best[run.benchmark]))
     wanted = Search.parse("train.lr=0.1,0.2")
     each = tune_suite(configs, ["feddat"], wanted)
-    assert [chosen["best"]["feddat"]["train.lr"] for chosen in each.values()] == [0.1, 0.2, 0.1, 0.2]
-    assert seen == list(trials(configs, ["feddat"], wanted)) and len(seen) == 8
+    assert [chosen["best"]["feddat"]["train.lr"] for chosen in each.values()] == [0.1, 0.2, 0.1, 0.2, 0.1]
+    assert seen == list(trials(configs, ["feddat"], wanted)) and len(seen) == 10
     assert (
         json.loads((tmp_path / "suite-mini" / "mini-task" / "tuning" / "tuning.json").read_text()) == each["mini-task"]
     )
     seen.clear()
     one = tune_suite(configs, ["feddat"], wanted, "mini/scene")
-    assert [chosen["best"]["feddat"]["train.lr"] for chosen in one.values()] == [0.2] * 4
-    assert [chosen["benchmark"] for chosen in one.values()] == ["mini/scene"] * 4
+    assert [chosen["best"]["feddat"]["train.lr"] for chosen in one.values()] == [0.2] * 5
+    assert [chosen["benchmark"] for chosen in one.values()] == ["mini/scene"] * 5
     assert seen == ["mini-scene/feddat-train.lr=0.1", "mini-scene/feddat-train.lr=0.2"]
 
 

@@ -2,9 +2,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from feddat.example import DataError
 from feddat.models.encoding import EncodedImageTexts, encode_images
+from feddat.pictures import PictureReader
 
 CPU = torch.device("cpu")
 
@@ -73,16 +75,20 @@ def test_unknown_view_is_refused():
 
 
 class Slow:
-    """An encoder of files that are numbers, which remembers how many threads torch had."""
+    """An encoder that remembers how many threads torch had, and keeps a picture's first value."""
+
+    widest = 200.0
 
     def __init__(self):
         self.threads = []
 
-    def image(self, path):
+    def image(self, pixels):
         self.threads.append(torch.get_num_threads())
-        if not path.is_file():
-            raise DataError(f"image {path}: no such file")
-        return torch.full((3, 2, 2), int(path.read_text()))
+        return torch.full((3, 2, 2), int(pixels[0, 0, 0]))
+
+
+def save_picture(path, level):
+    Image.new("L", (5, 5), level).save(path, "png")
 
 
 @pytest.fixture
@@ -97,20 +103,20 @@ def test_files_are_encoded_side_by_side_in_their_order(tmp_path, threads, count)
     threads(count)
     files = [tmp_path / str(index) for index in range(20)]
     for index, path in enumerate(files):
-        path.write_text(str(index))
+        save_picture(path, index)
     encoder = Slow()
-    assert [int(image[0, 0, 0]) for image in encode_images(encoder, files)] == list(range(20))
+    assert [int(image[0, 0, 0]) for image in encode_images(encoder, files, PictureReader())] == list(range(20))
     assert set(encoder.threads) == {1}
     assert torch.get_num_threads() == count
     files[7].unlink()
     with pytest.raises(DataError, match=r"7: no such file"):
-        encode_images(encoder, files)
+        encode_images(encoder, files, PictureReader())
     assert torch.get_num_threads() == count
 
 
 def test_few_files_are_encoded_one_after_the_other(tmp_path, threads):
     threads(3)
-    (tmp_path / "0").write_text("0")
+    save_picture(tmp_path / "0", 0)
     encoder = Slow()
-    encode_images(encoder, [tmp_path / "0"] * 5)
+    encode_images(encoder, [tmp_path / "0"] * 5, PictureReader())
     assert encoder.threads == [3] * 5

@@ -11,6 +11,7 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from feddat.example import DataError, View
 from feddat.models.base import ModelError
 from feddat.models.vilt import ViltBackbone
+from feddat.pictures import PictureReader
 from helpers import make_tiny_vilt
 
 CPU = torch.device("cpu")
@@ -79,7 +80,7 @@ def test_shared_images_are_decoded_once(backbone, tmp_path, monkeypatch):
     Image.fromarray(picture()).save(path)
     array = picture(seed=1)
     opened = []
-    monkeypatch.setattr("feddat.models.folder_encoder.read_rgb", lambda image: opened.append(image) or picture())
+    monkeypatch.setattr(PictureReader, "read", lambda self, image: opened.append(image) or picture())
     pairs = [(path, path), (array, array), (path.read_bytes(), path.read_bytes())]
     views = backbone.encode([View(image, "a") for pair in pairs for image in pair])
     assert len(views) == 6

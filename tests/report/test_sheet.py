@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from feddat.example import ClientData, DataError, Example
-from feddat.report.sheet import GAP, PICTURE, contact_sheet, load_image, question_and_answer
+from feddat.picture_settings import PictureSettings
+from feddat.report.sheet import GAP, PICTURE, contact_sheet, question_and_answer
 
 COLOURS = [(200, 10, 10), (10, 200, 10), (10, 10, 200)]
 
@@ -48,10 +49,26 @@ def test_what_is_right_is_told_for_every_kind_of_example() -> None:
     assert question_and_answer(Example("1", (), "q", choices=("w", "x"), label=1)) == ("q", "x")
 
 
-def test_image_files_are_read_in_rgb_and_bad_ones_are_named(tmp_path: Path) -> None:
-    Image.new("L", (4, 3), 7).save(tmp_path / "grey.png")
-    assert load_image(tmp_path / "grey.png").mode == "RGB"
-    assert load_image((tmp_path / "grey.png").read_bytes()).mode == "RGB"
+def sheet_of(*images: Path | bytes, **settings: object) -> np.ndarray:
+    examples = tuple(Example(str(n), (image,), "?", {"red": 1.0}) for n, image in enumerate(images))
+    data = ClientData("shop", "vqa", examples, (), (), ("red",), pictures=PictureSettings(**settings))
+    return np.asarray(contact_sheet([data], columns=len(images), rows=1))
+
+
+def test_images_are_drawn_as_models_read_them(tmp_path: Path) -> None:
+    """Grey, of 16 bits with the client's own settings, and of one row, from files and from memory."""
+    Image.new("L", (4, 3), 77).save(tmp_path / "grey.png")
+    Image.fromarray(np.array([[0, 4000]] * 2, np.uint16)).save(tmp_path / "deep.png")
+    Image.new("RGB", (3000, 1), (1, 2, 3)).save(tmp_path / "thin.png")
+    paths = [tmp_path / name for name in ("grey.png", "deep.png", "thin.png")]
+    sheet = sheet_of(paths[0], paths[1].read_bytes(), paths[2], grey="percentiles")
+    lefts = [GAP + column * (PICTURE + GAP) for column in range(3)]
+    assert (sheet[:, lefts[0] + 100] == 77).all(axis=-1).sum() == 150
+    assert (sheet[:, lefts[1] + 195] == 255).all(axis=-1).sum() >= PICTURE // 2
+    assert (sheet[:, lefts[2] + 100] == (1, 2, 3)).all(axis=-1).sum() == 1
+
+
+def test_bad_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"bad\.png: not a readable image"):
-        load_image(tmp_path / "bad.png")
+    with pytest.raises(DataError, match=r"bad\.png: cannot be decoded"):
+        sheet_of(tmp_path / "bad.png")

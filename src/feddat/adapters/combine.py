@@ -66,7 +66,7 @@ def add_bottlenecks(
 ) -> tuple[BottleneckConfig, dict[str, Tensor]]:
     """Return one adapter, as many times as wide as there are parts, that adds what all of them add."""
     state: dict[str, Tensor] = {}
-    scales = [weight for weight, _ in parts]
+    scales: list[float | Tensor] = [weight for weight, _ in parts]
     for site in sites:
         names = [site + name for name in _BOTTLENECK]
         weights = [(part[names[0]], part[names[1]], part[names[2]], part[names[3]]) for _, part in parts]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -134,7 +135,9 @@ class DualAdapters(AdapterStates):
         if isinstance(self._config, BottleneckConfig):
             config, state = add_bottlenecks(self._config, [site.name for site in sites], parts)
         else:
-            config, state = add_lora(self._config, {site.name: site.scaling["global"] for site in sites}, parts)
+            config, state = add_lora(
+                cast(LoraConfig, self._config), {site.name: site.scaling["global"] for site in sites}, parts
+            )
         return PeftForm(config, {key: PREFIX + key for key in state}), state
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:

@@ -55,7 +55,7 @@ def save_config(folder: Path, config: PeftConfig, base: str | None, model_class:
     config.base_model_name_or_path, config.inference_mode = base, True
     if model_class is not None:
         config.auto_mapping = {"base_model_class": model_class.__name__, "parent_library": model_class.__module__}
-    config.save_pretrained(str(folder))  # type: ignore[no-untyped-call]
+    config.save_pretrained(str(folder))
 
 
 def save_peft(
@@ -77,7 +77,7 @@ def read_peft(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise ValueError(f"folder {folder}: no {name}; expected the folder of a PEFT adapter")
     try:
-        config = PeftConfig.from_pretrained(str(folder))  # type: ignore[no-untyped-call]
+        config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # PEFT raises many kinds for unknown types and values
         raise ValueError(f"{folder / CONFIG_FILE}: no configuration of PEFT: {' '.join(str(error).split())}") from error
     try:

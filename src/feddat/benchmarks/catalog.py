@@ -52,6 +52,7 @@ def load_benchmark(
     test_examples: int | None = None,
     root: Path | None = None,
     validation_examples: int | None = None,
+    outside: bool = False,
 ) -> Benchmark:
     """Generate a federation, draw it from published datasets, or read a prepared one.
 
@@ -64,6 +65,7 @@ def load_benchmark(
         test_examples: test examples per client. A prepared folder is read whole.
         root: ``paper/*``: folder of the published datasets; or of prepared ones, called ``domain``, ``scene``, ...
         validation_examples: mini/*: validation examples per client; default: half as many as test examples.
+        outside: ``paper/*``: let records name images outside the datasets' own folders.
 
     Raises:
         BenchmarkError: unknown name, or ``root`` is missing.
@@ -89,7 +91,7 @@ def load_benchmark(
             return _prepared(name, ready)
         federation = FEDERATIONS[name]
         wanted = Sizes(train_examples or TRAIN_EXAMPLES, test_examples or TEST_EXAMPLES)
-        clients = tuple(draw_client(part, root, seed, wanted)[0] for part in federation.parts)
+        clients = tuple(draw_client(part, root, seed, wanted, outside=outside)[0] for part in federation.parts)
         return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
     if Path(name).is_dir():
         return _prepared(name, Path(name))

@@ -59,7 +59,7 @@ class Count:
 
 
 def draw_client(
-    part: Part, root: Path, seed: int, sizes: Sizes, skip_missing: bool = False
+    part: Part, root: Path, seed: int, sizes: Sizes, skip_missing: bool = False, outside: bool = False
 ) -> tuple[ClientData, dict[str, Count]]:
     """Draw one client's data, and count what was kept and dropped per split.
 
@@ -72,6 +72,7 @@ def draw_client(
         seed: of the choice.
         sizes: how many questions.
         skip_missing: leave out questions whose image file is missing, instead of raising.
+        outside: let records name images outside the dataset's own folders.
 
     Raises:
         DataError: a file is missing or malformed, or nothing is left of a split; names client and file.
@@ -85,7 +86,8 @@ def draw_client(
     def published(name: str) -> Iterator[tuple[str, Example]]:
         """Yield the examples of a published split, each with the client's split that it belongs to."""
         skipped[name].clear()
-        for example in source.read(folder, name, skip_missing=skip_missing, skipped=skipped[name]):
+        examples = source.read(folder, name, skip_missing=skip_missing, skipped=skipped[name], outside=outside)
+        for example in examples:
             held_out = name == "train" and _held_out(example, folder, seed, part.client)
             yield "validation" if held_out else "train" if name == "train" else "test", example
 

@@ -95,7 +95,7 @@ def _task(
 
 
 def _convention(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
-    skills = {"attribute": 0.2, "relation": 0.2, "knowledge": 0.15, "object": 0.15, "count": 0.3}
+    skills = {"attribute": 0.15, "relation": 0.2, "knowledge": 0.2, "object": 0.2, "tally": 0.25}
     return tuple(
         mini_client(
             name, "frost", sizes, seed, skills=skills, convention=convention, description=convention.description
@@ -107,9 +107,9 @@ def _convention(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
 MINI: dict[str, MiniFederation] = {
     "mini/domain": MiniFederation(
         "five clients, five visual domains, mixed questions",
-        "counting",
+        "counting tiles by their colours, and questions of two steps",
         "visual domain: sketch, night, photo, silhouette, and the public easy-VQA",
-        partial(_domain, {"count": 0.65, "object": 0.15, "attribute": 0.1, "compare": 0.1}),
+        partial(_domain, {"tally": 0.35, "hop": 0.4, "object": 0.15, "knowledge": 0.1}),
     ),
     "mini/function": MiniFederation(
         "five clients, one skill each",

@@ -24,6 +24,7 @@ from feddat.data.cache import EncodedImage, EncodingCache, image_key
 from feddat.example import ClientData, DataError, Example
 from feddat.files import write_atomic, write_json
 from feddat.models.catalog import encoder_fingerprint
+from feddat.picture_settings import PictureSettings
 
 FORMAT = "feddat-prepared-1"
 MANIFEST, CLIENT = "prepare.json", "client.json"
@@ -40,6 +41,7 @@ class Request:
         model: whose image processor and tokenizer to prepare for: a bundled model's name, or a folder.
         seed: of the choice of questions.
         sizes: how many questions.
+        pictures: how images are read.
     """
 
     benchmark: str
@@ -47,15 +49,16 @@ class Request:
     model: str
     seed: int = 0
     sizes: Sizes = field(default_factory=Sizes)
+    pictures: PictureSettings = field(default_factory=PictureSettings)
 
     @property
     def encoder(self) -> str:
-        """Return the fingerprint of the model's encoder.
+        """Return the fingerprint of what the model's encoder makes of images that are read so.
 
         Raises:
             ModelError: there is no such model.
         """
-        return encoder_fingerprint(self.model)
+        return self.pictures.fingerprint(encoder_fingerprint(self.model))
 
     def described(self) -> dict[str, Any]:
         """Return everything that determines the result, as JSON holds it: also the files' sizes and times of change.
@@ -75,6 +78,7 @@ class Request:
             "sizes": asdict(self.sizes),
             "model": self.model,
             "encoder": self.encoder,
+            "pictures": self.pictures.deciding(),
             "files": {str(path.resolve()): [path.stat().st_size, path.stat().st_mtime_ns] for path in files},
         }
 

@@ -77,6 +77,40 @@ def compare(
         _compare_suite(settings, suite, methods, seeds, jobs, overwrite, tune, tune_on, record)
 
 
+def tune(
+    search: Annotated[str, typer.Argument(metavar="KEY=V1,V2,...", help="'K1=V,... K2=V,...' is a grid.")],
+    overrides: Overrides = None,
+    benchmark: Benchmark = None,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    jobs: Jobs = None,
+    name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write what was chosen here, too.")] = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+    record: Record = None,
+) -> None:
+    """Choose settings for each method on validation data, and write a tuning.json that other commands' --tune reads."""
+    from feddat.config import ConfigError, load_config
+    from feddat.experiment.folder import RunFolder
+
+    if search.endswith(".json"):
+        raise ConfigError(
+            f"tune {search}: expected settings to search, KEY=V1,V2,...; a file has been searched already"
+        )
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    settings = load_config(config, overrides, **values)
+    say_loading()
+    from feddat.experiment.comparison import comparison_name
+
+    with interruptible("the same command again"):
+        names = split_names(methods)
+        chosen = _tuning({"": settings}, names, search, jobs, overwrite, _open_record(record))[""]
+    folder = RunFolder(settings.runs_dir / comparison_name(settings) / "tuning")
+    if to is not None:
+        folder.write_json(to, chosen)
+    print_paths(folder=folder.path, chosen=to or folder.path / "tuning.json")
+
+
 def demo(
     overrides: Overrides = None,
     methods: Annotated[

@@ -62,6 +62,10 @@ def prepare(
     test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
     top_answers: Annotated[int, typer.Option(min=1, help="Answers per client.")] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Of the choice of questions.")] = 0,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="How images are read, for example grey=percentiles; see docs/data.md."),
+    ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode.", show_default="one per core")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out questions whose image is missing or cannot be decoded.")
@@ -74,8 +78,10 @@ def prepare(
     """
     from feddat.benchmarks.draw import Sizes
     from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
+    from feddat.config import load_config
 
-    request = Request(benchmark, root, model, seed, Sizes(train_examples, test_examples, top_answers))
+    settings = load_config(None, [f"pictures.{item}" for item in pictures or ()]).pictures
+    request = Request(benchmark, root, model, seed, Sizes(train_examples, test_examples, top_answers), settings)
     if overwrite or not is_prepared(to, request):
         say_loading()
         from feddat.experiment.prepare import prepare

@@ -27,6 +27,7 @@ for command in (
     comparing.compare,
     comparing.demo,
     comparing.study,
+    comparing.tune,
     runs.report,
     runs.evaluate,
     predicting.predict,

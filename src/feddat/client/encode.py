@@ -13,16 +13,25 @@ from feddat.example import ClientData, DataError, Image, View
 from feddat.files import locked
 from feddat.models.base import EncodedViews, Encoder
 from feddat.models.encoding import encode_images
+from feddat.pictures import PictureReader
 
 
-def encode_cached(encoder: Encoder, views: Sequence[View], cache: EncodingCache) -> EncodedViews:
+def encode_cached(
+    encoder: Encoder, views: Sequence[View], cache: EncodingCache, reader: PictureReader | None = None
+) -> EncodedViews:
     """Encode views, each image and each text at most once for all runs that share the cache.
 
+    Args:
+        encoder: of the model.
+        views: of one client.
+        cache: of what this encoder makes of images that are read so.
+        reader: of its images; default: one with default settings.
+
     Raises:
-        DataError: an image cannot be read, or the disk refuses.
+        DataError: an image cannot be read or used, or the disk refuses.
     """
     distinct = {_identity(view.image): view.image for view in views}
-    images = _images(encoder, list(distinct.values()), cache)
+    images = _images(encoder, list(distinct.values()), cache, reader or PictureReader())
     position = {identity: index for index, identity in enumerate(distinct)}
     return encoder.views(
         images,
@@ -32,7 +41,12 @@ def encode_cached(encoder: Encoder, views: Sequence[View], cache: EncodingCache)
 
 
 def check_encoder(data: ClientData, fingerprint: str, model: str) -> None:
-    """Raise if a client's images were prepared for another encoder than that of ``fingerprint``.
+    """Raise if a client's images were prepared for another encoder, or read with other settings.
+
+    Args:
+        data: the client's.
+        fingerprint: of what the run's encoder makes of images that are read as the run says.
+        model: the run's, for errors.
 
     Raises:
         DataError: they were.
@@ -40,8 +54,8 @@ def check_encoder(data: ClientData, fingerprint: str, model: str) -> None:
     image = data.train[0].images[0] if data.train else None
     if isinstance(image, EncodedImage) and image.encoder != fingerprint:
         raise DataError(
-            f"client {data.name}: prepared for another image processor or tokenizer than that of model {model}; "
-            "prepare it again with `feddat data prepare --model`"
+            f"client {data.name}: prepared for another image processor or tokenizer than that of model {model}, or "
+            "with other settings of `pictures`; give the same, or prepare it again with `feddat data prepare`"
         )
 
 
@@ -50,7 +64,7 @@ def _identity(image: Image) -> object:
     return id(image) if isinstance(image, np.ndarray) else image
 
 
-def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache) -> list[Tensor]:
+def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache, reader: PictureReader) -> list[Tensor]:
     keys = {n: image_key(image) for n, image in enumerate(images) if not isinstance(image, EncodedImage)}
     files = {key: images[n] for n, key in keys.items()}
     if any(key not in cache.images for key in files):
@@ -59,7 +73,7 @@ def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache) -> 
             cache.images.refresh()
             cache.images.tidy()
             for group in shards(key for key in files if key not in cache.images):
-                encoded = encode_images(encoder, [files[key] for key in group])
+                encoded = encode_images(encoder, [files[key] for key in group], reader)
                 cache.images.add({key: image.numpy() for key, image in zip(group, encoded, strict=True)})
     return [
         torch.from_numpy(image.encoded if isinstance(image, EncodedImage) else cache.images[keys[n]])

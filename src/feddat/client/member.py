@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -17,11 +18,15 @@ from feddat.config import ConfigError, RunConfig
 from feddat.data.cache import EncodingCache
 from feddat.example import ClientData, DataError, Example, View
 from feddat.models.base import Backbone, EncodedViews
+from feddat.models.encoding import encode_views
 from feddat.models.fusion import FusedBackbone
 from feddat.models.generative import GenerativeBackbone, ReadingBackbone
 from feddat.phases import phase
+from feddat.pictures import PictureReader
 from feddat.seeding import derive
 from feddat.tasks import make_task
+
+log = logging.getLogger(__name__)
 
 #: Name, among a member's heads, of what pools features before them (:class:`FusedBackbone`), where that is personal.
 FUSION = "fusion"
@@ -82,8 +87,9 @@ class Member:
             settings = config.eval.model_copy(update={"answers": self.answering})
             self.generation = Generation(backbone, self.task.classes, settings)
         self._prepared: dict[str, Prepared] = {}
+        self._reader = PictureReader(data.pictures)
         if data.encodings is not None:
-            check_encoder(data, backbone.encoder.fingerprint, backbone.name)
+            check_encoder(data, self._fingerprint, backbone.name)
         self._extra_heads = tuple(extra_heads)
         self._heads: dict[str, nn.Module] = {}
         if config.head.init == "words":
@@ -145,6 +151,8 @@ class Member:
                 answers = self._annotated(examples) if split == "train" else None
             except DataError as error:
                 raise DataError(f"client {self.name}, {split}: {error}") from None
+            if told := self._reader.notes.news():
+                log.warning("client %s: pictures: %s", self.name, told)
             self._prepared[split] = Prepared(views, targets.to(self.device), len(examples), answers)
         return self._prepared[split]
 
@@ -164,7 +172,7 @@ class Member:
     @phase("inputs")
     def encode_unseen(self, examples: Sequence[Example]) -> EncodedViews:
         """Return the encoded views of examples outside every split; kept nowhere."""
-        return self._backbone.encode(self._views(examples))
+        return encode_views(self._backbone.encoder, self._views(examples), self._reader)
 
     def digest(self) -> str:
         """Return a short hash of the class names in index order: heads fit only data with the same."""
@@ -175,10 +183,15 @@ class Member:
 
     def _encode(self, examples: Sequence[Example]) -> EncodedViews:
         if self.data.encodings is None:
-            return self._backbone.encode(self._views(examples))
+            return encode_views(self._backbone.encoder, self._views(examples), self._reader)
         # Opened anew for every split: an index of all that is there would stay in memory for every client.
-        cache = EncodingCache(self.data.encodings, self._backbone.encoder.fingerprint)
-        return encode_cached(self._backbone.encoder, self._views(examples), cache)
+        cache = EncodingCache(self.data.encodings, self._fingerprint)
+        return encode_cached(self._backbone.encoder, self._views(examples), cache, self._reader)
+
+    @property
+    def _fingerprint(self) -> str:
+        """What decides how this client's examples are encoded."""
+        return self.data.pictures.fingerprint(self._backbone.encoder.fingerprint)
 
     def _annotated(self, examples: Sequence[Example]) -> AnnotatedAnswers | None:
         if not examples or self.generation is None or not isinstance(self._backbone, GenerativeBackbone):

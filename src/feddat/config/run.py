@@ -26,6 +26,7 @@ from feddat.config.sections import (
     TrainConfig,
     WireConfig,
 )
+from feddat.picture_settings import PictureSettings
 
 
 class ConfigError(ValueError):
@@ -53,6 +54,9 @@ class RunConfig(Section):
     clients: dict[str, dict[str, Any]] | None = Field(
         None,
         description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
+    )
+    pictures: PictureSettings = Field(
+        PictureSettings(), description="how images are read (docs/data.md); a client's own `pictures` come first"
     )
     data_cache: Path | None = Field(
         None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"

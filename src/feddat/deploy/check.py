@@ -77,16 +77,17 @@ def _keys(folder: Path) -> str:
 
 def _data(site: SiteConfig) -> str:
     from feddat.data.readers import read_client
-    from feddat.models.images import read_rgb
+    from feddat.pictures import PictureReader
 
     data = read_client(site.client, dict(site.data))
+    reader = PictureReader(data.pictures)
     sizes = {split: data.split(split) for split in ("train", "validation", "test")}
     for split, examples in sizes.items():
         if split != "validation" and not examples:
             raise ValueError(f"split {split} is empty")
         for example in examples[:1]:
             for image in example.images:
-                read_rgb(image)
+                reader.read(image)
     return ", ".join(f"{split} {len(examples)}" for split, examples in sizes.items()) + f" examples, task {data.task}"
 
 

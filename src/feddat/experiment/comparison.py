@@ -117,8 +117,13 @@ def compare_each(
 
 
 def all_runs(plans: Mapping[str, Plan]) -> dict[str, RunConfig]:
-    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``."""
-    return {labelled(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
+    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``.
+
+    All runs of the first seed come first, then those of the second: a grid that is cut off compares alike with alike.
+    """
+    runs = {labelled(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
+    seeds = list(dict.fromkeys(seed for plan in plans.values() for seed in plan.seeds))
+    return dict(sorted(runs.items(), key=lambda item: seeds.index(item[1].seed)))
 
 
 def labelled(label: str, name: str) -> str:

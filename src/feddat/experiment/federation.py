@@ -280,6 +280,7 @@ def _common(config: RunConfig) -> dict[str, Any]:
         "train_examples",
         "test_examples",
         "validation_examples",
+        "pictures",
         "split_clients",
         "data_seed",
         "share_metrics",
@@ -332,16 +333,18 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 
-        clients = tuple(read_client(name, spec) for name, spec in config.clients.items())
+        clients = tuple(read_client(name, spec, config.pictures) for name, spec in config.clients.items())
     else:
-        clients = _load_benchmark(
+        found = _load_benchmark(
             str(config.benchmark),
             config.data_seed,
             config.train_examples,
             config.test_examples,
             config.root,
             config.validation_examples,
+            config.pictures.outside,
         )
+        clients = tuple(replace(client, pictures=config.pictures) for client in found)
     return tuple(_kept(_capped(client, config), config) for client in clients)
 
 
@@ -370,11 +373,11 @@ def _capped(data: ClientData, config: RunConfig) -> ClientData:
 
 @lru_cache(maxsize=1)
 def _load_benchmark(
-    name: str, seed: int, train: int | None, test: int | None, root: Path | None, validation: int | None
+    name: str, seed: int, train: int | None, test: int | None, root: Path | None, validation: int | None, outside: bool
 ) -> tuple[ClientData, ...]:
     from feddat.benchmarks import load_benchmark
 
-    return load_benchmark(name, seed, train, test, root, validation).clients
+    return load_benchmark(name, seed, train, test, root, validation, outside).clients
 
 
 @lru_cache(maxsize=1)

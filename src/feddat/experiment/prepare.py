@@ -7,8 +7,10 @@ processes, each of which holds one shard at a time.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -43,8 +45,14 @@ from feddat.experiment.folder import ExperimentError, disk_errors, exclusive
 from feddat.files import write_json
 from feddat.models.base import Encoder
 from feddat.models.catalog import load_encoder
+from feddat.models.encoding import encode_image
+from feddat.picture_settings import PictureSettings
+from feddat.pictures import Note, PictureReader
+from feddat.pictures.notes import told
 from feddat.tasks import make_task
 from feddat.workers import run_parallel
+
+log = logging.getLogger(__name__)
 
 #: A worker takes as long to load its libraries as it takes to encode so many images.
 IMAGES_PER_WORKER = 500
@@ -83,7 +91,10 @@ def prepare(
         for part in FEDERATIONS[request.benchmark].parts:
             progress({"event": "reading", "client": part.client})
             work[part.client] = _pending(part, request, folder, skip_bad)
-        unreadable = _encode(work, jobs, progress)
+        unreadable, notes = _encode(work, jobs, progress)
+        for client, counts in notes.items():
+            if counts:
+                log.warning("client %s: pictures: %s", client, told(counts))
         clients = {client: _drop(folder / client, unreadable.get(client, [])) for client in work}
         manifest |= {"complete": True, "clients": clients, "files": list_files(folder, clients)}
         write_json(folder / MANIFEST, manifest)
@@ -136,6 +147,7 @@ class _Work:
         client: whose they are.
         folder: of the client's encodings.
         model: whose encoder.
+        pictures: how images are read.
         images: key -> file.
         texts: texts to tokenise.
         skip_bad: go on after an image that cannot be used.
@@ -144,6 +156,7 @@ class _Work:
     client: str
     folder: Path
     model: str
+    pictures: PictureSettings
     images: Mapping[bytes, Path]
     texts: tuple[str, ...]
     skip_bad: bool
@@ -154,7 +167,8 @@ def _pending(part: Part, request: Request, folder: Path, skip_bad: bool) -> list
     own = folder / part.client
     about = read_about(own)
     if about is None:
-        data, counts = draw_client(part, request.root, request.seed, request.sizes, skip_bad)
+        outside = request.pictures.outside
+        data, counts = draw_client(part, request.root, request.seed, request.sizes, skip_bad, outside)
         about = write_client(own, data, counts)
     task = make_task(about["task"], about["answers"])
     records = [record for split in read_records(own).values() for record in split]
@@ -164,29 +178,33 @@ def _pending(part: Part, request: Request, folder: Path, skip_bad: bool) -> list
     texts = {view.text for record in records for view in task.views(source_example(record))}
     missing_texts = tuple(sorted(text for text in texts if text_key(text) not in cache.texts))
     files = {bytes.fromhex(image["key"]): Path(image["file"]) for record in records for image in record["images"]}
-    work = [
-        _Work(part.client, cache.folder, request.model, {key: files[key] for key in group}, (), skip_bad)
-        for group in shards(key for key in files if key not in cache.images)
-    ]
-    if missing_texts:
-        work.append(_Work(part.client, cache.folder, request.model, {}, missing_texts, skip_bad))
-    return work
+
+    def work(images: Mapping[bytes, Path], texts: tuple[str, ...] = ()) -> _Work:
+        return _Work(part.client, cache.folder, request.model, request.pictures, images, texts, skip_bad)
+
+    missing = shards(key for key in files if key not in cache.images)
+    pending = [work({key: files[key] for key in group}) for group in missing]
+    return [*pending, work({}, missing_texts)] if missing_texts else pending
 
 
-def _encode(work: Mapping[str, list[_Work]], jobs: int | None, progress: Progress) -> dict[str, list[bytes]]:
-    """Encode everything, and return the keys of images that cannot be used, by client."""
+def _encode(
+    work: Mapping[str, list[_Work]], jobs: int | None, progress: Progress
+) -> tuple[dict[str, list[bytes]], dict[str, Counter[Note]]]:
+    """Encode everything; return by client the keys of images that cannot be used, and what was done to the others."""
     totals = {client: sum(len(item.images) for item in items) for client, items in work.items()}
     done = dict.fromkeys(totals, 0)
     for client, total in totals.items():
         progress({"event": "images", "client": client, "done": 0, "total": total})
     tasks = {f"{client} {n}": item for client, items in work.items() for n, item in enumerate(items)}
     unreadable: dict[str, list[bytes]] = {}
+    notes: dict[str, Counter[Note]] = {client: Counter() for client in work}
 
     def advance(name: str, event: dict[str, Any]) -> None:
         item = tasks[name]
         if event["event"] == "failure":
             raise DataError(f"client {item.client}: {event['reason']}")
         unreadable.setdefault(item.client, []).extend(event["unreadable"])
+        notes[item.client].update({Note(note): count for note, count in event["notes"].items()})
         if not item.images:
             return
         done[item.client] += len(item.images)
@@ -199,26 +217,26 @@ def _encode(work: Mapping[str, list[_Work]], jobs: int | None, progress: Progres
         run_parallel(_encode_work, tasks, jobs, advance)
     else:
         _encode_here(tasks, advance)
-    return unreadable
+    return unreadable, notes
 
 
 def _encode_here(tasks: Mapping[str, _Work], advance: Callable[[str, dict[str, Any]], None]) -> None:
     """Encode one shard after the other in this process; while the disk takes one, the next is encoded."""
     with ThreadPoolExecutor(1) as disk:
-        writing: list[tuple[str, list[bytes], Future[None]]] = []
+        writing: list[tuple[str, dict[str, Any], Future[None]]] = []
 
         def finish() -> None:
             while writing:
-                name, unreadable, written = writing.pop()
+                name, event, written = writing.pop()
                 with _naming_client(tasks[name]):
                     written.result()
-                advance(name, _event(unreadable))
+                advance(name, event)
 
         for name, work in tasks.items():
             with _naming_client(work):
                 encoded = _encoded(work)
             finish()
-            writing.append((name, encoded.unreadable, disk.submit(_write, work, encoded)))
+            writing.append((name, _event(encoded), disk.submit(_write, work, encoded)))
         finish()
 
 
@@ -234,39 +252,41 @@ def _encode_work(work: _Work, emit: Callable[[dict[str, Any]], None]) -> None:
     """Encode one shard in a process of its own; emit one event when it is written."""
     encoded = _encoded(work)
     _write(work, encoded)
-    emit(_event(encoded.unreadable))
-
-
-def _event(unreadable: list[bytes]) -> dict[str, Any]:
-    return {"event": "encoded", "unreadable": unreadable}
+    emit(_event(encoded))
 
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A shard in memory: images and texts by key, and the keys of images that cannot be used."""
+    """A shard in memory: images and texts by key, the keys of images that cannot be used, what was done to others."""
 
     images: dict[bytes, NDArray[Any]]
     texts: dict[bytes, NDArray[Any]]
     unreadable: list[bytes]
+    notes: dict[Note, int]
+
+
+def _event(encoded: _Encoded) -> dict[str, Any]:
+    return {"event": "encoded", "unreadable": encoded.unreadable, "notes": encoded.notes}
 
 
 def _encoded(work: _Work) -> _Encoded:
-    encoder = _encoder(work.model)
+    encoder, reader = _encoder(work.model), PictureReader(work.pictures)
     images: dict[bytes, NDArray[Any]] = {}
     unreadable = []
     for key, file in work.images.items():
         try:
-            images[key] = encoder.image(file).numpy()
+            images[key] = encode_image(encoder, file, reader).numpy()
         except DataError:
             if not work.skip_bad:
                 raise
             unreadable.append(key)
     ids = zip(work.texts, encoder.texts(work.texts) if work.texts else (), strict=True)
-    return _Encoded(images, {text_key(text): np.array(row, np.int32) for text, row in ids}, unreadable)
+    texts = {text_key(text): np.array(row, np.int32) for text, row in ids}
+    return _Encoded(images, texts, unreadable, dict(reader.notes.counts))
 
 
 def _write(work: _Work, encoded: _Encoded) -> None:
-    owner = _encoder(work.model).fingerprint
+    owner = work.pictures.fingerprint(_encoder(work.model).fingerprint)
     if encoded.images:
         write_shard(image_folder(work.folder, owner), owner, encoded.images)
     if encoded.texts:

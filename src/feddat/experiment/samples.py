@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image as Pictures
 
-from feddat.example import ClientData, Example, Image
-from feddat.models.images import read_rgb
+from feddat.example import ClientData, Example
+from feddat.pictures import PictureReader, Pixels
 from feddat.tasks.base import Task
 
 #: Sample questions per client, answers kept of each, and longer side of their pictures in pixels.
@@ -26,14 +26,14 @@ def write_samples(data: ClientData, task: Task, split: str, predict: Predict, pi
     Raises:
         OSError: a picture cannot be read or written.
     """
-    examples = data.split(split)
+    examples, reader = data.split(split), PictureReader(data.pictures)
     # Spread over the split: neighbours are often about the same picture.
     chosen = [examples[i] for i in np.unique(np.linspace(0, len(examples) - 1, COUNT).astype(int))]
     records = []
     for number, (example, top) in enumerate(zip(chosen, predict(data.name, chosen, TOP), strict=True)):
         names = [f"{data.name}-{number}-{place}.png" for place in range(len(example.images))]
         for name, image in zip(names, example.images, strict=True):
-            _write_thumbnail(image, pictures / name)
+            _write_thumbnail(reader.read(image), pictures / name)
         right = right_answers(example, task)
         records.append(
             {
@@ -57,7 +57,7 @@ def right_answers(example: Example, task: Task) -> dict[str, float]:
     return dict(sorted(example.answers.items(), key=lambda item: -item[1]))
 
 
-def _write_thumbnail(image: Image, path: Path) -> None:
-    small = Pictures.fromarray(read_rgb(image))
+def _write_thumbnail(pixels: Pixels, path: Path) -> None:
+    small = Pictures.fromarray(pixels)
     small.thumbnail((PICTURE_SIZE, PICTURE_SIZE))
     small.save(path)

@@ -22,7 +22,20 @@ PAPER_ROWS = (
     *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
     *("local", "feddat", "central"),
 )
+#: The rows that decide what FedDAT is worth: three forms of it, and what it has to be better than.
+DECIDING_ROWS = ("feddat", "feddat-mild", "feddat-heads", "fedavg", "fedavg-2x", "local", "feddpa", "central")
+#: The rows of the comparison at the published scale, these first.
+PUBLISHED_ROWS = (
+    *DECIDING_ROWS,
+    *("fedavg-ft", "ditto", "apfl", "fedalt", "fedsa-lora", "fedex-lora", "feddyn"),
+    *("head", "fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg-full"),
+)
+ALL_ROWS = tuple(
+    dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
+)
 _KINDS = ("domain", "scene", "function", "task")
+_MINI_V1 = tuple(f"mini-v1/{kind}" for kind in _KINDS)
+_MINI = tuple(f"mini/{kind}" for kind in (*_KINDS, "convention"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +74,28 @@ SUITES: dict[str, Suite] = {
     suite.name: suite
     for suite in (
         Suite("paper", "the paper's federations and rows", tuple(f"paper/{kind}" for kind in _KINDS), PAPER_ROWS),
-        Suite("mini", "the mini federations, the paper's rows", tuple(f"mini/{kind}" for kind in _KINDS), PAPER_ROWS),
+        Suite("mini", "the mini federations, the paper's rows", _MINI, PAPER_ROWS),
+        Suite("deciding", "the mini federations, the rows that decide what FedDAT is worth", _MINI, DECIDING_ROWS),
+        Suite(
+            "published",
+            "the mini federations, the rows of the comparison at the published scale",
+            _MINI,
+            PUBLISHED_ROWS,
+        ),
         Suite(
             "rivals",
             "the mini federations, every algorithm with its own settings",
-            tuple(f"mini/{kind}" for kind in _KINDS),
+            _MINI,
             ALGORITHMS.own,
         ),
         Suite(
             "all",
-            "the mini federations, every row of the other two, every rule of the server, variants of FedDAT",
-            tuple(f"mini/{kind}" for kind in _KINDS),
-            tuple(
-                dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
-            ),
+            "the mini federations, every row of the others, every rule of the server, variants of FedDAT",
+            _MINI,
+            ALL_ROWS,
         ),
+        Suite("mini-v1", "the mini federations of earlier results, the paper's rows", _MINI_V1, PAPER_ROWS),
+        Suite("all-v1", "the mini federations of earlier results, every row", _MINI_V1, ALL_ROWS),
     )
 }
 

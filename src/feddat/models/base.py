@@ -6,11 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
-from feddat.example import Image, View
+from feddat.example import View
 
 if TYPE_CHECKING:  # naming a model must not take torch's second of loading
     import torch
     from torch import Tensor, nn
+
+    from feddat.pictures import Pixels
 
 
 class ModelError(ValueError):
@@ -34,15 +36,19 @@ class Encoder(Protocol):
 
     Attributes:
         fingerprint: of everything that decides the results: equal fingerprints, equal results.
+        widest: how many times as long as the other a side of a picture may be.
     """
 
     fingerprint: str
 
-    def image(self, image: Image) -> Tensor:
-        """Return an image at model resolution, uint8 (3, H, W).
+    @property
+    def widest(self) -> float: ...  # noqa: D102
 
-        Raises:
-            DataError: it cannot be read or used; names the file.
+    def image(self, pixels: Pixels) -> Tensor:
+        """Return a picture at model resolution, uint8 (3, H, W).
+
+        Args:
+            pixels: RGB, uint8 (H, W, 3), not too narrow (:mod:`feddat.models.narrow`).
         """
         ...
 

@@ -8,6 +8,7 @@ the image half with Pillow, and the processor is put together without the other 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,15 @@ from transformers.image_utils import SizeDict
 from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
-from feddat.example import Image
 from feddat.models.base import ModelError
 from feddat.models.chat import Chat
 from feddat.models.folder import fingerprint, first_line, read_model_type, require_file
-from feddat.models.folder_encoder import read_pixels
+from feddat.models.folder_encoder import as_tensor
+from feddat.models.narrow import SMALLEST, WIDEST
 from feddat.models.processors import FILES as PROCESSOR_FILES
 from feddat.models.tokens import load_tokenizer
 from feddat.models.weights import quiet
+from feddat.pictures import Pixels
 
 #: Processor classes that treat pictures alike, the second without the first one's library for videos.
 _INSTEAD = {"SmolVLMProcessor": "Idefics3Processor"}
@@ -63,18 +65,21 @@ class DecoderEncoder:
         self._family = family
         self._folder = folder
 
-    def image(self, image: Image) -> Tensor:
-        """Return an image, uint8 (3, H, W), no larger than the model sees it.
+    @property
+    def widest(self) -> float:
+        """See :class:`feddat.models.base.Encoder`: with the longer side at its limit, the shorter one is a side yet."""
+        longest = self._images.size["longest_edge"] if self._has_longest_edge else math.inf
+        return min(WIDEST, longest / SMALLEST)
+
+    def image(self, pixels: Pixels) -> Tensor:
+        """Return a picture, uint8 (3, H, W), no larger than the model sees it.
 
         The model's tiles or patches are cut out of it when it is batched. A picture smaller than the model's own
         resolution stays as it is until then.
-
-        Raises:
-            DataError: it cannot be read; names the file.
         """
-        pixels = read_pixels(image)
-        smaller = self._at_resolution(pixels)
-        return (smaller if smaller.numel() < pixels.numel() else pixels).contiguous()
+        picture = as_tensor(pixels)
+        smaller = self._at_resolution(picture)
+        return (smaller if smaller.numel() < picture.numel() else picture).contiguous()
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each question's prompt as token ids, the picture as one token: :class:`Chat`."""
@@ -108,6 +113,10 @@ class DecoderEncoder:
         """Return the token that fills short prompts."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    @property
+    def _has_longest_edge(self) -> bool:
+        return hasattr(self._images, "max_image_size")
+
     def _at_resolution(self, pixels: Tensor) -> Tensor:
         """Return a picture at the size at which the image processor cuts it up or normalises it.
 
@@ -119,7 +128,7 @@ class DecoderEncoder:
             factor = self._images.patch_size * self._images.merge_size
             made = self._images.resize(array, size=_sizes(size), resample=resample, factor=factor)
             return torch.from_numpy(made)
-        if hasattr(self._images, "max_image_size"):  # Idefics3: tiles of a picture whose longer side is given
+        if self._has_longest_edge:  # Idefics3: tiles of a picture whose longer side is given
             if max(pixels.shape[1:]) <= size["longest_edge"]:
                 return pixels
             return torch.from_numpy(self._images.resize(array, size=_sizes(size), resample=resample))

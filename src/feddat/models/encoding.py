@@ -15,6 +15,8 @@ from torch import Tensor
 
 from feddat.example import Image, View
 from feddat.models.base import EncodedViews, Encoder
+from feddat.models.narrow import fitting
+from feddat.pictures import PictureReader, image_name
 
 
 class EncodedImageTexts:
@@ -117,11 +119,16 @@ def _beside(pixels: Tensor, device: torch.device) -> Tensor:
     return copied
 
 
-def encode_views(encoder: Encoder, views: Sequence[View]) -> EncodedViews:
+def encode_views(encoder: Encoder, views: Sequence[View], reader: PictureReader | None = None) -> EncodedViews:
     """Encode views in memory; an image that several views share is encoded once.
 
+    Args:
+        encoder: of the model.
+        views: of one client.
+        reader: of its images; default: one with default settings.
+
     Raises:
-        DataError: an image cannot be read; names the file.
+        DataError: an image cannot be read or used; names the file.
     """
     position: dict[Path | bytes | int, int] = {}
     distinct: list[Image] = []
@@ -133,24 +140,33 @@ def encode_views(encoder: Encoder, views: Sequence[View]) -> EncodedViews:
             position[key] = len(distinct)
             distinct.append(view.image)
         image_of_view.append(position[key])
-    images = encode_images(encoder, distinct)
+    images = encode_images(encoder, distinct, reader or PictureReader())
     return encoder.views(images, image_of_view, encoder.texts([view.text for view in views]))
 
 
-def encode_images(encoder: Encoder, images: Sequence[Image]) -> list[Tensor]:
+def encode_image(encoder: Encoder, image: Image, reader: PictureReader) -> Tensor:
+    """Return one image at model resolution, uint8 (3, H, W).
+
+    Raises:
+        DataError: it cannot be read, or is too narrow for the model; names the file.
+    """
+    return encoder.image(fitting(reader.read(image), image_name(image), encoder.widest, reader))
+
+
+def encode_images(encoder: Encoder, images: Sequence[Image], reader: PictureReader) -> list[Tensor]:
     """Encode images; of many files, as many at the same time as torch has threads here.
 
     Raises:
-        DataError: one cannot be read; names the file.
+        DataError: one cannot be read or used; names the file.
     """
     threads = torch.get_num_threads()
     if threads == 1 or sum(isinstance(image, Path | bytes) for image in images) < 2 * threads:
-        return [encoder.image(image) for image in images]
+        return [encode_image(encoder, image, reader) for image in images]
     try:
         # Each works alone: torch's own threads for one picture would have less to do.
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
-                return list(pool.map(encoder.image, images))
+                return list(pool.map(lambda image: encode_image(encoder, image, reader), images))
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise

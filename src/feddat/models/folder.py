@@ -30,7 +30,7 @@ _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype
 #: Entry of ``config.json`` that names the folders of a model's parts.
 PARTS = "parts"
 #: Changes when the same files come to mean other pixels or tokens.
-_ENCODING_VERSION = "1"
+_ENCODING_VERSION = "2"
 
 
 def read_model_type(folder: Path) -> str:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feddat.example import Image
 from feddat.models.encoding import EncodedImageTexts
 from feddat.models.folder import fingerprint
-from feddat.models.images import read_rgb
+from feddat.models.narrow import WIDEST
 from feddat.models.processors import load_processor, normalisation, resize
 from feddat.models.tokens import load_tokenizer
+from feddat.pictures import Pixels
 
 
 class FolderEncoder(ABC):
@@ -37,6 +37,8 @@ class FolderEncoder(ABC):
 
     #: Whether the model decides by its masks what to compute (:class:`EncodedImageTexts`).
     masks_on_host = False
+    #: See :class:`feddat.models.base.Encoder`.
+    widest = WIDEST
 
     def __init__(
         self,
@@ -58,14 +60,10 @@ class FolderEncoder(ABC):
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Return the height and width that an image of these sides is resized to."""
 
-    def image(self, image: Image) -> Tensor:
-        """Return an image at model resolution, uint8 (3, H, W).
-
-        Raises:
-            DataError: it cannot be read, or is too narrow; names the file.
-        """
-        pixels = read_pixels(image)
-        return resize(pixels, self._size(*pixels.shape[1:]), self._mode)
+    def image(self, pixels: Pixels) -> Tensor:
+        """Return a picture at model resolution, uint8 (3, H, W)."""
+        picture = as_tensor(pixels)
+        return resize(picture, self._size(*picture.shape[1:]), self._mode)
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each text's token ids; what exceeds the model's position embeddings is cut."""
@@ -91,10 +89,6 @@ class FolderEncoder(ABC):
         )
 
 
-def read_pixels(image: Image) -> Tensor:
-    """Return an image's pixels, uint8 (3, H, W).
-
-    Raises:
-        DataError: it cannot be read; names the file.
-    """
-    return torch.from_numpy(np.require(read_rgb(image), requirements="W")).permute(2, 0, 1)
+def as_tensor(pixels: Pixels) -> Tensor:
+    """Return a picture (H, W, 3) as a tensor, uint8 (3, H, W)."""
+    return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)

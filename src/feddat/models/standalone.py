@@ -172,7 +172,7 @@ def _repeat_image_type(vilt: Any, config: Any) -> None:
     config.num_images = 2
     config.modality_type_vocab_size = vilt.config.modality_type_vocab_size = 3
     types = vilt.embeddings.token_type_embeddings.weight.detach()
-    vilt.embeddings.token_type_embeddings = nn.Embedding.from_pretrained(types[[0, 1, 1]])
+    vilt.embeddings.token_type_embeddings = nn.Embedding(3, types.shape[1], _weight=types[[0, 1, 1]])
 
 
 def _read_blip(source: Path, head: Head | None, untied: bool) -> Standalone:

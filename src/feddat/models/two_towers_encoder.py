@@ -15,9 +15,9 @@ from transformers import AutoConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from feddat.example import Image
 from feddat.models.base import ModelError
 from feddat.models.folder_encoder import FolderEncoder
+from feddat.pictures import Pixels
 
 _PROCESSORS = {"clip": CLIPImageProcessorPil, "siglip": SiglipImageProcessorPil}
 
@@ -59,16 +59,12 @@ class TwoTowersEncoder(FolderEncoder):
         # The longer side is rounded down, as the stock processor does.
         return (shorter, shorter * width // height) if height < width else (shorter * height // width, shorter)
 
-    def image(self, image: Image) -> Tensor:
-        """Return an image at model resolution, uint8 (3, S, S).
-
-        Raises:
-            DataError: it cannot be read; names the file.
-        """
-        pixels = super().image(image)
+    def image(self, pixels: Pixels) -> Tensor:
+        """Return a picture at model resolution, uint8 (3, S, S)."""
+        picture = super().image(pixels)
         height, width = self._kept
-        top, left = (pixels.shape[1] - height) // 2, (pixels.shape[2] - width) // 2
-        return pixels[:, top : top + height, left : left + width].contiguous()
+        top, left = (picture.shape[1] - height) // 2, (picture.shape[2] - width) // 2
+        return picture[:, top : top + height, left : left + width].contiguous()
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each text's token ids; SigLIP's are filled to full length, what exceeds it is cut."""

@@ -5,6 +5,7 @@ Sizes and constants are the folder's own processor's.
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -15,9 +16,10 @@ from transformers.models.vilt.image_processing_pil_vilt import (
     ViltImageProcessorPil,
 )
 
-from feddat.example import DataError, Image
-from feddat.models.folder_encoder import FolderEncoder, read_pixels
+from feddat.models.folder_encoder import FolderEncoder, as_tensor
+from feddat.models.narrow import WIDEST
 from feddat.models.processors import resize
+from feddat.pictures import Pixels
 
 
 class ViltEncoder(FolderEncoder):
@@ -41,29 +43,31 @@ class ViltEncoder(FolderEncoder):
             (patch, patch) if isinstance(patch, int) else (patch[0], patch[1]),
         )
 
-    def image(self, image: Image) -> Tensor:
-        """Return an image at model resolution, uint8 (3, H, W).
-
-        Raises:
-            DataError: it cannot be read, or is too narrow; names the file.
-        """
-        pixels = read_pixels(image)
+    @cached_property
+    def widest(self) -> float:  # type: ignore[override]
+        """The ratio of sides from which on the shorter one, resized, has less than a patch."""
         if not self._processor.do_resize:
-            return pixels.contiguous()
-        height, width = pixels.shape[1:]
-        size = self._size(height, width)
-        if min(size) == 0:
-            name = image if isinstance(image, Path) else "in memory"
-            raise DataError(
-                f"image {name}: {width} x {height} pixels are too narrow: "
-                f"resized, the shorter side has less than one patch of {self._patch_size[0]} pixels"
-            )
-        return resize(pixels, size, self._mode)
+            return WIDEST
+        # Sides are rounded to whole pixels before they are to whole patches.
+        smallest: float = self._processor.size_divisor - 0.5
+        return min(WIDEST, self._limit / smallest)
+
+    @property
+    def _limit(self) -> int:
+        """The most pixels that a resized picture's longer side may have."""
+        return int(MAX_LONGER_EDGE / MAX_SHORTER_EDGE * self._processor.size["shortest_edge"])
+
+    def image(self, pixels: Pixels) -> Tensor:
+        """Return a picture at model resolution, uint8 (3, H, W)."""
+        picture = as_tensor(pixels)
+        if not self._processor.do_resize:
+            return picture.contiguous()
+        return resize(picture, self._size(*picture.shape[1:]), self._mode)
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         """Return what an image is resized to: the processor's shorter side, its limit to the longer, whole patches."""
         shorter = self._processor.size["shortest_edge"]
-        limit = int(MAX_LONGER_EDGE / MAX_SHORTER_EDGE * shorter)
+        limit = self._limit
         scale = shorter / min(height, width)
         scaled: tuple[float, float] = (shorter, scale * width) if height < width else (scale * height, shorter)
         if max(scaled) > limit:

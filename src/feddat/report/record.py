@@ -44,11 +44,13 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def federations(path: Path) -> dict[str, list[Summary]]:
     """Return a record's summaries by federation, methods in the order in which they first appear, seeds ascending.
 
+    Runs that were scored on validation data chose settings, and are left out.
+
     Raises:
         DataError: see :func:`read_lines`; or there is no run, or two of one method, federation and seed with different
             settings, which no table can hold.
     """
-    lines = read_lines(path)
+    lines = [line for line in read_lines(path) if line["summary"].get("split") != "validation"]
     if not lines:
         raise DataError(f"{path}: no runs in it")
     found: dict[str, dict[tuple[str, int], Summary]] = {}

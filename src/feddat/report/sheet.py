@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import PIL.Image
 import PIL.ImageDraw
 import PIL.ImageFont
-import PIL.ImageOps
 
-from feddat.example import ClientData, DataError, Example, Image
+from feddat.example import ClientData, Example
+from feddat.pictures import PictureReader
 
 #: Pixels: a picture's square, the space between things, and the texts.
 PICTURE, GAP, TEXT, LINE, HEADING = 200, 16, 15, 19, 22
@@ -65,22 +63,6 @@ def question_and_answer(example: Example, classes: Sequence[str] = ()) -> tuple[
     return example.text, ", ".join(answer if score == 1 else f"{answer} ({score:.1f})" for answer, score in best[:3])
 
 
-def load_image(image: Image) -> PIL.Image.Image:
-    """Return an example's image, from memory or from its file, in RGB.
-
-    Raises:
-        DataError: the file cannot be read as an image.
-    """
-    if isinstance(image, np.ndarray):
-        return PIL.Image.fromarray(image)
-    try:
-        with PIL.Image.open(BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        name = image if isinstance(image, Path) else "image in memory"
-        raise DataError(f"{name}: not a readable image: {error}") from None
-
-
 def _block(
     client: ClientData, examples: Sequence[Example], columns: int, width: int, classes: Sequence[str]
 ) -> PIL.Image.Image:
@@ -97,10 +79,11 @@ def _block(
     sizes = f"{len(client.train)} train · {len(client.validation)} validation · {len(client.test)} test"
     facts = [client.description, client.task, sizes, f"{len(client.answers)} answers" if client.answers else ""]
     fact = " · ".join(filter(None, facts))
+    reader = PictureReader(client.pictures)
     draw.text((GAP, GAP + HEADING + 8), _wrap(draw, fact, small, width - 2 * GAP, 1)[0], MUTED, small)
     for place, (example, caption) in enumerate(zip(examples, captions, strict=True)):
         left, y = GAP + place % columns * (PICTURE + GAP), top + sum(heights[: place // columns])
-        _draw_images(block, example, left, y)
+        _draw_images(block, example, reader, left, y)
         for number, (text, colour) in enumerate(caption):
             draw.text((left, y + PICTURE + 6 + number * LINE), text, colour, small)
     return block
@@ -114,12 +97,15 @@ def _caption(
     return [(line, colour) for text, colour in coloured for line in _wrap(draw, text, font, PICTURE, LINES)]
 
 
-def _draw_images(block: PIL.Image.Image, example: Example, left: int, top: int) -> None:
+def _draw_images(block: PIL.Image.Image, example: Example, reader: PictureReader, left: int, top: int) -> None:
     """Fit the example's images, side by side, into the square at (left, top)."""
     share = PICTURE // len(example.images)
     PIL.ImageDraw.Draw(block).rectangle((left, top, left + PICTURE - 1, top + PICTURE - 1), GROUND)
     for number, image in enumerate(example.images):
-        picture = PIL.ImageOps.contain(load_image(image), (share, PICTURE))
+        picture = PIL.Image.fromarray(reader.read(image))
+        scale = min(share / picture.width, PICTURE / picture.height)
+        # However narrow it is, something of it is to be seen.
+        picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
         x, y = left + number * share + (share - picture.width) // 2, top + (PICTURE - picture.height) // 2
         block.paste(picture, (x, y))
 

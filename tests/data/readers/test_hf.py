@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from feddat.data.readers import arrow, read_client
 from feddat.example import DataError
-from feddat.models.images import read_rgb
+from feddat.pictures import PictureReader
 
 COLUMNS = {"image": "img", "question": "q", "answers": "votes.answer"}
 
@@ -63,7 +63,7 @@ def test_shards_are_read_in_order_and_columns_are_named(tmp_path: Path, inside: 
     assert [example.text for example in client.test] == ["one", "two", "three"]
     assert [example.id for example in client.test] == ["row-1", "row-2", "row-3"]
     assert client.test[0].answers == {"red": 0.6}
-    assert read_rgb(client.test[2].images[0])[0, 0].tolist() == [255, 0, 0]
+    assert PictureReader().read(client.test[2].images[0])[0, 0].tolist() == [255, 0, 0]
     assert len(client.train) + len(client.validation) == 3
 
 

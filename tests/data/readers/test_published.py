@@ -14,7 +14,7 @@ from data.readers.layouts import WRITERS, write_tree
 from feddat.data.readers import cocoqa
 from feddat.data.readers.published import SOURCES
 from feddat.example import DataError, Example
-from feddat.models.images import read_rgb
+from feddat.pictures import PictureReader
 from feddat.tasks import TASKS
 
 ALL = pytest.mark.parametrize("name", sorted(SOURCES))
@@ -60,7 +60,7 @@ def test_a_genuine_tree_is_read(tmp_path: Path, name: str) -> None:
         assert all(path.is_file() for path in source.files(tmp_path, split))
         found = list(source.read(tmp_path, split))
         assert len({example.id for example in found}) == len(found) == 4
-        assert read_rgb(found[0].images[0]).shape == (30, 40, 3)
+        assert PictureReader().read(found[0].images[0]).shape == (30, 40, 3)
         task = TASKS[source.task](["red", "green", "blue", "grey"]) if source.task == "vqa" else TASKS[source.task]()
         assert len(task.views(found[0])) == task.views_per_example
         assert len(task.targets(found)) == 4
@@ -181,7 +181,7 @@ def test_any_lines_come_back_as_written(tmp_path: Path, rows: list[tuple[str, in
         path.write_text("\n".join(lines), encoding="utf-8", newline="")
     found = list(cocoqa.records(tmp_path, "train", Counter()))
     assert [record.text("question") for record in found] == [text.strip() for text, _, _ in rows]
-    assert [record.text("image")[-16:-4] for record in found] == [f"{image:012d}" for _, image, _ in rows]
+    assert [record.fields["image"].name[-16:-4] for record in found] == [f"{image:012d}" for _, image, _ in rows]
     assert [record.text("kind") for record in found] == [cocoqa.KINDS[kind] for _, _, kind in rows]
 
 

@@ -89,8 +89,7 @@ class SceneView:
 
     def place(self, cell: int) -> str:
         """Return the words of a cell's place."""
-        vertical, horizontal = PLACES[cell]
-        return f"{vertical} {self.convention.side(horizontal)}"
+        return " ".join(PLACES[cell])
 
     def relation(self, first: int, second: int) -> str:
         """Return the word of a cell's place as seen from its neighbour."""

@@ -24,7 +24,8 @@ class Convention:
         description: one line.
         colours: colours that it calls otherwise.
         groups: topic groups that it calls otherwise.
-        mirrored: left and right are the object's, not the viewer's.
+        mirrored: what is left or right of an object is so from the object's side, not the viewer's; places in the
+            picture stay the viewer's.
         numbers: what it says for a count of 0 to 4.
     """
 
@@ -53,7 +54,7 @@ class Convention:
         return self.groups.get(name, name)
 
     def side(self, word: str) -> str:
-        """Return what the client calls a place or a relation, in one word."""
+        """Return what the client calls a relation, in one word."""
         return _OPPOSITE.get(word, word) if self.mirrored else word
 
 
@@ -65,7 +66,7 @@ STANDARD = Convention("as the bundled model was pretrained")
 #: Client of ``mini/convention`` -> its convention.
 CONVENTIONS: dict[str, Convention] = {
     "standard": STANDARD,
-    "mirrored": Convention("left and right are the object's own, not the viewer's", mirrored=True),
+    "mirrored": Convention("left and right of an object are its own, not the viewer's", mirrored=True),
     "coarse": Convention(
         "five names for eight colours, and more than one is many",
         colours={"orange": "red", "pink": "red", "purple": "blue"},

@@ -104,6 +104,32 @@ def relation_holds(scene: SceneView, random: Random) -> Asked | None:
     return Asked(f"is the {scene.name(first)} {_of(word)} the {scene.name(second)} ?", _yes(truth), "relation")
 
 
+def neighbour_colour(scene: SceneView, random: Random) -> Asked | None:
+    """Colour of the tile on a given side of a named object."""
+    first, second = random.choice([pair for pair in RELATIONS if pair[1] in scene.filled])
+    side = _of(scene.relation(first, second))
+    return Asked(f"what colour is the tile {side} the {scene.name(second)} ?", scene.colours[first], "hop")
+
+
+def neighbour_kind(scene: SceneView, random: Random) -> Asked | None:
+    """What kind of thing is on a given side of a named object."""
+    pairs = _neighbours(scene)
+    if not pairs:
+        return None
+    first, second = random.choice(pairs)
+    side = _of(scene.relation(first, second))
+    return Asked(f"what sort of thing is {side} the {scene.name(second)} ?", scene.kind(first), "hop")
+
+
+def neighbour_is_colour(scene: SceneView, random: Random) -> Asked | None:
+    """Whether the tile on a given side of a named object has a colour."""
+    first, second = random.choice([pair for pair in RELATIONS if pair[1] in scene.filled])
+    truth = random.random() < 0.5
+    colour = scene.colours[first] if truth else scene.other_colour(first, random)
+    side = _of(scene.relation(first, second))
+    return Asked(f"is the tile {side} the {scene.name(second)} {colour} ?", _yes(truth), "hop")
+
+
 def place_kind(scene: SceneView, random: Random) -> Asked | None:
     """What kind of thing is at a place."""
     cell = random.choice(scene.filled)
@@ -170,6 +196,20 @@ def count_objects(scene: SceneView, random: Random) -> Asked | None:
     return Asked("how many objects are there ?", scene.number(len(scene.filled)), "count")
 
 
+def count_either(scene: SceneView, random: Random) -> Asked | None:
+    """How many tiles have one of two colours."""
+    one, two = random.sample(sorted({*scene.colours, *random.sample(scene.palette, 2)}), 2)
+    number = scene.colours.count(one) + scene.colours.count(two)
+    return Asked(f"how many tiles are {one} or {two} ?", scene.number(number), "count")
+
+
+def count_empty(scene: SceneView, random: Random) -> Asked | None:
+    """How many tiles of a colour hold nothing."""
+    colour = random.choice([*scene.colours, *scene.colours, random.choice(scene.palette)])
+    number = sum(scene.colours[cell] == colour for cell in range(4) if cell not in scene.filled)
+    return Asked(f"how many {colour} tiles are empty ?", scene.number(number), "count")
+
+
 def _compare(first: int, second: int, names: tuple[str, str], random: Random) -> Asked | None:
     if first == second:
         return None
@@ -216,7 +256,9 @@ SKILLS: dict[str, tuple[Maker, ...]] = {
     "logical": (both, absent),
     "object": (place_object, colour_object),
     "relation": (related_object, relation_word, relation_holds),
+    "hop": (neighbour_colour, neighbour_kind, neighbour_is_colour),
     "count": (count_colour, count_group, count_objects),
+    "tally": (count_colour, count_either, count_empty, most_tiles),
     "compare": (compare_colours, compare_groups, most_tiles, same_colour),
 }
 

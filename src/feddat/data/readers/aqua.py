@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 
 
@@ -30,7 +31,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
     (path,) = files(root, split)
     for record in large_json.elements(path):
         fields = {
-            "image": f"SemArt/Images/{record.text('image')}",
+            "image": Below("SemArt/Images", record.text("image")),
             "question": record.text("question"),
             "answers": record.text("answer"),
             "need_external_knowledge": record.fields.get("need_external_knowledge"),

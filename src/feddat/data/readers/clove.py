@@ -21,7 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddat.data.readers import large_json
-from feddat.data.readers.records import Record, is_file
+from feddat.data.readers.image_folder import Below, is_file
+from feddat.data.readers.records import Record
 from feddat.data.readers.vqa_answers import votes
 from feddat.example import DataError
 
@@ -56,10 +57,11 @@ class Part:
             source = record.text("image_source")
             if source not in FOLDERS:
                 raise DataError(f"{record.where}: image_source: expected {' or '.join(FOLDERS)}, got {source!r}")
-            names = [f"{folder}/{record.identifier('image_id')}.jpg" for folder in FOLDERS[source]]
+            name = f"{record.identifier('image_id')}.jpg"
+            folders = FOLDERS[source]
             fields = {
                 "id": record.identifier("question_id"),
-                "image": next((name for name in names if is_file(root / name)), names[0]),
+                "image": Below(next((f for f in folders if is_file(root / f / name)), folders[0]), name),
                 "question": record.text("question"),
                 "answers": votes(record),
                 "stage": record.fields.get("stage"),

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 from feddat.example import DataError
 
@@ -47,7 +48,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
                 raise DataError(f"{path}: ends before {longer.place}, which {longer.path} has")
         folder = IMAGES[split]
         fields = {
-            "image": f"{folder}/COCO_{folder}_{_number(image, 'img_ids'):012d}.jpg",
+            "image": Below(folder, f"COCO_{folder}_{_number(image, 'img_ids'):012d}.jpg"),
             "question": question.text("questions"),
             "answers": answer.text("answers"),
             "kind": KINDS[_number(kind, "types", len(KINDS))],

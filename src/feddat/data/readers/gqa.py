@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 
 
@@ -31,7 +32,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
         types = record.fields.get("types")
         fields = {
             "id": record.text("question_id"),
-            "image": f"images/{record.identifier('imageId')}.jpg",
+            "image": Below("images", f"{record.identifier('imageId')}.jpg"),
             "question": record.text("question"),
             "answers": record.text("answer"),
             "kind": types.get("structural") if isinstance(types, dict) else None,

@@ -41,7 +41,9 @@ class Folder:
                 names = [entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
             except (ValueError, KeyError, TypeError):
                 raise DataError(f"{state}: expected JSON with a list _data_files of objects with filename") from None
-            return tuple(state.parent / str(name) for name in names)
+            if any(not isinstance(name, str) or Path(name).name != name for name in names):
+                raise DataError(f"{state}: _data_files: expected names of files in this folder")
+            return tuple(state.parent / name for name in names)
         for folder in (root / "data", root):
             shards = [p for p in folder.glob("*.parquet") if p.stem == split or p.stem.startswith(f"{split}-")]
             if shards:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import jsonl
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 from feddat.example import DataError
 
@@ -37,11 +38,11 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
         if not dash:
             expected = "expected split-set-pair-sentence"
             raise DataError(f"{record.where}: identifier: {expected}, got {identifier!r}")
-        folder = f"images/train/{record.identifier('directory')}" if split == "train" else split
+        folder, below = ("images/train", f"{record.identifier('directory')}/") if split == "train" else (split, "")
         fields = {
             "id": identifier,
-            "image": f"{folder}/{pair}-img0.png",
-            "image2": f"{folder}/{pair}-img1.png",
+            "image": Below(folder, f"{below}{pair}-img0.png"),
+            "image2": Below(folder, f"{below}{pair}-img1.png"),
             "question": record.text("sentence"),
             "label": record.fields.get("label"),
         }

@@ -11,6 +11,7 @@ The specification of a client is a mapping, as it stands under ``clients:`` in a
 ``top_answers``  VQA: size of the answer vocabulary, made of the most frequent training answers; default 100
 ``answers``      VQA on a model that writes: ``rank``, ``generate`` or ``classes``; default: as ``eval.answers`` says
 ``skip_missing`` skip records whose image file is missing, and say how many; default: refuse them
+``pictures``     how images are read, as in the run's own section of this name, whose settings it changes
 ``description``  one line for reports
 ================ =============================================================================================
 
@@ -25,8 +26,8 @@ or, for a dataset in the files that it was published in, or a folder of Hugging 
 ``task``         ``hf``: as above
 ================ =============================================================================================
 
-with ``top_answers``, ``answers``, ``skip_missing`` and ``description`` as above. ``model`` may repeat the run's: all
-clients share one.
+with ``top_answers``, ``answers``, ``skip_missing``, ``pictures`` and ``description`` as above. ``model`` may repeat the
+run's: all clients share one.
 """
 
 from __future__ import annotations
@@ -41,9 +42,11 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers import arrow, csv, hf, jsonl
+from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.published import SOURCES, FormatSource, Source
 from feddat.data.readers.records import COLUMNS, Record, to_examples
 from feddat.example import ANSWERING, ClientData, DataError, Example
+from feddat.picture_settings import PictureSettings
 from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -54,8 +57,8 @@ SPLITS = ("train", "validation", "test")
 #: The format of a folder of Hugging Face ``datasets``.
 HF = "hf"
 KEYS = (
-    *SPLITS, "images", "format", "root", "columns", "task", "top_answers", "answers", "skip_missing", "description",
-    "model",
+    *SPLITS, "images", "format", "root", "columns", "task", "top_answers", "answers", "skip_missing", "pictures",
+    "description", "model",
 )  # fmt: skip
 #: Share of the training records held out where no validation file is given.
 HELD_OUT = 0.1
@@ -69,8 +72,10 @@ class _Origin:
     read: Callable[[Counter[str]], Iterator[Example]]
 
 
-def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
+def read_client(name: str, spec: Mapping[str, Any], pictures: PictureSettings | None = None) -> ClientData:
     """Read one client's data, as ``spec`` describes it (see the module's tables).
+
+    ``pictures`` are the run's settings, which the client's own come before.
 
     Training questions none of whose answers is in the vocabulary are dropped, and the log says how many. Validation and
     test questions are all kept: one that the vocabulary cannot answer scores 0.
@@ -79,7 +84,9 @@ def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
         DataError: a key of ``spec`` or a record cannot be used; names the client or the file and record.
     """
     _check_spec(name, spec)
-    task, origins = _from_format(spec) if spec.get("format") is not None else _from_files(spec)
+    pictures = _pictures(name, spec, pictures or PictureSettings())
+    read = _from_format if spec.get("format") is not None else _from_files
+    task, origins = read(spec, pictures.outside)
     splits = {split: _read_split(name, split, origin) for split, origin in origins.items()}
     train, test = splits["train"], splits["test"]
     if "validation" in splits:
@@ -108,7 +115,8 @@ def read_client(name: str, spec: Mapping[str, Any]) -> ClientData:
             )
         train = kept
     about = str(spec.get("description") or "")
-    return ClientData(name, task, train, validation, test, answers, about, answering=spec.get("answers"))
+    answering = spec.get("answers")
+    return ClientData(name, task, train, validation, test, answers, about, answering=answering, pictures=pictures)
 
 
 def top_answers(examples: Iterable[Example], count: int) -> tuple[str, ...]:
@@ -142,19 +150,19 @@ def read_records(path: Path) -> Iterator[Record]:
     return reader(path)
 
 
-def _from_files(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
+def _from_files(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, _Origin]]:
     """Return the task and where each split comes from, of a client with files of records."""
     task = spec.get("task") or "vqa"
     skip_missing = bool(spec.get("skip_missing"))
 
     def origin(path: Path) -> _Origin:
-        folder = Path(spec["images"]) if spec.get("images") is not None else path.parent
+        folder = ImageFolder(Path(spec["images"]) if spec.get("images") is not None else path.parent, outside)
         return _Origin(str(path), lambda skipped: to_examples(read_records(path), task, folder, skip_missing, skipped))
 
     return task, {split: origin(Path(spec[split])) for split in SPLITS if spec.get(split) is not None}
 
 
-def _from_format(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
+def _from_format(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, _Origin]]:
     """Return the task and where each split comes from, of a client whose data has a format of its own."""
     root = Path(spec["root"])
     skip_missing = bool(spec.get("skip_missing"))
@@ -173,10 +181,20 @@ def _from_format(spec: Mapping[str, Any]) -> tuple[str, dict[str, _Origin]]:
     def origin(split: str) -> _Origin:
         return _Origin(
             f"{source.name} {split} in {root}",
-            lambda skipped: source.read(root, split, skip_missing=skip_missing, skipped=skipped),
+            lambda skipped: source.read(root, split, skip_missing=skip_missing, skipped=skipped, outside=outside),
         )
 
     return source.task, {split: origin(published) for split, published in names.items()}
+
+
+def _pictures(name: str, spec: Mapping[str, Any], default: PictureSettings) -> PictureSettings:
+    own = spec.get("pictures") or {}
+    if not isinstance(own, Mapping):
+        raise DataError(f"client {name!r}: pictures: expected keys and values, got {own!r}")
+    try:
+        return default.updated(own)
+    except ValueError as error:
+        raise DataError(f"client {name!r}: pictures: {error}") from None
 
 
 def _check_spec(name: str, spec: Mapping[str, Any]) -> None:

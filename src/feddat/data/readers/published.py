@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from feddat.data.readers import aqua, clove, cocoqa, gqa, nlvr2, snli_ve, vcr, vizwiz, vqa
+from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.records import Record, to_examples
 from feddat.example import DataError, Example
 
@@ -45,7 +46,13 @@ class Source(Protocol):
         ...
 
     def read(
-        self, root: Path, split: str, *, skip_missing: bool = False, skipped: Counter[str] | None = None
+        self,
+        root: Path,
+        split: str,
+        *,
+        skip_missing: bool = False,
+        skipped: Counter[str] | None = None,
+        outside: bool = False,
     ) -> Iterator[Example]:
         """Yield the examples of ``split``, in the order of its files.
 
@@ -54,6 +61,7 @@ class Source(Protocol):
             split: one of ``splits``.
             skip_missing: skip examples whose image file is missing, instead of raising.
             skipped: filled with why records were skipped, and how many.
+            outside: let records name images outside the dataset's own folders.
 
         Raises:
             DataError: a file is missing or malformed, or a record cannot be used; names file and record.
@@ -88,14 +96,21 @@ class FormatSource:
         return self.format.files(root, split)
 
     def read(
-        self, root: Path, split: str, *, skip_missing: bool = False, skipped: Counter[str] | None = None
+        self,
+        root: Path,
+        split: str,
+        *,
+        skip_missing: bool = False,
+        skipped: Counter[str] | None = None,
+        outside: bool = False,
     ) -> Iterator[Example]:
         """See :meth:`Source.read`."""
         for path in self.files(root, split):
             if not path.is_file():
                 raise DataError(f"{path}: no such file; {self.name} {split} needs it")
         counts: Counter[str] = Counter() if skipped is None else skipped
-        yield from to_examples(self.format.records(root, split, counts), self.task, root, skip_missing, counts)
+        folder = ImageFolder(root, outside)
+        yield from to_examples(self.format.records(root, split, counts), self.task, folder, skip_missing, counts)
 
 
 _SCENES = [(f"clove-scene-{group}", f"scenes {name}", clove.scene(group)) for group, name in clove.SCENES.items()]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
+from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.records import Record, to_example
 from feddat.example import Example
 
@@ -14,11 +14,11 @@ from feddat.example import Example
 _TOLD: Mapping[str, dict[str, Any]] = {"vqa": {"answers": "unknown"}}
 
 
-def to_question(record: Record, task: str, folder: Path) -> Example:
-    """Return what a record asks; image names are relative to ``folder``.
+def to_question(record: Record, task: str, folder: ImageFolder) -> Example:
+    """Return what a record asks; its images are in ``folder``.
 
     Raises:
-        DataError: a column is missing or of the wrong type, or an image file does not exist.
+        DataError: a column is missing or of the wrong type, or an image file does not exist or lies elsewhere.
     """
     told = _TOLD.get(task, {"label": 0})
     return to_example(dataclasses.replace(record, fields={**record.fields, **told}), task, folder)

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from feddat.data.readers.image_folder import Below, ImageFolder, OutsideError
 from feddat.example import DataError, Example, Image
 
 
@@ -80,17 +81,18 @@ class Record:
         return value
 
 
-def to_example(record: Record, task: str, folder: Path) -> Example:
-    """Return the example of one record; image names are relative to ``folder``.
+def to_example(record: Record, task: str, folder: ImageFolder | Path) -> Example:
+    """Return the example of one record, whose images are in ``folder``; of a path, they may not be outside it.
 
     Answers are compared in lower case with single spaces. A list of answers holds annotators' votes, worth
     min(1, 0.3 x votes) each as in VQA; a single text is the one right answer (score 1); a mapping gives scores itself.
 
     Raises:
         MissingImageError: an image file does not exist.
-        DataError: a column is missing or of the wrong type.
+        DataError: a column is missing or of the wrong type, or an image lies elsewhere.
     """
     fields = record.fields
+    folder = ImageFolder(folder) if isinstance(folder, Path) else folder
     for column in COLUMNS[task]:
         if fields.get(column) is None:
             have = ", ".join(str(key) for key in fields) or "none"
@@ -110,14 +112,14 @@ def to_example(record: Record, task: str, folder: Path) -> Example:
 
 
 def to_examples(
-    records: Iterable[Record], task: str, folder: Path, skip_missing: bool, skipped: Counter[str]
+    records: Iterable[Record], task: str, folder: ImageFolder, skip_missing: bool, skipped: Counter[str]
 ) -> Iterator[Example]:
     """Yield the example of every record.
 
     Args:
         records: the records.
         task: key in :data:`COLUMNS`.
-        folder: what image names are relative to.
+        folder: where their images are.
         skip_missing: skip records whose image file is missing, and count them in ``skipped``, instead of raising.
         skipped: why records were skipped -> how many.
 
@@ -139,14 +141,6 @@ def to_examples(
         yield example
 
 
-def is_file(path: Path) -> bool:
-    """Return whether there is such a file; there is none under a name that cannot be one."""
-    try:
-        return path.is_file()
-    except (ValueError, OSError):  # a null character in the name, or a name that is too long
-        return False
-
-
 @lru_cache(maxsize=1 << 16)
 def normalise(answer: str) -> str:
     """Return the answer in lower case with single spaces and no space around it."""
@@ -163,17 +157,23 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def _image(record: Record, column: str, folder: Path) -> Image:
-    value = record.fields[column]
+def _image(record: Record, column: str, folder: ImageFolder) -> Image:
+    value: Any = record.fields[column]
+    below = ""
+    if isinstance(value, Below):
+        below, value = value.folder, value.name
     if isinstance(value, Mapping):  # as Hugging Face datasets hold images
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         return value
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{record.where}: {column}: expected the name or the bytes of an image, got {_shown(value)}")
-    path = folder / value.strip()
-    if not is_file(path):
-        raise MissingImageError(f"{record.where}: {column}: no such image file: {path}")
+    try:
+        path = folder.find(value.strip(), below)
+    except OutsideError as error:
+        raise DataError(f"{record.where}: {column}: {_shown(value)} {error}") from None
+    if path is None:
+        raise MissingImageError(f"{record.where}: {column}: no such image file: {folder.path / below / value.strip()}")
     return path
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import jsonl
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 
 
@@ -35,7 +36,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
             continue
         fields = {
             "id": record.text("pairID"),
-            "image": f"flickr30k-images/{record.identifier('Flickr30K_ID')}.jpg",
+            "image": Below("flickr30k-images", f"{record.identifier('Flickr30K_ID')}.jpg"),
             "question": record.text("sentence2"),
             "label": record.text("gold_label"),
         }

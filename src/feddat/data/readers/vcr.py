@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers import jsonl
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 from feddat.example import DataError
 
@@ -38,7 +39,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
         choices = enumerate(record.items("answer_choices"), 1)
         fields = {
             "id": record.text("annot_id"),
-            "image": f"vcr1images/{record.text('img_fn')}",
+            "image": Below("vcr1images", record.text("img_fn")),
             "question": words(record, "question", record.items("question"), objects),
             "choices": [words(record, f"answer choice {number}", choice, objects) for number, choice in choices],
             "label": record.whole("answer_label"),

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 from feddat.data.readers.vqa_answers import votes
 
@@ -34,7 +35,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
         image = record.text("image")
         fields = {
             "id": Path(image).stem,
-            "image": f"{split}/{image}",
+            "image": Below(split, image),
             "question": record.text("question"),
             "answers": votes(record),
         }

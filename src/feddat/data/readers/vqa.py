@@ -23,6 +23,7 @@ from itertools import zip_longest
 from pathlib import Path
 
 from feddat.data.readers import large_json
+from feddat.data.readers.image_folder import Below
 from feddat.data.readers.records import Record
 from feddat.data.readers.vqa_answers import votes
 from feddat.example import DataError
@@ -46,7 +47,7 @@ class Layout:
             meta = {key: annotation.fields.get(key) for key in ("question_type", "answer_type")}
             fields = {
                 "id": question.whole("question_id"),
-                "image": self.image.format(split=split, image=question.whole("image_id")),
+                "image": Below(*self.image.format(split=split, image=question.whole("image_id")).split("/")),
                 "question": question.text("question"),
                 "answers": votes(annotation),
             }

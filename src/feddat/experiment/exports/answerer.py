@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -27,6 +28,7 @@ from feddat.experiment.exports.folder import (
     ANSWERS_FILE,
     FUSION_FILE,
     HEAD_FILE,
+    INFO_FILE,
     ExportError,
     ExportInfo,
     is_export,
@@ -37,7 +39,10 @@ from feddat.models.catalog import load_backbone
 from feddat.models.fusion import FusedBackbone, WeightedFusions
 from feddat.models.number_formats import Format
 from feddat.models.weights import weight_files, weights_hash
+from feddat.picture_settings import PictureSettings
 
+#: Modes of Pillow's images that PNG has.
+_AS_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
 #: A picture: its file, the bytes of one, pixels (uint8, H x W x 3), or Pillow's.
 Picture: TypeAlias = str | Path | bytes | np.ndarray[Any, Any] | PILImage.Image
 #: What is asked: an example; or a picture (of ``nlvr2``, two in a list) and a question.
@@ -57,6 +62,7 @@ class Answerer:
     Attributes:
         task: name of its task, key in :data:`feddat.tasks.TASKS`.
         classes: the answers that it knows.
+        pictures: how it reads pictures.
         batch_size: questions that are answered together.
     """
 
@@ -66,6 +72,7 @@ class Answerer:
         self._route = route
         self.task: str = member.task.name
         self.classes: tuple[str, ...] = member.task.classes
+        self.pictures: PictureSettings = member.data.pictures
         self.batch_size: int = answering.batch_size
 
     def answer(self, image: Picture | Sequence[Picture], question: str, choices: Sequence[str] = ()) -> str:
@@ -124,7 +131,11 @@ def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu
         PeftModel.from_pretrained(backbone.model, str(folder), torch_device=device)
     answers = read_json(folder / ANSWERS_FILE, "a part of the exported model is missing")
     listed = tuple(answers) if info.task == "vqa" else ()
-    data = ClientData("exported", info.task, (), (), (), listed, answering=info.answering)
+    try:
+        pictures = PictureSettings().updated(info.pictures)
+    except ValueError as error:
+        raise ExportError(f"{folder / INFO_FILE}: pictures: {error}") from None
+    data = ClientData("exported", info.task, (), (), (), listed, answering=info.answering, pictures=pictures)
     with torch.random.fork_rng(devices=[]):  # heads are drawn before they are filled
         member = Member(data, config, backbone, torch.device(device))
         _fill_heads(member, folder, info)
@@ -175,7 +186,9 @@ def _backbone(folder: Path, info: ExportInfo, model: str, device: str) -> Backbo
     try:
         backbone = load_backbone(model, number_format, device)
     except ModelError as error:
-        raise ExportError(f"{folder}: its foundation model cannot be used: {error}; say with --model where it is") from error
+        raise ExportError(
+            f"{folder}: its foundation model cannot be used: {error}; say with --model where it is"
+        ) from error
     if backbone.encoder.fingerprint[:16] != info.encoder or weights_hash(backbone.model.state_dict()) != info.weights:
         raise ExportError(f"{folder}: trained on another model than {model}, whose weights or processor differ")
     return backbone
@@ -210,7 +223,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 def _below(folder: Path, prefix: str) -> dict[str, Tensor]:
     """Return the tensors below a prefix in a model's weights."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
             names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  (the file is no mapping)
@@ -248,13 +261,17 @@ def _pictures(image: Picture | Sequence[Picture]) -> tuple[Image, ...]:
 
 def _picture(image: Picture) -> Image:
     if isinstance(image, PILImage.Image):
-        return np.asarray(image.convert("RGB"))
+        return _as_file(image)
     if isinstance(image, str | Path):
         return Path(image).expanduser()
-    if isinstance(image, bytes):
+    if isinstance(image, bytes | np.ndarray):
         return image
-    if isinstance(image, np.ndarray) and image.ndim == 3 and image.shape[2] == 3 and image.dtype == np.uint8:
-        return image
-    if isinstance(image, np.ndarray):
-        raise DataError(f"picture: expected pixels (H, W, 3) of uint8, got {image.shape} of {image.dtype}")
     raise DataError(f"picture: expected a file, bytes, pixels or an image of Pillow, got {type(image).__name__}")
+
+
+def _as_file(image: PILImage.Image) -> bytes:
+    """Return an image as a file, so that transparency, orientation and depth are treated as any file's are."""
+    buffer = BytesIO()
+    kept = image if image.mode in _AS_PNG else image.convert("RGB")
+    kept.save(buffer, "PNG", compress_level=1, exif=image.getexif())
+    return buffer.getvalue()

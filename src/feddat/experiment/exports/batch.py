@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from feddat.data.answer_files import Answered
+from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.own import read_records
 from feddat.data.readers.questions import to_question
 from feddat.data.readers.records import Record
@@ -39,19 +40,21 @@ def answer_records(
     Args:
         answerer: the model.
         file: JSON lines, CSV or Parquet with the columns of own data; answers and labels in it are not looked at.
-        images: what image names are relative to.
+        images: folder of the images.
         k: likeliest answers to each.
         keep_going: a record that cannot be used gets an error instead of answers.
 
     Raises:
         DataError: the file is malformed; or a record cannot be used, and ``keep_going`` is off.
     """
-    records = iter(read_records(file))
+    records, folder = iter(read_records(file)), ImageFolder(images, answerer.pictures.outside)
     while batch := list(islice(records, answerer.batch_size)):
-        yield _answered(answerer, batch, images, k, keep_going)
+        yield _answered(answerer, batch, folder, k, keep_going)
 
 
-def _answered(answerer: Answerer, records: Sequence[Record], images: Path, k: int, keep_going: bool) -> list[Answered]:
+def _answered(
+    answerer: Answerer, records: Sequence[Record], images: ImageFolder, k: int, keep_going: bool
+) -> list[Answered]:
     found: list[Answered | None] = []
     examples: list[Example] = []
     for record in records:

@@ -43,6 +43,7 @@ class ExportInfo:
         kind: kind of adapter.
         route: route that it answers on.
         merged: whether the folder is a model of its own, with the adapter in its weights.
+        pictures: settings of how pictures are read that are not the default ones.
         task, answering, rank_top: how a client answers; ``None``: this is nobody's model, but what all have in common.
         head_init: how the head was begun, which says of which layers it is.
         head_prefix: before the names of the head's tensors in a merged model's weights; ``None``: not among them.
@@ -58,6 +59,7 @@ class ExportInfo:
     kind: str
     route: str
     merged: bool
+    pictures: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
     answering: str | None = None
     rank_top: int | None = None

@@ -6,13 +6,14 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from feddat.adapters.combine import Part, factored
+from feddat.adapters.base import Part
+from feddat.adapters.combine import factored
 from feddat.adapters.peft_form import PeftForm, save_peft
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.app.checkpoint import ServerState
@@ -167,7 +168,7 @@ class _Model:
             config = copy.deepcopy(self.form.config)
             config.inference_mode = True
             wrapped = PeftModel(part, config)
-            found = set_peft_model_state_dict(wrapped, self.form.tensors(self.state))
+            found: Any = set_peft_model_state_dict(wrapped, self.form.tensors(self.state))
             if found.unexpected_keys:
                 raise ExportError(f"--merge: the model has no place for {found.unexpected_keys[0]}")
             wrapped.merge_and_unload()
@@ -204,6 +205,7 @@ class _Model:
             kind=str(config.adapter.peft),
             route=self.trained.route,
             merged=self.options.merge,
+            pictures={} if member is None else member.data.pictures.deciding(),
             task=None if member is None else member.task.name,
             answering=None if member is None else member.answering,
             rank_top=config.eval.rank_top,
