@@ -5,12 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from two_clients import quick_config
 
 from feddat.algorithms.base import MAIN_HEAD
+from feddat.cli import main
 from feddat.client.member import Member
 from feddat.client.trained import TrainedModel
 from feddat.config import load_config
 from feddat.example import ClientData, View
+from feddat.experiment import Experiment
 from feddat.experiment.exports.card import Origin
 from feddat.experiment.federation import load_foundation
 from feddat.experiment.methods import resolve
@@ -87,3 +90,32 @@ class Trained:
 def trained(folders):
     """Return a made-up trained model of a family and kind."""
     return lambda family, kind, route="global", **settings: Trained(folders(family), kind, route, **settings)
+
+
+@pytest.fixture(scope="session")
+def finished(world, tmp_path_factory):
+    """Return the folder of a finished quick run of ``ann`` and ``bob``; each is run once, and must not be changed."""
+    root, made = tmp_path_factory.mktemp("finished"), {}
+
+    def run(**values):
+        torch.set_num_threads(1)
+        key = repr(sorted(values.items()))
+        if key not in made:
+            config = quick_config(world, root, **{"name": f"run{len(made)}", "train__lr": 0.05} | values)
+            Experiment(config).run()
+            made[key] = config.run_dir
+        return made[key]
+
+    return run
+
+
+@pytest.fixture
+def call():
+    """Return what the command line does: its exit code."""
+
+    def call(*arguments):
+        with pytest.raises(SystemExit) as stopped:
+            main([str(argument) for argument in arguments])
+        return stopped.value.code
+
+    return call

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers as hf
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -88,3 +89,8 @@ def classifier(folder: Path, width: int) -> nn.Module:
     )
     head.load_state_dict(state)
     return head
+
+
+def picture(path: Path) -> Image.Image:
+    """Return the image in a file."""
+    return Image.open(path).convert("RGB")
