@@ -7,12 +7,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 #: The files of a PEFT folder.
 CONFIG_FILE, WEIGHTS_FILE = CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -84,6 +86,27 @@ def read_peft(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
         return config, load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder / WEIGHTS_FILE}: cannot be read: {error}") from error
+
+
+def put_peft(model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor]) -> PeftModel:
+    """Put an adapter into a model, in place, and return what PEFT wraps it in; it does not train.
+
+    Raises:
+        ValueError: the model has no place for a tensor, another shape there, or a place that no tensor is for.
+    """
+    config = copy.deepcopy(config)
+    config.inference_mode = True
+    try:
+        wrapped = PeftModel(model, config)
+        found: Any = set_peft_model_state_dict(wrapped, dict(tensors))
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the adapter does not fit the model: {' '.join(str(error).split())}") from error
+    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]
+    missing = [key for key in found.missing_keys if prefix in key]
+    if missing or found.unexpected_keys:
+        what = f"{missing[0]} is missing" if missing else f"the model has no place for {found.unexpected_keys[0]}"
+        raise ValueError(f"the adapter does not fit the model: {what}")
+    return wrapped
 
 
 def peft_digest(folder: Path) -> str:

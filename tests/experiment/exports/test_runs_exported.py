@@ -1,5 +1,6 @@
 """From a finished run to a folder and to answers, through the command line: the same as the run itself gives."""
 
+import dataclasses
 import json
 import shutil
 
@@ -7,13 +8,14 @@ import pytest
 import stock
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import feddat
 from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.exports.folder import ExportError
 from feddat.experiment.serving import answering_state
-from helpers import make_tiny_vilt
+from feddat.models.tiny import make_tiny
+from feddat.models.tiny.settings import SIZES
 
 #: Method and settings -> a route that its clients answer on.
 RUNS = {
@@ -211,6 +213,11 @@ def damage(folder, file, change):
     (folder / file).write_text(json.dumps(change(content)))
 
 
+def lose(folder, part):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({k: v for k, v in tensors.items() if part not in k}, folder / "adapter_model.safetensors")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -219,6 +226,8 @@ def damage(folder, file, change):
         (lambda folder: (folder / "head.safetensors").unlink(), "no head.safetensors; a part of the exported model"),
         (lambda folder: (folder / "head.safetensors").write_bytes(b"x"), "head.safetensors: cannot be read"),
         (lambda folder: (folder / "answers.json").unlink(), "answers.json: No such file"),
+        (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: no such file"),
+        (lambda folder: lose(folder, "bottleneck_up"), r"does not fit the model: .*bottleneck_up.* is missing"),
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no adapter_model.safetensors"),
         (lambda folder: damage(folder, "feddat.json", lambda info: info | {"layout": 9}), "layout 9; this version"),
         (lambda folder: damage(folder, "feddat.json", lambda info: info | {"new": 9}), "feddat.json: .*'new'"),
@@ -239,8 +248,8 @@ def test_a_damaged_folder_is_said_in_one_line(finished, tmp_path, spoil, message
 def test_another_foundation_model_is_refused_and_a_moved_one_found(finished, tmp_path, world):
     run, folder = finished(method="feddat"), tmp_path / "ann"
     Experiment.open(run).export(folder, "ann")
-    other = make_tiny_vilt(tmp_path / "other", hidden_size=64)
-    with pytest.raises(ExportError, match="trained on another model than .*other"):
+    other = make_tiny("vilt", tmp_path / "other", dataclasses.replace(SIZES["unit"], seed=1))
+    with pytest.raises(ExportError, match=r"trained on another model than .*other"):
         feddat.load(folder, model=other)
     damage(folder, "feddat.json", lambda info: info | {"model": "/gone"})
     same_answers(feddat.load(folder, model=world / "model").answers(questions(run)), of_run(run, "ann", questions(run)))

@@ -9,13 +9,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from peft import PeftModel
 from PIL import Image as PILImage
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from feddat.adapters.peft_form import CONFIG_FILE
+from feddat.adapters.peft_form import CONFIG_FILE, put_peft, read_peft
 from feddat.adapters.replaced import ReplacedWeights
 from feddat.algorithms.base import MAIN_HEAD, RoundContext
 from feddat.algorithms.head import Head
@@ -128,8 +127,15 @@ def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu
     if isinstance(backbone, FusedBackbone):
         backbone.fuse(info.fusion, "personal")
     if (folder / CONFIG_FILE).is_file():
-        PeftModel.from_pretrained(backbone.model, str(folder), torch_device=device)
+        try:
+            put_peft(backbone.model, *read_peft(folder))
+        except ValueError as error:
+            raise ExportError(f"{folder}: {error}") from None
+    elif not info.merged and info.kind != "head":
+        raise ExportError(f"{folder / CONFIG_FILE}: no such file; a part of the exported model is missing")
     answers = read_json(folder / ANSWERS_FILE, "a part of the exported model is missing")
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise ExportError(f"{folder / ANSWERS_FILE}: expected a list of answers")
     listed = tuple(answers) if info.task == "vqa" else ()
     try:
         pictures = PictureSettings().updated(info.pictures)

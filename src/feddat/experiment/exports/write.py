@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from feddat.adapters.base import Part
 from feddat.adapters.combine import factored
-from feddat.adapters.peft_form import PeftForm, save_peft
+from feddat.adapters.peft_form import PeftForm, put_peft, save_peft
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.app.checkpoint import ServerState
 from feddat.client.member import FUSION
@@ -165,13 +163,7 @@ class _Model:
     def _merge(self, part: nn.Module) -> None:
         """Put what was trained into the weights of a model, in place."""
         if self.form is not None:
-            config = copy.deepcopy(self.form.config)
-            config.inference_mode = True
-            wrapped = PeftModel(part, config)
-            found: Any = set_peft_model_state_dict(wrapped, self.form.tensors(self.state))
-            if found.unexpected_keys:
-                raise ExportError(f"--merge: the model has no place for {found.unexpected_keys[0]}")
-            wrapped.merge_and_unload()
+            put_peft(part, self.form.config, self.form.tensors(self.state)).merge_and_unload()
             return
         with torch.no_grad():
             for key, value in self.state.items():
