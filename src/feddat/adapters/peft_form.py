@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,17 +45,28 @@ class PeftForm:
         return {own.get(name, name): value for name, value in tensors.items()}
 
 
+#: A model's name on the Hub, with a revision where one is given.
+_HUB_NAME = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
+
+
+def hub_name(model: str) -> tuple[str, str | None] | None:
+    """Return a model's name on the Hub and its revision, if given; ``None`` for bundled names and folders."""
+    found = _HUB_NAME.fullmatch(model)
+    return None if found is None or Path(model).expanduser().is_dir() else (found["name"], found["revision"])
+
+
 def save_config(folder: Path, config: PeftConfig, base: str | None, model_class: type | None = None) -> None:
     """Write ``adapter_config.json``.
 
     Args:
         folder: that exists.
         config: of the adapter.
-        base: the model that it belongs to: a name or a folder.
+        base: the model that it belongs to: a name, on the Hub with ``@revision``, or a folder.
         model_class: transformers' class of that model, for ``AutoPeftModel``.
     """
     config = copy.deepcopy(config)
-    config.base_model_name_or_path, config.inference_mode = base, True
+    name, revision = (None if base is None else hub_name(base)) or (base, None)
+    config.base_model_name_or_path, config.revision, config.inference_mode = name, revision, True
     if model_class is not None:
         config.auto_mapping = {"base_model_class": model_class.__name__, "parent_library": model_class.__module__}
     config.save_pretrained(str(folder))

@@ -7,13 +7,14 @@ import shutil
 import pytest
 import stock
 import torch
+from answers import of_run, questions, same_answers
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
 import feddat
 from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.exports.folder import ExportError
-from feddat.experiment.serving import answering_state
+from feddat.experiment.federation import answering_state
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import SIZES
 
@@ -37,25 +38,6 @@ RUNS = {
     "local": ({"method": "local"}, "local"),
     "central": ({"method": "central"}, "global"),
 }
-
-
-def of_run(run, client, examples, route=None):
-    """What a client's model answers within the run, on a route."""
-    federation, state = Experiment.open(run)._latest()
-    final, extras = answering_state(federation.foundation, state)
-    owner = federation.owner(client)
-    answering = owner.answering(state.shared or None, state.round, final, extras)
-    return answering.likeliest(owner.members[client], examples, route or owner.routes(final)[0], 3)
-
-
-def questions(run, client="ann"):
-    return Experiment.open(run)._latest()[0].data[client].test
-
-
-def same_answers(found, expected, within=2e-5):
-    assert [[name for name, _ in row] for row in found] == [[name for name, _ in row] for row in expected]
-    for row, other in zip(found, expected, strict=True):
-        assert [value for _, value in row] == pytest.approx([value for _, value in other], abs=within)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -86,24 +68,14 @@ def test_a_whole_model_is_exported_merged(finished, call, tmp_path, capsys):
     same_answers(feddat.load(tmp_path / "yes").answers(questions(run)), of_run(run, "ann", questions(run)))
 
 
-def global_features(run, views):
-    """What the global adapter of a run makes of views."""
-    federation, state = Experiment.open(run)._latest()
-    foundation = federation.foundation
-    foundation.adapters.load("global", foundation.initial_global() | state.shared)
-    foundation.adapters.route("global")
-    with torch.no_grad():
-        return foundation.backbone.features(views), views
-
-
 @pytest.mark.parametrize("method", ["feddat", "feddat-lora", "fedex-lora"])
 def test_the_shared_adapter_and_checkpoints_are_what_peft_loads(finished, call, tmp_path, world, method):
     run = finished(method=method)
     assert call("export", run, "--out", tmp_path / "shared") == 0
     federation, state = Experiment.open(run)._latest()
     backbone = federation.foundation.backbone
-    views = [view for example in federation.data["ann"].test[:3] for view in [example]]
-    inputs = federation.participants["ann"].members["ann"].encode_unseen(views).batch([0, 1, 2], torch.device("cpu"))
+    member = federation.participants["ann"].members["ann"]
+    inputs = member.inputs(member.encode_unseen(federation.data["ann"].test[:3]), torch.arange(3))
     adapters, extras = federation.foundation.adapters, answering_state(federation.foundation, state)[1]
     adapters.load("global", state.shared)
     adapters.shift(extras or {})

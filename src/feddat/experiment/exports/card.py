@@ -16,14 +16,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from feddat.adapters.peft_form import hub_name
 from feddat.config import RunConfig
 from feddat.experiment.exports.folder import ANSWERS_FILE, CARD_FILE, HEAD_FILE, ExportInfo
 from feddat.experiment.methods import title
 from feddat.kinds import KINDS
 from feddat.models.catalog import list_models
 
-#: A model's name on the Hub, with a revision where one is given.
-_HUB_NAME = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
 #: What the Hub calls what is answered here.
 _TASK = "visual-question-answering"
 #: Scores of so many clients at least are averaged: the mean of one is that one's.
@@ -49,20 +48,18 @@ class Origin:
 
 def public_name(model: str) -> str:
     """Return a model's name without the place where it lies on this machine."""
-    known = model in list_models() or (_HUB_NAME.fullmatch(model) and not Path(model).expanduser().is_dir())
-    return model if known else Path(model).name
+    return model if model in list_models() or hub_name(model) else Path(model).name
 
 
 def write_card(folder: Path, info: ExportInfo, origin: Origin, personal: bool) -> None:
     """Write ``README.md``; ``personal``: it is one client's model."""
-    hub = _HUB_NAME.fullmatch(info.model)
-    on_hub = hub is not None and not Path(info.model).expanduser().is_dir()
+    base, revision = hub_name(info.model) or (None, None)
     what = f"{title(origin.config)}, {'one client' if personal else 'the shared adapter'}"
     scores = shared_scores(origin, info.route)
     source = _source(origin.config)
     data = ModelCardData(
         library_name="transformers" if info.merged or info.kind == "head" else "peft",
-        base_model=hub["name"] if hub is not None and on_hub else None,
+        base_model=base,
         pipeline_tag=_TASK if info.task in (None, "vqa") else None,
         tags=["feddat", "federated-learning", "vision-language", *([] if info.merged else [info.kind])],
         model_name=what,
@@ -84,7 +81,7 @@ def write_card(folder: Path, info: ExportInfo, origin: Origin, personal: bool) -
         f"# {what}",
         _about(info, origin, personal),
         "## How it was trained",
-        _table(info, origin, hub["revision"] if hub is not None and on_hub else None),
+        _table(info, origin, revision),
         "## Scores",
         _scores(scores, origin, source),
         "## Privacy",

@@ -40,7 +40,7 @@ class ExportInfo:
         family: its family.
         weights, encoder: hashes of its weights and of what reads pictures and texts.
         format: number format of its weights.
-        kind: kind of adapter.
+        kind: kind of adapter; ``head``: none, the foundation model is used as it is.
         route: route that it answers on.
         merged: whether the folder is a model of its own, with the adapter in its weights.
         pictures: settings of how pictures are read that are not the default ones.

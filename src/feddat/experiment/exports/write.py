@@ -194,7 +194,7 @@ class _Model:
             weights=foundation.model["weights"],
             encoder=foundation.model["encoder"],
             format=config.weights,
-            kind=str(config.adapter.peft),
+            kind=str(config.adapter.peft) if self.state else "head",
             route=self.trained.route,
             merged=self.options.merge,
             pictures={} if member is None else member.data.pictures.deciding(),
