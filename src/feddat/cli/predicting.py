@@ -99,4 +99,4 @@ def _answer_file(answerer: Answerer, file: Path, images: Path, to: Path | None, 
     if to is not None:
         print_paths(answers=to)
     if failed:
-        err.print(f"{failed} records could not be used, see their `error`")
+        err.print(f"{failed} record{'s'[: failed > 1]} could not be used, see `error`")

@@ -94,3 +94,10 @@ def classifier(folder: Path, width: int) -> nn.Module:
 def picture(path: Path) -> Image.Image:
     """Return the image in a file."""
     return Image.open(path).convert("RGB")
+
+
+def example(image: Path, text: str) -> Any:
+    """Return a question about an image file, as predictions take it."""
+    from feddat.example import Example
+
+    return Example("0", (image,), text)
