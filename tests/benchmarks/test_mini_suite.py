@@ -1,5 +1,7 @@
-"""The four mini federations: deterministic, disjoint, balanced, and new to the bundled model."""
+"""The mini federations: deterministic, disjoint, balanced, new to the bundled model, and never changed again."""
 
+import hashlib
+import json
 from collections import Counter
 from random import Random
 
@@ -31,6 +33,36 @@ def test_same_seed_same_federation_and_another_seed_another_one(name: str) -> No
             assert rows == [(e.id, e.text, dict(e.answers), e.choices, e.label, pixels(e)) for e in two.split(split)]
             assert [e.text for e in one.split(split)] != [e.text for e in three.split(split)]
         assert (len(one.train), len(one.validation), len(one.test)) == (40, 10, 20)
+
+
+#: Federation -> hash of its texts and answers, and the mean of its pixels: what recorded results were made from.
+FIXED: dict[str, tuple[str, float]] = {
+    "mini/domain": ("e9303a73f2beab7e", 180.64),
+    "mini/function": ("f51b73e52c5f33ee", 119.86),
+    "mini/scene": ("0c67d5fb14a3716f", 110.67),
+    "mini/task": ("aacac357d3be6c58", 142.10),
+    "mini/convention": ("0cb927974975e77c", 170.66),
+    "mini-v1/domain": ("f3428bc08766eb00", 151.86),
+    "mini-v1/function": ("fe6cc852d2b99734", 127.71),
+    "mini-v1/scene": ("3110bb1d6cc4dc07", 117.34),
+    "mini-v1/task": ("336d8a805784a549", 137.19),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_data_of_recorded_results_never_change(name: str) -> None:
+    """Texts to the letter; pixels by their mean, because processors round sines and powers differently."""
+    examples = [
+        (client.name, split, e)
+        for client in load_benchmark(name, 0, **SMALL).clients
+        for split in ("train", "validation", "test")
+        for e in client.split(split)
+    ]
+    rows = [[name, split, e.text, sorted(e.answers.items()), e.choices, e.label] for name, split, e in examples]
+    found = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
+    mean = np.mean([np.mean(image) for *_, e in examples for image in e.images])
+    text, pixel = FIXED[name]
+    assert (found, round(float(mean), 2)) == (text, pytest.approx(pixel, abs=0.02)), (found, mean)
 
 
 def test_a_smaller_training_set_is_a_prefix_of_a_larger_one() -> None:

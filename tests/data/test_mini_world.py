@@ -65,7 +65,7 @@ def test_atlas_holds_a_distinct_glyph_for_every_concept() -> None:
         (q.neighbour_colour, "what colour is the tile below the dog ?", "blue"),
         (q.neighbour_kind, "what sort of thing is left of the cat ?", "fruit"),
         (q.neighbour_is_colour, "is the tile above the cat red ?", "yes"),
-        (q.neighbour_is_colour, "is the tile right of the apple pink ?", "no"),
+        (q.neighbour_is_colour, "is the tile above the cat blue ?", "no"),
         (q.count_group, "how many animal things are there ?", "two"),
         (q.count_objects, "how many objects are there ?", "three"),
         (q.count_either, "how many tiles are blue or red ?", "three"),

@@ -52,8 +52,11 @@ _TASKS = {
 _FUNCTIONS = ("attribute", "knowledge", "logical", "object", "relation")
 
 
-def _domain(skills: Mapping[str, float], sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
-    drawn = [mini_client(name, name, sizes, seed, skills=skills, description=line) for name, line in _DOMAINS.items()]
+def _domain(skills: Mapping[str, float], prefix: str, sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
+    drawn = [
+        mini_client(name, prefix + name, sizes, seed, skills=skills, description=line)
+        for name, line in _DOMAINS.items()
+    ]
     easy = "the public easy-VQA dataset: one shape on a coloured ground"
     return (*drawn, easy_vqa_client("easy-vqa", sizes, seed, easy))
 
@@ -107,9 +110,9 @@ def _convention(sizes: Mapping[str, int], seed: int) -> tuple[ClientData, ...]:
 MINI: dict[str, MiniFederation] = {
     "mini/domain": MiniFederation(
         "five clients, five visual domains, mixed questions",
-        "counting tiles by their colours, and questions of two steps",
+        "frosted glass in front of all, counting tiles by their colours, and questions of two steps",
         "visual domain: sketch, night, photo, silhouette, and the public easy-VQA",
-        partial(_domain, {"tally": 0.35, "hop": 0.4, "object": 0.15, "knowledge": 0.1}),
+        partial(_domain, {"tally": 0.4, "hop": 0.4, "knowledge": 0.2}, "frosted-"),
     ),
     "mini/function": MiniFederation(
         "five clients, one skill each",
@@ -144,7 +147,7 @@ MINI: dict[str, MiniFederation] = {
         "five clients, five visual domains, mixed questions",
         "counting and comparing",
         "visual domain: sketch, night, photo, silhouette, and the public easy-VQA",
-        partial(_domain, {"count": 0.4, "compare": 0.35, "object": 0.125, "attribute": 0.125}),
+        partial(_domain, {"count": 0.4, "compare": 0.35, "object": 0.125, "attribute": 0.125}, ""),
     ),
     "mini-v1/function": MiniFederation(
         "five clients, one skill each",
