@@ -184,8 +184,8 @@ def test_what_cannot_be_begun_with_is_said_before_anything_starts(exported, make
     assert not (config.run_dir / "config.yaml").exists()
 
 
-def test_no_client_is_told_where_the_server_has_its_adapter(exported, make_config):
-    """Where a deployment's server and clients begin is their own: the settings that they compare are the same."""
+def test_where_adapters_begin_is_no_setting_that_all_must_share(exported, make_config):
+    """In a deployment it is the server's own, and each client's own: the settings that they compare are the same."""
     starts = ({}, {"adapter__start": exported["shared"]})
     plain, begun = (load_foundation(resolve(make_config(**values))).model["settings"] for values in starts)
     assert plain == begun
