@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from feddat.adapters.peft_internals import tuner_prefix
 
 #: The files of a PEFT folder.
 CONFIG_FILE, WEIGHTS_FILE = CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -113,7 +114,7 @@ def put_peft(model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor]
         found: Any = set_peft_model_state_dict(wrapped, dict(tensors))
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the adapter does not fit the model: {' '.join(str(error).split())}") from error
-    prefix = PEFT_TYPE_TO_PREFIX_MAPPING[config.peft_type]
+    prefix = tuner_prefix(config)
     missing = [key for key in found.missing_keys if prefix in key]
     if missing or found.unexpected_keys:
         what = f"{missing[0]} is missing" if missing else f"the model has no place for {found.unexpected_keys[0]}"
