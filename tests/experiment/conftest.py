@@ -37,4 +37,4 @@ def make_config(world, tmp_path):
     """Settings of a quick run; keyword values (dots as ``__``) are put on top."""
     torch.set_num_threads(1)
 
-    return partial(quick_config, world, tmp_path / "runs")
+    return partial(quick_config, world, runs_dir=tmp_path / "runs")

@@ -11,11 +11,10 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
 SIZES = {"train": 10, "validation": 3, "test": 6}
 
 
-def quick_config(world: Path, runs_dir: Path, **values) -> RunConfig:
+def quick_config(world: Path, **values) -> RunConfig:
     """Settings of a quick run of both; keyword values (dots as ``__``) are put on top."""
     clients = {c: {split: str(world / c / f"{split}.jsonl") for split in SIZES} for c in ("ann", "bob")}
     settings = {
-        "runs_dir": runs_dir,
         "name": "run",
         "model": str(world / "model"),
         "benchmark": None,

@@ -101,7 +101,7 @@ def finished(world, tmp_path_factory):
         torch.set_num_threads(1)
         key = repr(sorted(values.items()))
         if key not in made:
-            config = quick_config(world, root, **{"name": f"run{len(made)}", "train__lr": 0.05} | values)
+            config = quick_config(world, runs_dir=root, **{"name": f"run{len(made)}", "train__lr": 0.05} | values)
             Experiment(config).run()
             made[key] = config.run_dir
         return made[key]

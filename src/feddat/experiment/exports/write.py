@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -134,10 +134,11 @@ class _Model:
     state: dict[str, Tensor]
     fusions: Sequence[Part]
     options: Options
-    base: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "base", self.options.base or self.foundation.config.model)
+    @property
+    def base(self) -> str:
+        """What the folder calls the foundation model."""
+        return self.options.base or self.foundation.config.model
 
     def write(self, folder: Path) -> ExportInfo:
         """Write all files but the card."""
