@@ -7,10 +7,14 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo bench test test-slow consortium lint types format clean
+.PHONY: demo real bench test test-slow consortium lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/feddat demo
+
+# Real data, a real model: downloads 1.6 GB (docs/real.md). On a GPU: make real ARGS=device=cuda
+real: $(VENV)/.installed
+	$(BIN)/feddat real $(ARGS)
 
 bench: $(VENV)/.installed
 	$(BIN)/feddat bench step --threads 1

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from feddat.config import SHARING, ConfigError, RunConfig, Sharing
+from feddat.hub import local_or_named, parse_address
 
 
 class SiteConfig(BaseModel):
@@ -26,7 +27,9 @@ class SiteConfig(BaseModel):
         30.0, ge=10, le=1800, description="seconds; the server gives this node up after two without a sign of life"
     )
     data: dict[str, Any] = Field(description="{train, validation?, test, images, task?, ...} or {format, root, ...}")
-    model: Path | None = Field(None, description="folder of the foundation model; default: the run's bundled model")
+    model: str | None = Field(
+        None, description="folder of the foundation model, or owner/name@commit; default: the run's bundled model"
+    )
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
     start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
@@ -52,7 +55,11 @@ class SiteConfig(BaseModel):
         return self.state / run
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Return the run as this client runs it: on its own data, model and device, and nobody else's."""
+        """Return the run as this client runs it: on its own data, model and device, and nobody else's.
+
+        Raises:
+            ConfigError: the run names a model of the Hub that this client has not chosen itself.
+        """
         own: dict[str, Any] = {
             "clients": {self.client: dict(self.data)},
             "benchmark": None,
@@ -65,7 +72,10 @@ class SiteConfig(BaseModel):
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
         }
         if self.model is not None:
-            own["model"] = str(self.model)
+            own["model"] = self.model
+        elif parse_address(config.model, "model") is not None and not Path(config.model).is_dir():
+            # What is downloaded here is this client's decision, not the server's.
+            raise ConfigError(f"client {self.client}: the run's model is {config.model}; name it in client.yaml")
         if self.device is not None:
             own["device"] = self.device
         if self.threads is not None:
@@ -93,11 +103,18 @@ def read_site(path: Path) -> SiteConfig:
         problem = error.errors()[0]
         raise ConfigError(f"client file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
     folder = path.resolve().parent
-    named = ("root",) if site.data.get("format") else ("train", "validation", "test", "images")
-    data = {key: str(folder / value) if key in named and value else value for key, value in site.data.items()}
+    form = site.data.get("format")
+    named = ("root",) if form else ("train", "validation", "test", "images")
+    data = {
+        key: local_or_named(folder, value, form) if key in named and isinstance(value, str) and value else value
+        for key, value in site.data.items()
+    }
     places: dict[str, Any] = {
         key: folder / value.expanduser()
-        for key in ("model", "state", "data_cache", "start_local")
+        for key in ("state", "data_cache", "start_local")
         if (value := getattr(site, key)) is not None
     }
+    if site.model is not None:
+        own = folder / Path(site.model).expanduser()
+        places["model"] = str(own) if own.is_dir() or parse_address(site.model, "model") is None else site.model
     return site.model_copy(update={"data": data} | places)

@@ -1,6 +1,8 @@
 """Two clients with files of their own and a tiny ViLT: what the tests of whole runs share."""
 
 import json
+import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +12,19 @@ import torch
 from PIL import Image
 from two_clients import COLOURS, SIZES, quick_config
 
+from feddat.benchmarks.medical import DATASETS
+from feddat.models.named import named_folder
 from helpers import make_tiny_vilt
+from hub_server import Asked, HubServer
+
+#: Repositories that tests ask for where they are not.
+MISSING = {"a/b", "dandelin/vilt-b32-mlm", *(dataset.repository for dataset in DATASETS.values())}
+#: Headers of requests to the Hub. The library numbers requests at random, so that the Hub can find one that went wrong,
+#: and marks those that are parts of a download.
+ALLOWED = {
+    *("host", "accept", "accept-encoding", "connection", "user-agent", "range", "authorization"),
+    *("x-amzn-trace-id", "x-hf-download-counter"),
+}
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +52,34 @@ def make_config(world, tmp_path):
     torch.set_num_threads(1)
 
     return partial(quick_config, world, runs_dir=tmp_path / "runs")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub on the loopback address without repositories, and an empty cache."""
+    for key in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "HF_HOME"):
+        monkeypatch.delenv(key, raising=False)
+    named_folder.cache_clear()
+    with HubServer().running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+        for one in server.asked:
+            _holds_names_and_versions_alone(one, server)
+    named_folder.cache_clear()
+
+
+def _holds_names_and_versions_alone(one: Asked, server: HubServer) -> None:
+    """Hold a request to what may leave the machine: who asks, and for what of whose."""
+    assert one.method in ("GET", "HEAD") and not one.body
+    known = {f"/{kind}s/{name}" if kind == "dataset" else f"/{name}" for kind, name in server.repos}
+    known |= {f"/api/{kind}s/{name}" for kind, name in server.repos} | {f"/cdn/{sha}" for sha in server.blobs}
+    tried = r"/nowhere|/(api/(models|datasets)/|datasets/)?(\S+)"
+    if not one.path.startswith(tuple(known)):  # of what is not there, its name alone
+        found = re.fullmatch(tried, one.path)
+        assert found is not None and found[3] in (None, *MISSING), one.path
+    assert one.query.lower() in ("", "blobs=true", "recursive=true&expand=false") or "discussions" in one.path
+    assert one.headers.keys() <= ALLOWED
+    assert one.headers.get("x-hf-download-counter", "1") == "1"
+    agent = [part.partition("/")[0] for part in one.headers["user-agent"].split("; ")]
+    assert agent in (["feddat", "hf_hub", "python"], ["feddat"])

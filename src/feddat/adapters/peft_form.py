@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from feddat.adapters.peft_internals import tuner_prefix
+from feddat.hub import HubError, parse_address
 
 #: The files of a PEFT folder.
 CONFIG_FILE, WEIGHTS_FILE = CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -46,14 +46,15 @@ class PeftForm:
         return {own.get(name, name): value for name, value in tensors.items()}
 
 
-#: A model's name on the Hub, with a revision where one is given.
-_HUB_NAME = re.compile(r"(?:hf://)?(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")
-
-
 def hub_name(model: str) -> tuple[str, str | None] | None:
     """Return a model's name on the Hub and its revision, if given; ``None`` for bundled names and folders."""
-    found = _HUB_NAME.fullmatch(model)
-    return None if found is None or Path(model).expanduser().is_dir() else (found["name"], found["revision"])
+    if Path(model).expanduser().is_dir():
+        return None
+    try:
+        address = parse_address(model, "model")
+    except HubError:
+        return None
+    return None if address is None else (address.name, address.revision)
 
 
 def save_config(folder: Path, config: PeftConfig, base: str | None, model_class: type | None = None) -> None:

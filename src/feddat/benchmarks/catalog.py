@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feddat.benchmarks.draw import TEST_EXAMPLES, TRAIN_EXAMPLES, Sizes, draw_client
+from feddat.benchmarks.medical import MEDICAL, Revisions, load_medical
 from feddat.benchmarks.mini import MINI
 from feddat.benchmarks.paper import FEDERATIONS
 from feddat.benchmarks.prepared import MANIFEST, load_prepared
@@ -41,8 +42,11 @@ class BenchmarkError(ValueError):
 
 def list_benchmarks() -> dict[str, str]:
     """Return name -> one-line description."""
-    mini = {name: federation.description for name, federation in MINI.items()}
-    return mini | {name: federation.description for name, federation in FEDERATIONS.items()}
+    return {
+        name: federation.description
+        for federations in (MINI, FEDERATIONS, MEDICAL)
+        for name, federation in federations.items()
+    }
 
 
 def load_benchmark(
@@ -53,8 +57,9 @@ def load_benchmark(
     root: Path | None = None,
     validation_examples: int | None = None,
     outside: bool = False,
+    revisions: Revisions | None = None,
 ) -> Benchmark:
-    """Generate a federation, draw it from published datasets, or read a prepared one.
+    """Generate a federation, draw it from published datasets, fetch it from the Hub, or read a prepared one.
 
     The same arguments give the same examples.
 
@@ -66,6 +71,7 @@ def load_benchmark(
         root: ``paper/*``: folder of the published datasets; or of prepared ones, called ``domain``, ``scene``, ...
         validation_examples: mini/*: validation examples per client; default: half as many as test examples.
         outside: ``paper/*``: let records name images outside the datasets' own folders.
+        revisions: medical/*: dataset on the Hub -> commit; default: the newest. These federations are read whole.
 
     Raises:
         BenchmarkError: unknown name, or ``root`` is missing.
@@ -80,6 +86,12 @@ def load_benchmark(
             "test": test,
         }
         return Benchmark(name, entry.description, entry.shared, entry.differs, entry.clients(sizes, seed))
+    if name in MEDICAL:
+        medical = MEDICAL[name]
+        if root is not None and (root / name.replace("/", "-") / MANIFEST).is_file():
+            return _prepared(name, root / name.replace("/", "-"))
+        clients = load_medical(name, seed, revisions=revisions)
+        return Benchmark(name, medical.description, medical.shared, medical.differs, clients)
     if name in FEDERATIONS:
         if root is None:
             raise BenchmarkError(
@@ -100,5 +112,9 @@ def load_benchmark(
 
 def _prepared(name: str, folder: Path) -> Benchmark:
     manifest, clients = load_prepared(folder)
-    federation = FEDERATIONS[manifest["request"]["benchmark"]]
+    request = manifest["request"]["benchmark"]
+    if request in MEDICAL:
+        medical = MEDICAL[request]
+        return Benchmark(name, medical.description, medical.shared, medical.differs, clients)
+    federation = FEDERATIONS[request]
     return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)

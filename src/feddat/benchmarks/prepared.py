@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.benchmarks.draw import Count, Sizes
+from feddat.benchmarks.medical import MEDICAL, pin_revisions
 from feddat.benchmarks.paper import FEDERATIONS
 from feddat.data.cache import EncodedImage, EncodingCache, image_key
 from feddat.example import ClientData, DataError, Example
@@ -36,8 +37,9 @@ class Request:
     """What to prepare.
 
     Attributes:
-        benchmark: key of :data:`~feddat.benchmarks.paper.FEDERATIONS`.
-        root: folder of the published datasets.
+        benchmark: key of :data:`~feddat.benchmarks.paper.FEDERATIONS`, or of
+            :data:`~feddat.benchmarks.medical.MEDICAL`, which keep the published splits.
+        root: folder of the published datasets; ``None`` for those of the Hub.
         model: whose image processor and tokenizer to prepare for: a bundled model's name, or a folder.
         seed: of the choice of questions.
         sizes: how many questions.
@@ -45,11 +47,12 @@ class Request:
     """
 
     benchmark: str
-    root: Path
+    root: Path | None
     model: str
     seed: int = 0
     sizes: Sizes = field(default_factory=Sizes)
     pictures: PictureSettings = field(default_factory=PictureSettings)
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def encoder(self) -> str:
@@ -67,13 +70,22 @@ class Request:
             DataError: there is no such federation, or an annotation file is missing.
             ModelError: there is no such model.
         """
+        if self.benchmark in MEDICAL:
+            return self._described(None, []) | {"revisions": pin_revisions(self.benchmark, self.revisions)}
         if self.benchmark not in FEDERATIONS:
-            raise DataError(f"benchmark {self.benchmark!r}: expected one of {', '.join(FEDERATIONS)}")
-        files = sorted({path for part in FEDERATIONS[self.benchmark].parts for path in part.files(self.root)})
+            raise DataError(f"benchmark {self.benchmark!r}: expected one of {', '.join([*FEDERATIONS, *MEDICAL])}")
+        if self.root is None:
+            raise DataError(f"benchmark {self.benchmark}: give --root, the folder of the published datasets")
+        parts = FEDERATIONS[self.benchmark].parts
+        return self._described(
+            str(self.root.resolve()), sorted({path for part in parts for path in part.files(self.root)})
+        )
+
+    def _described(self, root: str | None, files: list[Path]) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "benchmark": self.benchmark,
-            "root": str(self.root.resolve()),
+            "root": root,
             "seed": self.seed,
             "sizes": asdict(self.sizes),
             "model": self.model,
@@ -140,6 +152,8 @@ def load_prepared(folder: Path) -> tuple[dict[str, Any], tuple[ClientData, ...]]
 def write_client(folder: Path, data: ClientData, counts: Mapping[str, Count]) -> dict[str, Any]:
     """Write one client's questions, and return what ``client.json`` holds.
 
+    Pictures that come out of an archive are written below ``pictures/``, each once.
+
     Raises:
         DataError: an image file is missing.
         OSError: the disk refuses.
@@ -150,7 +164,10 @@ def write_client(folder: Path, data: ClientData, counts: Mapping[str, Count]) ->
         "description": data.description,
         "counts": {split: asdict(count) for split, count in counts.items()},
     }
-    write_records(folder, {split: [_record(example) for example in data.split(split)] for split in SPLITS}, about)
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    records = {split: [_record(example, pictures) for example in data.split(split)] for split in SPLITS}
+    write_records(folder, records, about)
     return about
 
 
@@ -199,12 +216,17 @@ def encodings_folder(folder: Path) -> Path:
     return folder / "encodings"
 
 
-def _record(example: Example) -> dict[str, Any]:
+def _record(example: Example, pictures: Path) -> dict[str, Any]:
     images = []
     for image in example.images:
+        key = image_key(image).hex()
+        if isinstance(image, bytes):
+            if not (path := pictures / key).is_file():
+                write_atomic(path, image)
+            image = path
         if not isinstance(image, Path):
             raise DataError(f"example {example.id}: expected images in files")
-        images.append({"key": image_key(image).hex(), "file": str(image.absolute())})
+        images.append({"key": key, "file": str(image.absolute())})
     return {
         "id": example.id,
         "images": images,

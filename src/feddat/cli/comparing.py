@@ -25,6 +25,7 @@ from feddat.cli.common import (
     say_loading,
     split_names,
 )
+from feddat.cli.pulling import announce
 
 if TYPE_CHECKING:
     from feddat.config import RunConfig
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: What `feddat compare` compares by default.
 METHODS = "feddat,fedavg,local,head"
+#: What `feddat real` compares.
+REAL_METHODS = METHODS
 #: What `feddat demo` compares: in so few steps the published distillation has little to teach (docs/results.md).
 DEMO_METHODS = "feddat-mild,fedavg,local,head"
 
@@ -128,6 +131,24 @@ def demo(
     _compare(settings, methods, seeds, jobs, overwrite)
 
 
+def real(
+    overrides: Overrides = None,
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")
+    ] = REAL_METHODS,
+    seeds: Seeds = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    overwrite: Overwrite = False,
+    record: Record = None,
+) -> None:
+    """Compare FedDAT with its rivals on real medical data with a real model, both fetched from the Hub."""
+    from feddat.config import load_config
+
+    with resources.as_file(resources.files("feddat") / "presets" / "real.yaml") as preset:
+        settings = load_config(preset, overrides)
+    _compare(settings, methods, seeds, jobs, overwrite, record=record)
+
+
 def _compare(
     config: RunConfig,
     methods: str,
@@ -139,8 +160,11 @@ def _compare(
 ) -> None:
     names = split_names(methods)
     say_loading()
-    from feddat.experiment import compare, comparison_runs
-    from feddat.report import method_table
+    from feddat.experiment import compare, comparison_runs, pinned
+    from feddat.report import method_table, tables
+
+    announce([config], names, seeds)
+    config = pinned(config)
 
     source = config.benchmark or "own data"
     with interruptible("the same command again"):
@@ -152,6 +176,8 @@ def _compare(
             comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen, book)
     table = method_table.method_table(comparison["runs"])
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
+    if (kinds := tables.kind_table(comparison["runs"])) is not None:
+        out.print(tables.to_rich(kinds, "By kind of question (%)"))
     folder = next(iter(runs.values())).runs_dir
     print_paths(folder=folder, report=folder / "report.html")
     _fail_for(comparison["failed"], len(runs))
@@ -169,7 +195,7 @@ def _compare_suite(
     record: Record,
 ) -> None:
     say_loading()
-    from feddat.experiment import Plan, all_runs, run_suite
+    from feddat.experiment import Plan, all_runs, pinned, run_suite
     from feddat.experiment.suites import find_suite
     from feddat.report import method_table
     from feddat.report.suite import read_suite, suite_tables
@@ -178,6 +204,8 @@ def _compare_suite(
     names = list(suite.methods) if methods is None else split_names(methods)
     configs = suite.configs(config)
     all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # mistakes show first
+    announce(list(configs.values()), names, seeds)
+    configs = {label: pinned(each) for label, each in configs.items()}
     with interruptible("the same command again"):
         book = _open_record(record)
         chosen = _tuning(configs, names, tune, jobs, overwrite, book, tune_on)
@@ -225,7 +253,7 @@ def study(
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
     settings = load_config(config, overrides, **values).updated({"eval.split": split})
     say_loading()
-    from feddat.experiment import Study, all_runs, run_study
+    from feddat.experiment import Study, all_runs, pinned, run_study
     from feddat.experiment.studies import study_name
     from feddat.report import tables
     from feddat.report.study import study_table
@@ -233,6 +261,7 @@ def study(
     wanted = Study.parse(what)
     settings = settings.updated({"name": study_name(wanted, settings)})
     names = list(wanted.methods) if methods is None else split_names(methods)
+    settings = pinned(settings)
     source = settings.benchmark or "own data"
     with interruptible("the same command again"):
         all_runs(wanted.plans(settings, names, range(seeds)))  # mistakes show before the search for settings

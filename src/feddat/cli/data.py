@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
+from feddat.cli.pulling import pull
 
-app = typer.Typer(no_args_is_help=True, help="Prepare data, and look at it before it is trained on.")
+app = typer.Typer(no_args_is_help=True, help="Fetch and prepare data, and look at it before it is trained on.")
+app.command("pull")(pull)
 
 
 @app.command("show")
@@ -52,11 +54,49 @@ def show(
     typer.echo(to)
 
 
+@app.command("describe")
+def describe(
+    benchmark: Benchmark = None,
+    config: Config = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
+    most: Annotated[int, typer.Option(min=1, help="Training questions that the text-only baseline sees.")] = 2500,
+) -> None:
+    """Count a federation's questions and answers, and score what can be had without looking at a picture."""
+    from feddat.config import ConfigError, load_config
+
+    if (benchmark is None) == (config is None):
+        raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
+    say_loading()
+    from dataclasses import replace
+
+    from feddat.benchmarks.baselines import majority_score, text_only_score
+    from feddat.data.readers.medical import KIND
+    from feddat.experiment import load_clients, pinned
+    from feddat.report import federation
+
+    settings = pinned(load_config(config) if benchmark is None else load_config(benchmark=benchmark))
+    rows = []
+    for data in load_clients(settings):
+        text_only = text_only_score(replace(data, train=data.train[:: max(1, -(-len(data.train) // most))]))
+        rows.append(federation.describe(data, majority_score(data), text_only, KIND))
+    if markdown:
+        typer.echo(federation.to_markdown(rows), nl=False)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for place, heading in enumerate(federation.HEADER):
+        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+
+
 @app.command("prepare")
 def prepare(
-    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* name in `feddat list`.")],
-    root: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the published datasets, see docs/data.md.")],
+    benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* or medical/* name in `feddat list`.")],
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")],
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="paper/*: folder of the published datasets, see docs/data.md.")
+    ] = None,
     model: Annotated[str, typer.Option(help="Whose image processor and tokenizer: a name, or a folder.")] = "vilt-mini",
     train_examples: Annotated[int, typer.Option(min=1, help="Training questions per client.")] = 2500,
     test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
@@ -79,15 +119,23 @@ def prepare(
     from feddat.benchmarks.draw import Sizes
     from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
     from feddat.config import load_config
+    from feddat.models.named import pin_model
 
     settings = load_config(None, [f"pictures.{item}" for item in pictures or ()]).pictures
-    request = Request(benchmark, root, model, seed, Sizes(train_examples, test_examples, top_answers), settings)
+    sizes = Sizes(train_examples, test_examples, top_answers)
+    begun = None if overwrite else read_manifest(to)
+    # Going on, or reading again, is with the datasets of the first time, wherever their branches are now.
+    revisions = begun["request"].get("revisions", {}) if begun is not None else {}
+    request = Request(benchmark, root, pin_model(model), seed, sizes, settings, revisions)
     if overwrite or not is_prepared(to, request):
         say_loading()
         from feddat.experiment.prepare import prepare
         from feddat.live import PrepareDisplay
 
-        with interruptible("the same command again"), PrepareDisplay(out, f"{benchmark} from {root}") as display:
+        with (
+            interruptible("the same command again"),
+            PrepareDisplay(out, benchmark if root is None else f"{benchmark} from {root}") as display,
+        ):
             prepare(request, to, jobs, skip_bad, overwrite, display)
     out.print(_counts((read_manifest(to) or {})["clients"]))
     print_paths(folder=to)

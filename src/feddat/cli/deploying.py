@@ -21,15 +21,19 @@ def init(
     clients: Annotated[str, typer.Option(help="Names of the clients, with commas.")],
     host: Annotated[str, typer.Option(help="Name or address that clients reach the server under; more with commas.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 9092,
-    model: Annotated[str, typer.Option(help="Bundled model, or folder of the foundation model.")] = "vilt-mini",
+    model: Annotated[
+        str, typer.Option(help="Bundled model, folder, or owner/name of the foundation model.")
+    ] = "vilt-mini",
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder.")] = Path("consortium"),
 ) -> None:
     """Write keys, certificates, settings and instructions for a server and its clients."""
     say_loading()
     from feddat.deploy.folder import write_consortium
     from feddat.experiment.federation import model_hashes
+    from feddat.models.named import pin_model
 
-    write_consortium(to, split_names(clients), split_names(host), port, (model, model_hashes(model)))
+    pinned = pin_model(model)
+    write_consortium(to, split_names(clients), split_names(host), port, (pinned, model_hashes(pinned)))
     print_paths(server=to / "server", clients=to / "clients", readme=to / "README.md")
 
 

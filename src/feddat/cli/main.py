@@ -26,6 +26,7 @@ for command in (
     runs.run,
     comparing.compare,
     comparing.demo,
+    comparing.real,
     comparing.study,
     comparing.tune,
     runs.report,

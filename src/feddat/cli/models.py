@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -43,9 +44,63 @@ def make_tiny(
     print_paths(folder=make(family, folder, parse_settings(overrides or [])))
 
 
+@app.command("list")
+def list_known() -> None:
+    """List the bundled models, and models of the Hub that are known to fit, with sizes and licences."""
+    from feddat.models.catalog import list_models
+    from feddat.models.known import ELSEWHERE, KNOWN
+
+    for name, description in list_models().items():
+        out.print(Text.assemble((name, "cyan"), f"  bundled: {description}"), soft_wrap=True)
+    table = Table("model", "family", "licence", box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("million parameters", "FedDAT trains", "GB to download", "least GB of a step"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for name, known in KNOWN.items():
+        numbers = (f"{known.parameters:,.1f}", f"{known.trained:.1f}", f"{known.file:.2g}", f"{known.least_memory:.1f}")
+        table.add_row(Text(name, "cyan"), known.family, known.licence, *numbers, known.note)
+    # Names stay whole, to be copied: a narrow terminal wraps lines instead.
+    table.width = Measurement.get(out, out.options.update_width(1000), table).maximum
+    out.print(table, soft_wrap=True, crop=False)
+    out.print(
+        "Least memory: weights in float32 and what trains, without activations; `feddat models check NAME` takes a "
+        "step. Other models of these families load alike.",
+        soft_wrap=True,
+    )
+    for name, how in ELSEWHERE.items():
+        out.print(Text.assemble((name, "cyan"), f"  {how}"), soft_wrap=True)
+
+
+@app.command("pull")
+def pull(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="owner/name[@revision] on the Hub.")],
+) -> None:
+    """Fetch models of the Hub into its cache; what is there already is not fetched again."""
+    from feddat.hub import is_offline
+    from feddat.models.base import ModelError
+    from feddat.models.named import fetch_model, model_address, offer
+
+    for name in names:
+        address = model_address(name)
+        if address is None:
+            raise ModelError(f"model {name!r}: expected owner/name[@revision] on the Hub, and no folder of that name")
+        if not is_offline():
+            found = offer(address)
+            about = found.repository
+            size = _size(sum(found.files.values()))
+            gate = ", gated" if about.gated else ""
+            said = f"{about.address}: {len(found.files)} files, {size}, licence {about.licence or 'not stated'}{gate}"
+            out.print(Text(said), soft_wrap=True)
+        folder, pinned = fetch_model(address)
+        out.print(Text.assemble((f"{'model':<8}", "dim"), str(pinned)), soft_wrap=True)
+        print_paths(folder=folder)
+
+
 @app.command("check")
 def check(
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Model folder, or the name of a bundled model.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Model folder, name of a bundled model, or owner/name on the Hub.")
+    ],
     overrides: Overrides = None,
     config: Config = None,
 ) -> None:
@@ -55,10 +110,14 @@ def check(
     settings = load_config(config, overrides, model=folder)
     say_loading()
     from feddat.experiment.model_check import check_model
+    from feddat.models.named import pin_model
+
+    settings = settings.updated({"model": pin_model(settings.model)})
 
     found = check_model(settings)
     written = {"classes": "classes", "rank": "written, ranked from a list", "generate": "written freely"}
-    rows = {"model": found.model, "family": found.family, "answers": written[found.answers]}
+    rows = {"model": found.model, "weights": f"hash {found.weights}", "family": found.family}
+    rows["answers"] = written[found.answers]
     sites = [f"{count:>5,}  {name}" for name, count in found.sites.items()]
     rows["adapters"] = f"{found.kind}, {sum(found.sites.values())} sites"
     for label, text in rows.items():
@@ -119,20 +178,63 @@ def pretrain(
 
 
 def convert(
-    checkpoint: Annotated[
-        Path, typer.Argument(metavar="FILE", help="ALBEF's .pth: pretrained, or fine-tuned for VQA.")
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="ALBEF's .pth, a file or its address; or a model whose weights are pickles: a folder, or owner/name.",
+        ),
     ],
-    bert: Annotated[Path, typer.Option(metavar="DIR", help="bert-base-uncased: its configuration and vocabulary.")],
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Model folder to write.")],
-    image_size: Annotated[int, typer.Option(min=1, help="Side of the images that the model sees, in pixels.")] = 384,
+    bert: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="ALBEF: google-bert/bert-base-uncased, or a folder with a copy."),
+    ] = None,
+    image_size: Annotated[
+        int, typer.Option(min=1, help="ALBEF: side of the images that the model sees, in pixels.")
+    ] = 384,
 ) -> None:
-    """Make a model folder of a published ALBEF checkpoint, for `model=DIR`."""
-    say_loading()
-    from feddat.models.albef.convert import convert as make_folder
+    """Make a model folder with safetensors, for `model=DIR`, of weights that were published as pickles.
 
-    report = make_folder(checkpoint, bert, to, image_size)
+    Tensors are read, and nothing in the file is run.
+    """
+    say_loading()
+    from feddat.models.named import model_address
+    from feddat.models.pickles import convert_pickles, fetch_pickles
+
+    address = None if "://" in source and not source.startswith("hf://") else model_address(source)
+    if address is not None or Path(source).is_dir():
+        weights = convert_pickles(Path(source) if address is None else fetch_pickles(address), to)
+        out.print(f"weights written to {', '.join(weights)}", soft_wrap=True)
+        print_paths(folder=to)
+        return
+    from feddat.models.albef.convert import convert as make_folder
+    from feddat.models.base import ModelError
+
+    if bert is None:
+        raise ModelError("--bert: ALBEF's words are BERT's; give google-bert/bert-base-uncased, or a folder")
+    report = make_folder(_checkpoint(source), _words(bert), to, image_size)
     out.print(f"positions of {report.image_size} pixels, answer decoder from the {report.decoder}")
     parts = Counter(name.partition(".")[0] for name in report.unused)
     unused = ", ".join(f"{part} ({count})" for part, count in parts.items()) or "none"
     out.print(f"tensors not used: {unused}", soft_wrap=True)
     print_paths(folder=to)
+
+
+def _checkpoint(source: str) -> Path:
+    """Return a checkpoint's file, after fetching it where its address was given."""
+    if "://" not in source:
+        return Path(source)
+    from feddat.cli.pulling import show_download
+    from feddat.hub.client import cache_folder
+
+    return show_download(source, cache_folder() / "feddat-downloads" / source.rpartition("/")[2])
+
+
+def _words(bert: str) -> Path:
+    """Return a folder with BERT's configuration and tokenizer, without its weights where it is the Hub's."""
+    from feddat.hub import fetch
+    from feddat.models.named import model_address
+
+    address = model_address(bert)
+    return Path(bert) if address is None else fetch(address, ["*.json", "*.txt"], ["*/*"])[0]

@@ -45,6 +45,17 @@ class Answering:
                     scores[route].append(member.task.scores(self._logits(route), targets))
         return {route: 100.0 * torch.cat(found).double().mean().item() for route, found in scores.items()}
 
+    @phase("evaluation")
+    def example_scores(self, member: Member, part: Prepared, route: str) -> list[float]:
+        """Return every example's own score on a route, in percent."""
+        found: list[Tensor] = []
+        with torch.inference_mode():
+            for indices in self._batches(part.size):
+                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
+                self._learner.take(member, member.inputs(part.views, indices), targets)
+                found.append(member.task.scores(self._logits(route), targets))
+        return [100.0 * score for score in torch.cat(found).double().tolist()] if found else []
+
     def likeliest(
         self, member: Member, examples: Sequence[Example], route: str, k: int
     ) -> list[list[tuple[str, float]]]:

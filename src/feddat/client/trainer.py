@@ -203,6 +203,25 @@ class Participant:
         }
         return EvalResult(scores, {name: part.size for name, part in prepared.items()})
 
+    def example_scores(
+        self,
+        shared: dict[str, Tensor] | None,
+        round: int,
+        split: str,
+        final: bool = False,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, list[float]]:
+        """Return the score of every example of a split by member, in percent, on the method's own route.
+
+        They stay on this machine: what travels are the means of :meth:`evaluate`, which takes the same arguments.
+        """
+        answering = self.answering(shared, round, final, extras)
+        route = self.routes(final)[0]
+        return {
+            name: answering.example_scores(member, self._carried(name, member.prepared(split), split), route)
+            for name, member in self.members.items()
+        }
+
     def predict(
         self,
         shared: dict[str, Tensor] | None,

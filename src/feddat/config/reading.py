@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from feddat.config.run import SHORT, ConfigError, RunConfig, assign, validated
+from feddat.hub import local_or_named
 
 
 def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
@@ -31,7 +32,7 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
             # With a format, train, validation and test are names of its splits.
             for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
                 if isinstance(client.get(key), str):
-                    client[key] = str((path.parent / client[key]).resolve())
+                    client[key] = local_or_named(path.parent, client[key], client.get("format"))
         if raw.get("clients") and "benchmark" not in raw:
             raw["benchmark"] = None
     for item in overrides or []:

@@ -41,7 +41,14 @@ class RunConfig(Section):
     )
     runs_dir: Path = Path("runs")
     method: str = "feddat"
-    model: str = Field("vilt-mini", description="name of a bundled model or path of a Hugging Face folder")
+    model: str = Field(
+        "vilt-mini",
+        description="name of a bundled model, path of a Hugging Face folder, or owner/name[@revision] there",
+    )
+    model_weights: str | None = Field(
+        None,
+        description="hash that the frozen weights must have, as a summary gives it; filled in when a run starts",
+    )
     weights: Literal["fp32", "bf16", "int8", "int4"] = Field(
         "fp32", description="number format of the frozen weights of decoder vision-language models; what trains is fp32"
     )
@@ -50,6 +57,9 @@ class RunConfig(Section):
     )
     root: Path | None = Field(
         None, description="paper/*: folder of the published datasets, or of the prepared folders domain, scene, ..."
+    )
+    revisions: dict[str, str] | None = Field(
+        None, description="medical/*: dataset on the Hub -> commit; filled in when a run starts"
     )
     clients: dict[str, dict[str, Any]] | None = Field(
         None,

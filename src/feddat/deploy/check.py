@@ -95,7 +95,7 @@ def _model(site: SiteConfig, folder: Path) -> str:
     from feddat.experiment.federation import model_hashes
 
     expected = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    name = str(site.model) if site.model is not None else expected["model"]
+    name = site.model if site.model is not None else expected["model"]
     found = model_hashes(name)
     for part, value in found.items():
         if part not in expected:

@@ -21,6 +21,7 @@ import yaml
 
 from feddat.deploy import pki
 from feddat.deploy.control import DeployError
+from feddat.hub import parse_address
 
 PORT = 9092
 #: Loopback port of a client's SuperNode.
@@ -127,6 +128,8 @@ def write_consortium(
         "port": port,
         "node_port": NODE_PORT,
         "model": name,
+        "model_weights": hashes.get("weights", ""),
+        "hub_model": parse_address(name, "model") is not None and not Path(name).is_dir(),
         "until": certificate.not_valid_after_utc.strftime("%Y-%m-%d"),
     }
     for place in (folder / "authority", server.path, *(folder / "clients" / client for client in clients)):

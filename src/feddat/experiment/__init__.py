@@ -8,7 +8,7 @@ from feddat.experiment.comparison import Plan, all_runs, compare, compare_each, 
 from feddat.experiment.federation import load_clients
 from feddat.experiment.folder import ExperimentError
 from feddat.experiment.methods import VARIANTS, known_methods
-from feddat.experiment.run import Experiment
+from feddat.experiment.run import Experiment, pinned
 from feddat.experiment.studies import STUDIES, Study, run_study
 from feddat.experiment.suites import SUITES, Suite, run_suite
 from feddat.experiment.tuning import Search, read_tuning, search
@@ -29,6 +29,7 @@ __all__ = [
     "comparison_runs",
     "known_methods",
     "load_clients",
+    "pinned",
     "read_tuning",
     "run_study",
     "run_suite",

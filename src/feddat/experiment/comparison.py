@@ -7,7 +7,7 @@ import os
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.record import RunRecord
-from feddat.experiment.run import Experiment
+from feddat.experiment.run import Experiment, pinned
 from feddat.workers import run_parallel
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ def compare_each(
         ConfigError: a method is unknown.
         ExperimentError: no run of any comparison succeeded; says why the first did not.
     """
+    plans = {label: replace(plan, config=pinned(plan.config)) for label, plan in plans.items()}
     runs = all_runs(plans)
     results, failures = run_all(runs, jobs, progress, overwrite, record)
     if not results:

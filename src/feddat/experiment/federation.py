@@ -162,6 +162,11 @@ def load_foundation(config: RunConfig) -> Foundation:
         str(_device(config.device)),
         products="fp32" if _moved_weights(config) else resolve_precision(config.train.precision, config.device),
     )
+    if checks_weights(config) and config.model_weights not in (None, weights):
+        raise ConfigError(
+            f"model_weights: {config.model_weights} expected, but model {config.model} has {weights}: these are other "
+            "weights than the run began with, or the consortium agreed on"
+        )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
     check_starts(config.adapter, algorithm, list(adapters.named("global")))
@@ -276,6 +281,7 @@ def _moved_weights(config: RunConfig) -> str | None:
 def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but where each has its model, data and threads."""
     places = {"name", "runs_dir", "data_cache", "device", "threads", "runtime", "model", "benchmark", "root", "clients"}
+    places |= {"model_weights"}  # they have a hash of their own
     places |= {
         "train_examples",
         "test_examples",
@@ -290,6 +296,11 @@ def _common(config: RunConfig) -> dict[str, Any]:
     exclude: dict[str, Any] = dict.fromkeys(places, True)
     exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
     return config.model_dump(mode="json", exclude=exclude)
+
+
+def checks_weights(config: RunConfig) -> bool:
+    """Return whether the hash of a run's weights is the same on every machine: rounded ones depend on the device."""
+    return config.weights == "fp32"
 
 
 def model_hashes(model: str) -> dict[str, str]:
@@ -343,6 +354,7 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
             config.root,
             config.validation_examples,
             config.pictures.outside,
+            tuple(sorted((config.revisions or {}).items())),
         )
         clients = tuple(replace(client, pictures=config.pictures) for client in found)
     return tuple(_kept(_capped(client, config), config) for client in clients)
@@ -373,11 +385,18 @@ def _capped(data: ClientData, config: RunConfig) -> ClientData:
 
 @lru_cache(maxsize=1)
 def _load_benchmark(
-    name: str, seed: int, train: int | None, test: int | None, root: Path | None, validation: int | None, outside: bool
+    name: str,
+    seed: int,
+    train: int | None,
+    test: int | None,
+    root: Path | None,
+    validation: int | None,
+    outside: bool,
+    revisions: tuple[tuple[str, str], ...],
 ) -> tuple[ClientData, ...]:
     from feddat.benchmarks import load_benchmark
 
-    return load_benchmark(name, seed, train, test, root, validation, outside).clients
+    return load_benchmark(name, seed, train, test, root, validation, outside, dict(revisions)).clients
 
 
 @lru_cache(maxsize=1)

@@ -22,8 +22,8 @@ from pydantic import ValidationError
 from feddat.config import RunConfig
 from feddat.files import locked, write_atomic, write_json
 
-#: Settings that say where a run is written or computed, not what comes out.
-PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime"})
+#: Settings that say where a run is written or computed, or that check what is loaded, not what comes out.
+PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime", "model_weights"})
 #: Settings of ``server`` that say how long it waits for clients: they may change when a run is resumed.
 PATIENCE_KEYS = frozenset({"min_clients", "wait", "deadline"})
 
@@ -74,8 +74,9 @@ class RunFolder:
                 f"run folder {self.path} holds {state}; resume it (--resume), replace it (--overwrite) or choose "
                 "another name"
             )
-        if not overwrite and (keys := differing_keys(self.read_config(), config)):
-            raise ExperimentError(f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ")
+        if not overwrite and (keys := differing_keys(here := self.read_config(), config)):
+            models = f" (model {here.model} there, {config.model} now)" if "model" in keys else ""
+            raise ExperimentError(f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ{models}")
 
     def begin(self, config: RunConfig, *, overwrite: bool) -> None:
         """Write the configuration; with ``overwrite``, remove the run that was here before.

@@ -68,6 +68,7 @@ class ModelCheck:
 
     Attributes:
         model: name or folder.
+        weights: hash of the frozen weights.
         family: e.g. ``"vilt"``.
         answers: ``classes``, ``rank`` or ``generate``.
         kind: kind of adapter.
@@ -83,6 +84,7 @@ class ModelCheck:
     """
 
     model: str
+    weights: str
     family: str
     answers: str
     kind: str
@@ -129,6 +131,7 @@ def check_model(config: RunConfig) -> ModelCheck:
         memory = Memory(_storage_bytes(parameters) + copied, TRAINING_BYTES * trains, saved.most, peak, before)
         return ModelCheck(
             model=config.model,
+            weights=federation.foundation.model["weights"],
             family=backbone.family,
             answers=member.answering,
             kind=str(settings.adapter.peft),

@@ -15,14 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feddat.benchmarks.draw import draw_client
+from feddat.benchmarks.draw import Count, draw_client
+from feddat.benchmarks.medical import MEDICAL, MedicalPart, draw_part
 from feddat.benchmarks.paper import FEDERATIONS, Part
 from feddat.benchmarks.prepared import (
     CLIENT,
@@ -39,7 +40,7 @@ from feddat.benchmarks.prepared import (
     write_records,
 )
 from feddat.data.cache import EncodingCache, image_folder, shards, text_folder, text_key, write_shard
-from feddat.example import DataError
+from feddat.example import ClientData, DataError
 from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, disk_errors, exclusive
 from feddat.files import write_json
@@ -88,9 +89,10 @@ def prepare(
         if manifest["complete"]:
             return manifest
         work = {}
-        for part in FEDERATIONS[request.benchmark].parts:
-            progress({"event": "reading", "client": part.client})
-            work[part.client] = _pending(part, request, folder, skip_bad)
+        for name, draw in _draws(request, described, folder, skip_bad).items():
+            progress({"event": "reading", "client": name})
+            for client in draw():
+                work[client] = _pending(client, request, folder, skip_bad)
         unreadable, notes = _encode(work, jobs, progress)
         for client, counts in notes.items():
             if counts:
@@ -162,14 +164,38 @@ class _Work:
     skip_bad: bool
 
 
-def _pending(part: Part, request: Request, folder: Path, skip_bad: bool) -> list[_Work]:
-    """Draw a client's questions, if that is still to be done, and return what of them is still to be encoded."""
-    own = folder / part.client
-    about = read_about(own)
-    if about is None:
-        outside = request.pictures.outside
-        data, counts = draw_client(part, request.root, request.seed, request.sizes, skip_bad, outside)
-        about = write_client(own, data, counts)
+def _draws(
+    request: Request, described: Mapping[str, Any], folder: Path, skip_bad: bool
+) -> dict[str, Callable[[], list[str]]]:
+    """Return by part of the federation what draws its clients' questions, writes them and returns the names."""
+
+    def paper(part: Part) -> list[str]:
+        if read_about(folder / part.client) is None:
+            assert request.root is not None
+            outside = request.pictures.outside
+            keep([draw_client(part, request.root, request.seed, request.sizes, skip_bad, outside)])
+        return [part.client]
+
+    def medical(part: MedicalPart) -> list[str]:
+        names = [part.client] if part.sites == 1 else [f"{part.client}-{site + 1}" for site in range(part.sites)]
+        if any(read_about(folder / name) is None for name in names):
+            sizes = request.sizes
+            keep(draw_part(part, request.seed, sizes.answers, described["revisions"], skip_bad))
+        return names
+
+    def keep(clients: Iterable[tuple[ClientData, Mapping[str, Count]]]) -> None:
+        for data, counts in clients:
+            write_client(folder / data.name, data, counts)
+
+    if request.benchmark in MEDICAL:
+        return {part.client: partial(medical, part) for part in MEDICAL[request.benchmark].parts}
+    return {part.client: partial(paper, part) for part in FEDERATIONS[request.benchmark].parts}
+
+
+def _pending(client: str, request: Request, folder: Path, skip_bad: bool) -> list[_Work]:
+    """Return what of a client's questions is still to be encoded."""
+    own = folder / client
+    about = read_about(own) or {}
     task = make_task(about["task"], about["answers"])
     records = [record for split in read_records(own).values() for record in split]
     cache = EncodingCache(encodings_folder(own), request.encoder)
@@ -180,7 +206,7 @@ def _pending(part: Part, request: Request, folder: Path, skip_bad: bool) -> list
     files = {bytes.fromhex(image["key"]): Path(image["file"]) for record in records for image in record["images"]}
 
     def work(images: Mapping[bytes, Path], texts: tuple[str, ...] = ()) -> _Work:
-        return _Work(part.client, cache.folder, request.model, request.pictures, images, texts, skip_bad)
+        return _Work(client, cache.folder, request.model, request.pictures, images, texts, skip_bad)
 
     missing = shards(key for key in files if key not in cache.images)
     pending = [work({key: files[key] for key in group}) for group in missing]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,9 @@ from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
 from feddat.app.worker_grid import WorkerGrid
 from feddat.benchmarks import list_benchmarks
+from feddat.benchmarks.medical import MEDICAL, pin_revisions
 from feddat.config import RunConfig, load_config
+from feddat.data.readers.hub_data import data_address, pin_data
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
@@ -27,6 +30,7 @@ from feddat.experiment.federation import (
     CENTRAL,
     Federation,
     answering_state,
+    checks_weights,
     load_federation,
     load_foundation,
     participant_names,
@@ -36,8 +40,12 @@ from feddat.experiment.methods import resolve
 from feddat.experiment.serving import Service, evaluate, predict
 from feddat.experiment.trackers import check_trackers
 from feddat.models.catalog import list_models
+from feddat.models.known import EXAMPLE
+from feddat.models.named import pin_model
 from feddat.precision import resolve_precision
 from feddat.site import read_site
+
+log = logging.getLogger(__name__)
 
 
 class Experiment:
@@ -51,10 +59,11 @@ class Experiment:
     """
 
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
-        """Take a configuration; nothing is loaded or written yet.
+        """Take a configuration; nothing is loaded or written yet, but a model of the Hub is fetched and pinned.
 
         Raises:
             ConfigError: the method is unknown.
+            ModelError: the Hub does not have the model, or cannot be reached.
         """
         self.config = _portable(config)
         self.settings = resolve(self.config)
@@ -179,7 +188,9 @@ class Experiment:
             summary = None if overwrite else self.folder.summary()
             if summary is None:
                 check_trackers(self.config)
+                _say_what_model(self.config)
                 rounds = begin(announcer)  # what cannot be used is refused before the folder is touched
+                self.config = self._with_weights()
                 self.folder.begin(self.config, overwrite=overwrite)
                 with announcer.recording(self.config):
                     summary = rounds(started)
@@ -190,6 +201,13 @@ class Experiment:
                     write_report(self.folder.path)
         announcer.tell(event="done", round=self.settings.rounds, summary=summary)
         return summary
+
+    def _with_weights(self) -> RunConfig:
+        """Return the configuration with the hash of the weights that are loaded, for whoever resumes the run."""
+        found = load_foundation(self.settings).model["weights"]
+        if not checks_weights(self.settings):
+            return self.config
+        return self.config.model_copy(update={"model_weights": found})
 
     def predict(self, client: str, examples: Sequence[Example], k: int = 3) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, as the client's trained model gives them.
@@ -268,8 +286,26 @@ def _check_client(federation: Federation, client: str) -> None:
         raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
 
 
+def pinned(config: RunConfig) -> RunConfig:
+    """Return a configuration whose names on the Hub stand for one commit each, wherever and whenever it is run.
+
+    Raises:
+        ModelError: a model cannot be had.
+        DataError: a dataset cannot be had.
+    """
+    changes: dict[str, Any] = {}
+    if config.model not in list_models():
+        changes["model"] = pin_model(config.model)
+    if config.benchmark is not None and config.benchmark in MEDICAL:
+        changes["revisions"] = pin_revisions(config.benchmark, config.revisions)
+    if config.clients is not None:
+        changes["clients"] = {name: pin_data(spec) for name, spec in config.clients.items()}
+    return config.model_copy(update=changes)
+
+
 def _portable(config: RunConfig) -> RunConfig:
-    """Return the configuration with paths and a precision that mean the same wherever the run is resumed."""
+    """Return the configuration with names, paths and a precision that mean the same wherever the run is resumed."""
+    config = pinned(config)
     model = Path(config.model).expanduser()
     changes: dict[str, Any] = {}
     if config.model not in list_models() and model.is_dir():
@@ -281,8 +317,7 @@ def _portable(config: RunConfig) -> RunConfig:
             changes[key] = path.expanduser().resolve()
     if config.clients is not None:
         # A client may name the run's model, which is one for all.
-        changes["clients"] = {name: {key: _absolute_path(key, value) for key, value in spec.items() if key != "model"}
-                              for name, spec in config.clients.items()}  # fmt: skip
+        changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
     precision = resolve_precision(config.train.precision, config.device)
     starts = {key: getattr(config.adapter, key) for key in ("start", "start_local")}
     absolute = {key: path.expanduser().resolve() for key, path in starts.items() if path is not None}
@@ -291,5 +326,23 @@ def _portable(config: RunConfig) -> RunConfig:
     return config.model_copy(update=changes)
 
 
-def _absolute_path(key: str, value: Any) -> Any:
-    return str(Path(value).resolve()) if value and key in ("train", "validation", "test", "images") else value
+def _portable_client(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a client's specification with absolute paths."""
+    # With a format, train, validation and test are names of its splits.
+    paths = ("root",) if spec.get("format") else ("train", "validation", "test", "images")
+    found = {key: value for key, value in spec.items() if key != "model"}
+    for key in paths:
+        if found.get(key) and data_address(found[key], spec.get("format")) is None:
+            found[key] = str(Path(found[key]).resolve())
+    return found
+
+
+def _say_what_model(config: RunConfig) -> None:
+    """Say what a bundled model is good for, where it is given something else."""
+    if config.model in list_models() and not str(config.benchmark).startswith("mini"):
+        log.warning(
+            "model %s knows the generated pictures of the mini federations and nothing else; for real ones give a real "
+            "model, for example model=%s (`feddat models list`)",
+            config.model,
+            EXAMPLE,
+        )

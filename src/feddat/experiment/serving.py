@@ -20,13 +20,17 @@ from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
 from feddat.config import RunConfig
-from feddat.example import Example
+from feddat.data.readers.medical import KIND
+from feddat.example import ClientData, Example
 from feddat.experiment.events import Announcer
 from feddat.experiment.federation import Federation, Foundation, answering_state
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
 from feddat.experiment.methods import title
 from feddat.experiment.samples import write_samples
 from feddat.experiment.starting import Start, read_start
+
+#: More kinds of questions than so many are not scored apart.
+MOST_KINDS = 4
 
 
 @dataclass
@@ -85,9 +89,14 @@ class Service:
             state = self._rounds(grid, started)
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
+        kinds: dict[str, dict[str, float]] = {}
         if federation is not None:
-            self._show_answers(state, federation())
+            here = federation()
+            self._show_answers(state, here)
+            kinds = scores_by_kind(here, state, self.settings.eval.split)
         summary = self._summary(state)
+        if kinds:
+            summary["kinds"] = kinds
         self.folder.write_json(self.folder.summary_file, summary)
         return summary
 
@@ -194,6 +203,7 @@ class Service:
             "title": title(self.config),
             "peft": settings.adapter.peft,
             "model": settings.model,
+            "model_weights": foundation.model["weights"],
             "benchmark": settings.benchmark,
             "seed": settings.seed,
             "rounds": settings.rounds,
@@ -234,3 +244,31 @@ def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str
         for name in federation.data
         if name in found
     }
+
+
+def scores_by_kind(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
+    """Return the scores of each kind of question apart, on the method's own route: client -> kind -> percent.
+
+    The kinds are those that a dataset tells apart (``answer_type``: open and closed, or yes/no, number, other). A
+    client whose questions are all of one kind, or of none, has no entry.
+    """
+    final, extras = answering_state(federation.foundation, state)
+    found: dict[str, dict[str, float]] = {}
+    for participant in federation.participants.values():
+        kinds = {name: _kinds(federation.data[name], split) for name in participant.members}
+        if not any(kinds.values()):
+            continue
+        scores = participant.example_scores(state.shared or None, state.round, split, final=final, extras=extras)
+        participant.release()
+        for name, places in kinds.items():
+            if places:
+                found[name] = {kind: statistics.fmean(scores[name][at] for at in here) for kind, here in places.items()}
+    return {name: found[name] for name in federation.data if name in found}
+
+
+def _kinds(data: ClientData, split: str) -> dict[str, list[int]]:
+    """Return where the examples of each kind are; nothing where there is one kind, or are more than a table shows."""
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(data.split(split)):
+        places.setdefault(str(example.meta.get(KIND, "")).strip().lower(), []).append(place)
+    return dict(sorted(places.items())) if "" not in places and 1 < len(places) <= MOST_KINDS else {}

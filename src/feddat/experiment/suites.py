@@ -22,6 +22,8 @@ PAPER_ROWS = (
     *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
     *("local", "feddat", "central"),
 )
+#: The rows of comparisons on real medical data, by how much they train and send.
+MEDICAL_ROWS = ("feddat", "fedavg", "local", "head")
 #: The rows that decide what FedDAT is worth: three forms of it, and what it has to be better than.
 DECIDING_ROWS = ("feddat", "feddat-mild", "feddat-heads", "fedavg", "fedavg-2x", "local", "feddpa", "central")
 #: The rows of the comparison at the published scale, these first.
@@ -93,6 +95,12 @@ SUITES: dict[str, Suite] = {
             "the mini federations, every row of the others, every rule of the server, variants of FedDAT",
             _MINI,
             ALL_ROWS,
+        ),
+        Suite(
+            "medical",
+            "medical data of the Hub: three datasets, four modalities, five hospitals",
+            ("medical/small", "medical/modality", "medical/sites"),
+            MEDICAL_ROWS,
         ),
         Suite("mini-v1", "the mini federations of earlier results, the paper's rows", _MINI_V1, PAPER_ROWS),
         Suite("all-v1", "the mini federations of earlier results, every row", _MINI_V1, ALL_ROWS),

@@ -19,6 +19,7 @@ from feddat.experiment.events import Progress
 from feddat.experiment.folder import ExperimentError, RunFolder
 from feddat.experiment.methods import resolve
 from feddat.experiment.record import RunRecord
+from feddat.experiment.run import pinned
 
 #: Seed of every search run.
 TUNING_SEED = 10_000
@@ -160,6 +161,7 @@ def search_each(
 
     The runs' names in events are those of :func:`trials`.
     """
+    configs = {label: pinned(config) for label, config in configs.items()}
     results, _ = run_all(trials(configs, methods, wanted), jobs, progress, overwrite, record)
     chosen = {}
     for label, config in configs.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from feddat.allocator import return_large_blocks
 from feddat.models.base import Backbone, Encoder, ModelError
 from feddat.models.folder import fingerprint, read_model_type
+from feddat.models.named import model_address, named_folder
 
 if TYPE_CHECKING:
     from feddat.models.number_formats import Format
@@ -113,7 +114,7 @@ def list_models() -> dict[str, str]:
 
 
 def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cpu") -> Backbone:
-    """Load a bundled model by name, or a Hugging Face folder by path; nothing is downloaded.
+    """Load a bundled model by name, a Hugging Face folder by path, or a model of the Hub by its name there.
 
     From then on this process returns large tensors' memory to the system (:mod:`feddat.allocator`).
 
@@ -162,19 +163,31 @@ def encoder_fingerprint(name_or_path: str) -> str:
 
 
 def model_folder(name_or_path: str) -> Path:
-    """Return the folder of a bundled model by name, or an existing folder by path.
+    """Return the folder of a bundled model by name, an existing folder by path, or where the Hub's cache has a model.
 
     Raises:
-        ModelError: there is no such model, or no such folder.
+        ModelError: there is no such model, or no such folder, or the Hub cannot be reached.
     """
     if name_or_path in BUNDLED:
         return Path(str(resources.files("feddat.models"))) / "assets" / name_or_path
+    if model_address(name_or_path) is not None:
+        return named_folder(name_or_path)
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         raise ModelError(
-            f"model {name_or_path!r}: neither a bundled model ({', '.join(sorted(BUNDLED))}) nor an existing folder"
+            f"model {name_or_path!r}: neither a bundled model ({', '.join(sorted(BUNDLED))}) nor an existing folder, "
+            "nor owner/name on the Hub"
         )
     return folder
+
+
+def check_family(folder: Path) -> None:
+    """See to it that a folder's model is of a supported family; its ``config.json`` suffices.
+
+    Raises:
+        ModelError: it is not.
+    """
+    _family(folder)
 
 
 def _family(folder: Path) -> tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from feddat.report import method_table, tables
 from feddat.report.folder import read_folder
 from feddat.report.study import read_study, study_markdown
-from feddat.report.suite import read_suite, suite_markdown
+from feddat.report.suite import kinds_markdown, read_suite, suite_markdown
 
 
 def markdown(folder: Path) -> str:
@@ -23,8 +23,10 @@ def markdown(folder: Path) -> str:
     content = read_folder(folder)
     if not content.comparison:
         routes = tables.route_table(content.summaries)
-        return tables.to_markdown(routes or tables.score_table(content.summaries))
+        parts = [tables.to_markdown(routes or tables.score_table(content.summaries))]
+        return "\n".join(parts + kinds_markdown(content.summaries))
     parts = [method_table.to_markdown(method_table.method_table(content.summaries))]
+    parts += kinds_markdown(content.summaries)
     if content.tuning is not None:
         parts.append(method_table.tuning_markdown(content.tuning))
     return "\n".join(parts)

@@ -106,6 +106,7 @@ def _context(content: Folder) -> dict[str, Any]:
         "seeds": max(len(group) for group in groups.values()),
         "routes": {name: tables.to_html(table) for name, table in routes.items() if table is not None},
         "single": tables.to_html(tables.score_table(content.summaries)),
+        "kinds": tables.to_html(kinds) if (kinds := tables.kind_table(content.summaries)) is not None else None,
         "legend": _series_names(content),
         "curves": [
             (client, Markup(plots.learning_curves(panel, limits, f"Learning curves: {client}")))
@@ -155,6 +156,7 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
     rows = [
         ("Benchmark", summary.get("benchmark") or "own data"),
         ("Model", summary.get("model")),
+        ("Hash of its weights", summary.get("model_weights")),
         ("Adapter", summary.get("peft")),
         ("Clients", ", ".join(_taking_part(summary))),
         ("Methods", ", ".join(tables.titles(content.summaries))),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import method_table, plots
+from feddat.report import tables as score_tables
 from feddat.report.folder import Folder, read_folder
 from feddat.report.method_table import MethodTable
 from feddat.report.page import environment
@@ -69,11 +70,19 @@ def suite_tables(found: Mapping[str, Folder]) -> dict[str, MethodTable]:
 def suite_markdown(found: Mapping[str, Folder]) -> str:
     """Return all tables under headings, and what was chosen on validation data."""
     parts = [f"### {title}\n\n{method_table.to_markdown(table)}" for title, table in suite_tables(found).items()]
+    for name, content in found.items():
+        parts += [f"### {name}, by kind of question\n\n{table}" for table in kinds_markdown(content.summaries)]
     # One search may have served for several federations.
     searches = {str(content.tuning.get("benchmark")): content.tuning for content in found.values() if content.tuning}
     for source, tuning in searches.items():
         parts.append(f"### {' and '.join(tuning['keys'])} chosen on {source}\n\n{method_table.tuning_markdown(tuning)}")
     return "\n".join(parts)
+
+
+def kinds_markdown(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of scores by kind of question in Markdown, where there is one."""
+    table = score_tables.kind_table(summaries)
+    return [] if table is None else [score_tables.to_markdown(table)]
 
 
 def _context(

@@ -205,6 +205,21 @@ def route_table(summaries: Sequence[Summary]) -> Table | None:
     return _table(columns, _not_shared(summaries))
 
 
+def kind_table(summaries: Sequence[Summary]) -> Table | None:
+    """Return client and kind of question x method; ``None`` where no run scored kinds apart."""
+    groups = by_method([summary for summary in summaries if summary.get("kinds")])
+    rows: dict[str, list[tuple[float, ...]]] = {}
+    names = dict.fromkeys(
+        (c, k) for group in groups.values() for s in group for c, ks in s["kinds"].items() for k in ks
+    )
+    for client, kind in names:
+        rows[f"{client}, {kind}"] = [
+            tuple(run["kinds"][client][kind] for run in group if kind in run["kinds"].get(client, {}))
+            for group in groups.values()
+        ]
+    return make_table([run_title(group[0]) for group in groups.values()], rows) if rows else None
+
+
 def split_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
     """Return client x route of scores as one run has them: client -> route -> percent."""
     routes = dict.fromkeys(route for found in scores.values() for route in found)

@@ -213,6 +213,91 @@ def write_vcr(root: Path, split: str, count: int) -> None:
     write_lines(root / f"{split}.jsonl", lines)
 
 
+def write_vqa_rad(root: Path, split: str, count: int) -> None:
+    """Write one file for both splits, as published: another split's questions stay in it."""
+    path = root / "VQA_RAD Dataset Public.json"
+    rows = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else []
+    phrase = "test_freeform" if split == "test" else "freeform"
+    rows = [row for row in rows if row["phrase_type"] != phrase]
+    for i in range(count):
+        name = f"synpic{54610 + i}{split}.jpg"
+        write_image(root / "VQA_RAD Image Folder" / name, i)
+        rows.append(
+            {
+                "qid": f"{split}-{i}",
+                "phrase_type": phrase,
+                "qid_linked_id": "03f451ca-de62-4617-9679-e836026a7642",
+                "image_case_url": "https://medpix.nlm.nih.gov/case?id=1",
+                "image_name": name,
+                "image_organ": "CHEST",
+                "evaluation": "not evaluated",
+                "question": "What color is the tile?",
+                "question_rephrase": "NULL",
+                "question_relation": "NULL",
+                "question_frame": "NULL",
+                "question_type": "COLOR",
+                "answer": NAMES[i % 3],
+                "answer_type": "OPEN",
+            }
+        )
+    write_json(path, rows)
+
+
+def write_slake(root: Path, split: str, count: int) -> None:
+    """Write English questions, and a Chinese one in front."""
+    row = {
+        "base_type": "vqa",
+        "location": "Lung",
+        "modality": "X-Ray",
+        "answer_type": "OPEN",
+        "content_type": "Color",
+        "triple": ["vhead", "_", "_"],
+    }
+    rows = [row | {"img_id": 0, "img_name": "xmlab0/source.jpg", "question": "什么颜色", "answer": "红", "q_lang": "zh",
+                   "qid": 7}]  # fmt: skip
+    for i in range(count):
+        name = f"xmlab{i}{split}/source.jpg"
+        write_image(root / "imgs" / name, i)
+        asked = {"img_id": i, "img_name": name, "question": "What color is the tile?", "answer": NAMES[i % 3]}
+        rows.append(row | asked | {"q_lang": "en", "qid": 11934 + i})
+    write_json(root / f"{split}.json", rows)
+
+
+def write_mimic_cxr_vqa(root: Path, split: str, count: int) -> None:
+    rows = []
+    for i in range(count):
+        name = f"p10/p1000003{i}/s5041426{i}/02aa804e-{split}.jpg"
+        write_image(root / "files" / name, i)
+        rows.append(
+            {
+                "split": split,
+                "idx": i,
+                "subject_id": 10000032 + i,
+                "study_id": 50414267 + i,
+                "image_id": f"02aa804e-{split}",
+                "image_path": name,
+                "question": "Which colors does the tile have?",
+                "semantic_type": "query",
+                "content_type": "attribute",
+                "template": "Which colors does the ${object} have?",
+                "answer": [NAMES[i % 3], "grey"],
+            }
+        )
+    file = {"train": "train", "validation": "valid", "test": "test"}[split]
+    write_json(root / f"{file}.json", rows)
+
+
+def write_pmc_vqa(root: Path, split: str, count: int) -> None:
+    lines = ["Figure_path,Question,Answer,Choice A,Choice B,Choice C,Choice D,Answer_label"]
+    for i in range(count):
+        name = f"PMC{1064097 + i}{split}_F1.jpg"
+        write_image(root / "images" / name, i)
+        tiles = [f" {letter}: a {colour} tile" for letter, colour in zip("ABCD", (*NAMES, "grey"), strict=True)]
+        choices = ",".join(tiles)
+        lines.append(f"{name},What does the figure show?,a {NAMES[i % 3]} tile,{choices},{'ABCD'[i % 4]}")
+    write_lines(root / f"{split}.csv", lines)
+
+
 #: Dataset name -> writes one split: (root, split, number of examples).
 WRITERS: dict[str, Callable[[Path, str, int], None]] = {
     "vqav2": partial(
@@ -234,6 +319,10 @@ WRITERS: dict[str, Callable[[Path, str, int], None]] = {
     "nlvr2": write_nlvr2,
     "snli-ve": write_snli_ve,
     "vcr": write_vcr,
+    "vqa-rad": write_vqa_rad,
+    "slake": write_slake,
+    "mimic-cxr-vqa": write_mimic_cxr_vqa,
+    "pmc-vqa": write_pmc_vqa,
 } | {
     f"clove-scene-{group}": partial(write_clove, f"json/scene/scene_{group}#{name}")
     for group, name in clove.SCENES.items()

@@ -4,8 +4,10 @@ import json
 import re
 
 import pytest
+from answers import of_run, questions, same_answers
 from huggingface_hub import ModelCard
 
+import feddat
 from feddat.experiment import Experiment
 from feddat.experiment.exports.card import Origin, public_name, shared_scores
 from feddat.experiment.exports.write import Options
@@ -93,3 +95,19 @@ def test_a_model_of_the_hub_is_named_with_its_revision(finished, tmp_path):
     assert "| revision | f1d0c44 |" in card.text
     config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
     assert (config["base_model_name_or_path"], config["revision"]) == ("dandelin/vilt-b32-mlm", "f1d0c44")
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_run_on_a_model_of_the_hub(hub, make_config, world, tmp_path, merge):
+    commit = hub.add("model", "org/tiny", world / "model")
+    run = make_config(method="feddat-lora", model="org/tiny", rounds=1)
+    Experiment(run).run()
+    folder = Experiment.open(run.run_dir).export(tmp_path / "out", "ann", options=Options(merge=merge))
+    card = card_of(folder)
+    assert card.data.base_model == "org/tiny"
+    assert f"| revision | {commit} |" in card.text
+    asked = questions(run.run_dir)
+    same_answers(feddat.load(folder).answers(asked), of_run(run.run_dir, "ann", asked))
+    if not merge:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", commit)

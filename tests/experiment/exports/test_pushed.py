@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import pytest
 
 
-class Hub:
+class Uploads:
     """As much of the Hub as taking uploads needs: every file comes in the commit itself.
 
     Attributes:
@@ -39,14 +39,14 @@ class Hub:
 
     @contextmanager
     def serving(self):
-        hub = self
+        taker = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self):
-                hub.asked.append((self.command, self.path))
+                taker.asked.append((self.command, self.path))
                 body = self.rfile.read(int(self.headers.get("content-length") or 0))
-                known = self.headers.get("authorization") == f"Bearer {hub.token}"
-                content = hub.answer(self.path.partition("?")[0], body) if known else {"error": "no such token"}
+                known = self.headers.get("authorization") == f"Bearer {taker.token}"
+                content = taker.answer(self.path.partition("?")[0], body) if known else {"error": "no such token"}
                 data = json.dumps(content).encode()
                 self.send_response(200 if known else 401)
                 self.send_header("content-length", str(len(data)))
@@ -67,9 +67,9 @@ class Hub:
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def uploads(monkeypatch):
     """A Hub that this process may ask, with the token that it takes."""
-    made = Hub()
+    made = Uploads()
     with made.serving() as address:
         monkeypatch.setenv("HF_ENDPOINT", address)
         monkeypatch.setenv("HF_TOKEN", made.token)
@@ -78,18 +78,18 @@ def hub(monkeypatch):
         yield made
 
 
-def test_nothing_is_asked_of_the_hub_unless_told(hub, finished, call, tmp_path):
+def test_nothing_is_asked_of_the_hub_unless_told(uploads, finished, call, tmp_path):
     assert call("export", finished(method="feddat"), "--out", tmp_path / "out") == 0
-    assert hub.asked == []
+    assert uploads.asked == []
 
 
 @pytest.mark.parametrize("public", [False, True])
-def test_the_whole_folder_goes_and_names_no_place_of_this_machine(hub, finished, call, tmp_path, world, capsys, public):
+def test_the_whole_folder_goes_without_places_of_this_machine(uploads, finished, call, tmp_path, world, capsys, public):
     options = ["--push", "me/model", *["--public"][: int(public)]]
     assert call("export", finished(method="feddat"), "--client", "ann", "--out", tmp_path / "out", *options) == 0
-    assert hub.made[0]["name"] == "model"
-    assert hub.made[0]["visibility"] == ("public" if public else "private")
-    sent = {name: content for name, content in hub.files.items() if name != ".gitattributes"}
+    assert uploads.made[0]["name"] == "model"
+    assert uploads.made[0]["visibility"] == ("public" if public else "private")
+    sent = {name: content for name, content in uploads.files.items() if name != ".gitattributes"}
     assert sent == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     assert set(sent) >= {"README.md", "adapter_config.json", "adapter_model.safetensors", "head.safetensors"}
     for name, content in sent.items():
@@ -98,8 +98,8 @@ def test_the_whole_folder_goes_and_names_no_place_of_this_machine(hub, finished,
 
 
 @pytest.mark.parametrize(("repository", "message"), [("me/model", "--push me/model: "), ("a/b/c", "--push a/b/c: ")])
-def test_what_goes_wrong_is_one_line_and_the_folder_stays(hub, finished, call, tmp_path, capsys, repository, message):
-    hub.token = "hf_another"
+def test_what_goes_wrong_is_said_and_the_folder_stays(uploads, finished, call, tmp_path, capsys, repository, message):
+    uploads.token = "hf_another"
     assert call("export", finished(method="feddat"), "--out", tmp_path / "out", "--push", repository) == 2
     said = capsys.readouterr().err.strip()
     assert message in said

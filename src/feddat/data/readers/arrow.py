@@ -39,6 +39,35 @@ def read(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}: not a readable {kind} file: {' '.join(str(error).split())}") from None
 
 
+def column_kinds(path: Path) -> dict[str, str]:
+    """Return the columns of a Parquet file, each as ``image``, ``images`` (a list of them) or ``other``.
+
+    Raises:
+        DataError: pyarrow is not installed, or it cannot read the file.
+    """
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'feddat[parquet]'") from None
+    try:
+        schema = parquet.read_schema(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())}") from None
+    return {field.name: _kind(field.type) for field in schema}
+
+
+def _kind(kind: Any) -> str:
+    """Return what a type holds, as Hugging Face datasets write images: their bytes, or a struct with them."""
+    from pyarrow import types
+
+    if types.is_list(kind) or types.is_large_list(kind):
+        return "images" if _kind(kind.value_type) == "image" else "other"
+    if types.is_struct(kind):
+        return "image" if any(kind.field(place).name == "bytes" for place in range(kind.num_fields)) else "other"
+    return "image" if types.is_binary(kind) or types.is_large_binary(kind) else "other"
+
+
 def _batches(path: Path) -> Iterator[tuple[Any, dict[str, list[str]]]]:
     """Yield record batches of at most ``ROWS`` rows, each with the names of the class-label columns."""
     from pyarrow import OSFile, ipc, parquet

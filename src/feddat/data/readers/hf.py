@@ -1,4 +1,4 @@
-"""Folders of Hugging Face ``datasets``: Parquet shards as on the Hub, or what ``save_to_disk`` wrote.
+"""Folders of Hugging Face ``datasets``: Parquet shards as on the Hub, or what ``save_to_disk`` wrote; and of the Hub.
 
 For a split named ``train`` (huggingface.co/docs/datasets, "Main classes" and "Structure your repository")::
 
@@ -6,28 +6,52 @@ For a split named ``train`` (huggingface.co/docs/datasets, "Main classes" and "S
     train/state.json, train/data-00000-of-00001.arrow, ...                  (save_to_disk)
 
 Which column holds what is named by a mapping, ``{"question": "q", "answers": "answers.answer"}``: a dot reaches into a
-struct, or into every struct of a list; a number after a dot takes one item of a list (``pair.0``).
+struct, or into every struct of a list; a number after a dot takes one item of a list (``pair.0``). Of a dataset of the
+Hub, columns that nobody names are guessed: by their names, and of images by their type.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from feddat.data.cache import image_key
 from feddat.data.readers import arrow
-from feddat.data.readers.records import Record
+from feddat.data.readers.medical import KIND, answer_kind
+from feddat.data.readers.records import COLUMNS, Record
 from feddat.example import DataError
+
+log = logging.getLogger(__name__)
+
+#: Our column -> what datasets call it, the likeliest first.
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "images", "img", "picture", "image_path", "file_name"),
+    "image2": ("image2", "image_2", "right_image"),
+    "question": ("question", "questions", "query", "sentence", "hypothesis", "text", "prompt"),
+    "answers": ("answers", "answer", "multiple_choice_answer", "gt_answer", "label"),
+    "choices": ("choices", "options", "answer_choices"),
+    "label": ("label", "answer_label", "gold_label"),
+}
 
 
 @dataclass(frozen=True)
 class Folder:
-    """The format of a folder whose ``columns`` are named so: ours -> theirs."""
+    """The format of a folder whose ``columns`` are named so: ours -> theirs.
+
+    Attributes:
+        columns: ours -> theirs.
+        shards: split -> its files, of a dataset of the Hub; ``None``: the folder is looked through.
+        task: key of :data:`~feddat.data.readers.records.COLUMNS`, whose columns are guessed where there are shards.
+    """
 
     columns: Mapping[str, str]
+    shards: Mapping[str, tuple[Path, ...]] | None = None
+    task: str = "vqa"
 
     def files(self, root: Path, split: str) -> tuple[Path, ...]:
         """Return the data files of a split, in order.
@@ -35,6 +59,8 @@ class Folder:
         Raises:
             DataError: the folder holds no such split.
         """
+        if self.shards is not None:
+            return self.shards[split]
         state = root / split / "state.json"
         if state.is_file():
             try:
@@ -58,12 +84,64 @@ class Folder:
             DataError: a file cannot be read, or has no such column; names file and row.
         """
         number = 0
-        for path in self.files(root, split):
+        files = self.files(root, split)
+        columns = dict(self.columns) if self.shards is None else guess_columns(files[0], self.columns, self.task)
+        pictures: dict[bytes, bytes] = {}
+        for path in files:
             for row in arrow.read(path):
                 number += 1
-                named = {ours: _find(row, ours, theirs) for ours, theirs in self.columns.items()}
+                fields = dict(row.fields)
+                if self.shards is not None and "id" in fields and "id" not in columns:
+                    fields["their_id"] = fields.pop("id")  # often the image's, and then not a question's alone
+                named = {ours: _find(row, ours, theirs) for ours, theirs in columns.items()}
+                for ours in ("image", "image2"):
+                    if ours in named:
+                        named[ours] = _once(named[ours], pictures)
+                answer = (fields | named).get("answers")
+                if self.task == "vqa" and KIND not in fields and isinstance(answer, str):
+                    named[KIND] = answer_kind(None, answer)
                 # Without an id of its own, a row is known by its number in the split: each file counts from 1.
-                yield Record(path, row.place, {"id": f"row-{number}"} | dict(row.fields) | named)
+                yield Record(path, row.place, {"id": f"row-{number}"} | fields | named)
+
+
+def guess_columns(path: Path, given: Mapping[str, str], task: str) -> dict[str, str]:
+    """Return which column of a Parquet file holds what a task needs: ours -> theirs, as given or guessed.
+
+    Raises:
+        DataError: the file cannot be read, or nothing in it looks like a column that is needed.
+    """
+    kinds = arrow.column_kinds(path)
+    found = dict(given)
+    for ours in COLUMNS[task]:
+        if ours in found:
+            continue
+        theirs = _likeliest(ours, kinds, set(found.values()))
+        if theirs is None:
+            have = ", ".join(kinds)
+            raise DataError(f"{path}: nothing looks like the column {ours!r} (columns: {have}); name it under columns")
+        found[ours] = theirs
+    if guessed := [f"{ours}={theirs}" for ours, theirs in found.items() if ours not in given]:
+        log.info("%s: columns taken as %s", path.name, ", ".join(guessed))
+    return found
+
+
+def _likeliest(ours: str, kinds: Mapping[str, str], taken: Iterable[str]) -> str | None:
+    lower = {name.lower(): name for name in kinds if name not in taken}
+    named = [lower[name] for name in NAMES[ours] if name in lower]
+    if ours in ("image", "image2"):
+        pictures = [name for name in (*named, *lower.values()) if kinds[name].startswith("image")]
+        named = pictures or named
+    if not named:
+        return None
+    return f"{named[0]}.0" if kinds[named[0]] == "images" else named[0]
+
+
+def _once(value: Any, pictures: dict[bytes, bytes]) -> Any:
+    """Return a picture's bytes as they were seen first: questions about one picture share them in memory."""
+    data = value.get("bytes") if isinstance(value, Mapping) else value
+    if not isinstance(data, bytes) or not data:
+        return value
+    return pictures.setdefault(image_key(data), data)
 
 
 def _find(row: Record, ours: str, theirs: str) -> Any:

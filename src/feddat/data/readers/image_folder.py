@@ -2,7 +2,8 @@
 
 A file of records may come from anywhere, and be read on a machine with other people's files. Unless the client's owner
 says otherwise, what it names has to lie in the images folder: neither ``..`` nor an absolute path nor a link that an
-archive brought along leads out of it.
+archive brought along leads out of it. Folders of the Hub's cache hold links to where it keeps one dataset's files:
+those may be followed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from feddat.hub import stores_of
 
 
 class OutsideError(ValueError):
@@ -63,7 +66,8 @@ class ImageFolder:
             return None
         # Folders are looked at once; of files, links alone can lead elsewhere.
         resolved = _resolve(path) if stat.S_ISLNK(mode) else self._folder(path.parent)
-        if not _within(resolved, self._folder(base)):
+        places = (base, *stores_of(base)) if stat.S_ISLNK(mode) else (base,)
+        if not any(_within(resolved, self._folder(place)) for place in places):
             raise self._error(base)
         return path if stat.S_ISREG(mode) or is_file(path) else None
 

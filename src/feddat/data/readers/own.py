@@ -19,7 +19,7 @@ or, for a dataset in the files that it was published in, or a folder of Hugging 
 
 ================ =============================================================================================
 ``format``       name in :data:`~feddat.data.readers.published.SOURCES`, or ``hf``; required
-``root``         folder that holds the dataset; required
+``root``         folder that holds the dataset, or ``owner/name[@revision]`` of a dataset on the Hub; required
 ``train``, ...   names of published splits; default: the first, the one between (if any) and the last,
                  for ``hf`` ``train`` and ``test``
 ``columns``      ``hf``: mapping from our columns to theirs (see :mod:`feddat.data.readers.hf`)
@@ -42,8 +42,9 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers import arrow, csv, hf, jsonl
+from feddat.data.readers.hub_data import SHARDS, at_hand
 from feddat.data.readers.image_folder import ImageFolder
-from feddat.data.readers.published import SOURCES, FormatSource, Source
+from feddat.data.readers.published import FORMS, SOURCES, FormatSource, Source
 from feddat.data.readers.records import COLUMNS, Record, to_examples
 from feddat.example import ANSWERING, ClientData, DataError, Example
 from feddat.picture_settings import PictureSettings
@@ -83,6 +84,7 @@ def read_client(name: str, spec: Mapping[str, Any], pictures: PictureSettings | 
     Raises:
         DataError: a key of ``spec`` or a record cannot be used; names the client or the file and record.
     """
+    spec = at_hand(name, spec) if isinstance(spec, Mapping) else spec
     _check_spec(name, spec)
     pictures = _pictures(name, spec, pictures or PictureSettings())
     read = _from_format if spec.get("format") is not None else _from_files
@@ -133,6 +135,7 @@ def top_answers(examples: Iterable[Example], count: int) -> tuple[str, ...]:
 def known_formats() -> dict[str, str]:
     """Return what ``format`` may name, each with one line about it."""
     published = {name: source.description for name, source in SOURCES.items()}
+    published |= {name: description for name, (description, _) in FORMS.items()}
     return published | {HF: "a folder of Hugging Face datasets: Parquet shards, or as save_to_disk writes it"}
 
 
@@ -169,8 +172,13 @@ def _from_format(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str,
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
     if spec["format"] == HF:
         names = {"train": "train", "test": "test"} | named
-        folder = hf.Folder(spec.get("columns") or {})
-        source: Source = FormatSource(HF, spec.get("task") or "vqa", "", tuple(names.values()), folder)
+        task = spec.get("task") or "vqa"
+        folder = hf.Folder(spec.get("columns") or {}, spec.get(SHARDS), task)
+        source: Source = FormatSource(HF, task, "", tuple(names.values()), folder)
+    elif spec["format"] in FORMS:
+        names = {"train": "train", "test": "test"} | named
+        description, form = FORMS[spec["format"]]
+        source = FormatSource(spec["format"], "vqa", description, tuple(names.values()), form)
     else:
         source = SOURCES[spec["format"]]
         names = {"train": source.splits[0], "test": source.splits[-1]}
@@ -202,7 +210,7 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
     if not isinstance(spec, Mapping):
         raise DataError(f"{where}: expected keys and values ({', '.join(KEYS)}), got {spec!r}")
     for key in spec:
-        if key not in KEYS:
+        if key not in (*KEYS, SHARDS):
             raise DataError(f"{where}: unknown key {key!r}{_nearest(str(key), KEYS)}; known: {', '.join(KEYS)}")
     for key in (*SPLITS, "images", "root"):
         if not isinstance(spec.get(key), str | Path | None):

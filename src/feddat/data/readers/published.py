@@ -12,7 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from feddat.data.readers import aqua, clove, cocoqa, gqa, nlvr2, snli_ve, vcr, vizwiz, vqa
+from feddat.data.readers import (
+    aqua,
+    clove,
+    coco_captions,
+    cocoqa,
+    gqa,
+    llava,
+    mimic_cxr_vqa,
+    nlvr2,
+    pmc_vqa,
+    slake,
+    snli_ve,
+    vcr,
+    vizwiz,
+    vqa,
+    vqa_rad,
+)
 from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.records import Record, to_examples
 from feddat.example import DataError, Example
@@ -132,9 +148,24 @@ _TABLE: tuple[tuple[str, str, str, str, Format], ...] = (
     ("vqav2", "vqa", "VQA v2: questions about COCO photos (Goyal et al., CVPR 2017)", "train val", vqa.V2),
     ("nlvr2", "nlvr2", "NLVR2: sentences about pairs of photos (Suhr et al., ACL 2019)", "train dev test1", nlvr2),
     ("snli-ve", "snli-ve", "SNLI-VE: entailment by Flickr30k photos (Xie et al., 2019)", "train dev test", snli_ve),
+    ("vqa-rad", "vqa", "VQA-RAD: clinicians' questions about radiology (Lau et al., 2018)", "train test", vqa_rad),
+    ("slake", "vqa", "SLAKE, English: radiology (Liu et al., ISBI 2021)", "train validation test", slake),
+    (
+        "mimic-cxr-vqa",
+        "vqa",
+        "MIMIC-CXR-VQA: chest X-rays (Bae et al., NeurIPS 2023)",
+        "train validation test",
+        mimic_cxr_vqa,
+    ),
+    ("pmc-vqa", "vcr", "PMC-VQA: choices about figures of articles (Zhang et al., 2023)", "train test", pmc_vqa),
     ("vcr", "vcr", "VCR, question to answer, on film stills (Zellers et al., CVPR 2019)", "train val", vcr),
 )
 
+#: Forms of data whose splits have any names, each with one line about it, and its reader.
+FORMS: Mapping[str, tuple[str, Format]] = {
+    "llava": ("conversations about pictures, SPLIT.json (Liu et al., NeurIPS 2023)", llava),
+    "coco-captions": ("captions of pictures, annotations/captions_SPLIT.json (Chen et al., 2015)", coco_captions),
+}
 #: Dataset name -> where its examples come from.
 SOURCES: Mapping[str, Source] = {
     name: FormatSource(name, task, description, tuple(splits.split()), layout)

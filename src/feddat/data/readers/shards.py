@@ -1,0 +1,75 @@
+"""Which Parquet files of a dataset on the Hub a split is made of.
+
+Its card says so (``configs`` with ``data_files``), or its files do, by folder or name: ``data/train-00000-of-00002``,
+``default/train/0000`` (as the Hub itself converts datasets, under ``refs/convert/parquet``), ``train``. See
+huggingface.co/docs/hub, "Data files Configuration".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from feddat.hub import Repository
+
+#: What datasets call splits beside their own names.
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+SUFFIX = ".parquet"
+
+
+def find_shards(repository: Repository, config: str = "") -> dict[str, list[str]]:
+    """Return the Parquet files of every split, in order, of one of a dataset's configurations.
+
+    Args:
+        repository: the dataset.
+        config: name of a configuration; empty: ``default``, or the first.
+
+    Returns:
+        Split -> paths; empty where there are no Parquet files, or no such configuration.
+    """
+    files = sorted(path for path in repository.files if path.endswith(SUFFIX))
+    for one in _chosen(repository.configs, config):
+        if found := _by_card(one.get("data_files"), files):
+            return found
+    folders = {path.partition("/")[0] for path in files if path.count("/") >= 2}
+    if config or folders:
+        wanted = config or ("default" if "default" in folders else min(folders))
+        files = [path for path in files if path.startswith(f"{wanted}/")]
+    return _by_name(files)
+
+
+def _chosen(configs: Sequence[Mapping[str, Any]], config: str) -> list[Mapping[str, Any]]:
+    if config:
+        return [one for one in configs if one.get("config_name") == config]
+    default = [one for one in configs if one.get("default") or one.get("config_name") == "default"]
+    return [*default, *configs][:1]
+
+
+def _by_card(data_files: Any, files: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files that a card's patterns name, by split; one split alone is called train."""
+    if isinstance(data_files, str):
+        data_files = [data_files]
+    found: dict[str, list[str]] = {}
+    for entry in data_files if isinstance(data_files, list) else []:
+        split, patterns = ("train", entry) if isinstance(entry, str) else (str(entry.get("split")), entry.get("path"))
+        patterns = [patterns] if isinstance(patterns, str) else patterns or []
+        named = [path for path in files if any(fnmatchcase(path, str(pattern)) for pattern in patterns)]
+        if named:
+            found.setdefault(split, []).extend(named)
+    return found
+
+
+def _by_name(files: Iterable[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    rest: list[str] = []
+    for path in files:
+        words = re.split(r"[/._\-]", path.removesuffix(SUFFIX).lower())
+        split = next((name for name, aliases in ALIASES.items() if any(alias in words for alias in aliases)), None)
+        (found.setdefault(split, []) if split is not None else rest).append(path)
+    return found or ({"train": rest} if rest else {})

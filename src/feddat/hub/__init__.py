@@ -1,0 +1,18 @@
+"""Models and datasets by their names on the Hugging Face Hub, or on the mirror that ``HF_ENDPOINT`` names."""
+
+from feddat.hub.address import SCHEME, Address, HubError, local_or_named, names_data, parse_address
+from feddat.hub.client import Repository, fetch, is_offline, look_up, stores_of
+
+__all__ = [
+    "SCHEME",
+    "Address",
+    "HubError",
+    "Repository",
+    "fetch",
+    "is_offline",
+    "local_or_named",
+    "look_up",
+    "names_data",
+    "parse_address",
+    "stores_of",
+]

@@ -1,0 +1,115 @@
+"""Files from published addresses: large ones, which go on where a kill or a broken line left them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+from feddat.hub.address import HubError
+
+#: Bytes read at a time.
+_CHUNK = 1 << 20
+#: Times that a broken connection is taken up again before the command ends.
+_TRIES = 5
+_TIMEOUT = 60.0
+#: Receives how many bytes there are, and how many there will be, where the server says.
+Told: TypeAlias = Callable[[int, int | None], None]
+
+
+def download(
+    url: str,
+    path: Path,
+    sha256: str | None = None,
+    progress: Callable[[int, int | None], None] = lambda done, total: None,
+) -> None:
+    """Fetch a file; what an earlier call has of it (``NAME.part``) is not fetched again.
+
+    Args:
+        url: ``http://`` or ``https://``.
+        path: where to; its folder is made. Nothing is fetched where it exists.
+        sha256: that it must have, where it is published.
+        progress: see :data:`Told`.
+
+    Raises:
+        HubError: it cannot be had, or is not the published file; names the address.
+    """
+    import httpx
+
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for attempt in range(_TRIES):
+        try:
+            _fetch_rest(url, part, progress)
+            break
+        except httpx.TransportError as error:
+            if attempt == _TRIES - 1:
+                raise HubError(f"{url}: {error or type(error).__name__}; the same command goes on") from error
+        except OSError as error:
+            raise HubError(f"{error.filename or part}: {error.strerror}; the same command goes on") from error
+    if sha256 is not None and (found := _sha256(part)) != sha256:
+        part.unlink()
+        raise HubError(f"{url}: sha256 {found}, but {sha256} is published; it was removed, fetch it again")
+    part.replace(path)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a ZIP file; a file that is there in its full size is not written again.
+
+    Raises:
+        HubError: it is damaged, or an entry would lie outside the folder.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for entry in opened.infolist():
+                name = PurePosixPath(entry.filename.replace("\\", "/"))
+                if name.is_absolute() or ".." in name.parts:
+                    raise HubError(
+                        f"{archive}: entry {entry.filename!r} lies outside the folder; nothing of it is taken"
+                    )
+                target = folder.joinpath(*name.parts)
+                if entry.is_dir() or (target.is_file() and target.stat().st_size == entry.file_size):
+                    continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+                with opened.open(entry) as source, temporary.open("wb") as file:
+                    while chunk := source.read(_CHUNK):
+                        file.write(chunk)
+                temporary.replace(target)
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise HubError(f"{archive}: cannot be unpacked: {error}; remove it to fetch it again") from error
+
+
+def _fetch_rest(url: str, part: Path, progress: Told) -> None:
+    """Append what is missing of a file; begin anew where the server cannot go on in the middle."""
+    import httpx
+
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={done}-"} if done else {}
+    headers |= {"Accept-Encoding": "identity", "User-Agent": "feddat"}
+    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as answer:
+        if answer.status_code == 416:  # there is nothing behind what is here
+            return
+        if answer.status_code not in (200, 206):
+            raise HubError(f"{url}: the server answers {answer.status_code} {answer.reason_phrase}")
+        if answer.status_code == 200:
+            done = 0
+        length = answer.headers.get("content-length")
+        total = done + int(length) if length is not None else None
+        with part.open("ab" if done else "wb") as file:
+            for chunk in answer.iter_raw():  # as it comes: what is written is not fetched again
+                file.write(chunk)
+                done += len(chunk)
+                progress(done, total)
+    if total is not None and done < total:
+        raise httpx.ReadError(f"{done} of {total} bytes came")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
