@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,32 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert call("run", f"runs_dir={tmp_path}", "name=x") == 130
     said = f"interrupted; what is done is kept, go on with: feddat run --resume {tmp_path / 'x'}"
     assert error_line(capsys) == f"error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("where", "arguments"),
+    [
+        ("feddat.experiment.compare", ["compare", "-m", "head", "--seeds", "1"]),
+        ("feddat.experiment.compare", ["demo", "-m", "head", "--seeds", "1"]),
+        ("feddat.experiment.run_study", ["study", "rounds=1,2", "-m", "head", "--seeds", "1"]),
+        ("feddat.experiment.run_suite", ["compare", "--suite", "mini", "-m", "head", "--seeds", "1"]),
+        ("feddat.pretrain.train.pretrain", ["pretrain", "a folder"]),
+        ("feddat.experiment.prepare.prepare", ["data", "prepare", "-b", "paper/domain", "--root", "x", "-o", "y"]),
+    ],
+)
+def test_what_can_be_taken_up_again_says_by_which_command(
+    where: str,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(where, raising(KeyboardInterrupt()))
+    again = arguments if arguments[0] == "pretrain" else [*arguments, "--overwrite"]
+    assert call(*again) == 130
+    said = error_line(capsys)
+    assert said == f"error: interrupted; what is done is kept, go on with: {shlex.join(['feddat', *arguments])}"
 
 
 def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:

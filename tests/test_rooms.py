@@ -10,18 +10,10 @@ import feddat
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
     (
-        "allocator",
-        "files",
-        "kinds",
-        "log",
-        "parent",
-        "phases",
-        "picture_settings",
-        "precision",
-        "seeding",
-        "tuners",
+        *("allocator", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
+        *("precision", "seeding", "text", "tuners"),
     ),
-    ("example", "hub", "tensorfile"),
+    ("client_names", "example", "hub", "tensorfile", "yaml_files"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
@@ -31,6 +23,7 @@ FLOORS = (
     ("deploy",),
     ("bench", "dashboard", "live"),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

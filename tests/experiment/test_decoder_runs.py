@@ -75,7 +75,9 @@ def test_a_family_learns_and_only_its_shared_part_travels(tmp_path, folders, fam
     overrides, travels = RUNS[family]
     folder = run(tmp_path, folders[family], *overrides)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = {(line["client"], line["round"]): line["metrics"]["loss"] for line in lines if line["split"] == "train"}
+    losses = {
+        (line["client"], line["round"]): line["metrics"]["loss"] for line in lines if line.get("split") == "train"
+    }
     for client in {client for client, _ in losses}:
         assert losses[client, ROUNDS] < losses[client, 1]
 

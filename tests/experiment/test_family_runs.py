@@ -87,7 +87,7 @@ def test_a_family_learns_answers_and_only_its_shared_part_travels(name, tmp_path
 
     losses = {1: 0.0, ROUNDS: 0.0}
     for line in map(json.loads, (run / "metrics.jsonl").read_text().splitlines()):
-        if line["split"] == "train" and line["round"] in losses:
+        if line.get("split") == "train" and line["round"] in losses:
             losses[line["round"]] += line["metrics"]["loss"]
     assert losses[ROUNDS] < losses[1]
 

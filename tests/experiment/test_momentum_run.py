@@ -42,7 +42,7 @@ def test_the_copy_is_personal_and_follows_adapters_and_head(make_config, tmp_pat
     losses = {}
     for name, folder in runs.items():
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        losses[name] = [line["metrics"]["task_dat"] for line in lines if line["split"] == "train"]
+        losses[name] = [line["metrics"]["task_dat"] for line in lines if line.get("split") == "train"]
     assert losses["taught"][:2] == losses["plain"][:2]
     assert all(a != b for a, b in zip(losses["taught"][2:], losses["plain"][2:], strict=True))
 

@@ -1,3 +1,8 @@
 """Adapters: what is inserted into the frozen backbone, what of it trains and what of it travels."""
 
-import peft  # noqa: F401  (first, so that this package's tuners register before anything else here is half loaded)
+from importlib import import_module
+
+from feddat.offline import offline
+
+with offline():  # before any other module here: it imports bitsandbytes, where that is installed
+    import_module("peft")

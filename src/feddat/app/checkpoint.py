@@ -18,8 +18,10 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -60,6 +62,8 @@ class ServerState:
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
         start: hash of the folder that the first global adapter was read from; empty: it was drawn.
+        world: what the run was made of when this was written -> its hash; empty in checkpoints of earlier versions.
+        changes: what was exchanged while the run rested, and accepted: ``round`` after which, and ``what``.
     """
 
     shared: dict[str, Tensor]
@@ -73,6 +77,8 @@ class ServerState:
     start: str = ""
     rule: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
+    world: dict[str, str] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -149,6 +155,23 @@ class Checkpoints:
             raise CheckpointError(f"checkpoints {self.folder}: no checkpoint can be read; start a new run")
         return None
 
+    def world(self) -> tuple[int, dict[str, str]]:
+        """Return the round and the world of the newest state that :meth:`latest` can read; 0 and none: there is none.
+
+        Its tensors are not read.
+        """
+        for path in self._rounds():
+            try:
+                metadata = _metadata(path)
+                if (weights := _weights_file(path, metadata)) is not None:
+                    with safe_open(weights, framework="pt"):
+                        pass  # it is whole
+                state = json.loads(metadata["state"])
+                return int(state["round"]), dict(state.get("world", {}))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+                continue  # `latest` says so
+        return 0, {}
+
     def _rounds(self) -> list[Path]:
         """Return the folder, or the file of an earlier version, of every round, the newest first."""
         found = [path for path in self.folder.glob("round-*") if path.is_dir() or path.suffix == ".safetensors"]
@@ -178,12 +201,26 @@ def read_state(path: Path) -> tuple[ServerState, str]:
     with safe_open(path / _STATE_FILE, framework="pt") as file:
         metadata = file.metadata()
         others = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
-    names, shared = json.loads(metadata["shared"]), {}
-    if names:
-        weights = path / WEIGHTS_FILE
-        with safe_open(weights if weights.is_file() else path / _SHARED_FILE, framework="pt") as file:
-            shared = {key: file.get_tensor(name) for key, name in names.items()}
+    shared = {}
+    if (weights := _weights_file(path, metadata)) is not None:
+        with safe_open(weights, framework="pt") as file:
+            shared = {key: file.get_tensor(name) for key, name in json.loads(metadata["shared"]).items()}
     return _state(shared, others, metadata)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what a round's folder, or the file of an earlier version, holds beside tensors."""
+    with safe_open(path / _STATE_FILE if path.is_dir() else path, framework="pt") as file:
+        found: dict[str, str] = file.metadata()
+    return found
+
+
+def _weights_file(path: Path, metadata: Mapping[str, str]) -> Path | None:
+    """Return the file that holds the global adapter of a round's folder; ``None``: it has none."""
+    if not path.is_dir() or not json.loads(metadata["shared"]):
+        return None
+    weights = path / WEIGHTS_FILE
+    return weights if weights.is_file() else path / _SHARED_FILE
 
 
 def _read_file(path: Path) -> tuple[ServerState, str]:

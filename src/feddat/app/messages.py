@@ -19,15 +19,18 @@ Everything that arrives is checked before it is used; what does not fit is a :cl
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import ErrorCode, SType
 from flwr.common.serde import recorddict_to_proto
+from flwr.proto.recorddict_pb2 import Array as ProtoArray
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -45,6 +48,7 @@ EXTRA = "extra/"
 _GONE = "its node has gone: two heartbeats without a sign of life"
 
 Value = TypeVar("Value")
+Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 #: What Flower takes for a MetricRecord.
 MetricValues: TypeAlias = dict[str, int | float | list[int] | list[float]]
 
@@ -90,7 +94,7 @@ class Instruction:
         run: id of the run, the same when it is resumed.
         round, rounds, final, split: where the run stands, and what is asked for.
         model: part of the server's model -> its hash.
-        shared: the shared part; ``None``: there is none.
+        shared: the shared part, not to be written to; ``None``: there is none.
         extras: the extra arrays.
         wire: how the shared part came, and how the client's is to be packed.
     """
@@ -108,7 +112,10 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class TrainReply:
-    """A checked reply to a train message; without ``examples`` where the client keeps their number back."""
+    """A checked reply to a train message; without ``examples`` where the client keeps their number back.
+
+    Arrays may be views of the message, and cannot be written to.
+    """
 
     shared: dict[str, NDArray[np.float32]]
     extras: dict[str, NDArray[np.float32]]
@@ -126,8 +133,30 @@ class EvaluateReply:
 
 @phase("messages")
 def wire_size(message: Message) -> int:
-    """Return the serialised size of a message's content in bytes; the envelope (ids, time stamps) is not counted."""
-    return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
+    """Return the serialised size of a message's content in bytes; the envelope (ids, time stamps) is not counted.
+
+    It is computed: Flower's protocol buffers would hold a second copy of the arrays, and none beyond 2 GiB.
+    """
+    if not message.has_content():
+        return 0
+    size = 0
+    for key, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            items = sum(_field(_field(len(name.encode())) + _field(_array_size(a))) for name, a in record.items())
+            size += _field(_field(len(key.encode())) + _field(items))
+        else:
+            size += int(recorddict_to_proto(RecordDict({key: record})).ByteSize())
+    return size
+
+
+def _array_size(array: Array) -> int:
+    size = int(ProtoArray(dtype=array.dtype, shape=array.shape, stype=array.stype).ByteSize())
+    return size + (_field(len(array.data)) if array.data else 0)
+
+
+def _field(length: int) -> int:
+    """Return the size of a protocol buffer's field of so many bytes: tag, length (7 bits a byte), content."""
+    return 1 + max(1, (length.bit_length() + 6) // 7) + length
 
 
 @phase("messages")
@@ -135,7 +164,7 @@ def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     """Return tensors as an ArrayRecord of float32 NumPy arrays, and arrays as they are, in the order given."""
     return ArrayRecord(
         {
-            key: Array(
+            key: to_array(
                 value.detach().to("cpu", torch.float32).contiguous().numpy() if isinstance(value, Tensor) else value
             )
             for key, value in state.items()
@@ -143,10 +172,48 @@ def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     )
 
 
+def to_array(value: NDArray[Any]) -> Array:
+    """Return what ``Array(value)`` does, its bytes copied once: Flower holds them three times while it makes it."""
+    value = np.require(value, requirements="C")
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(value))
+    data = b"".join((header.getvalue(), value.reshape(-1).view(np.uint8).data))
+    return Array(str(value.dtype), tuple(value.shape), SType.NUMPY, data)
+
+
+def to_numpy(array: Array) -> NDArray[Any]:
+    """Return Flower's array as NumPy's: a view of its bytes, which cannot be written to.
+
+    Raises:
+        TypeError, ValueError: it does not hold the bytes of one plain array in NumPy's format.
+    """
+    if array.stype != SType.NUMPY:
+        raise TypeError(f"serialised as {array.stype!r}, expected {SType.NUMPY!r}")
+    file = BytesIO(array.data)  # which shares them
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"NumPy's format {version}, expected (1, 0)")
+    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never read")
+    begin, count = file.tell(), math.prod(shape)
+    if len(array.data) - begin != count * dtype.itemsize:
+        raise ValueError(f"{len(array.data) - begin} bytes of values, expected {count * dtype.itemsize}")
+    values = np.frombuffer(array.data, dtype, count, begin) if count else np.empty(0, dtype)
+    return values.reshape(shape, order="F" if in_columns else "C")
+
+
 @phase("messages")
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Return an ArrayRecord's arrays as tensors."""
-    return {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
+    """Return an ArrayRecord's arrays as tensors: views of its bytes, not to be written to."""
+    return {key: as_tensor(to_numpy(array)) for key, array in record.items()}
+
+
+def as_tensor(value: NDArray[Any]) -> Tensor:
+    """Return an array as a tensor that shares its memory; of a read-only one, not to be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(value)
 
 
 # --- server to client -------------------------------------------------------------------------------------------------
@@ -194,18 +261,18 @@ def instruction_content(
 
 def read_run(message: Message) -> str:
     """Return the id of the run that a message of any kind belongs to."""
-    return str(message.content.config_records[CONFIG]["run"])
+    return str(_record(message.content, CONFIG, ConfigRecord)["run"])
 
 
 @phase("messages")
 def read_instruction(message: Message) -> Instruction:
     """Return what a train or evaluate message asks for."""
     content = message.content
-    config = content.config_records[CONFIG]
+    config = _record(content, CONFIG, ConfigRecord)
     wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))
-    arrays = {key: array.numpy() for key, array in content.array_records.get(SHARED, ArrayRecord()).items()}
+    arrays = {key: to_numpy(array) for key, array in _record(content, SHARED, ArrayRecord).items()}
     packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
-    shared = {key: torch.from_numpy(value) for key, value in wires.unpack(packed, wire).items()}
+    shared = {key: as_tensor(value) for key, value in wires.unpack(packed, wire).items()}
     return Instruction(
         run=str(config["run"]),
         model=dict(part.split("=", 1) for part in cast(list[str], config["model"])),
@@ -215,7 +282,9 @@ def read_instruction(message: Message) -> Instruction:
         split=str(config["split"]),
         shared=shared or None,
         extras={
-            key.removeprefix(EXTRA): torch.from_numpy(value) for key, value in arrays.items() if key.startswith(EXTRA)
+            key.removeprefix(EXTRA): torch.from_numpy(value.copy())  # an algorithm may write to it
+            for key, value in arrays.items()
+            if key.startswith(EXTRA)
         },
         wire=wire,
     )
@@ -287,7 +356,7 @@ def read_name(message: Message) -> Member:
         ReplyError: the node failed, or its answer is not a name.
     """
     node = f"node {message.metadata.src_node_id}"
-    config = _records(message, node, {CONFIG}).config_records.get(CONFIG, ConfigRecord())
+    config = _record(_records(message, node, {CONFIG}), CONFIG, ConfigRecord)
     name, members = config.get("client"), config.get("members")
     if not isinstance(name, str) or not name or not isinstance(members, list) or not members:
         raise ReplyError(node, "did not tell its client name and members")
@@ -333,13 +402,13 @@ def read_train_reply(
     expected = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes or {}), WireConfig())
     content = _records(message, client, {SHARED, METRICS} if expected else {METRICS})
     metrics = _metrics(content, client, round, 1, sharing)
-    arrays = content.array_records[SHARED] if expected else ArrayRecord()
+    arrays = _record(content, SHARED, ArrayRecord)
     _same_keys(client, "the shared part", arrays, expected)
     found: wires.Packed = {}
     for key, (dtype, shape) in expected.items():
         try:
-            value = arrays[key].numpy()
-        except (TypeError, ValueError, EOFError) as error:
+            value = to_numpy(arrays[key])
+        except (TypeError, ValueError) as error:
             raise ReplyError(client, f"array {key} cannot be read: {error}") from None
         if value.dtype != dtype or value.shape != shape:
             raise ReplyError(client, f"array {key} is {value.dtype}{value.shape}, expected {dtype}{shape}")
@@ -412,9 +481,18 @@ def _records(message: Message, client: str, expected: set[str]) -> RecordDict:
     return message.content
 
 
+def _record(content: RecordDict, key: str, kind: type[Kind]) -> Kind:
+    """Return a record of a message; an empty one where there is none of this kind.
+
+    Flower's own views (``array_records``) leave cycles, in which whole messages stay until Python next looks for them.
+    """
+    record = content.get(key)
+    return record if isinstance(record, kind) else kind()
+
+
 def _metrics(content: RecordDict, client: str, round: int, at_least: int, sharing: Sharing) -> dict[str, float | int]:
-    record = content.metric_records.get(METRICS)
-    if record is None or any(isinstance(value, list) for value in record.values()):
+    record = _record(content, METRICS, MetricRecord)
+    if any(isinstance(value, list) for value in record.values()):
         raise ReplyError(client, "the metrics are not a record of single numbers")
     metrics: dict[str, float | int] = dict(record)  # type: ignore[arg-type]
     if metrics.get(ROUND) != round:

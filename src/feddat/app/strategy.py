@@ -120,6 +120,8 @@ class AdapterStrategy(Strategy):
             self.limits.check(member.name, reply)
             if self.weighting == "examples" and reply.examples is None:
                 raise ReplyError(member.name, "keeps its number of examples back, but server.weighting asks for it")
+            if self.rule.reads_losses and "loss" not in reply.metrics:
+                raise ReplyError(member.name, "keeps its training loss back, but server.rule asks for it")
             weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
             updates.add(reply.shared, self._sent)
             self.rule.add(reply, weight)
@@ -229,6 +231,7 @@ class AdapterStrategy(Strategy):
                 self._without(round, kind, error)
                 if messages.is_of_gone_node(reply):
                     self.gone.add(reply.metadata.src_node_id)
+            del reply  # it would stay in memory while the next one is waited for
         self._late |= set(late.values())
         for name in late:
             within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
@@ -257,6 +260,7 @@ class AdapterStrategy(Strategy):
         early: dict[int, Message] = {}
         for reply in replies:
             early[reply.metadata.src_node_id] = reply
+            del reply
             while waiting and waiting[0] in early:
                 node = waiting.pop(0)
                 yield self.roster.members[node], early.pop(node)

@@ -35,13 +35,16 @@ def show(
         raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
     say_loading()
     from feddat.experiment import load_clients
+    from feddat.text import normal_text
 
     settings = load_config(config) if benchmark is None else load_config(benchmark=benchmark)
     clients = {data.name: data for data in load_clients(settings)}
     if client is not None:
+        client = normal_text(client)
         if client not in clients:
             raise ConfigError(f"--client: {client!r} is unknown; clients are {', '.join(clients)}")
         clients = {client: clients[client]}
+    from feddat.client.data_notes import unanswerable
     from feddat.report.sheet import contact_sheet
     from feddat.tasks import make_task
 
@@ -50,7 +53,9 @@ def show(
     for name, data in clients.items():
         answers = f", {len(data.answers)} answers" if data.answers else ""
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
-        out.print(Text(f"{name}: {data.task}, {sizes}"), soft_wrap=True)
+        lacking = unanswerable(data, "test")
+        note = f"; {lacking} of test cannot be answered with them" if lacking else ""
+        out.print(Text(f"{name}: {data.task}, {sizes}{note}"), soft_wrap=True)
     typer.echo(to)
 
 
@@ -133,7 +138,7 @@ def prepare(
         from feddat.live import PrepareDisplay
 
         with (
-            interruptible("the same command again"),
+            interruptible(),
             PrepareDisplay(out, benchmark if root is None else f"{benchmark} from {root}") as display,
         ):
             prepare(request, to, jobs, skip_bad, overwrite, display)
@@ -143,6 +148,8 @@ def prepare(
 
 def _counts(clients: Mapping[str, Any]) -> Table:
     """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
+    from feddat.data.readers.records import BLANK_VOTES
+
     caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     keys = ("published", "outside", "broken", "kept")
@@ -150,7 +157,8 @@ def _counts(clients: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="left" if heading in ("client", "split") else "right", no_wrap=True)
     for client, about in clients.items():
         for split, counts in about["counts"].items():
-            numbers = [*(counts[key] for key in keys), sum(counts["skipped"].values())]
+            skipped = sum(count for reason, count in counts["skipped"].items() if reason != BLANK_VOTES)
+            numbers = [*(counts[key] for key in keys), skipped]
             first = split == "train"
             table.add_row(
                 Text(client if first else ""),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from feddat.cli.common import out, print_paths, say_loading
+from feddat.cli.runs import AcceptChanges
 
 
 def export(
@@ -35,6 +36,7 @@ def export(
     ] = None,
     public: Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an exported model that is there.")] = False,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Take a trained model out of a run: as a PEFT folder, or a model folder of transformers.
 
@@ -60,7 +62,7 @@ def export(
     if push is not None and base is None:
         base = public_name(experiment.settings.model)  # no path of this machine
     options = Options(merge=merge, dtype=dtype, base=base, overwrite=overwrite)  # type: ignore[arg-type]
-    folder = experiment.export(to, client, route, options)
+    folder = experiment.export(to, client, route, options, accept_changes)
     print_paths(folder=folder)
     if push is not None:
         from feddat.experiment.exports.publish import push as upload

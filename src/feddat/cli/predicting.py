@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from feddat.cli.common import err, out, print_paths
+from feddat.cli.runs import AcceptChanges
 
 if TYPE_CHECKING:
     from feddat.experiment.exports.answerer import Answerer
@@ -47,6 +48,7 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE", help="On a client's own machine: its client.yaml; DIR is a copy of the server's."),
     ] = None,
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Ask a trained model a question about a picture, or those of a file."""
     from feddat.config import ConfigError
@@ -69,14 +71,16 @@ def predict(
             raise DataError(f"{path}: no such image file")
     from feddat.experiment.exports.answerer import open_answerer
 
-    answerer = open_answerer(run, client, model, device, site)
+    answerer = open_answerer(run, client, model, device, site, accept_changes)
     answerer.batch_size = batch or answerer.batch_size
     if file is not None:
         _answer_file(answerer, file, images or file.parent, to, top, keep_going)
         return
     from feddat.example import Example
+    from feddat.text import normal_text
 
-    example = Example("question", tuple(image or ()), question or "", choices=tuple(choice or ()))
+    choices = tuple(normal_text(text) for text in choice or ())
+    example = Example("question", tuple(image or ()), normal_text(question or ""), choices=choices)
     answers = answerer.answers([example], top)[0]
     width = max(len(answer) for answer, _ in answers)
     for answer, probability in answers:

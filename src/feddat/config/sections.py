@@ -17,6 +17,11 @@ Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 
 
+def shares_less(sharing: Sharing, than: Sharing) -> bool:
+    """Tell whether a client lets out less of its metrics than this."""
+    return SHARING.index(sharing) < SHARING.index(than)
+
+
 class Section(BaseModel):
     """Keys of which every one is known, with values that do not change."""
 
@@ -213,6 +218,9 @@ class ServerConfig(Section):
     )
     deadline: float | None = Field(
         None, gt=0, description="seconds after which a round goes on without the clients that have not answered"
+    )
+    max_message: int = Field(
+        4096, ge=1, description="MiB that what travels may have in one message; a run with more is not begun"
     )
     max_update: float = Field(
         100.0, gt=0, description="refuse an adapter whose distance to the one sent is so many times that one's norm"

@@ -23,7 +23,7 @@ from feddat.algorithms import ALGORITHMS
 from feddat.client.member import Member
 from feddat.config import ConfigError, RunConfig
 from feddat.example import ClientData, Example
-from feddat.experiment.federation import Federation, build_federation
+from feddat.experiment.federation import Federation, build_federation, check_sites
 from feddat.experiment.methods import resolve
 from feddat.precision import resolve_precision
 from feddat.seeding import numpy_generator
@@ -111,6 +111,7 @@ def check_model(config: RunConfig) -> ModelCheck:
     settings = resolve(config.model_copy(update={"train": train, "rounds": 1}))
     with tempfile.TemporaryDirectory() as folder:
         federation = build_federation(settings, [made_up_client(train.batch_size)], Path(folder))
+        check_sites(federation)
         (participant,) = federation.participants.values()
         member = participant.members[CLIENT]
         member.prepared("train")

@@ -29,7 +29,9 @@ from feddat.experiment.exports.write import Options, client_model, export, share
 from feddat.experiment.federation import (
     CENTRAL,
     Federation,
+    Foundation,
     answering_state,
+    check_sites,
     checks_weights,
     load_federation,
     load_foundation,
@@ -37,13 +39,15 @@ from feddat.experiment.federation import (
 )
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
-from feddat.experiment.serving import Service, evaluate, predict
+from feddat.experiment.serving import Service, evaluate, predict, tell_notes
 from feddat.experiment.trackers import check_trackers
+from feddat.experiment.world import check_world, model_world, other_than, whole_world
 from feddat.models.catalog import list_models
 from feddat.models.known import EXAMPLE
 from feddat.models.named import pin_model
 from feddat.precision import resolve_precision
 from feddat.site import read_site
+from feddat.text import normal_text
 
 log = logging.getLogger(__name__)
 
@@ -108,6 +112,8 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         jobs: int | None = None,
+        accept_changes: bool = False,
+        beside: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Run all rounds, write the run folder and return the summary.
 
@@ -119,21 +125,34 @@ class Experiment:
                 bit as those of a run never interrupted. A finished run returns its summary.
             overwrite: replace what the folder holds, if it is a run.
             jobs: instead of ``runtime.jobs``.
+            accept_changes: go on though model or data were exchanged since the last checkpoint; the summary says so.
+            beside: short hashes of a finished run that this one is to be compared with (:mod:`.world`).
 
         Raises:
             ConfigError: a setting cannot be used.
             ModelError: the model cannot be used.
             DataError: data cannot be read, or a split is empty.
-            ExperimentError: the folder is taken, the disk refuses, or no client can do its part.
+            ExperimentError: the folder is taken, model or data are not those of the last checkpoint or of ``beside``,
+                the disk refuses, or no client can do its part.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            self._let_world_speak(overwrite, accept_changes)
             here = load_federation(self.settings, self.folder.clients)
-            names = list(here.participants)
-            service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume)
+            check_sites(here)
+            names, world = list(here.participants), whole_world(here)
+            if other := other_than(beside, world):
+                raise ExperimentError(
+                    f"run {self.folder.path}: finished runs that it is to be compared with had other "
+                    f"{' and '.join(other)}; put back what was there, or do all of them anew (--overwrite)"
+                )
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume, world, changes)
             count = jobs or choose_jobs(self.settings, here)
+            notes = here.notes
 
             def rounds(started: float) -> dict[str, Any]:
+                tell_notes(notes, announcer)
                 if count == 1:
                     app = make_client_app(lambda context, run: here.site(client_name(context)))
                     return service.run(InProcessGrid(app, names), started, list(here.data), lambda: here)
@@ -152,6 +171,7 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         clients_here: bool = False,
+        accept_changes: bool = False,
     ) -> dict[str, Any]:
         """Be the server of a run whose clients other processes run; else as :meth:`run`.
 
@@ -162,11 +182,16 @@ class Experiment:
             overwrite: as for :meth:`run`.
             clients_here: all clients' data is on this machine, and their states in the run's folder: show some of
                 their answers when the run is done.
+            accept_changes: as for :meth:`run`, of the model alone: clients see to their data themselves.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            self._let_world_speak(overwrite, accept_changes)
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
-            service = Service(self.config, self.folder, foundation, names, announcer, self.settings.server.wait, resume)
+            world = model_world(foundation)
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            wait = self.settings.server.wait
+            service = Service(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes)
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -209,26 +234,37 @@ class Experiment:
             return self.config
         return self.config.model_copy(update={"model_weights": found})
 
-    def predict(self, client: str, examples: Sequence[Example], k: int = 3) -> list[list[tuple[str, float]]]:
+    def _let_world_speak(self, overwrite: bool, accept_changes: bool) -> None:
+        """Forget the hash of weights that was noted when the run started, where its checkpoints say more of them."""
+        noted = Checkpoints(self.folder.checkpoints, config_hash(self.config)).world()[1]
+        if accept_changes or (noted and not overwrite):
+            self.config = self.config.model_copy(update={"model_weights": None})
+            self.settings = self.settings.model_copy(update={"model_weights": None})
+
+    def predict(
+        self, client: str, examples: Sequence[Example], k: int = 3, accept_changes: bool = False
+    ) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, as the client's trained model gives them.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet, or no such client.
+            ExperimentError: the run has no checkpoint yet, or no such client; or the model has been exchanged since,
+                and that is not to be accepted.
         """
-        federation, state = self._latest()
+        client = normal_text(client)
+        federation, state = self._latest(accept_changes)
         _check_client(federation, client)
         return predict(federation, state, client, examples, k)
 
-    def answerer(self, client: str | None = None) -> Answerer:
+    def answerer(self, client: str | None = None, accept_changes: bool = False) -> Answerer:
         """Return a client's trained model, ready to answer; until another run of this process loads its model.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet, no such client, or several and none is named.
+            ExperimentError: as for :meth:`predict`; or there are several clients and none is named.
         """
-        federation, state = self._latest()
+        federation, state = self._latest(accept_changes)
         if client is None and len(federation.data) > 1:
             raise ExperimentError(f"run folder {self.folder.path}: give --client, one of {', '.join(federation.data)}")
-        client = next(iter(federation.data)) if client is None else client
+        client = next(iter(federation.data)) if client is None else normal_text(client)
         _check_client(federation, client)
         final, extras = answering_state(federation.foundation, state)
         owner = federation.owner(client)
@@ -236,7 +272,12 @@ class Experiment:
         return Answerer(answering, owner.members[client], owner.routes(final)[0])
 
     def export(
-        self, folder: Path | str, client: str | None = None, route: str | None = None, options: Options = Options()
+        self,
+        folder: Path | str,
+        client: str | None = None,
+        route: str | None = None,
+        options: Options = Options(),
+        accept_changes: bool = False,
     ) -> Path:
         """Write a trained model into a folder of its own, and return it: see :mod:`feddat.experiment.exports.folder`.
 
@@ -245,21 +286,26 @@ class Experiment:
             client: whose model; default: nobody's, the adapter that all have in common, without a head.
             route: that it answers on; default: the method's own.
             options: how it is written.
+            accept_changes: export though the model has been exchanged since the last checkpoint.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet.
+            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
+                be accepted.
             ExportError: the folder is taken, or there is no such model, or it cannot be had in this form.
         """
         if client is None:
-            foundation, state = load_foundation(self.settings), self._latest_state()
+            self._let_world_speak(False, accept_changes)
+            foundation = load_foundation(self.settings)
+            state = self._latest_state(foundation, accept_changes)
             trained = shared_model(foundation, state, route)
         else:
-            federation, state = self._latest()
+            client = normal_text(client)
+            federation, state = self._latest(accept_changes)
             foundation, trained = federation.foundation, client_model(federation, state, client, route)
         origin = Origin(self.config, state.round, self.folder.summary(), client)
         return export(Path(folder), foundation, trained, origin, options)
 
-    def evaluate(self, split: str) -> dict[str, dict[str, float]]:
+    def evaluate(self, split: str, accept_changes: bool = False) -> dict[str, dict[str, float]]:
         """Return every client's scores on ``train``, ``validation`` or ``test`` after the last round done.
 
         Returns:
@@ -267,14 +313,18 @@ class Experiment:
             examples in the split.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet.
+            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
+                be accepted.
         """
-        return evaluate(*self._latest(), split)
+        return evaluate(*self._latest(accept_changes), split)
 
-    def _latest(self) -> tuple[Federation, ServerState]:
-        return load_federation(self.settings, self.clients), self._latest_state()
+    def _latest(self, accept_changes: bool = False) -> tuple[Federation, ServerState]:
+        self._let_world_speak(False, accept_changes)
+        federation = load_federation(self.settings, self.clients)
+        return federation, self._latest_state(federation.foundation, accept_changes)
 
-    def _latest_state(self) -> ServerState:
+    def _latest_state(self, foundation: Foundation, accept_changes: bool) -> ServerState:
+        check_world(self.folder, self.config, model_world(foundation), accept_changes, asked=True)
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
-from feddat.app.limits import Limits
+from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
+from feddat.client.data_notes import Notes, sentence
 from feddat.config import RunConfig
 from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
@@ -28,6 +30,8 @@ from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, di
 from feddat.experiment.methods import title
 from feddat.experiment.samples import write_samples
 from feddat.experiment.starting import Start, read_start
+from feddat.experiment.world import in_short
+from feddat.memory import free_memory
 
 #: More kinds of questions than so many are not scored apart.
 MOST_KINDS = 4
@@ -45,6 +49,8 @@ class Service:
         announcer: takes its events.
         wait: seconds to wait for clients that are not there.
         resumes: what the folder holds is gone on with.
+        world: what the run is made of -> its hash, as far as this process knows.
+        changes: what of it was exchanged since the last checkpoint, and is accepted.
     """
 
     config: RunConfig
@@ -54,17 +60,22 @@ class Service:
     announcer: Announcer
     wait: float
     resumes: bool = False
+    world: Mapping[str, str] = field(default_factory=dict)
+    changes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Choose the rule of aggregation, and read what the run begins with.
 
         Raises:
-            ConfigError: ``adapter.start`` cannot be used, or the rule does not go with the algorithm or the number of
-                clients.
+            ConfigError: ``adapter.start`` cannot be used, the rule does not go with the algorithm or the number of
+                clients, or messages are too large.
         """
         self.settings = self.foundation.config
         replies = sample_size(self.settings.server.fraction, len(self.names))
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
+        shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
+        extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
+        check_message(shapes, extras, self.settings.wire, self.settings.server, replies, free_memory())
         self._start = self._read_start()
         self._order: list[str] = []
         self._parameters: dict[str, int] = {}
@@ -90,11 +101,17 @@ class Service:
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
         kinds: dict[str, dict[str, float]] = {}
-        if federation is not None:
-            here = federation()
+        here = None if federation is None else federation()
+        if here is not None:
             self._show_answers(state, here)
             kinds = scores_by_kind(here, state, self.settings.eval.split)
         summary = self._summary(state)
+        # As scores are: what a client keeps to itself is not shown of it here either.
+        if here is not None and self.settings.share_metrics == "scores":
+            summary["data"] = {
+                client: {split: {"questions": found.questions} | found.counts() for split, found in splits.items()}
+                for client, splits in here.notes.items()
+            }
         if kinds:
             summary["kinds"] = kinds
         self.folder.write_json(self.folder.summary_file, summary)
@@ -109,6 +126,9 @@ class Service:
         settings, foundation = self.settings, self.foundation
         checkpoints = self.checkpoints()
         state = checkpoints.latest() or self._beginning()
+        state.world |= self.world
+        if self.changes:
+            state.changes.append({"round": state.round, "what": list(self.changes)})
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         roster = Roster(self.folder.run_id(), self.names, settings.server.min_clients, self.wait)
@@ -219,7 +239,18 @@ class Service:
             "refused": state.refused,
             "missing": [name for name in clients if name not in scored],
             "not_shared": [name for name in clients if name in self._not_shared],
+            "world": in_short(state.world),
+            "changes": state.changes,
         } | ({"start": state.start} if state.start else {})
+
+
+def tell_notes(notes: Mapping[str, Notes], announcer: Announcer) -> None:
+    """Tell what of clients' data cannot count, an event for each split of each client."""
+    for client, splits in notes.items():
+        for split, found in splits.items():
+            reason = sentence(client, split, found)
+            counts = {"questions": found.questions} | found.counts()
+            announcer.tell(event="data", client=client, split=split, reason=reason, grave=found.grave, **counts)
 
 
 def predict(

@@ -39,6 +39,7 @@ from feddat.models.fusion import FusedBackbone, WeightedFusions
 from feddat.models.number_formats import Format
 from feddat.models.weights import weight_files, weights_hash
 from feddat.picture_settings import PictureSettings
+from feddat.text import normal_text
 
 #: Modes of Pillow's images that PNG has.
 _AS_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
@@ -85,7 +86,7 @@ class Answerer:
         Raises:
             DataError: the question is empty, a picture cannot be read, or there are too many or too few.
         """
-        example = Example("question", _pictures(image), _text(question), choices=tuple(choices))
+        example = Example("question", _pictures(image), _text(question), choices=tuple(map(normal_text, choices)))
         return self.answers([example], 1)[0][0][0]
 
     def answers(self, batch: Sequence[Asked], k: int = 3) -> list[Answers]:
@@ -160,6 +161,7 @@ def open_answerer(
     model: str | None = None,
     device: str | None = None,
     site: Path | None = None,
+    accept_changes: bool = False,
 ) -> Answerer:
     """Return a model that answers, from the folder of an exported model or of a run.
 
@@ -169,6 +171,7 @@ def open_answerer(
         model: of an exported model, see :func:`load`.
         device: default: of a run its own, else the CPU.
         site: of a run, the client's own settings, on its machine.
+        accept_changes: of a run, ask though its model has been exchanged since the last checkpoint.
 
     Raises:
         ExportError: an option does not go with the folder.
@@ -182,7 +185,7 @@ def open_answerer(
 
     if model is not None:
         raise ExportError(f"--model: {folder} is a run, which names its own; leave it out")
-    return Experiment.open(folder, site=site, device=device).answerer(client)
+    return Experiment.open(folder, site=site, device=device).answerer(client, accept_changes)
 
 
 def _backbone(folder: Path, info: ExportInfo, model: str, device: str) -> Backbone:
@@ -256,7 +259,7 @@ def _example(number: int, asked: Asked) -> Example:
 def _text(question: str) -> str:
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"question: expected text, got {question!r}")
-    return question
+    return normal_text(question)
 
 
 def _pictures(image: Picture | Sequence[Picture]) -> tuple[Image, ...]:
