@@ -93,7 +93,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
         (["study", "examples", "--split", "dev"], "--split: expected validation or test, got 'dev'"),
         (["study", "train.speed=1,2"], "unknown key 'train.speed'"),
-        (["predict", "--run", "x"], "Missing option"),
+        (["predict", "--run", "x"], "give a question: --image and --question"),
         (["data", "show"], "give one of --benchmark"),
         (["data", "show", "-b", "mini/domain", "--split", "dev"], "--split: expected train, validation or test"),
     ],

@@ -197,33 +197,6 @@ def evaluate(
     out.print(tables.to_rich(table, f"{split.capitalize()} scores (%)"))
 
 
-def predict(
-    run: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder of a run.")],
-    client: Annotated[str, typer.Option(help="Whose model answers.")],
-    image: Annotated[list[Path], typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")],
-    question: Annotated[str, typer.Option(help="Question, sentence or hypothesis.")],
-    choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
-    accept_changes: AcceptChanges = False,
-) -> None:
-    """Ask a trained client's model a question about a picture."""
-    from feddat.example import DataError, Example
-
-    for path in image:
-        if not path.is_file():
-            raise DataError(f"{path}: no such image file")
-    from feddat.experiment import Experiment
-    from feddat.text import normal_text
-
-    choices = tuple(normal_text(text) for text in choice or ())
-    example = Example("question", tuple(image), normal_text(question), choices=choices)
-    answers = Experiment.open(run).predict(client, [example], top, accept_changes)[0]
-    width = max(len(answer) for answer, _ in answers)
-    for answer, probability in answers:
-        bar = "█" * round(30 * probability) or "▏"
-        out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
-
-
 def list_names(as_json: Json = False) -> None:
     """List the models, methods, kinds of adapter, benchmarks, studies, suites and formats that may be named."""
     from feddat.benchmarks import list_benchmarks
