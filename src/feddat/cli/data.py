@@ -12,7 +12,6 @@ from rich.text import Text
 
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
 from feddat.cli.pulling import pull
-from feddat.report.fitted import FittedTable
 
 app = typer.Typer(no_args_is_help=True, help="Fetch and prepare data, and look at it before it is trained on.")
 app.command("pull")(pull)
@@ -78,6 +77,7 @@ def describe(
     from feddat.data.readers.medical import KIND
     from feddat.experiment import load_clients, pinned
     from feddat.report import federation
+    from feddat.report.fitted import FittedTable
 
     settings = pinned(load_config(config) if benchmark is None else load_config(benchmark=benchmark))
     rows = []
@@ -144,6 +144,7 @@ def prepare(
 def _counts(clients: Mapping[str, Any]) -> Group:
     """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
     from feddat.data.readers.records import BLANK_VOTES
+    from feddat.report.fitted import FittedTable
 
     caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
     keys = ("published", "outside", "broken", "kept")
