@@ -132,7 +132,7 @@ def raising(error: BaseException) -> Any:
 def test_what_goes_wrong_inside_is_one_line_too(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("feddat.report.write_report", raising(error))
+    monkeypatch.setattr("feddat.report.page.write_report", raising(error))
     assert call("report", "x") == code
     assert error_line(capsys) == f"error: {said}"
 
@@ -173,7 +173,7 @@ def test_what_can_be_taken_up_again_says_by_which_command(
 
 
 def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feddat.report.write_report", raising(KeyError("x")))
+    monkeypatch.setattr("feddat.report.page.write_report", raising(KeyError("x")))
     with pytest.raises(KeyError):
         main(["report", "x", "--debug"])
 

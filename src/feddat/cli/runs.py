@@ -70,7 +70,8 @@ def run(
     from feddat.deploy.launch import run_in
     from feddat.experiment.methods import title as method_title
     from feddat.live import RunDisplay
-    from feddat.report import read_folder, tables
+    from feddat.report import tables
+    from feddat.report.folder import read_folder
 
     runtime = experiment.config.runtime
     if profile and (runtime.kind != "in-process" or runtime.jobs not in (1, "auto")):
@@ -173,7 +174,7 @@ def report(
 
         typer.echo(write_suite(run))
     else:
-        from feddat.report import write_report
+        from feddat.report.page import write_report
 
         typer.echo(write_report(run))
 

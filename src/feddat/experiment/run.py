@@ -220,7 +220,7 @@ class Experiment:
                 with announcer.recording(self.config):
                     summary = rounds(started)
             if not self.folder.report_file.is_file():
-                from feddat.report import write_report  # plots take a second to import
+                from feddat.report.page import write_report  # plots take a second to import
 
                 with disk_errors(self.folder.path):
                     write_report(self.folder.path)
