@@ -76,13 +76,13 @@ def check_world(
     if not (found := changed(before, world)):
         return []
     if not accept:
-        way = "ask all the same (--accept-changes)"
+        way = ", or ask all the same (--accept-changes)"
         if not asked:
-            way = "begin anew (--overwrite), or let it go on with a note in its summary: "
+            way = ", begin anew (--overwrite), or let it go on with a note in its summary: "
             way += shlex.join(["feddat", "run", "--resume", str(folder.path), "--accept-changes"])
         raise ExperimentError(
             f"run {folder.path}: since round {round} this has been exchanged where it lies: {_some(found)}; put back "
-            f"what was there, or {way}"
+            f"what was there{way}"
         )
     log.warning("run %s: goes on after round %d though this has been exchanged: %s", folder.path, round, _some(found))
     return found
