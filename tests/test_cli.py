@@ -312,7 +312,8 @@ def test_a_suite_and_its_tables(
     assert capsys.readouterr().out == (tmp_path / "suite-tiny" / "results.md").read_text()
 
 
-def test_what_a_search_chose_is_taken_by_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_search_chose_is_written_for_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from feddat.experiment import read_tuning
     from helpers import make_tiny_vilt
 
     settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8"]
@@ -323,5 +324,4 @@ def test_what_a_search_chose_is_taken_by_other_commands(tmp_path: Path, capsys: 
     chosen = json.loads(file.read_text())
     rate = chosen["best"]["local"]["train.lr"]
     assert chosen["scores"]["local"].keys() == {"train.lr=0.001", "train.lr=0.01"}
-    assert call("compare", *settings, "-m", "local", "--seeds", "1", "--name", "c", "--tune", str(file)) == 0
-    assert f"lr: {rate}" in (tmp_path / "c" / "local-s0" / "config.yaml").read_text()
+    assert read_tuning(file, ["local"])["best"]["local"] == {"train.lr": rate}
