@@ -88,6 +88,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--suite", "mini", "-b", "mini/task"], "--suite and --benchmark: give one of them"),
         (["compare", "--suite", "mini", "-m", "fedavgg"], "method: 'fedavgg' is unknown"),
         (["compare", "--tune-on", "mini/task"], "--tune-on: names a federation of a suite"),
+        (["compare", "method=fedavg,local"], "method=fedavg,local: expected --methods, names with commas"),
+        (["study", "examples", "method=local"], "method=local: expected --methods"),
         (["tune", "chosen.json"], "tune chosen.json: expected settings to search"),
         (["report", "/nowhere", "--markdown"], "/nowhere: no such run folder"),
         (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
