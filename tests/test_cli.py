@@ -88,12 +88,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["compare", "--suite", "mini", "-b", "mini/task"], "--suite and --benchmark: give one of them"),
         (["compare", "--suite", "mini", "-m", "fedavgg"], "method: 'fedavgg' is unknown"),
         (["compare", "--tune-on", "mini/task"], "--tune-on: names a federation of a suite"),
+        (["compare", "method=fedavg,local"], "method=fedavg,local: expected --methods, names with commas"),
+        (["study", "examples", "method=local"], "method=local: expected --methods"),
         (["tune", "chosen.json"], "tune chosen.json: expected settings to search"),
         (["report", "/nowhere", "--markdown"], "/nowhere: no such run folder"),
         (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
         (["study", "examples", "--split", "dev"], "--split: expected validation or test, got 'dev'"),
         (["study", "train.speed=1,2"], "unknown key 'train.speed'"),
-        (["predict", "--run", "x"], "Missing option"),
+        (["predict", "--run", "x"], "give a question: --image and --question"),
         (["data", "show"], "give one of --benchmark"),
         (["data", "show", "-b", "mini/domain", "--split", "dev"], "--split: expected train, validation or test"),
     ],
@@ -132,7 +134,7 @@ def raising(error: BaseException) -> Any:
 def test_what_goes_wrong_inside_is_one_line_too(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("feddat.report.write_report", raising(error))
+    monkeypatch.setattr("feddat.report.page.write_report", raising(error))
     assert call("report", "x") == code
     assert error_line(capsys) == f"error: {said}"
 
@@ -173,7 +175,7 @@ def test_what_can_be_taken_up_again_says_by_which_command(
 
 
 def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feddat.report.write_report", raising(KeyError("x")))
+    monkeypatch.setattr("feddat.report.page.write_report", raising(KeyError("x")))
     with pytest.raises(KeyError):
         main(["report", "x", "--debug"])
 
@@ -312,7 +314,8 @@ def test_a_suite_and_its_tables(
     assert capsys.readouterr().out == (tmp_path / "suite-tiny" / "results.md").read_text()
 
 
-def test_what_a_search_chose_is_taken_by_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_search_chose_is_written_for_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from feddat.experiment import read_tuning
     from helpers import make_tiny_vilt
 
     settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8"]
@@ -323,5 +326,4 @@ def test_what_a_search_chose_is_taken_by_other_commands(tmp_path: Path, capsys: 
     chosen = json.loads(file.read_text())
     rate = chosen["best"]["local"]["train.lr"]
     assert chosen["scores"]["local"].keys() == {"train.lr=0.001", "train.lr=0.01"}
-    assert call("compare", *settings, "-m", "local", "--seeds", "1", "--name", "c", "--tune", str(file)) == 0
-    assert f"lr: {rate}" in (tmp_path / "c" / "local-s0" / "config.yaml").read_text()
+    assert read_tuning(file, ["local"])["best"]["local"] == {"train.lr": rate}

@@ -11,7 +11,7 @@ ROOT = Path(feddat.__file__).parent
 FLOORS = (
     (
         *("allocator", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
-        *("precision", "seeding", "text"),
+        *("precision", "seeding", "text", "tuners"),
     ),
     ("client_names", "example", "hub", "tensorfile", "yaml_files"),
     ("pictures",),

@@ -35,6 +35,7 @@ class SiteConfig(BaseModel):
     )
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
+    start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
     device: str | None = Field(None, description="default: the run's")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's")
     accept_changes: bool = Field(
@@ -81,6 +82,7 @@ class SiteConfig(BaseModel):
             # Where this client's records may lead is for its own settings to say, which `data` has.
             "pictures": config.pictures.model_copy(update={"outside": False}),
             "data_cache": self.data_cache,
+            "adapter": config.adapter.model_copy(update={"start": None, "start_local": self.start_local}),
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
         }
         if self.model is not None:
@@ -122,7 +124,9 @@ def read_site(path: Path) -> SiteConfig:
         for key, value in site.data.items()
     }
     places: dict[str, Any] = {
-        key: folder / value.expanduser() for key in ("state", "data_cache") if (value := getattr(site, key)) is not None
+        key: folder / value.expanduser()
+        for key in ("state", "data_cache", "start_local")
+        if (value := getattr(site, key)) is not None
     }
     if site.model is not None:
         own = folder / Path(site.model).expanduser()

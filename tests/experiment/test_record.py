@@ -25,20 +25,14 @@ def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path):
     assert not list((tmp_path / "elsewhere").rglob("config.yaml"))
     for one, other in zip(first["runs"], second["runs"], strict=True):
         assert other["mean"] == pytest.approx(one["mean"], abs=1e-4)
-    # Another setting is another run.
-    third = compare(elsewhere.updated({"train.lr": 0.02}), ["local"], [0], 1, events.append, record=RunRecord(file))
+    # Another setting is another run; other files are read and not written.
+    before, new = file.read_bytes(), tmp_path / "new.jsonl"
+    changed = elsewhere.updated({"train.lr": 0.02})
+    third = compare(changed, ["local"], [0], 1, events.append, record=RunRecord(new, [file]))
     assert third["runs"][0]["method"] == "local"
     assert [event["event"] for event in events if event["event"] == "done"] == ["done"]
-    assert len(file.read_text().splitlines()) == 3
-
-
-def test_other_files_are_read_and_not_written(make_config, tmp_path):
-    config, old, new = make_config(name="c", rounds=1), tmp_path / "old.jsonl", tmp_path / "new.jsonl"
-    compare(config, ["local"], [0], jobs=1, record=RunRecord(old))
-    before = old.read_bytes()
-    compare(config, ["local", "head"], [0], jobs=1, record=RunRecord(new, [old]))
-    assert old.read_bytes() == before
-    assert [json.loads(line)["summary"]["method"] for line in new.read_text().splitlines()] == ["head"]
+    assert file.read_bytes() == before
+    assert [json.loads(line)["settings"]["train"]["lr"] for line in new.read_text().splitlines()] == [0.02]
 
 
 def test_a_torn_or_foreign_line_is_named(tmp_path):

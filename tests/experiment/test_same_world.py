@@ -197,7 +197,7 @@ def test_a_folder_of_a_version_without_hashes_is_resumed(settings):
     Experiment(settings(name="whole")).run()
     config = settings()
     stopped_after_a_round(config)
-    (path,) = (config.run_dir / "checkpoints").glob("*.safetensors")
+    (path,) = (config.run_dir / "checkpoints").glob("*/state.safetensors")
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     state = json.loads(metadata["state"])

@@ -172,8 +172,8 @@ def test_a_run_says_which_questions_cannot_count(
     assert "client fine" not in shown
     table = shown[shown.index(data_table.TITLE) :].split("\n")
     assert [line.split() for line in table if line.strip().startswith(("poor", "hopeless"))] == [
-        ["poor", "test", "4", "3", "2"],
-        ["hopeless", "test", "3", "3"],
+        ["poor,", "test", "4", "3", "2"],
+        ["hopeless,", "test", "3", "3"],
     ]
 
     folder = tmp_path / "runs" / "x"

@@ -25,6 +25,7 @@ class PFedMe(Algorithm):
     trains = ("local",)
     keeps = ("local",)
     routes = ("local", "global")
+    local_from_global = True
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Start θ from the received w."""

@@ -70,7 +70,7 @@ def compare(
     from feddat.config import ConfigError, load_config
 
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
-    settings = load_config(config, overrides, **values)
+    settings = load_config(config, _without_method(overrides), **values)
     if suite is None:
         if tune_on is not None:
             raise ConfigError("--tune-on: names a federation of a suite; give --suite")
@@ -102,7 +102,7 @@ def tune(
             f"tune {search}: expected settings to search, KEY=V1,V2,...; a file has been searched already"
         )
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
-    settings = load_config(config, overrides, **values)
+    settings = load_config(config, _without_method(overrides), **values)
     say_loading()
     from feddat.experiment.comparison import comparison_name
 
@@ -148,6 +148,16 @@ def real(
     with resources.as_file(resources.files("feddat") / "presets" / "real.yaml") as preset:
         settings = load_config(preset, overrides)
     _compare(settings, methods, seeds, jobs, overwrite, record=record)
+
+
+def _without_method(overrides: Overrides) -> Overrides:
+    """Return overrides, among which no method may be: these commands have several."""
+    from feddat.config import ConfigError
+
+    for override in overrides or ():
+        if override.partition("=")[0].strip() == "method":
+            raise ConfigError(f"{override}: expected --methods, names with commas between them")
+    return overrides
 
 
 def _compare(
@@ -253,7 +263,7 @@ def study(
     if split not in ("validation", "test"):
         raise ConfigError(f"--split: expected validation or test, got {split!r}")
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
-    settings = load_config(config, overrides, **values).updated({"eval.split": split})
+    settings = load_config(config, _without_method(overrides), **values).updated({"eval.split": split})
     say_loading()
     from feddat.experiment import Study, all_runs, pinned, run_study
     from feddat.experiment.studies import study_name

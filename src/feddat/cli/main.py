@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import click
 import typer
 
-from feddat.cli import bench, common, comparing, data, deploying, models, runs, watching
+from feddat.cli import bench, common, comparing, data, deploying, exporting, models, predicting, runs, watching
 from feddat.cli.common import UNLIMITED, fail, out
 from feddat.text import nearest
 
@@ -32,7 +32,8 @@ for command in (
     comparing.tune,
     runs.report,
     runs.evaluate,
-    runs.predict,
+    predicting.predict,
+    exporting.export,
     watching.status,
     watching.dashboard,
     models.pretrain,

@@ -70,7 +70,8 @@ def run(
     from feddat.deploy.launch import run_in
     from feddat.experiment.methods import title as method_title
     from feddat.live import RunDisplay
-    from feddat.report import read_folder, tables
+    from feddat.report import tables
+    from feddat.report.folder import read_folder
 
     runtime = experiment.config.runtime
     if profile and (runtime.kind != "in-process" or runtime.jobs not in (1, "auto")):
@@ -173,7 +174,7 @@ def report(
 
         typer.echo(write_suite(run))
     else:
-        from feddat.report import write_report
+        from feddat.report.page import write_report
 
         typer.echo(write_report(run))
 
@@ -195,33 +196,6 @@ def evaluate(
     scores = Experiment.open(run).evaluate(split, accept_changes)
     table = tables.split_table(scores)
     out.print(tables.to_rich(table, f"{split.capitalize()} scores (%)"))
-
-
-def predict(
-    run: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder of a run.")],
-    client: Annotated[str, typer.Option(help="Whose model answers.")],
-    image: Annotated[list[Path], typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")],
-    question: Annotated[str, typer.Option(help="Question, sentence or hypothesis.")],
-    choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
-    accept_changes: AcceptChanges = False,
-) -> None:
-    """Ask a trained client's model a question about a picture."""
-    from feddat.example import DataError, Example
-
-    for path in image:
-        if not path.is_file():
-            raise DataError(f"{path}: no such image file")
-    from feddat.experiment import Experiment
-    from feddat.text import normal_text
-
-    choices = tuple(normal_text(text) for text in choice or ())
-    example = Example("question", tuple(image), normal_text(question), choices=choices)
-    answers = Experiment.open(run).predict(client, [example], top, accept_changes)[0]
-    width = max(len(answer) for answer, _ in answers)
-    for answer, probability in answers:
-        bar = "█" * round(30 * probability) or "▏"
-        out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
 
 
 def list_names(as_json: Json = False) -> None:

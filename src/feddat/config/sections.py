@@ -54,6 +54,23 @@ class AdapterConfig(Section):
         description="bottleneck, LoRA: parts of a decoder vision-language model that have adapters",
     )
 
+    start: Path | None = Field(
+        None, description="PEFT folder (feddat export) that the first global adapter is read from; default: it is drawn"
+    )
+    start_local: Path | None = Field(
+        None,
+        description="PEFT folder that a client's local adapter begins as, if it has not trained yet; default: it is "
+        "drawn. In a deployment the client's own setting",
+    )
+
+    def without_start(self) -> AdapterConfig:
+        """Return what adapters are, wherever they begin."""
+        return self.model_copy(update={"start": None, "start_local": None})
+
+    def form(self) -> dict[str, Any]:
+        """Return what :func:`feddat.adapters.methods.build_adapters` takes."""
+        return self.model_dump(exclude={"start", "start_local"})
+
     @field_validator("peft")
     @classmethod
     def _known_kind(cls, value: str | None) -> str | None:

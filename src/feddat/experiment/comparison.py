@@ -148,7 +148,7 @@ def _conclude(plan: Plan, done: Mapping[str, dict[str, Any]], failed: Mapping[st
     }
     if done:
         RunFolder(plan.folder).write_json(plan.folder / "comparison.json", comparison)
-        from feddat.report import write_report
+        from feddat.report.page import write_report
 
         with disk_errors(plan.folder):
             write_report(plan.folder)

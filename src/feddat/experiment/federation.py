@@ -23,11 +23,11 @@ from feddat.adapters.int8_products import cannot_multiply
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
+from feddat.app.checkpoint import ServerState
 from feddat.app.client import Site
 from feddat.app.messages import Member
 from feddat.client.captured import CapturedRoutes
 from feddat.client.data_notes import SplitNotes, examine
-from feddat.client.personal import shared_state
 from feddat.client.prefixes import PrefixCache
 from feddat.client.probe import unreached_sites
 from feddat.client.recent import Recent
@@ -36,6 +36,7 @@ from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
+from feddat.experiment.starting import check_starts, client_starts
 from feddat.kinds import CHOOSING
 from feddat.models.base import Backbone, StagedBackbone
 from feddat.models.fusion import FusedBackbone
@@ -74,8 +75,12 @@ class Foundation:
         """Return what travels in the first round, drawn from the seed alone; empty where nothing is communicated."""
         if not self.algorithm.communicates:
             return {}
+        return {key: value for key, value in self.initial_global().items() if self.algorithm.shares(key)}
+
+    def initial_global(self) -> dict[str, Tensor]:
+        """Return the global adapter as the seed alone draws it."""
         self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
-        return shared_state(self.algorithm, self.adapters)
+        return self.adapters.state("global")
 
     def shared_shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes of what travels, extra arrays not counted; empty where nothing is communicated."""
@@ -102,6 +107,12 @@ class Foundation:
             shares=algorithm.shares if algorithm.communicates else None,
             head=heads,
         )
+
+
+def answering_state(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
+    """Return whether a state is that of the last round, and the extra arrays that answers take."""
+    server = foundation.algorithm.server
+    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))
 
 
 @dataclass(frozen=True)
@@ -168,7 +179,7 @@ def load_foundation(config: RunConfig) -> Foundation:
     backbone, adapters, weights = _load_model(
         config.model,
         config.weights,
-        config.adapter,
+        config.adapter.without_start(),
         config.fusion,
         config.train.checkpointing,
         str(_device(config.device)),
@@ -181,6 +192,7 @@ def load_foundation(config: RunConfig) -> Foundation:
         )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
+    check_starts(config.adapter, algorithm, list(adapters.named("global")))
     sites = {key: list(value.shape) for key, value in adapters.named("global").items()}
     model = {
         "weights": weights,
@@ -225,9 +237,12 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)
+    # Who has trained goes on from that, whatever has become of the folder since.
+    begun = all(store.rounds() for store in stores.values())
+    starts = {} if begun else client_starts(config, algorithm, adapters, foundation.model["weights"])
     participants = {
         name: Participant(
-            name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent, captured
+            name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent, captured, starts
         )
         for name, members in groups.items()
     }
@@ -330,7 +345,8 @@ def _common(config: RunConfig) -> dict[str, Any]:
         "server",
         "rounds",
     }
-    exclude: dict[str, Any] = dict.fromkeys(places, True) | {"train": {"precision"}}
+    exclude: dict[str, Any] = dict.fromkeys(places, True)
+    exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
     return config.model_dump(mode="json", exclude=exclude)
 
 
@@ -450,14 +466,14 @@ def _load_model(
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model, weights, device)
+    hashed = weights_hash(backbone.model.state_dict())
     if isinstance(backbone, FusedBackbone):
         backbone.fuse(fusion.kind, fusion.side)
     elif fusion != FusionConfig():
         raise ConfigError(f"fusion: model {model} has one stream; expected the default")
-    hashed = weights_hash(backbone.model.state_dict())
     backbone.model.to(device)
     try:
-        adapters = build_adapters(backbone.model, **adapter.model_dump())
+        adapters = build_adapters(backbone.model, **adapter.form())
     except ValueError as error:
         raise ConfigError(f"adapter: {error}") from None
     if checkpointing:

@@ -23,9 +23,14 @@ from feddat.data.readers.hub_data import data_address, pin_data
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
+from feddat.experiment.exports.answerer import Answerer
+from feddat.experiment.exports.card import Origin
+from feddat.experiment.exports.write import Options, client_model, export, shared_model
 from feddat.experiment.federation import (
     CENTRAL,
     Federation,
+    Foundation,
+    answering_state,
     check_sites,
     checks_weights,
     load_federation,
@@ -41,6 +46,7 @@ from feddat.models.catalog import list_models
 from feddat.models.known import EXAMPLE
 from feddat.models.named import pin_model
 from feddat.precision import resolve_precision
+from feddat.site import read_site
 from feddat.text import normal_text
 
 log = logging.getLogger(__name__)
@@ -53,6 +59,7 @@ class Experiment:
         config: as given, with paths made absolute and the precision that ``auto`` means on this machine.
         settings: the same with the method's variant filled in: what is run.
         folder: the run's folder.
+        clients: folder of the clients' personal states.
     """
 
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
@@ -65,6 +72,7 @@ class Experiment:
         self.config = _portable(config)
         self.settings = resolve(self.config)
         self.folder = RunFolder(folder or config.run_dir)
+        self.clients = self.folder.clients
 
     @classmethod
     def load(cls, path: Path | str | None = None, *overrides: str, **values: Any) -> Experiment:
@@ -76,14 +84,27 @@ class Experiment:
         return cls(load_config(path, list(overrides), **values))
 
     @classmethod
-    def open(cls, folder: Path | str) -> Experiment:
+    def open(cls, folder: Path | str, site: Path | None = None, device: str | None = None) -> Experiment:
         """Return the experiment that a run folder belongs to.
+
+        Args:
+            folder: the run's, or on a client's machine a copy of the server's.
+            site: that client's own settings: its data, its model and its state are then where they say.
+            device: instead of the run's.
 
         Raises:
             ExperimentError: it is not a run folder.
+            ConfigError: the client's settings cannot be used.
         """
         folder = Path(folder)
-        return cls(RunFolder(folder).read_config(), folder)
+        experiment = cls(RunFolder(folder).read_config(), folder)
+        if site is not None:
+            own = read_site(site)
+            experiment.settings = own.applied(experiment.settings)
+            experiment.clients = own.store(experiment.folder.run_id())
+        if device is not None:
+            experiment.settings = experiment.settings.model_copy(update={"device": device})
+        return experiment
 
     def run(
         self,
@@ -126,9 +147,7 @@ class Experiment:
                     f"{' and '.join(other)}; put back what was there, or do all of them anew (--overwrite)"
                 )
             changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
-            service = Service(
-                self.config, self.folder, here.foundation, names, announcer, wait=0.0, world=world, changes=changes
-            )
+            service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume, world, changes)
             count = jobs or choose_jobs(self.settings, here)
             notes = here.notes
 
@@ -172,7 +191,7 @@ class Experiment:
             world = model_world(foundation)
             changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
             wait = self.settings.server.wait
-            service = Service(self.config, self.folder, foundation, names, announcer, wait, world, changes)
+            service = Service(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes)
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -201,7 +220,7 @@ class Experiment:
                 with announcer.recording(self.config):
                     summary = rounds(started)
             if not self.folder.report_file.is_file():
-                from feddat.report import write_report  # plots take a second to import
+                from feddat.report.page import write_report  # plots take a second to import
 
                 with disk_errors(self.folder.path):
                     write_report(self.folder.path)
@@ -233,9 +252,58 @@ class Experiment:
         """
         client = normal_text(client)
         federation, state = self._latest(accept_changes)
-        if client not in federation.data:
-            raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
+        _check_client(federation, client)
         return predict(federation, state, client, examples, k)
+
+    def answerer(self, client: str | None = None, accept_changes: bool = False) -> Answerer:
+        """Return a client's trained model, ready to answer; until another run of this process loads its model.
+
+        Raises:
+            ExperimentError: as for :meth:`predict`; or there are several clients and none is named.
+        """
+        federation, state = self._latest(accept_changes)
+        if client is None and len(federation.data) > 1:
+            raise ExperimentError(f"run folder {self.folder.path}: give --client, one of {', '.join(federation.data)}")
+        client = next(iter(federation.data)) if client is None else normal_text(client)
+        _check_client(federation, client)
+        final, extras = answering_state(federation.foundation, state)
+        owner = federation.owner(client)
+        answering = owner.answering(state.shared or None, state.round, final, extras)
+        return Answerer(answering, owner.members[client], owner.routes(final)[0])
+
+    def export(
+        self,
+        folder: Path | str,
+        client: str | None = None,
+        route: str | None = None,
+        options: Options = Options(),
+        accept_changes: bool = False,
+    ) -> Path:
+        """Write a trained model into a folder of its own, and return it: see :mod:`feddat.experiment.exports.folder`.
+
+        Args:
+            folder: to write.
+            client: whose model; default: nobody's, the adapter that all have in common, without a head.
+            route: that it answers on; default: the method's own.
+            options: how it is written.
+            accept_changes: export though the model has been exchanged since the last checkpoint.
+
+        Raises:
+            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
+                be accepted.
+            ExportError: the folder is taken, or there is no such model, or it cannot be had in this form.
+        """
+        if client is None:
+            self._let_world_speak(False, accept_changes)
+            foundation = load_foundation(self.settings)
+            state = self._latest_state(foundation, accept_changes)
+            trained = shared_model(foundation, state, route)
+        else:
+            client = normal_text(client)
+            federation, state = self._latest(accept_changes)
+            foundation, trained = federation.foundation, client_model(federation, state, client, route)
+        origin = Origin(self.config, state.round, self.folder.summary(), client)
+        return export(Path(folder), foundation, trained, origin, options)
 
     def evaluate(self, split: str, accept_changes: bool = False) -> dict[str, dict[str, float]]:
         """Return every client's scores on ``train``, ``validation`` or ``test`` after the last round done.
@@ -250,14 +318,22 @@ class Experiment:
         """
         return evaluate(*self._latest(accept_changes), split)
 
-    def _latest(self, accept_changes: bool) -> tuple[Federation, ServerState]:
+    def _latest(self, accept_changes: bool = False) -> tuple[Federation, ServerState]:
         self._let_world_speak(False, accept_changes)
-        federation = load_federation(self.settings, self.folder.clients)
-        check_world(self.folder, self.config, model_world(federation.foundation), accept_changes, asked=True)
+        federation = load_federation(self.settings, self.clients)
+        return federation, self._latest_state(federation.foundation, accept_changes)
+
+    def _latest_state(self, foundation: Foundation, accept_changes: bool) -> ServerState:
+        check_world(self.folder, self.config, model_world(foundation), accept_changes, asked=True)
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")
-        return federation, state
+        return state
+
+
+def _check_client(federation: Federation, client: str) -> None:
+    if client not in federation.data:
+        raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
 
 
 def pinned(config: RunConfig) -> RunConfig:
@@ -293,6 +369,9 @@ def _portable(config: RunConfig) -> RunConfig:
         # A client may name the run's model, which is one for all.
         changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
     precision = resolve_precision(config.train.precision, config.device)
+    starts = {key: getattr(config.adapter, key) for key in ("start", "start_local")}
+    absolute = {key: path.expanduser().resolve() for key, path in starts.items() if path is not None}
+    changes["adapter"] = config.adapter.model_copy(update=absolute)
     changes["train"] = config.train.model_copy(update={"precision": precision})
     return config.model_copy(update=changes)
 

@@ -11,7 +11,7 @@ from typing import Any
 from feddat.models.base import ModelError
 
 #: Files that decide what becomes of an image or a text before the model sees it, where a folder has them.
-_ENCODING_FILES = (
+ENCODING_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.jinja",
@@ -53,7 +53,7 @@ def fingerprint(folder: Path) -> str:
     config = {key: value for key, value in _read_config(folder).items() if key not in {*_PROVENANCE, PARTS}}
     version = _ENCODING_VERSION + _FAMILY_VERSIONS.get(config["model_type"], "")
     digest = hashlib.blake2b(f"{version}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
-    for name in _ENCODING_FILES:
+    for name in ENCODING_FILES:
         if (folder / name).is_file():
             digest.update(name.encode() + hashlib.blake2b((folder / name).read_bytes()).digest())
     for name, part in sorted(read_parts(folder).items()):

@@ -46,7 +46,7 @@ class ViltBackbone:
         model_type = read_model_type(self.folder)
         if model_type != "vilt":
             raise ModelError(f"{self.folder / 'config.json'}: model_type is {model_type!r}; expected 'vilt'")
-        vilt, self._word_scores = _load_weights(self.folder)
+        vilt, self._word_scores = read_vilt(self.folder)
         self.encoder = ViltEncoder(self.folder)
         self.model: nn.Module = make_fast(vilt).requires_grad_(False).train(False)
         self._stages = ViltStages(vilt)
@@ -103,7 +103,7 @@ class ViltBackbone:
         copy_folder(self.folder, folder)
 
 
-def _load_weights(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
+def read_vilt(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
     """Return the transformer, and the masked-word head where the folder has its weights, both float32."""
     # The published checkpoints call the bias of the word scores `mlm_score.bias`, newer ones `.decoder.bias`.
     old, new = "mlm_score.bias", "mlm_score.decoder.bias"
