@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group
+from rich import box
+from rich.table import Table
 from rich.text import Text
 
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
@@ -141,19 +142,21 @@ def prepare(
     print_paths(folder=to)
 
 
-def _counts(clients: Mapping[str, Any]) -> Group:
+def _counts(clients: Mapping[str, Any]) -> Table:
     """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
     from feddat.data.readers.records import BLANK_VOTES
     from feddat.report.fitted import FittedTable
 
     caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
     keys = ("published", "outside", "broken", "kept")
-    rows = []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table.add_column("client, split", overflow="fold", min_width=10)  # goes over two lines before a number is cut
+    for heading in (*keys, "skipped", "answers"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for client, about in clients.items():
         for split, counts in about["counts"].items():
             skipped = sum(count for reason, count in counts["skipped"].items() if reason != BLANK_VOTES)
             numbers = [*(counts[key] for key in keys), skipped]
             answers = (len(about["answers"]) or "") if split == "train" else ""
-            rows.append([Text(str(cell)) for cell in (f"{client}, {split}", *numbers, answers)])
-    heads = ("client, split", *keys, "skipped", "answers")
-    return Group(FittedTable(heads, rows), Text(caption, "dim italic"))
+            table.add_row(*(Text(str(cell)) for cell in (f"{client}, {split}", *numbers, answers)))
+    return table
