@@ -84,7 +84,7 @@ def test_a_method_that_does_not_communicate_sends_no_arrays():
 def test_events_tell_the_round_and_the_time_left():
     _, _, events = federate([Adder("ann", 1), Adder("bob", 3)], ServerState(shared()), rounds=2)
     assert [event["event"] for event in events if event["round"] == 1] == [
-        *("asked", "fit", "fit", "asked", "eval", "eval", "round")
+        *("asked", "fit", "fit", "updates", "asked", "eval", "eval", "round")
     ]
     end = [event for event in events if event["event"] == "round"]
     assert end[0]["metrics"] == {"loss": 2.0}

@@ -30,6 +30,7 @@ class Apfl(Algorithm):
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "local", "global")
+    logs = ("loss", "task_global", "task_mixture", "alpha")
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head, if asked for."""

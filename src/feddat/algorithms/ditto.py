@@ -25,6 +25,7 @@ class Ditto(Algorithm):
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("local", "global")
+    logs = ("loss", "task_global", "task_local")
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head, if asked for."""

@@ -25,6 +25,7 @@ class PFedMe(Algorithm):
     trains = ("local",)
     keeps = ("local",)
     routes = ("local", "global")
+    logs = ("loss", "task")
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Start θ from the received w."""

@@ -13,13 +13,14 @@ Of the global adapter only those entries travel that the algorithm shares, packe
 instruction names the format, where it is not the default, and the client answers in the same. Extra arrays (control
 variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower
 wants one per message, under a prefix.
-Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`.
+Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`. Metrics have names
+from a list and values within bounds, arrays are read by :mod:`.arrays`, and texts become one line (:mod:`..one_line`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -33,7 +34,9 @@ from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
+from feddat.app.arrays import ArrayError, read_array
 from feddat.config import SHARING, Sharing, WireConfig
+from feddat.one_line import is_name, one_line
 from feddat.phases import phase
 
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
@@ -41,6 +44,16 @@ FORMAT, DELTA = "wire.format", "wire.delta"
 ROUND, EXAMPLES = "round", "num-examples"
 #: Before the keys of extra arrays; no key of an adapter has a slash.
 EXTRA = "extra/"
+#: What a client tells of its training whatever the method is, beside the losses that the method names.
+TOLD = frozenset({"examples", "steps", "seconds"})
+#: What a client counts of its parameters.
+_COUNTED = frozenset({"total", "trainable", "communicated"})
+#: The largest value of a metric, and the largest count.
+_MOST_METRIC, _MOST_COUNT = 1e9, 10**13
+#: By so much a loss may be below 0, for rounding.
+_ROUNDING = 1e-3
+#: Members that one client may answer for.
+_MOST_MEMBERS = 10_000
 #: What the answer of a node is that has gone while it was waited for.
 _GONE = "its node has gone: two heartbeats without a sign of life"
 
@@ -54,14 +67,13 @@ class ReplyError(ValueError):
 
     Attributes:
         client: whose reply it is.
-        reason: what is wrong with it, in one line.
+        reason: what is wrong with it, in one line (:func:`~feddat.one_line.one_line`).
         failed: the client reported a failure itself, rather than sending something that does not fit.
     """
 
     def __init__(self, client: str, reason: str, *, failed: bool = False) -> None:
-        super().__init__(f"client {client}: {reason}")
-        self.client = client
-        self.reason = reason
+        self.client, self.reason = one_line(client), one_line(reason)
+        super().__init__(f"client {self.client}: {self.reason}")
         self.failed = failed
 
 
@@ -146,7 +158,7 @@ def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
 @phase("messages")
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     """Return an ArrayRecord's arrays as tensors."""
-    return {key: torch.from_numpy(array.numpy()) for key, array in record.items()}
+    return {key: torch.from_numpy(read_array(array).copy()) for key, array in record.items()}
 
 
 # --- server to client -------------------------------------------------------------------------------------------------
@@ -203,7 +215,7 @@ def read_instruction(message: Message) -> Instruction:
     content = message.content
     config = content.config_records[CONFIG]
     wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))
-    arrays = {key: array.numpy() for key, array in content.array_records.get(SHARED, ArrayRecord()).items()}
+    arrays = {key: read_array(array).copy() for key, array in content.array_records.get(SHARED, ArrayRecord()).items()}
     packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
     shared = {key: torch.from_numpy(value) for key, value in wires.unpack(packed, wire).items()}
     return Instruction(
@@ -289,19 +301,18 @@ def read_name(message: Message) -> Member:
     node = f"node {message.metadata.src_node_id}"
     config = _records(message, node, {CONFIG}).config_records.get(CONFIG, ConfigRecord())
     name, members = config.get("client"), config.get("members")
-    if not isinstance(name, str) or not name or not isinstance(members, list) or not members:
-        raise ReplyError(node, "did not tell its client name and members")
-    if (sharing := config.get("sharing")) not in SHARING:
+    named = tuple(cast(list[str], members)) if isinstance(members, list) else ()
+    if not isinstance(name, str) or not 0 < len(named) <= _MOST_MEMBERS or not all(map(is_name, (name, *named))):
+        raise ReplyError(node, "did not tell its client name and members, each of 1 to 100 signs that can be seen")
+    if len(set(named)) < len(named):
+        raise ReplyError(node, f"client {name} names a member twice")
+    if not isinstance(sharing := config.get("sharing"), str) or sharing not in SHARING:
         raise ReplyError(node, f"client {name} shares {sharing!r}, expected one of {', '.join(SHARING)}")
-    counts = {key: value for key, value in config.items() if key.startswith("parameters.")}
-    if any(type(value) is not int or value < 0 for value in counts.values()):
-        raise ReplyError(node, f"client {name} counts its parameters as {counts}")
-    return Member(
-        name,
-        tuple(str(member) for member in members),
-        {key.removeprefix("parameters."): cast(int, value) for key, value in counts.items()},
-        sharing,
-    )
+    counts = {key.removeprefix("parameters."): value for key, value in config.items() if key.startswith("parameters.")}
+    for key, value in counts.items():
+        if key not in _COUNTED or type(value) is not int or not 0 <= value <= _MOST_COUNT:
+            raise ReplyError(node, f"client {name} counts its parameters as {key}: {value!r}")
+    return Member(name, named, cast(dict[str, int], counts), sharing)
 
 
 @phase("messages")
@@ -314,6 +325,8 @@ def read_train_reply(
     wire: WireConfig = WireConfig(),
     sent: Mapping[str, Tensor] | None = None,
     sharing: Sharing = "scores",
+    losses: Collection[str] = ("loss",),
+    below_zero: bool = False,
 ) -> TrainReply:
     """Return a checked train reply.
 
@@ -326,6 +339,8 @@ def read_train_reply(
         wire: how the shared part must be packed.
         sent: the shared part that the client received, to which differences are added.
         sharing: what of its metrics the client said it lets out.
+        losses: names of what the method reports; ``loss`` must be there where the client lets it out.
+        below_zero: whether they may be below 0.
 
     Raises:
         ReplyError: the client failed; or round, keys, shapes, types or values do not fit.
@@ -338,23 +353,19 @@ def read_train_reply(
     found: wires.Packed = {}
     for key, (dtype, shape) in expected.items():
         try:
-            value = arrays[key].numpy()
-        except (TypeError, ValueError, EOFError) as error:
-            raise ReplyError(client, f"array {key} cannot be read: {error}") from None
-        if value.dtype != dtype or value.shape != shape:
-            raise ReplyError(client, f"array {key} is {value.dtype}{value.shape}, expected {dtype}{shape}")
-        found[key] = value
+            found[key] = read_array(arrays[key], dtype, shape)
+        except ArrayError as error:
+            raise ReplyError(client, f"array {key} {error}") from None
     packed = {key: found.pop(key) for key in wires.layout(shapes, wire)}
     values = found | wires.unpack(packed, wire, sent if wire.delta else None)
     for key, value in values.items():
         if not np.isfinite(value).all():
             raise ReplyError(client, f"array {key} has NaN or infinite values")
-    losses = {key.removeprefix("train."): value for key, value in metrics.items() if key.startswith("train.")}
     return TrainReply(
         shared={key: values[key] for key in shapes},
         extras={key: values[EXTRA + key] for key in extra_shapes or {}},
         examples=int(metrics[EXAMPLES]) if EXAMPLES in metrics else None,
-        metrics=losses,
+        metrics=_losses(metrics, client, losses, below_zero, sharing),
     )
 
 
@@ -377,7 +388,7 @@ def read_evaluate_reply(message: Message, member: Member, round: int, routes: Se
     examples: dict[str, int] = {}
     for name in member.members:
         prefix = _prefix(member.name, name)
-        examples[name] = int(metrics.get(f"{prefix}examples", 0))
+        examples[name] = _count(metrics, member.name, f"{prefix}examples")
         keys = {route: f"{prefix}score.{route}" for route in routes} if examples[name] else {}
         if sharing == "counts":
             keys = {}
@@ -388,6 +399,13 @@ def read_evaluate_reply(message: Message, member: Member, round: int, routes: Se
                 raise ReplyError(member.name, f"score of {name} on route {route} is {score}, expected 0 to 100")
     _same_keys(member.name, "the scores", metrics, expected)
     return EvaluateReply({name: values for name, values in scores.items() if values}, examples)
+
+
+def _count(metrics: Mapping[str, float | int], client: str, key: str) -> int:
+    value = metrics.get(key, 0)
+    if not isinstance(value, int) or not 0 <= value <= _MOST_COUNT:
+        raise ReplyError(client, f"{key} is {value}, expected a whole number from 0 to {_MOST_COUNT}")
+    return value
 
 
 def is_of_gone_node(message: Message) -> bool:
@@ -406,7 +424,6 @@ def _prefix(client: str, member: str) -> str:
 def _records(message: Message, client: str, expected: set[str]) -> RecordDict:
     if message.has_error():
         reason = _GONE if is_of_gone_node(message) else message.error.reason or f"error code {message.error.code}"
-        reason = " ".join(reason.split())
         raise ReplyError(client, reason, failed=True)
     _same_keys(client, "the records", message.content, expected)
     return message.content
@@ -428,6 +445,21 @@ def _metrics(content: RecordDict, client: str, round: int, at_least: int, sharin
         if not math.isfinite(value):
             raise ReplyError(client, f"metric {key} is {value}")
     return metrics
+
+
+def _losses(
+    metrics: Mapping[str, float | int], client: str, names: Collection[str], below_zero: bool, sharing: Sharing
+) -> dict[str, float]:
+    """Return what a client tells of its training: names of the list, values in bounds, none below 0 for rounding."""
+    found = {key: float(value) for key, value in metrics.items() if key not in (ROUND, EXAMPLES)}
+    least = {"train.loss"} if sharing == "scores" else set()
+    allowed = {f"train.{name}" for name in {*names, *TOLD}} if sharing == "scores" else set()
+    _same_keys(client, "the metrics", found, (allowed & found.keys()) | least)
+    least_value = -_MOST_METRIC if below_zero else 0.0
+    for key, value in found.items():
+        if not least_value - _ROUNDING <= value <= _MOST_METRIC:
+            raise ReplyError(client, f"metric {key} is {value:g}, expected {least_value:g} to {_MOST_METRIC:g}")
+    return {key.removeprefix("train."): max(value, least_value) for key, value in found.items()}
 
 
 def _same_keys(client: str, what: str, found: Iterable[str], expected: Iterable[str]) -> None:
