@@ -4,8 +4,8 @@ That of a run is ``log.jsonl`` in its folder; a client that is a process of its 
 
 Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``round`` and ``client`` (``null`` where there is none),
 ``message`` (the same for people, in one line) and ``pid``; an event's own fields follow. Texts are one line of bounded
-length, and hold nothing that a terminal obeys (:mod:`feddat.one_line`). Nothing is ever taken out: a resumed run goes on
-below what it wrote before, with another ``start``.
+length, and hold nothing that a terminal obeys (:mod:`feddat.one_line`). Nothing is ever taken out: a resumed run goes
+on below what it wrote before, with another ``start``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from feddat.one_line import LINE, one_line, plain
 
 #: What the log says by itself, or that is too long for a line.
 _NOT_FIELDS = frozenset({"event", "round", "client", "summary"})
-_LEVELS = {"failed": "WARNING", "refused": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
+_LEVELS = {"failed": "WARNING", "refused": "WARNING", "kept": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
 
 
 class JsonLog(logging.Handler):
@@ -98,6 +98,8 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"round {round}: {client} on {event['split']}: {scores or without}"
     if kind in ("failed", "refused"):
         return f"round {round}: client {client} {kind} ({event['kind']}): {event['reason']}"
+    if kind == "kept":
+        return f"round {round}: the global adapter stays as it was: {event['reason']}"
     if kind == "round":
         return f"round {round} of {event['rounds']} is done"
     if kind == "done":

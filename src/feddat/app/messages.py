@@ -2,7 +2,7 @@
 
 | message | server to client | client to server |
 | --- | --- | --- |
-| query | the run's id | the client's name, the members it answers for, counts of parameters, what it shares |
+| query | the run's id | the client's name and members, counts of its parameters and examples, what it shares |
 | train | the global adapter, extra arrays; round, rounds, run, model | the same, other extras; examples; losses |
 | evaluate | the global adapter, other extras; the same; split, if final | number of examples; one score per route |
 
@@ -20,7 +20,8 @@ from a list and values within bounds, arrays are read by :mod:`.arrays`, and tex
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -86,12 +87,14 @@ class Member:
         members: whose data it answers for; more than one: centralised.
         parameters: ``total``, ``trainable`` and ``communicated`` parameters; empty where the client keeps them back.
         sharing: what of its metrics it lets out.
+        examples: its number of training examples; ``None`` where it keeps that back.
     """
 
     name: str
     members: tuple[str, ...]
     parameters: Mapping[str, int] = field(default_factory=dict)
     sharing: Sharing = "scores"
+    examples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +243,8 @@ def name_reply(message: Message, member: Member) -> Message:
     """Return the answer to a query: who this node is."""
     config = ConfigRecord({"client": member.name, "members": list(member.members), "sharing": member.sharing})
     if member.sharing != "none":
+        if member.examples is not None:
+            config[EXAMPLES] = member.examples
         for key, value in member.parameters.items():
             config[f"parameters.{key}"] = value
     return Message(RecordDict({CONFIG: config}), reply_to=message)
@@ -312,7 +317,10 @@ def read_name(message: Message) -> Member:
     for key, value in counts.items():
         if key not in _COUNTED or type(value) is not int or not 0 <= value <= _MOST_COUNT:
             raise ReplyError(node, f"client {name} counts its parameters as {key}: {value!r}")
-    return Member(name, named, cast(dict[str, int], counts), sharing)
+    examples = config.get(EXAMPLES)
+    if examples is not None and (type(examples) is not int or not 0 <= examples <= _MOST_COUNT):
+        raise ReplyError(node, f"client {name} says to have {examples!r} examples")
+    return Member(name, named, cast(dict[str, int], counts), sharing, examples)
 
 
 @phase("messages")
@@ -406,6 +414,21 @@ def _count(metrics: Mapping[str, float | int], client: str, key: str) -> int:
     if not isinstance(value, int) or not 0 <= value <= _MOST_COUNT:
         raise ReplyError(client, f"{key} is {value}, expected a whole number from 0 to {_MOST_COUNT}")
     return value
+
+
+@contextmanager
+def checking(client: str) -> Iterator[None]:
+    """Let whatever goes wrong with one reply cost that reply alone.
+
+    Raises:
+        ReplyError: anything was raised, memory that there is not included.
+    """
+    try:
+        yield
+    except ReplyError:
+        raise
+    except Exception as error:  # Nobody can list what a reply may bring about.
+        raise ReplyError(client, f"cannot be read: {type(error).__name__}: {error}") from error
 
 
 def is_of_gone_node(message: Message) -> bool:

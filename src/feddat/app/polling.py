@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from flwr.app import Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
@@ -43,6 +44,10 @@ class PollingGrid(Grid):
     def get_node_ids(self) -> list[int]:
         """Return the ids of the nodes that are connected."""
         return sorted(self._grid.get_node_ids())
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return the nodes that are connected, with the names under which their keys were let in."""
+        return list(self._grid.get_nodes())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages; return their ids."""

@@ -57,6 +57,8 @@ FLOWER: dict[str, type[FedAvg]] = {
 #: Options of Flower's strategies that are not the user's: sampling and records are ours, functions cannot be written.
 _NOT_OPTIONS = {*inspect.signature(FedAvg.__init__).parameters, "selection_rule", "train_loss_key"}
 _LOSS, _WEIGHT = "train_loss", "num-examples"
+#: Rules that weigh clients by their training losses.
+_READS_LOSSES = frozenset({"qfedavg"})
 #: Attributes of Flower's strategies that carry over from round to round.
 _MOMENTA = ("m_t", "v_t", "momentum_vector")
 
@@ -80,16 +82,22 @@ class RunningMean:
         return {key: total / self._weights[key] for key, total in self._sums.items()}
 
 
+class RuleError(ValueError):
+    """A rule cannot do its part with the replies there are."""
+
+
 class Rule(ABC):
     """How the shared part of the next round is made; one object serves one run.
 
     Attributes:
         state: what must be kept for the next round, as float32 CPU tensors.
         expects: shapes of the extra arrays of every reply.
+        reads_losses: whether every reply must have a training loss.
     """
 
     state: dict[str, Tensor]
     expects: Shapes
+    reads_losses: bool = False
 
     @abstractmethod
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
@@ -115,7 +123,7 @@ class Rule(ABC):
             clients: number of all clients, sampled or not.
 
         Raises:
-            ValueError: there are too few replies for this rule.
+            RuleError: there are too few replies for this rule.
         """
 
 
@@ -170,11 +178,14 @@ class FlowerRule(Rule):
         # So that `configure_train` takes note of the arrays and asks no one: it needs no grid then.
         self._strategy.fraction_train = 0.0
         self.expects = {}
+        self.reads_losses = name in _READS_LOSSES
 
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
-        """Begin without momenta, or give the strategy back those it had."""
+        """Begin without momenta, or give the strategy back those it had: also where a round is to be undone."""
         self.state = dict(state or {})
         for name in _MOMENTA:
+            if hasattr(self._strategy, name):
+                setattr(self._strategy, name, None)
             found = {key.removeprefix(f"{name}/"): value.numpy() for key, value in self.state.items()
                      if key.startswith(f"{name}/")}  # fmt: skip
             if found:
@@ -195,7 +206,8 @@ class FlowerRule(Rule):
     def add(self, reply: TrainReply, weight: float) -> None:
         """Keep one reply for the end of the round."""
         arrays = ArrayRecord({key: Array(value) for key, value in reply.shared.items()})
-        metrics = MetricRecord({_WEIGHT: weight, _LOSS: reply.metrics["loss"]})
+        # A client that keeps its losses back is used by every rule that does not read them.
+        metrics = MetricRecord({_WEIGHT: weight, _LOSS: reply.metrics.get("loss", 0.0)})
         self._replies.append(Message(RecordDict({"arrays": arrays, "metrics": metrics}), 0, MessageType.TRAIN))
 
     def close(self, clients: int) -> dict[str, Tensor]:
@@ -205,7 +217,7 @@ class FlowerRule(Rule):
             arrays, _ = self._strategy.aggregate_train(self._round, self._replies)
         self._replies = []
         if arrays is None:
-            raise ValueError(f"server.rule {self._name} made nothing of the replies")
+            raise RuleError(f"server.rule {self._name} made nothing of the replies")
         self.state = {
             f"{name}/{key}": torch.from_numpy(np.array(value, dtype=np.float32))
             for name in _MOMENTA
@@ -267,19 +279,19 @@ def check_count(rule: str, options: Mapping[str, Any], replies: int) -> None:
     Sources: Krum needs n >= 2f + 3 (Blanchard et al., NeurIPS 2017), Bulyan n >= 4f + 3 (El Mhamdi et al., ICML 2018).
 
     Raises:
-        ValueError: says how many are needed.
+        RuleError: says how many are needed.
     """
     malicious = int(options.get("num_malicious_nodes", 0))
     least = {"krum": 2 * malicious + 3, "multikrum": 2 * malicious + 3, "bulyan": 4 * malicious + 3}.get(rule, 1)
     if replies < least:
-        raise ValueError(
+        raise RuleError(
             f"server.rule {rule} with num_malicious_nodes={malicious} needs the replies of at least {least} clients "
             f"in a round; there are {replies}"
         )
     if rule == "multikrum" and int(options.get("num_nodes_to_select", 1)) > replies - malicious:
-        raise ValueError(f"server.options: num_nodes_to_select must be at most {replies - malicious} of {replies}")
+        raise RuleError(f"server.options: num_nodes_to_select must be at most {replies - malicious} of {replies}")
     if rule == "fedtrimmedavg" and int(float(options.get("beta", 0.2)) * replies) < 1:
-        raise ValueError(
+        raise RuleError(
             f"server.rule fedtrimmedavg cuts off no reply: beta must be at least 1/{replies} with {replies} replies"
         )
 
