@@ -145,6 +145,12 @@ def wire_size(message: Message) -> int:
     return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
 
 
+def most_bytes(shapes: Shapes, extra_shapes: Shapes, wire: WireConfig) -> int:
+    """Return how many bytes a client's reply may have: of its arrays, and far more than enough of the rest."""
+    arrays = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes), WireConfig())
+    return sum(dtype.itemsize * math.prod(shape) + 4096 for dtype, shape in arrays.values()) + 2**20
+
+
 @phase("messages")
 def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     """Return tensors as an ArrayRecord of float32 NumPy arrays, and arrays as they are, in the order given."""

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from feddat.app import messages
 from feddat.app.checkpoint import ServerState
 from feddat.app.messages import Member
+from feddat.app.polling import PollingGrid
 from feddat.app.roster import FederationError
 from feddat.app.strategy import AdapterStrategy
 from feddat.config import EvalConfig
@@ -96,6 +97,8 @@ class _Loop:
         if not state.round:
             state.shared = strategy.settle(state.shared)
         strategy.rule.start(state.shared, state.rule if state.round else None)
+        if isinstance(grid, PollingGrid):
+            grid.limit(messages.most_bytes(strategy.shapes, strategy.rule.expects, strategy.wire))
 
     def run_round(self, round: int) -> None:
         """Train, aggregate and evaluate; bring the state forward."""
