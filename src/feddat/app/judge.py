@@ -27,7 +27,7 @@ from feddat.app.messages import TrainReply
 #: A norm grows with this power of the number of steps.
 POWER = 0.75
 #: Examples over those of the others by which a client's limit grows at most, unless their number is agreed on.
-MOST_MORE = 10.0
+MOST_MORE = 30.0
 #: Extra arrays and losses may stand out so many times as far as updates: they depend on data and loss.
 FREER = 5.0
 #: Examples over the median of the others that a client may claim at most, where they are its weight, unless agreed on.
