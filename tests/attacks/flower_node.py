@@ -112,7 +112,10 @@ def answering(place, address, answer):
         with connected(place, address) as node:
             ready.set()
             for message in node.messages(over):
-                answer(node, message)
+                try:
+                    answer(node, message)
+                except httpx.HTTPStatusError as error:  # what the SuperLink itself does not take
+                    print(f"node {node.id}: {error}: {error.response.text[:300]}", flush=True)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
