@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from feddat.adapters.int8_products import cannot_multiply
+from feddat.app.checkpoint import read_state
 from feddat.models.albef.model import AlbefConfig
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.albef import albef_config
@@ -46,3 +48,8 @@ def tiny_albef_config(vocab_size: int | None = None, **changes) -> AlbefConfig:
     """Return a small ALBEF's configuration: width 32, 2 + 4 + 2 layers of which 2 fuse, images of 32 pixels."""
     config = albef_config(SIZES["unit"], vocab_size or len(make_vocabulary()))
     return AlbefConfig(**(config.to_dict() | changes)) if changes else config
+
+
+def sent_in(run: Path, round: int) -> dict[str, Tensor]:
+    """Return what a run's server sent out after a round, by the names that adapters have."""
+    return read_state(run / "checkpoints" / f"round-{round:05d}")[0].shared

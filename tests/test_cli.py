@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
         (["study", "examples", "--split", "dev"], "--split: expected validation or test, got 'dev'"),
         (["study", "train.speed=1,2"], "unknown key 'train.speed'"),
-        (["predict", "--run", "x"], "Missing option"),
+        (["predict", "--run", "x"], "give a question: --image and --question"),
         (["data", "show"], "give one of --benchmark"),
         (["data", "show", "-b", "mini/domain", "--split", "dev"], "--split: expected train, validation or test"),
     ],
@@ -131,7 +132,7 @@ def raising(error: BaseException) -> Any:
 def test_what_goes_wrong_inside_is_one_line_too(
     error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("feddat.report.write_report", raising(error))
+    monkeypatch.setattr("feddat.report.page.write_report", raising(error))
     assert call("report", "x") == code
     assert error_line(capsys) == f"error: {said}"
 
@@ -145,8 +146,34 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert error_line(capsys) == f"error: {said}"
 
 
+@pytest.mark.parametrize(
+    ("where", "arguments"),
+    [
+        ("feddat.experiment.compare", ["compare", "-m", "head", "--seeds", "1"]),
+        ("feddat.experiment.compare", ["demo", "-m", "head", "--seeds", "1"]),
+        ("feddat.experiment.run_study", ["study", "rounds=1,2", "-m", "head", "--seeds", "1"]),
+        ("feddat.experiment.run_suite", ["compare", "--suite", "mini", "-m", "head", "--seeds", "1"]),
+        ("feddat.pretrain.train.pretrain", ["pretrain", "a folder"]),
+        ("feddat.experiment.prepare.prepare", ["data", "prepare", "-b", "paper/domain", "--root", "x", "-o", "y"]),
+    ],
+)
+def test_what_can_be_taken_up_again_says_by_which_command(
+    where: str,
+    arguments: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(where, raising(KeyboardInterrupt()))
+    again = arguments if arguments[0] == "pretrain" else [*arguments, "--overwrite"]
+    assert call(*again) == 130
+    said = error_line(capsys)
+    assert said == f"error: interrupted; what is done is kept, go on with: {shlex.join(['feddat', *arguments])}"
+
+
 def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feddat.report.write_report", raising(KeyError("x")))
+    monkeypatch.setattr("feddat.report.page.write_report", raising(KeyError("x")))
     with pytest.raises(KeyError):
         main(["report", "x", "--debug"])
 
@@ -160,7 +187,7 @@ def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("name", ["demo", "mini", "published"])
 def test_the_presets_are_valid_configurations(name: str) -> None:
     preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / f"{name}.yaml")
-    assert preset.benchmark == "mini/domain"
+    assert preset.benchmark == ("mini-v1/domain" if name == "demo" else "mini/domain")
     assert preset.head.init == "words"
 
 

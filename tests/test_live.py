@@ -88,7 +88,7 @@ def test_a_mean_is_named_by_its_own_split_while_the_next_one_is_evaluated() -> N
 
 
 def test_a_narrow_terminal_leaves_out_the_parts_of_the_loss() -> None:
-    console, file = text_console(terminal=True, width=60)
+    console, file = text_console(terminal=True, width=40)
     display = RunDisplay(console, "a run", Clock())
     feed(display, 1)
     console.print(display.render())

@@ -10,8 +10,11 @@ import feddat
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
     ("one_line",),
-    ("allocator", "files", "kinds", "log", "parent", "phases", "picture_settings", "precision", "seeding"),
-    ("example", "hub"),
+    (
+        *("allocator", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
+        *("precision", "seeding", "text", "tuners"),
+    ),
+    ("client_names", "example", "hub", "tensorfile", "yaml_files"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
@@ -21,6 +24,7 @@ FLOORS = (
     ("deploy",),
     ("bench", "dashboard", "live"),
     ("cli",),
+    ("__main__",),
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 

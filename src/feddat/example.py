@@ -23,6 +23,10 @@ Image: TypeAlias = NDArray[np.uint8] | Path | bytes
 ANSWERING = ("classes", "rank", "generate")
 
 
+#: Among the reasons in :attr:`ClientData.left_out`: of a training question whose answers are not the client's.
+OUTSIDE = "none of whose answers is frequent enough"
+
+
 class DataError(ValueError):
     """Input data is unusable; the message names the file or record and what was expected."""
 
@@ -72,6 +76,7 @@ class ClientData:
         description: one line for reports.
         encodings: folder in which what encoders make of the examples is kept; ``None``: in memory only.
         answering: how this client answers, one of :data:`ANSWERING`; ``None``: as the run says.
+        left_out: split -> reason -> how many records of its files are not among the examples.
         pictures: how its images are read.
     """
 
@@ -84,6 +89,7 @@ class ClientData:
     description: str = ""
     encodings: Path | None = None
     answering: str | None = None
+    left_out: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     pictures: PictureSettings = field(default_factory=PictureSettings)
 
     def split(self, name: str) -> tuple[Example, ...]:

@@ -54,6 +54,8 @@ KINDS: dict[str, Kind] = {
     "head": Kind("head only", "nothing but the head; nothing travels", "Alain and Bengio, arXiv 1610.01644"),
 }
 
+#: Kinds whose adapters lie at some modules and not at others.
+CHOOSING = ("bottleneck", "lora", "prompt")
 #: Kinds whose adapters can be added up.
 MIXING = tuple(name for name, kind in KINDS.items() if kind.mixes)
 

@@ -6,7 +6,7 @@ Both displays are context managers, and callables that take the event dictionari
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -18,6 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from feddat.report.fitted import UNLIMITED
 from feddat.report.numbers import human_duration
 from feddat.report.tables import NOT_SHARED, own_route
 
@@ -25,8 +26,6 @@ Event: TypeAlias = Mapping[str, Any]
 
 #: Without a terminal: at least so many seconds between two lines.
 PLAIN_INTERVAL = 5.0
-#: Columns of a terminal that has room for every part of the loss.
-WIDE = 96
 #: Numbers of parameters -> what they are in print.
 _PARAMETERS = {"total": "in the model", "trainable": "trained", "communicated": "sent each way and round"}
 #: Colours of progress bars.
@@ -48,6 +47,7 @@ class Display:
         self._clock = clock
         self._live: Live | None = None
         self._last_line = float("-inf")
+        self._noted: set[str] = set()
         self._started = clock()
 
     def __enter__(self) -> Self:
@@ -84,6 +84,12 @@ class Display:
         )
         text = f"warning: round {event['round']}: {who}: {event['reason']}"
         self.console.print(Text(text, style="yellow"), soft_wrap=True)
+
+    def note(self, event: Event) -> None:
+        """Print what is wrong with a client's data, if it is much, once; it stays above the picture."""
+        if event["grave"] and event["reason"] not in self._noted:
+            self._noted.add(event["reason"])
+            self.console.print(Text(f"warning: {event['reason']}", style="yellow"), soft_wrap=True)
 
     def times(self, seconds_left: float | None) -> str:
         """Return time spent and time left."""
@@ -124,6 +130,8 @@ class RunDisplay(Display):
             self._finish_round(event)
         elif kind in ("failed", "refused", "kept"):
             self.warn(event)
+        elif kind == "data":
+            self.note(event)
 
     def _tell_parameters(self, counts: Mapping[str, int]) -> None:
         """Print how many there are; it stays above the picture."""
@@ -147,7 +155,8 @@ class RunDisplay(Display):
         mean = f"scores {NOT_SHARED}" if self._split else ""
         if self._mean is not None:
             mean = f"mean {self._split} score [bold]{self._mean:.1f} %[/]"
-        progress = ProgressBar(total=self._rounds or 1, completed=self._round, width=32, **_BAR)
+        width = 32 if self.console.width >= _ROOMY else 8
+        progress = ProgressBar(total=self._rounds or 1, completed=self._round, width=width, **_BAR)
         bar.add_row(count, progress, mean, Text(self.times(self._left), style="dim"))
         parts: list[RenderableType] = [Text(self.title, style="bold"), bar]
         clients = list(dict.fromkeys([*self._clients, *self._losses]))
@@ -160,12 +169,21 @@ class RunDisplay(Display):
         if self._scores and not routes:
             routes = ["score"]
         losses = list(dict.fromkeys(name for values in self._losses.values() for name in values))
+        table = self._with_losses(clients, routes, losses)
+        while len(losses) > 1 and self._is_too_wide(table):
+            losses.pop()
+            table = self._with_losses(clients, routes, losses)
+        return table
+
+    def _is_too_wide(self, table: Table) -> bool:
+        options = self.console.options.update(max_width=UNLIMITED)
+        return self.console.measure(table, options=options).maximum > self.console.width
+
+    def _with_losses(self, clients: Sequence[str], routes: Sequence[str], losses: Sequence[str]) -> Table:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("client", no_wrap=True)
+        table.add_column("client", overflow="fold")
         for place, route in enumerate(routes):
             table.add_column(route, justify="right", no_wrap=True, style="bold" if place == 0 else "")
-        if self.console.width < WIDE:
-            losses = losses[:1]
         for name in losses:
             table.add_column(name.replace("_", " "), justify="right", no_wrap=True, style="dim")
         for client in clients:
@@ -224,6 +242,8 @@ class ComparisonDisplay(Display):
             )
         elif kind in ("failed", "refused", "kept"):
             self.warn(event)
+        elif kind == "data":
+            self.note(event)
 
     def finish(self, run: str, mean: float, before: bool = False) -> None:
         """Mark a run as finished with its final score, now or already ``before`` this comparison began."""
@@ -254,13 +274,14 @@ class ComparisonDisplay(Display):
     def render(self) -> RenderableType:
         """Return title, one line per run, and the overall bar."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method", no_wrap=True)
-        table.add_column("seed", justify="right")
-        table.add_column("progress", width=20)
+        bar = 20 if self.console.width >= _ROOMY else 8
+        table.add_column("method", overflow="fold")  # its name goes over two lines before a number is cut
+        table.add_column("seed", justify="right", no_wrap=True)
+        table.add_column("progress", width=bar, no_wrap=True)
         table.add_column("round", justify="right", no_wrap=True)
-        table.add_column("mean score", justify="right", style="bold")
-        table.add_column("loss", justify="right", style="dim")
-        table.add_column("")
+        table.add_column("mean score", justify="right", no_wrap=True, style="bold")
+        table.add_column("loss", justify="right", no_wrap=True, style="dim")
+        table.add_column("", no_wrap=True)
         lines = list(self._lines.values())
         if len(lines) > self.console.height - _OTHER_LINES:
             lines = [line for line in lines if line.state in ("running", "failed")]
@@ -268,7 +289,7 @@ class ComparisonDisplay(Display):
             table.add_row(
                 Text(line.label),
                 str(line.seed),
-                ProgressBar(total=line.rounds, completed=line.done, width=20, **_BAR),
+                ProgressBar(total=line.rounds, completed=line.done, width=bar, **_BAR),
                 f"{line.done}/{line.rounds}",
                 f"{line.mean:.1f} %" if line.mean is not None else "",
                 f"{line.losses['loss']:.3f}" if "loss" in line.losses else "",
@@ -276,11 +297,13 @@ class ComparisonDisplay(Display):
             )
         total = Table.grid(padding=(0, 2))
         done = sum(line.done for line in self._lines.values())
-        bar = ProgressBar(total=sum(line.rounds for line in self._lines.values()), completed=done, width=32, **_BAR)
-        total.add_row(self._count(), bar, Text(self.times(self.seconds_left()), style="dim"))
+        whole = ProgressBar(total=sum(line.rounds for line in self._lines.values()), completed=done, width=32, **_BAR)
+        total.add_row(self._count(), whole, Text(self.times(self.seconds_left()), style="dim"))
         return Group(Text(self.title, style="bold"), table, total)
 
 
+#: Columns of a terminal from which every run has a long bar.
+_ROOMY = 96
 #: Lines of a terminal that a comparison's picture takes beside those of its runs.
 _OTHER_LINES = 7
 _STYLES = {"done": "green", "running": "cyan", "failed": "red"}

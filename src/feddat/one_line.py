@@ -45,11 +45,6 @@ def plain(value: Any, most: int = PART) -> Any:
     return value
 
 
-def is_name(text: object) -> bool:
-    """Tell whether a text can name a client: 1 to 100 signs that can be seen, no slash, no space at either end."""
-    return isinstance(text, str) and 0 < len(text) <= 100 and one_line(text) == text and "/" not in text
-
-
 def _shown(sign: str) -> str:
     if sign.isascii():
         return sign if sign.isprintable() else f"\\x{ord(sign):02x}"

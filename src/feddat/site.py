@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from feddat.client_names import name_problem
 from feddat.config import SHARING, ConfigError, RunConfig, Sharing
+from feddat.config.errors import explained
 from feddat.hub import local_or_named, parse_address
+from feddat.text import normal_text
+from feddat.yaml_files import YamlError, read_yaml
 
 
 class SiteConfig(BaseModel):
@@ -20,7 +23,7 @@ class SiteConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    client: str = Field(min_length=1, description="name of this client in the federation")
+    client: str = Field(description="name of this client in the federation")
     server: str | None = Field(None, pattern=r".+:\d+$", description="HOST:PORT of the consortium's server")
     node_port: int = Field(9094, ge=1, le=65535, description="port of this machine's loopback address, for its node")
     heartbeat: float = Field(
@@ -32,11 +35,23 @@ class SiteConfig(BaseModel):
     )
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
+    start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
     device: str | None = Field(None, description="default: the run's")
     threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's")
+    accept_changes: bool = Field(
+        False, description="go on with a run though data was exchanged here since its personal state was begun"
+    )
     share_metrics: Sharing = Field(
         "scores", description="what may leave beside the adapter; the run may ask for less, never for more"
     )
+
+    @field_validator("client")
+    @classmethod
+    def _possible_name(cls, value: str) -> str:
+        name = normal_text(value)
+        if problem := name_problem(name):
+            raise ValueError(problem)
+        return name
 
     @property
     def log_file(self) -> Path:
@@ -67,6 +82,7 @@ class SiteConfig(BaseModel):
             # Where this client's records may lead is for its own settings to say, which `data` has.
             "pictures": config.pictures.model_copy(update={"outside": False}),
             "data_cache": self.data_cache,
+            "adapter": config.adapter.model_copy(update={"start": None, "start_local": self.start_local}),
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
         }
         if self.model is not None:
@@ -87,19 +103,19 @@ def read_site(path: Path) -> SiteConfig:
     Raises:
         ConfigError: the file is missing, not YAML, or a key or value does not fit.
     """
+    where = f"client file {path}"
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except OSError as error:
-        raise ConfigError(f"client file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"client file {path}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{where}: {error.strerror}") from None
+    except YamlError as error:
+        raise ConfigError(f"{where}: {error}") from None
     if not isinstance(raw, dict):
-        raise ConfigError(f"client file {path}: expected keys and values at the top level")
+        raise ConfigError(f"{where}: expected keys and values at the top level")
     try:
         site = SiteConfig.model_validate(raw)
     except ValidationError as error:
-        problem = error.errors()[0]
-        raise ConfigError(f"client file {path}: {'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+        raise explained(error, where, SiteConfig.model_fields) from None
     folder = path.resolve().parent
     form = site.data.get("format")
     named = ("root",) if form else ("train", "validation", "test", "images")
@@ -108,7 +124,9 @@ def read_site(path: Path) -> SiteConfig:
         for key, value in site.data.items()
     }
     places: dict[str, Any] = {
-        key: folder / value.expanduser() for key in ("state", "data_cache") if (value := getattr(site, key)) is not None
+        key: folder / value.expanduser()
+        for key in ("state", "data_cache", "start_local")
+        if (value := getattr(site, key)) is not None
     }
     if site.model is not None:
         own = folder / Path(site.model).expanduser()

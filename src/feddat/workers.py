@@ -11,9 +11,9 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context
+from multiprocessing import connection, get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -91,7 +91,7 @@ class Worker:
         self.pipe, theirs = context.Pipe()
         self.task = ""
         self.process: BaseProcess = context.Process(target=_serve, args=(function, theirs), daemon=True)
-        with _environment(_SINGLE_THREAD):
+        with _environment(_SINGLE_THREAD), out_of_reach():
             self.process.start()
         theirs.close()
 
@@ -120,7 +120,6 @@ class Worker:
 
 def _serve(function: Function, pipe: Connection) -> None:
     """Work until the pipe is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which then ends its workers
     threading.Thread(target=end_with_parent, daemon=True).start()
     import torch
 
@@ -147,7 +146,24 @@ def _speaks_for_itself(error: Exception) -> bool:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Any:
+def out_of_reach() -> Iterator[None]:
+    """Start processes inside the block that Ctrl-C does not reach, from their first moment on.
+
+    It is the business of the process that starts them, which then ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # not POSIX
+        yield
+        return
+    resource_tracker.ensure_running()  # else it is started with the first process, and lets signals through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started has the same mask
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for processes started inside the block."""
     before = {key: os.environ.get(key) for key in values}
     os.environ.update(values)

@@ -48,7 +48,7 @@ def trained(folder, tmp_path, checkpointed, **values):
     """Everything that one round leaves: what travels, and what stays."""
     config = settings(folder, **values)
     backbone = load_backbone(str(folder))
-    adapters = build_adapters(backbone.model, **config.adapter.model_dump())
+    adapters = build_adapters(backbone.model, **config.adapter.form())
     computed = []
     if checkpointed:
         checkpoint_layers(adapters)

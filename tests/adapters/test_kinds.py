@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from feddat.adapters.base import ADAPTERS, Adapters
 from feddat.adapters.methods import build_adapters, count_parameters
-from feddat.adapters.prompts import SoftPrompts, extend_mask, extend_positions
+from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.sites import PromptSite
+from feddat.adapters.soft_prompt.entry import extend_mask, extend_positions
 from feddat.kinds import KINDS
 from feddat.models.fast_vilt import make_fast
 

@@ -1,9 +1,11 @@
 import errno
+import json
 import os
 
 import pytest
 import torch
 from fakes import shared
+from safetensors.torch import save_file
 
 from feddat import files
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
@@ -35,19 +37,53 @@ def test_the_newest_two_are_kept(tmp_path):
     store = Checkpoints(tmp_path, "h")
     for round in range(8, 13):
         store.save(state_of(round))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-00011.safetensors", "round-00012.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-00011", "round-00012"]
 
 
 @pytest.mark.parametrize(
     "damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * len(data)]
 )
-def test_a_damaged_file_is_skipped_with_a_warning(tmp_path, caplog, damage):
+@pytest.mark.parametrize("name", ["shared.safetensors", "state.safetensors"])
+def test_a_damaged_file_is_skipped_with_a_warning(tmp_path, caplog, name, damage):
     store = Checkpoints(tmp_path, "h")
     store.save(state_of(1))
     path = store.save(state_of(2))
-    path.write_bytes(damage(path.read_bytes()))
+    (path / name).write_bytes(damage((path / name).read_bytes()))
     assert store.latest().round == 1
     assert path.name in caplog.text
+
+
+def test_a_missing_file_is_damage_too(tmp_path):
+    store = Checkpoints(tmp_path, "h")
+    store.save(state_of(1))
+    (store.save(state_of(2)) / "shared.safetensors").unlink()
+    assert store.latest().round == 1
+
+
+def test_a_file_of_an_earlier_version_is_read_and_in_time_replaced(tmp_path):
+    """There a round was one file: tensors under their own names, the rest as JSON in its metadata."""
+    numbers = {
+        "round": 1,
+        "bytes": {"train": {"up": 1, "down": 2}},
+        "seconds": {"other": 3.0},
+        "failed": 4,
+        "refused": 5,
+    }
+    metadata = {
+        "state": json.dumps(numbers),
+        "keys": json.dumps(["b", "rule/momentum", "residual/b"]),
+        "config_hash": "h",
+    }
+    tensors = {"b": torch.ones(2, 3), "rule/momentum": torch.ones(2), "residual/b": torch.full((2, 3), 0.5)}
+    save_file(tensors, tmp_path / "round-00001.safetensors", metadata=metadata)
+    store = Checkpoints(tmp_path, "h")
+    found = store.latest()
+    assert (found.round, found.bytes, found.failed, found.refused) == (1, numbers["bytes"], 4, 5)
+    assert [list(part) for part in (found.shared, found.rule, found.residual)] == [["b"], ["momentum"], ["b"]]
+    assert torch.equal(found.residual["b"], tensors["residual/b"])
+    for round in (2, 3):
+        store.save(state_of(round))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["round-00002", "round-00003"]
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
@@ -64,10 +100,10 @@ def test_a_full_disk_is_named_and_older_checkpoints_stay(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(CheckpointError, match=r"round-00002\.safetensors: No space left on device"):
+    with pytest.raises(CheckpointError, match=r"round-00002: No space left on device"):
         store.save(state_of(2))
     assert store.latest().round == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["round-00001.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["round-00001"]
 
 
 def test_shared_is_not_changed_by_saving(tmp_path):

@@ -10,6 +10,7 @@ from feddat.app.checkpoint import ServerState
 from feddat.app.limits import Limits
 from feddat.app.polling import PollingGrid
 from feddat.app.roster import FederationError, Roster
+from feddat.app.rules import FlowerRule
 
 
 class Lying(Adder):
@@ -116,6 +117,19 @@ def test_weights_by_examples_need_their_number(caplog):
     federate([Adder("ann"), bob], state, weighting="examples")
     assert state.refused == 1
     assert "keeps its number of examples back, but server.weighting asks for it" in caplog.text
+
+
+def test_weights_by_losses_need_them(caplog):
+    """Also from a client that says it shares its loss, and does not send it."""
+    honest, liar = Adder("bob"), Lying("cid", changed(metrics={}))
+    honest.sharing = "counts"
+    state = ServerState(shared())
+    rule = FlowerRule("qfedavg", {"q": 0.0, "client_learning_rate": 1.0, "train_loss_key": "train_loss"})
+    federate([Adder("ann", 2), honest, liar], state, rule=rule)
+    assert state.refused == 2
+    for name in ("bob", "cid"):
+        assert f"client {name} refused: keeps its training loss back, but server.rule asks for it" in caplog.text
+    assert torch.allclose(state.shared["up.bias"], torch.full((4,), 2.0)), "ann's counts"
 
 
 class Late(Recorder):

@@ -94,7 +94,7 @@ NAMES = {
     "without width": "an\u200bn",
     "space at the end": "ann ",
     "slash": "ann/score",
-    "long": "a" * 101,
+    "long": "a" * 201,
     "a megabyte": "a" * 10**6,
     "surrogate": "ann\ud800",
     "a number": 5,

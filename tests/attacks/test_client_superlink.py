@@ -1,4 +1,4 @@
-"""Attacks through a real SuperLink, with real keys, on the real server app below it; one run is attacked in each round."""
+"""Attacks through a real SuperLink, with real keys, on the real server app below it: another one in each round."""
 
 import json
 import re
@@ -133,7 +133,7 @@ def resident(pid):
 
 
 def bodies(port, authority, pid):
-    """Send 300 MB to each kind of path, of announced length and not; return the answers, and by how much the server has grown."""
+    """Send 300 MB, of announced length and not; return the answers, and by how many MiB the server has grown."""
     found = []
     for path, announced in (("/v1/fleet/push-object", True), ("/v1/fleet/pull-messages", False)):
         before = resident(pid)

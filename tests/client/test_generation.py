@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writer import END, LETTERS, START, Writer
 
-from feddat.client.generation import AnnotatedAnswers, AnswerTable, Generation
+from feddat.client.generation import FEWEST_TOKENS, AnnotatedAnswers, AnswerTable, Generation
 from feddat.client.learner import BatchLearner
 from feddat.config import EvalConfig
 from feddat.example import DataError, Example
@@ -146,7 +146,7 @@ class Speller(Writer):
 
     def __init__(self, *texts):
         super().__init__()
-        self.tokens = [super(Speller, self).answer_tokens([text])[0] + [END] * 9 for text in texts]
+        self.tokens = [super(Speller, self).answer_tokens([text])[0] + [END] * 40 for text in texts]
 
     def answer_head(self):
         return torch.nn.Identity()
@@ -176,9 +176,14 @@ def test_written_answers_are_looked_up_in_the_list():
     assert [p for _, p in written] == pytest.approx([exp(-4 * sure), exp(-2 * sure), exp(-2 * sure)])
 
 
-def test_endless_writing_is_cut():
-    _, written = write(["b"], "edcba")
-    assert written[0][0] == "edcba"  # longest_answer is 4: one more is written before the cut
+def test_endless_writing_is_cut_behind_the_longest_answer_of_the_list():
+    endless = "abcde" * 8
+    _, written = write(["b", "a"], endless)
+    assert written[0][0] == endless[: FEWEST_TOKENS + 1]  # one more is written before the cut
+    scores, written = write(["b", endless[:30]], endless[:30], endless)
+    assert written[0][0] == endless[:30]
+    assert scores.isfinite().tolist() == [[False, True], [False, False]]
+    assert written[1][0] == endless[:31]
 
 
 def test_ranking_writes_nothing():

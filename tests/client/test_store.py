@@ -156,7 +156,7 @@ def test_a_folder_that_cannot_be_made_is_a_clear_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", "a\\b", "c:d"])
 def test_names_that_would_leave_the_folder_are_refused(tmp_path, name):
-    with pytest.raises(StoreError, match="folder name"):
+    with pytest.raises(StoreError, match="expected letters, digits, spaces and signs"):
         PersonalStore(tmp_path, name)
 
 

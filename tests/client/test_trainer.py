@@ -11,6 +11,7 @@ from feddat.client.store import StoreError
 from feddat.client.trainer import evaluated_routes
 from feddat.config import ConfigError
 from feddat.example import DataError
+from feddat.models.encoding import encode_views
 from helpers import needs_vnni
 
 MUSEUM, STREET = vqa_client("museum"), vqa_client("street", answers=("blue", "red"))
@@ -212,8 +213,10 @@ def test_metrics_of_a_fit(process):
 def test_images_are_encoded_once(process, monkeypatch):
     p = process()
     seen = []
-    encode = p.backbone.encode
-    monkeypatch.setattr(p.backbone, "encode", lambda views: seen.append(len(views)) or encode(views))
+    monkeypatch.setattr(
+        "feddat.client.member.encode_views",
+        lambda encoder, views, reader: seen.append(len(views)) or encode_views(encoder, views, reader),
+    )
     participant = p.participant(MUSEUM)
     shared = p.initial()
     for round in (1, 2, 3):

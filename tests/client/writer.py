@@ -12,7 +12,7 @@ START, END = 6, 7  # 0 is padding, 1 to 5 are the letters
 class Writer:
     """Reads ``inputs["question"]`` (N, 1, d); the state of a token is that plus all embeddings up to the token."""
 
-    name, family, feature_dim, longest_answer = "writer", "writer", 3, 4
+    name, family, feature_dim = "writer", "writer", 3
 
     def __init__(self, first_token_counts=1, seed=0):
         self.first_token_counts = first_token_counts

@@ -3,16 +3,16 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from two_clients import COLOURS, SIZES
+from two_clients import COLOURS, SIZES, quick_config
 
 from feddat.benchmarks.medical import DATASETS
-from feddat.config import load_config
 from feddat.models.named import named_folder
 from helpers import make_tiny_vilt
 from hub_server import Asked, HubServer
@@ -51,21 +51,7 @@ def make_config(world, tmp_path):
     """Settings of a quick run; keyword values (dots as ``__``) are put on top."""
     torch.set_num_threads(1)
 
-    def make(**values):
-        clients = {c: {split: str(world / c / f"{split}.jsonl") for split in SIZES} for c in ("ann", "bob")}
-        settings = {
-            "runs_dir": tmp_path / "runs",
-            "name": "run",
-            "model": str(world / "model"),
-            "benchmark": None,
-            "clients": clients,
-            "rounds": 2,
-            "train.batch_size": 5,
-            "train.lr": 0.01,
-        }
-        return load_config(None, None, **settings | {key.replace("__", "."): value for key, value in values.items()})
-
-    return make
+    return partial(quick_config, world, runs_dir=tmp_path / "runs")
 
 
 @pytest.fixture

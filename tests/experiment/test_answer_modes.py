@@ -39,7 +39,7 @@ def test_one_client_classifies_and_another_writes(make_config, tmp_path, make, w
 
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for client in ("ann", "bob"):
-        losses = [x["metrics"]["loss"] for x in lines if x["split"] == "train" and x["client"] == client]
+        losses = [x["metrics"]["loss"] for x in lines if x.get("split") == "train" and x["client"] == client]
         assert losses[-1] < losses[0]
 
     # What writes rests at the client that only classifies: no gradient, no decay.
@@ -70,7 +70,7 @@ class Reads:
     """A backbone that may write, and may classify what it has read."""
 
     name = "m"
-    encoder = model = feature_dim = family = first_token_counts = longest_answer = None
+    encoder = model = feature_dim = family = first_token_counts = None
 
     def nothing(self, *arguments):
         raise AssertionError

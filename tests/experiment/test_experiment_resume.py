@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 from two_clients import numbers
 
 from feddat.algorithms import ALGORITHMS
@@ -15,6 +18,7 @@ from feddat.client.store import PersonalStore
 from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.folder import config_hash
 from feddat.experiment.serving import Service
+from helpers import sent_in
 
 
 class Stop(KeyboardInterrupt):
@@ -49,15 +53,15 @@ def uninterrupted(world, tmp_path_factory):
     return of
 
 
-# Events: 0 start, 1-5 round 1 (fit fit eval eval round), 6-10 round 2, 11-17 round 3, 18 done.
-@pytest.mark.parametrize("count", [2, 4, 6, 8, 11, 13, 18])
+# Events: 0 start, 1-6 round 1 (fit fit updates eval eval round), 7-12 round 2, 13-20 round 3, 21 done.
+@pytest.mark.parametrize("count", [2, 4, 7, 9, 13, 15, 21])
 def test_stopped_at_an_event(make_config, uninterrupted, count):
     config = make_config(rounds=3)
     with pytest.raises(Stop):
         Experiment(config).run(stop_at(count))
     events = []
     Experiment(config).run(events.append, resume=True)
-    assert events[0]["round"] == (count - 2) // 5 if count < 18 else 2
+    assert events[0]["round"] == ((count - 2) // 6 if count < 21 else 2)
     assert numbers(config.run_dir) == uninterrupted(make_config, rounds=3)
 
 
@@ -190,7 +194,7 @@ def stop_after_checkpoint(config, monkeypatch, round):
         patch.setattr(Checkpoints, "save", interrupted)
         with pytest.raises(Stop):
             Experiment(config).run()
-    return config.run_dir / "checkpoints" / f"round-{round:05d}.safetensors"
+    return config.run_dir / "checkpoints" / f"round-{round:05d}" / "adapter_model.safetensors"
 
 
 def test_a_torn_line_and_a_damaged_checkpoint(make_config, uninterrupted, monkeypatch):
@@ -208,17 +212,38 @@ def test_a_torn_line_and_a_damaged_checkpoint(make_config, uninterrupted, monkey
 def test_when_too_much_is_damaged_nothing_is_made_up(make_config, monkeypatch):
     config = make_config(rounds=3)
     stop_after_checkpoint(config, monkeypatch, round=2).unlink()
-    (config.run_dir / "checkpoints" / "round-00001.safetensors").write_bytes(b"")
+    (config.run_dir / "checkpoints" / "round-00001" / "state.safetensors").write_bytes(b"")
     before = {path: path.read_bytes() for path in config.run_dir.rglob("*.safetensors")}
     with pytest.raises(ExperimentError, match="no checkpoint can be read"):
         Experiment(config).run(resume=True)
     assert before == {path: path.read_bytes() for path in config.run_dir.rglob("*.safetensors")}
 
 
+def test_a_run_of_an_earlier_version_goes_on(make_config, uninterrupted, monkeypatch):
+    """There a round was one file, with what is in both files of its folder now."""
+    config = make_config(rounds=3)
+    folder = stop_after_checkpoint(config, monkeypatch, round=2).parent
+    with safe_open(folder / "state.safetensors", "pt") as file:
+        metadata = file.metadata()
+    shared = sent_in(config.run_dir, 2)
+    metadata |= {"keys": json.dumps(list(shared))}
+    save_file(shared, folder.with_suffix(".safetensors"), metadata=metadata)
+    for path in folder.parent.iterdir():
+        if path.suffix != ".safetensors" or path.name.startswith("adapter"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    Experiment(config).run(resume=True)
+    found, expected = numbers(config.run_dir), dict(uninterrupted(make_config, rounds=3))
+    of_round_2 = [name for name in expected["states"] if name.startswith("checkpoints/round-00002/")]
+    expected["states"] = {key: value for key, value in expected["states"].items() if key not in of_round_2}
+    assert found["states"].pop("checkpoints/round-00002.safetensors")
+    assert len(of_round_2) == 2
+    assert found == expected
+
+
 def test_seconds_add_up_over_sessions(make_config):
     config = make_config()
     with pytest.raises(Stop):
-        Experiment(config).run(stop_at(7))
+        Experiment(config).run(stop_at(8))
     spent = sum(Checkpoints(config.run_dir / "checkpoints", config_hash(config)).latest().seconds.values())
     summary = Experiment(config).run(resume=True)
     assert summary["seconds"] > spent > 0

@@ -42,7 +42,9 @@ def run(settings):
 
 def test_the_loss_falls(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    losses = {(line["client"], line["round"]): line["metrics"]["loss"] for line in lines if line["split"] == "train"}
+    losses = {
+        (line["client"], line["round"]): line["metrics"]["loss"] for line in lines if line.get("split") == "train"
+    }
     for client in {client for client, _ in losses}:
         assert losses[client, ROUNDS] < 0.9 * losses[client, 1]
 

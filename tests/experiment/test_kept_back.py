@@ -13,7 +13,8 @@ from feddat.dashboard import Dashboard
 from feddat.experiment import Experiment
 from feddat.experiment.comparison import compare
 from feddat.live import RunDisplay
-from feddat.report import read_folder, tables
+from feddat.report import tables
+from feddat.report.folder import read_folder
 from feddat.report.markdown import markdown
 from feddat.report.progress import read_all
 from feddat.report.progress_view import progress_view

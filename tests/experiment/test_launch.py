@@ -6,6 +6,7 @@ import pytest
 from feddat.deploy import launch
 from feddat.deploy.control import DeployError
 from feddat.experiment import Experiment
+from feddat.experiment.app_config import AppConfig
 
 
 def test_a_server_that_is_lost_is_named_and_the_run_can_be_resumed(make_config):
@@ -20,6 +21,6 @@ def test_a_server_that_is_lost_is_named_and_the_run_can_be_resumed(make_config):
 
         stop = failure
 
-    runtime = launch._Runtime(Control())
+    runtime, experiment = launch._Runtime(Control()), Experiment(make_config())
     with pytest.raises(DeployError, match=r"SuperLink 127\.0\.0\.1:9092: lost: .*; resume the run when it is back"):
-        launch._follow(Experiment(make_config()), runtime, lambda event: None, False, False)
+        launch._follow(experiment, runtime, lambda event: None, AppConfig(experiment.config))

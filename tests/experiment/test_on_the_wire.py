@@ -80,7 +80,7 @@ def test_nothing_of_the_data_and_nothing_personal_is_on_the_line(make_config, tm
     line = bytes(tap.up + tap.down)
     folder = Experiment(server_config).folder
     # The tap works: what is meant to travel is there, to the byte.
-    shared = load_file(folder.checkpoints / "round-00001.safetensors")
+    shared = load_file(folder.checkpoints / "round-00001" / "adapter_model.safetensors")
     assert all(value.numpy().tobytes() in line for value in shared.values() if value.count_nonzero())
     for word in (b"what is", b"color", b"green", b"blue", b".png", b".jsonl", b"train0"):
         assert word not in line, word

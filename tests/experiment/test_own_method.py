@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.registry import Registry
 from feddat.config import ConfigError
 from feddat.experiment import Experiment, known_methods
+from helpers import sent_in
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-method"
 
@@ -51,7 +51,7 @@ def test_the_example_is_found_and_its_updates_are_short(clipped, make_config):
 
         Experiment(config).run(seen)
         assert moved == ["ann", "bob"] * 2
-        before, after = (load_file(config.run_dir / "checkpoints" / f"round-0000{n}.safetensors") for n in (1, 2))
+        before, after = (sent_in(config.run_dir, n) for n in (1, 2))
         lengths[norm] = torch.cat([(after[key] - before[key]).flatten() for key in after]).norm().item()
     assert lengths[0.01] <= 0.01 * (1 + 1e-5) < lengths[1e9], "the mean of two updates is no longer than they are"
 

@@ -5,8 +5,25 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
+from feddat.config import RunConfig, load_config
+
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
 SIZES = {"train": 10, "validation": 3, "test": 6}
+
+
+def quick_config(world: Path, **values) -> RunConfig:
+    """Settings of a quick run of both; keyword values (dots as ``__``) are put on top."""
+    clients = {c: {split: str(world / c / f"{split}.jsonl") for split in SIZES} for c in ("ann", "bob")}
+    settings = {
+        "name": "run",
+        "model": str(world / "model"),
+        "benchmark": None,
+        "clients": clients,
+        "rounds": 2,
+        "train.batch_size": 5,
+        "train.lr": 0.01,
+    }
+    return load_config(None, None, **settings | {key.replace("__", "."): value for key, value in values.items()})
 
 
 def numbers(folder: Path) -> dict:

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from feddat.adapters.base import ROUTES
 from feddat.adapters.methods import build_adapters
-from feddat.client.generation import AnnotatedAnswers, Generation
+from feddat.client.generation import FEWEST_TOKENS, AnnotatedAnswers, Generation
 from feddat.config import EvalConfig
 from feddat.example import Example, View
 from feddat.models.base import ModelError, StagedBackbone
@@ -193,10 +193,11 @@ def test_free_writing_is_the_stock_models(bare, stock):
     generation = Generation(bare, ANSWERS, EvalConfig(answers="generate"))
     generation.answer(bare.answer_head(), batch(bare))
     end = bare.encoder.chat.end
+    most = max(FEWEST_TOKENS, max(map(len, bare.answer_tokens(ANSWERS))) - 2) + 1
     for row, (written, _) in enumerate(generation.written):
         prompt = batch(bare, [row])
         ids = stock.generate(
-            **prompt, max_new_tokens=bare.longest_answer + 1, do_sample=False, num_beams=1, eos_token_id=end
+            **prompt, max_new_tokens=most, do_sample=False, num_beams=1, eos_token_id=end
         )[0, prompt["input_ids"].shape[1] :].tolist()  # fmt: skip
         assert written == bare.answer_text(ids[: ids.index(end) if end in ids else None])
 

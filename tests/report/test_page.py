@@ -15,8 +15,9 @@ from made_up import CLIENTS, make_comparison, make_run
 from PIL import Image
 
 from feddat.example import DataError
-from feddat.report import plots, write_report
+from feddat.report import plots
 from feddat.report.numbers import human_bytes, human_count, human_duration
+from feddat.report.page import write_report
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

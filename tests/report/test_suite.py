@@ -10,8 +10,8 @@ import pytest
 from made_up import make_comparison, make_run
 
 from feddat.example import DataError
-from feddat.report import write_report
 from feddat.report.markdown import markdown
+from feddat.report.page import write_report
 from feddat.report.suite import write_suite
 
 TUNING = {

@@ -14,10 +14,13 @@ they need of these.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from feddat.adapters.peft_form import PeftForm
 
 ADAPTERS = ("global", "local", "anchor")
 TRAINED = ("global", "local")
@@ -30,6 +33,8 @@ ROUTES: dict[str, dict[str, float]] = {
     "none": {},
 }
 
+#: An adapter's weight in a sum, and its state.
+Part: TypeAlias = tuple[float, Mapping[str, Tensor]]
 #: A route's name, or the weight of each adapter on it: a number, or a tensor that broadcasts over the outputs of every
 #: site, (N, L, d): 0-dimensional, or (N, 1, 1) for a weight per row of the batch. Gradients flow into it.
 Route: TypeAlias = str | Mapping[str, float | Tensor]
@@ -132,6 +137,21 @@ class Adapters(Protocol):
 
         Raises:
             ValueError: the adapters have no such site.
+        """
+        ...
+
+    def peft_form(self) -> PeftForm | None:
+        """Return how PEFT keeps an adapter of this kind; ``None`` where it has no form for what trains."""
+        ...
+
+    def combined(self, parts: Sequence[Part]) -> tuple[PeftForm | None, dict[str, Tensor]]:
+        """Return one adapter that is the weighted sum of several: its form and state. One of weight 1 is itself.
+
+        Args:
+            parts: weights and states. A state may leave out modules that train whole (:mod:`feddat.adapters.whole`).
+
+        Raises:
+            ValueError: adapters of this kind cannot be added up or scaled.
         """
         ...
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Route, check_adapter, check_route
+from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Part, Route, check_adapter, check_route
 from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
+from feddat.adapters.combine import add_bottlenecks, add_lora
+from feddat.adapters.peft_form import PREFIX, PeftForm
 from feddat.adapters.peft_internals import Site, Switch, collect_sites, freeze_for_good, named_weights
 from feddat.adapters.states import AdapterStates
 from feddat.adapters.whole import WholeModule, put_whole_modules
@@ -43,6 +46,7 @@ class DualAdapters(AdapterStates):
         if isinstance(model, PeftModel):
             raise ValueError("the model is wrapped by PEFT already: pass its base model")
         # PEFT writes into configurations, hence a copy for each adapter.
+        self._config = copy.deepcopy(config)
         first, *others = ADAPTERS
         self.peft_model: PeftModel = get_peft_model(model, copy.deepcopy(config), adapter_name=first)
         for name in others:
@@ -117,6 +121,24 @@ class DualAdapters(AdapterStates):
             weight = sites[name].layer.get_base_layer().weight
             pretrained = self._pretrained.setdefault(name, weight.clone())
             weight.copy_(pretrained + sites[name].scaling["global"] * product)
+
+    def peft_form(self) -> PeftForm:
+        """Return PEFT's form of one of the three; modules that train whole have names in it that PEFT does not know."""
+        return PeftForm(self._config, {key: PREFIX + key for key in self.named("global")})
+
+    def combined(self, parts: Sequence[Part]) -> tuple[PeftForm, dict[str, Tensor]]:
+        """Return the form and the state of one adapter that is the weighted sum of several."""
+        if len(parts) == 1 and parts[0][0] == 1.0:
+            return self.peft_form(), dict(parts[0][1])
+        sites = [site for site in self._sites if not isinstance(site.layer, WholeModule)]
+        config: PeftConfig
+        if isinstance(self._config, BottleneckConfig):
+            config, state = add_bottlenecks(self._config, [site.name for site in sites], parts)
+        else:
+            config, state = add_lora(
+                cast(LoraConfig, self._config), {site.name: site.scaling["global"] for site in sites}, parts
+            )
+        return PeftForm(config, {key: PREFIX + key for key in state}), state
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:
         return {key: weight for site in self._sites for key, weight in named_weights(site, adapter)}

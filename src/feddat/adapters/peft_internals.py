@@ -29,6 +29,12 @@ def register_tuner(peft_type: str, config_class: type[PeftConfig], tuner_class: 
     PEFT_TYPE_TO_PREFIX_MAPPING[key] = tuner_class.prefix
 
 
+def tuner_prefix(config: PeftConfig) -> str:
+    """Return what begins the names of a tuner's parameters, in the modules that own them."""
+    key: Any = config.peft_type
+    return PEFT_TYPE_TO_PREFIX_MAPPING[key]
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One tuner layer, with its name in the base model and its adapters' scales at weight 1."""

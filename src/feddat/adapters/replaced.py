@@ -10,12 +10,16 @@ LN tuning, which has neither biases nor whole models).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Collection
 
 import torch
+from peft import LNTuningConfig, LoraConfig
+from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from feddat.adapters.base import ADAPTERS, TRAINED, Route, check_adapter
+from feddat.adapters.peft_form import PREFIX, PeftForm
 from feddat.adapters.states import AdapterStates, single_adapter
 
 #: Says of a parameter, by the module that owns it and its name there, whether a kind trains it.
@@ -100,6 +104,31 @@ class ReplacedWeights(AdapterStates):
         check_adapter(adapter)
         for key, weight in self._weights[adapter].items():
             weight.copy_(self._pretrained[key])
+
+    def peft_form(self) -> PeftForm | None:
+        """Return PEFT's form of norms (LN tuning) and biases (a LoRA adapter without a site, which may have biases).
+
+        ``None`` for a whole model, which is no adapter, and for nothing at all.
+        """
+        keys = list(self._pretrained)
+        if self._kind == "bias":
+            config = LoraConfig(r=1, target_modules=DUMMY_TARGET_MODULES, bias="all")
+            return PeftForm(config, {key: PREFIX + key for key in keys})
+        if self._kind == "norm":
+            owners = {key: key.rpartition(".") for key in keys}
+            modules = list(dict.fromkeys(owner for owner, _, _ in owners.values()))
+            target = matching([name for name, _ in self.model.named_modules()], modules)
+            names = {key: f"{PREFIX}{owner}.ln_tuning_layers.{name}" for key, (owner, _, name) in owners.items()}
+            return PeftForm(LNTuningConfig(target_modules=target), names)
+        return None
+
+
+def matching(names: Collection[str], wanted: Collection[str]) -> str:
+    """Return an expression that matches ``wanted`` of all ``names`` as a whole: short where numbers do not matter."""
+    short = "|".join(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in wanted))
+    if [name for name in names if re.fullmatch(short, name)] == [name for name in names if name in set(wanted)]:
+        return short
+    return "|".join(map(re.escape, wanted))
 
 
 def _vocabulary_head(model: nn.Module) -> nn.Module | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from feddat.adapters.base import ADAPTERS, Route, check_adapter, check_route, check_state
+from feddat.adapters.base import ADAPTERS, Part, Route, check_adapter, check_route, check_state
+from feddat.adapters.peft_form import PeftForm
 
 
 class AdapterStates:
@@ -86,6 +87,21 @@ class AdapterStates:
         """
         if products:
             raise ValueError(f"no frozen weight to shift below {next(iter(products))!r}: these are not LoRA adapters")
+
+    def peft_form(self) -> PeftForm | None:
+        """Return ``None``: PEFT has no form for what trains."""
+        return None
+
+    def combined(self, parts: Sequence[Part]) -> tuple[PeftForm | None, dict[str, Tensor]]:
+        """Return the form and the state of one adapter, itself: others cannot be added to it.
+
+        Raises:
+            ValueError: there are several, or it has another weight than 1.
+        """
+        ((weight, state), *others) = parts
+        if others or weight != 1.0:
+            raise ValueError("adapters of this kind can neither be mixed nor scaled")
+        return self.peft_form(), dict(state)
 
 
 def single_adapter(route: Route, kind: str) -> str | None:

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from feddat.adapters.base import Route
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
 from feddat.config import AlgorithmConfig
 
@@ -31,6 +30,7 @@ class Apfl(Algorithm):
     keeps = ("local",)
     routes = ("mixed", "local", "global")
     logs = ("loss", "task_global", "task_mixture", "alpha")
+    local_from_global = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head, if asked for."""
@@ -41,6 +41,12 @@ class Apfl(Algorithm):
         if route != "mixed":
             return super().answer(learner, route, context)
         return learner.answers(_mixture(context))
+
+    def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
+        """Return the proportion as it was learned."""
+        if route != "mixed":
+            return super().mixture(route, context)
+        return {name: float(weight) for name, weight in _mixture(context).items()}
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Start the personal adapter from the first one received, and α where configured."""
@@ -78,6 +84,6 @@ class Apfl(Algorithm):
         return {}
 
 
-def _mixture(context: RoundContext) -> Route:
+def _mixture(context: RoundContext) -> Mapping[str, Tensor]:
     alpha = context.state.get("alpha", torch.tensor(context.config.apfl_alpha))
     return {"local": alpha, "global": 1 - alpha}

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from feddat.adapters.base import Route
+from feddat.adapters.base import ROUTES, Route
 from feddat.algorithms.server import ServerPart
 from feddat.config import AlgorithmConfig, RunConfig
 
@@ -130,6 +130,7 @@ class Algorithm(ABC):
         trains_head_alone: whether it has steps in which nothing but heads trains.
         logs: keys of what :meth:`step` returns; a server takes no others.
         logs_below_zero: whether any of them may be below 0; a server refuses such a value otherwise.
+        local_from_global: whether a client's local adapter begins as the global one that it receives.
     """
 
     name: ClassVar[str]
@@ -145,6 +146,7 @@ class Algorithm(ABC):
     trains_head_alone: ClassVar[bool] = False
     logs: ClassVar[tuple[str, ...]] = ("loss",)
     logs_below_zero: ClassVar[bool] = False
+    local_from_global: ClassVar[bool] = False
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
         """Return the algorithm for one run, given the names of an adapter's entries; most are the same for every run.
@@ -176,6 +178,10 @@ class Algorithm(ABC):
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
         """Return the current batch's scores (N, C) under one of :attr:`routes`, see :meth:`Learner.answers`."""
         return learner.answers(route, self.heads(context.config).get(route, MAIN_HEAD))
+
+    def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
+        """Return the weight of each adapter under one of :attr:`routes`; ``None`` where each question has its own."""
+        return ROUTES.get(route)
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the routes that have a head of their own, with its name; all others share the main head."""

@@ -26,6 +26,7 @@ class Ditto(Algorithm):
     keeps = ("local",)
     routes = ("local", "global")
     logs = ("loss", "task_global", "task_local")
+    local_from_global = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head, if asked for."""

@@ -53,6 +53,7 @@ class FedALT(Algorithm):
     keeps = MIXED
     routes = ("mixed",)
     reads_features = True
+    local_from_global = True
     server = CountedMean()
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:

@@ -26,6 +26,7 @@ class PFedMe(Algorithm):
     keeps = ("local",)
     routes = ("local", "global")
     logs = ("loss", "task")
+    local_from_global = True
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Start θ from the received w."""

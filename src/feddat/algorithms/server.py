@@ -34,7 +34,8 @@ class Gathered:
 class ServerPart:
     """The server's side of one algorithm; the defaults are the plain mean.
 
-    State is a dictionary of float32 CPU tensors, kept in the server's checkpoints.
+    State is a dictionary of float32 CPU tensors, kept in the server's checkpoints. Tensors that methods are given may
+    share memory with messages: they are not to be written to.
     """
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:

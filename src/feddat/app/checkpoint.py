@@ -1,22 +1,35 @@
-"""The server's state on disk, written after every round: a safetensors file whose JSON metadata holds the rest.
+"""The server's state on disk, written after every round: a folder that PEFT loads, with a file more.
 
-One file per round, so that tensors and numbers cannot disagree; written to a temporary name, flushed to the disk, then
-renamed, so that a kill at any moment leaves either the old state or the new one. Nothing is ever pickled.
+==================== ===============================================================================================
+``adapter_*``        the global adapter as PEFT has it (:mod:`feddat.adapters.peft_form`); under the names that it has
+                     here, in ``shared.safetensors``, where PEFT has no form for what trains
+``state.safetensors`` what the rule of aggregation keeps, what was lost on the way, and as JSON the rest
+==================== ===============================================================================================
+
+One folder per round, so that tensors and numbers cannot disagree; written under a temporary name, flushed to the disk,
+then renamed, so that a kill at any moment leaves either the old state or the new one. Nothing is ever pickled. Beside
+the rounds' folders are the newest round's ``adapter_*`` once more, for whoever wants nothing but these. Earlier
+versions wrote one safetensors file per round.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass, field
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from feddat.files import write_atomic
+from feddat.adapters.peft_form import CONFIG_FILE, WEIGHTS_FILE, PeftForm, save_config
+from feddat.files import whole_folder
 from feddat.phases import phase
+from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +39,9 @@ KEEP = 2
 _RULE = "rule/"
 #: Before those of what the global adapter lost on its way to the clients.
 _RESIDUAL = "residual/"
+#: Fields of the state that are tensors; and the files of a round's folder that are not PEFT's.
+_TENSORS = ("shared", "rule", "residual")
+_SHARED_FILE, _STATE_FILE = "shared.safetensors", "state.safetensors"
 
 
 class CheckpointError(RuntimeError):
@@ -45,6 +61,9 @@ class ServerState:
         seconds: wall time so far, by what it was spent on.
         failed: errors that clients reported so far.
         refused: replies that did not fit so far.
+        start: hash of the folder that the first global adapter was read from; empty: it was drawn.
+        world: what the run was made of when this was written -> its hash; empty in checkpoints of earlier versions.
+        changes: what was exchanged while the run rested, and accepted: ``round`` after which, and ``what``.
     """
 
     shared: dict[str, Tensor]
@@ -55,8 +74,11 @@ class ServerState:
     seconds: dict[str, float] = field(default_factory=lambda: {"train": 0.0, "evaluate": 0.0, "other": 0.0})
     failed: int = 0
     refused: int = 0
+    start: str = ""
     rule: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
+    world: dict[str, str] = field(default_factory=dict)
+    changes: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -65,11 +87,15 @@ class Checkpoints:
     Args:
         folder: where they lie; made when the first is written.
         config_hash: of the settings that determine the run's numbers; a checkpoint of another hash is refused.
+        form: how PEFT keeps the global adapter; ``None``: not at all.
+        base: the model that it belongs to, for PEFT.
     """
 
-    def __init__(self, folder: Path, config_hash: str) -> None:
+    def __init__(self, folder: Path, config_hash: str, form: PeftForm | None = None, base: str | None = None) -> None:
         self.folder = folder
         self.config_hash = config_hash
+        self._form = form
+        self._base = base
 
     @phase("checkpoints")
     def save(self, state: ServerState) -> Path:
@@ -78,47 +104,138 @@ class Checkpoints:
         Raises:
             CheckpointError: the disk is full or cannot be written; earlier checkpoints stay.
         """
-        values = asdict(state)
-        parts = {"": values.pop("shared"), _RULE: values.pop("rule"), _RESIDUAL: values.pop("residual")}
-        tensors = {prefix + key: value for prefix, part in parts.items() for key, value in part.items()}
-        metadata = {"state": json.dumps(values), "keys": json.dumps(list(tensors)), "config_hash": self.config_hash}
-        path = self.folder / f"round-{state.round:05d}.safetensors"
+        names = {key: key if self._form is None else self._form.names[key] for key in state.shared}
+        kept = {_RULE: state.rule, _RESIDUAL: state.residual}
+        others = {prefix + key: value for prefix, part in kept.items() for key, value in part.items()}
+        values = {entry.name: getattr(state, entry.name) for entry in fields(state) if entry.name not in _TENSORS}
+        metadata = {
+            "state": json.dumps(values),
+            "shared": json.dumps(names),
+            "keys": json.dumps(list(others)),
+            "config_hash": self.config_hash,
+        }
+        path = self.folder / f"round-{state.round:05d}"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, save({key: value.contiguous() for key, value in tensors.items()}, metadata=metadata))
-            for old in self._files()[KEEP:]:
-                old.unlink(missing_ok=True)
+            for stale in self.folder.glob(".round-*"):  # of a process that was killed while it wrote
+                shutil.rmtree(stale, ignore_errors=True)
+            with whole_folder(path) as folder:
+                if names:
+                    shared = {names[key]: value for key, value in state.shared.items()}
+                    file = _SHARED_FILE if self._form is None else WEIGHTS_FILE
+                    write_tensors(folder / file, shared, {"format": "pt"})
+                    if self._form is not None:
+                        save_config(folder, self._form.config, self._base)
+                write_tensors(folder / _STATE_FILE, others, metadata)
+            self._show_newest(path)
+            for old in self._rounds()[KEEP:]:
+                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         except OSError as error:
-            raise CheckpointError(f"checkpoint {path}: {error.strerror}; the run can be resumed from before") from None
+            reason = error.strerror or error
+            raise CheckpointError(f"checkpoint {path}: {reason}; the run can be resumed from before") from None
         return path
 
     @phase("checkpoints")
     def latest(self) -> ServerState | None:
-        """Return the newest readable state; ``None`` if there is none. A damaged file is skipped with a warning.
+        """Return the newest readable state; ``None`` if there is none. A damaged one is skipped with a warning.
 
         Raises:
             CheckpointError: the newest belongs to a run with other settings, or none can be read.
         """
-        files = self._files()
-        for path in files:
+        rounds = self._rounds()
+        for path in rounds:
             try:
-                with safe_open(path, framework="pt") as file:
-                    metadata = file.metadata()
-                    tensors = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
-                rule, residual = _taken(_RULE, tensors), _taken(_RESIDUAL, tensors)
-                state = ServerState(shared=tensors, rule=rule, residual=residual, **json.loads(metadata["state"]))
+                state, config_hash = read_state(path)
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
                 log.warning("checkpoint %s cannot be read (%s) and is skipped", path, error)
                 continue
-            if metadata["config_hash"] != self.config_hash:
+            if config_hash != self.config_hash:
                 raise CheckpointError(f"checkpoint {path}: written by a run with other settings")
             return state
-        if files:
+        if rounds:
             raise CheckpointError(f"checkpoints {self.folder}: no checkpoint can be read; start a new run")
         return None
 
-    def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("round-*.safetensors"), reverse=True)
+    def world(self) -> tuple[int, dict[str, str]]:
+        """Return the round and the world of the newest state that :meth:`latest` can read; 0 and none: there is none.
+
+        Its tensors are not read.
+        """
+        for path in self._rounds():
+            try:
+                metadata = _metadata(path)
+                if (weights := _weights_file(path, metadata)) is not None:
+                    with safe_open(weights, framework="pt"):
+                        pass  # it is whole
+                state = json.loads(metadata["state"])
+                return int(state["round"]), dict(state.get("world", {}))
+            except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+                continue  # `latest` says so
+        return 0, {}
+
+    def _rounds(self) -> list[Path]:
+        """Return the folder, or the file of an earlier version, of every round, the newest first."""
+        found = [path for path in self.folder.glob("round-*") if path.is_dir() or path.suffix == ".safetensors"]
+        return sorted(found, key=lambda path: path.stem, reverse=True)
+
+    def _show_newest(self, newest: Path) -> None:
+        """Let the folder of all rounds be a PEFT folder too: by other names for the newest round's two files."""
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if (newest / name).is_file():
+                temporary = self.folder / f".{name}.tmp"
+                temporary.unlink(missing_ok=True)
+                try:
+                    os.link(newest / name, temporary)
+                except OSError:  # a disk that gives files one name each
+                    shutil.copyfile(newest / name, temporary)
+                temporary.replace(self.folder / name)
+
+
+def read_state(path: Path) -> tuple[ServerState, str]:
+    """Return the state in a round's folder, or in the file of an earlier version, and the hash of its run's settings.
+
+    Raises:
+        OSError, SafetensorError, KeyError, TypeError, ValueError: it is damaged.
+    """
+    if not path.is_dir():
+        return _read_file(path)
+    with safe_open(path / _STATE_FILE, framework="pt") as file:
+        metadata = file.metadata()
+        others = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
+    shared = {}
+    if (weights := _weights_file(path, metadata)) is not None:
+        with safe_open(weights, framework="pt") as file:
+            shared = {key: file.get_tensor(name) for key, name in json.loads(metadata["shared"]).items()}
+    return _state(shared, others, metadata)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    """Return what a round's folder, or the file of an earlier version, holds beside tensors."""
+    with safe_open(path / _STATE_FILE if path.is_dir() else path, framework="pt") as file:
+        found: dict[str, str] = file.metadata()
+    return found
+
+
+def _weights_file(path: Path, metadata: Mapping[str, str]) -> Path | None:
+    """Return the file that holds the global adapter of a round's folder; ``None``: it has none."""
+    if not path.is_dir() or not json.loads(metadata["shared"]):
+        return None
+    weights = path / WEIGHTS_FILE
+    return weights if weights.is_file() else path / _SHARED_FILE
+
+
+def _read_file(path: Path) -> tuple[ServerState, str]:
+    """Return the state in a file of an earlier version, and the hash of its run's settings."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {key: file.get_tensor(key) for key in json.loads(metadata["keys"])}
+    shared = {key: tensors.pop(key) for key in list(tensors) if not key.startswith((_RULE, _RESIDUAL))}
+    return _state(shared, tensors, metadata)
+
+
+def _state(shared: dict[str, Tensor], others: dict[str, Tensor], metadata: dict[str, str]) -> tuple[ServerState, str]:
+    rule, residual = _taken(_RULE, others), _taken(_RESIDUAL, others)
+    state = ServerState(shared=shared, rule=rule, residual=residual, **json.loads(metadata["state"]))
+    return state, metadata["config_hash"]
 
 
 def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

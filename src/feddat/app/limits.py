@@ -1,11 +1,12 @@
-"""What a reply may at most claim: checked after its form, before it is aggregated.
+"""What a message may at most hold, checked before the first round; what a reply may at most claim, before it is used.
 
-These stop accidents (a client whose training ran away, a counter that overflowed) and the crudest forgeries. They are
-no defence against a client that lies within them: that is what robust rules of aggregation are for.
+Limits of replies stop accidents (a client whose training ran away, a counter that overflowed) and the crudest
+forgeries. They are no defence against a client that lies within them: that is what robust rules of aggregation are for.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,11 +14,57 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from feddat.algorithms.server import Shapes
+from feddat.app import wire as wires
 from feddat.app.judge import norm
 from feddat.app.messages import Member, ReplyError, TrainReply
+from feddat.config import ConfigError, ServerConfig, WireConfig
 
 #: The largest magnitude of a number in an extra array: a gradient's are far below it.
 MOST_EXTRA = 1e6
+#: What a round with the mean takes of this process's memory, as a multiple of a message's arrays in fp32: the adapter,
+#: what is sent out, sums in float64 (two), directions of updates, and what a client sends with its bytes (two).
+COPIES = 7
+#: What each reply takes with any other rule, which needs all of them at once.
+COPIES_OF_REPLY = 3
+#: Bytes of arrays in fp32 from which memory is looked at.
+_LARGE = 64 * 2**20
+
+
+def check_message(
+    arrays: Shapes, extras: Shapes, wire: WireConfig, server: ServerConfig, replies: int, free: int | None
+) -> None:
+    """Refuse a run whose messages would be too large.
+
+    Args:
+        arrays: shapes of the shared part.
+        extras: shapes of the extra arrays.
+        wire: how the shared part travels.
+        server: with the limit, and the rule of aggregation.
+        replies: number of clients that train in each round.
+        free: bytes of memory that this process may still take; ``None``: unknown.
+
+    Raises:
+        ConfigError: says how large they are and what may be done.
+    """
+    others = sum(4 * math.prod(shape) for shape in extras.values())
+    size = others + sum(dtype.itemsize * math.prod(shape) for dtype, shape in wires.layout(arrays, wire).values())
+    smaller = "choose a smaller kind of adapter (adapter.peft) or fewer layers (adapter.layers)"
+    if size > server.max_message * 2**20:
+        narrower = {"fp32": "wire.format=bf16 halves that; ", "int8": ""}.get(
+            wire.format, "wire.format=int8 halves that; "
+        )
+        raise ConfigError(
+            f"server.max_message: {server.max_message} MiB, but what travels has {size / 2**20:.0f} MiB in "
+            f"{wire.format}; {narrower}or {smaller}, or raise the limit"
+        )
+    plain = others + sum(4 * math.prod(shape) for shape in arrays.values())
+    copies = COPIES if server.rule == "mean" else COPIES + COPIES_OF_REPLY * replies
+    if free is not None and plain > _LARGE and copies * plain > free:
+        raise ConfigError(
+            f"memory: with messages of {plain / 2**20:.0f} MiB in fp32 a round takes up to "
+            f"{copies * plain / 2**30:.1f} GiB here beside what trains, and {free / 2**30:.1f} GiB are free; {smaller}"
+        )
 
 
 @dataclass

@@ -20,24 +20,28 @@ from a list and values within bounds, arrays are read by :mod:`.arrays`, and tex
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.common.constant import ErrorCode
+from flwr.common.constant import ErrorCode, SType
 from flwr.common.serde import recorddict_to_proto
+from flwr.proto.recorddict_pb2 import Array as ProtoArray
 from numpy.typing import NDArray
 from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
 from feddat.app.arrays import ArrayError, read_array
+from feddat.client_names import name_problem
 from feddat.config import SHARING, Sharing, WireConfig
-from feddat.one_line import is_name, one_line
+from feddat.one_line import one_line
 from feddat.phases import phase
 
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
@@ -59,6 +63,7 @@ _MOST_MEMBERS = 10_000
 _GONE = "its node has gone: two heartbeats without a sign of life"
 
 Value = TypeVar("Value")
+Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 #: What Flower takes for a MetricRecord.
 MetricValues: TypeAlias = dict[str, int | float | list[int] | list[float]]
 
@@ -105,7 +110,7 @@ class Instruction:
         run: id of the run, the same when it is resumed.
         round, rounds, final, split: where the run stands, and what is asked for.
         model: part of the server's model -> its hash.
-        shared: the shared part; ``None``: there is none.
+        shared: the shared part, not to be written to; ``None``: there is none.
         extras: the extra arrays.
         wire: how the shared part came, and how the client's is to be packed.
     """
@@ -123,7 +128,10 @@ class Instruction:
 
 @dataclass(frozen=True, slots=True)
 class TrainReply:
-    """A checked reply to a train message; without ``examples`` where the client keeps their number back."""
+    """A checked reply to a train message; without ``examples`` where the client keeps their number back.
+
+    Arrays may be views of the message, and cannot be written to.
+    """
 
     shared: dict[str, NDArray[np.float32]]
     extras: dict[str, NDArray[np.float32]]
@@ -141,8 +149,30 @@ class EvaluateReply:
 
 @phase("messages")
 def wire_size(message: Message) -> int:
-    """Return the serialised size of a message's content in bytes; the envelope (ids, time stamps) is not counted."""
-    return int(recorddict_to_proto(message.content).ByteSize()) if message.has_content() else 0
+    """Return the serialised size of a message's content in bytes; the envelope (ids, time stamps) is not counted.
+
+    It is computed: Flower's protocol buffers would hold a second copy of the arrays, and none beyond 2 GiB.
+    """
+    if not message.has_content():
+        return 0
+    size = 0
+    for key, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            items = sum(_field(_field(len(name.encode())) + _field(_array_size(a))) for name, a in record.items())
+            size += _field(_field(len(key.encode())) + _field(items))
+        else:
+            size += int(recorddict_to_proto(RecordDict({key: record})).ByteSize())
+    return size
+
+
+def _array_size(array: Array) -> int:
+    size = int(ProtoArray(dtype=array.dtype, shape=array.shape, stype=array.stype).ByteSize())
+    return size + (_field(len(array.data)) if array.data else 0)
+
+
+def _field(length: int) -> int:
+    """Return the size of a protocol buffer's field of so many bytes: tag, length (7 bits a byte), content."""
+    return 1 + max(1, (length.bit_length() + 6) // 7) + length
 
 
 def most_bytes(shapes: Shapes, extra_shapes: Shapes, wire: WireConfig) -> int:
@@ -156,7 +186,7 @@ def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     """Return tensors as an ArrayRecord of float32 NumPy arrays, and arrays as they are, in the order given."""
     return ArrayRecord(
         {
-            key: Array(
+            key: to_array(
                 value.detach().to("cpu", torch.float32).contiguous().numpy() if isinstance(value, Tensor) else value
             )
             for key, value in state.items()
@@ -164,10 +194,26 @@ def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     )
 
 
+def to_array(value: NDArray[Any]) -> Array:
+    """Return what ``Array(value)`` does, its bytes copied once: Flower holds them three times while it makes it."""
+    value = np.require(value, requirements="C")
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(value))
+    data = b"".join((header.getvalue(), value.reshape(-1).view(np.uint8).data))
+    return Array(str(value.dtype), tuple(value.shape), SType.NUMPY, data)
+
+
 @phase("messages")
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
-    """Return an ArrayRecord's arrays as tensors."""
-    return {key: torch.from_numpy(read_array(array).copy()) for key, array in record.items()}
+    """Return an ArrayRecord's arrays as tensors: views of its bytes, not to be written to."""
+    return {key: as_tensor(read_array(array)) for key, array in record.items()}
+
+
+def as_tensor(value: NDArray[Any]) -> Tensor:
+    """Return an array as a tensor that shares its memory; of a read-only one, not to be written to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(value)
 
 
 # --- server to client -------------------------------------------------------------------------------------------------
@@ -215,18 +261,18 @@ def instruction_content(
 
 def read_run(message: Message) -> str:
     """Return the id of the run that a message of any kind belongs to."""
-    return str(message.content.config_records[CONFIG]["run"])
+    return str(_record(message.content, CONFIG, ConfigRecord)["run"])
 
 
 @phase("messages")
 def read_instruction(message: Message) -> Instruction:
     """Return what a train or evaluate message asks for."""
     content = message.content
-    config = content.config_records[CONFIG]
+    config = _record(content, CONFIG, ConfigRecord)
     wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))
-    arrays = {key: read_array(array).copy() for key, array in content.array_records.get(SHARED, ArrayRecord()).items()}
+    arrays = {key: read_array(array) for key, array in _record(content, SHARED, ArrayRecord).items()}
     packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
-    shared = {key: torch.from_numpy(value) for key, value in wires.unpack(packed, wire).items()}
+    shared = {key: as_tensor(value) for key, value in wires.unpack(packed, wire).items()}
     return Instruction(
         run=str(config["run"]),
         model=dict(part.split("=", 1) for part in cast(list[str], config["model"])),
@@ -236,7 +282,9 @@ def read_instruction(message: Message) -> Instruction:
         split=str(config["split"]),
         shared=shared or None,
         extras={
-            key.removeprefix(EXTRA): torch.from_numpy(value) for key, value in arrays.items() if key.startswith(EXTRA)
+            key.removeprefix(EXTRA): torch.from_numpy(value.copy())  # an algorithm may write to it
+            for key, value in arrays.items()
+            if key.startswith(EXTRA)
         },
         wire=wire,
     )
@@ -310,11 +358,11 @@ def read_name(message: Message) -> Member:
         ReplyError: the node failed, or its answer is not a name.
     """
     node = f"node {message.metadata.src_node_id}"
-    config = _records(message, node, {CONFIG}).config_records.get(CONFIG, ConfigRecord())
+    config = _record(_records(message, node, {CONFIG}), CONFIG, ConfigRecord)
     name, members = config.get("client"), config.get("members")
     named = tuple(cast(list[str], members)) if isinstance(members, list) else ()
-    if not isinstance(name, str) or not 0 < len(named) <= _MOST_MEMBERS or not all(map(is_name, (name, *named))):
-        raise ReplyError(node, "did not tell its client name and members, each of 1 to 100 signs that can be seen")
+    if not isinstance(name, str) or not 0 < len(named) <= _MOST_MEMBERS or any(map(_no_name, (name, *named))):
+        raise ReplyError(node, "did not tell its client name and members, or told what can be no name")
     if len(set(named)) < len(named):
         raise ReplyError(node, f"client {name} names a member twice")
     if not isinstance(sharing := config.get("sharing"), str) or sharing not in SHARING:
@@ -362,7 +410,7 @@ def read_train_reply(
     expected = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes or {}), WireConfig())
     content = _records(message, client, {SHARED, METRICS} if expected else {METRICS})
     metrics = _metrics(content, client, round, 1, sharing)
-    arrays = content.array_records[SHARED] if expected else ArrayRecord()
+    arrays = _record(content, SHARED, ArrayRecord)
     _same_keys(client, "the shared part", arrays, expected)
     found: wires.Packed = {}
     for key, (dtype, shape) in expected.items():
@@ -442,6 +490,10 @@ def is_of_gone_node(message: Message) -> bool:
     return message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE
 
 
+def _no_name(text: object) -> bool:
+    return not isinstance(text, str) or name_problem(text) is not None
+
+
 def _marked(extras: Mapping[str, Value]) -> dict[str, Value]:
     return {EXTRA + key: value for key, value in extras.items()}
 
@@ -458,9 +510,18 @@ def _records(message: Message, client: str, expected: set[str]) -> RecordDict:
     return message.content
 
 
+def _record(content: RecordDict, key: str, kind: type[Kind]) -> Kind:
+    """Return a record of a message; an empty one where there is none of this kind.
+
+    Flower's own views (``array_records``) leave cycles, in which whole messages stay until Python next looks for them.
+    """
+    record = content.get(key)
+    return record if isinstance(record, kind) else kind()
+
+
 def _metrics(content: RecordDict, client: str, round: int, at_least: int, sharing: Sharing) -> dict[str, float | int]:
-    record = content.metric_records.get(METRICS)
-    if record is None or any(isinstance(value, list) for value in record.values()):
+    record = _record(content, METRICS, MetricRecord)
+    if any(isinstance(value, list) for value in record.values()):
         raise ReplyError(client, "the metrics are not a record of single numbers")
     metrics: dict[str, float | int] = dict(record)  # type: ignore[arg-type]
     if metrics.get(ROUND) != round:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import (
     Bulyan,
@@ -38,8 +38,8 @@ from torch import Tensor
 
 from feddat.algorithms import Algorithm
 from feddat.algorithms.server import Gathered, ServerPart, Shapes
-from feddat.app.messages import TrainReply
-from feddat.config import AlgorithmConfig, ConfigError, RunConfig
+from feddat.app.messages import MetricValues, TrainReply, as_tensor, to_arrays
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig, ServerConfig, Sharing, shares_less
 
 #: ``server.rule`` -> Flower's strategy.
 FLOWER: dict[str, type[FedAvg]] = {
@@ -73,13 +73,20 @@ class RunningMean:
     def add(self, values: Mapping[str, ArrayLike], weight: float = 1.0) -> None:
         """Fold in one dictionary."""
         for key, value in values.items():
-            term = weight * np.asarray(value, dtype=np.float64)
-            self._sums[key] = self._sums[key] + term if key in self._sums else term
+            term = np.multiply(value, weight, dtype=np.float64)
+            if key in self._sums:
+                self._sums[key] += term
+            else:
+                self._sums[key] = term
             self._weights[key] = self._weights.get(key, 0.0) + weight
 
     def value(self) -> dict[str, NDArray[np.float64]]:
         """Return the mean so far: of each key, over the dictionaries that had it."""
         return {key: total / self._weights[key] for key, total in self._sums.items()}
+
+    def taken(self) -> dict[str, Tensor]:
+        """Return :meth:`value` as float32 tensors, and let go of every sum as soon as it is not needed any more."""
+        return {key: _tensor(self._sums.pop(key) / self._weights.pop(key)) for key in list(self._sums)}
 
 
 class RuleError(ValueError):
@@ -153,12 +160,12 @@ class MeanRule(Rule):
         self._replies += 1
         self._shared.add(reply.shared, weight)
         self._extras.add(reply.extras, weight)
-        folded = self._part.folds({key: torch.from_numpy(value) for key, value in reply.shared.items()})
+        folded = self._part.folds({key: as_tensor(value) for key, value in reply.shared.items()})
         self._extras.add({key: value.numpy() for key, value in folded.items()}, weight)
 
     def close(self, clients: int) -> dict[str, Tensor]:
         """Return the mean, or what the server part makes of it."""
-        gathered = Gathered(_tensors(self._shared.value()), _tensors(self._extras.value()), self._replies, clients)
+        gathered = Gathered(self._shared.taken(), self._extras.taken(), self._replies, clients)
         self.state, shared = self._part.finish(self.state, self._sent, gathered, self._config)
         return shared
 
@@ -198,17 +205,19 @@ class FlowerRule(Rule):
         self._replies: list[Message] = []
         if hasattr(self._strategy, "current_arrays"):
             self._strategy.current_arrays = None  # FedAvgM would keep its own, which a resumed run does not have
-        arrays = ArrayRecord({key: Array(value.numpy()) for key, value in shared.items()})
+        arrays = to_arrays(shared)
         with _quiet():
             self._strategy.configure_train(round, arrays, ConfigRecord(), cast(Grid, None))
         return {}
 
     def add(self, reply: TrainReply, weight: float) -> None:
         """Keep one reply for the end of the round."""
-        arrays = ArrayRecord({key: Array(value) for key, value in reply.shared.items()})
-        # A client that keeps its losses back is used by every rule that does not read them.
-        metrics = MetricRecord({_WEIGHT: weight, _LOSS: reply.metrics.get("loss", 0.0)})
-        self._replies.append(Message(RecordDict({"arrays": arrays, "metrics": metrics}), 0, MessageType.TRAIN))
+        arrays = to_arrays(reply.shared)
+        metrics: MetricValues = {_WEIGHT: weight}
+        if self.reads_losses:
+            metrics[_LOSS] = reply.metrics["loss"]
+        content = RecordDict({"arrays": arrays, "metrics": MetricRecord(metrics)})
+        self._replies.append(Message(content, 0, MessageType.TRAIN))
 
     def close(self, clients: int) -> dict[str, Tensor]:
         """Let the strategy aggregate, and copy its momenta."""
@@ -224,7 +233,7 @@ class FlowerRule(Rule):
             for key, value in self._items(getattr(self._strategy, name, None))
         }
         new = {key: array.numpy() for key, array in arrays.items()}
-        return _tensors({key: new[key] for key in self._keys})
+        return {key: _tensor(new[key]) for key in self._keys}
 
     def _items(self, momentum: Any) -> list[tuple[str, NDArray[Any]]]:
         if momentum is None:
@@ -256,12 +265,17 @@ def make_rule(config: RunConfig, algorithm: Algorithm, replies: int) -> Rule:
 
 
 def check_rule(config: RunConfig, algorithm: Algorithm) -> None:
-    """Refuse rules, options and algorithms that do not go together, as far as can be told without the clients.
+    """Refuse rule, options, algorithm and what clients share where they do not go together, as far as is known here.
 
     Raises:
         ConfigError: names the key and says why.
     """
     name, options = config.server.rule, config.server.options
+    if shares_less(config.share_metrics, least := needed_sharing(config.server)):
+        raise ConfigError(
+            f"share_metrics: {config.share_metrics}, but {_reads(config.server)}; share at least {least}, or choose "
+            "another"
+        )
     if name == "mean":
         if options:
             raise ConfigError(f"server.options: rule mean has none (got {', '.join(options)})")
@@ -271,6 +285,20 @@ def check_rule(config: RunConfig, algorithm: Algorithm) -> None:
     if algorithm.server is not None:
         raise ConfigError(f"server.rule: method {algorithm.name} has a rule of its own; only mean goes with it")
     _options(config)
+
+
+def needed_sharing(server: ServerConfig) -> Sharing:
+    """Return what clients must let out of their metrics at least, so that the server can do its part."""
+    if server.rule in _READS_LOSSES:
+        return "scores"
+    return "counts" if server.weighting == "examples" else "none"
+
+
+def _reads(server: ServerConfig) -> str:
+    """Say which setting needs the clients' metrics, and which."""
+    if server.rule in _READS_LOSSES:
+        return f"server.rule {server.rule} weighs clients by their training losses"
+    return f"server.weighting {server.weighting} weighs clients by their numbers of examples"
 
 
 def check_count(rule: str, options: Mapping[str, Any], replies: int) -> None:
@@ -315,8 +343,8 @@ def _options(config: RunConfig) -> dict[str, Any]:
     return options
 
 
-def _tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-    return {key: torch.from_numpy(np.asarray(value, dtype=np.float32)) for key, value in arrays.items()}
+def _tensor(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(np.asarray(array, dtype=np.float32))
 
 
 @contextmanager

@@ -176,6 +176,7 @@ class _Loop:
                 yield reply
             else:
                 log.warning("a late answer of node %d to an earlier round is not used", reply.metadata.src_node_id)
+            del reply  # it would stay in memory while the next one is waited for
 
     def _clock(self, spent_on: str) -> None:
         now = time.perf_counter()

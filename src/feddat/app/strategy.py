@@ -328,6 +328,7 @@ class AdapterStrategy(Strategy):
                 self._without(round, kind, error)
                 if messages.is_of_gone_node(reply):
                     self.gone.add(reply.metadata.src_node_id)
+            del reply  # it would stay in memory while the next one is waited for
         refused = outliers()
         used -= len(refused)
         for outlier in refused.values():
@@ -362,6 +363,7 @@ class AdapterStrategy(Strategy):
         early: dict[int, Message] = {}
         for reply in replies:
             early[reply.metadata.src_node_id] = reply
+            del reply
             while waiting and waiting[0] in early:
                 node = waiting.pop(0)
                 yield self.roster.members[node], early.pop(node)

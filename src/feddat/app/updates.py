@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+#: Numbers that are squared at a time, in twice their format.
+_BLOCK = 1 << 18
+
 
 class UpdateStatistics:
     """Norm and agreement of the updates u_k = A_k − A, k = 1 … K, of one round."""
@@ -56,4 +59,5 @@ def _array(tensor: Tensor) -> NDArray[np.float32]:
 
 
 def _squares(values: NDArray[np.float32]) -> float:
-    return float(np.square(values, dtype=np.float64).sum())
+    flat = values.reshape(-1)
+    return sum(float(np.square(flat[at : at + _BLOCK], dtype=np.float64).sum()) for at in range(0, flat.size, _BLOCK))

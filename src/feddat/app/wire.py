@@ -102,6 +102,8 @@ def unpack(
 ) -> dict[str, NDArray[np.float32]]:
     """Return what :func:`pack` was given, as far as the format keeps it; ``base`` is added.
 
+    Where nothing has to be computed, the arrays themselves are returned.
+
     Args:
         arrays: of :func:`layout`; what is not is the sender's fault and must have been refused before.
         config: the format.
@@ -135,6 +137,8 @@ def settle(
     Raises:
         WireError: a number does not fit the format.
     """
+    if config.format == "fp32":
+        return {key: value.detach().to("cpu", torch.float32) for key, value in state.items()}, {}
     packed, left = pack(state, config, residual=residual)
     return {key: torch.from_numpy(value) for key, value in unpack(packed, config).items()}, left
 
@@ -157,7 +161,7 @@ def _narrow(key: str, value: Tensor, format: str) -> NDArray[Any]:
 def _widen(array: NDArray[Any], format: str) -> NDArray[np.float32]:
     if format == "bf16":
         return np.asarray(array.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    return array.astype(np.float32)
+    return array.astype(np.float32, copy=False)
 
 
 def _quantise(key: str, value: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -91,7 +91,7 @@ def load_side_model(schedule: str, config: RunConfig) -> SideModel:
     if schedule == "published":
         make_stock(backbone)
     backbone.model.to(config.device)
-    adapters = build_adapters(backbone.model, **config.adapter.model_dump())
+    adapters = build_adapters(backbone.model, **config.adapter.form())
     prepare_frozen(adapters, resolve_precision(config.train.precision, config.device))
     if isinstance(backbone, StagedBackbone) and schedule != "published":
         backbone.stage(adapters.changed)

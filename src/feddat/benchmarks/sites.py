@@ -51,6 +51,7 @@ def split_sites(client: ClientData, count: int, seed: int, label: str, alpha: fl
                     train=dealt["train"][site],
                     validation=dealt["validation"][site],
                     test=dealt["test"][site],
+                    left_out={},  # of which hospital it would have been, nothing says
                 )
                 for site in range(count)
             ]

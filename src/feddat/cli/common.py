@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import click
 import typer
@@ -14,6 +16,10 @@ from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
+#: Columns of what is no terminal: nothing is cut on its way to a file or another program.
+UNLIMITED = 100_000
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with settings.", metavar="FILE")]
 Overrides = Annotated[
@@ -58,19 +64,38 @@ class Interrupted(click.ClickException):
     exit_code = 130
 
 
+#: What this process was told to do, without the program's name.
+command_line: list[str] = []
+
+
 @contextmanager
-def interruptible(way_on: str) -> Iterator[None]:
-    """On Ctrl-C, say how to go on where this left off."""
+def interruptible(way_on: str | None = None) -> Iterator[None]:
+    """On Ctrl-C, say how to go on where this left off; default: by the same command, which is not to begin anew."""
     try:
         yield
     except KeyboardInterrupt:
+        if way_on is None:
+            way_on = shlex.join(["feddat", *(word for word in command_line if word != "--overwrite")])
         raise Interrupted(f"interrupted; what is done is kept, go on with: {way_on}") from None
+
+
+def print_json(value: Any, line: bool = False) -> None:
+    """Print a value as JSON and nothing else; with ``line``, in one."""
+    typer.echo(json.dumps(value, indent=None if line else 2, ensure_ascii=False, allow_nan=False))
 
 
 def say_loading() -> None:
     """Say something before the libraries load, which takes seconds."""
     if out.is_terminal:
         out.print("[dim]loading libraries …[/]", end="\r")
+
+
+def print_data_notes(summaries: Sequence[Mapping[str, Any]]) -> None:
+    """Print what of the clients' data does not count as it should, if there is something."""
+    from feddat.report import data_table
+
+    if (table := data_table.data_table(summaries)) is not None:
+        out.print(data_table.to_rich(table))
 
 
 def print_paths(**paths: Path) -> None:

@@ -21,6 +21,7 @@ from feddat.cli.common import (
     fail,
     interruptible,
     out,
+    print_data_notes,
     print_paths,
     say_loading,
     split_names,
@@ -105,7 +106,7 @@ def tune(
     say_loading()
     from feddat.experiment.comparison import comparison_name
 
-    with interruptible("the same command again"):
+    with interruptible():
         names = split_names(methods)
         chosen = _tuning({"": settings}, names, search, jobs, overwrite, _open_record(record))[""]
     folder = RunFolder(settings.runs_dir / comparison_name(settings) / "tuning")
@@ -167,7 +168,7 @@ def _compare(
     config = pinned(config)
 
     source = config.benchmark or "own data"
-    with interruptible("the same command again"):
+    with interruptible():
         book = _open_record(record)
         chosen = _tuning({"": config}, names, tune, jobs, overwrite, book).get("")
         runs = comparison_runs(config, names, range(seeds), chosen)
@@ -178,6 +179,7 @@ def _compare(
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
     if (kinds := tables.kind_table(comparison["runs"])) is not None:
         out.print(tables.to_rich(kinds, "By kind of question (%)"))
+    print_data_notes(comparison["runs"])
     folder = next(iter(runs.values())).runs_dir
     print_paths(folder=folder, report=folder / "report.html")
     _fail_for(comparison["failed"], len(runs))
@@ -206,7 +208,7 @@ def _compare_suite(
     all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # mistakes show first
     announce(list(configs.values()), names, seeds)
     configs = {label: pinned(each) for label, each in configs.items()}
-    with interruptible("the same command again"):
+    with interruptible():
         book = _open_record(record)
         chosen = _tuning(configs, names, tune, jobs, overwrite, book, tune_on)
         plans = {label: Plan(each, names, range(seeds), chosen.get(label)) for label, each in configs.items()}
@@ -263,7 +265,7 @@ def study(
     names = list(wanted.methods) if methods is None else split_names(methods)
     settings = pinned(settings)
     source = settings.benchmark or "own data"
-    with interruptible("the same command again"):
+    with interruptible():
         all_runs(wanted.plans(settings, names, range(seeds)))  # mistakes show before the search for settings
         book = _open_record(record)
         chosen = _tuning({"": settings}, names, tune, jobs, overwrite, book).get("")

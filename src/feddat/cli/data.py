@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
+from rich.console import Group
 from rich.text import Text
 
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
@@ -35,13 +34,16 @@ def show(
         raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
     say_loading()
     from feddat.experiment import load_clients
+    from feddat.text import normal_text
 
     settings = load_config(config) if benchmark is None else load_config(benchmark=benchmark)
     clients = {data.name: data for data in load_clients(settings)}
     if client is not None:
+        client = normal_text(client)
         if client not in clients:
             raise ConfigError(f"--client: {client!r} is unknown; clients are {', '.join(clients)}")
         clients = {client: clients[client]}
+    from feddat.client.data_notes import unanswerable
     from feddat.report.sheet import contact_sheet
     from feddat.tasks import make_task
 
@@ -50,7 +52,9 @@ def show(
     for name, data in clients.items():
         answers = f", {len(data.answers)} answers" if data.answers else ""
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
-        out.print(Text(f"{name}: {data.task}, {sizes}"), soft_wrap=True)
+        lacking = unanswerable(data, "test")
+        note = f"; {lacking} of test cannot be answered with them" if lacking else ""
+        out.print(Text(f"{name}: {data.task}, {sizes}{note}"), soft_wrap=True)
     typer.echo(to)
 
 
@@ -73,6 +77,7 @@ def describe(
     from feddat.data.readers.medical import KIND
     from feddat.experiment import load_clients, pinned
     from feddat.report import federation
+    from feddat.report.fitted import FittedTable
 
     settings = pinned(load_config(config) if benchmark is None else load_config(benchmark=benchmark))
     rows = []
@@ -82,12 +87,7 @@ def describe(
     if markdown:
         typer.echo(federation.to_markdown(rows), nl=False)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for place, heading in enumerate(federation.HEADER):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    out.print(table)
+    out.print(FittedTable(federation.HEADER, [list(map(Text, row)) for row in rows]))
 
 
 @app.command("prepare")
@@ -133,7 +133,7 @@ def prepare(
         from feddat.live import PrepareDisplay
 
         with (
-            interruptible("the same command again"),
+            interruptible(),
             PrepareDisplay(out, benchmark if root is None else f"{benchmark} from {root}") as display,
         ):
             prepare(request, to, jobs, skip_bad, overwrite, display)
@@ -141,21 +141,19 @@ def prepare(
     print_paths(folder=to)
 
 
-def _counts(clients: Mapping[str, Any]) -> Table:
+def _counts(clients: Mapping[str, Any]) -> Group:
     """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
+    from feddat.data.readers.records import BLANK_VOTES
+    from feddat.report.fitted import FittedTable
+
     caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
     keys = ("published", "outside", "broken", "kept")
-    for heading in ("client", "split", *keys, "skipped", "answers"):
-        table.add_column(heading, justify="left" if heading in ("client", "split") else "right", no_wrap=True)
+    rows = []
     for client, about in clients.items():
         for split, counts in about["counts"].items():
-            numbers = [*(counts[key] for key in keys), sum(counts["skipped"].values())]
-            first = split == "train"
-            table.add_row(
-                Text(client if first else ""),
-                split,
-                *map(str, numbers),
-                str(len(about["answers"]) or "") if first else "",
-            )
-    return table
+            skipped = sum(count for reason, count in counts["skipped"].items() if reason != BLANK_VOTES)
+            numbers = [*(counts[key] for key in keys), skipped]
+            answers = (len(about["answers"]) or "") if split == "train" else ""
+            rows.append([Text(str(cell)) for cell in (f"{client}, {split}", *numbers, answers)])
+    heads = ("client, split", *keys, "skipped", "answers")
+    return Group(FittedTable(heads, rows), Text(caption, "dim italic"))

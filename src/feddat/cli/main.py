@@ -6,18 +6,19 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Annotated, Any
 
 import click
 import typer
 
-from feddat.cli import bench, comparing, data, deploying, models, runs, watching
-from feddat.cli.common import fail
+from feddat.cli import bench, common, comparing, data, deploying, exporting, models, predicting, runs, watching
+from feddat.cli.common import UNLIMITED, fail, out
+from feddat.text import nearest
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated fine-tuning of vision-language foundation models with the Dual-Adapter Teacher (FedDAT).",
@@ -31,7 +32,8 @@ for command in (
     comparing.tune,
     runs.report,
     runs.evaluate,
-    runs.predict,
+    predicting.predict,
+    exporting.export,
     watching.status,
     watching.dashboard,
     models.pretrain,
@@ -53,6 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    common.command_line[:] = arguments
     code: Any
     try:
         code = app([a for a in arguments if a != "--debug"], prog_name="feddat", standalone_mode=False)
@@ -66,21 +69,37 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if debug:
             raise
-        code = fail(*_explain(error))
+        code = fail(*_explain(error, arguments))
     if code == 130:  # typer's answer to Ctrl-C
         code = fail("interrupted", 130)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _explain(error: Exception) -> tuple[str, int]:
+def _explain(error: Exception, arguments: list[str]) -> tuple[str, int]:
     """Return one line about an error, and the exit code: 2 for what a user can mend, 1 for a fault of the program."""
     text = " ".join(str(error).split())
     if type(error).__module__.startswith("feddat."):
-        return text, 2
+        return text + _options(getattr(error, "unknown", ()), arguments), 2
     if isinstance(error, OSError):
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
         return named, 2
     return f"unexpected {type(error).__name__}: {text} (--debug shows where)", 1
+
+
+def _options(unknown: Sequence[str], arguments: list[str]) -> str:
+    """Return what is said of options of the command that unknown settings may have been meant for; often nothing."""
+    command: Any = typer.main.get_command(app)
+    names = []
+    for argument in arguments:
+        command = command.commands.get(argument) if isinstance(command, click.Group) else None
+        if command is None:
+            break
+        names.append(argument)
+        options = [option.lstrip("-") for parameter in command.params for option in parameter.opts]
+    near = [option for key in unknown for option in nearest(key.replace("_", "-"), options)] if names else []
+    if not near:
+        return ""
+    return f" (--{near[0]} is an option of `feddat {' '.join(names)}`)"
 
 
 def _version(value: bool) -> None:
@@ -96,7 +115,9 @@ def start(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """Route the package's own log to standard error, and keep the libraries' notes to developers off it."""
+    """Route the package's own log to standard error, and keep libraries' notes off it."""
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = UNLIMITED  # nothing is cut on its way to a file or another program
     notes = "ignore::FutureWarning:transformers.modeling_utils"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), notes]))  # for workers
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.modeling_utils")
@@ -105,9 +126,8 @@ def start(
     logger = logging.getLogger("feddat")
     logger.handlers = [handler]
     logger.propagate = False
-    logging.getLogger("feddat.data").setLevel(logging.INFO)
-    # It warns of a kernel that it could fetch from a hub, in every process on a CPU with AVX512-BF16.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for room in ("data", "models"):
+        logging.getLogger(f"feddat.{room}").setLevel(logging.INFO)
     # The displays show these themselves.
     logging.getLogger("feddat.app.strategy").setLevel(logging.ERROR)
 

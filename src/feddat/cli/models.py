@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Config, Overrides, interruptible, out, print_paths, say_loading
+from feddat.cli.common import Config, Json, Overrides, interruptible, out, print_json, print_paths, say_loading
 
 app = typer.Typer(no_args_is_help=True, help="Check model folders, and make small ones to try a family out.")
 
@@ -103,18 +104,25 @@ def check(
     ],
     overrides: Overrides = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Say which family a model is, what would be trained and sent, and what one real step on made-up data needs."""
     from feddat.config import load_config
 
     settings = load_config(config, overrides, model=folder)
-    say_loading()
+    if not as_json:
+        say_loading()
     from feddat.experiment.model_check import check_model
     from feddat.models.named import pin_model
 
     settings = settings.updated({"model": pin_model(settings.model)})
 
     found = check_model(settings)
+    if as_json:
+        content = asdict(found)
+        content["memory"]["least"] = found.memory.least
+        print_json(content)
+        return
     written = {"classes": "classes", "rank": "written, ranked from a list", "generate": "written freely"}
     rows = {"model": found.model, "weights": f"hash {found.weights}", "family": found.family}
     rows["answers"] = written[found.answers]
@@ -170,7 +178,7 @@ def pretrain(
         if quality:
             out.print(f"  [cyan]{quality}[/]", soft_wrap=True)
 
-    with interruptible("the same command again"):
+    with interruptible():
         quality = train(folder, settings, show)
     for name, value in quality.items():
         out.print(f"{name:<20}{value:6.1f} %")

@@ -104,7 +104,7 @@ def _pull_medical(name: str, dry_run: bool) -> None:
         out.print(Text(said), soft_wrap=True)
         if dry_run:
             continue
-        with interruptible("the same command again"):
+        with interruptible():
             folder, address = fetch_dataset(dataset)
         out.print(Text.assemble((f"{'data':<8}", "dim"), str(address)), soft_wrap=True)
         print_paths(folder=folder)
@@ -132,7 +132,7 @@ def _pull_paper(name: str, root: Path, keep: bool, dry_run: bool) -> None:
     if dry_run:
         return
     failed = []
-    with interruptible("the same command again"), _progress() as shown:
+    with interruptible(), _progress() as shown:
         for folder in folders:
             for archive in PUBLISHED[folder].archives:
                 done = root / folder / ".pulled" / f"{Path(archive.url).name}.done"
@@ -167,7 +167,7 @@ def show_download(url: str, path: Path) -> Path:
     """
     from feddat.hub.download import download
 
-    with interruptible("the same command again"), _progress() as shown:
+    with interruptible(), _progress() as shown:
         download(url, path, progress=_Shown(shown, shown.add_task(path.name, total=None)))
     return path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,11 +11,30 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Config, Overrides, Overwrite, interruptible, out, print_paths, say_loading, split_names
+from feddat.cli.common import (
+    Config,
+    Json,
+    Overrides,
+    Overwrite,
+    interruptible,
+    out,
+    print_data_notes,
+    print_json,
+    print_paths,
+    say_loading,
+    split_names,
+)
 
 if TYPE_CHECKING:
     from feddat.experiment import Experiment
     from feddat.experiment.profile import Profile
+
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes", help="Go on though model or data were exchanged where they lie; the summary says so."
+    ),
+]
 
 
 def run(
@@ -24,6 +44,7 @@ def run(
         Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run in this folder, with its own settings.")
     ] = None,
     overwrite: Overwrite = False,
+    accept_changes: AcceptChanges = False,
     profile: Annotated[
         bool, typer.Option("--profile", help="Say where its time goes, and write traces of a few steps (Perfetto).")
     ] = False,
@@ -49,7 +70,8 @@ def run(
     from feddat.deploy.launch import run_in
     from feddat.experiment.methods import title as method_title
     from feddat.live import RunDisplay
-    from feddat.report import read_folder, tables
+    from feddat.report import tables
+    from feddat.report.folder import read_folder
 
     runtime = experiment.config.runtime
     if profile and (runtime.kind != "in-process" or runtime.jobs not in (1, "auto")):
@@ -59,10 +81,22 @@ def run(
     source = experiment.config.benchmark or "own data"
     title = f"{method_title(experiment.config)} on {source}, seed {experiment.config.seed}"
     watched = _profile(experiment) if profile else None
-    with interruptible(f"feddat run --resume {folder}"), RunDisplay(out, title) as display, watched or nullcontext():
-        run_in(experiment, display, resume=resume is not None, overwrite=overwrite, jobs=1 if profile else None)
+    with (
+        interruptible(shlex.join(["feddat", "run", "--resume", str(folder)])),
+        RunDisplay(out, title) as display,
+        watched or nullcontext(),
+    ):
+        run_in(
+            experiment,
+            display,
+            resume=resume is not None,
+            overwrite=overwrite,
+            jobs=1 if profile else None,
+            accept_changes=accept_changes,
+        )
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
+    print_data_notes(content.summaries)
     paths = {"folder": folder, "report": folder / "report.html"}
     if watched is not None:
         _show_profile(watched)
@@ -100,6 +134,7 @@ def report(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print its tables in Markdown, and write nothing.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what it came to as JSON, and write nothing.")] = False,
     methods: Annotated[
         str | None, typer.Option("--methods", "-m", help="Record: rows, with commas.", show_default="all")
     ] = None,
@@ -112,7 +147,11 @@ def report(
 
     Prints where they are.
     """
-    if run.is_file():
+    if as_json:
+        from feddat.report.folder import read_result
+
+        print_json(read_result(run))
+    elif run.is_file():
         from feddat.report import record
 
         rows = split_names(methods) if methods else None
@@ -135,7 +174,7 @@ def report(
 
         typer.echo(write_suite(run))
     else:
-        from feddat.report import write_report
+        from feddat.report.page import write_report
 
         typer.echo(write_report(run))
 
@@ -143,6 +182,7 @@ def report(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    accept_changes: AcceptChanges = False,
 ) -> None:
     """Score a run's clients on a split, as they stand after the last round done; nothing is written."""
     from feddat.config import ConfigError
@@ -153,36 +193,12 @@ def evaluate(
     from feddat.experiment import Experiment
     from feddat.report import tables
 
-    scores = Experiment.open(run).evaluate(split)
+    scores = Experiment.open(run).evaluate(split, accept_changes)
     table = tables.split_table(scores)
     out.print(tables.to_rich(table, f"{split.capitalize()} scores (%)"))
 
 
-def predict(
-    run: Annotated[Path, typer.Option(metavar="RUN_DIR", help="Folder of a run.")],
-    client: Annotated[str, typer.Option(help="Whose model answers.")],
-    image: Annotated[list[Path], typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")],
-    question: Annotated[str, typer.Option(help="Question, sentence or hypothesis.")],
-    choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
-) -> None:
-    """Ask a trained client's model a question about a picture."""
-    from feddat.example import DataError, Example
-
-    for path in image:
-        if not path.is_file():
-            raise DataError(f"{path}: no such image file")
-    from feddat.experiment import Experiment
-
-    example = Example("question", tuple(image), question, choices=tuple(choice or ()))
-    answers = Experiment.open(run).predict(client, [example], top)[0]
-    width = max(len(answer) for answer, _ in answers)
-    for answer, probability in answers:
-        bar = "█" * round(30 * probability) or "▏"
-        out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
-
-
-def list_names() -> None:
+def list_names(as_json: Json = False) -> None:
     """List the models, methods, kinds of adapter, benchmarks, studies, suites and formats that may be named."""
     from feddat.benchmarks import list_benchmarks
     from feddat.data.readers import known_formats
@@ -191,15 +207,21 @@ def list_names() -> None:
     from feddat.models.catalog import list_models
 
     sections = {
-        "Models": list_models(),
-        "Methods": known_methods(),
-        "Kinds of adapter (adapter.peft)": {n: f"trains {kind.trains} ({kind.source})" for n, kind in KINDS.items()},
-        "Benchmarks": list_benchmarks(),
-        "Studies": {name: study.description for name, study in STUDIES.items()},
-        "Suites": {name: suite.description for name, suite in SUITES.items()},
-        "Formats of own data": known_formats(),
+        "models": ("Models", list_models()),
+        "methods": ("Methods", known_methods()),
+        "adapters": (
+            "Kinds of adapter (adapter.peft)",
+            {name: f"trains {kind.trains} ({kind.source})" for name, kind in KINDS.items()},
+        ),
+        "benchmarks": ("Benchmarks", list_benchmarks()),
+        "studies": ("Studies", {name: study.description for name, study in STUDIES.items()}),
+        "suites": ("Suites", {name: suite.description for name, suite in SUITES.items()}),
+        "formats": ("Formats of own data", known_formats()),
     }
-    for title, names in sections.items():
+    if as_json:
+        print_json({key: dict(names) for key, (_, names) in sections.items()})
+        return
+    for title, names in sections.values():
         out.print(Text(title, style="bold"))
         width = max(map(len, names), default=0)
         for name, description in names.items():

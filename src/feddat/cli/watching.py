@@ -11,7 +11,7 @@ import typer
 from rich.console import RenderableType
 from rich.live import Live
 
-from feddat.cli.common import out
+from feddat.cli.common import Json, out, print_json
 
 RunsDir = Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="A run's folder, or one with runs below it.")]
 
@@ -20,10 +20,26 @@ def status(
     runs: RunsDir = Path("runs"),
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking, until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="With --watch: how often.")] = 2.0,
+    as_json: Json = False,
 ) -> None:
-    """Tell how far runs are: rounds, who answered, who is late or failed, bytes, scores, time left."""
+    """Tell how far runs are: rounds, who answered, who is late or failed, bytes, scores, time left.
+
+    With --json and --watch, a line of JSON at a time.
+    """
     from feddat.report.progress import read_all
     from feddat.report.progress_view import progress_view
+
+    if as_json:
+        with suppress(KeyboardInterrupt):
+            while True:
+                now = time.time()
+                found, unreadable = read_all(runs, now)
+                state = {"folder": str(runs), "now": now, "runs": [run.to_json() for run in found]}
+                state["unreadable"] = list(unreadable)
+                print_json(state, line=watch)
+                if not watch:
+                    return
+                time.sleep(every)
 
     def picture() -> RenderableType:
         now = time.time()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import Algorithm, RoundContext
+from feddat.adapters.base import Adapters
+from feddat.algorithms.base import MAIN_HEAD, Algorithm, RoundContext
 from feddat.client.learner import BatchLearner
-from feddat.client.member import Member, Prepared
+from feddat.client.member import FUSION, Member, Prepared
+from feddat.client.trained import TrainedModel
 from feddat.example import Example
 from feddat.phases import phase
 
@@ -28,7 +31,7 @@ class Answering:
         self._learner = learner
         self._algorithm = algorithm
         self._context = context
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     @phase("evaluation")
     def scores(self, member: Member, part: Prepared, routes: Sequence[str]) -> dict[str, float]:
@@ -74,8 +77,30 @@ class Answering:
                     answers.append([(names[c], value) for c, value in zip(classes, values, strict=True)])
         return answers
 
+    def trained(self, adapters: Adapters, member: Member, route: str) -> TrainedModel:
+        """Return what answers a member's questions on a route, copied out of the model.
+
+        Raises:
+            ValueError: adapters are weighed anew for each question there.
+        """
+        weights = self._algorithm.mixture(route, self._context)
+        if weights is None:
+            raise ValueError(
+                f"route {route!r} of {self._algorithm.name} weighs adapters anew for each question, which no one "
+                "adapter does"
+            )
+        main = self._algorithm.heads(self._context.config).get(route, MAIN_HEAD)
+        heads = {MAIN_HEAD: member.heads[main]} | {n: h for n, h in member.heads.items() if n == FUSION}
+        return TrainedModel(
+            route,
+            [(float(weight), adapters.state(name)) for name, weight in weights.items()],
+            {site: product.cpu() for site, product in self._algorithm.shift(self._context).items()},
+            {name: copy.deepcopy(head).cpu() for name, head in heads.items()},
+            member,
+        )
+
     def _batches(self, size: int) -> tuple[Tensor, ...]:
-        return torch.arange(size).split(self._batch_size)  # type: ignore[no-untyped-call, no-any-return]
+        return torch.arange(size).split(self.batch_size)  # type: ignore[no-untyped-call, no-any-return]
 
     def _logits(self, route: str) -> Tensor:
         return self._algorithm.answer(self._learner, route, self._context)

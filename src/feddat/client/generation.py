@@ -1,6 +1,7 @@
 """A client's answers on a backbone that writes them: the annotated ones to train on, its list to choose from.
 
-An answer is chosen by ranking the list, or written freely and looked up in it. Ranking as in ALBEF (Li et al., arXiv
+An answer is chosen by ranking the list, or written freely and looked up in it (:mod:`feddat.client.answer_list`): as
+long as the longest answer of the list may be. Ranking as in ALBEF (Li et al., arXiv
 2107.07651): of the list, the ``eval.rank_top`` answers whose first token is the likeliest are scored by their whole
 sequence's log-likelihood. ALBEF's published code adds the first token's log-likelihood to a sum that has it already; a
 backbone says which of both is its own.
@@ -13,14 +14,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from feddat.client.answer_list import AnswerList
 from feddat.config import EvalConfig
-from feddat.data.readers.vqa_answers import normalise_answer
 from feddat.example import Example
 from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone, ReadQuestions
 from feddat.tasks.generated import answer_loss, answer_shares, token_losses
 
 #: Key of the answers' weights in a batch's inputs, (M,).
 ANSWER_WEIGHTS = "answer_weights"
+#: What is written freely may have so many tokens, whatever the list: other words for an answer can be longer.
+FEWEST_TOKENS = 10
 
 
 class AnswerTable:
@@ -38,6 +41,11 @@ class AnswerTable:
         longest = int(lengths.max())
         mask = torch.arange(longest) < lengths[:, None]
         return self._ids[indices, :longest].to(device), mask.to(device)
+
+    @property
+    def longest(self) -> int:
+        """Return the tokens of the longest answer, start and end token not counted."""
+        return self._ids.shape[1] - 2
 
     @property
     def first(self) -> Tensor:
@@ -94,8 +102,7 @@ class Generation:
         self._config = config
         self._table = AnswerTable(tokens)
         self._start, self._end = tokens[0][0], tokens[0][-1]
-        # Of answers that the evaluation does not tell apart, the first.
-        self._position = {_compared(answer): n for n, answer in reversed(list(enumerate(answers)))}
+        self._list = AnswerList(answers, [ids[1:-1] for ids in tokens], backbone.answer_text)
 
     def loss(
         self,
@@ -124,12 +131,15 @@ class Generation:
         questions = self._backbone.read(inputs)
         if self._config.answers == "rank":
             return self._rank(head, questions)
-        texts, likelihoods = self._write(head, questions)
-        scores = likelihoods.new_full((len(texts), len(self._answers)), -torch.inf)
-        for row, text in enumerate(texts):
-            if (position := self._position.get(_compared(text))) is not None:
+        tokens, likelihoods = self._write(head, questions)
+        scores = likelihoods.new_full((len(tokens), len(self._answers)), -torch.inf)
+        texts = []
+        for row, ids in enumerate(tokens):
+            position, text = self._list.find(ids)
+            if position is not None:
                 scores[row, position] = likelihoods[row]
-                texts[row] = self._answers[position]
+                text = self._answers[position]
+            texts.append(text)
         self.written = list(zip(texts, likelihoods.exp().tolist(), strict=True))
         return scores
 
@@ -153,12 +163,12 @@ class Generation:
         logits = self._decode(head, questions, ids[:, :-1], mask[:, :-1])
         return -token_losses(logits, ids[:, 1:], mask[:, 1:]).sum(dim=1)
 
-    def _write(self, head: nn.Module, questions: ReadQuestions) -> tuple[list[str], Tensor]:
-        """Return what is written greedily, and its log-likelihood (N,)."""
+    def _write(self, head: nn.Module, questions: ReadQuestions) -> tuple[list[list[int]], Tensor]:
+        """Return the token ids that are written greedily, without start and end, and their log-likelihood (N,)."""
         ids = torch.full((len(questions), 1), self._start, device=questions.device)
         ended = torch.zeros_like(ids[:, 0], dtype=torch.bool)
         total = torch.zeros_like(ids[:, 0], dtype=torch.float32)
-        for _ in range(self._backbone.longest_answer + 1):
+        for _ in range(max(FEWEST_TOKENS, self._table.longest) + 1):
             likeliest = self._decode(head, questions, ids)[:, -1].log_softmax(dim=-1).max(dim=-1)
             total = total + likeliest.values.masked_fill(ended, 0.0)
             following = likeliest.indices.masked_fill(ended, self._end)
@@ -166,16 +176,11 @@ class Generation:
             ended = ended | (following == self._end)
             if ended.all():
                 break
-        rows = [row[1 : row.index(self._end) if self._end in row else None] for row in ids.tolist()]
-        return [self._backbone.answer_text(row) for row in rows], total
+        rows = [row[1:] for row in ids.tolist()]
+        return [row[: row.index(self._end)] if self._end in row else row for row in rows], total
 
     def _decode(self, head: nn.Module, questions: ReadQuestions, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return token logits (M, L, V); no mask: there is no padding."""
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         logits: Tensor = head(self._backbone.decode(questions, ids, mask))
         return logits.float() if logits.dtype == torch.bfloat16 else logits
-
-
-def _compared(answer: str) -> str:
-    """Return an answer as the VQA evaluation compares it; an article alone stays as it is."""
-    return normalise_answer(answer) or answer

@@ -174,6 +174,11 @@ class Member:
         """Return the encoded views of examples outside every split; kept nowhere."""
         return encode_views(self._backbone.encoder, self._views(examples), self._reader)
 
+    def encode_for_probe(self, examples: Sequence[Example]) -> EncodedViews:
+        """Return the encoded views of examples of a split, kept nowhere; what is prepared is not read again."""
+        # Without a cache their pictures will be read once more, and what was done to them is counted then.
+        return self._encode(examples, None if self.data.encodings else PictureReader(self.data.pictures))
+
     def digest(self) -> str:
         """Return a short hash of the class names in index order: heads fit only data with the same."""
         text = "\x1f".join((self.data.task, *self.task.classes))
@@ -181,12 +186,13 @@ class Member:
             text += "\x1f\x1fclasses"  # a head of another kind than the vocabulary's
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
-    def _encode(self, examples: Sequence[Example]) -> EncodedViews:
+    def _encode(self, examples: Sequence[Example], reader: PictureReader | None = None) -> EncodedViews:
+        reader = reader or self._reader
         if self.data.encodings is None:
-            return encode_views(self._backbone.encoder, self._views(examples), self._reader)
+            return encode_views(self._backbone.encoder, self._views(examples), reader)
         # Opened anew for every split: an index of all that is there would stay in memory for every client.
         cache = EncodingCache(self.data.encodings, self._fingerprint)
-        return encode_cached(self._backbone.encoder, self._views(examples), cache, self._reader)
+        return encode_cached(self._backbone.encoder, self._views(examples), cache, reader)
 
     @property
     def _fingerprint(self) -> str:

@@ -23,7 +23,8 @@ from feddat.client.member import Member
 
 def shared_state(algorithm: Algorithm, adapters: Adapters) -> dict[str, Tensor]:
     """Return what travels: CPU copies of the entries of the global adapter that the algorithm shares."""
-    return {key: value for key, value in adapters.state("global").items() if _travels(algorithm, key)}
+    named = adapters.named("global").items()
+    return {key: value.detach().to("cpu", copy=True) for key, value in named if _travels(algorithm, key)}
 
 
 def load_shared(algorithm: Algorithm, adapters: Adapters, shared: Mapping[str, Tensor]) -> None:
@@ -107,7 +108,7 @@ def _load_part(adapters: Adapters, part: Mapping[str, Tensor], keys: Collection[
     """Copy the entries ``keys`` into the global adapter, and no others."""
     if unexpected := sorted(part.keys() - set(keys)):
         raise ValueError(f"global adapter: unexpected key {unexpected[0]!r}")
-    others = {key: value for key, value in adapters.state("global").items() if key not in set(keys)}
+    others = {key: value for key, value in adapters.named("global").items() if key not in set(keys)}
     adapters.load("global", others | dict(part))
 
 

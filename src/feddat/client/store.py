@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from feddat.files import locked, write_atomic
+from feddat.client_names import name_problem
+from feddat.files import locked
 from feddat.phases import phase
+from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
 
@@ -50,8 +51,8 @@ class PersonalStore:
         Raises:
             StoreError: the client's name cannot be a folder name.
         """
-        if not client or client in (".", "..") or re.search(r"[/\\:\x00]", client):
-            raise StoreError(f"client {client!r}: the name must be usable as a folder name (no '/', '\\', ':')")
+        if problem := name_problem(client):
+            raise StoreError(f"client {client!r}: {problem}")
         self.client = client
         self.root = Path(root)
         self.folder = self.root / client
@@ -67,12 +68,14 @@ class PersonalStore:
         Raises:
             StoreError: the disk refuses (full, read-only, ...); the previous state is intact.
         """
-        content = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        payload = save(content, metadata={"round": str(round), "client": self.client, "meta": json.dumps(meta or {})})
+        metadata = {"round": str(round), "client": self.client, "meta": json.dumps(meta or {})}
         path = self._path(round)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(path, payload)
+            # A process killed between write and rename leaves its temporary file; the next save clears it away.
+            for stale in self.folder.glob(f".{self.label}-*.tmp"):
+                stale.unlink(missing_ok=True)
+            write_tensors(path, tensors, metadata)
         except OSError as error:
             raise StoreError(
                 f"client {self.client}: cannot write personal state {path}: {error.strerror or error}; "
@@ -156,9 +159,3 @@ class PersonalStore:
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{self.label}-{round:04d}.safetensors"
-
-    def _write(self, path: Path, payload: bytes) -> None:
-        # A process killed between write and rename leaves its temporary file; the next save clears it away.
-        for stale in self.folder.glob(f".{self.label}-*.tmp"):
-            stale.unlink(missing_ok=True)
-        write_atomic(path, payload)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from feddat.client.personal import averages, load_shared, pack, shared_state, tr
 from feddat.client.prefixes import PrefixCache
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore, State, StoreError
+from feddat.client.trained import TrainedModel
 from feddat.config import AlgorithmConfig, RunConfig
 from feddat.example import ClientData, Example
 from feddat.models.base import Backbone, StagedBackbone
@@ -91,6 +93,7 @@ class Participant:
         prefixes: keeps what is frozen of the forward pass, for all participants of the process; ``None``: nothing is.
         recent: says which participants of the process hold memory between their turns; ``None``: all do.
         captured: recordings of passes on a GPU, for all participants of the process; ``None``: there are none.
+        starts: states that adapters begin as, by their names; others are drawn.
     """
 
     def __init__(
@@ -105,6 +108,7 @@ class Participant:
         prefixes: PrefixCache | None = None,
         recent: Recent | None = None,
         captured: CapturedRoutes | None = None,
+        starts: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.config = config
@@ -115,6 +119,7 @@ class Participant:
         self._prefixes = prefixes
         self._recent = recent
         self._captured = captured
+        self._starts = starts
         if isinstance(backbone, StagedBackbone):
             # Where heads alone train, no route has an adapter: the whole model is computed once.
             backbone.stage(adapters.changed if algorithm.trains else ())
@@ -189,7 +194,7 @@ class Participant:
                 personal state, used again by later calls, and never sent; its one route is ``local``.
             extras: the extra arrays received with the adapter.
         """
-        answering = self._restore_for_answers(shared, round, final, extras)
+        answering = self.answering(shared, round, final, extras)
         prepared = {name: member.prepared(split) for name, member in self.members.items()}
         scores = {
             name: answering.scores(self.members[name], self._carried(name, part, split), self.routes(final))
@@ -210,7 +215,7 @@ class Participant:
 
         They stay on this machine: what travels are the means of :meth:`evaluate`, which takes the same arguments.
         """
-        answering = self._restore_for_answers(shared, round, final, extras)
+        answering = self.answering(shared, round, final, extras)
         route = self.routes(final)[0]
         return {
             name: answering.example_scores(member, self._carried(name, member.prepared(split), split), route)
@@ -236,12 +241,36 @@ class Participant:
         Raises:
             ValueError: no member has this name.
         """
-        if member not in self.members:
-            raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
+        self._check_member(member)
         if not examples:
             return []
-        answering = self._restore_for_answers(shared, round, final, extras)
+        answering = self.answering(shared, round, final, extras)
         return answering.likeliest(self.members[member], examples, self.routes(final)[0], k)
+
+    def trained(
+        self,
+        shared: dict[str, Tensor] | None,
+        round: int,
+        member: str,
+        route: str | None = None,
+        final: bool = False,
+        extras: Mapping[str, Tensor] | None = None,
+    ) -> TrainedModel:
+        """Return what answers a member's questions after ``round`` on a route; default: on the method's own.
+
+        Raises:
+            ValueError: no member has this name, there is no such route, or it is not one adapter's.
+        """
+        self._check_member(member)
+        routes = self.routes(final)
+        route = routes[0] if route is None else route
+        if route not in routes:
+            raise ValueError(f"route {route!r}: {self.algorithm.name} answers on {', '.join(routes)}")
+        return self.answering(shared, round, final, extras).trained(self.adapters, self.members[member], route)
+
+    def _check_member(self, member: str) -> None:
+        if member not in self.members:
+            raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
 
     def _momentum_copy(self) -> MomentumCopy | None:
         """Return the teacher of momentum distillation as this client left it; ``None`` where there is none."""
@@ -264,10 +293,10 @@ class Participant:
             views = self._prefixes.views((self.name, member, split), part.views, self.backbone, self._device)
         return replace(part, views=views)
 
-    def _restore_for_answers(
+    def answering(
         self, shared: dict[str, Tensor] | None, round: int, final: bool, extras: Mapping[str, Tensor] | None
     ) -> Answering:
-        """Put this client's state after ``round`` into the model; return what answers with it."""
+        """Put this client's state after ``round`` into the model; return what answers with it, until the next turn."""
         algorithm, context = self.algorithm, self._restore(shared, round + 1, extras, training=False)
         if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
             algorithm = Local()
@@ -309,11 +338,11 @@ class Participant:
         if self.algorithm.communicates and shared is None:
             raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
         # What does not travel starts the same everywhere; all of it, where nothing does.
-        self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
+        self._begin("global", torch_generator(self.config.seed, "server", "adapter"))
         if shared is not None:
             load_shared(self.algorithm, self.adapters, shared)
         self.adapters.refresh_anchor()
-        self.adapters.initialise(torch_generator(self.config.seed, self.name, "local"), "local")
+        self._begin("local", torch_generator(self.config.seed, self.name, "local"))
         context = RoundContext(round, self.config.rounds, self.config.algorithm)
         self._check_extras(extras or {}, shared or {}, training)
         context.received = {key: value.to(self._device) for key, value in (extras or {}).items()}
@@ -328,6 +357,13 @@ class Participant:
             context.state = {key: value.to(self._device) for key, value in own.items()}
             context.previous = stored[0]
         return context
+
+    def _begin(self, adapter: str, generator: torch.Generator) -> None:
+        """Put an adapter to where it begins."""
+        if adapter in self._starts:
+            self.adapters.load(adapter, self._starts[adapter])
+        else:
+            self.adapters.initialise(generator, adapter)
 
     def _check_extras(self, extras: Mapping[str, Tensor], shared: Mapping[str, Tensor], training: bool) -> None:
         """Refuse extra arrays that are not those that the algorithm's server sends."""

@@ -1,11 +1,12 @@
 """The whole configuration of one run, validated before anything starts.
 
 A run is described by one YAML file and ``key=value`` overrides with dotted keys (``train.lr=1e-3``). Unknown keys are
-refused, with the nearest known one named.
+refused, with one named that is near, if any is.
 """
 
+from feddat.config.errors import ConfigError
 from feddat.config.reading import load_config, parse_scalar
-from feddat.config.run import ConfigError, RunConfig
+from feddat.config.run import RunConfig
 from feddat.config.sections import (
     SHARING,
     AdapterConfig,
@@ -13,9 +14,11 @@ from feddat.config.sections import (
     EvalConfig,
     FusionConfig,
     Schedule,
+    ServerConfig,
     Sharing,
     TrainConfig,
     WireConfig,
+    shares_less,
 )
 
 __all__ = [
@@ -27,9 +30,11 @@ __all__ = [
     "FusionConfig",
     "RunConfig",
     "Schedule",
+    "ServerConfig",
     "Sharing",
     "TrainConfig",
     "WireConfig",
     "load_config",
     "parse_scalar",
+    "shares_less",
 ]

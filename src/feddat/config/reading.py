@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from feddat.config.run import SHORT, ConfigError, RunConfig, assign, validated
+from feddat.config.errors import ConfigError
+from feddat.config.run import SHORT, RunConfig, assign, takes_text, validated
 from feddat.hub import local_or_named
+from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 
 
 def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
@@ -17,7 +17,7 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
     Relative paths inside ``clients`` are taken relative to the YAML file's folder.
 
     Raises:
-        ConfigError: the file is missing or not YAML, a key is unknown, or a value does not fit.
+        ConfigError: the file is missing, empty or not YAML, a key is unknown, or a value does not fit.
     """
     raw: dict[str, Any] = {}
     if path is not None:
@@ -26,20 +26,26 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
         for section, key in SHORT.items():
             if isinstance(raw.get(section), str):
                 raw[section] = {key: raw[section]}
-        for client in (raw.get("clients") or {}).values():
+        clients = raw.get("clients")
+        if "clients" in raw and not clients and "benchmark" not in raw:
+            raise ConfigError(f"config file {path}: clients: none is named; name them, or leave the key out")
+        for client in clients.values() if isinstance(clients, dict) else ():
             if not isinstance(client, dict):
                 continue
             # With a format, train, validation and test are names of its splits.
             for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
                 if isinstance(client.get(key), str):
                     client[key] = local_or_named(path.parent, client[key], client.get("format"))
-        if raw.get("clients") and "benchmark" not in raw:
+        if clients and "benchmark" not in raw:
             raw["benchmark"] = None
     for item in overrides or []:
         key, separator, value = item.partition("=")
         if not separator or not key:
             raise ConfigError(f"override {item!r}: expected key=value, for example train.lr=1e-3")
-        assign(raw, key.split("."), parse_scalar(value))
+        parsed = parse_scalar(value)
+        # On a command line no quotes are left: where a text is wanted, `name=3` and `name=no` are texts.
+        as_text = parsed is not None and not isinstance(parsed, str | list | dict) and takes_text(key)
+        assign(raw, key.split("."), value if as_text else parsed)
     for key, value in values.items():
         assign(raw, key.split("."), value)
     return validated(raw, path)
@@ -47,23 +53,31 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = read_yaml(path)
     except OSError as error:
         raise ConfigError(f"config file {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config file {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if raw is None:
-        return {}
+    except YamlError as error:
+        raise ConfigError(f"config file {path}: {error}") from None
+    if not raw and (raw is None or isinstance(raw, dict)):
+        raise ConfigError(
+            f"config file {path}: holds no settings; expected some, for example `clients:` or `benchmark:`"
+        )
     if not isinstance(raw, dict):
         raise ConfigError(f"config file {path}: expected keys and values at the top level")
     return raw
 
 
 def parse_scalar(value: str) -> Any:
-    """Read one value of the command line as YAML does, with ``1e-3`` as a number."""
+    """Read one value of the command line as YAML does, with ``1e-3`` as a number.
+
+    Raises:
+        ConfigError: it begins like a list or a mapping, and is none that can be used.
+    """
     try:
-        parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
+        parsed = parse_yaml(value)
+    except YamlError as error:
+        if value.lstrip()[:1] in ("[", "{"):
+            raise ConfigError(f"value {value[:60]!r}: {error}") from None
         return value
     if isinstance(parsed, str):
         # YAML 1.1 reads 1e-3 as text: it wants 1.0e-3, which nobody types.

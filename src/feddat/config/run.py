@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
+import types
 from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from feddat.client_names import name_problem, same_name
+from feddat.config.errors import ConfigError, explained, kind_of
 from feddat.config.sections import (
     AdapterConfig,
     AlgorithmConfig,
@@ -27,10 +29,7 @@ from feddat.config.sections import (
     WireConfig,
 )
 from feddat.picture_settings import PictureSettings
-
-
-class ConfigError(ValueError):
-    """The configuration is unusable; the message names the key and what was expected."""
+from feddat.text import normal_text
 
 
 class RunConfig(Section):
@@ -111,6 +110,25 @@ class RunConfig(Section):
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 
+    @field_validator("clients", mode="before")
+    @classmethod
+    def _named_clients(cls, value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected names of clients and their files, {_CLIENTS}, not a {kind_of(value)}")
+        clients = {normal_text(name) if isinstance(name, str) else name: spec for name, spec in value.items()}
+        if len(clients) < len(value):
+            raise ValueError("two names are the same in another Unicode form")
+        for name, spec in clients.items():
+            if isinstance(name, str) and (problem := name_problem(name)):
+                raise ValueError(f"name {name!r}: {problem}")
+            if not isinstance(spec, Mapping):
+                raise ValueError(f"{name}: expected its files, {_CLIENTS}, not a {kind_of(spec)}")
+        if pair := same_name(name for name in clients if isinstance(name, str)):
+            raise ValueError(f"names {pair[0]!r} and {pair[1]!r}: expected that they differ in more than letter case")
+        return clients
+
     @model_validator(mode="after")
     def _one_source_of_clients(self) -> RunConfig:
         if (self.benchmark is None) == (self.clients is None):
@@ -167,6 +185,8 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
+#: What the section of clients looks like.
+_CLIENTS = "`clients: {north: {train: a.jsonl, test: b.jsonl}}`"
 #: Section -> its key that ``SECTION=VALUE`` sets.
 SHORT = {"server": "rule", "runtime": "kind"}
 
@@ -197,29 +217,28 @@ def validated(raw: dict[str, Any], path: Path | str | None) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(_explain(error, path)) from None
+        raise explained(error, f"config file {path}" if path else "configuration", _known_keys()) from None
 
 
 def _known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
+    """Return all dotted keys, and those of the sections."""
     keys: list[str] = []
     for name, info in model.model_fields.items():
         annotation = info.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            keys += _known_keys(annotation, f"{prefix}{name}.")
+            keys += [prefix + name, *_known_keys(annotation, f"{prefix}{name}.")]
         else:
             keys.append(prefix + name)
     return keys
 
 
-def _explain(error: ValidationError, path: Path | str | None) -> str:
-    where = f"config file {path}: " if path else "configuration: "
-    parts = []
-    for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.5)
-            parts.append(f"unknown key {key!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            parts.append((f"{key}: " if key else "") + f"{message} (got {item['input']!r})" if key else message)
-    return where + "; ".join(parts)
+def takes_text(key: str) -> bool:
+    """Return whether the value at a dotted key is a text or a path, and nothing else."""
+    model: Any = RunConfig
+    for name in key.split("."):
+        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        if name not in fields:
+            return False
+        model = fields[name].annotation
+    kinds = get_args(model) if isinstance(model, types.UnionType) else (model,)
+    return set(kinds) <= {str, Path, types.NoneType}

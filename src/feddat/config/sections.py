@@ -17,6 +17,11 @@ Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 
 
+def shares_less(sharing: Sharing, than: Sharing) -> bool:
+    """Tell whether a client lets out less of its metrics than this."""
+    return SHARING.index(sharing) < SHARING.index(than)
+
+
 class Section(BaseModel):
     """Keys of which every one is known, with values that do not change."""
 
@@ -48,6 +53,23 @@ class AdapterConfig(Section):
         min_length=1,
         description="bottleneck, LoRA: parts of a decoder vision-language model that have adapters",
     )
+
+    start: Path | None = Field(
+        None, description="PEFT folder (feddat export) that the first global adapter is read from; default: it is drawn"
+    )
+    start_local: Path | None = Field(
+        None,
+        description="PEFT folder that a client's local adapter begins as, if it has not trained yet; default: it is "
+        "drawn. In a deployment the client's own setting",
+    )
+
+    def without_start(self) -> AdapterConfig:
+        """Return what adapters are, wherever they begin."""
+        return self.model_copy(update={"start": None, "start_local": None})
+
+    def form(self) -> dict[str, Any]:
+        """Return what :func:`feddat.adapters.methods.build_adapters` takes."""
+        return self.model_dump(exclude={"start", "start_local"})
 
     @field_validator("peft")
     @classmethod
@@ -196,6 +218,9 @@ class ServerConfig(Section):
     )
     deadline: float | None = Field(
         None, gt=0, description="seconds after which a round goes on without the clients that have not answered"
+    )
+    max_message: int = Field(
+        4096, ge=1, description="MiB that what travels may have in one message; a run with more is not begun"
     )
     max_update: float = Field(
         100.0, gt=0, description="refuse an adapter whose distance to the one sent is so many times that one's norm"

@@ -28,4 +28,5 @@ def _split(client: ClientData, parts: int, seed: int) -> Iterator[ClientData]:
     order = numpy_generator(seed, "split", client.name).permutation(len(client.train)).tolist()
     for part in range(parts):
         train = tuple(client.train[index] for index in sorted(order[part::parts]))
-        yield replace(client, name=f"{client.name}-{part + 1}", train=train)
+        left_out = {split: counts for split, counts in client.left_out.items() if split != "train"}
+        yield replace(client, name=f"{client.name}-{part + 1}", train=train, left_out=left_out)

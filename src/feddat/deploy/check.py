@@ -76,6 +76,7 @@ def _keys(folder: Path) -> str:
 
 
 def _data(site: SiteConfig) -> str:
+    from feddat.client.data_notes import unanswerable
     from feddat.data.readers import read_client
     from feddat.pictures import PictureReader
 
@@ -88,7 +89,10 @@ def _data(site: SiteConfig) -> str:
         for example in examples[:1]:
             for image in example.images:
                 reader.read(image)
-    return ", ".join(f"{split} {len(examples)}" for split, examples in sizes.items()) + f" examples, task {data.task}"
+    lacking = unanswerable(data, "test")
+    note = f"; {lacking} of test cannot be answered with the answers of train" if lacking else ""
+    counts = ", ".join(f"{split} {len(examples)}" for split, examples in sizes.items())
+    return f"{counts} examples, task {data.task}{note}"
 
 
 def _model(site: SiteConfig, folder: Path) -> str:

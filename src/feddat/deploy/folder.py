@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 
 from feddat.deploy import pki
 from feddat.deploy.control import DeployError
 from feddat.hub import parse_address
+from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 
 PORT = 9092
 #: Loopback port of a client's SuperNode.
@@ -76,11 +76,16 @@ def read_server(path: Path) -> ServerFolder:
         DeployError: it is not one.
     """
     try:
-        raw = yaml.safe_load((path / "server.yaml").read_text(encoding="utf-8"))
-        return ServerFolder(path.resolve(), tuple(raw["hosts"]), int(raw["port"]), tuple(raw["clients"]))
+        raw = read_yaml(path / "server.yaml")
+        hosts, clients = tuple(raw["hosts"]), tuple(raw["clients"])
+        if others := [name for name in (*hosts, *clients) if not isinstance(name, str)]:
+            raise DeployError(f"{path / 'server.yaml'}: {others[0]}: expected a name; put it in quotes")
+        return ServerFolder(path.resolve(), hosts, int(raw["port"]), clients)
     except OSError as error:
         raise DeployError(f"{path}: not a server folder of `feddat deploy init`: {error.strerror}") from None
-    except (yaml.YAMLError, KeyError, TypeError, ValueError):
+    except YamlError as error:
+        raise DeployError(f"{path / 'server.yaml'}: {error}") from None
+    except (KeyError, TypeError, ValueError):
         raise DeployError(f"{path / 'server.yaml'}: expected hosts, port and clients") from None
 
 
@@ -111,7 +116,7 @@ def write_consortium(
         raise DeployError(f"clients: expected different names, got {', '.join(clients) or 'none'}")
     for name in clients:
         if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-            raise DeployError(f"client {name!r}: expected letters, digits, - and _")
+            raise DeployError(f"client {name!r}: expected letters from a to z, digits, - and _")
     authority = pki.new_authority("feddat consortium")
     server = ServerFolder((folder / "server").resolve(), tuple(hosts), port, tuple(clients))
     for path in (folder / "authority", server.path / "clients", *(folder / "clients" / name for name in clients)):
@@ -172,6 +177,16 @@ def node_arguments(
 def _render(template: str, to: Path, values: Mapping[str, Any]) -> None:
     source = resources.files("feddat.deploy") / "templates" / template
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    environment.filters["yaml"] = _as_yaml
     to.write_text(environment.from_string(source.read_text(encoding="utf-8")).render(values), encoding="utf-8")
     if to.suffix == ".sh":
         to.chmod(0o755)
+
+
+def _as_yaml(text: str) -> str:
+    """Return a text as YAML reads it back: in quotes where it would read a number, a date or ``no`` otherwise."""
+    try:
+        plain = parse_yaml(f"[{text}]") == [text] and parse_yaml(f"{text}: 1") == {text: 1}
+    except YamlError:
+        plain = False
+    return text if plain else json.dumps(text, ensure_ascii=False)

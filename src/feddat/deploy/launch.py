@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 from flwr.proto.federation_config_pb2 import SimulationConfig
 
-from feddat.config import ConfigError
+from feddat.config import ConfigError, RunConfig
 from feddat.deploy.control import Control, DeployError, app_project, let_in
 from feddat.deploy.folder import ServerFolder, node_arguments, read_server, write_consortium
 from feddat.deploy.names import quiet_flower
@@ -42,6 +42,7 @@ def run_in(
     resume: bool = False,
     overwrite: bool = False,
     jobs: int | None = None,
+    accept_changes: bool = False,
 ) -> dict[str, Any]:
     """Run an experiment in the runtime that its configuration names; else as :meth:`Experiment.run`.
 
@@ -51,13 +52,14 @@ def run_in(
     """
     kind = experiment.config.runtime.kind
     if kind == "in-process":
-        return experiment.run(progress, resume=resume, overwrite=overwrite, jobs=jobs)
+        return experiment.run(progress, resume=resume, overwrite=overwrite, jobs=jobs, accept_changes=accept_changes)
     quiet_flower()
     with experiment.folder.locked():  # the server app locks it for the run itself
         experiment.folder.check(experiment.config, resume=resume, overwrite=overwrite)
     opened = _simulation(experiment) if kind == "simulation" else _deployment(experiment)
     with opened as runtime:
-        return _follow(experiment, runtime, progress or (lambda event: None), resume, overwrite)
+        config = AppConfig(_placed(experiment), resume, overwrite, accept_changes)
+        return _follow(experiment, runtime, progress or (lambda event: None), config)
 
 
 @dataclass(frozen=True)
@@ -141,15 +143,17 @@ def _reached(stack: ExitStack, address: str, authority: Path | None, processes: 
     return control
 
 
-def _follow(
-    experiment: Experiment, runtime: _Runtime, progress: Progress, resume: bool, overwrite: bool
-) -> dict[str, Any]:
+def _placed(experiment: Experiment) -> RunConfig:
+    """Return the configuration with the run's folder named in full."""
+    folder = experiment.folder.path
+    return experiment.config.updated({"runs_dir": str(folder.parent.resolve()), "name": folder.name})
+
+
+def _follow(experiment: Experiment, runtime: _Runtime, progress: Progress, config: AppConfig) -> dict[str, Any]:
     """Start the run, pass its events on, and return its summary when it has ended."""
-    folder = experiment.folder
-    config = experiment.config.updated({"runs_dir": str(folder.path.parent.resolve()), "name": folder.path.name})
-    flat = to_flat(AppConfig(config, resume, overwrite))
+    folder, rounds = experiment.folder, config.run.rounds
     events = _Tail(folder.log_file)
-    run = runtime.control.start_run({}, app_project(to_toml(flat)), runtime.simulation)
+    run = runtime.control.start_run({}, app_project(to_toml(to_flat(config))), runtime.simulation)
     try:
         while (failure := _failure(runtime, run)) is None:
             for event in events:
@@ -165,9 +169,7 @@ def _follow(
     if failure or summary is None:
         reason = (failure or "it left no summary").removeprefix("ServerApp failed with exception: ")
         raise ExperimentError(reason.removeprefix("Simulation failed with exception: "))
-    progress(
-        {"event": "done", "round": config.rounds, "rounds": config.rounds, "seconds_left": 0.0, "summary": summary}
-    )
+    progress({"event": "done", "round": rounds, "rounds": rounds, "seconds_left": 0.0, "summary": summary})
     return summary
 
 

@@ -23,11 +23,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import httpx
-from flwr.app import Context, Error, Message
+from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.common.serde import context_from_proto, context_to_proto, message_from_proto, message_to_proto
+from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.proto.message_pb2 import Context as ProtoContext
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -44,6 +43,7 @@ from feddat.deploy.bundle import BundleError, app_config, check_bundle
 from feddat.deploy.names import CLIENT_APP
 from feddat.log import JsonLog
 from feddat.parent import end_with_parent
+from feddat.workers import out_of_reach
 
 log = logging.getLogger(__name__)
 
@@ -211,7 +211,8 @@ class _Worker:
         context = get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_work, args=(theirs, self._log_file), daemon=True, name="feddat-worker")
-        self._process.start()
+        with out_of_reach():
+            self._process.start()
         theirs.close()
         log.info("worker process %d", self._process.pid)
 
@@ -221,16 +222,28 @@ class _Worker:
             self._start()
         identity = (TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id)
         try:
-            self._pipe.send(
-                (identity, message_to_proto(message).SerializeToString(), context_to_proto(context).SerializeToString())
-            )
-            return message_from_proto(ProtoMessage.FromString(self._pipe.recv()))
+            self._pipe.send((identity, _sendable(message), context_to_proto(context).SerializeToString()))
+            reply: Message = self._pipe.recv()
+            return reply
         except (EOFError, OSError):
             process = cast(BaseProcess, self._process)
             process.join()
             reason = f"its worker process ended (exit code {process.exitcode})"
             _warn(message, context, f"{reason}; the next message gets a new one")
             return _error(message, reason)
+
+
+def _sendable(message: Message) -> Message:
+    """Return a message that can go through a pipe between these two processes of ours, of whatever size.
+
+    As a protocol buffer it could have 2 GiB at most, and would be in memory twice more. Flower's chunks of an array,
+    which it makes when it has to name them, are views that cannot go.
+    """
+    for record in message.content.values() if message.has_content() else ():
+        if isinstance(record, ArrayRecord):
+            for array in record.values():
+                vars(array).pop("_chunks", None)
+    return message
 
 
 def _error(message: Message, reason: str) -> Message:
@@ -263,9 +276,8 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
 
     with suppress(EOFError):
         while True:
-            identity, message_bytes, context_bytes = pipe.recv()
+            identity, message, context_bytes = pipe.recv()
             TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = identity
-            message = message_from_proto(ProtoMessage.FromString(message_bytes))
             context = context_from_proto(ProtoContext.FromString(context_bytes))
             try:
                 reply = client_app(message, context)
@@ -273,4 +285,5 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 _warn(message, context, reason)
                 reply = _error(message, reason)
-            pipe.send(message_to_proto(reply).SerializeToString())
+            pipe.send(_sendable(reply))
+            del message, reply  # they may be large, and the next one comes when it comes

@@ -2,7 +2,7 @@
 
 Every key of :class:`~feddat.config.RunConfig` is a key there, with dots between section and name (``train.lr``). What
 TOML cannot say is text: nothing is ``""``; lists and tables are YAML in brackets, ``"[0.9, 0.98]"``. Beside them stand
-the two options of ``feddat run``: ``resume`` and ``overwrite``.
+the options of ``feddat run``: ``resume``, ``overwrite`` and ``accept_changes``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from feddat.config import ConfigError, RunConfig, load_config, parse_scalar
 
 #: What Flower takes for a value of a run's configuration.
 Flat: TypeAlias = dict[str, bool | int | float | str]
-OPTIONS = ("resume", "overwrite")
+OPTIONS = ("resume", "overwrite", "accept_changes")
 #: Sections whose content is one value: their keys are names that the user gives.
 _TABLES = ("clients", "revisions", "server.options", "server.agreed_examples")
 
@@ -28,6 +28,7 @@ class AppConfig:
     run: RunConfig
     resume: bool = False
     overwrite: bool = False
+    accept_changes: bool = False
 
 
 def to_flat(config: AppConfig) -> Flat:

@@ -17,6 +17,7 @@ from feddat.experiment.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.methods import resolve
 from feddat.experiment.record import RunRecord
 from feddat.experiment.run import Experiment, pinned
+from feddat.experiment.world import finished_worlds
 from feddat.workers import run_parallel
 
 log = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def _conclude(plan: Plan, done: Mapping[str, dict[str, Any]], failed: Mapping[st
     }
     if done:
         RunFolder(plan.folder).write_json(plan.folder / "comparison.json", comparison)
-        from feddat.report import write_report
+        from feddat.report.page import write_report
 
         with disk_errors(plan.folder):
             write_report(plan.folder)
@@ -203,7 +204,12 @@ def run_all(
     tell = progress or _log_failures
     recorded = {name: record.summary(run) if record is not None else None for name, run in runs.items()}
     done = {name: summary for name, summary in recorded.items() if summary is not None}
-    tasks = {name: (run, overwrite, record is not None) for name, run in runs.items() if name not in done}
+    beside = {} if overwrite else finished_worlds(runs)
+    tasks = {
+        name: _Task(run, overwrite, record is not None, beside.get(name))
+        for name, run in runs.items()
+        if name not in done
+    }
 
     def hear(name: str, event: dict[str, Any]) -> None:
         if event["event"] == "measured":
@@ -214,6 +220,23 @@ def run_all(
 
     found, failures = run_parallel(_run_one, tasks, min(jobs or os.cpu_count() or 1, max(1, len(tasks))), hear)
     return {name: done.get(name) or found[name] for name in runs if name in done or name in found}, failures
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One run in a worker process.
+
+    Attributes:
+        config: its settings.
+        overwrite: replace what its folder holds.
+        measured: for a record, also score what was trained on.
+        beside: short hashes of a finished run that it is to be compared with.
+    """
+
+    config: RunConfig
+    overwrite: bool
+    measured: bool
+    beside: Mapping[str, str] | None
 
 
 def _log_failures(event: Mapping[str, Any]) -> None:
@@ -239,12 +262,10 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def _run_one(task: tuple[RunConfig, bool, bool], emit: Progress) -> dict[str, Any]:
-    """Do one run in a worker process; for a record, also score what was trained on."""
-    config, overwrite, measured = task
-    experiment = Experiment(config)
-    summary = experiment.run(emit, resume=not overwrite, overwrite=overwrite)
-    if measured:
+def _run_one(task: _Task, emit: Progress) -> dict[str, Any]:
+    experiment = Experiment(task.config)
+    summary = experiment.run(emit, resume=not task.overwrite, overwrite=task.overwrite, beside=task.beside)
+    if task.measured:
         routes: dict[str, list[float]] = defaultdict(list)
         for scores in experiment.evaluate("train").values():
             for route, score in scores.items():

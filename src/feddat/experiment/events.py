@@ -28,11 +28,13 @@ class Announcer:
     | ``updates`` | ``updates``: ``norm`` and ``agreement`` of the clients' updates, :class:`~feddat.app.updates` |
     | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |
     | ``kept`` | ``reason`` for which the global adapter stays as it was before the round |
+    | ``data`` | ``client``, ``split``, ``reason``: what of its data cannot count; ``grave``, ``questions`` and counts |
     | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds``; ``bytes`` so far |
     | ``done`` | ``summary`` |
 
-    All have ``round``, ``rounds`` and ``seconds_left`` (``None`` before the first round is done). Only in the log are
-    ``asked`` (``kind`` of message, ``clients``), and ``interrupted`` and ``failure`` (``reason``), which end a stretch.
+    All have ``rounds`` and ``seconds_left`` (``None`` before the first round is done), all but ``data`` also ``round``.
+    Only in the log are ``asked`` (``kind`` of message, ``clients``), and ``interrupted`` and ``failure`` (``reason``),
+    which end a stretch.
     """
 
     def __init__(self, folder: RunFolder, rounds: int, progress: Progress | None) -> None:

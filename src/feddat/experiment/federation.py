@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +23,30 @@ from feddat.adapters.int8_products import cannot_multiply
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.base import MAIN_HEAD
+from feddat.app.checkpoint import ServerState
 from feddat.app.client import Site
 from feddat.app.messages import Member
 from feddat.client.captured import CapturedRoutes
-from feddat.client.personal import shared_state
+from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.prefixes import PrefixCache
+from feddat.client.probe import unreached_sites
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
+from feddat.experiment.starting import check_starts, client_starts
+from feddat.kinds import CHOOSING
 from feddat.models.base import Backbone, StagedBackbone
 from feddat.models.fusion import FusedBackbone
 from feddat.models.number_formats import Format
-from feddat.models.weights import weights_hash
+from feddat.models.weights import some, weights_hash
 from feddat.phases import phase
 from feddat.precision import Resolved, resolve_precision
 from feddat.seeding import numpy_generator, torch_generator
+
+log = logging.getLogger(__name__)
 
 #: Name of the one participant of a centralised method.
 CENTRAL = "central"
@@ -68,8 +75,19 @@ class Foundation:
         """Return what travels in the first round, drawn from the seed alone; empty where nothing is communicated."""
         if not self.algorithm.communicates:
             return {}
+        return {key: value for key, value in self.initial_global().items() if self.algorithm.shares(key)}
+
+    def initial_global(self) -> dict[str, Tensor]:
+        """Return the global adapter as the seed alone draws it."""
         self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
-        return shared_state(self.algorithm, self.adapters)
+        return self.adapters.state("global")
+
+    def shared_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of what travels, extra arrays not counted; empty where nothing is communicated."""
+        if not self.algorithm.communicates:
+            return {}
+        named = self.adapters.named("global").items()
+        return {key: tuple(value.shape) for key, value in named if self.algorithm.shares(key)}
 
     def routes(self, final: bool) -> tuple[str, ...]:
         """Return the routes that are scored, the method's own answer first."""
@@ -89,6 +107,12 @@ class Foundation:
             shares=algorithm.shares if algorithm.communicates else None,
             head=heads,
         )
+
+
+def answering_state(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
+    """Return whether a state is that of the last round, and the extra arrays that answers take."""
+    server = foundation.algorithm.server
+    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))
 
 
 @dataclass(frozen=True)
@@ -115,6 +139,16 @@ class Federation:
         if name not in self._members:
             self._members[name] = self._member(name)
         return Site(self._members[name], self.participants[name], self.foundation.model)
+
+    @cached_property
+    def notes(self) -> dict[str, dict[str, SplitNotes]]:
+        """Client -> split -> what of its data cannot count, for those of which there is something to say.
+
+        It is the clients' own: nothing of it is in a message.
+        """
+        encoder = self.foundation.backbone.encoder
+        found = {name: examine(self.owner(name).members[name], encoder) for name in self.data}
+        return {name: notes for name, notes in found.items() if notes}
 
     def _member(self, name: str) -> Member:
         """Return what the server is told, with the parameters of the largest heads: they differ in their answers."""
@@ -146,7 +180,7 @@ def load_foundation(config: RunConfig) -> Foundation:
     backbone, adapters, weights = _load_model(
         config.model,
         config.weights,
-        config.adapter,
+        config.adapter.without_start(),
         config.fusion,
         config.train.checkpointing,
         str(_device(config.device)),
@@ -159,6 +193,7 @@ def load_foundation(config: RunConfig) -> Foundation:
         )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
+    check_starts(config.adapter, algorithm, list(adapters.named("global")))
     sites = {key: list(value.shape) for key, value in adapters.named("global").items()}
     model = {
         "weights": weights,
@@ -203,9 +238,12 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)
+    # Who has trained goes on from that, whatever has become of the folder since.
+    begun = all(store.rounds() for store in stores.values())
+    starts = {} if begun else client_starts(config, algorithm, adapters, foundation.model["weights"])
     participants = {
         name: Participant(
-            name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent, captured
+            name, members, config, backbone, adapters, algorithm, stores[name], prefixes, recent, captured, starts
         )
         for name, members in groups.items()
     }
@@ -225,6 +263,35 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
             f"momentum.alpha: {config.momentum.alpha}, but on model {config.model} no client writes its answers"
         )
     return Federation(foundation, data, participants)
+
+
+@phase("loading")
+def check_sites(federation: Federation, others: bool = False) -> None:
+    """See to it that adapters train wherever they are; of default sites, say where they do not.
+
+    Args:
+        federation: whose clients are looked at.
+        others: whether there are clients elsewhere: what rests here may train there, so only all of it is too much.
+
+    Raises:
+        ConfigError: ``adapter.sites`` match modules that no gradient gets to.
+    """
+    foundation, config = federation.foundation, federation.foundation.config
+    if not foundation.algorithm.trains or config.adapter.peft not in CHOOSING:
+        return
+    members = [member for participant in federation.participants.values() for member in participant.members.values()]
+    beside = unreached_sites(foundation.backbone, foundation.adapters, members, config.train.precision)
+    if not beside:
+        return
+    reason = "what these clients answer does not depend on what comes out there, so nothing trains"
+    if config.adapter.sites is not None and not (others and len(beside) < len(foundation.adapters.sites)):
+        raise ConfigError(f"adapter.sites: no gradient gets to {some(beside, 'module')}: {reason}; leave them out")
+    log.warning(
+        "model %s: no gradient gets to the adapters of %s: %s, though it travels; adapter.sites can choose others",
+        config.model,
+        some(beside, "module"),
+        reason,
+    )
 
 
 def _captured(config: RunConfig, backbone: Backbone, adapters: Adapters) -> CapturedRoutes | None:
@@ -279,7 +346,8 @@ def _common(config: RunConfig) -> dict[str, Any]:
         "server",
         "rounds",
     }
-    exclude: dict[str, Any] = dict.fromkeys(places, True) | {"train": {"precision"}}
+    exclude: dict[str, Any] = dict.fromkeys(places, True)
+    exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
     return config.model_dump(mode="json", exclude=exclude)
 
 
@@ -399,14 +467,14 @@ def _load_model(
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model, weights, device)
+    hashed = weights_hash(backbone.model.state_dict())
     if isinstance(backbone, FusedBackbone):
         backbone.fuse(fusion.kind, fusion.side)
     elif fusion != FusionConfig():
         raise ConfigError(f"fusion: model {model} has one stream; expected the default")
-    hashed = weights_hash(backbone.model.state_dict())
     backbone.model.to(device)
     try:
-        adapters = build_adapters(backbone.model, **adapter.model_dump())
+        adapters = build_adapters(backbone.model, **adapter.form())
     except ValueError as error:
         raise ConfigError(f"adapter: {error}") from None
     if checkpointing:

@@ -24,8 +24,9 @@ from feddat.files import locked, write_atomic, write_json
 
 #: Settings that say where a run is written or computed, or that check what is loaded, not what comes out.
 PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime", "model_weights"})
-#: Settings of ``server`` that say how long it waits for clients: they may change when a run is resumed.
-PATIENCE_KEYS = frozenset({"min_clients", "wait", "deadline"})
+#: Settings of ``server`` that say how long it waits for clients, and how much it takes on: they may change when a run
+#: is resumed.
+PATIENCE_KEYS = frozenset({"min_clients", "wait", "deadline", "max_message"})
 
 
 class ExperimentError(RuntimeError):

@@ -23,9 +23,15 @@ from feddat.data.readers.hub_data import data_address, pin_data
 from feddat.example import Example
 from feddat.experiment.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.events import Announcer, Progress
+from feddat.experiment.exports.answerer import Answerer
+from feddat.experiment.exports.card import Origin
+from feddat.experiment.exports.write import Options, client_model, export, shared_model
 from feddat.experiment.federation import (
     CENTRAL,
     Federation,
+    Foundation,
+    answering_state,
+    check_sites,
     checks_weights,
     load_federation,
     load_foundation,
@@ -33,12 +39,15 @@ from feddat.experiment.federation import (
 )
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.methods import resolve
-from feddat.experiment.serving import Service, evaluate, predict
+from feddat.experiment.serving import Service, evaluate, predict, tell_notes
 from feddat.experiment.trackers import check_trackers
+from feddat.experiment.world import check_world, model_world, other_than, whole_world
 from feddat.models.catalog import list_models
 from feddat.models.known import EXAMPLE
 from feddat.models.named import pin_model
 from feddat.precision import resolve_precision
+from feddat.site import read_site
+from feddat.text import normal_text
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +59,7 @@ class Experiment:
         config: as given, with paths made absolute and the precision that ``auto`` means on this machine.
         settings: the same with the method's variant filled in: what is run.
         folder: the run's folder.
+        clients: folder of the clients' personal states.
     """
 
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
@@ -62,6 +72,7 @@ class Experiment:
         self.config = _portable(config)
         self.settings = resolve(self.config)
         self.folder = RunFolder(folder or config.run_dir)
+        self.clients = self.folder.clients
 
     @classmethod
     def load(cls, path: Path | str | None = None, *overrides: str, **values: Any) -> Experiment:
@@ -73,14 +84,27 @@ class Experiment:
         return cls(load_config(path, list(overrides), **values))
 
     @classmethod
-    def open(cls, folder: Path | str) -> Experiment:
+    def open(cls, folder: Path | str, site: Path | None = None, device: str | None = None) -> Experiment:
         """Return the experiment that a run folder belongs to.
+
+        Args:
+            folder: the run's, or on a client's machine a copy of the server's.
+            site: that client's own settings: its data, its model and its state are then where they say.
+            device: instead of the run's.
 
         Raises:
             ExperimentError: it is not a run folder.
+            ConfigError: the client's settings cannot be used.
         """
         folder = Path(folder)
-        return cls(RunFolder(folder).read_config(), folder)
+        experiment = cls(RunFolder(folder).read_config(), folder)
+        if site is not None:
+            own = read_site(site)
+            experiment.settings = own.applied(experiment.settings)
+            experiment.clients = own.store(experiment.folder.run_id())
+        if device is not None:
+            experiment.settings = experiment.settings.model_copy(update={"device": device})
+        return experiment
 
     def run(
         self,
@@ -88,6 +112,8 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         jobs: int | None = None,
+        accept_changes: bool = False,
+        beside: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         """Run all rounds, write the run folder and return the summary.
 
@@ -99,21 +125,34 @@ class Experiment:
                 bit as those of a run never interrupted. A finished run returns its summary.
             overwrite: replace what the folder holds, if it is a run.
             jobs: instead of ``runtime.jobs``.
+            accept_changes: go on though model or data were exchanged since the last checkpoint; the summary says so.
+            beside: short hashes of a finished run that this one is to be compared with (:mod:`.world`).
 
         Raises:
             ConfigError: a setting cannot be used.
             ModelError: the model cannot be used.
             DataError: data cannot be read, or a split is empty.
-            ExperimentError: the folder is taken, the disk refuses, or no client can do its part.
+            ExperimentError: the folder is taken, model or data are not those of the last checkpoint or of ``beside``,
+                the disk refuses, or no client can do its part.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            self._let_world_speak(overwrite, accept_changes)
             here = load_federation(self.settings, self.folder.clients)
-            names = list(here.participants)
-            service = Service(self.config, self.folder, here.foundation, names, announcer, wait=0.0)
+            check_sites(here)
+            names, world = list(here.participants), whole_world(here)
+            if other := other_than(beside, world):
+                raise ExperimentError(
+                    f"run {self.folder.path}: finished runs that it is to be compared with had other "
+                    f"{' and '.join(other)}; put back what was there, or do all of them anew (--overwrite)"
+                )
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume, world, changes)
             count = jobs or choose_jobs(self.settings, here)
+            notes = here.notes
 
             def rounds(started: float) -> dict[str, Any]:
+                tell_notes(notes, announcer)
                 if count == 1:
                     app = make_client_app(lambda context, run: here.site(client_name(context)))
                     return service.run(InProcessGrid(app, names), started, list(here.data), lambda: here)
@@ -132,6 +171,7 @@ class Experiment:
         resume: bool = False,
         overwrite: bool = False,
         clients_here: bool = False,
+        accept_changes: bool = False,
     ) -> dict[str, Any]:
         """Be the server of a run whose clients other processes run; else as :meth:`run`.
 
@@ -142,11 +182,16 @@ class Experiment:
             overwrite: as for :meth:`run`.
             clients_here: all clients' data is on this machine, and their states in the run's folder: show some of
                 their answers when the run is done.
+            accept_changes: as for :meth:`run`, of the model alone: clients see to their data themselves.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
+            self._let_world_speak(overwrite, accept_changes)
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
-            service = Service(self.config, self.folder, foundation, names, announcer, self.settings.server.wait)
+            world = model_world(foundation)
+            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            wait = self.settings.server.wait
+            service = Service(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes)
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -175,7 +220,7 @@ class Experiment:
                 with announcer.recording(self.config):
                     summary = rounds(started)
             if not self.folder.report_file.is_file():
-                from feddat.report import write_report  # plots take a second to import
+                from feddat.report.page import write_report  # plots take a second to import
 
                 with disk_errors(self.folder.path):
                     write_report(self.folder.path)
@@ -189,18 +234,78 @@ class Experiment:
             return self.config
         return self.config.model_copy(update={"model_weights": found})
 
-    def predict(self, client: str, examples: Sequence[Example], k: int = 3) -> list[list[tuple[str, float]]]:
+    def _let_world_speak(self, overwrite: bool, accept_changes: bool) -> None:
+        """Forget the hash of weights that was noted when the run started, where its checkpoints say more of them."""
+        noted = Checkpoints(self.folder.checkpoints, config_hash(self.config)).world()[1]
+        if accept_changes or (noted and not overwrite):
+            self.config = self.config.model_copy(update={"model_weights": None})
+            self.settings = self.settings.model_copy(update={"model_weights": None})
+
+    def predict(
+        self, client: str, examples: Sequence[Example], k: int = 3, accept_changes: bool = False
+    ) -> list[list[tuple[str, float]]]:
         """Return each example's ``k`` likeliest answers with probabilities, as the client's trained model gives them.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet, or no such client.
+            ExperimentError: the run has no checkpoint yet, or no such client; or the model has been exchanged since,
+                and that is not to be accepted.
         """
-        federation, state = self._latest()
-        if client not in federation.data:
-            raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
+        client = normal_text(client)
+        federation, state = self._latest(accept_changes)
+        _check_client(federation, client)
         return predict(federation, state, client, examples, k)
 
-    def evaluate(self, split: str) -> dict[str, dict[str, float]]:
+    def answerer(self, client: str | None = None, accept_changes: bool = False) -> Answerer:
+        """Return a client's trained model, ready to answer; until another run of this process loads its model.
+
+        Raises:
+            ExperimentError: as for :meth:`predict`; or there are several clients and none is named.
+        """
+        federation, state = self._latest(accept_changes)
+        if client is None and len(federation.data) > 1:
+            raise ExperimentError(f"run folder {self.folder.path}: give --client, one of {', '.join(federation.data)}")
+        client = next(iter(federation.data)) if client is None else normal_text(client)
+        _check_client(federation, client)
+        final, extras = answering_state(federation.foundation, state)
+        owner = federation.owner(client)
+        answering = owner.answering(state.shared or None, state.round, final, extras)
+        return Answerer(answering, owner.members[client], owner.routes(final)[0])
+
+    def export(
+        self,
+        folder: Path | str,
+        client: str | None = None,
+        route: str | None = None,
+        options: Options = Options(),
+        accept_changes: bool = False,
+    ) -> Path:
+        """Write a trained model into a folder of its own, and return it: see :mod:`feddat.experiment.exports.folder`.
+
+        Args:
+            folder: to write.
+            client: whose model; default: nobody's, the adapter that all have in common, without a head.
+            route: that it answers on; default: the method's own.
+            options: how it is written.
+            accept_changes: export though the model has been exchanged since the last checkpoint.
+
+        Raises:
+            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
+                be accepted.
+            ExportError: the folder is taken, or there is no such model, or it cannot be had in this form.
+        """
+        if client is None:
+            self._let_world_speak(False, accept_changes)
+            foundation = load_foundation(self.settings)
+            state = self._latest_state(foundation, accept_changes)
+            trained = shared_model(foundation, state, route)
+        else:
+            client = normal_text(client)
+            federation, state = self._latest(accept_changes)
+            foundation, trained = federation.foundation, client_model(federation, state, client, route)
+        origin = Origin(self.config, state.round, self.folder.summary(), client)
+        return export(Path(folder), foundation, trained, origin, options)
+
+    def evaluate(self, split: str, accept_changes: bool = False) -> dict[str, dict[str, float]]:
         """Return every client's scores on ``train``, ``validation`` or ``test`` after the last round done.
 
         Returns:
@@ -208,16 +313,27 @@ class Experiment:
             examples in the split.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet.
+            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
+                be accepted.
         """
-        return evaluate(*self._latest(), split)
+        return evaluate(*self._latest(accept_changes), split)
 
-    def _latest(self) -> tuple[Federation, ServerState]:
-        federation = load_federation(self.settings, self.folder.clients)
+    def _latest(self, accept_changes: bool = False) -> tuple[Federation, ServerState]:
+        self._let_world_speak(False, accept_changes)
+        federation = load_federation(self.settings, self.clients)
+        return federation, self._latest_state(federation.foundation, accept_changes)
+
+    def _latest_state(self, foundation: Foundation, accept_changes: bool) -> ServerState:
+        check_world(self.folder, self.config, model_world(foundation), accept_changes, asked=True)
         state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")
-        return federation, state
+        return state
+
+
+def _check_client(federation: Federation, client: str) -> None:
+    if client not in federation.data:
+        raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
 
 
 def pinned(config: RunConfig) -> RunConfig:
@@ -253,6 +369,9 @@ def _portable(config: RunConfig) -> RunConfig:
         # A client may name the run's model, which is one for all.
         changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
     precision = resolve_precision(config.train.precision, config.device)
+    starts = {key: getattr(config.adapter, key) for key in ("start", "start_local")}
+    absolute = {key: path.expanduser().resolve() for key, path in starts.items() if path is not None}
+    changes["adapter"] = config.adapter.model_copy(update=absolute)
     changes["train"] = config.train.model_copy(update={"precision": precision})
     return config.model_copy(update=changes)
 

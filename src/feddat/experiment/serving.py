@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
-from torch import Tensor
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.judge import Judge
-from feddat.app.limits import Limits
+from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
+from feddat.client.data_notes import Notes, sentence
 from feddat.config import RunConfig
 from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
 from feddat.experiment.events import Announcer
-from feddat.experiment.federation import Federation, Foundation
+from feddat.experiment.federation import Federation, Foundation, answering_state
 from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
 from feddat.experiment.methods import title
 from feddat.experiment.samples import write_samples
+from feddat.experiment.starting import Start, read_start
+from feddat.experiment.world import in_short
+from feddat.memory import free_memory
 
 #: More kinds of questions than so many are not scored apart.
 MOST_KINDS = 4
@@ -45,6 +49,9 @@ class Service:
         names: of its participants, sorted.
         announcer: takes its events.
         wait: seconds to wait for clients that are not there.
+        resumes: what the folder holds is gone on with.
+        world: what the run is made of -> its hash, as far as this process knows.
+        changes: what of it was exchanged since the last checkpoint, and is accepted.
     """
 
     config: RunConfig
@@ -53,16 +60,24 @@ class Service:
     names: Sequence[str]
     announcer: Announcer
     wait: float
+    resumes: bool = False
+    world: Mapping[str, str] = field(default_factory=dict)
+    changes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        """Choose the rule of aggregation.
+        """Choose the rule of aggregation, and read what the run begins with.
 
         Raises:
-            ConfigError: the rule does not go with the algorithm or the number of clients.
+            ConfigError: ``adapter.start`` cannot be used, the rule does not go with the algorithm or the number of
+                clients, or messages are too large.
         """
         self.settings = self.foundation.config
         replies = sample_size(self.settings.server.fraction, len(self.names))
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
+        shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
+        extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
+        check_message(shapes, extras, self.settings.wire, self.settings.server, replies, free_memory())
+        self._start = self._read_start()
         self._order: list[str] = []
         self._parameters: dict[str, int] = {}
         self._not_shared: set[str] = set()
@@ -87,11 +102,17 @@ class Service:
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
         kinds: dict[str, dict[str, float]] = {}
-        if federation is not None:
-            here = federation()
+        here = None if federation is None else federation()
+        if here is not None:
             self._show_answers(state, here)
             kinds = scores_by_kind(here, state, self.settings.eval.split)
         summary = self._summary(state)
+        # As scores are: what a client keeps to itself is not shown of it here either.
+        if here is not None and self.settings.share_metrics == "scores":
+            summary["data"] = {
+                client: {split: {"questions": found.questions} | found.counts() for split, found in splits.items()}
+                for client, splits in here.notes.items()
+            }
         if kinds:
             summary["kinds"] = kinds
         self.folder.write_json(self.folder.summary_file, summary)
@@ -99,12 +120,16 @@ class Service:
 
     def checkpoints(self) -> Checkpoints:
         """Return the run's checkpoints."""
-        return Checkpoints(self.folder.checkpoints, config_hash(self.config))
+        form = self.foundation.adapters.peft_form()
+        return Checkpoints(self.folder.checkpoints, config_hash(self.config), form, self.settings.model)
 
     def _rounds(self, grid: Grid, started: float) -> ServerState:
         settings, foundation = self.settings, self.foundation
         checkpoints = self.checkpoints()
-        state = checkpoints.latest() or ServerState(foundation.initial_shared())
+        state = checkpoints.latest() or self._beginning()
+        state.world |= self.world
+        if self.changes:
+            state.changes.append({"round": state.round, "what": list(self.changes)})
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         server, algorithm = settings.server, foundation.algorithm
@@ -153,6 +178,19 @@ class Service:
         app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
         self._note(roster.known.values())
         return state
+
+    def _read_start(self) -> Start | None:
+        """Return the adapter to begin with; ``None``: it is drawn, or this run has begun."""
+        folder = self.settings.adapter.start
+        if folder is None or (self.resumes and self.checkpoints().latest() is not None):
+            return None
+        return read_start("adapter.start", folder, self.foundation.adapters, self.foundation.model["weights"])
+
+    def _beginning(self) -> ServerState:
+        if self._start is None:
+            return ServerState(self.foundation.initial_shared())
+        shared = dict(self._start.state) if self.foundation.algorithm.communicates else {}
+        return ServerState(shared, start=self._start.digest)
 
     def _met(self, state: ServerState, members: Sequence[Member]) -> None:
         self._note(members)
@@ -219,14 +257,25 @@ class Service:
             "refused": state.refused,
             "missing": [name for name in clients if name not in scored],
             "not_shared": [name for name in clients if name in self._not_shared],
-        }
+            "world": in_short(state.world),
+            "changes": state.changes,
+        } | ({"start": state.start} if state.start else {})
+
+
+def tell_notes(notes: Mapping[str, Notes], announcer: Announcer) -> None:
+    """Tell what of clients' data cannot count, an event for each split of each client."""
+    for client, splits in notes.items():
+        for split, found in splits.items():
+            reason = sentence(client, split, found)
+            counts = {"questions": found.questions} | found.counts()
+            announcer.tell(event="data", client=client, split=split, reason=reason, grave=found.grave, **counts)
 
 
 def predict(
     federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
 ) -> list[list[tuple[str, float]]]:
     """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
-    final, extras = _answering(federation.foundation, state)
+    final, extras = answering_state(federation.foundation, state)
     owner = federation.owner(client)
     return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
 
@@ -234,7 +283,7 @@ def predict(
 def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
     """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
     foundation = federation.foundation
-    final, extras = _answering(foundation, state)
+    final, extras = answering_state(foundation, state)
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
         found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
@@ -252,7 +301,7 @@ def scores_by_kind(federation: Federation, state: ServerState, split: str) -> di
     The kinds are those that a dataset tells apart (``answer_type``: open and closed, or yes/no, number, other). A
     client whose questions are all of one kind, or of none, has no entry.
     """
-    final, extras = _answering(federation.foundation, state)
+    final, extras = answering_state(federation.foundation, state)
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
         kinds = {name: _kinds(federation.data[name], split) for name in participant.members}
@@ -272,9 +321,3 @@ def _kinds(data: ClientData, split: str) -> dict[str, list[int]]:
     for place, example in enumerate(data.split(split)):
         places.setdefault(str(example.meta.get(KIND, "")).strip().lower(), []).append(place)
     return dict(sorted(places.items())) if "" not in places and 1 < len(places) <= MOST_KINDS else {}
-
-
-def _answering(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
-    """Return whether a state is that of the last round, and the extra arrays that answers take."""
-    server = foundation.algorithm.server
-    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))

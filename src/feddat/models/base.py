@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from feddat.example import View
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # naming a model must not take torch's second of loading
 
 class ModelError(ValueError):
     """A model folder cannot be used; the message names the folder or file and what was expected."""
+
+
+#: What becomes of a text that a model does not read whole.
+Unread: TypeAlias = Literal["cut", "empty"]
 
 
 class EncodedViews(Protocol):
@@ -54,6 +58,10 @@ class Encoder(Protocol):
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each text's token ids."""
+        ...
+
+    def unread(self, texts: Sequence[str]) -> list[Unread | None]:
+        """Return of each text whether the model reads a part of it alone (``cut``) or none; ``None``: it reads all."""
         ...
 
     def views(

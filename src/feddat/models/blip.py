@@ -41,7 +41,6 @@ class BlipBackbone:
 
     family = "blip"
     first_token_counts = 1
-    longest_answer = 10
 
     def __init__(self, folder: Path | str, name: str | None = None):
         self.folder = Path(folder)

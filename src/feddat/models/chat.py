@@ -69,6 +69,13 @@ class Chat:
         ids: list[list[int]] = self._tokenizer(rendered, add_special_tokens=self._adds_special)["input_ids"]
         return ids
 
+    def cut(self, questions: Sequence[str]) -> list[bool]:
+        """Return which questions have more tokens than :data:`QUESTION_TOKENS`, and are cut."""
+        # A token takes a byte at least.
+        long = [question for question in questions if len(question.encode()) > QUESTION_TOKENS]
+        lengths = dict(zip(long, map(len, self._ids(long)), strict=True)) if long else {}
+        return [lengths.get(question, 0) > QUESTION_TOKENS for question in questions]
+
     def answers(self, answers: Sequence[str]) -> list[list[int]]:
         """Return each answer's token ids, as they follow a prompt, and the token that ends it."""
         # Tokenised behind the end of the prompt: alone, some tokenizers would put a space in front.
@@ -128,5 +135,5 @@ class Chat:
         return question if len(ids) <= QUESTION_TOKENS else str(self._tokenizer.decode(ids[:QUESTION_TOKENS]))
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         return ids

@@ -54,7 +54,6 @@ class DecoderBackbone:
     """
 
     first_token_counts = 1
-    longest_answer = 10
 
     def __init__(
         self, folder: Path | str, name: str | None = None, weights: Format = "fp32", device: str = "cpu"

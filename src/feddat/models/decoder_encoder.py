@@ -23,7 +23,7 @@ from transformers.image_utils import SizeDict
 from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
-from feddat.models.base import ModelError
+from feddat.models.base import ModelError, Unread
 from feddat.models.chat import Chat
 from feddat.models.folder import fingerprint, first_line, read_model_type, require_file
 from feddat.models.folder_encoder import as_tensor
@@ -84,6 +84,13 @@ class DecoderEncoder:
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each question's prompt as token ids, the picture as one token: :class:`Chat`."""
         return self.chat.prompts(texts)
+
+    def unread(self, texts: Sequence[str]) -> list[Unread | None]:
+        """See :meth:`feddat.models.base.Encoder.unread`."""
+        cut = self.chat.cut(texts)
+        return [
+            "empty" if not text.strip() else "cut" if is_cut else None for text, is_cut in zip(texts, cut, strict=True)
+        ]
 
     def views(
         self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]

@@ -11,7 +11,7 @@ from typing import Any
 from feddat.models.base import ModelError
 
 #: Files that decide what becomes of an image or a text before the model sees it, where a folder has them.
-_ENCODING_FILES = (
+ENCODING_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.jinja",
@@ -29,8 +29,9 @@ _ENCODING_FILES = (
 _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
 #: Entry of ``config.json`` that names the folders of a model's parts.
 PARTS = "parts"
-#: Changes when the same files come to mean other pixels or tokens.
+#: Changes when the same files come to mean other pixels or tokens: of all families, and of one.
 _ENCODING_VERSION = "2"
+_FAMILY_VERSIONS = {"siglip": "lower-case"}
 
 
 def read_model_type(folder: Path) -> str:
@@ -50,8 +51,9 @@ def fingerprint(folder: Path) -> str:
         ModelError: the folder or its ``config.json`` is missing or unusable.
     """
     config = {key: value for key, value in _read_config(folder).items() if key not in {*_PROVENANCE, PARTS}}
-    digest = hashlib.blake2b(f"{_ENCODING_VERSION}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
-    for name in _ENCODING_FILES:
+    version = _ENCODING_VERSION + _FAMILY_VERSIONS.get(config["model_type"], "")
+    digest = hashlib.blake2b(f"{version}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
+    for name in ENCODING_FILES:
         if (folder / name).is_file():
             digest.update(name.encode() + hashlib.blake2b((folder / name).read_bytes()).digest())
     for name, part in sorted(read_parts(folder).items()):
@@ -101,9 +103,11 @@ def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a model folder; onto itself, nothing happens."""
+    """Copy the files of a model folder, pickles only where there are no safetensors; onto itself, nothing happens."""
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"):
+    for pattern in ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin"):
+        if pattern.endswith(".bin") and any(target.glob("*.safetensors")):
+            continue
         for path in source.glob(pattern):
             if not (target / path.name).exists() or not path.samefile(target / path.name):
                 shutil.copyfile(path, target / path.name)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from feddat.models.base import Unread
 from feddat.models.encoding import EncodedImageTexts
 from feddat.models.folder import fingerprint
 from feddat.models.narrow import WIDEST
@@ -69,8 +70,30 @@ class FolderEncoder(ABC):
         """Return each text's token ids; what exceeds the model's position embeddings is cut."""
         if not texts:
             return []
-        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self._longest_text)["input_ids"]
+        plain = [self._plain(text) for text in texts]
+        ids: list[list[int]] = self.tokenizer(plain, truncation=True, max_length=self._longest_text)["input_ids"]
         return ids
+
+    def unread(self, texts: Sequence[str]) -> list[Unread | None]:
+        """See :meth:`feddat.models.base.Encoder.unread`."""
+        found: list[Unread | None] = [None] * len(texts)
+        most = self._longest_text - self._special_tokens()
+        # A token takes a byte at least: most texts need not be looked at.
+        suspects = [n for n, text in enumerate(texts) if len(text.encode()) > most or not any(map(str.isalnum, text))]
+        if suspects:
+            plain = [self._plain(texts[n]) for n in suspects]
+            ids = self.tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
+            for n, text, pieces in zip(suspects, plain, ids, strict=True):
+                found[n] = "empty" if not pieces or not text.strip() else "cut" if len(pieces) > most else None
+        return found
+
+    def _plain(self, text: str) -> str:
+        """Return a text as it enters the tokenizer."""
+        return text
+
+    def _special_tokens(self) -> int:
+        """Return how many tokens of a text are not its own."""
+        return int(self.tokenizer.num_special_tokens_to_add())
 
     def views(
         self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]

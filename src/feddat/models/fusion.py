@@ -7,6 +7,7 @@ on the personal side like a head, or on the shared side with the adapter (``fusi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, cast, runtime_checkable
 
 import torch
@@ -99,3 +100,22 @@ class FusionTransformer(nn.Module):
         for layer in self.layers:
             states = layer(states, src_key_padding_mask=padding)
         return cast(Tensor, self.exit(states[:, 0]))
+
+
+class WeightedFusions(nn.Module):
+    """Several fusions as one: the weighted sum of what each gives.
+
+    Args:
+        fusions: of one size.
+        weights: one each.
+    """
+
+    def __init__(self, fusions: Sequence[nn.Module], weights: Sequence[float]) -> None:
+        super().__init__()
+        self.fusions = nn.ModuleList(fusions)
+        self.weights = list(weights)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return pooled features, (N, d)."""
+        pooled = [weight * fusion(tokens) for fusion, weight in zip(self.fusions, self.weights, strict=True)]
+        return torch.stack(pooled).sum(dim=0)

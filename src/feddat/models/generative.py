@@ -75,11 +75,9 @@ class GenerativeBackbone(Backbone, Protocol):
     Attributes:
         first_token_counts: how often the first token's log-likelihood enters the ranking of answers: once, or as in
             ALBEF's published code twice (:mod:`feddat.client.generation`).
-        longest_answer: tokens that generated answers are cut at, start and end not counted.
     """
 
     first_token_counts: int
-    longest_answer: int
 
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
         """Return each answer's token ids, from the start to the end token."""

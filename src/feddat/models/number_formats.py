@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from feddat.models.base import ModelError
+from feddat.offline import offline
 
 Format = Literal["fp32", "bf16", "int8", "int4"]
 
@@ -108,7 +109,8 @@ class _Int8Product(torch.autograd.Function):
 
 def _four_bit(linear: nn.Linear) -> nn.Module:
     try:
-        bitsandbytes: Any = importlib.import_module("bitsandbytes")
+        with offline():
+            bitsandbytes: Any = importlib.import_module("bitsandbytes")
     except ImportError as error:
         raise ModelError("weights: int4 needs bitsandbytes; install feddat[quantize]") from error
     bias = linear.bias is not None

@@ -47,7 +47,12 @@ def resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
 
 
 def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel that a processor normalises with, of pixels in [0, 1]."""
-    if not processor.do_normalize:
-        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    return tuple(processor.image_mean), tuple(processor.image_std)
+    """Return mean and standard deviation per channel that a processor normalises with, of pixels in [0, 1].
+
+    They hold its ``rescale_factor`` too, where that is not the usual 1/255, or none where it does not rescale.
+    """
+    factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if processor.do_normalize:
+        mean, std = processor.image_mean, processor.image_std
+    return tuple(part / factor for part in mean), tuple(part / factor for part in std)

@@ -2,14 +2,21 @@
 
 Sizes and constants are the folder's own processor's. All images get one size. SigLIP is trained on texts padded to full
 length, whose padding counts (Zhai et al., arXiv 2303.15343); CLIP's padding is masked.
+
+SigLIP and SigLIP 2 (Tschannen et al., arXiv 2502.14786, the same ``model_type``) are trained on text in lower case, the
+first also without marks. Folders differ in whether ``tokenizer.json`` sees to that; SigLIP 2's published one, which is
+Gemma's, does not. So it is done here in any case.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import string
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenizers.normalizers import Lowercase
 from torch import Tensor
 from transformers import AutoConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -44,6 +51,7 @@ class TwoTowersEncoder(FolderEncoder):
         )
         if self._fills_texts and self.tokenizer.pad_token_id is None:
             raise ModelError(f"model folder {folder}: tokenizer without padding token; SigLIP reads padded texts")
+        self._clean = _cleaning(folder) if self._fills_texts else None
         self._kept, self._crops = _sizes(self._processor, folder)
         expected: int = vision.image_size
         if self._kept != (expected, expected):
@@ -73,6 +81,27 @@ class TwoTowersEncoder(FolderEncoder):
             return ids
         padding: int = self.tokenizer.pad_token_id
         return [row + [padding] * (self._longest_text - len(row)) for row in ids]
+
+    def _plain(self, text: str) -> str:
+        return text if self._clean is None else self._clean(text)
+
+
+def _cleaning(folder: Path) -> Callable[[str], str]:
+    """Return what SigLIP's own tokenizers do to a text first, which ``tokenizer.json`` may leave out.
+
+    SigLIP's (``SiglipTokenizer``) puts it in lower case, unless ``do_lower_case`` is false, and takes out the marks of
+    ASCII and repeated spaces; SigLIP 2's (``Siglip2Tokenizer``) puts it in lower case.
+    """
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    lowers, first = config.get("do_lower_case", True), config.get("tokenizer_class") == "SiglipTokenizer"
+    lower, marks = Lowercase(), str.maketrans("", "", string.punctuation)
+
+    def clean(text: str) -> str:
+        text = lower.normalize_str(text) if lowers else text
+        return " ".join(text.translate(marks).split()) if first else text
+
+    return clean
 
 
 def _sizes(processor: Any, folder: Path) -> tuple[tuple[int, int], bool]:

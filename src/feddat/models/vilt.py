@@ -1,7 +1,7 @@
 """ViLT as a frozen backbone, from any Hugging Face folder in the layout of ``dandelin/vilt-b32-mlm``.
 
-The folder holds ``config.json``, ``model.safetensors`` (``ViltModel``, or ``ViltForMaskedLM``, whose masked-word head
-can start a client's answer head), tokenizer files and ``preprocessor_config.json``. Nothing is downloaded.
+The folder holds ``config.json``, weights (of ``ViltModel``, or ``ViltForMaskedLM``, whose masked-word head can start a
+client's answer head), tokenizer files and ``preprocessor_config.json``. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import ViltForMaskedLM, ViltModel
 from transformers.models.vilt.modeling_vilt import ViltMLMHead
@@ -23,7 +22,7 @@ from feddat.models.fast_vilt import make_fast
 from feddat.models.folder import copy_folder, read_model_type
 from feddat.models.vilt_encoder import ViltEncoder
 from feddat.models.vilt_stages import ViltStages
-from feddat.models.weights import load_weights, unloadable, weight_files
+from feddat.models.weights import load_weights, read_tensors, unloadable, weight_files
 
 __all__ = ["ViltBackbone", "make_fast"]
 
@@ -47,7 +46,7 @@ class ViltBackbone:
         model_type = read_model_type(self.folder)
         if model_type != "vilt":
             raise ModelError(f"{self.folder / 'config.json'}: model_type is {model_type!r}; expected 'vilt'")
-        vilt, self._word_scores = _load_weights(self.folder)
+        vilt, self._word_scores = read_vilt(self.folder)
         self.encoder = ViltEncoder(self.folder)
         self.model: nn.Module = make_fast(vilt).requires_grad_(False).train(False)
         self._stages = ViltStages(vilt)
@@ -104,7 +103,7 @@ class ViltBackbone:
         copy_folder(self.folder, folder)
 
 
-def _load_weights(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
+def read_vilt(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
     """Return the transformer, and the masked-word head where the folder has its weights, both float32."""
     # The published checkpoints call the bias of the word scores `mlm_score.bias`, newer ones `.decoder.bias`.
     old, new = "mlm_score.bias", "mlm_score.decoder.bias"
@@ -112,12 +111,11 @@ def _load_weights(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
     old_bias = None
     for shard in weight_files(folder):
         try:
-            with safe_open(shard, framework="pt") as file:
-                names.update(file.keys())
-                if old in file.keys():  # noqa: SIM118  (the file is no mapping)
-                    old_bias = file.get_tensor(old)
-        except Exception as error:  # safetensors raises many kinds for damaged files
+            found, tensors = read_tensors(shard, (old,))
+        except Exception as error:  # torch and safetensors raise many kinds for damaged files
             raise unloadable(folder, "ViLT", error) from error
+        names |= found
+        old_bias = tensors.get(old, old_bias)
     if not any(name.startswith("mlm_score.") for name in names):
         return load_weights(ViltModel, folder, "ViLT"), None
     model = load_weights(ViltForMaskedLM, folder, "ViLT", forgiven=() if old_bias is None else (new,))

@@ -1,31 +1,73 @@
-"""Weights of a Hugging Face folder into a transformers model: all of them, in the right shapes, or a one-line error."""
+"""Weights of a Hugging Face folder into a transformers model: all of them, in the right shapes, or a one-line error.
+
+They are read from safetensors files; in a folder that has none, from PyTorch's own, as tensors alone
+(``weights_only``): what else such a file holds is refused, and nothing in it is ever run.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
+import pickle
+import zipfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from feddat.models.base import ModelError
 from feddat.models.folder import first_line, require_file
 
-_INDEX = "model.safetensors.index.json"
+log = logging.getLogger(__name__)
+
+_INDEX = ".index.json"
+#: Where a folder's weights may lie, the first that is there: in one file, or in several that an index names.
+_PLACES = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+#: How the names of files end that are pickles.
+_PICKLED = ".bin"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return a folder's safetensors files.
+    """Return the files that a folder's weights lie in.
 
     Raises:
-        ModelError: it has none.
+        ModelError: it has none, or lacks one that its index names.
     """
-    first = require_file(folder, ("model.safetensors", _INDEX), "weights")
-    return sorted(folder.glob("model-*.safetensors")) if first.name == _INDEX else [first]
+    first = require_file(folder, _PLACES, "weights")
+    if not first.name.endswith(_INDEX):
+        return [first]
+    try:
+        names = sorted(set(json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{first}: expected an index, tensor name -> file, under weight_map: {error}") from None
+    for name in names:
+        # Only files of this folder, and only of the index's own kind: no pickle behind an index of safetensors.
+        if Path(name).name != name or not name.endswith(Path(first.name.removesuffix(_INDEX)).suffix):
+            raise ModelError(f"{first}: names {name!r}; expected a file beside it, of its own kind")
+        if not (folder / name).is_file():
+            raise ModelError(f"{first}: names {name}, which is not in the folder")
+    return [folder / name for name in names]
+
+
+def read_tensors(path: Path, wanted: Collection[str] = ()) -> tuple[set[str], dict[str, Tensor]]:
+    """Return the names of the tensors in one of :func:`weight_files`, and those of the ``wanted`` that are in it.
+
+    Raises:
+        pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ...: the file is damaged or holds more.
+    """
+    if path.suffix == _PICKLED:
+        # Where the file can be mapped, tensors that are not wanted are never read.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+        return set(state), {name: state[name] for name in wanted if name in state}
+    with safe_open(path, framework="pt") as file:
+        names = set(file.keys())
+        return names, {name: file.get_tensor(name) for name in wanted if name in names}
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
@@ -51,13 +93,16 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
     Raises:
         ModelError: there are no weights, they cannot be read, or tensors are missing or of another shape.
     """
-    weight_files(folder)
+    pickled = weight_files(folder)[0].suffix == _PICKLED
+    if pickled:
+        log.info("model folder %s: no safetensors; pytorch_model.bin is read, as tensors alone", folder)
     try:
         with quiet():
             model, report = kind.from_pretrained(
                 folder,
                 local_files_only=True,
-                use_safetensors=True,
+                use_safetensors=not pickled,
+                weights_only=True,
                 ignore_mismatched_sizes=True,  # they come back in the report
                 output_loading_info=True,
                 **({"dtype": torch.float32} | options),
@@ -75,23 +120,28 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
 
 def unloadable(folder: Path, family: str, error: Exception) -> ModelError:
     """Return what to raise where a library cannot read a folder's weights."""
+    if isinstance(error, pickle.UnpicklingError):
+        return ModelError(
+            f"model folder {folder}: pytorch_model.bin is damaged, or holds more than tensors, which is never run; "
+            "give a folder with safetensors"
+        )
     return ModelError(f"model folder {folder}: weights cannot be loaded as {family}: {first_line(error)}")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence transformers' progress bars and loading report: what matters in it is checked and raised here."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        transformers_logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def some(names: Sequence[str]) -> str:
-    """Return how many tensors there are, and the names of the first, for messages."""
-    return f"{len(names)} tensor(s): " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def some(names: Sequence[str], what: str = "tensor") -> str:
+    """Return how many tensors or other things there are, and the names of the first, for messages."""
+    return f"{len(names)} {what}(s): " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.multiprocessing.spawn import spawn
 from feddat.config import ConfigError
 from feddat.data.mini.concepts import CONCEPTS
 from feddat.data.mini.vocabulary import vocabulary
+from feddat.parent import end_with_parent
 from feddat.precision import resolve_precision
 from feddat.pretrain.albef import AlbefObjective, AlbefSettings
 from feddat.pretrain.batches import BatchMaker
@@ -27,6 +29,7 @@ from feddat.pretrain.objective import Objective
 from feddat.pretrain.quality import measure
 from feddat.pretrain.settings import PretrainSettings
 from feddat.pretrain.vilt import ViltObjective
+from feddat.workers import out_of_reach
 
 #: Scenes on which the finished model is measured.
 FINAL_SCENES = 2048
@@ -83,8 +86,16 @@ def pretrain(
     else:
         rendezvous = folder / "rendezvous"
         rendezvous.unlink(missing_ok=True)
-        context = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, join=False)  # type: ignore[no-untyped-call]
-        _follow(folder / "log.jsonl", context, progress)
+        context: Any = None
+        try:
+            with out_of_reach():
+                context = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, False, daemon=True)  # type: ignore[no-untyped-call]
+            # Ctrl-C that came meanwhile is raised here.
+            _follow(folder / "log.jsonl", context, progress)
+        finally:
+            for process in context.processes if context is not None else ():
+                process.terminate()
+                process.join()
     quality: dict[str, float] = json.loads((folder / "model" / "quality.json").read_text())
     return quality
 
@@ -104,6 +115,7 @@ def _follow(log: Path, context: Any, progress: Callable[[Event], None] | None) -
 
 
 def _distributed_worker(rank: int, settings: PretrainSettings, folder: Path, rendezvous: Path) -> None:
+    threading.Thread(target=end_with_parent, daemon=True).start()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=settings.jobs)
     try:

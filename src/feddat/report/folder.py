@@ -74,8 +74,32 @@ def read_folder(path: Path | str) -> Folder:
         return Folder(path, tuple(runs), True, content.get("tuning") if isinstance(content, dict) else None)
     if (path / "summary.json").is_file():
         return Folder(path, (_read_run(path),), comparison=False)
+    raise _nothing_in(path)
+
+
+def read_result(path: Path) -> Any:
+    """Return what a suite, a study, a comparison or a run came to, as its folder holds it in JSON.
+
+    Of a file, a record of runs, it is the lines.
+
+    Raises:
+        DataError: the folder is none of them, or the file cannot be read; names it.
+    """
+    if path.is_file():
+        from feddat.report.record import read_lines
+
+        return read_lines(path)
+    if not path.is_dir():
+        raise DataError(f"{path}: no such run folder")
+    for name in ("suite.json", "study.json", "comparison.json", "summary.json"):
+        if (path / name).is_file():
+            return _json(path / name)
+    raise _nothing_in(path)
+
+
+def _nothing_in(path: Path) -> DataError:
     hint = "; the run has not finished" if (path / "config.yaml").is_file() else ""
-    raise DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
+    return DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")
 
 
 def _summaries(file: Path, content: Any) -> list[Mapping[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from feddat.report import method_table, tables
+from feddat.report import data_table, method_table, tables
 from feddat.report.folder import read_folder
 from feddat.report.study import read_study, study_markdown
 from feddat.report.suite import kinds_markdown, read_suite, suite_markdown
@@ -21,12 +21,14 @@ def markdown(folder: Path) -> str:
     if (folder / "study.json").is_file():
         return study_markdown(read_study(folder))
     content = read_folder(folder)
+    table = data_table.data_table(content.summaries)
+    notes = [] if table is None else [data_table.to_markdown(table)]
     if not content.comparison:
         routes = tables.route_table(content.summaries)
         parts = [tables.to_markdown(routes or tables.score_table(content.summaries))]
-        return "\n".join(parts + kinds_markdown(content.summaries))
+        return "\n".join([*parts, *kinds_markdown(content.summaries), *notes])
     parts = [method_table.to_markdown(method_table.method_table(content.summaries))]
     parts += kinds_markdown(content.summaries)
     if content.tuning is not None:
         parts.append(method_table.tuning_markdown(content.tuning))
-    return "\n".join(parts)
+    return "\n".join([*parts, *notes])

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
-from rich import box
-from rich.table import Table as RichTable
 from rich.text import Text
 
+from feddat.report.fitted import FittedTable
 from feddat.report.numbers import human_count
 from feddat.report.significance import Difference, Scores, paired_difference
 from feddat.report.tables import (
@@ -225,19 +224,11 @@ def to_html(table: MethodTable) -> Markup:
     return Markup(parts).format(head, Markup("").join(body))
 
 
-def to_rich(table: MethodTable, title: str | None = None) -> RichTable:
-    """Return what of the table a terminal has room for, the best of each column bold and green.
+def to_rich(table: MethodTable, title: str | None = None) -> FittedTable:
+    """Return the table for a rich console, the best of each column bold and green.
 
     Parameters, and deviations of single columns, are left to the files.
     """
-    shown = RichTable(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        title_style="bold",
-        pad_edge=False,
-        collapse_padding=True,
-    )
     rows = []
     for row in table.rows:
         *scores, mean = row.cells
@@ -248,23 +239,11 @@ def to_rich(table: MethodTable, title: str | None = None) -> RichTable:
         texts.append(Text(str(mean), "bold green" if mean.best else ""))
         texts += [Text(text) for text in table.texts(row)[_SCORES_FROM + len(row.cells) :]]
         rows.append(texts)
-    heads = [table.heads[0], *table.heads[_SCORES_FROM:]]
-    for place, name in enumerate(heads):
-        if place > len(table.rows[0].cells):  # what follows the scores is long, and goes over two lines where it must
-            shown.add_column(name, justify="right")
-            continue
-        # Long headings are cut, numbers never.
-        width = max(min(len(name), _HEADING), *(len(texts[place]) for texts in rows))
-        shown.add_column(name, justify="right" if place else "left", no_wrap=True, width=width)
-    for texts in rows:
-        shown.add_row(*texts)
-    return shown
+    return FittedTable([table.heads[0], *table.heads[_SCORES_FROM:]], rows, title)
 
 
 #: Place of the first score among a row's texts.
 _SCORES_FROM = 3
-#: Characters of a heading that a terminal shows at least.
-_HEADING = 6
 
 _LATEX = str.maketrans(
     {

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from feddat.files import write_atomic
-from feddat.report import method_table, plots, tables
+from feddat.report import data_table, method_table, plots, tables
 from feddat.report.folder import Folder, Run, read_folder
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
@@ -89,6 +89,7 @@ def _context(content: Folder) -> dict[str, Any]:
     shown = _shown_clients(content)
     curves = [(client, panel) for client, panel in _curves(content) if client in {tables.MEAN, *shown}]
     methods = method_table.method_table(content.summaries)
+    data = data_table.data_table(content.summaries)
     limits = plots.score_limits([panel for _, panel in curves])
     return {
         "title": _title(content),
@@ -115,6 +116,8 @@ def _context(content: Folder) -> dict[str, Any]:
         "curve_split": _curve_split(content),
         "traffic": _traffic(groups),
         "samples": _samples(content, shown),
+        "data": None if data is None else data_table.to_html(data),
+        "data_caption": None if data is None else data.caption,
         "unshown": len(_scored_clients(content)) - len(shown),
         "config": first.config,
         "config_name": first.path.name,
@@ -162,8 +165,19 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
         ("Methods", ", ".join(tables.titles(content.summaries))),
         ("Rounds", summary["rounds"]),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
+        ("Exchanged on the way", _changes(content)),
     ]
     return [(key, str(value)) for key, value in rows if value is not None]
+
+
+def _changes(content: Folder) -> str | None:
+    """Return what runs went on without, that they had begun with; ``None``: nothing."""
+    found = []
+    for run in content.runs:
+        of = f" of {run.summary['method']}, seed {run.summary['seed']}" if content.comparison else ""
+        for change in run.summary.get("changes", ()):
+            found.append(f"{', '.join(change['what'])} (after round {change['round']}{of})")
+    return "; ".join(found) or None
 
 
 def _taking_part(summary: tables.Summary) -> list[str]:

@@ -74,11 +74,11 @@ def _when(run: RunProgress, now: float) -> str:
 
 def _clients_table(clients: Sequence[ClientProgress]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("client", no_wrap=True)
+    table.add_column("client", overflow="fold")
     table.add_column("state", no_wrap=True)
     for heading in ("rounds trained", "failures", "score", "loss"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", overflow="ellipsis", no_wrap=True, style="dim")
+    table.add_column("", overflow="fold", style="dim")
     for client in clients:
         table.add_row(
             Text(client.name),

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from markupsafe import Markup, escape
-from rich import box
-from rich.table import Table as RichTable
 from rich.text import Text
 
 from feddat.kinds import KINDS, named_variants
+from feddat.report.fitted import FittedTable
 
 #: One run's ``summary.json``.
 Summary: TypeAlias = Mapping[str, Any]
@@ -326,18 +325,14 @@ def cell_html(cell: Cell) -> Markup:
     return escape(mean) + (Markup(" <small>± {}</small>").format(std) if std else Markup(""))
 
 
-def to_rich(table: Table, title: str | None = None) -> RichTable:
+def to_rich(table: Table, title: str | None = None) -> FittedTable:
     """Return the table for a rich console, the best of each row bold and green."""
-    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold", pad_edge=False)
-    shown.add_column(table.corner, no_wrap=True)
-    for column in table.columns:
-        shown.add_column(column, justify="right", no_wrap=True)
-    for name, cells in table.rows:
-        if name == MEAN:
-            shown.add_section()
-        style = "bold green"
-        shown.add_row(Text(name), *(Text(str(cell), style=style if cell.best else "") for cell in cells))
-    return shown
+    rows = [
+        [Text(name), *(Text(str(cell), style="bold green" if cell.best else "") for cell in cells)]
+        for name, cells in table.rows
+    ]
+    means = [number for number, (name, _) in enumerate(table.rows) if name == MEAN]
+    return FittedTable([table.corner, *table.columns], rows, title, means)
 
 
 def to_text(table: Table) -> str:

@@ -64,9 +64,9 @@ def test_only_the_root_is_a_path_relative_to_the_configuration(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"format": "vqa2"}, "client 'c': unknown format 'vqa2', did you mean 'vqav2'?"),
-        ({"format": ["gqa"]}, "client 'c': unknown format ['gqa'], did you mean 'gqa'?"),
-        ({"format": "gqa", "task": ["vqa"]}, "client 'c': unknown task ['vqa'], did you mean 'vqa'?"),
+        ({"format": "vqa2"}, "client 'c': unknown format 'vqa2'; did you mean 'vqav2'?"),
+        ({"format": ["gqa"]}, "client 'c': unknown format ['gqa']; known: "),
+        ({"format": "gqa", "task": ["vqa"]}, "client 'c': unknown task ['vqa']; known: vqa, "),
         ({"format": "gqa", "root": None}, "client 'c': key 'root' is missing; expected the folder that holds gqa"),
         ({"format": "gqa", "root": "/nowhere"}, "client 'c': root: no such folder: /nowhere"),
         ({"format": "gqa", "task": "vqa"}, "client 'c': key 'task' means nothing with format gqa"),

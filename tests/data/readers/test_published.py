@@ -16,6 +16,7 @@ from feddat.data.readers.published import SOURCES
 from feddat.example import DataError, Example
 from feddat.pictures import PictureReader
 from feddat.tasks import TASKS
+from feddat.text import normal_text
 
 ALL = pytest.mark.parametrize("name", sorted(SOURCES))
 ONE_PER_FORMAT = [name for name in sorted(SOURCES) if not name.startswith("clove")] + ["clove-scene-a"]
@@ -170,7 +171,9 @@ def test_object_references_of_vcr_are_written_out(tmp_path: Path) -> None:
 @given(
     rows=st.lists(
         st.tuples(
-            st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), min_size=1, max_size=12).filter(str.strip),
+            st.text(st.characters(codec="utf-8", exclude_characters="\n\r"), min_size=1, max_size=12).filter(
+                lambda text: normal_text(text).strip()
+            ),
             st.integers(0, 10**6),
             st.integers(0, 3),
         ),
@@ -184,7 +187,7 @@ def test_any_lines_come_back_as_written(tmp_path: Path, rows: list[tuple[str, in
         path.parent.mkdir(exist_ok=True)
         path.write_text("\n".join(lines), encoding="utf-8", newline="")
     found = list(cocoqa.records(tmp_path, "train", Counter()))
-    assert [record.text("question") for record in found] == [text.strip() for text, _, _ in rows]
+    assert [record.text("question") for record in found] == [normal_text(text).strip() for text, _, _ in rows]
     assert [record.fields["image"].name[-16:-4] for record in found] == [f"{image:012d}" for _, image, _ in rows]
     assert [record.text("kind") for record in found] == [cocoqa.KINDS[kind] for _, _, kind in rows]
 
@@ -254,14 +257,8 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path, name: str, keep: float)
         (
             "vqav2",
             "v2_mscoco_train2014_annotations.json",
-            lambda f: f["annotations"][1]["answers"].__setitem__(4, {"answer": 7}),
-            "annotations 2: answer 5 of 10: expected text, got 7",
-        ),
-        (
-            "vqav2",
-            "v2_mscoco_train2014_annotations.json",
-            lambda f: f["annotations"][1].update(answers=[" "]),
-            "annotations 2: answers: all 1 are blank",
+            lambda f: f["annotations"][1]["answers"].__setitem__(4, {"answer": [7]}),
+            "annotations 2: answer 5 of 10: expected text, got [7]",
         ),
         (
             "vqav2",
@@ -278,7 +275,7 @@ def test_a_file_that_is_cut_off_is_named(tmp_path: Path, name: str, keep: float)
         ("vizwiz", "Annotations/train.json", lambda f: f[1].update(question=None), "item 2: question: expected text"),
         ("vizwiz", "Annotations/train.json", lambda f: f.append(f[0]), "item 4: duplicate id 'VizWiz_train_00000000'"),
         ("aqua", "train.json", lambda f: f[2].update(answer=["red"]), "item 3: answer: expected text, got ['red']"),
-        ("aqua", "train.json", lambda f: f.insert(1, 5), "item 2: expected a JSON object, got '5'"),
+        ("aqua", "train.json", lambda f: f.insert(1, 5), "item 2: expected a JSON object, got 5"),
         (
             "gqa",
             "train_balanced_questions.json",

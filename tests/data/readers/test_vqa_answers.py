@@ -71,7 +71,8 @@ def test_a_contraction_is_kept_and_found_without_an_apostrophe(word: str) -> Non
 
 
 def test_votes_of_texts_and_objects() -> None:
-    answers = ["Red.", {"answer": "red"}, "A", ""]
-    assert votes(Record(Path("f"), "line 1", {"answers": answers})) == ["red", "red", "a"]
+    answers = ["Red.", {"answer": "red"}, "A", "", None, {"answer": None}, 2, True]
+    expected = ["red", "red", "a", None, None, None, "2", "true"]
+    assert votes(Record(Path("f"), "line 1", {"answers": answers})) == expected
     with pytest.raises(DataError, match="f, line 1: answers: expected a list, got None"):
         votes(Record(Path("f"), "line 1", {}))

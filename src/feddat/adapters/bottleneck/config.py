@@ -26,6 +26,10 @@ class BottleneckConfig(PeftConfig):
         },
     )
     reduction: int = field(default=16, metadata={"help": "The inner width is the site's width divided by this."})
+    count: int = field(
+        default=1,
+        metadata={"help": "Bottlenecks side by side: the inner width is so many times the site's width / reduction."},
+    )
     placement: str = field(
         default="auto",
         metadata={
@@ -42,6 +46,8 @@ class BottleneckConfig(PeftConfig):
         self.peft_type = PEFT_TYPE
         if self.reduction < 1:
             raise ValueError(f"reduction must be at least 1, got {self.reduction}")
+        if self.count < 1:
+            raise ValueError(f"count must be at least 1, got {self.count}")
         if self.placement not in PLACEMENTS:
             raise ValueError(f"placement must be one of {', '.join(PLACEMENTS)}, got {self.placement!r}")
         if self.init_std < 0:

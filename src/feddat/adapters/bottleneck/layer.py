@@ -72,7 +72,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
                 f"adapter {adapter_name!r}: placement {placement!r} differs from {self.placement!r}, "
                 "which other adapters at the same site have"
             )
-        inner = max(1, self.width // config.reduction)
+        inner = config.count * max(1, self.width // config.reduction)
         device = next(self.base_layer.parameters()).device
         self.bottleneck_down[adapter_name] = nn.Linear(self.width, inner, device=device, dtype=torch.float32)
         self.bottleneck_up[adapter_name] = nn.Linear(inner, self.width, device=device, dtype=torch.float32)
@@ -130,7 +130,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         for places in alike.values():
             together = [active[place] for place in places]
             per_row = any(isinstance(scale, Tensor) and scale.ndim for scale in together[0][1])
-            function, join = (_adapted_by_row, _beside) if per_row else (_adapted, _joined)
+            function, join = (_adapted_by_row, _beside) if per_row else (_adapted, joined)
             found |= {place: (function, own) for place, own in zip(places, join(together, dtype), strict=True)}
         return [found[place] for place in range(len(sites))]
 
@@ -196,7 +196,7 @@ def contribution(hidden: Tensor, weights: Sequence[Weights], scales: Sequence[fl
     return total.to(hidden.dtype)
 
 
-def _joined(
+def joined(
     active: Sequence[tuple[list[Weights], list[float | Tensor]]], dtype: torch.dtype
 ) -> Sequence[Sequence[Tensor]]:
     """Return, per site, the weights of one adapter that gives the sum of the site's; nothing where none is active.
@@ -234,7 +234,7 @@ def _beside(
     found: list[list[Tensor]] = [[] for _ in active]
     for adapter, scale in enumerate(active[0][1]):
         of_rows = torch.as_tensor(scale, dtype=dtype, device=device)
-        for own, weights in zip(found, _joined([([w[adapter]], [1.0]) for w, _ in active], dtype), strict=True):
+        for own, weights in zip(found, joined([([w[adapter]], [1.0]) for w, _ in active], dtype), strict=True):
             own += [of_rows, *weights]
     return found
 

@@ -34,7 +34,8 @@ def read(path: Path) -> Iterator[Record]:
                 number += 1
                 values = {key: _plain(value, names.get(key, ())) for key, value in fields.items()}
                 yield Record(path, f"row {number}", values)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
+        # A text that is not UTF-8, or a date out of Python's range, shows when it is made a Python object.
         kind = "Arrow" if path.suffix == ".arrow" else "Parquet"
         raise DataError(f"{path}: not a readable {kind} file: {' '.join(str(error).split())}") from None
 
@@ -87,9 +88,12 @@ def _batches(path: Path) -> Iterator[tuple[Any, dict[str, list[str]]]]:
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
     """Return the class names per column, as the ``datasets`` library notes them in a schema's metadata."""
-    note = (schema.metadata or {}).get(b"huggingface")
-    features = json.loads(note)["info"]["features"] if note else {}
-    return {column: kind["names"] for column, kind in features.items() if "names" in kind}
+    note = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = json.loads(note).get("info", {}).get("features", {})
+        return {column: list(kind["names"]) for column, kind in features.items() if "names" in kind}
+    except (ValueError, TypeError, AttributeError):  # a note of another kind, or of another program
+        return {}
 
 
 def _plain(value: Any, names: list[str] | tuple[()]) -> Any:

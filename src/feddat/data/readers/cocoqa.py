@@ -69,7 +69,7 @@ def _lines(path: Path) -> Iterator[Record]:
 
 def _number(record: Record, part: str, count: int | None = None) -> int:
     text = record.text(part)
-    if not text.isdecimal() or (count is not None and int(text) >= count):
+    if not text.isdecimal() or len(text) > 18 or (count is not None and int(text) >= count):
         expected = "a whole number" if count is None else f"0 to {count - 1}"
         raise DataError(f"{record.where}: {part}: expected {expected}, got {text!r}")
     return int(text)

@@ -24,6 +24,7 @@ from feddat.data.cache import image_key
 from feddat.data.readers import arrow
 from feddat.data.readers.medical import KIND, answer_kind
 from feddat.data.readers.records import COLUMNS, Record
+from feddat.data.readers.values import listed
 from feddat.example import DataError
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Folder:
         if state.is_file():
             try:
                 names = [entry["filename"] for entry in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 raise DataError(f"{state}: expected JSON with a list _data_files of objects with filename") from None
             if any(not isinstance(name, str) or Path(name).name != name for name in names):
                 raise DataError(f"{state}: _data_files: expected names of files in this folder")
@@ -154,6 +155,6 @@ def _find(row: Record, ours: str, theirs: str) -> Any:
         elif isinstance(value, Mapping) and part in value:
             value = value[part]
         else:
-            have = ", ".join(row.fields)
+            have = listed(row.fields)
             raise DataError(f"{row.where}: column {theirs!r}, named as {ours}: no {part!r} (columns: {have})")
     return value

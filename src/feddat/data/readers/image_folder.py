@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from feddat.hub import stores_of
+from feddat.text import find_file
 
 
 class OutsideError(ValueError):
@@ -57,9 +58,11 @@ class ImageFolder:
         base = self.path / below
         path = base / name
         if self.outside:
+            path = find_file(path)
             return path if is_file(path) else None
         if (Path(name).is_absolute() or ".." in Path(name).parts) and not _within(_resolve(path), self._folder(base)):
             raise self._error(base)
+        path = find_file(path)
         try:
             mode = path.lstat().st_mode
         except (ValueError, OSError):  # no such file, or no name of one
@@ -89,6 +92,14 @@ def is_file(path: Path) -> bool:
     try:
         return path.is_file()
     except (ValueError, OSError):  # a null character in the name, or a name that is too long
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is such a folder; see :func:`is_file`."""
+    try:
+        return path.is_dir()
+    except (ValueError, OSError):
         return False
 
 

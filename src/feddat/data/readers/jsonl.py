@@ -5,35 +5,50 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from feddat.data.readers.records import Record
+from feddat.data.readers.text_files import read_lines, text_encoding
+from feddat.data.readers.values import shown
 from feddat.example import DataError
+
+
+class UniqueKeys(dict[str, Any]):
+    """A JSON object that refuses a key it has: a reader would have to guess which value is meant.
+
+    Raises:
+        ValueError: a key stands twice.
+    """
+
+    def __init__(self, pairs: Any = ()) -> None:
+        super().__init__()
+        for key, value in pairs:
+            self[key] = value
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key in self:
+            raise ValueError(f"key {shown(key)} stands twice in one object")
+        super().__setitem__(key, value)
 
 
 def read(path: Path) -> Iterator[Record]:
     """Yield the records of a JSON Lines file.
 
     Raises:
-        DataError: a line is not a JSON object, or the file is not UTF-8.
+        DataError: a line is not a JSON object, a key stands twice in one, or the file is no Unicode text.
     """
     # Only "\n" ends a line: splitlines() would also split at U+2028, which JSON allows inside a string.
-    with path.open(encoding="utf-8-sig", newline="\n") as file:
-        number = 0
-        while True:
-            number += 1
+    with path.open(encoding=text_encoding(path), newline="\n") as file:
+        for number, line in enumerate(read_lines(file, path), 1):
             where = f"line {number}"
-            try:
-                line = file.readline()
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, {where} or later: not UTF-8 text: {error.reason}") from None
-            if not line:
-                return
             if not line.strip():
                 continue
             try:
-                fields = json.loads(line)
+                fields = json.loads(line, object_pairs_hook=UniqueKeys)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}, {where}: not JSON: {error}") from None
+                array = number == 1 and line.lstrip().startswith("[")
+                hint = "; one JSON array is read from a file whose name ends in .json" if array else ""
+                raise DataError(f"{path}, {where}: not JSON: {error}{hint}") from None
             if not isinstance(fields, dict):
                 raise DataError(f"{path}, {where}: expected a JSON object, got {line.strip()[:60]!r}")
             yield Record(path, where, fields)

@@ -8,7 +8,9 @@ from typing import IO, Any, TypeAlias
 
 import ijson
 
+from feddat.data.readers.json_depth import Shallow
 from feddat.data.readers.records import Record
+from feddat.data.readers.values import shown
 from feddat.example import DataError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -25,7 +27,7 @@ def elements(path: Path, key: str = "") -> Iterator[Record]:
 
     def parse(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
         prefix, name = (f"{key}.item", key) if key else ("item", "item")
-        for number, item in enumerate(ijson.items(file, prefix, use_float=True), 1):
+        for number, item in enumerate(ijson.items(Shallow(file), prefix, use_float=True), 1):
             yield f"{name} {number}", item
 
     return _records(path, parse, "a list of objects" + (f" under the key {key!r}" if key else ""))
@@ -39,7 +41,7 @@ def entries(path: Path, name: str) -> Iterator[Record]:
     """
 
     def parse(file: IO[bytes]) -> Iterator[tuple[str, Any]]:
-        for key, value in ijson.kvitems(file, "", use_float=True):
+        for key, value in ijson.kvitems(Shallow(file), "", use_float=True):
             yield f"{name} {key}", {name: key} | value if isinstance(value, dict) else value
 
     return _records(path, parse, "a mapping from keys to objects")
@@ -53,10 +55,12 @@ def _records(path: Path, parse: Parse, expected: str) -> Iterator[Record]:
                 file.seek(0)
             for place, fields in parse(file):
                 if not isinstance(fields, dict):
-                    raise DataError(f"{path}, {place}: expected a JSON object, got {str(fields)[:60]!r}")
+                    raise DataError(f"{path}, {place}: expected a JSON object, got {shown(fields)}")
                 yield Record(path, place, fields)
-    except (ijson.JSONError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+    except DataError:
+        raise
+    except (ijson.JSONError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
         where = f"after {place}" if place else "at its beginning"
         raise DataError(f"{path}, {where}: not JSON or cut off: {reason}") from None
     if not place:

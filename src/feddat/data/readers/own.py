@@ -3,7 +3,7 @@
 The specification of a client is a mapping, as it stands under ``clients:`` in a configuration file:
 
 ================ =============================================================================================
-``train``        file of training records (JSONL, CSV or Parquet); required
+``train``        file of training records (JSON Lines, JSON, CSV, TSV or Parquet); required
 ``validation``   file of validation records; default: 10 % of ``train``, drawn with a fixed seed, is held out
 ``test``         file of test records; required
 ``images``       folder that image names are relative to; default: the folder of the file that names them
@@ -32,7 +32,6 @@ run's: all clients share one.
 
 from __future__ import annotations
 
-import difflib
 import logging
 import math
 from collections import Counter, defaultdict
@@ -41,19 +40,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.data.readers import arrow, csv, hf, jsonl
+from feddat.data.readers import arrow, csv, hf, json_file, jsonl
 from feddat.data.readers.hub_data import SHARDS, at_hand
-from feddat.data.readers.image_folder import ImageFolder
+from feddat.data.readers.image_folder import ImageFolder, is_file, is_folder
 from feddat.data.readers.published import FORMS, SOURCES, FormatSource, Source
-from feddat.data.readers.records import COLUMNS, Record, to_examples
-from feddat.example import ANSWERING, ClientData, DataError, Example
+from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, to_examples
+from feddat.example import ANSWERING, OUTSIDE, ClientData, DataError, Example
 from feddat.picture_settings import PictureSettings
 from feddat.seeding import numpy_generator
+from feddat.text import did_you_mean, find_file, normal_text
 
 log = logging.getLogger(__name__)
 
 #: File name suffix -> function that yields the records of such a file.
-FORMATS = {".jsonl": jsonl.read, ".ndjson": jsonl.read, ".csv": csv.read, ".parquet": arrow.read}
+FORMATS = {
+    ".jsonl": jsonl.read,
+    ".ndjson": jsonl.read,
+    ".json": json_file.read,
+    ".csv": csv.read,
+    ".tsv": csv.read,
+    ".parquet": arrow.read,
+}
+_SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 SPLITS = ("train", "validation", "test")
 #: The format of a folder of Hugging Face ``datasets``.
 HF = "hf"
@@ -89,7 +97,8 @@ def read_client(name: str, spec: Mapping[str, Any], pictures: PictureSettings | 
     pictures = _pictures(name, spec, pictures or PictureSettings())
     read = _from_format if spec.get("format") is not None else _from_files
     task, origins = read(spec, pictures.outside)
-    splits = {split: _read_split(name, split, origin) for split, origin in origins.items()}
+    left_out: dict[str, dict[str, int]] = {split: {} for split in origins}
+    splits = {split: _read_split(name, split, origin, left_out[split]) for split, origin in origins.items()}
     train, test = splits["train"], splits["test"]
     if "validation" in splits:
         validation = splits["validation"]
@@ -115,10 +124,20 @@ def read_client(name: str, spec: Mapping[str, Any], pictures: PictureSettings | 
                 len(train),
                 len(answers),
             )
+            left_out["train"][OUTSIDE] = len(train) - len(kept)
         train = kept
-    about = str(spec.get("description") or "")
-    answering = spec.get("answers")
-    return ClientData(name, task, train, validation, test, answers, about, answering=answering, pictures=pictures)
+    return ClientData(
+        name,
+        task,
+        train,
+        validation,
+        test,
+        answers,
+        description=normal_text(str(spec.get("description") or "")),
+        answering=spec.get("answers"),
+        left_out=left_out,
+        pictures=pictures,
+    )
 
 
 def top_answers(examples: Iterable[Example], count: int) -> tuple[str, ...]:
@@ -147,8 +166,9 @@ def read_records(path: Path) -> Iterator[Record]:
     """
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)}")
-    if not path.is_file():
+        hint = "; save a spreadsheet as CSV" if path.suffix.lower() in _SPREADSHEETS else ""
+        raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)}{hint}")
+    if not is_file(path):
         raise DataError(f"{path}: no such file")
     return reader(path)
 
@@ -159,15 +179,16 @@ def _from_files(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, 
     skip_missing = bool(spec.get("skip_missing"))
 
     def origin(path: Path) -> _Origin:
-        folder = ImageFolder(Path(spec["images"]) if spec.get("images") is not None else path.parent, outside)
+        images = find_file(Path(spec["images"])) if spec.get("images") is not None else path.parent
+        folder = ImageFolder(images, outside)
         return _Origin(str(path), lambda skipped: to_examples(read_records(path), task, folder, skip_missing, skipped))
 
-    return task, {split: origin(Path(spec[split])) for split in SPLITS if spec.get(split) is not None}
+    return task, {split: origin(find_file(Path(spec[split]))) for split in SPLITS if spec.get(split) is not None}
 
 
 def _from_format(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, _Origin]]:
     """Return the task and where each split comes from, of a client whose data has a format of its own."""
-    root = Path(spec["root"])
+    root = find_file(Path(spec["root"]))
     skip_missing = bool(spec.get("skip_missing"))
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
     if spec["format"] == HF:
@@ -211,17 +232,19 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
         raise DataError(f"{where}: expected keys and values ({', '.join(KEYS)}), got {spec!r}")
     for key in spec:
         if key not in (*KEYS, SHARDS):
-            raise DataError(f"{where}: unknown key {key!r}{_nearest(str(key), KEYS)}; known: {', '.join(KEYS)}")
+            raise DataError(f"{where}: unknown key {key!r}{did_you_mean(str(key), KEYS)}; known: {', '.join(KEYS)}")
     for key in (*SPLITS, "images", "root"):
         if not isinstance(spec.get(key), str | Path | None):
             expected = "the name of a split" if spec.get("format") and key in SPLITS else "a path"
             raise DataError(f"{where}: {key}: expected {expected}, got {spec[key]!r}")
     for key in ("images", "root"):
-        if spec.get(key) is not None and not Path(spec[key]).is_dir():
+        if spec.get(key) is not None and not is_folder(find_file(Path(spec[key]))):
             raise DataError(f"{where}: {key}: no such folder: {spec[key]}")
     task = spec.get("task") or "vqa"
     if not isinstance(task, str) or task not in COLUMNS:
-        raise DataError(f"{where}: unknown task {task!r}{_nearest(str(task), COLUMNS)}; known: {', '.join(COLUMNS)}")
+        raise DataError(
+            f"{where}: unknown task {task!r}{did_you_mean(str(task), COLUMNS)}; known: {', '.join(COLUMNS)}"
+        )
     top = spec.get("top_answers")
     if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
         raise DataError(f"{where}: top_answers: expected a whole number of at least 1, got {top!r}")
@@ -234,7 +257,7 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
         return
     for key in ("train", "test"):
         if spec.get(key) is None:
-            raise DataError(f"{where}: key {key!r} is missing; expected a .jsonl, .csv or .parquet file")
+            raise DataError(f"{where}: key {key!r} is missing; expected a file ({', '.join(FORMATS)})")
     _refuse(where, spec, ("root", "columns"), "without format")
 
 
@@ -242,7 +265,7 @@ def _check_format(where: str, spec: Mapping[str, Any]) -> None:
     known = known_formats()
     form = spec["format"]
     if not isinstance(form, str) or form not in known:
-        raise DataError(f"{where}: unknown format {form!r}{_nearest(str(form), known)}; known: {', '.join(known)}")
+        raise DataError(f"{where}: unknown format {form!r}{did_you_mean(str(form), known)}; known: {', '.join(known)}")
     if spec.get("root") is None:
         raise DataError(f"{where}: key 'root' is missing; expected the folder that holds {form}")
     _refuse(where, spec, ("images",), "with format: image names are relative to root")
@@ -259,19 +282,20 @@ def _refuse(where: str, spec: Mapping[str, Any], keys: Iterable[str], reason: st
             raise DataError(f"{where}: key {key!r} means nothing {reason}")
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {near[0]!r}?" if near else ""
-
-
-def _read_split(name: str, split: str, origin: _Origin) -> tuple[Example, ...]:
+def _read_split(name: str, split: str, origin: _Origin, left_out: dict[str, int]) -> tuple[Example, ...]:
+    """Return a split's examples, and put into ``left_out`` why records are not among them."""
     skipped: Counter[str] = Counter()
     examples = tuple(origin.read(skipped))
-    if skipped:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
-        log.warning("client %s: %s: records of %s skipped: %s", name, split, origin.place, reasons)
+    blank = skipped.pop(BLANK_VOTES, 0)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.items())
     if not examples:
-        raise DataError(f"client {name!r}: {split}: {origin.place} holds no records")
+        all_skipped = f" that can be used: {reasons}" if skipped else ""
+        raise DataError(f"client {name!r}: {split}: {origin.place} holds no records{all_skipped}")
+    if skipped:
+        log.warning("client %s: %s: records of %s skipped: %s", name, split, origin.place, reasons)
+        left_out.update(skipped)
+    if blank:
+        log.warning("client %s: %s: blank votes of %s left out: %d", name, split, origin.place, blank)
     return examples
 
 

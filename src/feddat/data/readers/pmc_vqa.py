@@ -49,7 +49,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
             record.place,
             {
                 "image": pictures.get(record.text("Figure_path")),
-                "question": record.text("Question"),
+                "question": record.text("question"),
                 "choices": [_MARK.sub("", record.text(f"Choice {one}")) for one in LETTERS],
                 "label": LETTERS.index(letter),
             },

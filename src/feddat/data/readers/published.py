@@ -29,7 +29,7 @@ from feddat.data.readers import (
     vqa,
     vqa_rad,
 )
-from feddat.data.readers.image_folder import ImageFolder
+from feddat.data.readers.image_folder import ImageFolder, is_file
 from feddat.data.readers.records import Record, to_examples
 from feddat.example import DataError, Example
 
@@ -122,7 +122,7 @@ class FormatSource:
     ) -> Iterator[Example]:
         """See :meth:`Source.read`."""
         for path in self.files(root, split):
-            if not path.is_file():
+            if not is_file(path):
                 raise DataError(f"{path}: no such file; {self.name} {split} needs it")
         counts: Counter[str] = Counter() if skipped is None else skipped
         folder = ImageFolder(root, outside)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from feddat.data.readers.answers import read_answers
 from feddat.data.readers.image_folder import Below, ImageFolder, OutsideError
+from feddat.data.readers.values import as_text, as_whole, is_missing, is_single, listed, shown
 from feddat.example import DataError, Example, Image
+from feddat.text import did_you_mean, normal_text
 
 
-class MissingImageError(DataError):
-    """A record names an image file that does not exist."""
+class SkippableError(DataError):
+    """A record says nothing that can be learned or scored: it is left out, and counted.
+
+    Attributes:
+        reason: as counts are told: ``without an answer``.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class MissingImageError(SkippableError):
+    """A record names no image, or an image file that does not exist; left out only where that is asked for."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "with a missing image")
 
 
 #: Task -> the columns that a record must have; ``id`` is optional, and all others become ``meta``.
@@ -30,6 +47,11 @@ LABELS: dict[str, tuple[str, ...]] = {
     "nlvr2": ("false", "true"),
     "snli-ve": ("entailment", "neutral", "contradiction"),
 }
+#: What stands for a label that was not given, beside nothing at all: SNLI's own, and what datasets on the Hub have.
+UNLABELLED = ("-", -1)
+#: Under this key, counts of records that were skipped also tell of votes that said nothing.
+BLANK_VOTES = "blank votes"
+_KNOWN = frozenset({"id", *(column for columns in COLUMNS.values() for column in columns)})
 VCR_CHOICES = 4
 
 
@@ -55,106 +77,138 @@ class Record:
     def text(self, column: str) -> str:
         """Return a text that is not blank, without surrounding space."""
         value = self.fields.get(column)
-        if not isinstance(value, str) or not value.strip():
-            raise DataError(f"{self.where}: {column}: expected text, got {_shown(value)}")
-        return value.strip()
+        if not isinstance(value, str) or is_missing(value):
+            raise DataError(f"{self.where}: {column}: expected text, got {shown(value)}")
+        return normal_text(value).strip()
 
     def whole(self, column: str) -> int:
         """Return a whole number of at least 0."""
         value = self.fields.get(column)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise DataError(f"{self.where}: {column}: expected a whole number, got {_shown(value)}")
+            raise DataError(f"{self.where}: {column}: expected a whole number, got {shown(value)}")
         return value
 
     def identifier(self, column: str) -> str:
         """Return a text or a whole number as text."""
         value = self.fields.get(column)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-            raise DataError(f"{self.where}: {column}: expected text or a whole number, got {_shown(value)}")
+            raise DataError(f"{self.where}: {column}: expected text or a whole number, got {shown(value)}")
         return str(value)
 
     def items(self, column: str) -> list[Any]:
         """Return a list that is not empty."""
         value = self.fields.get(column)
         if not isinstance(value, list) or not value:
-            raise DataError(f"{self.where}: {column}: expected a list, got {_shown(value)}")
+            raise DataError(f"{self.where}: {column}: expected a list, got {shown(value)}")
         return value
 
 
-def to_example(record: Record, task: str, folder: ImageFolder | Path) -> Example:
+def is_column(name: str) -> bool:
+    """Return whether a name is that of a column that readers know."""
+    return name in _KNOWN
+
+
+@lru_cache(maxsize=256)
+def canonical_columns(names: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return columns' names with those that readers know as they know them: "Question " is ``question``.
+
+    A name that another column has as it is, stays.
+    """
+    given = {str(name) for name in names}
+    usual = ((str(name), normal_text(str(name)).strip().lower()) for name in names)
+    return tuple(plain if plain in _KNOWN and plain not in given else name for name, plain in usual)
+
+
+def to_example(record: Record, task: str, folder: ImageFolder | Path, skipped: Counter[str] | None = None) -> Example:
     """Return the example of one record, whose images are in ``folder``; of a path, they may not be outside it.
 
-    Answers are compared in lower case with single spaces. A list of answers holds annotators' votes, worth
-    min(1, 0.3 x votes) each as in VQA; a single text is the one right answer (score 1); a mapping gives scores itself.
+    What ``answers`` mean is told in :mod:`feddat.data.readers.answers`. Blank votes are counted in ``skipped``.
 
     Raises:
-        MissingImageError: an image file does not exist.
+        MissingImageError: there is no image, or its file does not exist.
+        SkippableError: there is no question, answer or label.
         DataError: a column is missing or of the wrong type, or an image lies elsewhere.
     """
-    fields = record.fields
+    names = canonical_columns(tuple(record.fields))
+    fields = dict(zip(names, record.fields.values(), strict=True))
+    if len(fields) < len(names):
+        raise DataError(f"{record.where}: a column occurs twice: {listed(record.fields)}")
+    record = replace(record, fields=fields)
     folder = ImageFolder(folder) if isinstance(folder, Path) else folder
     for column in COLUMNS[task]:
-        if fields.get(column) is None:
-            have = ", ".join(str(key) for key in fields) or "none"
-            raise DataError(f"{record.where}: column {column!r} is missing or empty (columns: {have})")
+        if column not in fields:
+            have = listed(fields) or "none"
+            hint = did_you_mean(column, (name for name in fields if name not in _KNOWN))
+            raise DataError(f"{record.where}: column {column!r} is missing (columns: {have}){hint}")
     choices = _choices(record) if task == "vcr" else ()
-    names = [column for column in ("image", "image2") if column in COLUMNS[task]]
     used = {"id", *COLUMNS[task]}
     return Example(
         id=_id(record),
-        images=tuple(_image(record, column, folder) for column in names),
-        text=record.text("question"),
-        answers=_answers(record) if task == "vqa" else {},
+        text=_question(record),
+        answers=_answers(record, skipped) if task == "vqa" else {},
         choices=choices,
         label=None if task == "vqa" else _label(record, task),
-        meta={str(k): str(v) for k, v in fields.items() if k not in used and isinstance(v, str | int | float)},
+        images=tuple(_image(record, column, folder) for column in ("image", "image2") if column in COLUMNS[task]),
+        meta={
+            normal_text(key): normal_text(str(value))
+            for key, value in fields.items()
+            if key not in used and isinstance(value, str | int | float)
+        },
     )
 
 
 def to_examples(
     records: Iterable[Record], task: str, folder: ImageFolder, skip_missing: bool, skipped: Counter[str]
 ) -> Iterator[Example]:
-    """Yield the example of every record.
+    """Yield the example of every record that says something.
 
     Args:
         records: the records.
         task: key in :data:`COLUMNS`.
         folder: where their images are.
-        skip_missing: skip records whose image file is missing, and count them in ``skipped``, instead of raising.
-        skipped: why records were skipped -> how many.
+        skip_missing: skip records whose image is missing, and count them in ``skipped``, instead of raising.
+        skipped: why records were skipped -> how many; under :data:`BLANK_VOTES`, votes of records that were not.
 
     Raises:
         DataError: a record cannot be used, or has the id of another one.
     """
     places: dict[str, str] = {}
     for record in records:
+        blank: Counter[str] = Counter()
         try:
-            example = to_example(record, task, folder)
-        except MissingImageError:
+            example = to_example(record, task, folder, blank)
+        except MissingImageError as error:
             if not skip_missing:
                 raise
-            skipped["with a missing image"] += 1
+            skipped[error.reason] += 1
+            continue
+        except SkippableError as error:
+            skipped[error.reason] += 1
             continue
         if example.id in places:
-            raise DataError(f"{record.where}: duplicate id {example.id!r}, first used in {places[example.id]}")
+            raise DataError(f"{record.where}: duplicate id {shown(example.id)}, first used in {places[example.id]}")
         places[example.id] = record.place
+        skipped.update(blank)
         yield example
 
 
-@lru_cache(maxsize=1 << 16)
-def normalise(answer: str) -> str:
-    """Return the answer in lower case with single spaces and no space around it."""
-    return " ".join(answer.lower().split())
-
-
 def _id(record: Record) -> str:
-    return record.place.replace(" ", "-") if record.fields.get("id") is None else record.identifier("id")
+    value = record.fields.get("id")
+    if is_missing(value):
+        return record.place.replace(" ", "-")
+    whole = as_whole(value)
+    if isinstance(value, float) and whole is not None:
+        return str(whole)
+    return normal_text(record.identifier("id"))
 
 
-def _shown(value: Any) -> str:
-    """Return the start of a value as messages show it."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _question(record: Record) -> str:
+    value = record.fields["question"]
+    if is_missing(value):
+        raise SkippableError(f"{record.where}: question: expected text, got {shown(value)}", "without a question")
+    if not is_single(value):
+        raise DataError(f"{record.where}: question: expected text, got {shown(value)}")
+    return as_text(value)
 
 
 def _image(record: Record, column: str, folder: ImageFolder) -> Image:
@@ -166,63 +220,51 @@ def _image(record: Record, column: str, folder: ImageFolder) -> Image:
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         return value
-    if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{record.where}: {column}: expected the name or the bytes of an image, got {_shown(value)}")
+    expected = "the name or the bytes of an image"
+    if is_missing(value) or value == b"":
+        hint = "; skip_missing: true leaves such records out"
+        raise MissingImageError(f"{record.where}: {column}: expected {expected}, got {shown(value)}{hint}")
+    if not isinstance(value, str):
+        raise DataError(f"{record.where}: {column}: expected {expected}, got {shown(value)}")
     try:
         path = folder.find(value.strip(), below)
     except OutsideError as error:
-        raise DataError(f"{record.where}: {column}: {_shown(value)} {error}") from None
+        raise DataError(f"{record.where}: {column}: {shown(value)} {error}") from None
     if path is None:
-        raise MissingImageError(f"{record.where}: {column}: no such image file: {folder.path / below / value.strip()}")
+        named = listed([folder.path / below / value.strip()])
+        raise MissingImageError(f"{record.where}: {column}: no such image file: {named}")
     return path
 
 
-def _answers(record: Record) -> dict[str, float]:
-    value = record.fields["answers"]
-    if isinstance(value, str):
-        scores = {value: 1.0}
-    elif isinstance(value, list) and value and all(isinstance(answer, str) for answer in value):
-        # Votes are counted after normalisation: "Red" and "red" are two votes for one answer.
-        scores = {answer: min(1.0, votes * 3 / 10) for answer, votes in Counter(map(normalise, value)).items()}
-    elif isinstance(value, Mapping) and value:
-        scores = {}
-        for answer, score in value.items():
-            number = isinstance(score, int | float) and not isinstance(score, bool)
-            if not number or not math.isfinite(score) or not 0 <= score <= 1:
-                raise DataError(f"{record.where}: answers: score of {answer!r} must be in [0, 1], got {score!r}")
-            scores[str(answer)] = max(float(score), scores.get(str(answer), 0.0))
-    else:
-        expected = "a text, a list of texts, or a mapping from answer to score"
-        raise DataError(f"{record.where}: answers: expected {expected}, got {value!r}")
-    merged: dict[str, float] = {}
-    for answer, score in scores.items():
-        key = normalise(answer)
-        if not key:
-            raise DataError(f"{record.where}: answers: an answer is empty")
-        merged[key] = max(score, merged.get(key, 0.0))
-    return merged
+def _answers(record: Record, skipped: Counter[str] | None) -> dict[str, float]:
+    try:
+        scores, blank = read_answers(record.fields["answers"])
+    except ValueError as error:
+        raise DataError(f"{record.where}: answers: {error}") from None
+    if not scores:
+        raise SkippableError(f"{record.where}: answers: none is given", "without an answer")
+    if blank and skipped is not None:
+        skipped[BLANK_VOTES] += blank
+    return scores
 
 
 def _choices(record: Record) -> tuple[str, ...]:
     value = record.fields["choices"]
-    if not isinstance(value, list) or len(value) != VCR_CHOICES or not all(isinstance(c, str) and c for c in value):
-        raise DataError(f"{record.where}: choices: expected a list of {VCR_CHOICES} texts, got {value!r}")
-    return tuple(value)
+    usable = isinstance(value, list) and all(is_single(choice) and not is_missing(choice) for choice in value)
+    if not usable or len(value) != VCR_CHOICES:
+        raise DataError(f"{record.where}: choices: expected a list of {VCR_CHOICES} texts, got {shown(value)}")
+    return tuple(map(as_text, value))
 
 
 def _label(record: Record, task: str) -> int:
     value = record.fields["label"]
     names = LABELS.get(task, ())
     classes = len(names) or VCR_CHOICES
-    index: int | None = None
-    if isinstance(value, bool):
-        index = names.index(str(value).lower()) if str(value).lower() in names else None
-    elif isinstance(value, int):
-        index = value
-    elif isinstance(value, str):
-        text = value.strip().lower()
-        index = names.index(text) if text in names else int(text) if text.isdecimal() else None
+    text = as_text(value).lower() if is_single(value) else None
+    index = names.index(text) if text in names else as_whole(value)
+    if is_missing(value) or text in UNLABELLED or index in UNLABELLED:
+        raise SkippableError(f"{record.where}: label: none is given", "without a label")
     if index is None or not 0 <= index < classes:
         expected = f"0 to {classes - 1}" + (f" or one of {', '.join(names)}" if names else "")
-        raise DataError(f"{record.where}: label: expected {expected}, got {value!r}")
+        raise DataError(f"{record.where}: label: expected {expected}, got {shown(value)}")
     return index

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Any
 
-from feddat.data.readers.records import Record, normalise
+from feddat.data.readers.answers import ANSWER
+from feddat.data.readers.records import Record
+from feddat.data.readers.values import as_text, is_missing, is_single, shown
 from feddat.example import DataError
+from feddat.text import normal_answer
 
 MARKS = ';/[]"{}()=+\\_-><@`,?!'
 ARTICLES = frozenset({"a", "an", "the"})
@@ -45,34 +49,36 @@ def normalise_answer(answer: str) -> str:
 
     A mark that stands beside a space somewhere in the answer is dropped from all of it, and so are all marks of an
     answer with a comma between two digits; any other mark becomes a space. A period is dropped unless a digit follows.
-    Then words are put in lower case, number words up to ten become digits, articles are dropped, and contractions get
-    their apostrophe.
+    Words are in lower case, number words up to ten become digits, articles are dropped, and contractions get their
+    apostrophe. Before all this the answer is put in its one Unicode form (:func:`feddat.text.normal_answer`).
     """
-    text = re.sub(r"[\n\t]", " ", answer).strip()
+    text = normal_answer(answer)
     comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
     plain = text
     for mark in MARKS:
         dropped = comma_in_number or f"{mark} " in text or f" {mark}" in text
         plain = plain.replace(mark, "" if dropped else " ")
-    words = (NUMBERS.get(word, word) for word in _PERIOD.sub("", plain).lower().split())
+    words = (NUMBERS.get(word, word) for word in _PERIOD.sub("", plain).split())
     return " ".join(_APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
 
 
-def votes(record: Record) -> list[str]:
+def votes(record: Record) -> list[str | None]:
     """Return the annotators' answers of a record, normalised: ``answers`` lists texts, or objects with an ``answer``.
 
-    An answer that is an article alone (the letter A) stays as it is. Blank answers are left out.
+    An answer that is an article alone (the letter A) stays as it is. One that is null or blank is ``None``.
 
     Raises:
-        DataError: ``answers`` is no such list, or all of it is blank.
+        DataError: ``answers`` is no such list.
     """
     given = record.items("answers")
-    found = []
-    for number, item in enumerate(given, 1):
-        answer = item.get("answer") if isinstance(item, dict) else item
-        if not isinstance(answer, str):
-            raise DataError(f"{record.where}: answer {number} of {len(given)}: expected text, got {answer!r}")
-        found.append(normalise_answer(answer) or normalise(answer))
-    if not any(found):
-        raise DataError(f"{record.where}: answers: all {len(given)} are blank")
-    return [answer for answer in found if answer]
+    return [_vote(record, f"answer {number} of {len(given)}", item) for number, item in enumerate(given, 1)]
+
+
+def _vote(record: Record, place: str, item: Any) -> str | None:
+    answer = item.get(ANSWER) if isinstance(item, dict) else item
+    if is_missing(answer):
+        return None
+    if not is_single(answer):
+        raise DataError(f"{record.where}: {place}: expected text, got {shown(answer)}")
+    text = as_text(answer)
+    return normalise_answer(text) or normal_answer(text)

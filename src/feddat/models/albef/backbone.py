@@ -37,7 +37,6 @@ class AlbefBackbone:
     family = "albef"
     #: The published ranking adds the first token's log-probability to a sum that has it already.
     first_token_counts = 2
-    longest_answer = 10
 
     def __init__(self, folder: Path | str, name: str | None = None) -> None:
         self.folder = Path(folder)

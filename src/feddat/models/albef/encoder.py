@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from feddat.models.albef.model import AlbefConfig
-from feddat.models.base import ModelError
+from feddat.models.base import ModelError, Unread
 from feddat.models.folder import first_line, require_file
 from feddat.models.folder_encoder import FolderEncoder
 
@@ -23,8 +23,11 @@ _PUNCTUATION = re.compile(r"[,.'!?\"()*#:;~]")
 
 def normalise_question(question: str) -> str:
     """Return a question as the model knows them: lower case, without punctuation, hyphens and slashes as spaces."""
-    text = _PUNCTUATION.sub("", question.lower()).replace("-", " ").replace("/", " ").rstrip(" ")
-    return " ".join(text.split(" ")[:MAX_WORDS])
+    return " ".join(_words(question)[:MAX_WORDS])
+
+
+def _words(question: str) -> list[str]:
+    return _PUNCTUATION.sub("", question.lower()).replace("-", " ").replace("/", " ").rstrip(" ").split(" ")
 
 
 class AlbefEncoder(FolderEncoder):
@@ -51,8 +54,21 @@ class AlbefEncoder(FolderEncoder):
         if not texts:
             return []
         start: int = self.tokenizer.cls_token_id
-        ids = self.tokenizer([normalise_question(text) for text in texts], add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer([self._plain(text) for text in texts], add_special_tokens=False)["input_ids"]
         return [[start, *row][: self._longest_text] for row in ids]
+
+    def unread(self, texts: Sequence[str]) -> list[Unread | None]:
+        """See :meth:`feddat.models.base.Encoder.unread`; questions are cut after :data:`MAX_WORDS` words, too."""
+        found = super().unread(texts)
+        return [
+            seen or ("cut" if len(_words(text)) > MAX_WORDS else None) for seen, text in zip(found, texts, strict=True)
+        ]
+
+    def _plain(self, text: str) -> str:
+        return normalise_question(text)
+
+    def _special_tokens(self) -> int:
+        return 1
 
     def answers(self, answers: Sequence[str]) -> list[list[int]]:
         """Return each answer's token ids: [CLS], its pieces, [SEP]."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from feddat.models.base import ModelError
+from feddat.text import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +84,7 @@ def parse_settings(overrides: Sequence[str]) -> TinySettings:
     for item in overrides:
         key, separator, value = item.partition("=")
         if not separator or key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
+            hint = did_you_mean(key, known) or f"; known: {', '.join(known)}"
             raise ModelError(f"{item!r}: expected key=value with a known key{hint}")
         values[key] = value
     size = values.pop("size", "bundled")

@@ -1,0 +1,39 @@
+"""Configuration of soft prompts at a stack of layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft import PeftConfig
+
+PEFT_TYPE = "SOFT_PROMPT"
+
+
+@dataclass
+class SoftPromptConfig(PeftConfig):
+    """Trained tokens that enter where the transformer layers begin, and are taken off where these end.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+
+    target_modules: str | list[str] | None = field(
+        default=None, metadata={"help": "The module around all transformer layers: a regular expression, or its name."}
+    )
+    tokens: int = field(default=5, metadata={"help": "Tokens for each input."})
+    inputs: list[str] = field(
+        default_factory=lambda: ["text"],
+        metadata={
+            "help": "What the tokens are put beside. Of more than one, embeddings.token_type_embeddings next to the "
+            "stack has a row each."
+        },
+    )
+    causal: bool = field(default=False, metadata={"help": "Whether a token sees only those before it."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self.peft_type = PEFT_TYPE
+        if self.tokens < 1:
+            raise ValueError(f"tokens must be at least 1, got {self.tokens}")
+        if not self.inputs:
+            raise ValueError("inputs must name at least one")

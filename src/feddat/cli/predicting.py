@@ -1,0 +1,106 @@
+"""``feddat predict``: a trained model's answers, to one question or to a file of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from feddat.cli.common import err, out, print_paths
+from feddat.cli.runs import AcceptChanges
+
+if TYPE_CHECKING:
+    from feddat.experiment.exports.answerer import Answerer
+
+
+def predict(
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Folder of a run, or of an exported model.")],
+    client: Annotated[str | None, typer.Option(help="Of a run: whose model answers.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")] = None,
+    question: Annotated[str | None, typer.Option(help="Question, sentence or hypothesis.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", metavar="FILE", help="Many questions: .jsonl, .csv or .parquet, as own data."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="What image names in FILE are relative to; default: its folder.")
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FILE", help="Answers: .jsonl, .csv or .parquet; default: JSON lines here."
+        ),
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Records of FILE that cannot be used get an error, not an answer.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
+    batch: Annotated[int | None, typer.Option(min=1, help="Questions answered together; default: the run's.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Of an exported model: the foundation model, where it is not where it was.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Default: the run's; of an exported model the CPU.")] = None,
+    site: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="On a client's own machine: its client.yaml; DIR is a copy of the server's."),
+    ] = None,
+    accept_changes: AcceptChanges = False,
+) -> None:
+    """Ask a trained model a question about a picture, or those of a file."""
+    from feddat.config import ConfigError
+    from feddat.data.answer_files import check_format
+    from feddat.example import DataError
+
+    if file is not None:
+        if image or question is not None or choice:
+            raise ConfigError("--file: its records have the pictures and questions; leave --image and --question out")
+        if not file.is_file():
+            raise DataError(f"{file}: no such file")
+        if to is not None:
+            check_format(to)
+    elif not image or question is None:
+        raise ConfigError("give a question: --image and --question, or many in a --file")
+    elif images is not None or to is not None or keep_going:
+        raise ConfigError("--images, --out, --keep-going: of a --file; leave them out")
+    for path in image or ():
+        if not path.is_file():
+            raise DataError(f"{path}: no such image file")
+    from feddat.experiment.exports.answerer import open_answerer
+
+    answerer = open_answerer(run, client, model, device, site, accept_changes)
+    answerer.batch_size = batch or answerer.batch_size
+    if file is not None:
+        _answer_file(answerer, file, images or file.parent, to, top, keep_going)
+        return
+    from feddat.example import Example
+    from feddat.text import normal_text
+
+    choices = tuple(normal_text(text) for text in choice or ())
+    example = Example("question", tuple(image or ()), normal_text(question or ""), choices=choices)
+    answers = answerer.answers([example], top)[0]
+    width = max(len(answer) for answer, _ in answers)
+    for answer, probability in answers:
+        bar = "█" * round(30 * probability) or "▏"
+        out.print(Text.assemble(f"{answer:<{width}}  {100 * probability:5.1f} %  ", (bar, "cyan")))
+
+
+def _answer_file(answerer: Answerer, file: Path, images: Path, to: Path | None, top: int, keep_going: bool) -> None:
+    from feddat.data.answer_files import open_writer
+    from feddat.experiment.exports.batch import answer_records, count_records
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    failed = 0
+    with open_writer(to) as write, Progress(*columns, console=err) as progress:
+        task = progress.add_task(file.name, total=count_records(file))
+        for rows in answer_records(answerer, file, images, top, keep_going):
+            write(rows)
+            failed += sum(row.error is not None for row in rows)
+            progress.advance(task, len(rows))
+    if to is not None:
+        print_paths(answers=to)
+    if failed:
+        err.print(f"{failed} record{'s'[: failed > 1]} could not be used, see `error`")

@@ -1,0 +1,37 @@
+"""Which names a client may have: each becomes the name of folders and files, on any system."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from feddat.text import normal_text
+
+#: Signs that some system does not take in a file's name.
+_IMPOSSIBLE = '/\\:*?"<>|'
+#: Of UTF-8: file systems take 255, and names get numbers and endings.
+_LONGEST = 200
+_RULE = f"expected letters, digits, spaces and signs, but none of {' '.join(_IMPOSSIBLE)}, and no dot at an end"
+
+
+def name_problem(name: str) -> str | None:
+    """Return what keeps a text from being a client's name, and which names are possible; ``None``: nothing does."""
+    if not name:
+        return f"empty; {_RULE}"
+    if name != normal_text(name) or name != name.strip():
+        return f"a space at an end, or not in the usual Unicode form; did you mean {normal_text(name).strip()!r}?"
+    if len(name.encode("utf-8", "replace")) > _LONGEST:
+        return f"longer than {_LONGEST} bytes of UTF-8"
+    if name[0] == "." or name[-1] == "." or any(sign in _IMPOSSIBLE or not sign.isprintable() for sign in name):
+        possible = "".join("-" if sign in _IMPOSSIBLE else sign for sign in name if sign.isprintable()).strip(". ")
+        return _RULE + (f"; for example {possible!r}" if possible.strip("-") else "")
+    return None
+
+
+def same_name(names: Iterable[str]) -> tuple[str, str] | None:
+    """Return two names that differ in letter case alone, which some file systems do not tell apart."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            return other, name
+    return None

@@ -1,0 +1,65 @@
+"""What one cell or JSON value says as text, and how messages show one that says nothing usable."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import math
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+from feddat.text import normal_text
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value stands for nothing: null, not-a-number (as data frames write it) or blank text."""
+    if isinstance(value, str):
+        return not normal_text(value).strip()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def is_single(value: Any) -> bool:
+    """Return whether a value is text, a number, a truth value or a date: what a cell of a table can hold."""
+    return isinstance(value, str | int | float | decimal.Decimal | datetime.date | datetime.time)
+
+
+def as_text(value: Any) -> str:
+    """Return a single value as people write it, without surrounding space: 3 for 3.0, true for a truth value."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    whole = as_whole(value)
+    if whole is not None and not isinstance(value, str):
+        return str(whole)
+    return normal_text(str(value)).strip()
+
+
+def as_whole(value: Any) -> int | None:
+    """Return a whole number, also where a data frame has made 3.0 of it or a table its text; else ``None``."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = int(text) if text.lstrip("-").isdecimal() else float(text) if len(text) < 25 else None
+        except ValueError:
+            return None
+    if isinstance(value, int):
+        return value
+    if isinstance(value, decimal.Decimal):
+        value = float(value)
+    return int(value) if isinstance(value, float) and abs(value) < 2**53 and value.is_integer() else None
+
+
+def listed(names: Iterable[Any]) -> str:
+    """Return names as messages list them, however many or long they are."""
+    text = normal_text(", ".join(map(str, names)))
+    return text if len(text) <= 300 else f"{text[:297]}..."
+
+
+def shown(value: Any) -> str:
+    """Return the start of a value as messages show it, however deep or long it is."""
+    return _SHORT.repr(value)

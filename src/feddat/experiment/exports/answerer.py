@@ -1,0 +1,286 @@
+"""A trained model that answers: of a run's client, or from the folder of an exported model, without anybody's data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image as PILImage
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from feddat.adapters.peft_form import CONFIG_FILE, put_peft, read_peft
+from feddat.adapters.replaced import ReplacedWeights
+from feddat.algorithms.base import MAIN_HEAD, RoundContext
+from feddat.algorithms.head import Head
+from feddat.client.answering import Answering
+from feddat.client.learner import BatchLearner
+from feddat.client.member import FUSION, Member
+from feddat.config import RunConfig
+from feddat.example import ClientData, DataError, Example, Image
+from feddat.experiment.exports.folder import (
+    ANSWERS_FILE,
+    FUSION_FILE,
+    HEAD_FILE,
+    INFO_FILE,
+    ExportError,
+    ExportInfo,
+    is_export,
+    read_json,
+)
+from feddat.models.base import Backbone, ModelError
+from feddat.models.catalog import load_backbone
+from feddat.models.fusion import FusedBackbone, WeightedFusions
+from feddat.models.number_formats import Format
+from feddat.models.weights import weight_files, weights_hash
+from feddat.picture_settings import PictureSettings
+from feddat.text import normal_text
+
+#: Modes of Pillow's images that PNG has.
+_AS_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+#: A picture: its file, the bytes of one, pixels (uint8, H x W x 3), or Pillow's.
+Picture: TypeAlias = str | Path | bytes | np.ndarray[Any, Any] | PILImage.Image
+#: What is asked: an example; or a picture (of ``nlvr2``, two in a list) and a question.
+Asked: TypeAlias = Example | tuple[Picture | Sequence[Picture], str]
+#: Answers with probabilities, the likeliest first.
+Answers: TypeAlias = list[tuple[str, float]]
+
+
+class Answerer:
+    """A trained model with everything that its answers need.
+
+    Args:
+        answering: with the model's state in it.
+        member: whose task, head and answers it has.
+        route: that it answers on.
+
+    Attributes:
+        task: name of its task, key in :data:`feddat.tasks.TASKS`.
+        classes: the answers that it knows.
+        pictures: how it reads pictures.
+        batch_size: questions that are answered together.
+    """
+
+    def __init__(self, answering: Answering, member: Member, route: str) -> None:
+        self._answering = answering
+        self._member = member
+        self._route = route
+        self.task: str = member.task.name
+        self.classes: tuple[str, ...] = member.task.classes
+        self.pictures: PictureSettings = member.data.pictures
+        self.batch_size: int = answering.batch_size
+
+    def answer(self, image: Picture | Sequence[Picture], question: str, choices: Sequence[str] = ()) -> str:
+        """Return the likeliest answer to one question.
+
+        Args:
+            image: a picture; of ``nlvr2``, two.
+            question: question, sentence or hypothesis.
+            choices: of ``vcr``, the four answers to choose from.
+
+        Raises:
+            DataError: the question is empty, a picture cannot be read, or there are too many or too few.
+        """
+        example = Example("question", _pictures(image), _text(question), choices=tuple(map(normal_text, choices)))
+        return self.answers([example], 1)[0][0][0]
+
+    def answers(self, batch: Sequence[Asked], k: int = 3) -> list[Answers]:
+        """Return the ``k`` likeliest answers to each question with probabilities; one that is written freely, alone.
+
+        Probabilities are a softmax over the answers; of VQA as classification, which trains independent scores, they
+        are not calibrated.
+
+        Raises:
+            DataError: a picture cannot be read, or there are too many or too few.
+        """
+        examples = [_example(number, asked) for number, asked in enumerate(batch)]
+        return self._answering.likeliest(self._member, examples, self._route, k) if examples else []
+
+
+def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu") -> Answerer:
+    """Return the client's model in the folder of an exported model (``feddat export RUN --client NAME``).
+
+    Args:
+        folder: the exported model.
+        model: the foundation model, where it is not where it was; a merged model needs none.
+        device: to compute on.
+
+    Raises:
+        ExportError: the folder is no such folder, is nobody's model, or its foundation model cannot be used or is
+            another one.
+        ModelError: a merged model cannot be read.
+    """
+    folder = Path(folder).expanduser()
+    info = ExportInfo.read(folder)
+    if info.task is None:
+        raise ExportError(f"{folder}: what all clients have in common, without a head: export one with --client")
+    config = RunConfig(
+        head={"init": info.head_init},
+        fusion={"kind": info.fusion},
+        eval={"answers": info.answering, "rank_top": info.rank_top},
+    )
+    backbone = _backbone(folder, info, str(model) if model is not None else info.model, device)
+    if isinstance(backbone, FusedBackbone):
+        backbone.fuse(info.fusion, "personal")
+    if (folder / CONFIG_FILE).is_file():
+        try:
+            put_peft(backbone.model, *read_peft(folder))
+        except ValueError as error:
+            raise ExportError(f"{folder}: {error}") from None
+    elif not info.merged and info.kind != "head":
+        raise ExportError(f"{folder / CONFIG_FILE}: no such file; a part of the exported model is missing")
+    answers = read_json(folder / ANSWERS_FILE, "a part of the exported model is missing")
+    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+        raise ExportError(f"{folder / ANSWERS_FILE}: expected a list of answers")
+    listed = tuple(answers) if info.task == "vqa" else ()
+    try:
+        pictures = PictureSettings().updated(info.pictures)
+    except ValueError as error:
+        raise ExportError(f"{folder / INFO_FILE}: pictures: {error}") from None
+    data = ClientData("exported", info.task, (), (), (), listed, answering=info.answering, pictures=pictures)
+    with torch.random.fork_rng(devices=[]):  # heads are drawn before they are filled
+        member = Member(data, config, backbone, torch.device(device))
+        _fill_heads(member, folder, info)
+    backbone.model.to(device).eval()
+    for head in member.heads.values():
+        head.eval()
+    # What is in the model is all there is: no adapter is switched.
+    learner = BatchLearner(backbone, ReplacedWeights(backbone.model, "head"), "fp32")
+    answering = Answering(learner, Head(), RoundContext(1, 1, config.algorithm), config.eval.batch_size)
+    return Answerer(answering, member, "none")
+
+
+def open_answerer(
+    folder: Path,
+    client: str | None = None,
+    model: str | None = None,
+    device: str | None = None,
+    site: Path | None = None,
+    accept_changes: bool = False,
+) -> Answerer:
+    """Return a model that answers, from the folder of an exported model or of a run.
+
+    Args:
+        folder: either.
+        client: of a run, whose model.
+        model: of an exported model, see :func:`load`.
+        device: default: of a run its own, else the CPU.
+        site: of a run, the client's own settings, on its machine.
+        accept_changes: of a run, ask though its model has been exchanged since the last checkpoint.
+
+    Raises:
+        ExportError: an option does not go with the folder.
+        ConfigError, DataError, ModelError, ExperimentError: it cannot be used.
+    """
+    if is_export(folder):
+        if client is not None or site is not None:
+            raise ExportError(f"{folder} is one exported model: leave --client and --site out")
+        return load(folder, model, device or "cpu")
+    from feddat.experiment.run import Experiment
+
+    if model is not None:
+        raise ExportError(f"--model: {folder} is a run, which names its own; leave it out")
+    return Experiment.open(folder, site=site, device=device).answerer(client, accept_changes)
+
+
+def _backbone(folder: Path, info: ExportInfo, model: str, device: str) -> Backbone:
+    if info.merged:
+        return load_backbone(str(folder))
+    number_format: Format = info.format  # type: ignore[assignment]
+    try:
+        backbone = load_backbone(model, number_format, device)
+    except ModelError as error:
+        raise ExportError(
+            f"{folder}: its foundation model cannot be used: {error}; say with --model where it is"
+        ) from error
+    if backbone.encoder.fingerprint[:16] != info.encoder or weights_hash(backbone.model.state_dict()) != info.weights:
+        raise ExportError(f"{folder}: trained on another model than {model}, whose weights or processor differ")
+    return backbone
+
+
+def _fill_heads(member: Member, folder: Path, info: ExportInfo) -> None:
+    """Load the trained heads into a member's."""
+    heads = member.heads
+    if (folder / HEAD_FILE).is_file():
+        _load(heads[MAIN_HEAD], _read(folder / HEAD_FILE), folder / HEAD_FILE)
+    elif info.head_prefix:
+        _load(heads[MAIN_HEAD], _below(folder, info.head_prefix), folder)
+    elif info.head_prefix is None and any(True for _ in heads[MAIN_HEAD].parameters()):
+        raise ExportError(f"{folder}: no {HEAD_FILE}; a part of the exported model is missing")
+    if info.fusion_weights:
+        fusions: list[nn.Module] = [heads[FUSION]]
+        while len(fusions) < len(info.fusion_weights):
+            member.reset_heads()
+            fusions.append(member.heads[FUSION])
+        heads[FUSION] = WeightedFusions(fusions, info.fusion_weights)
+        states = {f"fusions.{key}": value for key, value in _read(folder / FUSION_FILE).items()}
+        _load(heads[FUSION], states, folder / FUSION_FILE)
+    member.heads.update(heads)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ExportError(f"{path}: cannot be read: {error}") from None
+
+
+def _below(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors below a prefix in a model's weights."""
+    found: dict[str, Tensor] = {}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  (the file is no mapping)
+            found |= {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
+    return found
+
+
+def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ExportError(f"{path}: the head does not fit: {' '.join(str(error).split())}") from None
+
+
+def _example(number: int, asked: Asked) -> Example:
+    if isinstance(asked, Example):
+        return asked
+    if not isinstance(asked, list | tuple) or len(asked) != 2:
+        raise DataError(f"question {number}: expected a picture and a question, or an Example; got {asked!r}")
+    image, question = asked
+    return Example(f"question {number}", _pictures(image), _text(question))
+
+
+def _text(question: str) -> str:
+    if not isinstance(question, str) or not question.strip():
+        raise DataError(f"question: expected text, got {question!r}")
+    return normal_text(question)
+
+
+def _pictures(image: Picture | Sequence[Picture]) -> tuple[Image, ...]:
+    if isinstance(image, list | tuple):
+        return tuple(_picture(one) for one in image)
+    return (_picture(image),)  # type: ignore[arg-type]
+
+
+def _picture(image: Picture) -> Image:
+    if isinstance(image, PILImage.Image):
+        return _as_file(image)
+    if isinstance(image, str | Path):
+        return Path(image).expanduser()
+    if isinstance(image, bytes | np.ndarray):
+        return image
+    raise DataError(f"picture: expected a file, bytes, pixels or an image of Pillow, got {type(image).__name__}")
+
+
+def _as_file(image: PILImage.Image) -> bytes:
+    """Return an image as a file, so that transparency, orientation and depth are treated as any file's are."""
+    buffer = BytesIO()
+    kept = image if image.mode in _AS_PNG else image.convert("RGB")
+    kept.save(buffer, "PNG", compress_level=1, exif=image.getexif())
+    return buffer.getvalue()

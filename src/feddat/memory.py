@@ -1,0 +1,55 @@
+"""How much memory this process may still take: of the machine, of its container, of its own limit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory() -> int | None:
+    """Return the bytes that are left, the least of what limits them; ``None`` where the system does not say."""
+    return min(_limits(), default=None)
+
+
+def _limits() -> Iterator[int]:
+    if (machine := _kib("/proc/meminfo", "MemAvailable")) is not None:
+        yield machine
+    if (container := _container()) is not None:
+        yield container
+    if (own := _own()) is not None:
+        yield own
+
+
+def _kib(file: str, key: str) -> int | None:
+    """Return an entry of a table of the kernel in bytes."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", _text(Path(file)), re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
+
+
+def _container() -> int | None:
+    """Return what is left to a container (cgroups, version 2); files that it has read count as free."""
+    most, used = _text(_CGROUP / "memory.max").strip(), _text(_CGROUP / "memory.current").strip()
+    if not (most.isdecimal() and used.isdecimal()):
+        return None
+    files = re.search(r"^inactive_file (\d+)$", _text(_CGROUP / "memory.stat"), re.MULTILINE)
+    return max(0, int(most) - int(used) + (int(files[1]) if files else 0))
+
+
+def _own() -> int | None:
+    """Return what is left of this process's limit of addresses (``ulimit -v``)."""
+    try:
+        import resource
+    except ImportError:  # not POSIX
+        return None
+    most, used = resource.getrlimit(resource.RLIMIT_AS)[0], _kib("/proc/self/status", "VmSize")
+    return None if most == resource.RLIM_INFINITY or used is None else max(0, most - used)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="ascii")
+    except OSError:
+        return ""

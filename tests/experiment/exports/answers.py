@@ -1,0 +1,25 @@
+"""What a run answers, and whether two models answer alike."""
+
+import pytest
+
+from feddat.experiment import Experiment
+from feddat.experiment.federation import answering_state
+
+
+def of_run(run, client, examples, route=None):
+    """What a client's model answers within the run, on a route."""
+    federation, state = Experiment.open(run)._latest()
+    final, extras = answering_state(federation.foundation, state)
+    owner = federation.owner(client)
+    answering = owner.answering(state.shared or None, state.round, final, extras)
+    return answering.likeliest(owner.members[client], examples, route or owner.routes(final)[0], 3)
+
+
+def questions(run, client="ann"):
+    return Experiment.open(run)._latest()[0].data[client].test
+
+
+def same_answers(found, expected, within=2e-5):
+    assert [[name for name, _ in row] for row in found] == [[name for name, _ in row] for row in expected]
+    for row, other in zip(found, expected, strict=True):
+        assert [value for _, value in row] == pytest.approx([value for _, value in other], abs=within)

@@ -1,0 +1,20 @@
+"""``import feddat`` makes this package's tuners known to PEFT, whoever imports what first."""
+
+import subprocess
+import sys
+
+NAMES = ("BOTTLENECK", "SOFT_PROMPT")
+
+
+def test_tuners_wait_for_peft():
+    """Libraries look whether there is PEFT without importing it."""
+    script = f"""
+import sys
+from importlib.util import find_spec
+import feddat
+assert find_spec("peft") is not None
+assert not {{"peft", "torch"}} & set(sys.modules), "import feddat loads neither"
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+assert {{*{NAMES}}} <= set(PEFT_TYPE_TO_CONFIG_MAPPING)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
