@@ -75,7 +75,7 @@ class JsonLog(logging.Handler):
         fields: Mapping[str, Any],
     ) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": time, "level": level, "event": event, "round": round, "client": client}
+        line = {"time": time, "level": level, "event": event, "round": round, "client": plain(client)}
         line |= {"message": one_line(message, LINE), "pid": os.getpid(), **{k: plain(v) for k, v in fields.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
