@@ -79,7 +79,10 @@ class Display:
 
     def warn(self, event: Event) -> None:
         """Print what went wrong with one client; it stays above the picture."""
-        text = f"warning: round {event['round']}: client {event['client']} {event['event']}: {event['reason']}"
+        who = (
+            f"client {event['client']} {event['event']}" if "client" in event else "the global adapter stays as it was"
+        )
+        text = f"warning: round {event['round']}: {who}: {event['reason']}"
         self.console.print(Text(text, style="yellow"), soft_wrap=True)
 
     def note(self, event: Event) -> None:
@@ -125,7 +128,7 @@ class RunDisplay(Display):
             self._doing = f"round {event['round']}: {event['client']} is evaluated"
         elif kind == "round":
             self._finish_round(event)
-        elif kind in ("failed", "refused"):
+        elif kind in ("failed", "refused", "kept"):
             self.warn(event)
         elif kind == "data":
             self.note(event)
@@ -237,7 +240,7 @@ class ComparisonDisplay(Display):
             self.console.print(
                 Text(f"warning: run {event['run']} failed: {event['reason']}", style="red"), soft_wrap=True
             )
-        elif kind in ("failed", "refused"):
+        elif kind in ("failed", "refused", "kept"):
             self.warn(event)
         elif kind == "data":
             self.note(event)

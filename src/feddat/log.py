@@ -3,8 +3,9 @@
 That of a run is ``log.jsonl`` in its folder; a client that is a process of its own has its own.
 
 Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``round`` and ``client`` (``null`` where there is none),
-``message`` (the same for people, in one line) and ``pid``; an event's own fields follow. Nothing is ever taken out: a
-resumed run goes on below what it wrote before, with another ``start``.
+``message`` (the same for people, in one line) and ``pid``; an event's own fields follow. Texts are one line of bounded
+length, and hold nothing that a terminal obeys (:mod:`feddat.one_line`). Nothing is ever taken out: a resumed run goes
+on below what it wrote before, with another ``start``.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from feddat.one_line import LINE, one_line, plain
+
 #: What the log says by itself, or that is too long for a line.
 _NOT_FIELDS = frozenset({"event", "round", "client", "summary"})
-_LEVELS = {"failed": "WARNING", "refused": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
+_LEVELS = {"failed": "WARNING", "refused": "WARNING", "kept": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
 
 
 class JsonLog(logging.Handler):
@@ -72,8 +75,8 @@ class JsonLog(logging.Handler):
         fields: Mapping[str, Any],
     ) -> None:
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = {"time": time, "level": level, "event": event, "round": round, "client": client}
-        line |= {"message": " ".join(message.split()), "pid": os.getpid(), **fields}
+        line = {"time": time, "level": level, "event": event, "round": round, "client": plain(client)}
+        line |= {"message": one_line(message, LINE), "pid": os.getpid(), **{k: plain(v) for k, v in fields.items()}}
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -95,6 +98,8 @@ def describe(event: Mapping[str, Any]) -> str:
         return f"round {round}: {client} on {event['split']}: {scores or without}"
     if kind in ("failed", "refused"):
         return f"round {round}: client {client} {kind} ({event['kind']}): {event['reason']}"
+    if kind == "kept":
+        return f"round {round}: the global adapter stays as it was: {event['reason']}"
     if kind == "round":
         return f"round {round} of {event['rounds']} is done"
     if kind == "done":

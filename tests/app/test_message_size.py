@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as numpy_st
 
 from feddat.app import messages
+from feddat.app.arrays import read_array
 from feddat.app.grid import InProcessGrid
 from feddat.app.limits import COPIES, check_message
 from feddat.config import ConfigError, ServerConfig, WireConfig
@@ -36,14 +37,14 @@ def test_arrays_are_flowers_byte_for_byte_and_come_back(value):
         flowers.stype,
         flowers.data,
     )
-    found = messages.to_numpy(ours)
+    found = read_array(ours)
     assert found.dtype == value.dtype
     np.testing.assert_array_equal(found, value)
 
 
 def test_an_array_in_columns_is_read_as_well():
     value = np.asfortranarray(np.arange(6, dtype=np.float32).reshape(2, 3))
-    np.testing.assert_array_equal(messages.to_numpy(Array(value)), value)
+    np.testing.assert_array_equal(read_array(Array(value)), value)
 
 
 @pytest.mark.parametrize(
@@ -52,16 +53,16 @@ def test_an_array_in_columns_is_read_as_well():
         ("torch", lambda data: data, "serialised as 'torch'"),
         ("numpy.ndarray", lambda data: data[:-1], "23 bytes of values, expected 24"),
         ("numpy.ndarray", lambda data: data + b"\0", "25 bytes of values, expected 24"),
-        ("numpy.ndarray", lambda data: b"", "magic"),
-        ("numpy.ndarray", lambda data: data.replace(b"'<f4'", b"'|O' "), "Python objects"),
-        ("numpy.ndarray", lambda data: data.replace(b"(2, 3)", b"(2,-3)"), "expected -24"),
+        ("numpy.ndarray", lambda data: b"", "not in NumPy's format 1.0"),
+        ("numpy.ndarray", lambda data: data.replace(b"'<f4'", b"'|O' "), "not that of a plain array of numbers"),
+        ("numpy.ndarray", lambda data: data.replace(b"(2, 3)", b"(2,-3)"), "not that of a plain array"),
         ("numpy.ndarray", lambda data: data.replace(b"\x93NUMPY\x01", b"\x93NUMPY\x02"), "format"),
     ],
 )
 def test_what_is_no_plain_array_is_refused(stype, change, error):
     good = Array(np.zeros((2, 3), np.float32))
     with pytest.raises((TypeError, ValueError), match=error):
-        messages.to_numpy(Array(good.dtype, good.shape, stype, change(good.data)))
+        read_array(Array(good.dtype, good.shape, stype, change(good.data)))
 
 
 @given(

@@ -14,7 +14,6 @@ from feddat.app import messages
 from feddat.app.checkpoint import Checkpoints, ServerState
 from feddat.app.grid import InProcessGrid
 from feddat.app.messages import ReplyError
-from feddat.app.strategy import FederationError
 from feddat.app.wire import SCALES, WireError, layout, pack, settle, unpack
 from feddat.client.store import PersonalStore
 from feddat.config import WireConfig
@@ -258,7 +257,7 @@ def test_clients_train_and_answer_from_the_very_same_global(tmp_path):
     assert torch.equal(seen[3][0], state.shared["w"])
 
 
-def test_an_overflow_at_a_client_is_its_failure_and_at_the_server_ends_the_run(tmp_path):
+def test_an_overflow_at_a_client_is_its_failure_and_at_the_server_leaves_the_adapter_as_it_was(tmp_path, caplog):
     fp16 = WireConfig(format="fp16")
     state = ServerState(shared())
     _, _, events = federate(clients(tmp_path, 1.0, 1e6), state, wire=fp16)
@@ -266,8 +265,11 @@ def test_an_overflow_at_a_client_is_its_failure_and_at_the_server_ends_the_run(t
     assert [e["reason"] for e in events if e["event"] == "failed"] == [
         "WireError: array down.weight has a value of magnitude 1e+06, beyond the largest of fp16, 65504"
     ]
-    with pytest.raises(FederationError, match=r"round 1: array down\.weight has a value of magnitude 120000, beyond"):
-        federate(clients(tmp_path, 6e4), ServerState(shared(6e4)), wire=WireConfig(format="fp16", delta=True))
+    state = ServerState(shared(6e4))
+    federate(clients(tmp_path, 6e4), state, wire=WireConfig(format="fp16", delta=True))
+    assert all(torch.equal(value, torch.full_like(value, float(np.float16(6e4)))) for value in state.shared.values())
+    assert state.refused == 1
+    assert "round 1: the global adapter stays as it was: array down.weight has a value of magnitude 1" in caplog.text
 
 
 def test_the_servers_residual_is_in_its_checkpoint(tmp_path):

@@ -29,6 +29,7 @@ class Apfl(Algorithm):
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "local", "global")
+    logs = ("loss", "task_global", "task_mixture", "alpha")
     local_from_global = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:

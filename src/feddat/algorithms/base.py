@@ -128,6 +128,8 @@ class Algorithm(ABC):
         needs: what those kinds are, for messages.
         reads_features: whether it compares or weighs examples by their pooled features, (N, d).
         trains_head_alone: whether it has steps in which nothing but heads trains.
+        logs: keys of what :meth:`step` returns; a server takes no others.
+        logs_below_zero: whether any of them may be below 0; a server refuses such a value otherwise.
         local_from_global: whether a client's local adapter begins as the global one that it receives.
     """
 
@@ -142,6 +144,8 @@ class Algorithm(ABC):
     needs: ClassVar[str] = ""
     reads_features: ClassVar[bool] = False
     trains_head_alone: ClassVar[bool] = False
+    logs: ClassVar[tuple[str, ...]] = ("loss",)
+    logs_below_zero: ClassVar[bool] = False
     local_from_global: ClassVar[bool] = False
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
@@ -157,7 +161,7 @@ class Algorithm(ABC):
         """Take one optimisation step (or its parts) on the current batch.
 
         Returns:
-            Detached scalars to log; always the same keys, ``loss`` among them.
+            Detached scalars to log; always the keys of :attr:`logs`, ``loss`` among them.
         """
 
     def shift(self, context: RoundContext) -> Mapping[str, Tensor]:

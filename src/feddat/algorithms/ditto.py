@@ -25,6 +25,7 @@ class Ditto(Algorithm):
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("local", "global")
+    logs = ("loss", "task_global", "task_local")
     local_from_global = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:

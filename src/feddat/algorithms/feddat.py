@@ -29,6 +29,7 @@ class FedDAT(Algorithm):
     trains = ("global", "local")
     keeps = ("local", "anchor")
     routes = ("dat", "local", "global")
+    logs = ("loss", "task_global", "task_dat", "kl_global", "kl_dat")
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head, if asked for."""

@@ -27,6 +27,7 @@ class FedDPA(Algorithm):
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "local", "global")
+    logs = ("loss", "task_global", "task_mixed")
     reads_features = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:

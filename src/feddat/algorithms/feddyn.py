@@ -42,6 +42,8 @@ class FedDyn(Algorithm):
     name = "feddyn"
     trains = ("global",)
     routes = ("global",)
+    logs = ("loss", "task")
+    logs_below_zero = True  # its regulariser has a linear part
     server = FedDynServer()
 
     def begin(self, learner: Learner, context: RoundContext) -> None:

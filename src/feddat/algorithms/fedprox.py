@@ -20,6 +20,7 @@ class FedProx(Algorithm):
     name = "fedprox"
     trains = ("global",)
     routes = ("global",)
+    logs = ("loss", "task", "distance")
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step; logs ``loss`` and its parts ``task`` and ``distance`` (squared)."""

@@ -26,6 +26,7 @@ class Moon(Algorithm):
     trains = ("global",)
     keeps = ("local",)
     routes = ("global",)
+    logs = ("loss", "task", "contrast")
     reads_features = True
 
     def begin(self, learner: Learner, context: RoundContext) -> None:

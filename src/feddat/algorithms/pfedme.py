@@ -25,6 +25,7 @@ class PFedMe(Algorithm):
     trains = ("local",)
     keeps = ("local",)
     routes = ("local", "global")
+    logs = ("loss", "task")
     local_from_global = True
 
     def begin(self, learner: Learner, context: RoundContext) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -57,6 +58,10 @@ class LocalGrid(Grid):
     def get_node_ids(self) -> list[int]:
         """Return the node ids, in the order of client names."""
         return list(self.names)
+
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return the nodes with their clients' names, which they cannot choose."""
+        return [NodeInfo(node_id=node, name=self.names.get(node, "")) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Deliver messages at once, and keep the replies for :meth:`pull_messages`."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
-from feddat.app.messages import ReplyError, TrainReply
+from feddat.app.judge import norm
+from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.config import ConfigError, ServerConfig, WireConfig
 
-#: Numbers that are looked at together.
-_BLOCK = 2**18
+#: The largest magnitude of a number in an extra array: a gradient's are far below it.
+MOST_EXTRA = 1e6
 #: What a round with the mean takes of this process's memory, as a multiple of a message's arrays in fp32: the adapter,
 #: what is sent out, sums in float64 (two), directions of updates, and what a client sends with its bytes (two).
 COPIES = 7
@@ -75,10 +75,12 @@ class Limits:
         max_update: the most that the L2 distance between an adapter and the one sent may be, as a multiple of the
             norm of the one sent, or of 1 where that is smaller.
         max_examples: the largest number of training examples.
+        agreed: client -> the largest number of training examples that is agreed on.
     """
 
     max_update: float = 100.0
     max_examples: int = 10_000_000
+    agreed: Mapping[str, int] = field(default_factory=dict)
     _sent: Mapping[str, Tensor] = field(default_factory=dict)
     _examples: dict[str, int] = field(default_factory=dict)
 
@@ -86,40 +88,36 @@ class Limits:
         """Begin a round in which ``sent`` goes out."""
         self._sent = sent
 
-    def check(self, client: str, reply: TrainReply) -> None:
+    def check(self, member: Member, reply: TrainReply) -> None:
         """Check one train reply whose form is known to be right.
 
         Raises:
-            ReplyError: it is over a limit, or says to have another number of examples than before: a client's
-                training data does not change within a run, and the number may be its weight.
+            ReplyError: it is over a limit, or says to have more examples than the client registered with, or another
+                number than before: its training data does not change within a run, and the number may be its weight.
         """
-        if reply.shared:
-            sent = {key: value.numpy() for key, value in self._sent.items()}
-            allowed = self.max_update * max(_norm(sent), 1.0)
-            moved = _norm(reply.shared, sent)
-            if moved > allowed:
-                reason = f"its adapter is {moved:.3g} away from the one sent, more than {allowed:.3g}"
-                raise ReplyError(client, f"{reason} (server.max_update)")
+        client = member.name
+        if reply.shared and (far := self.too_far(reply.shared)):
+            raise ReplyError(client, f"its adapter is {far} (server.max_update)")
+        for key, value in reply.extras.items():
+            if value.size and max(value.max(), -value.min()) > MOST_EXTRA:
+                raise ReplyError(client, f"array {key} has values beyond {MOST_EXTRA:g}")
         if reply.examples is None:
             return
-        if reply.examples > self.max_examples:
-            raise ReplyError(
-                client, f"says to have {reply.examples} examples, more than {self.max_examples} (server.max_examples)"
-            )
+        limits = [(self.max_examples, "server.max_examples")]
+        if client in self.agreed:
+            limits.append((self.agreed[client], "server.agreed_examples"))
+        if member.examples is not None:
+            limits.append((member.examples, "what it registered with"))
+        for most, what in limits:
+            if reply.examples > most:
+                raise ReplyError(client, f"says to have {reply.examples} examples, more than {most} ({what})")
         before = self._examples.setdefault(client, reply.examples)
         if reply.examples != before:
             raise ReplyError(client, f"says to have {reply.examples} examples, and {before} in an earlier round")
 
-
-def _norm(values: Mapping[str, NDArray[Any]], minus: Mapping[str, NDArray[Any]] | None = None) -> float:
-    """Return the L2 norm of arrays, or of the differences of two sets, in float64: a block at a time."""
-    squares = 0.0
-    for key, value in values.items():
-        flat = value.reshape(-1)
-        other = None if minus is None else minus[key].reshape(-1)
-        for begin in range(0, flat.size, _BLOCK):
-            block = flat[begin : begin + _BLOCK].astype(np.float64)
-            if other is not None:
-                block -= other[begin : begin + _BLOCK]
-            squares += float(block @ block)
-    return math.sqrt(squares)
+    def too_far(self, shared: Mapping[str, NDArray[np.float32]]) -> str | None:
+        """Say how far an adapter is from the one sent, where that is over the limit."""
+        sent = {key: value.numpy() for key, value in self._sent.items()}
+        allowed = self.max_update * max(norm(sent), 1.0)
+        moved = norm(shared, sent)
+        return f"{moved:.3g} away from the one sent, more than {allowed:.3g}" if moved > allowed else None

@@ -2,7 +2,7 @@
 
 | message | server to client | client to server |
 | --- | --- | --- |
-| query | the run's id | the client's name, the members it answers for, counts of parameters, what it shares |
+| query | the run's id | the client's name and members, counts of its parameters and examples, what it shares |
 | train | the global adapter, extra arrays; round, rounds, run, model | the same, other extras; examples; losses |
 | evaluate | the global adapter, other extras; the same; split, if final | number of examples; one score per route |
 
@@ -13,14 +13,16 @@ Of the global adapter only those entries travel that the algorithm shares, packe
 instruction names the format, where it is not the default, and the client answers in the same. Extra arrays (control
 variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower
 wants one per message, under a prefix.
-Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`.
+Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`. Metrics have names
+from a list and values within bounds, arrays are read by :mod:`.arrays`, and texts become one line (:mod:`..one_line`).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, TypeAlias, TypeVar, cast
@@ -36,7 +38,10 @@ from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
+from feddat.app.arrays import ArrayError, read_array
+from feddat.client_names import name_problem
 from feddat.config import SHARING, Sharing, WireConfig
+from feddat.one_line import one_line
 from feddat.phases import phase
 
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
@@ -44,6 +49,16 @@ FORMAT, DELTA = "wire.format", "wire.delta"
 ROUND, EXAMPLES = "round", "num-examples"
 #: Before the keys of extra arrays; no key of an adapter has a slash.
 EXTRA = "extra/"
+#: What a client tells of its training whatever the method is, beside the losses that the method names.
+TOLD = frozenset({"examples", "steps", "seconds"})
+#: What a client counts of its parameters.
+_COUNTED = frozenset({"total", "trainable", "communicated"})
+#: The largest value of a metric, and the largest count.
+_MOST_METRIC, _MOST_COUNT = 1e9, 10**13
+#: By so much a loss may be below 0, for rounding.
+_ROUNDING = 1e-3
+#: Members that one client may answer for.
+_MOST_MEMBERS = 10_000
 #: What the answer of a node is that has gone while it was waited for.
 _GONE = "its node has gone: two heartbeats without a sign of life"
 
@@ -58,14 +73,13 @@ class ReplyError(ValueError):
 
     Attributes:
         client: whose reply it is.
-        reason: what is wrong with it, in one line.
+        reason: what is wrong with it, in one line (:func:`~feddat.one_line.one_line`).
         failed: the client reported a failure itself, rather than sending something that does not fit.
     """
 
     def __init__(self, client: str, reason: str, *, failed: bool = False) -> None:
-        super().__init__(f"client {client}: {reason}")
-        self.client = client
-        self.reason = reason
+        self.client, self.reason = one_line(client), one_line(reason)
+        super().__init__(f"client {self.client}: {self.reason}")
         self.failed = failed
 
 
@@ -78,12 +92,14 @@ class Member:
         members: whose data it answers for; more than one: centralised.
         parameters: ``total``, ``trainable`` and ``communicated`` parameters; empty where the client keeps them back.
         sharing: what of its metrics it lets out.
+        examples: its number of training examples; ``None`` where it keeps that back.
     """
 
     name: str
     members: tuple[str, ...]
     parameters: Mapping[str, int] = field(default_factory=dict)
     sharing: Sharing = "scores"
+    examples: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +175,12 @@ def _field(length: int) -> int:
     return 1 + max(1, (length.bit_length() + 6) // 7) + length
 
 
+def most_bytes(shapes: Shapes, extra_shapes: Shapes, wire: WireConfig) -> int:
+    """Return how many bytes a client's reply may have: of its arrays, and far more than enough of the rest."""
+    arrays = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes), WireConfig())
+    return sum(dtype.itemsize * math.prod(shape) + 4096 for dtype, shape in arrays.values()) + 2**20
+
+
 @phase("messages")
 def to_arrays(state: Mapping[str, Tensor | NDArray[Any]]) -> ArrayRecord:
     """Return tensors as an ArrayRecord of float32 NumPy arrays, and arrays as they are, in the order given."""
@@ -181,32 +203,10 @@ def to_array(value: NDArray[Any]) -> Array:
     return Array(str(value.dtype), tuple(value.shape), SType.NUMPY, data)
 
 
-def to_numpy(array: Array) -> NDArray[Any]:
-    """Return Flower's array as NumPy's: a view of its bytes, which cannot be written to.
-
-    Raises:
-        TypeError, ValueError: it does not hold the bytes of one plain array in NumPy's format.
-    """
-    if array.stype != SType.NUMPY:
-        raise TypeError(f"serialised as {array.stype!r}, expected {SType.NUMPY!r}")
-    file = BytesIO(array.data)  # which shares them
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"NumPy's format {version}, expected (1, 0)")
-    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are never read")
-    begin, count = file.tell(), math.prod(shape)
-    if len(array.data) - begin != count * dtype.itemsize:
-        raise ValueError(f"{len(array.data) - begin} bytes of values, expected {count * dtype.itemsize}")
-    values = np.frombuffer(array.data, dtype, count, begin) if count else np.empty(0, dtype)
-    return values.reshape(shape, order="F" if in_columns else "C")
-
-
 @phase("messages")
 def to_tensors(record: ArrayRecord) -> dict[str, Tensor]:
     """Return an ArrayRecord's arrays as tensors: views of its bytes, not to be written to."""
-    return {key: as_tensor(to_numpy(array)) for key, array in record.items()}
+    return {key: as_tensor(read_array(array)) for key, array in record.items()}
 
 
 def as_tensor(value: NDArray[Any]) -> Tensor:
@@ -270,7 +270,7 @@ def read_instruction(message: Message) -> Instruction:
     content = message.content
     config = _record(content, CONFIG, ConfigRecord)
     wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))
-    arrays = {key: to_numpy(array) for key, array in _record(content, SHARED, ArrayRecord).items()}
+    arrays = {key: read_array(array) for key, array in _record(content, SHARED, ArrayRecord).items()}
     packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
     shared = {key: as_tensor(value) for key, value in wires.unpack(packed, wire).items()}
     return Instruction(
@@ -297,6 +297,8 @@ def name_reply(message: Message, member: Member) -> Message:
     """Return the answer to a query: who this node is."""
     config = ConfigRecord({"client": member.name, "members": list(member.members), "sharing": member.sharing})
     if member.sharing != "none":
+        if member.examples is not None:
+            config[EXAMPLES] = member.examples
         for key, value in member.parameters.items():
             config[f"parameters.{key}"] = value
     return Message(RecordDict({CONFIG: config}), reply_to=message)
@@ -358,19 +360,21 @@ def read_name(message: Message) -> Member:
     node = f"node {message.metadata.src_node_id}"
     config = _record(_records(message, node, {CONFIG}), CONFIG, ConfigRecord)
     name, members = config.get("client"), config.get("members")
-    if not isinstance(name, str) or not name or not isinstance(members, list) or not members:
-        raise ReplyError(node, "did not tell its client name and members")
-    if (sharing := config.get("sharing")) not in SHARING:
+    named = tuple(cast(list[str], members)) if isinstance(members, list) else ()
+    if not isinstance(name, str) or not 0 < len(named) <= _MOST_MEMBERS or any(map(_no_name, (name, *named))):
+        raise ReplyError(node, "did not tell its client name and members, or told what can be no name")
+    if len(set(named)) < len(named):
+        raise ReplyError(node, f"client {name} names a member twice")
+    if not isinstance(sharing := config.get("sharing"), str) or sharing not in SHARING:
         raise ReplyError(node, f"client {name} shares {sharing!r}, expected one of {', '.join(SHARING)}")
-    counts = {key: value for key, value in config.items() if key.startswith("parameters.")}
-    if any(type(value) is not int or value < 0 for value in counts.values()):
-        raise ReplyError(node, f"client {name} counts its parameters as {counts}")
-    return Member(
-        name,
-        tuple(str(member) for member in members),
-        {key.removeprefix("parameters."): cast(int, value) for key, value in counts.items()},
-        sharing,
-    )
+    counts = {key.removeprefix("parameters."): value for key, value in config.items() if key.startswith("parameters.")}
+    for key, value in counts.items():
+        if key not in _COUNTED or type(value) is not int or not 0 <= value <= _MOST_COUNT:
+            raise ReplyError(node, f"client {name} counts its parameters as {key}: {value!r}")
+    examples = config.get(EXAMPLES)
+    if examples is not None and (type(examples) is not int or not 0 <= examples <= _MOST_COUNT):
+        raise ReplyError(node, f"client {name} says to have {examples!r} examples")
+    return Member(name, named, cast(dict[str, int], counts), sharing, examples)
 
 
 @phase("messages")
@@ -383,6 +387,8 @@ def read_train_reply(
     wire: WireConfig = WireConfig(),
     sent: Mapping[str, Tensor] | None = None,
     sharing: Sharing = "scores",
+    losses: Collection[str] = ("loss",),
+    below_zero: bool = False,
 ) -> TrainReply:
     """Return a checked train reply.
 
@@ -395,6 +401,8 @@ def read_train_reply(
         wire: how the shared part must be packed.
         sent: the shared part that the client received, to which differences are added.
         sharing: what of its metrics the client said it lets out.
+        losses: names of what the method reports; ``loss`` must be there where the client lets it out.
+        below_zero: whether they may be below 0.
 
     Raises:
         ReplyError: the client failed; or round, keys, shapes, types or values do not fit.
@@ -407,23 +415,19 @@ def read_train_reply(
     found: wires.Packed = {}
     for key, (dtype, shape) in expected.items():
         try:
-            value = to_numpy(arrays[key])
-        except (TypeError, ValueError) as error:
-            raise ReplyError(client, f"array {key} cannot be read: {error}") from None
-        if value.dtype != dtype or value.shape != shape:
-            raise ReplyError(client, f"array {key} is {value.dtype}{value.shape}, expected {dtype}{shape}")
-        found[key] = value
+            found[key] = read_array(arrays[key], dtype, shape)
+        except ArrayError as error:
+            raise ReplyError(client, f"array {key} {error}") from None
     packed = {key: found.pop(key) for key in wires.layout(shapes, wire)}
     values = found | wires.unpack(packed, wire, sent if wire.delta else None)
     for key, value in values.items():
         if not np.isfinite(value).all():
             raise ReplyError(client, f"array {key} has NaN or infinite values")
-    losses = {key.removeprefix("train."): value for key, value in metrics.items() if key.startswith("train.")}
     return TrainReply(
         shared={key: values[key] for key in shapes},
         extras={key: values[EXTRA + key] for key in extra_shapes or {}},
         examples=int(metrics[EXAMPLES]) if EXAMPLES in metrics else None,
-        metrics=losses,
+        metrics=_losses(metrics, client, losses, below_zero, sharing),
     )
 
 
@@ -446,7 +450,7 @@ def read_evaluate_reply(message: Message, member: Member, round: int, routes: Se
     examples: dict[str, int] = {}
     for name in member.members:
         prefix = _prefix(member.name, name)
-        examples[name] = int(metrics.get(f"{prefix}examples", 0))
+        examples[name] = _count(metrics, member.name, f"{prefix}examples")
         keys = {route: f"{prefix}score.{route}" for route in routes} if examples[name] else {}
         if sharing == "counts":
             keys = {}
@@ -459,9 +463,35 @@ def read_evaluate_reply(message: Message, member: Member, round: int, routes: Se
     return EvaluateReply({name: values for name, values in scores.items() if values}, examples)
 
 
+def _count(metrics: Mapping[str, float | int], client: str, key: str) -> int:
+    value = metrics.get(key, 0)
+    if not isinstance(value, int) or not 0 <= value <= _MOST_COUNT:
+        raise ReplyError(client, f"{key} is {value}, expected a whole number from 0 to {_MOST_COUNT}")
+    return value
+
+
+@contextmanager
+def checking(client: str) -> Iterator[None]:
+    """Let whatever goes wrong with one reply cost that reply alone.
+
+    Raises:
+        ReplyError: anything was raised, memory that there is not included.
+    """
+    try:
+        yield
+    except ReplyError:
+        raise
+    except Exception as error:  # Nobody can list what a reply may bring about.
+        raise ReplyError(client, f"cannot be read: {type(error).__name__}: {error}") from error
+
+
 def is_of_gone_node(message: Message) -> bool:
     """Tell whether a reply is what Flower says for a node whose heartbeats have stopped."""
     return message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE
+
+
+def _no_name(text: object) -> bool:
+    return not isinstance(text, str) or name_problem(text) is not None
 
 
 def _marked(extras: Mapping[str, Value]) -> dict[str, Value]:
@@ -475,7 +505,6 @@ def _prefix(client: str, member: str) -> str:
 def _records(message: Message, client: str, expected: set[str]) -> RecordDict:
     if message.has_error():
         reason = _GONE if is_of_gone_node(message) else message.error.reason or f"error code {message.error.code}"
-        reason = " ".join(reason.split())
         raise ReplyError(client, reason, failed=True)
     _same_keys(client, "the records", message.content, expected)
     return message.content
@@ -506,6 +535,21 @@ def _metrics(content: RecordDict, client: str, round: int, at_least: int, sharin
         if not math.isfinite(value):
             raise ReplyError(client, f"metric {key} is {value}")
     return metrics
+
+
+def _losses(
+    metrics: Mapping[str, float | int], client: str, names: Collection[str], below_zero: bool, sharing: Sharing
+) -> dict[str, float]:
+    """Return what a client tells of its training: names of the list, values in bounds, none below 0 for rounding."""
+    found = {key: float(value) for key, value in metrics.items() if key not in (ROUND, EXAMPLES)}
+    least = {"train.loss"} if sharing == "scores" else set()
+    allowed = {f"train.{name}" for name in {*names, *TOLD}} if sharing == "scores" else set()
+    _same_keys(client, "the metrics", found, (allowed & found.keys()) | least)
+    least_value = -_MOST_METRIC if below_zero else 0.0
+    for key, value in found.items():
+        if not least_value - _ROUNDING <= value <= _MOST_METRIC:
+            raise ReplyError(client, f"metric {key} is {value:g}, expected {least_value:g} to {_MOST_METRIC:g}")
+    return {key.removeprefix("train."): max(value, least_value) for key, value in found.items()}
 
 
 def _same_keys(client: str, what: str, found: Iterable[str], expected: Iterable[str]) -> None:

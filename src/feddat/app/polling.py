@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from flwr.app import Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from flwr.superlink.grid import HttpGrid
 
+from feddat.app.incoming import Mailbox
+
+#: Bytes of a reply before it is known how many one may have.
+MOST = 2**20
 #: Seconds between two looks for replies.
 PAUSE = 0.3
 
@@ -24,6 +30,12 @@ class PollingGrid(Grid):
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._mailbox = Mailbox(grid, MOST) if isinstance(grid, HttpGrid) else None
+
+    def limit(self, most: int) -> None:
+        """Let replies have so many bytes at most; those of nodes on this machine are not counted."""
+        if self._mailbox is not None:
+            self._mailbox.most = most
 
     def set_run(self, run: Run) -> None:
         """Set the run that the grid works in."""
@@ -44,12 +56,18 @@ class PollingGrid(Grid):
         """Return the ids of the nodes that are connected."""
         return sorted(self._grid.get_node_ids())
 
+    def get_nodes(self) -> list[NodeInfo]:
+        """Return the nodes that are connected, with the names under which their keys were let in."""
+        return list(self._grid.get_nodes())
+
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
         """Send messages; return their ids."""
         return list(self._grid.push_messages(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that are there."""
+        if self._mailbox is not None:
+            return self._mailbox.pull(set(message_ids))
         return list(self._grid.pull_messages(message_ids))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
@@ -61,6 +79,15 @@ class PollingGrid(Grid):
         sent = list(messages)
         waiting = {key for key in self.push_messages(sent) if key}
         nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+        try:
+            yield from self._answers(waiting, nodes, began, timeout)
+        finally:
+            if self._mailbox is not None:
+                self._mailbox.forget(waiting)
+
+    def _answers(
+        self, waiting: set[str], nodes: Mapping[str, int], began: float, timeout: float | None
+    ) -> Iterator[Message]:
         while waiting:
             replies = self.pull_messages(waiting)
             for reply in replies:

@@ -1,14 +1,15 @@
 """Who is there: which node is which client, found out by asking every node once and again whenever one is new.
 
 Node ids come and go (a restarted SuperNode may have another one); client names stay. In one process all nodes are there
-from the start and nothing here takes time.
+from the start and nothing here takes time. A name is bound to a key: the SuperLink knows the key of every node, and the
+name under which its administrator let that key in; what a node says is only taken if it is that name.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid
 
 from feddat.app import messages
 from feddat.app.messages import Member, ReplyError
+from feddat.one_line import one_line
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,9 @@ class Roster:
         expected: names of all clients, where they are known beforehand; others are not let in.
         least: so many must be there before a round begins.
         wait: seconds to wait for them.
+        bound: nodes whose key was let in under no name are turned away.
+        central: clients answer for other members than themselves: one place has the data of all.
+        refused: how often a node was turned away for what it said so far.
         members: node id -> who it is, in the order of names.
         known: every client that was ever there -> what it said about itself.
         notify: receives plain event dictionaries.
@@ -50,6 +55,9 @@ class Roster:
     expected: Sequence[str] = ()
     least: int = 1
     wait: float = 0.0
+    bound: bool = False
+    central: bool = False
+    refused: int = 0
     members: dict[int, Member] = field(default_factory=dict)
     known: dict[str, Member] = field(default_factory=dict)
     notify: Callable[[dict[str, Any]], None] = lambda event: None
@@ -92,35 +100,42 @@ class Roster:
         first: ReplyError | None = None
         began = time.monotonic()
         while True:
-            connected = set(grid.get_node_ids())
+            names = {info.node_id: str(info.name) for info in grid.get_nodes()}
+            connected = set(names)
             for node in [node for node in self.members if node not in connected]:
                 log.warning("client %s has gone (node %d)", self.members.pop(node).name, node)
             self._turned_away &= connected
             unknown = connected - self.members.keys() - self._turned_away
             now = time.monotonic()
-            for problem in self._ask(grid, sorted(n for n in unknown if self._ask_again.get(n, now) <= now)):
+            asked = {node: names[node] for node in sorted(unknown) if self._ask_again.get(node, now) <= now}
+            for problem in self._ask(grid, asked):
                 first = first or problem
             if len(self.members) >= wanted or time.monotonic() - began >= self.wait:
                 return first
             time.sleep(PAUSE)
 
-    def _ask(self, grid: Grid, nodes: Sequence[int]) -> Iterator[ReplyError]:
-        """Ask nodes who they are; yield what went wrong."""
+    def _ask(self, grid: Grid, nodes: Mapping[int, str]) -> Iterator[ReplyError]:
+        """Ask nodes who they are, given the names of their keys; yield what went wrong."""
         asked = [Message(messages.query_content(self.run), node, MessageType.QUERY) for node in nodes]
         self._ask_again |= dict.fromkeys(nodes, time.monotonic() + AGAIN_SECONDS)
         found: dict[int, Member] = {}
         for reply in grid.send_and_receive(asked, timeout=ANSWER_SECONDS) if asked else ():
             node = reply.metadata.src_node_id
+            if node not in nodes:
+                continue  # a late answer to an earlier question
             try:
-                found[node] = messages.read_name(reply)
+                with messages.checking(f"node {node}"):
+                    found[node] = messages.read_name(reply)
             except ReplyError as error:
-                log.warning("%s", error)
+                if error.failed:
+                    log.warning("%s", error)
+                else:
+                    self._refuse(nodes[node] or f"node {node}", str(error))
                 yield error
         for node, member in sorted(found.items()):
-            if problem := self._problem(grid, node, member):
-                log.warning("%s; turned away", problem)
+            if problem := self._problem(grid, node, member, nodes[node]):
                 self._turned_away.add(node)
-                self.notify({"event": "refused", "round": 0, "kind": "query", "client": member.name, "reason": problem})
+                self._refuse(nodes[node] or member.name, problem)
                 yield ReplyError(member.name, problem)
                 continue
             if member.name in self.known:
@@ -128,16 +143,35 @@ class Roster:
             self.members[node] = self.known[member.name] = member
         self.members = dict(sorted(self.members.items(), key=lambda item: item[1].name))
 
-    def _problem(self, grid: Grid, node: int, member: Member) -> str | None:
+    def _refuse(self, client: str, problem: str) -> None:
+        """Count and log a node that is turned away; its key's name is told, not the one that it gives itself."""
+        problem = one_line(problem)
+        self.refused += 1
+        log.warning("%s; turned away", problem)
+        event = {"event": "refused", "round": 0, "kind": "query", "client": one_line(client), "reason": problem}
+        self.notify(event)
+
+    def _problem(self, grid: Grid, node: int, member: Member, name: str) -> str | None:
+        """Say why a node is not let in; ``name``: under which its key was let in, empty where that is not known."""
+        if name and name != member.name:
+            return f"node {node} has the key of client {name}, but says it is client {member.name}"
+        if self.bound and not name:
+            return f"node {node} says it is client {member.name}, but its key was let in under no name"
         if self.expected and member.name not in self.expected:
             return f"node {node} says it is client {member.name}, which is not in this run"
-        if (other := next((n for n, m in self.members.items() if m.name == member.name), None)) is None:
+        if not self.central and member.members != (member.name,):
+            others = ", ".join(other for other in member.members if other != member.name) or "nobody"
+            return f"client {member.name} answers for {others}, and may answer for itself alone"
+        for other in (there for at, there in self.members.items() if at != node and there.name != member.name):
+            if shared := set(other.members) & set(member.members):
+                return f"client {member.name} answers for {', '.join(sorted(shared))}, as client {other.name} does"
+        if (taken := next((n for n, m in self.members.items() if m.name == member.name), None)) is None:
             return None
-        if not self._answers(grid, other):
-            log.warning("client %s: node %d does not answer; node %d takes its place", member.name, other, node)
-            del self.members[other]
+        if not self._answers(grid, taken):
+            log.warning("client %s: node %d does not answer; node %d takes its place", member.name, taken, node)
+            del self.members[taken]
             return None
-        return f"two nodes say they are client {member.name}: {other} and {node}"
+        return f"two nodes say they are client {member.name}: {taken} and {node}"
 
     def _answers(self, grid: Grid, node: int) -> bool:
         asked = [Message(messages.query_content(self.run), node, MessageType.QUERY)]

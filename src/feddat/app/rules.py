@@ -89,6 +89,10 @@ class RunningMean:
         return {key: _tensor(self._sums.pop(key) / self._weights.pop(key)) for key in list(self._sums)}
 
 
+class RuleError(ValueError):
+    """A rule cannot do its part with the replies there are."""
+
+
 class Rule(ABC):
     """How the shared part of the next round is made; one object serves one run.
 
@@ -126,7 +130,7 @@ class Rule(ABC):
             clients: number of all clients, sampled or not.
 
         Raises:
-            ValueError: there are too few replies for this rule.
+            RuleError: there are too few replies for this rule.
         """
 
 
@@ -184,9 +188,11 @@ class FlowerRule(Rule):
         self.reads_losses = name in _READS_LOSSES
 
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
-        """Begin without momenta, or give the strategy back those it had."""
+        """Begin without momenta, or give the strategy back those it had: also where a round is to be undone."""
         self.state = dict(state or {})
         for name in _MOMENTA:
+            if hasattr(self._strategy, name):
+                setattr(self._strategy, name, None)
             found = {key.removeprefix(f"{name}/"): value.numpy() for key, value in self.state.items()
                      if key.startswith(f"{name}/")}  # fmt: skip
             if found:
@@ -220,7 +226,7 @@ class FlowerRule(Rule):
             arrays, _ = self._strategy.aggregate_train(self._round, self._replies)
         self._replies = []
         if arrays is None:
-            raise ValueError(f"server.rule {self._name} made nothing of the replies")
+            raise RuleError(f"server.rule {self._name} made nothing of the replies")
         self.state = {
             f"{name}/{key}": torch.from_numpy(np.array(value, dtype=np.float32))
             for name in _MOMENTA
@@ -301,19 +307,19 @@ def check_count(rule: str, options: Mapping[str, Any], replies: int) -> None:
     Sources: Krum needs n >= 2f + 3 (Blanchard et al., NeurIPS 2017), Bulyan n >= 4f + 3 (El Mhamdi et al., ICML 2018).
 
     Raises:
-        ValueError: says how many are needed.
+        RuleError: says how many are needed.
     """
     malicious = int(options.get("num_malicious_nodes", 0))
     least = {"krum": 2 * malicious + 3, "multikrum": 2 * malicious + 3, "bulyan": 4 * malicious + 3}.get(rule, 1)
     if replies < least:
-        raise ValueError(
+        raise RuleError(
             f"server.rule {rule} with num_malicious_nodes={malicious} needs the replies of at least {least} clients "
             f"in a round; there are {replies}"
         )
     if rule == "multikrum" and int(options.get("num_nodes_to_select", 1)) > replies - malicious:
-        raise ValueError(f"server.options: num_nodes_to_select must be at most {replies - malicious} of {replies}")
+        raise RuleError(f"server.options: num_nodes_to_select must be at most {replies - malicious} of {replies}")
     if rule == "fedtrimmedavg" and int(float(options.get("beta", 0.2)) * replies) < 1:
-        raise ValueError(
+        raise RuleError(
             f"server.rule fedtrimmedavg cuts off no reply: beta must be at least 1/{replies} with {replies} replies"
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
@@ -17,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from feddat.app import messages
 from feddat.app.checkpoint import ServerState
 from feddat.app.messages import Member
+from feddat.app.polling import PollingGrid
 from feddat.app.roster import FederationError
 from feddat.app.strategy import AdapterStrategy
 from feddat.config import EvalConfig
@@ -95,6 +97,8 @@ class _Loop:
         if not state.round:
             state.shared = strategy.settle(state.shared)
         strategy.rule.start(state.shared, state.rule if state.round else None)
+        if isinstance(grid, PollingGrid):
+            grid.limit(messages.most_bytes(strategy.shapes, strategy.rule.expects, strategy.wire))
 
     def run_round(self, round: int) -> None:
         """Train, aggregate and evaluate; bring the state forward."""
@@ -109,7 +113,8 @@ class _Loop:
             self._clock("evaluate")
         state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state
         state.residual = strategy.residual
-        state.round, state.failed, state.refused = round, strategy.failed, strategy.refused
+        state.round, state.failed = round, strategy.failed
+        state.refused = strategy.refused + strategy.roster.refused
         self.notify(
             {
                 "event": "round",
@@ -164,7 +169,8 @@ class _Loop:
         count["down"] += sum(messages.wire_size(message) for message in asked)
         replies: Iterable[Message] = self.grid.send_and_receive(asked, timeout=self.strategy.deadline)
         for reply in replies:
-            count["up"] += messages.wire_size(reply)
+            with suppress(Exception):  # what has no size is refused where it is read
+                count["up"] += messages.wire_size(reply)
             answers = reply.metadata.reply_to_message_id
             if any(message.metadata.message_id == answers for message in asked):
                 yield reply

@@ -1,7 +1,8 @@
 """The Flower Strategy: who takes part in a round, what is asked, and what of the replies is used.
 
 Replies are checked and given to the rule of aggregation always in the order of client names, so that the result is the
-same to the last bit whichever client answers first.
+same to the last bit whichever client answers first. Whatever one reply brings about costs that reply alone; what the
+rule makes of the others is looked at before it becomes the global adapter.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
@@ -17,13 +19,16 @@ from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import messages
+from feddat.app.held import HeldReplies
+from feddat.app.judge import Judge, Measures
 from feddat.app.limits import Limits
-from feddat.app.messages import Member, ReplyError
+from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.app.roster import FederationError, Roster
-from feddat.app.rules import Rule, RunningMean
+from feddat.app.rules import Rule, RuleError, RunningMean
 from feddat.app.updates import UpdateStatistics
 from feddat.app.wire import settle
 from feddat.config import WireConfig
+from feddat.one_line import one_line
 from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
@@ -44,6 +49,8 @@ class AdapterStrategy(Strategy):
         scores: member -> route -> percent, of the latest evaluation.
         gone: nodes that went away while they were asked to train in this round.
         kept_back: members that have scores of it, but keep them to themselves.
+        logs: keys of the metrics that clients report of their training.
+        logs_below_zero: whether any of them may be below 0.
         wire: how the shared part travels.
         residual: what the global adapter lost on its way so far, for the next one to make up for.
     """
@@ -62,7 +69,10 @@ class AdapterStrategy(Strategy):
         notify: Notify = lambda event: None,
         roster: Roster | None = None,
         limits: Limits | None = None,
+        judge: Judge | None = None,
         deadline: float | None = None,
+        logs: Sequence[str] = ("loss",),
+        logs_below_zero: bool = False,
     ) -> None:
         self.seed, self.rule, self.shapes = seed, rule, dict(shapes)
         self.routes = {False: tuple(routes), True: tuple(final_routes or routes)}
@@ -70,6 +80,8 @@ class AdapterStrategy(Strategy):
         self.wire = wire
         self.residual: dict[str, Tensor] = {}
         self.roster, self.limits, self.deadline = roster or Roster(), limits or Limits(), deadline
+        self.judge = judge or Judge()
+        self.logs, self.logs_below_zero = tuple(logs), logs_below_zero
         self.roster.notify = notify
         self.failed = self.refused = 0
         self.scores: dict[str, dict[str, float]] = {}
@@ -93,6 +105,7 @@ class AdapterStrategy(Strategy):
         """Return the messages that ask the sampled clients to train."""
         self._sent, self._late, self.gone = messages.to_tensors(arrays), set(), set()
         self.limits.open(self._sent)
+        self._rule_state = dict(self.rule.state)
         extras = self.rule.open(server_round, self._sent)
         return self._ask(MessageType.TRAIN, self.sample(server_round), server_round, arrays, config, extras)
 
@@ -101,31 +114,20 @@ class AdapterStrategy(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Return the new global adapter (empty where nothing is communicated) and the mean losses.
 
-        Raises:
-            FederationError: too few replies could be used, or too few for the rule.
-        """
-        losses, updates = RunningMean(), UpdateStatistics()
+        Where the rule makes of the replies what cannot be a global adapter, the one that was sent out stays.
 
-        def fold(member: Member, message: Message) -> None:
-            reply = messages.read_train_reply(
-                message,
-                member.name,
-                server_round,
-                self.shapes,
-                self.rule.expects,
-                self.wire,
-                self._sent,
-                member.sharing,
-            )
-            self.limits.check(member.name, reply)
-            if self.weighting == "examples" and reply.examples is None:
-                raise ReplyError(member.name, "keeps its number of examples back, but server.weighting asks for it")
-            if self.rule.reads_losses and "loss" not in reply.metrics:
-                raise ReplyError(member.name, "keeps its training loss back, but server.rule asks for it")
-            weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
-            updates.add(reply.shared, self._sent)
-            self.rule.add(reply, weight)
-            losses.add(reply.metrics, weight)
+        Raises:
+            FederationError: too few replies could be used, or too few for the rule though none was refused.
+        """
+        held, measured = HeldReplies(), list[Measures]()
+        before = self.refused
+
+        def hold(member: Member, message: Message) -> None:
+            with messages.checking(member.name):
+                reply = self._read(member, message, server_round)
+                measures = self.judge.measure(member.name, reply, self._sent)
+            held.add(member, reply)
+            measured.append(measures)
             self._notify(
                 {
                     "event": "fit",
@@ -136,14 +138,91 @@ class AdapterStrategy(Strategy):
                 }
             )
 
-        self._each(server_round, "train", replies, fold)
+        def outliers() -> dict[int, ReplyError]:
+            found = self.judge.outliers(measured)
+            return {place: ReplyError(measured[place].client, reason) for place, reason in found.items()}
+
+        refused = self._each(server_round, "train", replies, hold, outliers)
+        losses, updates = RunningMean(), UpdateStatistics()
+        for place, (_, reply) in enumerate(held.taken()):
+            if place in refused:
+                continue
+            weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
+            updates.add(reply.shared, self._sent)
+            self.rule.add(reply, weight)
+            losses.add(reply.metrics, weight)
         if found := updates.values():
             self._notify({"event": "updates", "round": server_round, "updates": found})
-        try:
-            shared = self.settle(self.rule.close(clients=self.roster.size()))
-        except ValueError as error:
-            raise FederationError(f"round {server_round}: {error}") from None
+        shared = self._closed(server_round, may_be_few=self.refused > before)
         return messages.to_arrays(shared), MetricRecord({key: float(value) for key, value in losses.value().items()})
+
+    def _read(self, member: Member, message: Message, round: int) -> TrainReply:
+        """Return a checked train reply.
+
+        Raises:
+            ReplyError: it cannot be used.
+        """
+        reply = messages.read_train_reply(
+            message,
+            member.name,
+            round,
+            self.shapes,
+            self.rule.expects,
+            self.wire,
+            self._sent,
+            member.sharing,
+            self.logs,
+            self.logs_below_zero,
+        )
+        self.limits.check(member, reply)
+        if self.weighting == "examples" and reply.examples is None:
+            raise ReplyError(member.name, "keeps its number of examples back, but server.weighting asks for it")
+        if self.rule.reads_losses and "loss" not in reply.metrics:
+            raise ReplyError(member.name, "keeps its training loss back, but server.rule asks for it")
+        return reply
+
+    def _closed(self, round: int, may_be_few: bool) -> dict[str, Tensor]:
+        """Return the new global adapter, or the one that was sent out, with the rule as it was before the round.
+
+        Args:
+            round: the round.
+            may_be_few: replies were refused, so that too few for the rule are no reason to stop.
+
+        Raises:
+            FederationError: there are too few replies for the rule.
+        """
+        residual = self.residual
+        try:
+            shared = self.rule.close(clients=self.roster.size())
+            self._check_output(shared)
+            return self.settle(shared)
+        except MemoryError:
+            raise
+        except Exception as error:  # A rule is given numbers by others, and may be anybody's.
+            if isinstance(error, RuleError) and not may_be_few:
+                raise FederationError(f"round {round}: {error}") from None
+            reason = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error)
+        self.rule.start(self._sent, self._rule_state)
+        self.residual = residual
+        self.refused += 1
+        log.warning("round %d: the global adapter stays as it was: %s", round, reason)
+        self._notify({"event": "kept", "round": round, "reason": reason})
+        return self._sent
+
+    def _check_output(self, shared: Mapping[str, Tensor]) -> None:
+        """Check what a rule has made, and what it keeps.
+
+        Raises:
+            ValueError: it cannot be the global adapter of the next round.
+        """
+        name = type(self.rule).__name__
+        if {key: tuple(value.shape) for key, value in shared.items()} != self.shapes:
+            raise ValueError(f"{name} made tensors of other names or shapes")
+        for key, value in [*shared.items(), *self.rule.state.items()]:
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} made NaN or infinite values in {key}")
+        if shared and (far := self.limits.too_far({key: value.numpy() for key, value in shared.items()})):
+            raise ValueError(f"{name} made an adapter {far} (server.max_update)")
 
     def settle(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a new global adapter as it is once it has travelled, and remember what that loses.
@@ -173,7 +252,8 @@ class AdapterStrategy(Strategy):
         routes = self.routes[self._final]
 
         def fold(member: Member, message: Message) -> None:
-            reply = messages.read_evaluate_reply(message, member, server_round, routes)
+            with messages.checking(member.name):
+                reply = messages.read_evaluate_reply(message, member, server_round, routes)
             self.scores |= reply.scores
             for name in member.members:
                 examples = reply.examples.get(name)
@@ -216,8 +296,25 @@ class AdapterStrategy(Strategy):
         ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
         return [Message(content, node, kind, group_id=str(round), ttl=ttl) for node in nodes]
 
-    def _each(self, round: int, kind: str, replies: Iterable[Message], fold: Callable[[Member, Message], None]) -> None:
-        """Fold every reply that fits; log and count the others, and who is late; stop if too few fit."""
+    def _each(
+        self,
+        round: int,
+        kind: str,
+        replies: Iterable[Message],
+        fold: Callable[[Member, Message], None],
+        outliers: Callable[[], dict[int, ReplyError]] = dict,
+    ) -> set[int]:
+        """Fold every reply that fits; log and count the others, and who is late; stop if too few fit.
+
+        Args:
+            round, kind: of the messages.
+            replies: to them.
+            fold: takes one reply, or raises.
+            outliers: called when all are folded: which of them are not used after all, by their places.
+
+        Returns:
+            The places of those that are not used.
+        """
         first: ReplyError | None = None
         used = 0
         late = {self.roster.members[node].name: node for node in self._asked}
@@ -232,6 +329,11 @@ class AdapterStrategy(Strategy):
                 if messages.is_of_gone_node(reply):
                     self.gone.add(reply.metadata.src_node_id)
             del reply  # it would stay in memory while the next one is waited for
+        refused = outliers()
+        used -= len(refused)
+        for outlier in refused.values():
+            first = first or outlier
+            self._without(round, kind, outlier)
         self._late |= set(late.values())
         for name in late:
             within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
@@ -246,6 +348,7 @@ class AdapterStrategy(Strategy):
                 f"round {round}, {kind}: {used} of at least {self.roster.least} clients could do their part; first "
                 f"that could not: {first}; everything up to here is kept, and the run can be resumed"
             )
+        return set(refused)
 
     def _without(self, round: int, kind: str, error: ReplyError) -> None:
         word = "failed" if error.failed else "refused"

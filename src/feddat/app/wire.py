@@ -160,7 +160,7 @@ def _narrow(key: str, value: Tensor, format: str) -> NDArray[Any]:
 
 def _widen(array: NDArray[Any], format: str) -> NDArray[np.float32]:
     if format == "bf16":
-        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).float().numpy()
+        return np.asarray(array.astype(np.uint32) << np.uint32(16)).view(np.float32)
     return array.astype(np.float32, copy=False)
 
 

@@ -226,6 +226,16 @@ class ServerConfig(Section):
         100.0, gt=0, description="refuse an adapter whose distance to the one sent is so many times that one's norm"
     )
     max_examples: int = Field(10_000_000, ge=1, description="refuse a reply that says to have more training examples")
+    agreed_examples: dict[str, int] = Field(
+        default_factory=dict,
+        description="client -> number of training examples that the consortium has agreed on; more are refused",
+    )
+    max_outlier: float = Field(
+        10.0,
+        gt=1,
+        description="refuse an update whose norm is so many times the median of the others' of its round, allowing for "
+        "its number of examples (docs/security-server.md)",
+    )
 
 
 class RuntimeConfig(Section):

@@ -33,7 +33,7 @@ from feddat.experiment.run import Experiment
 START_SECONDS = 120.0
 PAUSE = 0.5
 #: Events of the log that are progress.
-_SHOWN = frozenset({"start", "fit", "eval", "failed", "refused", "round"})
+_SHOWN = frozenset({"start", "fit", "eval", "failed", "refused", "kept", "round"})
 
 
 def run_in(

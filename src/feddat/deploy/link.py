@@ -2,7 +2,7 @@
 
 Flower serves three interfaces at one address. Clients need one of them (the Fleet interface, which asks for their
 keys); through the other two runs are started and nodes are registered, and they ask nobody who he is. They answer here
-to this machine alone.
+to this machine alone. Of what clients send, no body is read before its signature is found good (:mod:`.bodies`).
 """
 
 from __future__ import annotations
@@ -12,20 +12,16 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from feddat.deploy.asgi import App, Receive, Scope, Send, refuse
 from feddat.deploy.processes import search_path
 
 if TYPE_CHECKING:
     from feddat.deploy.folder import ServerFolder
 
 log = logging.getLogger(__name__)
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send: TypeAlias = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: Paths that answer to other machines.
 OPEN = ("/v1/fleet/", "/health")
@@ -45,8 +41,7 @@ class OnlyFleetFromOutside:
         if scope["type"] == "websocket":  # Flower has none today; a later one's must not slip through
             await send({"type": "websocket.close"})
             return
-        await send({"type": "http.response.start", "status": 403, "headers": []})
-        await send({"type": "http.response.body", "body": b"only on the server itself"})
+        await refuse(send, 403, b"only on the server itself")
 
 
 def _is_local(client: Sequence[Any] | None) -> bool:
@@ -66,10 +61,17 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     from flwr.superlink import main
     from flwr.superlink.cli.flower_superlink import flower_superlink
 
+    from feddat.deploy.bodies import BoundedBodies
+
     create = main.create_app
 
     def create_guarded(*args: Any, **kwargs: Any) -> Any:
         app = create(*args, **kwargs)
+
+        def knows(key: bytes) -> bool:
+            return app.state.linkstate_factory.state().get_node_id_by_public_key(key) is not None
+
+        app.add_middleware(BoundedBodies, knows=knows if "--enable-supernode-auth" in arguments else None)
         app.add_middleware(OnlyFleetFromOutside)
         return app
 

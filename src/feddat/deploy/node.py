@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -24,7 +24,6 @@ from typing import Any, cast
 
 import httpx
 from flwr.app import ArrayRecord, Context, Error, Message
-from flwr.common.config import get_fab_config
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import context_from_proto, context_to_proto
 from flwr.proto.message_pb2 import Context as ProtoContext
@@ -40,6 +39,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from feddat.app.grid import CLIENT_KEY
+from feddat.deploy.bundle import BundleError, app_config, check_bundle
 from feddat.deploy.names import CLIENT_APP
 from feddat.log import JsonLog
 from feddat.parent import end_with_parent
@@ -74,12 +74,15 @@ def run_node(
     """
     from flwr.supercore import heartbeat as sender
     from flwr.supernode import fleet_http_connection as connection
+    from flwr.supernode import start_client_internal as internal
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
     _keep(log_file)
     # Flower has no option for it: what is sent, and how often.
     vars(sender)["HEARTBEAT_DEFAULT_INTERVAL"] = vars(connection)["HEARTBEAT_DEFAULT_INTERVAL"] = heartbeat
     sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
+    name = "get_fused_config_from_fab"
+    vars(internal)[name] = _settings_of_app(vars(internal)[name])
     refused = threading.Event()
     vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused)
     threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file).serve, daemon=True).start()
@@ -95,6 +98,28 @@ def run_node(
         time.sleep(AGAIN_SECONDS)
         # Flower leaves threads behind that end this process soon; nothing of it is to stay.
         os.execv(sys.executable, [sys.executable, "-m", "feddat.cli", *again])
+
+
+def _settings_of_app(of_app: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return what gives a run's settings, Flower's own but for an archive that must not be unpacked: it has none."""
+
+    def settings(content: bytes, *others: Any) -> dict[str, Any]:
+        try:
+            check_bundle(content)
+        except BundleError:
+            return {}  # its messages are answered with the reason
+        return of_app(content, *others)
+
+    return settings
+
+
+def _wrong_app(content: bytes) -> str | None:
+    """Say why an app is not the one that runs here."""
+    try:
+        asked = app_config(content)["tool"]["flwr"]["app"]["components"]["clientapp"]
+    except BundleError as error:
+        return str(error)
+    return None if asked == CLIENT_APP else f"this node runs {CLIENT_APP} and no other app (asked for {asked})"
 
 
 def _noting(refused: threading.Event) -> type[NodeAuthHttpInterceptor]:
@@ -148,12 +173,11 @@ class _Tasks:
         heartbeat.start()
         try:
             message, context, _, fab = pull_task_input(client)
-            asked = get_fab_config(fab.content)["tool"]["flwr"]["app"]["components"]["clientapp"]
-            if asked == CLIENT_APP:
+            if problem := _wrong_app(fab.content):
+                reply = _error(message, problem)
+            else:
                 with self._turn:
                     reply = self._worker.answer(message, context)
-            else:
-                reply = _error(message, f"this node runs {CLIENT_APP} and no other app (asked for {asked})")
             push_message(client, reply, context)
             failed = reply.has_error()
             status = SubStatus.FAILED if failed else SubStatus.COMPLETED

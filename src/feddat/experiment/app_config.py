@@ -18,7 +18,7 @@ from feddat.config import ConfigError, RunConfig, load_config, parse_scalar
 Flat: TypeAlias = dict[str, bool | int | float | str]
 OPTIONS = ("resume", "overwrite", "accept_changes")
 #: Sections whose content is one value: their keys are names that the user gives.
-_TABLES = ("clients", "revisions", "server.options")
+_TABLES = ("clients", "revisions", "server.options", "server.agreed_examples")
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ class Announcer:
     | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route; none of a client that keeps them) |
     | ``updates`` | ``updates``: ``norm`` and ``agreement`` of the clients' updates, :class:`~feddat.app.updates` |
     | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |
+    | ``kept`` | ``reason`` for which the global adapter stays as it was before the round |
     | ``data`` | ``client``, ``split``, ``reason``: what of its data cannot count; ``grave``, ``questions`` and counts |
     | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds``; ``bytes`` so far |
     | ``done`` | ``summary`` |
@@ -98,6 +99,8 @@ class Announcer:
                 self._log.event(event)
 
     def _lines(self, event: Mapping[str, Any]) -> list[dict[str, Any]]:
+        if event["event"] == "kept":
+            return [{"round": event["round"], "kept": event["reason"]}]
         if event["event"] == "updates":
             return [{"round": event["round"], "updates": event["updates"]}]
         line = {"round": event["round"], "client": event["client"]}

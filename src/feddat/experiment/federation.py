@@ -159,7 +159,8 @@ class Federation:
             largest = max(largest, heads, key=lambda found: sum(p.numel() for p in found.parameters()))
         count = self.foundation.count(largest)
         participant.release()  # one client's heads at a time: of a thousand clients they would not fit
-        return Member(name, tuple(participant.members), count, self.foundation.config.share_metrics)
+        examples = sum(len(self.data[member].split("train")) for member in participant.members)
+        return Member(name, tuple(participant.members), count, self.foundation.config.share_metrics, examples)
 
 
 @phase("loading")

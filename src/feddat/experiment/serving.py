@@ -14,6 +14,7 @@ from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
+from feddat.app.judge import Judge
 from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
@@ -131,22 +132,39 @@ class Service:
             state.changes.append({"round": state.round, "what": list(self.changes)})
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
-        roster = Roster(self.folder.run_id(), self.names, settings.server.min_clients, self.wait)
+        server, algorithm = settings.server, foundation.algorithm
+        roster = Roster(
+            self.folder.run_id(),
+            self.names,
+            server.min_clients,
+            self.wait,
+            bound=settings.runtime.kind == "deployment",
+            central=algorithm.centralised,
+        )
         strategy = AdapterStrategy(
             seed=settings.seed,
             rule=self._rule,
             shapes={key: tuple(value.shape) for key, value in state.shared.items()},
             routes=foundation.routes(final=False),
             final_routes=foundation.routes(final=True),
-            fraction=settings.server.fraction,
-            weighting=settings.server.weighting,
+            fraction=server.fraction,
+            weighting=server.weighting,
             wire=settings.wire,
             notify=self.announcer,
             roster=roster,
-            limits=Limits(settings.server.max_update, settings.server.max_examples),
-            deadline=settings.server.deadline,
+            limits=Limits(server.max_update, server.max_examples, server.agreed_examples),
+            judge=Judge(
+                server.max_outlier,
+                server.agreed_examples,
+                same_steps=settings.train.steps is not None,
+                losses=self._rule.reads_losses,
+                examples=server.weighting == "examples",
+            ),
+            deadline=server.deadline,
+            logs=algorithm.logs,
+            logs_below_zero=algorithm.logs_below_zero,
         )
-        server = make_server_app(
+        app = make_server_app(
             strategy,
             state,
             rounds=settings.rounds,
@@ -157,7 +175,7 @@ class Service:
             model=foundation.model,
             met=partial(self._met, state),
         )
-        server(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+        app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
         self._note(roster.known.values())
         return state
 

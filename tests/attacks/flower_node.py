@@ -1,0 +1,127 @@
+"""A node of Flower's whose every byte is the test's to choose: it speaks to a real SuperLink with a real key."""
+
+import hashlib
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx
+from cryptography.hazmat.primitives import serialization
+from flwr.app import Message, MetricRecord, RecordDict
+from flwr.app.message import make_message
+from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+)
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+)
+from flwr.supernode.fleet_http_connection import http_request_response
+
+from feddat.app.grid import identify
+
+
+class Node:
+    """What it can do while it is connected.
+
+    Attributes:
+        id: its node's.
+    """
+
+    def __init__(self, connection):
+        self.id, self.receive, self._send, self._run, self._fab, self._pull, self._push, self._confirm = connection
+
+    def messages(self, over):
+        """Yield the messages that come, until ``over`` is set."""
+        while not over.is_set():
+            try:
+                found = self.receive()
+                if found is None:
+                    time.sleep(0.2)
+                    continue
+                message, tree = found
+                run = message.metadata.run_id
+                identify(run)
+                parts = {part.object_id: self._pulled(run, part.object_id) for part in iterate_object_tree(tree)}
+                self._confirm(run, message.metadata.message_id)
+            except (httpx.HTTPError, ObjectPullError):
+                return
+            whole = inflate_object_from_contents(message.metadata.message_id, parts)
+            yield make_message(metadata=message.metadata, content=whole.content)
+
+    def _pulled(self, run, part):
+        while True:
+            try:
+                return self._pull(run, part)
+            except ObjectUnavailableError:
+                time.sleep(0.1)
+
+    def answer(self, content, asked, forge=None, whole=True):
+        """Send a reply.
+
+        Args:
+            content: of the reply.
+            asked: the message that it answers.
+            forge: what the reply says of itself, and the SuperLink is not told: name -> value.
+            whole: whether its parts are sent at all.
+        """
+        honest = Message(content, reply_to=asked).metadata
+        told = dict(honest.__dict__)
+        honest.__dict__.update(forge or {})
+        reply = make_message(metadata=honest, content=content)
+        parts = {key: part.deflate() for key, part in get_all_nested_objects(reply).items()}
+        tree, identity = get_object_tree(reply), reply.object_id
+        honest.__dict__.update(told)
+        self._deliver(asked, honest, identity, tree, parts if whole else {})
+
+    def answer_with(self, asked, part, children=()):
+        """Send a reply that is one part, as it is given, and claims to have others below it."""
+        identity = hashlib.sha256(part).hexdigest()
+        tree = ObjectTree(object_id=identity, children=[ObjectTree(object_id=child) for child in children])
+        metadata = Message(RecordDict({"m": MetricRecord({"a": 1})}), reply_to=asked).metadata
+        self._deliver(asked, metadata, identity, tree, {identity: part})
+
+    def _deliver(self, asked, metadata, identity, tree, parts):
+        metadata.__dict__["_message_id"] = identity
+        empty = make_message(metadata=metadata, content=RecordDict())
+        missing, session = self._send(empty, tree, 0.0)
+        for key, part in parts.items():
+            if key in missing:
+                self._push(asked.metadata.run_id, session, key, part)
+
+
+@contextmanager
+def connected(place, address):
+    """Connect with the key pair of a folder."""
+    key = serialization.load_ssh_private_key((place / "node.key").read_bytes(), password=None)
+    authority = (place / "ca.crt").read_bytes()
+    with http_request_response(address, False, authority, (key, key.public_key()), 3, 30) as connection:
+        yield Node(connection)
+
+
+@contextmanager
+def answering(place, address, answer):
+    """Be a node that gives every message to ``answer``, in a thread, for as long as the block takes."""
+    over, ready = threading.Event(), threading.Event()
+
+    def work():
+        with connected(place, address) as node:
+            ready.set()
+            for message in node.messages(over):
+                try:
+                    answer(node, message)
+                except httpx.HTTPStatusError as error:  # what the SuperLink itself does not take
+                    print(f"node {node.id}: {error}: {error.response.text[:300]}", flush=True)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    assert ready.wait(60)
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(30)
