@@ -4,6 +4,7 @@ A run is described by one YAML file and ``key=value`` overrides with dotted keys
 refused, with the nearest known one named.
 """
 
+from feddat.config.policy import BOUNDS, PolicyConfig
 from feddat.config.reading import load_config, parse_scalar
 from feddat.config.run import ConfigError, RunConfig
 from feddat.config.sections import (
@@ -19,12 +20,14 @@ from feddat.config.sections import (
 )
 
 __all__ = [
+    "BOUNDS",
     "SHARING",
     "AdapterConfig",
     "AlgorithmConfig",
     "ConfigError",
     "EvalConfig",
     "FusionConfig",
+    "PolicyConfig",
     "RunConfig",
     "Schedule",
     "Sharing",

@@ -59,12 +59,27 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
+class _Plain(yaml.SafeLoader):
+    """Reads values without aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ConfigError("a value has a YAML alias (*name); write it out")
+        return super().compose_node(parent, index)
+
+
 def parse_scalar(value: str) -> Any:
-    """Read one value of the command line as YAML does, with ``1e-3`` as a number."""
+    """Read one value of the command line, or of a message, as YAML does, with ``1e-3`` as a number.
+
+    Raises:
+        ConfigError: it has aliases, by which a few lines stand for gigabytes; or is nested or numbered beyond reading.
+    """
     try:
-        parsed = yaml.safe_load(value)
+        parsed = yaml.load(value, _Plain)
     except yaml.YAMLError:
         return value
+    except (RecursionError, ValueError) as error:  # [[[[…, or a number of thousands of digits
+        raise ConfigError(f"value {value[:40]!r}…: cannot be read: {type(error).__name__}") from None
     if isinstance(parsed, str):
         # YAML 1.1 reads 1e-3 as text: it wants 1.0e-3, which nobody types.
         try:

@@ -19,6 +19,27 @@ Flat: TypeAlias = dict[str, bool | int | float | str]
 OPTIONS = ("resume", "overwrite")
 #: Sections whose content is one value: their keys are names that the user gives.
 _TABLES = ("clients", "revisions", "server.options")
+#: What a client with a file of its own does not take from a server, but says itself: where its data, model and files
+#: are, what it computes on, how much of its data is used. Keys, or sections.
+CLIENTS_OWN = frozenset(
+    {
+        *(
+            "name",
+            "runs_dir",
+            "benchmark",
+            "root",
+            "revisions",
+            "clients",
+            "data_cache",
+            "device",
+            "threads",
+            "runtime",
+        ),
+        *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
+    }
+)
+#: The most that a server may write: keys, and characters of a value.
+_MOST_KEYS, _LONGEST = 1000, 4096
 
 
 @dataclass(frozen=True)
@@ -49,9 +70,36 @@ def from_flat(flat: Mapping[str, Any]) -> AppConfig:
     return AppConfig(load_config(None, None, **values), **options)
 
 
+def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
+    """Return the settings that a server asks of a client, without those that are the client's own to choose.
+
+    The client's name stands in for its data, which is filled in where its own file is read.
+
+    Raises:
+        ConfigError: a key is unknown, a value does not fit, or there is more than settings can be.
+    """
+    if len(flat) > _MOST_KEYS:
+        raise ConfigError(f"{len(flat)} settings, expected at most {_MOST_KEYS}")
+    asked = {key: value for key, value in flat.items() if key not in OPTIONS and not _is_clients_own(key)}
+    for key, value in asked.items():
+        if len(key) > _LONGEST or (isinstance(value, str) and len(value) > _LONGEST):
+            raise ConfigError(f"{key[:100]}: longer than {_LONGEST} characters")
+    values = {key: _value(value) for key, value in asked.items()}
+    return load_config(None, None, **values, benchmark=None, clients={})
+
+
+def asked_values(settings: RunConfig) -> Flat:
+    """Return the settings of :func:`asked_settings` as Flower carries them, in full."""
+    return {key: value for key, value in _flat(settings.model_dump(mode="json")).items() if not _is_clients_own(key)}
+
+
 def to_toml(flat: Flat) -> str:
     """Return the lines of a TOML table."""
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in flat.items())
+
+
+def _is_clients_own(key: str) -> bool:
+    return key.partition(".")[0] in CLIENTS_OWN
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Flat:
