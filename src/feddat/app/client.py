@@ -161,7 +161,7 @@ def _guarded(own: Gate | None, message: Message, context: Context, answer: Calla
         own.admit(message)
         return answer(own)
     except Exception as error:  # Whatever is raised may name records, files and folders.
-        codes = {PolicyError: REFUSED, OtherModelError: OTHER_MODEL}
+        codes: dict[type[Exception], str] = {PolicyError: REFUSED, OtherModelError: OTHER_MODEL}
         code = codes.get(type(error), FAILED)
         _note(code, error, message, context)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, code), reply_to=message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator
@@ -133,15 +133,11 @@ class PolicyConfig(Section):
     def _over_the_defaults(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        for key, pair in value.items():
+        for key in value:
             if key not in BOUNDS:
                 near = difflib.get_close_matches(str(key), BOUNDS, n=1)
                 raise ValueError(f"{key!r} has no bounds" + (f"; did you mean {near[0]!r}?" if near else ""))
-            if not (isinstance(pair, Sequence) and len(pair) == 2 and all(type(end) in (int, float) for end in pair)):
-                raise ValueError(f"{key}: expected [least, most], got {pair!r}")
-            if not pair[0] <= pair[1]:
-                raise ValueError(f"{key}: expected [least, most], got {list(pair)}, whose least is not the lesser")
-        return BOUNDS | dict(value)
+        return BOUNDS | {key: _pair(key, pair) for key, pair in value.items()}
 
     def outside(self, key: str, value: object) -> str | None:
         """Say how a number lies outside the bounds of its setting; ``None`` where it does not.
@@ -155,3 +151,14 @@ class PolicyConfig(Section):
             if math.isnan(one) or not least <= one <= most:
                 return f"{key} is {one:g}, expected {least:g} to {most:g}"
         return None
+
+
+def _pair(key: str, pair: Any) -> Bounds:
+    """Return two numbers in order; YAML 1.1 takes some, such as 1e-6, for text."""
+    try:
+        least, most = (float(end) for end in pair)
+    except (TypeError, ValueError):
+        raise ValueError(f"{key}: expected [least, most], got {pair!r}") from None
+    if isinstance(pair, str) or not least <= most:
+        raise ValueError(f"{key}: expected [least, most], got {pair!r}")
+    return least, most

@@ -78,6 +78,8 @@ def parse_scalar(value: str) -> Any:
         parsed = yaml.load(value, _Plain)
     except yaml.YAMLError:
         return value
+    except ConfigError:
+        raise
     except (RecursionError, ValueError) as error:  # [[[[…, or a number of thousands of digits
         raise ConfigError(f"value {value[:40]!r}…: cannot be read: {type(error).__name__}") from None
     if isinstance(parsed, str):

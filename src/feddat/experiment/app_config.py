@@ -38,8 +38,8 @@ CLIENTS_OWN = frozenset(
         *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
     }
 )
-#: The most that a server may write: keys, and characters of a value.
-_MOST_KEYS, _LONGEST = 1000, 4096
+#: The most that a server may write: keys, characters of a value, and brackets in it, whose nesting is slow to read.
+_MOST_KEYS, _LONGEST, _MOST_BRACKETS = 1000, 4096, 64
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
     for key, value in asked.items():
         if len(key) > _LONGEST or (isinstance(value, str) and len(value) > _LONGEST):
             raise ConfigError(f"{key[:100]}: longer than {_LONGEST} characters")
+        if _is_yaml(value) and value.count("[") + value.count("{") > _MOST_BRACKETS:
+            raise ConfigError(f"{key}: more than {_MOST_BRACKETS} brackets")
     values = {key: _value(value) for key, value in asked.items()}
     return load_config(None, None, **values, benchmark=None, clients={})
 
@@ -118,6 +120,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Flat:
 def _value(value: Any) -> Any:
     if value == "":
         return None
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        return parse_scalar(value)
-    return value
+    return parse_scalar(value) if _is_yaml(value) else value
+
+
+def _is_yaml(value: Any) -> bool:
+    return isinstance(value, str) and value[:1] in ("[", "{")
