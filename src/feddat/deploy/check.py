@@ -105,9 +105,7 @@ def _policy(site: SiteConfig) -> str:
         count = min(len(data.split(split)), caps[split] or sys.maxsize)
         if 0 < count < least:
             key = "min_examples" if split == "train" else "min_questions"
-            raise ValueError(
-                f"split {split} has {count} examples, and policy.{key} is {least}: every run will be refused"
-            )
+            raise ValueError(f"split {split} has {count} examples, but policy.{key} is {least}; runs will be refused")
     runs = "asks before each run" if policy.approval == "ask" else "pins the settings that a run begins with"
     return f"{runs}; updates of {policy.min_examples} examples and scores of {policy.min_questions} at the least"
 
