@@ -21,6 +21,7 @@ from safetensors.torch import load
 from feddat.app import messages
 from feddat.app.client import FAILED, OTHER_MODEL, REFUSED
 from feddat.app.grid import identify
+from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
 from feddat.config import BOUNDS, load_config
 from feddat.experiment import flower
@@ -391,18 +392,44 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
     assert server.state() == before
 
 
+def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, capsys):
+    def feddat(*arguments):
+        with pytest.raises(SystemExit) as end:
+            main(["deploy", "approve", *arguments, "--folder", str(server.place)])
+        told = capsys.readouterr()
+        return end.value.code, told.out + told.err
+
+    server.site()
+    for file in (server.place / "state" / ".policy").glob("waiting/*"):
+        file.unlink()  # of other tests
+    assert feddat() == (0, "no run waits for approval\n")
+    server.ask("query", run="r2")
+    code, told = feddat()
+    assert code == 0
+    assert told.splitlines() == ["run r2 asks for", "  rounds: 3", "  train.batch_size: 16", "  train.lr: 0.01"]
+    code, told = feddat("r1")
+    assert (code, told.strip()) == (2, "error: run r1: does not wait for approval; runs that do: r2")
+    assert server.ask("query", run="r2").has_error(), "to look is not to approve"
+    assert feddat("r2")[1].endswith("run r2 is approved\n")
+    assert server.ask("query", run="r2").has_content()
+    server.ask("query", {"train.lr": 0.005}, run="r2")
+    code, told = feddat()
+    assert told.splitlines() == ["run r2 asks for other settings than were approved", "  train.lr: 0.005"]
+
+
 def test_at_first_use_settings_are_pinned(server, caplog):
     refused(caplog, server.ask("query", {"train.lr": 0.005}), "run r1: other settings than were approved (train.lr)")
 
 
 def test_a_server_fills_no_disk_with_runs(server, caplog):
-    server.site(approval="first-use", new_runs_a_day=3)
-    for run in range(40):
-        server.ask("query", run=f"new{run}")
+    server.site(approval="first-use", new_runs_a_day=2)
     folder = server.place / "state" / ".policy"
-    assert len(list((folder / "approved").iterdir())) == 3
+    (folder / "today.json").unlink()
+    for run in range(4):
+        server.ask("query", run=f"new{run}")
+    assert {file.stem for file in (folder / "approved").iterdir()} == {"r1", "new0", "new1"}
     server.site()
-    for run in range(40):
+    for run in range(MOST_WAITING + 2):
         server.ask("query", run=f"newer{run}")
     assert len(list((folder / "waiting").iterdir())) == MOST_WAITING
 
