@@ -5,6 +5,7 @@ client's private state stays as it was.
 """
 
 import json
+import logging
 import shutil
 import time
 from itertools import pairwise
@@ -213,6 +214,11 @@ BOMB = LINES + "".join(f", &{b} [{', '.join(['*' + a] * 9)}]" for a, b in pairwi
         ({"train.betas": "[" + "9" * 5000 + "]"}, "train.betas: longer than 4096 characters"),
         ({f"x{i}": 1 for i in range(2000)}, "settings, expected at most 1000"),
         ({"train.lrr": 1.0}, "unknown key 'train.lrr'"),
+        ({"path": "/etc/passwd"}, "unknown key 'path'"),
+        ({"": 1}, "unknown key ''"),
+        ({"train.lr.x": 1}, "train.lr"),
+        ({"train" + ".a" * 2000: 1}, "a key longer than 100"),
+        ({"train.betas": "{" + "a: {" * 60}, "train.betas"),
     ],
 )
 def test_settings_that_a_policy_does_not_allow(served, caplog, settings, reason):
@@ -392,8 +398,12 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
     assert server.state() == before
 
 
-def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, capsys):
+def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, capsys, monkeypatch):
+    for name, value in (("propagate", True), ("handlers", [])):  # of which the command line has its own
+        monkeypatch.setattr(logging.getLogger("feddat"), name, value)
+
     def feddat(*arguments):
+        capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             main(["deploy", "approve", *arguments, "--folder", str(server.place)])
         told = capsys.readouterr()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from feddat.config import ConfigError, RunConfig, load_config, parse_scalar
+from feddat.config.run import assign, validated
 
 #: What Flower takes for a value of a run's configuration.
 Flat: TypeAlias = dict[str, bool | int | float | str]
@@ -38,8 +39,9 @@ CLIENTS_OWN = frozenset(
         *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
     }
 )
-#: The most that a server may write: keys, characters of a value, and brackets in it, whose nesting is slow to read.
-_MOST_KEYS, _LONGEST, _MOST_BRACKETS = 1000, 4096, 64
+#: The most that a server may write: keys, characters of a key and of a value, and brackets in it, whose nesting is slow
+#: to read.
+_MOST_KEYS, _LONGEST_KEY, _LONGEST, _MOST_BRACKETS = 1000, 100, 4096, 64
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def from_flat(flat: Mapping[str, Any]) -> AppConfig:
 def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
     """Return the settings that a server asks of a client, without those that are the client's own to choose.
 
-    The client's name stands in for its data, which is filled in where its own file is read.
+    They name no client yet: whose data it is, the client's own file says.
 
     Raises:
         ConfigError: a key is unknown, a value does not fit, or there is more than settings can be.
@@ -82,12 +84,16 @@ def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
         raise ConfigError(f"{len(flat)} settings, expected at most {_MOST_KEYS}")
     asked = {key: value for key, value in flat.items() if key not in OPTIONS and not _is_clients_own(key)}
     for key, value in asked.items():
-        if len(key) > _LONGEST or (isinstance(value, str) and len(value) > _LONGEST):
-            raise ConfigError(f"{key[:100]}: longer than {_LONGEST} characters")
+        if len(key) > _LONGEST_KEY:
+            raise ConfigError(f"{key[:_LONGEST_KEY]}: a key longer than {_LONGEST_KEY} characters")
+        if isinstance(value, str) and len(value) > _LONGEST:
+            raise ConfigError(f"{key}: longer than {_LONGEST} characters")
         if _is_yaml(value) and value.count("[") + value.count("{") > _MOST_BRACKETS:
             raise ConfigError(f"{key}: more than {_MOST_BRACKETS} brackets")
-    values = {key: _value(value) for key, value in asked.items()}
-    return load_config(None, None, **values, benchmark=None, clients={})
+    settings: dict[str, Any] = {"benchmark": None, "clients": {}}
+    for key, value in asked.items():
+        assign(settings, key.split("."), _value(value))
+    return validated(settings, None)
 
 
 def asked_values(settings: RunConfig) -> Flat:
