@@ -32,6 +32,9 @@ from feddat.site import SiteConfig, read_site
 
 log = logging.getLogger(__name__)
 
+#: What the client's administrator can do about a run that is not approved.
+_HOW = "`feddat deploy approve {}` lets it"
+
 
 @dataclass(frozen=True)
 class ClientGate:
@@ -130,6 +133,3 @@ class ClientGate:
         what, most = limit
         if not Ledger(Approvals(site.state).folder).take(what, most):
             raise PolicyError(f"policy.{what}_a_day: {most} were made today")
-
-
-_HOW = "`feddat deploy approve {}` lets it"
