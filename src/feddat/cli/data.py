@@ -145,7 +145,6 @@ def prepare(
 def _counts(clients: Mapping[str, Any]) -> Table:
     """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
     from feddat.data.readers.records import BLANK_VOTES
-    from feddat.report.fitted import FittedTable
 
     caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
     keys = ("published", "outside", "broken", "kept")
