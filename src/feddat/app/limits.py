@@ -16,6 +16,7 @@ from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
+from feddat.app.held import IN_MEMORY
 from feddat.app.judge import norm
 from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.config import ConfigError, ServerConfig, WireConfig
@@ -23,8 +24,10 @@ from feddat.config import ConfigError, ServerConfig, WireConfig
 #: The largest magnitude of a number in an extra array: a gradient's are far below it.
 MOST_EXTRA = 1e6
 #: What a round with the mean takes of this process's memory, as a multiple of a message's arrays in fp32: the adapter,
-#: what is sent out, sums in float64 (two), directions of updates, and what a client sends with its bytes (two).
-COPIES = 7
+#: what is sent out, sums in float64 (two), directions of updates.
+COPIES = 5
+#: What a reply takes while it comes, its bytes and its arrays; the replies that are held are there later.
+COMING = 2
 #: What each reply takes with any other rule, which needs all of them at once.
 COPIES_OF_REPLY = 3
 #: Bytes of arrays in fp32 from which memory is looked at.
@@ -59,7 +62,9 @@ def check_message(
             f"{wire.format}; {narrower}or {smaller}, or raise the limit"
         )
     plain = others + sum(4 * math.prod(shape) for shape in arrays.values())
-    copies = COPIES if server.rule == "mean" else COPIES + COPIES_OF_REPLY * replies
+    copies = COPIES + max(COMING, min(replies, IN_MEMORY // max(1, plain)))
+    if server.rule != "mean":
+        copies += COPIES_OF_REPLY * replies
     if free is not None and plain > _LARGE and copies * plain > free:
         raise ConfigError(
             f"memory: with messages of {plain / 2**20:.0f} MiB in fp32 a round takes up to "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import json
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,11 +16,16 @@ from typing import Any
 from flwr.common.constant import SYSTEM_TIME_TOLERANCE, TIMESTAMP_HEADER, TIMESTAMP_TOLERANCE
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
 from flwr.supercore.date import now
+from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
 from feddat.deploy.asgi import App, Receive, Scope, Send, refuse
 
 FLEET = "/v1/fleet/"
+_ACTIVATE = f"{FLEET}activate-node"
+_NOT_ACTIVATED = json.dumps(
+    FlowerError(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED, "").to_json("Failed to activate SuperNode.")
+).encode()
 #: Bytes of a request's body: Flower sends arrays in pieces of five megabytes.
 MOST_BODY = 16 * 2**20
 #: Bytes of a head's values that are looked at.
@@ -49,7 +55,11 @@ class BoundedBodies:
             return
         head = {key.decode("latin-1").lower(): value[:_MOST_VALUE] for key, value in scope["headers"]}
         if self._knows is not None and not await asyncio.to_thread(is_signed, head, self._knows):
-            await refuse(send, 401, b"no signature of a key that is known here")
+            if scope["path"] == _ACTIVATE:
+                # Flower's own answer to a key that it does not know: a node ends at any other without saying why.
+                await refuse(send, 412, _NOT_ACTIVATED)
+            else:
+                await refuse(send, 401, b"no signature of a key that is known here")
             return
         announced = head.get("content-length", b"0")
         if not announced.isdigit() or int(announced) > self._most:
