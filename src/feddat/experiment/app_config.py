@@ -93,7 +93,11 @@ def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
             raise ConfigError(f"{key}: more than {_MOST_BRACKETS} brackets")
     settings: dict[str, Any] = {"benchmark": None, "clients": {}}
     for key, value in asked.items():
-        assign(settings, key.split("."), _value(value))
+        try:
+            read = _value(value)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
+        assign(settings, key.split("."), read)
     return validated(settings, None)
 
 

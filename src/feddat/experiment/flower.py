@@ -64,16 +64,13 @@ def site(context: Context, run: str) -> Site:
         PolicyError: the client's policy does not allow the run's settings.
         ModelError, DataError, StoreError: as :func:`feddat.experiment.federation.load_federation`.
     """
-    if (own := gate(context)) is None:
-        federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
-        name = client_name(context, list(federation.participants))
-        accepts = from_flat(context.run_config).accept_changes
-    else:
+    if (own := gate(context)) is not None:
         here = read_site(own.file)
-        federation, checked = _own_federation(own.settings(here).model_dump_json(), here.store(run))
-        name, accepts = here.client, here.accept_changes
+        return _own_federation(own.settings(here).model_dump_json(), here.store(run)).site(here.client)
+    federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
+    name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:
-        check_client(federation.participants[name], accepts)
+        check_client(federation.participants[name], from_flat(context.run_config).accept_changes)
         checked.add(name)
     return federation.site(name)
 
@@ -95,8 +92,8 @@ def _federation(settings: str) -> tuple[Federation, set[str]]:
 
 
 @lru_cache(maxsize=1)
-def _own_federation(settings: str, state: Path) -> tuple[Federation, set[str]]:
-    """Return a client with a file of its own, alone, and an empty set, as :func:`_federation` does."""
+def _own_federation(settings: str, state: Path) -> Federation:
+    """Return a client with a file of its own, alone; its gate compares its data with what it was."""
     # Each instruction has the hash of the server's weights as they are now.
     config = RunConfig.model_validate_json(settings).model_copy(update={"model_weights": None})
     federation = load_federation(config, state)
@@ -104,4 +101,4 @@ def _own_federation(settings: str, state: Path) -> tuple[Federation, set[str]]:
         for split, found in splits.items():
             log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
     check_sites(federation, others=True)
-    return federation, set()
+    return federation

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from flwr.app import Message, MessageType
 
@@ -27,11 +28,14 @@ from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.app_config import asked_settings, asked_values
 from feddat.experiment.methods import VARIANTS, resolve
+from feddat.experiment.world import check_client
 from feddat.precision import resolve_precision
 from feddat.site import SiteConfig, read_site
 
 log = logging.getLogger(__name__)
 
+#: Clients whose data has been compared with what it was when their state was begun.
+_COMPARED: WeakSet[Participant] = WeakSet()
 #: What the client's administrator can do about a run that is not approved.
 _HOW = "`feddat deploy approve {}` lets it"
 
@@ -63,10 +67,11 @@ class ClientGate:
         self._approved(site, run)
 
     def allow(self, message: Message, ask: Instruction, works: Works) -> None:
-        """Refuse an instruction for what would come of it.
+        """Refuse an instruction for what would come of it, and then one for data that was exchanged.
 
         Raises:
             PolicyError: says what the policy does not allow, for the client's own log.
+            StoreError: the client's data is not what it was, and its file does not accept that.
         """
         site = read_site(self.file)
         own = site.policy
@@ -80,6 +85,9 @@ class ClientGate:
         else:
             for member in works.members.values():
                 policy.check_scores(own, len(member.data.split(ask.split)))
+        if works not in _COMPARED:  # and only now, for it is written down
+            check_client(works, site.accept_changes)
+            _COMPARED.add(works)
         self._counted(site, message)
 
     def settings(self, site: SiteConfig) -> RunConfig:
