@@ -9,6 +9,7 @@ from feddat.algorithms import ALGORITHMS
 from feddat.app.checkpoint import ServerState
 from feddat.app.client import Site, client_name, make_client_app
 from feddat.app.grid import InProcessGrid
+from feddat.app.roster import Roster
 from feddat.app.rules import make_rule
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy
@@ -80,7 +81,7 @@ def each_client_works_once(monkeypatch):
 def test_a_rule_and_what_is_shared(settings, each_client_works_once, tmp_path, method):
     here = load_federation(Experiment(settings(method)).settings, tmp_path)
     sites, participants = {name: here.site(name) for name in here.participants}, list(here.participants)
-    shared = here.foundation.initial_shared()
+    shared, algorithm = here.foundation.initial_shared(), here.foundation.algorithm
     for rule in RULES:
         for sharing in SHARING:
             for weighting in ("equal", "examples") if rule in ("mean", "fedadam") else ("equal",):
@@ -100,11 +101,14 @@ def test_a_rule_and_what_is_shared(settings, each_client_works_once, tmp_path, m
                 events = []
                 strategy = AdapterStrategy(
                     seed=0,
-                    rule=make_rule(run, here.foundation.algorithm, len(participants)),
+                    rule=make_rule(run, algorithm, len(participants)),
                     shapes=here.foundation.shared_shapes(),
                     routes=here.foundation.routes(final=True),
                     weighting=weighting,
                     notify=events.append,
+                    roster=Roster(central=algorithm.centralised),
+                    logs=algorithm.logs,
+                    logs_below_zero=algorithm.logs_below_zero,
                 )
                 state = ServerState(dict(shared))
                 app = make_server_app(strategy, state, rounds=1, evaluation=run.eval, notify=events.append)
