@@ -21,7 +21,8 @@ OPTIONS = ("resume", "overwrite", "accept_changes")
 #: Sections whose content is one value: their keys are names that the user gives.
 _TABLES = ("clients", "revisions", "server.options", "server.agreed_examples")
 #: What a client with a file of its own does not take from a server, but says itself: where its data, model and files
-#: are, what it computes on, how much of its data is used. Keys, or sections.
+#: are, what it computes on, how much of its data is used. Keys, or sections. (Hashes of weights come with every
+#: instruction; a run notes its own when it starts, so that it is another setting when the run is resumed.)
 CLIENTS_OWN = frozenset(
     {
         *(
@@ -35,6 +36,9 @@ CLIENTS_OWN = frozenset(
             "device",
             "threads",
             "runtime",
+            "model_weights",
+            "adapter.start",
+            "adapter.start_local",
         ),
         *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
     }
@@ -112,7 +116,7 @@ def to_toml(flat: Flat) -> str:
 
 
 def _is_clients_own(key: str) -> bool:
-    return key.partition(".")[0] in CLIENTS_OWN
+    return key in CLIENTS_OWN or key.partition(".")[0] in CLIENTS_OWN
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Flat:

@@ -334,8 +334,8 @@ def _moved_weights(config: RunConfig) -> str | None:
 
 def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but where each has its model, data and threads."""
-    # The model's weights have a hash of their own; pictures and what is shared are for each client to narrow.
-    places = CLIENTS_OWN | {"model", "model_weights", "pictures", "share_metrics", "rounds"}
+    # Pictures and what is shared are for each client to narrow.
+    places = {key for key in CLIENTS_OWN if "." not in key} | {"model", "pictures", "share_metrics", "rounds"}
     exclude: dict[str, Any] = dict.fromkeys(places, True)
     exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
     return config.model_dump(mode="json", exclude=exclude)

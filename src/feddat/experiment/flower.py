@@ -94,9 +94,7 @@ def _federation(settings: str) -> tuple[Federation, set[str]]:
 @lru_cache(maxsize=1)
 def _own_federation(settings: str, state: Path) -> Federation:
     """Return a client with a file of its own, alone; its gate compares its data with what it was."""
-    # Each instruction has the hash of the server's weights as they are now.
-    config = RunConfig.model_validate_json(settings).model_copy(update={"model_weights": None})
-    federation = load_federation(config, state)
+    federation = load_federation(RunConfig.model_validate_json(settings), state)
     for name, splits in federation.notes.items():  # in this client's own log: no message holds them
         for split, found in splits.items():
             log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
