@@ -140,6 +140,9 @@ def fill_in(path: Path, data: Path, port: int) -> None:
     settings = yaml.safe_load(path.read_text())
     settings["data"] = {split: str(data / f"{split}.jsonl") for split in ("train", "validation", "test")}
     settings |= {"node_port": port, "threads": 1, "heartbeat": HEARTBEAT}
+    # So little data is enough for an example and for nothing else; and nobody sits here to approve the run.
+    settings["policy"] |= {"approval": "first-use", "min_examples": 24, "min_questions": 12}
+    settings["policy"]["bounds"]["train.steps"] = [3, 1000]
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
 
 

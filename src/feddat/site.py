@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from feddat.client_names import name_problem
-from feddat.config import SHARING, ConfigError, RunConfig, Sharing
+from feddat.config import SHARING, ConfigError, PolicyConfig, RunConfig, Sharing
 from feddat.config.errors import explained
 from feddat.hub import local_or_named, parse_address
 from feddat.text import normal_text
@@ -36,14 +36,15 @@ class SiteConfig(BaseModel):
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
     start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
-    device: str | None = Field(None, description="default: the run's")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: the run's")
+    device: str = Field("cpu", description="that this client computes on; never the run's")
+    threads: int | None = Field(None, ge=1, description="CPU threads, never the run's; default: torch's own choice")
     accept_changes: bool = Field(
         False, description="go on with a run though data was exchanged here since its personal state was begun"
     )
     share_metrics: Sharing = Field(
         "scores", description="what may leave beside the adapter; the run may ask for less, never for more"
     )
+    policy: PolicyConfig = Field(PolicyConfig(), description="what a server may ask of this client")
 
     @field_validator("client")
     @classmethod
@@ -69,11 +70,12 @@ class SiteConfig(BaseModel):
         return self.state / run
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Return the run as this client runs it: on its own data, model and device, and nobody else's.
+        """Return the run as this client runs it: on its own data, model and device, with its own caps.
 
         Raises:
-            ConfigError: the run names a model of the Hub that this client has not chosen itself.
+            ConfigError: the run names a model that is not bundled, and that this client has not chosen itself.
         """
+        policy = self.policy
         own: dict[str, Any] = {
             "clients": {self.client: dict(self.data)},
             "benchmark": None,
@@ -84,16 +86,21 @@ class SiteConfig(BaseModel):
             "data_cache": self.data_cache,
             "adapter": config.adapter.model_copy(update={"start": None, "start_local": self.start_local}),
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),
+            "device": self.device,
+            "threads": self.threads,
+            "train_examples": policy.train_examples,
+            "validation_examples": policy.validation_examples,
+            "test_examples": policy.test_examples,
+            "data_seed": policy.data_seed,
         }
         if self.model is not None:
             own["model"] = self.model
-        elif parse_address(config.model, "model") is not None and not Path(config.model).is_dir():
-            # What is downloaded here is this client's decision, not the server's.
-            raise ConfigError(f"client {self.client}: the run's model is {config.model}; name it in client.yaml")
-        if self.device is not None:
-            own["device"] = self.device
-        if self.threads is not None:
-            own["threads"] = self.threads
+        else:
+            from feddat.models.catalog import list_models
+
+            if config.model not in list_models():
+                # What is downloaded or opened here is this client's decision, not the server's.
+                raise ConfigError(f"client {self.client}: the run's model is {config.model}; name it in client.yaml")
         return config.model_copy(update=own)
 
 

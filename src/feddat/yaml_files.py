@@ -41,15 +41,24 @@ def read_yaml(path: Path) -> Any:
     return parse_yaml(content)
 
 
-def parse_yaml(content: bytes | str) -> Any:
+class _WithoutAliases(yaml.SafeLoader):
+    """Refuses what stands for something else."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a value has an alias (*name); write it out")
+        return super().compose_node(parent, index)
+
+
+def parse_yaml(content: bytes | str, aliases: bool = True) -> Any:
     """Return what a YAML text means; bytes are UTF-8, or UTF-16 with its mark.
 
     Raises:
-        YamlError: as :func:`read_yaml`.
+        YamlError: as :func:`read_yaml`; or it has aliases, and may have none.
     """
     _check_depth(content)
     try:
-        loader = yaml.SafeLoader(content)
+        loader = yaml.SafeLoader(content) if aliases else _WithoutAliases(content)
         try:
             node = loader.get_single_node()
             if node is None:

@@ -120,6 +120,7 @@ def client(consortium, tmp_path, world):
         "server": f"127.0.0.1:{httpd.server_port}",
         "data": {split: str(world / "ann" / f"{split}.jsonl") for split in ("train", "validation", "test")},
         "state": "state",
+        "policy": {"min_examples": 10, "min_questions": 3},
     }
 
     def check(**changes):
@@ -134,7 +135,7 @@ def client(consortium, tmp_path, world):
 
 def test_where_nothing_is_missing_all_is_good(client):
     found = client()
-    assert list(found) == ["client.yaml", "keys", "data", "model", "state", "authority", "server", "clock"]
+    assert list(found) == ["client.yaml", "keys", "data", "policy", "model", "state", "authority", "server", "clock"]
     assert not [finding for finding in found.values() if not finding.good]
     assert found["data"].found == "train 10, validation 3, test 6 examples, task vqa"
 
@@ -145,8 +146,15 @@ def bad(found):
 
 def test_data_that_cannot_be_read(client, tmp_path):
     problems = bad(client(data={"train": str(tmp_path / "none.jsonl"), "test": str(tmp_path / "none.jsonl")}))
-    assert list(problems) == ["data"]
+    assert list(problems) == ["data", "policy"]
     assert "none.jsonl" in problems["data"]
+
+
+def test_data_that_is_too_little_for_the_policy(client):
+    few = "split validation has 3 examples, but policy.min_questions is 4; runs will be refused"
+    assert bad(client(policy={"min_examples": 10, "min_questions": 4})) == {"policy": few}
+    few = "split train has 9 examples, but policy.min_examples is 10; runs will be refused"
+    assert bad(client(policy={"min_examples": 10, "min_questions": 3, "train_examples": 9})) == {"policy": few}
 
 
 def test_another_model(client, world):

@@ -63,9 +63,10 @@ def test_nothing_of_the_data_and_nothing_personal_is_on_the_line(make_config, tm
         server_config = config.updated({"runs_dir": str(tmp_path / "runs"), "clients": {"ann": {}, "bob": {}}})
         for name, port in zip(("ann", "bob"), ports, strict=True):
             site = tmp_path / f"{name}.yaml"
-            site.write_text(
-                json.dumps({"client": name, "data": config.clients[name], "state": str(tmp_path / "state")})
-            )
+            policy = {"approval": "first-use", "min_examples": 10, "min_questions": 3}
+            policy["bounds"] = {"train.steps": [2, 2], "train.batch_size": [5, 5]}
+            own = {"client": name, "data": config.clients[name], "state": str(tmp_path / "state"), "policy": policy}
+            site.write_text(json.dumps(own | {"model": config.model, "threads": 1}))
             node = ["--superlink", f"127.0.0.1:{tap.port}", "--insecure"]
             node += ["--node-config", f'client="{name}" data="{site}"']
             processes.start(name, ["deploy", "node", str(port), *node], {"FLWR_HOME": str(tmp_path / f"home-{name}")})

@@ -1,6 +1,7 @@
 """The Flower ClientApp: finds out which client it is, lets its Participant work, and answers.
 
 A client whose foundation model is not the server's takes no part: an adapter fits only the weights it was trained on.
+A client with a policy of its own asks it before it does anything; its server then learns of failures by code alone.
 """
 
 from __future__ import annotations
@@ -10,17 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from flwr.app import Context, Message
+from flwr.app import Context, Error, Message
 from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feddat.app import messages, wire
 from feddat.app.grid import CLIENT_KEY
+from feddat.app.policy import PolicyError
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import EvalResult, FitResult
 from feddat.phases import phase
 
 log = logging.getLogger(__name__)
+
+#: All that the server of a client with a policy learns of what went wrong; why is in the client's log.
+REFUSED, OTHER_MODEL, FAILED = "refused: policy", "refused: another model or other settings", "failed: see its log"
+#: The longest line of a log that a server can cause, in characters.
+_LONGEST = 500
 
 
 class OtherModelError(ValueError):
@@ -65,48 +73,116 @@ class Site:
     model: Mapping[str, str] = field(default_factory=dict)
 
 
-def make_client_app(site: Callable[[Context, str], Site]) -> ClientApp:
+class Gate(Protocol):
+    """A client's own policy, as the app asks it."""
+
+    def admit(self, message: Message) -> None:
+        """Refuse a message before anything is loaded for it."""
+        ...
+
+    def allow(self, message: Message, ask: messages.Instruction, works: Works) -> None:
+        """Refuse an instruction for what would come of it, before it is carried out."""
+        ...
+
+
+def make_client_app(
+    site: Callable[[Context, str], Site], gate: Callable[[Context], Gate | None] = lambda context: None
+) -> ClientApp:
     """Return the ClientApp.
 
     Args:
         site: the node's context and the run's id -> the client that this node is; called once per message.
+        gate: the node's context -> its client's policy; ``None``: it has none, and errors are told in full.
     """
     app = ClientApp()
 
+    def instructed(message: Message, context: Context, own: Gate | None) -> tuple[messages.Instruction, Site]:
+        """Return what is asked, and of whom, if it is to be done."""
+        ask = messages.read_instruction(message)
+        here = site(context, ask.run)
+        try:
+            check_model(here, ask)
+        except OtherModelError as error:
+            if own is None:  # else it is said once, with what the server was told
+                log.warning("client %s, round %d: %s", here.who.name, ask.round, error)
+            raise
+        if own is not None:
+            own.allow(message, ask, here.works)
+        return ask, here
+
     @app.query()
     def query(message: Message, context: Context) -> Message:
-        run = messages.read_run(message)
-        who = site(context, run).who
-        log.info("client %s: told the server of run %s who it is, and that it shares %s", who.name, run, who.sharing)
-        return messages.name_reply(message, who)
+        def answer(own: Gate | None) -> Message:
+            run = messages.read_run(message)
+            who = site(context, run).who
+            log.info(
+                "client %s: told the server of run %s who it is, and that it shares %s", who.name, run, who.sharing
+            )
+            return messages.name_reply(message, who)
+
+        return _guarded(gate(context), message, context, answer)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
-        ask = messages.read_instruction(message)
-        here = site(context, ask.run)
-        check_model(here, ask)
-        _tell("asked", here, ask, "asked to train", kind="train")
-        result = here.works.fit(ask.shared, ask.round, ask.extras)
-        packed = _packed(here.works, ask, result.shared or {})
-        _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
-        return messages.train_reply(
-            message, ask.round, packed, result.examples, result.metrics, result.extras, here.who.sharing
-        )
+        def answer(own: Gate | None) -> Message:
+            ask, here = instructed(message, context, own)
+            _tell("asked", here, ask, "asked to train", kind="train")
+            result = here.works.fit(ask.shared, ask.round, ask.extras)
+            packed = _packed(here.works, ask, result.shared or {})
+            _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
+            return messages.train_reply(
+                message, ask.round, packed, result.examples, result.metrics, result.extras, here.who.sharing
+            )
+
+        return _guarded(gate(context), message, context, answer)
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        ask = messages.read_instruction(message)
-        here = site(context, ask.run)
-        check_model(here, ask)
-        _tell("asked", here, ask, f"asked for its scores on {ask.split}", kind="evaluate", split=ask.split)
-        result = here.works.evaluate(ask.shared, ask.round, ask.split, ask.final, ask.extras)
-        for member, scores in result.scores.items():
-            _tell("eval", here, ask, f"{member} is scored on {ask.split}", split=ask.split, scores=dict(scores))
-        return messages.evaluate_reply(
-            message, ask.round, here.who.name, result.scores, result.examples, here.who.sharing
-        )
+        def answer(own: Gate | None) -> Message:
+            ask, here = instructed(message, context, own)
+            _tell("asked", here, ask, f"asked for its scores on {ask.split}", kind="evaluate", split=ask.split)
+            result = here.works.evaluate(ask.shared, ask.round, ask.split, ask.final, ask.extras)
+            for member, scores in result.scores.items():
+                _tell("eval", here, ask, f"{member} is scored on {ask.split}", split=ask.split, scores=dict(scores))
+            return messages.evaluate_reply(
+                message, ask.round, here.who.name, result.scores, result.examples, here.who.sharing
+            )
+
+        return _guarded(gate(context), message, context, answer)
 
     return app
+
+
+def _guarded(own: Gate | None, message: Message, context: Context, answer: Callable[[Gate | None], Message]) -> Message:
+    """Return the answer to a message; with a policy, a code in its place where something is wrong."""
+    if own is None:
+        return answer(None)
+    try:
+        own.admit(message)
+        return answer(own)
+    except Exception as error:  # Whatever is raised may name records, files and folders.
+        codes: dict[type[Exception], str] = {PolicyError: REFUSED, OtherModelError: OTHER_MODEL}
+        code = codes.get(type(error), FAILED)
+        _note(code, error, message, context)
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, code), reply_to=message)
+
+
+def _note(code: str, error: Exception, message: Message, context: Context) -> None:
+    """Log why a message is answered with a code."""
+    kind, group = one_line(message.metadata.message_type), message.metadata.group_id
+    reason = one_line(str(error) if code == REFUSED else f"{type(error).__name__}: {error}")
+    what: dict[str, Any] = {"event": "failed" if code == FAILED else "refused", "kind": kind, "told": code}
+    what |= {"reason": reason, "client": context.node_config.get(CLIENT_KEY)}
+    what["round"] = int(group) if group.isascii() and group.isdecimal() and len(group) < 10 else None
+    log.warning("%s: %s: %s", kind, code, reason, extra={"event": what})
+    log.debug("where it failed", exc_info=error)
+
+
+def one_line(text: str) -> str:
+    """Return a text, of which a server may have written a part, as one line for a log or a terminal; cut where long."""
+    line = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * _LONGEST])
+    line = " ".join(line.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fields: Any) -> None:
@@ -141,9 +217,7 @@ def check_model(site: Site, ask: messages.Instruction) -> None:
         if site.model.get(part, value) != value
     ]
     if parts:
-        reason = f"another model than the server's, so left out: {', '.join(parts)}"
-        log.warning("client %s, round %d: %s", site.who.name, ask.round, reason)
-        raise OtherModelError(reason)
+        raise OtherModelError(f"another model than the server's, so left out: {', '.join(parts)}")
 
 
 def client_name(context: Context, names: Sequence[str] = ()) -> str:

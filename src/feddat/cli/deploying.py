@@ -54,6 +54,36 @@ def check(
         raise typer.Exit(fail(f"{missing} of the above must be put right first", 1))
 
 
+@app.command("approve")
+def approve(
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="Id of a run; default: show those that wait.")
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--folder", "-f", metavar="CLIENT_DIR", help="The folder that this client was handed.")
+    ] = Path(),
+) -> None:
+    """Let a run have of this client what it asks for; from then on it must keep to these settings."""
+    from feddat.client.approvals import Approvals, changes
+    from feddat.experiment.app_config import asked_settings, asked_values
+    from feddat.site import read_site
+
+    approvals = Approvals(read_site(folder / "client.yaml").state)
+    waiting = approvals.waiting()
+    usual = asked_values(asked_settings({}))
+    for name in waiting if run is None else {run} & waiting.keys():
+        before = approvals.approved(name)
+        title = "asks for" if before is None else "asks for other settings than were approved"
+        out.print(Text.assemble("run ", (name, "bold"), f" {title}"), soft_wrap=True)
+        for key in changes(usual if before is None else before, waiting[name]):
+            out.print(Text(f"  {key}: {waiting[name].get(key)!r}"), soft_wrap=True)
+    if run is not None:
+        approvals.approve(run)
+        out.print(f"run {run} is approved", markup=False)
+    elif not waiting:
+        out.print("no run waits for approval")
+
+
 @app.command("server")
 def server(
     folder: Annotated[Path, typer.Argument(metavar="SERVER_DIR", help="The server's folder.")],

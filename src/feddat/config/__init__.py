@@ -5,6 +5,7 @@ refused, with one named that is near, if any is.
 """
 
 from feddat.config.errors import ConfigError
+from feddat.config.policy import BOUNDS, PolicyConfig
 from feddat.config.reading import load_config, parse_scalar
 from feddat.config.run import RunConfig
 from feddat.config.sections import (
@@ -22,12 +23,14 @@ from feddat.config.sections import (
 )
 
 __all__ = [
+    "BOUNDS",
     "SHARING",
     "AdapterConfig",
     "AlgorithmConfig",
     "ConfigError",
     "EvalConfig",
     "FusionConfig",
+    "PolicyConfig",
     "RunConfig",
     "Schedule",
     "ServerConfig",

@@ -68,13 +68,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_scalar(value: str) -> Any:
-    """Read one value of the command line as YAML does, with ``1e-3`` as a number.
+    """Read one value of the command line, or of a message, as YAML does, with ``1e-3`` as a number.
 
     Raises:
-        ConfigError: it begins like a list or a mapping, and is none that can be used.
+        ConfigError: it begins like a list or a mapping, and is none that can be used: it has aliases, by which a few
+            lines stand for many, for one.
     """
     try:
-        parsed = parse_yaml(value)
+        parsed = parse_yaml(value, aliases=False)
     except YamlError as error:
         if value.lstrip()[:1] in ("[", "{"):
             raise ConfigError(f"value {value[:60]!r}: {error}") from None

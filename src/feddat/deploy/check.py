@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -40,6 +41,7 @@ def check_client(folder: Path) -> Iterator[Finding]:
     yield Finding("client.yaml", True, f"client {site.client}")
     yield _looked("keys", lambda: _keys(folder))
     yield _looked("data", lambda: _data(site))
+    yield _looked("policy", lambda: _policy(site))
     yield _looked("model", lambda: _model(site, folder))
     yield _looked("state", lambda: _state(site))
     yield _looked("authority", lambda: _authority(folder))
@@ -93,6 +95,23 @@ def _data(site: SiteConfig) -> str:
     note = f"; {lacking} of test cannot be answered with the answers of train" if lacking else ""
     counts = ", ".join(f"{split} {len(examples)}" for split, examples in sizes.items())
     return f"{counts} examples, task {data.task}{note}"
+
+
+def _policy(site: SiteConfig) -> str:
+    """Look at whether a client's own data is enough for what its policy asks of every update and score."""
+    from feddat.data.readers import read_client
+
+    policy = site.policy
+    data = read_client(site.client, dict(site.data))
+    needs = {"train": policy.min_examples, **dict.fromkeys(policy.score_splits, policy.min_questions)}
+    caps = {"train": policy.train_examples, "validation": policy.validation_examples, "test": policy.test_examples}
+    for split, least in needs.items():
+        count = min(len(data.split(split)), caps[split] or sys.maxsize)
+        if 0 < count < least:
+            key = "min_examples" if split == "train" else "min_questions"
+            raise ValueError(f"split {split} has {count} examples, but policy.{key} is {least}; runs will be refused")
+    runs = "asks before each run" if policy.approval == "ask" else "pins the settings that a run begins with"
+    return f"{runs}; updates of {policy.min_examples} examples and scores of {policy.min_questions} at the least"
 
 
 def _model(site: SiteConfig, folder: Path) -> str:

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import yaml
 
+from feddat.config import BOUNDS, PolicyConfig
 from feddat.deploy import pki
 from feddat.deploy.control import DeployError
 from feddat.hub import parse_address
@@ -136,6 +138,7 @@ def write_consortium(
         "model_weights": hashes.get("weights", ""),
         "hub_model": parse_address(name, "model") is not None and not Path(name).is_dir(),
         "until": certificate.not_valid_after_utc.strftime("%Y-%m-%d"),
+        "policy": policy_lines(),
     }
     for place in (folder / "authority", server.path, *(folder / "clients" / client for client in clients)):
         pki.write_certificate(place / "ca.crt", authority.certificate)
@@ -150,6 +153,24 @@ def write_consortium(
         for template in ("client.yaml", "start.sh", "feddat-client.service", "compose.yaml", "README.md"):
             _render(f"client/{template}", place / template, values | {"client": client})
     return server
+
+
+def policy_lines() -> str:
+    """Return a client's default policy as lines of its file, every key with its meaning."""
+    lines = ["policy:"]
+    for key, info in PolicyConfig.model_fields.items():
+        if key == "bounds":
+            lines.append(f"  bounds:  # {info.description}")
+            lines += [f"    {setting}: {_flow(list(pair))}" for setting, pair in BOUNDS.items()]
+            continue
+        value = list(info.default) if isinstance(info.default, tuple) else info.default
+        lines.append(f"  {key}: {_flow(value)}  # {info.description}")
+    return "\n".join(lines)
+
+
+def _flow(value: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+    return text.removesuffix("...\n").strip()
 
 
 def node_arguments(

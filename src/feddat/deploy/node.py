@@ -272,7 +272,8 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     _keep(log_file)
-    from feddat.experiment.flower import client_app
+    from feddat.app.client import FAILED
+    from feddat.experiment.flower import SITE_KEY, client_app
 
     with suppress(EOFError):
         while True:
@@ -284,6 +285,6 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
             except Exception as error:  # Whatever a client raises is the server's to count.
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 _warn(message, context, reason)
-                reply = _error(message, reason)
+                reply = _error(message, FAILED if context.node_config.get(SITE_KEY) else reason)
             pipe.send(_sendable(reply))
             del message, reply  # they may be large, and the next one comes when it comes

@@ -13,12 +13,39 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from feddat.config import ConfigError, RunConfig, load_config, parse_scalar
+from feddat.config.run import assign, validated
 
 #: What Flower takes for a value of a run's configuration.
 Flat: TypeAlias = dict[str, bool | int | float | str]
 OPTIONS = ("resume", "overwrite", "accept_changes")
 #: Sections whose content is one value: their keys are names that the user gives.
 _TABLES = ("clients", "revisions", "server.options", "server.agreed_examples")
+#: What a client with a file of its own does not take from a server, but says itself: where its data, model and files
+#: are, what it computes on, how much of its data is used. Keys, or sections. (Hashes of weights come with every
+#: instruction; a run notes its own when it starts, so that it is another setting when the run is resumed.)
+CLIENTS_OWN = frozenset(
+    {
+        *(
+            "name",
+            "runs_dir",
+            "benchmark",
+            "root",
+            "revisions",
+            "clients",
+            "data_cache",
+            "device",
+            "threads",
+            "runtime",
+            "model_weights",
+            "adapter.start",
+            "adapter.start_local",
+        ),
+        *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
+    }
+)
+#: The most that a server may write: keys, characters of a key and of a value, and brackets in it, whose nesting is slow
+#: to read.
+_MOST_KEYS, _LONGEST_KEY, _LONGEST, _MOST_BRACKETS = 1000, 100, 4096, 64
 
 
 @dataclass(frozen=True)
@@ -50,9 +77,46 @@ def from_flat(flat: Mapping[str, Any]) -> AppConfig:
     return AppConfig(load_config(None, None, **values), **options)
 
 
+def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
+    """Return the settings that a server asks of a client, without those that are the client's own to choose.
+
+    They name no client yet: whose data it is, the client's own file says.
+
+    Raises:
+        ConfigError: a key is unknown, a value does not fit, or there is more than settings can be.
+    """
+    if len(flat) > _MOST_KEYS:
+        raise ConfigError(f"{len(flat)} settings, expected at most {_MOST_KEYS}")
+    asked = {key: value for key, value in flat.items() if key not in OPTIONS and not _is_clients_own(key)}
+    for key, value in asked.items():
+        if len(key) > _LONGEST_KEY:
+            raise ConfigError(f"{key[:_LONGEST_KEY]}: a key longer than {_LONGEST_KEY} characters")
+        if isinstance(value, str) and len(value) > _LONGEST:
+            raise ConfigError(f"{key}: longer than {_LONGEST} characters")
+        if _is_yaml(value) and value.count("[") + value.count("{") > _MOST_BRACKETS:
+            raise ConfigError(f"{key}: more than {_MOST_BRACKETS} brackets")
+    settings: dict[str, Any] = {"benchmark": None, "clients": {}}
+    for key, value in asked.items():
+        try:
+            read = _value(value)
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {error}") from None
+        assign(settings, key.split("."), read)
+    return validated(settings, None)
+
+
+def asked_values(settings: RunConfig) -> Flat:
+    """Return the settings of :func:`asked_settings` as Flower carries them, in full."""
+    return {key: value for key, value in _flat(settings.model_dump(mode="json")).items() if not _is_clients_own(key)}
+
+
 def to_toml(flat: Flat) -> str:
     """Return the lines of a TOML table."""
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in flat.items())
+
+
+def _is_clients_own(key: str) -> bool:
+    return key in CLIENTS_OWN or key.partition(".")[0] in CLIENTS_OWN
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Flat:
@@ -71,6 +135,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Flat:
 def _value(value: Any) -> Any:
     if value == "":
         return None
-    if isinstance(value, str) and value[:1] in ("[", "{"):
-        return parse_scalar(value)
-    return value
+    return parse_scalar(value) if _is_yaml(value) else value
+
+
+def _is_yaml(value: Any) -> bool:
+    return isinstance(value, str) and value[:1] in ("[", "{")

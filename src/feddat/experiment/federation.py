@@ -36,6 +36,7 @@ from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData, DataError
+from feddat.experiment.app_config import CLIENTS_OWN
 from feddat.experiment.starting import check_starts, client_starts
 from feddat.kinds import CHOOSING
 from feddat.models.base import Backbone, StagedBackbone
@@ -333,19 +334,8 @@ def _moved_weights(config: RunConfig) -> str | None:
 
 def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but where each has its model, data and threads."""
-    places = {"name", "runs_dir", "data_cache", "device", "threads", "runtime", "model", "benchmark", "root", "clients"}
-    places |= {"model_weights"}  # they have a hash of their own
-    places |= {
-        "train_examples",
-        "test_examples",
-        "validation_examples",
-        "pictures",
-        "split_clients",
-        "data_seed",
-        "share_metrics",
-        "server",
-        "rounds",
-    }
+    # Pictures and what is shared are for each client to narrow.
+    places = {key for key in CLIENTS_OWN if "." not in key} | {"model", "pictures", "share_metrics", "rounds"}
     exclude: dict[str, Any] = dict.fromkeys(places, True)
     exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
     return config.model_dump(mode="json", exclude=exclude)

@@ -1,0 +1,196 @@
+"""A client's own policy against what a server asks: settings, instructions, and what would come of them.
+
+Every check costs next to nothing, and is made before what it is about is loaded, computed or written.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType
+from pydantic import BaseModel
+
+from feddat.app import messages
+from feddat.app.messages import Instruction
+from feddat.config import PolicyConfig, RunConfig
+
+#: What of a client's model an instruction must name the hash of.
+PARTS = frozenset({"weights", "encoder", "adapter", "settings"})
+#: Types of what an instruction says; the last two are left out where numbers travel as they are.
+_FIELDS: dict[str, type] = {
+    messages.ROUND: int,
+    "rounds": int,
+    "final": bool,
+    "split": str,
+    "run": str,
+    "model": list,
+    messages.FORMAT: str,
+    messages.DELTA: bool,
+}
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+class PolicyError(ValueError):
+    """A client's policy does not allow it; the message is for the client alone: the key, what is asked, what may be."""
+
+
+def check_run_id(message: Message) -> str:
+    """Return the id of the run that a message belongs to.
+
+    Raises:
+        PolicyError: it names none that can be the name of a file.
+    """
+    run = _config(message).get("run")
+    if not isinstance(run, str) or not _RUN_ID.fullmatch(run):
+        raise PolicyError("the message names no run; expected an id of at most 64 letters, digits, - and _")
+    return run
+
+
+def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
+    """Refuse settings that a policy does not allow.
+
+    Args:
+        policy: the client's.
+        settings: of the run, with an algorithm's name as method and the kind of adapter filled in.
+
+    Raises:
+        PolicyError: names the first one.
+    """
+    adapter = settings.adapter
+    _among(policy.methods, settings.method, "methods", "method")
+    _among(policy.kinds, adapter.peft, "kinds", "adapter.peft")
+    if adapter.sites is not None:
+        _among(policy.sites, adapter.sites, "sites", "adapter.sites")
+    for part in adapter.parts:
+        _among(policy.parts, part, "parts", "adapter.parts")
+    if settings.fusion.side == "shared" and not policy.shared_fusion:
+        raise PolicyError("policy.shared_fusion: fusion.side is shared")
+    if len(settings.algorithm.options) > 32:
+        raise PolicyError(f"policy: algorithm.options has {len(settings.algorithm.options)} keys, expected at most 32")
+    for split in (settings.eval.split, settings.eval.curve_split):
+        _among(policy.score_splits, split, "score_splits", "eval.split or eval.curve_split")
+    for key, value in numbers(settings):
+        if key in policy.bounds and (problem := policy.outside(key, value)):
+            raise PolicyError(f"policy.bounds: {problem}")
+
+
+def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Message) -> None:
+    """Refuse an instruction that is not of the form, or of the run, that it must be; its arrays are not looked at.
+
+    Raises:
+        PolicyError: says what was found.
+    """
+    config = _config(message)
+    for key, kind in _FIELDS.items():
+        if key not in config and key in (messages.FORMAT, messages.DELTA):
+            continue
+        if type(config.get(key)) is not kind:
+            raise PolicyError(f"the instruction's {key} is missing or not of type {kind.__name__}")
+    if unknown := sorted(config.keys() - _FIELDS.keys()):
+        raise PolicyError(f"the instruction has {len(unknown)} unknown keys")
+    parts = [str(part).partition("=")[0] for part in config["model"]]
+    if len(parts) != len(PARTS) or set(parts) != PARTS:
+        raise PolicyError(f"the instruction must name the hashes of {', '.join(sorted(PARTS))}, each once")
+    round, rounds, split = config[messages.ROUND], config["rounds"], str(config["split"])
+    if rounds != settings.rounds:
+        raise PolicyError(f"the instruction says {rounds} rounds, its run {settings.rounds}")
+    if not 1 <= round <= settings.rounds:
+        raise PolicyError(f"round is {round}, expected 1 to {settings.rounds}")
+    wire = (config.get(messages.FORMAT, "fp32"), config.get(messages.DELTA, False))
+    if wire != (settings.wire.format, settings.wire.delta):
+        raise PolicyError("the instruction's wire format is another than its run's")
+    if message.metadata.message_type == MessageType.EVALUATE:
+        _among(policy.score_splits, split, "score_splits", "split")
+        if split not in (settings.eval.split, settings.eval.curve_split):
+            raise PolicyError(f"split {split!r} is not one that its run scores")
+        if config["final"] and (round != settings.rounds or split != settings.eval.split):
+            raise PolicyError("the instruction calls an evaluation final that is not the run's last")
+
+
+def check_received(ask: Instruction) -> None:
+    """Refuse arrays with NaN or infinite values.
+
+    Raises:
+        PolicyError: names none of them; their names are the server's words.
+    """
+    for tensor in (*(ask.shared or {}).values(), *ask.extras.values()):
+        if not tensor.isfinite().all():
+            raise PolicyError("the adapter or the extra arrays have NaN or infinite values")
+
+
+def check_parameters(policy: PolicyConfig, communicated: int) -> None:
+    """Refuse an adapter of too many numbers.
+
+    Raises:
+        PolicyError: says how many would travel.
+    """
+    if communicated > policy.max_parameters:
+        raise PolicyError(
+            f"policy.max_parameters: {communicated} would travel, expected at most {policy.max_parameters}"
+        )
+
+
+def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> None:
+    """Refuse an update that would come of too few examples, or of too few or too many steps.
+
+    Args:
+        policy: the client's.
+        settings: of the run.
+        examples: that the client has to train on.
+
+    Raises:
+        PolicyError: says how many it would be.
+    """
+    train = settings.train
+    steps = train.steps or train.epochs * math.ceil(examples / train.batch_size)
+    if settings.method == "fedrep":  # the first steps of a round are the head's alone
+        steps -= round(settings.algorithm.head_share * steps)
+    used = min(examples, steps * train.batch_size)
+    if used < policy.min_examples:
+        raise PolicyError(f"policy.min_examples: an update of {used} examples, expected at least {policy.min_examples}")
+    least, most = policy.bounds["train.steps"]
+    if not least <= steps <= most:
+        raise PolicyError(
+            f"policy.bounds: train.steps is {steps} ({examples} examples in batches of {train.batch_size}), expected "
+            f"{least:g} to {most:g}"
+        )
+
+
+def check_scores(policy: PolicyConfig, questions: int) -> None:
+    """Refuse a score of few questions; none at all has no score.
+
+    Raises:
+        PolicyError: says how many there are.
+    """
+    if 0 < questions < policy.min_questions:
+        raise PolicyError(
+            f"policy.min_questions: a score of {questions} questions, expected at least {policy.min_questions}"
+        )
+
+
+def numbers(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings that are numbers, or pairs of them, by their dotted keys; tables of free keys have none."""
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, BaseModel):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, int | float | tuple) and not isinstance(value, bool):
+            yield prefix + name, value
+
+
+def _config(message: Message) -> Mapping[str, Any]:
+    content = message.content if message.has_content() else None
+    found = None if content is None else content.config_records.get(messages.CONFIG)
+    return found if isinstance(found, ConfigRecord) else {}
+
+
+def _among(allowed: Collection[str], asked: str | None, policy: str, setting: str) -> None:
+    if asked not in allowed:
+        raise PolicyError(f"policy.{policy}: {setting} is {str(asked)[:100]!r}, expected {_one_of(allowed)}")
+
+
+def _one_of(allowed: Collection[str]) -> str:
+    return f"one of {', '.join(allowed)}" if allowed else "nothing: none is allowed"

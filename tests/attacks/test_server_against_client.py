@@ -1,0 +1,513 @@
+"""A dishonest server against a client with a policy: the real client app, on real files, asked to give data away.
+
+Every refused attack is held to the same: the server learns a code, the client's log says why in one line, and the
+client's private state stays as it was.
+"""
+
+import json
+import logging
+import shutil
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from PIL import Image
+from safetensors.torch import load
+
+from feddat.app import messages
+from feddat.app.client import FAILED, OTHER_MODEL, REFUSED
+from feddat.app.grid import identify
+from feddat.cli import main
+from feddat.client.approvals import MOST_WAITING, Approvals
+from feddat.config import BOUNDS, load_config
+from feddat.experiment import flower
+from feddat.experiment.app_config import AppConfig, to_flat
+from feddat.experiment.federation import load_foundation
+from feddat.experiment.gate import ClientGate
+from feddat.site import read_site
+from helpers import make_tiny_vilt
+
+QUESTION = "what is the color ?"
+COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
+SIZES = {"train": 80, "validation": 40, "test": 40}
+#: What an honest server asks for.
+HONEST = {"rounds": 3, "train.batch_size": 16, "train.lr": 0.01}
+#: Within these a server does what it likes: to show that what is refused otherwise would work.
+NONE_AT_ALL = {
+    "approval": "first-use",
+    "methods": ["fedavg", "feddat"],
+    "kinds": ["full", "bottleneck"],
+    "min_examples": 0,
+    "min_questions": 0,
+    "score_splits": ["train", "validation", "test"],
+    "bounds": {key: [-1e300, 1e300] for key in BOUNDS},
+}
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory) -> Path:
+    """A folder with a model, and files of a client whose every name is a secret."""
+    root = tmp_path_factory.mktemp("hospital")
+    make_tiny_vilt(root / "model")
+    generator = np.random.default_rng(0)
+    for split, size in SIZES.items():
+        lines = []
+        for i in range(size):
+            answer = list(COLOURS)[i % 3]
+            pixels = np.clip(generator.normal(COLOURS[answer], 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / f"patient-{split}{i}.png")
+            lines.append({"image": f"patient-{split}{i}.png", "question": QUESTION, "answers": answer})
+        (root / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return root
+
+
+class Server:
+    """Asks one client for whatever it likes; it knows the model, and computes the hashes that an attack needs.
+
+    Attributes:
+        place: the client's folder.
+    """
+
+    def __init__(self, hospital, place):
+        self.hospital, self.place, self.file = hospital, place, place / "client.yaml"
+        self.site(approval="first-use")
+
+    def site(self, data=None, **policy):
+        """Write the client's file."""
+        files = {split: str(self.hospital / f"{split}.jsonl") for split in SIZES} | (data or {})
+        settings = {"client": "ann", "data": files, "model": str(self.hospital / "model"), "threads": 1}
+        settings["accept_changes"] = data is not None
+        self.file.write_text(yaml.safe_dump(settings | {"policy": policy}))
+
+    def settings(self, changes):
+        """Return a run's settings as a server sends them."""
+        config = load_config(None, None, benchmark=None, clients={"ann": {}}, **HONEST)
+        return to_flat(AppConfig(config)) | changes
+
+    def ask(self, kind="train", settings=None, says=None, shared=None, foundation=None, run="r1", round=1):
+        """Return the client's reply to one message.
+
+        ``settings`` and ``says`` (the instruction) are changes to honest ones; a value of None takes a key out.
+        """
+        flat = self.settings(settings or {})
+        context = Context(1, 1, {"client": "ann", "data": str(self.file)}, RecordDict(), flat)
+        if kind == "query":
+            return self._send(messages.query_content(run), kind, context)
+        foundation = foundation or self.foundation()
+        config = dict(messages.instruction_config(round, 3, "train", False, run, foundation.model))
+        if kind == "evaluate":
+            config["split"] = "validation"
+        config = ConfigRecord({k: v for k, v in (config | (says or {})).items() if v is not None})
+        arrays = messages.to_arrays(shared or foundation.initial_shared())
+        return self._send(messages.instruction_content(arrays, config), kind, context)
+
+    def _send(self, content, kind, context):
+        identify(1)
+        message = Message(content, 1, kind, group_id="1")
+        message.metadata.__dict__["_message_id"] = "1"
+        return flower.client_app(message, context)
+
+    def foundation(self, changes=None):
+        """Return what an honest server, or one with other settings, would load."""
+        site = read_site(self.file)
+        return load_foundation(ClientGate(self.file, self.settings(changes or {})).settings(site))
+
+    def state(self):
+        """Return every file of the client's state, but the approvals and counts of its policy."""
+        files = sorted(path for path in (self.place / "state").rglob("*") if path.is_file() and path.name != ".lock")
+        return {str(path): path.read_bytes() for path in files if ".policy" not in path.parts}
+
+
+@pytest.fixture(scope="module")
+def served(hospital, tmp_path_factory):
+    """A server that was honest for a round of run r1."""
+    torch.set_num_threads(1)
+    server = Server(hospital, tmp_path_factory.mktemp("ann"))
+    assert server.ask("train").has_content()
+    return server
+
+
+@pytest.fixture
+def server(served, hospital, tmp_path):
+    """The same with a client of its own, so that nothing of other tests is left."""
+    shutil.copytree(served.place, tmp_path / "ann")
+    return Server(hospital, tmp_path / "ann")
+
+
+def refused(caplog, reply, reason, code=REFUSED):
+    """Hold a reply to what a refusal is."""
+    assert reply.has_error()
+    assert reply.error.reason == code
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert len(told) == 1, told
+    assert reason in told[0].event["reason"]
+    assert "\n" not in told[0].getMessage() and len(told[0].getMessage()) < 700
+
+
+def test_an_honest_server_is_served(server):
+    assert messages.read_name(server.ask("query")).name == "ann"
+    trained = server.ask("train", round=2)
+    assert trained.content.metric_records["metrics"]["num-examples"] == 80
+    assert server.ask("evaluate", round=2).content.metric_records["metrics"]["num-examples"] == 40
+    names = ["data.json", "round-0001.safetensors", "round-0002.safetensors"]
+    assert [Path(path).name for path in server.state()] == names
+
+
+# Settings by which an update would give data away, or a machine be brought down.
+
+CLOSED_FORM = {
+    "method": "fedavg",
+    "adapter.peft": "full",
+    "train_examples": 1,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "train.lr": 1e4,
+    "train.eps": 1e4,
+    "train.weight_decay": 0.0,
+    "share_metrics": "none",
+}
+LINES = "[&a [x,x,x,x,x,x,x,x,x]"
+BOMB = LINES + "".join(f", &{b} [{', '.join(['*' + a] * 9)}]" for a, b in pairwise("abcdefghijk")) + "]"
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        (CLOSED_FORM, "policy.kinds: adapter.peft is 'full'"),
+        ({"adapter.peft": "bias", "method": "fedavg"}, "policy.kinds: adapter.peft is 'bias'"),
+        ({"train.steps": 1}, "train.steps is 1, expected 4 to 10000"),
+        ({"train.batch_size": 1}, "train.batch_size is 1, expected 8 to 512"),
+        ({"train.lr": 1e4}, "train.lr is 10000"),
+        ({"train.lr": 1e-30}, "train.lr is 1e-30"),
+        ({"train.eps": 1e4}, "train.eps is 10000"),
+        ({"train.eps": float("inf")}, "train.eps is inf"),
+        ({"train.betas": "[.nan, 0.98]"}, "train.betas is nan"),
+        ({"train.betas": "[0.0, 0.0]"}, "train.betas is 0"),
+        ({"train.clip_norm": 1e-12}, "train.clip_norm is 1e-12"),
+        ({"algorithm.alpha": 1.0}, "algorithm.alpha is 1, expected 0 to 0.9"),
+        ({"algorithm.fedprox_mu": 1e9, "method": "fedprox"}, "algorithm.fedprox_mu is 1e+09"),
+        ({"method": "scaffold"}, "policy.methods: method is 'scaffold'"),
+        ({"method": "central"}, "policy.methods: method is 'central'"),
+        ({"method": "fedex-lora"}, "policy.methods: method is 'fedex-lora'"),
+        ({"method": "\x1b[31mevil\n" * 99}, "policy.methods: method is"),
+        ({"fusion.kind": "transformer", "fusion.side": "shared"}, "policy.shared_fusion"),
+        ({"eval.split": "train"}, "eval.split"),
+        # Bombs.
+        ({"adapter.sites": "(((a+)+)+)+$"}, "policy.sites: adapter.sites is '(((a+)+)+)+$', expected nothing"),
+        ({"rounds": 10**15}, "rounds is 1e+15, expected 1 to 100"),
+        ({"train.steps": 10**9}, "train.steps is 1e+09"),
+        ({"train.epochs": 10**9}, "train.epochs is 1e+09"),
+        ({"train.epochs": 10, "train.batch_size": 8, "algorithm.personal_epochs": 10**9}, "algorithm.personal_epochs"),
+        ({"adapter.peft": "lora", "adapter.rank": 10**9}, "adapter.rank is 1e+09"),
+        ({"adapter.peft": "prompt", "method": "fedavg", "adapter.prompt_tokens": 10**9}, "adapter.prompt_tokens"),
+        ({"cache_prefix": 10**12}, "cache_prefix is 1e+12"),
+        ({"train.betas": BOMB}, "a value has an alias"),
+        ({"algorithm.options": "{a: &a [x], b: *a}"}, "a value has an alias"),
+        ({"train.betas": "[" * 4000}, "train.betas: more than 64 brackets"),
+        ({"train.betas": "[" * 65}, "train.betas: more than 64 brackets"),
+        ({"algorithm.options": "{" + "? " * 2000}, "algorithm.options"),
+        ({"algorithm.options": "{" + "a: 1, " * 500 + "}"}, "key 'a' stands twice"),
+        ({"train.betas": "[" + "9" * 4000 + "9" * 90 + "]"}, "train.betas"),
+        ({"train.betas": "[" + "9" * 5000 + "]"}, "train.betas: longer than 4096 characters"),
+        ({f"x{i}": 1 for i in range(2000)}, "settings, expected at most 1000"),
+        ({"train.lrr": 1.0}, "unknown key 'train.lrr'"),
+        ({"path": "/etc/passwd"}, "unknown key 'path'"),
+        ({"": 1}, "unknown key ''"),
+        ({"train.lr.x": 1}, "train.lr"),
+        ({"train" + ".a" * 2000: 1}, "a key longer than 100"),
+        ({"train.betas": "{" + "a: {" * 60}, "train.betas"),
+    ],
+)
+def test_settings_that_a_policy_does_not_allow(served, caplog, settings, reason):
+    before, foundation = served.state(), served.foundation()
+    began = time.perf_counter()
+    for kind in ("train", "evaluate", "query"):
+        caplog.clear()
+        refused(caplog, served.ask(kind, settings, foundation=foundation), reason)
+    assert time.perf_counter() - began < 10
+    assert served.state() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"train.batch_size": 80}, "train.steps is 1 (80 examples in batches of 80), expected 4 to 10000"),
+        ({"train.steps": 4, "train.batch_size": 8}, "min_examples: an update of 32 examples, expected at least 64"),
+        ({"method": "fedrep", "algorithm.head_share": 0.8}, "policy.min_examples: an update of 16 examples"),
+        ({"adapter.reduction": 2}, "policy.max_parameters: "),
+    ],
+)
+def test_settings_whose_update_would_come_of_too_little(server, caplog, settings, reason):
+    server.site(approval="first-use", max_parameters=1000 if "max_parameters" in reason else 10**6)
+    before, foundation = server.state(), server.foundation(settings)
+    refused(caplog, server.ask("train", settings, foundation=foundation, run="r2"), reason)
+    assert server.state() == before
+
+
+def test_a_picture_gives_its_question_away_where_there_is_no_policy(server):
+    """The attack is real: embeddings of words that are not in the one question do not move."""
+    server.site(**NONE_AT_ALL, train_examples=1)
+    foundation = server.foundation(CLOSED_FORM)
+    shared = foundation.initial_shared()
+    reply = server.ask("train", CLOSED_FORM, foundation=foundation, shared=shared, run="r2")
+    (key,) = [key for key in shared if key.endswith("word_embeddings.weight")]
+    sent = messages.to_tensors(reply.content.array_records["shared"])[key]
+    moved = {int(row) for row in (sent - shared[key]).abs().sum(dim=1).nonzero()}
+    (words,) = foundation.backbone.encoder.texts([QUESTION])
+    assert set(words) - {0} <= moved and len(moved) <= len(set(words)) + 1
+
+
+def test_what_is_the_clients_own_is_not_the_servers_to_choose(server):
+    settings = {"train_examples": 1, "validation_examples": 1, "test_examples": 1, "data_seed": 7, "split_clients": 80}
+    settings |= {"threads": 100_000, "device": "cuda:99", "root": "/etc", "data_cache": "/etc", "runs_dir": "/etc"}
+    settings |= {"benchmark": "/etc", "clients": BOMB, "log.mlflow": "http://127.0.0.1:1", "revisions": BOMB}
+    trained, scored = (server.ask(kind, settings, run="r2") for kind in ("train", "evaluate"))
+    assert trained.content.metric_records["metrics"]["num-examples"] == 80
+    assert scored.content.metric_records["metrics"]["num-examples"] == 40
+    assert torch.get_num_threads() == 1
+    plain = server.ask("train", run="r3")
+    for key, array in plain.content.array_records["shared"].items():
+        assert array.data == trained.content.array_records["shared"][key].data
+
+
+def test_its_own_caps_hold(server):
+    server.site(approval="first-use", train_examples=70)
+    assert server.ask("train", run="r2").content.metric_records["metrics"]["num-examples"] == 70
+
+
+@pytest.mark.parametrize("model", ["/etc", "/nowhere", "owner/name", "hf://owner/name"])
+def test_a_server_opens_and_fetches_no_model(server, caplog, monkeypatch, model):
+    """Not even whether a folder exists can be told."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    settings = yaml.safe_load(server.file.read_text())
+    foundation = server.foundation()
+    server.file.write_text(yaml.safe_dump({key: value for key, value in settings.items() if key != "model"}))
+    reply = server.ask("train", {"model": model}, foundation=foundation)
+    refused(caplog, reply, f"the run's model is {model}; name it in client.yaml")
+
+
+# Instructions.
+
+
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ({"model": []}, "must name the hashes of adapter, encoder, settings, weights, each once"),
+        ({"model": ["weights=1", "encoder=1", "adapter=1"]}, "must name the hashes of"),
+        ({"model": ["weights=1", "encoder=1", "adapter=1", "adapter=2"]}, "must name the hashes of"),
+        ({"model": None}, "model is missing or not of type list"),
+        ({"round": 0}, "round is 0, expected 1 to 3"),
+        ({"round": 10**15}, f"round is {10**15}, expected 1 to 3"),
+        ({"round": 10**15, "rounds": 10**15}, f"says {10**15} rounds, its run 3"),
+        ({"round": 1.0}, "round is missing or not of type int"),
+        ({"final": 1}, "final is missing or not of type bool"),
+        ({"wire.format": "int8"}, "wire format is another than its run's"),
+        ({"pickle": "x"}, "has 1 unknown keys"),
+        ({"run": "../../bob"}, "names no run"),
+        ({"run": ".policy"}, "names no run"),
+        ({"run": None}, "names no run"),
+    ],
+)
+def test_instructions_that_are_not_its_runs(served, caplog, kind, says, reason):
+    before = served.state()
+    refused(caplog, served.ask(kind, says=says), reason)
+    assert served.state() == before
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_every_hash_is_compared(served, caplog, part):
+    named = [f"{name}={value}" for name, value in served.foundation().model.items()]
+    named[part] = named[part].partition("=")[0] + "=0"
+    before = served.state()
+    refused(caplog, served.ask(says={"model": named}), named[part].partition("=")[0], OTHER_MODEL)
+    assert served.state() == before
+
+
+def test_an_adapter_that_is_no_numbers(served, caplog):
+    shared = {key: torch.full_like(value, float("nan")) for key, value in served.foundation().initial_shared().items()}
+    before = served.state()
+    refused(caplog, served.ask(shared=shared, round=2), "NaN or infinite")
+    assert served.state() == before
+
+
+def test_an_adapter_of_another_shape(served, caplog):
+    shared = {key: torch.zeros(3) for key in served.foundation().initial_shared()}
+    before = served.state()
+    refused(caplog, served.ask(shared=shared, round=2), "", FAILED)
+    assert served.state() == before
+
+
+# Scores.
+
+
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ({"split": "train"}, "policy.score_splits: split is 'train', expected one of validation, test"),
+        ({"split": "test", "final": True}, "calls an evaluation final that is not the run's last"),
+    ],
+)
+def test_scores_of_what_is_not_to_be_scored(served, caplog, says, reason):
+    refused(caplog, served.ask("evaluate", says=says), reason)
+
+
+def test_a_score_of_few_questions(server, hospital, tmp_path, caplog):
+    few = hospital / "few.jsonl"
+    few.write_text("".join((hospital / "validation.jsonl").read_text().splitlines(keepends=True)[:31]))
+    server.site({"validation": str(few)}, approval="first-use")
+    refused(caplog, server.ask("evaluate"), "policy.min_questions: a score of 31 questions, expected at least 32")
+    assert server.ask("evaluate", says={"split": "test"}).has_content()
+
+
+def test_a_day_has_so_many_updates_and_scores(server, caplog):
+    server.site(approval="first-use", evaluations_a_day=2, updates_a_day=2)
+    (server.place / "state" / ".policy" / "today.json").unlink()
+    for kind in ("evaluate", "train"):
+        for _ in range(2):
+            assert server.ask(kind).has_content()
+        before = server.state()
+        caplog.clear()
+        refused(caplog, server.ask(kind), "_a_day: 2 were made today")
+        assert server.state() == before
+
+
+# Approval.
+
+
+def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog):
+    server.site()
+    refused(caplog, server.ask("query", run="r2"), "run r2: not approved yet; `feddat deploy approve r2` lets it")
+    assert not (server.place / "state" / "r2").exists()
+    approvals = Approvals(server.place / "state")
+    assert approvals.waiting()["r2"]["train.lr"] == 0.01
+    approvals.approve("r2")
+    assert server.ask("query", run="r2").has_content()
+    assert server.ask("train", run="r2").has_content()
+    before = server.state()
+    for change in ({"train.lr": 0.005}, {"rounds": 4}, {"adapter.reduction": 4}, {"seed": 1}):
+        caplog.clear()
+        (key,) = change
+        told = f"run r2: other settings than were approved ({key})"
+        foundation = server.foundation(change)
+        says = {"rounds": 4} if key == "rounds" else {}
+        refused(caplog, server.ask("train", change, says, foundation=foundation, run="r2"), told)
+    assert server.state() == before
+
+
+def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, capsys, monkeypatch):
+    for name, value in (("propagate", True), ("handlers", [])):  # of which the command line has its own
+        monkeypatch.setattr(logging.getLogger("feddat"), name, value)
+
+    def feddat(*arguments):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main(["deploy", "approve", *arguments, "--folder", str(server.place)])
+        told = capsys.readouterr()
+        return end.value.code, told.out + told.err
+
+    server.site()
+    for file in (server.place / "state" / ".policy").glob("waiting/*"):
+        file.unlink()  # of other tests
+    assert feddat() == (0, "no run waits for approval\n")
+    server.ask("query", run="r2")
+    code, told = feddat()
+    assert code == 0
+    assert told.splitlines() == ["run r2 asks for", "  rounds: 3", "  train.batch_size: 16", "  train.lr: 0.01"]
+    code, told = feddat("r1")
+    assert (code, told.strip()) == (2, "error: run r1: does not wait for approval; runs that do: r2")
+    assert server.ask("query", run="r2").has_error(), "to look is not to approve"
+    assert feddat("r2")[1].endswith("run r2 is approved\n")
+    assert server.ask("query", run="r2").has_content()
+    server.ask("query", {"train.lr": 0.005}, run="r2")
+    code, told = feddat()
+    assert told.splitlines() == ["run r2 asks for other settings than were approved", "  train.lr: 0.005"]
+
+
+def test_at_first_use_settings_are_pinned(server, caplog):
+    refused(caplog, server.ask("query", {"train.lr": 0.005}), "run r1: other settings than were approved (train.lr)")
+
+
+def test_a_server_fills_no_disk_with_runs(server, caplog):
+    server.site(approval="first-use", new_runs_a_day=2)
+    folder = server.place / "state" / ".policy"
+    (folder / "today.json").unlink()
+    for run in range(4):
+        server.ask("query", run=f"new{run}")
+    assert {file.stem for file in (folder / "approved").iterdir()} == {"r1", "new0", "new1"}
+    server.site()
+    for run in range(MOST_WAITING + 2):
+        server.ask("query", run=f"newer{run}")
+    assert len(list((folder / "waiting").iterdir())) == MOST_WAITING
+
+
+# Errors.
+
+
+def damaged(hospital, folder, what):
+    """Return a client's data with something wrong in it."""
+    line = json.loads((hospital / "train.jsonl").read_text().splitlines()[0])
+    if what == "no file":
+        return {"train": str(folder / "patients-2024.jsonl")}
+    if what == "no picture":
+        line["image"] = "patient-4711.png"
+    if what == "no answer":
+        del line["answers"]
+    rest = (hospital / "train.jsonl").read_text()
+    (folder / "patients.jsonl").write_text(json.dumps(line) + "\n" + rest)
+    return {"train": str(folder / "patients.jsonl"), "images": str(hospital)}
+
+
+@pytest.mark.parametrize("what", ["no file", "no picture", "no answer", "no client.yaml", "no state"])
+@pytest.mark.parametrize("kind", ["query", "train", "evaluate"])
+def test_errors_tell_the_server_nothing(served, hospital, tmp_path, caplog, kind, what):
+    server, foundation = Server(hospital, tmp_path), served.foundation()
+    if what == "no client.yaml":
+        server.file.unlink()
+    elif what == "no state":
+        (tmp_path / "state").write_text("a file where the folder should be")
+    else:
+        server.site(damaged(hospital, tmp_path, what), approval="first-use")
+    reply = server.ask(kind, foundation=foundation)
+    if kind == "query" and reply.has_content():  # nothing of a picture is needed for it
+        assert what == "no picture"
+        return
+    refused(caplog, reply, "", FAILED)
+    told = caplog.records[-1].event["reason"]
+    assert "patient" in told or str(tmp_path) in told, "it is in the client's own log"
+
+
+def test_a_damaged_approval_does_not_let_a_run_in(server, caplog):
+    (server.place / "state" / ".policy" / "approved" / "r1.json").write_text("{")
+    refused(caplog, server.ask("train"), "r1.json: cannot be read", FAILED)
+
+
+# What was refused in between leaves no trace.
+
+
+def test_an_honest_run_ends_with_the_same_numbers_whatever_was_tried_in_between(server, hospital, tmp_path):
+    def rounds(server, between):
+        for round in (1, 2, 3):
+            for settings, says in between:
+                for kind in ("query", "train", "evaluate"):
+                    assert server.ask(kind, settings, says, foundation=foundation).has_error() or kind == "query"
+            reply = server.ask("train", round=round, run="r1")
+        return {key: array.data for key, array in reply.content.array_records["shared"].items()}, {
+            Path(path).name: load(content) for path, content in server.state().items() if path.endswith(".safetensors")
+        }
+
+    foundation = server.foundation()
+    for name in ("calm", "attacked"):
+        (tmp_path / name).mkdir()
+    calm, attacked = (Server(hospital, tmp_path / name) for name in ("calm", "attacked"))
+    tried = [(CLOSED_FORM, {}), ({}, {"model": []}), ({}, {"round": 10**15}), ({"train.steps": 10**9}, {})]
+    one, other = rounds(calm, []), rounds(attacked, tried)
+    assert one[0] == other[0]
+    assert one[1].keys() == other[1].keys()
+    for name, tensors in one[1].items():
+        assert all(torch.equal(value, other[1][name][key]) for key, value in tensors.items())
