@@ -47,8 +47,11 @@ def test_two_settings_of_one_run_are_refused(tmp_path):
     file = write(tmp_path / "r.jsonl", [summary("local"), summary("local", shift=1.0)])
     with pytest.raises(DataError, match=r"r\.jsonl: local on mini/domain, seed 0, is in it with several settings"):
         record.federations(file)
-    with pytest.raises(DataError, match=r"empty\.jsonl: no runs in it"):
+    with pytest.raises(DataError, match=r"empty\.jsonl: no runs to compare in it$"):
         record.federations(write(tmp_path / "empty.jsonl", []))
+    searched = write(tmp_path / "s.jsonl", [summary("local", 10_000) | {"split": "validation"}])
+    with pytest.raises(DataError, match="no runs to compare in it but 1 on validation data, which choose settings"):
+        record.federations(searched)
 
 
 def test_the_forest_plot_shows_the_reference_minus_each_rival(file):

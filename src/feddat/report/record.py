@@ -50,9 +50,11 @@ def federations(path: Path) -> dict[str, list[Summary]]:
         DataError: see :func:`read_lines`; or there is no run, or two of one method, federation and seed with different
             settings, which no table can hold.
     """
-    lines = [line for line in read_lines(path) if line["summary"].get("split") != "validation"]
+    found_lines = read_lines(path)
+    lines = [line for line in found_lines if line["summary"].get("split") != "validation"]
     if not lines:
-        raise DataError(f"{path}: no runs in it")
+        searched = f" but {len(found_lines)} on validation data, which choose settings" if found_lines else ""
+        raise DataError(f"{path}: no runs to compare in it{searched}")
     found: dict[str, dict[tuple[str, int], Summary]] = {}
     for line in lines:
         summary = line["summary"]
