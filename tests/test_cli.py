@@ -300,7 +300,7 @@ def test_a_study_and_its_table(data: Path, tmp_path: Path, capsys: pytest.Captur
 def test_a_suite_and_its_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from feddat.experiment.suites import SUITES, Suite
+    from feddat.experiment.grids.suites import SUITES, Suite
     from helpers import make_tiny_vilt
 
     monkeypatch.setitem(SUITES, "tiny", Suite("tiny", "one federation", ("mini/domain",), ("head",)))

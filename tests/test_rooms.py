@@ -22,7 +22,7 @@ FLOORS = (
     ("app",),
     ("experiment",),
     ("deploy",),
-    ("bench", "dashboard", "live"),
+    ("bench", "watching"),
     ("cli",),
     ("__main__",),
 )
@@ -65,3 +65,17 @@ def test_a_room_imports_only_from_below(path):
 def test_only_the_apps_speak_flower(path):
     if room_of(path) not in FLOWER_ROOMS:
         assert not [module for module in imported(path) if module.split(".")[0] == "flwr"]
+
+
+def imported_at_once(path):
+    """Return the modules of the package that a file imports as it is loaded itself."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    return {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module.startswith("feddat.")}
+
+
+def test_no_modules_import_each_other():
+    names = {".".join(("feddat", *p.relative_to(ROOT).with_suffix("").parts)): p for p in modules()}
+    waiting = {name: imported_at_once(path) & names.keys() for name, path in names.items()}
+    while ready := {name for name, others in waiting.items() if not others}:
+        waiting = {name: others - ready for name, others in waiting.items() if name not in ready}
+    assert not waiting, f"in a circle, or behind one: {sorted(waiting)}"

@@ -31,8 +31,8 @@ from transformers import (
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS
 from feddat.models.albef.model import AlbefConfig, AlbefForQuestionAnswering
-from feddat.models.two_towers import TwoTowers
-from feddat.models.vilt_bert import ViltBertModel
+from feddat.models.two_towers.backbone import TwoTowers
+from feddat.models.vilt_bert.backbone import ViltBertModel
 from feddat.tasks import make_task
 
 #: Answers of a classifying client, as in the paper.

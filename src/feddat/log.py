@@ -42,7 +42,7 @@ class JsonLog(logging.Handler):
         self.path = path
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Write an event of :class:`~feddat.experiment.events.Announcer`.
+        """Write an event of :class:`~feddat.experiment.single.events.Announcer`.
 
         Raises:
             OSError: the disk refuses.

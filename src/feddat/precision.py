@@ -6,7 +6,7 @@
 | ``bf16`` | bfloat16 | bfloat16 | float32 |
 | ``int8`` | whole numbers of 8 bits (:mod:`feddat.adapters.int8_products`) | what ``auto`` means | float32 |
 
-Under ``bf16`` on a GPU, ViLT's states are bfloat16 between layers, too (:mod:`feddat.models.vilt_block`).
+Under ``bf16`` on a GPU, ViLT's states are bfloat16 between layers, too (:mod:`feddat.models.vilt.block`).
 """
 
 from __future__ import annotations

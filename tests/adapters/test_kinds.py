@@ -20,7 +20,7 @@ from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.sites import PromptSite
 from feddat.adapters.soft_prompt.entry import extend_mask, extend_positions
 from feddat.kinds import KINDS
-from feddat.models.fast_vilt import make_fast
+from feddat.models.vilt.fast import make_fast
 
 VILT, BERT, VIT, CLIP, SMOLVLM = CASES
 ONE_AT_A_TIME = [name for name, kind in KINDS.items() if not kind.mixes]

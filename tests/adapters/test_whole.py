@@ -8,7 +8,7 @@ from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.example import View
-from feddat.models.two_towers import TwoTowersBackbone
+from feddat.models.two_towers.backbone import TwoTowersBackbone
 from helpers import make_unit
 
 

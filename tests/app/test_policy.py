@@ -15,8 +15,8 @@ from feddat.app.policy import PolicyError, check_scores, check_settings, check_t
 from feddat.config import BOUNDS, ConfigError, PolicyConfig, RunConfig, load_config, parse_scalar
 from feddat.config.policy import METHODS
 from feddat.deploy.folder import policy_lines
-from feddat.experiment.app_config import CLIENTS_OWN, asked_settings, asked_values, to_flat
-from feddat.experiment.methods import VARIANTS, resolve
+from feddat.experiment.serving.app_config import CLIENTS_OWN, asked_settings, asked_values, to_flat
+from feddat.experiment.single.methods import VARIANTS, resolve
 from feddat.site import read_site
 
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"
@@ -154,7 +154,7 @@ def test_a_score_comes_of_enough_questions_or_is_none():
 
 
 def test_what_a_client_is_asked_goes_there_and_back():
-    from feddat.experiment.app_config import AppConfig
+    from feddat.experiment.serving.app_config import AppConfig
 
     config = load_config(None, ["train.lr=0.002", "threads=4", "server.rule=krum", "adapter.parts=[language]"])
     asked = asked_settings(to_flat(AppConfig(config)))

@@ -18,7 +18,7 @@ from feddat.deploy.control import Control, app_project, let_in
 from feddat.deploy.folder import write_consortium
 from feddat.deploy.launch import start_link
 from feddat.deploy.processes import Processes, free_ports
-from feddat.experiment.app_config import AppConfig, to_flat, to_toml
+from feddat.experiment.serving.app_config import AppConfig, to_flat, to_toml
 from helpers import make_tiny_vilt
 
 pytestmark = pytest.mark.slow  # a SuperLink and its app take half a minute to start

@@ -25,10 +25,10 @@ from feddat.app.grid import identify
 from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
 from feddat.config import BOUNDS, load_config
-from feddat.experiment import flower
-from feddat.experiment.app_config import AppConfig, to_flat
-from feddat.experiment.federation import load_foundation
-from feddat.experiment.gate import ClientGate
+from feddat.experiment.serving import flower
+from feddat.experiment.serving.app_config import AppConfig, to_flat
+from feddat.experiment.serving.gate import ClientGate
+from feddat.experiment.single.federation import load_foundation
 from feddat.site import read_site
 from helpers import make_tiny_vilt
 

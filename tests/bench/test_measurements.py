@@ -55,7 +55,7 @@ def test_8_bits_are_not_measured_where_they_are_not_multiplied(tmp_path, monkeyp
 
 
 def test_only_a_cold_cache_is_filled(tiny, tmp_path, monkeypatch):
-    from feddat.models.vilt_encoder import ViltEncoder
+    from feddat.models.vilt.encoder import ViltEncoder
 
     read, encode = [], ViltEncoder.image
     monkeypatch.setattr(ViltEncoder, "image", lambda self, image: (read.append(image), encode(self, image))[1])

@@ -60,7 +60,7 @@ def test_three_steps_of_the_published_schedule_equal_ours_in_the_published_order
 
 
 def test_a_published_step_reads_its_files_in_each_of_three_passes(folders, client, monkeypatch):
-    from feddat.models.vilt_encoder import ViltEncoder
+    from feddat.models.vilt.encoder import ViltEncoder
 
     read, encode = [], ViltEncoder.image
     monkeypatch.setattr(ViltEncoder, "image", lambda self, image: (read.append(image), encode(self, image))[1])

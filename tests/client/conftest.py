@@ -7,7 +7,7 @@ from feddat.algorithms import ALGORITHMS
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.config import load_config
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
 from feddat.seeding import torch_generator
 from helpers import make_tiny_vilt
 

@@ -10,7 +10,7 @@ from feddat.adapters.methods import build_adapters
 from feddat.client import captured
 from feddat.client.captured import TOKENS, CapturedRoutes
 from feddat.models.stages import MASK, STATES
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from feddat.client.encode import check_encoder, encode_cached
 from feddat.data.cache import EncodedImage, EncodingCache
 from feddat.example import ClientData, DataError, Example, View
 from feddat.models.encoding import encode_image
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
 from feddat.pictures import PictureReader
 
 CPU = torch.device("cpu")

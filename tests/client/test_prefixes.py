@@ -10,7 +10,7 @@ from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.example import View
 from feddat.models.stages import MASK, STATES
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
 
 CPU = torch.device("cpu")
 PLENTY = 2**30

@@ -11,7 +11,7 @@ from flwr.cli.config_utils import load_and_validate
 from flwr.common.config import flatten_dict
 
 from feddat.config import ConfigError, RunConfig, load_config
-from feddat.experiment.app_config import AppConfig, from_flat, to_flat, to_toml
+from feddat.experiment.serving.app_config import AppConfig, from_flat, to_flat, to_toml
 
 ROOT = Path(__file__).parents[2]
 

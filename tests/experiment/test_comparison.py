@@ -6,7 +6,7 @@ import pytest
 
 from feddat.config import ConfigError
 from feddat.experiment import Experiment, ExperimentError, compare, comparison_runs
-from feddat.experiment.comparison import over_seeds
+from feddat.experiment.grids.comparison import over_seeds
 
 
 def summary(mean, ann, bob):

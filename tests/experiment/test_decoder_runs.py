@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from feddat.cli import main
 from feddat.config import ConfigError, load_config
 from feddat.experiment import Experiment
-from feddat.experiment.federation import load_federation
+from feddat.experiment.single.federation import load_federation
 from feddat.models.base import ModelError
 from feddat.models.catalog import DECODERS
 from feddat.models.tiny import make_tiny

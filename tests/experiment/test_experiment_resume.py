@@ -16,8 +16,8 @@ from feddat.algorithms import ALGORITHMS
 from feddat.app.checkpoint import Checkpoints
 from feddat.client.store import PersonalStore
 from feddat.experiment import Experiment, ExperimentError
-from feddat.experiment.folder import config_hash
-from feddat.experiment.serving import Service
+from feddat.experiment.single.folder import config_hash
+from feddat.experiment.single.rounds import Service
 from helpers import sent_in
 
 

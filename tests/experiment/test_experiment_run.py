@@ -14,7 +14,7 @@ from feddat.app.grid import InProcessGrid
 from feddat.config import ConfigError
 from feddat.example import DataError, Example
 from feddat.experiment import VARIANTS, Experiment, ExperimentError, known_methods
-from feddat.experiment import run as run_module
+from feddat.experiment.single import run as run_module
 from feddat.kinds import KINDS
 from feddat.models.base import ModelError
 

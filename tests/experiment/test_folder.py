@@ -6,7 +6,7 @@ import os
 import pytest
 
 from feddat.config import RunConfig, load_config
-from feddat.experiment.folder import ExperimentError, RunFolder, config_hash, differing_keys
+from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, differing_keys
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from feddat.cli import main
 from feddat.config import ConfigError, load_config
 from feddat.experiment import Experiment
-from feddat.experiment.federation import load_federation
+from feddat.experiment.single.federation import load_federation
 from feddat.seeding import torch_generator
 from helpers import make_tiny_blip
 

@@ -201,7 +201,7 @@ def test_one_command_compares_on_real_data(
 
     # All is there now: the same command goes on offline, and has nothing to do, which needs no other process.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("feddat.experiment.comparison.run_parallel", one_after_the_other)
+    monkeypatch.setattr("feddat.experiment.grids.comparison.run_parallel", one_after_the_other)
     asked = len(hub.asked)
     assert call("real", "--seeds", "1", "--methods", "feddat,head", *small) == 0
     assert call("data", "describe", "--benchmark", "medical/small", "--markdown") == 0

@@ -9,15 +9,15 @@ import pytest
 from rich.console import Console
 
 from feddat.config import ConfigError
-from feddat.dashboard import Dashboard
 from feddat.experiment import Experiment
-from feddat.experiment.comparison import compare
-from feddat.live import RunDisplay
+from feddat.experiment.grids.comparison import compare
 from feddat.report import tables
 from feddat.report.folder import read_folder
 from feddat.report.markdown import markdown
-from feddat.report.progress import read_all
-from feddat.report.progress_view import progress_view
+from feddat.watching.dashboard import Dashboard
+from feddat.watching.live import RunDisplay
+from feddat.watching.progress import read_all
+from feddat.watching.status import progress_view
 
 
 def printed(what):

@@ -4,9 +4,9 @@ import httpx
 import pytest
 
 from feddat.deploy import launch
-from feddat.deploy.control import DeployError
+from feddat.deploy.errors import DeployError
 from feddat.experiment import Experiment
-from feddat.experiment.app_config import AppConfig
+from feddat.experiment.serving.app_config import AppConfig
 
 
 def test_a_server_that_is_lost_is_named_and_the_run_can_be_resumed(make_config):

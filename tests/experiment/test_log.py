@@ -10,7 +10,7 @@ import pytest
 from feddat.client.trainer import Participant
 from feddat.experiment import Experiment, ExperimentError
 from feddat.log import JsonLog
-from feddat.report.progress import find_runs, read_progress
+from feddat.watching.progress import find_runs, read_progress
 
 
 def lines(folder):

@@ -10,7 +10,7 @@ import yaml
 from feddat.config import ConfigError, load_config
 from feddat.deploy.folder import write_consortium
 from feddat.experiment import Experiment
-from feddat.experiment.federation import model_hashes
+from feddat.experiment.single.federation import model_hashes
 from feddat.hub import HubError, parse_address
 from feddat.hub.client import cache_folder
 from feddat.models.base import ModelError

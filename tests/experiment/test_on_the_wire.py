@@ -13,7 +13,7 @@ from feddat.deploy.control import Control, app_project
 from feddat.deploy.link import OnlyFleetFromOutside
 from feddat.deploy.processes import Processes, free_ports
 from feddat.experiment import Experiment
-from feddat.experiment.app_config import AppConfig, to_flat, to_toml
+from feddat.experiment.serving.app_config import AppConfig, to_flat, to_toml
 
 
 class Tap:

@@ -97,12 +97,12 @@ def test_a_run_over_a_prepared_folder_decodes_nothing(done, model, tmp_path, mon
     monkeypatch.setattr(PictureReader, "_decode", no_decoding)
     tokenised = []
     monkeypatch.setattr(
-        "feddat.models.vilt_encoder.ViltEncoder.texts", lambda self, texts: tokenised.extend(texts) or []
+        "feddat.models.vilt.encoder.ViltEncoder.texts", lambda self, texts: tokenised.extend(texts) or []
     )
     before = shard_files(done)
     values = {"benchmark": str(done), "model": str(model), "runs_dir": tmp_path, "rounds": 1, "threads": 1}
     # The samples for the report are encoded in memory.
-    monkeypatch.setattr("feddat.experiment.serving.write_samples", lambda *arguments: [])
+    monkeypatch.setattr("feddat.experiment.single.rounds.write_samples", lambda *arguments: [])
     experiment = Experiment.load(None, **values)
     summary = experiment.run()
     assert set(summary["clients"]) == {"vqa", "nlvr2", "snli-ve", "vcr"}
@@ -273,8 +273,8 @@ def test_the_paper_needs_a_root():
 def test_own_data_is_encoded_once(make_config, tmp_path, monkeypatch):
     config = make_config(data_cache=str(tmp_path / "cache"), name="first")
     first = Experiment(config).run()
-    monkeypatch.setattr("feddat.models.vilt_encoder.ViltEncoder.image", no_decoding)
-    monkeypatch.setattr("feddat.experiment.serving.write_samples", lambda *arguments: [])
+    monkeypatch.setattr("feddat.models.vilt.encoder.ViltEncoder.image", no_decoding)
+    monkeypatch.setattr("feddat.experiment.single.rounds.write_samples", lambda *arguments: [])
     second = Experiment(make_config(data_cache=str(tmp_path / "cache"), name="second")).run()
     assert second["clients"] == first["clients"]
     assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == ["ann", "bob"]

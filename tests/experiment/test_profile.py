@@ -7,8 +7,9 @@ from two_clients import numbers
 
 from feddat import phases
 from feddat.cli import main
-from feddat.experiment import Experiment, profile
-from feddat.experiment.profile import STEPS, Profile
+from feddat.experiment import Experiment
+from feddat.experiment.single import profile
+from feddat.experiment.single.profile import STEPS, Profile
 
 
 @pytest.fixture

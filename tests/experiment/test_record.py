@@ -6,7 +6,7 @@ import pytest
 
 from feddat.example import DataError
 from feddat.experiment import Experiment, Study, compare, run_study
-from feddat.experiment.record import RunRecord, curve_of
+from feddat.experiment.grids.record import RunRecord, curve_of
 
 
 def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path):

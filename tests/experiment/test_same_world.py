@@ -18,9 +18,9 @@ from feddat.client.store import StoreError
 from feddat.config import load_config
 from feddat.example import Example
 from feddat.experiment import Experiment, ExperimentError
-from feddat.experiment import federation as federation_module
-from feddat.experiment.folder import config_hash
-from feddat.experiment.world import check_client, finished_worlds, in_short
+from feddat.experiment.single import federation as federation_module
+from feddat.experiment.single.folder import config_hash
+from feddat.experiment.single.world import check_client, finished_worlds, in_short
 from feddat.report.page import write_report
 
 

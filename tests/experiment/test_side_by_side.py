@@ -18,8 +18,8 @@ from two_clients import numbers
 from feddat.client.store import PersonalStore, StoreError
 from feddat.config import ConfigError
 from feddat.experiment import Experiment, comparison_runs
-from feddat.experiment.client_process import choose_jobs
-from feddat.experiment.federation import load_federation
+from feddat.experiment.single.client_process import choose_jobs
+from feddat.experiment.single.federation import load_federation
 from feddat.files import locked
 
 
@@ -153,7 +153,7 @@ def test_auto_is_for_small_models_and_for_cores_that_are_free(make_config, world
     assert chosen(runtime__jobs="auto", server__fraction=0.5) == 2
     assert chosen(runtime__jobs="auto", threads=2) == 1
     assert chosen(runtime__jobs=9) == 4
-    monkeypatch.setattr("feddat.experiment.client_process.SMALL", 10)
+    monkeypatch.setattr("feddat.experiment.single.client_process.SMALL", 10)
     assert chosen(runtime__jobs="auto") == 1
 
 

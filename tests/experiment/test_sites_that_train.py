@@ -6,10 +6,10 @@ from two_clients import numbers
 
 from feddat.config import ConfigError, load_config
 from feddat.experiment import Experiment
-from feddat.experiment import run as run_module
-from feddat.experiment.federation import build_federation, check_sites
-from feddat.experiment.methods import resolve
 from feddat.experiment.model_check import check_model, made_up_client
+from feddat.experiment.single import run as run_module
+from feddat.experiment.single.federation import build_federation, check_sites
+from feddat.experiment.single.methods import resolve
 from feddat.models.catalog import FAMILIES
 from helpers import make_unit
 
@@ -103,7 +103,7 @@ def test_what_rests_at_one_client_may_train_at_others(federation, caplog):
 
 @pytest.mark.parametrize("method", ["feddat", "fedavg", "fedrep", "local", "central"])
 def test_a_run_is_refused_before_its_folder_is_touched(make_config, monkeypatch, method):
-    monkeypatch.setattr("feddat.experiment.federation.unreached_sites", lambda *given: ["pooler.dense"])
+    monkeypatch.setattr("feddat.experiment.single.federation.unreached_sites", lambda *given: ["pooler.dense"])
     config = make_config(method=method, adapter__sites=r".*layer\.0\.output")
     with pytest.raises(ConfigError, match="no gradient gets to 1 module"):
         Experiment(config).run()
@@ -117,7 +117,7 @@ def test_a_model_is_checked_with_its_sites(folders):
 
 
 def test_heads_alone_have_no_sites_to_look_at(make_config, monkeypatch):
-    monkeypatch.delattr("feddat.experiment.federation.unreached_sites")
+    monkeypatch.delattr("feddat.experiment.single.federation.unreached_sites")
     Experiment(make_config(method="head", rounds=1)).run()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from feddat.config import ConfigError
 from feddat.experiment import STUDIES, Experiment, Study, all_runs, run_study
-from feddat.experiment.studies import with_steps
+from feddat.experiment.grids.studies import with_steps
 
 
 def test_a_study_is_read_from_one_word():
@@ -75,7 +75,7 @@ def test_a_study_over_rounds_reads_the_curves_of_finished_runs(make_config, monk
     study = STUDIES["routes"]
     plans = study.plans(config, ["feddat", "local"], [0])
     done = {name: Experiment(run).run() for name, run in all_runs(plans).items()}
-    monkeypatch.setattr("feddat.experiment.comparison.run_all", lambda *arguments: (done, {}))
+    monkeypatch.setattr("feddat.experiment.grids.comparison.run_all", lambda *arguments: (done, {}))
     result = run_study(study, plans)
     assert result["curve"]
     points = {(r["method"], r["route"], r["point"]) for r in result["records"]}

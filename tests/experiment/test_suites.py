@@ -6,9 +6,9 @@ import pytest
 
 from feddat.config import ConfigError, load_config
 from feddat.experiment import Plan, Search, all_runs, known_methods, run_suite
-from feddat.experiment.methods import SERVER_RULES, resolve
-from feddat.experiment.suites import SUITES, Suite, find_suite, tune_suite
-from feddat.experiment.tuning import trials
+from feddat.experiment.grids.suites import SUITES, Suite, find_suite, tune_suite
+from feddat.experiment.grids.tuning import trials
+from feddat.experiment.single.methods import SERVER_RULES, resolve
 
 
 def test_each_federation_is_a_comparison_in_a_folder_of_its_own(tmp_path):
@@ -74,8 +74,8 @@ def fake_runs(monkeypatch, score, failed=()):
                 (run.run_dir / "summary.json").write_text(json.dumps(done[name]))
         return done, dict.fromkeys(failed, "no disk")
 
-    monkeypatch.setattr("feddat.experiment.comparison.run_all", run_all)
-    monkeypatch.setattr("feddat.experiment.tuning.run_all", run_all)
+    monkeypatch.setattr("feddat.experiment.grids.comparison.run_all", run_all)
+    monkeypatch.setattr("feddat.experiment.grids.tuning.run_all", run_all)
     return seen
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from feddat.config import load_config
-from feddat.experiment.methods import known_methods, title
+from feddat.experiment.single.methods import known_methods, title
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from feddat.config import ConfigError
 from feddat.experiment import Experiment
-from feddat.experiment.trackers import check_trackers, scalars, trackers
+from feddat.experiment.single.trackers import check_trackers, scalars, trackers
 
 ROUND = {
     "event": "round",

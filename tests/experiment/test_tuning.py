@@ -6,7 +6,7 @@ import pytest
 
 from feddat.config import ConfigError
 from feddat.experiment import ExperimentError, Search, compare, read_tuning, search
-from feddat.experiment.tuning import TUNING_SEED
+from feddat.experiment.grids.tuning import TUNING_SEED
 
 RATES = {"train.lr": (0.1, 0.2)}
 

@@ -17,8 +17,8 @@ from feddat.client.trainer import Participant
 from feddat.config import SHARING, ConfigError
 from feddat.config.sections import ServerConfig
 from feddat.experiment import Experiment
-from feddat.experiment.federation import load_federation
-from feddat.experiment.folder import RunFolder
+from feddat.experiment.single.federation import load_federation
+from feddat.experiment.single.folder import RunFolder
 
 RULES = typing.get_args(ServerConfig.model_fields["rule"].annotation)
 #: Of three clients, the fewest with which every rule can do its part.
@@ -149,7 +149,7 @@ def test_the_reason_names_both_settings(make_config, sharing, values, reason):
 
 def test_messages_that_memory_has_no_room_for_are_refused_before_the_folder_is_touched(make_config, monkeypatch):
     monkeypatch.setattr("feddat.app.limits._LARGE", 0)
-    monkeypatch.setattr("feddat.experiment.serving.free_memory", lambda: 2**10)
+    monkeypatch.setattr("feddat.experiment.single.rounds.free_memory", lambda: 2**10)
     config = make_config()
     with pytest.raises(ConfigError, match=r"^memory: with messages of "):
         Experiment(config).run()

@@ -1,6 +1,6 @@
 import pytest
 
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
 from helpers import make_tiny_vilt
 
 

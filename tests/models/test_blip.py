@@ -11,7 +11,7 @@ from feddat.client.generation import AnnotatedAnswers, Generation
 from feddat.config import EvalConfig
 from feddat.example import Example, View
 from feddat.models.base import ModelError
-from feddat.models.blip import BlipBackbone
+from feddat.models.blip.backbone import BlipBackbone
 from feddat.models.catalog import load_backbone, load_encoder
 from feddat.models.generative import GenerativeBackbone
 from helpers import make_tiny_blip

@@ -2,7 +2,7 @@ import pytest
 
 from feddat.models.base import ModelError
 from feddat.models.catalog import FAMILIES, list_models, load_backbone
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
 
 
 def test_folder_is_loaded_by_path(folder):

@@ -17,7 +17,7 @@ from feddat.config import EvalConfig
 from feddat.example import Example, View
 from feddat.models.base import ModelError, StagedBackbone
 from feddat.models.catalog import DECODERS, load_backbone, load_encoder
-from feddat.models.decoder import DecoderBackbone
+from feddat.models.decoder.backbone import DecoderBackbone
 from feddat.models.generative import GenerativeBackbone
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import SIZES

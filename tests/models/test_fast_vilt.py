@@ -5,7 +5,7 @@ import torch
 from transformers import BertConfig, BertModel, ViltConfig, ViltForMaskedLM, ViltModel
 
 from feddat.models import attention
-from feddat.models.fast_vilt import make_fast
+from feddat.models.vilt.fast import make_fast
 
 TEXT = 5
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from feddat.config import ConfigError, load_config
-from feddat.models.fusion import FusionTransformer
+from feddat.models.two_towers.fusion import FusionTransformer
 
 
 @pytest.fixture

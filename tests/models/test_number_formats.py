@@ -9,7 +9,7 @@ from torch import nn
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.models.base import ModelError
 from feddat.models.catalog import load_backbone
-from feddat.models.decoder import DecoderBackbone
+from feddat.models.decoder.backbone import DecoderBackbone
 from feddat.models.number_formats import Int8Linear, convert_weights, rest_dtype
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import SIZES

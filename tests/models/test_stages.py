@@ -7,12 +7,12 @@ import torch
 from feddat.adapters.methods import build_adapters
 from feddat.example import View
 from feddat.models.base import StagedBackbone
-from feddat.models.blip import BlipBackbone
+from feddat.models.blip.backbone import BlipBackbone
 from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS
-from feddat.models.vilt import ViltBackbone
-from feddat.models.vilt_bert import ViltBertBackbone
-from feddat.models.vilt_block import PlainLayer, pure_layers
-from feddat.models.vilt_stages import ViltStages
+from feddat.models.vilt.backbone import ViltBackbone
+from feddat.models.vilt.block import PlainLayer, pure_layers
+from feddat.models.vilt.stages import ViltStages
+from feddat.models.vilt_bert.backbone import ViltBertBackbone
 from helpers import make_tiny_blip, make_tiny_vilt, make_unit
 
 CPU = torch.device("cpu")

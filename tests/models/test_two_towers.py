@@ -10,8 +10,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from feddat.example import View
 from feddat.models.base import ModelError
-from feddat.models.fusion import product_fusion
-from feddat.models.two_towers import TwoTowersBackbone
+from feddat.models.two_towers.backbone import TwoTowersBackbone
+from feddat.models.two_towers.fusion import product_fusion
 from helpers import make_unit
 
 CPU = torch.device("cpu")

@@ -10,7 +10,7 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 
 from feddat.example import DataError, View
 from feddat.models.base import ModelError
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
 from feddat.pictures import PictureReader
 from helpers import make_tiny_vilt
 

@@ -13,7 +13,8 @@ from feddat.example import View
 from feddat.models.base import ModelError
 from feddat.models.tiny.settings import SIZES
 from feddat.models.tiny.vilt import make_bert
-from feddat.models.vilt_bert import ViltBertBackbone, write_vilt_bert
+from feddat.models.vilt_bert.backbone import ViltBertBackbone
+from feddat.models.vilt_bert.parts import write_vilt_bert
 from helpers import WORDS, make_unit
 
 CPU = torch.device("cpu")

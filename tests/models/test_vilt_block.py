@@ -10,12 +10,12 @@ from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.frozen import prepare_frozen
 from feddat.adapters.int8_products import cannot_multiply
 from feddat.adapters.methods import build_adapters
-from feddat.models import vilt_stages
 from feddat.models.base import AddsToOutput
-from feddat.models.fast_vilt import product_of_patches
 from feddat.models.stages import STATES
-from feddat.models.vilt import ViltBackbone
-from feddat.models.vilt_block import PlainLayer, pure_layers
+from feddat.models.vilt import stages as vilt_stages
+from feddat.models.vilt.backbone import ViltBackbone
+from feddat.models.vilt.block import PlainLayer, pure_layers
+from feddat.models.vilt.fast import product_of_patches
 from helpers import make_tiny_vilt
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -19,7 +19,7 @@ from feddat.models import load_backbone
 from feddat.models.albef.model import AlbefForQuestionAnswering
 from feddat.models.base import ModelError
 from feddat.models.catalog import model_folder
-from feddat.models.fast_vilt import make_fast
+from feddat.models.vilt.fast import make_fast
 from feddat.models.weights import load_weights
 from feddat.pretrain.albef import AlbefObjective, AlbefSettings, draw_negatives
 from feddat.pretrain.albef_start import start_from_vilt

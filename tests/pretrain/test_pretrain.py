@@ -126,7 +126,7 @@ def test_the_bundled_model_keeps_its_promised_quality() -> None:
     backbone = load_backbone("vilt-mini")
     from transformers import ViltForMaskedLM
 
-    from feddat.models.fast_vilt import make_fast
+    from feddat.models.vilt.fast import make_fast
 
     model.vilt = make_fast(ViltForMaskedLM.from_pretrained(_bundled_folder()))
     quality = measure(model, maker(256), 512, "test")

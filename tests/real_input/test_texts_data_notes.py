@@ -17,8 +17,9 @@ from feddat.cli import main
 from feddat.client.data_notes import SplitNotes, examine, sentence
 from feddat.config import load_config
 from feddat.example import OUTSIDE, ClientData, Example
-from feddat.experiment import Experiment, flower
-from feddat.experiment.app_config import AppConfig, to_flat
+from feddat.experiment import Experiment
+from feddat.experiment.serving import flower
+from feddat.experiment.serving.app_config import AppConfig, to_flat
 from feddat.models.catalog import FAMILIES, load_encoder
 from feddat.report import data_table
 from feddat.tasks import make_task

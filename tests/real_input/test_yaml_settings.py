@@ -15,7 +15,7 @@ from feddat.client.store import PersonalStore, StoreError
 from feddat.client_names import name_problem
 from feddat.config import ConfigError, load_config
 from feddat.config.run import _known_keys
-from feddat.deploy.control import DeployError
+from feddat.deploy.errors import DeployError
 from feddat.deploy.folder import read_server, write_consortium
 from feddat.site import read_site
 from feddat.text import nearest

@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.text import Text
 
-from feddat.live import ComparisonDisplay, RunDisplay
 from feddat.report import data_table, method_table, tables
 from feddat.report.fitted import FittedTable
-from feddat.report.progress import ClientProgress, RunProgress
-from feddat.report.progress_view import progress_view
+from feddat.watching.live import ComparisonDisplay, RunDisplay
+from feddat.watching.progress import ClientProgress, RunProgress
+from feddat.watching.status import progress_view
 
 CLIENTS = ("sketch", "night", "photo", "silhouette", "easy-vqa", "a very long name of a hospital's department")
 METHODS = ("feddat", "feddat-mild", "fedavg-2x", "central-lora", "head")

@@ -20,10 +20,10 @@ from rich.console import Console
 from test_page import BROWSER, run_browser
 
 from feddat.cli import main
-from feddat.dashboard import Dashboard
 from feddat.example import DataError
-from feddat.report.progress import find_runs, read_all, read_progress
-from feddat.report.progress_view import progress_view
+from feddat.watching.dashboard import Dashboard
+from feddat.watching.progress import find_runs, read_all, read_progress
+from feddat.watching.status import progress_view
 
 NOW = 1_000_000.0
 DEAD = 2**22 + 1  # beyond the largest process id of Linux

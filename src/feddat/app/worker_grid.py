@@ -42,7 +42,7 @@ class WorkerGrid(LocalGrid):
 
     A client goes to the worker that has its data prepared, if that one is free; a free worker takes over a client that
     waits for a busy one. A worker that dies is replaced, and its client's reply is an error. What the package's loggers
-    say in a worker is said here (see :func:`feddat.experiment.client_process.ClientProcess`).
+    say in a worker is said here (see :func:`feddat.experiment.single.client_process.ClientProcess`).
 
     Args:
         function: called in the workers, :class:`Turn` -> reply.

@@ -18,7 +18,7 @@ from feddat.bench.folders import write_client
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
 from feddat.config import RunConfig, load_config
 from feddat.example import ClientData
-from feddat.experiment.run import Experiment
+from feddat.experiment.single.run import Experiment
 from feddat.models.catalog import load_encoder
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import parse_settings

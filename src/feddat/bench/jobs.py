@@ -20,9 +20,9 @@ from feddat.app.grid import InProcessGrid, LocalGrid
 from feddat.app.worker_grid import WorkerGrid
 from feddat.bench.clock import hardware
 from feddat.config import RunConfig
-from feddat.experiment.client_process import ClientProcess
-from feddat.experiment.federation import load_federation
-from feddat.experiment.run import Experiment
+from feddat.experiment.single.client_process import ClientProcess
+from feddat.experiment.single.federation import load_federation
+from feddat.experiment.single.run import Experiment
 
 
 def bench_jobs(

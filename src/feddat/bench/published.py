@@ -17,8 +17,8 @@ from transformers.models.vilt.modeling_vilt import ViltEmbeddings, ViltSelfAtten
 
 from feddat.algorithms.base import Learner, RoundContext
 from feddat.models.base import Backbone
-from feddat.models.fast_vilt import FastViltEmbeddings, FastViltSelfAttention
-from feddat.models.vilt import ViltBackbone
+from feddat.models.vilt.backbone import ViltBackbone
+from feddat.models.vilt.fast import FastViltEmbeddings, FastViltSelfAttention
 
 
 def published_step(learner: Learner, context: RoundContext) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ import torch
 from feddat.bench.clients import federation, small_world
 from feddat.bench.clock import hardware
 from feddat.deploy.launch import run_in
-from feddat.experiment.run import Experiment
+from feddat.experiment.single.run import Experiment
 
 #: Training examples, and test examples, of a client.
 EXAMPLES = 4

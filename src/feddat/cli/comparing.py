@@ -30,8 +30,8 @@ from feddat.cli.pulling import announce
 
 if TYPE_CHECKING:
     from feddat.config import RunConfig
-    from feddat.experiment.record import RunRecord
-    from feddat.live import ComparisonDisplay
+    from feddat.experiment.grids.record import RunRecord
+    from feddat.watching.live import ComparisonDisplay
 
 #: What `feddat compare` compares by default.
 METHODS = "feddat,fedavg,local,head"
@@ -95,7 +95,7 @@ def tune(
 ) -> None:
     """Choose settings for each method on validation data, and write a tuning.json that other commands' --tune reads."""
     from feddat.config import ConfigError, load_config
-    from feddat.experiment.folder import RunFolder
+    from feddat.experiment.single.folder import RunFolder
 
     if search.endswith(".json"):
         raise ConfigError(
@@ -104,7 +104,7 @@ def tune(
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
     settings = load_config(config, _without_method(overrides), **values)
     say_loading()
-    from feddat.experiment.comparison import comparison_name
+    from feddat.experiment.grids.comparison import comparison_name
 
     with interruptible():
         names = split_names(methods)
@@ -208,7 +208,7 @@ def _compare_suite(
 ) -> None:
     say_loading()
     from feddat.experiment import Plan, all_runs, pinned, run_suite
-    from feddat.experiment.suites import find_suite
+    from feddat.experiment.grids.suites import find_suite
     from feddat.report import method_table
     from feddat.report.suite import read_suite, suite_tables
 
@@ -266,7 +266,7 @@ def study(
     settings = load_config(config, _without_method(overrides), **values).updated({"eval.split": split})
     say_loading()
     from feddat.experiment import Study, all_runs, pinned, run_study
-    from feddat.experiment.studies import study_name
+    from feddat.experiment.grids.studies import study_name
     from feddat.report import tables
     from feddat.report.study import study_table
 
@@ -300,8 +300,8 @@ def _tuning(
 ) -> dict[str, dict[str, Any]]:
     """Return by label what an earlier search chose (a file), or search now (``KEY=V1,V2,...``) and say what."""
     from feddat.experiment import Search, read_tuning
-    from feddat.experiment.suites import searched_configs, tune_suite
-    from feddat.experiment.tuning import trials
+    from feddat.experiment.grids.suites import searched_configs, tune_suite
+    from feddat.experiment.grids.tuning import trials
     from feddat.report.tables import method_name
 
     if tune is None:
@@ -328,7 +328,7 @@ def _fail_for(failed: Mapping[str, str], runs: int) -> None:
 
 
 def _open_record(paths: Record) -> RunRecord | None:
-    from feddat.experiment.record import RunRecord
+    from feddat.experiment.grids.record import RunRecord
 
     return RunRecord(paths[0], paths[1:]) if paths else None
 
@@ -336,9 +336,9 @@ def _open_record(paths: Record) -> RunRecord | None:
 def _display(
     runs: dict[str, RunConfig], title: str, overwrite: bool, record: RunRecord | None = None
 ) -> ComparisonDisplay:
-    from feddat.experiment.folder import RunFolder
-    from feddat.experiment.methods import title as method_title
-    from feddat.live import ComparisonDisplay
+    from feddat.experiment.single.folder import RunFolder
+    from feddat.experiment.single.methods import title as method_title
+    from feddat.watching.live import ComparisonDisplay
 
     lines = {
         # A run of one of several comparisons is called LABEL/METHOD-sSEED.

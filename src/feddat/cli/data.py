@@ -131,7 +131,7 @@ def prepare(
     if overwrite or not is_prepared(to, request):
         say_loading()
         from feddat.experiment.prepare import prepare
-        from feddat.live import PrepareDisplay
+        from feddat.watching.live import PrepareDisplay
 
         with (
             interruptible(),

@@ -29,7 +29,7 @@ def init(
     """Write keys, certificates, settings and instructions for a server and its clients."""
     say_loading()
     from feddat.deploy.folder import write_consortium
-    from feddat.experiment.federation import model_hashes
+    from feddat.experiment.single.federation import model_hashes
     from feddat.models.named import pin_model
 
     pinned = pin_model(model)
@@ -65,7 +65,7 @@ def approve(
 ) -> None:
     """Let a run have of this client what it asks for; from then on it must keep to these settings."""
     from feddat.client.approvals import Approvals, changes
-    from feddat.experiment.app_config import asked_settings, asked_values
+    from feddat.experiment.serving.app_config import asked_settings, asked_values
     from feddat.site import read_site
 
     approvals = Approvals(read_site(folder / "client.yaml").state)

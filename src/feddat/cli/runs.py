@@ -27,7 +27,7 @@ from feddat.cli.common import (
 
 if TYPE_CHECKING:
     from feddat.experiment import Experiment
-    from feddat.experiment.profile import Profile
+    from feddat.experiment.single.profile import Profile
 
 AcceptChanges = Annotated[
     bool,
@@ -68,10 +68,10 @@ def run(
 
         experiment = Experiment(settings)
     from feddat.deploy.launch import run_in
-    from feddat.experiment.methods import title as method_title
-    from feddat.live import RunDisplay
+    from feddat.experiment.single.methods import title as method_title
     from feddat.report import tables
     from feddat.report.folder import read_folder
+    from feddat.watching.live import RunDisplay
 
     runtime = experiment.config.runtime
     if profile and (runtime.kind != "in-process" or runtime.jobs not in (1, "auto")):
@@ -105,7 +105,7 @@ def run(
 
 
 def _profile(experiment: Experiment) -> Profile:
-    from feddat.experiment.profile import Profile
+    from feddat.experiment.single.profile import Profile
 
     return Profile(experiment.config.device)
 

@@ -26,8 +26,8 @@ def status(
 
     With --json and --watch, a line of JSON at a time.
     """
-    from feddat.report.progress import read_all
-    from feddat.report.progress_view import progress_view
+    from feddat.watching.progress import read_all
+    from feddat.watching.status import progress_view
 
     if as_json:
         with suppress(KeyboardInterrupt):
@@ -60,8 +60,8 @@ def dashboard(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")] = 8642,
 ) -> None:
     """Show the same as a web page, on this machine alone, until Ctrl-C."""
-    from feddat.dashboard import Dashboard
-    from feddat.report.progress import find_runs
+    from feddat.watching.dashboard import Dashboard
+    from feddat.watching.progress import find_runs
 
     find_runs(runs)  # a folder that is not there shows first
     with Dashboard(runs, port) as server:

@@ -19,8 +19,8 @@ from feddat.data.cache import EncodingCache
 from feddat.example import ClientData, DataError, Example, View
 from feddat.models.base import Backbone, EncodedViews
 from feddat.models.encoding import encode_views
-from feddat.models.fusion import FusedBackbone
 from feddat.models.generative import GenerativeBackbone, ReadingBackbone
+from feddat.models.two_towers.fusion import FusedBackbone
 from feddat.phases import phase
 from feddat.pictures import PictureReader
 from feddat.seeding import derive

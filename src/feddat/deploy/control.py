@@ -21,15 +21,12 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from feddat.deploy.errors import DeployError
 from feddat.deploy.names import CLIENT_APP, SERVER_APP
 from feddat.models.folder import first_line
 
 if TYPE_CHECKING:
     from feddat.deploy.folder import ServerFolder
-
-
-class DeployError(RuntimeError):
-    """A deployment cannot be set up, started or reached; the message says what is missing."""
 
 
 class Control:

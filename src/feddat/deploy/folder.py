@@ -21,7 +21,7 @@ import yaml
 
 from feddat.config import BOUNDS, PolicyConfig
 from feddat.deploy import pki
-from feddat.deploy.control import DeployError
+from feddat.deploy.errors import DeployError
 from feddat.hub import parse_address
 from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 

@@ -19,15 +19,16 @@ import httpx
 from flwr.proto.federation_config_pb2 import SimulationConfig
 
 from feddat.config import ConfigError, RunConfig
-from feddat.deploy.control import Control, DeployError, app_project, let_in
+from feddat.deploy.control import Control, app_project, let_in
+from feddat.deploy.errors import DeployError
 from feddat.deploy.folder import ServerFolder, node_arguments, read_server, write_consortium
 from feddat.deploy.names import quiet_flower
 from feddat.deploy.processes import Processes, free_ports
-from feddat.experiment.app_config import AppConfig, to_flat, to_toml
-from feddat.experiment.events import Progress
-from feddat.experiment.federation import participant_names
-from feddat.experiment.folder import ExperimentError
-from feddat.experiment.run import Experiment
+from feddat.experiment.serving.app_config import AppConfig, to_flat, to_toml
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.federation import participant_names
+from feddat.experiment.single.folder import ExperimentError
+from feddat.experiment.single.run import Experiment
 
 #: Seconds for a SuperLink of our own to come up.
 START_SECONDS = 120.0

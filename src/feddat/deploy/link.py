@@ -87,7 +87,8 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
 
 def _let_in(server: ServerFolder) -> None:
     """Register the clients' keys as soon as the SuperLink answers."""
-    from feddat.deploy.control import Control, DeployError, let_in
+    from feddat.deploy.control import Control, let_in
+    from feddat.deploy.errors import DeployError
 
     control = Control(server.local_address, server.authority)
     try:

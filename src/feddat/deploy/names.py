@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 #: ``module:attribute`` of the two apps, the same for every run.
-SERVER_APP = "feddat.experiment.flower:server_app"
-CLIENT_APP = "feddat.experiment.flower:client_app"
+SERVER_APP = "feddat.experiment.serving.flower:server_app"
+CLIENT_APP = "feddat.experiment.serving.flower:client_app"
 
 #: Nobody outside is told that Flower is used, and nothing is installed when a run starts.
 QUIET = {

@@ -273,7 +273,7 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     _keep(log_file)
     from feddat.app.client import FAILED
-    from feddat.experiment.flower import SITE_KEY, client_app
+    from feddat.experiment.serving.flower import SITE_KEY, client_app
 
     with suppress(EOFError):
         while True:

@@ -4,14 +4,14 @@ Experiment.load("config.yaml", "train.lr=1e-3").run()
 compare(load_config(benchmark="mini/domain"), ["feddat", "fedavg"], seeds=[0, 1, 2])
 """
 
-from feddat.experiment.comparison import Plan, all_runs, compare, compare_each, comparison_runs
-from feddat.experiment.federation import load_clients
-from feddat.experiment.folder import ExperimentError
-from feddat.experiment.methods import VARIANTS, known_methods
-from feddat.experiment.run import Experiment, pinned
-from feddat.experiment.studies import STUDIES, Study, run_study
-from feddat.experiment.suites import SUITES, Suite, run_suite
-from feddat.experiment.tuning import Search, read_tuning, search
+from feddat.experiment.grids.comparison import Plan, all_runs, compare, compare_each, comparison_runs
+from feddat.experiment.grids.studies import STUDIES, Study, run_study
+from feddat.experiment.grids.suites import SUITES, Suite, run_suite
+from feddat.experiment.grids.tuning import Search, read_tuning, search
+from feddat.experiment.single.federation import load_clients
+from feddat.experiment.single.folder import ExperimentError
+from feddat.experiment.single.methods import VARIANTS, known_methods
+from feddat.experiment.single.run import Experiment, pinned
 
 __all__ = [
     "STUDIES",

@@ -23,8 +23,8 @@ from feddat.algorithms import ALGORITHMS
 from feddat.client.member import Member
 from feddat.config import ConfigError, RunConfig
 from feddat.example import ClientData, Example
-from feddat.experiment.federation import Federation, build_federation, check_sites
-from feddat.experiment.methods import resolve
+from feddat.experiment.single.federation import Federation, build_federation, check_sites
+from feddat.experiment.single.methods import resolve
 from feddat.precision import resolve_precision
 from feddat.seeding import numpy_generator
 

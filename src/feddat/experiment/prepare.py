@@ -41,8 +41,8 @@ from feddat.benchmarks.prepared import (
 )
 from feddat.data.cache import EncodingCache, image_folder, shards, text_folder, text_key, write_shard
 from feddat.example import ClientData, DataError
-from feddat.experiment.events import Progress
-from feddat.experiment.folder import ExperimentError, disk_errors, exclusive
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.folder import ExperimentError, disk_errors, exclusive
 from feddat.files import write_json
 from feddat.models.base import Encoder
 from feddat.models.catalog import load_encoder

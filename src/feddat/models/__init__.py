@@ -1,4 +1,8 @@
-"""Frozen foundation models behind one interface."""
+"""Frozen foundation models behind one interface.
+
+Every family has a folder with the same two files: ``encoder.py`` (pictures and texts to tensors, without the weights)
+and ``backbone.py`` (the frozen model). To add a family, copy one, and name it in ``catalog.py``.
+"""
 
 from feddat.models.base import Backbone, EncodedViews, ModelError
 from feddat.models.catalog import list_models, load_backbone

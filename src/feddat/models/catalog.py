@@ -23,25 +23,25 @@ BUNDLED: Mapping[str, str] = {
 
 
 def _load_vilt(folder: Path, name: str) -> Backbone:
-    from feddat.models.vilt import ViltBackbone  # transformers takes seconds to import
+    from feddat.models.vilt.backbone import ViltBackbone  # transformers takes seconds to import
 
     return ViltBackbone(folder, name)
 
 
 def _load_vilt_encoder(folder: Path) -> Encoder:
-    from feddat.models.vilt_encoder import ViltEncoder
+    from feddat.models.vilt.encoder import ViltEncoder
 
     return ViltEncoder(folder)
 
 
 def _load_blip(folder: Path, name: str) -> Backbone:
-    from feddat.models.blip import BlipBackbone
+    from feddat.models.blip.backbone import BlipBackbone
 
     return BlipBackbone(folder, name)
 
 
 def _load_blip_encoder(folder: Path) -> Encoder:
-    from feddat.models.blip_encoder import BlipEncoder
+    from feddat.models.blip.encoder import BlipEncoder
 
     return BlipEncoder(folder)
 
@@ -59,37 +59,37 @@ def _load_albef_encoder(folder: Path) -> Encoder:
 
 
 def _load_vilt_bert(folder: Path, name: str) -> Backbone:
-    from feddat.models.vilt_bert import ViltBertBackbone
+    from feddat.models.vilt_bert.backbone import ViltBertBackbone
 
     return ViltBertBackbone(folder, name)
 
 
 def _load_vilt_bert_encoder(folder: Path) -> Encoder:
-    from feddat.models.vilt_bert import ViltBertEncoder
+    from feddat.models.vilt_bert.encoder import ViltBertEncoder
 
     return ViltBertEncoder(folder)
 
 
 def _load_two_towers(folder: Path, name: str) -> Backbone:
-    from feddat.models.two_towers import TwoTowersBackbone
+    from feddat.models.two_towers.backbone import TwoTowersBackbone
 
     return TwoTowersBackbone(folder, name)
 
 
 def _load_two_towers_encoder(folder: Path) -> Encoder:
-    from feddat.models.two_towers_encoder import TwoTowersEncoder
+    from feddat.models.two_towers.encoder import TwoTowersEncoder
 
     return TwoTowersEncoder(folder)
 
 
 def _load_decoder(folder: Path, name: str, weights: Format = "fp32", device: str = "cpu") -> Backbone:
-    from feddat.models.decoder import DecoderBackbone
+    from feddat.models.decoder.backbone import DecoderBackbone
 
     return DecoderBackbone(folder, name, weights, device)
 
 
 def _load_decoder_encoder(folder: Path) -> Encoder:
-    from feddat.models.decoder_encoder import DecoderEncoder
+    from feddat.models.decoder.encoder import DecoderEncoder
 
     return DecoderEncoder(folder)
 

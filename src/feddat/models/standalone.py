@@ -37,9 +37,10 @@ from transformers import (
 
 from feddat.models.albef.model import AlbefForQuestionAnswering
 from feddat.models.folder import ENCODING_FILES, read_model_type
-from feddat.models.two_towers import TwoTowers
-from feddat.models.vilt import read_vilt
-from feddat.models.vilt_bert import ViltBertModel, part_folders, write_vilt_bert
+from feddat.models.two_towers.backbone import TwoTowers
+from feddat.models.vilt.backbone import read_vilt
+from feddat.models.vilt_bert.backbone import ViltBertModel
+from feddat.models.vilt_bert.parts import part_folders, write_vilt_bert
 from feddat.models.weights import load_weights, quiet
 
 #: What a head maps to what: pooled features to classes, of one image or of a pair; to one number; states to a

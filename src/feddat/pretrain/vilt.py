@@ -16,7 +16,7 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 
 from feddat.data.mini.render import CANVAS
 from feddat.data.mini.vocabulary import vocabulary
-from feddat.models.fast_vilt import make_fast
+from feddat.models.vilt.fast import make_fast
 from feddat.pretrain.batches import IGNORE, Batch
 from feddat.pretrain.objective import MAX_TEXT, Grounding, Objective, mean_loss, sinusoids
 from feddat.pretrain.settings import PretrainSettings

@@ -102,7 +102,7 @@ def study_markdown(study: Mapping[str, Any]) -> str:
     return text + "\n" + "\n".join(lines) + "\n"
 
 
-#: What runs measure beside their scores (:meth:`feddat.experiment.record.RunRecord.measured`) -> heading, factor.
+#: What runs measure beside their scores (:meth:`feddat.experiment.grids.record.RunRecord.measured`) -> heading, factor.
 _MEASURES = {
     "agreement": ("agreement of updates", 1),
     "norm": ("norm of updates", 1),

@@ -15,8 +15,8 @@ from feddat.config import load_config
 from feddat.example import ClientData, View
 from feddat.experiment import Experiment
 from feddat.experiment.exports.card import Origin
-from feddat.experiment.federation import load_foundation
-from feddat.experiment.methods import resolve
+from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.methods import resolve
 from helpers import make_unit
 
 ANSWERS = ("red", "blue", "two")

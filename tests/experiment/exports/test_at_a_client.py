@@ -11,8 +11,8 @@ import feddat
 from feddat.adapters.peft_form import read_peft
 from feddat.config import ConfigError
 from feddat.experiment import Experiment
-from feddat.experiment.federation import load_federation
-from feddat.experiment.methods import resolve
+from feddat.experiment.single.federation import load_federation
+from feddat.experiment.single.methods import resolve
 from feddat.site import read_site
 
 

@@ -13,8 +13,8 @@ from stock import hf
 from feddat.app.checkpoint import Checkpoints
 from feddat.config import ConfigError
 from feddat.experiment import Experiment
-from feddat.experiment.federation import load_foundation
-from feddat.experiment.methods import resolve
+from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.methods import resolve
 from helpers import sent_in
 
 

@@ -35,8 +35,8 @@ from feddat.experiment.exports.folder import (
 )
 from feddat.models.base import Backbone, ModelError
 from feddat.models.catalog import load_backbone
-from feddat.models.fusion import FusedBackbone, WeightedFusions
 from feddat.models.number_formats import Format
+from feddat.models.two_towers.fusion import FusedBackbone, WeightedFusions
 from feddat.models.weights import weight_files, weights_hash
 from feddat.picture_settings import PictureSettings
 from feddat.text import normal_text
@@ -181,7 +181,7 @@ def open_answerer(
         if client is not None or site is not None:
             raise ExportError(f"{folder} is one exported model: leave --client and --site out")
         return load(folder, model, device or "cpu")
-    from feddat.experiment.run import Experiment
+    from feddat.experiment.single.run import Experiment
 
     if model is not None:
         raise ExportError(f"--model: {folder} is a run, which names its own; leave it out")

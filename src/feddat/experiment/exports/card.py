@@ -19,7 +19,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from feddat.adapters.peft_form import hub_name
 from feddat.config import RunConfig
 from feddat.experiment.exports.folder import ANSWERS_FILE, CARD_FILE, HEAD_FILE, ExportInfo
-from feddat.experiment.methods import title
+from feddat.experiment.single.methods import title
 from feddat.kinds import KINDS
 from feddat.models.catalog import list_models
 

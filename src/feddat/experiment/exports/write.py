@@ -26,12 +26,12 @@ from feddat.experiment.exports.folder import (
     ExportInfo,
     is_export,
 )
-from feddat.experiment.federation import Federation, Foundation, answering_state
-from feddat.experiment.folder import disk_errors
+from feddat.experiment.single.federation import Federation, Foundation, answering_state
+from feddat.experiment.single.folder import disk_errors
 from feddat.files import whole_folder, write_json
 from feddat.models.catalog import model_folder
-from feddat.models.fusion import FusedBackbone
 from feddat.models.standalone import Head, Shape, save_standalone, stock_class
+from feddat.models.two_towers.fusion import FusedBackbone
 from feddat.tensorfile import write_tensors
 
 #: Number formats of a merged model's weights.

@@ -12,7 +12,7 @@ from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcesso
 from feddat.models.tiny.settings import TinySettings
 from feddat.models.tiny.weights import save_random
 from feddat.models.tiny.words import bert_tokenizer
-from feddat.models.vilt_bert import write_vilt_bert
+from feddat.models.vilt_bert.parts import write_vilt_bert
 
 
 def make_vilt(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:

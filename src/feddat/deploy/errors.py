@@ -1,0 +1,5 @@
+"""What goes wrong with a deployment as a whole."""
+
+
+class DeployError(RuntimeError):
+    """A deployment cannot be set up, started or reached; the message says what is missing."""

@@ -1,0 +1,275 @@
+"""Every method with every seed, side by side in worker processes, and what they come to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from feddat.config import ConfigError, RunConfig
+from feddat.experiment.grids.record import RunRecord
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
+from feddat.experiment.single.methods import resolve
+from feddat.experiment.single.run import Experiment, pinned
+from feddat.experiment.single.world import finished_worlds
+from feddat.workers import run_parallel
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one comparison runs: every method with every seed.
+
+    Attributes:
+        config: settings of all runs; ``name`` is the comparison's (default ``compare-BENCHMARK``).
+        methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
+        seeds: seeds of each method.
+        tuning: what :func:`~feddat.experiment.grids.tuning.search` chose: each method runs with its own best values, a
+            variant that was not searched for with its algorithm's.
+    """
+
+    config: RunConfig
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    tuning: Mapping[str, Any] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Return the comparison's folder."""
+        return self.config.runs_dir / comparison_name(self.config)
+
+    def runs(self) -> dict[str, RunConfig]:
+        """Return the runs by name; see :func:`comparison_runs`."""
+        return comparison_runs(self.config, self.methods, self.seeds, self.tuning)
+
+
+def compare(
+    config: RunConfig,
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    tuning: Mapping[str, Any] | None = None,
+    record: RunRecord | None = None,
+) -> dict[str, Any]:
+    """Run every method with every seed (:class:`Plan`), and write ``comparison.json`` and a report.
+
+    Runs are computed in worker processes and lie in ``RUNS_DIR/NAME/METHOD-sSEED``. Finished ones are kept, half-done
+    ones go on. A script that calls this needs the usual ``if __name__ == "__main__":``.
+
+    Args:
+        config: with ``methods``, ``seeds`` and ``tuning``: see :class:`Plan`.
+        methods: see there.
+        seeds: see there.
+        jobs: number of worker processes; default: one per core.
+        progress: receives the runs' events, each with ``run``: the run's name; and ``failure`` for a run that failed.
+        overwrite: begin every run anew.
+        tuning: see there.
+        record: runs that it holds are not computed, and finished ones are added to it.
+
+    Returns:
+        What ``comparison.json`` holds: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds, number
+        of ``runs``, and the same by ``clients``), ``failed`` (run -> reason), ``name``, ``benchmark``, ``model``,
+        ``seeds``, ``tuning``.
+
+    Raises:
+        ConfigError: a method is unknown.
+        ExperimentError: no run succeeded; says why the first did not.
+    """
+    return compare_each({"": Plan(config, methods, seeds, tuning)}, jobs, progress, overwrite, record)[""]
+
+
+def compare_each(
+    plans: Mapping[str, Plan],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Do several comparisons with one set of workers, each written as by :func:`compare`; return them by label.
+
+    The runs' names in events are those of :func:`all_runs`. A comparison of which no run succeeded has no ``runs``, and
+    is not written.
+
+    Raises:
+        ConfigError: a method is unknown.
+        ExperimentError: no run of any comparison succeeded; says why the first did not.
+    """
+    plans = {label: replace(plan, config=pinned(plan.config)) for label, plan in plans.items()}
+    runs = all_runs(plans)
+    results, failures = run_all(runs, jobs, progress, overwrite, record)
+    if not results:
+        name, reason = next(iter(failures.items()))
+        raise ExperimentError(f"comparison {runs[name].runs_dir}: no run succeeded; {name}: {reason}")
+    comparisons = {}
+    for label, plan in plans.items():
+        names = {labelled(label, name): name for name in plan.runs()}
+        done = {name: results[key] for key, name in names.items() if key in results}
+        failed = {name: failures[key] for key, name in names.items() if key in failures}
+        comparisons[label] = _conclude(plan, done, failed)
+    return comparisons
+
+
+def all_runs(plans: Mapping[str, Plan]) -> dict[str, RunConfig]:
+    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``.
+
+    All runs of the first seed come first, then those of the second: a grid that is cut off compares alike with alike.
+    """
+    runs = {labelled(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
+    seeds = list(dict.fromkeys(seed for plan in plans.values() for seed in plan.seeds))
+    return dict(sorted(runs.items(), key=lambda item: seeds.index(item[1].seed)))
+
+
+def labelled(label: str, name: str) -> str:
+    """Return the name of a run among those of several comparisons."""
+    return f"{label}/{name}" if label else name
+
+
+def _conclude(plan: Plan, done: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+    """Write ``comparison.json`` and the report of the runs that are done; return the former."""
+    methods = {method: [s for s in done.values() if s["method"] == method] for method in dict.fromkeys(plan.methods)}
+    comparison = {
+        "name": plan.folder.name,
+        "benchmark": plan.config.benchmark,
+        "model": plan.config.model,
+        "seeds": list(dict.fromkeys(plan.seeds)),
+        "runs": list(done.values()),
+        "methods": {method: over_seeds(summaries) for method, summaries in methods.items()},
+        "failed": dict(failed),
+        "tuning": plan.tuning,
+    }
+    if done:
+        RunFolder(plan.folder).write_json(plan.folder / "comparison.json", comparison)
+        from feddat.report.page import write_report
+
+        with disk_errors(plan.folder):
+            write_report(plan.folder)
+    return comparison
+
+
+def comparison_runs(
+    config: RunConfig, methods: Sequence[str], seeds: Sequence[int], tuning: Mapping[str, Any] | None = None
+) -> dict[str, RunConfig]:
+    """Return the runs of a comparison by name, seed by seed; see :func:`compare`.
+
+    Raises:
+        ConfigError: a method is unknown, the runtime is another than this process, or scores are kept back.
+        ExperimentError: there is no method or no seed.
+    """
+    if config.runtime.kind != "in-process":
+        raise ConfigError(f"runtime: {config.runtime.kind}, but the runs of a comparison are in-process; leave it out")
+    if config.share_metrics != "scores":
+        raise ConfigError(f"share_metrics: {config.share_metrics}, but scores are what is compared; leave it out")
+    if config.runtime.jobs not in (1, "auto"):
+        raise ConfigError(
+            f"runtime.jobs: {config.runtime.jobs}, but the runs of a comparison are side by side already; leave it out"
+        )
+    config = config.updated({"runtime.jobs": 1})
+    name = comparison_name(config)
+    runs: dict[str, RunConfig] = {}
+    for seed in seeds:
+        for method in methods:
+            changes = {"method": method, "seed": seed, "runs_dir": config.runs_dir / name, "name": f"{method}-s{seed}"}
+            run = config.model_copy(update=changes)
+            algorithm = resolve(run).method
+            if tuning is not None:
+                run = run.updated(tuning["best"].get(method) or tuning["best"][algorithm])
+            runs[run.run_name] = run
+    if not runs:
+        raise ExperimentError("comparison: give at least one method and one seed")
+    return runs
+
+
+def comparison_name(config: RunConfig) -> str:
+    """Return the name of the comparison's folder below ``runs_dir``."""
+    return config.name or f"compare-{config.source_name}"
+
+
+def run_all(
+    runs: Mapping[str, RunConfig],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Do runs in worker processes, as in :func:`compare`; return summaries, and reasons of failure, by run."""
+    tell = progress or _log_failures
+    recorded = {name: record.summary(run) if record is not None else None for name, run in runs.items()}
+    done = {name: summary for name, summary in recorded.items() if summary is not None}
+    beside = {} if overwrite else finished_worlds(runs)
+    tasks = {
+        name: _Task(run, overwrite, record is not None, beside.get(name))
+        for name, run in runs.items()
+        if name not in done
+    }
+
+    def hear(name: str, event: dict[str, Any]) -> None:
+        if event["event"] == "measured":
+            assert record is not None
+            record.add(runs[name], event["summary"], RunFolder(runs[name].run_dir))
+        else:
+            tell({"run": name} | event)
+
+    found, failures = run_parallel(_run_one, tasks, min(jobs or os.cpu_count() or 1, max(1, len(tasks))), hear)
+    return {name: done.get(name) or found[name] for name in runs if name in done or name in found}, failures
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One run in a worker process.
+
+    Attributes:
+        config: its settings.
+        overwrite: replace what its folder holds.
+        measured: for a record, also score what was trained on.
+        beside: short hashes of a finished run that it is to be compared with.
+    """
+
+    config: RunConfig
+    overwrite: bool
+    measured: bool
+    beside: Mapping[str, str] | None
+
+
+def _log_failures(event: Mapping[str, Any]) -> None:
+    if event["event"] == "failure":
+        log.warning("run %s failed: %s", event["run"], event["reason"])
+
+
+def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mean and sample standard deviation over one method's runs: of the clients' mean, and of each client."""
+    own: dict[str, list[float]] = {}
+    for summary in summaries:
+        for client, scores in summary["clients"].items():
+            own.setdefault(client, []).append(next(iter(scores.values())))
+    clients = {client: _spread(values) for client, values in own.items()}
+    return _spread([summary["mean"] for summary in summaries]) | {"clients": clients}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "runs": len(values),
+    }
+
+
+def _run_one(task: _Task, emit: Progress) -> dict[str, Any]:
+    experiment = Experiment(task.config)
+    summary = experiment.run(emit, resume=not task.overwrite, overwrite=task.overwrite, beside=task.beside)
+    if task.measured:
+        routes: dict[str, list[float]] = defaultdict(list)
+        for scores in experiment.evaluate("train").values():
+            for route, score in scores.items():
+                routes[route].append(score)
+        training = {route: statistics.fmean(scores) for route, scores in routes.items()}
+        emit({"event": "measured", "summary": summary | {"training_scores": training}})
+    return summary

@@ -1,0 +1,318 @@
+"""Studies: how the scores depend on one thing, each point of the curve an ordinary run.
+
+A study over settings is a comparison per value; a study over rounds reads the curves of one comparison. Either way the
+runs are kept, resumed and computed side by side like those of any comparison, and the study itself is a file
+(``study.json``) that the report draws.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from feddat.config import ConfigError, RunConfig
+from feddat.experiment.grids.comparison import Plan, compare_each, labelled
+from feddat.experiment.grids.record import RunRecord
+from feddat.experiment.grids.tuning import parse_values
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.folder import RunFolder, disk_errors, local_steps
+from feddat.report.tables import own_route
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What is varied, and what the scores are drawn against.
+
+    Attributes:
+        name: of the study; a configuration key for one made up on the command line.
+        description: one line.
+        axis: label of the horizontal axis.
+        values: values of the points; none: one comparison, drawn over its rounds.
+        keys: configuration keys that take a point's value.
+        methods: compared where the caller names none.
+        over: horizontal axis: the point's value; the local steps that a client took in all; or those that the point's
+            value plans for all rounds, where methods take another number of them for equal compute.
+        by_route: one series per way to answer (DAT, local, global), not only the method's own.
+    """
+
+    name: str
+    description: str
+    axis: str
+    values: tuple[Any, ...] = ()
+    keys: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ("feddat", "fedavg", "local")
+    over: Literal["value", "steps", "planned"] = "value"
+    by_route: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Study:
+        """Read ``NAME`` or ``NAME=V1,V2,...``, where the name is one of :data:`STUDIES` or a configuration key.
+
+        Raises:
+            ConfigError: the name is unknown, or a key has no values.
+        """
+        name, given, _ = text.partition("=")
+        known = STUDIES.get(name)
+        if known is not None and not given:
+            return known
+        if not given:
+            raise ConfigError(
+                f"study {name!r}: expected one of {', '.join(STUDIES)}, or KEY=V1,V2,... with a configuration key"
+            )
+        _, values = parse_values(text)
+        if known is not None and known.keys:
+            return replace(known, values=values)
+        return cls(name, f"scores against {name}", axis=name, values=values, keys=(name,))
+
+    @property
+    def points(self) -> dict[str, Any]:
+        """Return the values by label, which names a folder; a study over rounds has one point of no name."""
+        return {_label(value): value for value in self.values} or {"": None}
+
+    def plans(
+        self,
+        config: RunConfig,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        tuning: Mapping[str, Any] | None = None,
+        equal_steps: int | None = None,
+    ) -> dict[str, Plan]:
+        """Return the comparison of each point by its label.
+
+        Args:
+            config: settings of all points; the study is scored on its ``eval.split``.
+            methods: see :class:`~feddat.experiment.grids.comparison.Plan`, as ``seeds`` and ``tuning``.
+            seeds: see there.
+            tuning: see there.
+            equal_steps: give each point so many local steps a round that a client takes about so many in all
+                (:func:`with_steps`).
+
+        Raises:
+            ConfigError: a key is unknown, a value does not fit, or two settings contradict each other.
+        """
+        if chosen := set(self.keys).intersection(tuning["keys"] if tuning is not None else ()):
+            raise ConfigError(f"study {self.name}: {min(chosen)} is what is studied, and cannot be chosen per method")
+        if equal_steps is not None and (self.over != "value" or "rounds" in self.keys):
+            raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
+        folder = config.runs_dir / study_name(self, config)
+        if self.values:
+            place = {"runs_dir": folder}
+            points = {
+                label: config.updated(dict.fromkeys(self.keys, value) | place | {"name": label})
+                for label, value in self.points.items()
+            }
+        else:
+            points = {"": config.updated({"name": folder.name, "eval.curve_split": config.eval.split})}
+        if equal_steps is not None:
+            points = {label: with_steps(point, equal_steps) for label, point in points.items()}
+        return {label: Plan(point, methods, seeds, tuning) for label, point in points.items()}
+
+
+#: The studies by name.
+STUDIES: dict[str, Study] = {
+    study.name: study
+    for study in (
+        Study(
+            "examples",
+            "how many training examples a client has",
+            "training examples per client",
+            (50, 100, 200, 400, 800, 1600),
+            ("train_examples",),
+        ),
+        Study(
+            "steps",
+            "how long clients train at the same data and number of rounds: local epochs per round",
+            "local steps per client",
+            (1, 2, 4, 8),
+            ("train.epochs",),
+            over="steps",
+        ),
+        Study(
+            "length",
+            "how long clients train at the same data and number of rounds: local steps per round, at last whole epochs",
+            "local steps per client",
+            (2, 5, 10, 23, 40, None),
+            ("train.steps",),
+            methods=("feddat", "feddat-mild", "fedavg", "fedavg-2x", "local"),
+            over="planned",
+        ),
+        Study("rounds", "learning curves, with the same data and local epochs", "round"),
+        Study("routes", "learning curves of each way to answer: DAT, local, global", "round", by_route=True),
+        Study(
+            "clients",
+            "on how many clients the same examples are spread",
+            "clients that share one client's examples",
+            (1, 2, 4, 8),
+            ("split_clients",),
+        ),
+        Study(
+            "distillation",
+            "how strongly the two adapters teach each other: alpha = beta",
+            "weight of distillation",
+            (0.0, 0.1, 0.25, 0.5, 0.75, 0.9),
+            ("algorithm.alpha", "algorithm.beta"),
+            methods=("feddat",),
+        ),
+        Study(
+            "temperature",
+            "temperature of the distillation",
+            "temperature",
+            (1.0, 2.0, 3.0, 5.0, 8.0),
+            ("algorithm.temperature",),
+            methods=("feddat",),
+        ),
+        Study(
+            "width",
+            "how far the adapters reduce the width of the model",
+            "reduction of the width",
+            (1, 2, 4, 8, 16, 32),
+            ("adapter.reduction",),
+        ),
+        Study(
+            "server",
+            "the server's rule of aggregation",
+            "server rule",
+            ("mean", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg"),
+            ("server.rule",),
+            methods=("feddat", "fedavg"),
+        ),
+        Study(
+            "traps",
+            "what the faults of the published code cost",
+            "fault reproduced",
+            ("none", "frozen-local", "long-schedule", "moving-rest", "all"),
+            ("train.trap",),
+            methods=("feddat",),
+        ),
+    )
+}
+
+
+def study_name(study: Study, config: RunConfig) -> str:
+    """Return the name of the study's folder below ``runs_dir``."""
+    return config.name or f"study-{study.name}-{config.source_name}"
+
+
+def with_steps(config: RunConfig, steps: int) -> RunConfig:
+    """Return the configuration with so many local steps a round that a client takes about ``steps`` in all, on average.
+
+    At least one step a round. A step is one batch, however many optimizer steps a method makes of it.
+    """
+    return config.updated({"train.steps": max(1, round(steps / (config.rounds * config.server.fraction)))})
+
+
+def run_study(
+    study: Study,
+    plans: Mapping[str, Plan],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
+) -> dict[str, Any]:
+    """Run the comparisons of a study (:meth:`Study.plans`), and write ``study.json``, its table and its plot.
+
+    Finished runs are kept and half-done ones go on, as in a comparison, which also has a ``record``. A study over
+    rounds draws only what has a folder here.
+
+    Returns:
+        What ``study.json`` holds: ``study``, ``description``, ``axis``, ``rows`` (what the points are), ``curve``
+        (whether the points are rounds), ``by_route``, ``split``, ``benchmark``, ``model``, ``tuning``, ``failed``
+        (run -> reason), and ``records``, one for each run, point and route: ``method``, ``route``, ``seed``, ``point``
+        (its label), ``x`` (a number, or ``None`` where the values are none), ``score`` (mean over clients), ``clients``
+        (name -> score), ``rounds``, ``steps`` (a client's local steps in all), ``bytes`` (``up`` and ``down``, of one
+        client's training in one round), ``measured`` (:meth:`~feddat.experiment.grids.record.RunRecord.measured`).
+
+    Raises:
+        ExperimentError: no run succeeded; says why the first did not.
+    """
+    comparisons = compare_each(plans, jobs, progress, overwrite, record)
+    config = next(iter(plans.values())).config
+    folder = RunFolder(config.run_dir if not study.values else config.runs_dir)
+    result = {
+        "study": study.name,
+        "description": study.description,
+        "axis": study.axis,
+        "rows": ", ".join(study.keys) if study.over == "steps" else study.axis,
+        "curve": not study.values,
+        "by_route": study.by_route,
+        "split": config.eval.split,
+        "benchmark": config.benchmark,
+        "model": config.model,
+        "tuning": next(iter(plans.values())).tuning,
+        "failed": {
+            labelled(label, run): reason
+            for label, comparison in comparisons.items()
+            for run, reason in comparison["failed"].items()
+        },
+        "records": [
+            entry
+            for label, value in study.points.items()
+            for entry in _records(study, plans[label], comparisons[label], label, value, record)
+        ],
+    }
+    folder.write_json(folder.path / "study.json", result)
+    from feddat.report.study import write_study
+
+    with disk_errors(folder.path):
+        write_study(folder.path)
+    return result
+
+
+def _records(
+    study: Study, plan: Plan, comparison: Mapping[str, Any], label: str, value: Any, record: RunRecord | None
+) -> Iterator[dict[str, Any]]:
+    runs = {(run.method, run.seed): run for run in plan.runs().values()}
+    for summary in comparison["runs"]:
+        run = runs[summary["method"], summary["seed"]]
+        lines = [] if study.values else RunFolder(run.run_dir).read_metrics()
+        shares = max(1, len(summary["clients"])) * summary["rounds"] * plan.config.server.fraction
+        sent = {way: round(summary["bytes"]["train"][way] / shares) for way in ("up", "down")}
+        own = own_route(next(iter(summary["clients"].values())))
+        points: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
+        if study.values:
+            for client, scores in summary["clients"].items():
+                for route, score in scores.items():
+                    points[summary["rounds"], route][client] = score
+        else:
+            for line in lines:
+                if "score" in line and line["split"] == plan.config.eval.split:
+                    points[line["round"], line["route"]][line["client"]] = line["score"]
+        for (number, route), scores in points.items():
+            if (route != own and not study.by_route) or scores.keys() != summary["clients"].keys():
+                continue
+            done = summary.get("steps", 0) if study.values else local_steps(lines, number)
+            x = _place(study, value, done, plan.config) if study.values else number
+            yield {
+                "method": summary["method"],
+                "route": route,
+                "seed": summary["seed"],
+                "point": f"{x:g}" if study.over == "planned" else label if study.values else str(number),
+                "x": x if isinstance(x, int | float) and not isinstance(x, bool) else None,
+                "score": statistics.fmean(scores.values()),
+                "clients": scores,
+                "rounds": number,
+                "steps": done,
+                "bytes": sent,
+                "measured": record.measured(run) if record is not None and study.values else {},
+            }
+
+
+def _place(study: Study, value: Any, done: float, config: RunConfig) -> Any:
+    """Return where a point stands on the horizontal axis."""
+    if study.over == "steps":
+        return done
+    if study.over == "value":
+        return value
+    if value is None and config.train_examples is None:
+        return done
+    whole = math.ceil((config.train_examples or 0) / config.train.batch_size) * config.train.epochs
+    return (whole if value is None else value) * config.rounds
+
+
+def _label(value: Any) -> str:
+    """Return a value as a folder's name."""
+    return "none" if value is None else str(value).replace("/", "-")

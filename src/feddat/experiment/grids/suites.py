@@ -1,0 +1,214 @@
+"""Suites: whole grids of federations, methods and seeds, and the tables that they fill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from feddat.algorithms import ALGORITHMS
+from feddat.benchmarks import list_benchmarks
+from feddat.config import ConfigError, RunConfig
+from feddat.experiment.grids.comparison import Plan, compare_each
+from feddat.experiment.grids.record import RunRecord
+from feddat.experiment.grids.tuning import Search, search_each
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.folder import RunFolder, disk_errors
+from feddat.experiment.single.methods import SERVER_RULES
+
+#: The rows of the paper's tables (METHOD, "What FedDAT is compared with").
+PAPER_ROWS = (
+    "head",
+    *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
+    *("local", "feddat", "central"),
+)
+#: The rows of comparisons on real medical data, by how much they train and send.
+MEDICAL_ROWS = ("feddat", "fedavg", "local", "head")
+#: The rows that decide what FedDAT is worth: three forms of it, and what it has to be better than.
+DECIDING_ROWS = ("feddat", "feddat-mild", "feddat-heads", "fedavg", "fedavg-2x", "local", "feddpa", "central")
+#: The rows of the comparison at the published scale, these first.
+PUBLISHED_ROWS = (
+    *DECIDING_ROWS,
+    *("fedavg-ft", "ditto", "apfl", "fedalt", "fedsa-lora", "fedex-lora", "feddyn"),
+    *("head", "fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg-full"),
+)
+ALL_ROWS = tuple(
+    dict.fromkeys((*PAPER_ROWS, *ALGORITHMS.own, "feddat-mild", "feddat-lora", "fedavg-2x", *SERVER_RULES))
+)
+_KINDS = ("domain", "scene", "function", "task")
+_MINI_V1 = tuple(f"mini-v1/{kind}" for kind in _KINDS)
+_MINI = tuple(f"mini/{kind}" for kind in (*_KINDS, "convention"))
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """A grid.
+
+    Attributes:
+        name: of the suite.
+        description: one line.
+        benchmarks: the federations.
+        methods: rows of its tables.
+    """
+
+    name: str
+    description: str
+    benchmarks: tuple[str, ...]
+    methods: tuple[str, ...]
+
+    def configs(self, config: RunConfig) -> dict[str, RunConfig]:
+        """Return the settings of each federation's comparison by the name of its folder.
+
+        Raises:
+            ConfigError: a benchmark is not in the catalog, or the settings name clients of their own.
+        """
+        if config.clients is not None:
+            raise ConfigError(f"suite {self.name}: its federations are {', '.join(self.benchmarks)}; give no `clients`")
+        if unknown := [name for name in self.benchmarks if name not in list_benchmarks()]:
+            raise ConfigError(f"suite {self.name}: unknown benchmark {', '.join(unknown)}; see `feddat list`")
+        place = {"runs_dir": config.runs_dir / (config.name or f"suite-{self.name}")}
+        labels = {name.replace("/", "-"): name for name in self.benchmarks}
+        return {label: config.updated(place | {"name": label, "benchmark": name}) for label, name in labels.items()}
+
+
+#: The suites by name.
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite("paper", "the paper's federations and rows", tuple(f"paper/{kind}" for kind in _KINDS), PAPER_ROWS),
+        Suite("mini", "the mini federations, the paper's rows", _MINI, PAPER_ROWS),
+        Suite("deciding", "the mini federations, the rows that decide what FedDAT is worth", _MINI, DECIDING_ROWS),
+        Suite(
+            "published",
+            "the mini federations, the rows of the comparison at the published scale",
+            _MINI,
+            PUBLISHED_ROWS,
+        ),
+        Suite(
+            "rivals",
+            "the mini federations, every algorithm with its own settings",
+            _MINI,
+            ALGORITHMS.own,
+        ),
+        Suite(
+            "all",
+            "the mini federations, every row of the others, every rule of the server, variants of FedDAT",
+            _MINI,
+            ALL_ROWS,
+        ),
+        Suite(
+            "medical",
+            "medical data of the Hub: three datasets, four modalities, five hospitals",
+            ("medical/small", "medical/modality", "medical/sites"),
+            MEDICAL_ROWS,
+        ),
+        Suite("mini-v1", "the mini federations of earlier results, the paper's rows", _MINI_V1, PAPER_ROWS),
+        Suite("all-v1", "the mini federations of earlier results, every row", _MINI_V1, ALL_ROWS),
+    )
+}
+
+
+def find_suite(name: str) -> Suite:
+    """Return the suite of this name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in SUITES:
+        raise ConfigError(f"suite {name!r}: unknown; suites are {', '.join(SUITES)}")
+    return SUITES[name]
+
+
+def tune_suite(
+    configs: Mapping[str, RunConfig],
+    methods: Sequence[str],
+    wanted: Search,
+    on: str | None = None,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Choose one setting per method for every federation of a suite (:meth:`Suite.configs`), on validation data.
+
+    Args:
+        configs: settings by the name of the federation's folder.
+        methods: to choose for.
+        wanted: setting and candidates.
+        on: benchmark whose choice serves for all federations; default: each has its own search.
+        jobs: number of worker processes.
+        progress: receives the search runs' events.
+        overwrite: begin every run anew.
+        record: see :func:`~feddat.experiment.grids.comparison.compare`.
+
+    Returns:
+        What was chosen (:meth:`~feddat.experiment.grids.tuning.Search.choose`) for each.
+
+    Raises:
+        ConfigError: ``on`` is not a benchmark of the suite.
+        ExperimentError: all runs of a method failed.
+    """
+    searched = searched_configs(configs, on)
+    chosen = search_each(searched, methods, wanted, jobs, progress, overwrite, record)
+    return {label: chosen.get(label) or next(iter(chosen.values())) for label in configs}
+
+
+def searched_configs(configs: Mapping[str, RunConfig], on: str | None) -> dict[str, RunConfig]:
+    """Return the settings of the federations that a search is done on: all, or the one of benchmark ``on``.
+
+    Raises:
+        ConfigError: ``on`` is not a benchmark of the suite.
+    """
+    searched = {label: config for label, config in configs.items() if on in (None, config.benchmark)}
+    if not searched:
+        known = ", ".join(str(config.benchmark) for config in configs.values())
+        raise ConfigError(f"no federation {on!r} in the suite to choose settings on; there are {known}")
+    return searched
+
+
+def run_suite(
+    suite: Suite,
+    plans: Mapping[str, Plan],
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
+) -> dict[str, Any]:
+    """Run the comparisons of a suite, one per federation, and write ``suite.json``, its tables and its page.
+
+    Finished runs are kept and half-done ones go on, as in a comparison.
+
+    Args:
+        suite: which one.
+        plans: the comparison of each federation by the name of its folder.
+        jobs: number of worker processes.
+        progress: receives the runs' events.
+        overwrite: begin every run anew.
+        record: see :func:`~feddat.experiment.grids.comparison.compare`.
+
+    Returns:
+        What ``suite.json`` holds: ``suite``, ``description``, ``folders`` (benchmark -> folder), ``failed``
+        (run -> reason).
+
+    Raises:
+        ConfigError: a method is unknown.
+        ExperimentError: no run succeeded; says why the first did not.
+    """
+    comparisons = compare_each(plans, jobs, progress, overwrite, record)
+    folder = RunFolder(next(iter(plans.values())).config.runs_dir)
+    result = {
+        "suite": suite.name,
+        "description": suite.description,
+        "folders": {plan.config.benchmark: label for label, plan in plans.items()},
+        "failed": {
+            f"{label}/{run}": reason
+            for label, comparison in comparisons.items()
+            for run, reason in comparison["failed"].items()
+        },
+    }
+    folder.write_json(folder.path / "suite.json", result)
+    from feddat.report.suite import write_suite
+
+    with disk_errors(folder.path):
+        write_suite(folder.path)
+    return result

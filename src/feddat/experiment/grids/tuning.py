@@ -1,0 +1,182 @@
+"""The same search for every method: a grid over one or more settings, chosen on validation data.
+
+Each method runs once at each point of the grid, under a seed of its own that no reported run has, and is scored on the
+validation split; the test split is never looked at.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feddat.config import ConfigError, RunConfig, parse_scalar
+from feddat.experiment.grids.comparison import comparison_name, labelled, run_all
+from feddat.experiment.grids.record import RunRecord
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.folder import ExperimentError, RunFolder
+from feddat.experiment.single.methods import resolve
+from feddat.experiment.single.run import pinned
+
+#: Seed of every search run.
+TUNING_SEED = 10_000
+
+
+def parse_values(text: str) -> tuple[str, tuple[Any, ...]]:
+    """Read ``KEY=V1,V2,...``.
+
+    Raises:
+        ConfigError: there is no key or no value.
+    """
+    key, _, values = text.partition("=")
+    candidates = tuple(parse_scalar(value) for value in values.split(",") if value)
+    if not key or not candidates:
+        raise ConfigError(f"search {text!r}: expected KEY=V1,V2,..., for example train.lr=1e-3,3e-3")
+    return key, candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Settings to choose together.
+
+    Attributes:
+        grid: dotted configuration key, for example ``train.lr`` -> candidates.
+    """
+
+    grid: Mapping[str, tuple[Any, ...]]
+
+    @classmethod
+    def parse(cls, text: str) -> Search:
+        """Read one or more ``KEY=V1,V2,...`` with spaces between them.
+
+        Raises:
+            ConfigError: there is no key or no value, or a key comes twice.
+        """
+        pairs = [parse_values(part) for part in text.split() or [""]]
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ConfigError(f"search {text!r}: {twice[0]} comes twice")
+        return cls(dict(pairs))
+
+    @property
+    def name(self) -> str:
+        """Return the keys, for messages."""
+        return " and ".join(self.grid)
+
+    @property
+    def points(self) -> dict[str, dict[str, Any]]:
+        """Return the points of the grid, key -> value, by label: ``KEY=VALUE``, with spaces between several."""
+        points = (dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
+        return {" ".join(f"{key}={value}" for key, value in point.items()): point for point in points}
+
+    def runs(self, config: RunConfig, methods: Sequence[str]) -> dict[str, RunConfig]:
+        """Return the search runs by name, every method at every point; they lie in ``tuning/`` of the comparison.
+
+        Raises:
+            ConfigError: a key is unknown or a value does not fit.
+        """
+        folder = config.runs_dir / comparison_name(config) / "tuning"
+        runs = {}
+        for method in methods:
+            for label, point in self.points.items():
+                name = _run_name(method, label)
+                changes = {"method": method, "seed": TUNING_SEED, "name": name, "eval.split": "validation"}
+                runs[name] = config.updated({**changes, "runs_dir": folder, **point})
+        return runs
+
+    def choose(
+        self, methods: Sequence[str], results: Mapping[str, Mapping[str, Any]], benchmark: str | None
+    ) -> dict[str, Any]:
+        """Return what ``tuning.json`` holds, from the summaries of :meth:`runs` by name.
+
+        That is ``keys``, ``benchmark``, ``seed``, ``scores`` (method -> point's label -> score in percent) and ``best``
+        (method -> key -> value).
+
+        Raises:
+            ExperimentError: all runs of a method failed.
+        """
+        scores: dict[str, dict[str, float]] = {}
+        best: dict[str, dict[str, Any]] = {}
+        for method in methods:
+            found = {label: results.get(_run_name(method, label)) for label in self.points}
+            scores[method] = {label: summary["mean"] for label, summary in found.items() if summary is not None}
+            if not scores[method]:
+                raise ExperimentError(f"search over {self.name}: no run of {method} succeeded")
+            best[method] = self.points[max(scores[method], key=scores[method].__getitem__)]
+        return {"keys": list(self.grid), "benchmark": benchmark, "seed": TUNING_SEED, "scores": scores, "best": best}
+
+
+def _run_name(method: str, label: str) -> str:
+    return f"{method}-{label}".replace(" ", "-")
+
+
+def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
+    """Read what an earlier search chose, from its ``tuning.json``.
+
+    Raises:
+        ConfigError: the file is no such thing, or neither a method nor its algorithm has values in it.
+    """
+    try:
+        chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = {method for method, values in chosen["best"].items() if dict(values)}
+        missing = [name for name in methods if found.isdisjoint((name, resolve(RunConfig(method=name)).method))]
+        keys = " and ".join(chosen["keys"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: not the tuning.json of a search ({error})") from None
+    if missing:
+        raise ConfigError(f"{path}: no value of {keys} for {', '.join(missing)}")
+    return chosen
+
+
+def search(
+    config: RunConfig,
+    methods: Sequence[str],
+    wanted: Search,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
+) -> dict[str, Any]:
+    """Run the search, write ``tuning.json`` beside its runs, and return what it holds (:meth:`Search.choose`).
+
+    Finished runs are kept and half-done ones go on, as in a comparison
+    (:func:`~feddat.experiment.grids.comparison.compare`), which takes the result.
+    """
+    return search_each({"": config}, methods, wanted, jobs, progress, overwrite, record)[""]
+
+
+def search_each(
+    configs: Mapping[str, RunConfig],
+    methods: Sequence[str],
+    wanted: Search,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+    record: RunRecord | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Do the same search for several comparisons with one set of workers; return what was chosen by label.
+
+    The runs' names in events are those of :func:`trials`.
+    """
+    configs = {label: pinned(config) for label, config in configs.items()}
+    results, _ = run_all(trials(configs, methods, wanted), jobs, progress, overwrite, record)
+    chosen = {}
+    for label, config in configs.items():
+        runs = wanted.runs(config, methods)
+        found = {name: results[key] for name in runs if (key := labelled(label, name)) in results}
+        chosen[label] = wanted.choose(methods, found, config.benchmark)
+        folder = RunFolder(next(iter(runs.values())).runs_dir)
+        folder.write_json(folder.path / "tuning.json", chosen[label])
+    return chosen
+
+
+def trials(configs: Mapping[str, RunConfig], methods: Sequence[str], wanted: Search) -> dict[str, RunConfig]:
+    """Return the runs of :func:`search_each` by ``LABEL/NAME``; an empty label leaves ``NAME``."""
+    return {
+        labelled(label, name): run
+        for label, config in configs.items()
+        for name, run in wanted.runs(config, methods).items()
+    }

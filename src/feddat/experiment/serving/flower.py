@@ -1,0 +1,102 @@
+"""The ServerApp and the ClientApp under the names by which Flower finds them (``[tool.flwr.app.components]``).
+
+In Flower's simulation every node is given a number, and all data is on this machine. In a deployment a node is told its
+client's name (``client``) and the file with that client's own settings (``data``), whose policy then decides what is
+done for a server. Without such a file the data is where the run's configuration says, as on a machine that runs all
+nodes, and there is no policy.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from flwr.superlink.grid import InMemoryGrid
+
+from feddat.app.client import Site, client_name, make_client_app
+from feddat.app.polling import PollingGrid
+from feddat.client.data_notes import sentence
+from feddat.config import RunConfig
+from feddat.experiment.serving.app_config import from_flat
+from feddat.experiment.serving.gate import ClientGate
+from feddat.experiment.single.federation import Federation, check_sites, load_federation
+from feddat.experiment.single.run import Experiment
+from feddat.experiment.single.world import check_client
+from feddat.site import read_site
+
+log = logging.getLogger(__name__)
+
+#: The key of a node's configuration that names its client's file.
+SITE_KEY = "data"
+
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Serve the run that Flower's run configuration describes."""
+    config = from_flat(context.run_config)
+    experiment = Experiment(config.run)
+    experiment.serve(
+        PollingGrid(grid),
+        resume=config.resume,
+        overwrite=config.overwrite,
+        clients_here=isinstance(grid, InMemoryGrid),
+        accept_changes=config.accept_changes,
+    )
+
+
+def gate(context: Context) -> ClientGate | None:
+    """Return the policy of the client that a node is; ``None`` where it has no file of its own."""
+    file = context.node_config.get(SITE_KEY)
+    return ClientGate(Path(str(file)), context.run_config) if file else None
+
+
+def site(context: Context, run: str) -> Site:
+    """Return the client that a node is; what is loaded for it stays for the next message.
+
+    Raises:
+        ConfigError: the node's configuration, its client's file and the run's configuration do not go together.
+        PolicyError: the client's policy does not allow the run's settings.
+        ModelError, DataError, StoreError: as :func:`feddat.experiment.single.federation.load_federation`.
+    """
+    if (own := gate(context)) is not None:
+        here = read_site(own.file)
+        return _own_federation(own.settings(here).model_dump_json(), here.store(run)).site(here.client)
+    federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
+    name = client_name(context, list(federation.participants))
+    if name not in checked and name in federation.participants:
+        check_client(federation.participants[name], from_flat(context.run_config).accept_changes)
+        checked.add(name)
+    return federation.site(name)
+
+
+client_app = make_client_app(site, gate)
+
+
+@lru_cache(maxsize=1)
+def _federation(settings: str) -> tuple[Federation, set[str]]:
+    """Return the clients that this process may be, and the names of those whose data has been checked: none yet."""
+    config = from_flat(json.loads(settings))
+    experiment = Experiment(config.run)
+    run_settings = experiment.settings
+    if config.accept_changes:  # the hash that the run noted may be of other weights than the server's
+        run_settings = run_settings.model_copy(update={"model_weights": None})
+    federation = load_federation(run_settings, experiment.folder.clients)
+    check_sites(federation)
+    return federation, set()
+
+
+@lru_cache(maxsize=1)
+def _own_federation(settings: str, state: Path) -> Federation:
+    """Return a client with a file of its own, alone; its gate compares its data with what it was."""
+    federation = load_federation(RunConfig.model_validate_json(settings), state)
+    for name, splits in federation.notes.items():  # in this client's own log: no message holds them
+        for split, found in splits.items():
+            log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
+    check_sites(federation, others=True)
+    return federation

@@ -1,0 +1,143 @@
+"""The policy of a client with a file of its own, over every message that its node receives.
+
+What a server sends is looked at in this order, and nothing is done with what does not pass: the run's id; its
+settings, which are read without YAML's aliases, held to bounds, and compared with what was approved for this run; the
+instruction. Then model and data are loaded, hashes are compared, and the policy asks what would come of the instruction
+and how often it was followed today.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakSet
+
+from flwr.app import Message, MessageType
+
+from feddat.algorithms import ALGORITHMS
+from feddat.app import policy
+from feddat.app.client import Works
+from feddat.app.messages import Instruction
+from feddat.app.policy import PolicyError
+from feddat.client.approvals import Approvals, changes
+from feddat.client.ledger import Ledger
+from feddat.client.trainer import Participant
+from feddat.config import ConfigError, RunConfig
+from feddat.experiment.serving.app_config import asked_settings, asked_values
+from feddat.experiment.single.methods import VARIANTS, resolve
+from feddat.experiment.single.world import check_client
+from feddat.precision import resolve_precision
+from feddat.site import SiteConfig, read_site
+
+log = logging.getLogger(__name__)
+
+#: Clients whose data has been compared with what it was when their state was begun.
+_COMPARED: WeakSet[Participant] = WeakSet()
+#: What the client's administrator can do about a run that is not approved.
+_HOW = "`feddat deploy approve {}` lets it"
+
+
+@dataclass(frozen=True)
+class ClientGate:
+    """The policy in a client's file, read anew for each message.
+
+    Attributes:
+        file: the client's.
+        flat: the run's settings, as Flower brought them.
+    """
+
+    file: Path
+    flat: Mapping[str, Any]
+
+    def admit(self, message: Message) -> None:
+        """Refuse a message before anything is loaded for it.
+
+        Raises:
+            PolicyError: says what the policy does not allow, for the client's own log.
+            ConfigError, ApprovalError, OSError, ValueError: the client's own files cannot be used.
+        """
+        site = read_site(self.file)
+        run = policy.check_run_id(message)
+        settings = self.settings(site)
+        if message.metadata.message_type != MessageType.QUERY:
+            policy.check_instruction(site.policy, settings, message)
+        self._approved(site, run)
+
+    def allow(self, message: Message, ask: Instruction, works: Works) -> None:
+        """Refuse an instruction for what would come of it, and then one for data that was exchanged.
+
+        Raises:
+            PolicyError: says what the policy does not allow, for the client's own log.
+            StoreError: the client's data is not what it was, and its file does not accept that.
+        """
+        site = read_site(self.file)
+        own = site.policy
+        policy.check_received(ask)
+        assert isinstance(works, Participant)
+        if message.metadata.message_type == MessageType.TRAIN:
+            shared = ask.shared or {}
+            policy.check_parameters(own, sum(tensor.numel() for tensor in (*shared.values(), *ask.extras.values())))
+            for member in works.members.values():
+                policy.check_training(own, works.config, len(member.data.train))
+        else:
+            for member in works.members.values():
+                policy.check_scores(own, len(member.data.split(ask.split)))
+        if works not in _COMPARED:  # and only now, for it is written down
+            check_client(works, site.accept_changes)
+            _COMPARED.add(works)
+        self._counted(site, message)
+
+    def settings(self, site: SiteConfig) -> RunConfig:
+        """Return the run as this client runs it, if its policy allows it.
+
+        Raises:
+            PolicyError: it does not, or these are no settings of this version of the package.
+        """
+        try:
+            asked = asked_settings(self.flat)
+            if asked.method not in VARIANTS and asked.method not in site.policy.methods:
+                asked_for = f"{asked.method!r}, expected one of {', '.join(site.policy.methods)}"
+                raise PolicyError(f"policy.methods: method is {asked_for}")  # another package's is not even loaded
+            settings = resolve(asked)
+            policy.check_settings(site.policy, settings)
+            settings = site.applied(settings)
+        except ConfigError as error:
+            raise PolicyError(str(error)) from None
+        if ALGORITHMS[settings.method].centralised:
+            raise PolicyError(f"method is {settings.method!r}, which holds all clients' data in one place")
+        precision = resolve_precision(settings.train.precision, settings.device)
+        return settings.model_copy(update={"train": settings.train.model_copy(update={"precision": precision})})
+
+    def _approved(self, site: SiteConfig, run: str) -> None:
+        """See to it that a run is approved with the settings that it has now."""
+        approvals, asked = Approvals(site.state), asked_values(asked_settings(self.flat))
+        before = approvals.approved(run)
+        if before == asked:
+            return
+        if before is not None:
+            approvals.wait(run, asked)
+            changed = ", ".join(changes(before, asked))
+            raise PolicyError(f"run {run}: other settings than were approved ({changed}); {_HOW.format(run)}")
+        if site.policy.approval == "first-use":
+            if not Ledger(approvals.folder).take("runs", site.policy.new_runs_a_day):
+                raise PolicyError(f"policy.new_runs_a_day: {site.policy.new_runs_a_day} have begun today")
+            approvals.approve(run, asked)
+            log.info("run %s: its settings are pinned at its first message (policy.approval: first-use)", run)
+            return
+        approvals.wait(run, asked)
+        raise PolicyError(f"run {run}: not approved yet; {_HOW.format(run)}")
+
+    def _counted(self, site: SiteConfig, message: Message) -> None:
+        """Count what is done today, before it is done."""
+        limits = {
+            MessageType.TRAIN: ("updates", site.policy.updates_a_day),
+            MessageType.EVALUATE: ("evaluations", site.policy.evaluations_a_day),
+        }
+        if (limit := limits.get(message.metadata.message_type)) is None:
+            return
+        what, most = limit
+        if not Ledger(Approvals(site.state).folder).take(what, most):
+            raise PolicyError(f"policy.{what}_a_day: {most} were made today")

@@ -1,0 +1,323 @@
+"""The server's side of one run: rounds over whatever Grid carries the messages, and the summary of what came of it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
+
+from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
+from feddat.app.judge import Judge
+from feddat.app.limits import Limits, check_message
+from feddat.app.messages import Member
+from feddat.app.roster import FederationError, Roster
+from feddat.app.rules import Rule, make_rule
+from feddat.app.server import make_server_app
+from feddat.app.strategy import AdapterStrategy, sample_size
+from feddat.client.data_notes import Notes, sentence
+from feddat.config import RunConfig
+from feddat.data.readers.medical import KIND
+from feddat.example import ClientData, Example
+from feddat.experiment.single.events import Announcer
+from feddat.experiment.single.federation import Federation, Foundation, answering_state
+from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
+from feddat.experiment.single.methods import title
+from feddat.experiment.single.samples import write_samples
+from feddat.experiment.single.starting import Start, read_start
+from feddat.experiment.single.world import in_short
+from feddat.memory import free_memory
+
+#: More kinds of questions than so many are not scored apart.
+MOST_KINDS = 4
+
+
+@dataclass
+class Service:
+    """One stretch of a run, from its last checkpoint to its end.
+
+    Attributes:
+        config: the run as given.
+        folder: its folder.
+        foundation: its model, adapters and algorithm.
+        names: of its participants, sorted.
+        announcer: takes its events.
+        wait: seconds to wait for clients that are not there.
+        resumes: what the folder holds is gone on with.
+        world: what the run is made of -> its hash, as far as this process knows.
+        changes: what of it was exchanged since the last checkpoint, and is accepted.
+    """
+
+    config: RunConfig
+    folder: RunFolder
+    foundation: Foundation
+    names: Sequence[str]
+    announcer: Announcer
+    wait: float
+    resumes: bool = False
+    world: Mapping[str, str] = field(default_factory=dict)
+    changes: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        """Choose the rule of aggregation, and read what the run begins with.
+
+        Raises:
+            ConfigError: ``adapter.start`` cannot be used, the rule does not go with the algorithm or the number of
+                clients, or messages are too large.
+        """
+        self.settings = self.foundation.config
+        replies = sample_size(self.settings.server.fraction, len(self.names))
+        self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
+        shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
+        extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
+        check_message(shapes, extras, self.settings.wire, self.settings.server, replies, free_memory())
+        self._start = self._read_start()
+        self._order: list[str] = []
+        self._parameters: dict[str, int] = {}
+        self._not_shared: set[str] = set()
+
+    def run(
+        self, grid: Grid, started: float, order: Sequence[str], federation: Callable[[], Federation] | None
+    ) -> dict[str, Any]:
+        """Run the rounds that are left, write the folder's files but the report, and return the summary.
+
+        Args:
+            grid: carries the messages.
+            started: ``time.perf_counter()`` at which this stretch began.
+            order: the clients' names in the order of reports, as far as they are known.
+            federation: the clients, where their data is on this machine, to show some of their answers.
+
+        Raises:
+            ExperimentError: the disk refuses, or the run cannot go on with the clients there are.
+        """
+        self._order = list(order)
+        try:
+            state = self._rounds(grid, started)
+        except (FederationError, CheckpointError) as error:
+            raise ExperimentError(f"run {self.folder.path}: {error}") from error
+        kinds: dict[str, dict[str, float]] = {}
+        here = None if federation is None else federation()
+        if here is not None:
+            self._show_answers(state, here)
+            kinds = scores_by_kind(here, state, self.settings.eval.split)
+        summary = self._summary(state)
+        # As scores are: what a client keeps to itself is not shown of it here either.
+        if here is not None and self.settings.share_metrics == "scores":
+            summary["data"] = {
+                client: {split: {"questions": found.questions} | found.counts() for split, found in splits.items()}
+                for client, splits in here.notes.items()
+            }
+        if kinds:
+            summary["kinds"] = kinds
+        self.folder.write_json(self.folder.summary_file, summary)
+        return summary
+
+    def checkpoints(self) -> Checkpoints:
+        """Return the run's checkpoints."""
+        form = self.foundation.adapters.peft_form()
+        return Checkpoints(self.folder.checkpoints, config_hash(self.config), form, self.settings.model)
+
+    def _rounds(self, grid: Grid, started: float) -> ServerState:
+        settings, foundation = self.settings, self.foundation
+        checkpoints = self.checkpoints()
+        state = checkpoints.latest() or self._beginning()
+        state.world |= self.world
+        if self.changes:
+            state.changes.append({"round": state.round, "what": list(self.changes)})
+        self.folder.cut_metrics(state.round)
+        self.announcer.route_name = foundation.route_name
+        server, algorithm = settings.server, foundation.algorithm
+        roster = Roster(
+            self.folder.run_id(),
+            self.names,
+            server.min_clients,
+            self.wait,
+            bound=settings.runtime.kind == "deployment",
+            central=algorithm.centralised,
+        )
+        strategy = AdapterStrategy(
+            seed=settings.seed,
+            rule=self._rule,
+            shapes={key: tuple(value.shape) for key, value in state.shared.items()},
+            routes=foundation.routes(final=False),
+            final_routes=foundation.routes(final=True),
+            fraction=server.fraction,
+            weighting=server.weighting,
+            wire=settings.wire,
+            notify=self.announcer,
+            roster=roster,
+            limits=Limits(server.max_update, server.max_examples, server.agreed_examples),
+            judge=Judge(
+                server.max_outlier,
+                server.agreed_examples,
+                same_steps=settings.train.steps is not None,
+                losses=self._rule.reads_losses,
+                examples=server.weighting == "examples",
+            ),
+            deadline=server.deadline,
+            logs=algorithm.logs,
+            logs_below_zero=algorithm.logs_below_zero,
+        )
+        app = make_server_app(
+            strategy,
+            state,
+            rounds=settings.rounds,
+            evaluation=settings.eval,
+            save=checkpoints.save,
+            notify=self.announcer,
+            started=started,
+            model=foundation.model,
+            met=partial(self._met, state),
+        )
+        app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
+        self._note(roster.known.values())
+        return state
+
+    def _read_start(self) -> Start | None:
+        """Return the adapter to begin with; ``None``: it is drawn, or this run has begun."""
+        folder = self.settings.adapter.start
+        if folder is None or (self.resumes and self.checkpoints().latest() is not None):
+            return None
+        return read_start("adapter.start", folder, self.foundation.adapters, self.foundation.model["weights"])
+
+    def _beginning(self) -> ServerState:
+        if self._start is None:
+            return ServerState(self.foundation.initial_shared())
+        shared = dict(self._start.state) if self.foundation.algorithm.communicates else {}
+        return ServerState(shared, start=self._start.digest)
+
+    def _met(self, state: ServerState, members: Sequence[Member]) -> None:
+        self._note(members)
+        self.announcer.tell(
+            event="start",
+            name=self.config.run_name,
+            method=self.config.method,
+            title=title(self.config),
+            folder=str(self.folder.path),
+            clients=self._order,
+            round=state.round,
+            parameters=self._parameters,
+        )
+
+    def _note(self, members: Collection[Member]) -> None:
+        """Take note of whose data there is, and of the parameters of the client with the most."""
+        found = dict.fromkeys([*self._order, *(name for member in members for name in member.members)])
+        self._order = list(found)
+        self._not_shared = {n for member in members if member.sharing != "scores" for n in member.members}
+        counts = [dict(member.parameters) for member in members if member.parameters] or [self.foundation.count()]
+        most = max(counts, key=lambda count: count.get("total", 0))
+        if most.get("total", 0) > self._parameters.get("total", 0):
+            self._parameters = most
+
+    def _show_answers(self, state: ServerState, federation: Federation) -> None:
+        started = time.perf_counter()
+        folder, split = self.folder, self.settings.eval.split
+        samples: list[dict[str, Any]] = []
+        with disk_errors(folder.pictures):
+            folder.pictures.mkdir(exist_ok=True)
+            for data in federation.data.values():
+                task = federation.owner(data.name).members[data.name].task
+                samples += write_samples(data, task, split, partial(predict, federation, state), folder.pictures)
+        folder.write_json(folder.predictions_file, samples)
+        state.seconds["other"] += time.perf_counter() - started
+
+    def _summary(self, state: ServerState) -> dict[str, Any]:
+        """Return the summary, its scores read from the metrics: a resumed run may have scored before."""
+        settings, foundation = self.settings, self.foundation
+        clients: dict[str, dict[str, float]] = {name: {} for name in self._order}
+        for line in self.folder.read_metrics():
+            if "score" in line and line["round"] == settings.rounds and line["split"] == settings.eval.split:
+                clients.setdefault(line["client"], {})[line["route"]] = line["score"]
+        scored = {name: scores for name, scores in clients.items() if scores}
+        own = foundation.route_name(foundation.routes(final=True)[0])
+        return {
+            "method": self.config.method,
+            "title": title(self.config),
+            "peft": settings.adapter.peft,
+            "model": settings.model,
+            "model_weights": foundation.model["weights"],
+            "benchmark": settings.benchmark,
+            "seed": settings.seed,
+            "rounds": settings.rounds,
+            "split": settings.eval.split,
+            "clients": scored,
+            "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
+            "parameters": self._parameters,
+            "steps": local_steps(self.folder.read_metrics()),
+            "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
+            "seconds": sum(state.seconds.values()),
+            "seconds_in": state.seconds,
+            "failed": state.failed,
+            "refused": state.refused,
+            "missing": [name for name in clients if name not in scored],
+            "not_shared": [name for name in clients if name in self._not_shared],
+            "world": in_short(state.world),
+            "changes": state.changes,
+        } | ({"start": state.start} if state.start else {})
+
+
+def tell_notes(notes: Mapping[str, Notes], announcer: Announcer) -> None:
+    """Tell what of clients' data cannot count, an event for each split of each client."""
+    for client, splits in notes.items():
+        for split, found in splits.items():
+            reason = sentence(client, split, found)
+            counts = {"questions": found.questions} | found.counts()
+            announcer.tell(event="data", client=client, split=split, reason=reason, grave=found.grave, **counts)
+
+
+def predict(
+    federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
+) -> list[list[tuple[str, float]]]:
+    """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
+    final, extras = answering_state(federation.foundation, state)
+    owner = federation.owner(client)
+    return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
+
+
+def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
+    """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
+    foundation = federation.foundation
+    final, extras = answering_state(foundation, state)
+    found: dict[str, dict[str, float]] = {}
+    for participant in federation.participants.values():
+        found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
+        participant.release()
+    return {
+        name: {foundation.route_name(route): score for route, score in found[name].items()}
+        for name in federation.data
+        if name in found
+    }
+
+
+def scores_by_kind(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
+    """Return the scores of each kind of question apart, on the method's own route: client -> kind -> percent.
+
+    The kinds are those that a dataset tells apart (``answer_type``: open and closed, or yes/no, number, other). A
+    client whose questions are all of one kind, or of none, has no entry.
+    """
+    final, extras = answering_state(federation.foundation, state)
+    found: dict[str, dict[str, float]] = {}
+    for participant in federation.participants.values():
+        kinds = {name: _kinds(federation.data[name], split) for name in participant.members}
+        if not any(kinds.values()):
+            continue
+        scores = participant.example_scores(state.shared or None, state.round, split, final=final, extras=extras)
+        participant.release()
+        for name, places in kinds.items():
+            if places:
+                found[name] = {kind: statistics.fmean(scores[name][at] for at in here) for kind, here in places.items()}
+    return {name: found[name] for name in federation.data if name in found}
+
+
+def _kinds(data: ClientData, split: str) -> dict[str, list[int]]:
+    """Return where the examples of each kind are; nothing where there is one kind, or are more than a table shows."""
+    places: dict[str, list[int]] = {}
+    for place, example in enumerate(data.split(split)):
+        places.setdefault(str(example.meta.get(KIND, "")).strip().lower(), []).append(place)
+    return dict(sorted(places.items())) if "" not in places and 1 < len(places) <= MOST_KINDS else {}

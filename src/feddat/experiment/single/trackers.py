@@ -1,0 +1,165 @@
+"""TensorBoard and MLflow: a run's numbers by round, for those who have such a place already (``log`` in the settings).
+
+Neither is needed otherwise, so they are imported only when asked for. A resumed run goes on in the same curves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from feddat.config import ConfigError, RunConfig
+from feddat.files import write_json
+
+log = logging.getLogger(__name__)
+
+#: Folder of TensorBoard's event files, and file of MLflow's run id, in the run's folder.
+TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"
+
+#: Receives events, see :class:`~feddat.experiment.single.events.Announcer`.
+Tracker = Callable[[dict[str, Any]], None]
+
+
+def scalars(event: Mapping[str, Any]) -> dict[str, float]:
+    """Return an event's numbers by name: ``loss/CLIENT``, ``SPLIT/ROUTE/CLIENT``, ``bytes/WAY``; of means: ``mean``."""
+    kind = event["event"]
+    if kind == "fit":
+        return {f"{name}/{event['client']}": float(value) for name, value in event["metrics"].items()}
+    if kind == "eval":
+        return {f"{event['split']}/{route}/{event['client']}": score for route, score in event["scores"].items()}
+    if kind == "round":
+        means = {f"{split}/{route}/mean": score for split, of in event["scores"].items() for route, score in of.items()}
+        losses = {f"{name}/mean": float(value) for name, value in event["metrics"].items()}
+        return means | losses | {f"bytes/{way}": float(count) for way, count in event["bytes"].items()}
+    return {}
+
+
+def check_trackers(config: RunConfig) -> None:
+    """Refuse settings that ask for a package that is not here, before anything is written.
+
+    Raises:
+        ConfigError: names the setting and the package.
+    """
+    if config.log.tensorboard:
+        _needed("torch.utils.tensorboard", "log.tensorboard", "tensorboard")
+    if config.log.mlflow is not None:
+        _load_mlflow()
+
+
+@contextmanager
+def trackers(config: RunConfig, folder: Path) -> Iterator[list[Tracker]]:
+    """Open what the settings ask for, and close it when the run ends or breaks off.
+
+    Raises:
+        ConfigError: its package is not installed, or MLflow's address cannot be used.
+    """
+    with ExitStack() as stack:
+        opened: list[Tracker] = []
+        if config.log.tensorboard:
+            opened.append(stack.enter_context(_tensorboard(folder)))
+        if config.log.mlflow is not None:
+            opened.append(stack.enter_context(_mlflow(config, config.log.mlflow, folder)))
+        yield opened
+
+
+@contextmanager
+def _tensorboard(folder: Path) -> Iterator[Tracker]:
+    writer: Any = None
+
+    def track(event: dict[str, Any]) -> None:
+        nonlocal writer
+        if event["event"] == "start":
+            # What was written of rounds that are to be done again is not shown any more.
+            writer = tensorboard.SummaryWriter(folder / TENSORBOARD, purge_step=event["round"] + 1)
+        for name, value in scalars(event).items():
+            writer.add_scalar(name, value, event["round"])
+        if event["event"] == "round":
+            writer.flush()
+
+    tensorboard = _needed("torch.utils.tensorboard", "log.tensorboard", "tensorboard")
+    try:
+        yield track
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+@contextmanager
+def _mlflow(config: RunConfig, uri: str, folder: Path) -> Iterator[Tracker]:
+    mlflow = _load_mlflow()
+    try:
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        run = _mlflow_run(client, config, folder / MLFLOW, mlflow.exceptions.MlflowException)
+    except mlflow.exceptions.MlflowException as error:
+        raise ConfigError(f"log.mlflow: {uri}: {' '.join(str(error).split())}") from None
+    metric = importlib.import_module("mlflow.entities").Metric
+    now = importlib.import_module("mlflow.utils.time").get_current_time_millis
+
+    def track(event: dict[str, Any]) -> None:
+        found = scalars(event).items()
+        metrics = [metric(_mlflow_name(name), value, now(), event["round"]) for name, value in found]
+        if metrics:
+            tell(f"numbers of round {event['round']}", client.log_batch, run, metrics=metrics)
+
+    def tell(what: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> None:
+        try:
+            method(*arguments, **named)
+        except mlflow.exceptions.MlflowException as error:
+            # A federation does not wait for its spectators: everything is in the run's folder as well.
+            log.warning("log.mlflow: %s did not take %s: %s", uri, what, " ".join(str(error).split()))
+
+    try:
+        yield track
+    except BaseException:
+        tell("the end of the run", client.set_terminated, run, "FAILED")
+        raise
+    tell("the end of the run", client.set_terminated, run, "FINISHED")
+
+
+def _mlflow_run(client: Any, config: RunConfig, file: Path, missing: type[Exception]) -> str:
+    """Return the id of the run that this folder has at MLflow: the one it had before, or a new one."""
+    known = json.loads(file.read_text(encoding="utf-8"))["run_id"] if file.is_file() else None
+    if known is not None:
+        client.update_run(known, "RUNNING")
+        return str(known)
+    name = f"feddat/{config.source_name}"
+    experiment = client.get_experiment_by_name(name)
+    place = client.create_experiment(name) if experiment is None else experiment.experiment_id
+    run: str = client.create_run(place, run_name=config.run_name).info.run_id
+    for key, value in _flat(config.model_dump(mode="json", exclude={"log", "clients"})):
+        client.log_param(run, key, value)
+    write_json(file, {"run_id": run})
+    return run
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield prefix + key, value
+
+
+def _mlflow_name(name: str) -> str:
+    """Return a name with only the characters that MLflow takes."""
+    return re.sub(r"[^\w\-./ ]", "_", name)
+
+
+def _load_mlflow() -> Any:
+    # It would tell its makers of its use: nothing of a federation is anybody's business.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    return _needed("mlflow", "log.mlflow", "mlflow")
+
+
+def _needed(module: str, key: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise ConfigError(f"{key}: {extra} is not installed here (pip install 'feddat[{extra}]')") from None

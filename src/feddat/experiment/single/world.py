@@ -1,0 +1,156 @@
+"""The world that a run lives in, as hashes: its model, what happens to its inputs, and its clients' data.
+
+A run that is resumed in another one would go on with numbers that no run from the start can have. Its checkpoints hold
+the hashes, and a client that is a process of its own keeps those of its data beside its personal state, which nobody
+else sees.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from feddat.app.checkpoint import Checkpoints
+from feddat.client.store import StoreError
+from feddat.client.trainer import Participant
+from feddat.config import RunConfig
+from feddat.data.digest import data_hashes
+from feddat.experiment.single.federation import Federation, Foundation
+from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash
+from feddat.files import write_json
+
+log = logging.getLogger(__name__)
+
+#: What it is -> its hash.
+World: TypeAlias = dict[str, str]
+
+#: Part of :attr:`Foundation.model` -> what it is called; the settings are compared as settings.
+_MODEL = {"weights": "model weights", "encoder": "tokenizer or image processor", "adapter": "sites of adapters"}
+#: Settings that name model and data.
+_NAMED = {
+    *("model", "weights", "fusion", "benchmark", "root", "clients", "train_examples", "test_examples", "split_clients"),
+    *("data_seed", "validation_examples", "revisions", "pictures"),
+}
+#: In a client's store.
+_FILE = "data.json"
+
+
+def model_world(foundation: Foundation) -> World:
+    """Return the hashes of a run's model."""
+    return {name: foundation.model[part] for part, name in _MODEL.items()}
+
+
+def whole_world(federation: Federation) -> World:
+    """Return the hashes of a run's model and of all its clients' data."""
+    return model_world(federation.foundation) | data_hashes(federation.data.values())
+
+
+def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return what both have and is not the same."""
+    return [name for name, value in before.items() if now.get(name, value) != value]
+
+
+def check_world(
+    folder: RunFolder, config: RunConfig, world: Mapping[str, str], accept: bool = False, asked: bool = False
+) -> list[str]:
+    """Compare the world with that of a run's last checkpoint, and return what has changed since.
+
+    A checkpoint of a version that did not write hashes has none, and fits any world.
+
+    Args:
+        folder: the run's.
+        config: the run as given.
+        world: as far as this process knows it.
+        accept: go on all the same.
+        asked: the run is not to go on, but to answer questions.
+
+    Raises:
+        ExperimentError: something has changed, and that is not to be accepted; names it.
+    """
+    round, before = Checkpoints(folder.checkpoints, config_hash(config)).world()
+    if not (found := changed(before, world)):
+        return []
+    if not accept:
+        way = ", or ask all the same (--accept-changes)"
+        if not asked:
+            way = ", begin anew (--overwrite), or let it go on with a note in its summary: "
+            way += shlex.join(["feddat", "run", "--resume", str(folder.path), "--accept-changes"])
+        raise ExperimentError(
+            f"run {folder.path}: since round {round} this has been exchanged where it lies: {_some(found)}; put back "
+            f"what was there{way}"
+        )
+    log.warning("run %s: goes on after round %d though this has been exchanged: %s", folder.path, round, _some(found))
+    return found
+
+
+def check_client(participant: Participant, accept: bool = False) -> None:
+    """Compare a client's data with what it was when its personal state was begun; keep the hashes beside it.
+
+    Raises:
+        StoreError: something has changed, and that is not to be accepted; or the disk refuses.
+    """
+    store = participant.store
+    path, now = store.folder / _FILE, data_hashes(member.data for member in participant.members.values())
+    before = _read(path)
+    if before and store.rounds() and (found := changed(before, now)):
+        if not accept:
+            raise StoreError(
+                f"client {store.client}: since its personal state in {store.folder} was begun this has been exchanged: "
+                f"{_some(found)}; put back what was there, start a new run, or accept it (accept_changes)"
+            )
+        log.warning("client %s: goes on though this has been exchanged: %s", store.client, _some(found))
+    if before != now:
+        try:
+            store.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, now)
+        except OSError as error:
+            raise StoreError(f"client {store.client}: cannot write {path}: {error.strerror or error}") from None
+
+
+def in_short(world: Mapping[str, str]) -> World:
+    """Return the hashes of the model, and one of all data, for a summary."""
+    names = set(_MODEL.values())
+    rest = {name: value for name, value in world.items() if name not in names}
+    short = {name: value for name, value in world.items() if name in names}
+    return short | ({"data": _joined(rest)} if rest else {})
+
+
+def other_than(finished: Mapping[str, str] | None, world: Mapping[str, str]) -> list[str]:
+    """Return what of a finished run's short hashes is not the same in this world."""
+    return changed(finished or {}, in_short(world))
+
+
+def finished_worlds(runs: Mapping[str, RunConfig]) -> dict[str, World]:
+    """Return for each run the short hashes of a finished one that is to be compared with it, where there is one.
+
+    Two runs are compared whose settings name the same model and the same data.
+    """
+    found: dict[str, World] = {}
+    keys = {name: json.dumps(run.model_dump(mode="json", include=_NAMED), sort_keys=True) for name, run in runs.items()}
+    for name, run in runs.items():
+        summary = RunFolder(run.run_dir).summary() or {}
+        if "world" in summary:
+            # The sites of adapters are the method's.
+            found.setdefault(keys[name], {k: v for k, v in summary["world"].items() if k != _MODEL["adapter"]})
+    return {name: found[key] for name, key in keys.items() if key in found}
+
+
+def _joined(hashes: Mapping[str, str]) -> str:
+    return hashlib.blake2b(json.dumps(hashes, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f", and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _read(path: Path) -> World:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in content.items()} if isinstance(content, dict) else {}

@@ -1,0 +1,1 @@
+"""BLIP for visual question answering: it writes its answers."""

@@ -1,0 +1,1 @@
+"""Decoder vision-language models: they write their answers."""

@@ -1,0 +1,1 @@
+"""CLIP and SigLIP: a tower for texts and one for images."""

@@ -1,0 +1,1 @@
+"""ViLT: one transformer over words and image patches together."""

@@ -1,0 +1,124 @@
+"""ViLT as a frozen backbone, from any Hugging Face folder in the layout of ``dandelin/vilt-b32-mlm``.
+
+The folder holds ``config.json``, weights (of ``ViltModel``, or ``ViltForMaskedLM``, whose masked-word head can start a
+client's answer head), tokenizer files and ``preprocessor_config.json``. Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import ViltForMaskedLM, ViltModel
+from transformers.models.vilt.modeling_vilt import ViltMLMHead
+
+from feddat.example import View
+from feddat.models.base import EncodedViews, ModelError
+from feddat.models.encoding import encode_views
+from feddat.models.folder import copy_folder, read_model_type
+from feddat.models.vilt.encoder import ViltEncoder
+from feddat.models.vilt.fast import make_fast
+from feddat.models.vilt.stages import ViltStages
+from feddat.models.weights import load_weights, read_tensors, unloadable, weight_files
+
+__all__ = ["ViltBackbone", "make_fast"]
+
+
+class ViltBackbone:
+    """A frozen ViLT behind :class:`feddat.models.base.Backbone`.
+
+    Args:
+        folder: Hugging Face model folder.
+        name: how reports call the model; default: the folder's path.
+
+    Raises:
+        ModelError: the folder is not a complete ViLT folder.
+    """
+
+    family = "vilt"
+
+    def __init__(self, folder: Path | str, name: str | None = None):
+        self.folder = Path(folder)
+        self.name = name or str(folder)
+        model_type = read_model_type(self.folder)
+        if model_type != "vilt":
+            raise ModelError(f"{self.folder / 'config.json'}: model_type is {model_type!r}; expected 'vilt'")
+        vilt, self._word_scores = read_vilt(self.folder)
+        self.encoder = ViltEncoder(self.folder)
+        self.model: nn.Module = make_fast(vilt).requires_grad_(False).train(False)
+        self._stages = ViltStages(vilt)
+        self.feature_dim: int = vilt.config.hidden_size
+
+    def encode(self, views: Sequence[View]) -> EncodedViews:
+        """Decode, resize and tokenise every view once; an image that several views share is stored once.
+
+        Texts longer than the model's position embeddings are cut.
+
+        Raises:
+            DataError: an image cannot be read; names the file.
+        """
+        return encode_views(self.encoder, views)
+
+    def features(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the pooled first token, shape (views, feature_dim), float."""
+        pooled = self._stages.pooled(inputs)
+        return pooled if pooled.dtype == torch.float64 else pooled.float()
+
+    def stage(self, changed: Collection[nn.Module]) -> None:
+        """Divide the forward pass in front of the first of the modules that routes change."""
+        self._stages = ViltStages(self._stages.vilt, changed)
+
+    def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the states that every route goes on from, see :mod:`feddat.models.vilt.stages`."""
+        return self._stages.prefix(inputs)
+
+    def word_head(self, answers: Sequence[str]) -> nn.Module | None:
+        """Return a new trainable classifier over ``answers``, shape (N, feature_dim) to (N, answers).
+
+        It is the masked-word head with one output per answer: the word-embedding row and bias of the answer's token,
+        or their mean over several word pieces. ``None`` where the folder has no masked-word head.
+
+        Raises:
+            ValueError: an answer has no tokens.
+        """
+        if self._word_scores is None:
+            return None
+        decoder = self._word_scores.decoder
+        classifier = nn.Linear(self.feature_dim, len(answers))
+        with torch.no_grad():
+            for i, answer in enumerate(answers):
+                pieces = self.encoder.tokenizer(answer, add_special_tokens=False)["input_ids"]
+                if not pieces:
+                    raise ValueError(f"answer {answer!r} has no words to start a head from")
+                classifier.weight[i] = decoder.weight[pieces].mean(dim=0)
+                classifier.bias[i] = decoder.bias[pieces].mean()
+        transform = copy.deepcopy(self._word_scores.transform)
+        return nn.Sequential(transform, classifier).cpu().requires_grad_(True)
+
+    def save(self, folder: Path) -> None:
+        """Write the model folder in Hugging Face layout: a copy of its source, as nothing in it trains."""
+        copy_folder(self.folder, folder)
+
+
+def read_vilt(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
+    """Return the transformer, and the masked-word head where the folder has its weights, both float32."""
+    # The published checkpoints call the bias of the word scores `mlm_score.bias`, newer ones `.decoder.bias`.
+    old, new = "mlm_score.bias", "mlm_score.decoder.bias"
+    names: set[str] = set()
+    old_bias = None
+    for shard in weight_files(folder):
+        try:
+            found, tensors = read_tensors(shard, (old,))
+        except Exception as error:  # torch and safetensors raise many kinds for damaged files
+            raise unloadable(folder, "ViLT", error) from error
+        names |= found
+        old_bias = tensors.get(old, old_bias)
+    if not any(name.startswith("mlm_score.") for name in names):
+        return load_weights(ViltModel, folder, "ViLT"), None
+    model = load_weights(ViltForMaskedLM, folder, "ViLT", forgiven=() if old_bias is None else (new,))
+    if old_bias is not None and new not in names:
+        model.mlm_score.decoder.bias.data.copy_(old_bias)
+    return model.vilt, model.mlm_score.requires_grad_(False).eval()

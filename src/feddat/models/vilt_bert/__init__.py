@@ -1,0 +1,1 @@
+"""ViLT with a BERT in front."""

@@ -1,0 +1,28 @@
+"""What happens to images and texts before BERT and ViLT see them, from a model folder without its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transformers import BertConfig
+
+from feddat.models.folder import fingerprint
+from feddat.models.tokens import load_tokenizer
+from feddat.models.vilt.encoder import ViltEncoder
+from feddat.models.vilt_bert.parts import part_folders
+
+
+class ViltBertEncoder(ViltEncoder):
+    """ViLT's image processor beside BERT's tokenizer (:class:`feddat.models.base.Encoder`).
+
+    Raises:
+        ModelError: as :class:`ViltEncoder`, of either folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        vilt, bert = part_folders(folder)
+        super().__init__(vilt)
+        self.fingerprint = fingerprint(folder)
+        config = BertConfig.from_pretrained(bert, local_files_only=True)
+        self.tokenizer = load_tokenizer(bert, config.vocab_size)
+        self._longest_text = min(self._longest_text, config.max_position_embeddings)

@@ -1,0 +1,92 @@
+"""How far runs are, for a terminal: one line a run, and a table of clients for each that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from feddat.report.numbers import human_bytes, human_duration
+from feddat.report.tables import NOT_SHARED
+from feddat.watching.progress import ClientProgress, RunProgress
+
+STYLES = {
+    **{"running": "cyan", "finished": "green", "stopped": "yellow", "failed": "bold red"},
+    **{"answered": "green", "waiting": "cyan", "late": "bold yellow", "refused": "bold red", "idle": "dim"},
+}
+
+
+def progress_view(runs: Sequence[RunProgress], now: float, unreadable: Sequence[str] = ()) -> RenderableType:
+    """Return the table of runs, and those of the clients of each run that goes on or is the only one.
+
+    Args:
+        runs: those that could be read.
+        now: the time, in seconds since 1970.
+        unreadable: why others could not; shown below.
+    """
+    parts: list[RenderableType] = [_runs_table(runs, now)] if runs else []
+    if not runs and not unreadable:
+        return Text("no runs here yet", style="dim")
+    for run in runs:
+        if run.clients and (run.state == "running" or len(runs) == 1):
+            parts += [Text(f"{run.name}{': ' * bool(run.doing)}{run.doing}", style="bold"), _clients_table(run.clients)]
+        if run.reason:
+            parts.append(Text(f"{run.name}: {run.reason}", style="red"))
+    return Group(*parts, *(Text(f"cannot be read: {reason}", style="red") for reason in unreadable))
+
+
+def _runs_table(runs: Sequence[RunProgress], now: float) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("run", overflow="fold", min_width=10)
+    table.add_column("state", no_wrap=True)
+    table.add_column("", width=6, no_wrap=True)
+    for heading in ("round", "score", "up", "down", ""):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for run in runs:
+        table.add_row(
+            Text(run.name),
+            Text(run.state, style=STYLES[run.state]),
+            ProgressBar(run.rounds, run.round, width=6, complete_style="cyan", finished_style="green"),
+            f"{run.round}/{run.rounds}",
+            _score(run),
+            *([human_bytes(run.bytes[way]) for way in ("up", "down")] if run.bytes else ["", ""]),
+            _when(run, now),
+        )
+    return table
+
+
+def _score(of: RunProgress | ClientProgress) -> str:
+    if of.score is not None:
+        return f"{of.score:.1f} %"
+    return "" if of.shares else NOT_SHARED
+
+
+def _when(run: RunProgress, now: float) -> str:
+    """Return when a run will be done, or was last heard of."""
+    if run.state == "running" and run.seconds_left is not None:
+        return f"in {human_duration(run.seconds_left)}"
+    return "" if run.updated is None else f"{human_duration(max(0.0, now - run.updated))} ago"
+
+
+def _clients_table(clients: Sequence[ClientProgress]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("client", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    for heading in ("rounds trained", "failures", "score", "loss"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", overflow="fold", style="dim")
+    for client in clients:
+        table.add_row(
+            Text(client.name),
+            Text(client.state, style=STYLES[client.state]),
+            str(client.rounds),
+            str(client.troubles or ""),
+            _score(client),
+            "" if client.loss is None else f"{client.loss:.3f}",
+            Text(client.detail),
+        )
+    return table
