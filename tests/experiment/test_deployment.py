@@ -134,11 +134,12 @@ def test_a_worker_killed_at_work_costs_its_client_one_turn(cloud, make_config):
 @pytest.mark.slow  # Ray takes half a minute to start
 @pytest.mark.parametrize("actors", [1, 2])
 def test_the_same_numbers_in_a_simulation(make_config, actors):
-    pytest.importorskip("ray")
     config = make_config(threads=1, name="here")
     Experiment(config).run()
     there = config.updated({"name": "there", "runtime.kind": "simulation", "runtime.actors": actors})
     events = []
     run_in(Experiment(there), events.append)
     assert [event["event"] for event in events][:3] == ["start", "fit", "fit"]
-    assert numbers(config.runs_dir / "there") == numbers(config.runs_dir / "here")
+    here, there = (numbers(config.runs_dir / name) for name in ("here", "there"))
+    del here["summary"]["world"]["data"]  # each actor checks its own client's; the server knows nothing of it
+    assert there == here

@@ -1,0 +1,66 @@
+"""What is skipped is listed at the end of a run; with ``--forbid-skips`` only missing hardware may be a reason."""
+
+import re
+import sys
+from collections import defaultdict
+
+import pytest
+
+#: Reasons that a test may be skipped for: what a machine is, which no installation can change.
+HARDWARE = (
+    r"needs a GPU",
+    r"(a|this) CPU (that )?multiplies (no )?8-bit numbers",
+)
+#: The same for another system than Linux.
+ELSEWHERE = (
+    r"asks Linux\b",
+    r"reads what Linux says\b",
+    r"glibc's own behaviour",
+    r"locks are POSIX",
+    r"needs systemd-analyze",
+    r"not told here",
+)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--forbid-skips", action="store_true", help="fail if a test is skipped that hardware allows")
+
+
+def reason_of(report):
+    """Return why a test, or a file of tests, was skipped."""
+    told = report.longrepr
+    text = told[2] if isinstance(told, tuple) else str(told)
+    return text.removeprefix("Skipped: ")
+
+
+def may_skip(reason, platform=sys.platform):
+    """Tell whether a machine may lack what a test needs."""
+    allowed = HARDWARE if platform.startswith("linux") else HARDWARE + ELSEWHERE
+    return any(re.match(pattern, reason) for pattern in allowed)
+
+
+def _skipped(config):
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    return reporter.stats.get("skipped", []) if reporter else []
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session, exitstatus):
+    if hasattr(session.config, "workerinput") or not session.config.getoption("--forbid-skips"):
+        return
+    if exitstatus == pytest.ExitCode.OK and not all(may_skip(reason_of(one)) for one in _skipped(session.config)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    tests = defaultdict(list)
+    for report in _skipped(config):
+        tests[reason_of(report)].append(report.nodeid)
+    if not tests:
+        return
+    terminalreporter.section("skipped")
+    for reason, names in sorted(tests.items()):
+        forbidden = config.getoption("--forbid-skips") and not may_skip(reason)
+        terminalreporter.line(f"{len(names)} × {reason}{'  NOT ALLOWED' if forbidden else ''}", red=forbidden)
+        for name in names:
+            terminalreporter.line(f"    {name}")
