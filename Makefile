@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo real bench test test-slow consortium lint types format clean
+.PHONY: demo real bench test test-slow consortium simulation second soak lint types format lock licences audit release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/feddat demo
@@ -24,14 +24,31 @@ bench: $(VENV)/.installed
 	$(BIN)/feddat bench wire
 	$(BIN)/feddat bench fill docs/benchmarks.md
 
+# SKIPS=--forbid-skips fails if a test is skipped that this machine's hardware allows.
+SKIPS ?=
+
 test: lint types
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/pytest -n 2 --dist worksteal $(SKIPS)
 
 test-slow: $(VENV)/.installed
 	$(BIN)/pytest -m slow
 
 consortium: $(VENV)/.installed
-	$(BIN)/pytest -m slow -rP tests/experiment/test_consortium_example.py
+	$(BIN)/pytest -m slow -rP $(SKIPS) tests/experiment/test_consortium_example.py
+
+# The same numbers through Flower's simulation on Ray.
+simulation: $(VENV)/.installed
+	$(BIN)/pytest -m slow $(SKIPS) tests/experiment/test_deployment.py -k simulation
+
+# What needs no torch, under another Python than .venv's: SECOND_PYTHON=python3.13.
+second: $(VENV)/.installed
+	.ci/second $(SECOND_PYTHON)
+
+# Three nodes, one of which attacks in every round: MINUTES long. Not part of `make test`.
+MINUTES ?= 60
+
+soak: $(VENV)/.installed
+	PYTHONPATH=tests:tests/attacks $(BIN)/python tests/attacks/soak.py --minutes $(MINUTES) --folder build/soak
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -44,11 +61,47 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# Locked versions with hashes; torch apart, since its files differ from machine to machine (docs/dev/releasing.md).
+# LOCKED=no takes the newest versions that pyproject.toml allows.
+LOCKED ?= yes
+
+$(VENV)/.installed: pyproject.toml constraints.txt requirements/lock.txt requirements/torch.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(LOCKED),yes)
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/lock.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+else
 	$(BIN)/pip install --quiet -c constraints.txt 'torch==2.13.0'
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+endif
 	touch $@
+
+# The lock file anew, for all Pythons and systems. UPGRADE=--upgrade takes newer versions.
+lock: $(VENV)/.installed
+	$(BIN)/uv pip compile pyproject.toml requirements/lock.in --extra dev --universal --python-version 3.11 \
+		--override requirements/overrides.txt --generate-hashes --no-header --no-annotate --quiet $(UPGRADE) \
+		-o requirements/lock.txt
+
+# Tools for releases lie apart from what is released.
+TOOLS := build/tools
+
+$(TOOLS)/.installed: requirements/tools.txt
+	test -x $(TOOLS)/bin/python || $(VENV)/bin/python -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet -r requirements/tools.txt
+	touch $@
+
+licences: $(VENV)/.installed $(TOOLS)/.installed
+	$(BIN)/python tools/licences.py $(TOOLS)/bin/pip-licenses docs/dev/licences.md
+
+# Needs the network: databases of known vulnerabilities.
+audit: $(TOOLS)/.installed
+	$(TOOLS)/bin/pip-audit --require-hashes --disable-pip -r requirements/lock.txt
+
+# Wheel, sdist and SBOM in dist/, checked; the wheel is installed in an environment of its own and runs the demo.
+release: $(VENV)/.installed $(TOOLS)/.installed
+	tools/release $(TOOLS) $(PYTHON)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
