@@ -93,7 +93,7 @@ $(TOOLS)/.installed: requirements/tools.txt
 	touch $@
 
 licences: $(VENV)/.installed $(TOOLS)/.installed
-	$(BIN)/python tools/licences.py $(TOOLS)/bin/pip-licenses docs/dev/licences.md
+	$(BIN)/python .ci/licences.py $(TOOLS)/bin/pip-licenses docs/dev/licences.md
 
 # Needs the network: databases of known vulnerabilities.
 audit: $(TOOLS)/.installed
@@ -101,7 +101,7 @@ audit: $(TOOLS)/.installed
 
 # Wheel, sdist and SBOM in dist/, checked; the wheel is installed in an environment of its own and runs the demo.
 release: $(VENV)/.installed $(TOOLS)/.installed
-	tools/release $(TOOLS) $(PYTHON)
+	.ci/release $(TOOLS) $(PYTHON)
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

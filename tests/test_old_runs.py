@@ -56,7 +56,7 @@ def test_it_is_opened_with_the_settings_that_it_had(old):
 
 
 def test_a_client_answers_as_it_did(old, capsys):
-    """The checkpoint is of the settings and of the model as this version hashes them, and its numbers have not moved."""
+    """Its checkpoint is of the settings and the model as this version hashes them, and its numbers have not moved."""
     noted = json.loads((old / "predictions.json").read_text())
     for record in [record for record in noted if record["client"] == "sketch"]:
         asked = ["--image", str(old / record["images"][0]), "--question", record["question"], "--client", "sketch"]

@@ -30,6 +30,7 @@ import threading
 import time
 from collections import Counter, defaultdict
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +210,12 @@ def _fields(line: str) -> tuple[str, str, str, str]:
 
 
 def _role(args: str) -> str:
-    roles = {"serverapp": "server app", "clientapp": "client app", "resource_tracker": "tracker", "spawn_main": "worker"}
+    roles = {
+        "serverapp": "server app",
+        "clientapp": "client app",
+        "resource_tracker": "tracker",
+        "spawn_main": "worker",
+    }
     found = [role for sign, role in roles.items() if sign in args]
     found += [word for word in ("server", "client", "node", "run") if f"deploy {word}" in args or f"cli {word}" in args]
     return (found or [Path(args.split()[0]).name])[0]
@@ -264,7 +270,7 @@ def seconds_a_round(run: Path) -> float:
     """Return the median time between the ends of two rounds."""
     ends = [line["time"] for line in lines(run / "log.jsonl") if line.get("event") == "round"]
     times = [datetime.fromisoformat(end).timestamp() for end in ends]
-    return statistics.median(after - before for before, after in zip(times, times[1:], strict=False))
+    return statistics.median(after - before for before, after in pairwise(times))
 
 
 def differences(attacked: Path, honest: Path) -> list[str]:
@@ -353,9 +359,10 @@ def report(attacked: Path, honest: Path, memory: Memory, eve: Eve, rounds: int, 
             problems.append(f"{name} trained in {trained} of {rounds} rounds")
     if used := [line for line in told if line["client"] == EVE and "metrics" in line]:
         problems.append(f"{len(used)} replies of {EVE} were used, the first in round {used[0]['round']}")
-    reasons = Counter(line["failed"].split(":")[0][:60] for line in told if line["client"] == EVE and "failed" in line)
-    say(f"{sum(eve.sent.values())} attacks of {len(eve.sent)} kinds were sent; refused: {sum(reasons.values())}")
-    print("\n| process | MiB, second quarter | MiB, last quarter | MiB an hour | flat |\n| --- | ---: | ---: | ---: | --- |")
+    stopped = sum(line["client"] == EVE and "failed" in line for line in told)
+    say(f"{sum(eve.sent.values())} attacks of {len(eve.sent)} kinds were sent; stopped: {stopped}")
+    print("\n| process | MiB, second quarter | MiB, last quarter | MiB an hour | flat |")
+    print("| --- | ---: | ---: | ---: | --- |")
     for name, before, after, hourly, flat in memory.table(0.0):
         print(f"| {name} | {before:.1f} | {after:.1f} | {hourly:+.1f} | {'yes' if flat else 'NO'} |")
         if not flat:

@@ -1,8 +1,8 @@
 """Models of the Hub that are known to fit: their sizes before anything is asked or downloaded.
 
-Parameters are counted from the published configurations (``tools/model_table.py``); sizes of files and memory are
-computed from them, and ``feddat models pull`` shows the Hub's own sizes. Other repositories of the same families load
-alike.
+Parameters are counted from the published configurations (``tests/models/published_sizes.py``); sizes of files and
+memory are computed from them, and ``feddat models pull`` shows the Hub's own sizes. Other repositories of the same
+families load alike.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Compare feddat's ALBEF with the published code on the same weights: states, answer loss, ranking of answers.
 
     git clone https://github.com/salesforce/ALBEF
-    python tools/check_albef.py ALBEF                                           # random weights
-    python tools/check_albef.py ALBEF --checkpoint ALBEF.pth --bert bert-base-uncased
+    python tests/models/albef/compare_published_code.py ALBEF                                           # random weights
+    python tests/models/albef/compare_published_code.py ALBEF --checkpoint ALBEF.pth --bert bert-base-uncased
 
 The published code wants timm and a transformers of 2021. What it takes from them is little, and stands in here, so that
 it runs beside today's versions. Weights are converted by feddat, and loaded into the published model by the published

@@ -1,6 +1,6 @@
-"""Write made-up photos and questions in the layout of VQA v2, to measure `feddat data prepare` (docs/data.md).
+"""Write made-up photos and questions in the layout of VQA v2, to measure `feddat data prepare`.
 
-    python tools/make_vqav2_tree.py DIR --images 5000 --questions 20000
+    python tests/benchmarks/vqav2_tree.py DIR --images 5000 --questions 20000
 
 writes DIR/vqav2 with the training split of that size and a validation split of a fifth of it. Photos are JPEG files of
 640 x 480 pixels (quality 90, about 130 kB each, near COCO's): smooth noise, a dozen ellipses and sensor grain.

@@ -1,6 +1,6 @@
 """Print the table of published model sizes in docs/models.md: adapter sites, parameters trained and sent.
 
-    python tools/model_table.py
+    python tests/models/published_sizes.py
 
 Models are built on PyTorch's meta device from the configurations of the published checkpoints: no weights are needed.
 """

@@ -1,0 +1,17 @@
+"""Made-up files in the layout of VQA v2, which measurements of `feddat data prepare` use, are read as the published."""
+
+from multiprocessing.pool import ThreadPool
+
+from vqav2_tree import HEIGHT, WIDTH, write_split
+
+from feddat.data.readers.published import SOURCES
+
+
+def test_a_made_up_split_is_read_with_its_answers_and_pictures(tmp_path):
+    with ThreadPool(1) as pool:
+        write_split(tmp_path / "vqav2", "train", 3, 6, pool)
+    examples = list(SOURCES["vqav2"].read(tmp_path / "vqav2", "train"))
+    assert len(examples) == 6
+    assert examples[0].text == "what colour is the ellipse number 0?"
+    assert "red" in examples[0].answers
+    assert examples[0].images[0].shape == (HEIGHT, WIDTH, 3)
