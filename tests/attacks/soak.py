@@ -282,7 +282,7 @@ def differences(attacked: Path, honest: Path) -> list[str]:
             found.append(f"scores of {name}: {one}, alone {other}")
         told = []
         for run in (attacked, honest):
-            own = [line for line in lines(run / "metrics.jsonl") if line["client"] == name]
+            own = [line for line in lines(run / "metrics.jsonl") if line.get("client") == name]
             told.append([(line["round"], line.get("split"), _timeless(line)) for line in own])
         if told[0] != told[1]:
             odd = [pair for pair in zip(*told, strict=False) if pair[0] != pair[1]]
@@ -354,12 +354,12 @@ def report(attacked: Path, honest: Path, memory: Memory, eve: Eve, rounds: int, 
     problems = differences(attacked, honest)
     told = lines(attacked / "metrics.jsonl")
     for name in HONEST:
-        trained = sum(line["client"] == name and line.get("split") == "train" for line in told)
+        trained = sum(line.get("client") == name and line.get("split") == "train" for line in told)
         if trained != rounds:
             problems.append(f"{name} trained in {trained} of {rounds} rounds")
-    if used := [line for line in told if line["client"] == EVE and "metrics" in line]:
+    if used := [line for line in told if line.get("client") == EVE and "metrics" in line]:
         problems.append(f"{len(used)} replies of {EVE} were used, the first in round {used[0]['round']}")
-    stopped = sum(line["client"] == EVE and "failed" in line for line in told)
+    stopped = sum(line.get("client") == EVE and ("failed" in line or "refused" in line) for line in told)
     say(f"{sum(eve.sent.values())} attacks of {len(eve.sent)} kinds were sent; stopped: {stopped}")
     print("\n| process | MiB, second quarter | MiB, last quarter | MiB an hour | flat |")
     print("| --- | ---: | ---: | ---: | --- |")
