@@ -74,8 +74,8 @@ def test_comparison_page_holds_the_table_and_every_section(tmp_path: Path) -> No
     assert "Mean 69.0 ± 1.0 61.0 ± 1.0 58.0 ± 1.0 44.0 ± 1.0" in text
     for heading in ("Accuracy", "Learning curves", "Communication", "Sample predictions", "Setting"):
         assert f"<h2>{heading}</h2>" in html
-    # One plot of means, one panel per client, one for their mean.
-    assert html.count("<svg ") == 1 + len(CLIENTS) + 1
+    # Plots of means and of differences, a panel per client, one for their mean, and who sends what to whom.
+    assert html.count("<svg ") == 2 + len(CLIENTS) + 1 + 1
     assert "FedDAT 9.0 M 450 k 150 k 1.67 % 30.0 MB 60.0 MB 5.4 GB" in text
     assert "method: feddat" in html
 

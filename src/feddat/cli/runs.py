@@ -156,7 +156,7 @@ def report(
 
         rows = split_names(methods) if methods else None
         if markdown:
-            typer.echo(record.record_markdown(record.federations(run), rows, reference), nl=False)
+            typer.echo(record.record_markdown(run, rows, reference), nl=False)
             return
         for path in record.write_record(run, rows, reference):
             typer.echo(path)
