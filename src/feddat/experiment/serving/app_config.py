@@ -74,7 +74,7 @@ def from_flat(flat: Mapping[str, Any]) -> AppConfig:
         if not isinstance(value, bool):
             raise ConfigError(f"{option}: expected true or false, got {value!r}")
     values = {key: _value(value) for key, value in flat.items() if key not in OPTIONS}
-    return AppConfig(load_config(None, None, **values), **options)
+    return AppConfig(load_config(None, None, whole=True, **values), **options)
 
 
 def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
