@@ -79,8 +79,3 @@ def test_a_bundled_model_brings_settings_of_its_own_where_none_are_given(tmp_pat
     assert load_config(None, [f"model={tmp_path}"]).train.lr == RunConfig().train.lr
     with pytest.raises(ConfigError, match="train"):
         load_config(None, ["train=3"])
-
-
-def test_a_whole_configuration_stays_as_it_is() -> None:
-    values = {"benchmark": "mini/domain", "model": "vilt-mini"}
-    assert load_config(None, None, whole=True, **values) == RunConfig(**values)

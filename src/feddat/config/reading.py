@@ -12,19 +12,11 @@ from feddat.hub import local_or_named
 from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 
 
-def load_config(
-    path: Path | str | None = None, overrides: list[str] | None = None, *, whole: bool = False, **values: Any
-) -> RunConfig:
+def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
     """Build a configuration from a YAML file, ``key=value`` overrides and keyword values, in that order of precedence.
 
     Relative paths inside ``clients`` are taken relative to the YAML file's folder. What none of them gives comes from
     the bundled model's own settings (:mod:`feddat.config.recommended`), else from the defaults of :class:`RunConfig`.
-
-    Args:
-        path: YAML file.
-        overrides: ``key=value`` each.
-        whole: the values are those of a whole configuration: nothing is added for a bundled model.
-        **values: by dotted key.
 
     Raises:
         ConfigError: the file is missing, empty or not YAML, a key is unknown, or a value does not fit.
@@ -58,9 +50,8 @@ def load_config(
         assign(raw, key.split("."), value if as_text else parsed)
     for key, value in values.items():
         assign(raw, key.split("."), value)
-    if not whole:
-        for key, value in recommended(raw, str(raw.get("model", RunConfig.model_fields["model"].default))).items():
-            assign(raw, key.split("."), value)
+    for key, value in recommended(raw, str(raw.get("model", RunConfig.model_fields["model"].default))).items():
+        assign(raw, key.split("."), value)
     return validated(raw, path)
 
 

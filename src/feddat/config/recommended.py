@@ -1,4 +1,4 @@
-"""Settings that suit a bundled model better than the paper's, which are made for ViLT-B; they hold where none are given.
+"""Settings that suit a bundled model better than those of the paper, made for ViLT-B; they hold where none are given.
 
 They were chosen on validation data (docs/results.md, docs/results/albef.md), for adapters; whoever trains the whole
 backbone (``adapter.peft=full``) gets no learning rate from here.
