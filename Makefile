@@ -65,11 +65,12 @@ format: $(VENV)/.installed
 # LOCKED=no takes the newest versions that pyproject.toml allows.
 LOCKED ?= yes
 
-$(VENV)/.installed: pyproject.toml constraints.txt requirements/lock.txt requirements/torch.txt
+$(VENV)/.installed: pyproject.toml constraints.txt requirements/lock.txt requirements/torch.txt requirements/torch-cpu.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 ifeq ($(LOCKED),yes)
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/lock.txt
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch-cpu.txt 2>/dev/null \
+		|| $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/torch.txt
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 else

@@ -38,7 +38,7 @@ def wanted():
 
 
 def test_every_entry_is_pinned_and_has_hashes():
-    for name in ("lock.txt", "torch.txt"):
+    for name in ("lock.txt", "torch.txt", "torch-cpu.txt"):
         for requirement, hashes in locked(name):
             [pin] = requirement.specifier
             assert (pin.operator, hashes > 0) == ("==", True), requirement
@@ -55,8 +55,9 @@ def test_what_is_asked_for_is_locked_in_a_version_that_fits(requirement):
 
 def test_torch_is_locked_apart_in_one_version():
     assert not [pin for pin, _ in locked("lock.txt") if re.match("torch|nvidia|triton", pin.name)]
-    [(torch, _)] = locked("torch.txt")
+    [(torch, _)], [(cpu, _)] = locked("torch.txt"), locked("torch-cpu.txt")
     assert str(torch) == (ROOT / "constraints.txt").read_text().strip()
+    assert str(cpu) == f"{torch}+cpu"
     assert version("torch").split("+")[0] == str(next(iter(torch.specifier)).version)
 
 
