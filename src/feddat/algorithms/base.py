@@ -9,7 +9,7 @@ client.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -77,6 +77,18 @@ class Learner(Protocol):
 
     def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
         """Return the current batch's scores (N, C) of the task's classes on a route: the higher, the likelier."""
+        ...
+
+    def held_out(self) -> Iterator[None]:
+        """Make each batch of the client's validation examples the current one, in turn; none: it has no such examples.
+
+        The model is in evaluation mode and keeps no gradients inside the loop. In a round of training it is for
+        :meth:`Algorithm.begin` and :meth:`Algorithm.finish` alone: a step would lose its batch.
+        """
+        ...
+
+    def scores(self, answers: Tensor) -> Tensor:
+        """Return the score in [0, 1] of each example of the current batch, (N,), for what :meth:`answers` returned."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -174,6 +186,12 @@ class Algorithm(ABC):
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
         """End the round; return the extra arrays that travel with the adapter (:meth:`ServerPart.expects`)."""
         return {}
+
+    def prepare(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027
+        """Get ready to answer: everything is as it answers, and :meth:`Learner.held_out` may be looked at.
+
+        What is put into ``context.state`` here holds until the client's next turn, and is not stored.
+        """
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
         """Return the current batch's scores (N, C) under one of :attr:`routes`, see :meth:`Learner.answers`."""

@@ -50,7 +50,7 @@ ROUND, EXAMPLES = "round", "num-examples"
 #: Before the keys of extra arrays; no key of an adapter has a slash.
 EXTRA = "extra/"
 #: What a client tells of its training whatever the method is, beside the losses that the method names.
-TOLD = frozenset({"examples", "steps", "seconds"})
+TOLD = frozenset({"examples", "steps", "seconds", "forward", "backward"})
 #: What a client counts of its parameters.
 _COUNTED = frozenset({"total", "trainable", "communicated"})
 #: The largest value of a metric, and the largest count.

@@ -144,12 +144,12 @@ class AdapterStrategy(Strategy):
 
         refused = self._each(server_round, "train", replies, hold, outliers)
         losses, updates = RunningMean(), UpdateStatistics()
-        for place, (_, reply) in enumerate(held.taken()):
+        for place, (member, reply) in enumerate(held.taken()):
             if place in refused:
                 continue
             weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
             updates.add(reply.shared, self._sent)
-            self.rule.add(reply, weight)
+            self.rule.add(reply, weight, member.name)
             losses.add(reply.metrics, weight)
         if found := updates.values():
             self._notify({"event": "updates", "round": server_round, "updates": found})
@@ -292,9 +292,15 @@ class AdapterStrategy(Strategy):
         self._asked = list(nodes)
         names = [self.roster.members[node].name for node in nodes]
         self._notify({"event": "asked", "round": round, "kind": kind, "clients": names})
-        content = messages.instruction_content(arrays, config, extras, self.wire)
         ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
-        return [Message(content, node, kind, group_id=str(round), ttl=ttl) for node in nodes]
+        if not self.rule.apart:
+            content = messages.instruction_content(arrays, config, extras, self.wire)
+            return [Message(content, node, kind, group_id=str(round), ttl=ttl) for node in nodes]
+        training, asked = kind == MessageType.TRAIN, []
+        for node, name in zip(nodes, names, strict=True):
+            content = messages.instruction_content(arrays, config, self.rule.for_client(name, training), self.wire)
+            asked.append(Message(content, node, kind, group_id=str(round), ttl=ttl))
+        return asked
 
     def _each(
         self,

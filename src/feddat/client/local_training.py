@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import torch
@@ -83,7 +83,8 @@ class LocalTraining:
             copy: the teacher of momentum distillation.
 
         Returns:
-            The mean of every loss over the steps with ``examples``, ``steps`` and ``seconds``; and the extra arrays
+            The mean of every loss over the steps with ``examples``, ``steps``, ``seconds``, and the views that went
+            ``forward`` and ``backward`` through the backbone; and the extra arrays
             that the algorithm sends.
 
         Raises:
@@ -123,6 +124,7 @@ class LocalTraining:
             traps.zeroes_gradients,
             copy,
             self._captured,
+            self.held_out,
         )
         context.steps = len(plan)
         torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
@@ -152,8 +154,20 @@ class LocalTraining:
         sent = algorithm.finish(learner, context)
         metrics["examples"] = float(sum(part.size for part in prepared.values()))
         metrics["steps"] = float(len(plan))
+        metrics |= {name: float(count) for name, count in learner.passes.items()}
         metrics["seconds"] = time.perf_counter() - started
         return metrics, sent
+
+    def held_out(self) -> Iterator[tuple[Member, dict[str, Tensor], Tensor]]:
+        """Yield the batches of every member's validation examples: the member, their inputs and their targets."""
+        for name, member in self.members.items():
+            part = member.prepared("validation")
+            if not part.size:
+                continue
+            part = self._carry(name, part, "validation")
+            for indices in torch.arange(part.size).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
+                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
+                yield member, member.inputs(part.views, indices), targets
 
     @phase("forward")
     def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:

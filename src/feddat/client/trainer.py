@@ -307,7 +307,14 @@ class Participant:
         for member in self.members.values():
             for head in member.heads.values():
                 head.eval()
-        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision, captured=self._captured)
+        learner = BatchLearner(
+            self.backbone,
+            self.adapters,
+            self.config.train.precision,
+            captured=self._captured,
+            held_out=self._training.held_out,
+        )
+        algorithm.prepare(learner, context)
         return Answering(learner, algorithm, context, self.config.eval.batch_size)
 
     def _personalise(self, context: RoundContext, round: int) -> None:

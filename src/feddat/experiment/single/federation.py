@@ -110,10 +110,19 @@ class Foundation:
         )
 
 
-def answering_state(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
-    """Return whether a state is that of the last round, and the extra arrays that answers take."""
+def answering_state(
+    foundation: Foundation, state: ServerState, participant: str | None = None
+) -> tuple[bool, dict[str, Tensor] | None]:
+    """Return whether a state is that of the last round, and the extra arrays that a participant's answers take.
+
+    ``participant``: its name; ``None``: nobody's, what is the same for all.
+    """
     server = foundation.algorithm.server
-    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))
+    extras = None
+    if server is not None:
+        apart = server.apart and participant is not None
+        extras = dict(server.answers_to(state.rule, participant or "") if apart else server.answers(state.rule))
+    return state.round == foundation.config.rounds, extras
 
 
 @dataclass(frozen=True)

@@ -275,17 +275,17 @@ def predict(
     federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
 ) -> list[list[tuple[str, float]]]:
     """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
-    final, extras = answering_state(federation.foundation, state)
     owner = federation.owner(client)
+    final, extras = answering_state(federation.foundation, state, owner.name)
     return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
 
 
 def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
     """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
     foundation = federation.foundation
-    final, extras = answering_state(foundation, state)
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
+        final, extras = answering_state(foundation, state, participant.name)
         found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
         participant.release()
     return {
@@ -301,9 +301,9 @@ def scores_by_kind(federation: Federation, state: ServerState, split: str) -> di
     The kinds are those that a dataset tells apart (``answer_type``: open and closed, or yes/no, number, other). A
     client whose questions are all of one kind, or of none, has no entry.
     """
-    final, extras = answering_state(federation.foundation, state)
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
+        final, extras = answering_state(federation.foundation, state, participant.name)
         kinds = {name: _kinds(federation.data[name], split) for name in participant.members}
         if not any(kinds.values()):
             continue

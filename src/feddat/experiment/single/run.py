@@ -266,8 +266,8 @@ class Experiment:
             raise ExperimentError(f"run folder {self.folder.path}: give --client, one of {', '.join(federation.data)}")
         client = next(iter(federation.data)) if client is None else normal_text(client)
         _check_client(federation, client)
-        final, extras = answering_state(federation.foundation, state)
         owner = federation.owner(client)
+        final, extras = answering_state(federation.foundation, state, owner.name)
         answering = owner.answering(state.shared or None, state.round, final, extras)
         return Answerer(answering, owner.members[client], owner.routes(final)[0])
 
