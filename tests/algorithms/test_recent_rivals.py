@@ -31,6 +31,13 @@ def test_rules_keep_replies_apart_only_for_methods_that_ask_for_it():
     assert apart == {"fedmosaic", "fedlease", "hilora"}
 
 
+@pytest.mark.parametrize("method", ["fedmosaic", "fedlease", "hilora"])
+def test_means_of_some_clients_are_equal_means(method):
+    config = load_config(None, [f"method={method}", "server.weighting=examples"])
+    with pytest.raises(ConfigError, match=f"server.weighting: {method} makes means of its own, which must be equal"):
+        ALGORITHMS[method].for_run(config, [])
+
+
 # LoRA-FAIR ------------------------------------------------------------------------------------------------------------
 
 
@@ -155,8 +162,7 @@ def test_subspaces_and_the_eigengap():
 
 def test_tiers_take_turns():
     assert [hilora.tier(round, 7) for round in range(1, 8)] == ["root"] * 3 + ["cluster"] * 2 + ["leaf"] * 2
-    with pytest.raises(ConfigError, match="rounds: 2, but hilora has three tiers"):
-        ALGORITHMS["hilora"].for_run(load_config(None, ["method=hilora", "rounds=2"]), [])
+    assert hilora.tier(1, 1) == "root"
 
 
 def test_overlap_by_hand():

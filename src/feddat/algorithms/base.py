@@ -17,7 +17,7 @@ from torch import Tensor
 
 from feddat.adapters.base import ROUTES, Route
 from feddat.algorithms.server import ServerPart
-from feddat.config import AlgorithmConfig, RunConfig
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
 #: Name of the head that every member has.
 MAIN_HEAD = "main"
@@ -224,3 +224,13 @@ def task_step(learner: Learner, route: str) -> dict[str, Tensor]:
     loss = learner.task_loss(learner.logits(learner.features(route)))
     learner.update(loss)
     return {"loss": loss.detach()}
+
+
+def need_equal_weights(config: RunConfig) -> None:
+    """Refuse ``server.weighting`` for methods that make means of their own.
+
+    Raises:
+        ConfigError: it is not ``equal``.
+    """
+    if config.server.weighting != "equal":
+        raise ConfigError(f"server.weighting: {config.method} makes means of its own, which must be equal")

@@ -19,15 +19,15 @@ What is another or chosen here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, need_equal_weights, task_step
 from feddat.algorithms.clusters import by_silhouette, cosine_distances
 from feddat.algorithms.server import Gathered, ServerPart
-from feddat.config import AlgorithmConfig
+from feddat.config import AlgorithmConfig, RunConfig
 
 #: M is at most as many; the slots of a client's model that hold the experts, its own first.
 SLOTS = ("global", "local", "anchor")
@@ -96,6 +96,15 @@ class FedLease(Algorithm):
     server = Experts()
     kinds = ("lora", "bottleneck")
     needs = "adapters whose outputs can be added up"
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
+        """Return the method itself.
+
+        Raises:
+            ConfigError: clients are to be weighed, which means of some of them do not.
+        """
+        need_equal_weights(config)
+        return self
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Put the experts into their places."""

@@ -20,15 +20,15 @@ What is another or chosen here:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, need_equal_weights
 from feddat.algorithms.server import Gathered, ServerPart, Shapes
-from feddat.config import AlgorithmConfig
+from feddat.config import AlgorithmConfig, RunConfig
 
 #: τ, and what the running mean of gradients keeps of itself.
 TEMPERATURE, KEPT = 0.5, 0.5
@@ -95,6 +95,15 @@ class FedMosaic(Algorithm):
     server = RelevantMeans()
     kinds = ("bottleneck", "lora")
     needs = "adapters whose outputs can be added up"
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
+        """Return the method itself.
+
+        Raises:
+            ConfigError: clients are to be weighed, which means of some of them do not.
+        """
+        need_equal_weights(config)
+        return self
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Put the client's own mean into the anchor; its first adapter is the one received, its gate half open."""

@@ -21,10 +21,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, need_equal_weights
 from feddat.algorithms.clusters import by_eigengap, subspace_similarities, writers
 from feddat.algorithms.server import Gathered, ServerPart
-from feddat.config import AlgorithmConfig, ConfigError, RunConfig
+from feddat.config import AlgorithmConfig, RunConfig
 
 #: λ, and the most clusters.
 ORTHOGONALITY, MOST = 0.1, 3
@@ -108,13 +108,12 @@ class HiLora(Algorithm):
         self.server = Tiers(root_rounds(rounds))  # type: ignore[misc]  # of this run
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> HiLora:
-        """Return the method for so many rounds.
+        """Return the method for so many rounds; of fewer than three, the later tiers get none.
 
         Raises:
-            ConfigError: there are fewer rounds than tiers.
+            ConfigError: clients are to be weighed, which the means of clusters do not.
         """
-        if config.rounds < 3:
-            raise ConfigError(f"rounds: {config.rounds}, but hilora has three tiers, each with rounds of its own")
+        need_equal_weights(config)
         return HiLora(config.rounds)
 
     def begin(self, learner: Learner, context: RoundContext) -> None:

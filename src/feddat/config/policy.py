@@ -89,6 +89,7 @@ METHODS = (
         "feddpa",
         "fedalt",
     ),
+    *("feddat-2", "fedlease", "hilora", "lora-fair"),
     *("fedsa-lora", "ffa-lora", "local", "head"),
 )
 

@@ -270,6 +270,7 @@ def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, A
                 "down": down,
                 "per_round": up / (max(1, len(_taking_part(summary))) * summary["rounds"]),
                 "whole": (up + down) * total / communicated if communicated else None,
+                "passes": summary.get("passes"),
                 "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
             }
         )

@@ -27,7 +27,7 @@ from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
 from feddat.experiment.single.events import Announcer
 from feddat.experiment.single.federation import Federation, Foundation, answering_state
-from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
+from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps, passes
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.samples import write_samples
 from feddat.experiment.single.starting import Start, read_start
@@ -250,6 +250,7 @@ class Service:
             "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
             "parameters": self._parameters,
             "steps": local_steps(self.folder.read_metrics()),
+            "passes": passes(self.folder.read_metrics()),
             "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
             "seconds": sum(state.seconds.values()),
             "seconds_in": state.seconds,
