@@ -1,9 +1,24 @@
-"""FedDAT-2 prototype."""
+"""FedDAT-2: a shared and a personal adapter train in turns, one pass a step; validation data says how a client answers.
+
+A method of this project, after FedDAT (:mod:`.feddat`); docs/feddat-2.md has what led to it. Two routes go through the
+frozen model, each with a head of its own, h_s and h_p:
+
+    shared    z_s = h_s( A_s )                    the global adapter alone, as in FedAvg
+    personal  z_p = h_p( ½·A_c + ½·A_s )          the local adapter beside it
+
+Steps alternate between the two; each is one forward and one backward pass on the task loss alone. A_s trains on both
+routes, so it misses no batch; A_c, which begins as a copy of A_s, trains on the personal one. There is no anchor: the
+personal route takes A_s as it is. A client answers with a mixture of both routes' probabilities,
+
+    p(y) = w · p_p(y) + (1 − w) · p_s(y),
+
+whose one weight w it chooses before it answers, by the score on its own validation data.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,115 +26,95 @@ from torch import Tensor
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext
 from feddat.config import AlgorithmConfig
 
-WEIGHT = "mix"
-PERSONAL, SHARED = MAIN_HEAD, "global"
+#: The personal route's share in the answer, w, as it was chosen.
+WEIGHT = "weight"
+#: What w is chosen from, and what it is where there is no validation data.
+GRID, UNKNOWN = tuple(step / 10 for step in range(11)), 0.5
+#: Name of the head of the shared route; the personal route has the main one.
+SHARED_HEAD = "global"
+#: Weight of each adapter on the personal route.
+PERSONAL: Mapping[str, float] = {"local": 0.5, "global": 0.5}
 
 
 class FedDAT2(Algorithm):
+    """Both adapters and both heads train on the task loss; the global adapter travels."""
+
     name = "feddat-2"
     trains = ("global", "local")
-    keeps = ("local", "anchor")
+    keeps = ("local",)
     routes = ("mixed", "personal", "global")
-    logs = ("loss", "task_global", "task_personal")
+    logs = ("loss",)
     local_from_global = True
+    kinds = ("bottleneck", "lora")
+    needs = "adapters whose outputs can be added up"
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
-        return {"global": SHARED}
+        """Return the shared route's own head."""
+        return {"global": SHARED_HEAD}
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
+        """Let the local adapter begin as the global one that was received first."""
         if context.previous is None:
             learner.copy("global", "local")
 
-    def opt(self, context) -> dict[str, Any]:
-        return {"mode": "rows", "base": "live", "p": 0.5, "w": 0.5, "b": None} | context.config.options
-
-    def personal(self, context) -> dict[str, float]:
-        o = self.opt(context)
-        base = "global" if o["base"] == "live" else "anchor"
-        b = 1 - o["w"] if o["b"] is None else o["b"]
-        return {"local": o["w"], base: b} if b else {"local": o["w"]}
-
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        o = self.opt(context)
-        if o["mode"] == "two":
-            a = learner.task_loss(learner.logits(learner.features("global"), SHARED))
-            learner.update(a)
-            b = learner.task_loss(learner.logits(learner.features(self.personal(context)), PERSONAL))
-            learner.update(b, adapters=("local",))
-            loss = a + b
-        elif o["mode"] == "batch":
-            if torch.rand(()) < o["p"]:
-                a = b = loss = learner.task_loss(learner.logits(learner.features(self.personal(context)), PERSONAL))
-            else:
-                a = b = loss = learner.task_loss(learner.logits(learner.features("global"), SHARED))
-            learner.update(loss)
-        elif o["mode"] == "rows":
-            route = self.personal(context)
-            n = learner.size()
-            v = learner.rows() // n
-            pick = torch.zeros(n, dtype=torch.bool)
-            pick[torch.randperm(n)[: max(1, round(o["p"] * n))]] = True
-            rows = pick.repeat_interleave(v).view(-1, 1, 1)
-            mixed = {name: torch.where(rows, w, 1.0 if name == "global" else 0.0) for name, w in route.items()}
-            if "global" not in mixed:
-                mixed["global"] = torch.where(rows, 0.0, 1.0)
-            f = learner.features(mixed)
-            zp, zg = learner.logits(f, PERSONAL), learner.logits(f, SHARED)
-            a = b = loss = learner.task_loss(torch.where(pick.view(-1, *[1] * (zp.ndim - 1)), zp, zg))
-            learner.update(loss)
-        elif o["mode"] == "both":  # one pass, both heads read the same features at live mixture; plus nothing else
-            lam = torch.rand(())
-            f = learner.features({"local": lam, "global": 1 - lam})
-            z = lam * learner.logits(f, PERSONAL) + (1 - lam) * learner.logits(f, SHARED)
-            a = b = loss = learner.task_loss(z)
-            learner.update(loss)
-        return {"loss": loss.detach(), "task_global": a.detach(), "task_personal": b.detach()}
+        """Take one step on the route whose turn it is; a round of an odd number of steps begins with the other one."""
+        route, head = ("global", SHARED_HEAD) if is_shared(context) else (PERSONAL, MAIN_HEAD)
+        loss = learner.task_loss(learner.logits(learner.features(route), head))
+        learner.update(loss)
+        return {"loss": loss.detach()}
 
     def prepare(self, learner: Learner, context: RoundContext) -> None:
-        totals: list[Tensor] = []
-        rows = []
+        """Choose w: the score of every candidate on the validation data, from one pass on each route."""
+        found = []
         for _ in learner.held_out():
-            zp, zg = self._both(learner, context)
-            totals.append(torch.stack([learner.scores(mix(zp, zg, w)) for w in grid()]))
-            rows.append((zp, zg, learner.targets()))
-        if totals:
-            scores = torch.cat(totals, dim=1)
-            context.state["grid"] = scores.mean(1)
-            context.state[WEIGHT] = torch.tensor(best(scores.mean(1)))
-        DUMP.clear(); DUMP.extend(rows)
-
-    def _both(self, learner, context):
-        return learner.answers(self.personal(context), PERSONAL), learner.answers("global", SHARED)
+            personal, shared = self._routes(learner)
+            found.append(torch.stack([learner.scores(mixed(personal, shared, weight)) for weight in GRID]))
+        if found:
+            weight = chosen(torch.cat(found, dim=1).double().mean(dim=1).tolist())
+            context.state[WEIGHT] = torch.tensor(weight)
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the scores on one route, or the log-probabilities of their mixture."""
         if route == "global":
-            return learner.answers("global", SHARED)
+            return learner.answers("global", SHARED_HEAD)
         if route == "personal":
-            return learner.answers(self.personal(context), PERSONAL)
-        zp, zg = self._both(learner, context)
-        return mix(zp, zg, float(context.state.get(WEIGHT, torch.tensor(0.5))))
+            return learner.answers(PERSONAL)
+        weight = context.state.get(WEIGHT)
+        return mixed(*self._routes(learner), UNKNOWN if weight is None else round(weight.item(), 1))
+
+    def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
+        """Return the adapters of one route; the mixture is of answers, not of adapters."""
+        return {"personal": PERSONAL, "global": {"global": 1.0}}.get(route)
+
+    def _routes(self, learner: Learner) -> tuple[Tensor, Tensor]:
+        return learner.answers(PERSONAL), learner.answers("global", SHARED_HEAD)
 
 
-DUMP: list = []
+def is_shared(context: RoundContext) -> bool:
+    """Return whether a step is the shared route's: every second one, counted from round to round."""
+    done = (context.round - 1) * context.steps
+    return (done + context.step) % 2 == 0
 
 
-def grid():
-    return [i / 10 for i in range(11)]
+def mixed(personal: Tensor, shared: Tensor, weight: float) -> Tensor:
+    """Return log(w · p_p + (1 − w) · p_s), (N, C), of two routes' scores (N, C), each softmaxed.
+
+    Scores of −inf (written answers that were not considered) have no probability; a route of weight 0 is not looked at.
+    """
+    if weight == 0.0:
+        return shared
+    if weight == 1.0:
+        return personal
+    # A row of −inf alone answers nothing; it stays as it is.
+    logs = [torch.log_softmax(scores, dim=1).nan_to_num(nan=-math.inf, neginf=-math.inf) for scores in (personal, shared)]
+    return torch.logaddexp(logs[0] + math.log(weight), logs[1] + math.log(1 - weight))
 
 
-def best(scores: Tensor) -> float:
-    """The middle of the best-scoring stretch, smoothed."""
-    s = scores.clone()
-    sm = s.clone()
-    sm[1:-1] = (s[:-2] + s[1:-1] + s[2:]) / 3
-    sm[0] = (s[0] * 2 + s[1]) / 3
-    sm[-1] = (s[-1] * 2 + s[-2]) / 3
-    return grid()[int(sm.argmax())]
-
-
-def mix(zp: Tensor, zg: Tensor, w: float) -> Tensor:
-    if w == 0:
-        return zg
-    if w == 1:
-        return zp
-    return torch.logaddexp(zp.log_softmax(-1) + torch.log(torch.tensor(w)), zg.log_softmax(-1) + torch.log(torch.tensor(1 - w)))
+def chosen(scores: list[float]) -> float:
+    """Return the weight of :data:`GRID` whose score is highest, averaged with its neighbours'; of equals the middlest."""
+    smooth = []
+    for place in range(len(GRID)):
+        around = scores[max(0, place - 1) : place + 2]
+        smooth.append(sum(around) / len(around))
+    return max(zip(smooth, GRID, strict=True), key=lambda pair: (round(pair[0], 6), -abs(pair[1] - 0.5)))[1]

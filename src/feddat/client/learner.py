@@ -152,10 +152,6 @@ class BatchLearner:
             for head in heads or ():
                 head.train(trains)
 
-    def targets(self): return self._targets
-    def size(self): return len(self._targets)
-    def rows(self): return self._views()
-
     def scores(self, answers: Tensor) -> Tensor:
         """Return the score in [0, 1] of each of the current batch's examples, (N,), for :meth:`answers`."""
         return self._member.task.scores(answers, self._targets)
