@@ -198,7 +198,7 @@ class Algorithm(ABC):
         return learner.answers(route, self.heads(context.config).get(route, MAIN_HEAD))
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
-        """Return the weight of each adapter under one of :attr:`routes`; ``None``: it is no one sum for all questions."""
+        """Return the weight of each adapter under one of :attr:`routes`; ``None``: no one sum holds for all."""
         return ROUTES.get(route)
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:

@@ -107,12 +107,14 @@ def mixed(personal: Tensor, shared: Tensor, weight: float) -> Tensor:
     if weight == 1.0:
         return personal
     # A row of −inf alone answers nothing; it stays as it is.
-    logs = [torch.log_softmax(scores, dim=1).nan_to_num(nan=-math.inf, neginf=-math.inf) for scores in (personal, shared)]
+    logs = [
+        torch.log_softmax(scores, dim=1).nan_to_num(nan=-math.inf, neginf=-math.inf) for scores in (personal, shared)
+    ]
     return torch.logaddexp(logs[0] + math.log(weight), logs[1] + math.log(1 - weight))
 
 
 def chosen(scores: list[float]) -> float:
-    """Return the weight of :data:`GRID` whose score is highest, averaged with its neighbours'; of equals the middlest."""
+    """Return the weight of :data:`GRID` whose score is highest, averaged with its neighbours'; of equals the middle."""
     smooth = []
     for place in range(len(GRID)):
         around = scores[max(0, place - 1) : place + 2]

@@ -3,11 +3,11 @@
 Wang, Bian, Zhang, Xu: "Adaptive LoRA Experts Allocation and Selection for Federated Fine-Tuning", NeurIPS 2025, arXiv
 2509.15087. In the first round every client trains an adapter of its own. The server puts clients into M clusters
 (agglomerative, by the cosine of their B; M by the silhouette), and the mean of each is an expert. From then on a client
-trains its cluster's expert beside the others', which rest. A router gives 2M − 1 logits, the first M of them all for the
-own expert, one for each other expert; of their softmax the largest M count. So the own expert is always used, and each
-example decides how many others are.
+trains its cluster's expert beside the others', which rest. A router gives 2M − 1 logits: the first M are all the own
+expert's, then comes one for each other expert. Of their softmax the largest M count, so the own expert is always used,
+and each example decides how many others are.
 
-What is another or chosen here:
+What is another here, or chosen because the descriptions at hand leave it open:
 
 - At most three experts: a client's model holds three adapters. The paper's limit is a setting.
 - The router reads the frozen model's pooled features and holds for all sites (the paper: one at each layer); it stays

@@ -7,12 +7,12 @@ gradient g_i, a running mean over the rounds:
     G_i = Σ_j w_ij · L_j,   w_ij = softmax_j( cos(g_i, g_j) / τ )
     h  += (1 − σ(b)) · L_i(h) + σ(b) · G_i(h)          L_i and b train, G_i rests
 
-What is another or chosen here:
+What is another here, or chosen because the descriptions at hand leave it open:
 
 - The paper takes task gradients from the last layer of a small frozen model that all clients have. Heads are personal
-  here, so g_i is the gradient of the task loss at the last adapter site, at the mean adapter that all clients receive in
-  that round: of the first batch of a round and of every 16th (the paper: every few iterations). It is sent whole; the
-  paper adds noise to it and sends a random part. The running mean keeps half of itself, and τ = 0.5.
+  here, so g_i is the gradient of the task loss at the last adapter site, at the mean adapter that all clients receive
+  in that round: of the first batch of a round and of every 16th (the paper: every few iterations). It is sent whole;
+  the paper adds noise to it and sends a random part. The running mean keeps half of itself, and τ = 0.5.
 - One gate b serves all sites (the paper: one at each layer). It starts at 0: half and half.
 - Clients share one architecture, so the paper's modules for several are not needed.
 - A client that the server does not know gets the plain mean.

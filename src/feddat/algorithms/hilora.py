@@ -1,16 +1,17 @@
 """HiLoRA: one adapter for all, one for each cluster of clients, one for each client, trained one after the other.
 
-Peng, Zou, Zeng, Li, Chen, Li, Wang: "HiLoRA: Hierarchical Low-Rank Adaptation for Personalized Federated Learning", CVPR
-2026, arXiv 2603.02785. The root trains first, as in FedAvg. Then clients are put into clusters by the subspaces that
+Peng, Zou, Zeng, Li, Chen, Li, Wang: "HiLoRA: Hierarchical Low-Rank Adaptation for Personalized Federated Learning",
+CVPR 2026, arXiv 2603.02785. The root trains first, as in FedAvg. Then clients come into clusters by the subspaces that
 their root updates span; each cluster trains an adapter on top of the root, which rests. In the end each client trains a
 leaf on top of both. A penalty keeps the tiers' subspaces apart:
 
     h += root(h) + cluster(h) + leaf(h)
     L = task + λ · Σ ‖B_aᵀ B_b‖²     over sites, B_a of the tier that trains, B_b of those below it
 
-What is another or chosen here: each tier has a third of the rounds; λ = 0.1; the number of clusters comes from the
-eigengap of the normalised Laplacian, and is 3 at most; in the last third the unchanged cluster adapter goes on
-travelling, which the paper spares itself. Bottlenecks are taken too; their up-projections are what B is to LoRA.
+What is another here, or chosen because the descriptions at hand leave it open: each tier has a third of the rounds;
+λ = 0.1; the number of clusters comes from the eigengap of the normalised Laplacian, and is 3 at most; in the last third
+the unchanged cluster adapter goes on travelling, which the paper spares itself. Bottlenecks are taken too; their
+up-projections are what B is to LoRA.
 """
 
 from __future__ import annotations

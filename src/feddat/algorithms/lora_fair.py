@@ -4,10 +4,10 @@ Bian, Wang, Zhang, Xu: "LoRA-FAIR: Federated LoRA Fine-Tuning with Aggregation a
 2025, arXiv 2411.14961. With factors B_i, A_i and their means B̄, Ā, the server looks for a ΔB such that (B̄ + ΔB) · Ā is
 near ΔW = mean(B_i · A_i), and small; clients go on from B̄ + ΔB and Ā, and nothing more travels than in FedAvg.
 
-The paper measures nearness by the cosine, and takes gradient steps. Here it is the squared distance, whose minimiser
-is known:
+The paper leaves the measure of nearness open and speaks of the cosine, found by gradient steps. Here it is the squared
+distance, whose minimiser is known:
 
-    ΔB = argmin ‖ΔW − (B̄ + ΔB) Ā‖² + λ ‖ΔB‖² = (ΔW − B̄Ā) Āᵀ (ĀĀᵀ + λI)⁻¹,   λ = 0.01 as in the paper.
+    ΔB = argmin ‖ΔW − (B̄ + ΔB) Ā‖² + λ ‖ΔB‖² = (ΔW − B̄Ā) Āᵀ (ĀĀᵀ + λI)⁻¹,   λ = 0.01
 
 For a small λ both lead to the same direction: the part of ΔW that Ā's rows can express.
 """

@@ -1,15 +1,16 @@
 """pFedMMA: adapters of three parts, down, across and up, of which the middle one alone is shared.
 
 Ghiasvand, Alizadeh, Pedarsani: "pFedMMA: Personalized Federated Fine-Tuning with Multi-Modal Adapter for
-Vision-Language Models", ICLR 2026, arXiv 2507.05394. The projection in the middle reads both modalities; all parts train
-on the task loss, and the server averages the projection:
+Vision-Language Models", ICLR 2026, arXiv 2507.05394. The projection in the middle reads both modalities; all parts
+train on the task loss, and the server averages the projection:
 
     A(h) = U · S · ReLU(D · h + b) + c        S and b travel, D, U and c stay
 
-What is another or chosen here: the paper has adapters in the upper layers of CLIP's two towers, one projection for both;
-here every layer's adapter has one of its own, which reads both modalities where they are in one sequence
-(``adapter.layers`` says in how many layers adapters are). S begins as the identity, and takes the bias of the inner layer
-with it. The model holds the product U · S; gradients of the factors follow from its own:
+What is another here, or chosen because the descriptions at hand leave it open: the paper has adapters in the upper
+layers of CLIP's two towers, one projection for both; here every layer's adapter has one of its own, which reads both
+modalities where they are in one sequence (``adapter.layers`` says in how many layers adapters are). S begins as the
+identity, has no activation after it, and takes the bias of the inner layer with it. The model holds the product U · S;
+gradients of the factors follow from its own:
 ∂/∂U = ∂/∂(US) · Sᵀ and ∂/∂S = Uᵀ · ∂/∂(US).
 """
 

@@ -86,8 +86,8 @@ class Answering:
         weights = self._algorithm.mixture(route, self._context)
         if weights is None:
             raise ValueError(
-                f"route {route!r} of {self._algorithm.name} weighs adapters or answers anew for each question, which no "
-                "one adapter does"
+                f"route {route!r} of {self._algorithm.name} weighs adapters or answers anew for each question, which "
+                "no one adapter does"
             )
         main = self._algorithm.heads(self._context.config).get(route, MAIN_HEAD)
         heads = {MAIN_HEAD: member.heads[main]} | {n: h for n, h in member.heads.items() if n == FUSION}

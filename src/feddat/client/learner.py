@@ -19,7 +19,6 @@ from feddat.models.generative import ReadingBackbone
 from feddat.phases import phase
 from feddat.precision import autocasts
 
-
 #: Gives the batches of a client's validation examples: whose they are, inputs and targets.
 HeldOut: TypeAlias = Callable[[], Iterable[tuple[Member, dict[str, Tensor], Tensor]]]
 

@@ -87,7 +87,7 @@ NOTES = {
     "fedalt": "an adapter of its own per client beside the mean of all the others', mixed by a learned mixer",
     "fedsa-lora": "LoRA of which the factor A is averaged and B stays",
     "fedex-lora": "LoRA averaged exactly: what the mean of the factors misses goes into the frozen weights",
-    "feddat-2": "a shared and a personal adapter train in one pass, and a client's validation data says how they answer",
+    "feddat-2": "a shared and a personal adapter train in turns; a client's validation data says how they answer",
     "lora-fair": "LoRA whose averaged factor B is corrected towards the average of the products",
     "fedmosaic": "an adapter of its own per client beside a mean of all, weighed by how alike tasks are",
     "fedlease": "an expert for each cluster of clients, of which a router takes the best",
