@@ -7,7 +7,7 @@ import torch
 from scalars import LR, START, ScalarLearner, context
 
 from feddat.algorithms import ALGORITHMS
-from feddat.algorithms.feddat2 import GRID, WEIGHT, chosen, is_shared, mixed
+from feddat.algorithms.feddat2 import WEIGHT, chosen, is_shared, mixed
 
 METHOD = ALGORITHMS["feddat-2"]
 
@@ -34,11 +34,11 @@ def test_the_shared_step_is_fedavgs():
 
 def test_the_personal_step_moves_both_adapters():
     s, c, h = START["global"], START["local"], START["head"]
-    both = (c + s) / 2
+    both = c + s
     g = slope(h * both)
     learner = ScalarLearner()
     metrics = METHOD.step(learner, at(1))
-    expected = {"global": s - LR * g * h / 2, "local": c - LR * g * h / 2, "head": h - LR * g * both}
+    expected = {"global": s - LR * g * h, "local": c - LR * g * h, "head": h - LR * g * both}
     assert learner.values() == pytest.approx(expected | {"anchor": START["anchor"]}, abs=1e-12)
     assert learner.p["head.global"].item() == h
     assert metrics["loss"].item() == pytest.approx(log(1 + exp(-h * both)))
@@ -115,13 +115,7 @@ def test_without_validation_data_half_and_half():
     torch.testing.assert_close(METHOD.answer(learner, "mixed", now), expected)
 
 
-def test_the_local_adapter_begins_as_the_global_one():
-    learner = ScalarLearner()
-    METHOD.begin(learner, context())
-    assert learner.p["local"].item() == START["global"]
-    later = ScalarLearner()
-    now = context(round=2)
-    now.previous = 1
-    METHOD.begin(later, now)
-    assert later.p["local"].item() == START["local"]
-    assert GRID[0] == 0 and GRID[-1] == 1
+def test_each_route_is_exported_as_its_adapters():
+    assert METHOD.mixture("personal", context()) == {"local": 1.0, "global": 1.0}
+    assert METHOD.mixture("global", context()) == {"global": 1.0}
+    assert METHOD.mixture("mixed", context()) is None

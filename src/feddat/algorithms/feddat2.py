@@ -4,11 +4,11 @@ A method of this project, after FedDAT (:mod:`.feddat`); docs/feddat-2.md has wh
 frozen model, each with a head of its own, h_s and h_p:
 
     shared    z_s = h_s( A_s )                    the global adapter alone, as in FedAvg
-    personal  z_p = h_p( ½·A_c + ½·A_s )          the local adapter beside it
+    personal  z_p = h_p( A_s + A_c )              what the local adapter adds to it
 
 Steps alternate between the two; each is one forward and one backward pass on the task loss alone. A_s trains on both
-routes, so it misses no batch; A_c, which begins as a copy of A_s, trains on the personal one. There is no anchor: the
-personal route takes A_s as it is. A client answers with a mixture of both routes' probabilities,
+routes, so it misses no batch; A_c trains on the personal one, and adds next to nothing at first. There is no anchor:
+the personal route takes A_s as it is. A client answers with a mixture of both routes' probabilities,
 
     p(y) = w · p_p(y) + (1 − w) · p_s(y),
 
@@ -33,7 +33,7 @@ GRID, UNKNOWN = tuple(step / 10 for step in range(11)), 0.5
 #: Name of the head of the shared route; the personal route has the main one.
 SHARED_HEAD = "global"
 #: Weight of each adapter on the personal route.
-PERSONAL: Mapping[str, float] = {"local": 0.5, "global": 0.5}
+PERSONAL: Mapping[str, float] = {"local": 1.0, "global": 1.0}
 
 
 class FedDAT2(Algorithm):
@@ -44,18 +44,12 @@ class FedDAT2(Algorithm):
     keeps = ("local",)
     routes = ("mixed", "personal", "global")
     logs = ("loss",)
-    local_from_global = True
     kinds = ("bottleneck", "lora")
     needs = "adapters whose outputs can be added up"
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the shared route's own head."""
         return {"global": SHARED_HEAD}
-
-    def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Let the local adapter begin as the global one that was received first."""
-        if context.previous is None:
-            learner.copy("global", "local")
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the route whose turn it is; a round of an odd number of steps begins with the other one."""
