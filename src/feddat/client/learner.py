@@ -223,7 +223,7 @@ class BatchLearner:
             def count(gradient: Tensor) -> None:
                 self.passes["backward"] += views
 
-            features.register_hook(count)
+            features.register_hook(count)  # type: ignore[no-untyped-call]
         return features
 
     def _forward(self) -> Tensor:
