@@ -73,7 +73,7 @@ class RelevantMeans(ServerPart):
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the means, and the plain one; a client that did not reply keeps the mean that it had."""
-        new = dict(state) | {f"all/{RELEVANT}{key}": value for key, value in gathered.shared.items()}
+        new = dict(state) | {f"all/{RELEVANT}{key}": value.clone() for key, value in gathered.shared.items()}
         names = list(gathered.each)
         weights = relevance(torch.stack([gathered.each[name][GRADIENT].flatten() for name in names]))
         for name, row in zip(names, weights, strict=True):

@@ -79,19 +79,19 @@ class Tiers(ServerPart):
         done = round(state[DONE].item()) + 1
         new[DONE] = torch.full((1,), float(done))
         if done <= self._of_root:
-            new |= {f"all/{ROOT}{key}": value for key, value in gathered.shared.items()}
+            new |= {f"all/{ROOT}{key}": value.clone() for key, value in gathered.shared.items()}
             if done == self._of_root:
                 moved = [{k: gathered.each[n][k] - shared[k] for k in writers(shared)} for n in names]
                 labels = by_eigengap(subspace_similarities(moved), MOST)
                 for name, label in zip(names, labels, strict=True):
                     new[f"of/{name}"] = torch.full((1,), float(label))
-                    new |= {f"{label}/{CLUSTER}{key}": state[f"all/{CLUSTER}{key}"] for key in shared}
+                    new |= {f"{label}/{CLUSTER}{key}": state[f"all/{CLUSTER}{key}"].clone() for key in shared}
             return new, gathered.shared
         for label in {round(value.item()) for key, value in state.items() if key.startswith("of/")}:
             members = [name for name in names if round(new.get(f"of/{name}", torch.tensor(-1.0)).item()) == label]
             for key in shared if members else ():
                 new[f"{label}/{CLUSTER}{key}"] = torch.stack([gathered.each[name][key] for name in members]).mean(dim=0)
-        return new, {key.removeprefix(ROOT): v for key, v in self.sends(new).items() if key.startswith(ROOT)}
+        return new, {key.removeprefix(ROOT): v.clone() for key, v in self.sends(new).items() if key.startswith(ROOT)}
 
 
 class HiLora(Algorithm):
