@@ -68,6 +68,10 @@ def execute(path: Path, folder: Path) -> Any:
 
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # times of day, which differ with every execution
+        if cell.cell_type == "code":  # warnings of libraries name paths of this machine
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
 
 
@@ -77,6 +81,4 @@ if __name__ == "__main__":
     for given in map(Path, sys.argv[1:]):
         with tempfile.TemporaryDirectory() as scratch:
             done = execute(given, Path(scratch))
-        for cell in done.cells:
-            cell.metadata.pop("execution", None)  # times of day, which differ with every execution
         nbformat.write(done, given)
