@@ -53,7 +53,7 @@ def as_markdown(notebook: Any, stem: str) -> tuple[str, dict[str, bytes]]:
             elif "text/html" in data:
                 parts.append(f'<div class="output">\n{data["text/html"]}\n</div>')
             elif text := ESCAPES.sub("", output.get("text") or data.get("text/plain", "")).rstrip():
-                parts.append(f"````text title=\"output\"\n{text}\n````")
+                parts.append(f'````text title="output"\n{text}\n````')
     parts.insert(1, f"[Download this notebook]({stem}.ipynb){{ .md-button download }}")
     return "\n\n".join(parts) + "\n", pictures
 

@@ -1,4 +1,4 @@
-"""The worked examples of docs/dev: a reader, a model family and a kind of adapter, put into a copy as their pages say."""
+"""The worked examples of docs/dev, put into a copy of the package as their pages say: reader, family, kind of adapter."""
 
 import json
 import os

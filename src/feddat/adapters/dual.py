@@ -166,9 +166,7 @@ def _check_config(config: PeftConfig) -> None:
     if hasattr(layer_class(config), "reset_adapter"):
         return
     if type(config) is not LoraConfig:
-        raise ValueError(
-            f"dual adapters need a tuner of this package or a LoraConfig, not {type(config).__name__}"
-        )
+        raise ValueError(f"dual adapters need a tuner of this package or a LoraConfig, not {type(config).__name__}")
     # DoRA is not linear in its scale; biases and saved modules would be shared by all three adapters.
     for option, neutral in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
         if getattr(config, option) != neutral:

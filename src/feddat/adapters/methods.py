@@ -22,9 +22,7 @@ from feddat.kinds import KINDS
 #: Kinds that are PEFT tuners -> the configuration of one, from an expression for its sites and the settings by name.
 TUNERS: dict[str, Callable[[str, Mapping[str, Any]], PeftConfig]] = {
     "bottleneck": lambda sites, settings: BottleneckConfig(target_modules=sites, reduction=settings["reduction"]),
-    "lora": lambda sites, settings: LoraConfig(
-        target_modules=sites, r=settings["rank"], lora_alpha=settings["alpha"]
-    ),
+    "lora": lambda sites, settings: LoraConfig(target_modules=sites, r=settings["rank"], lora_alpha=settings["alpha"]),
 }
 
 
