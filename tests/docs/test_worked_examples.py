@@ -1,4 +1,4 @@
-"""The worked examples of docs/dev, put into a copy of the package as their pages say: reader, family, kind of adapter."""
+"""The worked examples of docs/dev, put into a copy of the package: a reader, a model family, a kind of adapter."""
 
 import json
 import os
