@@ -1,7 +1,8 @@
-"""The reference of commands and settings, made from the code itself: Typer's commands and pydantic's models."""
+"""What the site says of the code, made from the code: commands, settings, and methods that no paragraph names yet."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import types
@@ -13,10 +14,15 @@ import annotated_types
 import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-CLI, CONFIGURATION = "reference/cli.md", "reference/configuration.md"
+CLI, CONFIGURATION, RIVALS = "reference/cli.md", "reference/configuration.md", "method/rivals.md"
+#: A role of Sphinx in front of code, in docstrings that mkdocstrings has rendered.
+ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):(<code>)~?")
+#: An address on arXiv.
+ARXIV = re.compile(r"(?<!\[)arXiv\s+(\d{4}\.\d{4,5})")
 #: What stands above the settings of each file, and its model's name.
 FILES = {
     "A run": (
@@ -37,6 +43,40 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, CLI, content=commands()))
     files.append(File.generated(config, CONFIGURATION, content=settings()))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
+    """Add to the page of rivals those that it does not name."""
+    if page.file.src_uri != RIVALS:
+        return markdown
+    folder = Path(config.config_file_path).parent / "src" / "feddat" / "algorithms"
+    added = [paragraph for path in sorted(folder.glob("*.py")) if (paragraph := rival(path, markdown))]
+    return "\n\n".join([markdown, *(["## More"] if added else []), *added])
+
+
+def rival(path: Path, page: str) -> str | None:
+    """Return a paragraph about the algorithm in a file, from its docstring, unless the page speaks of it already."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    named = [
+        item.value.value
+        for node in classes
+        for item in node.body
+        if isinstance(item, ast.Assign)
+        and ast.unparse(item.targets[0]) == "name"
+        and isinstance(item.value, ast.Constant)
+    ]
+    if not named or named[0] == "feddat" or f"(`{named[0]}`)" in page:
+        return None
+    first, *rest = (ast.get_docstring(tree) or "").split("\n\n")
+    said = " ".join(" ".join([first, *rest[:1]]).split()).replace("``", "`")
+    linked = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", said)
+    return f"(`{named[0]}`) {linked} (`algorithms/{path.name}`)"
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Take the roles of Sphinx out of rendered docstrings."""
+    return ROLE.sub(r"\1", html)
 
 
 def commands() -> str:

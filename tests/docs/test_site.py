@@ -57,9 +57,15 @@ def test_every_command_is_there_with_its_options():
 
 def test_every_rival_has_a_paragraph_with_its_file():
     page = (DOCS / "method" / "rivals.md").read_text()
+    folder = DOCS.parent / "src" / "feddat" / "algorithms"
+    added = {path: reference.rival(path, page) for path in folder.glob("*.py")}
+    page = "\n\n".join([page, *filter(None, added.values())])
     for name in set(ALGORITHMS.own) - {"feddat"}:
         (paragraph,) = (part for part in page.split("\n\n") if f"(`{name}`)" in part)
         assert f"algorithms/{name.replace('-', '_')}.py" in paragraph
+    # One that the page does not name yet is told of by its own docstring.
+    told = reference.rival(folder / "ditto.py", "")
+    assert told.startswith("(`ditto`) Ditto: beside FedAvg's shared adapter") and "abs/2012.04221)" in told
     table = (DOCS / "methods.md").read_text()
     assert all(f"`{name}`" in table for name in ALGORITHMS.own)
 
