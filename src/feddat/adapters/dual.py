@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -153,9 +152,7 @@ class DualAdapters(AdapterStates):
         elif not isinstance(self._config, LoraConfig):
             raise ValueError(f"adapters of {type(self._config).__name__} cannot be added up")
         else:
-            config, state = add_lora(
-                cast(LoraConfig, self._config), {site.name: site.scaling["global"] for site in sites}, parts
-            )
+            config, state = add_lora(self._config, {site.name: site.scaling["global"] for site in sites}, parts)
         return PeftForm(config, {key: PREFIX + key for key in state}), state
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:
