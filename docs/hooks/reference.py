@@ -156,7 +156,24 @@ def settings() -> str:
     ]
     for title, (model, text) in FILES.items():
         lines += [f"## {title}", text, *_tables(_model(model), "")]
+    lines += [
+        "## Bundled models",
+        "Most defaults are the paper's, made for ViLT-B. With a bundled model these hold instead, unless you set them:",
+        _recommended(),
+    ]
     return "\n\n".join(lines) + "\n"
+
+
+def _recommended() -> str:
+    from feddat.config.recommended import RECOMMENDED
+
+    rows = [
+        f"| `{model}` | "
+        + ", ".join(f"`{k}={v:g}`" if isinstance(v, float) else f"`{k}={v}`" for k, v in values.items())
+        + " |"
+        for model, values in RECOMMENDED.items()
+    ]
+    return "\n".join(["| model | settings |", "| --- | --- |", *rows])
 
 
 def _model(name: str) -> type[BaseModel]:
