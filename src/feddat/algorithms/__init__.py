@@ -9,7 +9,7 @@ from feddat.algorithms.ditto import Ditto
 from feddat.algorithms.fedalt import FedALT
 from feddat.algorithms.fedavg import FedAvg
 from feddat.algorithms.feddat import FedDAT
-from feddat.algorithms.feddat2 import FedDAT2
+from feddat.algorithms.feddat_2 import FedDAT2
 from feddat.algorithms.feddpa import FedDPA
 from feddat.algorithms.feddyn import FedDyn
 from feddat.algorithms.fedex_lora import FedExLora

@@ -7,7 +7,7 @@ import torch
 from scalars import LR, START, ScalarLearner, context
 
 from feddat.algorithms import ALGORITHMS
-from feddat.algorithms.feddat2 import WEIGHT, chosen, is_shared, mixed
+from feddat.algorithms.feddat_2 import WEIGHT, chosen, is_shared, mixed
 
 METHOD = ALGORITHMS["feddat-2"]
 
