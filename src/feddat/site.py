@@ -34,6 +34,9 @@ class SiteConfig(BaseModel):
         None, description="folder of the foundation model, or owner/name@commit; default: the run's bundled model"
     )
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
+    seals: Path = Field(
+        Path("seals"), description="folder of the keys that seal this state, one a run; best where fewer may write"
+    )
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
     start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
     device: str = Field("cpu", description="that this client computes on; never the run's")
@@ -68,6 +71,14 @@ class SiteConfig(BaseModel):
         if not run or run.startswith(".") or any(sign in run for sign in "/\\:\0"):
             raise ConfigError(f"client {self.client}: run id {run!r} cannot be a folder name")
         return self.state / run
+
+    def seal_key(self, run: str) -> Path:
+        """Return the file of the key that seals a run's personal state.
+
+        Raises:
+            ConfigError: the run's id cannot be a folder name.
+        """
+        return self.seals / f"{self.store(run).name}.key"
 
     def applied(self, config: RunConfig) -> RunConfig:
         """Return the run as this client runs it: on its own data, model and device, with its own caps.
@@ -132,7 +143,7 @@ def read_site(path: Path) -> SiteConfig:
     }
     places: dict[str, Any] = {
         key: folder / value.expanduser()
-        for key in ("state", "data_cache", "start_local")
+        for key in ("state", "seals", "data_cache", "start_local")
         if (value := getattr(site, key)) is not None
     }
     if site.model is not None:

@@ -197,7 +197,7 @@ def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor
     base = ask.shared if ask.wire.delta else None
     if ask.wire.format != "int8" or not shared:
         return wire.pack(shared, ask.wire, base)[0]
-    store = PersonalStore(works.store.root, works.store.client, label="residual")
+    store = works.store.beside("residual")
     with store.held():
         round, kept, _ = store.load(ask.round) or (None, {}, {})
         packed, left = wire.pack(shared, ask.wire, base, kept)

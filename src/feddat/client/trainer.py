@@ -126,7 +126,7 @@ class Participant:
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
-        self._personal_store = PersonalStore(store.root, store.client, label="personal")
+        self._personal_store = store.beside("personal")
         self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried, captured)
         self._averages: dict[str, Tensor] = {}  # of momentum distillation, in the state restored last
 
