@@ -6,7 +6,7 @@ One YAML file on that machine, named by the node's configuration (``data``); not
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -43,6 +43,11 @@ class SiteConfig(BaseModel):
     threads: int | None = Field(None, ge=1, description="CPU threads, never the run's; default: torch's own choice")
     accept_changes: bool = Field(
         False, description="go on with a run though data was exchanged here since its personal state was begun"
+    )
+    old_state: Literal["continue", "refuse"] = Field(
+        "continue",
+        description="what to do where the state here is older than what the server has of this client, as after an old "
+        "backup was put back",
     )
     share_metrics: Sharing = Field(
         "scores", description="what may leave beside the adapter; the run may ask for less, never for more"

@@ -69,6 +69,7 @@ class ServerState:
         refused: replies that did not fit so far.
         start: hash of the folder that the first global adapter was read from; empty: it was drawn.
         world: what the run was made of when this was written -> its hash; empty in checkpoints of earlier versions.
+        trained: client -> last round that its training was used in; clients are told, and so notice an old backup.
         changes: what was exchanged while the run rested, and accepted: ``round`` after which, and ``what``.
     """
 
@@ -84,6 +85,7 @@ class ServerState:
     rule: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
     world: dict[str, str] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -134,6 +134,10 @@ class Participant:
         """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
 
+    def kept(self) -> int:
+        """Return the newest round that this client keeps its state of; 0: of none."""
+        return max(self.store.rounds(), default=0)
+
     def release(self) -> None:
         """Let go of prepared data, prefixes and heads until the next turn."""
         if self._prefixes is not None:

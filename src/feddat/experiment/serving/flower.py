@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def site(context: Context, run: str) -> Site:
     if (own := gate(context)) is not None:
         here = read_site(own.file)
         settings = own.settings(here).model_dump_json()
-        return _own_federation(settings, here.store(run), here.seal_key(run)).site(here.client)
+        found = _own_federation(settings, here.store(run), here.seal_key(run)).site(here.client)
+        return replace(found, refuses_old_state=here.old_state == "refuse")
     federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
     name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:
