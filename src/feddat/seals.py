@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
-import secrets
 import struct
-from contextlib import suppress
 from pathlib import Path
+
+from feddat.files import secret
 
 #: Key of a safetensors file's metadata that holds its seal, and what stands there while the seal is computed.
 SEAL, BLANK = "seal", "0" * 64
 _PLACE = re.compile(rb'"seal":"([0-9a-f]{64})"')
-_KEY_BYTES = 32
 _BLOCK = 2**20
 
 
@@ -93,25 +91,11 @@ class Seal:
         return True
 
     def _key(self) -> bytes:
-        """Return the key, made where there is none; of two processes that make one, both get the first's."""
-        if not self.exists:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.file.with_name(f".{self.file.name}.{secrets.token_hex(4)}.tmp")
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_KEY_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
-            try:
-                with suppress(FileExistsError):
-                    os.link(temporary, self.file)
-            except OSError:  # a disk that gives files one name each
-                temporary.replace(self.file)
-            temporary.unlink(missing_ok=True)
-        key = self.file.read_bytes()
-        if len(key) != _KEY_BYTES:
-            raise SealError(f"its seal cannot be checked: {self.file} is no key")
-        return key
+        """Return the key, made where there is none."""
+        try:
+            return secret(self.file)
+        except ValueError:
+            raise SealError(f"its seal cannot be checked: {self.file} is no key") from None
 
 
 def file_digest(path: Path) -> str:
