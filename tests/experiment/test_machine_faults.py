@@ -4,7 +4,6 @@ A line that stands still, processes that are stopped or out of memory, a disk th
 that jump. After each, nothing that was computed is lost, and one line says what happened.
 """
 
-import json
 import os
 import re
 import resource
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 from clouds import alike, has, lines, log_of, open_cloud
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -24,7 +24,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 import feddat
 from feddat.deploy.control import Control, app_project
-from feddat.deploy.processes import _below
+from feddat.deploy.processes import free_ports
 from feddat.experiment import Experiment
 from feddat.experiment.serving.app_config import AppConfig, to_flat, to_toml
 
@@ -202,8 +202,6 @@ def test_a_database_that_is_damaged_is_put_aside_and_the_run_goes_on(cloud, undi
 
 
 def test_a_second_server_over_one_state_folder_is_refused(cloud):
-    from feddat.deploy.processes import free_ports
-
     (port,) = free_ports(1)
     arguments = cloud.server.link_arguments()
     arguments[arguments.index("--port") + 1] = str(port)
@@ -214,6 +212,54 @@ def test_a_second_server_over_one_state_folder_is_refused(cloud):
     assert re.search(r"state folder \S+/state: another server works with it; end that one first", told[-1]), told
     assert "Traceback" not in log_of(cloud, "second")
     cloud.control.wait(10)
+
+
+JUMPING_CLOCK = """
+import datetime, pathlib
+
+class Jumping(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        seconds = float(pathlib.Path({file!r}).read_text())
+        return super().now(tz) + datetime.timedelta(seconds=seconds)
+
+datetime.datetime = Jumping
+"""
+
+
+def test_clocks_that_jump_in_a_round_cost_time_alone(cloud, undisturbed, tmp_path):
+    """A node's clock is an hour ahead, and later right again: its signatures are not taken, and it is told so."""
+    config = undisturbed.updated({"server.min_clients": 2, "server.wait": 300})
+    folder = Experiment(config).folder
+    clock = tmp_path / "clock"
+    clock.write_text("0")
+    (tmp_path / "sitecustomize.py").write_text(JUMPING_CLOCK.format(file=str(clock)))
+    place = cloud.folder / "c" / "clients" / "bob"
+    site = yaml.safe_load((place / "client.yaml").read_text())
+    site |= {"server": cloud.server.local_address, "data": dict(config.clients["bob"]), "heartbeat": 10, "threads": 1}
+    site["model"] = str(Path(config.model).resolve())
+    site["policy"] |= {"approval": "first-use", "min_examples": 1, "min_questions": 1}
+    site["policy"]["bounds"] |= {"train.steps": [1, 1000], "train.batch_size": [1, 100]}
+    (site["node_port"],) = free_ports(1)
+    (place / "client.yaml").write_text(yaml.safe_dump(site))
+    cloud.processes.kill("bob")
+    path = os.pathsep.join([str(tmp_path), str(Path(feddat.__file__).parents[1])])
+    home = {"FLWR_HOME": str(tmp_path / "home"), "PYTHONPATH": path}
+    cloud.processes.start("clock", ["deploy", "client", str(place)], home)
+    try:
+        run = cloud.start_run(config)
+        cloud.wait(lambda: has(folder.log_file, event="asked", kind="train", round=2))
+        clock.write_text("3600")
+        cloud.wait(
+            lambda: re.search(r"not let in by \S+: clock: 36\d\d s ahead of the server's", log_of(cloud, "clock"))
+        )
+        clock.write_text("0")
+        assert cloud.end_of(run) == ""
+    finally:
+        cloud.processes.kill("clock")
+        cloud.node("bob", client="bob", heartbeat=10, address=f"127.0.0.1:{cloud.line.port}")
+    here, there = (Experiment(config.updated({"name": name})).folder.summary() for name in ("here", "there"))
+    assert there["clients"] == here["clients"]
 
 
 # Other accounts of the machine, who can connect to whatever listens on its loopback address.
@@ -244,8 +290,8 @@ def test_another_account_starts_no_run_and_takes_no_task(cloud, undisturbed, tmp
         assert (server.path / "state" / name).stat().st_mode & 0o777 == 0o600
 
     # While a run is on, it asks for tasks far more often than those whose they are.
-    node = next(int(a) for a in Path(f"/proc/{cloud.processes._running['ann'].pid}/cmdline").read_text().split("\0")
-                if a.isdigit())
+    command = Path(f"/proc/{cloud.processes._running['ann'].pid}/cmdline").read_text().split("\0")
+    node = next(int(word) for word in command if word.isdigit())
     refused, taken, over = [], [], threading.Event()
 
     def steal(client, kind):

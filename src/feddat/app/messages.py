@@ -3,7 +3,7 @@
 | message | server to client | client to server |
 | --- | --- | --- |
 | query | the run's id | the client's name, members and newest state's round, counts of parameters and examples |
-| train | the global adapter, extra arrays; round, rounds, run, model, ledger | the same, other extras; examples; losses |
+| train | the global adapter, extra arrays; round, rounds, run, model, ledger | the same; examples; losses |
 | evaluate | the global adapter, other extras; the same; split, if final | number of examples; one score per route |
 
 Either side tells its version (:mod:`.versions`), and no key of an instruction may be missing. The ledger is the last

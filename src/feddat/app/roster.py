@@ -144,7 +144,7 @@ class Roster:
                 log.info("client %s is back (node %d)", member.name, node)
             if member.kept < (last := self.trained.get(member.name, 0)):
                 log.warning(
-                    "client %s keeps a state of round %d, though it has trained in round %d: it has lost what came after",
+                    "client %s keeps a state of round %d, though it has trained in round %d: what came after is lost",
                     member.name,
                     member.kept,
                     last,

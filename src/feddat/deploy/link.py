@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +68,12 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     """
     import uvicorn
     from flwr.superlink import main
-    from flwr.superlink.cli import flower_superlink as cli
 
     from feddat.deploy.bodies import BoundedBodies
     from feddat.deploy.patience import ImpatientProtocol
     from feddat.deploy.private import CONTROL_FILE, TASKS_FILE, OnlyWithToken
 
+    cli = import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of this name
     if server is not None:
         os.environ.setdefault("FLWR_HOME", str(server.path / "state" / "flwr"))
     private = _private_folder(arguments)

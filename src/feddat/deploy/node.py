@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -78,7 +79,8 @@ def run_node(
     from flwr.supercore import heartbeat as sender
     from flwr.supernode import fleet_http_connection as connection
     from flwr.supernode import start_client_internal as internal
-    from flwr.supernode.cli import flower_supernode as cli
+
+    cli = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of this name
 
     _keep(log_file)
     # Flower has no option for it: what is sent, and how often.

@@ -1,4 +1,4 @@
-"""How long a SuperLink waits for the head of a request: whoever sends it byte by byte would hold a connection for ever."""
+"""How long a SuperLink waits for the head of a request: sent byte by byte, it would hold a connection for ever."""
 
 from __future__ import annotations
 
