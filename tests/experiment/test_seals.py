@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-import os
 import shutil
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -104,7 +103,7 @@ def of_another_round(store):
 
 def of_another_kind(store):
     store.beside("personal").save(2, tensors(7.0))
-    os.replace(store.folder / "personal-0002.safetensors", store.folder / "round-0002.safetensors")
+    (store.folder / "personal-0002.safetensors").replace(store.folder / "round-0002.safetensors")
 
 
 def of_another_client(store):
@@ -277,7 +276,7 @@ def test_a_run_is_not_resumed_from_an_altered_checkpoint(make_config):
     found = load_file(path)
     key = next(iter(found))
     save_file(found | {key: found[key] + 1}, path, metadata={"format": "pt"})
-    with pytest.raises(ExperimentError, match="round-00001: adapter_model.safetensors was altered") as told:
+    with pytest.raises(ExperimentError, match=r"round-00001: adapter_model\.safetensors was altered") as told:
         Experiment(config).run(resume=True)
     assert "\n" not in str(told.value)
     with pytest.raises(ExperimentError, match="was altered"):
