@@ -299,3 +299,22 @@ def test_a_client_does_not_go_on_from_an_altered_state(make_config):
         Experiment(config).run(alter)
     failed = [line["failed"] for line in Experiment(config).folder.read_metrics() if "failed" in line]
     assert any(str(place) in reason and "altered after it was written: its seal" in reason for reason in failed), failed
+
+
+def test_a_client_whose_disk_is_as_it_was_a_round_ago_says_so_and_goes_on(make_config, caplog):
+    config = make_config(threads=1, rounds=3, name="backup", **{"runtime.jobs": 1})
+    folder = Experiment(config).folder
+
+    def put_back(event):
+        if event["event"] == "round" and event["round"] == 2:
+            (folder.clients / "ann" / "round-0002.safetensors").unlink()
+
+    summary = Experiment(config).run(put_back)
+    told = [record.getMessage() for record in caplog.records if "older backup" in record.getMessage()]
+    assert told == [
+        "client ann: the newest state here is of round 1, though the server has its training of round 2: restored from "
+        "an older backup? It goes on from what there is"
+    ]
+    assert (summary["failed"], summary["refused"]) == (0, 0)
+    found = PersonalStore(folder.clients, "ann").read(3)
+    assert found[2]["previous"] == 1

@@ -12,7 +12,7 @@ Nothing else leaves a client: no data, no head, no local adapter. Methods that d
 Of the metrics a client may keep back its losses and scores (``share_metrics: counts``), and its numbers of examples and
 of parameters as well (``none``).
 Of the global adapter only those entries travel that the algorithm shares, packed as ``wire`` says (:mod:`.wire`); an
-instruction names the format, where it is not the default, and the client answers in the same. Extra arrays (control
+instruction names the format, and the client answers in the same. Extra arrays (control
 variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower
 wants one per message, under a prefix.
 Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`. Metrics have names
