@@ -54,13 +54,13 @@ def test_a_whole_database_and_none_are_left_alone(tmp_path, caplog):
 
 
 def test_one_server_works_with_a_state_folder_at_a_time(tmp_path):
-    other = f"from feddat.files import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): print(1, "
-    other += "flush=True); input()"
+    other = f"from feddat.files import locked; from pathlib import Path\nwith locked(Path({str(tmp_path)!r})): "
+    other += "print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        with pytest.raises(DeployError, match=rf"^state folder {tmp_path}: another server works with it"):
-            with link._alone(tmp_path):
-                pass
+        told = rf"^state folder {tmp_path}: another server works with it"
+        with pytest.raises(DeployError, match=told), link._alone(tmp_path):
+            pass
         process.kill()
     with link._alone(tmp_path):
         pass
