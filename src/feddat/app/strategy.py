@@ -49,6 +49,7 @@ class AdapterStrategy(Strategy):
         scores: member -> route -> percent, of the latest evaluation.
         gone: nodes that went away while they were asked to train in this round.
         kept_back: members that have scores of it, but keep them to themselves.
+        trained: client -> last round that it has answered to training in.
         logs: keys of the metrics that clients report of their training.
         logs_below_zero: whether any of them may be below 0.
         wire: how the shared part travels.
@@ -84,6 +85,8 @@ class AdapterStrategy(Strategy):
         self.logs, self.logs_below_zero = tuple(logs), logs_below_zero
         self.roster.notify = notify
         self.failed = self.refused = 0
+        self.trained: dict[str, int] = {}
+        self.roster.trained = self.trained
         self.scores: dict[str, dict[str, float]] = {}
         self.kept_back: set[str] = set()
         self.gone: set[int] = set()
@@ -127,6 +130,7 @@ class AdapterStrategy(Strategy):
                 reply = self._read(member, message, server_round)
                 measures = self.judge.measure(member.name, reply, self._sent)
             held.add(member, reply)
+            self.trained[member.name] = server_round
             measured.append(measures)
             self._notify(
                 {
@@ -293,13 +297,14 @@ class AdapterStrategy(Strategy):
         names = [self.roster.members[node].name for node in nodes]
         self._notify({"event": "asked", "round": round, "kind": kind, "clients": names})
         ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
-        if not self.rule.apart:
-            content = messages.instruction_content(arrays, config, extras, self.wire)
-            return [Message(content, node, kind, group_id=str(round), ttl=ttl) for node in nodes]
-        training, asked = kind == MessageType.TRAIN, []
+        training = kind == MessageType.TRAIN
+        content = messages.instruction_content(arrays, config, extras, self.wire)
+        asked = []
         for node, name in zip(nodes, names, strict=True):
-            content = messages.instruction_content(arrays, config, self.rule.for_client(name, training), self.wire)
-            asked.append(Message(content, node, kind, group_id=str(round), ttl=ttl))
+            if self.rule.apart:
+                content = messages.instruction_content(arrays, config, self.rule.for_client(name, training), self.wire)
+            own = messages.addressed(content, self.trained.get(name, 0))
+            asked.append(Message(own, node, kind, group_id=str(round), ttl=ttl))
         return asked
 
     def _each(
