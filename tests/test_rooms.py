@@ -22,7 +22,7 @@ FLOORS = (
     ("app",),
     ("experiment",),
     ("deploy",),
-    ("bench", "watching"),
+    ("audit", "bench", "watching"),
     ("cli",),
     ("__main__",),
 )

@@ -13,7 +13,19 @@ from typing import Annotated, Any
 import click
 import typer
 
-from feddat.cli import bench, common, comparing, data, deploying, exporting, models, predicting, runs, watching
+from feddat.cli import (
+    auditing,
+    bench,
+    common,
+    comparing,
+    data,
+    deploying,
+    exporting,
+    models,
+    predicting,
+    runs,
+    watching,
+)
 from feddat.cli.common import UNLIMITED, fail, out
 from feddat.text import nearest
 
@@ -34,6 +46,7 @@ for command in (
     runs.evaluate,
     predicting.predict,
     exporting.export,
+    auditing.audit,
     watching.status,
     watching.dashboard,
     models.pretrain,

@@ -20,10 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-#: Placeholder colour -> the CSS variable that replaces it.
-_INK, _MUTED, _LINE = "#010101", "#010102", "#010103"
+#: Placeholder colours; below, the CSS variable that replaces each.
+INK, MUTED, LINE = "#010101", "#010102", "#010103"
 SERIES = tuple(f"#0102{index:02x}" for index in range(1, 8))
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {
     colour: f"--s{index}" for index, colour in enumerate(SERIES, start=1)
 }
 
@@ -64,7 +64,8 @@ def style(ink: str, muted: str, line: str) -> Any:
     }
 
 
-_STYLE = style(_INK, _MUTED, _LINE)
+#: Settings for plots whose colours are placeholders.
+STYLE = style(INK, MUTED, LINE)
 
 #: Round -> one score per seed.
 Curve = Mapping[int, Sequence[float]]
@@ -83,8 +84,8 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
         limits: range of the score axis, shared by the panels of a page.
         title: what a screen reader says.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(3.5, 2.3)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.5, 2.3)
         for index, curve in enumerate(curves.values()):
             rounds = sorted(curve)
             means = [statistics.fmean(curve[r]) for r in rounds]
@@ -100,7 +101,7 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("round")
-        return _svg(figure, title)
+        return as_svg(figure, title)
 
 
 def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
@@ -111,8 +112,8 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
         unit: of the value axis.
         title: what a screen reader says.
     """
-    with matplotlib.rc_context(_STYLE):
-        figure, axes = _figure(5.2, 0.55 + 0.42 * len(values))
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(5.2, 0.55 + 0.42 * len(values))
         largest = max((value for group in values.values() for value in group), default=1.0) or 1.0
         for index, group in enumerate(values.values()):
             mean = statistics.fmean(group)
@@ -120,17 +121,17 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
             end = max(group)
             if len(group) > 1:
                 std = statistics.stdev(group)
-                axes.errorbar(mean, index, xerr=std, color=_INK, linewidth=1.2, capsize=3)
-                axes.scatter(group, [index] * len(group), s=9, color=_INK, alpha=0.55, linewidths=0, zorder=3)
+                axes.errorbar(mean, index, xerr=std, color=INK, linewidth=1.2, capsize=3)
+                axes.scatter(group, [index] * len(group), s=9, color=INK, alpha=0.55, linewidths=0, zorder=3)
                 end = max(end, mean + std)
             axes.text(end + 0.02 * largest, index, f"{mean:.1f}", va="center", fontweight="bold")
-        axes.set_yticks(range(len(values)), list(values), color=_INK)
+        axes.set_yticks(range(len(values)), list(values), color=INK)
         axes.invert_yaxis()
         axes.set_xlim(0, largest * 1.14)
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(unit)
-        return _svg(figure, title)
+        return as_svg(figure, title)
 
 
 def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
@@ -142,7 +143,8 @@ def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
     return max(0.0, min(scores) - room), min(100.0, max(scores) + room)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of inches, without a ground of its own, and its axes; draw within :data:`STYLE`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -150,7 +152,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, title: str) -> str:
+def as_svg(figure: Figure, title: str) -> str:
     """Return the figure as an inline SVG element whose ids and content depend on the picture alone."""
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": title}):
