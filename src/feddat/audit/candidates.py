@@ -57,7 +57,7 @@ def draw_candidates(
     Args:
         config: the run's.
         clients: its data, as it was trained on.
-        examples: members at most, and non-members; half as many are drawn for shadow and for reference.
+        examples: members at most, and as many of each other part.
         extra: per client.
         seed: of every choice.
 

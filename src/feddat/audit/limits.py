@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from feddat.audit.errors import AuditError
 from feddat.audit.membership import CONTROL
 
 
@@ -30,7 +31,7 @@ def exceeded(result: Mapping[str, Any], limits: Limits) -> list[str]:
     """Return a sentence for each threshold that an audit's figures are above; the figures, not their intervals, count.
 
     Raises:
-        KeyError: the audit did not measure what a threshold is about; names it.
+        AuditError: the audit did not measure what a threshold is about; names it.
     """
     found = []
     rows = {
@@ -64,6 +65,6 @@ def exceeded(result: Mapping[str, Any], limits: Limits) -> list[str]:
 
 def _part(result: Mapping[str, Any], key: str, what: str) -> Mapping[str, Any]:
     if key not in result:
-        raise KeyError(what)
+        raise AuditError(f"{what}: a limit is set, but this audit did not measure it")
     part: Mapping[str, Any] = result[key]
     return part

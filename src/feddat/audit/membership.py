@@ -4,7 +4,7 @@ Three attackers, by what they hold:
 
 | view | holds | is |
 | --- | --- | --- |
-| ``server`` | every round's global adapter, each client's update | a server that follows the protocol and keeps it all |
+| ``server`` | every round's global adapter, each client's update | a server that keeps all messages |
 | ``sum`` | every round's global adapter alone | that server under secure aggregation; any client of the run |
 | ``model`` | a client's personal model after the last round | whoever is given an exported model |
 

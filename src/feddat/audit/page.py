@@ -136,8 +136,8 @@ def _short(
             else f"picks the question that was trained on in {100 * auc:.0f} of 100 cases; a coin does in 50"
         )
         sentences.append(
-            f"{_VIEWS[view][0]} {verdict}. If it may wrongly name one in 100 of those that were not trained on, it rightly "
-            f"names {100 * named:.1f} in 100 of those that were."
+            f"{_VIEWS[view][0]} {verdict}. If it may wrongly name one in 100 of those that were not trained on, it "
+            f"rightly names {100 * named:.1f} in 100 of those that were."
         )
     control = shown.get(CONTROL)
     if control is not None and not control[1]["auc"][1] <= 0.5 <= control[1]["auc"][2]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from feddat.audit.errors import AuditError
 from feddat.client.answering import row_losses
+from feddat.client.learner import autocast
 from feddat.client.member import FUSION, Member
 from feddat.client.personal import load_shared
 from feddat.example import Example
@@ -36,7 +37,7 @@ class Encoded:
 
 
 class Probe:
-    """One member's examples under adapters of the attacker's choice; answers on the global route, in fp32.
+    """One member's examples under adapters of the attacker's choice; answers on the global route.
 
     Args:
         foundation: frozen model and adapters.
@@ -69,7 +70,7 @@ class Probe:
         views = self._member.encode_unseen(examples)
         batches = []
         self._backbone.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             for rows in torch.arange(len(examples)).split(_BATCH):  # type: ignore[no-untyped-call]
                 inputs = self._member.inputs(views, rows)
                 if isinstance(self._backbone, StagedBackbone):
@@ -100,7 +101,7 @@ class Probe:
 
     def features(self, examples: Encoded) -> Tensor:
         """Return pooled features, (n * V, d), float32."""
-        with torch.no_grad():
+        with torch.no_grad(), self._autocast():
             return torch.cat([self._backbone.features(dict(batch)) for batch in examples.batches]).float()
 
     def losses(self, examples: Encoded) -> Tensor:
@@ -121,10 +122,15 @@ class Probe:
             count = len(next(iter(batch.values()))) // views
             for place in range(count):
                 one = {key: value[place * views : (place + 1) * views] for key, value in batch.items()}
-                logits = self._member.task.logits(self.head, self._backbone.features(one).float())
+                with self._autocast():
+                    features = self._backbone.features(one)
+                logits = self._member.task.logits(self.head, features.float())
                 loss = self._member.task.loss(logits, examples.targets[row : row + 1])
                 found = torch.autograd.grad(loss, parameters, allow_unused=True)
                 pairs = zip(found, parameters, strict=True)
                 rows.append(torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs]).cpu())
                 row += 1
         return torch.stack(rows).float()
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self._device, self._foundation.config.train.precision)

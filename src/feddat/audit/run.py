@@ -13,6 +13,7 @@ from feddat.audit.canaries import as_candidates, bounds, make_canaries, with_can
 from feddat.audit.candidates import draw_candidates
 from feddat.audit.errors import AuditError
 from feddat.audit.membership import VIEWS, Say, attack, attacked_rounds, summarise
+from feddat.audit.reconstruction import reconstruct
 from feddat.audit.replay import Trace, replay, same_as
 from feddat.config import RunConfig
 from feddat.example import ClientData
@@ -32,6 +33,7 @@ class Plan:
         examples: members per client that are asked about, at most, and as many non-members.
         rounds: that are attacked, at most: the first, the last, and some between.
         canaries: per client, in a second run; 0: none.
+        reconstruction: whether messages to a dishonest server are attacked too.
         seed: of every choice that the attackers make.
     """
 
@@ -39,6 +41,7 @@ class Plan:
     examples: int = 200
     rounds: int = 5
     canaries: int = 40
+    reconstruction: bool = True
     seed: int = 0
 
 
@@ -79,6 +82,10 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
             asked = as_candidates(candidates, canaries)
             scores = attack(again, asked, plan.views, plan.rounds, plan.seed, _named(say, "canaries"))
             result["canaries"] = bounds(scores, stated(experiment.settings)["delta"] or DELTA)
+        if plan.reconstruction:
+            config = experiment.settings
+            messages = Path(place) / "messages"
+            result["reconstruction"] = reconstruct(config, clients, candidates, messages, say)
     result["stated"] = stated(experiment.settings)
     result["seconds"] = time.perf_counter() - started
     return result

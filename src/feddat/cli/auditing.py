@@ -41,6 +41,10 @@ def audit(
     examples: Annotated[int, typer.Option(min=8, help="Training questions per client that are asked about.")] = 200,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds that are attacked, spread over the run.")] = 5,
     canaries: Annotated[int, typer.Option(min=0, help="Canaries per client, in a second run; 0: none.")] = 40,
+    reconstruction: Annotated[
+        bool,
+        typer.Option(help="Rebuild pictures and words from messages to a dishonest server, with and without a policy."),
+    ] = True,
     seed: Annotated[int, typer.Option(min=0, help="Of every choice that the attackers make.")] = 0,
     max_auc: Annotated[
         float | None, typer.Option(min=0, max=1, help="Fail where a membership attack's AUC is above.")
@@ -50,6 +54,10 @@ def audit(
         typer.Option(min=0, max=1, help="Fail where more members are named, at 1 % of non-members named wrongly."),
     ] = None,
     max_epsilon: Annotated[float | None, typer.Option(min=0, help="Fail where canaries show that ε is above.")] = None,
+    max_reconstructed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Fail where more patches or words are rebuilt at a client with the default policy."),
+    ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
@@ -67,6 +75,8 @@ def audit(
 
     if canaries == 0 and max_epsilon is not None:
         raise ConfigError("--max-epsilon: it is measured with canaries; leave --canaries 0 out")
+    if not reconstruction and max_reconstructed is not None:
+        raise ConfigError("--max-reconstructed: it is measured by reconstruction; leave --no-reconstruction out")
     folder = _run_folder(what or [])
     if folder is not None and config is not None:
         raise ConfigError(f"--config: the run in {folder} has its own settings; give one of them")
@@ -77,8 +87,8 @@ def audit(
     from feddat.audit.write import write
 
     experiment = _experiment(folder, config, what or [])
-    plan = Plan(tuple(split_names(views)), examples, rounds, canaries, seed)
-    limits = Limits(max_auc, max_tpr, max_epsilon)
+    plan = Plan(tuple(split_names(views)), examples, rounds, canaries, reconstruction, seed)
+    limits = Limits(max_auc, max_tpr, max_epsilon, max_reconstructed)
     target = to or experiment.folder.path / "audit"
     with _Said() as said:
         result = attack(experiment, plan, said)
@@ -165,3 +175,8 @@ def _show(result: dict[str, Any]) -> None:
     for view, bound in result.get("canaries", {"views": {}})["views"].items():
         right = f"{bound['right']} of {bound['guesses']} guesses right, {bound['canaries']} canaries"
         out.print(f"canaries, {view}: ε is at least {bound['epsilon']:.2f} ({right})", highlight=False)
+    for kind, found in result.get("reconstruction", {}).items():
+        for row in found.values():
+            rebuilt = row.get("refused") or f"{row['recovered']} of {row['of']} rebuilt"
+            who = "client with its policy" if kind == "with_policy" else "client that obeys"
+            out.print(f"{row['what']}, {row['examples']} examples, {row['steps']} steps, {who}: {rebuilt}", highlight=False)
