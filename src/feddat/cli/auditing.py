@@ -179,4 +179,6 @@ def _show(result: dict[str, Any]) -> None:
         for row in found.values():
             rebuilt = row.get("refused") or f"{row['recovered']} of {row['of']} rebuilt"
             who = "client with its policy" if kind == "with_policy" else "client that obeys"
-            out.print(f"{row['what']}, {row['examples']} examples, {row['steps']} steps, {who}: {rebuilt}", highlight=False)
+            out.print(
+                f"{row['what']}, {row['examples']} examples, {row['steps']} steps, {who}: {rebuilt}", highlight=False
+            )
