@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.ticker import MaxNLocator
 
-from feddat.report.plots import INK, MUTED, STYLE, as_svg, colour, new_figure
+from feddat.report.plots import INK, MUTED, STYLE, svg, colour, new_figure
 
 #: Least rate on the logarithmic axes.
 _LEAST = 1e-3
@@ -33,7 +33,7 @@ def roc_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> s
         axes.set_ylim(_LEAST, 1)
         axes.set_xlabel("non-members wrongly named (share)")
         axes.set_ylabel("members rightly named (share)")
-        return as_svg(figure, title)
+        return svg(figure, title)
 
 
 def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, title: str) -> str:
@@ -60,7 +60,7 @@ def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, tit
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(unit)
-        return as_svg(figure, title)
+        return svg(figure, title)
 
 
 def over_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[int], title: str) -> str:
@@ -79,4 +79,4 @@ def over_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[int], ti
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("watched up to round")
         axes.set_ylabel("AUC")
-        return as_svg(figure, title)
+        return svg(figure, title)

@@ -20,10 +20,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-#: Placeholder colours; below, the CSS variable that replaces each.
-INK, MUTED, LINE = "#010101", "#010102", "#010103"
+#: Placeholder colour -> the CSS variable that replaces it.
+INK, MUTED, _LINE = "#010101", "#010102", "#010103"
 SERIES = tuple(f"#0102{index:02x}" for index in range(1, 8))
-_VARIABLES = {INK: "--ink", MUTED: "--muted", LINE: "--line"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--muted", _LINE: "--line"} | {
     colour: f"--s{index}" for index, colour in enumerate(SERIES, start=1)
 }
 
@@ -40,6 +40,10 @@ LIGHT = {
     "--s6": "#d23f7f",
     "--s7": "#8a6d1a",
 }
+
+
+#: CSS variable -> the placeholder colour that becomes it.
+PLACEHOLDERS = {variable: colour for colour, variable in _VARIABLES.items()}
 
 
 def style(ink: str, muted: str, line: str) -> Any:
@@ -64,8 +68,8 @@ def style(ink: str, muted: str, line: str) -> Any:
     }
 
 
-#: Settings for plots whose colours are placeholders.
-STYLE = style(INK, MUTED, LINE)
+#: matplotlib's settings for a plot that takes its page's colours.
+STYLE = style(INK, MUTED, _LINE)
 
 #: Round -> one score per seed.
 Curve = Mapping[int, Sequence[float]]
@@ -101,7 +105,7 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("round")
-        return as_svg(figure, title)
+        return svg(figure, title)
 
 
 def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
@@ -131,7 +135,7 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(unit)
-        return as_svg(figure, title)
+        return svg(figure, title)
 
 
 def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
@@ -152,7 +156,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def as_svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """Return the figure as an inline SVG element whose ids and content depend on the picture alone."""
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": title}):
