@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.ticker import MaxNLocator
 
-from feddat.report.plots import INK, MUTED, STYLE, svg, colour, new_figure
+from feddat.report.plots import INK, MUTED, STYLE, colour, new_figure, svg
 
 #: Least rate on the logarithmic axes.
 _LEAST = 1e-3
