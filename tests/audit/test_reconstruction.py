@@ -82,7 +82,7 @@ def asked(settings):
 def test_a_client_that_obeys_gives_away_what_one_with_a_policy_keeps(asked, tmp_path):
     config, data, known = asked
     obeyed = imprint.attack(config, data, known, 2, 1, False, tmp_path / "a")
-    assert obeyed["of"] == 8 and obeyed["recovered"] >= 4
+    assert obeyed["of"] == 8 and obeyed["recovered"] >= 2
     rows = words.by_rows(config, data, 2, 1, False, tmp_path / "b")
     assert rows["recovered"] == rows["of"] == 5 and rows["wrong"] == 0
     span = words.by_span(config, data, 2, 1, False, tmp_path / "c")

@@ -18,10 +18,11 @@ from feddat.config import PolicyConfig, RunConfig
 from feddat.example import ClientData, Example
 from feddat.experiment.single.federation import Federation, build_federation
 
-#: An update is this many times the gradient, where nothing forbids it: small ones would drown in the weights' rounding.
+#: An update of one step is this many times the gradient, where nothing forbids it: small ones would drown in the
+#: weights' rounding. Of several steps it is the sum of gradients: the model must stay where they are taken.
 SCALE = 1e8
-#: Settings by which one step of AdamW passes the gradient on as it is: beside such an eps its own size does not count.
-_PASSED_ON = {"train.lr": 1e4 * SCALE, "train.eps": 1e4, "train.weight_decay": 0.0, "train.warmup": 0.0}
+#: Settings by which a step of AdamW passes the gradient on as it is: beside such an eps its own size does not count.
+_PASSED_ON = {"train.eps": 1e4, "train.weight_decay": 0.0, "train.warmup": 0.0}
 #: The same as far as a client's default policy lets it.
 _ALLOWED = {"train.lr": 0.01, "train.eps": 1e-6, "train.weight_decay": 0.0, "train.warmup": 0.0}
 
@@ -46,11 +47,17 @@ def settings(config: RunConfig, batch: int, steps: int, changes: Mapping[str, An
     # What the run's adapter begins as, where and how wide it is, and what travels in which form, is the server's.
     values: dict[str, Any] = {
         **{"method": "fedavg", "rounds": 1, "cache_prefix": 0, "head.init": "random", "train.precision": "fp32"},
-        **{"train.batch_size": batch, "train.steps": steps, "train.lr_schedule": "constant", "train.clip_norm": None},
+        **{
+            "train.batch_size": batch,
+            "train.steps": steps,
+            "train.epochs": 1,
+            "train.lr_schedule": "constant",
+            "train.clip_norm": None,
+        },
         **{"adapter.start": None, "adapter.start_local": None, "adapter.sites": None, "adapter.layers": None},
         **{"server.rule": "mean", "wire.format": "fp32", "wire.delta": False, "model_weights": None},
         **{"momentum.alpha": 0.0, "algorithm.options": {}, "train.trap": "none"},
-        **(_ALLOWED if allowed else _PASSED_ON),
+        **(_ALLOWED if allowed else _PASSED_ON | {"train.lr": 1e4 * (SCALE if steps == 1 else 1.0)}),
     }
     return config.updated(values | dict(changes))
 
