@@ -74,6 +74,10 @@ def draw_candidates(
         pool = [pool[i] for i in generator.permutation(len(pool))]
         canaries, pool = pool[:extra], pool[extra:]
         own = _known_without_it(data)
+        if len(own) < LEAST:
+            raise AuditError(
+                f"client {name}: {len(own)} training questions whose answer another one has too, expected at least {LEAST}"
+            )
         count = min(examples, len(own), len(pool) // 2)
         if count < LEAST:
             raise AuditError(
