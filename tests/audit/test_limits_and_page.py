@@ -55,6 +55,19 @@ def test_limits_are_held_against_every_attack_but_the_control(result):
     assert epsilon == "canaries (server): ε is at least 1.50, at most 1 allowed"
 
 
+def test_what_is_rebuilt_at_a_client_with_a_policy_counts_and_no_other(result):
+    result["reconstruction"] = {
+        "without_policy": {"patches, 8 x 1": {"recovered": 60, "of": 128, "examples": 8, "steps": 1}},
+        "with_policy": {"patches, 8 x 8": {"recovered": 1, "of": 1024, "examples": 64, "steps": 8}},
+    }
+    assert exceeded(result, Limits(reconstructed=1)) == []
+    assert exceeded(result, Limits(reconstructed=0)) == [
+        "reconstruction (patches, 8 x 8): 1 recovered, at most 0 allowed"
+    ]
+    text = page(result, [], False)
+    assert "keeps to its policy" in text and "<td>1024</td>" in text
+
+
 def test_a_limit_on_what_was_not_measured_is_no_pass(result):
     del result["canaries"]
     with pytest.raises(AuditError, match="canaries"):

@@ -76,7 +76,8 @@ def draw_candidates(
         own = _known_without_it(data)
         if len(own) < LEAST:
             raise AuditError(
-                f"client {name}: {len(own)} training questions whose answer another one has too, expected at least {LEAST}"
+                f"client {name}: {len(own)} training questions whose answer another one has too, expected at least "
+                f"{LEAST}"
             )
         count = min(examples, len(own), len(pool) // 2)
         if count < LEAST:
