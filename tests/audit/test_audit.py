@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from feddat.audit.canaries import make_canaries, with_canaries
 from feddat.audit.candidates import draw_candidates
@@ -17,6 +18,9 @@ from feddat.experiment import Experiment, load_clients
 def test_a_run_that_learnt_by_heart_is_found_out_and_one_on_other_data_is_not(settings, tmp_path):
     experiment = Experiment(settings())
     trace = replay(experiment, tmp_path / "guilty")
+    # What was seen adds up: the mean of both clients' updates is what the server made of the round.
+    both = torch.stack([trace.update(1, name) for name in ("ann", "bob")])
+    assert both.norm() > 0 and torch.allclose(both.mean(dim=0), trace.mean_update(1), atol=1e-6)
     clients = {name: kept_back(data) for name, data in trace.federation.data.items()}
     candidates, _ = draw_candidates(experiment.settings, clients, 30, 0, 0)
 

@@ -88,7 +88,6 @@ def _context(result: Mapping[str, Any], failures: Sequence[str], limited: bool) 
         "clients": Markup(_clients(shown)),
         "canaries": _canaries(result),
         "reconstruction": _reconstruction(result),
-        "inference": result.get("inference", {}).get("rows"),
         "setting": _setting(result),
     }
 
