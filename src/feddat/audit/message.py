@@ -59,6 +59,8 @@ def settings(config: RunConfig, batch: int, steps: int, changes: Mapping[str, An
         **{"momentum.alpha": 0.0, "algorithm.options": {}, "train.trap": "none"},
         **(_ALLOWED if allowed else _PASSED_ON | {"train.lr": 1e4 * (SCALE if steps == 1 else 1.0)}),
     }
+    if hasattr(config, "privacy"):  # that is the server's to ask for, and this one does not
+        values["privacy.epsilon"] = None
     return config.updated(values | dict(changes))
 
 

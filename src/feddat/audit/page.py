@@ -236,7 +236,7 @@ def _setting(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     repeated = {
         True: "the same adapter as the run's, to the last bit",
         False: "another adapter than the run's: the machine, the package or the data is not the same",
-        None: "no earlier run to compare with",
+        None: "no earlier run that it could be compared with",
     }[run["repeated"]]
     return [
         ("Method", run["title"]),

@@ -112,7 +112,8 @@ def _about(experiment: Experiment, trace: Trace) -> dict[str, Any]:
         "seed": config.seed,
         "rounds": config.rounds,
         "clients": {name: len(data.train) for name, data in trace.federation.data.items()},
-        "repeated": same_as(experiment, trace),
+        # Noise for privacy is drawn anew each time.
+        "repeated": None if _is_private(getattr(config, "privacy", None)) else same_as(experiment, trace),
     }
 
 
