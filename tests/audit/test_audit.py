@@ -71,7 +71,7 @@ def test_unused_questions_are_unused_and_of_the_same_kind():
         given = [answer for example in clients[name].train for answer in example.answers]
         assert all(given.count(answer) > 1 for example in those.members for answer in example.answers)
     with pytest.raises(AuditError, match=r"client sketch: .* expected at least 16; cap the training examples"):
-        draw_candidates(config.model_copy(update={"benchmark": None}), {"sketch": clients["sketch"]}, 10, 0, 0)
+        draw_candidates(config.model_copy(update={"split_clients": 2}), {"sketch": clients["sketch"]}, 10, 0, 0)
     few = replace(clients["sketch"], train=clients["sketch"].train[:1])
     with pytest.raises(AuditError, match="client sketch: 0 training questions whose answer another one has too"):
         draw_candidates(config, {"sketch": few}, 10, 0, 0)
