@@ -69,7 +69,8 @@ def attack(
 
 def pass_on(vilt: ViltModel) -> None:
     """Make all layers but the last return what they are given."""
-    for layer in list(vilt.encoder.layer)[:-1]:
+    layers: list[Any] = list(vilt.encoder.layer)
+    for layer in layers[:-1]:
         output = getattr(layer.output, "base_layer", layer.output)
         for linear in (layer.attention.output.dense, output.dense):
             linear.weight.zero_()

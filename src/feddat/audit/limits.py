@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +40,7 @@ def exceeded(result: Mapping[str, Any], limits: Limits) -> list[str]:
         if view != CONTROL
         for signal, row in signals.items()
     }
-    checks = (
+    checks: tuple[tuple[str, float | None, Callable[[Mapping[str, Any]], float]], ...] = (
         ("AUC", limits.auc, lambda row: row["auc"][0]),
         ("true-positive rate at 1 % false positives", limits.tpr, lambda row: row["tpr"]["0.01"][0]),
     )

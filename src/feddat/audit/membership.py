@@ -82,9 +82,11 @@ def attack(
     chosen = attacked_rounds(trace.rounds, rounds)
     total, found = len(candidates) * max(1, len(chosen)), {}
     for place, (client, those) in enumerate(candidates.items()):
-        scores = _by_round(
-            trace, client, those, views, chosen, seed, lambda done, p=place: say("", p * len(chosen) + done, total)
-        )
+
+        def told(done: int, before: int = place * len(chosen)) -> None:
+            say("", before + done, total)
+
+        scores = _by_round(trace, client, those, views, chosen, seed, told)
         if "model" in views:
             scores["model"] = {"loss": [-_personal_losses(trace, client, those)]}
         found[client] = _standardised(scores, len(those.members), len(those.non_members))

@@ -12,7 +12,7 @@ takes positions away, so that there are no more directions than words. This is o
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ def words_alone(vilt: ViltModel) -> None:
 
 def first_inputs(vilt: ViltModel, positions: bool) -> Tensor:
     """Return what the first layer's products are given for every word: (vocabulary, 1, d), or one per position."""
-    text = vilt.embeddings.text_embeddings
+    text, first = vilt.embeddings.text_embeddings, cast(Any, vilt.encoder.layer[0])
     size, longest = vilt.config.vocab_size, vilt.config.max_position_embeddings if positions else 1
     ids = torch.arange(size)
     found = []
@@ -94,7 +94,7 @@ def first_inputs(vilt: ViltModel, positions: bool) -> Tensor:
         kind = vilt.embeddings.token_type_embeddings.weight[0]
         for place in range(longest):
             states = text(input_ids=ids[:, None], position_ids=torch.full((size, 1), place))
-            found.append(vilt.encoder.layer[0].layernorm_before(states + kind))
+            found.append(first.layernorm_before(states + kind))
     return torch.cat(found, dim=1)
 
 
