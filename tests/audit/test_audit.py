@@ -104,7 +104,7 @@ def test_the_command_on_a_run_and_on_settings(settings, feddat, tmp_path):
     assert found["membership"].keys() == {"server", "sum", "control"}
     assert found["canaries"]["views"]["sum"]["canaries"] == 12
     assert json.loads((tmp_path / "a" / "audit.json").read_text()) == found
-    assert "run, watched by its server: 1 of 1" in progress
+    assert "run, watched by its server: 0 of 1" in progress and "membership: 0 of 2" in progress
     assert sorted(path for path in folder.rglob("*")) == before, "the run's own folder is only read"
 
     file = tmp_path / "settings.yaml"
