@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from feddat.client_names import name_problem, same_name
 from feddat.config.errors import ConfigError, explained, kind_of
+from feddat.config.privacy import PrivacyConfig
 from feddat.config.sections import (
     AdapterConfig,
     AlgorithmConfig,
@@ -107,6 +108,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     wire: WireConfig = WireConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 

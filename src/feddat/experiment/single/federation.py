@@ -29,6 +29,7 @@ from feddat.app.messages import Member
 from feddat.client.captured import CapturedRoutes
 from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.prefixes import PrefixCache
+from feddat.client.private_rules import check_privacy
 from feddat.client.probe import unreached_sites
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
@@ -178,6 +179,7 @@ def load_foundation(config: RunConfig) -> Foundation:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     _check_format(config)
+    check_privacy(config)
     backbone, adapters, weights = _load_model(
         config.model,
         config.weights,
