@@ -25,6 +25,8 @@ from typing import Any
 TOLERANCE = 2e-3
 #: Noise multipliers that are looked at: less protects nothing, more leaves nothing to learn.
 LEAST_NOISE, MOST_NOISE = 0.2, 10_000.0
+#: Below this multiplier, ε is in the hundreds for a single release, and is not computed.
+NO_NOISE = 0.05
 #: Steps are counted up to this many.
 MOST_STEPS = 1_000_000
 #: Steps between the values of a privacy loss; a coarser one gives a larger ε.
@@ -55,7 +57,7 @@ class Steps:
 
 
 def epsilon_of(steps: Iterable[Steps], delta: float) -> float:
-    """Return ε for δ of all steps together, never too small; infinite where there is no noise.
+    """Return ε for δ of all steps together, never too small; infinite where there is next to no noise.
 
     Raises:
         MissingAccountant: ``dp-accounting`` is not installed.
@@ -67,7 +69,7 @@ def epsilon_of(steps: Iterable[Steps], delta: float) -> float:
 def _epsilon(steps: tuple[Steps, ...], delta: float) -> float:
     if not steps:
         return 0.0
-    if any(part.noise <= 0 for part in steps):
+    if any(part.noise < NO_NOISE * math.sqrt(part.releases) for part in steps):
         return math.inf
     dp = _accounting()
     accountant = dp.pld.PLDAccountant(

@@ -106,7 +106,9 @@ class Service:
         if here is not None:
             self._show_answers(state, here)
             kinds = scores_by_kind(here, state, self.settings.eval.split)
-        summary = self._summary(state)
+        # Where records are private no score travels; whoever has all the data here may have them all the same.
+        own = evaluate(here, state, self.settings.eval.split) if here and self.settings.privacy.on else {}
+        summary = self._summary(state, own)
         # As scores are: what a client keeps to itself is not shown of it here either.
         if here is not None and self.settings.share_metrics == "scores":
             summary["data"] = {
@@ -227,10 +229,15 @@ class Service:
         folder.write_json(folder.predictions_file, samples)
         state.seconds["other"] += time.perf_counter() - started
 
-    def _summary(self, state: ServerState) -> dict[str, Any]:
-        """Return the summary, its scores read from the metrics: a resumed run may have scored before."""
+    def _summary(self, state: ServerState, here: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        """Return the summary, its scores read from the metrics: a resumed run may have scored before.
+
+        Args:
+            state: after the last round.
+            here: scores that did not travel, by client and route.
+        """
         settings, foundation = self.settings, self.foundation
-        clients: dict[str, dict[str, float]] = {name: {} for name in self._order}
+        clients: dict[str, dict[str, float]] = {name: dict(here.get(name, {})) for name in self._order}
         for line in self.folder.read_metrics():
             if "score" in line and line["round"] == settings.rounds and line["split"] == settings.eval.split:
                 clients.setdefault(line["client"], {})[line["route"]] = line["score"]
@@ -259,6 +266,7 @@ class Service:
             "not_shared": [name for name in clients if name in self._not_shared],
             "world": in_short(state.world),
             "changes": state.changes,
+            **({"privacy": settings.privacy.model_dump(mode="json", exclude_none=True)} if settings.privacy.on else {}),
         } | ({"start": state.start} if state.start else {})
 
 
