@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from feddat.app import messages
 from feddat.app.messages import Instruction
 from feddat.config import PolicyConfig, RunConfig
+from feddat.config.privacy import LEVELS, PrivacyConfig
 
 #: What of a client's model an instruction must name the hash of.
 PARTS = frozenset({"weights", "encoder", "adapter", "settings"})
@@ -72,9 +73,31 @@ def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
         raise PolicyError(f"policy: algorithm.options has {len(settings.algorithm.options)} keys, expected at most 32")
     for split in (settings.eval.split, settings.eval.curve_split):
         _among(policy.score_splits, split, "score_splits", "eval.split or eval.curve_split")
+    check_promise(policy, settings.privacy)
     for key, value in numbers(settings):
         if key in policy.bounds and (problem := policy.outside(key, value)):
             raise PolicyError(f"policy.bounds: {problem}")
+
+
+def check_promise(policy: PolicyConfig, privacy: PrivacyConfig) -> None:
+    """Refuse a run that promises less privacy than a client requires.
+
+    Raises:
+        PolicyError: says what the run promises, and what it must.
+    """
+    if privacy.noise_seed is not None:
+        raise PolicyError("policy: privacy.noise_seed is set, and noise hides nothing from a server that knows its seed")
+    if policy.privacy == "none":
+        return
+    wanted = f"expected privacy.scope {policy.privacy}, epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"
+    if privacy.epsilon is None:
+        raise PolicyError(f"policy.privacy: the run promises none, {wanted}")
+    if LEVELS.index(privacy.scope) < LEVELS.index(policy.privacy):
+        raise PolicyError(f"policy.privacy: privacy.scope is {privacy.scope}, {wanted}")
+    if privacy.epsilon > policy.epsilon or privacy.delta > policy.delta:
+        raise PolicyError(
+            f"policy.epsilon, policy.delta: the run promises {privacy.epsilon:g} and {privacy.delta:g}, {wanted}"
+        )
 
 
 def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Message) -> None:

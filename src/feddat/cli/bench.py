@@ -152,6 +152,27 @@ def wire(cycles: Cycles = None, quick: Quick = False, to: Out = _OUT, work: Work
 
 
 @app.command()
+def privacy(
+    models: Annotated[str, typer.Option(help="vilt-mini, vilt-b32.")] = "vilt-mini",
+    device: Device = "cpu",
+    batch: Batch = None,
+    cycles: Cycles = None,
+    threads: Threads = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
+    quick: Quick = False,
+    to: Out = _OUT,
+    work: Work = _WORK,
+) -> None:
+    """Time steps with and without differential privacy, in turns."""
+    names = tuple(split_names(models))
+    with _measuring(threads) as say:
+        from feddat.bench.private import bench_private
+
+        result = bench_private(work, names, device, cycles or (3 if quick else 9), batch, precision, say)
+    _show(result, to)
+
+
+@app.command()
 def fill(
     page: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown with marks like <!-- bench step -->.")],
     results: Annotated[Path, typer.Option("--from", metavar="DIR", help="What the other commands wrote.")] = _OUT,

@@ -24,16 +24,31 @@ def init(
     model: Annotated[
         str, typer.Option(help="Bundled model, folder, or owner/name of the foundation model.")
     ] = "vilt-mini",
+    privacy: Annotated[
+        str, typer.Option(help="Least privacy that clients require of a run: none, shared, all (docs/privacy.md).")
+    ] = "none",
+    epsilon: Annotated[float, typer.Option(min=0.01, help="The most epsilon that they let a run have.")] = 8.0,
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder.")] = Path("consortium"),
 ) -> None:
     """Write keys, certificates, settings and instructions for a server and its clients."""
+    from feddat.config.privacy import LEVELS
+
+    if privacy not in LEVELS:
+        raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}, got {privacy!r}", param_hint="--privacy")
     say_loading()
     from feddat.deploy.folder import write_consortium
     from feddat.experiment.single.federation import model_hashes
     from feddat.models.named import pin_model
 
     pinned = pin_model(model)
-    write_consortium(to, split_names(clients), split_names(host), port, (pinned, model_hashes(pinned)))
+    write_consortium(
+        to,
+        split_names(clients),
+        split_names(host),
+        port,
+        (pinned, model_hashes(pinned)),
+        privacy=(LEVELS[LEVELS.index(privacy)], epsilon),
+    )
     print_paths(server=to / "server", clients=to / "clients", readme=to / "README.md")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from typing import TypeAlias
 
 import torch
@@ -158,7 +157,7 @@ class LocalTraining:
         # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
         losses: list[Tensor] = []
         keys: list[str] = []
-        with nullcontext() if private is None else weights_apart(self.adapters):
+        with weights_apart(self.adapters, private is not None):
             for context.step, (name, indices) in enumerate(plan):
                 member, part = self.members[name], prepared[name]
                 set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))

@@ -142,9 +142,9 @@ class PrivateLearner(BatchLearner):
 
 
 @contextmanager
-def weights_apart(adapters: Adapters) -> Iterator[None]:
+def weights_apart(adapters: Adapters, apart: bool = True) -> Iterator[None]:
     """Have bottleneck adapters use their weights as they are, not joined with others', so that uses can be seen."""
-    layers = [module for module in adapters.model.modules() if isinstance(module, BottleneckLayer)]
+    layers = [module for module in adapters.model.modules() if apart and isinstance(module, BottleneckLayer)]
     for layer in layers:
         layer.apart = True
     try:

@@ -20,6 +20,7 @@ import jinja2
 import yaml
 
 from feddat.config import BOUNDS, PolicyConfig
+from feddat.config.privacy import Level
 from feddat.deploy import pki
 from feddat.deploy.errors import DeployError
 from feddat.hub import parse_address
@@ -98,6 +99,7 @@ def write_consortium(
     port: int = PORT,
     model: tuple[str, Mapping[str, str]] | None = None,
     server_days: int = pki.SERVER_DAYS,
+    privacy: tuple[Level, float] = ("none", 8.0),
 ) -> ServerFolder:
     """Write everything that a consortium needs before its first run; nothing is started.
 
@@ -108,6 +110,7 @@ def write_consortium(
         port: of the server.
         model: name or folder of the foundation model, and the hashes by which clients tell that theirs is the same.
         server_days: for how long the server's certificate is good.
+        privacy: the least scope that every client requires of a run, and the most ε; the run is written to promise it.
 
     Raises:
         DeployError: the folder is not empty, or a name cannot be used.
@@ -138,7 +141,9 @@ def write_consortium(
         "model_weights": hashes.get("weights", ""),
         "hub_model": parse_address(name, "model") is not None and not Path(name).is_dir(),
         "until": certificate.not_valid_after_utc.strftime("%Y-%m-%d"),
-        "policy": policy_lines(),
+        "policy": policy_lines(privacy=privacy[0], epsilon=privacy[1]),
+        "privacy": privacy[0],
+        "epsilon": privacy[1],
     }
     for place in (folder / "authority", server.path, *(folder / "clients" / client for client in clients)):
         pki.write_certificate(place / "ca.crt", authority.certificate)
@@ -155,15 +160,16 @@ def write_consortium(
     return server
 
 
-def policy_lines() -> str:
-    """Return a client's default policy as lines of its file, every key with its meaning."""
+def policy_lines(**values: Any) -> str:
+    """Return a client's policy as lines of its file, every key with its meaning; others than ``values`` at default."""
     lines = ["policy:"]
     for key, info in PolicyConfig.model_fields.items():
         if key == "bounds":
             lines.append(f"  bounds:  # {info.description}")
             lines += [f"    {setting}: {_flow(list(pair))}" for setting, pair in BOUNDS.items()]
             continue
-        value = list(info.default) if isinstance(info.default, tuple) else info.default
+        value = values.get(key, info.default)
+        value = list(value) if isinstance(value, tuple) else value
         lines.append(f"  {key}: {_flow(value)}  # {info.description}")
     return "\n".join(lines)
 

@@ -24,6 +24,7 @@ from feddat.app.messages import Instruction
 from feddat.app.policy import PolicyError
 from feddat.client.approvals import Approvals, changes
 from feddat.client.ledger import Ledger
+from feddat.client.private_rules import check_privacy
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.serving.app_config import asked_settings, asked_values
@@ -103,6 +104,7 @@ class ClientGate:
                 raise PolicyError(f"policy.methods: method is {asked_for}")  # another package's is not even loaded
             settings = resolve(asked)
             policy.check_settings(site.policy, settings)
+            check_privacy(settings)
             settings = site.applied(settings)
         except ConfigError as error:
             raise PolicyError(str(error)) from None
