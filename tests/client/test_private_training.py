@@ -314,7 +314,14 @@ NEVER = {
     "adapter.peft": "full",
 }
 WIRES = [{"wire.format": f, "wire.delta": d} for f in ("fp32", "fp16", "bf16", "int8") for d in (False, True)]
-ALLOWED = {("feddat", "all"), ("feddat", "shared"), ("fedavg", "all"), ("fedavg", "shared"), ("local", "all"), ("head", "all")}
+ALLOWED = {
+    ("feddat", "all"),
+    ("feddat", "shared"),
+    ("fedavg", "all"),
+    ("fedavg", "shared"),
+    ("local", "all"),
+    ("head", "all"),
+}
 
 
 def refusal(values):

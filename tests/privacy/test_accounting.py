@@ -49,7 +49,9 @@ def test_nothing_costs_nothing_and_no_noise_everything():
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.sampled_from([1.0, 3.0, 8.0]), st.sampled_from([0.05, 0.2, 1.0]), st.sampled_from([1, 2]), st.integers(1, 200))
+@given(
+    st.sampled_from([1.0, 3.0, 8.0]), st.sampled_from([0.05, 0.2, 1.0]), st.sampled_from([1, 2]), st.integers(1, 200)
+)
 def test_the_noise_that_is_found_is_enough_and_not_much_more(epsilon, rate, releases, count):
     noise = noise_for(epsilon, DELTA, rate, releases, count)
     assert epsilon_of([Steps(rate, noise, releases, count)], DELTA) <= epsilon

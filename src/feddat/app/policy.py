@@ -86,7 +86,9 @@ def check_promise(policy: PolicyConfig, privacy: PrivacyConfig) -> None:
         PolicyError: says what the run promises, and what it must.
     """
     if privacy.noise_seed is not None:
-        raise PolicyError("policy: privacy.noise_seed is set, and noise hides nothing from a server that knows its seed")
+        raise PolicyError(
+            "policy: privacy.noise_seed is set, and noise hides nothing from a server that knows its seed"
+        )
     if policy.privacy == "none":
         return
     wanted = f"expected privacy.scope {policy.privacy}, epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"

@@ -59,21 +59,18 @@ def bench_private(
     rows = []
     own = resolve_precision(precision, device)  # type: ignore[arg-type]
     for model in models:
-        base = load_config(
-            model=model_folder(model, folder / "models"),
-            device=device,
-            **{
-                "train.batch_size": batch or find_model(model).batch,
-                "train.precision": own,
-                "adapter.peft": "bottleneck",
-                "runtime.cuda_graphs": False,
-                "privacy.epsilon": 8.0,
-            },
-        )
+        settings: dict[str, Any] = {
+            "train.batch_size": batch or find_model(model).batch,
+            "train.precision": own,
+            "adapter.peft": "bottleneck",
+            "runtime.cuda_graphs": False,
+            "privacy.epsilon": 8.0,
+        }
+        base = load_config(model=model_folder(model, folder / "models"), device=device, **settings)
         size = base.train.batch_size
         client = make_client(model, base.model, folder / "pictures" / model, 2 * size)
-        for schedule, settings in MEASURED:
-            config = side_config(schedule, base).updated(settings)
+        for schedule, changes in MEASURED:
+            config = side_config(schedule, base).updated(changes)
             shared = load_side_model(schedule, config)
             member = Member(client, config, shared.backbone, torch.device(device), _heads(config))
             step = _Steps(config, shared.backbone, shared.adapters, member)

@@ -1,4 +1,4 @@
-"""One client's round under differential privacy: which records each step samples, and a learner that clips and adds noise.
+"""One client's round under differential privacy: the records of each step, and a learner that clips and adds noise.
 
 Abadi et al., "Deep Learning with Differential Privacy", CCS 2016 (arXiv 1607.00133), algorithm 1, with whatever
 optimizer: what it makes of noisy sums is post-processing. What is released, and why that is enough: docs/privacy.md.

@@ -113,7 +113,8 @@ class PolicyConfig(Section):
     sites: tuple[str, ...] = Field((), description="what adapter.sites may be, word for word; none: default sites only")
     shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may travel")
     privacy: Level = Field(
-        "none", description="the least privacy.scope that a run must have: shared, or all; none: a run need promise nothing"
+        "none",
+        description="the least privacy.scope that a run must have: shared, or all; none: a run need promise nothing",
     )
     epsilon: float = Field(8.0, gt=0, description="where privacy is required: the most privacy.epsilon of a run")
     delta: float = Field(1e-5, gt=0, lt=1, description="where privacy is required: the most privacy.delta of a run")

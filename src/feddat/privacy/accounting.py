@@ -72,9 +72,7 @@ def _epsilon(steps: tuple[Steps, ...], delta: float) -> float:
     if any(part.noise < NO_NOISE * math.sqrt(part.releases) for part in steps):
         return math.inf
     dp = _accounting()
-    accountant = dp.pld.PLDAccountant(
-        dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=_INTERVAL
-    )
+    accountant = dp.pld.PLDAccountant(dp.NeighboringRelation.ADD_OR_REMOVE_ONE, value_discretization_interval=_INTERVAL)
     for part in steps:
         accountant.compose(_event(part), 1)
     return float(accountant.get_epsilon(delta))

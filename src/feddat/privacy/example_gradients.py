@@ -1,4 +1,4 @@
-"""Gradients of single examples, without a loop over them: what enters a linear layer, and the gradient that leaves it.
+"""Gradients of single examples without a loop: from what enters a linear layer, and the gradient that leaves it.
 
 The gradient of a linear layer's weight by one example is a sum over its tokens, Σₗ gₗ xₗᵀ. One forward and backward pass
 over a batch gives every x and every g; with them come each example's norm and the sum of the clipped gradients (Bu,
@@ -129,8 +129,8 @@ class ExampleGradients(TorchFunctionMode):
         *rest: Any,
     ) -> Tensor:
         if not (self._own(weight) or self._own(bias)) or len(normalized_shape) != 1:
-            return F.layer_norm(x, normalized_shape, weight, bias, eps)  # type: ignore[arg-type]
-        normed = F.layer_norm(x, normalized_shape, None, None, eps)  # type: ignore[arg-type]
+            return F.layer_norm(x, normalized_shape, weight, bias, eps)
+        normed = F.layer_norm(x, normalized_shape, None, None, eps)
         output: Tensor = _ScaleFunction.apply(normed, weight, bias, self)  # type: ignore[no-untyped-call]
         return output
 
@@ -237,7 +237,8 @@ class _Linear:
         """Return the sum of all examples' gradients times their factors; those that are not finite count as 0."""
         hidden = ~finite[:, None, None]
         if self._made is not None:
-            return torch.tensordot(factors, self._made.masked_fill(hidden, 0.0), dims=1)
+            total: Tensor = torch.tensordot(factors, self._made.masked_fill(hidden, 0.0), dims=1)
+            return total
         weighed = self._gradients.masked_fill(hidden, 0.0) * factors[:, None, None]
         return weighed.flatten(0, 1).T @ self._inputs.masked_fill(hidden, 0.0).flatten(0, 1)
 

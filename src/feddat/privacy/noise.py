@@ -39,7 +39,7 @@ class NoiseSource:
 
     @classmethod
     def seeded(cls, seed: int, *names: str | int) -> NoiseSource:
-        """Return a source whose key follows from a seed and names, for tests: whoever knows the seed knows the noise."""
+        """Return a source whose key follows from a seed and names, for tests: who knows the seed knows the noise."""
         text = "\x1f".join([str(seed), *(str(name) for name in names)])
         return cls(hashlib.blake2b(text.encode(), digest_size=32, person=b"feddat noise").digest())
 
@@ -51,7 +51,8 @@ class NoiseSource:
         words = torch.frombuffer(drawn, dtype=torch.int64).to(device)
         # The upper bits, without the sign; half a step up, so that neither 0 nor 1 comes.
         whole = (words >> (64 - _BITS)) & (2**_BITS - 1)
-        return (whole.to(torch.float64) + 0.5).mul_(2.0**-_BITS).clamp_(max=1.0 - 2.0**-_BITS)
+        drawn_numbers: Tensor = (whole.to(torch.float64) + 0.5).mul_(2.0**-_BITS)
+        return drawn_numbers.clamp_(max=1.0 - 2.0**-_BITS)
 
     def normal(self, count: int, device: torch.device | str = "cpu") -> Tensor:
         """Return standard normal numbers (count,), float64; beyond 8.6 none comes, which one in 10¹⁷ would."""
