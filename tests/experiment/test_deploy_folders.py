@@ -182,3 +182,20 @@ def test_keys_of_two_pairs_or_open_to_others(client):
 def test_a_clock_that_the_server_would_refuse(client):
     client.handler.ahead = 60
     assert re.match(r"6\d s ahead of the server's, which will refuse this node", bad(client())["clock"])
+
+
+@pytest.mark.parametrize("level", ["shared", "all"])
+def test_a_consortium_that_requires_privacy_asks_for_it(tmp_path, level):
+    from feddat.app.policy import check_settings
+    from feddat.client.private_rules import check_privacy
+    from feddat.config import PolicyConfig, load_config
+    from feddat.experiment.single.methods import resolve
+
+    write_consortium(tmp_path / "c", ["ann"], ["127.0.0.1"], 9092, privacy=(level, 3.0))
+    run = load_config(tmp_path / "c" / "server" / "run.yaml")
+    assert (run.privacy.epsilon, run.privacy.scope, run.share_metrics) == (3.0, level, "none")
+    check_privacy(resolve(run))
+    client = yaml.safe_load((tmp_path / "c" / "clients" / "ann" / "client.yaml").read_text())
+    policy = PolicyConfig.model_validate(client["policy"])
+    assert (policy.privacy, policy.epsilon, client["share_metrics"]) == (level, 3.0, "none")
+    check_settings(policy, resolve(run))

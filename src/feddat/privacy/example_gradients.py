@@ -1,10 +1,10 @@
 """Gradients of single examples without a loop: from what enters a linear layer, and the gradient that leaves it.
 
-The gradient of a linear layer's weight by one example is a sum over its tokens, Σₗ gₗ xₗᵀ. One forward and backward pass
-over a batch gives every x and every g; with them come each example's norm and the sum of the clipped gradients (Bu,
-Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). The norm of a large
-layer with few tokens is had without the gradient itself, ‖Σₗ gₗ xₗᵀ‖² = Σₗₘ (xₗ·xₘ)(gₗ·gₘ) ("ghost norm", Li, Tramèr,
-Liang, Hashimoto, ICLR 2022).
+The gradient of a linear layer's weight by one example is a sum over its tokens, Σₗ gₗ xₗᵀ. One forward and backward
+pass over a batch gives every x and every g; with them come each example's norm and the sum of the clipped gradients
+(Bu, Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). The norm of a
+large layer with few tokens is had without the gradient itself, ‖Σₗ gₗ xₗᵀ‖² = Σₗₘ (xₗ·xₘ)(gₗ·gₘ) ("ghost norm", Li,
+Tramèr, Liang, Hashimoto, ICLR 2022).
 
 :class:`ExampleGradients` sees every operation while it is open, whatever module it stands in, and takes over those
 that use a parameter of its own: linear layers, layer norms, and the bias of either. Such parameters get no gradient
