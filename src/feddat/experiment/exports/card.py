@@ -133,7 +133,7 @@ def _table(info: ExportInfo, origin: Origin, revision: str | None) -> str:
         "foundation model": f"{public_name(info.model)} ({info.family})",
         "revision": revision or "not known",
         "hash of its weights": f"`{info.weights}`, in {info.format}",
-        "privacy": _promise(origin, personal) or "none, see below",
+        "privacy": _promise(origin, origin.client is not None) or "none, see below",
         "software": f"feddat {metadata.version('feddat')}",
     }
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -161,8 +161,8 @@ def _privacy(origin: Origin, personal: bool) -> str:
     promise = _promise(origin, personal)
     if promise is not None:
         level = (
-            f"Clients' data did not leave them, and what they trained has {promise} at its client (DP-SGD; a record is a "
-            "question with its pictures and answers). Test questions and the list of answers are not covered."
+            f"Clients' data did not leave them, and what they trained has {promise} at its client (DP-SGD; a record "
+            "is a question with its pictures and answers). Test questions and the list of answers are not covered."
         )
     else:
         level = (
@@ -171,8 +171,8 @@ def _privacy(origin: Origin, personal: bool) -> str:
         )
         if origin.config.privacy.on:
             level = (
-                "Clients' data did not leave them. What they sent is differentially private, and this model is not: its "
-                "client trained a part of it without noise. It can give away something of what it was trained on."
+                "Clients' data did not leave them. What they sent is differentially private, and this model is not: "
+                "its client trained a part of it without noise. It can give away something of what it was trained on."
             )
     own = f" Head and local adapter were trained on one client's data alone; `{ANSWERS_FILE}` lists its answers."
     return level + (own if personal else "")
