@@ -9,6 +9,7 @@ from two_clients import numbers
 from feddat.config import ConfigError
 from feddat.deploy.launch import run_in
 from feddat.experiment import Experiment, ExperimentError
+from feddat.experiment.grids.comparison import compare
 from feddat.experiment.grids.tuning import Search
 
 PRIVATE = {
@@ -105,3 +106,9 @@ def test_the_same_numbers_in_worker_processes(make_config):
     there = config.updated({"name": "there"})
     Experiment(there).run(jobs=2)
     assert numbers(config.runs_dir / "there") == numbers(config.runs_dir / "here")
+
+
+def test_private_runs_can_be_compared(make_config):
+    found = compare(make_config(name=None, rounds=1, **PRIVATE), ["fedavg", "local"], [0])
+    assert {summary["method"] for summary in found["runs"]} == {"fedavg", "local"}
+    assert all(summary["mean"] is not None and summary["privacy"]["epsilon"] == 8.0 for summary in found["runs"])
