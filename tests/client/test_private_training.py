@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import Process
 from small_clients import label_client, same, vqa_client
 
 from feddat.adapters.methods import build_adapters
@@ -384,4 +383,4 @@ def test_models_whose_gradients_by_example_are_not_known_are_refused(process):
         check_model(p.config, p.backbone, writes=True)
     p.backbone.family = "qwen2_vl"
     with pytest.raises(ConfigError, match="family qwen2_vl"):
-        Process.participant(p, MUSEUM)
+        p.participant(MUSEUM)
