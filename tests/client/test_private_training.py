@@ -77,7 +77,7 @@ def test_gradients_by_example_are_those_of_single_examples(family, peft, task, t
     for parameter in adapters.parameters("global"):
         with torch.no_grad():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
-    config = load_config(**{"eval.answers": "classes"})
+    config = load_config(**{"eval.answers": "classes", "head.init": "random"})
     client = MUSEUM if task == "vqa" else label_client(task)
     member = Member(client, config, backbone, torch.device("cpu"))
     head = member.heads["main"].named_parameters()
