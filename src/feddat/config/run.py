@@ -23,6 +23,7 @@ from feddat.config.sections import (
     MomentumConfig,
     RuntimeConfig,
     Section,
+    SecureAggregationConfig,
     ServerConfig,
     Sharing,
     TrainConfig,
@@ -107,6 +108,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     wire: WireConfig = WireConfig()
+    secure_aggregation: SecureAggregationConfig = SecureAggregationConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 

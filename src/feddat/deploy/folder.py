@@ -21,8 +21,10 @@ import yaml
 
 from feddat.config import BOUNDS, PolicyConfig
 from feddat.deploy import pki
+from feddat.deploy.certify import certify
 from feddat.deploy.errors import DeployError
 from feddat.hub import parse_address
+from feddat.privacy.secure_sum.identity import CERTIFICATE_FILE
 from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 
 PORT = 9092
@@ -148,6 +150,7 @@ def write_consortium(
     for client in clients:
         place = folder / "clients" / client
         pki.write_key_pair(place, "node")
+        certify(authority, place / "node.pub", client, place / CERTIFICATE_FILE, server_days)
         (server.path / "clients" / f"{client}.pub").write_bytes((place / "node.pub").read_bytes())
         (place / "model.json").write_text(json.dumps({"model": name, **hashes}, indent=2) + "\n", encoding="utf-8")
         for template in ("client.yaml", "start.sh", "feddat-client.service", "compose.yaml", "README.md"):
@@ -185,7 +188,8 @@ def node_arguments(
         site: its client.yaml; ``None``: its data is where the run's configuration says.
         authority: certificate to know the server by; default: the folder's.
     """
-    config = f'client="{client}"' + (f' data="{site.resolve()}"' if site is not None else "")
+    config = f'client="{client}" keys="{place.resolve()}"'
+    config += f' data="{site.resolve()}"' if site is not None else ""
     return [
         *("--superlink", address),
         *("--root-certificates", str(authority or place / "ca.crt")),

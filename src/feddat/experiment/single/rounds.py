@@ -19,6 +19,7 @@ from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
+from feddat.app.secure_strategy import SecureStrategy, check_secure, sum_rules, uses_sums
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
 from feddat.client.data_notes import Notes, sentence
@@ -73,6 +74,7 @@ class Service:
         """
         self.settings = self.foundation.config
         replies = sample_size(self.settings.server.fraction, len(self.names))
+        check_secure(self.settings, self.foundation.algorithm, replies)
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
         extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
@@ -133,15 +135,19 @@ class Service:
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         server, algorithm = settings.server, foundation.algorithm
+        sums = uses_sums(settings, algorithm)
         roster = Roster(
             self.folder.run_id(),
             self.names,
-            server.min_clients,
+            max(server.min_clients, settings.secure_aggregation.min_clients) if sums else server.min_clients,
             self.wait,
             bound=settings.runtime.kind == "deployment",
             central=algorithm.centralised,
         )
-        strategy = AdapterStrategy(
+        make = AdapterStrategy
+        if sums:
+            make = partial(SecureStrategy, sums=sum_rules(settings.secure_aggregation))
+        strategy = make(
             seed=settings.seed,
             rule=self._rule,
             shapes={key: tuple(value.shape) for key, value in state.shared.items()},
