@@ -50,7 +50,9 @@ class Drawn:
 class Dropping(Recorder):
     """A grid in which clients drop out: (round, message type) -> names, which answer with an error from then on."""
 
-    gone: dict[tuple[int, str], set[str]] = {}
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.gone: dict[tuple[int, str], set[str]] = {}
 
     def send_and_receive(self, messages, *, timeout=None):
         for reply in super().send_and_receive(messages, timeout=timeout):

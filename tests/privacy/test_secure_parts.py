@@ -207,6 +207,6 @@ def test_terms_that_no_honest_server_makes(rules, names, problem):
 
 
 def test_no_two_clients_offer_the_same_key():
-    same = offers(3)[:2] + (offers(3)[0],)
+    same = (*offers(3)[:2], offers(3)[0])
     with pytest.raises(SumError, match="the same key"):
         Terms("run", 1, 10, Rules(), ("ann", "bob", "cid"), same)

@@ -90,10 +90,10 @@ def test_a_server_that_tells_two_sets_of_survivors_learns_nothing():
     server, attempt.server._tags = attempt.server, {}
     tags = {}
     for name in attempt.names[3:]:
-        tags[name] = attempt.clients[name].agree(
-            attempt.terms.bitmap(attempt.names[1:]), attempt.channels[name]
-        )
-    for name in attempt.names[3:]:  # they are shown their own kind, and the first three's tags, which are on another set
+        tags[name] = attempt.clients[name].agree(attempt.terms.bitmap(attempt.names[1:]), attempt.channels[name])
+    for name in attempt.names[
+        3:
+    ]:  # they are shown their own kind, and the first three's tags, which are on another set
         others = attempt.terms.bitmap(attempt.names[3:])
         found = b"".join(
             tags[other][16 * (sorted(attempt.names[1:]).index(name) - (other < name)) :][:16]

@@ -2,8 +2,8 @@
 
 | message | server to client | client to server |
 | --- | --- | --- |
-| train | as without | examples, losses; its keys of the run and of the attempt, a commitment, its certificate |
-| query.share | names, keys, commitments; certificates that it may not have seen yet | two shares for each other client, sealed |
+| train | as without | examples, losses; two keys, a commitment, its certificate |
+| query.share | names, keys, commitments; certificates that are new | two shares for each other client, sealed |
 | query.mask | who has shared; what they sealed for it | its update, masked |
 | query.agree | whose update is in the sum | a tag on that set for each other client |
 | query.reveal | the others' tags | one share for each client |
@@ -146,7 +146,9 @@ def read_offer(
     )
     content = _bytes(message, member.name)
     if not _OFFER <= len(content) <= _OFFER + MOST_CREDENTIAL:
-        raise ReplyError(member.name, f"an offer of {len(content)} bytes, expected {_OFFER} to {_OFFER + MOST_CREDENTIAL}")
+        raise ReplyError(
+            member.name, f"an offer of {len(content)} bytes, expected {_OFFER} to {_OFFER + MOST_CREDENTIAL}"
+        )
     offer = Offer(content[:KEY_BYTES], content[KEY_BYTES : 2 * KEY_BYTES], content[2 * KEY_BYTES : _OFFER])
     try:
         check_offer(offer)

@@ -27,7 +27,7 @@ from feddat.app.strategy import SKEW_SECONDS, AdapterStrategy
 from feddat.client.summing import flat
 from feddat.config import ConfigError, RunConfig, SecureAggregationConfig, ServerConfig
 from feddat.privacy.secure_sum import fixed_point
-from feddat.privacy.secure_sum.errors import SumError
+from feddat.privacy.secure_sum.errors import SpoiledError, SumError
 from feddat.privacy.secure_sum.server import ServerSum
 from feddat.privacy.secure_sum.terms import Offer, Rules, Terms
 
@@ -51,6 +51,8 @@ class SecureStrategy(AdapterStrategy):
         #: Client -> key of the run and credential, of all that ever offered one; and those that each was shown.
         self._known: dict[str, bytes] = {}
         self._shown: dict[str, dict[str, bytes]] = {}
+        #: Client -> round whose sum it has spoiled.
+        self._spoiled: dict[str, int] = {}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -65,6 +67,8 @@ class SecureStrategy(AdapterStrategy):
 
         def hold(member: Member, message: Message) -> None:
             with messages.checking(member.name):
+                if (spoiled := self._spoiled.get(member.name)) is not None:
+                    raise ReplyError(member.name, f"is left out: it sealed shares that open nothing in round {spoiled}")
                 reply, offer, credential = secure_messages.read_offer(
                     message, member, server_round, self.logs, self.logs_below_zero
                 )
@@ -87,6 +91,8 @@ class SecureStrategy(AdapterStrategy):
             self._reveal(server_round, attempt)
             total = attempt.result()
         except (SumError, FederationError) as error:
+            if isinstance(error, SpoiledError):
+                self._spoiled[error.client] = server_round
             return messages.to_arrays(self._kept(server_round, str(error))), metrics
         names = attempt.survivors
         log.info("round %d: the sum is of %d clients: %s", server_round, len(names), ", ".join(names))
@@ -124,7 +130,9 @@ class SecureStrategy(AdapterStrategy):
     def _fresh(self, name: str, names: Sequence[str]) -> dict[str, bytes]:
         """Return the others' keys of the run that a client was not shown yet."""
         shown = self._shown.get(name, {})
-        return {other: self._known[other] for other in names if other != name and shown.get(other) != self._known[other]}
+        return {
+            other: self._known[other] for other in names if other != name and shown.get(other) != self._known[other]
+        }
 
     def _mask(self, round: int, attempt: ServerSum) -> None:
         terms = attempt.terms
@@ -238,15 +246,12 @@ def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = 
     secure, server = config.secure_aggregation, config.server
     if not uses_sums(config, algorithm):
         return
-    if algorithm.centralised:
-        raise ConfigError(f"{_KEY}: method {algorithm.name} has all data in one place, there is nothing to sum")
     if server.rule != "mean":
         raise ConfigError(f"{_KEY}: server.rule {server.rule} needs every client's own update; only mean goes with it")
     if server.weighting != "equal":
         raise ConfigError(f"{_KEY}: server.weighting {server.weighting} weighs updates, and a sum has none; use equal")
-    for key in ("max_outlier",):
-        if getattr(server, key) != ServerConfig.model_fields[key].default:
-            raise ConfigError(f"{_KEY}: server.{key} compares clients' updates, which the server does not see")
+    if server.max_outlier != ServerConfig.model_fields["max_outlier"].default:
+        raise ConfigError(f"{_KEY}: server.max_outlier compares clients' updates, which the server does not see")
     part = algorithm.server
     if part is not None and _needs_single(part):
         raise ConfigError(f"{_KEY}: method {algorithm.name} needs more of each client than its part in a sum")
@@ -268,4 +273,3 @@ def _needs_single(part: ServerPart) -> bool:
     """Tell whether a server's part takes extra arrays, or computes something of every single update."""
     own = type(part)
     return own.expects is not ServerPart.expects or own.folds is not ServerPart.folds
-

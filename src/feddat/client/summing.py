@@ -2,21 +2,24 @@
 
 | file of the client's folder | holds | until |
 | --- | --- | --- |
-| ``sum-channel.json`` | the key of this run, and those of the others, as they were shown to be theirs | the run ends |
-| ``sum.json`` | the secrets of the attempt at hand (:class:`~feddat.privacy.secure_sum.client.ClientSum`) | its last step |
-| ``sum.safetensors`` | the update that is to be masked, not rounded yet | it is masked |
-| ``sums.json`` | round -> hash of the clients that its sum was of, for every sum that this client has helped to open | |
+| ``sum-channel.json`` | the key of this run, and those of the others, which were shown to be theirs | the next run |
+| ``sum.json`` | secrets of the attempt at hand (:class:`~feddat.privacy.secure_sum.client.ClientSum`) | its end |
+| ``sum.f32`` | the update that is to be masked, not rounded yet, float32 | it is masked |
+| ``sums.json`` | round -> hash of the clients in its sum, where this client has helped to open it | the next run |
 
 Every state is on the disk before the answer that goes with it leaves, so that a client that is killed, and asked again,
-says nothing that goes beyond what it has said. A round's sum is opened for one set of clients alone: a server that asks
-for the round again, with one client less, would otherwise know that one's update by subtraction.
+says nothing that goes beyond what it has said. (Only the last file is flushed, for power cuts: what a machine loses of
+the others, which are of one attempt, costs that attempt.) A round's sum is opened for one set of clients alone: a
+server that asks for the round again, with one client less, would otherwise know that one's update by subtraction.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +28,6 @@ import numpy as np
 import torch
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from feddat.client.store import PersonalStore, StoreError
@@ -37,11 +38,10 @@ from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.identity import Identity
 from feddat.privacy.secure_sum.masks import KEY_BYTES, public_bytes
 from feddat.privacy.secure_sum.terms import COMMITMENT_BYTES, Offer, Rules, Terms
-from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
 
-_CHANNEL, _STATE, _UPDATE, _DONE = "sum-channel.json", "sum.json", "sum.safetensors", "sums.json"
+_CHANNEL, _STATE, _UPDATE, _DONE = "sum-channel.json", "sum.json", "sum.f32", "sums.json"
 #: What rounding and clipping have left of the updates before.
 _LEFT = "left"
 
@@ -74,10 +74,7 @@ class SecureMember:
             channel = self._channel(run)
             state = ClientSum(self.store.client)
             self._write(_STATE, {"run": run, "round": round, "sum": state.to_json()})
-            try:
-                write_tensors(self._path(_UPDATE), {"update": torch.from_numpy(update)}, {})
-            except OSError as error:
-                raise self._refused(_UPDATE, error) from None
+            self._write_bytes(_UPDATE, update.tobytes())
             made = state.offer(channel)
         credential = b"" if self.identity is None else self.identity.credential(run, made.channel)
         return made.channel + made.mask + made.commitment + credential
@@ -170,7 +167,7 @@ class SecureMember:
             opened = self._opened(run)
             if opened.get(str(round), _digest(state.survivors)) != _digest(state.survivors):
                 raise SumError("this round's sum was opened before, over other clients, and is not opened again")
-            self._write(_DONE, {"run": run, "rounds": opened | {str(round): _digest(state.survivors)}})
+            self._write(_DONE, {"run": run, "rounds": opened | {str(round): _digest(state.survivors)}}, flushed=True)
             return shares
 
         shares = self._step(run, round, take)
@@ -183,7 +180,9 @@ class SecureMember:
         with self.store.held():
             found = self._read(_STATE)
             if found is None or (found["run"], found["round"]) != (run, round):
-                raise SumError(f"this client has nothing to add to the sum of round {round}: it has not trained, or anew")
+                raise SumError(
+                    f"this client has nothing to add to the sum of round {round}: it has not trained, or anew"
+                )
             state, channel = ClientSum.from_json(found["sum"]), self._channel(run)
             try:
                 return take(state, channel)
@@ -218,10 +217,9 @@ class SecureMember:
 
     def _update(self) -> NDArray[np.float32]:
         try:
-            found: NDArray[np.float32] = load_file(self._path(_UPDATE))["update"].numpy()
-        except (OSError, SafetensorError, KeyError) as error:
+            return np.frombuffer(self._path(_UPDATE).read_bytes(), np.float32)
+        except (OSError, ValueError) as error:
             raise SumError(f"the update that was to be summed is gone: {error}") from None
-        return found
 
     def _path(self, name: str) -> Path:
         return self.store.folder / name
@@ -231,23 +229,38 @@ class SecureMember:
             found = json.loads(self._path(name).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise StoreError(f"client {self.store.client}: {self._path(name)} cannot be read: {error}") from None
+        except ValueError as error:
+            if name == _DONE:  # without it, a sum might be opened twice
+                raise StoreError(f"client {self.store.client}: {self._path(name)} is damaged: {error}") from None
+            return None
         return found if isinstance(found, dict) else None
 
-    def _write(self, name: str, value: Mapping[str, Any]) -> None:
-        """Write JSON that only this user can read."""
+    def _write(self, name: str, value: Mapping[str, Any], flushed: bool = False) -> None:
+        self._write_bytes(name, json.dumps(value).encode(), flushed)
+
+    def _write_bytes(self, name: str, content: bytes, flushed: bool = False) -> None:
+        """Write a file that only this user can read, whole or not at all; ``flushed``: also after a power cut."""
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as temporary:
+            with whole_file(path) if flushed else _renamed(path) as temporary:
                 temporary.touch(mode=0o600)
-                temporary.write_text(json.dumps(value), encoding="utf-8")
+                temporary.write_bytes(content)
         except OSError as error:
-            raise self._refused(name, error) from None
+            raise StoreError(f"client {self.store.client}: cannot write {path}: {error.strerror or error}") from None
 
-    def _refused(self, name: str, error: OSError) -> StoreError:
-        return StoreError(f"client {self.store.client}: cannot write {self._path(name)}: {error.strerror or error}")
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """Yield a temporary name, and give the file the right one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def flat(values: Mapping[str, Tensor]) -> NDArray[np.float32]:

@@ -46,8 +46,8 @@ from feddat.models.number_formats import Format
 from feddat.models.two_towers.fusion import FusedBackbone
 from feddat.models.weights import some, weights_hash
 from feddat.phases import phase
-from feddat.privacy.secure_sum.identity import Identity
 from feddat.precision import Resolved, resolve_precision
+from feddat.privacy.secure_sum.identity import Identity
 from feddat.seeding import numpy_generator, torch_generator
 
 log = logging.getLogger(__name__)

@@ -144,7 +144,7 @@ class Service:
             bound=settings.runtime.kind == "deployment",
             central=algorithm.centralised,
         )
-        make = AdapterStrategy
+        make: Callable[..., AdapterStrategy] = AdapterStrategy
         if sums:
             make = partial(SecureStrategy, sums=sum_rules(settings.secure_aggregation))
         strategy = make(

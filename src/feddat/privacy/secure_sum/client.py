@@ -4,12 +4,12 @@
 | --- | --- | --- | --- |
 | offer | | | its keys, and a commitment to its own mask's seed |
 | share | everybody's offers | its own is among them, there are enough | two shares for each other client, sealed |
-| mask | who shared, and what they sealed for it | enough did, and enough can be opened | its update, masked |
+| mask | who shared, what they sealed for it | enough did, enough can be opened | its update, masked |
 | agree | whose update has come | it is among them, there are enough | a tag on that set for each other client |
 | reveal | the others' tags | enough have seen the same set | one share per client |
 
-Of each client it reveals one secret: of who is in the sum the seed of its own mask, of who has gone the seed of the keys
-of its masks with others; never both. A server that tells two sets of survivors gets too few shares for either.
+Of each client it reveals one secret: of who is in the sum the seed of its own mask, of who has gone the seed of the
+keys of its masks with others; never both. A server that tells two sets of survivors gets too few shares for either.
 
 The state is JSON between steps, for a client's process may end after each. It holds secrets.
 """
@@ -115,7 +115,9 @@ class ClientSum:
             except KeyAgreementError:
                 unopened.append(name)
         if len(self.held) < terms.enough:
-            raise SumError(f"the shares of {_some(unopened)} cannot be opened: they were told other offers, or sent none")
+            raise SumError(
+                f"the shares of {_some(unopened)} cannot be opened: they were told other offers, or sent none"
+            )
         if update.shape != (terms.size,):
             raise SumError(f"an update of {update.size} numbers, and the sum is of {terms.size}")
         found, left = fixed_point.quantise(update, terms.rules.clip, terms.levels)

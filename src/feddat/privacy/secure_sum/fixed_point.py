@@ -1,8 +1,8 @@
 """Updates as whole numbers in a ring of 2^bits, and sums of them as a mean again.
 
 A number of an update is a level from -L to L, times a step that all clients share: clip / L. Of n clients each has
-L = (2^bits - 1) // 2n levels on either side of 0, so that no sum of n levels leaves the ring: it never wraps around, and
-is exact to the last bit. What rounding and clipping lose of an update its client keeps, and adds to the next one
+L = (2^bits - 1) // 2n levels on either side of 0, so that no sum of n levels leaves the ring: it never wraps around,
+and is exact to the last bit. What rounding and clipping lose of an update its client keeps, and adds to the next one
 (error feedback, as :mod:`feddat.app.wire` has it).
 
 Why 12 bits by default: a client of five has 409 levels on either side (int8: 127), one of a hundred has 20, and the
@@ -12,7 +12,7 @@ other way, however many clients there are.
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from feddat.privacy.secure_sum.errors import SumError
 
 #: Numbers of a ring, of which the lowest ``bits`` count: uint16 up to 16 bits, else uint32.
-Ring: TypeAlias = NDArray[np.uint16] | NDArray[np.uint32]
+Ring: TypeAlias = NDArray[Any]
 
 #: Bits that a ring may have, and the least number of levels on either side of 0 that a client must have.
 LEAST_BITS, MOST_BITS, LEAST_LEVELS = 8, 32, 3
@@ -37,7 +37,7 @@ def levels(clients: int, bits: int) -> int:
     return int((2**bits - 1) // (2 * clients))
 
 
-def ring_dtype(bits: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
+def ring_dtype(bits: int) -> np.dtype[Any]:
     """Return the dtype of a ring's numbers."""
     return np.dtype("<u2") if bits <= 16 else np.dtype("<u4")
 
@@ -62,12 +62,12 @@ def quantise(update: NDArray[np.float32], clip: float, most: int) -> tuple[NDArr
 
 def mean(total: NDArray[np.int64], clip: float, most: int, clients: int) -> NDArray[np.float64]:
     """Return the mean of so many clients' updates, given the sum of their levels (N,)."""
-    return total * (clip / most) / clients
+    return np.asarray(total * (clip / most) / clients, np.float64)
 
 
 def to_ring(values: NDArray[np.int64], bits: int) -> Ring:
     """Return whole numbers in the ring: what is below 0 from its upper end on."""
-    return (values & (2**bits - 1)).astype(ring_dtype(bits))
+    return np.asarray(values & (2**bits - 1)).astype(ring_dtype(bits))
 
 
 def from_ring(values: Ring, bits: int, most: int) -> NDArray[np.int64]:
@@ -76,7 +76,7 @@ def from_ring(values: Ring, bits: int, most: int) -> NDArray[np.int64]:
     Raises:
         RingError: one has a magnitude above ``most``, the largest that a sum can have.
     """
-    whole = values.astype(np.int64) & (2**bits - 1)
+    whole: NDArray[np.int64] = values.astype(np.int64) & (2**bits - 1)
     whole[whole >= 2 ** (bits - 1)] -= 2**bits
     if whole.size and max(whole.max(), -whole.min()) > most:
         raise RingError("the sum has numbers that the clients' cannot add up to: what one of them sent does not fit")

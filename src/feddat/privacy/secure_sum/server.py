@@ -10,11 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from feddat.privacy.secure_sum import fixed_point, masks, shamir
 from feddat.privacy.secure_sum.client import SEALED_BYTES, pair_mask
-from feddat.privacy.secure_sum.errors import SumError
+from feddat.privacy.secure_sum.errors import SpoiledError, SumError
 from feddat.privacy.secure_sum.fixed_point import Ring, RingError
 from feddat.privacy.secure_sum.masks import TAG_BYTES
 from feddat.privacy.secure_sum.shamir import SHARE_BYTES, ShareError
@@ -164,9 +165,10 @@ class ServerSum:
                 seed = shamir.combine({point: found[point] for point in points}, self._weights[points])
                 if self._fits(name, seed):
                     return seed
-        raise SumError(
-            f"client {name}'s secret: {len(found)} shares do not give it, {terms.threshold} right ones are needed"
-        )
+        reason = f"{len(found)} shares do not give it, {terms.threshold} right ones are needed"
+        if len(self._shares) >= terms.threshold:
+            raise SpoiledError(name, reason)
+        raise SumError(f"client {name}'s secret: {reason}")
 
     def _fits(self, name: str, seed: bytes) -> bool:
         offer = self.terms.offer(name)
@@ -182,4 +184,4 @@ def check_offer(offer: Offer) -> None:
         SumError: it has one.
     """
     for key in (offer.channel, offer.mask):
-        masks.agree(masks.X25519PrivateKey.generate(), key)
+        masks.agree(X25519PrivateKey.generate(), key)

@@ -1,7 +1,7 @@
 """Shamir's sharing of a secret (CACM 1979) over the integers modulo a prime.
 
-Own code, since the libraries that have it share secrets over GF(2^128) in pure Python, a hundred times as slowly, or are
-not kept. A secret is 16 bytes, which is as strong as the curve whose keys it makes.
+Own code: the well-kept library that has it, PyCryptodome, shares over GF(2^128) bit by bit, and is far slower; others
+are not kept. A secret is 16 bytes, which is as strong as the curve whose keys it makes.
 """
 
 from __future__ import annotations

@@ -121,7 +121,10 @@ class Terms:
     @cached_property
     def transcript(self) -> bytes:
         """32 bytes that differ wherever anything in the terms does."""
-        offers = [[name, *(value.hex() for value in asdict(o).values())] for name, o in zip(self.names, self.offers, strict=True)]
+        offers = [
+            [name, *(value.hex() for value in asdict(o).values())]
+            for name, o in zip(self.names, self.offers, strict=True)
+        ]
         said = {"run": self.run, "round": self.round, "size": self.size, "rules": asdict(self.rules), "offers": offers}
         return sha256(b"feddat secure sum terms\0" + json.dumps(said, sort_keys=True).encode()).digest()
 
