@@ -1,8 +1,7 @@
 """A server whose clients live in other processes, and which stops wherever its memory is to be searched.
 
-Run as ``python -m secure_hunt FOLDER plain|secure``: prints a line at every stop, and goes on for each line it is given.
-The update of ``c01`` is drawn from a seed, so that whoever searches can make it again, and it is in no file or message
-that the server has not been sent by that client.
+Run as ``python -m secure_hunt FOLDER plain|secure``: prints a line at every stop, and goes on for each line that it is
+given. The update of ``c01`` is drawn from a seed, so that whoever searches can make it again.
 """
 
 from __future__ import annotations

@@ -20,7 +20,8 @@ def memory_has(pid, wanted):
     """Return which byte strings a process has in the memory that it can write to."""
     found = set()
     longest = max(map(len, wanted.values()))
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+    place = Path(f"/proc/{pid}")
+    with (place / "maps").open() as maps, (place / "mem").open("rb", buffering=0) as memory:
         for line in maps:
             match = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
             if match is None:

@@ -60,7 +60,7 @@ def test_a_certificate_that_is_out_of_its_time_is_refused(authority):
     bob = member(authority, "bob")
     for now in (datetime.now(UTC) - timedelta(days=500), datetime.now(UTC) + timedelta(days=2)):
         ann = member(authority, "ann", now=now)
-        with pytest.raises(IdentityError, match="client ann's certificate: good from .* only"):
+        with pytest.raises(IdentityError, match=r"client ann's certificate: good from .* only"):
             bob.check("run", "ann", CHANNEL, ann.credential("run", CHANNEL))
 
 

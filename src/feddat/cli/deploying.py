@@ -54,6 +54,20 @@ def check(
         raise typer.Exit(fail(f"{missing} of the above must be put right first", 1))
 
 
+@app.command("certify")
+def certify(
+    authority: Annotated[Path, typer.Argument(metavar="AUTHORITY_DIR", help="Folder with ca.key and ca.crt.")],
+    client: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
+    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="Its node.pub.")],
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The certificate.")] = Path("node.crt"),
+) -> None:
+    """Certify whose a client's key is, so that the other clients know it in secure sums."""
+    from feddat.deploy import certify as certificates
+
+    certificates.certify(certificates.read_authority(authority), public_key, client, to)
+    print_paths(certificate=to)
+
+
 @app.command("approve")
 def approve(
     run: Annotated[

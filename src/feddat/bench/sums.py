@@ -1,0 +1,60 @@
+"""``feddat bench sums``: bytes and seconds of a round with secure aggregation, beside one whose updates are int8."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feddat.adapters.methods import build_adapters
+from feddat.bench.clock import hardware
+from feddat.bench.folders import MODELS, model_folder
+from feddat.experiment.sum_rounds import measure_rounds
+from feddat.models.catalog import load_backbone
+from feddat.privacy.secure_sum.terms import Rules
+
+
+def bench_sums(
+    folder: Path,
+    counts: Sequence[int] = (5, 20, 100),
+    lost: Sequence[int] = (0, 20, 40),
+    models: Sequence[str] = ("vilt-mini",),
+    cycles: int = 3,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure rounds of every size with every share of dropouts, in turns; return what ``sums.json`` holds.
+
+    Args:
+        folder: where models and the clients' states lie.
+        counts: numbers of clients.
+        lost: percent of them that drop out after they have shared, when the sum has their masks already.
+        models: keys of :data:`feddat.bench.folders.MODELS`, whose bottleneck adapters travel.
+        cycles: times.
+        say: told what is measured.
+    """
+    rows: list[dict[str, Any]] = []
+    shapes = {}
+    for model in models:
+        say(f"{MODELS[model].title}: loading")
+        adapters = build_adapters(load_backbone(model_folder(model, folder / "models")).model)
+        shapes[model] = {key: tuple(value.shape) for key, value in adapters.state("global").items()}
+        count = sum(value.numel() for value in adapters.state("global").values())
+        for clients in counts:
+            cells = {"model": model, "title": MODELS[model].title, "parameters": count, "clients": clients}
+            rows += [cells | {"way": "int8", "lost": 0, "server": [], "client": []}]
+            rows += [cells | {"way": "sums", "lost": percent, "server": [], "client": []} for percent in lost]
+    for cycle in range(cycles):
+        for row in rows:
+            say(f"{row['clients']} clients, {row['way']}, {row['lost']} % gone, turn {cycle + 1} of {cycles}")
+            place = folder / "sums"
+            shutil.rmtree(place, ignore_errors=True)
+            rules = None if row["way"] == "int8" else Rules()
+            gone = row["clients"] * row["lost"] // 100
+            found = measure_rounds(place, shapes[row["model"]], row["clients"], gone, rules)
+            row["server"].append(found.server)
+            row["client"].append(found.client)
+            row["up"], row["down"] = found.up // row["clients"], found.down // row["clients"]
+    return {"kind": "sums", "hardware": hardware(torch.device("cpu")), "cycles": cycles, "rows": rows}
