@@ -95,6 +95,27 @@ def test_a_key_that_is_none_cannot_be_certified(tmp_path, authority):
             certify(authority, path, "ann", tmp_path / "a.crt")
 
 
+def test_the_command_certifies_a_key_that_its_owner_has_made(tmp_path, capsys):
+    from feddat.cli import main
+
+    write_consortium(tmp_path / "c", ["ann"], ["127.0.0.1"])
+    ann, eve = tmp_path / "c" / "clients" / "ann", tmp_path / "eve"
+    eve.mkdir()
+    pki.write_key_pair(eve, "node")
+    (eve / "ca.crt").write_bytes((ann / "ca.crt").read_bytes())
+
+    def certified(authority):
+        with pytest.raises(SystemExit) as exit:
+            main(["deploy", "certify", str(authority), "eve", str(eve / "node.pub"), "--out", str(eve / "node.crt")])
+        return exit.value.code
+
+    assert certified(tmp_path / "c" / "authority") == 0
+    shown = Identity.read(eve, "eve").credential("run", CHANNEL)
+    Identity.read(ann, "ann").check("run", "eve", CHANNEL, shown)
+    assert certified(ann) == 2
+    assert "ca.key: No such file or directory" in capsys.readouterr().err
+
+
 def test_a_certificate_says_what_it_is_good_for(authority):
     key = ec.generate_private_key(ec.SECP384R1())
     certificate = client_certificate(authority, "ann", key.public_key(), days=3)

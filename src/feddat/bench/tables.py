@@ -199,8 +199,8 @@ def _sums(rows: Sequence[Result]) -> list[Cells]:
                 "bytes up": str(row["up"]),
                 "bytes down": str(row["down"]),
                 "times int8": f"{total / (plain['up'] + plain['down']):.2f}",
-                "s of a client": seconds(row["client"]),
-                "s of the server": seconds(row["server"]),
+                "CPU s of a client": seconds(row["client"]),
+                "CPU s of the server": seconds(row["server"]),
             }
         )
     return cells

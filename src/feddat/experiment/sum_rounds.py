@@ -72,8 +72,8 @@ class Costs:
 
     Attributes:
         up, down: bytes of all clients, with the adapter that goes down to be scored.
-        server: seconds of the server.
-        client: seconds of one client, the mean over all.
+        server: CPU seconds of the server.
+        client: CPU seconds of one client, the mean over all.
         survivors: clients in the sum.
     """
 
@@ -99,9 +99,9 @@ class _Grid(InProcessGrid):
             asked = [message for message in asked if message not in dead]
         replies = super().send_and_receive(asked, timeout=timeout)
         while True:
-            began = time.perf_counter()
+            began = time.process_time()
             reply = next(replies, None)
-            self.seconds += time.perf_counter() - began
+            self.seconds += time.process_time() - began
             if reply is None:
                 return
             yield reply
@@ -117,7 +117,7 @@ class _Lap:
 
     def __call__(self, state: ServerState) -> None:
         count = {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")}
-        self.marks.append((time.perf_counter(), self.grid.seconds, count["up"], count["down"]))
+        self.marks.append((time.process_time(), self.grid.seconds, count["up"], count["down"]))
 
 
 def measure_rounds(folder: Path, shapes: Shapes, clients: int, gone: int, sums: Rules | None) -> Costs:
