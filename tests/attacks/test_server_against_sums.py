@@ -1,4 +1,4 @@
-"""A dishonest server against a client that demands secure aggregation: what its policy refuses, and on what settings."""
+"""A dishonest server against a client that demands secure aggregation: what its policy refuses."""
 
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -10,7 +10,6 @@ from feddat.app.policy import PolicyError, check_settings, check_step
 from feddat.config import PolicyConfig, load_config
 from feddat.deploy import pki
 from feddat.deploy.certify import certify
-from feddat.experiment.serving import flower
 from feddat.experiment.single.methods import resolve
 
 assert hospital, "a fixture"

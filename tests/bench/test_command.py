@@ -27,7 +27,8 @@ def test_secure_sums_cost_little_more_than_int8(tmp_path, capsys):
     rows = json.loads((tmp_path / "out" / "sums.json").read_text())["rows"]
     assert [(row["way"], row["lost"]) for row in rows] == [("int8", 0), ("sums", 0), ("sums", 20), ("sums", 40)]
     plain, *sums = (row["up"] + row["down"] for row in rows)
-    assert all(1 < each / plain < 1.3 for each in sums)
+    assert all(0.5 < each / plain < 1.3 for each in sums)
+    assert sums[0] > sums[1] > sums[2], "who has gone sends nothing"
     assert call("bench", "sums", "--counts", "2") == 2
     assert "expected numbers of clients, from 3, with commas, got '2'" in capsys.readouterr().err
 
