@@ -1,4 +1,4 @@
-"""``feddat bench sums``: bytes and CPU seconds of a round with secure aggregation, beside one whose updates are int8."""
+"""``feddat bench sums``: bytes and CPU seconds of a round with secure aggregation, beside one of int8 updates."""
 
 from __future__ import annotations
 
