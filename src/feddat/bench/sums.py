@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 
 import torch
 
-from feddat.adapters.methods import build_adapters
 from feddat.bench.clock import hardware
 from feddat.bench.folders import MODELS, model_folder
+from feddat.config import load_config
+from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.methods import resolve
 from feddat.experiment.sum_rounds import measure_rounds
-from feddat.models.catalog import load_backbone
 from feddat.privacy.secure_sum.terms import Rules
 
 
@@ -31,7 +33,7 @@ def bench_sums(
         folder: where models and the clients' states lie.
         counts: numbers of clients.
         lost: percent of them that drop out after they have shared, when the sum has their masks already.
-        models: keys of :data:`feddat.bench.folders.MODELS`, whose bottleneck adapters travel.
+        models: keys of :data:`feddat.bench.folders.MODELS`, whose adapters travel, as a run with default settings has them.
         cycles: times.
         say: told what is measured.
     """
@@ -39,9 +41,9 @@ def bench_sums(
     shapes = {}
     for model in models:
         say(f"{MODELS[model].title}: loading")
-        adapters = build_adapters(load_backbone(model_folder(model, folder / "models")).model)
-        shapes[model] = {key: tuple(value.shape) for key, value in adapters.state("global").items()}
-        count = sum(value.numel() for value in adapters.state("global").values())
+        settings = load_config(None, None, model=str(model_folder(model, folder / "models")))
+        shapes[model] = load_foundation(resolve(settings)).shared_shapes()
+        count = sum(math.prod(shape) for shape in shapes[model].values())
         for clients in counts:
             cells = {"model": model, "title": MODELS[model].title, "parameters": count, "clients": clients}
             rows += [cells | {"way": "int8", "lost": 0, "server": [], "client": []}]
