@@ -33,7 +33,7 @@ def bench_sums(
         folder: where models and the clients' states lie.
         counts: numbers of clients.
         lost: percent of them that drop out after they have shared, when the sum has their masks already.
-        models: keys of :data:`feddat.bench.folders.MODELS`, whose adapters travel, as a run with default settings has them.
+        models: keys of :data:`feddat.bench.folders.MODELS`; their adapters are those of a run's default settings.
         cycles: times.
         say: told what is measured.
     """
