@@ -80,20 +80,41 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     sys.argv = ["flower-superlink", *arguments]
     os.environ["PATH"] = search_path(os.environ.get("PATH"))
     if server is not None:
+        _look_after(server)
         os.environ.setdefault("FLWR_HOME", str(server.path / "state" / "flwr"))
         threading.Thread(target=_let_in, args=(server,), daemon=True).start()
     flower_superlink()
 
 
+def _look_after(server: ServerFolder) -> None:
+    """Close to others what lies there from before, warn of an authority's key, and take a renewed certificate up."""
+    from feddat.deploy.renewal import reloading
+    from feddat.files import close_to_others
+
+    try:
+        close_to_others(server.path, below=False)
+        for path in (server.path / "server.key", server.path / "state"):
+            close_to_others(path)
+    except OSError as error:
+        log.warning("%s: others on this machine may read it: %s", error.filename, error.strerror)
+    for path in (server.path / "ca.key", server.path.parent / "authority" / "ca.key"):
+        if path.is_file():
+            log.warning(
+                "the authority's private key lies on this machine (%s): take it off; only renewals need it", path
+            )
+    reloading(server.path / "server.crt", server.path / "server.key")
+
+
 def _let_in(server: ServerFolder) -> None:
-    """Register the clients' keys as soon as the SuperLink answers."""
+    """Let the clients' keys in, and take revoked ones out, as soon as the SuperLink answers."""
     from feddat.deploy.control import Control, let_in
     from feddat.deploy.errors import DeployError
 
     control = Control(server.local_address, server.authority)
     try:
         control.wait(60.0)
-        let_in(control, server)
+        for problem in let_in(control, server):
+            log.warning("%s", problem)
     except DeployError as error:
         log.error("%s; the SuperLink ends", error)
         os._exit(2)

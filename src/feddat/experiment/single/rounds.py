@@ -52,6 +52,7 @@ class Service:
         resumes: what the folder holds is gone on with.
         world: what the run is made of -> its hash, as far as this process knows.
         changes: what of it was exchanged since the last checkpoint, and is accepted.
+        admitted: as for :class:`~feddat.app.roster.Roster`.
     """
 
     config: RunConfig
@@ -63,6 +64,7 @@ class Service:
     resumes: bool = False
     world: Mapping[str, str] = field(default_factory=dict)
     changes: Sequence[str] = ()
+    admitted: Callable[[], Mapping[str, bytes]] | None = None
 
     def __post_init__(self) -> None:
         """Choose the rule of aggregation, and read what the run begins with.
@@ -72,7 +74,8 @@ class Service:
                 clients, or messages are too large.
         """
         self.settings = self.foundation.config
-        replies = sample_size(self.settings.server.fraction, len(self.names))
+        count = len(self.names) or len(self.admitted() if self.admitted is not None else ())
+        replies = sample_size(self.settings.server.fraction, count)
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
         extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
@@ -140,6 +143,7 @@ class Service:
             self.wait,
             bound=settings.runtime.kind == "deployment",
             central=algorithm.centralised,
+            admitted=self.admitted,
         )
         strategy = AdapterStrategy(
             seed=settings.seed,
