@@ -12,7 +12,7 @@ from rich.text import Text
 
 from feddat.cli import membership
 from feddat.cli.common import fail, out, print_paths, say_loading, split_names
-from feddat.cli.membership import PassphraseFile, fingerprint_of, new_passphrase, say_note
+from feddat.cli.membership import PassphraseFile, fingerprint_of, new_passphrase, say_note, tell_fingerprint
 
 app = typer.Typer(no_args_is_help=True, help="Set up and run a federation over several machines.")
 _FLOWER = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -55,7 +55,7 @@ def init(
         write_server(to, hosts, port, known, passphrase=passphrase, authority=authority)
         print_paths(server=to / "server", invites=to / "invitation.json", readme=to / "README.md")
     keeper = authority or to / "authority"
-    out.print(f"authority's fingerprint: {fingerprint_of(keeper / 'ca.crt')}", markup=False, highlight=False)
+    tell_fingerprint("authority's fingerprint", fingerprint_of(keeper / "ca.crt"))
     note = "encrypted" if passphrase else "not encrypted (--ca-passphrase-file)"
     say_note(f"{keeper / 'ca.key'} is {note}: take {keeper} off this machine; the server runs without it")
     if names:

@@ -55,7 +55,7 @@ def join(
     _compare("the authority", found, fingerprint, "whoever ran `feddat deploy init`")
     request, own = join_consortium(invited, name, to or Path(name))
     print_paths(folder=request.parent, request=request)
-    _tell("this client's fingerprint", own)
+    tell_fingerprint("this client's fingerprint", own)
     say_note(f"send {request.name} to the server's administrator, and say the fingerprint by another way, as by phone")
 
 
@@ -77,8 +77,8 @@ def admit(
     asked, known = read_client_request(request, read_certificate(server.authority)), Members(server)
     if known.is_new(asked):
         _compare(f"client {asked.name}", asked.fingerprint, fingerprint, "the client's administrator")
-    out.print(f"client {asked.name} {known.admit(asked, again)}", markup=False)
-    _tell("fingerprint", asked.fingerprint)
+    out.print(f"client {asked.name} {known.admit(asked, again)}", markup=False, soft_wrap=True)
+    tell_fingerprint("fingerprint", asked.fingerprint)
     _tell_link(known, "it lets the client in when it starts")
 
 
@@ -91,7 +91,7 @@ def revoke(
 
     known = Members(read_server(folder))
     key = known.revoke(name)
-    out.print(f"client {name} is revoked; its key {key} is never let in again", markup=False, highlight=False)
+    out.print(f"client {name} is revoked; its key {key} is never let in again", markup=False, highlight=False, soft_wrap=True)
     _tell_link(known, "it turns the client away when it starts")
 
 
@@ -171,10 +171,10 @@ def _renew_client(folder: Path) -> None:
 
     request, own = renew_key(folder, read_site(folder / "client.yaml").client)
     print_paths(request=request)
-    _tell("the new key's fingerprint", own)
+    tell_fingerprint("the new key's fingerprint", own)
     say_note(
-        f"send {request.name} to the server's administrator, who admits it; until then this client goes on under its old "
-        "key, and then changes by itself"
+        f"send {request.name} to the server's administrator, who admits it; until then this client goes on under its "
+        "old key, and then changes by itself"
     )
 
 
@@ -237,7 +237,8 @@ def say_note(text: str) -> None:
     err.print(Text.assemble(("note: ", "bold"), text), soft_wrap=True)
 
 
-def _tell(what: str, fingerprint: str) -> None:
+def tell_fingerprint(what: str, fingerprint: str) -> None:
+    """Print a fingerprint, in one line that can be copied."""
     out.print(f"{what}: {fingerprint}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -255,7 +256,7 @@ def _compare(whose: str, found: str, told: str | None, source: str) -> None:
         return
     if not sys.stdin.isatty():
         raise typer.Exit(fail(f"{whose}: fingerprint {found}: compare it with {source}, and give --fingerprint", 2))
-    _tell(f"{whose} has the fingerprint", found)
+    tell_fingerprint(f"{whose} has the fingerprint", found)
     if not typer.confirm(f"Has {source} told you the same?"):
         raise typer.Exit(fail(f"{whose}: not taken", 1))
 

@@ -151,11 +151,14 @@ def read_request(path: Path) -> x509.CertificateSigningRequest:
         CertificateError: there is none.
     """
     try:
-        if path.stat().st_size > MOST_REQUEST:
-            raise CertificateError(f"request {path}: larger than {MOST_REQUEST} bytes")
-        return x509.load_pem_x509_csr(path.read_bytes())
+        with path.open("rb") as file:
+            content = file.read(MOST_REQUEST + 1)
     except OSError as error:
         raise CertificateError(f"request {path}: {error.strerror}") from None
+    if len(content) > MOST_REQUEST:
+        raise CertificateError(f"request {path}: larger than {MOST_REQUEST} bytes")
+    try:
+        return x509.load_pem_x509_csr(content)
     except (ValueError, UnsupportedAlgorithm):
         raise CertificateError(f"request {path}: not a PEM certificate request") from None
 
