@@ -67,7 +67,7 @@ def test_a_key_that_was_let_in_under_no_name_is_nobodys():
 
 def test_who_is_let_in_later_takes_part_from_then_on():
     """Of a run that names no clients: all that are let in."""
-    trained, refused = run(2, lambda admitted, grid: admitted.update(KEYS), without=EVE)
+    trained, _ = run(2, lambda admitted, grid: admitted.update(KEYS), without=EVE)
     assert trained == {1: ["ann", "zoe"], 2: ["ann", "zoe"], 3: ["ann", EVE, "zoe"], 4: ["ann", EVE, "zoe"]}
 
 

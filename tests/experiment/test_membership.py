@@ -1,6 +1,7 @@
-"""Who joins, who is let in, who is taken out, and what is renewed: requests, keys and certificates, without a server."""
+"""Who joins, is let in and taken out, and what is renewed: requests, keys and certificates, without a server."""
 
 import datetime
+import io
 import json
 import os
 import stat
@@ -88,7 +89,7 @@ def test_an_altered_invitation_is_refused(server, tmp_path):
             read_invitation(path)
     for text in ("", "[]", "{}", "[" * 100_000, json.dumps(content | {"authority": 3})):
         path.write_text(text)
-        with pytest.raises(DeployError, match="invitation .*(not an invitation|larger than)"):
+        with pytest.raises(DeployError, match=r"invitation .*(not an invitation|larger than)"):
             read_invitation(path)
     with pytest.raises(DeployError, match=r"none\.json: No such file"):
         read_invitation(tmp_path / "none.json")
@@ -127,7 +128,7 @@ def test_requests_that_are_none(server, join, authority, tmp_path):
     lines = good.splitlines()
     torn = lines[-2][:-8] + bytes(lines[-2][-8:-4][::-1]) + lines[-2][-4:]  # of the signature
     path.write_bytes(b"\n".join([*lines[:-2], torn, lines[-1]]))
-    with pytest.raises((DeployError, pki.CertificateError), match="altered on its way|not a PEM certificate request"):
+    with pytest.raises((DeployError, pki.CertificateError), match=r"altered on its way|not a PEM certificate request"):
         read_client_request(path, authority)
     path.write_bytes(b"-" * 100_000)
     with pytest.raises(pki.CertificateError, match="larger than"):
@@ -168,7 +169,7 @@ def test_a_revoked_key_never_comes_back_under_any_name(server, join, authority, 
 def test_a_name_is_one_keys_until_the_administrator_says_otherwise(server, join):
     members, north, eve = Members(server), join("north"), join("north", "eve")
     members.admit(north)
-    with pytest.raises(DeployError, match="client north: has another key, SHA256:.*which did not sign this request"):
+    with pytest.raises(DeployError, match=r"client north: has another key, SHA256:.*which did not sign this request"):
         members.admit(eve)
     with pytest.raises(DeployError, match="'north' and 'North' differ in letter case alone"):
         members.admit(join("North", "capital"))
@@ -321,7 +322,7 @@ def test_a_certificate_signed_where_the_authority_is(server, tmp_path):
     certificate = pki.read_certificate(server.path / "server.crt")
     pki.check_certificate(certificate, keeper.certificate, "server.crt")
     assert (server.path / "server.key").read_bytes() != before
-    with pytest.raises(DeployError, match="not for the key of .*server.csr; have that one signed"):
+    with pytest.raises(DeployError, match=r"not for the key of .*server\.csr; have that one signed"):
         renewal.install(server, tmp_path / "new.crt")
     assert not list(server.path.glob("*new*")) and not request.exists()
 
@@ -362,7 +363,7 @@ def said(capsys, *arguments, code=0):
 
 
 def test_nobody_is_taken_whose_fingerprint_was_not_compared(server, join, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody is there to be asked
     monkeypatch.chdir(tmp_path)
     invitation = "c/invitation.json"
     assert "and give --fingerprint" in said(capsys, "join", invitation, "--name", "north", code=2)
@@ -380,7 +381,7 @@ def test_nobody_is_taken_whose_fingerprint_was_not_compared(server, join, tmp_pa
 
 
 def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody is there to be asked
     place, file = tmp_path / "c", tmp_path / "passphrase"
     text = said(capsys, "init", "--host", "h", "-o", place)
     assert f"{place / 'authority' / 'ca.key'} is not encrypted" in text
@@ -401,7 +402,7 @@ def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(("variable", "open_to"), [(None, 0o077), ("027", 0o027)])
 def test_a_command_writes_for_its_user_alone(tmp_path, capsys, monkeypatch, variable, open_to):
     """Under the usual umask; and as a group wants it, where the group says so."""
-    monkeypatch.setattr(sys, "stdin", open(os.devnull))  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody is there to be asked
     monkeypatch.delenv("FEDDAT_UMASK", raising=False)
     if variable is not None:
         monkeypatch.setenv("FEDDAT_UMASK", variable)

@@ -91,7 +91,9 @@ def revoke(
 
     known = Members(read_server(folder))
     key = known.revoke(name)
-    out.print(f"client {name} is revoked; its key {key} is never let in again", markup=False, highlight=False, soft_wrap=True)
+    out.print(
+        f"client {name} is revoked; its key {key} is never let in again", markup=False, highlight=False, soft_wrap=True
+    )
     _tell_link(known, "it turns the client away when it starts")
 
 
