@@ -271,6 +271,17 @@ def _same(found: str, told: str) -> bool:
 
 
 def _tell_link(known: Members, otherwise: str) -> None:
-    """Tell a SuperLink that runs who is let in."""
-    if not known.tell():
+    """Tell a SuperLink that runs who is let in; the folder says so already.
+
+    Raises:
+        Exit: it could not be told.
+    """
+    from feddat.deploy.errors import DeployError
+
+    try:
+        runs = known.tell()
+    except DeployError as error:
+        lasts = "the server's folder says so, but the SuperLink that runs could not be told"
+        raise typer.Exit(fail(f"{lasts}: {error}; it learns of it when it starts again", 1)) from None
+    if not runs:
         say_note(f"the SuperLink does not run; {otherwise}")

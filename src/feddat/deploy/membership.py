@@ -13,6 +13,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -126,8 +127,12 @@ class Members:
             if probe.connect_ex((host, int(port))):
                 return False
         with closing(Control(self._server.local_address, self._server.authority)) as control:
-            control.wait(5)
-            if problems := let_in(control, self._server):
+            control.wait(30)
+            try:
+                problems = let_in(control, self._server)
+            except httpx.HTTPError as error:
+                raise DeployError(f"SuperLink {control.address}: {error}") from None
+            if problems:
                 raise DeployError("; ".join(problems))
         return True
 
