@@ -50,14 +50,23 @@ def run(at_round, change, rounds=4, without=None):
 def test_a_revoked_client_is_turned_away_in_the_next_round():
     trained, refused = run(2, lambda admitted, grid: admitted.pop(EVE))
     assert trained == {1: ["ann", EVE, "zoe"], 2: ["ann", EVE, "zoe"], 3: ["ann", "zoe"], 4: ["ann", "zoe"]}
-    reason = "client eve: the key of node 2 is not let in any more"
+    reason = "client eve: the key of node 2 is not let in"
     assert [(event["client"], event["reason"]) for event in refused] == [(EVE, reason)], "once, not in every round"
 
 
 def test_a_name_is_not_taken_by_another_key():
-    trained, refused = run(2, lambda admitted, grid: grid.keys.update({"ann": b"another key"}))
-    assert trained[3] == [EVE, "zoe"]
-    assert [event["client"] for event in refused] == ["ann"]
+    grid = Keyed(Mixed([Honest("ann", 1.0), Honest("zoe", 1.0)], {}), ["ann", "zoe"])
+    grid.keys["ann"] = b"another key"
+    events = []
+    roster = Roster(admitted=lambda: KEYS, notify=events.append)
+    roster.meet(grid)
+    assert [member.name for member in roster.members.values()] == ["zoe"]
+    assert [event["reason"] for event in events] == ["client ann: the key of node 1 is not let in"]
+
+
+def test_a_client_whose_key_was_replaced_is_not_counted_as_an_attacker():
+    trained, refused = run(2, lambda admitted, grid: admitted.update({"ann": b"the new key"}))
+    assert trained[3] == [EVE, "zoe"] and not refused
 
 
 def test_a_key_that_was_let_in_under_no_name_is_nobodys():

@@ -13,6 +13,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from feddat.admitted import admitted_keys, revoked_keys
 from feddat.cli.main import main
@@ -187,6 +189,39 @@ def test_one_key_has_one_name(server, join, authority, tmp_path):
     pki.write_request(tmp_path / "r.csr", new_request("south", key, authority))
     with pytest.raises(DeployError, match="client south: its key is that of client north"):
         members.admit(read_client_request(tmp_path / "r.csr", authority))
+
+
+PRIVATE = [pki.new_key() for _ in range(4)]
+STEP = st.one_of(
+    st.tuples(st.just("admit"), st.sampled_from("ab"), st.integers(0, 3), st.none() | st.integers(0, 3), st.booleans()),
+    st.tuples(st.just("revoke"), st.sampled_from("ab")),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=st.lists(STEP, max_size=8))
+def test_whatever_is_asked_a_name_has_one_key_and_no_revoked_one(steps, tmp_path_factory):
+    server, _ = write_server(tmp_path_factory.mktemp("steps") / "c", ["h"])
+    authority, members = pki.read_certificate(server.authority), Members(server)
+    for kind, name, *rest in steps:
+        before = admitted_keys(server.path)
+        try:
+            if kind == "revoke":
+                members.revoke(name)
+            else:
+                number, old, again = rest
+                path = server.path / "request.csr"
+                signer = None if old is None else PRIVATE[old]
+                pki.write_request(path, new_request(name, PRIVATE[number], authority, signer))
+                members.admit(read_client_request(path, authority), again)
+        except DeployError:
+            assert admitted_keys(server.path) == before, "what is refused changes nothing"
+        after = admitted_keys(server.path)
+        assert len(set(after.values())) == len(after)
+        assert not set(after.values()) & revoked_keys(server.path)
+        lost = set(before.values()) - set(after.values())
+        assert lost <= revoked_keys(server.path), "a key that is replaced or taken out never comes back"
+        assert {n: k for n, k in after.items() if n != name} == {n: k for n, k in before.items() if n != name}
 
 
 # A client's new key

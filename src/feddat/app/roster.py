@@ -135,9 +135,13 @@ class Roster:
                 if keys.get(info.name) == info.public_key:
                     continue
                 del nodes[node]
-                if node not in self._keyless:
-                    self._keyless.add(node)
-                    self._refuse(info.name, f"client {info.name}: the key of node {node} is not let in any more")
+                if node in self._keyless:
+                    continue
+                self._keyless.add(node)
+                if node in self.members and info.name in keys:
+                    log.warning("client %s has another key now; it is waited for (node %d)", info.name, node)
+                    continue
+                self._refuse(info.name, f"client {info.name}: the key of node {node} is not let in")
         return {node: str(info.name) for node, info in nodes.items()}
 
     def _ask(self, grid: Grid, nodes: Mapping[int, str]) -> Iterator[ReplyError]:

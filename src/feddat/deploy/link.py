@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from feddat.deploy.asgi import App, Receive, Scope, Send, refuse
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Paths that answer to other machines.
 OPEN = ("/v1/fleet/", "/health")
+#: Days before its end from which a server reminds of its certificate.
+SOON_DAYS = 30
 
 
 class OnlyFleetFromOutside:
@@ -88,6 +91,7 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
 
 def _look_after(server: ServerFolder) -> None:
     """Close to others what lies there from before, warn of an authority's key, and take a renewed certificate up."""
+    from feddat.deploy import pki
     from feddat.deploy.renewal import reloading
     from feddat.files import close_to_others
 
@@ -102,6 +106,9 @@ def _look_after(server: ServerFolder) -> None:
             log.warning(
                 "the authority's private key lies on this machine (%s): take it off; only renewals need it", path
             )
+    until = pki.read_certificate(server.path / "server.crt").not_valid_after_utc
+    if until < datetime.now(UTC) + timedelta(days=SOON_DAYS):
+        log.warning("the server's certificate is good until %s: renew it (feddat deploy renew)", until.date())
     reloading(server.path / "server.crt", server.path / "server.key")
 
 
