@@ -8,6 +8,7 @@ from torch import Tensor
 
 from feddat.adapters.int8_products import cannot_multiply
 from feddat.app.checkpoint import read_state
+from feddat.cli.main import main
 from feddat.models.albef.model import AlbefConfig
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.albef import albef_config
@@ -17,6 +18,14 @@ from feddat.models.tiny.words import bert_vocabulary
 WORDS = ("what", "is", "the", "color", "red", "blue", "green", "yes", "no", "circle", "square", "two", "?")
 
 needs_vnni = pytest.mark.skipif(cannot_multiply("cpu") is not None, reason="a CPU that multiplies 8-bit numbers")
+
+
+def call(*arguments: str) -> int:
+    """Run a command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
 
 
 def make_vocabulary(words: Sequence[str] = ()) -> dict[str, int]:

@@ -17,18 +17,11 @@ from PIL import Image
 
 from feddat.cli import main
 from feddat.config import load_config
+from helpers import call, make_tiny_vilt
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own-data"
 FEDDAT = [sys.executable, "-c", "from feddat.cli import main; main()"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-
-
-def call(*arguments: str) -> int:
-    """Run a command line in this process and return its exit code."""
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -226,8 +219,6 @@ def test_a_contact_sheet_of_own_data(data: Path, tmp_path: Path, capsys: pytest.
 
 def test_from_own_data_to_an_answer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The worked example, on a tiny random model: run in a real terminal, then report and predict."""
-    from helpers import make_tiny_vilt
-
     model = make_tiny_vilt(tmp_path / "tiny")
     runs = tmp_path / "runs"
     arguments = [f"model={model}", f"runs_dir={runs}", "rounds=2", "train.batch_size=8", "threads=1"]
@@ -280,8 +271,6 @@ def test_from_own_data_to_an_answer(data: Path, tmp_path: Path, capsys: pytest.C
 
 
 def test_a_study_and_its_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from helpers import make_tiny_vilt
-
     model = make_tiny_vilt(tmp_path / "tiny")
     options = ["-m", "local", "--seeds", "1", "--jobs", "1", "--split", "validation", "--name", "s"]
     settings = [f"model={model}", f"runs_dir={tmp_path}", "rounds=1", "train.batch_size=8"]
@@ -301,7 +290,6 @@ def test_a_suite_and_its_tables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from feddat.experiment.grids.suites import SUITES, Suite
-    from helpers import make_tiny_vilt
 
     monkeypatch.setitem(SUITES, "tiny", Suite("tiny", "one federation", ("mini/domain",), ("head",)))
     settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8"]
@@ -316,7 +304,6 @@ def test_a_suite_and_its_tables(
 
 def test_what_a_search_chose_is_written_for_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from feddat.experiment import read_tuning
-    from helpers import make_tiny_vilt
 
     settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8"]
     settings += ["test_examples=4", "--benchmark", "mini/domain", "--jobs", "1"]
@@ -327,3 +314,17 @@ def test_what_a_search_chose_is_written_for_other_commands(tmp_path: Path, capsy
     rate = chosen["best"]["local"]["train.lr"]
     assert chosen["scores"]["local"].keys() == {"train.lr=0.001", "train.lr=0.01"}
     assert read_tuning(file, ["local"])["best"]["local"] == {"train.lr": rate}
+
+
+def test_the_demonstration_says_what_it_will_do_and_what_was_seen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = make_tiny_vilt(tmp_path / "tiny")
+    settings = [f"model={model}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8", "test_examples=4"]
+    assert call("demo", "-m", "feddat-mild,local", "--seeds", "1", "--jobs", "1", "threads=1", *settings) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith("Five clients with drawn pictures fine-tune one frozen model together, by 2 methods")
+    assert "Every client kept its pictures, questions, answers and task head." in words
+    assert "FedDAT, mild distillation" in words and "One seed is a first look" in words
+    assert "report.html for curves and answers to single questions" in words
+    assert "cannot be answered" not in words

@@ -12,8 +12,7 @@ import pytest
 from PIL import Image
 
 from experiment.published_tree import write_published
-from feddat.cli import main
-from helpers import make_tiny_vilt
+from helpers import call, make_tiny_vilt
 
 #: Shards of two images, each written slowly enough to be killed among them.
 SLOW = """
@@ -25,13 +24,6 @@ prepare.write_shard = lambda *a: (time.sleep(0.1), write(*a))
 from feddat.cli import main
 main()
 """
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
 
 
 @pytest.fixture(scope="module")

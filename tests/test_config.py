@@ -65,3 +65,17 @@ def test_updated_changes_nested_values_and_checks_them() -> None:
     assert changed.train.epochs == config.train.epochs
     with pytest.raises(ConfigError, match=r"unknown key 'train\.speed'"):
         config.updated({"train.speed": 1})
+
+
+def test_a_bundled_model_brings_settings_of_its_own_where_none_are_given(tmp_path: Path) -> None:
+    plain = load_config()
+    assert (plain.adapter.reduction, plain.head.init, plain.head.lr, plain.train.lr) == (4, "words", 0.3, 4e-3)
+    own = tmp_path / "own.yaml"
+    own.write_text("benchmark: mini/domain\ntrain: {lr: 1.0e-4}\nadapter: {reduction: 16}\n")
+    given = load_config(own, ["head.init=random"])
+    assert (given.train.lr, given.adapter.reduction, given.head.init, given.head.lr) == (1e-4, 16, "random", 0.3)
+    # Whatever else is trained, or with another model, the defaults of the paper's models hold.
+    assert load_config(None, ["adapter.peft=full"]).train.lr == RunConfig().train.lr
+    assert load_config(None, [f"model={tmp_path}"]).train.lr == RunConfig().train.lr
+    with pytest.raises(ConfigError, match="train"):
+        load_config(None, ["train=3"])

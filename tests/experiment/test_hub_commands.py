@@ -14,26 +14,18 @@ import torch
 from data.readers.layouts import write_image
 from feddat.benchmarks import archives
 from feddat.benchmarks.archives import Archive, Published
-from feddat.cli import main
 from feddat.hub import HubError
 from feddat.hub.download import download, unpack
 from feddat.models.catalog import load_backbone
 from feddat.models.known import KNOWN
 from feddat.models.named import named_folder
-from helpers import make_unit
+from helpers import call, make_unit
 from hub_data import add_parquet, add_slake
 from hub_server import HubServer
 from models.albef.published_files import published, write_bert
 
 VILT = "dandelin/vilt-b32-mlm"
 SMOL = "HuggingFaceTB/SmolVLM-256M-Instruct"
-
-
-def call(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as stopped:
-        main(list(arguments))
-    assert isinstance(stopped.value.code, int)
-    return stopped.value.code
 
 
 @pytest.fixture(scope="module")

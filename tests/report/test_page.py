@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,37 +12,16 @@ import pytest
 from made_up import CLIENTS, make_comparison, make_run
 from PIL import Image
 
+from browser import BROWSER, run_browser
 from feddat.example import DataError
 from feddat.report import plots
 from feddat.report.numbers import human_bytes, human_count, human_duration
 from feddat.report.page import write_report
 
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--hide-scrollbars",
-]
-
 
 def browse(page: Path, *flags: str) -> str:
     """Open the page in a headless browser and return what it prints."""
     return run_browser(page.parent, page.as_uri(), *flags)
-
-
-def run_browser(folder: Path, address: str, *flags: str) -> str:
-    """Open an address in a headless browser with its profile in this folder; return what it prints."""
-    assert BROWSER is not None
-    profile = folder / "browser-profile"
-    command = [BROWSER, *FLAGS, f"--user-data-dir={profile}", *flags, address]
-    return subprocess.run(command, check=True, capture_output=True, timeout=60, text=True).stdout
 
 
 class Links(HTMLParser):
@@ -74,8 +51,8 @@ def test_comparison_page_holds_the_table_and_every_section(tmp_path: Path) -> No
     assert "Mean 69.0 ± 1.0 61.0 ± 1.0 58.0 ± 1.0 44.0 ± 1.0" in text
     for heading in ("Accuracy", "Learning curves", "Communication", "Sample predictions", "Setting"):
         assert f"<h2>{heading}</h2>" in html
-    # One plot of means, one panel per client, one for their mean.
-    assert html.count("<svg ") == 1 + len(CLIENTS) + 1
+    # Plots of means and of differences, a panel per client, one for their mean, and who sends what to whom.
+    assert html.count("<svg ") == 2 + len(CLIENTS) + 1 + 1
     assert "FedDAT 9.0 M 450 k 150 k 1.67 % 30.0 MB 60.0 MB 5.4 GB" in text
     assert "method: feddat" in html
 

@@ -69,3 +69,22 @@ def test_written_files_are_the_same_every_time(file):
     assert [path.name for path in first] == ["record.md", "record.png"]
     assert first == {path: path.read_bytes() for path in record.write_record(file)}
     assert b"### All federations" in first[file.with_suffix(".md")]
+
+
+def test_a_record_in_markdown_begins_with_its_conclusion_and_ends_with_its_searches(tmp_path):
+    lines = [
+        {"run": str(n), "settings": {}, "summary": s, "curve": []}
+        for n, s in enumerate(summary(method, seed) for method in ("feddat", "fedavg") for seed in (0, 1, 2))
+    ]
+    for rate, mean in ((2e-3, 40.0), (4e-3, 50.0)):
+        searched = summary("fedavg", 10_000) | {"split": "validation", "mean": mean}
+        settings = {"method": "fedavg", "train": {"lr": rate}, "rounds": 5}
+        lines.append({"run": str(rate), "settings": settings, "summary": searched, "curve": []})
+    file = tmp_path / "r.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    text = record.record_markdown(file)
+    assert text.startswith("FedDAT is ahead of FedAvg by 8.0 points [+8.0, +8.0].")
+    assert text.endswith(
+        "### Searched on mini/domain, validation data\n\n"
+        "| method | train.lr=0.002 | train.lr=0.004 |\n| --- | ---: | ---: |\n| FedAvg | 40.0 | **50.0** |\n"
+    )

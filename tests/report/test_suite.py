@@ -80,7 +80,7 @@ def test_markdown_of_a_run_and_of_a_comparison(tmp_path: Path) -> None:
 def test_a_comparison_leaves_the_papers_table_too(tmp_path: Path) -> None:
     folder = make_comparison(tmp_path / "both", ("feddat", "local"))
     page = write_report(folder).read_text(encoding="utf-8")
-    assert "how far it is from FedDAT" in page
+    assert "its difference to FedDAT" in page
     assert "−11.0 [−11.0, −11.0]" in page
     assert (folder / "methods.md").read_text() == markdown(folder)
     assert (folder / "methods.tex").is_file() and (folder / "methods.csv").is_file()

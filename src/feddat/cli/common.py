@@ -7,12 +7,15 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
 from rich.console import Console
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from feddat.config import RunConfig
 
 out = Console()
 err = Console(stderr=True)
@@ -88,6 +91,16 @@ def say_loading() -> None:
     """Say something before the libraries load, which takes seconds."""
     if out.is_terminal:
         out.print("[dim]loading libraries …[/]", end="\r")
+
+
+def say_recommended(settings: RunConfig) -> None:
+    """Print the settings that come from the bundled model rather than from whoever runs it."""
+    from feddat.config.recommended import RECOMMENDED
+
+    own = {k: v for k, v in RECOMMENDED.get(settings.model, {}).items() if settings.value(k) == v}
+    if own:
+        values = " ".join(f"{key}={value}" for key, value in own.items())
+        out.print(f"suited to {settings.model}, unless you set them: {values}", style="dim", highlight=False)
 
 
 def print_data_notes(summaries: Sequence[Mapping[str, Any]]) -> None:

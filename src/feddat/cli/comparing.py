@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -129,7 +129,35 @@ def demo(
 
     with resources.as_file(resources.files("feddat") / "presets" / "demo.yaml") as preset:
         settings = load_config(preset, overrides)
-    _compare(settings, methods, seeds, jobs, overwrite)
+    out.print(
+        f"Five clients with drawn pictures fine-tune one frozen model together, by {len(split_names(methods))} methods "
+        f"with {seeds} seed{'s'[: seeds > 1]} each. One to two minutes on two cores; nothing is downloaded."
+    )
+    summaries, folder = _compare(settings, methods, seeds, jobs, overwrite, notes=False)
+    _explain_demo(summaries, folder)
+
+
+def _explain_demo(summaries: Sequence[Mapping[str, Any]], folder: Path) -> None:
+    """Print what the reader has just seen, what came of it, and where to go on."""
+    from feddat.report.conclusion import conclusion
+    from feddat.report.numbers import human_bytes
+    from feddat.report.traffic import flow
+
+    sent = flow(summaries)
+    if sent is not None:
+        out.print(
+            f"\nEvery client kept its pictures, questions, answers and task head. It sent an adapter of "
+            f"{sent['communicated']:,} numbers in each of {sent['rounds']} rounds, {human_bytes(sent['up'])} in all.",
+            highlight=False,
+        )
+    if said := conclusion(summaries):
+        out.print(" ".join(said), markup=False, highlight=False)
+    out.print(
+        f"Open {folder / 'report.html'} for curves and answers to single questions. Next: "
+        "`feddat run --help` for runs of your own, README.md for your own data.\n",
+        markup=False,
+        highlight=False,
+    )
 
 
 def real(
@@ -168,7 +196,20 @@ def _compare(
     overwrite: bool,
     tune: str | None = None,
     record: Record = None,
-) -> None:
+    notes: bool = True,
+) -> tuple[list[dict[str, Any]], Path]:
+    """Run a comparison, print its tables, and return its summaries and its folder.
+
+    Args:
+        config: settings of all runs.
+        methods: names with commas between them.
+        seeds: how many.
+        jobs: runs at the same time.
+        overwrite: whether runs of before are replaced.
+        tune: a search, or a file of one.
+        record: where finished runs are written to and read from.
+        notes: whether to print what of the clients' data does not count.
+    """
     names = split_names(methods)
     say_loading()
     from feddat.experiment import compare, comparison_runs, pinned
@@ -189,10 +230,12 @@ def _compare(
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
     if (kinds := tables.kind_table(comparison["runs"])) is not None:
         out.print(tables.to_rich(kinds, "By kind of question (%)"))
-    print_data_notes(comparison["runs"])
+    if notes:
+        print_data_notes(comparison["runs"])
     folder = next(iter(runs.values())).runs_dir
     print_paths(folder=folder, report=folder / "report.html")
     _fail_for(comparison["failed"], len(runs))
+    return comparison["runs"], folder
 
 
 def _compare_suite(

@@ -22,6 +22,7 @@ from feddat.cli.common import (
     print_json,
     print_paths,
     say_loading,
+    say_recommended,
     split_names,
 )
 
@@ -63,6 +64,7 @@ def run(
         from feddat.config import load_config
 
         settings = load_config(config, overrides)
+        say_recommended(settings)
         say_loading()
         from feddat.experiment import Experiment
 
@@ -156,7 +158,7 @@ def report(
 
         rows = split_names(methods) if methods else None
         if markdown:
-            typer.echo(record.record_markdown(record.federations(run), rows, reference), nl=False)
+            typer.echo(record.record_markdown(run, rows, reference), nl=False)
             return
         for path in record.write_record(run, rows, reference):
             typer.echo(path)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.config.errors import ConfigError
+from feddat.config.recommended import recommended
 from feddat.config.run import SHORT, RunConfig, assign, takes_text, validated
 from feddat.hub import local_or_named
 from feddat.yaml_files import YamlError, parse_yaml, read_yaml
@@ -14,7 +15,8 @@ from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
     """Build a configuration from a YAML file, ``key=value`` overrides and keyword values, in that order of precedence.
 
-    Relative paths inside ``clients`` are taken relative to the YAML file's folder.
+    Relative paths inside ``clients`` are taken relative to the YAML file's folder. What none of them gives comes from
+    the bundled model's own settings (:mod:`feddat.config.recommended`), else from the defaults of :class:`RunConfig`.
 
     Raises:
         ConfigError: the file is missing, empty or not YAML, a key is unknown, or a value does not fit.
@@ -47,6 +49,8 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
         as_text = parsed is not None and not isinstance(parsed, str | list | dict) and takes_text(key)
         assign(raw, key.split("."), value if as_text else parsed)
     for key, value in values.items():
+        assign(raw, key.split("."), value)
+    for key, value in recommended(raw, str(raw.get("model", RunConfig.model_fields["model"].default))).items():
         assign(raw, key.split("."), value)
     return validated(raw, path)
 

@@ -62,27 +62,49 @@ def figure(federations: Mapping[str, Sequence[Summary]], reference: str | None =
         DataError: see :func:`differences`.
     """
     called, panels = differences(federations, reference)
+    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
+        return _draw(called, panels, plots.LIGHT, "white")
+
+
+def inline(summaries: Sequence[Summary], label: str) -> str | None:
+    """Return the plot of one federation as SVG in the colours of its page; ``None`` where no two methods compare.
+
+    Args:
+        summaries: the runs.
+        label: what a screen reader says.
+    """
+    if reference_of(s["method"] for s in summaries) is None:
+        return None
+    called, panels = differences({"": summaries})
+    if not any(panels.values()):
+        return None
+    with matplotlib.rc_context(plots.STYLE):
+        return plots.svg(_draw(called, panels, plots.PLACEHOLDERS), label)
+
+
+def _draw(
+    called: str, panels: Mapping[str, Mapping[str, Difference]], colours: Mapping[str, str], paper: str = "none"
+) -> Figure:
+    """Return the plot in colours by CSS variable, on paper of a colour."""
     rivals = list(dict.fromkeys(rival for rows in panels.values() for rival in rows))
-    style = plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))
-    with matplotlib.rc_context(style):
-        drawn = Figure(
-            figsize=(1.9 * len(panels) + 1.6, 0.9 + 0.3 * len(rivals)), layout="constrained", facecolor="white"
-        )
-        every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        for axes, (name, rows) in zip(every, panels.items(), strict=True):
-            axes.axvline(0, color=plots.LIGHT["--muted"], linewidth=0.8)
-            for place, rival in enumerate(rivals):
-                if rival not in rows:
-                    continue
-                difference = rows[rival]
-                shade = plots.LIGHT["--s1" if difference.low > 0 else "--s2" if difference.high < 0 else "--s5"]
-                axes.plot([difference.low, difference.high], [place, place], color=shade, linewidth=2)
-                axes.plot([difference.mean], [place], "o", color=shade, markersize=5)
-            axes.set_title(name, fontsize=9, fontweight="bold" if name == ALL else "normal")
-            axes.grid(visible=False, axis="y")
-        every[0].set_yticks(range(len(rivals)), rivals, color=plots.LIGHT["--ink"])
-        every[0].set_ylim(len(rivals) - 0.5, -0.5)
-        drawn.supxlabel(f"{called} minus the other, points of test score, with 95 % interval", fontsize=9)
+    width = 1.9 * len(panels) + 1.6 if len(panels) > 1 else 5.2
+    drawn = Figure(figsize=(width, 0.9 + 0.3 * len(rivals)), layout="constrained", facecolor=paper)
+    every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (name, rows) in zip(every, panels.items(), strict=True):
+        axes.patch.set_alpha(0)
+        axes.axvline(0, color=colours["--muted"], linewidth=0.8)
+        for place, rival in enumerate(rivals):
+            if rival not in rows:
+                continue
+            difference = rows[rival]
+            shade = colours["--s1" if difference.low > 0 else "--s2" if difference.high < 0 else "--s5"]
+            axes.plot([difference.low, difference.high], [place, place], color=shade, linewidth=2)
+            axes.plot([difference.mean], [place], "o", color=shade, markersize=5)
+        axes.set_title(name, fontsize=9, fontweight="bold" if name == ALL else "normal")
+        axes.grid(visible=False, axis="y")
+    every[0].set_yticks(range(len(rivals)), rivals, color=colours["--ink"])
+    every[0].set_ylim(len(rivals) - 0.5, -0.5)
+    drawn.supxlabel(f"{called} minus the other, points of test score, with 95 % interval", fontsize=9)
     return drawn
 
 

@@ -13,7 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from feddat.files import write_atomic
-from feddat.report import data_table, method_table, plots, tables
+from feddat.report import data_table, forest, method_table, plots, tables, traffic
+from feddat.report.conclusion import conclusion
 from feddat.report.folder import Folder, Run, read_folder
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
@@ -90,17 +91,21 @@ def _context(content: Folder) -> dict[str, Any]:
     curves = [(client, panel) for client, panel in _curves(content) if client in {tables.MEAN, *shown}]
     methods = method_table.method_table(content.summaries)
     data = data_table.data_table(content.summaries)
+    sent = traffic.rows(groups)
     limits = plots.score_limits([panel for _, panel in curves])
     return {
         "title": _title(content),
         "light": plots.LIGHT,
         "name": content.path.resolve().name,
         "comparison": content.comparison,
+        "conclusion": conclusion(content.summaries),
         "tiles": _tiles(content),
         "setting": _setting(content),
         "scores": tables.to_html(tables.score_table(content.summaries)) if content.comparison else None,
         "methods": method_table.to_html(methods) if methods.reference else None,
+        "reference": methods.reference,
         "means": Markup(_mean_bars(groups)) if content.comparison else None,
+        "forest": Markup(plot) if (plot := forest.inline(content.summaries, "Differences between methods")) else None,
         "notes": {
             tables.run_title(g[0]): tables.NOTES[method] for method, g in groups.items() if method in tables.NOTES
         },
@@ -114,7 +119,8 @@ def _context(content: Folder) -> dict[str, Any]:
             for client, panel in curves
         ],
         "curve_split": _curve_split(content),
-        "traffic": _traffic(groups),
+        "traffic": sent,
+        "flow": traffic.flow(content.summaries),
         "samples": _samples(content, shown),
         "data": None if data is None else data_table.to_html(data),
         "data_caption": None if data is None else data.caption,
@@ -140,13 +146,13 @@ def _tiles(content: Folder) -> list[tuple[str, str, str]]:
     best = max(range(len(row)), key=lambda index: row[index].mean if row[index].values else -1.0)
     score = f"{row[best].mean:.1f} %" if row[best].values else str(row[best])
     summary = content.runs[0].summary
-    traffic = next((t for t in _traffic(tables.by_method(content.summaries)) if t["communicated"]), None)
+    sending = next((t for t in traffic.rows(tables.by_method(content.summaries)) if t["communicated"]), None)
     tiles = [
         ("Best mean score" if content.comparison else "Mean score", score, table.columns[best]),
-        ("Clients", str(len(_taking_part(summary))), f"{summary['rounds']} rounds each"),
+        ("Clients", str(len(traffic.taking_part(summary))), f"{summary['rounds']} rounds each"),
     ]
-    if traffic:
-        tiles.append(("A client sends", human_bytes(traffic["per_round"]), "per round"))
+    if sending:
+        tiles.append(("A client sends", human_bytes(sending["per_round"]), "per round"))
     total = sum(float(run.get("seconds") or 0) for run in content.summaries)
     runs = f"{len(content.runs)} runs, added up" if content.comparison else "training and evaluation"
     tiles.append(("Time", human_duration(total), runs))
@@ -161,7 +167,7 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
         ("Model", summary.get("model")),
         ("Hash of its weights", summary.get("model_weights")),
         ("Adapter", summary.get("peft")),
-        ("Clients", ", ".join(_taking_part(summary))),
+        ("Clients", ", ".join(traffic.taking_part(summary))),
         ("Methods", ", ".join(tables.titles(content.summaries))),
         ("Rounds", summary["rounds"]),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
@@ -178,11 +184,6 @@ def _changes(content: Folder) -> str | None:
         for change in run.summary.get("changes", ()):
             found.append(f"{', '.join(change['what'])} (after round {change['round']}{of})")
     return "; ".join(found) or None
-
-
-def _taking_part(summary: tables.Summary) -> list[str]:
-    """Return the clients that took part, with those that kept their scores to themselves."""
-    return list(dict.fromkeys([*summary["clients"], *summary.get("not_shared", ())]))
 
 
 def _series_names(content: Folder) -> list[str]:
@@ -248,32 +249,6 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
 def _mean_bars(groups: Mapping[str, Sequence[tables.Summary]]) -> str:
     values = {tables.run_title(group[0]): [float(run["mean"]) for run in group] for group in groups.values()}
     return plots.bars(values, "mean test score over clients (%)", "Mean test score per method")
-
-
-def _traffic(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]:
-    """Return one row per method: parameters, bytes, and what sending the whole model would have taken."""
-    rows = []
-    for group in groups.values():
-        summary = group[0]
-        parameters = summary.get("parameters", {})
-        sent = summary.get("bytes", {})
-        up, down = int(sent.get("up", 0)), int(sent.get("down", 0))
-        communicated, total = int(parameters.get("communicated", 0)), int(parameters.get("total", 0))
-        rows.append(
-            {
-                "method": tables.run_title(summary),
-                "total": total,
-                "trainable": int(parameters.get("trainable", 0)),
-                "communicated": communicated,
-                "share": 100 * communicated / total if total else 0.0,
-                "up": up,
-                "down": down,
-                "per_round": up / (max(1, len(_taking_part(summary))) * summary["rounds"]),
-                "whole": (up + down) * total / communicated if communicated else None,
-                "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
-            }
-        )
-    return rows
 
 
 def _samples(content: Folder, clients: Collection[str]) -> list[Sample]:

@@ -42,6 +42,10 @@ LIGHT = {
 }
 
 
+#: CSS variable -> the placeholder colour that becomes it.
+PLACEHOLDERS = {variable: colour for colour, variable in _VARIABLES.items()}
+
+
 def style(ink: str, muted: str, line: str) -> Any:
     """Return matplotlib's settings for a plot with text, ticks and grid in these colours."""
     return {
@@ -64,7 +68,8 @@ def style(ink: str, muted: str, line: str) -> Any:
     }
 
 
-_STYLE = style(_INK, _MUTED, _LINE)
+#: matplotlib's settings for a plot that takes its page's colours.
+STYLE = style(_INK, _MUTED, _LINE)
 
 #: Round -> one score per seed.
 Curve = Mapping[int, Sequence[float]]
@@ -83,7 +88,7 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
         limits: range of the score axis, shared by the panels of a page.
         title: what a screen reader says.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _figure(3.5, 2.3)
         for index, curve in enumerate(curves.values()):
             rounds = sorted(curve)
@@ -100,7 +105,7 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
         axes.yaxis.set_major_locator(MaxNLocator(5))
         axes.grid(visible=False, axis="x")
         axes.set_xlabel("round")
-        return _svg(figure, title)
+        return svg(figure, title)
 
 
 def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
@@ -111,7 +116,7 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
         unit: of the value axis.
         title: what a screen reader says.
     """
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _figure(5.2, 0.55 + 0.42 * len(values))
         largest = max((value for group in values.values() for value in group), default=1.0) or 1.0
         for index, group in enumerate(values.values()):
@@ -130,7 +135,7 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(unit)
-        return _svg(figure, title)
+        return svg(figure, title)
 
 
 def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
@@ -150,7 +155,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """Return the figure as an inline SVG element whose ids and content depend on the picture alone."""
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": title}):

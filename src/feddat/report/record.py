@@ -9,8 +9,9 @@ from typing import Any
 
 from feddat.example import DataError
 from feddat.files import write_atomic
-from feddat.report import forest, method_table
-from feddat.report.method_table import MethodTable
+from feddat.report import forest, method_table, tables
+from feddat.report.conclusion import conclusion
+from feddat.report.method_table import MethodTable, joined
 from feddat.report.tables import Summary
 
 #: Keys of every line.
@@ -85,10 +86,8 @@ def record_tables(
     """
     chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
     chosen = {name: summaries for name, summaries in chosen.items() if summaries}
-    tables = {name: method_table.method_table(summaries, reference) for name, summaries in chosen.items()}
-    if len(tables) > 1:
-        tables = {OVERVIEW: method_table.overview(chosen, reference), **tables}
-    return tables
+    made = {name: method_table.method_table(summaries, reference) for name, summaries in chosen.items()}
+    return {OVERVIEW: method_table.overview(chosen, reference), **made} if len(made) > 1 else made
 
 
 def _rows(summaries: Sequence[Summary], methods: Sequence[str] | None) -> list[Summary]:
@@ -99,12 +98,57 @@ def _rows(summaries: Sequence[Summary], methods: Sequence[str] | None) -> list[S
     )
 
 
-def record_markdown(
-    found: Mapping[str, Sequence[Summary]], methods: Sequence[str] | None = None, reference: str | None = None
-) -> str:
-    """Return the tables in Markdown, under headings."""
-    tables = record_tables(found, methods, reference)
-    return "\n".join(f"### {title}\n\n{method_table.to_markdown(table)}" for title, table in tables.items())
+def record_markdown(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> str:
+    """Return a record as Markdown: what it shows in sentences, its tables, and its searches for settings.
+
+    Raises:
+        DataError: see :func:`federations`.
+    """
+    found = federations(path)
+    chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
+    runs = joined(chosen) if len(chosen) > 1 else next(iter(chosen.values()))
+    parts = [" ".join(conclusion(runs, reference)) + "\n"]
+    parts += [
+        f"### {title}\n\n{method_table.to_markdown(table)}"
+        for title, table in record_tables(found, methods, reference).items()
+    ]
+    return "\n".join([*parts, search_markdown(path)])
+
+
+def search_markdown(path: Path) -> str:
+    """Return the searches for settings of a record as Markdown: validation scores by method and setting.
+
+    Columns are the settings in which the runs of one federation differ; a number is the mean over clients and seeds.
+
+    Raises:
+        DataError: see :func:`read_lines`.
+    """
+    searched: dict[str, list[dict[str, Any]]] = {}
+    for line in read_lines(path):
+        if line["summary"].get("split") == "validation":
+            searched.setdefault(str(line["summary"].get("benchmark") or "own data"), []).append(line)
+    parts = []
+    for source, lines in searched.items():
+        settings = [_flat(line["settings"]) for line in lines]
+        keys = sorted(
+            key for key in set().union(*settings) - {"seed", "method"} if len({str(s.get(key)) for s in settings}) > 1
+        )
+        rows: dict[str, dict[str, list[float]]] = {}
+        for line, values in zip(lines, settings, strict=True):
+            point = " ".join(f"{key}={values[key]}" for key in keys if key in values) or "as given"
+            rows.setdefault(tables.run_title(line["summary"]), {}).setdefault(point, []).append(line["summary"]["mean"])
+        points = sorted({point for row in rows.values() for point in row})
+        cells = {name: [tuple(row.get(point, ())) for point in points] for name, row in rows.items()}
+        table = tables.make_table(points, cells, "method")
+        parts.append(f"### Searched on {source}, validation data\n\n{tables.to_markdown(table)}")
+    return "\n".join(parts)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
 
 
 def write_record(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> list[Path]:
@@ -113,9 +157,10 @@ def write_record(path: Path, methods: Sequence[str] | None = None, reference: st
     Raises:
         DataError: see :func:`federations`.
     """
+    text = record_markdown(path, methods, reference)
     found = federations(path)
     written = [path.with_suffix(".md"), path.with_suffix(".png")]
-    write_atomic(written[0], record_markdown(found, methods, reference).encode())
+    write_atomic(written[0], text.encode())
     chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
     write_atomic(written[1], forest.picture(chosen, reference))
     return written

@@ -46,7 +46,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
-        return f"{_signed(self.mean)} [{_signed(self.low)}, {_signed(self.high)}]"
+        return f"{signed(self.mean)} [{signed(self.low)}, {signed(self.high)}]"
 
 
 def paired_difference(ours: Scores, theirs: Scores) -> Difference | None:
@@ -66,7 +66,7 @@ def paired_difference(ours: Scores, theirs: Scores) -> Difference | None:
     return Difference(float(table.mean()), float(low), float(high))
 
 
-def _signed(value: float) -> str:
-    """Return a number with its sign, and 0.0 with none."""
+def signed(value: float) -> str:
+    """Return a number in one decimal with its sign, and 0.0 with none."""
     text = f"{value:+.1f}".replace("-", "−")
     return "0.0" if float(f"{value:.1f}") == 0 else text

@@ -11,6 +11,7 @@ from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import method_table, plots
 from feddat.report import tables as score_tables
+from feddat.report.conclusion import conclusion
 from feddat.report.folder import Folder, read_folder
 from feddat.report.method_table import MethodTable
 from feddat.report.page import environment
@@ -97,6 +98,7 @@ def _context(
         "tables": [
             (title, method_table.to_html(table), suite["folders"].get(title)) for title, table in tables.items()
         ],
+        "conclusion": conclusion(method_table.joined({name: content.summaries for name, content in found.items()})),
         "seeds": len(seeds),
         "runs": len(summaries),
         "seconds": sum(float(summary.get("seconds") or 0) for summary in summaries),

@@ -44,7 +44,7 @@ class Dashboard(ThreadingHTTPServer):
 
     def __init__(self, runs: Path, port: int = 0) -> None:
         self.runs = runs
-        self.page = (resources.files("feddat.report") / "templates" / "dashboard.html").read_bytes()
+        self.page = (resources.files("feddat.watching") / "templates" / "dashboard.html").read_bytes()
         self._known: dict[Path, tuple[tuple[int, ...], RunProgress]] = {}
         super().__init__((HOST, port), _Handler)
 

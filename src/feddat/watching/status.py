@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from feddat.report.fitted import UNLIMITED
 from feddat.report.numbers import human_bytes, human_duration
 from feddat.report.tables import NOT_SHARED
 from feddat.watching.progress import ClientProgress, RunProgress
@@ -28,7 +30,7 @@ def progress_view(runs: Sequence[RunProgress], now: float, unreadable: Sequence[
         now: the time, in seconds since 1970.
         unreadable: why others could not; shown below.
     """
-    parts: list[RenderableType] = [_runs_table(runs, now)] if runs else []
+    parts: list[RenderableType] = [_RunsTable(runs, now)] if runs else []
     if not runs and not unreadable:
         return Text("no runs here yet", style="dim")
     for run in runs:
@@ -39,24 +41,47 @@ def progress_view(runs: Sequence[RunProgress], now: float, unreadable: Sequence[
     return Group(*parts, *(Text(f"cannot be read: {reason}", style="red") for reason in unreadable))
 
 
-def _runs_table(runs: Sequence[RunProgress], now: float) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("run", overflow="fold", min_width=10)
-    table.add_column("state", no_wrap=True)
-    table.add_column("", width=6, no_wrap=True)
-    for heading in ("round", "score", "up", "down", ""):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for run in runs:
-        table.add_row(
-            Text(run.name),
-            Text(run.state, style=STYLES[run.state]),
-            ProgressBar(run.rounds, run.round, width=6, complete_style="cyan", finished_style="green"),
-            f"{run.round}/{run.rounds}",
-            _score(run),
-            *([human_bytes(run.bytes[way]) for way in ("up", "down")] if run.bytes else ["", ""]),
-            _when(run, now),
-        )
-    return table
+@dataclass(frozen=True, slots=True)
+class _RunsTable:
+    """The table of runs; where it is wider than the terminal, it does without bytes, then without bars."""
+
+    runs: Sequence[RunProgress]
+    now: float
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        unlimited = options.update(max_width=UNLIMITED)
+        for left_out in ((), _BYTES, (*_BYTES, _BAR)):
+            table = self._table(left_out)
+            if console.measure(table, options=unlimited).maximum <= options.max_width:
+                break
+        yield table
+
+    def _table(self, left_out: Sequence[str]) -> Table:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        table.add_column("run", overflow="fold", min_width=10)
+        table.add_column("state", no_wrap=True)
+        if _BAR not in left_out:
+            table.add_column("", width=6, no_wrap=True)
+        for heading in ("round", "score", *_BYTES, ""):
+            if heading not in left_out:
+                table.add_column(heading, justify="right", no_wrap=True)
+        for run in self.runs:
+            bar = ProgressBar(run.rounds, run.round, width=6, complete_style="cyan", finished_style="green")
+            sent = [human_bytes(run.bytes[way]) if run.bytes else "" for way in _BYTES if way not in left_out]
+            table.add_row(
+                Text(run.name),
+                Text(run.state, style=STYLES[run.state]),
+                *([] if _BAR in left_out else [bar]),
+                f"{run.round}/{run.rounds}",
+                _score(run),
+                *sent,
+                _when(run, self.now),
+            )
+        return table
+
+
+#: Columns of the table of runs that a narrow terminal does without.
+_BYTES, _BAR = ("up", "down"), "bar"
 
 
 def _score(of: RunProgress | ClientProgress) -> str:

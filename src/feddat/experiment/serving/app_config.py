@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from feddat.config import ConfigError, RunConfig, load_config, parse_scalar
+from feddat.config import ConfigError, RunConfig, parse_scalar
 from feddat.config.run import assign, validated
 
 #: What Flower takes for a value of a run's configuration.
@@ -73,8 +73,11 @@ def from_flat(flat: Mapping[str, Any]) -> AppConfig:
     for option, value in options.items():
         if not isinstance(value, bool):
             raise ConfigError(f"{option}: expected true or false, got {value!r}")
-    values = {key: _value(value) for key, value in flat.items() if key not in OPTIONS}
-    return AppConfig(load_config(None, None, **values), **options)
+    settings: dict[str, Any] = {}
+    for key, value in flat.items():
+        if key not in OPTIONS:
+            assign(settings, key.split("."), _value(value))
+    return AppConfig(validated(settings, None), **options)
 
 
 def asked_settings(flat: Mapping[str, Any]) -> RunConfig:

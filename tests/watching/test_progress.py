@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from test_page import BROWSER, run_browser
 
+from browser import BROWSER, run_browser
 from feddat.cli import main
 from feddat.example import DataError
 from feddat.watching.dashboard import Dashboard
@@ -181,6 +181,20 @@ def test_the_terminal_shows_runs_and_the_clients_of_those_that_go_on(runs: Path,
     assert "ExperimentError" in text
     assert text.count("answered") == 1, "clients of runs that are over are not listed"
     assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_in_a_narrow_terminal_a_long_name_stays_on_one_line(tmp_path: Path) -> None:
+    name = "compare-mini-domain/feddat-mild-heads-s0"
+    log = Log(tmp_path / "runs" / name)
+    log.start(-40)
+    whole_round(log, -40, 1)
+    for width, bytes_shown in ((80, False), (140, True)):
+        console = Console(width=width, record=True, file=(tmp_path / "out").open("w"))
+        console.print(progress_view(read_all(tmp_path / "runs", NOW)[0], NOW))
+        text = console.export_text()
+        line = next(line for line in text.splitlines() if name in line)
+        assert "1/4" in line
+        assert ("kB" in line) is bytes_shown
 
 
 def test_the_command_line_shows_it_once_or_until_interrupted(

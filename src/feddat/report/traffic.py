@@ -1,0 +1,63 @@
+"""What travelled between the server and its clients: a row of numbers per method, and who sent what to whom."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from feddat.report import tables
+
+#: Clients drawn in the picture; the others are counted in its last line.
+DRAWN = 8
+
+
+def rows(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]:
+    """Return one row per method: parameters, bytes, and what sending the whole model would have taken."""
+    found = []
+    for group in groups.values():
+        summary = group[0]
+        parameters = summary.get("parameters", {})
+        sent = summary.get("bytes", {})
+        up, down = int(sent.get("up", 0)), int(sent.get("down", 0))
+        communicated, total = int(parameters.get("communicated", 0)), int(parameters.get("total", 0))
+        found.append(
+            {
+                "method": tables.run_title(summary),
+                "total": total,
+                "trainable": int(parameters.get("trainable", 0)),
+                "communicated": communicated,
+                "share": 100 * communicated / total if total else 0.0,
+                "up": up,
+                "down": down,
+                "per_round": up / (max(1, len(taking_part(summary))) * summary["rounds"]),
+                "whole": (up + down) * total / communicated if communicated else None,
+                "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
+            }
+        )
+    return found
+
+
+def taking_part(summary: tables.Summary) -> list[str]:
+    """Return the clients that took part, with those that kept their scores to themselves."""
+    return list(dict.fromkeys([*summary["clients"], *summary.get("not_shared", ())]))
+
+
+def flow(summaries: Sequence[tables.Summary]) -> dict[str, Any] | None:
+    """Return what the picture of one run shows: the first method whose adapter travels; ``None`` where none does."""
+    for group in tables.by_method(summaries).values():
+        run = group[0]
+        communicated = int(run.get("parameters", {}).get("communicated", 0))
+        sent = run.get("bytes", {})
+        clients = taking_part(run)
+        if not communicated or not clients or not sent.get("up"):
+            continue
+        return {
+            "method": tables.run_title(run),
+            "clients": clients[:DRAWN],
+            "more": max(0, len(clients) - DRAWN),
+            "communicated": communicated,
+            "up": int(sent["up"]) / len(clients),
+            "down": int(sent.get("down", 0)) / len(clients),
+            "rounds": run["rounds"],
+        }
+    return None
