@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo real bench test test-slow consortium lint types format clean
+.PHONY: demo real bench test test-slow consortium docs lint types format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/feddat demo
@@ -32,6 +32,10 @@ test-slow: $(VENV)/.installed
 
 consortium: $(VENV)/.installed
 	$(BIN)/pytest -m slow -rP tests/experiment/test_consortium_example.py
+
+# The documentation site, in build/site: strict, its links checked, nothing loaded from elsewhere.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
