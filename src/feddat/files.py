@@ -6,11 +6,15 @@ import contextlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+#: Of a key or a token of this machine's own.
+SECRET_BYTES = 32
 
 
 @contextlib.contextmanager
@@ -93,6 +97,38 @@ def write_json(path: Path, value: Any) -> None:
         ValueError: it holds NaN or infinity.
     """
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def secret(path: Path) -> bytes:
+    """Return the secret in a file, :data:`SECRET_BYTES` that only its owner may read; made where there is none.
+
+    Of two processes that make it, both get the first one's.
+
+    Raises:
+        OSError: it cannot be written or read.
+        ValueError: the file holds something else.
+    """
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(SECRET_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        except OSError:
+            if os.name == "posix" and temporary.stat().st_size < SECRET_BYTES:
+                raise
+            temporary.replace(path)  # a disk that gives files one name each
+        finally:
+            temporary.unlink(missing_ok=True)
+    found = path.read_bytes()
+    if len(found) != SECRET_BYTES:
+        raise ValueError(f"{path}: holds no secret of {SECRET_BYTES} bytes")
+    return found
 
 
 @contextlib.contextmanager

@@ -48,6 +48,7 @@ class Roster:
         admitted: returns the clients that are let in at this moment, name -> public key as the SuperLink keeps it; a
             node with another key is turned away. ``None``: the SuperLink alone decides.
         central: clients answer for other members than themselves: one place has the data of all.
+        trained: client -> last round that it has trained in; one whose state is older has lost some, and that is said.
         refused: how often a node was turned away for what it said so far.
         members: node id -> who it is, in the order of names.
         known: every client that was ever there -> what it said about itself.
@@ -60,6 +61,7 @@ class Roster:
     wait: float = 0.0
     bound: bool = False
     central: bool = False
+    trained: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
     members: dict[int, Member] = field(default_factory=dict)
     known: dict[str, Member] = field(default_factory=dict)
@@ -170,6 +172,13 @@ class Roster:
                 continue
             if member.name in self.known:
                 log.info("client %s is back (node %d)", member.name, node)
+            if member.kept < (last := self.trained.get(member.name, 0)):
+                log.warning(
+                    "client %s keeps a state of round %d, though it has trained in round %d: what came after is lost",
+                    member.name,
+                    member.kept,
+                    last,
+                )
             self.members[node] = self.known[member.name] = member
         self.members = dict(sorted(self.members.items(), key=lambda item: item[1].name))
 

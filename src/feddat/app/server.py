@@ -93,6 +93,7 @@ class _Loop:
         self.lap = self.begun if started is None else started
         self.first = state.round + 1
         strategy.failed, strategy.refused = state.failed, state.refused
+        strategy.trained.update(state.trained)
         strategy.residual = state.residual
         if not state.round:
             state.shared = strategy.settle(state.shared)
@@ -113,7 +114,7 @@ class _Loop:
             self._clock("evaluate")
         state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state
         state.residual = strategy.residual
-        state.round, state.failed = round, strategy.failed
+        state.round, state.failed, state.trained = round, strategy.failed, dict(strategy.trained)
         state.refused = strategy.refused + strategy.roster.refused
         self.notify(
             {

@@ -30,6 +30,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from feddat.admitted import FOLDER, admitted_keys, admitted_names, revoked_keys
 from feddat.deploy.errors import DeployError
 from feddat.deploy.names import CLIENT_APP, SERVER_APP
+from feddat.deploy.private import CONTROL_FILE, TokenInterceptor
 from feddat.models.folder import first_line
 
 if TYPE_CHECKING:
@@ -42,15 +43,20 @@ class Control:
     Args:
         address: ``HOST:PORT``.
         authority: PEM certificate of the authority that signed the server's; ``None``: without TLS, on this machine.
+        state: folder where the SuperLink keeps the token by which it knows this account; default: the one beside the
+            authority's certificate, as in a server's folder.
     """
 
-    def __init__(self, address: str, authority: Path | None) -> None:
+    def __init__(self, address: str, authority: Path | None, state: Path | None = None) -> None:
         self.address = address
+        if state is None and authority is not None:
+            state = authority.parent / "state"
+        token = [] if state is None else [TokenInterceptor(state / CONTROL_FILE)]
         self._client = ControlHttpClient.from_server_address(
             server_address=address,
             insecure=authority is None,
             root_certificates=None if authority is None else authority.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="feddat")],
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="feddat"), *token],
         )
         self._authority = authority
 

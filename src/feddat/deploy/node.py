@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -41,6 +43,8 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from feddat.app.grid import CLIENT_KEY
 from feddat.deploy.bundle import BundleError, app_config, check_bundle
 from feddat.deploy.names import CLIENT_APP
+from feddat.deploy.private import task_signer
+from feddat.files import SECRET_BYTES
 from feddat.log import JsonLog
 from feddat.parent import end_with_parent
 from feddat.workers import out_of_reach
@@ -77,20 +81,25 @@ def run_node(
     from flwr.supercore import heartbeat as sender
     from flwr.supernode import fleet_http_connection as connection
     from flwr.supernode import start_client_internal as internal
-    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    cli = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of this name
 
     _keep(log_file)
     # Flower has no option for it: what is sent, and how often.
     vars(sender)["HEARTBEAT_DEFAULT_INTERVAL"] = vars(connection)["HEARTBEAT_DEFAULT_INTERVAL"] = heartbeat
     sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
+    # Every account of this machine can connect to that port; tasks are for who knows this, which no file holds.
+    key = secrets.token_bytes(SECRET_BYTES)
+    sys.argv += ["--superexec-auth-secret-file", "-"]
+    vars(cli)["load_superexec_auth_secret"] = lambda secret_file: key
     name = "get_fused_config_from_fab"
     vars(internal)[name] = _settings_of_app(vars(internal)[name])
     refused = threading.Event()
     vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused, accepted)
-    threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file).serve, daemon=True).start()
+    threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file, key).serve, daemon=True).start()
     failed = False
     try:
-        flower_supernode()
+        cli.flower_supernode()
     except SystemExit as end:
         failed = bool(end.code)
         if not again or not (failed or refused.is_set()):
@@ -150,8 +159,8 @@ class _Tasks:
     it never becomes whole, and Flower waits for hours for the rest.
     """
 
-    def __init__(self, address: str, log_file: Path | None) -> None:
-        self._address = address
+    def __init__(self, address: str, log_file: Path | None, key: bytes) -> None:
+        self._address, self._key = address, key
         self._worker = _Worker(log_file)
         self._turn = threading.Lock()
 
@@ -196,6 +205,8 @@ class _Tasks:
         interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
         if token is not None:
             interceptors.append(RuntimeTokenHttpInterceptor(token))
+        else:
+            interceptors.append(task_signer(self._key))
         return RuntimeHttpClient.from_server_address(
             server_address=self._address,
             insecure=True,

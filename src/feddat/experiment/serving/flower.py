@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def site(context: Context, run: str) -> Site:
     """
     if (own := gate(context)) is not None:
         here = read_site(own.file)
-        return _own_federation(own.settings(here).model_dump_json(), here.store(run)).site(here.client)
+        settings = own.settings(here).model_dump_json()
+        found = _own_federation(settings, here.store(run), here.seal_key(run)).site(here.client)
+        return replace(found, refuses_old_state=here.old_state == "refuse")
     federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
     name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:
@@ -92,9 +95,9 @@ def _federation(settings: str) -> tuple[Federation, set[str]]:
 
 
 @lru_cache(maxsize=1)
-def _own_federation(settings: str, state: Path) -> Federation:
+def _own_federation(settings: str, state: Path, seal_key: Path) -> Federation:
     """Return a client with a file of its own, alone; its gate compares its data with what it was."""
-    federation = load_federation(RunConfig.model_validate_json(settings), state)
+    federation = load_federation(RunConfig.model_validate_json(settings), state, seal_key)
     for name, splits in federation.notes.items():  # in this client's own log: no message holds them
         for split, found in splits.items():
             log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})

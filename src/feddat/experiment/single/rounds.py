@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
+from httpx import HTTPError
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.judge import Judge
@@ -104,6 +105,12 @@ class Service:
             state = self._rounds(grid, started)
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
+        except HTTPError as error:
+            reason = str(error).partition("\n")[0]
+            raise ExperimentError(
+                f"run {self.folder.path}: the SuperLink cannot do its part ({reason}): is its disk full? Everything up "
+                "to here is kept, and the run can be resumed"
+            ) from error
         kinds: dict[str, dict[str, float]] = {}
         here = None if federation is None else federation()
         if here is not None:
