@@ -19,17 +19,6 @@ from feddat.config import PolicyConfig, RunConfig
 
 #: What of a client's model an instruction must name the hash of.
 PARTS = frozenset({"weights", "encoder", "adapter", "settings"})
-#: Types of what an instruction says; the last two are left out where numbers travel as they are.
-_FIELDS: dict[str, type] = {
-    messages.ROUND: int,
-    "rounds": int,
-    "final": bool,
-    "split": str,
-    "run": str,
-    "model": list,
-    messages.FORMAT: str,
-    messages.DELTA: bool,
-}
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -86,12 +75,11 @@ def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Messag
         PolicyError: says what was found.
     """
     config = _config(message)
-    for key, kind in _FIELDS.items():
-        if key not in config and key in (messages.FORMAT, messages.DELTA):
-            continue
-        if type(config.get(key)) is not kind:
-            raise PolicyError(f"the instruction's {key} is missing or not of type {kind.__name__}")
-    if unknown := sorted(config.keys() - _FIELDS.keys()):
+    try:
+        messages.check_instructed(config)
+    except messages.InstructionError as error:
+        raise PolicyError(str(error)) from None
+    if unknown := sorted(config.keys() - messages.INSTRUCTED.keys()):
         raise PolicyError(f"the instruction has {len(unknown)} unknown keys")
     parts = [str(part).partition("=")[0] for part in config["model"]]
     if len(parts) != len(PARTS) or set(parts) != PARTS:
@@ -101,7 +89,9 @@ def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Messag
         raise PolicyError(f"the instruction says {rounds} rounds, its run {settings.rounds}")
     if not 1 <= round <= settings.rounds:
         raise PolicyError(f"round is {round}, expected 1 to {settings.rounds}")
-    wire = (config.get(messages.FORMAT, "fp32"), config.get(messages.DELTA, False))
+    if not 0 <= config[messages.LEDGER] <= round:
+        raise PolicyError(f"the instruction's ledger is {config[messages.LEDGER]}, expected 0 to {round}")
+    wire = (config[messages.FORMAT], config[messages.DELTA])
     if wire != (settings.wire.format, settings.wire.delta):
         raise PolicyError("the instruction's wire format is another than its run's")
     if message.metadata.message_type == MessageType.EVALUATE:

@@ -49,6 +49,7 @@ class AdapterStrategy(Strategy):
         scores: member -> route -> percent, of the latest evaluation.
         gone: nodes that went away while they were asked to train in this round.
         kept_back: members that have scores of it, but keep them to themselves.
+        trained: client -> last round that it has answered to training in.
         logs: keys of the metrics that clients report of their training.
         logs_below_zero: whether any of them may be below 0.
         wire: how the shared part travels.
@@ -84,6 +85,8 @@ class AdapterStrategy(Strategy):
         self.logs, self.logs_below_zero = tuple(logs), logs_below_zero
         self.roster.notify = notify
         self.failed = self.refused = 0
+        self.trained: dict[str, int] = {}
+        self.roster.trained = self.trained
         self.scores: dict[str, dict[str, float]] = {}
         self.kept_back: set[str] = set()
         self.gone: set[int] = set()
@@ -129,6 +132,7 @@ class AdapterStrategy(Strategy):
                 reply = self._read(member, message, server_round)
                 measures = self.judge.measure(member.name, reply, self._sent)
             held.add(member, reply)
+            self.trained[member.name] = server_round
             measured.append(measures)
             self._notify(
                 {
@@ -300,7 +304,10 @@ class AdapterStrategy(Strategy):
         self._notify({"event": "asked", "round": round, "kind": kind, "clients": names})
         content = messages.instruction_content(arrays, config, extras, self.wire)
         ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
-        return [Message(content, node, kind, group_id=str(round), ttl=ttl) for node in nodes]
+        contents = [messages.addressed(content, self.trained.get(name, 0)) for name in names]
+        return [
+            Message(own, node, kind, group_id=str(round), ttl=ttl) for node, own in zip(nodes, contents, strict=True)
+        ]
 
     def _each(
         self,

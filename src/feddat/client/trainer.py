@@ -126,13 +126,17 @@ class Participant:
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
-        self._personal_store = PersonalStore(store.root, store.client, label="personal")
+        self._personal_store = store.beside("personal")
         self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried, captured)
         self._averages: dict[str, Tensor] = {}  # of momentum distillation, in the state restored last
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
         """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
+
+    def kept(self) -> int:
+        """Return the newest round that this client keeps its state of; 0: of none."""
+        return max(self.store.rounds(), default=0)
 
     def release(self) -> None:
         """Let go of prepared data, prefixes and heads until the next turn."""

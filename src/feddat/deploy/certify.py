@@ -12,10 +12,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_public_key
+from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from feddat.deploy.pki import SERVER_DAYS, Authority, CertificateError, read_certificate, write_certificate
+from feddat.deploy.pki import SERVER_DAYS, Authority, CertificateError, write_certificate
 
 
 def client_certificate(
@@ -64,22 +64,3 @@ def certify(authority: Authority, public_key: Path, name: str, to: Path, days: i
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise CertificateError(f"public key {public_key}: not on an elliptic curve")
     write_certificate(to, client_certificate(authority, name, key, days))
-
-
-def read_authority(folder: Path) -> Authority:
-    """Read an authority's certificate and private key.
-
-    Raises:
-        CertificateError: one is missing or cannot be used.
-    """
-    path = folder / "ca.key"
-    try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
-    except OSError as error:
-        raise CertificateError(f"authority's key {path}: {error.strerror}") from None
-    except (ValueError, TypeError):
-        raise CertificateError(f"authority's key {path}: not a PEM private key") from None
-    certificate = read_certificate(folder / "ca.crt")
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise CertificateError(f"authority's key {path}: not that of {folder / 'ca.crt'}")
-    return Authority(certificate, key)

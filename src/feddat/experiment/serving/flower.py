@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -71,8 +72,9 @@ def site(context: Context, run: str) -> Site:
         settings = own.settings(here)
         if here.policy.secure_aggregation == "required" and not context.node_config.get(KEYS_KEY):
             raise PolicyError("policy.secure_aggregation: required, but this node has no keys to know the others by")
-        federation = _own_federation(settings.model_dump_json(), here.store(run))
-        return federation.site(here.client, identity(context, settings, here.client))
+        federation = _own_federation(settings.model_dump_json(), here.store(run), here.seal_key(run))
+        found = federation.site(here.client, identity(context, settings, here.client))
+        return replace(found, refuses_old_state=here.old_state == "refuse")
     federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
     name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:
@@ -110,9 +112,9 @@ def _federation(settings: str) -> tuple[Federation, set[str]]:
 
 
 @lru_cache(maxsize=1)
-def _own_federation(settings: str, state: Path) -> Federation:
+def _own_federation(settings: str, state: Path, seal_key: Path) -> Federation:
     """Return a client with a file of its own, alone; its gate compares its data with what it was."""
-    federation = load_federation(RunConfig.model_validate_json(settings), state)
+    federation = load_federation(RunConfig.model_validate_json(settings), state, seal_key)
     for name, splits in federation.notes.items():  # in this client's own log: no message holds them
         for split, found in splits.items():
             log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})

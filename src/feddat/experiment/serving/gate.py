@@ -26,7 +26,7 @@ from feddat.client.approvals import Approvals, changes
 from feddat.client.ledger import Ledger
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
-from feddat.experiment.serving.app_config import asked_settings, asked_values
+from feddat.experiment.serving.app_config import asked_settings, asked_values, check_complete
 from feddat.experiment.single.methods import VARIANTS, resolve
 from feddat.experiment.single.world import check_client
 from feddat.precision import resolve_precision
@@ -101,6 +101,7 @@ class ClientGate:
         """
         try:
             asked = asked_settings(self.flat)
+            check_complete(self.flat)
             if asked.method not in VARIANTS and asked.method not in site.policy.methods:
                 asked_for = f"{asked.method!r}, expected one of {', '.join(site.policy.methods)}"
                 raise PolicyError(f"policy.methods: method is {asked_for}")  # another package's is not even loaded

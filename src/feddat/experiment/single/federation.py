@@ -212,7 +212,7 @@ def load_foundation(config: RunConfig) -> Foundation:
     return Foundation(config, backbone, adapters, algorithm, model)
 
 
-def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
+def load_federation(config: RunConfig, clients_folder: Path, seal_key: Path | None = None) -> Federation:
     """Load what a run needs; nothing is written.
 
     The benchmark is kept for the next run of this process, as is the model (:func:`load_foundation`).
@@ -220,6 +220,7 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
     Args:
         config: with an algorithm's name as method.
         clients_folder: where the clients' personal states lie.
+        seal_key: file of the key that seals them, of one client alone; default: each has its own beside its states.
 
     Raises:
         ConfigError: adapter or device cannot be used.
@@ -228,11 +229,13 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         DataError: data cannot be read, or a split is empty.
         StoreError: a client's name cannot be a folder name.
     """
-    return build_federation(config, load_clients(config), clients_folder)
+    return build_federation(config, load_clients(config), clients_folder, seal_key)
 
 
 @phase("loading")
-def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_folder: Path) -> Federation:
+def build_federation(
+    config: RunConfig, clients: Sequence[ClientData], clients_folder: Path, seal_key: Path | None = None
+) -> Federation:
     """Load the model, and put a federation of the given clients together, see :func:`load_federation`."""
     data = {client.name: client for client in clients}
     for client in data.values():
@@ -242,7 +245,7 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     foundation = load_foundation(config)
     backbone, adapters, algorithm = foundation.backbone, foundation.adapters, foundation.algorithm
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
-    stores = {name: PersonalStore(clients_folder, name) for name in groups}
+    stores = {name: PersonalStore(clients_folder, name, key=seal_key) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
+from httpx import HTTPError
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.judge import Judge
@@ -53,6 +54,7 @@ class Service:
         resumes: what the folder holds is gone on with.
         world: what the run is made of -> its hash, as far as this process knows.
         changes: what of it was exchanged since the last checkpoint, and is accepted.
+        admitted: as for :class:`~feddat.app.roster.Roster`.
     """
 
     config: RunConfig
@@ -64,6 +66,7 @@ class Service:
     resumes: bool = False
     world: Mapping[str, str] = field(default_factory=dict)
     changes: Sequence[str] = ()
+    admitted: Callable[[], Mapping[str, bytes]] | None = None
 
     def __post_init__(self) -> None:
         """Choose the rule of aggregation, and read what the run begins with.
@@ -73,7 +76,8 @@ class Service:
                 clients, or messages are too large.
         """
         self.settings = self.foundation.config
-        replies = sample_size(self.settings.server.fraction, len(self.names))
+        count = len(self.names) or len(self.admitted() if self.admitted is not None else ())
+        replies = sample_size(self.settings.server.fraction, count)
         check_secure(self.settings, self.foundation.algorithm, replies)
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
@@ -103,6 +107,12 @@ class Service:
             state = self._rounds(grid, started)
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
+        except HTTPError as error:
+            reason = str(error).partition("\n")[0]
+            raise ExperimentError(
+                f"run {self.folder.path}: the SuperLink cannot do its part ({reason}): is its disk full? Everything up "
+                "to here is kept, and the run can be resumed"
+            ) from error
         kinds: dict[str, dict[str, float]] = {}
         here = None if federation is None else federation()
         if here is not None:
@@ -143,6 +153,7 @@ class Service:
             self.wait,
             bound=settings.runtime.kind == "deployment",
             central=algorithm.centralised,
+            admitted=self.admitted,
         )
         make: Callable[..., AdapterStrategy] = AdapterStrategy
         if sums:
