@@ -65,6 +65,10 @@ class StandIn:
         """Return a score."""
         return EvalResult({self.name: {"score": 50.0}}, {self.name: 1})
 
+    def kept(self) -> int:
+        """Return the round of its newest state: 0, it has no personal part."""
+        return 0
+
 
 @dataclass
 class Costs:
