@@ -84,7 +84,9 @@ def test_a_folder_in_use_is_left_alone(consortium):
 
 def test_a_node_is_told_its_name_and_its_file(tmp_path):
     arguments = node_arguments(tmp_path, "h:1", "ann", tmp_path / "client.yaml")
-    assert arguments[arguments.index("--node-config") + 1] == f'client="ann" data="{tmp_path / "client.yaml"}"'
+    assert arguments[arguments.index("--node-config") + 1] == (
+        f'client="ann" keys="{tmp_path}" data="{tmp_path / "client.yaml"}"'
+    )
 
 
 # What `check` finds, on a machine where everything is right but one thing.

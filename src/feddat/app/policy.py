@@ -58,6 +58,8 @@ def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
         _among(policy.parts, part, "parts", "adapter.parts")
     if settings.fusion.side == "shared" and not policy.shared_fusion:
         raise PolicyError("policy.shared_fusion: fusion.side is shared")
+    if policy.secure_aggregation == "required" and not settings.secure_aggregation.enabled:
+        raise PolicyError("policy.secure_aggregation: required, but secure_aggregation.enabled is false")
     if len(settings.algorithm.options) > 32:
         raise PolicyError(f"policy: algorithm.options has {len(settings.algorithm.options)} keys, expected at most 32")
     for split in (settings.eval.split, settings.eval.curve_split):
@@ -123,6 +125,21 @@ def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Messag
             raise PolicyError(f"split {split!r} is not one that its run scores")
         if config["final"] and (round != settings.rounds or split != settings.eval.split):
             raise PolicyError("the instruction calls an evaluation final that is not the run's last")
+
+
+def check_step(settings: RunConfig, message: Message) -> None:
+    """Refuse a message of a secure sum that is not one of its run; what it tells is for the protocol to check.
+
+    Raises:
+        PolicyError: says what was found.
+    """
+    config = _config(message)
+    if sorted(config) != sorted(("run", messages.ROUND)) or type(round := config[messages.ROUND]) is not int:
+        raise PolicyError("a message of a secure sum that does not name its run and round alone")
+    if not 1 <= round <= settings.rounds:
+        raise PolicyError(f"round is {round}, expected 1 to {settings.rounds}")
+    if not settings.secure_aggregation.enabled:
+        raise PolicyError("a message of a secure sum, but secure_aggregation.enabled is false")
 
 
 def check_received(ask: Instruction) -> None:

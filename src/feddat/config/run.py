@@ -24,6 +24,7 @@ from feddat.config.sections import (
     MomentumConfig,
     RuntimeConfig,
     Section,
+    SecureAggregationConfig,
     ServerConfig,
     Sharing,
     TrainConfig,
@@ -109,6 +110,7 @@ class RunConfig(Section):
     server: ServerConfig = ServerConfig()
     wire: WireConfig = WireConfig()
     privacy: PrivacyConfig = PrivacyConfig()
+    secure_aggregation: SecureAggregationConfig = SecureAggregationConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 

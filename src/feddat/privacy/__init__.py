@@ -1,1 +1,1 @@
-"""What keeps a record from showing in what leaves a client: sampling, clipping, noise, and what they add up to."""
+"""What keeps a client's data from those who see its updates: noise on records, and sums that nobody can take apart."""

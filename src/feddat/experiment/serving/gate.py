@@ -18,7 +18,7 @@ from weakref import WeakSet
 from flwr.app import Message, MessageType
 
 from feddat.algorithms import ALGORITHMS
-from feddat.app import policy
+from feddat.app import policy, secure_messages
 from feddat.app.client import Works
 from feddat.app.messages import Instruction
 from feddat.app.policy import PolicyError
@@ -63,7 +63,10 @@ class ClientGate:
         site = read_site(self.file)
         run = policy.check_run_id(message)
         settings = self.settings(site)
-        if message.metadata.message_type != MessageType.QUERY:
+        kind = message.metadata.message_type
+        if kind in map(secure_messages.message_type, secure_messages.STEPS):
+            policy.check_step(settings, message)
+        elif kind != MessageType.QUERY:
             policy.check_instruction(site.policy, settings, message)
         self._approved(site, run)
 

@@ -20,6 +20,7 @@ from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
+from feddat.app.secure_strategy import SecureStrategy, check_secure, sum_rules, uses_sums
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
 from feddat.client.data_notes import Notes, sentence
@@ -53,6 +54,7 @@ class Service:
         resumes: what the folder holds is gone on with.
         world: what the run is made of -> its hash, as far as this process knows.
         changes: what of it was exchanged since the last checkpoint, and is accepted.
+        admitted: as for :class:`~feddat.app.roster.Roster`.
     """
 
     config: RunConfig
@@ -64,6 +66,7 @@ class Service:
     resumes: bool = False
     world: Mapping[str, str] = field(default_factory=dict)
     changes: Sequence[str] = ()
+    admitted: Callable[[], Mapping[str, bytes]] | None = None
 
     def __post_init__(self) -> None:
         """Choose the rule of aggregation, and read what the run begins with.
@@ -73,7 +76,9 @@ class Service:
                 clients, or messages are too large.
         """
         self.settings = self.foundation.config
-        replies = sample_size(self.settings.server.fraction, len(self.names))
+        count = len(self.names) or len(self.admitted() if self.admitted is not None else ())
+        replies = sample_size(self.settings.server.fraction, count)
+        check_secure(self.settings, self.foundation.algorithm, replies)
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
         extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
@@ -142,15 +147,20 @@ class Service:
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         server, algorithm = settings.server, foundation.algorithm
+        sums = uses_sums(settings, algorithm)
         roster = Roster(
             self.folder.run_id(),
             self.names,
-            server.min_clients,
+            max(server.min_clients, settings.secure_aggregation.min_clients) if sums else server.min_clients,
             self.wait,
             bound=settings.runtime.kind == "deployment",
             central=algorithm.centralised,
+            admitted=self.admitted,
         )
-        strategy = AdapterStrategy(
+        make: Callable[..., AdapterStrategy] = AdapterStrategy
+        if sums:
+            make = partial(SecureStrategy, sums=sum_rules(settings.secure_aggregation))
+        strategy = make(
             seed=settings.seed,
             rule=self._rule,
             shapes={key: tuple(value.shape) for key, value in state.shared.items()},
