@@ -16,13 +16,15 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from feddat.app import messages, wire
+from feddat.app import messages, secure_messages, wire
 from feddat.app.grid import CLIENT_KEY
 from feddat.app.policy import PolicyError
 from feddat.app.versions import PROTOCOL, VERSION, VersionError
 from feddat.client.store import PersonalStore
+from feddat.client.summing import SecureMember
 from feddat.client.trainer import EvalResult, FitResult
 from feddat.phases import phase
+from feddat.privacy.secure_sum.errors import SumError
 
 log = logging.getLogger(__name__)
 
@@ -78,12 +80,14 @@ class Site:
         who: what the server is told about it.
         works: does the work.
         model: part of its model -> hash; a part that either side does not name is not compared.
+        sums: its part in secure sums; ``None``: its updates travel as they are.
         refuses_old_state: it does nothing with a state that is older than its last training, as of an old backup.
     """
 
     who: messages.Member
     works: Works
     model: Mapping[str, str] = field(default_factory=dict)
+    sums: SecureMember | None = None
     refuses_old_state: bool = False
 
 
@@ -144,13 +148,18 @@ def make_client_app(
             ask, here = instructed(message, context, own)
             _tell("asked", here, ask, "asked to train", kind="train")
             result = here.works.fit(ask.shared, ask.round, ask.extras)
-            packed = _packed(here.works, ask, result.shared or {})
+            offer = _offered(here, ask, result)
+            packed = _packed(here.works, ask, result.shared or {}) if offer is None else {}
             _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
-            return messages.train_reply(
+            reply = messages.train_reply(
                 message, ask.round, packed, result.examples, result.metrics, result.extras, here.who.sharing
             )
+            return reply if offer is None else secure_messages.with_offer(reply, offer)
 
         return _guarded(gate(context), message, context, answer)
+
+    for step in secure_messages.STEPS:
+        app.query(step)(_step_of_sum(step, site, gate))
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -212,6 +221,33 @@ def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fie
     """Say what this client does, for a log of its own process (:mod:`feddat.log`)."""
     what = {"event": event, "round": ask.round, "client": here.who.name, **fields}
     log.info("client %s, round %d: %s", here.who.name, ask.round, message, extra={"event": what})
+
+
+def _step_of_sum(
+    step: str, site: Callable[[Context, str], Site], gate: Callable[[Context], Gate | None]
+) -> Callable[[Message, Context], Message]:
+    """Return what answers the messages of one step of a secure sum."""
+
+    def take(message: Message, context: Context) -> Message:
+        def answer(own: Gate | None) -> Message:
+            here = site(context, messages.read_run(message))
+            if here.sums is None:
+                raise SumError("this run has no secure aggregation")
+            return secure_messages.answer_step(here.sums, message, step)
+
+        return _guarded(gate(context), message, context, answer)
+
+    return take
+
+
+@phase("messages")
+def _offered(here: Site, ask: messages.Instruction, result: FitResult) -> bytes | None:
+    """Return a client's offer to sum its update, which then stays here; ``None``: it travels as it is."""
+    if here.sums is None:
+        return None
+    if result.extras or not result.shared or ask.shared is None:
+        raise SumError("what this method sends beside its adapter cannot be summed")
+    return here.sums.offer(ask.run, ask.round, result.shared, ask.shared)
 
 
 @phase("messages")

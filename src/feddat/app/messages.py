@@ -463,6 +463,7 @@ def read_train_reply(
     sharing: Sharing = "scores",
     losses: Collection[str] = ("loss",),
     below_zero: bool = False,
+    beside: Collection[str] = (),
 ) -> TrainReply:
     """Return a checked train reply.
 
@@ -477,12 +478,13 @@ def read_train_reply(
         sharing: what of its metrics the client said it lets out.
         losses: names of what the method reports; ``loss`` must be there where the client lets it out.
         below_zero: whether they may be below 0.
+        beside: further records that must be there, for others to read.
 
     Raises:
         ReplyError: the client failed; or round, keys, shapes, types or values do not fit.
     """
     expected = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes or {}), WireConfig())
-    content = _records(message, client, {SHARED, METRICS} if expected else {METRICS})
+    content = _records(message, client, {*((SHARED, METRICS) if expected else (METRICS,)), *beside})
     metrics = _metrics(content, client, round, 1, sharing)
     arrays = _record(content, SHARED, ArrayRecord)
     _same_keys(client, "the shared part", arrays, expected)
@@ -557,6 +559,15 @@ def checking(client: str) -> Iterator[None]:
         raise
     except Exception as error:  # Nobody can list what a reply may bring about.
         raise ReplyError(client, f"cannot be read: {type(error).__name__}: {error}") from error
+
+
+def check_records(message: Message, client: str, expected: set[str]) -> None:
+    """Check that a reply has these records and no others.
+
+    Raises:
+        ReplyError: the client failed, or it has not.
+    """
+    _records(message, client, expected)
 
 
 def is_of_gone_node(message: Message) -> bool:

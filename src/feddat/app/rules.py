@@ -179,6 +179,11 @@ class MeanRule(Rule):
         folded = self._part.folds({key: as_tensor(value) for key, value in reply.shared.items()})
         self._extras.add({key: value.numpy() for key, value in folded.items()}, weight)
 
+    def add_mean(self, shared: Mapping[str, NDArray[np.float32]], replies: int) -> None:
+        """Take the mean of so many replies, of which none is known by itself."""
+        self._replies += replies
+        self._shared.add(shared, replies)
+
     def close(self, clients: int) -> dict[str, Tensor]:
         """Return the mean, or what the server part makes of it."""
         gathered = Gathered(self._shared.taken(), self._extras.taken(), self._replies, clients, self._each)

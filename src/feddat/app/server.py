@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
@@ -95,6 +96,7 @@ class _Loop:
         strategy.failed, strategy.refused = state.failed, state.refused
         strategy.trained.update(state.trained)
         strategy.residual = state.residual
+        strategy.exchange = partial(self._exchange, "train")
         if not state.round:
             state.shared = strategy.settle(state.shared)
         strategy.rule.start(state.shared, state.rule if state.round else None)

@@ -94,6 +94,8 @@ class AdapterStrategy(Strategy):
         self._late: set[int] = set()
         self._split, self._final = "", False
         self._sent: dict[str, Tensor] = {}
+        #: Sends messages within a round's training, and yields the answers; set by whoever has the grid.
+        self.exchange: Callable[[Sequence[Message]], Iterator[Message]] = lambda asked: iter(())
 
     def sample(self, round: int) -> list[int]:
         """Return the nodes that take part in a round: a share of all, at least one; depends on seed and round only."""
@@ -206,8 +208,12 @@ class AdapterStrategy(Strategy):
             if isinstance(error, RuleError) and not may_be_few:
                 raise FederationError(f"round {round}: {error}") from None
             reason = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error)
-        self.rule.start(self._sent, self._rule_state)
         self.residual = residual
+        return self._kept(round, reason)
+
+    def _kept(self, round: int, reason: str) -> dict[str, Tensor]:
+        """Return the global adapter that was sent out, with the rule as it was before the round, and say why."""
+        self.rule.start(self._sent, self._rule_state)
         self.refused += 1
         log.warning("round %d: the global adapter stays as it was: %s", round, reason)
         self._notify({"event": "kept", "round": round, "reason": reason})

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from feddat.client_names import name_problem, same_name
 from feddat.config.errors import ConfigError, explained, kind_of
+from feddat.config.privacy import PrivacyConfig
 from feddat.config.sections import (
     AdapterConfig,
     AlgorithmConfig,
@@ -23,6 +24,7 @@ from feddat.config.sections import (
     MomentumConfig,
     RuntimeConfig,
     Section,
+    SecureAggregationConfig,
     ServerConfig,
     Sharing,
     TrainConfig,
@@ -107,6 +109,8 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     wire: WireConfig = WireConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    secure_aggregation: SecureAggregationConfig = SecureAggregationConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 

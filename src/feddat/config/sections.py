@@ -284,6 +284,23 @@ class WireConfig(Section):
     delta: bool = Field(False, description="clients send the difference to the adapter that they received")
 
 
+class SecureAggregationConfig(Section):
+    """Sums of updates of which the server sees none by itself (docs/secure-aggregation.md)."""
+
+    enabled: bool = Field(False, description="the server learns the sum of a round's updates, and no single one")
+    threshold: float = Field(
+        0.5, ge=0.5, lt=1, description="more than this share of a round's clients must stay until its sum is opened"
+    )
+    min_clients: int = Field(3, ge=3, description="fewest clients that a sum is ever made of")
+    bits: int = Field(12, ge=8, le=32, description="of one number on its way; int8 has 8, for one client alone")
+    clip: float = Field(
+        0.01,
+        gt=0,
+        description="largest change of one number in a round; what is beyond waits for the next. AdamW moves each by "
+        "about the sum of a round's learning rates",
+    )
+
+
 class EvalConfig(Section):
     """When and how clients are evaluated."""
 

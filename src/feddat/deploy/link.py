@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Paths that answer to other machines.
 OPEN = ("/v1/fleet/", "/health")
+#: Days before its end from which a server reminds of its certificate.
+SOON_DAYS = 30
 
 
 class OnlyFleetFromOutside:
@@ -105,6 +107,7 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     with _alone(private):
         _settle_database(arguments)
         if server is not None:
+            _look_after(server)
             threading.Thread(target=_let_in, args=(server,), daemon=True).start()
         cli.flower_superlink()
 
@@ -168,14 +171,38 @@ def _settle_database(arguments: Sequence[str]) -> None:
     log.warning("%s: %s; put aside as %s. Runs are kept in their folders: resume them", path, reason, aside.name)
 
 
+def _look_after(server: ServerFolder) -> None:
+    """Close to others what lies there from before, warn of an authority's key, and take a renewed certificate up."""
+    from feddat.deploy import pki
+    from feddat.deploy.renewal import reloading
+    from feddat.files import close_to_others
+
+    try:
+        close_to_others(server.path, below=False)
+        for path in (server.path / "server.key", server.path / "state"):
+            close_to_others(path)
+    except OSError as error:
+        log.warning("%s: others on this machine may read it: %s", error.filename, error.strerror)
+    for path in (server.path / "ca.key", server.path.parent / "authority" / "ca.key"):
+        if path.is_file():
+            log.warning(
+                "the authority's private key lies on this machine (%s): take it off; only renewals need it", path
+            )
+    until = pki.read_certificate(server.path / "server.crt").not_valid_after_utc
+    if until < datetime.now(UTC) + timedelta(days=SOON_DAYS):
+        log.warning("the server's certificate is good until %s: renew it (feddat deploy renew)", until.date())
+    reloading(server.path / "server.crt", server.path / "server.key")
+
+
 def _let_in(server: ServerFolder) -> None:
-    """Register the clients' keys as soon as the SuperLink answers."""
+    """Let the clients' keys in, and take revoked ones out, as soon as the SuperLink answers."""
     from feddat.deploy.control import Control, let_in
 
     control = Control(server.local_address, server.authority)
     try:
         control.wait(60.0)
-        let_in(control, server)
+        for problem in let_in(control, server):
+            log.warning("%s", problem)
     except DeployError as error:
         log.error("%s; the SuperLink ends", error)
         os._exit(2)

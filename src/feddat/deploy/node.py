@@ -65,6 +65,7 @@ def run_node(
     again: Sequence[str] = (),
     heartbeat: float = HEARTBEAT_SECONDS,
     log_file: Path | None = None,
+    accepted: Callable[[], None] | None = None,
 ) -> None:
     """Be a SuperNode until the process is ended.
 
@@ -75,6 +76,7 @@ def run_node(
             not be up yet, or not know this client's key yet. Default: the process ends.
         heartbeat: seconds; the server takes the node for gone after two of them without a sign of life.
         log_file: of JSON lines: what this process and its worker do.
+        accepted: is called once, when the server has taken this node's key.
     """
     from flwr.supercore import heartbeat as sender
     from flwr.supernode import fleet_http_connection as connection
@@ -93,7 +95,7 @@ def run_node(
     name = "get_fused_config_from_fab"
     vars(internal)[name] = _settings_of_app(vars(internal)[name])
     refused = threading.Event()
-    vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused)
+    vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused, accepted)
     threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file, key).serve, daemon=True).start()
     failed = False
     try:
@@ -131,17 +133,20 @@ def _wrong_app(content: bytes) -> str | None:
     return None if asked == CLIENT_APP else f"this node runs {CLIENT_APP} and no other app (asked for {asked})"
 
 
-def _noting(refused: threading.Event) -> type[NodeAuthHttpInterceptor]:
-    """Return what signs a node's messages, and notes that the server does not take its signature.
+def _noting(refused: threading.Event, accepted: Callable[[], None] | None) -> type[NodeAuthHttpInterceptor]:
+    """Return what signs a node's messages, and notes that the server does not take its signature, or for once does.
 
-    Flower then ends the node as if somebody had asked for it.
+    In the one case Flower ends the node as if somebody had asked for it.
     """
+    waiting = [] if accepted is None else [accepted]
 
     class Noting(NodeAuthHttpInterceptor):
         def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
             answer = super().intercept(context, call_next)
             if answer.status_code == httpx.codes.UNAUTHORIZED:
                 refused.set()
+            if waiting and answer.is_success:
+                waiting.pop()()
             return answer
 
     return Noting

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
 from feddat.app.client import Site, client_name, make_client_app
+from feddat.app.policy import PolicyError
 from feddat.app.polling import PollingGrid
 from feddat.client.data_notes import sentence
 from feddat.config import RunConfig
@@ -27,12 +28,13 @@ from feddat.experiment.serving.gate import ClientGate
 from feddat.experiment.single.federation import Federation, check_sites, load_federation
 from feddat.experiment.single.run import Experiment
 from feddat.experiment.single.world import check_client
+from feddat.privacy.secure_sum.identity import Identity
 from feddat.site import read_site
 
 log = logging.getLogger(__name__)
 
-#: The key of a node's configuration that names its client's file.
-SITE_KEY = "data"
+#: Keys of a node's configuration: of its client's file, and of the folder with its key and certificate.
+SITE_KEY, KEYS_KEY = "data", "keys"
 
 server_app = ServerApp()
 
@@ -67,15 +69,30 @@ def site(context: Context, run: str) -> Site:
     """
     if (own := gate(context)) is not None:
         here = read_site(own.file)
-        settings = own.settings(here).model_dump_json()
-        found = _own_federation(settings, here.store(run), here.seal_key(run)).site(here.client)
+        settings = own.settings(here)
+        if here.policy.secure_aggregation == "required" and not context.node_config.get(KEYS_KEY):
+            raise PolicyError("policy.secure_aggregation: required, but this node has no keys to know the others by")
+        federation = _own_federation(settings.model_dump_json(), here.store(run), here.seal_key(run))
+        found = federation.site(here.client, identity(context, settings, here.client))
         return replace(found, refuses_old_state=here.old_state == "refuse")
     federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
     name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:
         check_client(federation.participants[name], from_flat(context.run_config).accept_changes)
         checked.add(name)
-    return federation.site(name)
+    return federation.site(name, identity(context, federation.foundation.config, name))
+
+
+def identity(context: Context, settings: RunConfig, client: str) -> Identity | None:
+    """Return a client's certificate, by which the others in a secure sum know it; ``None`` where its node has no keys.
+
+    Raises:
+        IdentityError: the certificate is missing or cannot be used.
+    """
+    folder = context.node_config.get(KEYS_KEY)
+    if not settings.secure_aggregation.enabled or not folder:
+        return None
+    return Identity.read(Path(str(folder)), client)
 
 
 client_app = make_client_app(site, gate)

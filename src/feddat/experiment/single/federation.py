@@ -26,12 +26,15 @@ from feddat.algorithms.base import MAIN_HEAD
 from feddat.app.checkpoint import ServerState
 from feddat.app.client import Site
 from feddat.app.messages import Member
+from feddat.app.secure_strategy import sum_rules, uses_sums
 from feddat.client.captured import CapturedRoutes
 from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.prefixes import PrefixCache
+from feddat.client.private_rules import check_privacy
 from feddat.client.probe import unreached_sites
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
+from feddat.client.summing import SecureMember
 from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
@@ -45,6 +48,7 @@ from feddat.models.two_towers.fusion import FusedBackbone
 from feddat.models.weights import some, weights_hash
 from feddat.phases import phase
 from feddat.precision import Resolved, resolve_precision
+from feddat.privacy.secure_sum.identity import Identity
 from feddat.seeding import numpy_generator, torch_generator
 
 log = logging.getLogger(__name__)
@@ -144,11 +148,15 @@ class Federation:
         """Return the participant that works on a client's data."""
         return next(p for p in self.participants.values() if client in p.members)
 
-    def site(self, name: str) -> Site:
-        """Return a participant as its node presents it."""
+    def site(self, name: str, identity: Identity | None = None) -> Site:
+        """Return a participant as its node presents it; ``identity``: its certificate, where it has one."""
         if name not in self._members:
             self._members[name] = self._member(name)
-        return Site(self._members[name], self.participants[name], self.foundation.model)
+        works, config = self.participants[name], self.foundation.config
+        sums = None
+        if uses_sums(config, self.foundation.algorithm):
+            sums = SecureMember(works.store, sum_rules(config.secure_aggregation), identity)
+        return Site(self._members[name], works, self.foundation.model, sums)
 
     @cached_property
     def notes(self) -> dict[str, dict[str, SplitNotes]]:
@@ -187,6 +195,7 @@ def load_foundation(config: RunConfig) -> Foundation:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     _check_format(config)
+    check_privacy(config)
     backbone, adapters, weights = _load_model(
         config.model,
         config.weights,

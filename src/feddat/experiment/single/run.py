@@ -12,6 +12,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
+from feddat.admitted import admission
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
@@ -197,7 +198,11 @@ class Experiment:
             world = model_world(foundation)
             changes = [] if overwrite else accepted + check_world(self.folder, self.config, world, accept_changes)
             wait = self.settings.server.wait
-            service = Service(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes)
+            runtime = self.settings.runtime
+            admitted = admission(runtime.server if runtime.kind == "deployment" else None)
+            service = Service(
+                *(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes), admitted
+            )
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -387,6 +392,8 @@ def _portable(config: RunConfig) -> RunConfig:
     if config.clients is not None:
         # A client may name the run's model, which is one for all.
         changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
+    if config.runtime.server is not None:
+        changes["runtime"] = config.runtime.model_copy(update={"server": config.runtime.server.expanduser().resolve()})
     precision = resolve_precision(config.train.precision, config.device)
     starts = {key: getattr(config.adapter, key) for key in ("start", "start_local")}
     absolute = {key: path.expanduser().resolve() for key, path in starts.items() if path is not None}
