@@ -7,7 +7,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo real bench test test-slow consortium simulation second soak lint types format lock licences audit release clean
+.PHONY: demo real bench test test-slow consortium docs simulation second soak lint types format lock licences audit release clean
 
 demo: $(VENV)/.installed
 	$(BIN)/feddat demo
@@ -49,6 +49,10 @@ MINUTES ?= 60
 
 soak: $(VENV)/.installed
 	PYTHONPATH=tests:tests/attacks $(BIN)/python tests/attacks/soak.py --minutes $(MINUTES) --folder build/soak
+
+# The documentation site, in build/site: strict, its links checked, nothing loaded from elsewhere.
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

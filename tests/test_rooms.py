@@ -14,7 +14,7 @@ FLOORS = (
         *("allocator", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
         *("precision", "seeding", "text", "tuners"),
     ),
-    ("client_names", "example", "hub", "tensorfile", "yaml_files"),
+    ("admitted", "client_names", "example", "hub", "seals", "tensorfile", "yaml_files"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
     ("algorithms", "benchmarks", "site"),
@@ -22,7 +22,7 @@ FLOORS = (
     ("app",),
     ("experiment",),
     ("deploy",),
-    ("bench", "watching"),
+    ("audit", "bench", "watching"),
     ("cli",),
     ("__main__",),
 )

@@ -20,6 +20,7 @@ class Kind:
         source: where it comes from.
         mixes: whether two adapters can be added up in one forward pass, as FedDAT's teacher does.
         methods: methods that can be named together with this kind, as METHOD-KIND.
+        chooses: whether its adapters lie at some modules and not at others.
     """
 
     title: str
@@ -27,12 +28,17 @@ class Kind:
     source: str
     mixes: bool = False
     methods: tuple[str, ...] = ()
+    chooses: bool = False
 
 
 #: By the name in ``adapter.peft``.
 KINDS: dict[str, Kind] = {
     "bottleneck": Kind(
-        "bottleneck", "a bottleneck adapter after every feed-forward block", "Houlsby et al., arXiv 1902.00751", True
+        "bottleneck",
+        "a bottleneck adapter after every feed-forward block",
+        "Houlsby et al., arXiv 1902.00751",
+        True,
+        chooses=True,
     ),
     "lora": Kind(
         "LoRA",
@@ -40,6 +46,7 @@ KINDS: dict[str, Kind] = {
         "Hu et al., arXiv 2106.09685",
         True,
         ("feddat", "fedavg", "local", "central"),
+        chooses=True,
     ),
     "prompt": Kind(
         "prompts",
@@ -47,6 +54,7 @@ KINDS: dict[str, Kind] = {
         "Lester et al., arXiv 2104.08691",
         False,
         ("fedavg",),
+        chooses=True,
     ),
     "bias": Kind("biases", "all bias terms of the backbone", "Ben Zaken et al., arXiv 2106.10199", False, ("fedavg",)),
     "norm": Kind("norms", "the backbone's normalisation layers", "Zhao et al., arXiv 2312.11420", False, ("fedavg",)),
@@ -55,7 +63,7 @@ KINDS: dict[str, Kind] = {
 }
 
 #: Kinds whose adapters lie at some modules and not at others.
-CHOOSING = ("bottleneck", "lora", "prompt")
+CHOOSING = tuple(name for name, kind in KINDS.items() if kind.chooses)
 #: Kinds whose adapters can be added up.
 MIXING = tuple(name for name, kind in KINDS.items() if kind.mixes)
 

@@ -10,10 +10,12 @@ on below what it wrote before, with another ``start``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +42,7 @@ class JsonLog(logging.Handler):
     def __init__(self, path: Path, level: int = logging.WARNING) -> None:
         super().__init__(level)
         self.path = path
+        self._refused: int | None = None
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Write an event of :class:`~feddat.experiment.single.events.Announcer`.
@@ -62,8 +65,18 @@ class JsonLog(logging.Handler):
         fields = {k: v for k, v in event.items() if k not in _NOT_FIELDS} or {"logger": record.name}
         try:
             self._write(record.levelname, kind, round, client, record.getMessage(), fields)
-        except OSError:
-            self.handleError(record)
+            self._refused = None
+        except OSError as error:
+            self._tell(error)
+
+    def _tell(self, error: OSError) -> None:
+        """Say once that the disk takes no more lines: what the log is about goes on without it."""
+        if self._refused == error.errno:
+            return
+        self._refused = error.errno
+        with contextlib.suppress(OSError, ValueError):  # the terminal may be a file on the same disk
+            sys.stderr.write(f"WARNING: log {self.path}: {error.strerror}; its lines are lost until there is room\n")
+            sys.stderr.flush()
 
     def _write(
         self,

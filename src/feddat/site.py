@@ -6,7 +6,7 @@ One YAML file on that machine, named by the node's configuration (``data``); not
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -34,12 +34,20 @@ class SiteConfig(BaseModel):
         None, description="folder of the foundation model, or owner/name@commit; default: the run's bundled model"
     )
     state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
+    seals: Path = Field(
+        Path("seals"), description="folder of the keys that seal this state, one a run; best where fewer may write"
+    )
     data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
     start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
     device: str = Field("cpu", description="that this client computes on; never the run's")
     threads: int | None = Field(None, ge=1, description="CPU threads, never the run's; default: torch's own choice")
     accept_changes: bool = Field(
         False, description="go on with a run though data was exchanged here since its personal state was begun"
+    )
+    old_state: Literal["continue", "refuse"] = Field(
+        "continue",
+        description="what to do where the state here is older than what the server has of this client, as after an old "
+        "backup was put back",
     )
     share_metrics: Sharing = Field(
         "scores", description="what may leave beside the adapter; the run may ask for less, never for more"
@@ -68,6 +76,14 @@ class SiteConfig(BaseModel):
         if not run or run.startswith(".") or any(sign in run for sign in "/\\:\0"):
             raise ConfigError(f"client {self.client}: run id {run!r} cannot be a folder name")
         return self.state / run
+
+    def seal_key(self, run: str) -> Path:
+        """Return the file of the key that seals a run's personal state.
+
+        Raises:
+            ConfigError: the run's id cannot be a folder name.
+        """
+        return self.seals / f"{self.store(run).name}.key"
 
     def applied(self, config: RunConfig) -> RunConfig:
         """Return the run as this client runs it: on its own data, model and device, with its own caps.
@@ -132,7 +148,7 @@ def read_site(path: Path) -> SiteConfig:
     }
     places: dict[str, Any] = {
         key: folder / value.expanduser()
-        for key in ("state", "data_cache", "start_local")
+        for key in ("state", "seals", "data_cache", "start_local")
         if (value := getattr(site, key)) is not None
     }
     if site.model is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -14,8 +14,19 @@ from torch import Tensor
 from feddat.files import whole_file
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    finish: Callable[[Path], None] = lambda temporary: None,
+) -> None:
     """Write tensors and texts beside them.
+
+    Args:
+        path: the file.
+        tensors: name -> tensor.
+        metadata: the texts.
+        finish: is given the file under a temporary name, before it gets its own.
 
     Raises:
         OSError: the file cannot be written; what was at ``path`` stays.
@@ -30,3 +41,4 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        finish(temporary)

@@ -68,7 +68,7 @@ def ours(start, order, peft="bottleneck"):
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     first = {name: [p.detach().clone() for p in adapters.parameters(name)] for name in ("global", "local", "anchor")}
 
-    task = SimpleNamespace(logits=lambda head, features: head(features), loss=vqa_loss)
+    task = SimpleNamespace(views_per_example=1, logits=lambda head, features: head(features), loss=vqa_loss)
     member = SimpleNamespace(task=task, heads={"main": head}, generation=None, pooled=lambda features: features)
     backbone = SimpleNamespace(features=lambda inputs: model(**inputs).pooler_output)
     trained = [*adapters.parameters("global"), *adapters.parameters("local"), *head.parameters()]

@@ -121,6 +121,7 @@ def test_the_table_of_methods():
     table = {name: (a.trains, a.communicates, a.centralised, a.routes) for name, a in ALGORITHMS.items()}
     assert table == {
         "feddat": (("global", "local"), True, False, ("dat", "local", "global")),
+        "feddat-2": (("global", "local"), True, False, ("mixed", "personal", "global")),
         "fedavg": (("global",), True, False, ("global",)),
         "fedprox": (("global",), True, False, ("global",)),
         "scaffold": (("global",), True, False, ("global",)),
@@ -139,4 +140,9 @@ def test_the_table_of_methods():
         "fedsa-lora": (("global",), True, False, ("global",)),
         "fedex-lora": (("global",), True, False, ("global",)),
         "ffa-lora": (("global",), True, False, ("global",)),
+        "lora-fair": (("global",), True, False, ("global",)),
+        "fedmosaic": (("local",), True, False, ("mixed",)),
+        "fedlease": (("global",), True, False, ("mixed",)),
+        "hilora": (("global", "local"), True, False, ("tiers", "global")),
+        "pfedmma": (("global",), True, False, ("global",)),
     }

@@ -22,6 +22,9 @@ class Adder:
         self.name, self.number, self.examples = name, number, examples
         self.turns: list[tuple] = []
 
+    def kept(self):
+        return max((turn[1] for turn in self.turns if turn[0] == "fit"), default=0)
+
     def fit(self, shared, round, extras=None):
         self.turns.append(("fit", round))
         state = None if shared is None else {key: value + self.number for key, value in shared.items()}
@@ -40,7 +43,9 @@ def app_of(*participants):
     def find(context, run):
         name = client_name(context)
         sharing = getattr(by_name[name], "sharing", "scores")
-        return Site(Member(name, (name,), {}, sharing), by_name[name], getattr(by_name[name], "model", {}))
+        works = by_name[name]
+        refuses = getattr(works, "refuses_old_state", False)
+        return Site(Member(name, (name,), {}, sharing), works, getattr(works, "model", {}), refuses)
 
     return make_client_app(find)
 

@@ -62,6 +62,8 @@ def test_a_missing_file_is_damage_too(tmp_path):
 
 def test_a_file_of_an_earlier_version_is_read_and_in_time_replaced(tmp_path):
     """There a round was one file: tensors under their own names, the rest as JSON in its metadata."""
+    tmp_path = tmp_path / "checkpoints"
+    tmp_path.mkdir()
     numbers = {
         "round": 1,
         "bytes": {"train": {"up": 1, "down": 2}},

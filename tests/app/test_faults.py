@@ -306,6 +306,32 @@ def test_for_a_node_that_has_gone_the_server_answers_and_the_round_goes_on(monke
     assert bob.turns == [("fit", 1)], "what is not there is not asked for scores"
 
 
+class Torn(Moving):
+    """Node 2 is taken out while it sends its trained adapter: the SuperLink has the beginning of it, and waits on."""
+
+    def pull_messages(self, ids):
+        for reply in super().pull_messages(ids):
+            if reply.metadata.src_node_id == 2 and reply.metadata.message_type == "train":
+                self.present = {1}
+            else:
+                yield reply
+
+
+def torn(*of):
+    grid = Torn(*of)
+    grid.present = {1, 2}
+    return PollingGrid(grid)
+
+
+def test_a_reply_that_its_node_cannot_end_any_more_is_not_waited_for(monkeypatch, caplog):
+    monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
+    monkeypatch.setattr("feddat.app.polling.LOOK", 0.05)
+    state, bob = ServerState(shared()), Adder("bob", 3)
+    federate([Adder("ann", 1), bob], state, grid_type=torn)  # without a deadline
+    assert torch.equal(state.shared["up.bias"], torch.full((4,), 1.0))
+    assert "client bob failed: its node has gone" in caplog.text
+
+
 def test_too_few_in_the_middle_of_a_round_are_waited_for_and_it_begins_again(monkeypatch, caplog):
     monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
     state, bob = ServerState(shared()), Adder("bob", 3)

@@ -60,10 +60,8 @@ def test_an_interrupt_is_not_swallowed():
 
 
 def test_flowers_own_strategy_runs_on_it():
-    from flwr.app import ConfigRecord
-
     grid = grid_of(Adder("ann", 1), Adder("bob", 3))
-    config = ConfigRecord({"round": 1, "rounds": 1, "final": False, "split": "test", "run": "", "model": list[str]()})
+    config = messages.instruction_config(1, 1, "test")
     strategy = FedAvg(arrayrecord_key="shared", weighted_by_key="num-examples")
     result = strategy.start(
         grid, messages.to_arrays(shared()), num_rounds=1, train_config=config, evaluate_config=config

@@ -5,6 +5,7 @@ from fakes import Adder, federate, shapes, shared
 from flwr.app import ConfigRecord
 from flwr.common.serde import recorddict_to_proto
 
+from feddat.app import messages, versions
 from feddat.app.checkpoint import ServerState
 from feddat.app.server import splits_after
 from feddat.config import EvalConfig
@@ -56,7 +57,8 @@ def test_a_message_holds_the_global_adapter_counts_and_metrics_only():
             assert config.pop("client") in ("ann", "bob")
             assert config.pop("members") in (["ann"], ["bob"])
             assert config.pop("sharing") == "scores"
-            assert not config
+            assert config.pop("kept") == 0
+            assert config == versions.told()
             continue
         assert set(content) == kinds[message.metadata.message_type]
         assert not content.config_records
@@ -68,7 +70,7 @@ def test_a_message_holds_the_global_adapter_counts_and_metrics_only():
     for message in grid.down:
         for record in message.content.values():
             if isinstance(record, ConfigRecord):
-                assert set(record) in ({"run"}, {"round", "rounds", "split", "final", "run", "model"})
+                assert set(record) in ({"run", *versions.told()}, set(messages.INSTRUCTED))
 
 
 def test_a_method_that_does_not_communicate_sends_no_arrays():

@@ -237,9 +237,10 @@ def test_bytes_shrink_with_the_format():
         assert sizes["bf16"][way] == pytest.approx(sizes["fp16"][way], abs=10)
 
 
-def test_the_default_adds_nothing_to_a_message(asked):
+def test_the_default_is_told_too_and_changes_no_array(asked):
     content = messages.instruction_content(messages.to_arrays(shared(0.5)), messages.instruction_config(3, 5))
-    assert set(content.config_records["config"]) == {"round", "rounds", "split", "final", "run", "model"}
+    config = content.config_records["config"]
+    assert (config["wire.format"], config["wire.delta"]) == ("fp32", False)
     assert {array.dtype for array in content.array_records["shared"].values()} == {"float32"}
 
 

@@ -1,16 +1,20 @@
 """Bodies and apps that would fill a memory: what is refused before it is read or unpacked."""
 
 import asyncio
+import contextlib
 import datetime
 import io
 import resource
+import time
 import zipfile
 from base64 import b64encode
 
 import pytest
+import uvicorn
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
+from feddat.deploy import patience
 from feddat.deploy.bodies import MOST_BODY, BoundedBodies
 from feddat.deploy.bundle import MOST_ARCHIVE, MOST_FILE, BundleError, app_config
 from feddat.deploy.control import app_project
@@ -148,3 +152,83 @@ def test_an_app_that_is_none_is_answered_with_the_reason(content, reason):
     settings = _settings_of_app(lambda *of: used.append(of) or {})(content, "run")
     assert settings == {}
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * 1024
+
+
+@pytest.mark.parametrize("sends", [1, 0])
+def test_a_body_that_trickles_is_read_no_further(sends):
+    """A known client that sends a byte now and then, or nothing more, would hold a connection for ever."""
+    sent, received = [], []
+
+    async def receive():
+        await asyncio.sleep(0.02 if sends else 60)
+        received.append(1)
+        return {"type": "http.request", "body": b"x", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    async def link(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+
+    guard = BoundedBodies(link, None, seconds=0.3)
+    scope = {"type": "http", "path": "/v1/fleet/push-object", "headers": [(b"content-length", b"1000000")]}
+    asyncio.run(asyncio.wait_for(guard(scope, receive, send), 10))
+    assert sent[0]["status"] == 408
+    assert len(received) <= 20
+
+
+def test_after_a_whole_body_an_answer_may_take_its_time():
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def link(scope, receive, send):
+        await receive()
+        await asyncio.sleep(0.3)
+        await receive()  # is the client still there?
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    guard = BoundedBodies(link, None, seconds=0.1)
+    asyncio.run(guard({"type": "http", "path": "/v1/fleet/pull-messages", "headers": []}, receive, send))
+    assert sent[0]["status"] == 200
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"])
+def test_a_head_that_trickles_ends_its_connection(monkeypatch, first):
+    monkeypatch.setattr(patience, "HEAD_SECONDS", 0.4)
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def trickle():
+        config = uvicorn.Config(app, port=0, http=patience.ImpatientProtocol, log_level="error", lifespan="off")
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        (port,) = {s.getsockname()[1] for listener in server.servers for s in listener.sockets}
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(first)
+        if first:
+            assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+        began = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                writer.write(b"G")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        took = time.monotonic() - began
+        with contextlib.suppress(ConnectionError):
+            writer.close()
+            await writer.wait_closed()
+        server.should_exit = True
+        await serving
+        return took
+
+    assert asyncio.run(trickle()) < 5

@@ -511,3 +511,40 @@ def test_an_honest_run_ends_with_the_same_numbers_whatever_was_tried_in_between(
     assert one[1].keys() == other[1].keys()
     for name, tensors in one[1].items():
         assert all(torch.equal(value, other[1][name][key]) for key, value in tensors.items())
+
+
+# --- privacy ----------------------------------------------------------------------------------------------------------
+
+PRIVATE = {"method": "fedavg", "privacy.epsilon": 4.0, "share_metrics": "none"}
+
+
+@pytest.mark.parametrize(
+    ("required", "settings", "reason"),
+    [
+        ("shared", {}, "policy.privacy: the run promises none, expected privacy.scope shared, epsilon at most 5"),
+        ("all", PRIVATE | {"privacy.scope": "shared"}, "policy.privacy: privacy.scope is shared, expected"),
+        ("shared", PRIVATE | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6 and 1e-05"),
+        ("shared", PRIVATE | {"privacy.delta": 1e-4}, "policy.epsilon, policy.delta: the run promises 4 and 0.0001"),
+        ("none", PRIVATE | {"privacy.noise_seed": 1}, "noise hides nothing from a server that knows its seed"),
+        ("none", PRIVATE | {"privacy.epsilon": 1e9}, "policy.bounds: privacy.epsilon is 1e+09, expected 0.01 to 100"),
+        ("shared", PRIVATE | {"share_metrics": "scores"}, "privacy: share_metrics is scores: losses, scores and"),
+        ("shared", PRIVATE | {"method": "fedprox"}, "privacy: fedprox: its proximal term"),
+    ],
+)
+def test_a_run_that_promises_less_than_a_client_requires(server, caplog, required, settings, reason):
+    before = server.state()
+    server.site(approval="first-use", privacy=required, epsilon=5.0)
+    refused(caplog, server.ask("query", settings, run="r2"), reason)
+    assert server.state() == before
+
+
+def test_a_run_that_promises_enough_gets_an_adapter_and_nothing_else_until_the_budget_is_spent(server, caplog):
+    server.site(approval="first-use", privacy="all", epsilon=5.0)
+    foundation = server.foundation(PRIVATE)
+    for _ in range(3):  # the same round over and over: three are planned
+        reply = server.ask("train", PRIVATE, foundation=foundation, run="r2")
+        assert dict(reply.content.metric_records["metrics"]) == {"round": 1}
+    caplog.clear()
+    before = server.state()
+    refused(caplog, server.ask("train", PRIVATE, foundation=foundation, run="r2"), "training stops: 15 steps", FAILED)
+    assert server.state() == before

@@ -21,6 +21,18 @@ def test_measured_shown_and_put_into_a_page(tmp_path, capsys):
     assert "| vilt-mini, 64 px, int8 | 16850 |" in page.read_text()
 
 
+def test_secure_sums_cost_little_more_than_int8(tmp_path, capsys):
+    places = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
+    assert call("bench", "sums", "--quick", *places) == 0
+    rows = json.loads((tmp_path / "out" / "sums.json").read_text())["rows"]
+    assert [(row["way"], row["lost"]) for row in rows] == [("int8", 0), ("sums", 0), ("sums", 20), ("sums", 40)]
+    plain, *sums = (row["up"] + row["down"] for row in rows)
+    assert all(0.5 < each / plain < 1.3 for each in sums)
+    assert sums[0] > sums[1] > sums[2], "who has gone sends nothing"
+    assert call("bench", "sums", "--counts", "2") == 2
+    assert "expected numbers of clients, from 3, with commas, got '2'" in capsys.readouterr().err
+
+
 def test_numbers_of_clients_are_checked(capsys):
     assert call("bench", "clients", "--counts", "1,many") == 2
     assert "expected numbers of clients with commas, got '1,many'" in capsys.readouterr().err

@@ -108,7 +108,7 @@ def test_the_top_by_first_token_are_ranked_and_no_others(answers, top, batch_siz
 
 def learner(backbone, inputs, count):
     member = SimpleNamespace(
-        task=SimpleNamespace(logits=lambda head, features: head(features)),
+        task=SimpleNamespace(views_per_example=1, logits=lambda head, features: head(features)),
         pooled=lambda features: features,
         heads={"main": backbone.answer_head()},
         generation=Generation(backbone, list(LETTERS), EvalConfig(batch_size=4)),

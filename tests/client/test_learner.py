@@ -13,7 +13,9 @@ def learner(clip=None):
     backbone = SimpleNamespace(features=lambda inputs: inputs["x"] * weight)
     made = BatchLearner(backbone, SimpleNamespace(route=lambda name: None), "fp32", optimizer, clip)
     task = SimpleNamespace(
-        logits=lambda head, features: features, loss=lambda logits, targets: (logits * targets).sum()
+        views_per_example=1,
+        logits=lambda head, features: features,
+        loss=lambda logits, targets: (logits * targets).sum(),
     )
     made.take(
         SimpleNamespace(task=task, heads={"main": None}, generation=None, pooled=lambda features: features),

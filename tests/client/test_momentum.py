@@ -82,7 +82,7 @@ def test_the_loss_of_a_batch_by_hand():
     copy = MomentumCopy({"head": bias}, 0.5)
     bias.data[1] = 0.0
     member = SimpleNamespace(
-        task=SimpleNamespace(logits=lambda head, features: head(features)),
+        task=SimpleNamespace(views_per_example=1, logits=lambda head, features: head(features)),
         pooled=lambda features: features,
         heads={"main": head},
         generation=Generation(backbone, ["a"], EvalConfig()),

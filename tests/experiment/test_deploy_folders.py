@@ -84,7 +84,9 @@ def test_a_folder_in_use_is_left_alone(consortium):
 
 def test_a_node_is_told_its_name_and_its_file(tmp_path):
     arguments = node_arguments(tmp_path, "h:1", "ann", tmp_path / "client.yaml")
-    assert arguments[arguments.index("--node-config") + 1] == f'client="ann" data="{tmp_path / "client.yaml"}"'
+    assert arguments[arguments.index("--node-config") + 1] == (
+        f'client="ann" keys="{tmp_path}" data="{tmp_path / "client.yaml"}"'
+    )
 
 
 # What `check` finds, on a machine where everything is right but one thing.
@@ -182,3 +184,20 @@ def test_keys_of_two_pairs_or_open_to_others(client):
 def test_a_clock_that_the_server_would_refuse(client):
     client.handler.ahead = 60
     assert re.match(r"6\d s ahead of the server's, which will refuse this node", bad(client())["clock"])
+
+
+@pytest.mark.parametrize("level", ["shared", "all"])
+def test_a_consortium_that_requires_privacy_asks_for_it(tmp_path, level):
+    from feddat.app.policy import check_settings
+    from feddat.client.private_rules import check_privacy
+    from feddat.config import PolicyConfig, load_config
+    from feddat.experiment.single.methods import resolve
+
+    write_consortium(tmp_path / "c", ["ann"], ["127.0.0.1"], 9092, privacy=(level, 3.0))
+    run = load_config(tmp_path / "c" / "server" / "run.yaml")
+    assert (run.privacy.epsilon, run.privacy.scope, run.share_metrics) == (3.0, level, "none")
+    check_privacy(resolve(run))
+    client = yaml.safe_load((tmp_path / "c" / "clients" / "ann" / "client.yaml").read_text())
+    policy = PolicyConfig.model_validate(client["policy"])
+    assert (policy.privacy, policy.epsilon, client["share_metrics"]) == (level, 3.0, "none")
+    check_settings(policy, resolve(run))

@@ -57,7 +57,7 @@ def test_nothing_of_the_data_and_nothing_personal_is_on_the_line(make_config, tm
     with Processes(tmp_path / "logs") as processes:
         arguments = ["--insecure", "--host", "127.0.0.1", "--port", str(link)]
         processes.start("superlink", ["deploy", "link", *arguments], {"FLWR_HOME": str(tmp_path / "home")})
-        control = Control(f"127.0.0.1:{link}", None)
+        control = Control(f"127.0.0.1:{link}", None, tmp_path / "home")
         control.wait(120)
         # Unlike a real run's, these settings must not name the clients' files: they travel.
         server_config = config.updated({"runs_dir": str(tmp_path / "runs"), "clients": {"ann": {}, "bob": {}}})

@@ -93,6 +93,26 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch, point, module, said):
         methods[name]
 
 
+def test_a_notebook_adds_one_to_its_own_process():
+    class Mine(Algorithm):
+        name, trains, routes = "mine", ("global",), ("global",)
+
+        def step(self, learner, context):
+            return {}
+
+    class Taken(Mine):
+        name = "fedavg"
+
+    methods = Registry([ALGORITHMS["fedavg"]])
+    first, again = Mine(), Mine()
+    methods.add(first)
+    assert methods["mine"] is first and list(methods) == ["fedavg", "mine"] and methods.own == ("fedavg",)
+    methods.add(again)  # a cell that is executed again
+    assert methods["mine"] is again and len(methods) == 2
+    with pytest.raises(ConfigError, match="method fedavg: there is one of this name already"):
+        methods.add(Taken())
+
+
 def test_names_are_taken_once(tmp_path, monkeypatch):
     class Ours(Algorithm):
         name, trains, routes = "mine", ("global",), ("global",)

@@ -49,7 +49,7 @@ def test_comparison_page_holds_the_table_and_every_section(tmp_path: Path) -> No
     # feddat's level is 66 for the first client; seeds 0, 1, 2 add 0, 1, 2.
     assert "art 67.0 ± 1.0 59.0 ± 1.0 56.0 ± 1.0 42.0 ± 1.0" in text
     assert "Mean 69.0 ± 1.0 61.0 ± 1.0 58.0 ± 1.0 44.0 ± 1.0" in text
-    for heading in ("Accuracy", "Learning curves", "Communication", "Sample predictions", "Setting"):
+    for heading in ("Accuracy", "Learning curves", "Communication and computing", "Sample predictions", "Setting"):
         assert f"<h2>{heading}</h2>" in html
     # Plots of means and of differences, a panel per client, one for their mean, and who sends what to whom.
     assert html.count("<svg ") == 2 + len(CLIENTS) + 1 + 1

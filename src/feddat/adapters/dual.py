@@ -1,6 +1,8 @@
-"""The global, local and anchor adapter of a client as PEFT adapters: bottlenecks or stock LoRA.
+"""The global, local and anchor adapter of a client as PEFT adapters: stock LoRA, or a tuner of this package.
 
-What trains never changes; only the routing does.
+What trains never changes; only the routing does. A tuner of our own has layers with ``scaling``, the weight of each
+adapter, and ``reset_adapter(name, generator)``. Where a weighted sum of adapters is the adapter of the weighted sums of
+their weights, its layers say ``sums_weights = True``.
 """
 
 from __future__ import annotations
@@ -8,29 +10,35 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
 from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Part, Route, check_adapter, check_route
-from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
+from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.combine import add_bottlenecks, add_lora
 from feddat.adapters.peft_form import PREFIX, PeftForm
-from feddat.adapters.peft_internals import Site, Switch, collect_sites, freeze_for_good, named_weights
+from feddat.adapters.peft_internals import (
+    Site,
+    Switch,
+    collect_sites,
+    freeze_for_good,
+    layer_class,
+    named_weights,
+)
 from feddat.adapters.states import AdapterStates
 from feddat.adapters.whole import WholeModule, put_whole_modules
 
 
 class DualAdapters(AdapterStates):
-    """Three adapters over one model, with bottleneck or stock LoRA layers (:class:`feddat.adapters.base.Adapters`).
+    """Three adapters over one model, in the layers of one PEFT tuner (:class:`feddat.adapters.base.Adapters`).
 
     Do not use PEFT's ``set_adapter`` or ``disable_adapter`` on :attr:`peft_model`: they change what trains.
 
     Args:
         model: the base model; its modules are wrapped in place and its parameters frozen.
-        config: a :class:`BottleneckConfig`, or a ``LoraConfig`` that adapts linear layers only.
+        config: of a tuner of this package, or a ``LoraConfig`` that adapts linear layers only.
         whole: regular expression over whole names of modules that train whole (:mod:`feddat.adapters.whole`).
 
     Attributes:
@@ -101,7 +109,7 @@ class DualAdapters(AdapterStates):
         """
         check_adapter(adapter)
         for site in self._sites:
-            if isinstance(site.layer, BottleneckLayer | WholeModule):
+            if hasattr(site.layer, "reset_adapter"):
                 site.layer.reset_adapter(adapter, generator)
             else:
                 _reset_lora(site, adapter, generator)
@@ -113,7 +121,7 @@ class DualAdapters(AdapterStates):
         Raises:
             ValueError: there is no such site, or it is none of LoRA's.
         """
-        sites = {site.name: site for site in self._sites if not isinstance(site.layer, BottleneckLayer)}
+        sites = {site.name: site for site in self._sites if not hasattr(site.layer, "reset_adapter")}
         super().shift({name: product for name, product in products.items() if name not in sites})
         for name in [*self._pretrained.keys() - products.keys()]:
             sites[name].layer.get_base_layer().weight.copy_(self._pretrained.pop(name))
@@ -127,17 +135,24 @@ class DualAdapters(AdapterStates):
         return PeftForm(self._config, {key: PREFIX + key for key in self.named("global")})
 
     def combined(self, parts: Sequence[Part]) -> tuple[PeftForm, dict[str, Tensor]]:
-        """Return the form and the state of one adapter that is the weighted sum of several."""
+        """Return the form and the state of one adapter that is the weighted sum of several.
+
+        Raises:
+            ValueError: adapters of this kind cannot be added up.
+        """
         if len(parts) == 1 and parts[0][0] == 1.0:
             return self.peft_form(), dict(parts[0][1])
         sites = [site for site in self._sites if not isinstance(site.layer, WholeModule)]
         config: PeftConfig
         if isinstance(self._config, BottleneckConfig):
             config, state = add_bottlenecks(self._config, [site.name for site in sites], parts)
+        elif getattr(layer_class(self._config), "sums_weights", False):
+            config = self._config
+            state = {key: torch.stack([w * part[key] for w, part in parts]).sum(dim=0) for key in parts[0][1]}
+        elif not isinstance(self._config, LoraConfig):
+            raise ValueError(f"adapters of {type(self._config).__name__} cannot be added up")
         else:
-            config, state = add_lora(
-                cast(LoraConfig, self._config), {site.name: site.scaling["global"] for site in sites}, parts
-            )
+            config, state = add_lora(self._config, {site.name: site.scaling["global"] for site in sites}, parts)
         return PeftForm(config, {key: PREFIX + key for key in state}), state
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:
@@ -145,10 +160,10 @@ class DualAdapters(AdapterStates):
 
 
 def _check_config(config: PeftConfig) -> None:
-    if isinstance(config, BottleneckConfig):
+    if hasattr(layer_class(config), "reset_adapter"):
         return
     if type(config) is not LoraConfig:
-        raise ValueError(f"dual adapters need a BottleneckConfig or a LoraConfig, not {type(config).__name__}")
+        raise ValueError(f"dual adapters need a tuner of this package or a LoraConfig, not {type(config).__name__}")
     # DoRA is not linear in its scale; biases and saved modules would be shared by all three adapters.
     for option, neutral in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
         if getattr(config, option) != neutral:

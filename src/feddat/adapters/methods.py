@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftConfig
 from torch import nn
 
 from feddat.adapters.base import ADAPTERS, Adapters
@@ -17,6 +18,12 @@ from feddat.adapters.replaced import ReplacedWeights
 from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites, depths, in_last_layers
 from feddat.adapters.whole import whole_modules
 from feddat.kinds import KINDS
+
+#: Kinds that are PEFT tuners -> the configuration of one, from an expression for its sites and the settings by name.
+TUNERS: dict[str, Callable[[str, Mapping[str, Any]], PeftConfig]] = {
+    "bottleneck": lambda sites, settings: BottleneckConfig(target_modules=sites, reduction=settings["reduction"]),
+    "lora": lambda sites, settings: LoraConfig(target_modules=sites, r=settings["rank"], lora_alpha=settings["alpha"]),
+}
 
 
 def build_adapters(
@@ -59,12 +66,12 @@ def build_adapters(
     chosen = next((name for name, is_given in given.items() if is_given), None)
     if sites is not None and tuple(parts) != PARTS[:1]:
         raise ValueError("sites and parts both choose where adapters go; give one of them")
-    if peft == "bottleneck":
-        targets = _targets(model, sites or default_sites(model_type, parts).bottleneck, layers)
-        return DualAdapters(model, BottleneckConfig(target_modules=targets, reduction=reduction), whole)
-    if peft == "lora":
-        targets = _targets(model, sites or default_sites(model_type, parts).lora, layers)
-        return DualAdapters(model, LoraConfig(target_modules=targets, r=rank, lora_alpha=alpha), whole)
+    if peft in TUNERS:
+        if sites is None:  # a tuner of our own sits where bottlenecks do
+            found = default_sites(model_type, parts)
+            sites = found.lora if peft == "lora" else found.bottleneck
+        settings = {"reduction": reduction, "rank": rank, "alpha": alpha}
+        return DualAdapters(model, TUNERS[peft](_targets(model, sites, layers), settings), whole)
     if chosen is not None:
         raise ValueError(f"{chosen}: adapters of kind {peft!r} have none to choose")
     if peft != "full" and (names := whole_modules(model, whole)):

@@ -35,6 +35,14 @@ def tuner_prefix(config: PeftConfig) -> str:
     return PEFT_TYPE_TO_PREFIX_MAPPING[key]
 
 
+def layer_class(config: PeftConfig) -> type[Any]:
+    """Return the class of the layers that a configuration's tuner puts around its sites."""
+    key: Any = config.peft_type
+    tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[key]
+    found: type[Any] = tuner.tuner_layer_cls
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One tuner layer, with its name in the base model and its adapters' scales at weight 1."""

@@ -9,18 +9,24 @@ from feddat.algorithms.ditto import Ditto
 from feddat.algorithms.fedalt import FedALT
 from feddat.algorithms.fedavg import FedAvg
 from feddat.algorithms.feddat import FedDAT
+from feddat.algorithms.feddat_2 import FedDAT2
 from feddat.algorithms.feddpa import FedDPA
 from feddat.algorithms.feddyn import FedDyn
 from feddat.algorithms.fedex_lora import FedExLora
+from feddat.algorithms.fedlease import FedLease
+from feddat.algorithms.fedmosaic import FedMosaic
 from feddat.algorithms.fedper import FedPer
 from feddat.algorithms.fedprox import FedProx
 from feddat.algorithms.fedrep import FedRep
 from feddat.algorithms.fedsa_lora import FedSALora
 from feddat.algorithms.ffa_lora import FFALora
 from feddat.algorithms.head import Head
+from feddat.algorithms.hilora import HiLora
 from feddat.algorithms.local import Local
+from feddat.algorithms.lora_fair import LoraFair
 from feddat.algorithms.moon import Moon
 from feddat.algorithms.pfedme import PFedMe
+from feddat.algorithms.pfedmma import PFedMma
 from feddat.algorithms.registry import Registry
 from feddat.algorithms.scaffold import Scaffold
 
@@ -28,6 +34,7 @@ from feddat.algorithms.scaffold import Scaffold
 ALGORITHMS = Registry(
     (
         FedDAT(),
+        FedDAT2(),
         FedAvg(),
         FedProx(),
         Scaffold(),
@@ -43,6 +50,11 @@ ALGORITHMS = Registry(
         FedSALora(),
         FFALora(),
         FedExLora(),
+        LoraFair(),
+        FedMosaic(),
+        FedLease(),
+        HiLora(),
+        PFedMma(),
         Local(),
         Central(),
         Head(),

@@ -9,7 +9,7 @@ client.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from feddat.adapters.base import ROUTES, Route
 from feddat.algorithms.server import ServerPart
-from feddat.config import AlgorithmConfig, RunConfig
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
 #: Name of the head that every member has.
 MAIN_HEAD = "main"
@@ -77,6 +77,18 @@ class Learner(Protocol):
 
     def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
         """Return the current batch's scores (N, C) of the task's classes on a route: the higher, the likelier."""
+        ...
+
+    def held_out(self) -> Iterator[None]:
+        """Make each batch of the client's validation examples the current one, in turn; none: it has no such examples.
+
+        The model is in evaluation mode and keeps no gradients inside the loop. In a round of training it is for
+        :meth:`Algorithm.begin` and :meth:`Algorithm.finish` alone: a step would lose its batch.
+        """
+        ...
+
+    def scores(self, answers: Tensor) -> Tensor:
+        """Return the score in [0, 1] of each example of the current batch, (N,), for what :meth:`answers` returned."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -175,12 +187,18 @@ class Algorithm(ABC):
         """End the round; return the extra arrays that travel with the adapter (:meth:`ServerPart.expects`)."""
         return {}
 
+    def prepare(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027
+        """Get ready to answer: everything is as it answers, and :meth:`Learner.held_out` may be looked at.
+
+        What is put into ``context.state`` here holds until the client's next turn, and is not stored.
+        """
+
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
         """Return the current batch's scores (N, C) under one of :attr:`routes`, see :meth:`Learner.answers`."""
         return learner.answers(route, self.heads(context.config).get(route, MAIN_HEAD))
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
-        """Return the weight of each adapter under one of :attr:`routes`; ``None`` where each question has its own."""
+        """Return the weight of each adapter under one of :attr:`routes`; ``None``: no one sum holds for all."""
         return ROUTES.get(route)
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
@@ -206,3 +224,13 @@ def task_step(learner: Learner, route: str) -> dict[str, Tensor]:
     loss = learner.task_loss(learner.logits(learner.features(route)))
     learner.update(loss)
     return {"loss": loss.detach()}
+
+
+def need_equal_weights(config: RunConfig) -> None:
+    """Refuse ``server.weighting`` for methods that make means of their own.
+
+    Raises:
+        ConfigError: it is not ``equal``.
+    """
+    if config.server.weighting != "equal":
+        raise ConfigError(f"server.weighting: {config.method} makes means of its own, which must be equal")

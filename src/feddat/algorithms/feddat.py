@@ -85,7 +85,9 @@ def _objective(
     weight = ramp(weight, context.round, context.config.ramp_rounds)
     task = learner.task_loss(student)
     divergence = learner.distillation_loss(student, teacher, context.config.temperature)
-    return (1.0 - weight) * task + weight * divergence, task, divergence
+    # Of weight 0, a teacher is not even in the graph.
+    loss = (1.0 - weight) * task + weight * divergence if weight else task
+    return loss, task, divergence
 
 
 def _log(loss: Tensor, task_global: Tensor, task_dat: Tensor, kl_global: Tensor, kl_dat: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,8 @@ Another package names its algorithms as entry points of the group ``feddat.algor
     trimmed = "my_package.trimmed:Trimmed"
 
 An algorithm is found in every process on every machine where its package is installed, and nowhere else: a server
-cannot make a client load what the client's own administrator has not installed.
+cannot make a client load what the client's own administrator has not installed. A notebook can add one to its own
+process (:meth:`Registry.add`).
 """
 
 from __future__ import annotations
@@ -32,11 +33,24 @@ class Registry(Mapping[str, Algorithm]):
     def __init__(self, own: Sequence[Algorithm]) -> None:
         self._own = {algorithm.name: algorithm for algorithm in own}
         self._loaded: dict[str, Algorithm] = {}
+        self._added: dict[str, Algorithm] = {}
+
+    def add(self, algorithm: Algorithm) -> None:
+        """Make an algorithm known in this process alone, as a notebook does; again under the same name replaces it.
+
+        Raises:
+            ConfigError: an algorithm of this or of another package has its name.
+        """
+        name = algorithm.name
+        if name in self and name not in self._added:
+            raise ConfigError(f"method {name}: there is one of this name already; give yours another `name`")
+        self._added[name] = algorithm
 
     def __iter__(self) -> Iterator[str]:
         """Yield the names, this package's first."""
         yield from self._own
         yield from (point.name for point in entry_points(group=GROUP) if point.name not in self._own)
+        yield from self._added
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -53,8 +67,9 @@ class Registry(Mapping[str, Algorithm]):
             KeyError: there is none of this name.
             ConfigError: another package's cannot be loaded or is no algorithm; names the package.
         """
-        if name in self._own:
-            return self._own[name]
+        for known in (self._own, self._added):
+            if name in known:
+                return known[name]
         if name not in self._loaded:
             points = [point for point in entry_points(group=GROUP) if point.name == name]
             if not points:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeAlias
 
 from torch import Tensor
 
@@ -23,12 +23,15 @@ class Gathered:
         extras: mean of their extra arrays, and of :meth:`ServerPart.folds`.
         replies: number of clients whose reply was used.
         clients: number of all clients.
+        each: client -> what it sent, its part of the adapter and its extra arrays together; empty unless
+            :attr:`ServerPart.apart`.
     """
 
     shared: dict[str, Tensor]
     extras: dict[str, Tensor]
     replies: int
     clients: int
+    each: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
 
 class ServerPart:
@@ -36,7 +39,13 @@ class ServerPart:
 
     State is a dictionary of float32 CPU tensors, kept in the server's checkpoints. Tensors that methods are given may
     share memory with messages: they are not to be written to.
+
+    Attributes:
+        apart: whether the server looks at each client's reply by itself, and sends clients arrays of their own. Such a
+            method cannot go with sums of which nobody sees the parts.
     """
+
+    apart: ClassVar[bool] = False
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the state before the first round, given the initial shared part of the adapter."""
@@ -52,6 +61,14 @@ class ServerPart:
     def answers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the extra arrays that go to every client when it is to answer; checked as those of :meth:`sends`."""
         return {}
+
+    def sends_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
+        """Return :meth:`sends` for one client, with :attr:`apart`: the same keys and shapes for every one."""
+        return self.sends(state)
+
+    def answers_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
+        """Return :meth:`answers` for one client, as :meth:`sends_to` does; what an unknown client gets, a new one."""
+        return self.answers(state)
 
     def expects(self, shared: Mapping[str, Tensor]) -> Shapes:
         """Return the shapes of the extra arrays of every reply, given the shared part."""

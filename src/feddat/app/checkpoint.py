@@ -10,6 +10,9 @@ One folder per round, so that tensors and numbers cannot disagree; written under
 then renamed, so that a kill at any moment leaves either the old state or the new one. Nothing is ever pickled. Beside
 the rounds' folders are the newest round's ``adapter_*`` once more, for whoever wants nothing but these. Earlier
 versions wrote one safetensors file per round.
+
+The state is sealed (:mod:`feddat.seals`) and holds the SHA-256 of the adapter's file, so that a checkpoint that was
+altered is refused. Checkpoints of earlier versions have no seals, and are accepted until the first one is sealed.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from torch import Tensor
 from feddat.adapters.peft_form import CONFIG_FILE, WEIGHTS_FILE, PeftForm, save_config
 from feddat.files import whole_folder
 from feddat.phases import phase
+from feddat.seals import BLANK, SEAL, Seal, SealError, file_digest
 from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
@@ -42,10 +46,12 @@ _RESIDUAL = "residual/"
 #: Fields of the state that are tensors; and the files of a round's folder that are not PEFT's.
 _TENSORS = ("shared", "rule", "residual")
 _SHARED_FILE, _STATE_FILE = "shared.safetensors", "state.safetensors"
+#: In the metadata of a state: the SHA-256 of the file of the global adapter.
+_DIGEST = "shared_sha256"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written or does not belong to this run; the message names the file."""
+    """A checkpoint cannot be written, was altered or does not belong to this run; the message names the file."""
 
 
 @dataclass
@@ -63,6 +69,7 @@ class ServerState:
         refused: replies that did not fit so far.
         start: hash of the folder that the first global adapter was read from; empty: it was drawn.
         world: what the run was made of when this was written -> its hash; empty in checkpoints of earlier versions.
+        trained: client -> last round that its training was used in; clients are told, and so notice an old backup.
         changes: what was exchanged while the run rested, and accepted: ``round`` after which, and ``what``.
     """
 
@@ -78,6 +85,7 @@ class ServerState:
     rule: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
     world: dict[str, str] = field(default_factory=dict)
+    trained: dict[str, int] = field(default_factory=dict)
     changes: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -89,10 +97,19 @@ class Checkpoints:
         config_hash: of the settings that determine the run's numbers; a checkpoint of another hash is refused.
         form: how PEFT keeps the global adapter; ``None``: not at all.
         base: the model that it belongs to, for PEFT.
+        key: file of the key that seals them; default: ``.seal.key`` beside the folder, which may be given away.
     """
 
-    def __init__(self, folder: Path, config_hash: str, form: PeftForm | None = None, base: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config_hash: str,
+        form: PeftForm | None = None,
+        base: str | None = None,
+        key: Path | None = None,
+    ) -> None:
         self.folder = folder
+        self._seal = Seal(key or folder.parent / ".seal.key")
         self.config_hash = config_hash
         self._form = form
         self._base = base
@@ -113,6 +130,7 @@ class Checkpoints:
             "shared": json.dumps(names),
             "keys": json.dumps(list(others)),
             "config_hash": self.config_hash,
+            SEAL: BLANK,
         }
         path = self.folder / f"round-{state.round:05d}"
         try:
@@ -123,9 +141,10 @@ class Checkpoints:
                     shared = {names[key]: value for key, value in state.shared.items()}
                     file = _SHARED_FILE if self._form is None else WEIGHTS_FILE
                     write_tensors(folder / file, shared, {"format": "pt"})
+                    metadata[_DIGEST] = file_digest(folder / file)
                     if self._form is not None:
                         save_config(folder, self._form.config, self._base)
-                write_tensors(folder / _STATE_FILE, others, metadata)
+                self._write(folder / _STATE_FILE, others, metadata, path.name)
             self._show_newest(path)
             for old in self._rounds()[KEEP:]:
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
@@ -135,11 +154,14 @@ class Checkpoints:
         return path
 
     @phase("checkpoints")
-    def latest(self) -> ServerState | None:
+    def latest(self, elsewhere: bool = False) -> ServerState | None:
         """Return the newest readable state; ``None`` if there is none. A damaged one is skipped with a warning.
 
+        Args:
+            elsewhere: it may be a copy from another machine, whose key is not here: it is then read unchecked.
+
         Raises:
-            CheckpointError: the newest belongs to a run with other settings, or none can be read.
+            CheckpointError: the newest was altered or belongs to a run with other settings, or none can be read.
         """
         rounds = self._rounds()
         for path in rounds:
@@ -150,10 +172,72 @@ class Checkpoints:
                 continue
             if config_hash != self.config_hash:
                 raise CheckpointError(f"checkpoint {path}: written by a run with other settings")
+            if elsewhere and not self._seal.exists:
+                log.info("checkpoint %s is read unchecked: the key of its seal is not here", path)
+                return state
+            try:
+                if not self._check(path):
+                    log.warning("checkpoint %s has no seal: it is of an earlier version", path)
+            except SealError as error:
+                raise CheckpointError(
+                    f"checkpoint {path}: {error}; put back what was there, or remove it to go on from the round "
+                    "before, or accept it (--accept-changes)"
+                ) from None
             return state
         if rounds:
             raise CheckpointError(f"checkpoints {self.folder}: no checkpoint can be read; start a new run")
         return None
+
+    def accept(self) -> bool:
+        """Seal anew what there is, whatever was done to it; say so of every checkpoint.
+
+        Returns:
+            Whether there was any that had to be.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        found = False
+        for path in self._rounds():
+            try:
+                if self._check(path):
+                    continue
+            except SealError:
+                pass
+            except (OSError, KeyError, ValueError, SafetensorError):
+                continue  # `latest` says so
+            try:
+                file = path / _STATE_FILE if path.is_dir() else path
+                with safe_open(file, framework="pt") as opened:
+                    metadata = opened.metadata() | {SEAL: BLANK}
+                    tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+                if (weights := _weights_file(path, metadata)) is not None:
+                    metadata[_DIGEST] = file_digest(weights)
+                self._write(file, tensors, metadata, path.name)
+            except (KeyError, ValueError, SafetensorError):
+                continue
+            except OSError as error:
+                raise CheckpointError(f"checkpoint {path}: cannot be sealed: {error.strerror or error}") from None
+            log.warning("checkpoint %s was altered or not sealed; it is accepted, and sealed anew", path)
+            found = True
+        return found
+
+    def _check(self, path: Path) -> bool:
+        """Check the seal of a round, and that the adapter's file is the one that was sealed; return if it has one.
+
+        Raises:
+            SealError: it was altered.
+            OSError, SafetensorError, KeyError, ValueError: it cannot be read.
+        """
+        if not self._seal.check(path / _STATE_FILE if path.is_dir() else path, path.name):
+            return False
+        weights = _weights_file(path, metadata := _metadata(path))
+        if weights is not None and file_digest(weights) != metadata.get(_DIGEST):
+            raise SealError(f"{weights.name} was altered after it was written")
+        return True
+
+    def _write(self, file: Path, tensors: dict[str, Tensor], metadata: dict[str, str], name: str) -> None:
+        write_tensors(file, tensors, metadata, lambda temporary: self._seal.put(temporary, name))
 
     def world(self) -> tuple[int, dict[str, str]]:
         """Return the round and the world of the newest state that :meth:`latest` can read; 0 and none: there is none.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from flwr.app import Context, Error, Message
@@ -16,15 +16,21 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 from torch import Tensor
 
-from feddat.app import messages, wire
+from feddat.app import messages, secure_messages, wire
 from feddat.app.grid import CLIENT_KEY
 from feddat.app.policy import PolicyError
+from feddat.app.versions import PROTOCOL, VERSION, VersionError
 from feddat.client.store import PersonalStore
+from feddat.client.summing import SecureMember
 from feddat.client.trainer import EvalResult, FitResult
 from feddat.phases import phase
+from feddat.privacy.secure_sum.errors import SumError
 
 log = logging.getLogger(__name__)
 
+#: What the server learns of a client's version, and of a state that is older than what the server has of it.
+OTHER_VERSION = f"refused: another version of feddat (here {VERSION}, messages {PROTOCOL})"
+OLD_STATE = "refused: its state is older than its last training"
 #: All that the server of a client with a policy learns of what went wrong; why is in the client's log.
 REFUSED, OTHER_MODEL, FAILED = "refused: policy", "refused: another model or other settings", "failed: see its log"
 #: The longest line of a log that a server can cause, in characters.
@@ -35,10 +41,18 @@ class OtherModelError(ValueError):
     """The client's model is not the server's; the message names the parts that differ."""
 
 
+class OldStateError(ValueError):
+    """The client's state is of an earlier round than the server has its training of; the message names both."""
+
+
 class Works(Protocol):
     """What the app needs of a :class:`feddat.client.trainer.Participant`."""
 
     store: PersonalStore
+
+    def kept(self) -> int:
+        """Return the newest round that the client keeps its state of; 0: of none."""
+        ...
 
     def fit(
         self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
@@ -66,11 +80,15 @@ class Site:
         who: what the server is told about it.
         works: does the work.
         model: part of its model -> hash; a part that either side does not name is not compared.
+        sums: its part in secure sums; ``None``: its updates travel as they are.
+        refuses_old_state: it does nothing with a state that is older than its last training, as of an old backup.
     """
 
     who: messages.Member
     works: Works
     model: Mapping[str, str] = field(default_factory=dict)
+    sums: SecureMember | None = None
+    refuses_old_state: bool = False
 
 
 class Gate(Protocol):
@@ -106,6 +124,7 @@ def make_client_app(
             if own is None:  # else it is said once, with what the server was told
                 log.warning("client %s, round %d: %s", here.who.name, ask.round, error)
             raise
+        check_state(here, ask)
         if own is not None:
             own.allow(message, ask, here.works)
         return ask, here
@@ -114,7 +133,8 @@ def make_client_app(
     def query(message: Message, context: Context) -> Message:
         def answer(own: Gate | None) -> Message:
             run = messages.read_run(message)
-            who = site(context, run).who
+            here = site(context, run)
+            who = replace(here.who, kept=here.works.kept())
             log.info(
                 "client %s: told the server of run %s who it is, and that it shares %s", who.name, run, who.sharing
             )
@@ -128,13 +148,18 @@ def make_client_app(
             ask, here = instructed(message, context, own)
             _tell("asked", here, ask, "asked to train", kind="train")
             result = here.works.fit(ask.shared, ask.round, ask.extras)
-            packed = _packed(here.works, ask, result.shared or {})
+            offer = _offered(here, ask, result)
+            packed = _packed(here.works, ask, result.shared or {}) if offer is None else {}
             _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
-            return messages.train_reply(
+            reply = messages.train_reply(
                 message, ask.round, packed, result.examples, result.metrics, result.extras, here.who.sharing
             )
+            return reply if offer is None else secure_messages.with_offer(reply, offer)
 
         return _guarded(gate(context), message, context, answer)
+
+    for step in secure_messages.STEPS:
+        app.query(step)(_step_of_sum(step, site, gate))
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -156,12 +181,19 @@ def make_client_app(
 def _guarded(own: Gate | None, message: Message, context: Context, answer: Callable[[Gate | None], Message]) -> Message:
     """Return the answer to a message; with a policy, a code in its place where something is wrong."""
     if own is None:
+        messages.check_versions(message)
         return answer(None)
     try:
+        messages.check_versions(message)
         own.admit(message)
         return answer(own)
     except Exception as error:  # Whatever is raised may name records, files and folders.
-        codes: dict[type[Exception], str] = {PolicyError: REFUSED, OtherModelError: OTHER_MODEL}
+        codes: dict[type[Exception], str] = {
+            PolicyError: REFUSED,
+            OtherModelError: OTHER_MODEL,
+            VersionError: OTHER_VERSION,
+            OldStateError: OLD_STATE,
+        }
         code = codes.get(type(error), FAILED)
         _note(code, error, message, context)
         return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, code), reply_to=message)
@@ -170,7 +202,7 @@ def _guarded(own: Gate | None, message: Message, context: Context, answer: Calla
 def _note(code: str, error: Exception, message: Message, context: Context) -> None:
     """Log why a message is answered with a code."""
     kind, group = one_line(message.metadata.message_type), message.metadata.group_id
-    reason = one_line(str(error) if code == REFUSED else f"{type(error).__name__}: {error}")
+    reason = one_line(str(error) if code in (REFUSED, OTHER_VERSION, OLD_STATE) else f"{type(error).__name__}: {error}")
     what: dict[str, Any] = {"event": "failed" if code == FAILED else "refused", "kind": kind, "told": code}
     what |= {"reason": reason, "client": context.node_config.get(CLIENT_KEY)}
     what["round"] = int(group) if group.isascii() and group.isdecimal() and len(group) < 10 else None
@@ -191,13 +223,40 @@ def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fie
     log.info("client %s, round %d: %s", here.who.name, ask.round, message, extra={"event": what})
 
 
+def _step_of_sum(
+    step: str, site: Callable[[Context, str], Site], gate: Callable[[Context], Gate | None]
+) -> Callable[[Message, Context], Message]:
+    """Return what answers the messages of one step of a secure sum."""
+
+    def take(message: Message, context: Context) -> Message:
+        def answer(own: Gate | None) -> Message:
+            here = site(context, messages.read_run(message))
+            if here.sums is None:
+                raise SumError("this run has no secure aggregation")
+            return secure_messages.answer_step(here.sums, message, step)
+
+        return _guarded(gate(context), message, context, answer)
+
+    return take
+
+
+@phase("messages")
+def _offered(here: Site, ask: messages.Instruction, result: FitResult) -> bytes | None:
+    """Return a client's offer to sum its update, which then stays here; ``None``: it travels as it is."""
+    if here.sums is None:
+        return None
+    if result.extras or not result.shared or ask.shared is None:
+        raise SumError("what this method sends beside its adapter cannot be summed")
+    return here.sums.offer(ask.run, ask.round, result.shared, ask.shared)
+
+
 @phase("messages")
 def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor]) -> wire.Packed:
     """Return what travels, packed as the server asks; what that loses is kept beside the client's personal state."""
     base = ask.shared if ask.wire.delta else None
     if ask.wire.format != "int8" or not shared:
         return wire.pack(shared, ask.wire, base)[0]
-    store = PersonalStore(works.store.root, works.store.client, label="residual")
+    store = works.store.beside("residual")
     with store.held():
         round, kept, _ = store.load(ask.round) or (None, {}, {})
         packed, left = wire.pack(shared, ask.wire, base, kept)
@@ -218,6 +277,22 @@ def check_model(site: Site, ask: messages.Instruction) -> None:
     ]
     if parts:
         raise OtherModelError(f"another model than the server's, so left out: {', '.join(parts)}")
+
+
+def check_state(site: Site, ask: messages.Instruction) -> None:
+    """Say in one line where the client's state is older than what the server has of it: its disk, or a backup of it.
+
+    Raises:
+        OldStateError: it is, and the client does nothing with such a state.
+    """
+    if ask.ledger <= (kept := site.works.kept()):
+        return
+    state = f"the newest state here is of round {kept}" if kept else "there is no state here"
+    reason = f"{state}, though the server has its training of round {ask.ledger}: restored from an older backup?"
+    if site.refuses_old_state:
+        raise OldStateError(f"{reason} It does nothing until that is put right (old_state: refuse)")
+    event = {"event": "rollback", "client": site.who.name, "kept": kept, "ledger": ask.ledger, "round": ask.round}
+    log.warning("client %s: %s It goes on from what there is", site.who.name, reason, extra={"event": event})
 
 
 def client_name(context: Context, names: Sequence[str] = ()) -> str:

@@ -2,15 +2,17 @@
 
 | message | server to client | client to server |
 | --- | --- | --- |
-| query | the run's id | the client's name and members, counts of its parameters and examples, what it shares |
-| train | the global adapter, extra arrays; round, rounds, run, model | the same, other extras; examples; losses |
+| query | the run's id | the client's name, members and newest state's round, counts of parameters and examples |
+| train | the global adapter, extra arrays; round, rounds, run, model, ledger | the same; examples; losses |
 | evaluate | the global adapter, other extras; the same; split, if final | number of examples; one score per route |
 
+Either side tells its version (:mod:`.versions`), and no key of an instruction may be missing. The ledger is the last
+round that the server has this client's training of.
 Nothing else leaves a client: no data, no head, no local adapter. Methods that do not communicate send no arrays at all.
 Of the metrics a client may keep back its losses and scores (``share_metrics: counts``), and its numbers of examples and
 of parameters as well (``none``).
 Of the global adapter only those entries travel that the algorithm shares, packed as ``wire`` says (:mod:`.wire`); an
-instruction names the format, where it is not the default, and the client answers in the same. Extra arrays (control
+instruction names the format, and the client answers in the same. Extra arrays (control
 variates, for example) are the algorithm's too and always fp32; they lie in the adapter's ArrayRecord, since Flower
 wants one per message, under a prefix.
 Everything that arrives is checked before it is used; what does not fit is a :class:`ReplyError`. Metrics have names
@@ -37,6 +39,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feddat.algorithms.server import Shapes
+from feddat.app import versions
 from feddat.app import wire as wires
 from feddat.app.arrays import ArrayError, read_array
 from feddat.client_names import name_problem
@@ -47,10 +50,13 @@ from feddat.phases import phase
 SHARED, CONFIG, METRICS = "shared", "config", "metrics"
 FORMAT, DELTA = "wire.format", "wire.delta"
 ROUND, EXAMPLES = "round", "num-examples"
+#: In an instruction: the last round of the client's training that the server knows of. In a name reply: the newest
+#: round that the client keeps its state of.
+LEDGER, KEPT = "ledger", "kept"
 #: Before the keys of extra arrays; no key of an adapter has a slash.
 EXTRA = "extra/"
 #: What a client tells of its training whatever the method is, beside the losses that the method names.
-TOLD = frozenset({"examples", "steps", "seconds"})
+TOLD = frozenset({"examples", "steps", "seconds", "forward", "backward"})
 #: What a client counts of its parameters.
 _COUNTED = frozenset({"total", "trainable", "communicated"})
 #: The largest value of a metric, and the largest count.
@@ -66,6 +72,26 @@ Value = TypeVar("Value")
 Kind = TypeVar("Kind", ArrayRecord, ConfigRecord, MetricRecord)
 #: What Flower takes for a MetricRecord.
 MetricValues: TypeAlias = dict[str, int | float | list[int] | list[float]]
+
+
+#: Keys of an instruction -> their types. None of them has a default: the other side's may be another one.
+INSTRUCTED: dict[str, type] = {
+    ROUND: int,
+    "rounds": int,
+    "final": bool,
+    "split": str,
+    "run": str,
+    "model": list,
+    LEDGER: int,
+    FORMAT: str,
+    DELTA: bool,
+    versions.PACKAGE: str,
+    versions.NUMBER: int,
+}
+
+
+class InstructionError(ValueError):
+    """An instruction lacks a key, or one is of another type; the message names it."""
 
 
 class ReplyError(ValueError):
@@ -93,6 +119,7 @@ class Member:
         parameters: ``total``, ``trainable`` and ``communicated`` parameters; empty where the client keeps them back.
         sharing: what of its metrics it lets out.
         examples: its number of training examples; ``None`` where it keeps that back.
+        kept: newest round of this run that it keeps its state of; 0: of none.
     """
 
     name: str
@@ -100,6 +127,7 @@ class Member:
     parameters: Mapping[str, int] = field(default_factory=dict)
     sharing: Sharing = "scores"
     examples: int | None = None
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +141,7 @@ class Instruction:
         shared: the shared part, not to be written to; ``None``: there is none.
         extras: the extra arrays.
         wire: how the shared part came, and how the client's is to be packed.
+        ledger: last round that the server has this client's training of; 0: none.
     """
 
     run: str
@@ -124,6 +153,7 @@ class Instruction:
     shared: dict[str, Tensor] | None
     extras: dict[str, Tensor]
     wire: WireConfig
+    ledger: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +251,7 @@ def as_tensor(value: NDArray[Any]) -> Tensor:
 
 def query_content(run: str) -> RecordDict:
     """Return a query's content: the run for which the server asks who a node is."""
-    return RecordDict({CONFIG: ConfigRecord({"run": run})})
+    return RecordDict({CONFIG: ConfigRecord({"run": run, **versions.told()})})
 
 
 def instruction_config(
@@ -234,7 +264,16 @@ def instruction_config(
 ) -> ConfigRecord:
     """Return the settings part of an instruction; ``final`` marks the evaluation that gives the run's scores."""
     identity = [f"{part}={value}" for part, value in (model or {}).items()]
-    return ConfigRecord({ROUND: round, "rounds": rounds, "split": split, "final": final, "run": run, "model": identity})
+    asked: dict[str, Any] = {ROUND: round, "rounds": rounds, "split": split, "final": final, "run": run}
+    usual = WireConfig()
+    asked |= {"model": identity, LEDGER: 0, FORMAT: usual.format, DELTA: usual.delta}
+    return ConfigRecord(asked | versions.told())
+
+
+def addressed(content: RecordDict, ledger: int) -> RecordDict:
+    """Return an instruction's content for one client, whose last known training was in round ``ledger``."""
+    config = ConfigRecord({**_record(content, CONFIG, ConfigRecord), LEDGER: ledger})
+    return RecordDict({key: config if key == CONFIG else record for key, record in content.items()})
 
 
 @phase("messages")
@@ -266,10 +305,15 @@ def read_run(message: Message) -> str:
 
 @phase("messages")
 def read_instruction(message: Message) -> Instruction:
-    """Return what a train or evaluate message asks for."""
+    """Return what a train or evaluate message asks for.
+
+    Raises:
+        InstructionError: a key is missing or of another type.
+    """
     content = message.content
     config = _record(content, CONFIG, ConfigRecord)
-    wire = WireConfig(format=config.get(FORMAT, "fp32"), delta=config.get(DELTA, False))
+    check_instructed(config)
+    wire = WireConfig.model_validate({"format": config[FORMAT], "delta": config[DELTA]})
     arrays = {key: read_array(array) for key, array in _record(content, SHARED, ArrayRecord).items()}
     packed = {key: value for key, value in arrays.items() if not key.startswith(EXTRA)}
     shared = {key: as_tensor(value) for key, value in wires.unpack(packed, wire).items()}
@@ -280,6 +324,7 @@ def read_instruction(message: Message) -> Instruction:
         rounds=int(config["rounds"]),  # type: ignore[arg-type]
         final=bool(config["final"]),
         split=str(config["split"]),
+        ledger=int(config[LEDGER]),  # type: ignore[arg-type]
         shared=shared or None,
         extras={
             key.removeprefix(EXTRA): torch.from_numpy(value.copy())  # an algorithm may write to it
@@ -290,12 +335,34 @@ def read_instruction(message: Message) -> Instruction:
     )
 
 
+def check_instructed(config: Mapping[str, Any]) -> None:
+    """See to it that an instruction has every key: none is filled from this side's own defaults.
+
+    Raises:
+        InstructionError: names one that is missing or of another type.
+    """
+    for key, kind in INSTRUCTED.items():
+        if type(config.get(key)) is not kind:
+            raise InstructionError(f"the instruction's {key} is missing or not of type {kind.__name__}")
+
+
+def check_versions(message: Message) -> None:
+    """Compare the version of a message's server with this client's.
+
+    Raises:
+        VersionError: it is another.
+    """
+    config = _record(message.content, CONFIG, ConfigRecord) if message.has_content() else {}
+    versions.check(config, "the server", "this client")
+
+
 # --- client to server -------------------------------------------------------------------------------------------------
 
 
 def name_reply(message: Message, member: Member) -> Message:
     """Return the answer to a query: who this node is."""
-    config = ConfigRecord({"client": member.name, "members": list(member.members), "sharing": member.sharing})
+    told: dict[str, Any] = {"client": member.name, "members": list(member.members), "sharing": member.sharing}
+    config = ConfigRecord(told | {KEPT: member.kept} | versions.told())
     if member.sharing != "none":
         if member.examples is not None:
             config[EXAMPLES] = member.examples
@@ -359,6 +426,10 @@ def read_name(message: Message) -> Member:
     """
     node = f"node {message.metadata.src_node_id}"
     config = _record(_records(message, node, {CONFIG}), CONFIG, ConfigRecord)
+    try:
+        versions.check(config, "it", "this server")
+    except versions.VersionError as error:
+        raise ReplyError(node, str(error)) from None
     name, members = config.get("client"), config.get("members")
     named = tuple(cast(list[str], members)) if isinstance(members, list) else ()
     if not isinstance(name, str) or not 0 < len(named) <= _MOST_MEMBERS or any(map(_no_name, (name, *named))):
@@ -374,7 +445,10 @@ def read_name(message: Message) -> Member:
     examples = config.get(EXAMPLES)
     if examples is not None and (type(examples) is not int or not 0 <= examples <= _MOST_COUNT):
         raise ReplyError(node, f"client {name} says to have {examples!r} examples")
-    return Member(name, named, cast(dict[str, int], counts), sharing, examples)
+    kept = config.get(KEPT)
+    if type(kept) is not int or not 0 <= kept <= _MOST_COUNT:
+        raise ReplyError(node, f"client {name} keeps its state of round {kept!r}")
+    return Member(name, named, cast(dict[str, int], counts), sharing, examples, kept)
 
 
 @phase("messages")
@@ -389,6 +463,7 @@ def read_train_reply(
     sharing: Sharing = "scores",
     losses: Collection[str] = ("loss",),
     below_zero: bool = False,
+    beside: Collection[str] = (),
 ) -> TrainReply:
     """Return a checked train reply.
 
@@ -403,12 +478,13 @@ def read_train_reply(
         sharing: what of its metrics the client said it lets out.
         losses: names of what the method reports; ``loss`` must be there where the client lets it out.
         below_zero: whether they may be below 0.
+        beside: further records that must be there, for others to read.
 
     Raises:
         ReplyError: the client failed; or round, keys, shapes, types or values do not fit.
     """
     expected = wires.layout(shapes, wire) | wires.layout(_marked(extra_shapes or {}), WireConfig())
-    content = _records(message, client, {SHARED, METRICS} if expected else {METRICS})
+    content = _records(message, client, {*((SHARED, METRICS) if expected else (METRICS,)), *beside})
     metrics = _metrics(content, client, round, 1, sharing)
     arrays = _record(content, SHARED, ArrayRecord)
     _same_keys(client, "the shared part", arrays, expected)
@@ -483,6 +559,15 @@ def checking(client: str) -> Iterator[None]:
         raise
     except Exception as error:  # Nobody can list what a reply may bring about.
         raise ReplyError(client, f"cannot be read: {type(error).__name__}: {error}") from error
+
+
+def check_records(message: Message, client: str, expected: set[str]) -> None:
+    """Check that a reply has these records and no others.
+
+    Raises:
+        ReplyError: the client failed, or it has not.
+    """
+    _records(message, client, expected)
 
 
 def is_of_gone_node(message: Message) -> bool:

@@ -16,20 +16,10 @@ from pydantic import BaseModel
 from feddat.app import messages
 from feddat.app.messages import Instruction
 from feddat.config import PolicyConfig, RunConfig
+from feddat.config.privacy import LEVELS, PrivacyConfig
 
 #: What of a client's model an instruction must name the hash of.
 PARTS = frozenset({"weights", "encoder", "adapter", "settings"})
-#: Types of what an instruction says; the last two are left out where numbers travel as they are.
-_FIELDS: dict[str, type] = {
-    messages.ROUND: int,
-    "rounds": int,
-    "final": bool,
-    "split": str,
-    "run": str,
-    "model": list,
-    messages.FORMAT: str,
-    messages.DELTA: bool,
-}
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -68,13 +58,39 @@ def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
         _among(policy.parts, part, "parts", "adapter.parts")
     if settings.fusion.side == "shared" and not policy.shared_fusion:
         raise PolicyError("policy.shared_fusion: fusion.side is shared")
+    if policy.secure_aggregation == "required" and not settings.secure_aggregation.enabled:
+        raise PolicyError("policy.secure_aggregation: required, but secure_aggregation.enabled is false")
     if len(settings.algorithm.options) > 32:
         raise PolicyError(f"policy: algorithm.options has {len(settings.algorithm.options)} keys, expected at most 32")
     for split in (settings.eval.split, settings.eval.curve_split):
         _among(policy.score_splits, split, "score_splits", "eval.split or eval.curve_split")
+    check_promise(policy, settings.privacy)
     for key, value in numbers(settings):
         if key in policy.bounds and (problem := policy.outside(key, value)):
             raise PolicyError(f"policy.bounds: {problem}")
+
+
+def check_promise(policy: PolicyConfig, privacy: PrivacyConfig) -> None:
+    """Refuse a run that promises less privacy than a client requires.
+
+    Raises:
+        PolicyError: says what the run promises, and what it must.
+    """
+    if privacy.noise_seed is not None:
+        raise PolicyError(
+            "policy: privacy.noise_seed is set, and noise hides nothing from a server that knows its seed"
+        )
+    if policy.privacy == "none":
+        return
+    wanted = f"expected privacy.scope {policy.privacy}, epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"
+    if privacy.epsilon is None:
+        raise PolicyError(f"policy.privacy: the run promises none, {wanted}")
+    if LEVELS.index(privacy.scope) < LEVELS.index(policy.privacy):
+        raise PolicyError(f"policy.privacy: privacy.scope is {privacy.scope}, {wanted}")
+    if privacy.epsilon > policy.epsilon or privacy.delta > policy.delta:
+        raise PolicyError(
+            f"policy.epsilon, policy.delta: the run promises {privacy.epsilon:g} and {privacy.delta:g}, {wanted}"
+        )
 
 
 def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Message) -> None:
@@ -84,12 +100,11 @@ def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Messag
         PolicyError: says what was found.
     """
     config = _config(message)
-    for key, kind in _FIELDS.items():
-        if key not in config and key in (messages.FORMAT, messages.DELTA):
-            continue
-        if type(config.get(key)) is not kind:
-            raise PolicyError(f"the instruction's {key} is missing or not of type {kind.__name__}")
-    if unknown := sorted(config.keys() - _FIELDS.keys()):
+    try:
+        messages.check_instructed(config)
+    except messages.InstructionError as error:
+        raise PolicyError(str(error)) from None
+    if unknown := sorted(config.keys() - messages.INSTRUCTED.keys()):
         raise PolicyError(f"the instruction has {len(unknown)} unknown keys")
     parts = [str(part).partition("=")[0] for part in config["model"]]
     if len(parts) != len(PARTS) or set(parts) != PARTS:
@@ -99,7 +114,9 @@ def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Messag
         raise PolicyError(f"the instruction says {rounds} rounds, its run {settings.rounds}")
     if not 1 <= round <= settings.rounds:
         raise PolicyError(f"round is {round}, expected 1 to {settings.rounds}")
-    wire = (config.get(messages.FORMAT, "fp32"), config.get(messages.DELTA, False))
+    if not 0 <= config[messages.LEDGER] <= round:
+        raise PolicyError(f"the instruction's ledger is {config[messages.LEDGER]}, expected 0 to {round}")
+    wire = (config[messages.FORMAT], config[messages.DELTA])
     if wire != (settings.wire.format, settings.wire.delta):
         raise PolicyError("the instruction's wire format is another than its run's")
     if message.metadata.message_type == MessageType.EVALUATE:
@@ -108,6 +125,21 @@ def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Messag
             raise PolicyError(f"split {split!r} is not one that its run scores")
         if config["final"] and (round != settings.rounds or split != settings.eval.split):
             raise PolicyError("the instruction calls an evaluation final that is not the run's last")
+
+
+def check_step(settings: RunConfig, message: Message) -> None:
+    """Refuse a message of a secure sum that is not one of its run; what it tells is for the protocol to check.
+
+    Raises:
+        PolicyError: says what was found.
+    """
+    config = _config(message)
+    if sorted(config) != sorted(("run", messages.ROUND)) or type(round := config[messages.ROUND]) is not int:
+        raise PolicyError("a message of a secure sum that does not name its run and round alone")
+    if not 1 <= round <= settings.rounds:
+        raise PolicyError(f"round is {round}, expected 1 to {settings.rounds}")
+    if not settings.secure_aggregation.enabled:
+        raise PolicyError("a message of a secure sum, but secure_aggregation.enabled is false")
 
 
 def check_received(ask: Instruction) -> None:

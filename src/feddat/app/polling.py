@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
@@ -17,12 +18,15 @@ from feddat.app.incoming import Mailbox
 MOST = 2**20
 #: Seconds between two looks for replies.
 PAUSE = 0.3
+#: Seconds between two looks for the nodes that replies are waited for from; after two without it a node is given up.
+LOOK = 5.0
 
 
 class PollingGrid(Grid):
     """Flower's grids give out replies when all are there, and look for them every three seconds; this one does not.
 
-    A reply that comes after the timeout is never asked for, so it cannot be taken for an answer to a later message.
+    A reply that comes after the timeout is never asked for, so it cannot be taken for an answer to a later message. A
+    node that goes away, or is taken out, while it sends its reply never ends it: that is not waited for either.
 
     Args:
         grid: what carries the messages.
@@ -78,16 +82,18 @@ class PollingGrid(Grid):
         began = time.monotonic()
         sent = list(messages)
         waiting = {key for key in self.push_messages(sent) if key}
-        nodes = {message.metadata.message_id: message.metadata.dst_node_id for message in sent}
+        asked = {message.metadata.message_id: message for message in sent}
         try:
-            yield from self._answers(waiting, nodes, began, timeout)
+            yield from self._answers(waiting, asked, began, timeout)
         finally:
             if self._mailbox is not None:
                 self._mailbox.forget(waiting)
 
     def _answers(
-        self, waiting: set[str], nodes: Mapping[str, int], began: float, timeout: float | None
+        self, waiting: set[str], sent: Mapping[str, Message], began: float, timeout: float | None
     ) -> Iterator[Message]:
+        nodes = {key: message.metadata.dst_node_id for key, message in sent.items()}
+        looked, absent = time.monotonic(), set[str]()
         while waiting:
             replies = self.pull_messages(waiting)
             for reply in replies:
@@ -99,5 +105,12 @@ class PollingGrid(Grid):
                 yield reply
             if timeout is not None and time.monotonic() - began >= timeout:
                 return
+            if time.monotonic() - looked >= LOOK:
+                there = set(self.get_node_ids())
+                gone = {key for key in waiting if nodes.get(key) not in there}
+                for key in gone & absent:
+                    waiting.discard(key)
+                    yield Message(Error(ErrorCode.NODE_UNAVAILABLE, "its node has gone"), reply_to=sent[key])
+                looked, absent = time.monotonic(), gone
             if waiting and not replies:
                 time.sleep(PAUSE)

@@ -2,7 +2,8 @@
 
 Node ids come and go (a restarted SuperNode may have another one); client names stay. In one process all nodes are there
 from the start and nothing here takes time. A name is bound to a key: the SuperLink knows the key of every node, and the
-name under which its administrator let that key in; what a node says is only taken if it is that name.
+name under which its administrator let that key in; what a node says is only taken if it is that name. The administrator
+may let clients in, give them new keys and take them out while a run is under way: this is looked at before each round.
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Roster:
         least: so many must be there before a round begins.
         wait: seconds to wait for them.
         bound: nodes whose key was let in under no name are turned away.
+        admitted: returns the clients that are let in at this moment, name -> public key as the SuperLink keeps it; a
+            node with another key is turned away. ``None``: the SuperLink alone decides.
         central: clients answer for other members than themselves: one place has the data of all.
+        trained: client -> last round that it has trained in; one whose state is older has lost some, and that is said.
         refused: how often a node was turned away for what it said so far.
         members: node id -> who it is, in the order of names.
         known: every client that was ever there -> what it said about itself.
@@ -57,11 +61,14 @@ class Roster:
     wait: float = 0.0
     bound: bool = False
     central: bool = False
+    trained: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
     members: dict[int, Member] = field(default_factory=dict)
     known: dict[str, Member] = field(default_factory=dict)
     notify: Callable[[dict[str, Any]], None] = lambda event: None
+    admitted: Callable[[], Mapping[str, bytes]] | None = None
     _turned_away: set[int] = field(default_factory=set)
+    _keyless: set[int] = field(default_factory=set)
     _ask_again: dict[int, float] = field(default_factory=dict)
 
     def meet(self, grid: Grid) -> None:
@@ -70,12 +77,12 @@ class Roster:
         Raises:
             FederationError: there are too few, a node failed where waiting does not help, or two have the same name.
         """
-        wanted = max(self.least, len(self.expected))
-        first = self._gather(grid, wanted)
+        awaited = self._awaited()
+        first = self._gather(grid, max(self.least, len(awaited)))
         if not self.members and first is not None:
             raise FederationError(str(first))
         self._check(0)
-        if absent := [name for name in self.expected if name not in self.known]:
+        if absent := [name for name in awaited if name not in self.known]:
             log.warning("beginning without %s: not connected after %.0f s", ", ".join(absent), self.wait)
 
     def refresh(self, grid: Grid, round: int) -> None:
@@ -95,12 +102,19 @@ class Roster:
         """Return the number of all clients of the run, there or not."""
         return len(self.expected) or len(self.known)
 
+    def _awaited(self) -> Sequence[str]:
+        """Return the names of the clients that may come."""
+        if self.admitted is None:
+            return self.expected
+        there = self.admitted()
+        return [name for name in self.expected or sorted(there) if name in there]
+
     def _gather(self, grid: Grid, wanted: int) -> ReplyError | None:
         """Look for nodes until ``wanted`` are there or the time is up; return the first failure."""
         first: ReplyError | None = None
         began = time.monotonic()
         while True:
-            names = {info.node_id: str(info.name) for info in grid.get_nodes()}
+            names = self._let_in(grid)
             connected = set(names)
             for node in [node for node in self.members if node not in connected]:
                 log.warning("client %s has gone (node %d)", self.members.pop(node).name, node)
@@ -113,6 +127,24 @@ class Roster:
             if len(self.members) >= wanted or time.monotonic() - began >= self.wait:
                 return first
             time.sleep(PAUSE)
+
+    def _let_in(self, grid: Grid) -> dict[int, str]:
+        """Return the nodes that are connected, with the names of their keys, but for those whose key is not let in."""
+        nodes = {info.node_id: info for info in grid.get_nodes()}
+        if self.admitted is not None:
+            keys = self.admitted()
+            for node, info in list(nodes.items()):
+                if keys.get(info.name) == info.public_key:
+                    continue
+                del nodes[node]
+                if node in self._keyless:
+                    continue
+                self._keyless.add(node)
+                if node in self.members and info.name in keys:
+                    log.warning("client %s has another key now; it is waited for (node %d)", info.name, node)
+                    continue
+                self._refuse(info.name, f"client {info.name}: the key of node {node} is not let in")
+        return {node: str(info.name) for node, info in nodes.items()}
 
     def _ask(self, grid: Grid, nodes: Mapping[int, str]) -> Iterator[ReplyError]:
         """Ask nodes who they are, given the names of their keys; yield what went wrong."""
@@ -140,6 +172,13 @@ class Roster:
                 continue
             if member.name in self.known:
                 log.info("client %s is back (node %d)", member.name, node)
+            if member.kept < (last := self.trained.get(member.name, 0)):
+                log.warning(
+                    "client %s keeps a state of round %d, though it has trained in round %d: what came after is lost",
+                    member.name,
+                    member.kept,
+                    last,
+                )
             self.members[node] = self.known[member.name] = member
         self.members = dict(sorted(self.members.items(), key=lambda item: item[1].name))
 

@@ -100,11 +100,13 @@ class Rule(ABC):
         state: what must be kept for the next round, as float32 CPU tensors.
         expects: shapes of the extra arrays of every reply.
         reads_losses: whether every reply must have a training loss.
+        apart: whether clients get extra arrays of their own (:meth:`for_client`).
     """
 
     state: dict[str, Tensor]
     expects: Shapes
     reads_losses: bool = False
+    apart: bool = False
 
     @abstractmethod
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
@@ -118,9 +120,13 @@ class Rule(ABC):
         """Return the extra arrays that go with the shared part when clients are to answer."""
         return {}
 
+    def for_client(self, client: str, training: bool) -> Mapping[str, Tensor]:
+        """Return the extra arrays that go to one client when it is to train, or to answer; only with :attr:`apart`."""
+        return {}
+
     @abstractmethod
-    def add(self, reply: TrainReply, weight: float) -> None:
-        """Take one reply; they come in the order of client names."""
+    def add(self, reply: TrainReply, weight: float, client: str = "") -> None:
+        """Take one client's reply; they come in the order of client names."""
 
     @abstractmethod
     def close(self, clients: int) -> dict[str, Tensor]:
@@ -139,6 +145,7 @@ class MeanRule(Rule):
 
     def __init__(self, part: ServerPart | None = None, config: AlgorithmConfig | None = None) -> None:
         self._part, self._config = part or ServerPart(), config or AlgorithmConfig()
+        self.apart = self._part.apart
 
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
         """Begin with the server part's own start, or go on."""
@@ -149,23 +156,37 @@ class MeanRule(Rule):
         """Begin with empty sums."""
         self._sent = shared
         self._shared, self._extras, self._replies = RunningMean(), RunningMean(), 0
+        self._each: dict[str, Mapping[str, Tensor]] = {}
         return self._part.sends(self.state)
 
     def answers(self) -> Mapping[str, Tensor]:
         """Return what the server part sends along."""
         return self._part.answers(self.state)
 
-    def add(self, reply: TrainReply, weight: float) -> None:
+    def for_client(self, client: str, training: bool) -> Mapping[str, Tensor]:
+        """Return what the server part sends along to one client."""
+        return self._part.sends_to(self.state, client) if training else self._part.answers_to(self.state, client)
+
+    def add(self, reply: TrainReply, weight: float, client: str = "") -> None:
         """Fold one reply into the sums."""
         self._replies += 1
+        if self.apart:
+            self._each[client] = {
+                key: as_tensor(np.array(value)) for part in (reply.shared, reply.extras) for key, value in part.items()
+            }
         self._shared.add(reply.shared, weight)
         self._extras.add(reply.extras, weight)
         folded = self._part.folds({key: as_tensor(value) for key, value in reply.shared.items()})
         self._extras.add({key: value.numpy() for key, value in folded.items()}, weight)
 
+    def add_mean(self, shared: Mapping[str, NDArray[np.float32]], replies: int) -> None:
+        """Take the mean of so many replies, of which none is known by itself."""
+        self._replies += replies
+        self._shared.add(shared, replies)
+
     def close(self, clients: int) -> dict[str, Tensor]:
         """Return the mean, or what the server part makes of it."""
-        gathered = Gathered(self._shared.taken(), self._extras.taken(), self._replies, clients)
+        gathered = Gathered(self._shared.taken(), self._extras.taken(), self._replies, clients, self._each)
         self.state, shared = self._part.finish(self.state, self._sent, gathered, self._config)
         return shared
 
@@ -210,7 +231,7 @@ class FlowerRule(Rule):
             self._strategy.configure_train(round, arrays, ConfigRecord(), cast(Grid, None))
         return {}
 
-    def add(self, reply: TrainReply, weight: float) -> None:
+    def add(self, reply: TrainReply, weight: float, client: str = "") -> None:
         """Keep one reply for the end of the round."""
         arrays = to_arrays(reply.shared)
         metrics: MetricValues = {_WEIGHT: weight}

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from flwr.app import ArrayRecord, Context, Message, MetricRecord
@@ -93,7 +94,9 @@ class _Loop:
         self.lap = self.begun if started is None else started
         self.first = state.round + 1
         strategy.failed, strategy.refused = state.failed, state.refused
+        strategy.trained.update(state.trained)
         strategy.residual = state.residual
+        strategy.exchange = partial(self._exchange, "train")
         if not state.round:
             state.shared = strategy.settle(state.shared)
         strategy.rule.start(state.shared, state.rule if state.round else None)
@@ -113,7 +116,7 @@ class _Loop:
             self._clock("evaluate")
         state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state
         state.residual = strategy.residual
-        state.round, state.failed = round, strategy.failed
+        state.round, state.failed, state.trained = round, strategy.failed, dict(strategy.trained)
         state.refused = strategy.refused + strategy.roster.refused
         self.notify(
             {

@@ -49,6 +49,7 @@ class AdapterStrategy(Strategy):
         scores: member -> route -> percent, of the latest evaluation.
         gone: nodes that went away while they were asked to train in this round.
         kept_back: members that have scores of it, but keep them to themselves.
+        trained: client -> last round that it has answered to training in.
         logs: keys of the metrics that clients report of their training.
         logs_below_zero: whether any of them may be below 0.
         wire: how the shared part travels.
@@ -84,6 +85,8 @@ class AdapterStrategy(Strategy):
         self.logs, self.logs_below_zero = tuple(logs), logs_below_zero
         self.roster.notify = notify
         self.failed = self.refused = 0
+        self.trained: dict[str, int] = {}
+        self.roster.trained = self.trained
         self.scores: dict[str, dict[str, float]] = {}
         self.kept_back: set[str] = set()
         self.gone: set[int] = set()
@@ -91,6 +94,8 @@ class AdapterStrategy(Strategy):
         self._late: set[int] = set()
         self._split, self._final = "", False
         self._sent: dict[str, Tensor] = {}
+        #: Sends messages within a round's training, and yields the answers; set by whoever has the grid.
+        self.exchange: Callable[[Sequence[Message]], Iterator[Message]] = lambda asked: iter(())
 
     def sample(self, round: int) -> list[int]:
         """Return the nodes that take part in a round: a share of all, at least one; depends on seed and round only."""
@@ -127,6 +132,7 @@ class AdapterStrategy(Strategy):
                 reply = self._read(member, message, server_round)
                 measures = self.judge.measure(member.name, reply, self._sent)
             held.add(member, reply)
+            self.trained[member.name] = server_round
             measured.append(measures)
             self._notify(
                 {
@@ -144,12 +150,12 @@ class AdapterStrategy(Strategy):
 
         refused = self._each(server_round, "train", replies, hold, outliers)
         losses, updates = RunningMean(), UpdateStatistics()
-        for place, (_, reply) in enumerate(held.taken()):
+        for place, (member, reply) in enumerate(held.taken()):
             if place in refused:
                 continue
             weight = float(reply.examples or 0) if self.weighting == "examples" else 1.0
             updates.add(reply.shared, self._sent)
-            self.rule.add(reply, weight)
+            self.rule.add(reply, weight, member.name)
             losses.add(reply.metrics, weight)
         if found := updates.values():
             self._notify({"event": "updates", "round": server_round, "updates": found})
@@ -202,8 +208,12 @@ class AdapterStrategy(Strategy):
             if isinstance(error, RuleError) and not may_be_few:
                 raise FederationError(f"round {round}: {error}") from None
             reason = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error)
-        self.rule.start(self._sent, self._rule_state)
         self.residual = residual
+        return self._kept(round, reason)
+
+    def _kept(self, round: int, reason: str) -> dict[str, Tensor]:
+        """Return the global adapter that was sent out, with the rule as it was before the round, and say why."""
+        self.rule.start(self._sent, self._rule_state)
         self.refused += 1
         log.warning("round %d: the global adapter stays as it was: %s", round, reason)
         self._notify({"event": "kept", "round": round, "reason": reason})
@@ -292,9 +302,16 @@ class AdapterStrategy(Strategy):
         self._asked = list(nodes)
         names = [self.roster.members[node].name for node in nodes]
         self._notify({"event": "asked", "round": round, "kind": kind, "clients": names})
-        content = messages.instruction_content(arrays, config, extras, self.wire)
         ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
-        return [Message(content, node, kind, group_id=str(round), ttl=ttl) for node in nodes]
+        training = kind == MessageType.TRAIN
+        content = messages.instruction_content(arrays, config, extras, self.wire)
+        asked = []
+        for node, name in zip(nodes, names, strict=True):
+            if self.rule.apart:
+                content = messages.instruction_content(arrays, config, self.rule.for_client(name, training), self.wire)
+            own = messages.addressed(content, self.trained.get(name, 0))
+            asked.append(Message(own, node, kind, group_id=str(round), ttl=ttl))
+        return asked
 
     def _each(
         self,

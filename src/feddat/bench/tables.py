@@ -89,6 +89,8 @@ def machine(result: Result) -> str:
 def table(result: Result) -> list[Cells]:
     """Return a measurement's rows as text."""
     kinds = {"step": _step, "epoch": _epoch, "clients": _clients, "simulation": _clients, "jobs": _jobs, "wire": _wire}
+    kinds["privacy"] = _privacy
+    kinds["sums"] = _sums
     return kinds[result["kind"]](result["rows"])
 
 
@@ -104,6 +106,23 @@ def seconds(values: Sequence[float]) -> str:
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
     """Return how many times as fast ours is: the median over the turns, each of which took both."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
+
+
+def _privacy(rows: Sequence[Result]) -> list[Cells]:
+    return [
+        {
+            "model, batch": f"{row['model']}, {row['batch']}",
+            "step": row["schedule"],
+            "scope": row["scope"],
+            "format": row["precision"],
+            "releases": str(row["releases"]),
+            "numbers": f"{row['private']:,}",
+            "s per plain step": seconds(row["plain_seconds"]),
+            "s per private step": seconds(row["private_seconds"]),
+            "times as long": f"{row['ratio']:.2f}",
+        }
+        for row in rows
+    ]
 
 
 def _step(rows: Sequence[Result]) -> list[Cells]:
@@ -184,6 +203,25 @@ def _wire(rows: Sequence[Result]) -> list[Cells]:
         }
         for row in rows
     ]
+
+
+def _sums(rows: Sequence[Result]) -> list[Cells]:
+    cells = []
+    for row in rows:
+        plain = next(r for r in rows if (r["model"], r["clients"]) == (row["model"], row["clients"]))
+        total = row["up"] + row["down"]
+        cells.append(
+            {
+                "model, clients": f"{row['title']}, {row['clients']}",
+                "updates": "int8" if row["way"] == "int8" else f"secure sum, {row['lost']} % gone",
+                "bytes up": str(row["up"]),
+                "bytes down": str(row["down"]),
+                "times int8": f"{total / (plain['up'] + plain['down']):.2f}",
+                "CPU s of a client": seconds(row["client"]),
+                "CPU s of the server": seconds(row["server"]),
+            }
+        )
+    return cells
 
 
 def step_figure(result: Result) -> Figure:

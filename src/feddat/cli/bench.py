@@ -152,6 +152,48 @@ def wire(cycles: Cycles = None, quick: Quick = False, to: Out = _OUT, work: Work
 
 
 @app.command()
+def privacy(
+    models: Annotated[str, typer.Option(help="vilt-mini, vilt-b32.")] = "vilt-mini",
+    device: Device = "cpu",
+    batch: Batch = None,
+    cycles: Cycles = None,
+    threads: Threads = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
+    quick: Quick = False,
+    to: Out = _OUT,
+    work: Work = _WORK,
+) -> None:
+    """Time steps with and without differential privacy, in turns."""
+    names = tuple(split_names(models))
+    with _measuring(threads) as say:
+        from feddat.bench.private import bench_private
+
+        result = bench_private(work, names, device, cycles or (3 if quick else 9), batch, precision, say)
+    _show(result, to)
+
+
+@app.command()
+def sums(
+    counts: Annotated[str, typer.Option(metavar="N1,N2,...", help="Numbers of clients.")] = "5,20,100",
+    models: Annotated[str, typer.Option(help="As in step.")] = "vilt-mini",
+    cycles: Cycles = None,
+    quick: Quick = False,
+    to: Out = _OUT,
+    work: Work = _WORK,
+) -> None:
+    """Measure a round with secure aggregation, and with 0, 20 and 40 % of its clients dropping out."""
+    sizes = split_names("5" if quick else counts)
+    if not all(size.isdecimal() and int(size) > 2 for size in sizes):
+        raise typer.BadParameter(f"expected numbers of clients, from 3, with commas, got {counts!r}")
+    with _measuring(1) as say:
+        from feddat.bench.sums import bench_sums
+
+        numbers = [int(size) for size in sizes]
+        result = bench_sums(work, numbers, models=split_names(models), cycles=cycles or (1 if quick else 3), say=say)
+    _show(result, to)
+
+
+@app.command()
 def fill(
     page: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown with marks like <!-- bench step -->.")],
     results: Annotated[Path, typer.Option("--from", metavar="DIR", help="What the other commands wrote.")] = _OUT,

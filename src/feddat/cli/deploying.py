@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from feddat.cli import membership
 from feddat.cli.common import fail, out, print_paths, say_loading, split_names
+from feddat.cli.membership import (
+    Epsilon,
+    PassphraseFile,
+    Privacy,
+    fingerprint_of,
+    new_passphrase,
+    privacy_level,
+    read_signer,
+    say_note,
+    tell_fingerprint,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Set up and run a federation over several machines.")
 _FLOWER = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -18,28 +30,61 @@ _FLOWER = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 @app.command("init")
 def init(
-    clients: Annotated[str, typer.Option(help="Names of the clients, with commas.")],
     host: Annotated[str, typer.Option(help="Name or address that clients reach the server under; more with commas.")],
+    clients: Annotated[
+        str,
+        typer.Option(
+            help="For trials on one machine: names, with commas, of clients whose keys are made here. Others join.",
+            show_default=False,
+        ),
+    ] = "",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the server.")] = 9092,
     model: Annotated[
         str, typer.Option(help="Bundled model, folder, or owner/name of the foundation model.")
     ] = "vilt-mini",
+    privacy: Privacy = "none",
+    epsilon: Epsilon = 8.0,
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder.")] = Path("consortium"),
+    authority: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="New folder of the authority's key, on a medium that leaves this machine."),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Write keys, certificates, settings and instructions for a server and its clients."""
+    """Write a consortium's authority, its server's folder, and the invitation by which clients join."""
+    kept = (privacy_level(privacy), epsilon)
+    passphrase = new_passphrase(passphrase_file)
     say_loading()
-    from feddat.deploy.folder import write_consortium
+    from feddat.deploy.folder import write_consortium, write_server
     from feddat.experiment.single.federation import model_hashes
     from feddat.models.named import pin_model
 
     pinned = pin_model(model)
-    write_consortium(to, split_names(clients), split_names(host), port, (pinned, model_hashes(pinned)))
-    print_paths(server=to / "server", clients=to / "clients", readme=to / "README.md")
+    names, hosts, known = split_names(clients), split_names(host), (pinned, model_hashes(pinned))
+    if names:
+        write_consortium(to, names, hosts, port, known, passphrase=passphrase, authority=authority, privacy=kept)
+        print_paths(server=to / "server", clients=to / "clients", readme=to / "README.md")
+    else:
+        write_server(to, hosts, port, known, passphrase=passphrase, authority=authority, privacy=kept)
+        print_paths(server=to / "server", invites=to / "invitation.json", readme=to / "README.md")
+    keeper = authority or to / "authority"
+    tell_fingerprint("authority's fingerprint", fingerprint_of(keeper / "ca.crt"))
+    note = "encrypted" if passphrase else "not encrypted (--ca-passphrase-file)"
+    say_note(f"{keeper / 'ca.key'} is {note}: take {keeper} off this machine; the server runs without it")
+    if names:
+        say_note("clients' keys were made here: for trials. Clients on machines of their own make theirs: deploy join")
+
+
+for command in (
+    *(membership.join, membership.admit, membership.revoke, membership.members),
+    *(membership.renew, membership.sign),
+):
+    app.command()(command)
 
 
 @app.command("check")
 def check(
-    folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="The folder that this client was handed.")],
+    folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="This client's folder.")],
 ) -> None:
     """Say what this machine still lacks to take part."""
     say_loading()
@@ -54,13 +99,28 @@ def check(
         raise typer.Exit(fail(f"{missing} of the above must be put right first", 1))
 
 
+@app.command("certify")
+def certify(
+    authority: Annotated[Path, typer.Argument(metavar="AUTHORITY_DIR", help="Folder with ca.key and ca.crt.")],
+    client: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
+    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="Its node.pub.")],
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The certificate.")] = Path("node.crt"),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Certify whose a client's key is, so that the other clients know it in secure sums."""
+    from feddat.deploy import certify as certificates
+
+    certificates.certify(read_signer(authority, passphrase_file), public_key, client, to)
+    print_paths(certificate=to)
+
+
 @app.command("approve")
 def approve(
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="Id of a run; default: show those that wait.")
     ] = None,
     folder: Annotated[
-        Path, typer.Option("--folder", "-f", metavar="CLIENT_DIR", help="The folder that this client was handed.")
+        Path, typer.Option("--folder", "-f", metavar="CLIENT_DIR", help="This client's folder.")
     ] = Path(),
 ) -> None:
     """Let a run have of this client what it asks for; from then on it must keep to these settings."""
@@ -101,26 +161,52 @@ def server(
 
 @app.command("client")
 def client(
-    folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="The folder that this client was handed.")],
+    folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="This client's folder.")],
     refused: Annotated[bool, typer.Option("--refused", hidden=True)] = False,
+    new_key: Annotated[bool, typer.Option("--new-key", hidden=True)] = False,
 ) -> None:
     """Be a client of a consortium until this is ended."""
     from feddat.deploy.names import quiet_flower
 
     quiet_flower()
     _log()
-    from feddat.deploy.folder import node_arguments
+    from feddat.deploy import client_folder
     from feddat.deploy.node import run_node
     from feddat.site import read_site
 
     site = read_site(folder / "client.yaml")
     if site.server is None:
         raise typer.Exit(fail(f"{folder / 'client.yaml'}: names no server (server: HOST:PORT)", 2))
-    arguments = node_arguments(folder, site.server, site.client, folder / "client.yaml")
-    if refused:
+    _close_client(folder, site.state)
+    client_folder.mend_key_pair(folder)
+    waits = client_folder.has_new_key(folder)
+    new_key = new_key and waits
+    keys = client_folder.NEW_KEYS if new_key else client_folder.KEYS
+    arguments = client_folder.node_arguments(folder, site.server, site.client, folder / "client.yaml", keys=keys)
+    if refused and not new_key:
         _say_why(folder, site.server)
-    again = ["deploy", "client", str(folder), "--refused"]
-    run_node(arguments, site.node_port, again, site.heartbeat, site.log_file)
+    # Which of its keys the server takes, only the server knows: each is tried in turn.
+    again = ["deploy", "client", str(folder), "--refused", *(["--new-key"] if waits and not new_key else [])]
+
+    def take() -> None:
+        client_folder.use_new_key(folder)
+        logging.getLogger(__name__).info("the server takes the new key; the old one is gone")
+
+    accepted = take if new_key else None
+    run_node(arguments, site.node_port, again, site.heartbeat, site.log_file, accepted)
+
+
+def _close_client(folder: Path, state: Path) -> None:
+    """Close to others what lies in a client's folder from before."""
+    from feddat.files import close_to_others
+
+    try:
+        close_to_others(folder, below=False)
+        for path in (state, *folder.glob("*.key")):
+            close_to_others(path)
+    except OSError as error:
+        note = f"{error.filename}: others on this machine may read it: {error.strerror}"
+        logging.getLogger(__name__).warning("%s", note)
 
 
 def _say_why(folder: Path, server: str) -> None:

@@ -13,8 +13,21 @@ from typing import Annotated, Any
 import click
 import typer
 
-from feddat.cli import bench, common, comparing, data, deploying, exporting, models, predicting, runs, watching
+from feddat.cli import (
+    auditing,
+    bench,
+    common,
+    comparing,
+    data,
+    deploying,
+    exporting,
+    models,
+    predicting,
+    runs,
+    watching,
+)
 from feddat.cli.common import UNLIMITED, fail, out
+from feddat.files import private_umask
 from feddat.text import nearest
 
 app = typer.Typer(
@@ -34,6 +47,7 @@ for command in (
     runs.evaluate,
     predicting.predict,
     exporting.export,
+    auditing.audit,
     watching.status,
     watching.dashboard,
     models.pretrain,
@@ -115,7 +129,11 @@ def start(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """Route the package's own log to standard error, and keep libraries' notes off it."""
+    """Write for this user alone, route the package's own log to standard error, keep libraries' notes off it."""
+    try:
+        private_umask()
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     if not out.is_terminal and "COLUMNS" not in os.environ:
         out.width = UNLIMITED  # nothing is cut on its way to a file or another program
     notes = "ignore::FutureWarning:transformers.modeling_utils"

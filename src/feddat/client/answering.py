@@ -15,6 +15,7 @@ from feddat.client.member import FUSION, Member, Prepared
 from feddat.client.trained import TrainedModel
 from feddat.example import Example
 from feddat.phases import phase
+from feddat.tasks.base import Task
 
 
 class Answering:
@@ -56,6 +57,23 @@ class Answering:
                 found.append(member.task.scores(self._logits(route), targets))
         return [100.0 * score for score in torch.cat(found).double().tolist()] if found else []
 
+    @phase("evaluation")
+    def example_losses(self, member: Member, part: Prepared, route: str) -> Tensor:
+        """Return every example's own loss on a route, (N,), float64 on the CPU; of written answers there is none.
+
+        Raises:
+            ValueError: the member writes its answers.
+        """
+        if member.generation is not None:
+            raise ValueError(f"client {member.name} writes its answers; a loss is that of classes")
+        found: list[Tensor] = [torch.empty(0)]
+        with torch.inference_mode():
+            for indices in self._batches(part.size):
+                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
+                self._learner.take(member, member.inputs(part.views, indices), targets)
+                found.append(row_losses(member.task, self._logits(route), targets).cpu())
+        return torch.cat(found).double().clone()
+
     def likeliest(
         self, member: Member, examples: Sequence[Example], route: str, k: int
     ) -> list[list[tuple[str, float]]]:
@@ -86,8 +104,8 @@ class Answering:
         weights = self._algorithm.mixture(route, self._context)
         if weights is None:
             raise ValueError(
-                f"route {route!r} of {self._algorithm.name} weighs adapters anew for each question, which no one "
-                "adapter does"
+                f"route {route!r} of {self._algorithm.name} weighs adapters or answers anew for each question, which "
+                "no one adapter does"
             )
         main = self._algorithm.heads(self._context.config).get(route, MAIN_HEAD)
         heads = {MAIN_HEAD: member.heads[main]} | {n: h for n, h in member.heads.items() if n == FUSION}
@@ -104,3 +122,8 @@ class Answering:
 
     def _logits(self, route: str) -> Tensor:
         return self._algorithm.answer(self._learner, route, self._context)
+
+
+def row_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the task's loss of every row of logits (N, C) by itself, (N,)."""
+    return torch.stack([task.loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])

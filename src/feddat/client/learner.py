@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from feddat.models.generative import ReadingBackbone
 from feddat.phases import phase
 from feddat.precision import autocasts
 
+#: Gives the batches of a client's validation examples: whose they are, inputs and targets.
+HeldOut: TypeAlias = Callable[[], Iterable[tuple[Member, dict[str, Tensor], Tensor]]]
+
 
 class BatchLearner:
     """Forward passes, loss and update on the current batch (:class:`feddat.algorithms.base.Learner`).
@@ -26,6 +30,7 @@ class BatchLearner:
 
     Attributes:
         recorded: passes on a GPU, which are replayed where they can be.
+        passes: how many views (one picture with its text) went ``forward`` through the backbone, and ``backward``.
     """
 
     def __init__(
@@ -39,6 +44,7 @@ class BatchLearner:
         zeroes_gradients: bool = False,
         momentum: MomentumCopy | None = None,
         captured: CapturedRoutes | None = None,
+        held_out: HeldOut | None = None,
     ) -> None:
         self._backbone = backbone
         self._adapters = adapters
@@ -62,6 +68,8 @@ class BatchLearner:
         self._inputs: dict[str, Tensor]
         self._targets: Tensor
         self._begun = False
+        self._held_out = held_out
+        self.passes = {"forward": 0, "backward": 0}
 
     def take(self, member: Member, inputs: dict[str, Tensor], targets: Tensor, alpha: float = 0.0) -> None:
         """Make this batch the current one; ``alpha``: weight of the momentum copy in its loss, where there is one."""
@@ -81,11 +89,11 @@ class BatchLearner:
         recorded = self._replayed(route)
         with self._autocast():
             if recorded is not None:
-                return self._member.pooled(recorded)
-            features = self._forward()
+                return self._counted(self._member.pooled(recorded))
+            features = self._counted(self._forward())
             if (copy := self._teacher()) is not None:
                 with copy.instead():
-                    self._taught_features.append((features, self._forward()))
+                    self._taught_features.append((features, self._counted(self._forward())))
         return features
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
@@ -119,8 +127,33 @@ class BatchLearner:
             return self.logits(self.features(route), head)
         self._adapters.route(route)
         self._share_prefix()
+        self.passes["forward"] += self._views()
         with self._autocast():
             return generation.answer(self._member.heads[head], self._inputs)
+
+    def held_out(self) -> Iterator[None]:
+        """Make each batch of the client's validation examples the current one in turn, as an evaluation would."""
+        if self._held_out is None:
+            return
+        model = self._backbone.model
+        trains, heads = model.training, None
+        try:
+            model.eval()
+            with torch.no_grad():
+                for member, inputs, targets in self._held_out():
+                    heads = [*member.heads.values()]
+                    for head in heads:
+                        head.eval()
+                    self.take(member, inputs, targets)
+                    yield
+        finally:
+            model.train(trains)
+            for head in heads or ():
+                head.train(trains)
+
+    def scores(self, answers: Tensor) -> Tensor:
+        """Return the score in [0, 1] of each of the current batch's examples, (N,), for :meth:`answers`."""
+        return self._member.task.scores(answers, self._targets)
 
     def _share_prefix(self) -> None:
         """Carry the batch as far as all routes go together; only the first route that is asked for has to."""
@@ -177,6 +210,21 @@ class BatchLearner:
         norm = torch.stack(self._norms).amax()
         self._norms.clear()
         return norm
+
+    def _views(self) -> int:
+        return len(self._targets) * self._member.task.views_per_example
+
+    def _counted(self, features: Tensor) -> Tensor:
+        """Count a forward pass, and a backward pass once a gradient comes to its features."""
+        views = self._views()
+        self.passes["forward"] += views
+        if features.requires_grad:
+
+            def count(gradient: Tensor) -> None:
+                self.passes["backward"] += views
+
+            features.register_hook(count)  # type: ignore[no-untyped-call]
+        return features
 
     def _forward(self) -> Tensor:
         if self._member.generation is None and isinstance(self._backbone, ReadingBackbone):

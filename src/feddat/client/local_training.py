@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
@@ -17,6 +18,8 @@ from feddat.client.learner import BatchLearner
 from feddat.client.member import Member, Prepared
 from feddat.client.momentum import MomentumCopy, rising
 from feddat.client.optim import build_optimizer, set_learning_rate
+from feddat.client.private_rules import private_adapters, private_heads
+from feddat.client.private_training import PrivateLearner, PrivateTurn, weights_apart
 from feddat.client.traps import Traps
 from feddat.config import RunConfig
 from feddat.example import DataError
@@ -24,6 +27,10 @@ from feddat.models.base import Backbone
 from feddat.phases import phase
 from feddat.seeding import derive
 
+log = logging.getLogger(__name__)
+
+#: The example that runs through the model where a sample has none.
+_STANDS_IN = torch.zeros(1, dtype=torch.long)
 #: Gives a member's split (by name) with the frozen part of its forward pass done, where that is kept.
 Carry: TypeAlias = Callable[[str, Prepared, str], Prepared]
 
@@ -71,6 +78,7 @@ class LocalTraining:
         context: RoundContext,
         steps: int | None = None,
         copy: MomentumCopy | None = None,
+        private: PrivateTurn | None = None,
     ) -> tuple[dict[str, float], Mapping[str, Tensor]]:
         """Train what ``algorithm`` trains, and every head, from where they stand.
 
@@ -81,9 +89,11 @@ class LocalTraining:
             context: of the round, with the client's state in it.
             steps: batches, instead of epochs.
             copy: the teacher of momentum distillation.
+            private: what makes the turn private; it has the batches then. ``None``: nothing does.
 
         Returns:
-            The mean of every loss over the steps with ``examples``, ``steps`` and ``seconds``; and the extra arrays
+            The mean of every loss over the steps with ``examples``, ``steps``, ``seconds``, and the views that went
+            ``forward`` and ``backward`` through the backbone; and the extra arrays
             that the algorithm sends.
 
         Raises:
@@ -93,13 +103,11 @@ class LocalTraining:
         started = time.perf_counter()
         config = self.config.train
         prepared = {name: member.prepared("train") for name, member in self.members.items()}
-        plan = plan_batches(
-            {name: part.size for name, part in prepared.items()},
-            epochs,
-            config.batch_size,
-            self.config.seed,
-            turn,
-            steps,
+        sizes = {name: part.size for name, part in prepared.items()}
+        plan = (
+            plan_batches(sizes, epochs, config.batch_size, self.config.seed, turn, steps)
+            if private is None
+            else [(name, indices) for name in sizes for indices in private.plan]
         )
         if not plan:
             raise DataError(f"client {self.name}: no training examples")
@@ -113,19 +121,35 @@ class LocalTraining:
             [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
             self.config.head.lr,
         )
-        learner = BatchLearner(
-            self.backbone,
-            self.adapters,
-            config.precision,
-            optimizer,
-            config.clip_norm,
-            algorithm.trains_key,
-            traps.zeroes_gradients,
-            copy,
-            self._captured,
+        learner = (
+            BatchLearner(
+                self.backbone,
+                self.adapters,
+                config.precision,
+                optimizer,
+                config.clip_norm,
+                algorithm.trains_key,
+                traps.zeroes_gradients,
+                copy,
+                self._captured,
+                self.held_out,
+            )
+            if private is None
+            else PrivateLearner(
+                self.backbone,
+                self.adapters,
+                config.precision,
+                optimizer,
+                trains_key=algorithm.trains_key,
+                turn=private,
+                private=self._private(algorithm),
+            )
         )
         context.steps = len(plan)
-        torch.manual_seed(derive(self.config.seed, self.name, turn, "dropout"))
+        # Which example meets which of dropout's masks is a secret, too, where batches are.
+        torch.manual_seed(
+            derive(self.config.seed, self.name, turn, "dropout") if private is None else private.source.seed()
+        )
         self.backbone.model.train()
         for head in heads:
             head.train()
@@ -133,37 +157,74 @@ class LocalTraining:
         algorithm.begin(learner, context)
 
         # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
-        log: list[Tensor] = []
+        losses: list[Tensor] = []
         keys: list[str] = []
-        for context.step, (name, indices) in enumerate(plan):
-            member, part = self.members[name], prepared[name]
-            set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
-            targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
-            alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
-            learner.take(member, member.training_inputs(part, indices), targets, alpha)
-            values = self._step(algorithm, learner, context)
-            keys = list(values)
-            log.append(torch.stack([*values.values(), learner.take_norm()]))
+        with weights_apart(self.adapters, private is not None):
+            for context.step, (name, indices) in enumerate(plan):
+                member, part = self.members[name], prepared[name]
+                set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
+                drawn = len(indices)
+                indices = indices if drawn else _STANDS_IN
+                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
+                alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
+                learner.take(member, member.training_inputs(part, indices), targets, alpha)
+                if isinstance(learner, PrivateLearner):
+                    learner.drawn(drawn)
+                values = self._step(algorithm, learner, context)
+                keys = list(values)
+                losses.append(torch.stack([*values.values(), learner.take_norm()]))
         self.adapters.model.zero_grad(set_to_none=True)  # of entries that rest, too
         optimizer.zero_grad(set_to_none=True)
-        table = torch.stack(log).double()
-        self._check_finite(table, [*keys, "gradient norm"], turn)
+        table = torch.stack(losses).double()
+        self._check_finite(table, [*keys, "gradient norm"], turn, stops=private is None)
         metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
         sent = algorithm.finish(learner, context)
         metrics["examples"] = float(sum(part.size for part in prepared.values()))
         metrics["steps"] = float(len(plan))
+        metrics |= {name: float(count) for name, count in learner.passes.items()}
         metrics["seconds"] = time.perf_counter() - started
         return metrics, sent
+
+    def held_out(self) -> Iterator[tuple[Member, dict[str, Tensor], Tensor]]:
+        """Yield the batches of every member's validation examples: the member, their inputs and their targets."""
+        for name, member in self.members.items():
+            part = member.prepared("validation")
+            if not part.size:
+                continue
+            part = self._carry(name, part, "validation")
+            for indices in torch.arange(part.size).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
+                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
+                yield member, member.inputs(part.views, indices), targets
 
     @phase("forward")
     def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
         return algorithm.step(learner, context)
 
-    def _check_finite(self, table: Tensor, names: list[str], turn: str | int) -> None:
+    def _private(self, algorithm: Algorithm) -> dict[str, nn.Parameter]:
+        """Return the parameters that learn from noisy sums alone, by name."""
+        found = {
+            f"{name}.{key}": parameter
+            for name in private_adapters(algorithm, self.config.privacy.scope)
+            for key, parameter in self.adapters.named(name).items()
+            if algorithm.trains_key(key)
+        }
+        heads = private_heads(algorithm, self.config)
+        for member in self.members.values():
+            for name, head in member.heads.items():
+                if heads is None or name in heads:
+                    named = head.named_parameters()
+                    found |= {f"head.{name}.{key}": parameter for key, parameter in named if parameter.requires_grad}
+        return found
+
+    def _check_finite(self, table: Tensor, names: list[str], turn: str | int, stops: bool) -> None:
         bad = (~table.isfinite()).nonzero()
-        if len(bad):
-            step, column = bad[0].tolist()
-            raise TrainingError(
-                f"client {self.name}: round {turn}, step {step + 1} of {len(table)}: {names[column]} is "
-                f"{table[step, column].item()}; lower train.lr or set train.clip_norm"
-            )
+        if not len(bad):
+            return
+        step, column = bad[0].tolist()
+        problem = (
+            f"client {self.name}: round {turn}, step {step + 1} of {len(table)}: {names[column]} is "
+            f"{table[step, column].item()}; lower train.lr"
+        )
+        if stops:
+            raise TrainingError(f"{problem} or set train.clip_norm")
+        log.warning("%s", problem)  # that a client stops would tell the server something of its records

@@ -1,6 +1,8 @@
 """Personal state on the client's own disk: one safetensors file per round, written whole or not at all.
 
 Flower's context is lost when a node restarts, so what a client must not lose lives here, keyed by the client's name.
+Each file is sealed (:mod:`feddat.seals`): one that was altered since is refused. States of earlier versions have no
+seals; they are accepted until the first one is sealed, and then sealed with it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from torch import Tensor
 from feddat.client_names import name_problem
 from feddat.files import locked
 from feddat.phases import phase
+from feddat.seals import BLANK, SEAL, Seal, SealError
 from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
@@ -29,24 +32,28 @@ KEEP = 2
 #: Seconds to wait for another process that works on the same client's state.
 PATIENCE = 10.0
 
+#: In a client's folder, where its key lies nowhere else.
+_KEY = ".seal.key"
+
 #: Round, tensors by name, and what was stored beside them.
 State: TypeAlias = tuple[int, dict[str, Tensor], dict[str, Any]]
 
 
 class StoreError(RuntimeError):
-    """Personal state cannot be written or is gone; the message names the client and the path."""
+    """Personal state cannot be written, is gone or was altered; the message names the client and the path."""
 
 
 class PersonalStore:
     """The personal states of one client, below ``root/client/``."""
 
-    def __init__(self, root: Path, client: str, label: str = "round") -> None:
+    def __init__(self, root: Path, client: str, label: str = "round", key: Path | None = None) -> None:
         """Open the store; nothing is written before the first :meth:`save`.
 
         Args:
             root: folder of all clients' stores.
             client: stable client name; becomes a folder name.
             label: first part of the file names, so that two kinds of state can lie side by side.
+            key: file of the key that seals the states; default: in the client's folder.
 
         Raises:
             StoreError: the client's name cannot be a folder name.
@@ -57,6 +64,11 @@ class PersonalStore:
         self.root = Path(root)
         self.folder = self.root / client
         self.label = label
+        self.seal = Seal(key or self.folder / _KEY)
+
+    def beside(self, label: str) -> PersonalStore:
+        """Return the store of another kind of state of the same client."""
+        return PersonalStore(self.root, self.client, label, self.seal.file)
 
     @phase("checkpoints")
     def save(self, round: int, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
@@ -75,7 +87,9 @@ class PersonalStore:
             # A process killed between write and rename leaves its temporary file; the next save clears it away.
             for stale in self.folder.glob(f".{self.label}-*.tmp"):
                 stale.unlink(missing_ok=True)
-            write_tensors(path, tensors, metadata)
+            if not self.seal.exists:
+                self._seal_all("is of an earlier version, which sealed nothing; it is sealed now", altered=False)
+            self._write(path, tensors, metadata)
         except OSError as error:
             raise StoreError(
                 f"client {self.client}: cannot write personal state {path}: {error.strerror or error}; "
@@ -93,7 +107,8 @@ class PersonalStore:
         An unreadable file is skipped with a logged warning, and the state before it is used.
 
         Raises:
-            StoreError: the only states left are of later rounds, and an earlier one has been dropped since.
+            StoreError: the only states left are of later rounds, and an earlier one has been dropped since; or the
+                one to be used was altered.
         """
         for round in sorted(self.rounds(), reverse=True):
             if round < before_round and (state := self.read(round)) is not None:
@@ -135,7 +150,11 @@ class PersonalStore:
             yield
 
     def read(self, round: int) -> State | None:
-        """Return the state of exactly ``round``, or ``None`` where it is absent or unreadable (logged)."""
+        """Return the state of exactly ``round``, or ``None`` where it is absent or unreadable (logged).
+
+        Raises:
+            StoreError: it can be read, but was altered after it was written.
+        """
         path = self._path(round)
         if not path.exists():
             return None
@@ -145,10 +164,52 @@ class PersonalStore:
                 meta = json.loads(header["meta"])
                 if int(header["round"]) != round or header["client"] != self.client:
                     raise ValueError(f"it is client {header['client']!r}'s state of round {header['round']}")
-                return round, {name: file.get_tensor(name) for name in file.keys()}, meta  # noqa: SIM118
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            sealed = self.seal.check(path)
+        except SealError as error:
+            raise StoreError(
+                f"client {self.client}: personal state {path}: {error}; put back what was there, or remove it, or "
+                "accept it (accept_changes)"
+            ) from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             log.warning("client %s: personal state %s is unreadable and is skipped: %s", self.client, path, error)
             return None
+        if not sealed:
+            log.warning("client %s: personal state %s has no seal: it is of an earlier version", self.client, path)
+        return round, tensors, meta
+
+    def accept(self) -> None:
+        """Seal anew what there is of this client, whatever was done to it; say so of every file.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        try:
+            self._seal_all("was altered or not sealed; it is accepted, and sealed anew", altered=True)
+        except OSError as error:
+            raise StoreError(f"client {self.client}: cannot seal {self.folder}: {error.strerror or error}") from error
+
+    def _seal_all(self, told: str, altered: bool) -> None:
+        """Seal the client's states of all kinds that have no seal, or (``altered``) one that does not fit."""
+        # All are looked at before the first is sealed: from then on, those without a seal are altered ones.
+        for path in [path for path in sorted(self.folder.glob("*.safetensors")) if not self._is_settled(path, altered)]:
+            try:
+                with safe_open(path, framework="pt") as file:
+                    metadata = file.metadata() or {}
+                    tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            except SafetensorError:
+                continue  # `read` says so
+            self._write(path, tensors, metadata)
+            log.warning("client %s: personal state %s %s", self.client, path, told)
+
+    def _is_settled(self, path: Path, altered: bool) -> bool:
+        try:
+            return self.seal.check(path)
+        except SealError:
+            return not altered
+
+    def _write(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+        write_tensors(path, tensors, metadata | {SEAL: BLANK}, lambda temporary: self.seal.put(temporary, path.name))
 
     def rounds(self) -> list[int]:
         """Return the rounds that have a file, in ascending order; readable or not."""

@@ -25,6 +25,8 @@ from feddat.client.member import Member, Prepared
 from feddat.client.momentum import MomentumCopy
 from feddat.client.personal import averages, load_shared, pack, shared_state, trained, unpack
 from feddat.client.prefixes import PrefixCache
+from feddat.client.private_rules import check_model
+from feddat.client.private_training import PrivateTurn, open_turn
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore, State, StoreError
 from feddat.client.trained import TrainedModel
@@ -126,13 +128,18 @@ class Participant:
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
-        self._personal_store = PersonalStore(store.root, store.client, label="personal")
+        check_model(config, backbone, any(member.generation for member in self.members.values()))
+        self._personal_store = store.beside("personal")
         self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried, captured)
         self._averages: dict[str, Tensor] = {}  # of momentum distillation, in the state restored last
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
         """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
+
+    def kept(self) -> int:
+        """Return the newest round that this client keeps its state of; 0: of none."""
+        return max(self.store.rounds(), default=0)
 
     def release(self) -> None:
         """Let go of prepared data, prefixes and heads until the next turn."""
@@ -154,6 +161,7 @@ class Participant:
 
         Raises:
             TrainingError: a loss or gradient is not finite; nothing is stored.
+            BudgetError: the round would go beyond the privacy budget; nothing is trained.
             StoreError: the personal state cannot be read or written.
             DataError: there is nothing to train on.
         """
@@ -161,8 +169,9 @@ class Participant:
             context = self._restore(shared, round, extras, training=True)
             self.adapters.refresh_anchor()  # the stored one is that of the last round
             copy = self._momentum_copy()
+            private = self._private_turn(round)
             metrics, sent = self._training.run(
-                self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy
+                self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy, private
             )
             kept = copy.state() if copy is not None else {}
             state = pack(self.algorithm, self.adapters, self.members, context.state, kept)
@@ -272,6 +281,13 @@ class Participant:
         if member not in self.members:
             raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
 
+    def _private_turn(self, round: int) -> PrivateTurn | None:
+        """Pay for a round out of the privacy budget; ``None`` where nothing is promised."""
+        if not self.config.privacy.on:
+            return None
+        records = sum(len(member.data.train) for member in self.members.values())
+        return open_turn(self.config, self.store.folder, self.name, records, round)
+
     def _momentum_copy(self) -> MomentumCopy | None:
         """Return the teacher of momentum distillation as this client left it; ``None`` where there is none."""
         if self.config.momentum.alpha == 0 or not any(member.generation for member in self.members.values()):
@@ -307,7 +323,14 @@ class Participant:
         for member in self.members.values():
             for head in member.heads.values():
                 head.eval()
-        learner = BatchLearner(self.backbone, self.adapters, self.config.train.precision, captured=self._captured)
+        learner = BatchLearner(
+            self.backbone,
+            self.adapters,
+            self.config.train.precision,
+            captured=self._captured,
+            held_out=self._training.held_out,
+        )
+        algorithm.prepare(learner, context)
         return Answering(learner, algorithm, context, self.config.eval.batch_size)
 
     def _personalise(self, context: RoundContext, round: int) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field, field_validator
 
+from feddat.config.privacy import Level
 from feddat.config.sections import Section
 from feddat.kinds import KINDS
 
@@ -68,6 +69,15 @@ BOUNDS: dict[str, Bounds] = {
     "train.eps": (0, 1e-6),
     "train.warmup": (0, 1),
     "train.clip_norm": (0.01, 1e6),
+    "privacy.epsilon": (0.01, 100),
+    "privacy.delta": (0, 1e-3),
+    "privacy.clip": (1e-4, 1e4),
+    "privacy.noise_multiplier": (0.2, 1000),
+    "privacy.noise_seed": (0, 2**63 - 1),
+    "secure_aggregation.threshold": (0.5, 1),
+    "secure_aggregation.min_clients": (3, 1e6),
+    "secure_aggregation.bits": (8, 32),
+    "secure_aggregation.clip": (1e-6, 1e6),
     "eval.every": (1, 1000),
     "eval.batch_size": (1, 4096),
     "eval.rank_top": (1, 4096),
@@ -89,6 +99,7 @@ METHODS = (
         "feddpa",
         "fedalt",
     ),
+    *("feddat-2", "fedlease", "hilora", "lora-fair"),
     *("fedsa-lora", "ffa-lora", "local", "head"),
 )
 
@@ -106,6 +117,15 @@ class PolicyConfig(Section):
     )
     sites: tuple[str, ...] = Field((), description="what adapter.sites may be, word for word; none: default sites only")
     shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may travel")
+    privacy: Level = Field(
+        "none",
+        description="the least privacy.scope that a run must have: shared, or all; none: a run need promise nothing",
+    )
+    epsilon: float = Field(8.0, gt=0, description="where privacy is required: the most privacy.epsilon of a run")
+    delta: float = Field(1e-5, gt=0, lt=1, description="where privacy is required: the most privacy.delta of a run")
+    secure_aggregation: Literal["optional", "required"] = Field(
+        "optional", description="required: updates leave in secure sums alone, with neighbours whose keys are certified"
+    )
     max_parameters: Count = Field(50_000_000, description="numbers that may travel in one update")
     min_examples: Count = Field(64, description="training examples that an update must come from, at the least")
     min_questions: Count = Field(32, description="questions that a score must come from, at the least")

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from feddat.client_names import name_problem, same_name
 from feddat.config.errors import ConfigError, explained, kind_of
+from feddat.config.privacy import PrivacyConfig
 from feddat.config.sections import (
     AdapterConfig,
     AlgorithmConfig,
@@ -23,6 +24,7 @@ from feddat.config.sections import (
     MomentumConfig,
     RuntimeConfig,
     Section,
+    SecureAggregationConfig,
     ServerConfig,
     Sharing,
     TrainConfig,
@@ -38,8 +40,8 @@ class RunConfig(Section):
     name: str | None = Field(
         None, description="run folder below `runs_dir`; default: made from method, benchmark, seed"
     )
-    runs_dir: Path = Path("runs")
-    method: str = "feddat"
+    runs_dir: Path = Field(Path("runs"), description="folder that run folders are made in")
+    method: str = Field("feddat", description="method, or a variant of one, see `feddat list`")
     model: str = Field(
         "vilt-mini",
         description="name of a bundled model, path of a Hugging Face folder, or owner/name[@revision] there",
@@ -79,9 +81,9 @@ class RunConfig(Section):
         1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
     )
     data_seed: int = Field(0, ge=0, description="seed of generated or sampled data; the same for every method and seed")
-    rounds: int = Field(30, ge=1)
-    seed: int = Field(0, ge=0)
-    device: str = "cpu"
+    rounds: int = Field(30, ge=1, description="rounds of communication")
+    seed: int = Field(0, ge=0, description="seed of weights, batches and sampled clients")
+    device: str = Field("cpu", description="device that clients compute on: cpu, cuda, cuda:1, ...")
     cache_prefix: int = Field(
         512,
         ge=0,
@@ -107,6 +109,8 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     server: ServerConfig = ServerConfig()
     wire: WireConfig = WireConfig()
+    privacy: PrivacyConfig = PrivacyConfig()
+    secure_aggregation: SecureAggregationConfig = SecureAggregationConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
 

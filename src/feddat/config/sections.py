@@ -122,10 +122,13 @@ class MomentumConfig(Section):
 class AlgorithmConfig(Section):
     """Settings of the local objective; each algorithm reads those it names."""
 
-    order: Literal["alternating", "joint"] = "alternating"
+    order: Literal["alternating", "joint"] = Field(
+        "alternating",
+        description="feddat: two half steps on every batch, as published, or one step on the sum of both losses",
+    )
     alpha: float = Field(0.5, ge=0, le=1, description="weight of distillation in the global adapter's loss")
     beta: float = Field(0.5, ge=0, le=1, description="weight of distillation in the local adapter's loss")
-    temperature: float = Field(3.0, gt=0)
+    temperature: float = Field(3.0, gt=0, description="temperature T of distillation")
     ramp_rounds: int = Field(0, ge=0, description="exponential ramp-up of alpha and beta over so many rounds; 0: off")
     heads: Literal["shared", "separate"] = Field(
         "shared",
@@ -166,16 +169,16 @@ class TrainConfig(Section):
 
     epochs: int = Field(1, ge=1, description="local epochs per round")
     steps: int | None = Field(None, ge=1, description="local steps (batches) per round, instead of epochs")
-    batch_size: int = Field(32, ge=1)
-    lr: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = Field(1e-8, gt=0)
+    batch_size: int = Field(32, ge=1, description="examples in a batch")
+    lr: float = Field(1e-4, gt=0, description="AdamW: learning rate at its highest, after the warm-up")
+    weight_decay: float = Field(1e-2, ge=0, description="AdamW: weight decay; biases and norms have none")
+    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW: decay of both running means of the gradient")
+    eps: float = Field(1e-8, gt=0, description="AdamW: what is added to the root of the second running mean")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the round's local steps")
     lr_schedule: Schedule = Field(
         "linear", description="how the rate falls after the warm-up, to 0 at the end of each round; or it is constant"
     )
-    clip_norm: float | None = Field(None, gt=0)
+    clip_norm: float | None = Field(None, gt=0, description="clip gradients to this norm; default: they are not")
     precision: Precision = Field(
         "fp32",
         description="format of matrix products; auto: bf16 where the device computes in it; int8: 8 bits in frozen "
@@ -208,7 +211,9 @@ class ServerConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="keyword arguments of Flower's strategy, for example {eta: 0.01}"
     )
-    weighting: Literal["equal", "examples"] = "equal"
+    weighting: Literal["equal", "examples"] = Field(
+        "equal", description="weight of a client in the mean: the same for all, or its number of training examples"
+    )
     fraction: float = Field(1.0, gt=0, le=1, description="share of clients sampled per round")
     min_clients: int = Field(
         1, ge=1, description="stop, keeping everything, where so many clients are not there or do not answer"
@@ -234,7 +239,7 @@ class ServerConfig(Section):
         10.0,
         gt=1,
         description="refuse an update whose norm is so many times the median of the others' of its round, allowing for "
-        "its number of examples (docs/security-server.md)",
+        "its number of examples (docs/security.md)",
     )
 
 
@@ -279,6 +284,23 @@ class WireConfig(Section):
     delta: bool = Field(False, description="clients send the difference to the adapter that they received")
 
 
+class SecureAggregationConfig(Section):
+    """Sums of updates of which the server sees none by itself (docs/secure-aggregation.md)."""
+
+    enabled: bool = Field(False, description="the server learns the sum of a round's updates, and no single one")
+    threshold: float = Field(
+        0.5, ge=0.5, lt=1, description="more than this share of a round's clients must stay until its sum is opened"
+    )
+    min_clients: int = Field(3, ge=3, description="fewest clients that a sum is ever made of")
+    bits: int = Field(12, ge=8, le=32, description="of one number on its way; int8 has 8, for one client alone")
+    clip: float = Field(
+        0.01,
+        gt=0,
+        description="largest change of one number in a round; what is beyond waits for the next. AdamW moves each by "
+        "about the sum of a round's learning rates",
+    )
+
+
 class EvalConfig(Section):
     """When and how clients are evaluated."""
 
@@ -289,7 +311,7 @@ class EvalConfig(Section):
         "trained",
         description="anchor of the DAT route: the one the local adapter was trained beside, or the newest",
     )
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, description="examples in a batch of an evaluation")
     answers: Literal["rank", "generate", "classes"] = Field(
         "rank",
         description="models that write answers: rank a client's list, or write freely, which counts if it is on the "

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from feddat.example import DataError, Image
-from feddat.files import whole_file
+from feddat.files import private_folder, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ def write_shard(folder: Path, owner: str, arrays: Mapping[bytes, NDArray[Any]]) 
     shapes = np.array([row.shape for row in rows], np.int32)
     size = (sum(row.size for row in rows),)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        private_folder(folder)
         with whole_file(path) as temporary, temporary.open("wb", buffering=0) as file:
             tensors: dict[str, _Pieces] = {
                 "keys": (keys.shape, [keys]),

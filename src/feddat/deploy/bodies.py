@@ -28,6 +28,8 @@ _NOT_ACTIVATED = json.dumps(
 ).encode()
 #: Bytes of a request's body: Flower sends arrays in pieces of five megabytes.
 MOST_BODY = 16 * 2**20
+#: Seconds for a body: of the largest, 140 kilobytes a second.
+BODY_SECONDS = 120.0
 #: Bytes of a head's values that are looked at.
 _MOST_VALUE = 4096
 
@@ -36,17 +38,30 @@ class TooLarge(Exception):
     """A body goes on beyond what it may have."""
 
 
+class TooSlow(Exception):
+    """A body does not come in the time that it may take."""
+
+
 class BoundedBodies:
     """ASGI middleware: clients' requests without a known key's signature, or with too large a body, are not read.
+
+    A body that is not whole in time is read no further.
 
     Args:
         app: what answers the others.
         knows: public key, as its bytes, -> whether the SuperLink let it in; ``None``: it lets in whoever comes.
         most: bytes of a body.
+        seconds: for a body.
     """
 
-    def __init__(self, app: App, knows: Callable[[bytes], bool] | None, most: int = MOST_BODY) -> None:
-        self._app, self._knows, self._most = app, knows, most
+    def __init__(
+        self,
+        app: App,
+        knows: Callable[[bytes], bool] | None,
+        most: int = MOST_BODY,
+        seconds: float = BODY_SECONDS,
+    ) -> None:
+        self._app, self._knows, self._most, self._seconds = app, knows, most, seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -74,17 +89,25 @@ class BoundedBodies:
 
         try:
             await self._app(scope, self._counted(receive), noting)
-        except TooLarge:
+        except (TooLarge, TooSlow) as error:
             if not begun:
-                await refuse(send, 413, b"too large")
+                await refuse(send, *((413, b"too large") if isinstance(error, TooLarge) else (408, b"too slow")))
 
     def _counted(self, receive: Receive) -> Receive:
         """Return what receives a body that may announce no length, and stops where it is too large."""
-        size = 0
+        size, whole = 0, False
+        until = asyncio.get_running_loop().time() + self._seconds
 
         async def counted() -> Any:
-            nonlocal size
-            message = await receive()
+            nonlocal size, whole
+            if whole:  # what comes now is that the connection is gone
+                return await receive()
+            try:
+                async with asyncio.timeout_at(until):
+                    message = await receive()
+            except TimeoutError:
+                raise TooSlow from None
+            whole = not message.get("more_body", False)
             size += len(message.get("body", b""))
             if size > self._most:
                 raise TooLarge

@@ -9,20 +9,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.cli.build import build_fab_from_files
 from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import ListRunsRequest, RegisterNodeRequest, StartRunRequest, StopRunRequest
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
 from flwr.proto.federation_config_pb2 import SimulationConfig
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.constant import NodeStatus
 from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import ApiErrorCode, FlowerError
+from flwr.supercore.error import FlowerError
 from flwr.supercore.fab import Fab
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from feddat.admitted import FOLDER, admitted_keys, admitted_names, revoked_keys
 from feddat.deploy.errors import DeployError
 from feddat.deploy.names import CLIENT_APP, SERVER_APP
+from feddat.deploy.private import CONTROL_FILE, TokenInterceptor
 from feddat.models.folder import first_line
 
 if TYPE_CHECKING:
@@ -35,15 +43,20 @@ class Control:
     Args:
         address: ``HOST:PORT``.
         authority: PEM certificate of the authority that signed the server's; ``None``: without TLS, on this machine.
+        state: folder where the SuperLink keeps the token by which it knows this account; default: the one beside the
+            authority's certificate, as in a server's folder.
     """
 
-    def __init__(self, address: str, authority: Path | None) -> None:
+    def __init__(self, address: str, authority: Path | None, state: Path | None = None) -> None:
         self.address = address
+        if state is None and authority is not None:
+            state = authority.parent / "state"
+        token = [] if state is None else [TokenInterceptor(state / CONTROL_FILE)]
         self._client = ControlHttpClient.from_server_address(
             server_address=address,
             insecure=authority is None,
             root_certificates=None if authority is None else authority.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="feddat")],
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="feddat"), *token],
         )
         self._authority = authority
 
@@ -66,24 +79,31 @@ class Control:
                 raise DeployError(f"SuperLink {self.address}: not reachable after {seconds:.0f} s: {problem}")
             time.sleep(0.3)
 
-    def register(self, public_key: Path) -> None:
-        """Let the node with a public key in; one that is in already stays in.
+    def register(self, name: str, key: bytes) -> None:
+        """Let the node with a public key, in PEM, in under a client's name.
 
         Raises:
-            DeployError: the key cannot be read, or is refused.
+            DeployError: the SuperLink refuses it: it takes no key twice, not even one that was taken out.
         """
         try:
-            key = serialization.load_ssh_public_key(public_key.read_bytes())
-        except (OSError, ValueError) as error:
-            raise DeployError(f"public key {public_key}: {first_line(error)}") from None
-        if not isinstance(key, ec.EllipticCurvePublicKey):
-            raise DeployError(f"public key {public_key}: not on an elliptic curve")
-        try:
-            self._client.RegisterNode(RegisterNodeRequest(public_key=public_key_to_bytes(key), name=public_key.stem))
+            self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
         except httpx.HTTPStatusError as error:
-            problem = FlowerError.from_json(error.response.text)
-            if problem is None or problem.code != ApiErrorCode.PUBLIC_KEY_ALREADY_IN_USE:
-                raise DeployError(f"public key {public_key}: refused: {error.response.text[:200]}") from None
+            raise DeployError(f"client {name}: its key is refused: {_reason(error)}") from None
+
+    def unregister(self, node: int) -> None:
+        """Take a node out, for good: it is gone at once, and its key is never let in again.
+
+        Raises:
+            DeployError: the SuperLink refuses.
+        """
+        try:
+            self._client.UnregisterNode(UnregisterNodeRequest(node_id=node))
+        except httpx.HTTPStatusError as error:
+            raise DeployError(f"node {node}: cannot be taken out: {_reason(error)}") from None
+
+    def nodes(self) -> list[NodeInfo]:
+        """Return all nodes that were ever let in, with their names, keys and whether they are there."""
+        return list(self._client.ListNodes(ListNodesRequest()).nodes_info)
 
     def start_run(self, settings: Mapping[str, Any], project: str, simulation: SimulationConfig | None = None) -> int:
         """Start a run.
@@ -126,10 +146,36 @@ class Control:
         self._client.close()
 
 
-def let_in(control: Control, server: ServerFolder) -> None:
-    """Let the clients of a consortium in."""
-    for key in sorted((server.path / "clients").glob("*.pub")):
-        control.register(key)
+def let_in(control: Control, server: ServerFolder) -> list[str]:
+    """Let in the clients whose keys are in a consortium's folder, and take out those whose keys were revoked.
+
+    What is taken out never comes in again, so that a key whose file is only missing is left as it is.
+
+    Returns:
+        What is not as the folder says, a line each; the rest is done all the same.
+    """
+    keys, revoked, nodes = admitted_keys(server.path), revoked_keys(server.path), control.nodes()
+    nodes = [node for node in nodes if node.status != NodeStatus.UNREGISTERED or node.public_key in keys.values()]
+    problems = [f"client {n}: its key cannot be read" for n in admitted_names(server.path) if n not in keys]
+    for name, key in keys.items():
+        same = next((node for node in nodes if node.public_key == key), None)
+        if same is None:
+            control.register(name, key)
+        elif same.status == NodeStatus.UNREGISTERED:
+            problems.append(f"client {name}: its key was taken out of this SuperLink, for good; it needs a new one")
+        elif same.name != name:
+            problems.append(f"client {name}: its key was let in as {same.name}; revoke it, and let in a new one")
+    for node in nodes:
+        if node.public_key in revoked:
+            control.unregister(node.node_id)
+        elif node.public_key not in keys.values():
+            problems.append(f"client {node.name}: its key is not in {server.path / FOLDER} any more; runs turn it away")
+    return problems
+
+
+def _reason(error: httpx.HTTPStatusError) -> str:
+    problem = FlowerError.from_json(error.response.text)
+    return str(error.response.text[:200] if problem is None else problem)
 
 
 def app_project(config_table: str) -> str:

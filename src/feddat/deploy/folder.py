@@ -1,33 +1,36 @@
-"""The folder that ``feddat deploy init`` writes: what the server's administrator keeps, and what each client is handed.
+"""The folder that ``feddat deploy init`` writes: what the server's administrator keeps, and what clients are sent.
 
 | below | for | holds |
 | --- | --- | --- |
 | ``authority/`` | who runs ``init`` | the authority's private key; only needed to renew the server's certificate |
 | ``server/`` | the server | certificate, private key, the clients' public keys, the run's settings, how to start it |
-| ``clients/NAME/`` | client NAME | its keys, the authority's certificate, ``client.yaml`` to fill in, how to start it |
+| ``invitation.json`` | every client | what ``feddat deploy join`` makes a client's folder of, on the client's machine |
+| ``clients/NAME/`` | trials on one machine | folders of clients whose keys were made here |
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import yaml
-
-from feddat.config import BOUNDS, PolicyConfig
+from feddat.admitted import admitted_names
+from feddat.config.privacy import Level
 from feddat.deploy import pki
+from feddat.deploy.certify import certify
+from feddat.deploy.client_folder import KEYS, node_arguments, policy_lines, write_client
+from feddat.deploy.enrolment import Invitation, check_name, write_invitation
 from feddat.deploy.errors import DeployError
+from feddat.deploy.rendering import render
+from feddat.files import private_folder
 from feddat.hub import parse_address
-from feddat.yaml_files import YamlError, parse_yaml, read_yaml
+from feddat.privacy.secure_sum.identity import CERTIFICATE_FILE
+from feddat.yaml_files import YamlError, read_yaml
+
+__all__ = ["ServerFolder", "node_arguments", "policy_lines", "read_server", "write_consortium", "write_server"]
 
 PORT = 9092
-#: Loopback port of a client's SuperNode.
-NODE_PORT = 9094
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class ServerFolder:
         path: the folder.
         hosts: names and addresses that the server is reached under.
         port: at which it listens.
-        clients: names of all clients.
+        clients: names of the clients that it lets in.
     """
 
     path: Path
@@ -58,8 +61,7 @@ class ServerFolder:
 
     def link_arguments(self) -> list[str]:
         """Return the arguments of its SuperLink."""
-        state = self.path / "state"
-        state.mkdir(exist_ok=True)
+        state = private_folder(self.path / "state")
         return [
             *("--ssl-ca-certfile", str(self.authority)),
             *("--ssl-certfile", str(self.path / "server.crt")),
@@ -79,16 +81,85 @@ def read_server(path: Path) -> ServerFolder:
     """
     try:
         raw = read_yaml(path / "server.yaml")
-        hosts, clients = tuple(raw["hosts"]), tuple(raw["clients"])
+        hosts, clients = tuple(raw["hosts"]), tuple(raw.get("clients", ()))
         if others := [name for name in (*hosts, *clients) if not isinstance(name, str)]:
             raise DeployError(f"{path / 'server.yaml'}: {others[0]}: expected a name; put it in quotes")
-        return ServerFolder(path.resolve(), hosts, int(raw["port"]), clients)
+        there = admitted_names(path)
+        order = [*(name for name in clients if name in there), *(name for name in there if name not in clients)]
+        return ServerFolder(path.resolve(), hosts, int(raw["port"]), tuple(order))
     except OSError as error:
         raise DeployError(f"{path}: not a server folder of `feddat deploy init`: {error.strerror}") from None
     except YamlError as error:
         raise DeployError(f"{path / 'server.yaml'}: {error}") from None
-    except (KeyError, TypeError, ValueError):
-        raise DeployError(f"{path / 'server.yaml'}: expected hosts, port and clients") from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise DeployError(f"{path / 'server.yaml'}: expected hosts and port") from None
+
+
+def write_server(
+    folder: Path,
+    hosts: Sequence[str],
+    port: int = PORT,
+    model: tuple[str, Mapping[str, str]] | None = None,
+    server_days: int = pki.SERVER_DAYS,
+    passphrase: str | None = None,
+    authority: Path | None = None,
+    clients: Sequence[str] = (),
+    privacy: tuple[Level, float] = ("none", 8.0),
+) -> tuple[ServerFolder, Invitation]:
+    """Write what a consortium begins with: authority, server, and the invitation for clients; nothing is started.
+
+    Args:
+        folder: new or empty.
+        hosts: names and addresses that clients reach the server under, the one they shall use first.
+        port: of the server.
+        model: name or folder of the foundation model, and the hashes by which clients tell that theirs is the same.
+        server_days: for how long the server's certificate is good.
+        passphrase: that the authority's key is encrypted with; ``None``: it is not.
+        authority: folder of the authority, new or empty; default: below ``folder``.
+        clients: names of those whose keys are made here as well.
+        privacy: the scope that the run is written to promise, and its ε.
+
+    Raises:
+        DeployError: a folder is not empty, or there are no hosts.
+    """
+    keeper = authority or folder / "authority"
+    for place in (folder, keeper):
+        if place.exists() and any(place.iterdir()):
+            raise DeployError(f"{place}: not empty; choose another folder")
+    if not hosts:
+        raise DeployError("host: expected the name or address that clients reach the server under")
+    signer = pki.new_authority("feddat consortium")
+    server = ServerFolder((folder / "server").resolve(), tuple(hosts), port, tuple(clients))
+    for place in (folder, keeper, server.path, server.path / "clients"):
+        private_folder(place)
+    pki.write_private_key(keeper / "ca.key", signer.key, passphrase=passphrase)
+    certificate, key = pki.server_certificate(signer, own_hosts(hosts), server_days)
+    pki.write_certificate(server.path / "server.crt", certificate)
+    pki.write_private_key(server.path / "server.key", key)
+    for place in (keeper, server.path):
+        pki.write_certificate(place / "ca.crt", signer.certificate)
+    name, hashes = model or ("vilt-mini", {})
+    of_hub = parse_address(name, "model") is not None and not Path(name).is_dir()
+    invitation = Invitation(f"{hosts[0]}:{port}", name, of_hub, signer.certificate, hashes)
+    write_invitation(folder / "invitation.json", invitation, signer.key)
+    values: dict[str, Any] = {
+        "clients": list(clients),
+        "hosts": list(hosts),
+        "host": hosts[0],
+        "port": port,
+        "model": name,
+        "model_weights": hashes.get("weights", ""),
+        "until": certificate.not_valid_after_utc.strftime("%Y-%m-%d"),
+        "authority": pki.certificate_fingerprint(signer.certificate),
+        "keeper": str(keeper),
+        "encrypted": passphrase is not None,
+        "privacy": privacy[0],
+        "epsilon": privacy[1],
+    }
+    render("README.md", folder / "README.md", values)
+    for template in ("server.yaml", "run.yaml", "start.sh", "feddat-server.service", "compose.yaml", "README.md"):
+        render(f"server/{template}", server.path / template, values)
+    return server, invitation
 
 
 def write_consortium(
@@ -98,116 +169,34 @@ def write_consortium(
     port: int = PORT,
     model: tuple[str, Mapping[str, str]] | None = None,
     server_days: int = pki.SERVER_DAYS,
+    passphrase: str | None = None,
+    authority: Path | None = None,
+    privacy: tuple[Level, float] = ("none", 8.0),
 ) -> ServerFolder:
-    """Write everything that a consortium needs before its first run; nothing is started.
+    """Write a consortium with the keys of all its clients, for trials on one machine; else as :func:`write_server`.
 
-    Args:
-        folder: new or empty.
-        clients: their names.
-        hosts: names and addresses that clients reach the server under, the one they shall use first.
-        port: of the server.
-        model: name or folder of the foundation model, and the hashes by which clients tell that theirs is the same.
-        server_days: for how long the server's certificate is good.
+    Whoever runs this could be every client. Clients on machines of their own make their keys there
+    (:func:`feddat.deploy.client_folder.join`). Every client's policy requires what ``privacy`` says.
 
     Raises:
-        DeployError: the folder is not empty, or a name cannot be used.
+        DeployError: a folder is not empty, or a name cannot be used.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise DeployError(f"{folder}: not empty; choose another folder")
     if not clients or len(set(clients)) != len(clients):
         raise DeployError(f"clients: expected different names, got {', '.join(clients) or 'none'}")
     for name in clients:
-        if not name.replace("-", "").replace("_", "").isalnum() or not name.isascii():
-            raise DeployError(f"client {name!r}: expected letters from a to z, digits, - and _")
-    authority = pki.new_authority("feddat consortium")
-    server = ServerFolder((folder / "server").resolve(), tuple(hosts), port, tuple(clients))
-    for path in (folder / "authority", server.path / "clients", *(folder / "clients" / name for name in clients)):
-        path.mkdir(parents=True)
-    pki.write_private_key(folder / "authority" / "ca.key", authority.key)
-    certificate, key = pki.server_certificate(authority, [*hosts, "localhost", "127.0.0.1"], server_days)
-    pki.write_certificate(server.path / "server.crt", certificate)
-    pki.write_private_key(server.path / "server.key", key)
-    name, hashes = model or ("vilt-mini", {})
-    values: dict[str, Any] = {
-        "clients": list(clients),
-        "hosts": list(hosts),
-        "host": hosts[0],
-        "port": port,
-        "node_port": NODE_PORT,
-        "model": name,
-        "model_weights": hashes.get("weights", ""),
-        "hub_model": parse_address(name, "model") is not None and not Path(name).is_dir(),
-        "until": certificate.not_valid_after_utc.strftime("%Y-%m-%d"),
-        "policy": policy_lines(),
-    }
-    for place in (folder / "authority", server.path, *(folder / "clients" / client for client in clients)):
-        pki.write_certificate(place / "ca.crt", authority.certificate)
-    _render("README.md", folder / "README.md", values)
-    for template in ("server.yaml", "run.yaml", "start.sh", "feddat-server.service", "compose.yaml", "README.md"):
-        _render(f"server/{template}", server.path / template, values)
-    for client in clients:
-        place = folder / "clients" / client
-        pki.write_key_pair(place, "node")
-        (server.path / "clients" / f"{client}.pub").write_bytes((place / "node.pub").read_bytes())
-        (place / "model.json").write_text(json.dumps({"model": name, **hashes}, indent=2) + "\n", encoding="utf-8")
-        for template in ("client.yaml", "start.sh", "feddat-client.service", "compose.yaml", "README.md"):
-            _render(f"client/{template}", place / template, values | {"client": client})
+        check_name(name)
+    server, invitation = write_server(folder, hosts, port, model, server_days, passphrase, authority, clients, privacy)
+    private_folder(folder / "clients")
+    signer = pki.read_authority(authority or folder / "authority", passphrase)
+    for name in clients:
+        place = private_folder(folder / "clients" / name)
+        pki.write_key_pair(place, KEYS)
+        certify(signer, place / f"{KEYS}.pub", name, place / CERTIFICATE_FILE, server_days)
+        write_client(place, invitation, name, privacy=privacy)
+        (server.path / "clients" / f"{name}.pub").write_bytes((place / f"{KEYS}.pub").read_bytes())
     return server
 
 
-def policy_lines() -> str:
-    """Return a client's default policy as lines of its file, every key with its meaning."""
-    lines = ["policy:"]
-    for key, info in PolicyConfig.model_fields.items():
-        if key == "bounds":
-            lines.append(f"  bounds:  # {info.description}")
-            lines += [f"    {setting}: {_flow(list(pair))}" for setting, pair in BOUNDS.items()]
-            continue
-        value = list(info.default) if isinstance(info.default, tuple) else info.default
-        lines.append(f"  {key}: {_flow(value)}  # {info.description}")
-    return "\n".join(lines)
-
-
-def _flow(value: Any) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return text.removesuffix("...\n").strip()
-
-
-def node_arguments(
-    place: Path, address: str, client: str, site: Path | None = None, authority: Path | None = None
-) -> list[str]:
-    """Return the arguments of a client's SuperNode.
-
-    Args:
-        place: folder with its key pair and the authority's certificate.
-        address: ``HOST:PORT`` of the SuperLink.
-        client: its name.
-        site: its client.yaml; ``None``: its data is where the run's configuration says.
-        authority: certificate to know the server by; default: the folder's.
-    """
-    config = f'client="{client}"' + (f' data="{site.resolve()}"' if site is not None else "")
-    return [
-        *("--superlink", address),
-        *("--root-certificates", str(authority or place / "ca.crt")),
-        *("--auth-supernode-private-key", str(place / "node.key")),
-        *("--auth-supernode-public-key", str(place / "node.pub")),
-        *("--node-config", config),
-    ]
-
-
-def _render(template: str, to: Path, values: Mapping[str, Any]) -> None:
-    source = resources.files("feddat.deploy") / "templates" / template
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
-    environment.filters["yaml"] = _as_yaml
-    to.write_text(environment.from_string(source.read_text(encoding="utf-8")).render(values), encoding="utf-8")
-    if to.suffix == ".sh":
-        to.chmod(0o755)
-
-
-def _as_yaml(text: str) -> str:
-    """Return a text as YAML reads it back: in quotes where it would read a number, a date or ``no`` otherwise."""
-    try:
-        plain = parse_yaml(f"[{text}]") == [text] and parse_yaml(f"{text}: 1") == {text: 1}
-    except YamlError:
-        plain = False
-    return text if plain else json.dumps(text, ensure_ascii=False)
+def own_hosts(hosts: Sequence[str]) -> list[str]:
+    """Return the names and addresses that a server's certificate is for: those, and this machine's own."""
+    return list(dict.fromkeys([*hosts, "localhost", "127.0.0.1"]))

@@ -98,7 +98,7 @@ def _simulation(experiment: Experiment) -> Iterator[_Runtime]:
         processes = stack.enter_context(Processes(experiment.folder.path / "logs"))
         arguments = ["--insecure", "--simulation", "--host", "127.0.0.1", "--port", str(port)]
         processes.start("superlink", ["deploy", "link", *arguments], {"FLWR_HOME": str(place)})
-        yield _Runtime(_reached(stack, address, None, processes), simulation, processes)
+        yield _Runtime(_reached(stack, address, None, processes, place), simulation, processes)
 
 
 @contextmanager
@@ -132,8 +132,10 @@ def start_link(processes: Processes, server: ServerFolder) -> None:
     processes.start("superlink", ["deploy", "link", *server.link_arguments()], home)
 
 
-def _reached(stack: ExitStack, address: str, authority: Path | None, processes: Processes | None) -> Control:
-    control = Control(address, authority)
+def _reached(
+    stack: ExitStack, address: str, authority: Path | None, processes: Processes | None, state: Path | None = None
+) -> Control:
+    control = Control(address, authority, state)
     stack.callback(control.close)
     try:
         control.wait(5.0 if processes is None else START_SECONDS)

@@ -10,13 +10,21 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import sqlite3
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from feddat.deploy.asgi import App, Receive, Scope, Send, refuse
+from feddat.deploy.errors import DeployError
 from feddat.deploy.processes import search_path
+from feddat.files import locked, secret
 
 if TYPE_CHECKING:
     from feddat.deploy.folder import ServerFolder
@@ -25,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Paths that answer to other machines.
 OPEN = ("/v1/fleet/", "/health")
+#: Days before its end from which a server reminds of its certificate.
+SOON_DAYS = 30
 
 
 class OnlyFleetFromOutside:
@@ -58,12 +68,19 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
         arguments: of ``flower-superlink``.
         server: of the consortium whose clients are to be let in; default: nobody is.
     """
+    import uvicorn
     from flwr.superlink import main
-    from flwr.superlink.cli.flower_superlink import flower_superlink
 
     from feddat.deploy.bodies import BoundedBodies
+    from feddat.deploy.patience import ImpatientProtocol
+    from feddat.deploy.private import CONTROL_FILE, TASKS_FILE, OnlyWithToken
 
-    create = main.create_app
+    cli = import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of this name
+    if server is not None:
+        os.environ.setdefault("FLWR_HOME", str(server.path / "state" / "flwr"))
+    private = _private_folder(arguments)
+    token, tasks = secret(private / CONTROL_FILE), secret(private / TASKS_FILE)
+    create, command = main.create_app, vars(cli)["_get_superexec_command"]
 
     def create_guarded(*args: Any, **kwargs: Any) -> Any:
         app = create(*args, **kwargs)
@@ -71,29 +88,121 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
         def knows(key: bytes) -> bool:
             return app.state.linkstate_factory.state().get_node_id_by_public_key(key) is not None
 
+        # Flower has this for tasks that other machines take, and not for those that its own processes do.
+        app.state.superexec_auth_secret = tasks
+        app.add_middleware(OnlyWithToken, token=token)
         app.add_middleware(BoundedBodies, knows=knows if "--enable-supernode-auth" in arguments else None)
         app.add_middleware(OnlyFleetFromOutside)
         return app
 
     # Flower has a hook for middleware, but only for a package of its own.
     main.create_app = create_guarded
+    vars(cli)["_get_superexec_command"] = lambda *args, **kwargs: [
+        *command(*args, **kwargs),
+        *("--superexec-auth-secret-file", str(private / TASKS_FILE)),
+    ]
+    vars(uvicorn)["run"] = partial(uvicorn.run, http=ImpatientProtocol)
     sys.argv = ["flower-superlink", *arguments]
     os.environ["PATH"] = search_path(os.environ.get("PATH"))
-    if server is not None:
-        os.environ.setdefault("FLWR_HOME", str(server.path / "state" / "flwr"))
-        threading.Thread(target=_let_in, args=(server,), daemon=True).start()
-    flower_superlink()
+    with _alone(private):
+        _settle_database(arguments)
+        if server is not None:
+            _look_after(server)
+            threading.Thread(target=_let_in, args=(server,), daemon=True).start()
+        cli.flower_superlink()
+
+
+def _private_folder(arguments: Sequence[str]) -> Path:
+    """Return where a SuperLink keeps what is for its own account: beside its database, or in Flower's folder."""
+    database = _database(arguments)
+    return Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") if database is None else database.parent
+
+
+def _database(arguments: Sequence[str]) -> Path | None:
+    if "--database" not in arguments:
+        return None
+    named = arguments[list(arguments).index("--database") + 1]
+    return None if "://" in named or named == ":memory:" else Path(named)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other SuperLinks out of a state folder.
+
+    Raises:
+        DeployError: there is one.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder))
+        except BlockingIOError:
+            raise DeployError(f"state folder {folder}: another server works with it; end that one first") from None
+        except OSError as error:
+            raise DeployError(f"state folder {folder}: {error.strerror or error}") from None
+        yield
+
+
+def _settle_database(arguments: Sequence[str]) -> None:
+    """Put a database aside that cannot be read: Flower would end over it, and nothing in it is needed again.
+
+    Raises:
+        DeployError: it cannot be put aside.
+    """
+    path = _database(arguments)
+    if path is None or not path.exists():
+        return
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            (found,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if found == "ok":
+            return
+        reason = " ".join(str(found).split())
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError):
+            return  # of the disk or of access; Flower says so
+        reason = str(error)
+    aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+    try:
+        for end in ("-wal", "-shm", "-journal", ""):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
+    except OSError as error:
+        raise DeployError(f"{path}: {reason}, and it cannot be put aside: {error.strerror or error}") from None
+    log.warning("%s: %s; put aside as %s. Runs are kept in their folders: resume them", path, reason, aside.name)
+
+
+def _look_after(server: ServerFolder) -> None:
+    """Close to others what lies there from before, warn of an authority's key, and take a renewed certificate up."""
+    from feddat.deploy import pki
+    from feddat.deploy.renewal import reloading
+    from feddat.files import close_to_others
+
+    try:
+        close_to_others(server.path, below=False)
+        for path in (server.path / "server.key", server.path / "state"):
+            close_to_others(path)
+    except OSError as error:
+        log.warning("%s: others on this machine may read it: %s", error.filename, error.strerror)
+    for path in (server.path / "ca.key", server.path.parent / "authority" / "ca.key"):
+        if path.is_file():
+            log.warning(
+                "the authority's private key lies on this machine (%s): take it off; only renewals need it", path
+            )
+    until = pki.read_certificate(server.path / "server.crt").not_valid_after_utc
+    if until < datetime.now(UTC) + timedelta(days=SOON_DAYS):
+        log.warning("the server's certificate is good until %s: renew it (feddat deploy renew)", until.date())
+    reloading(server.path / "server.crt", server.path / "server.key")
 
 
 def _let_in(server: ServerFolder) -> None:
-    """Register the clients' keys as soon as the SuperLink answers."""
+    """Let the clients' keys in, and take revoked ones out, as soon as the SuperLink answers."""
     from feddat.deploy.control import Control, let_in
-    from feddat.deploy.errors import DeployError
 
     control = Control(server.local_address, server.authority)
     try:
         control.wait(60.0)
-        let_in(control, server)
+        for problem in let_in(control, server):
+            log.warning("%s", problem)
     except DeployError as error:
         log.error("%s; the SuperLink ends", error)
         os._exit(2)

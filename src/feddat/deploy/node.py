@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -41,6 +43,8 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from feddat.app.grid import CLIENT_KEY
 from feddat.deploy.bundle import BundleError, app_config, check_bundle
 from feddat.deploy.names import CLIENT_APP
+from feddat.deploy.private import task_signer
+from feddat.files import SECRET_BYTES
 from feddat.log import JsonLog
 from feddat.parent import end_with_parent
 from feddat.workers import out_of_reach
@@ -61,6 +65,7 @@ def run_node(
     again: Sequence[str] = (),
     heartbeat: float = HEARTBEAT_SECONDS,
     log_file: Path | None = None,
+    accepted: Callable[[], None] | None = None,
 ) -> None:
     """Be a SuperNode until the process is ended.
 
@@ -71,24 +76,30 @@ def run_node(
             not be up yet, or not know this client's key yet. Default: the process ends.
         heartbeat: seconds; the server takes the node for gone after two of them without a sign of life.
         log_file: of JSON lines: what this process and its worker do.
+        accepted: is called once, when the server has taken this node's key.
     """
     from flwr.supercore import heartbeat as sender
     from flwr.supernode import fleet_http_connection as connection
     from flwr.supernode import start_client_internal as internal
-    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    cli = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of this name
 
     _keep(log_file)
     # Flower has no option for it: what is sent, and how often.
     vars(sender)["HEARTBEAT_DEFAULT_INTERVAL"] = vars(connection)["HEARTBEAT_DEFAULT_INTERVAL"] = heartbeat
     sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
+    # Every account of this machine can connect to that port; tasks are for who knows this, which no file holds.
+    key = secrets.token_bytes(SECRET_BYTES)
+    sys.argv += ["--superexec-auth-secret-file", "-"]
+    vars(cli)["load_superexec_auth_secret"] = lambda secret_file: key
     name = "get_fused_config_from_fab"
     vars(internal)[name] = _settings_of_app(vars(internal)[name])
     refused = threading.Event()
-    vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused)
-    threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file).serve, daemon=True).start()
+    vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused, accepted)
+    threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file, key).serve, daemon=True).start()
     failed = False
     try:
-        flower_supernode()
+        cli.flower_supernode()
     except SystemExit as end:
         failed = bool(end.code)
         if not again or not (failed or refused.is_set()):
@@ -122,17 +133,20 @@ def _wrong_app(content: bytes) -> str | None:
     return None if asked == CLIENT_APP else f"this node runs {CLIENT_APP} and no other app (asked for {asked})"
 
 
-def _noting(refused: threading.Event) -> type[NodeAuthHttpInterceptor]:
-    """Return what signs a node's messages, and notes that the server does not take its signature.
+def _noting(refused: threading.Event, accepted: Callable[[], None] | None) -> type[NodeAuthHttpInterceptor]:
+    """Return what signs a node's messages, and notes that the server does not take its signature, or for once does.
 
-    Flower then ends the node as if somebody had asked for it.
+    In the one case Flower ends the node as if somebody had asked for it.
     """
+    waiting = [] if accepted is None else [accepted]
 
     class Noting(NodeAuthHttpInterceptor):
         def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
             answer = super().intercept(context, call_next)
             if answer.status_code == httpx.codes.UNAUTHORIZED:
                 refused.set()
+            if waiting and answer.is_success:
+                waiting.pop()()
             return answer
 
     return Noting
@@ -145,8 +159,8 @@ class _Tasks:
     it never becomes whole, and Flower waits for hours for the rest.
     """
 
-    def __init__(self, address: str, log_file: Path | None) -> None:
-        self._address = address
+    def __init__(self, address: str, log_file: Path | None, key: bytes) -> None:
+        self._address, self._key = address, key
         self._worker = _Worker(log_file)
         self._turn = threading.Lock()
 
@@ -191,6 +205,8 @@ class _Tasks:
         interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
         if token is not None:
             interceptors.append(RuntimeTokenHttpInterceptor(token))
+        else:
+            interceptors.append(task_signer(self._key))
         return RuntimeHttpClient.from_server_address(
             server_address=self._address,
             insecure=True,

@@ -1,4 +1,4 @@
-"""A consortium's own certificate authority, the server's certificate, and a key pair for every client.
+"""A consortium's own certificate authority, the server's certificate, and the clients' keys.
 
 The authority signs nothing but the server's certificate: clients use it to know the server. The server knows clients by
 their public keys. All keys are on the curve P-384, which Flower asks for.
@@ -8,22 +8,32 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from feddat.files import whole_file, write_atomic
+
 #: Certificates of servers and authorities are good for so many days.
 SERVER_DAYS, AUTHORITY_DAYS = 397, 3650
+#: Bytes of a certificate request.
+MOST_REQUEST = 2**16
 
 
 class CertificateError(ValueError):
     """A certificate or key cannot be used; the message names the file."""
+
+
+class PassphraseNeeded(CertificateError):
+    """A key is encrypted, and no passphrase was given."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,37 @@ def server_certificate(
         now: from when; default: now.
     """
     key = ec.generate_private_key(ec.SECP384R1())
+    return sign_request(authority, server_request(key, hosts), days, now), key
+
+
+def server_request(key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]) -> x509.CertificateSigningRequest:
+    """Return what an authority needs for a server's certificate: its public key and its hosts, signed by its key."""
+    return (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
+        .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+
+
+def sign_request(
+    authority: Authority,
+    request: x509.CertificateSigningRequest,
+    days: int = SERVER_DAYS,
+    now: datetime.datetime | None = None,
+) -> x509.Certificate:
+    """Return the certificate that a server's request asks for; nothing of the request but key and hosts goes into it.
+
+    Raises:
+        CertificateError: it is not signed by its own key, or names no hosts.
+    """
+    hosts = request_hosts(request)
+    key = request.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise CertificateError("certificate request: its key is not on an elliptic curve")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
-    certificate = (
-        _builder(subject, authority.certificate.subject, key.public_key(), days, now)
+    return (
+        _builder(subject, authority.certificate.subject, key, days, now)
         .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
@@ -70,7 +108,21 @@ def server_certificate(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key()), critical=False)
         .sign(authority.key, hashes.SHA384())
     )
-    return certificate, key
+
+
+def request_hosts(request: x509.CertificateSigningRequest) -> list[str]:
+    """Return the names and addresses that a server's request is for.
+
+    Raises:
+        CertificateError: it is not signed by its own key, or names no hosts.
+    """
+    if not request.is_signature_valid:
+        raise CertificateError("certificate request: not signed by its own key")
+    try:
+        names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        raise CertificateError("certificate request: names no hosts") from None
+    return [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
 def write_certificate(path: Path, certificate: x509.Certificate) -> None:
@@ -92,32 +144,146 @@ def read_certificate(path: Path) -> x509.Certificate:
         raise CertificateError(f"certificate {path}: not a PEM certificate") from None
 
 
-def write_private_key(path: Path, key: ec.EllipticCurvePrivateKey, ssh: bool = False) -> None:
-    """Write a private key that only its owner can read; ``ssh``: in OpenSSH's format, which SuperNodes want."""
+def read_request(path: Path) -> x509.CertificateSigningRequest:
+    """Read a PEM certificate request.
+
+    Raises:
+        CertificateError: there is none.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_REQUEST + 1)
+    except OSError as error:
+        raise CertificateError(f"request {path}: {error.strerror}") from None
+    if len(content) > MOST_REQUEST:
+        raise CertificateError(f"request {path}: larger than {MOST_REQUEST} bytes")
+    try:
+        return x509.load_pem_x509_csr(content)
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateError(f"request {path}: not a PEM certificate request") from None
+
+
+def write_request(path: Path, request: x509.CertificateSigningRequest) -> None:
+    """Write a certificate request as PEM."""
+    path.write_bytes(request.public_bytes(serialization.Encoding.PEM))
+
+
+def write_private_key(
+    path: Path, key: ec.EllipticCurvePrivateKey, ssh: bool = False, passphrase: str | None = None
+) -> None:
+    """Write a private key that only its owner can read, whatever the umask and whoever made the file before.
+
+    Args:
+        path: becomes the key completely or not at all.
+        key: the key.
+        ssh: in OpenSSH's format, which SuperNodes want.
+        passphrase: to encrypt it with.
+    """
     kind = serialization.PrivateFormat.OpenSSH if ssh else serialization.PrivateFormat.PKCS8
-    content = key.private_bytes(serialization.Encoding.PEM, kind, serialization.NoEncryption())
-    path.touch(mode=0o600)
-    path.write_bytes(content)
+    encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase is not None:
+        encryption = serialization.BestAvailableEncryption(passphrase.encode())
+    content = key.private_bytes(serialization.Encoding.PEM, kind, encryption)
+    with whole_file(path) as temporary:
+        temporary.unlink(missing_ok=True)  # of a process that was killed here, and had the same number
+        temporary.touch(mode=0o600)
+        temporary.write_bytes(content)
 
 
-def write_key_pair(folder: Path, name: str) -> None:
-    """Write ``NAME.key`` and ``NAME.pub``, the two halves of a new client key."""
-    key = ec.generate_private_key(ec.SECP384R1())
+def read_authority(folder: Path, passphrase: str | None = None) -> Authority:
+    """Read the authority's certificate and private key.
+
+    Raises:
+        PassphraseNeeded: the key is encrypted, and no passphrase is given.
+        CertificateError: one is not there, they do not fit, or the passphrase is wrong.
+    """
+    certificate, path = read_certificate(folder / "ca.crt"), folder / "ca.key"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"authority's key {path}: {error.strerror}") from None
+    encrypted = b"-----BEGIN ENCRYPTED" in content
+    if encrypted and passphrase is None:
+        raise PassphraseNeeded(f"authority's key {path}: encrypted; give --ca-passphrase-file")
+    try:
+        key = serialization.load_pem_private_key(content, passphrase.encode() if encrypted and passphrase else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        problem = "not a PEM private key, or the passphrase is wrong" if encrypted else "not a PEM private key"
+        raise CertificateError(f"authority's key {path}: {problem}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise CertificateError(f"authority's key {path}: not that of {folder / 'ca.crt'}")
+    return Authority(certificate, key)
+
+
+def new_key() -> ec.EllipticCurvePrivateKey:
+    """Return a new key of a client."""
+    return ec.generate_private_key(ec.SECP384R1())
+
+
+def write_key_pair(folder: Path, name: str, key: ec.EllipticCurvePrivateKey | None = None) -> None:
+    """Write ``NAME.key`` and ``NAME.pub``, the two halves of a client key; default: of a new one."""
+    key = key or new_key()
     write_private_key(folder / f"{name}.key", key, ssh=True)
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    (folder / f"{name}.pub").write_bytes(public + f" {name}\n".encode())
+    write_public_key(folder / f"{name}.pub", key.public_key(), name)
+
+
+def write_public_key(path: Path, key: ec.EllipticCurvePublicKey, comment: str) -> None:
+    """Write a public key as OpenSSH does, whole or not at all; the comment is the rest of its line."""
+    write_atomic(path, public_line(key) + f" {comment}\n".encode())
+
+
+def public_line(key: ec.EllipticCurvePublicKey) -> bytes:
+    """Return a public key as OpenSSH writes it, without a comment."""
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """Read a client's public key in OpenSSH's format.
+
+    Raises:
+        CertificateError: there is none.
+    """
+    try:
+        key = serialization.load_ssh_public_key(path.read_bytes())
+    except OSError as error:
+        raise CertificateError(f"public key {path}: {error.strerror}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateError(f"public key {path}: not in OpenSSH's format") from None
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise CertificateError(f"public key {path}: not on an elliptic curve")
+    return key
+
+
+def read_client_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """Read a client's private key in OpenSSH's format.
+
+    Raises:
+        CertificateError: there is none.
+    """
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise CertificateError(f"key {path}: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise CertificateError(f"key {path}: not in OpenSSH's format") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise CertificateError(f"key {path}: not on an elliptic curve")
+    return key
+
+
+def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+    """Return a public key's fingerprint, the one that ``ssh-keygen -lf`` shows: ``SHA256:`` and 43 signs."""
+    return "SHA256:" + b64encode(sha256(b64decode(public_line(key).split()[1])).digest()).rstrip(b"=").decode()
+
+
+def certificate_fingerprint(certificate: x509.Certificate) -> str:
+    """Return a certificate's fingerprint as ``openssl x509 -fingerprint -sha256`` shows it, without its colons."""
+    return certificate.fingerprint(hashes.SHA256()).hex().upper()
 
 
 def check_key_pair(private: Path, public: Path) -> None:
     """Raise ``CertificateError`` if two files are not the two halves of one key."""
-    try:
-        key = serialization.load_ssh_private_key(private.read_bytes(), password=None)
-        other = serialization.load_ssh_public_key(public.read_bytes())
-    except OSError as error:
-        raise CertificateError(f"key {error.filename}: {error.strerror}") from None
-    except ValueError:
-        raise CertificateError(f"keys {private} and {public}: not in OpenSSH's format") from None
-    if key.public_key() != other:
+    if read_client_key(private).public_key() != read_public_key(public):
         raise CertificateError(f"key {public}: is not the other half of {private}")
 
 

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 #: Placeholder colour -> the CSS variable that replaces it.
-_INK, _MUTED, _LINE = "#010101", "#010102", "#010103"
+INK, MUTED, _LINE = "#010101", "#010102", "#010103"
 SERIES = tuple(f"#0102{index:02x}" for index in range(1, 8))
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _LINE: "--line"} | {
+_VARIABLES = {INK: "--ink", MUTED: "--muted", _LINE: "--line"} | {
     colour: f"--s{index}" for index, colour in enumerate(SERIES, start=1)
 }
 
@@ -69,7 +69,7 @@ def style(ink: str, muted: str, line: str) -> Any:
 
 
 #: matplotlib's settings for a plot that takes its page's colours.
-STYLE = style(_INK, _MUTED, _LINE)
+STYLE = style(INK, MUTED, _LINE)
 
 #: Round -> one score per seed.
 Curve = Mapping[int, Sequence[float]]
@@ -89,7 +89,7 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
         title: what a screen reader says.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(3.5, 2.3)
+        figure, axes = new_figure(3.5, 2.3)
         for index, curve in enumerate(curves.values()):
             rounds = sorted(curve)
             means = [statistics.fmean(curve[r]) for r in rounds]
@@ -117,7 +117,7 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
         title: what a screen reader says.
     """
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure(5.2, 0.55 + 0.42 * len(values))
+        figure, axes = new_figure(5.2, 0.55 + 0.42 * len(values))
         largest = max((value for group in values.values() for value in group), default=1.0) or 1.0
         for index, group in enumerate(values.values()):
             mean = statistics.fmean(group)
@@ -125,11 +125,11 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
             end = max(group)
             if len(group) > 1:
                 std = statistics.stdev(group)
-                axes.errorbar(mean, index, xerr=std, color=_INK, linewidth=1.2, capsize=3)
-                axes.scatter(group, [index] * len(group), s=9, color=_INK, alpha=0.55, linewidths=0, zorder=3)
+                axes.errorbar(mean, index, xerr=std, color=INK, linewidth=1.2, capsize=3)
+                axes.scatter(group, [index] * len(group), s=9, color=INK, alpha=0.55, linewidths=0, zorder=3)
                 end = max(end, mean + std)
             axes.text(end + 0.02 * largest, index, f"{mean:.1f}", va="center", fontweight="bold")
-        axes.set_yticks(range(len(values)), list(values), color=_INK)
+        axes.set_yticks(range(len(values)), list(values), color=INK)
         axes.invert_yaxis()
         axes.set_xlim(0, largest * 1.14)
         axes.grid(visible=False, axis="y")
@@ -147,7 +147,8 @@ def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
     return max(0.0, min(scores) - room), min(100.0, max(scores) + room)
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of inches, without a ground of its own, and its axes; draw within :data:`STYLE`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()

@@ -31,6 +31,7 @@ def rows(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]
                 "down": down,
                 "per_round": up / (max(1, len(taking_part(summary))) * summary["rounds"]),
                 "whole": (up + down) * total / communicated if communicated else None,
+                "passes": summary.get("passes"),
                 "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
             }
         )

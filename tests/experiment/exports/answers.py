@@ -9,8 +9,8 @@ from feddat.experiment.single.federation import answering_state
 def of_run(run, client, examples, route=None):
     """What a client's model answers within the run, on a route."""
     federation, state = Experiment.open(run)._latest()
-    final, extras = answering_state(federation.foundation, state)
     owner = federation.owner(client)
+    final, extras = answering_state(federation.foundation, state, owner.name)
     answering = owner.answering(state.shared or None, state.round, final, extras)
     return answering.likeliest(owner.members[client], examples, route or owner.routes(final)[0], 3)
 

@@ -111,3 +111,14 @@ def test_a_run_on_a_model_of_the_hub(hub, make_config, world, tmp_path, merge):
     if not merge:
         config = json.loads((folder / "adapter_config.json").read_text())
         assert (config["base_model_name_or_path"], config["revision"]) == ("org/tiny", commit)
+
+
+def test_the_card_says_what_is_promised_of_records_and_of_what_it_is_not(finished, tmp_path):
+    private = {"privacy__epsilon": 8.0, "privacy__delta": 1e-3, "share_metrics": "none", "rounds": 1}
+    shared = {"privacy__scope": "shared", "algorithm__heads": "separate", "algorithm__alpha": 0.0}
+    promise = "(8, 0.001)-differential privacy of every training record"
+    whole, part = finished(**private), finished(**private | shared)
+    assert promise in card_of(Experiment.open(whole).export(tmp_path / "ann", "ann", "local")).text
+    assert promise in card_of(Experiment.open(part).export(tmp_path / "all")).text
+    own = card_of(Experiment.open(part).export(tmp_path / "own", "ann", "local")).text
+    assert promise not in own and "| privacy | none, see below |" in own and "and this model is not" in own

@@ -146,7 +146,7 @@ def test_a_merged_model_is_a_foundation_model(finished, call, tmp_path, make_con
         ({"method": "fedavg", "adapter__peft": "prompt"}, ["--merge"], "prompts are inputs"),
         ({"method": "local"}, [], "method local: nothing is communicated; give --client"),
         ({"method": "fedsa-lora"}, [], "to themselves; give --client"),
-        ({"method": "feddpa"}, ["--client", "ann"], "weighs adapters anew for each question"),
+        ({"method": "feddpa"}, ["--client", "ann"], "weighs adapters or answers anew for each question"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(finished, call, tmp_path, capsys, values, arguments, message):

@@ -40,8 +40,13 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     Raises:
         ValueError: the site's output width cannot be told, or ``placement`` does not fit the site.
+
+    Attributes:
+        apart: whether every product has the adapters' own weights in it, for whoever looks at their uses one by one;
+            else they may be rounded and joined with those of other sites first (:meth:`pure`).
     """
 
+    apart = False
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
     other_param_names = ("scaling",)
 
@@ -121,6 +126,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             sites: of adapters that only add to the output.
             dtype: of outputs and weights.
         """
+        if any(site.apart for site in sites):
+            return [(site._as_it_is, ()) for site in sites]
         alike: dict[Any, list[int]] = {}
         active = [site._active() for site in sites]
         for place, (weights, scales) in enumerate(active):
@@ -175,6 +182,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             return None
         weights, scales = self._active()
         return contribution(hidden, weights, scales) if weights else None
+
+    def _as_it_is(self, output: Tensor, weights: Sequence[Tensor]) -> Tensor:
+        return self.adapt(output)
 
     def _active(self) -> tuple[list[Weights], list[float | Tensor]]:
         names = [] if self.disable_adapters else [n for n in self.active_adapters if n in self.bottleneck_down]

@@ -85,7 +85,7 @@ def write_card(folder: Path, info: ExportInfo, origin: Origin, personal: bool) -
         "## Scores",
         _scores(scores, origin, source),
         "## Privacy",
-        _privacy(personal),
+        _privacy(origin, personal),
         "## Use",
         _use(info, personal),
         "## Method",
@@ -133,7 +133,7 @@ def _table(info: ExportInfo, origin: Origin, revision: str | None) -> str:
         "foundation model": f"{public_name(info.model)} ({info.family})",
         "revision": revision or "not known",
         "hash of its weights": f"`{info.weights}`, in {info.format}",
-        "privacy": "none, see below",
+        "privacy": _promise(origin, origin.client is not None) or "none, see below",
         "software": f"feddat {metadata.version('feddat')}",
     }
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
@@ -149,11 +149,31 @@ def _scores(scores: Mapping[str, float], origin: Origin, source: str) -> str:
     return "\n".join(f"{score:.1f} % on {source}: {name}." for name, score in scores.items())
 
 
-def _privacy(personal: bool) -> str:
-    level = (
-        "Clients' data did not leave them. What they sent was not protected beyond that: no differential privacy, no "
-        "secure aggregation. A trained model can give away something of what it was trained on."
-    )
+def _promise(origin: Origin, personal: bool) -> str | None:
+    """Return what holds for every record that a model was trained on, in short; ``None`` where nothing does."""
+    privacy = origin.config.privacy
+    if privacy.epsilon is None or (personal and privacy.scope == "shared"):
+        return None
+    return f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy of every training record"
+
+
+def _privacy(origin: Origin, personal: bool) -> str:
+    promise = _promise(origin, personal)
+    if promise is not None:
+        level = (
+            f"Clients' data did not leave them, and what they trained has {promise} at its client (DP-SGD; a record "
+            "is a question with its pictures and answers). Test questions and the list of answers are not covered."
+        )
+    else:
+        level = (
+            "Clients' data did not leave them. What they sent was not protected beyond that: no differential privacy, "
+            "no secure aggregation. A trained model can give away something of what it was trained on."
+        )
+        if origin.config.privacy.on:
+            level = (
+                "Clients' data did not leave them. What they sent is differentially private, and this model is not: "
+                "its client trained a part of it without noise. It can give away something of what it was trained on."
+            )
     own = f" Head and local adapter were trained on one client's data alone; `{ANSWERS_FILE}` lists its answers."
     return level + (own if personal else "")
 

@@ -69,8 +69,8 @@ def client_model(federation: Federation, state: ServerState, client: str, route:
     """
     if client not in federation.data:
         raise ExportError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
-    final, extras = answering_state(federation.foundation, state)
     owner = federation.owner(client)
+    final, extras = answering_state(federation.foundation, state, owner.name)
     try:
         return owner.trained(state.shared or None, state.round, client, route, final, extras)
     except ValueError as error:

@@ -166,7 +166,7 @@ def comparison_runs(
     """
     if config.runtime.kind != "in-process":
         raise ConfigError(f"runtime: {config.runtime.kind}, but the runs of a comparison are in-process; leave it out")
-    if config.share_metrics != "scores":
+    if config.share_metrics != "scores" and not config.privacy.on:  # then they are scored where their data is
         raise ConfigError(f"share_metrics: {config.share_metrics}, but scores are what is compared; leave it out")
     if config.runtime.jobs not in (1, "auto"):
         raise ConfigError(

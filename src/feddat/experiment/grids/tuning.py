@@ -78,6 +78,11 @@ class Search:
         Raises:
             ConfigError: a key is unknown or a value does not fit.
         """
+        if config.privacy.on:
+            raise ConfigError(
+                f"privacy: a search over {self.name} trains on the same records again and chooses by their clients' "
+                "scores, which no epsilon counts; give the values instead"
+            )
         folder = config.runs_dir / comparison_name(config) / "tuning"
         runs = {}
         for method in methods:

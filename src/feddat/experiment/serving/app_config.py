@@ -108,6 +108,19 @@ def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
     return validated(settings, None)
 
 
+def check_complete(flat: Mapping[str, Any]) -> None:
+    """See to it that a server's settings have every key, so that none is filled from this side's own defaults.
+
+    Raises:
+        ConfigError: names the first that are missing.
+    """
+    usual = asked_values(asked_settings({}))
+    if missing := sorted(key for key in usual if key not in flat):
+        raise ConfigError(
+            f"{', '.join(missing[:3])}: missing in the run's settings; its server has another version of feddat"
+        )
+
+
 def asked_values(settings: RunConfig) -> Flat:
     """Return the settings of :func:`asked_settings` as Flower carries them, in full."""
     return {key: value for key, value in _flat(settings.model_dump(mode="json")).items() if not _is_clients_own(key)}

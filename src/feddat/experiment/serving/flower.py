@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
 from feddat.app.client import Site, client_name, make_client_app
+from feddat.app.policy import PolicyError
 from feddat.app.polling import PollingGrid
 from feddat.client.data_notes import sentence
 from feddat.config import RunConfig
@@ -26,12 +28,13 @@ from feddat.experiment.serving.gate import ClientGate
 from feddat.experiment.single.federation import Federation, check_sites, load_federation
 from feddat.experiment.single.run import Experiment
 from feddat.experiment.single.world import check_client
+from feddat.privacy.secure_sum.identity import Identity
 from feddat.site import read_site
 
 log = logging.getLogger(__name__)
 
-#: The key of a node's configuration that names its client's file.
-SITE_KEY = "data"
+#: Keys of a node's configuration: of its client's file, and of the folder with its key and certificate.
+SITE_KEY, KEYS_KEY = "data", "keys"
 
 server_app = ServerApp()
 
@@ -66,13 +69,30 @@ def site(context: Context, run: str) -> Site:
     """
     if (own := gate(context)) is not None:
         here = read_site(own.file)
-        return _own_federation(own.settings(here).model_dump_json(), here.store(run)).site(here.client)
+        settings = own.settings(here)
+        if here.policy.secure_aggregation == "required" and not context.node_config.get(KEYS_KEY):
+            raise PolicyError("policy.secure_aggregation: required, but this node has no keys to know the others by")
+        federation = _own_federation(settings.model_dump_json(), here.store(run), here.seal_key(run))
+        found = federation.site(here.client, identity(context, settings, here.client))
+        return replace(found, refuses_old_state=here.old_state == "refuse")
     federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
     name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:
         check_client(federation.participants[name], from_flat(context.run_config).accept_changes)
         checked.add(name)
-    return federation.site(name)
+    return federation.site(name, identity(context, federation.foundation.config, name))
+
+
+def identity(context: Context, settings: RunConfig, client: str) -> Identity | None:
+    """Return a client's certificate, by which the others in a secure sum know it; ``None`` where its node has no keys.
+
+    Raises:
+        IdentityError: the certificate is missing or cannot be used.
+    """
+    folder = context.node_config.get(KEYS_KEY)
+    if not settings.secure_aggregation.enabled or not folder:
+        return None
+    return Identity.read(Path(str(folder)), client)
 
 
 client_app = make_client_app(site, gate)
@@ -92,9 +112,9 @@ def _federation(settings: str) -> tuple[Federation, set[str]]:
 
 
 @lru_cache(maxsize=1)
-def _own_federation(settings: str, state: Path) -> Federation:
+def _own_federation(settings: str, state: Path, seal_key: Path) -> Federation:
     """Return a client with a file of its own, alone; its gate compares its data with what it was."""
-    federation = load_federation(RunConfig.model_validate_json(settings), state)
+    federation = load_federation(RunConfig.model_validate_json(settings), state, seal_key)
     for name, splits in federation.notes.items():  # in this client's own log: no message holds them
         for split, found in splits.items():
             log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})

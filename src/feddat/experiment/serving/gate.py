@@ -18,15 +18,16 @@ from weakref import WeakSet
 from flwr.app import Message, MessageType
 
 from feddat.algorithms import ALGORITHMS
-from feddat.app import policy
+from feddat.app import policy, secure_messages
 from feddat.app.client import Works
 from feddat.app.messages import Instruction
 from feddat.app.policy import PolicyError
 from feddat.client.approvals import Approvals, changes
 from feddat.client.ledger import Ledger
+from feddat.client.private_rules import check_privacy
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
-from feddat.experiment.serving.app_config import asked_settings, asked_values
+from feddat.experiment.serving.app_config import asked_settings, asked_values, check_complete
 from feddat.experiment.single.methods import VARIANTS, resolve
 from feddat.experiment.single.world import check_client
 from feddat.precision import resolve_precision
@@ -62,7 +63,10 @@ class ClientGate:
         site = read_site(self.file)
         run = policy.check_run_id(message)
         settings = self.settings(site)
-        if message.metadata.message_type != MessageType.QUERY:
+        kind = message.metadata.message_type
+        if kind in map(secure_messages.message_type, secure_messages.STEPS):
+            policy.check_step(settings, message)
+        elif kind != MessageType.QUERY:
             policy.check_instruction(site.policy, settings, message)
         self._approved(site, run)
 
@@ -98,11 +102,13 @@ class ClientGate:
         """
         try:
             asked = asked_settings(self.flat)
+            check_complete(self.flat)
             if asked.method not in VARIANTS and asked.method not in site.policy.methods:
                 asked_for = f"{asked.method!r}, expected one of {', '.join(site.policy.methods)}"
                 raise PolicyError(f"policy.methods: method is {asked_for}")  # another package's is not even loaded
             settings = resolve(asked)
             policy.check_settings(site.policy, settings)
+            check_privacy(settings)
             settings = site.applied(settings)
         except ConfigError as error:
             raise PolicyError(str(error)) from None

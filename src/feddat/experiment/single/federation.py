@@ -26,12 +26,15 @@ from feddat.algorithms.base import MAIN_HEAD
 from feddat.app.checkpoint import ServerState
 from feddat.app.client import Site
 from feddat.app.messages import Member
+from feddat.app.secure_strategy import sum_rules, uses_sums
 from feddat.client.captured import CapturedRoutes
 from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.prefixes import PrefixCache
+from feddat.client.private_rules import check_privacy
 from feddat.client.probe import unreached_sites
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
+from feddat.client.summing import SecureMember
 from feddat.client.trainer import Participant, evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.data.partition import split_clients
@@ -45,6 +48,7 @@ from feddat.models.two_towers.fusion import FusedBackbone
 from feddat.models.weights import some, weights_hash
 from feddat.phases import phase
 from feddat.precision import Resolved, resolve_precision
+from feddat.privacy.secure_sum.identity import Identity
 from feddat.seeding import numpy_generator, torch_generator
 
 log = logging.getLogger(__name__)
@@ -110,10 +114,19 @@ class Foundation:
         )
 
 
-def answering_state(foundation: Foundation, state: ServerState) -> tuple[bool, dict[str, Tensor] | None]:
-    """Return whether a state is that of the last round, and the extra arrays that answers take."""
+def answering_state(
+    foundation: Foundation, state: ServerState, participant: str | None = None
+) -> tuple[bool, dict[str, Tensor] | None]:
+    """Return whether a state is that of the last round, and the extra arrays that a participant's answers take.
+
+    ``participant``: its name; ``None``: nobody's, what is the same for all.
+    """
     server = foundation.algorithm.server
-    return state.round == foundation.config.rounds, None if server is None else dict(server.answers(state.rule))
+    extras = None
+    if server is not None:
+        apart = server.apart and participant is not None
+        extras = dict(server.answers_to(state.rule, participant or "") if apart else server.answers(state.rule))
+    return state.round == foundation.config.rounds, extras
 
 
 @dataclass(frozen=True)
@@ -135,11 +148,15 @@ class Federation:
         """Return the participant that works on a client's data."""
         return next(p for p in self.participants.values() if client in p.members)
 
-    def site(self, name: str) -> Site:
-        """Return a participant as its node presents it."""
+    def site(self, name: str, identity: Identity | None = None) -> Site:
+        """Return a participant as its node presents it; ``identity``: its certificate, where it has one."""
         if name not in self._members:
             self._members[name] = self._member(name)
-        return Site(self._members[name], self.participants[name], self.foundation.model)
+        works, config = self.participants[name], self.foundation.config
+        sums = None
+        if uses_sums(config, self.foundation.algorithm):
+            sums = SecureMember(works.store, sum_rules(config.secure_aggregation), identity)
+        return Site(self._members[name], works, self.foundation.model, sums)
 
     @cached_property
     def notes(self) -> dict[str, dict[str, SplitNotes]]:
@@ -178,6 +195,7 @@ def load_foundation(config: RunConfig) -> Foundation:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     _check_format(config)
+    check_privacy(config)
     backbone, adapters, weights = _load_model(
         config.model,
         config.weights,
@@ -205,7 +223,7 @@ def load_foundation(config: RunConfig) -> Foundation:
     return Foundation(config, backbone, adapters, algorithm, model)
 
 
-def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
+def load_federation(config: RunConfig, clients_folder: Path, seal_key: Path | None = None) -> Federation:
     """Load what a run needs; nothing is written.
 
     The benchmark is kept for the next run of this process, as is the model (:func:`load_foundation`).
@@ -213,6 +231,7 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
     Args:
         config: with an algorithm's name as method.
         clients_folder: where the clients' personal states lie.
+        seal_key: file of the key that seals them, of one client alone; default: each has its own beside its states.
 
     Raises:
         ConfigError: adapter or device cannot be used.
@@ -221,11 +240,13 @@ def load_federation(config: RunConfig, clients_folder: Path) -> Federation:
         DataError: data cannot be read, or a split is empty.
         StoreError: a client's name cannot be a folder name.
     """
-    return build_federation(config, load_clients(config), clients_folder)
+    return build_federation(config, load_clients(config), clients_folder, seal_key)
 
 
 @phase("loading")
-def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_folder: Path) -> Federation:
+def build_federation(
+    config: RunConfig, clients: Sequence[ClientData], clients_folder: Path, seal_key: Path | None = None
+) -> Federation:
     """Load the model, and put a federation of the given clients together, see :func:`load_federation`."""
     data = {client.name: client for client in clients}
     for client in data.values():
@@ -235,7 +256,7 @@ def build_federation(config: RunConfig, clients: Sequence[ClientData], clients_f
     foundation = load_foundation(config)
     backbone, adapters, algorithm = foundation.backbone, foundation.adapters, foundation.algorithm
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
-    stores = {name: PersonalStore(clients_folder, name) for name in groups}
+    stores = {name: PersonalStore(clients_folder, name, key=seal_key) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)

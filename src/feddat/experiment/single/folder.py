@@ -203,6 +203,17 @@ def local_steps(lines: Sequence[Mapping[str, Any]], until: int | None = None) ->
     return steps / max(1, len(owners))
 
 
+def passes(lines: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
+    """Return the views that went ``forward`` and ``backward`` through the model in training, of all clients together.
+
+    ``None`` where a client keeps that to itself.
+    """
+    trained = [line["metrics"] for line in lines if line.get("split") == "train"]
+    if not trained or not all({"forward", "backward"} <= metrics.keys() for metrics in trained):
+        return None
+    return {way: round(sum(metrics[way] for metrics in trained)) for way in ("forward", "backward")}
+
+
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
     """Return the dotted keys, of those that determine a run's numbers, in which two configurations differ."""
     left, right = _flat(_deciding(one)), _flat(_deciding(other))

@@ -10,6 +10,7 @@ from typing import Any
 from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.app.rules import check_rule
+from feddat.app.secure_strategy import check_secure
 from feddat.config import ConfigError, RunConfig
 from feddat.kinds import KINDS, MIXING, named_variants
 from feddat.report.tables import METHODS
@@ -110,6 +111,7 @@ def resolve(config: RunConfig) -> RunConfig:
     if kind == "head":  # without an adapter, all that is left of a method is its heads
         config = config.model_copy(update={"method": "head"})
     check_rule(config, ALGORITHMS[config.method])
+    check_secure(config, ALGORITHMS[config.method])
     return config
 
 

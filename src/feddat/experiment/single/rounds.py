@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
+from httpx import HTTPError
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.judge import Judge
@@ -19,6 +20,7 @@ from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError, Roster
 from feddat.app.rules import Rule, make_rule
+from feddat.app.secure_strategy import SecureStrategy, check_secure, sum_rules, uses_sums
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy, sample_size
 from feddat.client.data_notes import Notes, sentence
@@ -27,7 +29,7 @@ from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
 from feddat.experiment.single.events import Announcer
 from feddat.experiment.single.federation import Federation, Foundation, answering_state
-from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps
+from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps, passes
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.samples import write_samples
 from feddat.experiment.single.starting import Start, read_start
@@ -52,6 +54,7 @@ class Service:
         resumes: what the folder holds is gone on with.
         world: what the run is made of -> its hash, as far as this process knows.
         changes: what of it was exchanged since the last checkpoint, and is accepted.
+        admitted: as for :class:`~feddat.app.roster.Roster`.
     """
 
     config: RunConfig
@@ -63,6 +66,7 @@ class Service:
     resumes: bool = False
     world: Mapping[str, str] = field(default_factory=dict)
     changes: Sequence[str] = ()
+    admitted: Callable[[], Mapping[str, bytes]] | None = None
 
     def __post_init__(self) -> None:
         """Choose the rule of aggregation, and read what the run begins with.
@@ -72,7 +76,9 @@ class Service:
                 clients, or messages are too large.
         """
         self.settings = self.foundation.config
-        replies = sample_size(self.settings.server.fraction, len(self.names))
+        count = len(self.names) or len(self.admitted() if self.admitted is not None else ())
+        replies = sample_size(self.settings.server.fraction, count)
+        check_secure(self.settings, self.foundation.algorithm, replies)
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
         extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
@@ -101,12 +107,20 @@ class Service:
             state = self._rounds(grid, started)
         except (FederationError, CheckpointError) as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from error
+        except HTTPError as error:
+            reason = str(error).partition("\n")[0]
+            raise ExperimentError(
+                f"run {self.folder.path}: the SuperLink cannot do its part ({reason}): is its disk full? Everything up "
+                "to here is kept, and the run can be resumed"
+            ) from error
         kinds: dict[str, dict[str, float]] = {}
         here = None if federation is None else federation()
         if here is not None:
             self._show_answers(state, here)
             kinds = scores_by_kind(here, state, self.settings.eval.split)
-        summary = self._summary(state)
+        # Where records are private no score travels; whoever has all the data here may have them all the same.
+        own = evaluate(here, state, self.settings.eval.split) if here and self.settings.privacy.on else {}
+        summary = self._summary(state, own)
         # As scores are: what a client keeps to itself is not shown of it here either.
         if here is not None and self.settings.share_metrics == "scores":
             summary["data"] = {
@@ -133,15 +147,20 @@ class Service:
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
         server, algorithm = settings.server, foundation.algorithm
+        sums = uses_sums(settings, algorithm)
         roster = Roster(
             self.folder.run_id(),
             self.names,
-            server.min_clients,
+            max(server.min_clients, settings.secure_aggregation.min_clients) if sums else server.min_clients,
             self.wait,
             bound=settings.runtime.kind == "deployment",
             central=algorithm.centralised,
+            admitted=self.admitted,
         )
-        strategy = AdapterStrategy(
+        make: Callable[..., AdapterStrategy] = AdapterStrategy
+        if sums:
+            make = partial(SecureStrategy, sums=sum_rules(settings.secure_aggregation))
+        strategy = make(
             seed=settings.seed,
             rule=self._rule,
             shapes={key: tuple(value.shape) for key, value in state.shared.items()},
@@ -227,10 +246,15 @@ class Service:
         folder.write_json(folder.predictions_file, samples)
         state.seconds["other"] += time.perf_counter() - started
 
-    def _summary(self, state: ServerState) -> dict[str, Any]:
-        """Return the summary, its scores read from the metrics: a resumed run may have scored before."""
+    def _summary(self, state: ServerState, here: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+        """Return the summary, its scores read from the metrics: a resumed run may have scored before.
+
+        Args:
+            state: after the last round.
+            here: scores that did not travel, by client and route.
+        """
         settings, foundation = self.settings, self.foundation
-        clients: dict[str, dict[str, float]] = {name: {} for name in self._order}
+        clients: dict[str, dict[str, float]] = {name: dict(here.get(name, {})) for name in self._order}
         for line in self.folder.read_metrics():
             if "score" in line and line["round"] == settings.rounds and line["split"] == settings.eval.split:
                 clients.setdefault(line["client"], {})[line["route"]] = line["score"]
@@ -250,6 +274,7 @@ class Service:
             "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
             "parameters": self._parameters,
             "steps": local_steps(self.folder.read_metrics()),
+            "passes": passes(self.folder.read_metrics()),
             "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
             "seconds": sum(state.seconds.values()),
             "seconds_in": state.seconds,
@@ -259,6 +284,7 @@ class Service:
             "not_shared": [name for name in clients if name in self._not_shared],
             "world": in_short(state.world),
             "changes": state.changes,
+            **({"privacy": settings.privacy.model_dump(mode="json", exclude_none=True)} if settings.privacy.on else {}),
         } | ({"start": state.start} if state.start else {})
 
 
@@ -275,17 +301,17 @@ def predict(
     federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
 ) -> list[list[tuple[str, float]]]:
     """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
-    final, extras = answering_state(federation.foundation, state)
     owner = federation.owner(client)
+    final, extras = answering_state(federation.foundation, state, owner.name)
     return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
 
 
 def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
     """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
     foundation = federation.foundation
-    final, extras = answering_state(foundation, state)
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
+        final, extras = answering_state(foundation, state, participant.name)
         found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
         participant.release()
     return {
@@ -301,9 +327,9 @@ def scores_by_kind(federation: Federation, state: ServerState, split: str) -> di
     The kinds are those that a dataset tells apart (``answer_type``: open and closed, or yes/no, number, other). A
     client whose questions are all of one kind, or of none, has no entry.
     """
-    final, extras = answering_state(federation.foundation, state)
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
+        final, extras = answering_state(federation.foundation, state, participant.name)
         kinds = {name: _kinds(federation.data[name], split) for name in participant.members}
         if not any(kinds.values()):
             continue

@@ -12,7 +12,8 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from feddat.app.checkpoint import Checkpoints, ServerState
+from feddat.admitted import admission
+from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
 from feddat.app.worker_grid import WorkerGrid
@@ -60,6 +61,7 @@ class Experiment:
         settings: the same with the method's variant filled in: what is run.
         folder: the run's folder.
         clients: folder of the clients' personal states.
+        seal_key: of the one client whose states they are; ``None``: each has its own beside its states.
     """
 
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
@@ -73,6 +75,7 @@ class Experiment:
         self.settings = resolve(self.config)
         self.folder = RunFolder(folder or config.run_dir)
         self.clients = self.folder.clients
+        self.seal_key: Path | None = None
 
     @classmethod
     def load(cls, path: Path | str | None = None, *overrides: str, **values: Any) -> Experiment:
@@ -101,7 +104,8 @@ class Experiment:
         if site is not None:
             own = read_site(site)
             experiment.settings = own.applied(experiment.settings)
-            experiment.clients = own.store(experiment.folder.run_id())
+            run = experiment.folder.run_id()
+            experiment.clients, experiment.seal_key = own.store(run), own.seal_key(run)
         if device is not None:
             experiment.settings = experiment.settings.model_copy(update={"device": device})
         return experiment
@@ -137,16 +141,19 @@ class Experiment:
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
-            self._let_world_speak(overwrite, accept_changes)
+            accepted = self._let_world_speak(overwrite, accept_changes)
             here = load_federation(self.settings, self.folder.clients)
             check_sites(here)
+            if accept_changes and not overwrite:
+                for participant in here.participants.values():
+                    participant.store.accept()
             names, world = list(here.participants), whole_world(here)
             if other := other_than(beside, world):
                 raise ExperimentError(
                     f"run {self.folder.path}: finished runs that it is to be compared with had other "
                     f"{' and '.join(other)}; put back what was there, or do all of them anew (--overwrite)"
                 )
-            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            changes = [] if overwrite else accepted + check_world(self.folder, self.config, world, accept_changes)
             service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume, world, changes)
             count = jobs or choose_jobs(self.settings, here)
             notes = here.notes
@@ -186,12 +193,16 @@ class Experiment:
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
-            self._let_world_speak(overwrite, accept_changes)
+            accepted = self._let_world_speak(overwrite, accept_changes)
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
             world = model_world(foundation)
-            changes = [] if overwrite else check_world(self.folder, self.config, world, accept_changes)
+            changes = [] if overwrite else accepted + check_world(self.folder, self.config, world, accept_changes)
             wait = self.settings.server.wait
-            service = Service(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes)
+            runtime = self.settings.runtime
+            admitted = admission(runtime.server if runtime.kind == "deployment" else None)
+            service = Service(
+                *(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes), admitted
+            )
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
             return lambda started: service.run(grid, started, known, federation)
@@ -234,12 +245,22 @@ class Experiment:
             return self.config
         return self.config.model_copy(update={"model_weights": found})
 
-    def _let_world_speak(self, overwrite: bool, accept_changes: bool) -> None:
-        """Forget the hash of weights that was noted when the run started, where its checkpoints say more of them."""
-        noted = Checkpoints(self.folder.checkpoints, config_hash(self.config)).world()[1]
+    def _let_world_speak(self, overwrite: bool, accept_changes: bool) -> list[str]:
+        """Forget the hash of weights that was noted when the run started, where its checkpoints say more of them.
+
+        Returns:
+            What of the checkpoints was altered, and is accepted.
+        """
+        checkpoints = Checkpoints(self.folder.checkpoints, config_hash(self.config))
+        try:
+            accepted = ["checkpoints"] if accept_changes and not overwrite and checkpoints.accept() else []
+        except CheckpointError as error:
+            raise ExperimentError(f"run {self.folder.path}: {error}") from None
+        noted = checkpoints.world()[1]
         if accept_changes or (noted and not overwrite):
             self.config = self.config.model_copy(update={"model_weights": None})
             self.settings = self.settings.model_copy(update={"model_weights": None})
+        return accepted
 
     def predict(
         self, client: str, examples: Sequence[Example], k: int = 3, accept_changes: bool = False
@@ -266,8 +287,8 @@ class Experiment:
             raise ExperimentError(f"run folder {self.folder.path}: give --client, one of {', '.join(federation.data)}")
         client = next(iter(federation.data)) if client is None else normal_text(client)
         _check_client(federation, client)
-        final, extras = answering_state(federation.foundation, state)
         owner = federation.owner(client)
+        final, extras = answering_state(federation.foundation, state, owner.name)
         answering = owner.answering(state.shared or None, state.round, final, extras)
         return Answerer(answering, owner.members[client], owner.routes(final)[0])
 
@@ -320,12 +341,15 @@ class Experiment:
 
     def _latest(self, accept_changes: bool = False) -> tuple[Federation, ServerState]:
         self._let_world_speak(False, accept_changes)
-        federation = load_federation(self.settings, self.clients)
+        federation = load_federation(self.settings, self.clients, self.seal_key)
         return federation, self._latest_state(federation.foundation, accept_changes)
 
     def _latest_state(self, foundation: Foundation, accept_changes: bool) -> ServerState:
         check_world(self.folder, self.config, model_world(foundation), accept_changes, asked=True)
-        state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest()
+        try:
+            state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest(elsewhere=True)
+        except CheckpointError as error:
+            raise ExperimentError(f"run {self.folder.path}: {error}") from None
         if state is None:
             raise ExperimentError(f"run folder {self.folder.path}: no checkpoint yet")
         return state
@@ -368,6 +392,8 @@ def _portable(config: RunConfig) -> RunConfig:
     if config.clients is not None:
         # A client may name the run's model, which is one for all.
         changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
+    if config.runtime.server is not None:
+        changes["runtime"] = config.runtime.model_copy(update={"server": config.runtime.server.expanduser().resolve()})
     precision = resolve_precision(config.train.precision, config.device)
     starts = {key: getattr(config.adapter, key) for key in ("start", "start_local")}
     absolute = {key: path.expanduser().resolve() for key, path in starts.items() if path is not None}

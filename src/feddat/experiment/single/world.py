@@ -95,6 +95,8 @@ def check_client(participant: Participant, accept: bool = False) -> None:
         StoreError: something has changed, and that is not to be accepted; or the disk refuses.
     """
     store = participant.store
+    if accept:
+        store.accept()
     path, now = store.folder / _FILE, data_hashes(member.data for member in participant.members.values())
     before = _read(path)
     if before and store.rounds() and (found := changed(before, now)):

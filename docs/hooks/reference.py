@@ -1,0 +1,272 @@
+"""What the site says of the code, made from the code: commands, settings, and methods that no paragraph names yet."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import annotated_types
+import click
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+CLI, CONFIGURATION, RIVALS = "reference/cli.md", "reference/configuration.md", "method/rivals.md"
+#: A role of Sphinx in front of code, in docstrings that mkdocstrings has rendered.
+ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):(<code>)~?")
+#: An address on arXiv.
+ARXIV = re.compile(r"(?<!\[)arXiv\s+(\d{4}\.\d{4,5})")
+#: What stands above the settings of each file, and its model's name.
+FILES = {
+    "A run": (
+        "RunConfig",
+        "In the YAML file of `feddat run --config FILE`, and on the command line as `KEY=VALUE`. "
+        "`server=RULE` is short for `server.rule=RULE`, and `runtime=KIND` for `runtime.kind=KIND`. The keys of one "
+        "client below `clients:` are in [your own data](../start/your-data.md#every-key-of-a-client).",
+    ),
+    "A client's own file": (
+        "SiteConfig",
+        "`client.yaml` on a client's machine, in a [deployment](../deployment.md). Nothing in it leaves that machine.",
+    ),
+}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add both pages."""
+    files.append(File.generated(config, CLI, content=commands()))
+    files.append(File.generated(config, CONFIGURATION, content=settings()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
+    """Add to the page of rivals those that it does not name."""
+    if page.file.src_uri != RIVALS:
+        return markdown
+    folder = Path(config.config_file_path).parent / "src" / "feddat" / "algorithms"
+    added = [paragraph for path in sorted(folder.glob("*.py")) if (paragraph := rival(path, markdown))]
+    return "\n\n".join([markdown, *(["## More"] if added else []), *added])
+
+
+def rival(path: Path, page: str) -> str | None:
+    """Return a paragraph about the algorithm in a file, from its docstring, unless the page speaks of it already."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    named = [
+        item.value.value
+        for node in classes
+        for item in node.body
+        if isinstance(item, ast.Assign)
+        and ast.unparse(item.targets[0]) == "name"
+        and isinstance(item.value, ast.Constant)
+    ]
+    if not named or named[0] == "feddat" or f"(`{named[0]}`)" in page:
+        return None
+    first, *rest = (ast.get_docstring(tree) or "").split("\n\n")
+    said = " ".join(" ".join([first, *rest[:1]]).split()).replace("``", "`")
+    linked = ARXIV.sub(r"[arXiv \1](https://arxiv.org/abs/\1)", said)
+    return f"(`{named[0]}`) {linked} (`algorithms/{path.name}`)"
+
+
+def on_page_content(html: str, **_: object) -> str:
+    """Take the roles of Sphinx out of rendered docstrings."""
+    return ROLE.sub(r"\1", html)
+
+
+def commands() -> str:
+    """Return the page of all commands."""
+    import typer.main
+
+    from feddat.cli.main import app
+
+    lines = [
+        "# Command line",
+        "Every command, made from the commands themselves. `feddat COMMAND --help` says the same in a terminal. "
+        "Settings of a run are `KEY=VALUE` arguments: [configuration](configuration.md).",
+        "Exit codes: 0, all is done; 1, some runs failed, or a fault of the program; 2, a mistake that the line "
+        "explains; 130, Ctrl-C.",
+    ]
+    for path, command in every_command(typer.main.get_command(app), "feddat"):
+        lines += [f"## {path}", _plain(command.help or ""), *_usage(path, command)]
+    return "\n\n".join(line for line in lines if line) + "\n"
+
+
+def every_command(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Yield every command that does something, with its full name, in the order of the help text."""
+    if isinstance(command, click.Group):
+        for name, child in command.commands.items():
+            if not child.hidden:
+                yield from every_command(child, f"{path} {name}")
+    else:
+        yield path, command
+
+
+def _usage(path: str, command: click.Command) -> Iterator[str]:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    options = [p for p in command.params if p.param_type_name == "option" and not getattr(p, "hidden", False)]
+    shown = " ".join(_name(p) if p.required else f"[{_name(p)}]" for p in arguments)
+    yield f"```console\n$ {path}{' [OPTIONS]' if options else ''} {shown}".rstrip() + "\n```"
+    rows = [f"| `{_name(p)}` | {_meaning(p)} | {_default(p)} |" for p in arguments]
+    rows += [f"| {_option(p)} | {_meaning(p)} | {_default(p)} |" for p in options]
+    if rows:
+        yield "\n".join(["| argument or option | meaning | default |", "| --- | --- | --- |", *rows])
+
+
+def _name(parameter: click.Parameter) -> str:
+    name = (parameter.metavar or (parameter.name or "").upper()).removesuffix("...").strip("[]")
+    return name + ("..." if parameter.nargs == -1 else "")
+
+
+def _meaning(parameter: click.Parameter) -> str:
+    said = getattr(parameter, "help", None)
+    return _cell(said or ("Settings of the run: [configuration](configuration.md)." if "=" in _name(parameter) else ""))
+
+
+def _option(parameter: click.Parameter) -> str:
+    names = "`, `".join([*parameter.opts, *parameter.secondary_opts])
+    if getattr(parameter, "is_flag", False):
+        return f"`{names}`"
+    choices = getattr(parameter.type, "choices", None)
+    kind = parameter.metavar or ("|".join(map(str, choices)) if choices else parameter.type.name.upper())
+    return f"`{names}` `{kind.replace('|', ' / ').removesuffix(' RANGE')}`"
+
+
+def _default(parameter: click.Parameter) -> str:
+    value = parameter.default
+    if parameter.required:
+        return "required"
+    # Newer versions of click mark an option without default by a value of its own.
+    if value is None or value is False or value in ((), []) or callable(value) or "UNSET" in repr(value).upper():
+        return ""
+    return f"`{_cell(' '.join(map(str, value)) if isinstance(value, tuple | list) else str(value))}`"
+
+
+def settings() -> str:
+    """Return the page of all settings."""
+    lines = [
+        "# Configuration",
+        "Every key, made from the models that validate it. An unknown key or a value outside its range stops a command "
+        "before anything starts.",
+    ]
+    for title, (model, text) in FILES.items():
+        lines += [f"## {title}", text, *_tables(_model(model), "")]
+    lines += [
+        "## Bundled models",
+        "Most defaults are the paper's, made for ViLT-B. With a bundled model these hold instead, unless you set them:",
+        _recommended(),
+    ]
+    return "\n\n".join(lines) + "\n"
+
+
+def _recommended() -> str:
+    from feddat.config.recommended import RECOMMENDED
+
+    rows = [
+        f"| `{model}` | "
+        + ", ".join(f"`{k}={v:g}`" if isinstance(v, float) else f"`{k}={v}`" for k, v in values.items())
+        + " |"
+        for model, values in RECOMMENDED.items()
+    ]
+    return "\n".join(["| model | settings |", "| --- | --- |", *rows])
+
+
+def _model(name: str) -> type[BaseModel]:
+    import feddat.config
+    import feddat.site
+
+    found: type[BaseModel] = getattr(feddat.config, name, None) or getattr(feddat.site, name)
+    return found
+
+
+def _tables(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    rows, sections = [], []
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if inspect.isclass(section) and issubclass(section, BaseModel):
+            sections.append((name, section))
+        else:
+            cells = (f"`{prefix}{name}`", default_of(field), range_of(field), _cell(field.description or ""))
+            rows.append("| " + " | ".join(cells) + " |")
+    yield "\n".join(["| key | default | range | meaning |", "| --- | --- | --- | --- |", *rows])
+    for name, section in sections:
+        yield f"### {prefix}{name}"
+        yield _plain((section.__doc__ or "").split("\n\n")[0])
+        yield from _tables(section, f"{prefix}{name}.")
+
+
+def every_key(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Yield every dotted key below a model, with its field."""
+    for name, field in model.model_fields.items():
+        section = field.annotation
+        if inspect.isclass(section) and issubclass(section, BaseModel):
+            yield from every_key(section, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field
+
+
+def default_of(field: FieldInfo) -> str:
+    """Return a key's default, as YAML has it."""
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, dict) and len(value) > 4:
+        return "[a table](../security.md#bounds)"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, Path | str):
+        return f"`{value}`"
+    if isinstance(value, tuple | list):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def range_of(field: FieldInfo) -> str:
+    """Return what a key may be: the choices, or a kind of value with its bounds."""
+    return _bounded(_kind(field.annotation), field.metadata)
+
+
+def _bounded(kind: str, metadata: list[Any]) -> str:
+    signs = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
+    bounds = [
+        f"{sign} {getattr(item, sign_type.__name__.lower()):g}"
+        for item in metadata
+        for sign_type, sign in signs.items()
+        if isinstance(item, sign_type)
+    ]
+    return ", ".join([kind, *bounds]) if kind else ", ".join(bounds)
+
+
+def _kind(annotation: Any) -> str:
+    origin, inside = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        metadata = [part for item in inside[1:] for part in getattr(item, "metadata", [item])]
+        return _bounded(_kind(inside[0]), metadata)
+    if origin is Literal:
+        return ", ".join(f"`{value}`" for value in inside)
+    if origin in (Union, types.UnionType):
+        kinds = [_kind(part) for part in inside if part is not type(None)]
+        return " or ".join(kinds)
+    if origin in (tuple, list):
+        return "list of " + _kind(inside[0])
+    if origin is dict:
+        return "mapping"
+    names = {int: "whole number", float: "number", bool: "`true`, `false`", str: "text", Path: "path"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))
+
+
+def _plain(text: str) -> str:
+    """Return a docstring as Markdown: paragraphs joined, code in single marks, no roles of Sphinx."""
+    text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text).replace("\f", "")).replace("``", "`")
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
+def _cell(text: str) -> str:
+    return _plain(text).replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")

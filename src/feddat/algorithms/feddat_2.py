@@ -1,0 +1,116 @@
+"""FedDAT-2: a shared and a personal adapter train in turns, one pass a step; validation data says how a client answers.
+
+A method of this project, after FedDAT (:mod:`.feddat`); docs/feddat-2.md has what led to it. Two routes go through the
+frozen model, each with a head of its own, h_s and h_p:
+
+    shared    z_s = h_s( A_s )                    the global adapter alone, as in FedAvg
+    personal  z_p = h_p( A_s + A_c )              what the local adapter adds to it
+
+Steps alternate between the two; each is one forward and one backward pass on the task loss alone. A_s trains on both
+routes, so it misses no batch; A_c trains on the personal one, and adds next to nothing at first. There is no anchor:
+the personal route takes A_s as it is. A client answers with a mixture of both routes' probabilities,
+
+    p(y) = w · p_p(y) + (1 − w) · p_s(y),
+
+whose one weight w it chooses before it answers, by the score on its own validation data.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext
+from feddat.config import AlgorithmConfig
+
+#: The personal route's share in the answer, w, as it was chosen.
+WEIGHT = "weight"
+#: What w is chosen from, and what it is where there is no validation data.
+GRID, UNKNOWN = tuple(step / 10 for step in range(11)), 0.5
+#: Name of the head of the shared route; the personal route has the main one.
+SHARED_HEAD = "global"
+#: Weight of each adapter on the personal route.
+PERSONAL: Mapping[str, float] = {"local": 1.0, "global": 1.0}
+
+
+class FedDAT2(Algorithm):
+    """Both adapters and both heads train on the task loss; the global adapter travels."""
+
+    name = "feddat-2"
+    trains = ("global", "local")
+    keeps = ("local",)
+    routes = ("mixed", "personal", "global")
+    logs = ("loss",)
+    kinds = ("bottleneck", "lora")
+    needs = "adapters whose outputs can be added up"
+
+    def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
+        """Return the shared route's own head."""
+        return {"global": SHARED_HEAD}
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step on the route whose turn it is; a round of an odd number of steps begins with the other one."""
+        route, head = ("global", SHARED_HEAD) if is_shared(context) else (PERSONAL, MAIN_HEAD)
+        loss = learner.task_loss(learner.logits(learner.features(route), head))
+        learner.update(loss)
+        return {"loss": loss.detach()}
+
+    def prepare(self, learner: Learner, context: RoundContext) -> None:
+        """Choose w: the score of every candidate on the validation data, from one pass on each route."""
+        found = []
+        for _ in learner.held_out():
+            personal, shared = self._routes(learner)
+            found.append(torch.stack([learner.scores(mixed(personal, shared, weight)) for weight in GRID]))
+        if found:
+            weight = chosen(torch.cat(found, dim=1).double().mean(dim=1).tolist())
+            context.state[WEIGHT] = torch.tensor(weight)
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the scores on one route, or the log-probabilities of their mixture."""
+        if route == "global":
+            return learner.answers("global", SHARED_HEAD)
+        if route == "personal":
+            return learner.answers(PERSONAL)
+        weight = context.state.get(WEIGHT)
+        return mixed(*self._routes(learner), UNKNOWN if weight is None else round(weight.item(), 1))
+
+    def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
+        """Return the adapters of one route; the mixture is of answers, not of adapters."""
+        return {"personal": PERSONAL, "global": {"global": 1.0}}.get(route)
+
+    def _routes(self, learner: Learner) -> tuple[Tensor, Tensor]:
+        return learner.answers(PERSONAL), learner.answers("global", SHARED_HEAD)
+
+
+def is_shared(context: RoundContext) -> bool:
+    """Return whether a step is the shared route's: every second one, counted from round to round."""
+    done = (context.round - 1) * context.steps
+    return (done + context.step) % 2 == 0
+
+
+def mixed(personal: Tensor, shared: Tensor, weight: float) -> Tensor:
+    """Return log(w · p_p + (1 − w) · p_s), (N, C), of two routes' scores (N, C), each softmaxed.
+
+    Scores of −inf (written answers that were not considered) have no probability; a route of weight 0 is not looked at.
+    """
+    if weight == 0.0:
+        return shared
+    if weight == 1.0:
+        return personal
+    # A row of −inf alone answers nothing; it stays as it is.
+    logs = [
+        torch.log_softmax(scores, dim=1).nan_to_num(nan=-math.inf, neginf=-math.inf) for scores in (personal, shared)
+    ]
+    return torch.logaddexp(logs[0] + math.log(weight), logs[1] + math.log(1 - weight))
+
+
+def chosen(scores: list[float]) -> float:
+    """Return the weight of :data:`GRID` whose score is highest, averaged with its neighbours'; of equals the middle."""
+    smooth = []
+    for place in range(len(GRID)):
+        around = scores[max(0, place - 1) : place + 2]
+        smooth.append(sum(around) / len(around))
+    return max(zip(smooth, GRID, strict=True), key=lambda pair: (round(pair[0], 6), -abs(pair[1] - 0.5)))[1]

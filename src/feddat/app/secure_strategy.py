@@ -1,0 +1,275 @@
+"""The strategy of a run with secure aggregation: the sum of a round's updates comes of five exchanges of messages.
+
+Whoever drops out before its keys have come, or before its shares, has never been in the sum; whoever drops out before
+its masked update has come is taken out of it again; whoever drops out later is in it. As long as more than the
+threshold stay to the end, the sum is exact. With fewer nothing is opened: before the last exchange the round begins
+again or the run stops, to be resumed; in it the global adapter stays as it was, and the next round begins. No update of
+one client is ever here, so nothing compares updates, and nothing weighs them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord
+from numpy.typing import NDArray
+
+from feddat.algorithms import Algorithm
+from feddat.algorithms.server import ServerPart
+from feddat.app import messages, secure_messages
+from feddat.app.messages import Member, ReplyError, TrainReply
+from feddat.app.roster import FederationError
+from feddat.app.rules import MeanRule, RunningMean
+from feddat.app.strategy import SKEW_SECONDS, AdapterStrategy
+from feddat.client.summing import flat
+from feddat.config import ConfigError, RunConfig, SecureAggregationConfig, ServerConfig
+from feddat.privacy.secure_sum import fixed_point
+from feddat.privacy.secure_sum.errors import SpoiledError, SumError
+from feddat.privacy.secure_sum.server import ServerSum
+from feddat.privacy.secure_sum.terms import Offer, Rules, Terms
+
+log = logging.getLogger(__name__)
+
+_KEY = "secure_aggregation.enabled"
+_RESUME = "everything up to here is kept, and the run can be resumed"
+
+
+class SecureStrategy(AdapterStrategy):
+    """Aggregate by secure sums.
+
+    Args:
+        sums: the run's rules of them.
+        settings: as of :class:`AdapterStrategy`; its rule is a :class:`MeanRule`.
+    """
+
+    def __init__(self, *, sums: Rules, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.sums = sums
+        #: Client -> key of the run and credential, of all that ever offered one; and those that each was shown.
+        self._known: dict[str, bytes] = {}
+        self._shown: dict[str, dict[str, bytes]] = {}
+        #: Client -> round whose sum it has spoiled.
+        self._spoiled: dict[str, int] = {}
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Return the new global adapter and the mean losses of those who are in it.
+
+        Raises:
+            FederationError: too few clients could do their part, and nothing of the sum was opened.
+        """
+        offers: dict[str, Offer] = {}
+        told: dict[str, TrainReply] = {}
+
+        def hold(member: Member, message: Message) -> None:
+            with messages.checking(member.name):
+                if (spoiled := self._spoiled.get(member.name)) is not None:
+                    raise ReplyError(member.name, f"is left out: it sealed shares that open nothing in round {spoiled}")
+                reply, offer, credential = secure_messages.read_offer(
+                    message, member, server_round, self.logs, self.logs_below_zero
+                )
+                self.limits.check(member, reply)
+            offers[member.name], told[member.name] = offer, reply
+            self._known[member.name] = offer.channel + credential
+            event = {"event": "fit", "round": server_round, "client": member.name}
+            self._notify(event | {"examples": reply.examples, "metrics": reply.metrics})
+
+        self._each(server_round, "train", replies, hold)
+        attempt = self._attempt(server_round, offers)
+        self._share(server_round, attempt)
+        self._mask(server_round, attempt)
+        losses = RunningMean()
+        for name in attempt.survivors:
+            losses.add(told[name].metrics)
+        metrics = MetricRecord({key: float(value) for key, value in losses.value().items()})
+        self._agree(server_round, attempt)
+        try:
+            self._reveal(server_round, attempt)
+            total = attempt.result()
+        except (SumError, FederationError) as error:
+            if isinstance(error, SpoiledError):
+                self._spoiled[error.client] = server_round
+            return messages.to_arrays(self._kept(server_round, str(error))), metrics
+        names = attempt.survivors
+        log.info("round %d: the sum is of %d clients: %s", server_round, len(names), ", ".join(names))
+        assert isinstance(self.rule, MeanRule)
+        self.rule.add_mean(self._moved(total, attempt.terms, len(names)), len(names))
+        return messages.to_arrays(self._closed(server_round, may_be_few=False)), metrics
+
+    def _attempt(self, round: int, offers: Mapping[str, Offer]) -> ServerSum:
+        names = tuple(sorted(offers))
+        size = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        try:
+            terms = Terms(self.roster.run, round, size, self.sums, names, tuple(offers[name] for name in names))
+        except SumError as error:
+            raise FederationError(f"round {round}: {error}; {_RESUME}") from None
+        return ServerSum(terms)
+
+    def _share(self, round: int, attempt: ServerSum) -> None:
+        terms = attempt.terms
+        fresh = {name: self._fresh(name, terms.names) for name in terms.names}
+
+        def values(name: str) -> dict[str, Any]:
+            return secure_messages.share_values(terms.names, terms.offers, fresh[name])
+
+        def take(name: str, message: Message) -> None:
+            try:
+                attempt.add_sealed(name, secure_messages.read_bytes(message, name))
+            except ReplyError:
+                self._shown.pop(name, None)  # it may have lost what it was shown
+                raise
+            self._shown.setdefault(name, {}).update(fresh[name])
+
+        self._exchange(round, "share", terms.names, values, take)
+        self._check_enough(round, "share", attempt.sharers, attempt)
+
+    def _fresh(self, name: str, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the others' keys of the run that a client was not shown yet."""
+        shown = self._shown.get(name, {})
+        return {
+            other: self._known[other] for other in names if other != name and shown.get(other) != self._known[other]
+        }
+
+    def _mask(self, round: int, attempt: ServerSum) -> None:
+        terms = attempt.terms
+        sharers = terms.bitmap(attempt.sharers)
+        size = fixed_point.packed_size(terms.size, terms.rules.bits)
+
+        def values(name: str) -> dict[str, Any]:
+            return {"sharers": sharers, "sealed": attempt.sealed_for(name)}
+
+        def take(name: str, message: Message) -> None:
+            attempt.add_masked(name, secure_messages.read_masked(message, name, size))
+
+        self._exchange(round, "mask", attempt.sharers, values, take)
+        self._check_enough(round, "mask", attempt.survivors, attempt)
+
+    def _agree(self, round: int, attempt: ServerSum) -> None:
+        survivors = attempt.terms.bitmap(attempt.survivors)
+
+        def take(name: str, message: Message) -> None:
+            attempt.add_tags(name, secure_messages.read_bytes(message, name))
+
+        self._exchange(round, "agree", attempt.survivors, lambda name: {"survivors": survivors}, take)
+        self._check_enough(round, "agree", attempt.witnesses, attempt)
+
+    def _reveal(self, round: int, attempt: ServerSum) -> None:
+        witnesses = attempt.terms.bitmap(attempt.witnesses)
+
+        def values(name: str) -> dict[str, Any]:
+            return {"witnesses": witnesses, "tags": attempt.tags_for(name)}
+
+        def take(name: str, message: Message) -> None:
+            attempt.add_shares(name, secure_messages.read_bytes(message, name))
+
+        self._exchange(round, "reveal", attempt.witnesses, values, take)
+
+    def _exchange(
+        self,
+        round: int,
+        step: str,
+        names: Sequence[str],
+        values: Callable[[str], Mapping[str, Any]],
+        take: Callable[[str, Message], None],
+    ) -> None:
+        """Send some clients a step's message, and take their answers in the order of names."""
+        run = self.roster.run
+        nodes = {node: member.name for node, member in self.roster.members.items() if member.name in names}
+        self._asked = [node for node in nodes if node not in self.gone]
+        ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
+        asked = [
+            Message(
+                secure_messages.step_content(run, round, **values(nodes[node])),
+                node,
+                secure_messages.message_type(step),
+                group_id=str(round),
+                ttl=ttl,
+            )
+            for node in self._asked
+        ]
+
+        def fold(member: Member, message: Message) -> None:
+            with messages.checking(member.name):
+                try:
+                    take(member.name, message)
+                except SumError as error:
+                    raise ReplyError(member.name, str(error)) from None
+
+        self._each(round, step, self.exchange(asked), fold)
+
+    def _check_enough(self, round: int, step: str, names: Sequence[str], attempt: ServerSum) -> None:
+        enough = max(attempt.terms.enough, self.roster.least)
+        if len(names) < enough:
+            raise FederationError(
+                f"round {round}, {step}: {len(names)} of {attempt.terms.clients} clients could do their part, expected "
+                f"at least {enough}; no update of theirs can be seen; {_RESUME}"
+            )
+
+    def _moved(self, total: NDArray[np.int64], terms: Terms, clients: int) -> dict[str, NDArray[np.float32]]:
+        """Return the adapter that was sent out, moved by the mean of the updates."""
+        mean = fixed_point.mean(total, terms.rules.clip, terms.levels, clients)
+        moved = (flat(self._sent).astype(np.float64) + mean).astype(np.float32)
+        found: dict[str, NDArray[np.float32]] = {}
+        begin = 0
+        for key in sorted(self._sent):
+            value = self._sent[key]
+            found[key] = moved[begin : begin + value.numel()].reshape(value.shape)
+            begin += value.numel()
+        return {key: found[key] for key in self._sent}
+
+
+def sum_rules(config: SecureAggregationConfig) -> Rules:
+    """Return the rules of sums that settings describe."""
+    return Rules(config.threshold, config.min_clients, config.bits, config.clip)
+
+
+def uses_sums(config: RunConfig, algorithm: Algorithm) -> bool:
+    """Tell whether a run's updates travel as shares of secure sums; of a method that sends none, nothing does."""
+    return config.secure_aggregation.enabled and algorithm.communicates
+
+
+def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = None) -> None:
+    """Refuse what needs single updates, or cannot be summed, with secure aggregation.
+
+    Args:
+        config: the run.
+        algorithm: its local objective.
+        replies: number of clients that train in each round, where it is known.
+
+    Raises:
+        ConfigError: names the key and says why.
+    """
+    secure, server = config.secure_aggregation, config.server
+    if not uses_sums(config, algorithm):
+        return
+    if server.rule != "mean":
+        raise ConfigError(f"{_KEY}: server.rule {server.rule} needs every client's own update; only mean goes with it")
+    if server.weighting != "equal":
+        raise ConfigError(f"{_KEY}: server.weighting {server.weighting} weighs updates, and a sum has none; use equal")
+    if server.max_outlier != ServerConfig.model_fields["max_outlier"].default:
+        raise ConfigError(f"{_KEY}: server.max_outlier compares clients' updates, which the server does not see")
+    part = algorithm.server
+    if part is not None and _needs_single(part):
+        raise ConfigError(f"{_KEY}: method {algorithm.name} needs more of each client than its part in a sum")
+    if replies is None:
+        return
+    if replies < secure.min_clients:
+        raise ConfigError(
+            f"{_KEY}: {replies} clients train in a round, expected at least {secure.min_clients}: a sum of fewer tells "
+            "too much of each"
+        )
+    if (found := fixed_point.levels(replies, secure.bits)) < fixed_point.LEAST_LEVELS:
+        raise ConfigError(
+            f"secure_aggregation.bits: {secure.bits} give each of {replies} clients {found} levels on either side of "
+            f"0, expected at least {fixed_point.LEAST_LEVELS}"
+        )
+
+
+def _needs_single(part: ServerPart) -> bool:
+    """Tell whether a server's part takes extra arrays, or computes something of every single update."""
+    own = type(part)
+    return own.expects is not ServerPart.expects or own.folds is not ServerPart.folds

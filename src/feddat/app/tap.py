@@ -1,0 +1,70 @@
+"""What an honest-but-curious server can keep: a client app whose messages are read on their way, and let through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from flwr.app import ArrayRecord, Context, Message
+from flwr.clientapp import ClientApp
+from torch import Tensor
+
+from feddat.app import messages, wire
+from feddat.app.arrays import read_array
+from feddat.app.client import client_name
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One exchange of a round's training, as the server sees it.
+
+    Attributes:
+        round: 1-based.
+        client: who was asked.
+        received: the shared part that it was sent; empty where nothing travels.
+        sent: the shared part that came back; empty where the reply is an error, or no state of the shared part.
+    """
+
+    round: int
+    client: str
+    received: dict[str, Tensor]
+    sent: dict[str, Tensor]
+
+
+#: Takes what was seen of a message's exchange.
+Watcher: TypeAlias = Callable[[Seen], None]
+
+
+class TappedApp(ClientApp):
+    """A client app that tells a watcher of every training message and of its reply; nothing of either is changed."""
+
+    def __init__(self, app: ClientApp, watcher: Watcher) -> None:
+        super().__init__()
+        self._app, self._watcher = app, watcher
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Return the app's reply."""
+        reply = self._app(message, context)
+        if message.metadata.message_type == "train":
+            ask = messages.read_instruction(message)
+            received = {key: value.clone() for key, value in (ask.shared or {}).items()}
+            self._watcher(Seen(ask.round, client_name(context), received, _sent(reply, ask)))
+        return reply
+
+
+def _sent(reply: Message, ask: messages.Instruction) -> dict[str, Tensor]:
+    """Return the shared part in a reply, unpacked; empty where there is none of the shapes that were asked for."""
+    record = None if reply.has_error() else reply.content.get(messages.SHARED)
+    if ask.shared is None or not isinstance(record, ArrayRecord):
+        return {}
+    expected = wire.layout({key: tuple(value.shape) for key, value in ask.shared.items()}, ask.wire)
+    if not expected.keys() <= record.keys():
+        return {}
+    try:
+        packed = {key: read_array(record[key], dtype, shape) for key, (dtype, shape) in expected.items()}
+    except ValueError:  # masked: what is in it is no state
+        return {}
+    unpacked = wire.unpack(packed, ask.wire, ask.shared if ask.wire.delta else None)
+    return {key: torch.from_numpy(value.copy()) for key, value in unpacked.items()}

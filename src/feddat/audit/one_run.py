@@ -1,0 +1,118 @@
+"""A lower bound on ε from one training run, after Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training
+Run", NeurIPS 2023, arXiv 2305.08846.
+
+Each of m canaries is put into the training data or left out by a fair coin of its own. Who sees the result guesses of
+some of them, r, on which side they are. Were training (ε, δ)-differentially private, the number of right guesses would
+hardly be above Binomial(r, 1 / (1 + e^−ε)); from how many were right follows how small ε can be at most credibly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from feddat.audit.statistics import Scores
+
+#: How often the bound may be wrong.
+ERROR = 0.05
+#: Shares of the canaries that are guessed; the best bound counts, and pays for the choice.
+SHARES = (0.1, 0.25, 0.5, 1.0)
+#: An ε beyond which nothing is looked for.
+_MOST = 50.0
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What canaries say of a run.
+
+    Attributes:
+        epsilon: lower bound on ε, at the confidence of :data:`ERROR`; 0: nothing was found.
+        canaries: m, that were put in or left out.
+        guesses: r, that a guess was ventured on.
+        right: guesses that were right.
+    """
+
+    epsilon: float
+    canaries: int
+    guesses: int
+    right: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON can hold it."""
+        return {"epsilon": self.epsilon, "canaries": self.canaries, "guesses": self.guesses, "right": self.right}
+
+
+def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
+    """Return a bound on the probability of so many right guesses, were training (ε, δ)-differentially private.
+
+    Theorem 5.2 of the paper: with V ~ Binomial(r, e^ε / (e^ε + 1)),
+    P[W ≥ v] ≤ P[V ≥ v] + 2 m δ · max_i P[v > V ≥ v − i] / i.
+
+    Args:
+        canaries: m.
+        guesses: r.
+        right: v.
+        epsilon: ε ≥ 0.
+        delta: δ in [0, 1].
+
+    Raises:
+        ValueError: not 0 ≤ v ≤ r ≤ m.
+    """
+    if not 0 <= right <= guesses <= canaries:
+        raise ValueError(
+            f"{right} right of {guesses} guesses on {canaries} canaries: expected right ≤ guesses ≤ canaries"
+        )
+    accuracy = 1 / (1 + np.exp(-epsilon))
+    at_least = float(stats.binom.sf(right - 1, guesses, accuracy))
+    if delta == 0 or right == 0:
+        return min(1.0, at_least)
+    below = stats.binom.pmf(np.arange(right - 1, -1, -1), guesses, accuracy).cumsum()
+    most = float((below / np.arange(1, right + 1)).max())
+    return min(1.0, at_least + 2 * canaries * delta * most)
+
+
+def epsilon_bound(canaries: int, guesses: int, right: int, delta: float, error: float = ERROR) -> float:
+    """Return the largest ε that so many right guesses rule out, but for a probability of ``error``; 0: none."""
+    if p_value(canaries, guesses, right, 0.0, delta) >= error:
+        return 0.0
+    low, high = 0.0, _MOST
+    while high - low > 1e-4:
+        middle = (low + high) / 2
+        low, high = (middle, high) if p_value(canaries, guesses, right, middle, delta) < error else (low, middle)
+    return low
+
+
+def audit_scores(
+    scores: Scores, inside: np.typing.NDArray[np.bool_], delta: float, shares: Sequence[float] = SHARES
+) -> Bound:
+    """Return the best bound over how many canaries are guessed.
+
+    The r / 2 of highest score are guessed to have been inside, the r / 2 of lowest to have been outside. Each of the
+    numbers tried gets its part of the error (Bonferroni), so that choosing the best one is allowed for.
+
+    Args:
+        scores: (m,), higher: rather inside.
+        inside: (m,), what the coins said.
+        delta: δ.
+        shares: of m that are guessed.
+
+    Raises:
+        ValueError: there are no canaries.
+    """
+    count = len(scores)
+    if not count:
+        raise ValueError("a bound needs canaries")
+    order = np.argsort(scores, kind="stable")
+    found = []
+    for share in shares:
+        half = max(1, int(share * count / 2))
+        if 2 * half > count:
+            continue
+        right = int(inside[order[-half:]].sum() + (~inside[order[:half]]).sum())
+        bound = epsilon_bound(count, 2 * half, right, delta, ERROR / len(shares))
+        found.append(Bound(bound, count, 2 * half, right))
+    return max(found, key=lambda bound: (bound.epsilon, bound.right / bound.guesses), default=Bound(0.0, count, 0, 0))

@@ -1,0 +1,250 @@
+"""The page of an audit, for people who decide and need not know how any of it works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from feddat.audit.membership import COMBINED, CONTROL
+from feddat.audit.statistics import LEVEL
+from feddat.report import attack_plots, plots
+from feddat.report.numbers import human_duration
+from feddat.report.page import environment
+
+#: View -> what the page calls it, and what it holds.
+_VIEWS = {
+    "server": ("The server", "It follows the protocol, keeps every message, and sees each client's update by itself."),
+    "sum": (
+        "Whoever sees sums alone",
+        "Another client; or the server, where secure aggregation lets it see the sum of all updates and no single one.",
+    ),
+    "model": ("Whoever is given a client's personal model", "The model and the head that a client would export."),
+    CONTROL: (
+        "Control: before the training",
+        "The same attack on the model as it was before. It must find nothing: what it finds is a difference between "
+        "the two lists of questions, and no leak.",
+    ),
+}
+_SIGNALS = {
+    "loss": "how much better the model answers it",
+    "cosine": "how its gradient lies to the update",
+    "whitened": "the same, without what all questions have in common",
+    "others": "the same, compared with clients that do not have it",
+    COMBINED: "all of these together",
+}
+
+
+def page(result: Mapping[str, Any], failures: Sequence[str], limited: bool) -> str:
+    """Return the page.
+
+    Args:
+        result: of :func:`feddat.audit.run.audit`.
+        failures: which thresholds were passed (:func:`feddat.audit.limits.exceeded`).
+        limited: whether there were thresholds.
+    """
+    return environment().get_template("audit.html").render(_context(result, failures, limited))
+
+
+def best(result: Mapping[str, Any], view: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the signal of highest AUC of a view, and its figures."""
+    name, row = max(result["membership"][view].items(), key=lambda item: item[1]["auc"][0])
+    return str(name), row
+
+
+def view_name(view: str) -> str:
+    """Return what a view is called."""
+    return _VIEWS[view][0]
+
+
+def _context(result: Mapping[str, Any], failures: Sequence[str], limited: bool) -> dict[str, Any]:
+    membership = result["membership"]
+    attackers = [view for view in membership if view != CONTROL]
+    shown = {view: best(result, view) for view in [*attackers, CONTROL] if view in membership}
+    curves = {_VIEWS[view][0]: row["roc"] for view, (_, row) in shown.items()}
+    growing = {_VIEWS[v][0]: row["by_round"] for v, (_, row) in shown.items() if v not in ("model", CONTROL)}
+    rows = {f"{_VIEWS[v][0]}: {signal}": row["auc"] for v, found in membership.items() for signal, row in found.items()}
+    run = result["run"]
+    return {
+        "title": f"{run['title']} on {run['source']}",
+        "light": plots.LIGHT,
+        "tiles": _tiles(result, shown, attackers),
+        "short": _short(result, shown, attackers),
+        "failures": failures,
+        "limited": limited,
+        "level": f"{100 * LEVEL:g} %",
+        "views": [
+            {"heading": _VIEWS[view][0], "holds": _VIEWS[view][1], "rows": list(map(_row, found.items()))}
+            for view, found in _ordered(membership)
+        ],
+        "compared": _compared(result),
+        "legend": list(curves),
+        "roc": Markup(attack_plots.roc_curves(curves, "Members named over non-members wrongly named")),
+        "growth": Markup(attack_plots.over_rounds(growing, result["attacked_rounds"], "AUC over rounds watched"))
+        if growing and len(result["attacked_rounds"]) > 1
+        else None,
+        "forest": Markup(attack_plots.intervals(rows, 0.5, "AUC", "AUC of every attack with its interval")),
+        "clients": Markup(_clients(shown)),
+        "canaries": _canaries(result),
+        "reconstruction": _reconstruction(result),
+        "setting": _setting(result),
+    }
+
+
+def _ordered(membership: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(view, membership[view]) for view in _VIEWS if view in membership]
+
+
+def _tiles(
+    result: Mapping[str, Any], shown: Mapping[str, tuple[str, Mapping[str, Any]]], attackers: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    tiles = []
+    for view in attackers:
+        auc, low, high = shown[view][1]["auc"]
+        tiles.append(
+            (_VIEWS[view][0], f"{100 * auc:.0f} of 100", f"right, coin: 50 ({100 * low:.0f} to {100 * high:.0f})")
+        )
+    if "canaries" in result:
+        least = max(
+            bound["epsilon"]
+            for view, bound in result["canaries"]["views"].items()
+            if view != "model" or len(attackers) == 1
+        )
+        stated = result["stated"]["epsilon"]
+        tiles.append(
+            ("ε is at least", f"{least:.2f}", "none is stated" if stated is None else f"stated: at most {stated:g}")
+        )
+    if "reconstruction" in result:
+        with_policy = sum(row["recovered"] for row in result["reconstruction"]["with_policy"].values())
+        tiles.append(("Rebuilt from a message", str(with_policy), "pieces, at a client with its policy"))
+    return tiles
+
+
+def _short(
+    result: Mapping[str, Any], shown: Mapping[str, tuple[str, Mapping[str, Any]]], attackers: Sequence[str]
+) -> list[str]:
+    sentences = []
+    for view in attackers:
+        _, row = shown[view]
+        auc, low, high = row["auc"]
+        named = row["tpr"]["0.01"][0]
+        verdict = (
+            "is no better than a coin, as far as this audit can tell"
+            if low <= 0.5 <= high
+            else f"picks the question that was trained on in {100 * auc:.0f} of 100 cases; a coin does in 50"
+        )
+        sentences.append(
+            f"{_VIEWS[view][0]} {verdict}. If it may wrongly name one in 100 of those that were not trained on, it "
+            f"rightly names {100 * named:.1f} in 100 of those that were."
+        )
+    control = shown.get(CONTROL)
+    if control is not None and not control[1]["auc"][1] <= 0.5 <= control[1]["auc"][2]:
+        sentences.append(
+            "The control is off: the two lists of questions differ before any training, so that the figures above are "
+            "partly of that difference."
+        )
+    stated = result["stated"]["epsilon"]
+    if "canaries" in result and stated is not None:
+        broken = [v for v, bound in result["canaries"]["views"].items() if bound["epsilon"] > stated]
+        sentences.append(
+            f"The run states ε = {stated:g}; the canaries contradict it ({', '.join(map(view_name, broken))})."
+            if broken
+            else f"The run states ε = {stated:g}; nothing that we found contradicts it."
+        )
+    elif stated is None:
+        sentences.append("The run states no ε: nothing bounds what a better attack would find.")
+    return sentences
+
+
+def _row(item: tuple[str, Mapping[str, Any]]) -> dict[str, str]:
+    signal, row = item
+    auc, low, high = row["auc"]
+    return {
+        "what": _SIGNALS.get(signal, signal),
+        "auc": f"{auc:.3f} ({low:.3f}–{high:.3f})",
+        "strict": percent(row["tpr"]["0.001"]),
+        "loose": percent(row["tpr"]["0.01"]),
+    }
+
+
+def percent(estimate: Sequence[float]) -> str:
+    """Return a share with its interval, in percent."""
+    value, low, high = (100 * part for part in estimate)
+    return f"{value:.1f} % ({low:.1f}–{high:.1f})"
+
+
+def _compared(result: Mapping[str, Any]) -> str:
+    row = next(iter(next(iter(result["membership"].values())).values()))
+    few = ""
+    if row["non_members"] < 1000:
+        few = (
+            f" With {row['non_members']} non-members a rate of 0.1 % cannot be told from 0 %: that column is at no "
+            "mistake at all."
+        )
+    return (
+        f"{row['members']} members, {row['non_members']} non-members ({', '.join(result['unused'])}); all have answers "
+        f"that their client knows.{few}"
+    )
+
+
+def _clients(shown: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Markup:
+    names = list(dict.fromkeys(client for _, row in shown.values() for client in row["clients"]))
+    head = Markup("").join(Markup("<th>{}</th>").format(_VIEWS[view][0]) for view in shown)
+    rows = []
+    for client in names:
+        cells = [row["clients"].get(client) for _, row in shown.values()]
+        drawn = Markup("").join(Markup("<td>{}</td>").format("–" if c is None else f"{c:.3f}") for c in cells)
+        rows.append(Markup("<tr><th>{}</th>{}</tr>").format(client, drawn))
+    table = Markup("<table><thead><tr><th>client</th>{}</tr></thead><tbody>{}</tbody></table>")
+    return table.format(head, Markup("").join(rows))
+
+
+def _canaries(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    if "canaries" not in result:
+        return None
+    found, stated = result["canaries"], result["stated"]["epsilon"]
+    some = next(iter(found["views"].values()))
+    said = "This run states none." if stated is None else f"This run states ε = {stated:g} at δ = {found['delta']:g}."
+    return {
+        "stated": said,
+        "rows": [
+            {
+                "view": view_name(view),
+                "epsilon": f"{bound['epsilon']:.2f}",
+                "right": f"{bound['right']} of {bound['guesses']}",
+            }
+            for view, bound in found["views"].items()
+        ],
+        "note": f"{some['canaries']} canaries, δ = {found['delta']:g}, {100 * found['confidence']:g} % confidence. A "
+        "bound of 0 is no proof of privacy: with few canaries, or a weak attack, nothing is found.",
+    }
+
+
+def _reconstruction(result: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    if "reconstruction" not in result:
+        return None
+    rows = []
+    for key, client in (("without_policy", "does as asked"), ("with_policy", "keeps to its policy")):
+        for name, row in result["reconstruction"][key].items():
+            rows.append({"what": row.get("what", name), "client": client} | dict(row))
+    return rows
+
+
+def _setting(result: Mapping[str, Any]) -> list[tuple[str, str]]:
+    run, plan = result["run"], result["plan"]
+    repeated = {
+        True: "the same adapter as the run's, to the last bit",
+        False: "another adapter than the run's: the machine, the package or the data is not the same",
+        None: "no earlier run that it could be compared with",
+    }[run["repeated"]]
+    return [
+        ("Method", run["title"]),
+        ("Model", f"{run['model']}, {run['peft']}"),
+        ("Clients", ", ".join(f"{name} ({count} training questions)" for name, count in run["clients"].items())),
+        ("Rounds", f"{run['rounds']}, of which attacked: {', '.join(map(str, result['attacked_rounds']))}"),
+        ("Seeds", f"run {run['seed']}, audit {plan['seed']}"),
+        ("Run again for the audit", repeated),
+        ("Attacker's own questions", "of the same kind, never trained on, as many as non-members"),
+        ("Time", human_duration(result["seconds"])),
+    ]

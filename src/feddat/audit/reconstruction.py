@@ -1,0 +1,66 @@
+"""What can be rebuilt from one message, by its examples and steps, at a client that obeys and at one with a policy.
+
+The server of these attacks is not honest: it chooses settings, model and adapter. A client with a policy
+(docs/security.md) refuses what gives its data away; what it accepts is attacked too, as far as it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from feddat.audit import imprint, words
+from feddat.audit.candidates import Candidates
+from feddat.audit.errors import AuditError
+from feddat.audit.membership import Say
+from feddat.config import RunConfig
+from feddat.example import ClientData
+
+#: Examples per step and steps of the messages of a client that obeys.
+OBEYED = ((1, 1), (8, 1), (32, 1), (8, 4))
+#: The least that a default policy lets through.
+LEAST = (8, 8)
+
+
+def reconstruct(
+    config: RunConfig, clients: Mapping[str, ClientData], candidates: Mapping[str, Candidates], folder: Path, say: Say
+) -> dict[str, dict[str, Any]]:
+    """Return for both kinds of client attack -> what came out of one message, for JSON.
+
+    The client is the first whose task is questions. ``recovered`` counts patches of pictures, or distinct words;
+    ``refused``: why the client did not take part.
+
+    Raises:
+        AuditError: no client has questions with answers, or the model is none that the attacks are made for.
+    """
+    data = next((one for one in clients.values() if one.task == "vqa"), None)
+    if data is None:
+        raise AuditError("reconstruction: no client of task vqa; leave it out (--parts)")
+    known = list(candidates[data.name].shadow)
+    pictures = partial(imprint.attack, config, data, known)
+    attacks = {
+        "patches": pictures,
+        "words-rows": partial(words.by_rows, config, data),
+        "words-span": partial(words.by_span, config, data),
+    }
+    planned: list[tuple[str, str, tuple[int, int]]] = [
+        *(
+            ("without_policy", name, size)
+            for name in attacks
+            for size in OBEYED
+            if size[0] * size[1] <= len(data.train)
+        ),
+        *(("with_policy", name, LEAST) for name in attacks),
+    ]
+    found: dict[str, dict[str, Any]] = {"without_policy": {}, "with_policy": {}}
+    for done, (kind, name, size) in enumerate(planned):
+        say("reconstruction", done, len(planned))
+        place = folder / f"{kind}-{done}"
+        found[kind][_key(name, size)] = attacks[name](*size, kind == "with_policy", place)
+    return found
+
+
+def _key(name: str, size: Sequence[int]) -> str:
+    return f"{name}, {size[0]} x {size[1]}"

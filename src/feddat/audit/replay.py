@@ -1,0 +1,131 @@
+"""A run once more, with all that its server sees on the way: who keeps it can attack it later.
+
+A run's folder keeps its last two rounds. A run is the same numbers whenever it is run, so the rounds before are had by
+running it again, in this process and on this machine's data.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from feddat.app.checkpoint import Checkpoints, ServerState
+from feddat.app.client import client_name, make_client_app
+from feddat.app.grid import InProcessGrid
+from feddat.app.tap import Seen, TappedApp
+from feddat.audit.errors import AuditError
+from feddat.config import RunConfig
+from feddat.example import ClientData
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.federation import Federation, build_federation, load_clients
+from feddat.experiment.single.folder import config_hash
+from feddat.experiment.single.run import Experiment
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One run, with everything that its server saw.
+
+    Attributes:
+        federation: its clients, with their state after the last round.
+        state: the server's after the last round.
+        seen: round -> exchanges of its training, by client's name.
+    """
+
+    federation: Federation
+    state: ServerState
+    seen: dict[int, dict[str, Seen]]
+
+    @property
+    def rounds(self) -> list[int]:
+        """The rounds in which something travelled, ascending."""
+        return [round for round, seen in sorted(self.seen.items()) if any(one.received for one in seen.values())]
+
+    def before(self, round: int) -> dict[str, Tensor]:
+        """Return the shared part that clients received in a round."""
+        return next(one.received for one in self.seen[round].values() if one.received)
+
+    def after(self, round: int) -> dict[str, Tensor]:
+        """Return the shared part that the server made of a round."""
+        return self.before(round + 1) if round + 1 in self.seen else self.state.shared
+
+    def update(self, round: int, client: str) -> Tensor | None:
+        """Return what a client's training added to the shared part, (D,); ``None`` where it cannot be told."""
+        one = self.seen[round].get(client)
+        if one is None or not one.sent:
+            return None
+        return flat(one.sent) - flat(one.received)
+
+    def mean_update(self, round: int) -> Tensor:
+        """Return what a round added to the shared part, (D,)."""
+        return flat(self.after(round)) - flat(self.before(round))
+
+
+def flat(state: dict[str, Tensor]) -> Tensor:
+    """Return tensors as one vector, in the order of their names."""
+    return torch.cat([state[key].detach().flatten().float() for key in sorted(state)])
+
+
+def replay(
+    experiment: Experiment,
+    folder: Path,
+    progress: Progress | None = None,
+    change: Callable[[Sequence[ClientData]], Sequence[ClientData]] = lambda clients: clients,
+) -> Trace:
+    """Run an experiment anew in a folder of its own, and return what its server sees.
+
+    Args:
+        experiment: whose settings are run; its own folder is not touched.
+        folder: for the run, empty.
+        progress: receives the run's events.
+        change: makes other data of the clients'.
+
+    Raises:
+        AuditError: no client could do its part.
+        DataError, ConfigError, ModelError, ExperimentError: as for :meth:`Experiment.run`.
+    """
+    config = quiet(experiment.config)
+    again = Experiment(config, folder)
+    clients = change(load_clients(again.settings))
+    federation = build_federation(again.settings, clients, again.clients)
+    seen: dict[int, dict[str, Seen]] = {}
+
+    def watch(one: Seen) -> None:
+        seen.setdefault(one.round, {})[one.client] = one
+
+    app = make_client_app(lambda context, run: federation.site(client_name(context)))
+    names = list(federation.participants)
+    again.serve(InProcessGrid(TappedApp(app, watch), names), progress)
+    form = federation.foundation.adapters.peft_form()
+    state = Checkpoints(again.folder.checkpoints, config_hash(again.config), form).latest()
+    if state is None:
+        raise AuditError(f"run {folder}: no checkpoint was written")
+    return Trace(federation, state, seen)
+
+
+def quiet(config: RunConfig) -> RunConfig:
+    """Return a run's settings without what does not change its numbers and takes time: scores between rounds."""
+    evaluation = config.eval.model_copy(update={"every": config.rounds})
+    runtime = config.runtime.model_copy(update={"kind": "in-process", "jobs": 1, "server": None})
+    log_nowhere = config.log.model_copy(update={"tensorboard": False, "mlflow": None})
+    return config.model_copy(update={"eval": evaluation, "runtime": runtime, "log": log_nowhere})
+
+
+def same_as(experiment: Experiment, trace: Trace) -> bool | None:
+    """Return whether a run ended with the shared part that its replay ended with, to the last bit.
+
+    ``None``: it has no checkpoint, or its settings differ in what travels.
+    """
+    checkpoints = Checkpoints(experiment.folder.checkpoints, config_hash(experiment.config))
+    state = checkpoints.latest()
+    if state is None or state.round != trace.state.round:
+        return None
+    ours, theirs = trace.state.shared, state.shared
+    return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[key]) for key, value in ours.items())

@@ -1,0 +1,129 @@
+"""One audit: a run's settings in, what its attackers find out, as a dictionary that JSON can hold."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from feddat.audit.canaries import as_candidates, bounds, make_canaries, with_canaries
+from feddat.audit.candidates import draw_candidates
+from feddat.audit.errors import AuditError
+from feddat.audit.membership import VIEWS, Say, attack, attacked_rounds, summarise
+from feddat.audit.reconstruction import reconstruct
+from feddat.audit.replay import Trace, replay, same_as
+from feddat.config import RunConfig
+from feddat.example import ClientData
+from feddat.experiment.single.methods import title
+from feddat.experiment.single.run import Experiment
+
+#: δ of a run that states none.
+DELTA = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much of an audit is made.
+
+    Attributes:
+        views: attackers, of :data:`~feddat.audit.membership.VIEWS`.
+        examples: members per client that are asked about, at most, and as many non-members.
+        rounds: that are attacked, at most: the first, the last, and some between.
+        canaries: per client, in a second run; 0: none.
+        reconstruction: whether messages to a dishonest server are attacked too.
+        seed: of every choice that the attackers make.
+    """
+
+    views: tuple[str, ...] = ("server", "sum")
+    examples: int = 200
+    rounds: int = 5
+    canaries: int = 40
+    reconstruction: bool = True
+    seed: int = 0
+
+
+def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, total: None) -> dict[str, Any]:
+    """Run an experiment again under the eyes of its attackers, and return what they find.
+
+    Args:
+        experiment: a run that is done, or settings of one that is not; its folder is only read.
+        plan: how much is attacked.
+        say: receives what is done, how much of it is done, and of how much.
+
+    Raises:
+        AuditError: it cannot be attacked so.
+        DataError, ConfigError, ModelError, ExperimentError: as for :meth:`Experiment.run`.
+    """
+    if unknown := [view for view in plan.views if view not in VIEWS]:
+        raise AuditError(f"view {unknown[0]!r}: expected some of {', '.join(VIEWS)}")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="feddat-audit-") as place:
+        trace = replay(experiment, Path(place) / "run", _events(say, "run, watched by its server"))
+        clients = trace.federation.data
+        candidates, spare = draw_candidates(experiment.settings, clients, plan.examples, plan.canaries, plan.seed)
+        found = attack(trace, candidates, plan.views, plan.rounds, plan.seed, _named(say, "membership"))
+        result: dict[str, Any] = {
+            "run": _about(experiment, trace),
+            "plan": asdict(plan) | {"views": list(plan.views)},
+            "attacked_rounds": attacked_rounds(trace.rounds, plan.rounds),
+            "unused": sorted({one.source for one in candidates.values()}),
+            "membership": summarise(found, plan.seed),
+        }
+        if plan.canaries:
+            canaries = make_canaries(clients, spare, plan.seed)
+
+            def change(data: Sequence[ClientData]) -> list[ClientData]:
+                return with_canaries(data, canaries)
+
+            again = replay(experiment, Path(place) / "canaries", _events(say, "run with canaries"), change)
+            asked = as_candidates(candidates, canaries)
+            scores = attack(again, asked, plan.views, plan.rounds, plan.seed, _named(say, "canaries"))
+            result["canaries"] = bounds(scores, stated(experiment.settings)["delta"] or DELTA)
+        if plan.reconstruction:
+            config = experiment.settings
+            messages = Path(place) / "messages"
+            result["reconstruction"] = reconstruct(config, clients, candidates, messages, say)
+    result["stated"] = stated(experiment.settings)
+    result["seconds"] = time.perf_counter() - started
+    return result
+
+
+def stated(config: RunConfig) -> dict[str, Any]:
+    """Return ε and δ that a run states under ``privacy``; ``None``: none."""
+    privacy = getattr(config, "privacy", None)
+    return {key: getattr(privacy, key, None) if _is_private(privacy) else None for key in ("epsilon", "delta", "scope")}
+
+
+def _is_private(privacy: object) -> bool:
+    return getattr(privacy, "epsilon", None) is not None
+
+
+def _about(experiment: Experiment, trace: Trace) -> dict[str, Any]:
+    config = experiment.config
+    return {
+        "method": config.method,
+        "title": title(config),
+        "model": config.model,
+        "peft": experiment.settings.adapter.peft,
+        "source": config.benchmark or "own data",
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "clients": {name: len(data.train) for name, data in trace.federation.data.items()},
+        # Noise for privacy is drawn anew each time.
+        "repeated": None if _is_private(getattr(config, "privacy", None)) else same_as(experiment, trace),
+    }
+
+
+def _named(say: Say, name: str) -> Say:
+    return lambda what, done, total: say(name, done, total)
+
+
+def _events(say: Say, what: str) -> Callable[[dict[str, Any]], None]:
+    def take(event: Mapping[str, Any]) -> None:
+        if event["event"] in ("start", "round"):
+            say(what, int(event["round"]), int(event["rounds"]))
+
+    return take

@@ -1,0 +1,127 @@
+"""The words of a client's questions out of one message: by rows that moved, and by the span of LoRA's gradients.
+
+*Rows*: where word embeddings train, those of words that are in no question do not move.
+
+*Span*: the gradient of LoRA's A at a layer, Bᵀ Σ δ xᵀ, has its rows in the span of the layer's inputs x. In the first
+layer they are known functions of words, so that each word can be tried. After Chen et al., "Reconstructing Training
+Data from Adapter-based Federated Large Language Models" (UTR), arXiv 2601.17533, which goes on from the unordered words
+to sentences, and Petrov et al., "DAGER", NeurIPS 2024. The server that alters the model makes all patches the same and
+takes positions away, so that there are no more directions than words. This is our own form of its first stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import ViltModel
+
+from feddat.audit.errors import AuditError
+from feddat.audit.message import Message, of, received, refusal, settings, unaltered, vilt_of
+from feddat.config import RunConfig
+from feddat.example import ClientData
+from feddat.experiment.single.federation import Federation
+from feddat.seeding import torch_generator
+
+#: Share of a word's input outside the span up to which the word is taken to be there.
+OUTSIDE = 0.02
+#: Directions of the gradient that are below this share of the strongest are rounding.
+_NOISE = 1e-5
+#: Tokens that every question has.
+_EVERYWHERE = 2
+_ROWS = "word_embeddings.weight"
+
+
+def by_rows(config: RunConfig, data: ClientData, batch: int, steps: int, allowed: bool, folder: Path) -> dict[str, Any]:
+    """Return how many distinct words come out of one message, where the server has the whole model trained."""
+    examples = data.train[: batch * steps]
+    asked = settings(config, batch, steps, {"adapter.peft": "full"}, allowed)
+    row: dict[str, Any] = {
+        **{"what": "words: rows of word embeddings that moved", "examples": len(examples), "steps": steps}
+    }
+    if allowed and (reason := refusal(asked, len(examples))):
+        return row | {"recovered": 0, "of": 0, "refused": reason}
+
+    def craft(federation: Federation, shared: dict[str, Tensor]) -> dict[str, Tensor]:
+        return shared
+
+    with received(asked, of(data, examples), folder, unaltered, craft) as message:
+        (key,) = [name for name in message.update if name.endswith(_ROWS)]
+        moved = {int(row) for row in message.update[key].abs().sum(dim=1).nonzero()}
+        return row | scored(moved, true_words(message), len(message.update[key]))
+
+
+def by_span(config: RunConfig, data: ClientData, batch: int, steps: int, allowed: bool, folder: Path) -> dict[str, Any]:
+    """Return how many distinct words come out of one message of LoRA's factors."""
+    examples = data.train[: batch * steps]
+    asked = settings(config, batch, steps, {"adapter.peft": "lora", "adapter.rank": 64}, allowed)
+    what = "words: span of LoRA's gradients" + ("" if allowed else ", altered model (UTR)")
+    row: dict[str, Any] = {"what": what, "examples": len(examples), "steps": steps}
+    if allowed and (reason := refusal(asked, len(examples))):
+        return row | {"recovered": 0, "of": 0, "refused": reason}
+
+    def craft(federation: Federation, shared: dict[str, Tensor]) -> dict[str, Tensor]:
+        generator = torch_generator(config.seed, "audit", "span")
+        return {
+            key: 0.01 * torch.randn(value.shape, generator=generator) if ".lora_B." in key else value
+            for key, value in shared.items()
+        }
+
+    with received(asked, of(data, examples), folder, unaltered if allowed else words_alone, craft) as message:
+        vilt = vilt_of(message.federation.foundation.backbone.model)
+        rows = [value for key, value in message.update.items() if ".layer.0." in key and ".lora_A." in key]
+        found = in_span(torch.cat(rows), first_inputs(vilt, positions=allowed))
+        return row | scored(found, true_words(message), vilt.config.vocab_size)
+
+
+def words_alone(vilt: ViltModel) -> None:
+    """Make all patches the same, and take positions away from the words."""
+    embeddings = vilt.embeddings
+    embeddings.patch_embeddings.projection.weight.zero_()
+    embeddings.position_embeddings.zero_()
+    embeddings.text_embeddings.position_embeddings.weight.zero_()
+
+
+def first_inputs(vilt: ViltModel, positions: bool) -> Tensor:
+    """Return what the first layer's products are given for every word: (vocabulary, 1, d), or one per position."""
+    text, first = vilt.embeddings.text_embeddings, cast(Any, vilt.encoder.layer[0])
+    size, longest = vilt.config.vocab_size, vilt.config.max_position_embeddings if positions else 1
+    ids = torch.arange(size)
+    found = []
+    with torch.no_grad():
+        kind = vilt.embeddings.token_type_embeddings.weight[0]
+        for place in range(longest):
+            states = text(input_ids=ids[:, None], position_ids=torch.full((size, 1), place))
+            found.append(first.layernorm_before(states + kind))
+    return torch.cat(found, dim=1)
+
+
+def in_span(gradients: Tensor, inputs: Tensor) -> set[int]:
+    """Return the words one of whose inputs (vocabulary, positions, d) is in the row space of gradients (r, d).
+
+    Where the gradients reach every direction, every input is in their span, and nothing is said of any word.
+    """
+    _, sizes, rows = torch.linalg.svd(gradients.double(), full_matrices=False)
+    basis = rows[sizes > _NOISE * sizes[0]]
+    if sizes[0] == 0 or len(basis) >= inputs.shape[-1]:
+        return set()
+    points = inputs.double()
+    left = (points - points @ basis.T @ basis).norm(dim=-1) / points.norm(dim=-1)
+    return {int(word) for word in (left.min(dim=1).values < OUTSIDE).nonzero()}
+
+
+def true_words(message: Message) -> set[int]:
+    """Return the tokens of the questions that were trained on."""
+    encoder = message.federation.foundation.backbone.encoder
+    words = encoder.texts([example.text for example in message.examples])
+    if not words:
+        raise AuditError("reconstruction: there were no questions")
+    return {token for text in words for token in text[1:-1]}
+
+
+def scored(found: set[int], truth: set[int], vocabulary: int) -> dict[str, Any]:
+    """Return how many true words were named, of how many, how many were named wrongly, and of which vocabulary."""
+    wrong = max(0, len(found - truth) - _EVERYWHERE)
+    return {"recovered": len(found & truth), "of": len(truth), "wrong": wrong, "vocabulary": vocabulary}

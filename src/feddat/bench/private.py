@@ -1,0 +1,156 @@
+"""``feddat bench privacy``: what clipping every example's gradient and adding noise costs a step (docs/privacy.md)."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feddat.adapters.base import Adapters
+from feddat.algorithms import ALGORITHMS, RoundContext
+from feddat.bench.clock import hardware
+from feddat.bench.folders import find_model, make_client, model_folder
+from feddat.bench.sides import load_side_model, side_config
+from feddat.bench.step import Say
+from feddat.client.learner import BatchLearner
+from feddat.client.member import Member
+from feddat.client.optim import build_optimizer
+from feddat.client.private_rules import private_adapters, private_heads, releases
+from feddat.client.private_training import PrivateLearner, PrivateTurn, weights_apart
+from feddat.config import RunConfig, load_config
+from feddat.models.base import Backbone
+from feddat.precision import resolve_precision
+from feddat.privacy.noise import NoiseSource
+
+#: Schedule of :data:`feddat.bench.sides.SCHEDULES` -> what of it is private.
+MEASURED: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("plain", {}),
+    ("joint", {}),
+    ("alternating", {}),
+    ("alternating", {"privacy.scope": "shared", "algorithm.heads": "separate", "algorithm.alpha": 0.0}),
+)
+
+
+def bench_private(
+    folder: Path,
+    models: tuple[str, ...] = ("vilt-mini",),
+    device: str = "cpu",
+    cycles: int = 9,
+    batch: int | None = None,
+    precision: str = "auto",
+    say: Say = lambda text: None,
+) -> dict[str, Any]:
+    """Measure steps with and without privacy in turns, on the same batches; return what ``privacy.json`` holds.
+
+    Args:
+        folder: where model folders and pictures are made.
+        models: keys of :data:`feddat.bench.folders.MODELS`.
+        device: torch device.
+        cycles: measured pairs of steps, after one that is not.
+        batch: examples per step; default: the model's.
+        precision: of matrix products.
+        say: told what is measured.
+    """
+    rows = []
+    own = resolve_precision(precision, device)  # type: ignore[arg-type]
+    for model in models:
+        settings: dict[str, Any] = {
+            "train.batch_size": batch or find_model(model).batch,
+            "train.precision": own,
+            "adapter.peft": "bottleneck",
+            "runtime.cuda_graphs": False,
+            "privacy.epsilon": 8.0,
+        }
+        base = load_config(model=model_folder(model, folder / "models"), device=device, **settings)
+        size = base.train.batch_size
+        client = make_client(model, base.model, folder / "pictures" / model, 2 * size)
+        for schedule, changes in MEASURED:
+            config = side_config(schedule, base).updated(changes)
+            shared = load_side_model(schedule, config)
+            member = Member(client, config, shared.backbone, torch.device(device), _heads(config))
+            step = _Steps(config, shared.backbone, shared.adapters, member)
+            seconds: dict[bool, list[float]] = {False: [], True: []}
+            halves = torch.arange(2 * size).split(size)  # type: ignore[no-untyped-call]
+            for cycle, indices in zip(range(cycles + 1), itertools.cycle(halves), strict=False):
+                say(f"{find_model(model).title}: {schedule}, {config.privacy.scope}, step {cycle} of {cycles}")
+                for private in (cycle % 2 == 0, cycle % 2 == 1):  # neither is always the first
+                    taken = step(indices, private)
+                    if cycle:
+                        seconds[private].append(taken)
+            rows.append(
+                {
+                    "model": find_model(model).title,
+                    "schedule": schedule,
+                    "scope": config.privacy.scope,
+                    "releases": releases(config),
+                    "batch": size,
+                    "precision": own,
+                    "private": step.private,
+                    "plain_seconds": seconds[False],
+                    "private_seconds": seconds[True],
+                    "ratio": statistics.median(a / b for a, b in zip(seconds[True], seconds[False], strict=True)),
+                }
+            )
+    return {"kind": "privacy", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}
+
+
+def _heads(config: RunConfig) -> dict[str, None]:
+    return dict.fromkeys(ALGORITHMS[config.method].heads(config.algorithm).values())
+
+
+class _Steps:
+    """Steps of one algorithm, as they are and private, on the same adapters.
+
+    Attributes:
+        private: numbers that are released at a step.
+    """
+
+    def __init__(self, config: RunConfig, backbone: Backbone, adapters: Adapters, member: Member) -> None:
+        self._config, self._adapters, self._member = config, adapters, member
+        self._algorithm = ALGORITHMS[config.method]
+        trained = [p for name in self._algorithm.trains for p in adapters.parameters(name)]
+        heads = [p for head in member.heads.values() for p in head.parameters()]
+        names = private_heads(self._algorithm, config)
+        named: dict[str, nn.Parameter] = {
+            f"{name}.{key}": p
+            for name in private_adapters(self._algorithm, config.privacy.scope)
+            for key, p in adapters.named(name).items()
+        }
+        for name, head in member.heads.items():
+            if names is None or name in names:
+                named |= {f"head.{name}.{key}": p for key, p in head.named_parameters()}
+        self.private = sum(p.numel() for p in named.values())
+        given = (backbone, adapters, config.train.precision)
+        size = float(config.train.batch_size)
+        turn = PrivateTurn((), size, config.privacy.clip, 1.0, releases(config), NoiseSource.secure())
+        self._learners = {
+            False: BatchLearner(*given, build_optimizer(trained, config.train, heads)),
+            True: PrivateLearner(*given, build_optimizer(trained, config.train, heads), turn=turn, private=named),
+        }
+        backbone.model.train()
+
+    def __call__(self, indices: Tensor, private: bool) -> float:
+        """Take one step on the training examples at ``indices``; return its seconds."""
+        part, learner = self._member.prepared("train"), self._learners[private]
+        with weights_apart(self._adapters, private):
+            _wait(self._member.device)
+            started = time.perf_counter()
+            targets = part.targets[indices.to(part.targets.device)]
+            learner.take(self._member, self._member.training_inputs(part, indices), targets)
+            if isinstance(learner, PrivateLearner):
+                learner.drawn(len(indices))
+            self._algorithm.step(learner, RoundContext(1, 1, self._config.algorithm))
+            _wait(self._member.device)
+            taken = time.perf_counter() - started
+        learner.take_norm()
+        return taken
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,62 @@
+"""``feddat bench sums``: bytes and CPU seconds of a round with secure aggregation, beside one of int8 updates."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from feddat.bench.clock import hardware
+from feddat.bench.folders import MODELS, model_folder
+from feddat.config import load_config
+from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.methods import resolve
+from feddat.experiment.sum_rounds import measure_rounds
+from feddat.privacy.secure_sum.terms import Rules
+
+
+def bench_sums(
+    folder: Path,
+    counts: Sequence[int] = (5, 20, 100),
+    lost: Sequence[int] = (0, 20, 40),
+    models: Sequence[str] = ("vilt-mini",),
+    cycles: int = 3,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure rounds of every size with every share of dropouts, in turns; return what ``sums.json`` holds.
+
+    Args:
+        folder: where models and the clients' states lie.
+        counts: numbers of clients.
+        lost: percent of them that drop out after they have shared, when the sum has their masks already.
+        models: keys of :data:`feddat.bench.folders.MODELS`; their adapters are those of a run's default settings.
+        cycles: times.
+        say: told what is measured.
+    """
+    rows: list[dict[str, Any]] = []
+    shapes = {}
+    for model in models:
+        say(f"{MODELS[model].title}: loading")
+        settings = load_config(None, None, model=str(model_folder(model, folder / "models")))
+        shapes[model] = load_foundation(resolve(settings)).shared_shapes()
+        count = sum(math.prod(shape) for shape in shapes[model].values())
+        for clients in counts:
+            cells = {"model": model, "title": MODELS[model].title, "parameters": count, "clients": clients}
+            rows += [cells | {"way": "int8", "lost": 0, "server": [], "client": []}]
+            rows += [cells | {"way": "sums", "lost": percent, "server": [], "client": []} for percent in lost]
+    for cycle in range(cycles):
+        for row in rows:
+            say(f"{row['clients']} clients, {row['way']}, {row['lost']} % gone, turn {cycle + 1} of {cycles}")
+            place = folder / "sums"
+            shutil.rmtree(place, ignore_errors=True)
+            rules = None if row["way"] == "int8" else Rules()
+            gone = row["clients"] * row["lost"] // 100
+            found = measure_rounds(place, shapes[row["model"]], row["clients"], gone, rules)
+            row["server"].append(found.server)
+            row["client"].append(found.client)
+            row["up"], row["down"] = found.up // row["clients"], found.down // row["clients"]
+    return {"kind": "sums", "hardware": hardware(torch.device("cpu")), "cycles": cycles, "rows": rows}

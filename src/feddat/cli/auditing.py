@@ -1,0 +1,184 @@
+"""``feddat audit``: what a curious server or client finds out of a run."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from feddat.cli.common import Config, err, out, print_json, print_paths, say_loading, split_names
+
+if TYPE_CHECKING:
+    from feddat.experiment import Experiment
+
+#: Exit code of an audit that found more than was allowed.
+EXCEEDED = 3
+#: Without a terminal: seconds between two lines of progress.
+_INTERVAL = 5.0
+
+
+def audit(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RUN | KEY=VALUE...]",
+            help="Folder of a run; or settings of one that is not run yet.",
+            show_default=False,
+        ),
+    ] = None,
+    config: Config = None,
+    views: Annotated[
+        str,
+        typer.Option(
+            help="Attackers, with commas: server (sees each update), sum (sees their sum alone: another client, or the "
+            "server under secure aggregation), model (is given a client's personal model)."
+        ),
+    ] = "server,sum",
+    examples: Annotated[int, typer.Option(min=8, help="Training questions per client that are asked about.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are attacked, spread over the run.")] = 5,
+    canaries: Annotated[int, typer.Option(min=0, help="Canaries per client, in a second run; 0: none.")] = 40,
+    reconstruction: Annotated[
+        bool,
+        typer.Option(help="Rebuild pictures and words from messages to a dishonest server, with and without a policy."),
+    ] = True,
+    seed: Annotated[int, typer.Option(min=0, help="Of every choice that the attackers make.")] = 0,
+    max_auc: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail where a membership attack's AUC is above.")
+    ] = None,
+    max_tpr: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Fail where more members are named, at 1 % of non-members named wrongly."),
+    ] = None,
+    max_epsilon: Annotated[float | None, typer.Option(min=0, help="Fail where canaries show that ε is above.")] = None,
+    max_reconstructed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Fail where more patches or words are rebuilt at a client with the default policy."),
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder for audit.html and audit.json.", show_default="RUN/audit"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON, beside the files.")] = False,
+) -> None:
+    """Attack a run, as a curious server or client would, and report what they find out.
+
+    It is run again on this machine, with every client's data. Exit code 3: a figure is above a limit. See
+    docs/audit.md.
+    """
+    from feddat.config import ConfigError
+
+    if canaries == 0 and max_epsilon is not None:
+        raise ConfigError("--max-epsilon: it is measured with canaries; leave --canaries 0 out")
+    if not reconstruction and max_reconstructed is not None:
+        raise ConfigError("--max-reconstructed: it is measured by reconstruction; leave --no-reconstruction out")
+    folder = _run_folder(what or [])
+    if folder is not None and config is not None:
+        raise ConfigError(f"--config: the run in {folder} has its own settings; give one of them")
+    say_loading()
+    from feddat.audit.limits import Limits, exceeded
+    from feddat.audit.run import Plan
+    from feddat.audit.run import audit as attack
+    from feddat.audit.write import write
+
+    experiment = _experiment(folder, config, what or [])
+    plan = Plan(tuple(split_names(views)), examples, rounds, canaries, reconstruction, seed)
+    limits = Limits(max_auc, max_tpr, max_epsilon, max_reconstructed)
+    target = to or experiment.folder.path / "audit"
+    with _Said() as said:
+        result = attack(experiment, plan, said)
+    failures = exceeded(result, limits)
+    paths = write(target, result, failures, limits != Limits())
+    if as_json:
+        print_json(result | {"exceeded": failures})
+    else:
+        _show(result)
+        print_paths(report=paths[0], numbers=paths[1])
+    for failure in failures:
+        err.print(f"above its limit: {failure}", markup=False, highlight=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(EXCEEDED)
+
+
+def _run_folder(what: list[str]) -> Path | None:
+    """Return the folder that is named, if it is one and not settings.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    from feddat.config import ConfigError
+
+    named = [word for word in what if "=" not in word]
+    if not named:
+        return None
+    if len(what) > 1:
+        raise ConfigError(f"{named[0]}: expected the folder of a run alone, or KEY=VALUE settings and no folder")
+    return Path(named[0])
+
+
+def _experiment(folder: Path | None, config: Path | None, overrides: list[str]) -> Experiment:
+    from feddat.config import load_config
+    from feddat.experiment import Experiment
+
+    return Experiment(load_config(config, overrides)) if folder is None else Experiment.open(folder)
+
+
+class _Said:
+    """Progress of an audit: bars in a terminal, a line now and then on standard error elsewhere."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=err, transient=True
+        )
+        self._tasks: dict[str, Any] = {}
+        self._last = float("-inf")
+
+    def __enter__(self) -> _Said:
+        if err.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if err.is_terminal:
+            self._bars.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Take what is done, how much of it, and of how much."""
+        if err.is_terminal:
+            if what not in self._tasks:
+                self._tasks[what] = self._bars.add_task(what, total=total)
+            self._bars.update(self._tasks[what], completed=done)
+        elif what not in self._tasks or time.monotonic() - self._last >= _INTERVAL:
+            self._tasks[what] = None
+            self._last = time.monotonic()
+            err.print(f"{what}: {done} of {total}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _show(result: dict[str, Any]) -> None:
+    """Print the figures of every attack."""
+    from feddat.audit.page import percent
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("attacker", "signal", "AUC", "named at 0.1 %", "named at 1 %"):
+        table.add_column(heading)
+    for view, signals in result["membership"].items():
+        for signal, row in signals.items():
+            auc, low, high = row["auc"]
+            cells = (f"{auc:.3f} ({low:.3f}–{high:.3f})", percent(row["tpr"]["0.001"]), percent(row["tpr"]["0.01"]))
+            table.add_row(view, signal, *cells)
+    out.print(table)
+    for view, bound in result.get("canaries", {"views": {}})["views"].items():
+        right = f"{bound['right']} of {bound['guesses']} guesses right, {bound['canaries']} canaries"
+        out.print(f"canaries, {view}: ε is at least {bound['epsilon']:.2f} ({right})", highlight=False)
+    for kind, found in result.get("reconstruction", {}).items():
+        for row in found.values():
+            rebuilt = row.get("refused") or f"{row['recovered']} of {row['of']} rebuilt"
+            who = "client with its policy" if kind == "with_policy" else "client that obeys"
+            out.print(
+                f"{row['what']}, {row['examples']} examples, {row['steps']} steps, {who}: {rebuilt}", highlight=False
+            )

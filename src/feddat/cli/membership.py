@@ -1,0 +1,303 @@
+"""``feddat deploy``'s commands about keys and certificates: who joins, who leaves, and what is renewed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from feddat.cli.common import Json, err, fail, out, print_json, print_paths
+
+if TYPE_CHECKING:
+    from feddat.config.privacy import Level
+    from feddat.deploy.membership import Members
+    from feddat.deploy.pki import Authority
+
+#: Characters of a passphrase.
+_SHORTEST = 12
+
+Privacy = Annotated[
+    str, typer.Option(help="Least privacy that clients require of a run: none, shared, all (docs/privacy.md).")
+]
+Epsilon = Annotated[float, typer.Option(min=0.01, help="The most epsilon that they let a run have.")]
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-passphrase-file",
+        metavar="FILE",
+        help="The first line is the passphrase of the authority's key; default: a terminal is asked.",
+    ),
+]
+ServerDir = Annotated[Path, typer.Option("--folder", "-f", metavar="SERVER_DIR", help="The server's folder.")]
+Fingerprint = Annotated[
+    str | None,
+    typer.Option(help="The fingerprint that you were told by another way; default: a terminal is asked to compare."),
+]
+Authority_ = Annotated[
+    Path | None, typer.Option("--authority", metavar="DIR", help="The authority's folder, with its key.")
+]
+
+
+def join(
+    invitation: Annotated[Path, typer.Argument(metavar="INVITATION", help="The consortium's invitation.json.")],
+    name: Annotated[str, typer.Option(help="Of this client: letters from a to z, digits, - and _.")],
+    to: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="New folder.", show_default="the name")
+    ] = None,
+    fingerprint: Fingerprint = None,
+    privacy: Privacy = "none",
+    epsilon: Epsilon = 8.0,
+) -> None:
+    """On a client's machine: make its key, its folder, and the request that the server's administrator admits."""
+    from feddat.deploy.client_folder import join as join_consortium
+    from feddat.deploy.enrolment import read_invitation
+    from feddat.deploy.pki import certificate_fingerprint
+
+    invited = read_invitation(invitation)
+    found = certificate_fingerprint(invited.authority)
+    _compare("the authority", found, fingerprint, "whoever ran `feddat deploy init`")
+    request, own = join_consortium(invited, name, to or Path(name), (privacy_level(privacy), epsilon))
+    print_paths(folder=request.parent, request=request)
+    tell_fingerprint("this client's fingerprint", own)
+    say_note(f"send {request.name} to the server's administrator, and say the fingerprint by another way, as by phone")
+
+
+def admit(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The client's NAME.csr.")],
+    folder: ServerDir = Path(),
+    fingerprint: Fingerprint = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Let a name that was revoked, or has another key, have this key.")
+    ] = False,
+) -> None:
+    """On the server: let a client in, or give it the new key that it asks for, while the SuperLink runs."""
+    from feddat.deploy.enrolment import read_client_request
+    from feddat.deploy.folder import read_server
+    from feddat.deploy.membership import Members
+    from feddat.deploy.pki import read_certificate
+
+    server = read_server(folder)
+    asked, known = read_client_request(request, read_certificate(server.authority)), Members(server)
+    if known.is_new(asked):
+        _compare(f"client {asked.name}", asked.fingerprint, fingerprint, "the client's administrator")
+    out.print(f"client {asked.name} {known.admit(asked, again)}", markup=False, soft_wrap=True)
+    tell_fingerprint("fingerprint", asked.fingerprint)
+    _tell_link(known, "it lets the client in when it starts")
+
+
+def revoke(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")], folder: ServerDir = Path()
+) -> None:
+    """On the server: take a client out, for good; a run that is under way goes on without it."""
+    from feddat.deploy.folder import read_server
+    from feddat.deploy.membership import Members
+
+    known = Members(read_server(folder))
+    key = known.revoke(name)
+    out.print(
+        f"client {name} is revoked; its key {key} is never let in again", markup=False, highlight=False, soft_wrap=True
+    )
+    _tell_link(known, "it turns the client away when it starts")
+
+
+def members(folder: ServerDir = Path(), json: Json = False) -> None:
+    """On the server: show which clients are let in, which were revoked, and the fingerprints of their keys."""
+    from feddat.deploy.folder import read_server
+    from feddat.deploy.membership import Members
+    from feddat.deploy.pki import key_fingerprint
+
+    known = Members(read_server(folder))
+    keys = {name: key_fingerprint(key) for name in known.names() if (key := known.key(name)) is not None}
+    revoked = known.revoked()
+    if json:
+        print_json({"clients": keys, "revoked": revoked})
+        return
+    shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("client", "key", "is"):
+        shown.add_column(heading, no_wrap=True)
+    for name, shown_key in keys.items():
+        shown.add_row(name, shown_key, "let in")
+    for name, old in revoked.items():
+        for shown_key in old:
+            shown.add_row(name, shown_key, "revoked")
+    out.print(shown)
+
+
+def renew(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a server, or of a client.")],
+    authority: Authority_ = None,
+    passphrase_file: PassphraseFile = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A server's: what `feddat deploy sign` made of its request.")
+    ] = None,
+) -> None:
+    """Give a server a new certificate, or a client a new key, while both run."""
+    if (folder / "client.yaml").is_file():
+        if authority is not None or certificate is not None:
+            raise typer.Exit(fail(f"{folder}: a client's folder; --authority and --certificate are for a server's", 2))
+        _renew_client(folder)
+        return
+    from feddat.deploy import renewal
+    from feddat.deploy.folder import read_server
+
+    server = read_server(folder)
+    if certificate is not None:
+        found = renewal.install(server, certificate)
+    elif authority is not None:
+        found = renewal.renew(server, read_signer(authority, passphrase_file))
+    else:
+        request = renewal.request_certificate(server)
+        print_paths(request=request)
+        say_note(
+            "where the authority's key is: feddat deploy sign server.csr --authority DIR; then here: "
+            f"feddat deploy renew {folder} --certificate server.crt"
+        )
+        return
+    out.print(f"the server's certificate is good until {found.not_valid_after_utc:%Y-%m-%d}", markup=False)
+    say_note("a SuperLink that runs takes it up within seconds; clients need nothing")
+
+
+def sign(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The server's server.csr.")],
+    authority: Annotated[Path, typer.Option("--authority", metavar="DIR", help="The authority's folder.")],
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The certificate.")] = Path("server.crt"),
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """Where the authority's key is kept: make the certificate that a server's request asks for."""
+    from feddat.deploy import renewal
+
+    hosts = renewal.sign(request, read_signer(authority, passphrase_file), to)
+    out.print(f"{to} is for {', '.join(hosts)}", markup=False)
+
+
+def _renew_client(folder: Path) -> None:
+    from feddat.deploy.client_folder import renew_key
+    from feddat.site import read_site
+
+    request, own = renew_key(folder, read_site(folder / "client.yaml").client)
+    print_paths(request=request)
+    tell_fingerprint("the new key's fingerprint", own)
+    say_note(
+        f"send {request.name} to the server's administrator, who admits it; until then this client goes on under its "
+        "old key, and then changes by itself"
+    )
+
+
+def privacy_level(text: str) -> Level:
+    """Return a level of privacy by its name."""
+    from feddat.config.privacy import LEVELS
+
+    if text not in LEVELS:
+        raise typer.BadParameter(f"expected one of {', '.join(LEVELS)}, got {text!r}", param_hint="--privacy")
+    return LEVELS[LEVELS.index(text)]
+
+
+def new_passphrase(file: Path | None) -> str | None:
+    """Return the passphrase for a new key; ``None``: nobody is there to be asked, or none is wanted."""
+    if file is not None:
+        return _checked(_read_passphrase(file))
+    if not sys.stdin.isatty():
+        return None
+    text = typer.prompt(
+        "Passphrase for the authority's key (empty: none)",
+        default="",
+        show_default=False,
+        hide_input=True,
+        confirmation_prompt=True,
+    )
+    return _checked(text) if text else None
+
+
+def _checked(passphrase: str) -> str:
+    if len(passphrase) < _SHORTEST:
+        raise typer.Exit(fail(f"passphrase: {len(passphrase)} characters, expected {_SHORTEST} at least", 2))
+    return passphrase
+
+
+def _read_passphrase(file: Path) -> str:
+    if file.stat().st_mode & 0o077:
+        raise typer.Exit(fail(f"passphrase file {file}: others on this machine can read it (chmod 600)", 2))
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except ValueError:
+        lines = []
+    if not lines or not lines[0]:
+        raise typer.Exit(fail(f"passphrase file {file}: expected the passphrase in its first line", 2))
+    return lines[0]
+
+
+def read_signer(folder: Path, file: Path | None) -> Authority:
+    """Read an authority, and ask a terminal for its passphrase where it has one."""
+    from feddat.deploy.pki import PassphraseNeeded, read_authority
+
+    passphrase = None if file is None else _read_passphrase(file)
+    try:
+        return read_authority(folder, passphrase)
+    except PassphraseNeeded:
+        if not sys.stdin.isatty():
+            raise
+    return read_authority(folder, typer.prompt("Passphrase of the authority's key", hide_input=True))
+
+
+def fingerprint_of(certificate: Path) -> str:
+    """Return the fingerprint of a certificate's file."""
+    from feddat.deploy.pki import certificate_fingerprint, read_certificate
+
+    return certificate_fingerprint(read_certificate(certificate))
+
+
+def say_note(text: str) -> None:
+    """Say what there is to do, or to know, on standard error."""
+    err.print(Text.assemble(("note: ", "bold"), text), soft_wrap=True)
+
+
+def tell_fingerprint(what: str, fingerprint: str) -> None:
+    """Print a fingerprint, in one line that can be copied."""
+    out.print(f"{what}: {fingerprint}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _compare(whose: str, found: str, told: str | None, source: str) -> None:
+    """See to it that a fingerprint is the one that a person knows by another way.
+
+    Raises:
+        Exit: it is not.
+    """
+    if told is not None:
+        if not _same(found, told):
+            raise typer.Exit(
+                fail(f"{whose}: fingerprint {found}, but --fingerprint says {told}; not what it should be", 2)
+            )
+        return
+    if not sys.stdin.isatty():
+        raise typer.Exit(fail(f"{whose}: fingerprint {found}: compare it with {source}, and give --fingerprint", 2))
+    tell_fingerprint(f"{whose} has the fingerprint", found)
+    if not typer.confirm(f"Has {source} told you the same?"):
+        raise typer.Exit(fail(f"{whose}: not taken", 1))
+
+
+def _same(found: str, told: str) -> bool:
+    """Tell whether a fingerprint is the one that was told, whichever tool wrote it: of a key, or of a certificate."""
+    if found.startswith("SHA256:"):
+        return told.strip().rstrip("=").removeprefix("SHA256:") == found.removeprefix("SHA256:")
+    return told.rpartition("=")[2].strip().replace(":", "").upper() == found
+
+
+def _tell_link(known: Members, otherwise: str) -> None:
+    """Tell a SuperLink that runs who is let in; the folder says so already.
+
+    Raises:
+        Exit: it could not be told.
+    """
+    from feddat.deploy.errors import DeployError
+
+    try:
+        runs = known.tell()
+    except DeployError as error:
+        lasts = "the server's folder says so, but the SuperLink that runs could not be told"
+        raise typer.Exit(fail(f"{lasts}: {error}; it learns of it when it starts again", 1)) from None
+    if not runs:
+        say_note(f"the SuperLink does not run; {otherwise}")

@@ -1,0 +1,196 @@
+"""What may be combined with differential privacy: a method and its options, each with an argument in docs/privacy.md.
+
+What has no argument there is refused before anything is loaded, with one line that says why and what to set instead. A
+method of another package has none either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from feddat.adapters.base import TRAINED
+from feddat.algorithms.base import MAIN_HEAD, Algorithm
+from feddat.config import ConfigError, RunConfig
+from feddat.config.privacy import Scope
+from feddat.models.base import Backbone
+
+#: Method -> what it has an argument for.
+SCOPES: dict[str, tuple[Scope, ...]] = {
+    "feddat": ("all", "shared"),
+    "fedavg": ("all", "shared"),
+    "local": ("all",),
+    "head": ("all",),
+}
+#: Methods of this package without one -> what they do beside what is accounted for.
+WHY_NOT: dict[str, str] = {
+    "fedprox": "its proximal term is a gradient that belongs to no example",
+    "scaffold": "its control variates are further arrays made of gradients",
+    "feddyn": "its regulariser is a gradient that belongs to no example, and has a state of its own",
+    "moon": "it compares features with those of earlier models",
+    "ditto": "its personal adapter's distance is a gradient that belongs to no example",
+    "apfl": "it learns the weight of its mixture from gradients of all examples together",
+    "pfedme": "it takes several steps on one batch",
+    "fedrep": "it trains head and adapter in turns",
+    "fedper": "a part of its trained adapter stays with the client",
+    "feddpa": "it compares examples by their features",
+    "fedalt": "it weighs adapters for each example",
+    "fedsa-lora": "a part of its trained adapter stays with the client",
+    "ffa-lora": "a part of its adapter rests",
+    "fedex-lora": "its server adds exact residuals of LoRA to frozen weights",
+    "central": "one place holds all clients' records, and nothing leaves it",
+}
+#: Kinds of adapter whose gradients by example are known.
+KINDS = ("bottleneck", "lora", "norm", "bias", "head")
+#: Families of models in which they have been compared with those of single examples.
+FAMILIES = ("vilt", "vilt-bert", "albef", "blip", "clip", "siglip")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Something that cannot be combined with privacy.
+
+    Attributes:
+        key: of the setting.
+        refuses: whether a configuration has it.
+        reason: why, and what to set.
+    """
+
+    key: str
+    refuses: Callable[[RunConfig], bool]
+    reason: str
+
+
+def _shared(config: RunConfig) -> bool:
+    return config.privacy.scope == "shared"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "share_metrics",
+        lambda config: config.share_metrics != "none",
+        "losses, scores and numbers of examples are released without noise; set share_metrics=none",
+    ),
+    Rule(
+        "server.weighting",
+        lambda config: config.server.weighting == "examples",
+        "a weight tells the number of records; set server.weighting=equal",
+    ),
+    Rule(
+        "server.rule",
+        lambda config: config.server.rule == "qfedavg",
+        "it weighs clients by training losses, which are not private; take another rule",
+    ),
+    Rule(
+        "train.clip_norm",
+        lambda config: config.train.clip_norm is not None,
+        "it scales all gradients by one norm, which is not private; privacy.clip takes its place",
+    ),
+    Rule(
+        "train.trap",
+        lambda config: config.train.trap != "none",
+        "faults of the published code are not accounted for; set train.trap=none",
+    ),
+    Rule(
+        "train.checkpointing",
+        lambda config: config.train.checkpointing,
+        "what is computed again in the backward pass is not seen by example; set train.checkpointing=false",
+    ),
+    Rule(
+        "momentum.alpha",
+        lambda config: config.momentum.alpha > 0,
+        "the momentum copy is a teacher that is not accounted for; set momentum.alpha=0",
+    ),
+    Rule(
+        "fusion.kind",
+        lambda config: config.fusion.kind == "transformer",
+        "gradients by example of a trained fusion are not known; set fusion.kind=product",
+    ),
+    Rule(
+        "adapter.peft",
+        lambda config: config.adapter.peft not in (None, *KINDS),
+        f"gradients by example of this kind are not known; kinds that can: {', '.join(KINDS)}",
+    ),
+    Rule(
+        "train.precision",
+        lambda config: config.adapter.peft in ("norm", "bias") and config.train.precision != "fp32",
+        "gradients by example of the model's own weights are known in float32 alone; set train.precision=fp32",
+    ),
+    Rule(
+        "algorithm.personal_epochs",
+        lambda config: config.algorithm.personal_epochs > 0 and not _shared(config),
+        "personal fine-tuning has no noise, so that not all is private; set privacy.scope=shared",
+    ),
+    Rule(
+        "algorithm.heads",
+        lambda config: config.method == "feddat" and _shared(config) and config.algorithm.heads != "separate",
+        "a shared head carries what the local adapter knows to the global one; set algorithm.heads=separate",
+    ),
+    Rule(
+        "algorithm.alpha",
+        lambda config: config.method == "feddat" and _shared(config) and config.algorithm.alpha > 0,
+        "the teacher's logits carry what the local adapter knows to the global one; set algorithm.alpha=0",
+    ),
+)
+
+
+def check_privacy(config: RunConfig) -> None:
+    """Refuse a run that promises more than there is an argument for.
+
+    Args:
+        config: with an algorithm's name as method, and the kind of adapter filled in.
+
+    Raises:
+        ConfigError: one line; names the setting and what to set instead.
+    """
+    if not config.privacy.on:
+        return
+    method, scope = config.method, config.privacy.scope
+    if method not in SCOPES:
+        why = WHY_NOT.get(method, "nobody has written down what it releases")
+        raise ConfigError(f"privacy: {method}: {why}; methods that can be private: {', '.join(SCOPES)}")
+    if scope not in SCOPES[method]:
+        raise ConfigError(f"privacy.scope: {scope}, but {method} shares nothing; set privacy.scope=all")
+    for rule in RULES:
+        if rule.refuses(config):
+            raise ConfigError(f"privacy: {rule.key} is {config.value(rule.key)}: {rule.reason}")
+
+
+def check_model(config: RunConfig, backbone: Backbone, writes: bool) -> None:
+    """Refuse a model whose gradients by example are not known.
+
+    Args:
+        config: the run.
+        backbone: its model.
+        writes: whether a client's answers are written.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if not config.privacy.on:
+        return
+    if backbone.family not in FAMILIES:
+        raise ConfigError(
+            f"privacy: gradients by example in models of family {backbone.family} are not known; families that can: "
+            f"{', '.join(FAMILIES)}"
+        )
+    if writes:
+        raise ConfigError("privacy: gradients by example of written answers are not known; set eval.answers=classes")
+
+
+def releases(config: RunConfig) -> int:
+    """Return how many noisy sums a step makes of one sample (docs/privacy.md)."""
+    private_half_steps = config.method == "feddat" and config.algorithm.order == "alternating" and not _shared(config)
+    return 2 if private_half_steps else 1
+
+
+def private_adapters(algorithm: Algorithm, scope: Scope) -> tuple[str, ...]:
+    """Return the adapters that train in private."""
+    return tuple(name for name in TRAINED if name in algorithm.trains and (scope == "all" or name == "global"))
+
+
+def private_heads(algorithm: Algorithm, config: RunConfig) -> tuple[str, ...] | None:
+    """Return the heads that train in private; ``None``: all."""
+    if config.privacy.scope == "all":
+        return None
+    return (algorithm.heads(config.algorithm).get("global", MAIN_HEAD),)

@@ -1,0 +1,277 @@
+"""A client's part in secure sums from message to message: its protocol's state on its own disk.
+
+| file of the client's folder | holds | until |
+| --- | --- | --- |
+| ``sum-channel.json`` | the key of this run, and those of the others, which were shown to be theirs | the next run |
+| ``sum.json`` | secrets of the attempt at hand (:class:`~feddat.privacy.secure_sum.client.ClientSum`) | its end |
+| ``sum.f32`` | the update that is to be masked, not rounded yet, float32 | it is masked |
+| ``sums.json`` | round -> hash of the clients in its sum, where this client has helped to open it | the next run |
+
+Every state is on the disk before the answer that goes with it leaves, so that a client that is killed, and asked again,
+says nothing that goes beyond what it has said. (Only the last file is flushed, for power cuts: what a machine loses of
+the others, which are of one attempt, costs that attempt.) A round's sum is opened for one set of clients alone: a
+server that asks for the round again, with one client less, would otherwise know that one's update by subtraction.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feddat.client.store import PersonalStore, StoreError
+from feddat.files import whole_file
+from feddat.phases import phase
+from feddat.privacy.secure_sum.client import ClientSum
+from feddat.privacy.secure_sum.errors import SumError
+from feddat.privacy.secure_sum.identity import Identity
+from feddat.privacy.secure_sum.masks import KEY_BYTES, public_bytes
+from feddat.privacy.secure_sum.terms import COMMITMENT_BYTES, Offer, Rules, Terms
+
+log = logging.getLogger(__name__)
+
+_CHANNEL, _STATE, _UPDATE, _DONE = "sum-channel.json", "sum.json", "sum.f32", "sums.json"
+#: What rounding and clipping have left of the updates before.
+_LEFT = "left"
+
+Answer = TypeVar("Answer")
+
+
+class SecureMember:
+    """One client in the sums of its runs.
+
+    Args:
+        store: where the client keeps what is its own.
+        rules: of the run.
+        identity: its certificate; ``None``: it has none, and takes the others' keys as the server gives them.
+    """
+
+    def __init__(self, store: PersonalStore, rules: Rules, identity: Identity | None = None) -> None:
+        self.store, self.rules, self.identity = store, rules, identity
+
+    def offer(self, run: str, round: int, shared: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> bytes:
+        """Begin an attempt with what training gave, and return the client's offer as it travels.
+
+        Args:
+            run: id of the run.
+            round: of the update.
+            shared: the trained adapter, as far as it travels.
+            received: the one that it was trained from.
+        """
+        update = flat({key: value.detach().to("cpu", torch.float32) - received[key] for key, value in shared.items()})
+        with self.store.held():
+            channel = self._channel(run)
+            state = ClientSum(self.store.client)
+            self._write(_STATE, {"run": run, "round": round, "sum": state.to_json()})
+            self._write_bytes(_UPDATE, update.tobytes())
+            made = state.offer(channel)
+        credential = b"" if self.identity is None else self.identity.credential(run, made.channel)
+        return made.channel + made.mask + made.commitment + credential
+
+    def share(
+        self,
+        run: str,
+        round: int,
+        names: Sequence[str],
+        masks: bytes,
+        commitments: bytes,
+        fresh: Mapping[str, bytes],
+    ) -> bytes:
+        """Return sealed shares for the others.
+
+        Args:
+            run, round: of the attempt.
+            names: of all that are in it, sorted.
+            masks, commitments: of their offers, in this order.
+            fresh: name -> key of the run and credential, of those that this client may not have been shown yet.
+
+        Raises:
+            SumError: somebody is not whom the server says, or the terms cannot be accepted.
+        """
+        count = len(names)
+        if len(masks) != count * KEY_BYTES or len(commitments) != count * COMMITMENT_BYTES:
+            raise SumError(f"keys and commitments do not fit {count} clients")
+
+        def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
+            channels = self._shown(run, fresh) | {self.store.client: public_bytes(channel)}
+            if unknown := [name for name in names if name not in channels]:
+                raise SumError(f"no key of this run is known of {', '.join(unknown[:5])}")
+            offers = tuple(
+                Offer(channels[name], _part(masks, KEY_BYTES, at), _part(commitments, COMMITMENT_BYTES, at))
+                for at, name in enumerate(names)
+            )
+            size = self._update().size
+            return state.share(Terms(run, round, size, self.rules, tuple(names), offers), channel)
+
+        return self._step(run, round, take)
+
+    def mask(self, run: str, round: int, sharers: bytes, sealed: bytes) -> NDArray[np.uint8]:
+        """Return the masked update; what rounding and clipping leave of it is kept for the next one.
+
+        Raises:
+            SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.mask`.
+        """
+        residuals = PersonalStore(self.store.root, self.store.client, label="residual")
+
+        def take(state: ClientSum, channel: X25519PrivateKey) -> NDArray[np.uint8]:
+            update = self._update()
+            before, kept, _ = residuals.load(round) or (None, {}, {})
+            if _LEFT in kept and kept[_LEFT].shape == update.shape:
+                update = update + kept[_LEFT].numpy()
+            packed, left = state.mask(sharers, sealed, update, channel)
+            residuals.save(round, {_LEFT: torch.from_numpy(left)}, {"previous": before})
+            clipped = float((np.abs(update) > self.rules.clip).mean()) if update.size else 0.0
+            log.info("client %s, round %d: %.2g %% of its numbers were clipped", state.name, round, 100 * clipped)
+            return packed
+
+        packed = self._step(run, round, take)
+        self._path(_UPDATE).unlink(missing_ok=True)
+        return packed
+
+    def agree(self, run: str, round: int, survivors: bytes) -> bytes:
+        """Return tags on the set of clients that the sum is of.
+
+        Raises:
+            SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.agree`; or this client has helped to open
+                this round's sum over other clients.
+        """
+
+        def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
+            tags = state.agree(survivors, channel)
+            if self._opened(run).get(str(round), _digest(state.survivors)) != _digest(state.survivors):
+                raise SumError("this round's sum was opened before, over other clients, and is not opened again")
+            return tags
+
+        return self._step(run, round, take)
+
+    def reveal(self, run: str, round: int, witnesses: bytes, tags: bytes) -> bytes:
+        """Return the shares by which the sum can be opened, and forget the attempt.
+
+        Raises:
+            SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.reveal`.
+        """
+
+        def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
+            shares = state.reveal(witnesses, tags, channel)
+            opened = self._opened(run)
+            if opened.get(str(round), _digest(state.survivors)) != _digest(state.survivors):
+                raise SumError("this round's sum was opened before, over other clients, and is not opened again")
+            self._write(_DONE, {"run": run, "rounds": opened | {str(round): _digest(state.survivors)}}, flushed=True)
+            return shares
+
+        shares = self._step(run, round, take)
+        self._path(_STATE).unlink(missing_ok=True)
+        return shares
+
+    @phase("messages")
+    def _step(self, run: str, round: int, take: Callable[[ClientSum, X25519PrivateKey], Answer]) -> Answer:
+        """Take a step of the attempt at hand; its state is on the disk when the answer is returned."""
+        with self.store.held():
+            found = self._read(_STATE)
+            if found is None or (found["run"], found["round"]) != (run, round):
+                raise SumError(
+                    f"this client has nothing to add to the sum of round {round}: it has not trained, or anew"
+                )
+            state, channel = ClientSum.from_json(found["sum"]), self._channel(run)
+            try:
+                return take(state, channel)
+            finally:  # a step that fails is not taken again either
+                self._write(_STATE, found | {"sum": state.to_json()})
+
+    def _channel(self, run: str) -> X25519PrivateKey:
+        """Return this client's key pair of a run, a new one at its first message."""
+        found = self._read(_CHANNEL)
+        if found is None or found["run"] != run:
+            key = X25519PrivateKey.generate()
+            self._write(_CHANNEL, {"run": run, "own": key.private_bytes_raw().hex(), "others": {}})
+            return key
+        return X25519PrivateKey.from_private_bytes(bytes.fromhex(found["own"]))
+
+    def _shown(self, run: str, fresh: Mapping[str, bytes]) -> dict[str, bytes]:
+        """Return the others' keys of a run, with those that are shown now, each checked once."""
+        found = self._read(_CHANNEL) or {}
+        for name, shown in fresh.items():
+            channel, credential = shown[:KEY_BYTES], shown[KEY_BYTES:]
+            if self.identity is not None and name != self.store.client:
+                self.identity.check(run, name, channel, credential)
+            found["others"][name] = channel.hex()
+        if fresh:
+            self._write(_CHANNEL, found)
+        return {name: bytes.fromhex(channel) for name, channel in found["others"].items()}
+
+    def _opened(self, run: str) -> dict[str, str]:
+        """Return round -> hash of the clients in its sum, of the sums that this client has helped to open."""
+        found = self._read(_DONE)
+        return dict(found["rounds"]) if found is not None and found["run"] == run else {}
+
+    def _update(self) -> NDArray[np.float32]:
+        try:
+            return np.frombuffer(self._path(_UPDATE).read_bytes(), np.float32)
+        except (OSError, ValueError) as error:
+            raise SumError(f"the update that was to be summed is gone: {error}") from None
+
+    def _path(self, name: str) -> Path:
+        return self.store.folder / name
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            found = json.loads(self._path(name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"client {self.store.client}: {self._path(name)} cannot be read: {error}") from None
+        except ValueError as error:
+            if name == _DONE:  # without it, a sum might be opened twice
+                raise StoreError(f"client {self.store.client}: {self._path(name)} is damaged: {error}") from None
+            return None
+        return found if isinstance(found, dict) else None
+
+    def _write(self, name: str, value: Mapping[str, Any], flushed: bool = False) -> None:
+        self._write_bytes(name, json.dumps(value).encode(), flushed)
+
+    def _write_bytes(self, name: str, content: bytes, flushed: bool = False) -> None:
+        """Write a file that only this user can read, whole or not at all; ``flushed``: also after a power cut."""
+        path = self._path(name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) if flushed else _renamed(path) as temporary:
+                temporary.touch(mode=0o600)
+                temporary.write_bytes(content)
+        except OSError as error:
+            raise StoreError(f"client {self.store.client}: cannot write {path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """Yield a temporary name, and give the file the right one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def flat(values: Mapping[str, Tensor]) -> NDArray[np.float32]:
+    """Return tensors as one vector, in the order of their keys, as both sides have it."""
+    parts = [values[key].reshape(-1).numpy() for key in sorted(values)]
+    return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+
+def _part(content: bytes, size: int, place: int) -> bytes:
+    return content[size * place : size * (place + 1)]
+
+
+def _digest(names: Sequence[str]) -> str:
+    return sha256("\0".join(names).encode()).hexdigest()

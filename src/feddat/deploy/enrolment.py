@@ -1,0 +1,212 @@
+"""How a client enters a consortium: by an invitation that it is sent, and a request that it sends back.
+
+| file | made by | holds |
+| --- | --- | --- |
+| ``invitation.json`` | ``deploy init`` | address, model and authority of the consortium, signed by the authority |
+| ``NAME.csr`` | the client: ``deploy join``, ``renew`` | its name and public key, signed by its private key |
+
+Neither is a secret, and both may come by mail: two people compare the fingerprints of authority and client by another
+way. A request (PKCS #10) names the authority that it is for, so that another consortium cannot use it. One for a new
+key is signed by the old key as well, and its fingerprint need not be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import AttributeOID, NameOID
+
+from feddat.deploy import pki
+from feddat.deploy.errors import DeployError
+
+#: Names of clients: they become names of files and go through configuration files and command lines.
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+_VERSION = 1
+_MOST_INVITATION = 2**16
+_ADDRESS = re.compile(r"[A-Za-z0-9._:\[\]-]+:[0-9]{1,5}")
+_ECDSA = ec.ECDSA(hashes.SHA384())
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a client must know of a consortium.
+
+    Attributes:
+        server: ``HOST:PORT``.
+        model: name of the foundation model.
+        hub_model: it is one of the Hub, and clients' files name it.
+        authority: certificate that the server's is signed by.
+        hashes: of the model's parts, by which a client tells that its own is the same.
+    """
+
+    server: str
+    model: str
+    hub_model: bool
+    authority: x509.Certificate
+    hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def content(self) -> dict[str, Any]:
+        """Return what is signed."""
+        return {
+            "version": _VERSION,
+            "server": self.server,
+            "model": self.model,
+            "hub_model": self.hub_model,
+            "hashes": dict(self.hashes),
+            "authority": self.authority.public_bytes(serialization.Encoding.PEM).decode(),
+        }
+
+
+def write_invitation(path: Path, invitation: Invitation, key: ec.EllipticCurvePrivateKey) -> None:
+    """Write an invitation, signed by the authority's key."""
+    content = invitation.content()
+    signature = b64encode(key.sign(_signed(content), _ECDSA)).decode()
+    path.write_text(json.dumps(content | {"signature": signature}, indent=2) + "\n", encoding="utf-8")
+
+
+def read_invitation(path: Path) -> Invitation:
+    """Read an invitation.
+
+    Raises:
+        DeployError: it cannot be read, is not signed by the authority that it names, or that is out of its time.
+    """
+    where = f"invitation {path}"
+    try:
+        if path.stat().st_size > _MOST_INVITATION:
+            raise DeployError(f"{where}: larger than {_MOST_INVITATION} bytes")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        signature = b64decode(content.pop("signature"), validate=True)
+        version = content["version"]
+        authority = x509.load_pem_x509_certificate(content["authority"].encode())
+        invitation = Invitation(
+            content["server"], content["model"], content["hub_model"], authority, dict(content["hashes"])
+        )
+    except OSError as error:
+        raise DeployError(f"{where}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise DeployError(f"{where}: not an invitation of `feddat deploy init`") from None
+    if version != _VERSION:
+        raise DeployError(f"{where}: of version {version!r}, this feddat knows version {_VERSION}; is it up to date?")
+    key = authority.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise DeployError(f"{where}: its authority's key is not on an elliptic curve")
+    try:
+        key.verify(signature, _signed(content), _ECDSA)
+    except InvalidSignature:
+        raise DeployError(f"{where}: not signed by the authority that it names; it was altered on its way") from None
+    pki.check_certificate(authority, authority, f"{where}: its authority's certificate")
+    texts = (invitation.server, invitation.model, *invitation.hashes, *invitation.hashes.values())
+    if not all(isinstance(text, str) and text.isprintable() for text in texts) or not _ADDRESS.fullmatch(texts[0]):
+        raise DeployError(f"{where}: expected server (HOST:PORT), model and hashes, in one line each")
+    return invitation
+
+
+def _signed(content: Mapping[str, Any]) -> bytes:
+    return b"feddat invitation\0" + json.dumps(content, sort_keys=True).encode()
+
+
+@dataclass(frozen=True)
+class ClientRequest:
+    """What a client asks a server's administrator for.
+
+    Attributes:
+        name: of the client.
+        key: public key that it is to be known by.
+        proof: signature of the key that it was known by so far; empty: it had none.
+    """
+
+    name: str
+    key: ec.EllipticCurvePublicKey
+    proof: bytes = b""
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint."""
+        return pki.key_fingerprint(self.key)
+
+    def renews(self, old: ec.EllipticCurvePublicKey, authority: x509.Certificate) -> bool:
+        """Tell whether the owner of an old key has signed this request."""
+        try:
+            old.verify(self.proof, _renewal(self.name, self.key, authority), _ECDSA)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def new_request(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    authority: x509.Certificate,
+    old: ec.EllipticCurvePrivateKey | None = None,
+) -> x509.CertificateSigningRequest:
+    """Return a client's request.
+
+    Args:
+        name: of the client.
+        key: that it is to be known by.
+        authority: certificate of the consortium's.
+        old: key that it is known by so far.
+    """
+    who = [
+        x509.NameAttribute(NameOID.COMMON_NAME, name),
+        x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, pki.certificate_fingerprint(authority)),
+    ]
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(who))
+    if old is not None:
+        proof = old.sign(_renewal(name, key.public_key(), authority), _ECDSA)
+        builder = builder.add_attribute(AttributeOID.UNSTRUCTURED_NAME, b64encode(proof))
+    return builder.sign(key, hashes.SHA384())
+
+
+def read_client_request(path: Path, authority: x509.Certificate) -> ClientRequest:
+    """Read a client's request.
+
+    Raises:
+        CertificateError: there is none.
+        DeployError: its name cannot be a client's, it is for another consortium, or not signed by its own key.
+    """
+    request = pki.read_request(path)
+    where = f"request {path}"
+    if not request.is_signature_valid:
+        raise DeployError(f"{where}: not signed by its own key; it was altered on its way")
+    key = request.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise DeployError(f"{where}: expected a key on the curve P-384, as `feddat deploy join` makes it")
+    name, consortium = (
+        _only(request.subject, kind) for kind in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
+    )
+    check_name(name, where)
+    if consortium != pki.certificate_fingerprint(authority):
+        raise DeployError(f"{where}: for another consortium; `feddat deploy join` needs this one's invitation.json")
+    try:
+        proof = b64decode(request.attributes.get_attribute_for_oid(AttributeOID.UNSTRUCTURED_NAME).value)
+    except (x509.AttributeNotFound, ValueError):
+        proof = b""
+    return ClientRequest(name, key, proof)
+
+
+def check_name(name: str, where: str = "client") -> None:
+    """Raise ``DeployError`` if a text cannot be a client's name."""
+    if not NAME.fullmatch(name):
+        raise DeployError(f"{where}: name {name[:80]!r}: expected letters from a to z, digits, - and _, 64 at most")
+
+
+def _only(subject: x509.Name, kind: x509.ObjectIdentifier) -> str:
+    found = subject.get_attributes_for_oid(kind)
+    return str(found[0].value) if len(found) == 1 else ""
+
+
+def _renewal(name: str, key: ec.EllipticCurvePublicKey, authority: x509.Certificate) -> bytes:
+    """Return what an old key signs: the new key, whose it is, and in which consortium."""
+    parts = (name.encode(), pki.certificate_fingerprint(authority).encode(), pki.public_line(key))
+    return b"feddat renew\0" + b"\0".join(parts)

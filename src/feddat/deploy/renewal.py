@@ -1,0 +1,145 @@
+"""A new certificate for the server, whose authority's key may be somewhere else; a SuperLink that runs takes it up.
+
+Where the authority's key is at hand, ``feddat deploy renew SERVER --authority DIR`` does all. Where it is kept off the
+server, the server makes a request (its new private key stays there), ``feddat deploy sign`` makes the certificate where
+the authority's key is, and ``renew SERVER --certificate FILE`` puts it in place. Clients notice nothing: they know the
+authority, which is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from feddat.deploy import pki
+from feddat.deploy.errors import DeployError
+from feddat.deploy.folder import ServerFolder, own_hosts
+from feddat.files import write_atomic
+
+log = logging.getLogger(__name__)
+
+#: The next private key of a server, until there is a certificate for it, and the request for that.
+_NEXT_KEY, _REQUEST = "server-new.key", "server.csr"
+#: Seconds between two looks at a certificate.
+LOOK_SECONDS = 5.0
+
+
+def request_certificate(server: ServerFolder) -> Path:
+    """Make the server's next private key, and return the request that an authority signs."""
+    key = pki.new_key()
+    pki.write_private_key(server.path / _NEXT_KEY, key)
+    path = server.path / _REQUEST
+    pki.write_request(path, pki.server_request(key, own_hosts(server.hosts)))
+    return path
+
+
+def sign(request: Path, authority: pki.Authority, to: Path, days: int = pki.SERVER_DAYS) -> Sequence[str]:
+    """Write the certificate that a server's request asks for; return the hosts that it is for.
+
+    Raises:
+        CertificateError: it is no such request.
+    """
+    asked = pki.read_request(request)
+    pki.write_certificate(to, pki.sign_request(authority, asked, days))
+    return pki.request_hosts(asked)
+
+
+def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
+    """Put a certificate that was signed for the server's request in place, with the key that belongs to it.
+
+    Raises:
+        CertificateError: it is not good, or another authority's.
+        DeployError: it is for another key or other hosts.
+    """
+    found = pki.read_certificate(certificate)
+    pki.check_certificate(found, pki.read_certificate(server.authority), str(certificate))
+    key = _next_key(server)
+    if key is None or key.public_key() != found.public_key():
+        raise DeployError(
+            f"certificate {certificate}: not for the key of {server.path / _REQUEST}; have that one signed"
+        )
+    missing = set(own_hosts(server.hosts)) - set(_hosts(found))
+    if missing:
+        raise DeployError(f"certificate {certificate}: not for {', '.join(sorted(missing))}")
+    # The key goes first: a process that looks in between finds two that do not fit, and looks again.
+    pki.write_private_key(server.path / "server.key", key)
+    write_atomic(server.path / "server.crt", found.public_bytes(serialization.Encoding.PEM))
+    for path in (server.path / _NEXT_KEY, server.path / _REQUEST):
+        path.unlink(missing_ok=True)
+    return found
+
+
+def renew(server: ServerFolder, authority: pki.Authority, days: int = pki.SERVER_DAYS) -> x509.Certificate:
+    """Give the server a new key and certificate, where the authority's key is at hand.
+
+    Raises:
+        CertificateError: it is another consortium's authority.
+    """
+    request = request_certificate(server)
+    certificate = server.path / "server-new.crt"
+    try:
+        sign(request, authority, certificate, days)
+        return install(server, certificate)
+    finally:
+        certificate.unlink(missing_ok=True)
+
+
+def reloading(certificate: Path, key: Path) -> None:
+    """Let the server of this process, which has not started yet, take a renewed certificate up without a restart.
+
+    Connections that are open stay; new ones get the new certificate.
+    """
+    from uvicorn import config
+
+    create = config.create_ssl_context
+
+    def watched(*args: object, **kwargs: object) -> ssl.SSLContext:
+        context: ssl.SSLContext = create(*args, **kwargs)  # type: ignore[arg-type]
+        threading.Thread(target=_watch, args=(context, certificate, key), daemon=True).start()
+        return context
+
+    config.create_ssl_context = watched
+
+
+def _watch(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    seen = _stamp(certificate, key)
+    while True:
+        time.sleep(LOOK_SECONDS)
+        if (now := _stamp(certificate, key)) == seen:
+            continue
+        try:
+            # A context that was given two that do not fit would be of no use any more.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key)
+        except OSError:  # ssl.SSLError is one: half of the two is there
+            continue
+        seen = now
+        log.warning("new certificate: good until %s", pki.read_certificate(certificate).not_valid_after_utc.date())
+
+
+def _stamp(*paths: Path) -> tuple[int, ...]:
+    try:
+        return tuple(path.stat().st_mtime_ns for path in paths)
+    except OSError:
+        return ()
+
+
+def _next_key(server: ServerFolder) -> ec.EllipticCurvePrivateKey | None:
+    try:
+        key = serialization.load_pem_private_key((server.path / _NEXT_KEY).read_bytes(), None)
+    except (OSError, ValueError, TypeError):
+        return None
+    return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
+
+
+def _hosts(certificate: x509.Certificate) -> list[str]:
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]

@@ -1,0 +1,262 @@
+"""Gradients of single examples without a loop: from what enters a linear layer, and the gradient that leaves it.
+
+The gradient of a linear layer's weight by one example is a sum over its tokens, Σₗ gₗ xₗᵀ. One forward and backward
+pass over a batch gives every x and every g; with them come each example's norm and the sum of the clipped gradients
+(Bu, Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). The norm of a
+large layer with few tokens is had without the gradient itself, ‖Σₗ gₗ xₗᵀ‖² = Σₗₘ (xₗ·xₘ)(gₗ·gₘ) ("ghost norm", Li,
+Tramèr, Liang, Hashimoto, ICLR 2022).
+
+:class:`ExampleGradients` sees every operation while it is open, whatever module it stands in, and takes over those
+that use a parameter of its own: linear layers, layer norms, and the bias of either. Such parameters get no gradient
+of their own. Whoever uses one in another way is found out after the backward pass, since then it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+class UnknownGradient(RuntimeError):
+    """A parameter is used in a way in which the gradients of single examples are not known; the message names it."""
+
+
+@dataclass
+class _Parts:
+    """What one parameter's gradient is made of, use by use; tensors have one row per row of the batch, or several.
+
+    Attributes:
+        inputs: x (R, ..., in) of a linear layer's weight; none for what is added or multiplied entry by entry.
+        gradients: g (R, ..., out), or (R, ..., d) times what it is multiplied with.
+    """
+
+    inputs: list[Tensor] = field(default_factory=list)
+    gradients: list[Tensor] = field(default_factory=list)
+
+
+class ExampleGradients(TorchFunctionMode):
+    """Records what the gradients of single examples are made of. Open it around forward passes.
+
+    Args:
+        named: the parameters, by the names that errors give.
+    """
+
+    def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
+        super().__init__()
+        self._names = {id(parameter): name for name, parameter in named.items()}
+        self._parameters = {id(parameter): parameter for parameter in named.values()}
+        self._parts: dict[int, _Parts] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Take over an operation that uses a parameter; let any other be."""
+        kwargs = kwargs or {}
+        taken = _TAKEN.get(func)
+        if taken is None or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        return taken(self, *args, **kwargs)
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self._parts.clear()
+
+    def clipped_sums(self, clip: float, examples: int, counts: Tensor | None = None) -> dict[nn.Parameter, Tensor]:
+        """Return Σᵢ wᵢ·gᵢ·min(1, C/‖gᵢ‖) by parameter, float32, of all backward passes since :meth:`clear`.
+
+        gᵢ is example i's gradient of its own loss: the loss that went backward was the mean over the examples. The
+        norm is that over all parameters together. An example whose gradient is not finite adds nothing.
+
+        Args:
+            clip: C.
+            examples: N, of the batch; every tensor has a whole number of rows per example, example by example.
+            counts: wᵢ (N,), 0 or 1; default: all 1.
+
+        Raises:
+            UnknownGradient: a parameter was used in another way than those that are known.
+        """
+        for key, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                raise UnknownGradient(f"{self._names[key]}: gradients of single examples are not known here")
+        # In the order of the parameters, which the noise goes by, and not of the backward pass.
+        used = {key: self._parts[key] for key in self._parameters if key in self._parts}
+        found = {key: self._found(key, parts, examples) for key, parts in used.items()}
+        if not found:
+            return {}
+        norms = torch.stack([one.squared() for one in found.values()]).sum(dim=0).sqrt() * examples
+        finite = norms.isfinite()
+        factors = torch.where(finite, (clip / norms.clamp(min=clip)), 0.0)
+        if counts is not None:
+            factors = factors * counts.to(factors)
+        # The mean's gradient is 1/N of each example's own.
+        return {self._parameters[key]: one.weighted(factors * examples, finite) for key, one in found.items()}
+
+    def _found(self, key: int, parts: _Parts, examples: int) -> _Linear | _Plain:
+        gradients = torch.cat([self._by_example(key, one, examples) for one in parts.gradients], dim=1)
+        if not parts.inputs:
+            return _Plain(gradients.sum(dim=1))
+        inputs = torch.cat([self._by_example(key, one, examples) for one in parts.inputs], dim=1)
+        return _Linear(inputs, gradients)
+
+    def _by_example(self, key: int, tensor: Tensor, examples: int) -> Tensor:
+        """Return a tensor (R, ..., d) as float32 (N, tokens, d)."""
+        if tensor.shape[0] % examples:
+            raise UnknownGradient(f"{self._names[key]}: {tensor.shape[0]} rows of {examples} examples")
+        return tensor.reshape(examples, -1, tensor.shape[-1]).float()
+
+    def _own(self, parameter: Any) -> bool:
+        return isinstance(parameter, Tensor) and id(parameter) in self._parameters
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if not (self._own(weight) or self._own(bias)):
+            return F.linear(x, weight, bias)
+        output: Tensor = _LinearFunction.apply(x, weight, bias, self)  # type: ignore[no-untyped-call]
+        return output
+
+    def _layer_norm(
+        self,
+        x: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        *rest: Any,
+    ) -> Tensor:
+        if not (self._own(weight) or self._own(bias)) or len(normalized_shape) != 1:
+            return F.layer_norm(x, normalized_shape, weight, bias, eps)
+        normed = F.layer_norm(x, normalized_shape, None, None, eps)
+        output: Tensor = _ScaleFunction.apply(normed, weight, bias, self)  # type: ignore[no-untyped-call]
+        return output
+
+    def _conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *rest: Any, **settings: Any) -> Tensor:
+        if not self._own(bias) or self._own(weight):
+            return F.conv2d(x, weight, bias, *rest, **settings)
+        output = F.conv2d(x, weight, None, *rest, **settings).movedim(1, -1)
+        biased: Tensor = _ScaleFunction.apply(output, None, bias, self)  # type: ignore[no-untyped-call]
+        return biased.movedim(-1, 1)
+
+    def note(self, parameter: Tensor | None, gradient: Tensor, input: Tensor | None = None) -> None:
+        """Take note of one use of a parameter, in the backward pass; of others nothing is noted."""
+        if parameter is None or not self._own(parameter):
+            return
+        parts = self._parts.setdefault(id(parameter), _Parts())
+        parts.gradients.append(gradient)
+        if input is not None:
+            parts.inputs.append(input)
+
+
+#: Operations that are taken over -> by what.
+_TAKEN: dict[Callable[..., Any], Callable[..., Tensor]] = {
+    F.linear: ExampleGradients._linear,
+    F.layer_norm: ExampleGradients._layer_norm,
+    F.conv2d: ExampleGradients._conv2d,
+}
+
+
+class _LinearFunction(torch.autograd.Function):
+    """x Wᵀ + b, whose own parameters are noted instead of given gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, record: ExampleGradients) -> Tensor:
+        ctx.record, ctx.weight, ctx.bias = record, weight, bias
+        ctx.save_for_backward(x)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, None]:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        ctx.record.note(ctx.weight, gradient, x)
+        ctx.record.note(ctx.bias, gradient)
+        below = None
+        if ctx.needs_input_grad[0]:
+            below = (gradient @ ctx.weight.detach().to(gradient.dtype)).to(x.dtype)
+        return below, None, None, None
+
+
+class _ScaleFunction(torch.autograd.Function):
+    """n · w + b of normalised n, whose own parameters are noted instead of given gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, normed: Tensor, weight: Tensor | None, bias: Tensor | None, record: ExampleGradients
+    ) -> Tensor:
+        ctx.record, ctx.weight, ctx.bias = record, weight, bias
+        ctx.save_for_backward(normed)
+        scaled = normed if weight is None else normed * weight.to(normed.dtype)
+        return scaled.clone() if bias is None else scaled + bias.to(normed.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (normed,), (gradient,) = ctx.saved_tensors, gradients
+        ctx.record.note(ctx.weight, gradient * normed)
+        ctx.record.note(ctx.bias, gradient)
+        below = gradient if ctx.weight is None else gradient * ctx.weight.detach().to(gradient.dtype)
+        return below, None, None, None
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """Gradients (N, d) of a vector by example."""
+
+    gradients: Tensor
+
+    def squared(self) -> Tensor:
+        """Return each example's squared norm, (N,)."""
+        return self.gradients.square().sum(dim=1)
+
+    def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
+        """Return the sum of all examples' gradients times their factors; those that are not finite count as 0."""
+        return factors @ self.gradients.masked_fill(~finite[:, None], 0.0)
+
+
+class _Linear:
+    """Gradients of a weight (out, in) by example, as x (N, tokens, in) and g (N, tokens, out).
+
+    They are made where that is less work than to compare all tokens with each other.
+    """
+
+    def __init__(self, inputs: Tensor, gradients: Tensor) -> None:
+        self._inputs, self._gradients = inputs, gradients
+        tokens, wide, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+        self._made = gradients.transpose(1, 2) @ inputs if tokens * (wide + out) > wide * out else None
+
+    def squared(self) -> Tensor:
+        """Return each example's squared norm, (N,)."""
+        if self._made is not None:
+            return self._made.square().sum(dim=(1, 2))
+        alike = (self._inputs @ self._inputs.transpose(1, 2)) * (self._gradients @ self._gradients.transpose(1, 2))
+        return alike.sum(dim=(1, 2)).clamp(min=0.0)  # rounding
+
+    def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
+        """Return the sum of all examples' gradients times their factors; those that are not finite count as 0."""
+        hidden = ~finite[:, None, None]
+        if self._made is not None:
+            total: Tensor = torch.tensordot(factors, self._made.masked_fill(hidden, 0.0), dims=1)
+            return total
+        weighed = self._gradients.masked_fill(hidden, 0.0) * factors[:, None, None]
+        return weighed.flatten(0, 1).T @ self._inputs.masked_fill(hidden, 0.0).flatten(0, 1)
+
+
+def noisy(sums: Mapping[nn.Parameter, Tensor], noise: Tensor, divisor: float) -> None:
+    """Give parameters (sum + noise) / divisor as their gradients: one release.
+
+    Args:
+        sums: parameter -> what it is a noisy sum of, in the order of parameters that the noise has.
+        noise: float64 (entries of all sums together,), with the standard deviation that it is to have.
+        divisor: the expected number of examples, never that of the sample, which is nobody's business.
+    """
+    parts = noise.split([total.numel() for total in sums.values()])  # type: ignore[no-untyped-call]
+    for (parameter, total), part in zip(sums.items(), parts, strict=True):
+        noised = (total.double() + part.view_as(total)) / divisor
+        parameter.grad = noised.to(parameter.dtype).view_as(parameter)
+
+
+def entries(sums: Collection[Tensor]) -> int:
+    """Return how many numbers there are in all."""
+    return sum(total.numel() for total in sums)

@@ -1,0 +1,242 @@
+"""A client's side of one attempt at a sum: five steps, each taken once, over plain bytes.
+
+| step | it is told | it checks | it answers |
+| --- | --- | --- | --- |
+| offer | | | its keys, and a commitment to its own mask's seed |
+| share | everybody's offers | its own is among them, there are enough | two shares for each other client, sealed |
+| mask | who shared, what they sealed for it | enough did, enough can be opened | its update, masked |
+| agree | whose update has come | it is among them, there are enough | a tag on that set for each other client |
+| reveal | the others' tags | enough have seen the same set | one share per client |
+
+Of each client it reveals one secret: of who is in the sum the seed of its own mask, of who has gone the seed of the
+keys of its masks with others; never both. A server that tells two sets of survivors gets too few shares for either.
+
+The state is JSON between steps, for a client's process may end after each. It holds secrets.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from numpy.typing import NDArray
+
+from feddat.privacy.secure_sum import fixed_point, masks, shamir
+from feddat.privacy.secure_sum.errors import SumError
+from feddat.privacy.secure_sum.masks import SEAL_BYTES, TAG_BYTES, KeyAgreementError
+from feddat.privacy.secure_sum.shamir import SECRET_BYTES, SHARE_BYTES
+from feddat.privacy.secure_sum.terms import Offer, Terms
+
+#: What one client seals for another: a share of either secret.
+SEALED_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
+#: In the place of a share that a client does not have: no share has this value.
+NO_SHARE = b"\xff" * SHARE_BYTES
+#: The steps, each of which wants the one before it.
+STEPS = ("offer", "share", "mask", "agree", "reveal")
+
+
+@dataclass
+class ClientSum:
+    """One client in one attempt.
+
+    Attributes:
+        name: the client's.
+        step: the last that was taken.
+        pair_seed: of the key pair of its masks with others.
+        self_seed: of the mask of its own.
+        terms: of the attempt, from ``share`` on.
+        held: client -> the two shares that this one holds for it.
+        sharers, survivors: who took the steps ``share`` and ``mask``.
+    """
+
+    name: str
+    step: str = "offer"
+    pair_seed: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES))
+    self_seed: bytes = field(default_factory=lambda: secrets.token_bytes(SECRET_BYTES))
+    terms: Terms | None = None
+    held: dict[str, bytes] = field(default_factory=dict)
+    sharers: tuple[str, ...] = ()
+    survivors: tuple[str, ...] = ()
+
+    def offer(self, channel: X25519PrivateKey) -> Offer:
+        """Return what it begins with; ``channel``: its key pair of the run."""
+        pair = masks.private_key(self.pair_seed)
+        commitment = masks.commitment(self.name, self.self_seed)
+        return Offer(masks.public_bytes(channel), masks.public_bytes(pair), commitment)
+
+    def share(self, terms: Terms, channel: X25519PrivateKey) -> bytes:
+        """Return sealed shares of its two secrets for every other client, in the order of names.
+
+        Raises:
+            SumError: the terms are not those of its own offer.
+        """
+        self._take("share")
+        if terms.offer(self.name) != self.offer(channel):
+            raise SumError("the server gives an offer as this client's that it has not made")
+        points = range(1, terms.clients + 1)
+        pair, own = (shamir.split(seed, terms.threshold, points) for seed in (self.pair_seed, self.self_seed))
+        self.terms = terms
+        self.held = {self.name: pair[terms.place(self.name)] + own[terms.place(self.name)]}
+        return b"".join(
+            masks.seal(self._key(channel, name, "shares", f"{self.name}\0{name}"), pair[place] + own[place])
+            for place, name in enumerate(terms.names)
+            if name != self.name
+        )
+
+    def mask(
+        self, sharers: bytes, sealed: bytes, update: NDArray[np.float32], channel: X25519PrivateKey
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """Return its masked update, packed, and what rounding and clipping have left of it.
+
+        Args:
+            sharers: bitmap of who has shared.
+            sealed: what they sealed for this client, in the order of names.
+            update: (N,).
+            channel: its key pair of the run.
+
+        Raises:
+            SumError: it is not among them, they are too few, or too few of their shares can be opened.
+        """
+        self._take("mask")
+        terms = self._terms
+        self.sharers = self._set(sharers, terms.names, "have shared")
+        others = [name for name in self.sharers if name != self.name]
+        if len(sealed) != SEALED_BYTES * len(others):
+            raise SumError(f"{len(sealed)} bytes of shares, expected {SEALED_BYTES * len(others)}")
+        unopened = []
+        for place, name in enumerate(others):
+            key = self._key(channel, name, "shares", f"{name}\0{self.name}")
+            try:
+                self.held[name] = masks.open_sealed(key, sealed[SEALED_BYTES * place : SEALED_BYTES * (place + 1)])
+            except KeyAgreementError:
+                unopened.append(name)
+        if len(self.held) < terms.enough:
+            raise SumError(
+                f"the shares of {_some(unopened)} cannot be opened: they were told other offers, or sent none"
+            )
+        if update.shape != (terms.size,):
+            raise SumError(f"an update of {update.size} numbers, and the sum is of {terms.size}")
+        found, left = fixed_point.quantise(update, terms.rules.clip, terms.levels)
+        values = fixed_point.to_ring(found, terms.rules.bits)
+        masks.add_mask(values, masks.derive(self.self_seed, terms.transcript, "self"))
+        pair = masks.private_key(self.pair_seed)
+        for name in others:
+            sign = 1 if name > self.name else -1
+            masks.add_mask(values, pair_mask(terms, pair, name), sign)
+        return fixed_point.pack(values, terms.rules.bits), left
+
+    def agree(self, survivors: bytes, channel: X25519PrivateKey) -> bytes:
+        """Return a tag on the set of survivors for each of the others in it, in the order of names.
+
+        Raises:
+            SumError: it is not among them, or they are too few.
+        """
+        self._take("agree")
+        terms = self._terms
+        self.survivors = self._set(survivors, self.sharers, "are in the sum")
+        content = terms.agreed(self.survivors)
+        return b"".join(
+            masks.tag(self._key(channel, name, "set", f"{self.name}\0{name}"), content)
+            for name in self.survivors
+            if name != self.name
+        )
+
+    def reveal(self, witnesses: bytes, tags: bytes, channel: X25519PrivateKey) -> bytes:
+        """Return a share of one secret of every client that has shared, in the order of names.
+
+        Args:
+            witnesses: bitmap of who else says to have seen the set of survivors.
+            tags: theirs for this client, in the order of names.
+            channel: its key pair of the run.
+
+        Raises:
+            SumError: too few have seen the same set.
+        """
+        self._take("reveal")
+        terms, content = self._terms, self._terms.agreed(self.survivors)
+        others = [name for name in terms.named(witnesses) if name != self.name]
+        if not set(others) <= set(self.survivors) or len(tags) != TAG_BYTES * len(others):
+            raise SumError("the tags on the set of survivors do not fit the set")
+        good = [
+            name
+            for place, name in enumerate(others)
+            if masks.is_tag(
+                self._key(channel, name, "set", f"{name}\0{self.name}"),
+                content,
+                tags[TAG_BYTES * place : TAG_BYTES * (place + 1)],
+            )
+        ]
+        if len(good) + 1 < terms.enough:
+            raise SumError(
+                f"{len(good) + 1} clients have seen the same set of survivors, expected at least {terms.enough}: the "
+                "server told others another one, or they have gone"
+            )
+        pieces = []
+        for name in self.sharers:
+            pair, own = self.held.get(name, 2 * NO_SHARE)[:SHARE_BYTES], self.held.get(name, 2 * NO_SHARE)[SHARE_BYTES:]
+            pieces.append(own if name in self.survivors else pair)
+        return b"".join(pieces)
+
+    @property
+    def _terms(self) -> Terms:
+        if self.terms is None:
+            raise SumError("this client has not been told who is in the sum")
+        return self.terms
+
+    def _take(self, step: str) -> None:
+        """Take the next step; no step is taken twice, whatever becomes of it."""
+        if STEPS.index(step) != STEPS.index(self.step) + 1:
+            raise SumError(f"asked to {step}, but the last step of this client was: {self.step}")
+        self.step = step
+
+    def _set(self, bitmap: bytes, among: tuple[str, ...], what: str) -> tuple[str, ...]:
+        names = self._terms.named(bitmap)
+        if self.name not in names or not set(names) <= set(among):
+            raise SumError(f"the set of clients that {what} leaves this one out, or has others than before")
+        if len(names) < self._terms.enough:
+            raise SumError(f"{len(names)} clients {what}, expected at least {self._terms.enough}")
+        return names
+
+    def _key(self, channel: X25519PrivateKey, other: str, purpose: str, way: str) -> bytes:
+        shared = masks.agree(channel, self._terms.offer(other).channel)
+        return masks.derive(shared, self._terms.transcript, f"{purpose}\0{way}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the state as JSON holds it."""
+        return {
+            "name": self.name,
+            "step": self.step,
+            "pair_seed": self.pair_seed.hex(),
+            "self_seed": self.self_seed.hex(),
+            "terms": None if self.terms is None else self.terms.to_json(),
+            "held": {name: shares.hex() for name, shares in self.held.items()},
+            "sharers": list(self.sharers),
+            "survivors": list(self.survivors),
+        }
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> ClientSum:
+        """Return the state of :meth:`to_json`."""
+        return cls(
+            name=found["name"],
+            step=found["step"],
+            pair_seed=bytes.fromhex(found["pair_seed"]),
+            self_seed=bytes.fromhex(found["self_seed"]),
+            terms=None if found["terms"] is None else Terms.from_json(found["terms"]),
+            held={name: bytes.fromhex(shares) for name, shares in found["held"].items()},
+            sharers=tuple(found["sharers"]),
+            survivors=tuple(found["survivors"]),
+        )
+
+
+def pair_mask(terms: Terms, own: X25519PrivateKey, other: str) -> bytes:
+    """Return the key of the mask that two clients have in common, given one's key pair and the other's name."""
+    return masks.derive(masks.agree(own, terms.offer(other).mask), terms.transcript, "pair")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

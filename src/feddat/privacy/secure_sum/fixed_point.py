@@ -1,0 +1,117 @@
+"""Updates as whole numbers in a ring of 2^bits, and sums of them as a mean again.
+
+A number of an update is a level from -L to L, times a step that all clients share: clip / L. Of n clients each has
+L = (2^bits - 1) // 2n levels on either side of 0, so that no sum of n levels leaves the ring: it never wraps around,
+and is exact to the last bit. What rounding and clipping lose of an update its client keeps, and adds to the next one
+(error feedback, as :mod:`feddat.app.wire` has it).
+
+Why 12 bits by default: a client of five has 409 levels on either side (int8: 127), one of a hundred has 20, and the
+mean of a hundred such numbers is as fine as that of five. What travels is 1.5 times int8's one way, and the same the
+other way, however many clients there are.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feddat.privacy.secure_sum.errors import SumError
+
+#: Numbers of a ring, of which the lowest ``bits`` count: uint16 up to 16 bits, else uint32.
+Ring: TypeAlias = NDArray[Any]
+
+#: Bits that a ring may have, and the least number of levels on either side of 0 that a client must have.
+LEAST_BITS, MOST_BITS, LEAST_LEVELS = 8, 32, 3
+#: Numbers that are packed together; eight of any width are whole bytes.
+_BLOCK = 2**15
+
+
+class RingError(SumError):
+    """Bytes are not packed numbers, or numbers not a sum."""
+
+
+def levels(clients: int, bits: int) -> int:
+    """Return the levels on either side of 0 that each of so many clients has in a ring of so many bits."""
+    return int((2**bits - 1) // (2 * clients))
+
+
+def ring_dtype(bits: int) -> np.dtype[Any]:
+    """Return the dtype of a ring's numbers."""
+    return np.dtype("<u2") if bits <= 16 else np.dtype("<u4")
+
+
+def quantise(update: NDArray[np.float32], clip: float, most: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return an update's levels, and what they leave of it for the next one.
+
+    Args:
+        update: (N,).
+        clip: largest magnitude of a number; what is beyond is left.
+        most: levels on either side of 0.
+
+    Raises:
+        RingError: a number is NaN or infinite.
+    """
+    if not np.isfinite(update).all():
+        raise RingError("the update has NaN or infinite values")
+    exact = update.astype(np.float64)
+    found = np.rint(np.clip(exact * (most / clip), -most, most))
+    return found.astype(np.int64), (exact - found * (clip / most)).astype(np.float32)
+
+
+def mean(total: NDArray[np.int64], clip: float, most: int, clients: int) -> NDArray[np.float64]:
+    """Return the mean of so many clients' updates, given the sum of their levels (N,)."""
+    return np.asarray(total * (clip / most) / clients, np.float64)
+
+
+def to_ring(values: NDArray[np.int64], bits: int) -> Ring:
+    """Return whole numbers in the ring: what is below 0 from its upper end on."""
+    return np.asarray(values & (2**bits - 1)).astype(ring_dtype(bits))
+
+
+def from_ring(values: Ring, bits: int, most: int) -> NDArray[np.int64]:
+    """Return a ring's numbers as whole numbers around 0.
+
+    Raises:
+        RingError: one has a magnitude above ``most``, the largest that a sum can have.
+    """
+    whole: NDArray[np.int64] = values.astype(np.int64) & (2**bits - 1)
+    whole[whole >= 2 ** (bits - 1)] -= 2**bits
+    if whole.size and max(whole.max(), -whole.min()) > most:
+        raise RingError("the sum has numbers that the clients' cannot add up to: what one of them sent does not fit")
+    return whole
+
+
+def packed_size(count: int, bits: int) -> int:
+    """Return the bytes of so many packed numbers."""
+    return (count * bits + 7) // 8
+
+
+def pack(values: Ring, bits: int) -> NDArray[np.uint8]:
+    """Return a ring's numbers with nothing between them, the lowest bit first."""
+    places = np.arange(bits, dtype=values.dtype)
+    blocks = [
+        np.packbits(((values[at : at + _BLOCK, None] >> places) & 1).astype(np.uint8), bitorder="little")
+        for at in range(0, len(values), _BLOCK)
+    ]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.uint8)
+
+
+def unpack(content: NDArray[np.uint8], count: int, bits: int) -> Ring:
+    """Return the numbers that :func:`pack` was given.
+
+    Raises:
+        RingError: these are not so many bytes.
+    """
+    if content.dtype != np.uint8 or content.shape != (packed_size(count, bits),):
+        raise RingError(f"{content.size} bytes of packed numbers, expected {packed_size(count, bits)}")
+    dtype = ring_dtype(bits)
+    values = np.empty(count, dtype)
+    places = np.arange(bits, dtype=dtype)
+    for at in range(0, count, _BLOCK):
+        size = min(_BLOCK, count - at)
+        begin = packed_size(at, bits)
+        ones = np.unpackbits(content[begin : begin + packed_size(size, bits)], count=size * bits, bitorder="little")
+        values[at : at + size] = (ones.reshape(size, bits).astype(dtype) << places).sum(axis=1, dtype=dtype)
+    return values

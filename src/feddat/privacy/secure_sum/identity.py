@@ -1,0 +1,133 @@
+"""Who the others in a sum are: keys of a run, signed by a client's key, which the consortium's authority has certified.
+
+Without it, a server could be all the others itself, and know what is left when it takes them away. A certificate of a
+client says its name, and is good for clients alone, so that the server's own certificate makes no client of it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_ssh_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from feddat.privacy.secure_sum.errors import SumError
+
+#: Files of a client's folder: its key, its certificate, and the authority's.
+KEY_FILE, CERTIFICATE_FILE, AUTHORITY_FILE = "node.key", "node.crt", "ca.crt"
+#: Bytes of a credential.
+MOST_CREDENTIAL = 2**13
+_ECDSA = ec.ECDSA(hashes.SHA384())
+
+
+class IdentityError(SumError):
+    """A client's own certificate cannot be used, or another's is not what it is said to be; names file or client."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A client's key and certificate, and the authority that all clients know.
+
+    Attributes:
+        name: the client's.
+        key: its private key.
+        certificate: of it, in DER.
+        authority: certificate of the authority.
+    """
+
+    name: str
+    key: ec.EllipticCurvePrivateKey
+    certificate: bytes
+    authority: x509.Certificate
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> Identity:
+        """Read a client's identity from its folder.
+
+        Raises:
+            IdentityError: a file is missing or cannot be used, or the certificate is not this client's.
+        """
+        certificate = _certificate(folder / CERTIFICATE_FILE)
+        authority = _certificate(folder / AUTHORITY_FILE)
+        path = folder / KEY_FILE
+        try:
+            key = load_ssh_private_key(path.read_bytes(), password=None)
+        except OSError as error:
+            raise IdentityError(f"key {path}: {error.strerror}") from None
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise IdentityError(f"key {path}: not in OpenSSH's format") from None
+        _check(certificate, authority, name, f"certificate {folder / CERTIFICATE_FILE}")
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+            raise IdentityError(f"certificate {folder / CERTIFICATE_FILE}: not that of the key {path}")
+        return cls(name, key, certificate.public_bytes(Encoding.DER), authority)
+
+    def credential(self, run: str, channel: bytes) -> bytes:
+        """Return what shows the others that a run's key is this client's: its certificate, and a signature."""
+        signature = self.key.sign(_signed(run, self.name, channel), _ECDSA)
+        return len(self.certificate).to_bytes(2) + self.certificate + signature
+
+    def check(self, run: str, name: str, channel: bytes, credential: bytes) -> None:
+        """Refuse a run's key that is not shown to be the client's of this name.
+
+        Raises:
+            IdentityError: says why.
+        """
+        where = f"client {name}"
+        length = int.from_bytes(credential[:2])
+        if not credential or len(credential) > MOST_CREDENTIAL:
+            raise IdentityError(f"{where}: shows no certificate of this consortium")
+        try:
+            certificate = x509.load_der_x509_certificate(credential[2 : 2 + length])
+        except ValueError:
+            raise IdentityError(f"{where}: shows no certificate of this consortium") from None
+        _check(certificate, self.authority, name, f"{where}'s certificate")
+        key = certificate.public_key()
+        try:
+            if not isinstance(key, ec.EllipticCurvePublicKey):
+                raise InvalidSignature
+            key.verify(credential[2 + length :], _signed(run, name, channel), _ECDSA)
+        except InvalidSignature:
+            raise IdentityError(f"{where}: its key of this run is not signed by its certificate's") from None
+
+
+def _check(certificate: x509.Certificate, authority: x509.Certificate, name: str, where: str) -> None:
+    """Raise ``IdentityError`` where a certificate is not one of a client of this name, good now, by the authority."""
+    now = datetime.datetime.now(datetime.UTC)
+    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        raise IdentityError(f"{where}: good from {begin:%Y-%m-%d} to {end:%Y-%m-%d} only")
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        raise IdentityError(f"{where}: not signed by this consortium's authority") from None
+    try:
+        usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    except (x509.ExtensionNotFound, ValueError):
+        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
+    if list(usage) != [ExtendedKeyUsageOID.CLIENT_AUTH]:
+        raise IdentityError(f"{where}: not one of a client")
+    names = [str(found.value) for found in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
+    if names != [name]:
+        raise IdentityError(f"{where}: of {', '.join(names)[:80] or 'nobody'}, expected {name}")
+
+
+def _certificate(path: Path) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except OSError as error:
+        raise IdentityError(
+            f"certificate {path}: {error.strerror}; secure aggregation needs it (`feddat deploy certify`)"
+        ) from None
+    except ValueError:
+        raise IdentityError(f"certificate {path}: not a PEM certificate") from None
+
+
+def _signed(run: str, name: str, channel: bytes) -> bytes:
+    parts = (b"feddat secure sum channel", run.encode(), name.encode(), channel)
+    return b"".join(len(part).to_bytes(4) + part for part in parts)

@@ -1,0 +1,189 @@
+"""What everybody in one attempt at a sum must see alike, and what depends on it: threshold, sizes, agreement."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from hashlib import sha256
+
+from feddat.privacy.secure_sum import fixed_point
+from feddat.privacy.secure_sum.errors import SumError
+from feddat.privacy.secure_sum.masks import KEY_BYTES
+
+#: A sum of fewer is never made: of two, each client would know the other's update.
+LEAST_SUM = 3
+#: Bytes of a commitment.
+COMMITMENT_BYTES = 16
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a client gives away to begin with; all of it public.
+
+    Attributes:
+        channel: key of its channels to the others, the same through a run.
+        mask: key of this attempt's masks.
+        commitment: to the seed of its own mask.
+    """
+
+    channel: bytes
+    mask: bytes
+    commitment: bytes
+
+    def __post_init__(self) -> None:
+        """Check the lengths.
+
+        Raises:
+            SumError: one is wrong.
+        """
+        found = (len(self.channel), len(self.mask), len(self.commitment))
+        if found != (KEY_BYTES, KEY_BYTES, COMMITMENT_BYTES):
+            raise SumError(f"keys and commitment of {found} bytes, expected {(KEY_BYTES, KEY_BYTES, COMMITMENT_BYTES)}")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a run's settings say of its sums.
+
+    Attributes:
+        threshold: share of the clients of an attempt; more than that must stay to the end.
+        least: fewest clients that a sum is made of.
+        bits: of the ring.
+        clip: largest magnitude of a number of an update.
+    """
+
+    threshold: float = 0.5
+    least: int = LEAST_SUM
+    bits: int = 12
+    clip: float = 0.01
+
+
+@dataclass(frozen=True)
+class Terms:
+    """One attempt at one round's sum.
+
+    Attributes:
+        run, round: that it is of.
+        size: numbers of an update.
+        rules: of the run.
+        names: of the clients in it, sorted.
+        offers: theirs, in this order.
+    """
+
+    run: str
+    round: int
+    size: int
+    rules: Rules
+    names: tuple[str, ...]
+    offers: tuple[Offer, ...]
+
+    def __post_init__(self) -> None:
+        """Check what no honest server would ask for.
+
+        Raises:
+            SumError: there are too few clients, or too many for the ring, or names or keys are there twice.
+        """
+        if list(self.names) != sorted(set(self.names)) or len(self.offers) != len(self.names):
+            raise SumError("the clients' names are not sorted, each once, with an offer each")
+        keys = {key for offer in self.offers for key in (offer.channel, offer.mask)}
+        if len(keys) < 2 * len(self.offers):
+            raise SumError("two clients offer the same key")
+        if self.clients < max(self.rules.least, LEAST_SUM):
+            raise SumError(f"{self.clients} clients in the sum, expected at least {max(self.rules.least, LEAST_SUM)}")
+        if not 0.5 <= self.rules.threshold < 1:
+            raise SumError(f"a threshold of {self.rules.threshold}, expected at least half and less than all")
+        if self.levels < fixed_point.LEAST_LEVELS:
+            raise SumError(f"{self.rules.bits} bits are too few for a sum of {self.clients} clients")
+
+    @property
+    def clients(self) -> int:
+        """How many clients are in it."""
+        return len(self.names)
+
+    @property
+    def threshold(self) -> int:
+        """How many must stay to the end, and how many shares give a secret: more than half in any case."""
+        return math.floor(self.rules.threshold * self.clients + 1e-9) + 1
+
+    @property
+    def enough(self) -> int:
+        """How many a sum must be of."""
+        return max(self.threshold, self.rules.least, LEAST_SUM)
+
+    @property
+    def levels(self) -> int:
+        """Levels on either side of 0 that each client has."""
+        return fixed_point.levels(self.clients, self.rules.bits)
+
+    @cached_property
+    def transcript(self) -> bytes:
+        """32 bytes that differ wherever anything in the terms does."""
+        offers = [
+            [name, *(value.hex() for value in asdict(o).values())]
+            for name, o in zip(self.names, self.offers, strict=True)
+        ]
+        said = {"run": self.run, "round": self.round, "size": self.size, "rules": asdict(self.rules), "offers": offers}
+        return sha256(b"feddat secure sum terms\0" + json.dumps(said, sort_keys=True).encode()).digest()
+
+    def place(self, name: str) -> int:
+        """Return a client's place among the names.
+
+        Raises:
+            SumError: it is not in the sum.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise SumError(f"client {name} is not in this sum") from None
+
+    def offer(self, name: str) -> Offer:
+        """Return a client's offer."""
+        return self.offers[self.place(name)]
+
+    def bitmap(self, names: Collection[str]) -> bytes:
+        """Return some of the clients as a bit each, the first name's lowest."""
+        wanted = set(names)
+        number = sum(1 << place for place, name in enumerate(self.names) if name in wanted)
+        return number.to_bytes((self.clients + 7) // 8, "little")
+
+    def named(self, bitmap: bytes) -> tuple[str, ...]:
+        """Return the clients of a bitmap.
+
+        Raises:
+            SumError: it is none.
+        """
+        number = int.from_bytes(bitmap, "little")
+        if len(bitmap) != (self.clients + 7) // 8 or number >> self.clients:
+            raise SumError(f"a set of clients in {len(bitmap)} bytes that does not fit {self.clients} clients")
+        return tuple(name for place, name in enumerate(self.names) if number >> place & 1)
+
+    def agreed(self, survivors: Sequence[str]) -> bytes:
+        """Return what clients tell each other that they have seen: the terms, and who is in the sum."""
+        return b"survivors\0" + self.transcript + self.bitmap(survivors)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the terms as JSON holds them."""
+        return {
+            "run": self.run,
+            "round": self.round,
+            "size": self.size,
+            "rules": asdict(self.rules),
+            "names": list(self.names),
+            "offers": [[offer.channel.hex(), offer.mask.hex(), offer.commitment.hex()] for offer in self.offers],
+        }
+
+    @classmethod
+    def from_json(cls, found: dict[str, object]) -> Terms:
+        """Return the terms of :meth:`to_json`."""
+        offers = tuple(Offer(*map(bytes.fromhex, offer)) for offer in found["offers"])  # type: ignore[attr-defined]
+        return cls(
+            run=str(found["run"]),
+            round=int(found["round"]),  # type: ignore[call-overload]
+            size=int(found["size"]),  # type: ignore[call-overload]
+            rules=Rules(**found["rules"]),  # type: ignore[arg-type]
+            names=tuple(found["names"]),  # type: ignore[arg-type]
+            offers=offers,
+        )

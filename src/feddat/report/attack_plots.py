@@ -1,0 +1,82 @@
+"""Plots of what attacks find: who is told from whom, how sure that is, and how it grows with what is watched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.ticker import MaxNLocator
+
+from feddat.report.plots import INK, MUTED, STYLE, colour, new_figure, svg
+
+#: Least rate on the logarithmic axes.
+_LEAST = 1e-3
+
+
+def roc_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> str:
+    """Return true-positive rates over false-positive rates, both logarithmic, with the line of pure guessing.
+
+    Args:
+        curves: attacker -> points (false, true), ascending.
+        title: what a screen reader says.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.9, 3.3)
+        axes.plot([_LEAST, 1], [_LEAST, 1], color=MUTED, linewidth=1, linestyle=":")
+        for index, points in enumerate(curves.values()):
+            false = [max(point[0], _LEAST) for point in points]
+            true = [max(point[1], _LEAST) for point in points]
+            axes.plot(false, true, color=colour(index), linewidth=2, drawstyle="steps-post")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(_LEAST, 1)
+        axes.set_ylim(_LEAST, 1)
+        axes.set_xlabel("non-members wrongly named (share)")
+        axes.set_ylabel("members rightly named (share)")
+        return svg(figure, title)
+
+
+def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, title: str) -> str:
+    """Return a row per figure: value with its interval, beside the line of pure guessing.
+
+    Args:
+        rows: name -> value, lower end, upper end.
+        chance: what guessing reaches.
+        unit: of the value axis.
+        title: what a screen reader says.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(5.2, 0.7 + 0.3 * len(rows))
+        axes.axvline(chance, color=MUTED, linewidth=1, linestyle=":")
+        for index, (value, low, high) in enumerate(rows.values()):
+            axes.plot([low, high], [index, index], color=colour(0), linewidth=2.5, alpha=0.55, solid_capstyle="round")
+            axes.scatter([value], [index], s=26, color=INK, zorder=3, linewidths=0)
+            axes.text(high, index, f"  {value:.3f}", va="center", color=INK)
+        axes.set_yticks(range(len(rows)), list(rows), color=INK)
+        axes.invert_yaxis()
+        ends = [end for row in rows.values() for end in row] + [chance]
+        room = 0.16 * (max(ends) - min(ends) or 1.0)
+        axes.set_xlim(min(ends) - 0.3 * room, max(ends) + room)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(unit)
+        return svg(figure, title)
+
+
+def over_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[int], title: str) -> str:
+    """Return the AUC of attackers who stop watching after a round, one line each, with the line of pure guessing.
+
+    Args:
+        curves: attacker -> AUC per attacked round.
+        rounds: the attacked rounds.
+        title: what a screen reader says.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(3.9, 3.3)
+        axes.axhline(0.5, color=MUTED, linewidth=1, linestyle=":")
+        for index, curve in enumerate(curves.values()):
+            axes.plot(rounds[: len(curve)], curve, color=colour(index), linewidth=2, marker="o", markersize=4)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.set_xlabel("watched up to round")
+        axes.set_ylabel("AUC")
+        return svg(figure, title)

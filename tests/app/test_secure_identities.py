@@ -1,0 +1,80 @@
+"""Secure sums among clients with certificates: neighbours that a server invents are not added to."""
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+from fakes import shared
+from flwr.app import ConfigRecord
+from secure_fakes import Drawn, Dropping, secure_app, secure_federate
+
+from feddat.app.checkpoint import ServerState
+from feddat.app.roster import FederationError
+from feddat.client.summing import flat
+from feddat.deploy import pki
+from feddat.deploy.certify import client_certificate
+from feddat.privacy.secure_sum.identity import Identity
+from feddat.privacy.secure_sum.masks import public_bytes
+from feddat.privacy.secure_sum.terms import Rules
+
+NAMES = ("ann", "bob", "cid")
+
+
+@pytest.fixture
+def identities():
+    authority = pki.new_authority("consortium")
+    found = {}
+    for name in NAMES:
+        key = ec.generate_private_key(ec.SECP384R1())
+        certificate = client_certificate(authority, name, key.public_key()).public_bytes(Encoding.DER)
+        found[name] = Identity(name, key, certificate, authority.certificate)
+    return found
+
+
+def test_certificates_change_no_number(tmp_path, identities):
+    plain, certified = ServerState(shared()), ServerState(shared())
+    everybody = [Drawn(name) for name in NAMES]
+    secure_federate(everybody, plain, tmp_path / "plain", rounds=2)
+    grid, strategy, _ = secure_federate(everybody, certified, tmp_path / "known", rounds=2, identities=identities)
+    assert strategy.failed == strategy.refused == 0
+    assert np.array_equal(flat(plain.shared), flat(certified.shared))
+    up = [m.content["sum"]["bytes"] for m in grid.up if m.metadata.message_type == "train"]
+    assert all(500 < len(offer) < 1000 for offer in up)
+
+
+@pytest.mark.parametrize("shown", ["nothing", "another's certificate", "another authority's"])
+def test_a_neighbour_that_the_server_has_made_up_gets_no_update_masked(tmp_path, identities, shown):
+    """It gives everybody keys of its own in cid's place; then no client takes part."""
+    other = pki.new_authority("consortium")
+    key = ec.generate_private_key(ec.SECP384R1())
+    fake = Identity(
+        "cid",
+        key,
+        client_certificate(other, "cid", key.public_key()).public_bytes(Encoding.DER),
+        other.certificate,
+    )
+
+    class Inventing(Dropping):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            for message in messages:
+                record = message.content.get("sum")
+                if message.metadata.message_type == "query.share" and "cid" in record["fresh.names"]:
+                    channel = public_bytes(X25519PrivateKey.generate())
+                    credential = {
+                        "nothing": b"",
+                        "another's certificate": identities["ann"].credential("run", channel),
+                        "another authority's": fake.credential("run", channel),
+                    }[shown]
+                    fresh = dict(zip(record["fresh.names"], record["fresh"], strict=True))
+                    fresh["cid"] = channel + credential
+                    values = dict(record) | {"fresh": [fresh[name] for name in record["fresh.names"]]}
+                    message.content["sum"] = ConfigRecord(values)
+            yield from super().send_and_receive(messages, timeout=timeout)
+
+    everybody = [Drawn(name) for name in NAMES]
+    grid = Inventing(secure_app(everybody, tmp_path, Rules(), identities), NAMES)
+    with pytest.raises(FederationError, match="round 1, share: 1 of 3 clients could do their part"):
+        secure_federate(everybody, ServerState(shared()), tmp_path, grid=grid)
+    assert not [m for m in grid.up if m.metadata.message_type == "query.mask"]

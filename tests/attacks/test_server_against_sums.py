@@ -1,0 +1,116 @@
+"""A dishonest server against a client that demands secure aggregation: what its policy refuses."""
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from test_server_against_client import Server, hospital
+
+from feddat.app import secure_messages
+from feddat.app.grid import identify
+from feddat.app.policy import PolicyError, check_settings, check_step
+from feddat.config import PolicyConfig, load_config
+from feddat.deploy import pki
+from feddat.deploy.certify import certify
+from feddat.experiment.single.methods import resolve
+
+assert hospital, "a fixture"
+REQUIRED = PolicyConfig(secure_aggregation="required")
+
+
+def settings(**values):
+    return resolve(load_config(None, None, **{key.replace("__", "."): value for key, value in values.items()}))
+
+
+def test_a_run_without_it_is_refused():
+    with pytest.raises(PolicyError, match=r"policy\.secure_aggregation: required, but secure_aggregation\.enabled"):
+        check_settings(REQUIRED, settings())
+    check_settings(REQUIRED, settings(secure_aggregation__enabled=True))
+    check_settings(PolicyConfig(), settings())
+
+
+def test_a_client_can_ask_for_larger_sums():
+    policy = PolicyConfig(bounds={"secure_aggregation.min_clients": [5, 100]})
+    with pytest.raises(PolicyError, match=r"secure_aggregation\.min_clients is 3, expected 5 to 100"):
+        check_settings(policy, settings(secure_aggregation__enabled=True))
+    check_settings(policy, settings(secure_aggregation__enabled=True, secure_aggregation__min_clients=5))
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"run": "r"}, "does not name its run and round alone"),
+        ({"run": "r", "round": "1"}, "does not name its run and round alone"),
+        ({"run": "r", "round": 1, "split": "train"}, "does not name its run and round alone"),
+        ({"run": "r", "round": 31}, "round is 31, expected 1 to 30"),
+    ],
+)
+def test_messages_of_a_sum_name_run_and_round_alone(config, problem):
+    identify(1)
+    message = Message(RecordDict({"config": ConfigRecord(config)}), 1, "query.share")
+    with pytest.raises(PolicyError, match=problem):
+        check_step(settings(secure_aggregation__enabled=True), message)
+    good = Message(secure_messages.step_content("r", 1), 1, "query.share")
+    check_step(settings(secure_aggregation__enabled=True), good)
+    with pytest.raises(PolicyError, match=r"secure_aggregation\.enabled is false"):
+        check_step(settings(), good)
+
+
+class SumServer(Server):
+    """The same, of a client whose node has keys."""
+
+    keys = True
+
+    def ask_step(self, step, settings=None, **values):
+        return self._send(secure_messages.step_content("r1", 1, **values), f"query.{step}", self.context(settings))
+
+    def context(self, settings=None):
+        node = {"client": "ann", "data": str(self.file)} | ({"keys": str(self.place)} if self.keys else {})
+        return Context(1, 1, node, RecordDict(), self.settings(settings or {}))
+
+    def _send(self, content, kind, context):
+        return super()._send(content, kind, self.context({k: v for k, v in context.run_config.items() if k in CHANGED}))
+
+
+ON = {"secure_aggregation.enabled": True}
+CHANGED = {*ON}
+
+
+@pytest.fixture
+def demanding(hospital, tmp_path):
+    """A client that demands secure aggregation, with a certificate of its consortium."""
+    server = SumServer(hospital, tmp_path)
+    server.site(approval="first-use", secure_aggregation="required")
+    authority = pki.new_authority("consortium")
+    pki.write_key_pair(tmp_path, "node")
+    certify(authority, tmp_path / "node.pub", "ann", tmp_path / "node.crt")
+    pki.write_certificate(tmp_path / "ca.crt", authority.certificate)
+    return server
+
+
+def test_an_update_leaves_as_an_offer_alone(demanding):
+    reply = demanding.ask("train", ON, foundation=demanding.foundation(ON))
+    assert set(reply.content) == {"metrics", "sum"}
+    assert 500 < len(reply.content["sum"]["bytes"]) < 1000
+    # A neighbour of the server's own making gets no share: the client tells nothing, and its log says why.
+    names = ["ann", "bob", "cid"]
+    offer = reply.content["sum"]["bytes"]
+    masks = b"".join([offer[32:64], bytes([9] * 32), bytes([8] * 32)])
+    commitments = offer[64:80] + bytes(32)
+    values = {"names": names, "masks": masks, "commitments": commitments}
+    fresh = {"fresh.names": ["bob", "cid"], "fresh": [bytes([7] * 32), bytes([6] * 32)]}
+    refused = demanding.ask_step("share", ON, **values, **fresh)
+    assert refused.has_error() and refused.error.reason == "failed: see its log"
+
+
+def test_without_it_or_without_keys_there_is_no_update(demanding):
+    reply = demanding.ask("query", {})
+    assert reply.has_error() and reply.error.reason == "refused: policy"
+    demanding.keys = False
+    reply = demanding.ask("query", ON)
+    assert reply.has_error() and reply.error.reason == "refused: policy"
+
+
+def test_a_key_that_nobody_has_certified_is_no_identity(demanding, caplog):
+    pki.write_certificate(demanding.place / "ca.crt", pki.new_authority("another").certificate)
+    reply = demanding.ask("query", ON)
+    assert reply.has_error() and reply.error.reason == "failed: see its log"
+    assert "node.crt: not signed by this consortium's authority" in caplog.text

@@ -1,0 +1,69 @@
+"""What is counted of passes through the backbone, and what an algorithm sees of validation data."""
+
+import pytest
+import torch
+from small_clients import same, vqa_client
+
+from feddat.algorithms import ALGORITHMS
+from feddat.algorithms.base import RoundContext
+
+MUSEUM = vqa_client("museum")
+
+
+@pytest.mark.parametrize(
+    ("method", "forward", "backward"),
+    [
+        ("fedavg", 1, 1),
+        ("feddat", 2, 2),
+        ("ditto", 2, 2),
+        ("feddat-2", 1, 1),
+        ("fedalt", 2, 1),  # the frozen model's features are looked at first
+        ("head", 1, 0),
+    ],
+)
+def test_passes_of_a_round(process, method, forward, backward):
+    p = process(method)
+    shared = p.initial() if p.algorithm.communicates else None
+    server = p.algorithm.server
+    extras = {} if server is None else server.sends(server.start(shared))
+    metrics = p.participant(MUSEUM).fit(shared, 1, extras).metrics
+    assert (metrics["forward"], metrics["backward"]) == (forward * 11, backward * 11)
+
+
+def test_validation_data_is_seen_as_in_an_evaluation(process, monkeypatch):
+    """In training, too: without gradients, with the model's mode as it was afterwards, and nothing is drawn."""
+    seen = []
+
+    def begin(self, learner, context: RoundContext):
+        model = p.backbone.model
+        before = torch.get_rng_state()
+        assert model.training
+        for _ in learner.held_out():
+            assert not model.training
+            answers = learner.answers("global")
+            assert not answers.requires_grad
+            seen.append(learner.scores(answers))
+        assert model.training and torch.equal(torch.get_rng_state(), before)
+
+    settings = {"eval.batch_size": 2}
+    p = process("fedavg", **settings)
+    expected = p.participant(MUSEUM).fit(p.initial(), 1)
+    p = process("fedavg", **settings)
+    monkeypatch.setattr(type(ALGORITHMS["fedavg"]), "begin", begin)
+    result = p.participant(MUSEUM).fit(p.initial(), 1)
+    found = torch.cat(seen)
+    assert len(found) == len(MUSEUM.validation) > 2, "in batches of two"
+    assert same(result.shared, list(expected.shared.values())), "looking changes nothing"
+    assert result.metrics["forward"] == expected.metrics["forward"] + len(found)
+
+
+def test_feddat_2_answers_with_the_weight_that_it_chose(process):
+    p = process("feddat-2")
+    participant = p.participant(MUSEUM)
+    shared = participant.fit(p.initial(), 1).shared
+    answering = participant.answering(shared, 1, False, None)
+    weight = answering._context.state["weight"].item()
+    scores = participant.evaluate(shared, 1, "validation").scores["museum"]
+    assert 0 <= weight <= 1
+    assert set(scores) == {"mixed", "personal", "global"}
+    assert "state.weight" not in participant.store.read(1)[1], "it is chosen anew, not stored"

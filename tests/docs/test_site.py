@@ -1,0 +1,118 @@
+"""The site's hooks, and what its pages must say; `make docs` builds the whole of it and looks at every link."""
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from feddat.algorithms import ALGORITHMS
+from feddat.config import RunConfig
+from feddat.site import SiteConfig
+
+DOCS = Path(__file__).parents[2] / "docs"
+pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
+
+
+def hook(name):
+    spec = importlib.util.spec_from_file_location(f"docs_hook_{name}", DOCS / "hooks" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference, links, mathml, repository = map(hook, ("reference", "links", "mathml", "repository"))
+
+
+def test_every_key_has_a_row_with_default_range_and_meaning():
+    page = reference.settings()
+    for model in (RunConfig, SiteConfig):
+        for key, field in reference.every_key(model):
+            rows = [line for line in page.splitlines() if line.startswith(f"| `{key}` |")]
+            assert rows, f"{key}: no row"
+            for row in rows:
+                cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+                assert len(cells) == 4 and all(cells), f"{key}: {row!r}"
+            assert field.description, key
+    assert "| `train.lr` | `0.0001` | number, > 0 |" in page
+    assert "| `algorithm.alpha` | `0.5` | number, ≥ 0, ≤ 1 |" in page
+    assert "| `runtime.jobs` | `1` | whole number, ≥ 1 or `auto` |" in page
+    assert "| `client` | required | text |" in page
+
+
+def test_every_command_is_there_with_its_options():
+    page = reference.commands()
+    for heading in (
+        "feddat run",
+        "feddat data prepare",
+        "feddat models check",
+        "feddat deploy approve",
+        "feddat bench step",
+    ):
+        assert f"## {heading}\n" in page
+    assert "| `--resume` `RUN_DIR` |" in page
+    assert "$ feddat run [OPTIONS] [KEY=VALUE...]\n" in page
+
+
+def test_every_rival_has_a_paragraph_with_its_file():
+    page = (DOCS / "method" / "rivals.md").read_text()
+    folder = DOCS.parent / "src" / "feddat" / "algorithms"
+    added = {path: reference.rival(path, page) for path in folder.glob("*.py")}
+    page = "\n\n".join([page, *filter(None, added.values())])
+    for name in set(ALGORITHMS.own) - {"feddat"}:
+        (paragraph,) = (part for part in page.split("\n\n") if f"(`{name}`)" in part)
+        assert f"algorithms/{name.replace('-', '_')}.py" in paragraph
+    # One that the page does not name yet is told of by its own docstring.
+    told = reference.rival(folder / "ditto.py", "")
+    assert told.startswith("(`ditto`) Ditto: beside FedAvg's shared adapter") and "abs/2012.04221)" in told
+    table = (DOCS / "methods.md").read_text()
+    assert all(f"`{name}`" in table for name in ALGORITHMS.own)
+
+
+def test_equations_become_mathml():
+    drawn = mathml.on_page_content('<p><span class="arithmatex">\\(a_1 &lt; b\\)</span></p>')
+    assert drawn.startswith('<p><span class="equation"><math') and "<mo>&#x0003C;</mo>" in drawn
+    assert "arithmatex" not in drawn
+
+
+@pytest.mark.parametrize(
+    ("page", "fault"),
+    [
+        ('<a href="b.html#there">', None),
+        ('<a href="https://example.org/x">', None),
+        ('<a href="c.html">', "a.html: c.html leads nowhere"),
+        ('<a href="b.html#gone">', "a.html: b.html#gone: no such anchor"),
+        ('<a href="#gone">', "a.html: #gone: no such anchor"),
+        ('<img src="gone.png">', "a.html: gone.png leads nowhere"),
+        ('<script src="https://example.org/x.js"></script>', "a.html: loads https://example.org/x.js from elsewhere"),
+        ('<link rel="stylesheet" href="//example.org/x.css">', "a.html: loads //example.org/x.css from elsewhere"),
+    ],
+)
+def test_dead_links_and_things_from_elsewhere_are_found(tmp_path, page, fault):
+    (tmp_path / "a.html").write_text(page)
+    (tmp_path / "b.html").write_text('<h2 id="there">b</h2>')
+    assert list(links.faults(tmp_path)) == ([fault] if fault else [])
+
+
+def test_links_in_code_are_none():
+    text = '[a](x.md) ![b](y.png)\n\n```python\n[c](z.md)\n```\n<img src="w.svg"> [d](https://e.org) [e](#f)\n'
+    assert list(repository.links(text)) == ["x.md", "y.png", "w.svg"]
+
+
+def test_the_reading_test_finds_its_answers():
+    rows = re.findall(r"^\| +\d+ \|.*$", (DOCS / "dev" / "reading-test.md").read_text(), re.MULTILINE)
+    assert len(rows) == 10
+    for row in rows:
+        *_, where, said = [cell.strip() for cell in row.strip("|").split("|")]
+        pages = [DOCS / "dev" / target for target in re.findall(r"\(([^)#]+)", where)]
+        assert any(said in " ".join(page.read_text().split()) for page in pages), row
+
+
+def test_paragraphs_are_short():
+    """No paragraph of a page has more than five lines of 120 characters; tables, lists and code may be longer."""
+    for path in sorted(DOCS.rglob("*.md")):
+        text = repository.FENCE.sub("", path.read_text())
+        for part in text.split("\n\n"):
+            if not re.match(r"[\s]*([|>#<:!-]|\d+\.|\*)", part):
+                assert len(part) <= 5 * 125, f"{path.relative_to(DOCS)}: {part[:60]!r}: {len(part)} characters"

@@ -1,0 +1,116 @@
+"""Runs that promise privacy: what travels, what is paid, and the same numbers wherever the clients are."""
+
+import json
+
+import pytest
+from clouds import alike, open_cloud
+from two_clients import numbers
+
+from feddat.config import ConfigError
+from feddat.deploy.launch import run_in
+from feddat.experiment import Experiment, ExperimentError
+from feddat.experiment.grids.comparison import compare
+from feddat.experiment.grids.tuning import Search
+
+PRIVATE = {
+    "privacy.epsilon": 8.0,
+    "privacy.delta": 1e-3,
+    "privacy.noise_seed": 3,
+    "share_metrics": "none",
+    "threads": 1,
+}
+SHARED = {"privacy.scope": "shared", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("feddat", {}),
+        ("feddat", SHARED | {"wire.format": "int8", "wire.delta": True}),
+        ("fedavg", {}),
+        ("local", {}),
+        ("head", {}),
+    ],
+)
+def test_a_private_run_shares_no_number_and_has_scores_where_all_data_is(make_config, method, settings):
+    events = []
+    config = make_config(method=method, **PRIVATE | settings)
+    summary = Experiment(config).run(events.append)
+    assert summary["privacy"]["epsilon"] == 8.0
+    assert set(summary["clients"]) == {"ann", "bob"} and summary["mean"] is not None
+    told = [event for event in events if event["event"] in ("fit", "eval")]
+    assert len(told) == 2 * (2 + 3)
+    assert not [event for event in told if event.get("scores") or event.get("metrics") or event.get("examples")]
+    for client in ("ann", "bob"):
+        ledger = json.loads((config.run_dir / "clients" / client / "privacy.json").read_text())
+        (steps,) = ledger["steps"]
+        # 2 rounds of 2 steps, each of 5 of 10 records.
+        assert (steps["count"], steps["rate"], ledger["epsilon"]) == (4, 0.5, 8.0)
+        assert steps["releases"] == (2 if (method, settings) == ("feddat", {}) else 1)
+    again = make_config(method=method, name="again", **PRIVATE | settings)
+    Experiment(again).run()
+    assert numbers(again.run_dir) == numbers(config.run_dir)
+
+
+def test_a_run_stops_before_its_budget_is_gone_and_says_so(make_config):
+    config = make_config(method="fedavg", rounds=9, **PRIVATE | {"privacy.noise_multiplier": 1.0})
+    with pytest.raises(ExperimentError, match=r"client ann: privacy: training stops: \d+ steps are done, and 2 more"):
+        Experiment(config).run()
+    ledger = json.loads((config.run_dir / "clients" / "ann" / "privacy.json").read_text())
+    assert 0 < ledger["steps"][0]["count"] < 18
+
+
+def test_what_has_no_argument_is_refused_before_the_folder_is_touched(make_config):
+    config = make_config(method="scaffold", **PRIVATE)
+    with pytest.raises(ConfigError, match="privacy: scaffold: its control variates"):
+        Experiment(config).run()
+    assert not (config.run_dir / "config.yaml").exists()
+
+
+def test_a_search_over_private_runs_is_refused(make_config):
+    with pytest.raises(ConfigError, match=r"privacy: a search over train\.lr trains on the same records again"):
+        Search.parse("train.lr=1e-3,1e-2").runs(make_config(**PRIVATE), ["fedavg"])
+
+
+@pytest.mark.slow  # a SuperLink and two nodes
+def test_the_same_numbers_in_a_deployment(make_config, tmp_path):
+    config = make_config(**PRIVATE)
+    Experiment(config.updated({"name": "here"})).run()
+    with open_cloud(tmp_path / "cloud") as cloud:
+        for name in ("ann", "bob"):
+            cloud.node(name, client=name)
+        there = config.updated({"name": "there"})
+        run = cloud.start_run(there)
+        assert cloud.wait(lambda: cloud.control.failure(run) is not None)
+        assert cloud.control.failure(run) == ""
+    ours, theirs = (alike(config.runs_dir / name) for name in ("here", "there"))
+    for found in (ours, theirs):  # with all data here, the summary has scores of its own
+        for key in ("clients", "mean", "missing"):
+            found["summary"].pop(key, None)
+    assert theirs == ours
+
+
+@pytest.mark.slow  # Ray takes half a minute to start
+def test_the_same_numbers_in_a_simulation(make_config):
+    pytest.importorskip("ray")
+    config = make_config(name="here", **PRIVATE)
+    Experiment(config).run()
+    there = config.updated({"name": "there", "runtime.kind": "simulation", "runtime.actors": 2})
+    run_in(Experiment(there), lambda event: None)
+    ours, theirs = (numbers(config.runs_dir / name) for name in ("here", "there"))
+    for part in ("states", "metrics", "predictions"):
+        assert theirs[part] == ours[part]
+
+
+def test_the_same_numbers_in_worker_processes(make_config):
+    config = make_config(name="here", rounds=1, **PRIVATE)
+    Experiment(config).run()
+    there = config.updated({"name": "there"})
+    Experiment(there).run(jobs=2)
+    assert numbers(config.runs_dir / "there") == numbers(config.runs_dir / "here")
+
+
+def test_private_runs_can_be_compared(make_config):
+    found = compare(make_config(name=None, rounds=1, **PRIVATE), ["fedavg", "local"], [0])
+    assert {summary["method"] for summary in found["runs"]} == {"fedavg", "local"}
+    assert all(summary["mean"] is not None and summary["privacy"]["epsilon"] == 8.0 for summary in found["runs"])

@@ -1,0 +1,150 @@
+"""Gradients by example against sums done by hand, Opacus, and loops over single examples."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+import torch.nn.functional as F
+from opacus import GradSampleModule
+from torch import nn
+
+from feddat.privacy.example_gradients import ExampleGradients, UnknownGradient, noisy
+
+ENDLESS = 1e9
+
+
+def of_examples(record, examples):
+    """Each example's own gradients: example -> parameter -> gradient."""
+    found = [record.clipped_sums(ENDLESS, examples, F.one_hot(torch.tensor(i), examples)) for i in range(examples)]
+    return [{id(parameter): gradient for parameter, gradient in one.items()} for one in found]
+
+
+def test_two_numbers_are_clipped_and_added_by_hand():
+    # Loss of example i: w · x_i. Gradients 3 and 0.5, clipped to 1: 1 + 0.5.
+    weight = nn.Parameter(torch.tensor([[2.0]]))
+    record = ExampleGradients({"w": weight})
+    with record:
+        output = F.linear(torch.tensor([[3.0], [0.5]]), weight)
+    output.mean().backward()
+    assert weight.grad is None
+    ((parameter, total),) = record.clipped_sums(1.0, 2).items()
+    assert parameter is weight
+    assert total.item() == pytest.approx(1.5)
+
+
+def test_all_parameters_share_one_norm():
+    # Gradient (3, 4) of weight and bias by one example has norm 5; clipped to 1: (0.6, 0.8).
+    weight, bias = nn.Parameter(torch.tensor([[1.0]])), nn.Parameter(torch.tensor([1.0]))
+    record = ExampleGradients({"w": weight, "b": bias})
+    with record:
+        output = F.linear(torch.tensor([[3.0]]), weight, bias)  # gradients 3·g and g
+    (output * 4.0).mean().backward()  # 12 and 4: norm √160
+    sums = record.clipped_sums(1.0, 1)
+    assert sums[weight].item() == pytest.approx(12 / 160**0.5)
+    assert sums[bias].item() == pytest.approx(4 / 160**0.5)
+
+
+def test_a_gradient_that_is_not_finite_adds_nothing_and_costs_the_others_nothing():
+    weight = nn.Parameter(torch.tensor([[1.0]]))
+    record = ExampleGradients({"w": weight})
+    with record:
+        output = F.linear(torch.tensor([[float("inf")], [0.25], [float("nan")]]), weight)
+    output.mean().backward()
+    assert record.clipped_sums(1.0, 3)[weight].item() == pytest.approx(0.25)
+
+
+def test_examples_that_do_not_count_add_nothing():
+    weight = nn.Parameter(torch.ones(1, 1))
+    record = ExampleGradients({"w": weight})
+    with record:
+        output = F.linear(torch.tensor([[0.5], [0.25]]), weight)
+    output.mean().backward()
+    assert record.clipped_sums(1.0, 2, torch.zeros(2))[weight].item() == 0.0
+
+
+def test_another_use_of_a_parameter_is_found_out():
+    weight = nn.Parameter(torch.ones(2, 2))
+    record = ExampleGradients({"adapter.w": weight})
+    with record:
+        output = torch.randn(3, 2) @ weight
+    output.sum().backward()
+    with pytest.raises(UnknownGradient, match=r"^adapter\.w: gradients of single examples are not known here$"):
+        record.clipped_sums(1.0, 3)
+
+
+def test_rows_that_belong_to_no_example_are_found_out():
+    weight = nn.Parameter(torch.ones(2, 2))
+    record = ExampleGradients({"w": weight})
+    with record:
+        output = F.linear(torch.randn(5, 2), weight)
+    output.sum().backward()
+    with pytest.raises(UnknownGradient, match="w: 5 rows of 2 examples"):
+        record.clipped_sums(1.0, 2)
+
+
+class Network(nn.Module):
+    """A head and a bottleneck, over tokens."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.down, self.up = nn.Linear(6, 3), nn.Linear(3, 6)
+        self.head = nn.Sequential(nn.Linear(6, 12), nn.LayerNorm(12), nn.GELU(), nn.Linear(12, 4))
+        self.tokens = tokens
+
+    def forward(self, x):
+        x = x + self.up(F.relu(self.down(x)))
+        x = x + self.up(F.relu(self.down(x)))  # used twice
+        return self.head(x.mean(dim=1))
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 40])  # with and without gradients of weights made by example
+def test_the_same_as_opacus(tokens):
+    torch.manual_seed(tokens)
+    ours = Network(tokens)
+    theirs = GradSampleModule(copy.deepcopy(ours), loss_reduction="mean")
+    x, targets = torch.randn(5, tokens, 6), torch.rand(5, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        F.mse_loss(theirs(x), targets).backward()
+    record = ExampleGradients(dict(ours.named_parameters()))
+    with record:
+        output = ours(x)
+    F.mse_loss(output, targets).backward()
+    singles = of_examples(record, 5)
+    norms = torch.zeros(5)
+    for name, parameter in ours.named_parameters():
+        expected = theirs.get_parameter(f"_module.{name}").grad_sample
+        if isinstance(expected, list):  # a layer that is used twice
+            expected = sum(expected)
+        found = torch.stack([single[id(parameter)] for single in singles])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        norms += expected.flatten(1).square().sum(dim=1)
+    clip = norms.sqrt().median().item()
+    factors = (clip / norms.sqrt()).clamp(max=1.0)
+    sums = record.clipped_sums(clip, 5)
+    for name, parameter in ours.named_parameters():
+        grad_sample = theirs.get_parameter(f"_module.{name}").grad_sample
+        expected = sum(grad_sample) if isinstance(grad_sample, list) else grad_sample
+        torch.testing.assert_close(sums[parameter], torch.tensordot(factors, expected, dims=1), rtol=1e-4, atol=1e-6)
+
+
+def test_biases_of_convolutions_and_norms_without_weights():
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(3, 4, 2, stride=2), torch.randn(3, 3, 4, 4)
+    conv.weight.requires_grad_(False)
+    record = ExampleGradients({"b": conv.bias})
+    with record:
+        output = conv(x)
+    output.square().flatten(1).sum(dim=1).mean().backward()
+    for i, single in enumerate(of_examples(record, 3)):
+        conv.zero_grad()
+        conv(x[i : i + 1]).square().sum().backward()
+        torch.testing.assert_close(single[id(conv.bias)], conv.bias.grad)
+        conv.bias.grad = None
+
+
+def test_a_release_is_the_noisy_sum_by_the_expected_number():
+    weight = nn.Parameter(torch.zeros(1, 2))
+    noisy({weight: torch.tensor([[1.0, 2.0]])}, torch.tensor([0.5, -0.5], dtype=torch.float64), 2.0)
+    assert weight.grad.tolist() == [[0.75, 0.75]]
