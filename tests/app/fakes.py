@@ -45,7 +45,7 @@ def app_of(*participants):
         sharing = getattr(by_name[name], "sharing", "scores")
         works = by_name[name]
         refuses = getattr(works, "refuses_old_state", False)
-        return Site(Member(name, (name,), {}, sharing), works, getattr(works, "model", {}), refuses)
+        return Site(Member(name, (name,), {}, sharing), works, getattr(works, "model", {}), refuses_old_state=refuses)
 
     return make_client_app(find)
 

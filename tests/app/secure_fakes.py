@@ -32,6 +32,9 @@ class Drawn:
     def __init__(self, name: str, examples: int = 1) -> None:
         self.name, self.examples = name, examples
 
+    def kept(self) -> int:
+        return 0
+
     def update(self, round: int, like: dict) -> dict:
         generator = np.random.default_rng([round, *self.name.encode()])
         return {

@@ -4,7 +4,7 @@ import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from test_server_against_client import Server, hospital
 
-from feddat.app import secure_messages
+from feddat.app import secure_messages, versions
 from feddat.app.grid import identify
 from feddat.app.policy import PolicyError, check_settings, check_step
 from feddat.config import PolicyConfig, load_config
@@ -37,15 +37,15 @@ def test_a_client_can_ask_for_larger_sums():
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ({"run": "r"}, "does not name its run and round alone"),
-        ({"run": "r", "round": "1"}, "does not name its run and round alone"),
-        ({"run": "r", "round": 1, "split": "train"}, "does not name its run and round alone"),
+        ({"run": "r"}, "does not name its run, round and version alone"),
+        ({"run": "r", "round": "1"}, "does not name its run, round and version alone"),
+        ({"run": "r", "round": 1, "split": "train"}, "does not name its run, round and version alone"),
         ({"run": "r", "round": 31}, "round is 31, expected 1 to 30"),
     ],
 )
 def test_messages_of_a_sum_name_run_and_round_alone(config, problem):
     identify(1)
-    message = Message(RecordDict({"config": ConfigRecord(config)}), 1, "query.share")
+    message = Message(RecordDict({"config": ConfigRecord(config | versions.told())}), 1, "query.share")
     with pytest.raises(PolicyError, match=problem):
         check_step(settings(secure_aggregation__enabled=True), message)
     good = Message(secure_messages.step_content("r", 1), 1, "query.share")

@@ -218,7 +218,7 @@ def test_a_node_says_it_in_its_own_log_once_and_the_server_is_not_told(
     assert said == [sentence("north", "test", SplitNotes(3, unanswerable=3))]
     assert {name for site in sites for name in site.who.members} == {"north"}
     told = {field.name for field in dataclasses.fields(sites[0].who)}
-    assert told == {"name", "members", "parameters", "sharing", "examples"}
+    assert told == {"name", "members", "parameters", "sharing", "examples", "kept"}
 
 
 def test_a_table_of_many_clients_is_cut() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -279,7 +280,10 @@ def test_every_setting_is_near_itself_and_words_with_little_in_common_are_near_n
     near = {option: nearest(option, keys) for option in sorted(options - set(keys)) if nearest(option, keys)}
     assert "overwrite" in options and "overwrite" not in near
     for option, found in near.items():
-        assert any(option[0] == key.rpartition(".")[2][0] for key in found), (option, found)
+        words = set(option.split("-"))
+        assert any(words & set(re.split(r"[._]", key)) or option[0] == key.rpartition(".")[2][0] for key in found), (
+            found
+        )
 
 
 def test_resolved_settings_of_a_run_read_back(tmp_path: Path, file: Path) -> None:

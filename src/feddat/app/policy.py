@@ -13,7 +13,7 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, MessageType
 from pydantic import BaseModel
 
-from feddat.app import messages
+from feddat.app import messages, versions
 from feddat.app.messages import Instruction
 from feddat.config import PolicyConfig, RunConfig
 from feddat.config.privacy import LEVELS, PrivacyConfig
@@ -134,8 +134,8 @@ def check_step(settings: RunConfig, message: Message) -> None:
         PolicyError: says what was found.
     """
     config = _config(message)
-    if sorted(config) != sorted(("run", messages.ROUND)) or type(round := config[messages.ROUND]) is not int:
-        raise PolicyError("a message of a secure sum that does not name its run and round alone")
+    if set(config) != {"run", messages.ROUND, *versions.told()} or type(round := config[messages.ROUND]) is not int:
+        raise PolicyError("a message of a secure sum that does not name its run, round and version alone")
     if not 1 <= round <= settings.rounds:
         raise PolicyError(f"round is {round}, expected 1 to {settings.rounds}")
     if not settings.secure_aggregation.enabled:

@@ -21,7 +21,7 @@ import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from numpy.typing import NDArray
 
-from feddat.app import messages
+from feddat.app import messages, versions
 from feddat.app.arrays import ArrayError, read_array
 from feddat.app.messages import CONFIG, ROUND, Member, ReplyError, TrainReply
 from feddat.client.summing import SecureMember
@@ -50,7 +50,8 @@ def message_type(step: str) -> str:
 
 def step_content(run: str, round: int, **values: bytes | list[str] | list[bytes]) -> RecordDict:
     """Return the content of a step's message."""
-    return RecordDict({CONFIG: ConfigRecord({"run": run, ROUND: round}), SUM: ConfigRecord(values)})  # type: ignore[arg-type]
+    head = ConfigRecord({"run": run, ROUND: round, **versions.told()})
+    return RecordDict({CONFIG: head, SUM: ConfigRecord(values)})  # type: ignore[arg-type]
 
 
 def share_values(

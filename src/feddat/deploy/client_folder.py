@@ -79,6 +79,7 @@ def write_client(
         "model": model,
         "hub_model": invitation.hub_model,
         "policy": policy_lines(privacy=privacy[0], epsilon=privacy[1]),
+        "privacy": privacy[0],
         "joins": joins,
     }
     pki.write_certificate(place / "ca.crt", invitation.authority)
