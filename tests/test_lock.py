@@ -44,7 +44,7 @@ def test_every_entry_is_pinned_and_has_hashes():
             assert (pin.operator, hashes > 0) == ("==", True), requirement
 
 
-@pytest.mark.parametrize("requirement", wanted(), ids=str)
+@pytest.mark.parametrize("requirement", sorted(wanted(), key=str), ids=str)
 def test_what_is_asked_for_is_locked_in_a_version_that_fits(requirement):
     pins = [pin for pin, _ in locked("lock.txt") if pin.name.lower() == requirement.name.lower()]
     assert pins, f"{requirement} is not locked; run `make lock`"
