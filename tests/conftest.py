@@ -1,5 +1,6 @@
 """What is skipped is listed at the end of a run; with ``--forbid-skips`` only missing hardware may be a reason."""
 
+import logging
 import re
 import sys
 from collections import defaultdict
@@ -20,6 +21,14 @@ ELSEWHERE = (
     r"needs systemd-analyze",
     r"not told here",
 )
+
+
+@pytest.fixture(autouse=True)
+def log_as_a_library():
+    """Give every test the package's log as a program finds it that imports it; the command line sets up its own."""
+    logger = logging.getLogger("feddat")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 def pytest_addoption(parser):

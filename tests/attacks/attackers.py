@@ -26,8 +26,13 @@ class Honest:
 
     def __init__(self, name, number, examples=10, members=None):
         self.name, self.number, self.examples, self.members = name, number, examples, members or (name,)
+        self._trained = 0
+
+    def kept(self):
+        return self._trained
 
     def fit(self, shared, round, extras=None):
+        self._trained = round
         moved = {key: value + self.number for key, value in shared.items()}
         sent = {key: torch.full_like(value, self.number) for key, value in (extras or {}).items()}
         return FitResult(moved, self.examples, {"loss": self.number, "steps": 1.0}, sent)
