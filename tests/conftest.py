@@ -28,7 +28,8 @@ def log_as_a_library():
     """Give every test the package's log as a program finds it that imports it; the command line sets up its own."""
     logger = logging.getLogger("feddat")
     logger.handlers, logger.propagate = [], True
-    logger.setLevel(logging.NOTSET)
+    for name in ("", ".data", ".models", ".app.strategy"):
+        logging.getLogger(f"feddat{name}").setLevel(logging.NOTSET)
 
 
 def pytest_addoption(parser):

@@ -24,7 +24,7 @@ from feddat.app.client import FAILED, OTHER_MODEL, REFUSED
 from feddat.app.grid import identify
 from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
-from feddat.config import BOUNDS, load_config
+from feddat.config import BOUNDS, RunConfig
 from feddat.experiment.serving import flower
 from feddat.experiment.serving.app_config import AppConfig, to_flat
 from feddat.experiment.serving.gate import ClientGate
@@ -86,7 +86,7 @@ class Server:
 
     def settings(self, changes):
         """Return a run's settings as a server sends them."""
-        config = load_config(None, None, benchmark=None, clients={"ann": {}}, **HONEST)
+        config = RunConfig(benchmark=None, clients={"ann": {}}).updated(HONEST)
         return to_flat(AppConfig(config)) | changes
 
     def ask(self, kind="train", settings=None, says=None, shared=None, foundation=None, run="r1", round=1):

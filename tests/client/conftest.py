@@ -6,7 +6,7 @@ from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
-from feddat.config import load_config
+from feddat.config import RunConfig
 from feddat.models.vilt.backbone import ViltBackbone
 from feddat.seeding import torch_generator
 from helpers import make_tiny_vilt
@@ -23,7 +23,7 @@ class Process:
     def __init__(self, model_folder, root, method="feddat", **settings):
         self.root = root
         values = {"method": method, "rounds": 5, "train.batch_size": 4, "train.lr": 1e-3, "eval.batch_size": 4}
-        self.config = load_config(**(values | settings))
+        self.config = RunConfig().updated(values | settings)
         self.backbone = ViltBackbone(model_folder)
         adapter = self.config.adapter
         self.adapters = build_adapters(self.backbone.model, peft=adapter.peft or "bottleneck", reduction=4, rank=4)
