@@ -25,6 +25,7 @@ def test_a_run_leaves_its_folder(make_config):
     summary = Experiment(config).run(events.append)
     folder = config.run_dir
     assert {entry.name for entry in folder.iterdir() if entry.name != ".lock"} == {
+        ".seal.key",
         "config.yaml",
         "metrics.jsonl",
         "log.jsonl",
@@ -239,7 +240,7 @@ def test_what_cannot_run_says_why_in_one_line_and_leaves_nothing(make_config, wo
     empty.write_text("")
     clients = make_config().clients
     bad = [
-        ({"method": "fedavgg"}, ConfigError, "method: 'fedavgg' is unknown; methods are feddat, fedavg,"),
+        ({"method": "fedavgg"}, ConfigError, "method: 'fedavgg' is unknown; methods are feddat, feddat-2, fedavg,"),
         ({"model": "vilt-maxi"}, ModelError, "'vilt-maxi'"),
         ({"device": "cuda:77"}, ConfigError, "device: 'cuda:77' cannot be used here"),
         ({"benchmark": "mini/none", "clients": None}, ValueError, "'mini/none'"),

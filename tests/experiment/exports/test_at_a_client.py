@@ -22,6 +22,8 @@ def machines(finished, world, tmp_path):
     run, server, site = finished(method="feddat"), tmp_path / "server", tmp_path / "site"
     shutil.copytree(run, server, ignore=shutil.ignore_patterns("clients"))
     shutil.copytree(run / "clients" / "ann", site / "state" / (run / "run-id").read_text().strip() / "ann")
+    (site / "seals").mkdir()
+    shutil.copy(run / "clients" / "ann" / ".seal.key", site / "seals" / f"{(run / 'run-id').read_text().strip()}.key")
     data = {split: str(world / "ann" / f"{split}.jsonl") for split in SIZES}
     own = {"client": "ann", "server": "127.0.0.1:1", "data": data, "model": str(world / "model")}
     (site / "client.yaml").write_text(yaml.safe_dump(own))
