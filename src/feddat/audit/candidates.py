@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 #: Unused examples are drawn this many times as often as needed: those with unknown answers are left out.
 _MARGIN = 1.5
+#: Reference questions, where there are enough: fewer know the common directions of gradients badly.
+REFERENCES = 200
 #: Fewer of any part say nothing.
 LEAST = 8
 
@@ -64,7 +66,8 @@ def draw_candidates(
     Raises:
         AuditError: a client has too few unused examples; names it.
     """
-    needed = 2 * examples + extra
+    references = max(examples, REFERENCES)
+    needed = examples + extra + references + max(len(data.train) for data in clients.values())
     unused = _unused(config, clients, needed)
     found, spare = {}, {}
     for name, data in clients.items():
@@ -79,17 +82,19 @@ def draw_candidates(
                 f"client {name}: {len(own)} training questions whose answer another one has too, expected at least "
                 f"{LEAST}"
             )
-        count = min(examples, len(own), len(pool) // 2)
+        count = min(examples, len(own), len(pool) // 3)
         if count < LEAST:
             raise AuditError(
-                f"client {name}: {len(pool)} unused questions ({source}), expected at least {2 * LEAST}; cap the "
+                f"client {name}: {len(pool)} unused questions ({source}), expected at least {3 * LEAST}; cap the "
                 "training examples (train_examples) so that some are left, or give it larger validation and test splits"
             )
         members = [own[i] for i in generator.permutation(len(own))[:count]]
         rest = pool[count:]
-        half = min(len(rest) // 2, examples)
+        # A shadow client should have as much to train on as the client that it stands for.
+        reference = min(len(rest) // 2, references)
+        shadow = rest[reference : reference + len(data.train)]
         found[name] = Candidates(
-            tuple(members), tuple(pool[:count]), tuple(rest[:half]), tuple(rest[half : 2 * half]), source
+            tuple(members), tuple(pool[:count]), tuple(shadow), tuple(rest[:reference]), source
         )
         spare[name] = tuple(canaries)
     return found, spare
@@ -129,7 +134,7 @@ def _unused(config: RunConfig, clients: Mapping[str, ClientData], needed: int) -
     for name, data in clients.items():
         used = {example.id for example in data.train}
         rest = [example for example in drawn.get(name, ()) if example.id not in used]
-        if len(rest) >= 2 * LEAST:
+        if len(rest) >= 3 * LEAST:
             found[name] = how, rest
         else:
             found[name] = "validation and test questions", [*data.validation, *data.test]

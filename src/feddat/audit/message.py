@@ -121,7 +121,7 @@ def vilt_of(model: nn.Module) -> ViltModel:
     for module in model.modules():
         if isinstance(module, ViltModel):
             return module
-    raise AuditError("reconstruction: its attacks are made for ViLT; leave it out for other models (--parts)")
+    raise AuditError("reconstruction: its attacks are made for ViLT; use --no-reconstruction for other models")
 
 
 def embedded(vilt: ViltModel, inputs: Mapping[str, Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from feddat.audit.canaries import as_candidates, bounds, make_canaries, with_can
 from feddat.audit.candidates import draw_candidates
 from feddat.audit.errors import AuditError
 from feddat.audit.membership import VIEWS, Say, attack, attacked_rounds, summarise
+from feddat.audit.properties import infer
 from feddat.audit.reconstruction import reconstruct
 from feddat.audit.replay import Trace, replay, same_as
 from feddat.config import RunConfig
@@ -34,6 +36,8 @@ class Plan:
         rounds: that are attacked, at most: the first, the last, and some between.
         canaries: per client, in a second run; 0: none.
         reconstruction: whether messages to a dishonest server are attacked too.
+        matching: steps of gradient matching in each reconstruction by it; 0: none.
+        properties: shadow clients by which the clients' data is characterised; 0: it is not.
         seed: of every choice that the attackers make.
     """
 
@@ -42,6 +46,8 @@ class Plan:
     rounds: int = 5
     canaries: int = 40
     reconstruction: bool = True
+    matching: int = 200
+    properties: int = 40
     seed: int = 0
 
 
@@ -64,7 +70,8 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
         trace = replay(experiment, Path(place) / "run", _events(say, "run, watched by its server"))
         clients = trace.federation.data
         candidates, spare = draw_candidates(experiment.settings, clients, plan.examples, plan.canaries, plan.seed)
-        found = attack(trace, candidates, plan.views, plan.rounds, plan.seed, _named(say, "membership"))
+        attacker = partial(attack, experiment.settings, views=plan.views, rounds=plan.rounds)
+        found = attacker(trace, candidates, folder=Path(place) / "shadow", say=_named(say, "membership"))
         result: dict[str, Any] = {
             "run": _about(experiment, trace),
             "plan": asdict(plan) | {"views": list(plan.views)},
@@ -72,6 +79,10 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
             "unused": sorted({one.source for one in candidates.values()}),
             "membership": summarise(found, plan.seed),
         }
+        if plan.properties:
+            shadows = Path(place) / "properties"
+            told = infer(experiment.settings, trace, candidates, plan.properties, plan.seed, shadows, say)
+            result |= {} if told is None else {"properties": told}
         if plan.canaries:
             canaries = make_canaries(clients, spare, plan.seed)
 
@@ -80,12 +91,12 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
 
             again = replay(experiment, Path(place) / "canaries", _events(say, "run with canaries"), change)
             asked = as_candidates(candidates, canaries)
-            scores = attack(again, asked, plan.views, plan.rounds, plan.seed, _named(say, "canaries"))
+            scores = attacker(again, asked, folder=Path(place) / "shadow-canaries", say=_named(say, "canaries"))
             result["canaries"] = bounds(scores, stated(experiment.settings)["delta"] or DELTA)
         if plan.reconstruction:
             config = experiment.settings
             messages = Path(place) / "messages"
-            result["reconstruction"] = reconstruct(config, clients, candidates, messages, say)
+            result["reconstruction"] = reconstruct(config, clients, candidates, plan.matching, messages, say)
     result["stated"] = stated(experiment.settings)
     result["seconds"] = time.perf_counter() - started
     return result
