@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from two_clients import files, write_world
 
 from feddat.cli import main
 from feddat.config import load_config
+from two_clients import files, write_world
 
 ANSWERS = ("red", "blue", "green", "yes", "no", "circle")
 SIZES = {"train": 32, "validation": 64, "test": 92}
@@ -43,6 +43,7 @@ def settings(noise, tmp_path):
 @pytest.fixture
 def feddat(capsys):
     """Run a command line in this process; return its exit code and what it said."""
+
     def run(*arguments):
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:

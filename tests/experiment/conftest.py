@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from two_clients import COLOURS, SIZES, quick_config, write_world
 
 from feddat.benchmarks.medical import DATASETS
 from feddat.models.named import named_folder
 from hub_server import Asked, HubServer
+from two_clients import COLOURS, SIZES, quick_config, write_world
 
 #: Repositories that tests ask for where they are not.
 MISSING = {"a/b", "dandelin/vilt-b32-mlm", *(dataset.repository for dataset in DATASETS.values())}

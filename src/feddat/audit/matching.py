@@ -4,10 +4,10 @@ After Zhu, Liu and Han, "Deep Leakage from Gradients", NeurIPS 2019, and Geiping
 "Inverting Gradients: How Easy Is It to Break Privacy in Federated Learning?", NeurIPS 2020: the cosine between the two
 gradients, and total variation as prior of pictures. Words are mixtures of word embeddings.
 
-The server changes neither the model nor the adapter. It knows the head of the first round, which the seed decides, and
-we give it what it would otherwise have to guess: the right answers, the lengths of the questions, and in one variant the questions. It
-starts from what it knows anyway: the mean of its own pictures, and how often each word is in its own questions. Only what it finds
-beyond that start is counted.
+The server changes neither the model nor the adapter. It knows the head of the first round, which the seed decides. We
+give it what it would otherwise have to guess: the right answers, the lengths of the questions, and in one variant the
+questions. It starts from what it knows anyway: the mean of its own pictures, and how often each word is in its own
+questions. Only what it finds beyond that start counts.
 """
 
 from __future__ import annotations
@@ -71,11 +71,7 @@ def attack(
         folder: for the client's state.
     """
     examples = data.train[: batch * steps]
-    peft = config.adapter.peft if config.adapter.peft in ("bottleneck", "lora") else "bottleneck"
-    changes: dict[str, Any] = {"adapter.peft": peft}
-    if not allowed:
-        changes |= _PASSED | ({} if steps == 1 else {"train.lr": _SMALL_LR})
-    asked = settings(config, batch, steps, changes, allowed)
+    asked = settings(config, batch, steps, changes(config, steps, allowed), allowed)
     row: dict[str, Any] = {"what": _WHAT[told], "examples": len(examples), "steps": steps}
     if allowed and (reason := refusal(asked, len(examples))):
         return row | {"recovered": 0, "of": len(examples), "refused": reason}
@@ -84,11 +80,21 @@ def attack(
         return shared
 
     with received(asked, of(data, examples), folder, unaltered, craft) as message:
-        invented = _Invented.start(message, known, told, config.seed)
+        invented = Invented.start(message, known, told, config.seed)
         before = invented.compared()
         matched = invented.fit(-flat(message.update), iterations)
         after = invented.compared()
     return row | after.to_json(before) | {"matched": matched}
+
+
+def changes(config: RunConfig, steps: int, allowed: bool) -> dict[str, Any]:
+    """Return what the attacker asks for beside the settings of every attack on one message."""
+    found: dict[str, Any] = {
+        "adapter.peft": config.adapter.peft if config.adapter.peft in ("bottleneck", "lora") else "bottleneck"
+    }
+    if not allowed:
+        found |= _PASSED | ({} if steps == 1 else {"train.lr": _SMALL_LR})
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +127,7 @@ class Closeness:
         }
 
 
-class _Invented:
+class Invented:
     """Invented pictures and questions, which are optimised.
 
     Args:
@@ -131,6 +137,9 @@ class _Invented:
         words: logits to start with, (N, L, vocabulary).
         peak: largest difference of two pixels in the model's units.
         told: the words are known, and stay.
+
+    Attributes:
+        truth: the true inputs, by name.
     """
 
     def __init__(
@@ -142,14 +151,14 @@ class _Invented:
         self._foundation, self._member = message.federation.foundation, member
         self._embeddings = vilt_of(self._foundation.backbone.model).embeddings.text_embeddings
         self._targets = member.prepared("train").targets
-        self._truth = dict(truth)
+        self.truth = dict(truth)
         special = _special(message.federation.foundation.backbone.encoder)
         self._fixed = torch.isin(truth["input_ids"], torch.tensor(sorted(special))) | ~truth["attention_mask"].bool()
         self._range, self._told = peak, told
         self.pictures, self.words = pictures.requires_grad_(), words.requires_grad_()
 
     @classmethod
-    def start(cls, message: Message, known: list[Example], told: bool, seed: int) -> _Invented:
+    def start(cls, message: Message, known: list[Example], told: bool, seed: int) -> Invented:
         """Return what the attacker starts with: its own pictures' mean, its own words' frequencies, and noise."""
         (participant,) = message.federation.participants.values()
         (member,) = participant.members.values()
@@ -207,22 +216,22 @@ class _Invented:
 
     def _inputs(self) -> dict[str, Tensor]:
         """Return the model's inputs; special tokens are where they always are, and what is padding stays so."""
-        ids = self._truth["input_ids"]
+        ids = self.truth["input_ids"]
         weights = self._embeddings.word_embeddings.weight
         mixed = self.words.softmax(dim=-1) @ weights
         embedded = torch.where(self._fixed[..., None], weights[ids], mixed)
-        given = {key: value for key, value in self._truth.items() if key != "input_ids"}
+        given = {key: value for key, value in self.truth.items() if key != "input_ids"}
         return given | {"inputs_embeds": embedded, "pixel_values": self.pictures}
 
     @torch.no_grad()
     def compared(self) -> Closeness:
         """Return how close it is to the truth; each true picture has one invented picture, so that the sum is best."""
-        true, found = self._truth["pixel_values"].flatten(1), self.pictures.flatten(1)
+        true, found = self.truth["pixel_values"].flatten(1), self.pictures.flatten(1)
         table = correlation(true, found)
         rows, columns = linear_sum_assignment(-table.numpy())
         errors = (true[rows] - found[columns]).square().mean(dim=1)
         psnr = float((10 * (self._range**2 / errors.clamp_min(1e-12)).log10()).mean())
-        there = frozenset(self._truth["input_ids"][~self._fixed].tolist())
+        there = frozenset(self.truth["input_ids"][~self._fixed].tolist())
         named = frozenset(self.words.argmax(dim=-1)[~self._fixed].tolist())
         return Closeness(table[rows, columns], psnr, named & there, named, there)
 

@@ -56,7 +56,7 @@ _Rounds: TypeAlias = dict[str, dict[str, list[Tensor]]]
 
 @dataclass
 class ClientScores:
-    """How an attack scores one client's candidates: view -> signal -> (rounds, n), standardised.
+    """An attack's scores of one client's candidates: view -> signal -> (rounds, n), standardised.
 
     Attributes:
         members: of the members.
@@ -68,7 +68,7 @@ class ClientScores:
 
 
 def attacked_rounds(rounds: Sequence[int], count: int) -> list[int]:
-    """Return at most ``count`` rounds, evenly spread, the first and the last among them."""
+    """Return at most ``count`` rounds, evenly spread from the first to the last."""
     if count >= len(rounds):
         return list(rounds)
     return [rounds[round(place)] for place in np.linspace(0, len(rounds) - 1, count)] if count > 1 else [rounds[-1]]
@@ -218,8 +218,8 @@ def _from_model(trace: Trace, shadows: ShadowClients, client: str, those: Candid
     loss = personal_losses(trace.federation, trace, client, examples)
     expected = shadows.personal_losses(client, examples)
     found = {"loss": [-loss]}
-    # How hard a question is cancels: Watson, Guo, Cormode, Sablayrolles, "On the Importance of Difficulty Calibration in
-    # Membership Inference Attacks", ICLR 2022.
+    # The difference does not depend on how hard a question is: Watson et al., "On the Importance of Difficulty
+    # Calibration in Membership Inference Attacks", ICLR 2022.
     return found if expected is None else found | {"calibrated": [expected - loss]}
 
 
@@ -240,8 +240,8 @@ def _standardised(scores: _Rounds, members: int, others: int) -> ClientScores:
 def summarise(found: Mapping[str, ClientScores], seed: int) -> dict[str, dict[str, Any]]:
     """Return view -> signal -> AUC and true-positive rates over all clients and rounds, with intervals, for JSON.
 
-    ``clients``: each one's own AUC; ``by_round``: the AUC of whoever stopped watching after so many of the attacked
-    rounds; ``roc``: false- and true-positive rates at some thresholds.
+    ``clients`` has each client's own AUC. ``by_round`` has the AUC of an attacker that stops watching after each of the
+    attacked rounds. ``roc`` has false- and true-positive rates at some thresholds.
     """
     tables: dict[str, dict[str, Any]] = {}
     first = next(iter(found.values()))
@@ -266,7 +266,7 @@ def summarise(found: Mapping[str, ClientScores], seed: int) -> dict[str, dict[st
 def pooled(
     found: Mapping[str, ClientScores], view: str, signal: str, upto: int | None = None
 ) -> tuple[statistics.Scores, statistics.Scores]:
-    """Return all clients' scores of members and of non-members: means over the attacked rounds, or the first ones."""
+    """Return all clients' scores of members and non-members: means over all attacked rounds, or the first ``upto``."""
     sides = [[scores.members for scores in found.values()], [scores.others for scores in found.values()]]
     inside, outside = (
         np.concatenate([_mean(part[view][signal][:upto]) for part in side if signal in part.get(view, {})])
@@ -281,6 +281,6 @@ def _mean(rows: Tensor) -> statistics.Scores:
 
 
 def _thinned(false: statistics.Scores, true: statistics.Scores) -> list[list[float]]:
-    """Return a curve of at most some hundred points, denser where few are wrong."""
+    """Return a curve of about a hundred points at most, denser at low false-positive rates."""
     keep = np.unique(np.searchsorted(false, np.concatenate([np.geomspace(5e-4, 1, 80), [0.0]]), side="right") - 1)
     return [[float(f), float(t)] for f, t in zip(false[keep], true[keep], strict=True)]

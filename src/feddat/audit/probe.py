@@ -25,27 +25,27 @@ from feddat.models.base import StagedBackbone
 from feddat.privacy.example_gradients import ExampleGradients
 from feddat.seeding import torch_generator
 
-#: Examples that are carried through the frozen layers together.
+#: Examples in one pass through the model.
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Examples as far as no adapter changes them: batches of model inputs, and targets (n, ...)."""
+    """Examples after the layers that no adapter changes: batches of model inputs, and targets (n, ...)."""
 
     batches: Sequence[Mapping[str, Tensor]]
     targets: Tensor
 
 
 class Probe:
-    """One member's examples under adapters of the attacker's choice; answers on the global route.
+    """One member's examples under adapters of the attacker's choice, on the global route.
 
     Args:
         foundation: frozen model and adapters.
-        member: whose examples, answers and task these are; its own head is not used.
+        member: the client under attack, for its answers and task; its own head is not used.
 
     Raises:
-        AuditError: the member writes its answers, or has a personal part below its head.
+        AuditError: the member writes its answers, or has a personal fusion below its head.
     """
 
     def __init__(self, foundation: Foundation, member: Member) -> None:
@@ -63,7 +63,7 @@ class Probe:
         self._device = next(foundation.backbone.model.parameters()).device
 
     def encode(self, examples: Sequence[Example]) -> Encoded:
-        """Return examples, carried as far as all adapters go together."""
+        """Return examples, with the passes through the first frozen layers done."""
         views = self._member.encode_unseen(examples)
         batches = []
         self._backbone.model.eval()
@@ -76,7 +76,7 @@ class Probe:
         return Encoded(batches, self._member.task.targets(examples).to(self._device))
 
     def load(self, shared: Mapping[str, Tensor]) -> None:
-        """Put a shared part into the model; what does not travel is as it is drawn."""
+        """Load a shared part into the model. Entries that do not travel have their initial values."""
         self._adapters.shift({})
         self._adapters.initialise(torch_generator(self._foundation.config.seed, "server", "adapter"), "global")
         load_shared(self._foundation.algorithm, self._adapters, shared)

@@ -1,7 +1,7 @@
-"""What can be rebuilt from one message, by its examples and steps, at a client that obeys and at one with a policy.
+"""What can be rebuilt from one message, by number of examples and steps, with and without the client's policy.
 
-The server of these attacks is not honest: it chooses settings, model and adapter. A client with a policy
-(docs/security.md) refuses what gives its data away; what it accepts is attacked too, as far as it goes.
+The server of these attacks is dishonest: it chooses settings, model and adapter. A client with a policy
+(docs/security.md) refuses settings that give its data away. The attacks also run within what it accepts.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from feddat.audit.membership import Say
 from feddat.config import RunConfig
 from feddat.example import ClientData
 
-#: Examples per step and steps of the messages of a client that obeys.
+#: Examples per step, and steps, of messages from a client that obeys.
 OBEYED = ((1, 1), (8, 1), (32, 1), (8, 4))
-#: The same for gradient matching, which is made for small batches.
+#: The same for gradient matching, which suits small batches.
 MATCHED = ((1, 1), (2, 1), (8, 1), (1, 4), (2, 4), (8, 4))
-#: The least that a default policy lets through.
+#: The fewest that the default policy accepts.
 LEAST = (8, 8)
 
 

@@ -1,4 +1,4 @@
-"""One audit: a run's settings in, what its attackers find out, as a dictionary that JSON can hold."""
+"""One audit: takes a run, and returns what its attackers find out as a dictionary for JSON."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from feddat.example import ClientData
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.run import Experiment
 
-#: δ of a run that states none.
+#: δ for a run that states none.
 DELTA = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of an audit is made.
+    """The parts and sizes of an audit.
 
     Attributes:
         views: attackers, of :data:`~feddat.audit.membership.VIEWS`.
-        examples: members per client that are asked about, at most, and as many non-members.
-        rounds: that are attacked, at most: the first, the last, and some between.
-        canaries: per client, in a second run; 0: none.
-        reconstruction: whether messages to a dishonest server are attacked too.
-        matching: steps of gradient matching in each reconstruction by it; 0: none.
-        properties: shadow clients by which the clients' data is characterised; 0: it is not.
+        examples: largest number of members per client, and of non-members.
+        rounds: largest number of attacked rounds: the first, the last, and some between.
+        canaries: canaries per client, in a second run; 0: none.
+        reconstruction: whether to attack messages to a dishonest server.
+        matching: steps of each reconstruction by gradient matching; 0: none.
+        properties: shadow clients that show how answers and kinds of question leak; 0: none.
         seed: of every choice that the attackers make.
     """
 
@@ -52,15 +52,15 @@ class Plan:
 
 
 def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, total: None) -> dict[str, Any]:
-    """Run an experiment again under the eyes of its attackers, and return what they find.
+    """Repeat an experiment under the eyes of its attackers, and return what they find.
 
     Args:
-        experiment: a run that is done, or settings of one that is not; its folder is only read.
-        plan: how much is attacked.
-        say: receives what is done, how much of it is done, and of how much.
+        experiment: a finished run, or settings of a future one; its folder is only read.
+        plan: parts and sizes of the audit.
+        say: receives what is being done, how much of it is done, and of how much.
 
     Raises:
-        AuditError: it cannot be attacked so.
+        AuditError: the run cannot be attacked in this way.
         DataError, ConfigError, ModelError, ExperimentError: as for :meth:`Experiment.run`.
     """
     if unknown := [view for view in plan.views if view not in VIEWS]:
@@ -103,7 +103,7 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
 
 
 def stated(config: RunConfig) -> dict[str, Any]:
-    """Return ε and δ that a run states under ``privacy``; ``None``: none."""
+    """Return ε, δ and scope that a run states under ``privacy``; ``None``: it states none."""
     privacy = getattr(config, "privacy", None)
     return {key: getattr(privacy, key, None) if _is_private(privacy) else None for key in ("epsilon", "delta", "scope")}
 
@@ -123,7 +123,7 @@ def _about(experiment: Experiment, trace: Trace) -> dict[str, Any]:
         "seed": config.seed,
         "rounds": config.rounds,
         "clients": {name: len(data.train) for name, data in trace.federation.data.items()},
-        # Noise for privacy is drawn anew each time.
+        # A repetition draws new noise for privacy.
         "repeated": None if _is_private(getattr(config, "privacy", None)) else same_as(experiment, trace),
     }
 

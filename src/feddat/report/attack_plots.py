@@ -1,4 +1,4 @@
-"""Plots of what attacks find: who is told from whom, how sure that is, and how it grows with what is watched."""
+"""Plots of what attacks find: how well members are told from non-members, how sure that is, and what is rebuilt."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def roc_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> s
 
 
 def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, title: str) -> str:
-    """Return a row per figure: value with its interval, beside the line of pure guessing.
+    """Return a row per figure: its value and interval, beside the line of pure guessing.
 
     Args:
         rows: name -> value, lower end, upper end.
-        chance: what guessing reaches.
+        chance: what pure guessing reaches.
         unit: of the value axis.
         title: what a screen reader says.
     """
@@ -64,7 +64,7 @@ def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, tit
 
 
 def over_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[int], title: str) -> str:
-    """Return the AUC of attackers who stop watching after a round, one line each, with the line of pure guessing.
+    """Return one line per attacker: its AUC if it stops watching after a round, with the line of pure guessing.
 
     Args:
         curves: attacker -> AUC per attacked round.
@@ -79,4 +79,29 @@ def over_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[int], ti
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_xlabel("watched up to round")
         axes.set_ylabel("AUC")
+        return svg(figure, title)
+
+
+def closeness(rows: Mapping[str, tuple[float, float]], enough: float, unit: str, title: str) -> str:
+    """Return a row per reconstruction: where the attacker starts (hollow) and what it reaches (filled).
+
+    Args:
+        rows: name -> value at the start, value that is reached.
+        enough: value from which on the original counts as rebuilt, a dotted line.
+        unit: of the value axis.
+        title: what a screen reader says.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(5.2, 0.7 + 0.3 * len(rows))
+        axes.axvline(enough, color=MUTED, linewidth=1, linestyle=":")
+        for index, (start, reached) in enumerate(rows.values()):
+            axes.plot([start, reached], [index, index], color=colour(0), linewidth=1.5, alpha=0.55)
+            axes.scatter([start], [index], s=26, facecolors="none", edgecolors=INK, zorder=3)
+            axes.scatter([reached], [index], s=26, color=INK, zorder=3, linewidths=0)
+        axes.set_yticks(range(len(rows)), list(rows), color=INK)
+        axes.invert_yaxis()
+        axes.set_xlim(min([0.0, *(end for row in rows.values() for end in row)]) - 0.02, 1)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(unit)
         return svg(figure, title)
