@@ -48,6 +48,6 @@ def test_a_picture_to_a_known_question_comes_closer(client, tmp_path):
     config, data, known = client
     row = matching.attack(config, data, known, 150, True, 1, 1, False, tmp_path / "a")
     start, reached = row["correlation"]
-    assert reached > start + 0.05 and row["matched"] > 0.999 and row["words"] == [5, 5, 5]
+    assert reached > start + 0.05 and row["matched"] > 0.995 and row["words"] == [5, 5, 5]
     refused = matching.attack(config, data, known, 150, True, 8, 4, True, tmp_path / "b")
     assert "min_examples" in refused["refused"] and refused["recovered"] == 0

@@ -5,8 +5,8 @@
 *Span*: the gradient of LoRA's A at a layer, Bᵀ Σ δ xᵀ, has its rows in the span of the layer's inputs x. In the first
 layer the inputs are known functions of words, so the attacker can try each word. After Chen et al., "Reconstructing
 Training Data from Adapter-based Federated Large Language Models" (UTR), arXiv 2601.17533, which goes on from unordered
-words to sentences, and Petrov et al., "DAGER", NeurIPS 2024. A server that alters the model makes all patches equal and removes
-positions, so that there are no more directions than words. This is our own form of UTR's first stage.
+words to sentences, and Petrov et al., "DAGER", NeurIPS 2024. A server that alters the model makes all patches equal and
+removes positions, so that there are no more directions than words. This is our own form of UTR's first stage.
 """
 
 from __future__ import annotations
