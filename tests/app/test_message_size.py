@@ -109,7 +109,7 @@ EXTRAS = {"control": (1024, 1024)}
             {},
             "fp32",
             7,
-            "max_message: 7 MiB, but what travels has 8 MiB in fp32; wire.format=bf16 halves that; or",
+            "max_message: 7 MiB, but each message has 8 MiB in fp32; wire.format=bf16 halves that; or",
         ),
         (EXTRAS, "fp32", 11, "has 12 MiB in fp32"),
         ({}, "bf16", 4, None),

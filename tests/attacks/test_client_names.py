@@ -64,14 +64,14 @@ def test_a_client_speaks_for_itself_alone(members):
     found = run(everywhere(client=EVE, members=members))
     [(client, kind, reason)] = refusals(found)
     assert (client, kind) == (EVE, "query")
-    assert reason.endswith("and may answer for itself alone")
+    assert reason.endswith("but may answer only for itself")
     assert found.strategy.scores == {"ann": {"dat": 50.0}, "zoe": {"dat": 50.0}}
 
 
 def test_where_one_place_has_all_data_no_two_answer_for_the_same():
     honest = [Honest("ann", 1.0), Honest("zoe", 2.0)]
     found = run(everywhere(client=EVE, members=[EVE, "ann"]), honest=honest, roster=Roster(central=True))
-    assert [reason for *_, reason in refusals(found)] == ["client eve answers for ann, as client ann does"]
+    assert [reason for *_, reason in refusals(found)] == ["client eve answers for ann, and so does client ann"]
     assert found.strategy.scores == {"ann": {"dat": 50.0}, "zoe": {"dat": 50.0}}
 
 
@@ -164,7 +164,7 @@ class OfAnyKey(InProcessGrid):
 
 def test_a_consortium_lets_in_no_key_without_a_name():
     grid = OfAnyKey(Mixed([Honest("ann", 1.0)], {}), ["ann"])
-    with pytest.raises(FederationError, match="node 1 says it is client ann, but its key was let in under no name"):
+    with pytest.raises(FederationError, match="node 1 says it is client ann, but its key was admitted without a name"):
         Roster(bound=True).meet(grid)
     roster = Roster()
     roster.meet(grid)

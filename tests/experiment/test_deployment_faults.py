@@ -106,7 +106,7 @@ def test_a_node_too_few_is_waited_for_then_the_run_stops_and_can_be_resumed(clou
     cloud.wait(lambda: has(folder.log_file, event="asked", kind="train", round=2))
     cloud.processes.kill("bob")
     told = cloud.end_of(run)
-    kept = "everything up to here is kept, and the run can be resumed"
+    kept = "all results so far are kept, and the run can be resumed"
     assert f"round 2: 1 of at least 2 clients connected after 5 s (ann); {kept}" in told
     assert [path.name for path in folder.checkpoints.glob("round-*")] == ["round-00001"]
 

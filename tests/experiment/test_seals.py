@@ -137,7 +137,7 @@ def test_a_state_that_is_accepted_is_sealed_anew(store, caplog):
     rewritten(store.folder / "round-0002.safetensors", number)
     store.accept()
     assert store.load(3)[1]["head/a/weight"][0, 0] == 9
-    assert "round-0002.safetensors was altered or not sealed; it is accepted, and sealed anew" in caplog.text
+    assert "round-0002.safetensors was altered or had no seal; accepted as it is, and sealed" in caplog.text
     assert "round-0001" not in caplog.text
 
 
@@ -218,7 +218,7 @@ def test_an_altered_checkpoint_is_refused_and_named(tmp_path, name, change, capl
     assert there.accept()
     assert there.latest().round == 2
     assert not there.accept(), "nothing is left to accept"
-    assert f"checkpoint {path} was altered or not sealed; it is accepted" in caplog.text
+    assert f"checkpoint {path} was altered or had no seal; accepted" in caplog.text
 
 
 def test_an_adapter_of_another_round_does_not_fit(tmp_path):
@@ -312,8 +312,8 @@ def test_a_client_whose_disk_is_as_it_was_a_round_ago_says_so_and_goes_on(make_c
     summary = Experiment(config).run(put_back)
     told = [record.getMessage() for record in caplog.records if "older backup" in record.getMessage()]
     assert told == [
-        "client ann: the newest state here is of round 1, though the server has its training of round 2: restored from "
-        "an older backup? It goes on from what there is"
+        "client ann: its newest state is from round 1, but the server has its training of round 2: restored from "
+        "an older backup? It continues from the state it has"
     ]
     assert (summary["failed"], summary["refused"]) == (0, 0)
     found = PersonalStore(folder.clients, "ann").read(3)
