@@ -219,7 +219,7 @@ def test_a_client_that_goes_and_comes_back_is_known_by_its_name(caplog):
 def test_too_few_clients_stop_the_run_with_everything_kept():
     grid, roster = moving(Adder("ann"), Adder("bob"), present=[1], expected=["ann", "bob"], least=2, wait=0.2)
     with pytest.raises(
-        FederationError, match=r"1 of at least 2 clients connected after 0 s \(ann\); everything .* kept"
+        FederationError, match=r"1 of at least 2 clients connected after 0 s \(ann\); all results .* kept"
     ):
         roster.meet(grid)
 

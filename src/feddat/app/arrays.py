@@ -75,7 +75,7 @@ def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
     try:
         dtype = np.dtype((order + kind + size).decode())
     except TypeError:
-        raise ArrayError(f"cannot be read: no number type has {int(size)} bytes") from None
+        raise ArrayError(f"cannot be read: there are no numbers of {int(size)} bytes") from None
     shape = tuple(int(text) for text in sizes.split(b",") if text.strip())
     if len(shape) > _MOST_DIMENSIONS:
         raise ArrayError(f"cannot be read: it has {len(shape)} dimensions, expected at most {_MOST_DIMENSIONS}")
