@@ -182,7 +182,7 @@ def test_a_node_whose_clock_is_wrong_is_told_so(cloud, client, tmp_path, seconds
     name = f"clock{seconds}"
     home = {"FLWR_HOME": str(tmp_path / "home"), "PYTHONPATH": path}
     cloud.processes.start(name, ["deploy", "client", str(client)], home)
-    pattern = rf"not let in by 127\.0\.0\.1:\d+: clock: (\d+) s {way} the server's, .*set it right \(NTP\)"
+    pattern = rf"not let in by 127\.0\.0\.1:\d+: clock: (\d+) s {way} the server's, .*set the clock \(NTP\)"
     found = cloud.wait(lambda: re.search(pattern, log_of(cloud, name)))
     cloud.processes.kill(name)
     assert abs(int(found[1]) - abs(seconds)) <= 2

@@ -38,7 +38,7 @@ def test_a_damaged_database_is_put_aside_with_all_its_files(tmp_path, damage, ca
     (tmp_path / "superlink.db-wal").write_bytes(b"of its")
     link._settle_database(arguments(tmp_path))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"{path}: ") and "put aside as superlink.db.damaged-" in line and "\n" not in line
+    assert line.startswith(f"{path}: ") and "moved aside as superlink.db.damaged-" in line and "\n" not in line
     left = sorted(file.name.split("-")[0] for file in tmp_path.iterdir())
     assert left == ["superlink.db.damaged"] * len(left)
 
@@ -58,7 +58,7 @@ def test_one_server_works_with_a_state_folder_at_a_time(tmp_path):
     other += "print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        told = rf"^state folder {tmp_path}: another server works with it"
+        told = rf"^state folder {tmp_path}: another server is using it"
         with pytest.raises(DeployError, match=told), link._alone(tmp_path):
             pass
         process.kill()
