@@ -211,7 +211,7 @@ BOMB = LINES + "".join(f", &{b} [{', '.join(['*' + a] * 9)}]" for a, b in pairwi
         ({"train.betas": "[" * 4000}, "train.betas: more than 64 brackets"),
         ({"train.betas": "[" * 65}, "train.betas: more than 64 brackets"),
         ({"algorithm.options": "{" + "? " * 2000}, "algorithm.options"),
-        ({"algorithm.options": "{" + "a: 1, " * 500 + "}"}, "key 'a' stands twice"),
+        ({"algorithm.options": "{" + "a: 1, " * 500 + "}"}, "key 'a' occurs twice"),
         ({"train.betas": "[" + "9" * 4000 + "9" * 90 + "]"}, "train.betas"),
         ({"train.betas": "[" + "9" * 5000 + "]"}, "train.betas: longer than 4096 characters"),
         ({f"x{i}": 1 for i in range(2000)}, "settings, expected at most 1000"),

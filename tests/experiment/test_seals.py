@@ -137,13 +137,13 @@ def test_a_state_that_is_accepted_is_sealed_anew(store, caplog):
     rewritten(store.folder / "round-0002.safetensors", number)
     store.accept()
     assert store.load(3)[1]["head/a/weight"][0, 0] == 9
-    assert "round-0002.safetensors was altered or had no seal; accepted as it is, and sealed" in caplog.text
+    assert "round-0002.safetensors was altered or not sealed; it is accepted, and sealed anew" in caplog.text
     assert "round-0001" not in caplog.text
 
 
 def test_without_its_key_a_state_is_refused(store):
     store.seal.file.unlink()
-    with pytest.raises(StoreError, match=r"its seal cannot be checked: \S+/\.seal\.key is gone"):
+    with pytest.raises(StoreError, match=r"its seal cannot be checked: \S+/\.seal\.key is missing"):
         store.load(3)
     store.accept()
     assert store.load(3)[0] == 2
@@ -169,7 +169,7 @@ def test_states_of_an_earlier_version_are_accepted_and_sealed_with_the_next(stor
     assert (store.load(4)[0], store.load(3)[0], residual.load(3)[0]) == (3, 2, 2)
     assert caplog.text == "", "all are sealed now"
     rewritten(store.folder / "round-0003.safetensors", stripped)
-    with pytest.raises(StoreError, match="without a seal, though states written here have one"):
+    with pytest.raises(StoreError, match="it has no seal, but states written here have one"):
         store.load(4)
 
 
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_an_earlier_version_is_accepted_once(tmp_path, caplog):
     (tmp_path / ".seal.key").unlink()
     rewritten(path / "state.safetensors", stripped)
     assert there.latest().round == 1
-    assert f"checkpoint {path} has no seal: it is of an earlier version" in caplog.text
+    assert f"checkpoint {path} has no seal: an earlier version wrote it" in caplog.text
     saved(tmp_path, 2)
     caplog.clear()
     assert there.latest().round == 2
@@ -250,7 +250,7 @@ def test_a_checkpoint_of_an_earlier_version_is_accepted_once(tmp_path, caplog):
 def test_a_copy_elsewhere_is_read_without_its_key(tmp_path):
     there, _ = saved(tmp_path, 1)
     (tmp_path / ".seal.key").unlink()
-    with pytest.raises(CheckpointError, match=r"its seal cannot be checked: \S+/\.seal\.key is gone"):
+    with pytest.raises(CheckpointError, match=r"its seal cannot be checked: \S+/\.seal\.key is missing"):
         there.latest()
     assert there.latest(elsewhere=True).round == 1
 
