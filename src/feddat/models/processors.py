@@ -30,7 +30,7 @@ def load_processor(kind: Any, folder: Path, family: str) -> tuple[Any, str]:
     path = require_file(folder, FILES, "image processor")
     try:
         processor = kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a {family} image processor: {first_line(error)}") from error
     if processor.resample not in _MODES:
         raise ModelError(f"{path}: resample {processor.resample}; expected 2 (bilinear) or 3 (bicubic)")

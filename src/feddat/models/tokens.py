@@ -29,7 +29,7 @@ def load_tokenizer(folder: Path, vocab_size: int, from_json: bool = False) -> Pr
     kind: Any = PreTrainedTokenizerFast if from_json else AutoTokenizer
     try:
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a tokenizer: {first_line(error)}") from error
     if len(tokenizer) > vocab_size:
         raise ModelError(f"{path}: has {len(tokenizer)} tokens, but the model in {folder} has {vocab_size} embeddings")

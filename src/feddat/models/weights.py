@@ -112,7 +112,7 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
                 output_loading_info=True,
                 **({"dtype": torch.float32} | options),
             )
-    except Exception as error:  # transformers and safetensors raise many kinds for damaged or unfitting files
+    except Exception as error:  # transformers and safetensors raise many kinds of errors for damaged or unfitting files
         raise unloadable(folder, family, error) from error
     missing = sorted(set(report["missing_keys"]).difference(forgiven))
     if missing:

@@ -115,7 +115,7 @@ def _guarded(call: Callable[[], T], what: str) -> T:
         return call()
     except UnreadableError:
         raise
-    except Exception as error:  # pydicom and its decoders raise many kinds for damaged files
+    except Exception as error:  # pydicom and its decoders raise many kinds of errors for damaged files
         raise UnreadableError(f"cannot be decoded (DICOM: {what}, {type(error).__name__})") from None
 
 

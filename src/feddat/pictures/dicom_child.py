@@ -48,7 +48,7 @@ def main() -> None:
         try:
             values = np.ascontiguousarray(decode(codec, frame))
             head, body = {"shape": values.shape, "dtype": values.dtype.str}, values.data.cast("B")
-        except Exception as error:  # the libraries raise many kinds
+        except Exception as error:  # the libraries raise many kinds of errors
             head, body = {"error": type(error).__name__}, memoryview(b"")
         target.write(json.dumps({**head, "bytes": len(body)}).encode() + b"\n")
         target.write(body)

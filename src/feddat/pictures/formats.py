@@ -96,7 +96,7 @@ def _of_brands(head: bytes) -> str:
         return "AVIF"
     if any(brand in _HEIF for brand in brands):
         raise _refused("HEIC")
-    raise _refused("a film, or another format of boxes")
+    raise _refused("a video or another format of boxes")
 
 
 def _refused(name: str) -> UnreadableError:

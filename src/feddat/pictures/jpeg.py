@@ -123,7 +123,7 @@ def _through_pillow(data: bytes, settings: PictureSettings, notes: Notes) -> Jpe
     """
     try:
         picture = JpegImageFile(BytesIO(data))
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise UnreadableError(f"cannot be decoded ({reason(error)})") from None
     check_size(*picture.size, settings.max_pixels)
     load(picture, settings, notes)

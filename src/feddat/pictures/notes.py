@@ -23,7 +23,7 @@ class Note(StrEnum):
     UPPER_BITS = "with 16 bits per colour: only the upper 8 are read"
     FLAT = "of low contrast, using less than a sixteenth of that range: pictures.grey=percentiles increases it"
     WINDOW = "from DICOM: window and rescale come from the file"
-    NO_WINDOW = "from DICOM without a window: the range of the bits stored became 0 to 255"
+    NO_WINDOW = "from DICOM without a window: the range of the stored bits became 0 to 255"
     PROFILE = "converted from their colour profile to sRGB"
     PADDED = "too narrow for the model: padded with white"
 

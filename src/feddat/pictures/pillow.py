@@ -24,7 +24,7 @@ def load(picture: ImageFile, settings: PictureSettings, notes: Notes) -> None:
     """
     try:
         picture.load()
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         if settings.truncated and _shows_something(picture):
             notes.add(Note.INCOMPLETE)
             return

@@ -102,7 +102,7 @@ def _check_first(file: BinaryIO, name: str, settings: PictureSettings) -> None:
 def _opened(file: BinaryIO, name: str, notes: Notes) -> ImageFile:
     try:
         return _OPENERS[name](file)
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         if name in _WITHOUT_METADATA:
             try:
                 picture = _OPENERS[name](_WITHOUT_METADATA[name](file))
@@ -133,7 +133,7 @@ def _choose_frame(picture: ImageFile, settings: PictureSettings, notes: Notes) -
         if index < count:
             picture.seek(index)
             return
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise UnreadableError(f"cannot be decoded ({reason(error)})") from None
     raise UnreadableError(f"the file holds {count} pictures, but pictures.frame is {settings.frame}")
 

@@ -83,5 +83,5 @@ def _number(picture: TiffImageFile, tag: int, default: float | None) -> float | 
         value = picture.tag_v2.get(tag, default)
         value = value[0] if isinstance(value, tuple) else value
         return default if value is None or isinstance(value, str | bytes) else float(value)
-    except Exception:  # Pillow decodes tags on access and raises many kinds for damaged ones
+    except Exception:  # Pillow decodes tags on access and raises many kinds of errors for damaged ones
         return default

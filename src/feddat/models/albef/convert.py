@@ -47,7 +47,7 @@ def convert(checkpoint: Path, bert: Path, folder: Path, image_size: int = 384) -
         raise ModelError(f"{bert / 'config.json'}: model_type is {model_type!r}; expected 'bert'")
     try:
         text = BertConfig.from_pretrained(bert, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for values of wrong types
+    except Exception as error:  # transformers raises many kinds of errors for values of wrong types
         raise ModelError(
             f"{bert / 'config.json'}: cannot be read as a BERT configuration: {first_line(error)}"
         ) from error

@@ -88,6 +88,6 @@ def read_config(folder: Path) -> AlbefConfig:
         config: AlbefConfig = AlbefConfig.from_pretrained(folder, local_files_only=True)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    except Exception as error:  # transformers raises many kinds for values of wrong types
+    except Exception as error:  # transformers raises many kinds of errors for values of wrong types
         raise ModelError(f"{path}: cannot be read as an ALBEF configuration: {first_line(error)}") from error
     return config

@@ -27,7 +27,7 @@ class BlipEncoder(FolderEncoder):
     def __init__(self, folder: Path) -> None:
         try:
             config: Any = BlipConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many kinds for damaged files
+        except Exception as error:  # transformers raises many kinds of errors for damaged files
             raise ModelError(f"{folder / 'config.json'}: not a BLIP configuration: {first_line(error)}") from error
         text, vision = config.text_config, config.vision_config
         patch_size = (vision.patch_size, vision.patch_size)

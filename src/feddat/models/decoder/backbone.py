@@ -77,7 +77,7 @@ class DecoderBackbone:
         self.feature_dim: int = self._text.hidden_size
         for key in _RESCALED:
             if getattr(self._text, key, None) not in (None, 1, 1.0):
-                raise ModelError(f"{self.folder / 'config.json'}: {key} is {getattr(self._text, key)}; expected none")
+                raise ModelError(f"{self.folder / 'config.json'}: {key} is {getattr(self._text, key)}; expected 1")
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
         """Decode, resize and tokenise every view once; an image that several views share is stored once.

@@ -107,7 +107,7 @@ class Chat:
                     turns, chat_template=self._template, tokenize=False, add_generation_prompt=answer is None
                 )
             )
-        except Exception as error:  # Jinja raises many kinds, and templates raise their own
+        except Exception as error:  # Jinja raises many kinds of errors, and templates raise their own
             raise ModelError(
                 f"model folder {self._folder}: chat template cannot be rendered: {first_line(error)}"
             ) from error

@@ -53,8 +53,8 @@ class DecoderEncoder:
         family = read_model_type(folder)
         try:
             config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many kinds for damaged files
-            raise ModelError(f"{folder / 'config.json'}: not a configuration: {first_line(error)}") from error
+        except Exception as error:  # transformers raises many kinds of errors for damaged files
+            raise ModelError(f"{folder / 'config.json'}: not a model configuration: {first_line(error)}") from error
         self.tokenizer = load_tokenizer(folder, config.get_text_config().vocab_size)
         self._images = _load_image_processor(folder, family)
         self.processor = _put_together(folder, family, self._images, self.tokenizer)
@@ -218,7 +218,7 @@ def _load_image_processor(folder: Path, family: str) -> Any:
         with quiet():
             kind: Any = AutoImageProcessor
             return kind.from_pretrained(folder, local_files_only=True, backend="pil")
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a {family} image processor: {first_line(error)}") from error
 
 
@@ -242,7 +242,7 @@ def _put_together(folder: Path, family: str, images: Any, tokenizer: Any) -> Any
             }
             given = {part: {"image_processor": images, "tokenizer": tokenizer}.get(part) for part in parts}
             return type(kind.__name__, (_WithoutVideos, kind), {})(**given, **own)
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a {family} processor: {first_line(error)}") from error
 
 

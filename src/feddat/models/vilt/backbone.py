@@ -113,7 +113,7 @@ def read_vilt(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
     for shard in weight_files(folder):
         try:
             found, tensors = read_tensors(shard, (old,))
-        except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        except Exception as error:  # torch and safetensors raise many kinds of errors for damaged files
             raise unloadable(folder, "ViLT", error) from error
         names |= found
         old_bias = tensors.get(old, old_bias)
