@@ -327,4 +327,4 @@ def test_the_demonstration_says_what_it_will_do_and_what_was_seen(
     assert "Every client kept its pictures, questions, answers and task head." in words
     assert "FedDAT, mild distillation" in words and "One seed is a first look" in words
     assert "for curves and answers to single questions" in words
-    assert "What of the data does not count" not in words
+    assert "Data issues" not in words
