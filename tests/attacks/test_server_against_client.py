@@ -422,7 +422,7 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     assert code == 0
     assert told.splitlines() == ["run r2 asks for", "  rounds: 3", "  train.batch_size: 16", "  train.lr: 0.01"]
     code, told = feddat("r1")
-    assert (code, told.strip()) == (2, "error: run r1: does not wait for approval; runs that do: r2")
+    assert (code, told.strip()) == (2, "error: run r1: is not waiting for approval; waiting runs: r2")
     assert server.ask("query", run="r2").has_error(), "to look is not to approve"
     assert feddat("r2")[1].endswith("run r2 is approved\n")
     assert server.ask("query", run="r2").has_content()

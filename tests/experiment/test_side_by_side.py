@@ -118,7 +118,7 @@ def test_one_process_at_a_time_works_on_a_clients_state(tmp_path, monkeypatch):
     # A second file description is another process's lock, as far as the system is concerned.
     with (
         locked(store.folder),
-        pytest.raises(StoreError, match="client ann: another process works on its personal state"),
+        pytest.raises(StoreError, match="client ann: another process is using its personal state"),
         store.held(),
     ):
         pass
