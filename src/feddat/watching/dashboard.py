@@ -1,7 +1,7 @@
-"""How far runs are, as a web page of this machine: `feddat dashboard`.
+"""Progress of runs on a local web page: `feddat dashboard`.
 
-The page fetches ``status.json`` every two seconds and nothing else. The server listens on 127.0.0.1 alone and answers
-only to that name, so that a web site whose address is turned to it (DNS rebinding) reads nothing.
+The page fetches ``status.json`` every two seconds and nothing else. The server listens only on 127.0.0.1 and answers
+only requests to that name, so a web site that points its own name at this address (DNS rebinding) reads nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from feddat.example import DataError
 from feddat.watching.progress import RunProgress, find_runs, read_progress
 
 HOST = "127.0.0.1"
-#: Files whose change makes a run worth reading again.
+#: Files that make the server read a run again when they change.
 _FILES = ("config.yaml", "log.jsonl", "metrics.jsonl", "summary.json")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -34,7 +34,7 @@ class Dashboard(ThreadingHTTPServer):
 
     Args:
         runs: the folder.
-        port: of 127.0.0.1; 0 takes any that is free.
+        port: port on 127.0.0.1; 0 takes any free one.
 
     Raises:
         OSError: the port is taken.
@@ -54,7 +54,7 @@ class Dashboard(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/"
 
     def status(self) -> dict[str, Any]:
-        """Return what the page shows: every run, and the folders that cannot be read, with the reason."""
+        """Return the data of the page: every run, and the folders that cannot be read, with the reasons."""
         now = time.time()
         runs, unreadable = [], []
         try:
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a page that asks every two seconds would fill the terminal."""
+        """Log nothing; a request every two seconds would fill the terminal."""
 
 
 def _changed(file: Path) -> int:
