@@ -130,16 +130,16 @@ def test_losses_that_may_be_below_0_are_bounded_too():
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), KeyError("x"), UnicodeError("\x1b]0;x\x07")])
 def test_whatever_a_reply_brings_about_costs_that_reply_alone(error, monkeypatch, caplog):
-    from feddat.app import messages
+    from feddat.app.messages import reading
 
-    real = messages._metrics
+    real = reading._metrics
 
     def broken(content, client, *others):
         if client == EVE:
             raise error
         return real(content, client, *others)
 
-    monkeypatch.setattr(messages, "_metrics", broken)
+    monkeypatch.setattr(reading, "_metrics", broken)
     found = run({}, rounds=2)
     assert [(client, kind) for client, kind, _ in refusals(found)] == [(EVE, "train"), (EVE, "evaluate")] * 2
     assert all(reason.startswith(f"cannot be read: {type(error).__name__}") for *_, reason in refusals(found))

@@ -28,7 +28,7 @@ from feddat.config import BOUNDS, RunConfig
 from feddat.experiment.serving import flower
 from feddat.experiment.serving.app_config import AppConfig, to_flat
 from feddat.experiment.serving.gate import ClientGate
-from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.foundation import load_foundation
 from feddat.site import read_site
 from helpers import make_tiny_vilt
 

@@ -15,7 +15,7 @@ from feddat.deploy import pki
 from feddat.deploy.check import check_client
 from feddat.deploy.errors import DeployError
 from feddat.deploy.folder import node_arguments, read_server, write_consortium
-from feddat.experiment.single.federation import model_hashes
+from feddat.experiment.single.foundation import model_hashes
 
 NOW = datetime.datetime.now(datetime.UTC)
 

@@ -13,7 +13,7 @@ import torch
 from feddat.bench.clock import hardware
 from feddat.bench.folders import MODELS, model_folder
 from feddat.config import load_config
-from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.foundation import load_foundation
 from feddat.experiment.single.methods import resolve
 from feddat.experiment.sum_rounds import measure_rounds
 from feddat.privacy.secure_sum.terms import Rules

@@ -115,7 +115,7 @@ def _policy(site: SiteConfig) -> str:
 
 
 def _model(site: SiteConfig, folder: Path) -> str:
-    from feddat.experiment.single.federation import model_hashes
+    from feddat.experiment.single.foundation import model_hashes
 
     expected = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     name = site.model if site.model is not None else expected["model"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import feddat
 from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.exports.folder import ExportError
-from feddat.experiment.single.federation import answering_state
+from feddat.experiment.single.foundation import answering_state
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import SIZES
 

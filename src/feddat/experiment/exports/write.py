@@ -26,8 +26,9 @@ from feddat.experiment.exports.folder import (
     ExportInfo,
     is_export,
 )
-from feddat.experiment.single.federation import Federation, Foundation, answering_state
+from feddat.experiment.single.federation import Federation
 from feddat.experiment.single.folder import disk_errors
+from feddat.experiment.single.foundation import Foundation, answering_state
 from feddat.files import whole_folder, write_json
 from feddat.models.catalog import model_folder
 from feddat.models.standalone import Head, Shape, save_standalone, stock_class
