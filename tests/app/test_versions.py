@@ -95,7 +95,7 @@ def test_no_setting_of_a_run_is_filled_from_the_clients_defaults():
     check_complete(flat)
     for key in ("train.lr", "wire.format", "algorithm.alpha", "seed", "adapter.sites"):
         with pytest.raises(
-            ConfigError, match=rf"^{key}: missing in the run's settings; its server has another version"
+            ConfigError, match=rf"^{key}: missing in the run's settings; the server has another version"
         ):
             check_complete({k: value for k, value in flat.items() if k != key})
 

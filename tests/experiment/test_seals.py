@@ -121,7 +121,7 @@ def test_an_altered_personal_state_is_refused_and_named(store, change):
     line = str(told.value)
     assert "\n" not in line
     assert line.startswith(f"client ann: personal state {store.folder / 'round-0002.safetensors'}: ")
-    assert line.endswith("; put back what was there, or remove it, or accept it (accept_changes)")
+    assert line.endswith("; restore the original file, remove the file, or accept it (accept_changes)")
     (store.folder / "round-0002.safetensors").unlink()
     assert store.load(3)[0] == 1
 
@@ -137,7 +137,7 @@ def test_a_state_that_is_accepted_is_sealed_anew(store, caplog):
     rewritten(store.folder / "round-0002.safetensors", number)
     store.accept()
     assert store.load(3)[1]["head/a/weight"][0, 0] == 9
-    assert "round-0002.safetensors was altered or not sealed; it is accepted, and sealed anew" in caplog.text
+    assert "round-0002.safetensors was altered or had no seal; it is accepted and sealed again" in caplog.text
     assert "round-0001" not in caplog.text
 
 
@@ -162,7 +162,7 @@ def test_states_of_an_earlier_version_are_accepted_and_sealed_with_the_next(stor
     of_earlier_version(store, 1, 2)
     rewritten(residual.folder / "residual-0002.safetensors", stripped)
     assert store.load(3)[0] == 2
-    assert "round-0002.safetensors has no seal: it is of an earlier version" in caplog.text
+    assert "round-0002.safetensors has no seal: it is from an earlier version" in caplog.text
     store.save(3, tensors(3.0))
     assert store.rounds() == [2, 3]
     caplog.clear()

@@ -52,23 +52,23 @@ MISTAKES = {
         f"clients:\n  Südhaus: {CLIENT}\n  Su\u0308dhaus: {CLIENT}\n",
         "line 3: key 'Su\u0308dhaus' occurs twice",
     ),
-    "an empty file": ("", "holds no settings; expected some, for example `clients:` or `benchmark:`"),
-    "comments alone": ("# rounds: 3\n---\n", "holds no settings"),
-    "empty braces": ("{}", "holds no settings"),
-    "no client": ("clients:\nrounds: 3\n", "clients: none is named; name them, or leave the key out"),
-    "no client in braces": ("clients: {}\n", "clients: none is named"),
+    "an empty file": ("", "contains no settings; expected at least one, for example `clients:` or `benchmark:`"),
+    "comments alone": ("# rounds: 3\n---\n", "contains no settings"),
+    "empty braces": ("{}", "contains no settings"),
+    "no client": ("clients:\nrounds: 3\n", "clients: is empty; name at least one client, or leave the key out"),
+    "no client in braces": ("clients: {}\n", "clients: is empty"),
     "a list of clients": (
         "clients:\n  - north\n  - south\n",
-        "clients: expected names of clients and their files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a"
+        "clients: expected client names and their files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a"
         " list",
     ),
-    "a text for clients": ("clients: north", "clients: expected names of clients and their files, "),
+    "a text for clients": ("clients: north", "clients: expected client names and their files, "),
     "a file for a client": (
         "clients: {north: a.csv}",
-        "clients: north: expected its files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a text",
+        "clients: north: expected the client's files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a text",
     ),
-    "a list for a client": ("clients: {north: [a.csv, b.csv]}", "clients: north: expected its files, "),
-    "nothing for a client": ("clients:\n  north:\n", "clients: north: expected its files, "),
+    "a list for a client": ("clients: {north: [a.csv, b.csv]}", "clients: north: expected the client's files, "),
+    "nothing for a client": ("clients:\n  north:\n", "clients: north: expected the client's files, "),
     "a client called no": (
         f"clients:\n  no: {CLIENT}\n",
         'line 2: key no: YAML reads it as true or false, not as a name; put it in quotes: "no"',
@@ -96,7 +96,7 @@ MISTAKES = {
     ),
     "names that differ in letter case": (
         f"clients: {{Nord: {CLIENT}, NORD: {CLIENT}}}",
-        "clients: names 'Nord' and 'NORD': expected that they differ in more than letter case",
+        "clients: names 'Nord' and 'NORD' differ only in letter case; rename one",
     ),
     "a number for a text": ("name: 3\n", "name: Input should be a valid string: put it in quotes (got 3)"),
     "no for a text": ("method: no\n", "method: Input should be a valid string: put it in quotes (got False)"),
