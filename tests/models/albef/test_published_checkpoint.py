@@ -85,7 +85,10 @@ def test_interpolation_keeps_cls_rows_and_columns():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("visual_encoder.norm.weight"), r"no data for 1 tensor\(s\): albef.vision.layernorm.weight"),
+        (
+            lambda s: s.pop("visual_encoder.norm.weight"),
+            r"has no data for 1 tensor\(s\): albef.vision.layernorm.weight",
+        ),
         (
             lambda s: s.update({"visual_encoder.norm.weight": torch.ones(3)}),
             r"layernorm.weight has shape \(3,\).*\(32,\)",
@@ -107,7 +110,10 @@ class Evil:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"model": {"visual_encoder.pos_embed": torch.ones(1, 5, 32)}, "config": Evil()}, "is damaged or holds"),
+        (
+            {"model": {"visual_encoder.pos_embed": torch.ones(1, 5, 32)}, "config": Evil()},
+            "is damaged or holds more than tensors",
+        ),
         ({"model": {"weight": torch.ones(1)}}, "no visual_encoder.pos_embed; expected an ALBEF checkpoint"),
         ([1, 2], "no visual_encoder.pos_embed"),
     ],
