@@ -38,7 +38,7 @@ def clipped(tmp_path, monkeypatch):
 
 
 def test_the_example_is_found_and_its_updates_are_short(clipped, make_config):
-    assert "FedAvg whose clients shorten long updates" in known_methods()["clipped"]
+    assert "FedAvg with flat clipping" in known_methods()["clipped"]
     assert "clipped" not in ALGORITHMS.own
     lengths = {}
     for norm in (0.01, 1e9):
