@@ -328,5 +328,5 @@ def test_every_question_has_one_hospital_and_images_stay_whole(counts: list[int]
 
 
 def test_too_little_for_so_many_hospitals_is_said() -> None:
-    with pytest.raises(DataError, match="client h: 8 training questions are too few for 5 hospitals that differ"):
+    with pytest.raises(DataError, match="client h: 8 training questions are too few for 5 different hospitals"):
         split_sites(client_of([2, 2]), 5, 0, "location")

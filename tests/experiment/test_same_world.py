@@ -159,7 +159,7 @@ def test_changes_that_are_accepted_stand_in_summary_and_report(settings, place, 
     summary = Experiment(settings(rounds=3)).run(resume=True)  # accepted once, it is the run's world
     assert summary["changes"] == [{"round": 1, "what": ["model weights", "client ann: test images"]}]
     page = (settings().run_dir / "report.html").read_text(encoding="utf-8")
-    assert "Exchanged on the way" in page
+    assert "Exchanged during the run" in page
     assert "model weights, client ann: test images (after round 1)" in page
 
 

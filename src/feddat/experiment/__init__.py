@@ -1,4 +1,4 @@
-"""One run, a comparison of several, or a study of what they depend on: configuration in, run folder out.
+"""Single runs, comparisons of several runs, and studies: configuration in, run folder out.
 
 Experiment.load("config.yaml", "train.lr=1e-3").run()
 compare(load_config(benchmark="mini/domain"), ["feddat", "fedavg"], seeds=[0, 1, 2])

@@ -1,6 +1,6 @@
-"""Live progress of runs and comparisons: a live view in a terminal, plain lines at intervals elsewhere.
+"""Live progress of runs and comparisons: a moving display in a terminal, occasional plain lines elsewhere.
 
-The displays are context managers. Call them with each event dictionary that an experiment sends.
+Displays are context managers, and callables that take the event dictionaries of an experiment.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from feddat.report.tables import NOT_SHARED, own_route
 
 Event: TypeAlias = Mapping[str, Any]
 
-#: Minimum time between two lines without a terminal, in seconds.
+#: Without a terminal: the least number of seconds between two lines.
 PLAIN_INTERVAL = 5.0
-#: Key of a number of parameters -> its printed name.
+#: Count of parameters -> its description in print.
 _PARAMETERS = {"total": "in the model", "trainable": "trained", "communicated": "sent each way per round"}
 #: Colours of progress bars.
 _BAR: dict[str, Any] = {"complete_style": "cyan", "finished_style": "green", "pulse_style": "cyan"}
 
 
 class Display:
-    """Base of the displays: draws in a terminal, or prints lines.
+    """Base class of all displays: draw in a terminal, or print lines.
 
     Args:
-        console: console to draw on.
+        console: where to draw.
         title: the first line.
-        clock: returns seconds; tests replace it.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,11 +66,11 @@ class Display:
             self._live.stop()
 
     def render(self) -> RenderableType:
-        """Return the current view."""
+        """Return the current display."""
         raise NotImplementedError
 
     def say(self, line: str, important: bool = False) -> None:
-        """Without a terminal, print a line; skip an unimportant one soon after the last."""
+        """Without a terminal, print a line, unless it is unimportant and the last one is only moments old."""
         now = self._clock()
         if self.console.is_terminal or (not important and now - self._last_line < PLAIN_INTERVAL):
             return
@@ -78,27 +78,27 @@ class Display:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, event: Event) -> None:
-        """Print a client's failure; it stays above the view."""
+        """Print what went wrong with one client, above the display."""
         who = (
-            f"client {event['client']} {event['event']}" if "client" in event else "the global adapter stays unchanged"
+            f"client {event['client']} {event['event']}" if "client" in event else "the global adapter stays as it was"
         )
         text = f"warning: round {event['round']}: {who}: {event['reason']}"
         self.console.print(Text(text, style="yellow"), soft_wrap=True)
 
     def note(self, event: Event) -> None:
-        """Print a serious problem of a client's data once; it stays above the view."""
+        """Print a grave problem with a client's data once, above the display."""
         if event["grave"] and event["reason"] not in self._noted:
             self._noted.add(event["reason"])
             self.console.print(Text(f"warning: {event['reason']}", style="yellow"), soft_wrap=True)
 
     def times(self, seconds_left: float | None) -> str:
-        """Return the time spent and the time left."""
+        """Return the time spent and, if known, the time left, as text."""
         spent = human_duration(self._clock() - self._started)
         return spent if seconds_left is None else f"{spent}, about {human_duration(seconds_left)} left"
 
 
 class RunDisplay(Display):
-    """Display of one run: a bar of rounds, and each client's latest losses and scores."""
+    """Show one run: a bar of its rounds, and the last losses and scores of every client."""
 
     def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console, title, clock)
@@ -121,11 +121,11 @@ class RunDisplay(Display):
             self._tell_parameters(event["parameters"])
         elif kind == "fit":
             self._losses[event["client"]] = {k: v for k, v in event["metrics"].items() if _is_loss(k)}
-            self._doing = f"round {event['round']}: trained {event['client']}"
+            self._doing = f"round {event['round']}: {event['client']} has trained"
         elif kind == "eval":
             if event["scores"] or event["examples"] != 0:
                 self._scores[event["client"]] = event["scores"]
-            self._doing = f"round {event['round']}: evaluated {event['client']}"
+            self._doing = f"round {event['round']}: {event['client']} is evaluated"
         elif kind == "round":
             self._finish_round(event)
         elif kind in ("failed", "refused", "kept"):
@@ -134,7 +134,7 @@ class RunDisplay(Display):
             self.note(event)
 
     def _tell_parameters(self, counts: Mapping[str, int]) -> None:
-        """Print the numbers of parameters; they stay above the view."""
+        """Print the numbers of parameters, above the display."""
         parts = (f"{counts[key]:,} {word}" for key, word in _PARAMETERS.items())
         self.console.print(Text(f"parameters: {', '.join(parts)}", style="dim"), soft_wrap=True)
 
@@ -149,7 +149,7 @@ class RunDisplay(Display):
         self.say(" · ".join([*parts, self.times(self._left)]), important=self._round in (1, self._rounds))
 
     def render(self) -> RenderableType:
-        """Return the title, bar and table."""
+        """Return the title, the bar and the table."""
         bar = Table.grid(padding=(0, 2))
         count = f"round {self._round}/{self._rounds}" if self._rounds else "starting"
         mean = f"scores {NOT_SHARED}" if self._split else ""
@@ -197,15 +197,15 @@ class RunDisplay(Display):
 
 
 class ComparisonDisplay(Display):
-    """Display of several runs: one line per run, and the time left for all of them.
+    """Show several runs: one line each, and the time left for all of them.
 
-    If the terminal has too few lines, runs that are waiting or done are left out.
+    If the terminal has too few lines, show only running and failed runs.
 
     Args:
-        console: console to draw on.
+        console: where to draw.
         title: the first line.
-        runs: run name -> label, seed and number of rounds.
-        clock: returns seconds; tests replace it.
+        runs: run name -> its label, seed and number of rounds.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     def __init__(
@@ -220,11 +220,11 @@ class ComparisonDisplay(Display):
         self._first_start: float | None = None
 
     def __call__(self, event: Event) -> None:
-        """Take one event; its key ``run`` names the run."""
+        """Take one event; its ``run`` names the run that sent it."""
         line = self._lines[event["run"]]
         kind = event["event"]
         if kind == "start":
-            # Rounds that a resumed run had already done cost no time now.
+            # Rounds that a resumed run had done before cost no time now.
             line.state, line.done, line.before = "running", event["round"], event["round"]
             if self._first_start is None:
                 self._first_start = self._clock()
@@ -246,7 +246,7 @@ class ComparisonDisplay(Display):
             self.note(event)
 
     def finish(self, run: str, mean: float, before: bool = False) -> None:
-        """Mark a run as finished with its final score; ``before``: it was finished before this comparison began."""
+        """Mark a run as finished with its final score, now or already ``before`` this comparison began."""
         line = self._lines[run]
         line.done, line.mean, line.state = line.rounds, mean, "done"
         if before:
@@ -255,7 +255,7 @@ class ComparisonDisplay(Display):
             self._tell(line, important=True)
 
     def seconds_left(self) -> float | None:
-        """Return the time left for all runs in seconds, from the pace so far; ``None`` before the first round."""
+        """Return the time left for all runs, from the pace since training began; ``None`` before the first round."""
         done = sum(line.done - line.before for line in self._lines.values())
         left = sum(line.rounds - line.done for line in self._lines.values() if line.state != "failed")
         if done <= 0 or self._first_start is None:
@@ -275,7 +275,7 @@ class ComparisonDisplay(Display):
         """Return the title, one line per run, and the overall bar."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         bar = 20 if self.console.width >= _ROOMY else 8
-        table.add_column("method", overflow="fold")  # wrap names before numbers are cut
+        table.add_column("method", overflow="fold")  # wrap the name before cutting a number
         table.add_column("seed", justify="right", no_wrap=True)
         table.add_column("progress", width=bar, no_wrap=True)
         table.add_column("round", justify="right", no_wrap=True)
@@ -302,16 +302,16 @@ class ComparisonDisplay(Display):
         return Group(Text(self.title, style="bold"), table, total)
 
 
-#: Minimum width of a terminal for long bars, in columns.
+#: Terminals with at least this many columns show long bars.
 _ROOMY = 96
-#: Lines of a comparison's view besides the lines of its runs.
+#: Lines that a comparison's display needs besides those of its runs.
 _OTHER_LINES = 7
 _STYLES = {"done": "green", "running": "cyan", "failed": "red"}
 
 
 @dataclass
 class _Line:
-    """State of one run of a comparison; ``before``: rounds that were done when the comparison began."""
+    """What is known about one run of a comparison; ``before``: rounds it had done when the comparison started."""
 
     label: str
     seed: int
@@ -324,7 +324,7 @@ class _Line:
 
 
 def _is_loss(name: str) -> bool:
-    """Return whether a metric is a loss, rather than a count or a time."""
+    """Return whether a training metric is a loss, rather than a count or a time."""
     return name == "loss" or name.startswith(("task", "kl"))
 
 
@@ -334,7 +334,7 @@ def _short(value: float) -> str:
 
 
 class PrepareDisplay(Display):
-    """Display of the preparation of a federation: a bar of images per client."""
+    """Show how a federation is prepared: a bar of images per client."""
 
     def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console, title, clock)
@@ -361,7 +361,7 @@ class PrepareDisplay(Display):
         return (self._clock() - self._began) / done * (total - done) if done else None
 
     def render(self) -> RenderableType:
-        """Return the title and bars."""
+        """Return the title and the bars."""
         bars = Table.grid(padding=(0, 2))
         for client, (done, total) in self._images.items():
             progress = ProgressBar(total=total or 1, completed=done if total else 1, width=32, **_BAR)

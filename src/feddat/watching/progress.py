@@ -1,7 +1,8 @@
-"""Progress of runs, read from their folders during or after training, for `feddat status` and the dashboard.
+"""The progress of runs, read from their folders during a run or afterwards, for `feddat status` and the dashboard.
 
-Reading writes nothing and takes no lock. ``log.jsonl`` holds requests, answers and bytes; ``metrics.jsonl`` holds
-scores and losses; ``summary.json`` exists once the run is finished. Old runs without a log still have their scores.
+This module writes nothing and takes no lock. ``log.jsonl`` says who was asked, who answered and how much was sent;
+``metrics.jsonl`` has the scores and losses; ``summary.json`` shows that the run is finished. A run from a version
+without a log still has its scores.
 """
 
 from __future__ import annotations
@@ -21,30 +22,30 @@ import yaml
 from feddat.example import DataError
 from feddat.report import tables
 
-#: One line of a JSON Lines file.
+#: One line of a file of JSON lines.
 Line: TypeAlias = Mapping[str, Any]
 State: TypeAlias = Literal["running", "finished", "stopped", "failed"]
-#: A client is late after this multiple of the slowest answer so far ...
+#: A client is late when it takes this many times as long as the slowest answer so far.
 LATE = 1.5
-#: ... but never before this many seconds.
+#: ... but never before this many seconds, which is also the limit before the first answer.
 LATE_SECONDS = 5.0
-#: Files that tell a run's folder from other folders with a configuration.
+#: Files that distinguish a run's folder from other folders with a configuration.
 _LEFT_BY_RUNS = ("log.jsonl", "metrics.jsonl", "summary.json")
 
 
 @dataclass
 class ClientProgress:
-    """Progress of one client of a run.
+    """One client of a run.
 
     Attributes:
         name: name of the client.
-        state: state in the current or last exchange: ``answered``, ``waiting``, ``late``, ``failed``, ``refused``, or
-            ``idle`` if it was not asked.
-        detail: reason of a failure, or waiting time in seconds.
+        state: its state in the current or the last exchange: ``answered``, ``waiting``, ``late``, ``failed``,
+            ``refused``, or ``idle`` if it was not asked.
+        detail: the reason of a failure, or how long the server has waited for it, in seconds.
         rounds: number of rounds in which it has trained.
         troubles: number of failures and refused replies so far.
         score: last score of the method's own answer, in percent.
-        shares: whether it shares its scores.
+        shares: whether the client shares its scores.
         loss: last training loss.
     """
 
@@ -60,23 +61,23 @@ class ClientProgress:
 
 @dataclass
 class RunProgress:
-    """Progress of one run.
+    """One run.
 
     Attributes:
-        name: path of its folder, relative to the folder that was searched.
+        name: path of its folder, relative to the searched one.
         method, benchmark, seed, rounds: from its configuration.
-        state: ``stopped`` runs can be resumed; for ``failed`` runs, ``reason`` says why.
-        round: number of finished rounds.
-        doing: current exchange, ``train`` or ``evaluate``, and its round; empty if there is none.
-        seconds_left: estimate; ``None`` if unknown.
-        updated: time of the last event, in seconds since 1970.
-        bytes: bytes ``up`` and ``down`` so far; ``None`` if unknown.
+        state: ``stopped`` runs can be resumed; for ``failed`` ones, ``reason`` says why.
+        round: number of completed rounds.
+        doing: current activity: ``train`` or ``evaluate``, and the round; empty if there is none.
+        seconds_left: estimated time left; ``None`` if unknown.
+        updated: time of the last log entry, in seconds since 1970.
+        bytes: ``up`` and ``down`` so far; ``None`` if unknown.
         score: last mean score over clients, in percent.
-        split: split of that score.
+        split: the split of that score.
         curves: split -> rounds and mean scores of the method's own answer.
         losses: rounds and mean training losses.
         clients: the clients, in the run's order.
-        called: name of the method in print, if the run gives one.
+        called: the run's own title of its method.
     """
 
     name: str
@@ -100,24 +101,24 @@ class RunProgress:
 
     @property
     def title(self) -> str:
-        """Name of the method in print; the run's own name for it, if there is one."""
+        """Return the method's name in print: the run's own title if it has one."""
         return self.called or tables.method_name(self.method)
 
     @property
     def shares(self) -> bool:
-        """Whether at least one client shares its scores, as far as is known."""
+        """Return whether any client shares its scores; true if no clients are known."""
         return not self.clients or any(client.shares for client in self.clients)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the progress as a JSON object."""
+        """Return the run as values that JSON can hold."""
         return asdict(self) | {"title": self.title, "shares": self.shares}
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return the run folders at or below a folder, in order of name.
+    """Return the run folders at or inside a folder, in the order of their names.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -133,7 +134,7 @@ def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProg
         root: folder that the run's name is relative to; default: the parent of ``folder``.
 
     Raises:
-        DataError: a file cannot be read, or is not a file of a run.
+        DataError: one of its files cannot be read, or does not come from a run.
     """
     try:
         return _read(folder, now, root)
@@ -142,14 +143,14 @@ def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProg
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror or error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{folder}: not the files of a run: {type(error).__name__}: {error}") from None
+        raise DataError(f"{folder}: its files do not come from a run: {type(error).__name__}: {error}") from None
 
 
 def read_all(root: Path, now: float) -> tuple[list[RunProgress], list[str]]:
-    """Return the progress of all runs at or below a folder, running ones first, and why others cannot be read.
+    """Return the progress of all runs at or inside a folder, active runs first, and why others cannot be read.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     runs, unreadable = [], []
     for folder in find_runs(root):
@@ -166,7 +167,7 @@ def _read(folder: Path, now: float, root: Path | None) -> RunProgress:
     source = config.get("benchmark") or "own data"
     run = RunProgress(name, str(config.get("method")), str(source), int(config.get("seed", 0)), int(config["rounds"]))
     log = list(_lines(folder / "log.jsonl"))
-    # A resumed run repeats the rounds that it had begun, so their earlier lines do not count.
+    # A resumed run repeats rounds that it had begun: earlier lines about them do not count.
     sessions = [index for index, line in enumerate(log) if line["event"] == "start"]
     begun = log[sessions[-1]] if sessions else None
     done = int(begun["round"]) if begun is not None else 0
@@ -217,7 +218,7 @@ def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
             client.state = kind if kind in ("failed", "refused") else "answered"
             client.detail = str(line.get("reason", ""))
             client.troubles += kind in ("failed", "refused")
-            if kind == "fit":  # a round starts again if too many clients were lost
+            if kind == "fit":  # a round begins again if too many clients disconnected
                 rounds.setdefault(client.name, set()).add(line["round"])
                 client.rounds = len(rounds[client.name])
             if kind == "eval":
@@ -246,7 +247,7 @@ def _before(line: Line, round: int) -> bool:
 
 
 def _alive(begun: Line | None, events: Sequence[Line]) -> bool:
-    """Return whether the process that wrote the last ``start`` still runs; on another machine, assume that it does."""
+    """Return whether the process that wrote the last ``start`` still runs; assume so for another machine."""
     if begun is None or events[-1]["event"] in ("done", "interrupted", "failure"):
         return False
     if begun.get("host") != socket.gethostname():
@@ -264,14 +265,14 @@ def _alive(begun: Line | None, events: Sequence[Line]) -> bool:
 
 
 def _score(run: RunProgress, lines: Sequence[Line]) -> None:
-    """Set the curves, and the last score and loss of every client."""
+    """Fill in the curves, and every client's last score and loss."""
     clients = {client.name: client for client in run.clients}
     scores: dict[str, dict[int, dict[str, float]]] = {}
     losses: dict[int, dict[str, float]] = {}
     routes: dict[str, float] = {line["route"]: line["score"] for line in lines if "score" in line}
     own = tables.own_route(routes) if routes else ""
     for line in lines:
-        if "client" not in line:  # for all clients together
+        if "client" not in line:  # a line about all clients together
             continue
         name, round = line["client"], line["round"]
         client = clients.setdefault(name, ClientProgress(name))
@@ -292,7 +293,7 @@ def _score(run: RunProgress, lines: Sequence[Line]) -> None:
 
 
 def _means(by_round: Mapping[int, Mapping[str, float]]) -> list[tuple[int, float]]:
-    """Return the mean over clients of every round, without a round in which some clients are not scored yet."""
+    """Return the mean over clients for every round, without a last round that some clients have not reported yet."""
     most = max((len(values) for values in by_round.values()), default=0)
     whole = {round: values for round, values in by_round.items() if len(values) == most or round < max(by_round)}
     return [(round, statistics.fmean(values.values())) for round, values in sorted(whole.items())]
@@ -303,7 +304,7 @@ def _means(by_round: Mapping[int, Mapping[str, float]]) -> list[tuple[int, float
 
 def _runs_below(folder: Path) -> Iterator[Path]:
     if (folder / "config.yaml").is_file() and any((folder / name).exists() for name in _LEFT_BY_RUNS):
-        yield folder  # do not search it: its subfolders belong to the run
+        yield folder  # do not search inside it: everything there belongs to the run
         return
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
@@ -319,7 +320,7 @@ def _config(folder: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(config, dict) or "rounds" not in config:
-        raise DataError(f"{file}: not a run's configuration")
+        raise DataError(f"{file}: not the configuration of a run")
     return config
 
 
@@ -335,7 +336,7 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 
 
 def _lines(file: Path) -> Iterator[Line]:
-    """Yield the complete lines of a file that may still grow, or be missing."""
+    """Yield the complete lines of a file that may be growing or missing."""
     if not file.is_file():
         return
     for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
