@@ -111,7 +111,7 @@ def test_a_loss_within_bounds_that_would_take_the_rule_over_is_judged_by_the_oth
     found = run({"train": putting(train__loss=1e6)}, rule=qfedavg(), judge=Judge(losses=True))
     [(client, _, reason)] = refusals(found)
     assert client == EVE
-    assert reason == "its loss is 1e+06; by those of the others at most 75 is used"
+    assert reason == "its loss is 1e+06; compared with the others, at most 75 is accepted"
 
 
 def test_rounding_below_0_is_no_reason():

@@ -211,7 +211,7 @@ BOMB = LINES + "".join(f", &{b} [{', '.join(['*' + a] * 9)}]" for a, b in pairwi
         ({"train.betas": "[" * 4000}, "train.betas: value has more than 64 brackets"),
         ({"train.betas": "[" * 65}, "train.betas: value has more than 64 brackets"),
         ({"algorithm.options": "{" + "? " * 2000}, "algorithm.options"),
-        ({"algorithm.options": "{" + "a: 1, " * 500 + "}"}, "key 'a' stands twice"),
+        ({"algorithm.options": "{" + "a: 1, " * 500 + "}"}, "key 'a' occurs twice"),
         ({"train.betas": "[" + "9" * 4000 + "9" * 90 + "]"}, "train.betas"),
         ({"train.betas": "[" + "9" * 5000 + "]"}, "train.betas: value is longer than 4096 characters"),
         ({f"x{i}": 1 for i in range(2000)}, "settings, expected at most 1000"),
@@ -307,7 +307,7 @@ def test_a_server_opens_and_fetches_no_model(server, caplog, monkeypatch, model)
         ({"round": 10**15, "rounds": 10**15}, f"says {10**15} rounds, its run 3"),
         ({"round": 1.0}, "round is missing or not of type int"),
         ({"final": 1}, "final is missing or not of type bool"),
-        ({"wire.format": "int8"}, "wire format is another than its run's"),
+        ({"wire.format": "int8"}, "wire format differs from its run's"),
         ({"pickle": "x"}, "has 1 unknown keys"),
         ({"run": "../../bob"}, "names no run"),
         ({"run": ".policy"}, "names no run"),
@@ -350,7 +350,7 @@ def test_an_adapter_of_another_shape(served, caplog):
     ("says", "reason"),
     [
         ({"split": "train"}, "policy.score_splits: split is 'train', expected one of validation, test"),
-        ({"split": "test", "final": True}, "calls an evaluation final that is not the run's last"),
+        ({"split": "test", "final": True}, "marks an evaluation as final that is not the run's last"),
     ],
 )
 def test_scores_of_what_is_not_to_be_scored(served, caplog, says, reason):
@@ -361,7 +361,7 @@ def test_a_score_of_few_questions(server, hospital, tmp_path, caplog):
     few = hospital / "few.jsonl"
     few.write_text("".join((hospital / "validation.jsonl").read_text().splitlines(keepends=True)[:31]))
     server.site({"validation": str(few)}, approval="first-use")
-    refused(caplog, server.ask("evaluate"), "policy.min_questions: a score of 31 questions, expected at least 32")
+    refused(caplog, server.ask("evaluate"), "policy.min_questions: a score on 31 questions, expected at least 32")
     assert server.ask("evaluate", says={"split": "test"}).has_content()
 
 
@@ -416,19 +416,19 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     server.site()
     for file in (server.place / "state" / ".policy").glob("waiting/*"):
         file.unlink()  # of other tests
-    assert feddat() == (0, "no run waits for approval\n")
+    assert feddat() == (0, "no run is waiting for approval\n")
     server.ask("query", run="r2")
     code, told = feddat()
     assert code == 0
     assert told.splitlines() == ["run r2 asks for", "  rounds: 3", "  train.batch_size: 16", "  train.lr: 0.01"]
     code, told = feddat("r1")
-    assert (code, told.strip()) == (2, "error: run r1: does not wait for approval; runs that do: r2")
+    assert (code, told.strip()) == (2, "error: run r1: is not waiting for approval; waiting runs: r2")
     assert server.ask("query", run="r2").has_error(), "to look is not to approve"
     assert feddat("r2")[1].endswith("run r2 is approved\n")
     assert server.ask("query", run="r2").has_content()
     server.ask("query", {"train.lr": 0.005}, run="r2")
     code, told = feddat()
-    assert told.splitlines() == ["run r2 asks for other settings than were approved", "  train.lr: 0.005"]
+    assert told.splitlines() == ["run r2 asks for settings that differ from the approved ones", "  train.lr: 0.005"]
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):
@@ -523,7 +523,7 @@ PRIVATE = {"method": "fedavg", "privacy.epsilon": 4.0, "share_metrics": "none"}
 @pytest.mark.parametrize(
     ("required", "settings", "reason"),
     [
-        ("shared", {}, "policy.privacy: the run promises none, expected privacy.scope shared, epsilon at most 5"),
+        ("shared", {}, "policy.privacy: the run promises no privacy, expected privacy.scope shared, epsilon at most 5"),
         ("all", PRIVATE | {"privacy.scope": "shared"}, "policy.privacy: privacy.scope is shared, expected"),
         ("shared", PRIVATE | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6 and 1e-05"),
         ("shared", PRIVATE | {"privacy.delta": 1e-4}, "policy.epsilon, policy.delta: the run promises 4 and 0.0001"),

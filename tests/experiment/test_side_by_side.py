@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_costs_its_client_one_turn(make_config, world, t
     assert told == ["ann", "bob", "cid", "dan"]
     assert not workers()
     log = [json.loads(line) for line in (tmp_path / "runs" / "run" / "log.jsonl").read_text().splitlines()]
-    idle = "an idle worker: its process was killed (SIGKILL); another takes its place"
+    idle = "an idle worker ended: its process was killed (SIGKILL); a new one replaces it"
     assert idle in [line["message"] for line in log]
 
 
@@ -118,7 +118,7 @@ def test_one_process_at_a_time_works_on_a_clients_state(tmp_path, monkeypatch):
     # A second file description is another process's lock, as far as the system is concerned.
     with (
         locked(store.folder),
-        pytest.raises(StoreError, match="client ann: another process works on its personal state"),
+        pytest.raises(StoreError, match="client ann: another process is using its personal state"),
         store.held(),
     ):
         pass

@@ -55,8 +55,8 @@ def test_questions_with_other_answers_are_counted() -> None:
     zero = Example("6", (picture(6),), "what ?", {"red": 0.0, "green": 1.0})
     assert notes([example(1)], [zero])["test"].unanswerable == 1
     assert sentence("c", "test", SplitNotes(8, unanswerable=8)) == (
-        "client c: test: none of the 8 questions can be answered, so that the score is 0 %: "
-        "their answers are not among those of train"
+        "client c: test: none of the 8 questions can be answered, so the score is 0 %: "
+        "their answers are not among the answers of train"
     )
     assert sentence("c", "test", SplitNotes(8, unanswerable=2, cut=1)) == (
         "client c: test: of 8 questions: 2 cannot be answered with the answers of train, "
@@ -168,7 +168,7 @@ def test_a_run_says_which_questions_cannot_count(
         main(["run", "--config", str(write())])
     assert not ended.value.code
     shown = capsys.readouterr().out
-    hopeless = "client hopeless: test: none of the 3 questions can be answered, so that the score is 0 %"
+    hopeless = "client hopeless: test: none of the 3 questions can be answered, so the score is 0 %"
     assert f"warning: {hopeless}" in shown.replace("\n", " ")
     assert "client fine" not in shown
     table = shown[shown.index(data_table.TITLE) :].split("\n")

@@ -61,7 +61,7 @@ def read_name(message: Message) -> Member:
     name, members = config.get("client"), config.get("members")
     named = tuple(cast(list[str], members)) if isinstance(members, list) else ()
     if not isinstance(name, str) or not 0 < len(named) <= _MOST_MEMBERS or any(map(_no_name, (name, *named))):
-        raise ReplyError(node, "did not tell its client name and members, or told what can be no name")
+        raise ReplyError(node, "did not send a valid client name and valid names of its members")
     if len(set(named)) < len(named):
         raise ReplyError(node, f"client {name} names a member twice")
     if not isinstance(sharing := config.get("sharing"), str) or sharing not in SHARING:
@@ -72,7 +72,7 @@ def read_name(message: Message) -> Member:
             raise ReplyError(node, f"client {name} counts its parameters as {key}: {value!r}")
     examples = config.get(EXAMPLES)
     if examples is not None and (type(examples) is not int or not 0 <= examples <= _MOST_COUNT):
-        raise ReplyError(node, f"client {name} says to have {examples!r} examples")
+        raise ReplyError(node, f"client {name} claims {examples!r} examples")
     kept = config.get(KEPT)
     if type(kept) is not int or not 0 <= kept <= _MOST_COUNT:
         raise ReplyError(node, f"client {name} keeps its state of round {kept!r}")
