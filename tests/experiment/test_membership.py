@@ -130,7 +130,7 @@ def test_requests_that_are_none(server, join, authority, tmp_path):
     lines = good.splitlines()
     torn = lines[-2][:-8] + bytes(lines[-2][-8:-4][::-1]) + lines[-2][-4:]  # of the signature
     path.write_bytes(b"\n".join([*lines[:-2], torn, lines[-1]]))
-    with pytest.raises((DeployError, pki.CertificateError), match=r"altered on its way|not a PEM certificate request"):
+    with pytest.raises((DeployError, pki.CertificateError), match=r"altered in transit|not a PEM certificate request"):
         read_client_request(path, authority)
     path.write_bytes(b"-" * 100_000)
     with pytest.raises(pki.CertificateError, match="larger than"):
@@ -163,7 +163,7 @@ def test_a_revoked_key_never_comes_back_under_any_name(server, join, authority, 
     pki.write_request(tmp_path / "r.csr", new_request("other", key, authority))
     for request in (north, read_client_request(tmp_path / "r.csr", authority)):
         for again in (False, True):
-            with pytest.raises(DeployError, match="its key was revoked, as that of north"):
+            with pytest.raises(DeployError, match="its key was revoked as the key of north"):
                 members.admit(request, again)
     assert members.names() == []
 
@@ -173,10 +173,10 @@ def test_a_name_is_one_keys_until_the_administrator_says_otherwise(server, join)
     members.admit(north)
     with pytest.raises(DeployError, match=r"client north: has another key, SHA256:.*which did not sign this request"):
         members.admit(eve)
-    with pytest.raises(DeployError, match="'north' and 'North' differ in letter case alone"):
+    with pytest.raises(DeployError, match="'north' and 'North' differ only in letter case"):
         members.admit(join("North", "capital"))
     members.revoke("north")
-    with pytest.raises(DeployError, match="client north: was revoked; --again"):
+    with pytest.raises(DeployError, match="client north: was revoked; if it is the same institution, --again"):
         members.admit(eve)
     assert members.admit(eve, again=True) == "is let in"
     assert members.key("north") == eve.key
@@ -187,7 +187,7 @@ def test_one_key_has_one_name(server, join, authority, tmp_path):
     members.admit(join("north"))
     key = pki.read_client_key(tmp_path / "north" / "node.key")
     pki.write_request(tmp_path / "r.csr", new_request("south", key, authority))
-    with pytest.raises(DeployError, match="client south: its key is that of client north"):
+    with pytest.raises(DeployError, match="client south: its key belongs to client north"):
         members.admit(read_client_request(tmp_path / "r.csr", authority))
 
 
@@ -329,7 +329,7 @@ def test_what_is_missing_is_not_taken_out_for_good(server, join):
     assert let_in(link, server) == []
     link.unregister(0)  # by somebody else's hand
     assert let_in(link, server) == [
-        "client north: its key was taken out of this SuperLink, for good; it needs a new one"
+        "client north: its key was removed from this SuperLink for good; it needs a new one"
     ]
 
 
@@ -357,7 +357,7 @@ def test_a_certificate_signed_where_the_authority_is(server, tmp_path):
     certificate = pki.read_certificate(server.path / "server.crt")
     pki.check_certificate(certificate, keeper.certificate, "server.crt")
     assert (server.path / "server.key").read_bytes() != before
-    with pytest.raises(DeployError, match=r"not for the key of .*server\.csr; have that one signed"):
+    with pytest.raises(DeployError, match=r"not for the key of .*server\.csr; have that request signed"):
         renewal.install(server, tmp_path / "new.crt")
     assert not list(server.path.glob("*new*")) and not request.exists()
 
@@ -410,9 +410,9 @@ def test_nobody_is_taken_whose_fingerprint_was_not_compared(server, join, tmp_pa
     admit = ("admit", "north/north.csr", "-f", server.path)
     assert "compare it with the client's administrator" in said(capsys, *admit, code=2)
     wrong = "SHA256:" + key.removeprefix("SHA256:").swapcase()
-    assert "not what it should be" in said(capsys, *admit, "--fingerprint", wrong, code=2)
+    assert "do not trust this file" in said(capsys, *admit, "--fingerprint", wrong, code=2)
     assert "client north is let in" in said(capsys, *admit, "--fingerprint", key)
-    assert "the SuperLink does not run" in said(capsys, "revoke", "north", "-f", server.path)
+    assert "the SuperLink is not running" in said(capsys, "revoke", "north", "-f", server.path)
 
 
 def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
@@ -420,18 +420,27 @@ def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
     place, file = tmp_path / "c", tmp_path / "passphrase"
     text = said(capsys, "init", "--host", "h", "-o", place)
     assert f"{place / 'authority' / 'ca.key'} is not encrypted" in text
-    assert f"take {place / 'authority'} off this machine" in text
+    assert f"move {place / 'authority'} off this machine" in text
     file.write_text("correct horse battery\n")
     file.chmod(0o644)
     options = ("--host", "h", "-o", tmp_path / "d", "--ca-passphrase-file", file)
-    assert "others on this machine can read it (chmod 600)" in said(capsys, "init", *options, code=2)
+    assert "other users can read it; run chmod 600" in said(capsys, "init", *options, code=2)
     file.chmod(0o600)
     assert "is encrypted" in said(capsys, "init", *options)
     renew = ("renew", tmp_path / "d" / "server", "--authority", tmp_path / "d" / "authority")
     assert "encrypted; give --ca-passphrase-file" in said(capsys, *renew, code=2)
-    assert "certificate is good until" in said(capsys, *renew, "--ca-passphrase-file", file)
+    assert "certificate is valid until" in said(capsys, *renew, "--ca-passphrase-file", file)
     file.write_text("short\n")
-    assert "expected 12 at least" in said(capsys, "init", "--host", "h", "--ca-passphrase-file", file, code=2)
+    assert "expected at least 12 characters" in said(
+        capsys, "init", "--host", "h", "--ca-passphrase-file", file, code=2
+    )
+
+
+def test_a_renewed_key_needs_a_new_certificate_for_secure_sums(join, tmp_path, capsys):
+    join("north")
+    assert "secure sums" not in said(capsys, "renew", tmp_path / "north"), "it has no certificate"
+    (tmp_path / "north" / "node.crt").write_text("of the old key")
+    assert "node.crt is for the old key: secure sums refuse the new one" in said(capsys, "renew", tmp_path / "north")
 
 
 @pytest.mark.parametrize(("variable", "open_to"), [(None, 0o077), ("027", 0o027)])

@@ -38,7 +38,7 @@ def clipped(tmp_path, monkeypatch):
 
 
 def test_the_example_is_found_and_its_updates_are_short(clipped, make_config):
-    assert "FedAvg whose clients shorten long updates" in known_methods()["clipped"]
+    assert "FedAvg with flat clipping" in known_methods()["clipped"]
     assert "clipped" not in ALGORITHMS.own
     lengths = {}
     for norm in (0.01, 1e9):
@@ -65,7 +65,10 @@ def test_another_process_finds_it_too(clipped):
 
 
 def test_its_settings_are_its_own(clipped, make_config):
-    for options, said in (({"norm": 0}, "norm: expected a number above 0, got 0"), ({"nrom": 1}, "nrom unknown to")):
+    for options, said in (
+        ({"norm": 0}, "norm: expected a number above 0, got 0"),
+        ({"nrom": 1}, "unknown nrom; method"),
+    ):
         with pytest.raises(ConfigError, match=said):
             Experiment(make_config(method="clipped", **{"algorithm.options": options})).run()
 
@@ -80,7 +83,7 @@ NOT_ABSTRACT = "from feddat.algorithms import Algorithm\nclass Mine(Algorithm):\
         ("mine = other:Mine", "import nothing_such", "cannot be loaded: ModuleNotFoundError: No module named 'nothing"),
         ("mine = other:Mine", "Mine = 3", "expected a subclass of feddat.algorithms.Algorithm, got 3"),
         ("own = other:Mine", NOT_ABSTRACT, "its `name` is 'mine'; expected 'own'"),
-        ("mine = other:Mine", NOT_ABSTRACT, "cannot be made: .*step"),
+        ("mine = other:Mine", NOT_ABSTRACT, "cannot be instantiated: .*step"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, monkeypatch, point, module, said):
@@ -109,7 +112,7 @@ def test_a_notebook_adds_one_to_its_own_process():
     assert methods["mine"] is first and list(methods) == ["fedavg", "mine"] and methods.own == ("fedavg",)
     methods.add(again)  # a cell that is executed again
     assert methods["mine"] is again and len(methods) == 2
-    with pytest.raises(ConfigError, match="method fedavg: there is one of this name already"):
+    with pytest.raises(ConfigError, match="method fedavg: this name is already taken"):
         methods.add(Taken())
 
 
@@ -123,7 +126,7 @@ def test_names_are_taken_once(tmp_path, monkeypatch):
     for package in ("one", "two"):
         installed(tmp_path, package, "mine = one:Mine")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"several packages bring one \((one, two|two, one)\)"):
+    with pytest.raises(ConfigError, match=r"several packages provide it \((one, two|two, one)\)"):
         Registry([])["mine"]
     ours = Ours()
     methods = Registry([ours])

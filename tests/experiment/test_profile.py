@@ -66,7 +66,7 @@ def test_a_phase_takes_its_own_time_without_that_of_phases_in_it(clock):
 
 
 def test_one_listens_at_a_time():
-    with Profile(), pytest.raises(RuntimeError, match="listening already"), Profile():
+    with Profile(), pytest.raises(RuntimeError, match="a listener already"), Profile():
         pass
     with Profile():
         pass
@@ -119,4 +119,4 @@ def test_only_this_process_can_be_watched(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["run", "runtime=simulation", "--profile"])
     assert stopped.value.code == 2
-    assert "--profile: it sees this process alone, but runtime is simulation" in capsys.readouterr().err
+    assert "--profile measures only this process, but runtime is simulation" in capsys.readouterr().err

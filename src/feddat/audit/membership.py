@@ -154,7 +154,7 @@ def _by_round(
         updates = torch.cat([one.updates for one in attacked.values()])
         # One call for all views: most of the work is in the reference gradients.
         filtered = signals.whitened(units, updates, units[len(units) - len(those.reference) :])
-        parts = filtered.split([len(one.updates) for one in attacked.values()])
+        parts = torch.split(filtered, [len(one.updates) for one in attacked.values()])
         norms = units.norm(dim=1).double()
         for (view, one), part in zip(attacked.items(), parts, strict=True):
             _add(scores[view], one.scores(gradients, part, norms))
@@ -202,7 +202,7 @@ class _Attacked:
             compared = torch.stack([signals.cosine(gradients, other) for other in self.others])
             found["others"] = signals.against_others(found["cosine"], compared)
         # Shadow clients stand for the same data, other clients for the same round: each kind counts one half.
-        kinds = filtered[1:].split([len(self.expected), len(self.others)])
+        kinds = torch.split(filtered[1:], [len(self.expected), len(self.others)])
         expected = torch.stack([part.mean(dim=0) for part in kinds if len(part)])
         return found | {"calibrated": signals.calibrated(filtered[0], expected, norms)}
 

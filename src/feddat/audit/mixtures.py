@@ -78,8 +78,8 @@ def draw_mixtures(pool: Pool, count: int, size: int, like: ClientData, seed: int
         )
         drawn = tuple(pool.examples[i] for i in chosen)
         answers = _by_frequency(answer for example in drawn for answer in example.answers)
-        own = {"train": drawn, "validation": drawn[:1], "test": drawn[:1], "answers": answers, "encodings": None}
-        found.append(replace(like, name=f"shadow-{place}", **own))
+        own = replace(like, name=f"shadow-{place}", train=drawn, answers=answers, encodings=None)
+        found.append(replace(own, validation=drawn[:1], test=drawn[:1]))  # may not be empty, and are not used
     return found
 
 

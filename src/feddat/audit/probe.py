@@ -20,7 +20,7 @@ from feddat.client.personal import load_shared
 from feddat.client.private_rules import FAMILIES, KINDS
 from feddat.client.private_training import weights_apart
 from feddat.example import Example
-from feddat.experiment.single.federation import Foundation
+from feddat.experiment.single.foundation import Foundation
 from feddat.models.base import StagedBackbone
 from feddat.privacy.example_gradients import ExampleGradients
 from feddat.seeding import torch_generator

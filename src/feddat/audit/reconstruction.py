@@ -59,7 +59,7 @@ def reconstruct(
         "words-rows": partial(words.by_rows, config, data),
         "words-span": partial(words.by_span, config, data),
     }
-    sizes = dict.fromkeys(attacks, OBEYED)
+    sizes: dict[str, tuple[tuple[int, int], ...]] = dict.fromkeys(attacks, OBEYED)
     if iterations:
         for name, told in (("matching", False), ("matching-told", True)):
             attacks[name], sizes[name] = partial(matching.attack, config, data, known, iterations, told), MATCHED

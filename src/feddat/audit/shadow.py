@@ -22,7 +22,8 @@ from feddat.audit.replay import Trace, flat
 from feddat.client.member import Prepared
 from feddat.config import RunConfig
 from feddat.example import Example
-from feddat.experiment.single.federation import Federation, answering_state, build_federation
+from feddat.experiment.single.federation import Federation, build_federation
+from feddat.experiment.single.foundation import answering_state
 
 
 @dataclass(frozen=True, slots=True)

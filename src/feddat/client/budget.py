@@ -1,7 +1,7 @@
-"""What a client has spent of its privacy budget in one run, beside its personal state.
+"""The privacy budget that a client has spent in one run, stored next to its personal state.
 
-It is written down before a round is trained, and never taken back: not when the round fails, and not when the server
-goes back to an earlier one, whose answer it may have had already.
+A round is recorded before it is trained, and the record is never undone. It stays if the round fails. It also stays if
+the server returns to an earlier round, because the server can already have received that round's update.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from feddat.privacy.accounting import Steps, epsilon_of, noise_for, steps_within
 
 
 class BudgetError(RuntimeError):
-    """A round would go beyond the privacy budget; the message names the client, the budget, and what is spent."""
+    """A round would exceed the privacy budget; the message names the client, the budget and the steps spent."""
 
 
 class Budget:
     """The ledger of one client in one run.
 
     Args:
-        folder: of the client's personal state.
-        client: its name.
-        settings: what is promised.
+        folder: folder of the client's personal state.
+        client: the client's name.
+        settings: the privacy that the run promises.
     """
 
     def __init__(self, folder: Path, client: str, settings: PrivacyConfig) -> None:
@@ -35,16 +35,16 @@ class Budget:
         self._client, self._settings = client, settings
 
     def spend(self, rate: float, releases: int, steps: int, planned: int) -> float:
-        """Write down that a round is to be trained, and return the noise multiplier of its steps.
+        """Record a round before it is trained, and return the noise multiplier of its steps.
 
         Args:
-            rate: with which each record is in a step.
-            releases: of each step.
-            steps: of this round.
-            planned: steps of the whole run, which decide the noise where the settings do not.
+            rate: probability with which a step samples each record.
+            releases: noisy releases per step.
+            steps: steps of this round.
+            planned: steps of the whole run; they determine the noise if the settings do not.
 
         Raises:
-            BudgetError: the round would go beyond ε; nothing is written.
+            BudgetError: the round would exceed ε; nothing is written.
             StoreError: the ledger cannot be read or written.
         """
         epsilon, delta = self._settings.epsilon or 0.0, self._settings.delta
@@ -57,7 +57,7 @@ class Budget:
                 raise BudgetError(f"client {self._client}: privacy: {error}") from None
         noise = chosen or (spent[-1].noise if spent else enough)
         after = _with(spent, Steps(rate, noise, releases, steps))
-        # With the noise that was found for all planned steps, so many are within the budget.
+        # The noise was computed for all planned steps, so that many steps stay within the budget.
         known = chosen is None and len(after) == 1 and noise >= enough and after[0].count <= planned
         if not known and not _within(after, epsilon, delta):
             done = sum(part.count for part in spent)
@@ -69,7 +69,7 @@ class Budget:
         return noise
 
     def spent(self) -> list[Steps]:
-        """Return the steps that were ever begun.
+        """Return all steps that were ever started.
 
         Raises:
             StoreError: the ledger cannot be read.
@@ -81,12 +81,12 @@ class Budget:
             return []
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise StoreError(
-                f"client {self._client}: privacy: {self.file} cannot be read: {type(error).__name__}; what is spent is "
-                "not known, so begin a new run"
+                f"client {self._client}: privacy: {self.file} cannot be read: {type(error).__name__}; the spent budget "
+                "is unknown, so start a new run"
             ) from None
 
     def epsilon(self) -> float:
-        """Return the ε that is spent, for the run's δ."""
+        """Return the ε spent so far, for the run's δ."""
         return epsilon_of(self.spent(), self._settings.delta)
 
     def _write(self, spent: list[Steps]) -> None:
@@ -99,14 +99,14 @@ class Budget:
 
 
 def _with(spent: list[Steps], more: Steps) -> list[Steps]:
-    """Return steps with some more, which are added to the last ones where they are alike."""
+    """Return steps with ``more`` added; they merge with the last entry if they differ only in number."""
     if spent and replace(spent[-1], count=more.count) == more:
         return [*spent[:-1], replace(more, count=spent[-1].count + more.count)]
     return [*spent, more]
 
 
 def _within(spent: list[Steps], epsilon: float, delta: float) -> bool:
-    """Tell whether steps stay within (ε, δ)."""
+    """Return whether the steps stay within (ε, δ)."""
     if len(spent) > 1:
         return epsilon_of(spent, delta) <= epsilon
     (all_alike,) = spent
