@@ -35,7 +35,7 @@ def settings(noise, tmp_path):
     values = {
         **{"model": str(noise / "model"), "benchmark": None, "clients": files(noise, SIZES)},
         **{"runs_dir": tmp_path / "runs", "name": "run", "method": "fedavg", "rounds": 4, "threads": 1},
-        **{"adapter.reduction": 1, "train.epochs": 8, "train.batch_size": 8, "train.lr": 0.003},
+        **{"adapter.reduction": 2, "train.epochs": 8, "train.batch_size": 8, "train.lr": 0.003},
     }
     return lambda **changes: load_config(None, None, **values | {k.replace("__", "."): v for k, v in changes.items()})
 

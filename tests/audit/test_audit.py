@@ -20,7 +20,7 @@ LEAST = {"server": 0.7, "sum": 0.62, "model": 0.7}
 
 @pytest.mark.parametrize("method", ["fedavg", "feddat", "feddat-mild"])
 def test_a_run_that_learnt_by_heart_is_found_out_in_every_view(settings, tmp_path, method):
-    experiment = Experiment(settings(method=method))
+    experiment = Experiment(settings(method=method, adapter__reduction=1))
     trace = replay(experiment, tmp_path / "run")
     # What was seen adds up: the mean of both clients' updates is what the server made of the round.
     both = torch.stack([trace.update(1, name) for name in ("ann", "bob")])
@@ -46,7 +46,7 @@ def attacked(experiment, trace, clients, folder):
 
 
 def test_a_run_on_other_questions_is_not_found_out(settings, tmp_path):
-    experiment = Experiment(settings())
+    experiment = Experiment(settings(adapter__reduction=1))
     own = {data.name: data for data in load_clients(experiment.settings)}
     # It trains on test questions, which are kept back from the attack.
     trace = replay(experiment, tmp_path / "run", change=lambda clients: [swapped(data) for data in clients])
@@ -120,14 +120,14 @@ def test_the_command_on_a_run_and_on_settings(settings, feddat, tmp_path):
     assert found["canaries"]["views"]["sum"]["canaries"] == 12
     assert found["properties"]["sources"].keys() == {"server", "sum", "losses", "guess"}
     assert json.loads((tmp_path / "a" / "audit.json").read_text()) == found
-    assert "run, watched by its server: 0 of 1" in progress and "membership: 0 of 2" in progress
+    assert "run, watched by its server: 0 of 1" in progress and "membership: 0 of 3" in progress
     assert sorted(path for path in folder.rglob("*")) == before, "the run's own folder is only read"
 
 
 @pytest.mark.parametrize("view", ["server", "sum"])
 def test_a_limit_on_the_auc_guards_what_travels(settings, feddat, tmp_path, view):
     file = tmp_path / "settings.yaml"
-    file.write_text(settings().to_yaml())
+    file.write_text(settings(adapter__reduction=1).to_yaml())
     few = ("--rounds", 4, "--examples", 30, "--canaries", 0, "--properties", 0, "--no-reconstruction")
     guarded = ("audit", "-c", file, *few, "--views", view, "--max-auc", 0.62)
     code, told, progress = feddat(*guarded, "name=leaks")

@@ -89,3 +89,30 @@ def test_a_page_without_a_leak_says_so(result):
     text = page(result, [], True)
     assert "no better than a coin" in text and "within the limits" in text and "states no ε" in text
     assert "The control is off" not in text
+
+
+def test_the_page_says_what_a_clients_data_is_like_beside_a_guess(result):
+    told = {"answers_auc": [0.89, 0.84, 0.94], "top_answer": [0.5, 0.0, 1.0], "kind_error": 0.043}
+    guess = {"answers_auc": None, "top_answer": [0.0, 0.0, 0.8], "kind_error": 0.088}
+    result["properties"] = {
+        **{"round": 1, "shadow_clients": 40, "clients": 2, "answers": 47, "kinds": ["how many", "other"]},
+        "sources": {"server": told | {"top_kind": [1.0, 0.2, 1.0]}, "guess": guess | {"top_kind": [0.0, 0.0, 0.8]}},
+        "counts": {"scores": {"answers": [2, 2], "examples": [2, 2]}, "none": {"answers": [0, 2], "examples": [1, 2]}},
+    }
+    text = page(result, [], False)
+    for part in ("0.890 (0.840–0.940)", "<td>1 of 2</td><td>2 of 2</td><td>4.3</td>", "<td>–</td>", "how many, other"):
+        assert part in text, part
+    assert "nothing beside the update" in text and "<td>0 of 2</td>" in text
+
+
+def test_matching_is_shown_beside_its_start(result):
+    row = {"what": "pictures and words: gradient matching", "examples": 2, "steps": 1, "recovered": 0, "of": 2}
+    close = {"correlation": [0.21, 0.55], "psnr": [14.3, 15.8], "words": [2, 3, 7], "words_wrong": 4, "matched": 0.99}
+    refused = {"recovered": 0, "of": 64, "refused": "policy.min_examples"}
+    result["reconstruction"] = {
+        "without_policy": {"matching, 2 x 1": row | close},
+        "with_policy": {"matching, 8 x 8": row | refused},
+    }
+    text = page(result, [], False)
+    assert "<td>0.55 (0.21)</td><td>15.8 (14.3)</td><td>3 of 7 (2)</td>" in text
+    assert text.count("<svg") == 4 and "By trial and error" in text and "keeps to its policy" in text
