@@ -1,18 +1,21 @@
 """Seals: what tells a state file that was written here from one that was altered since.
 
 A seal is the HMAC-SHA256 (RFC 2104) of the whole file under a key of this machine's own, in the file's own header, so
-that a file and its seal cannot part. The key is made when the first file is sealed, and only its owner may read it.
-A seal does not stop whoever can read the key or put another in its place; it stops those who can write where states
-lie (a shared disk, a backup) and not where the key does.
+that a file and its seal cannot part. A JSON file has its seal as one more key. The key is made when the first file is
+sealed, and only its owner may read it. A seal does not stop whoever can read the key or put another in its place; it
+stops those who can write where states lie (a shared disk, a backup) and not where the key does.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from feddat.files import secret
 
@@ -90,6 +93,37 @@ class Seal:
             raise SealError("altered after it was written: its seal does not fit")
         return True
 
+    def sealed_values(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return a JSON object with its seal; any seal that it has is left out.
+
+        Args:
+            values: what JSON can hold.
+            name: of the file that it is going to be.
+
+        Raises:
+            OSError: the key cannot be written.
+        """
+        plain = {key: value for key, value in values.items() if key != SEAL}
+        return plain | {SEAL: _values_code(self._key(), plain, name)}
+
+    def check_values(self, values: Mapping[str, Any], name: str) -> bool:
+        """Check the seal of a JSON object as :meth:`check` checks that of a file; return whether it has one.
+
+        Raises:
+            SealError: as :meth:`check`.
+            OSError: the key cannot be read.
+        """
+        if SEAL not in values:
+            if self.exists:
+                raise NoSealError("without a seal, though states written here have one")
+            return False
+        if not self.exists:
+            raise SealError(f"its seal cannot be checked: {self.file} is gone")
+        plain = {key: value for key, value in values.items() if key != SEAL}
+        if not hmac.compare_digest(_values_code(self._key(), plain, name).encode(), str(values[SEAL]).encode()):
+            raise SealError("altered after it was written: its seal does not fit")
+        return True
+
     def _key(self) -> bytes:
         """Return the key, made where there is none."""
         try:
@@ -117,6 +151,12 @@ def _place(path: Path) -> tuple[int, str] | None:
         header = file.read(min(struct.unpack("<Q", size)[0], path.stat().st_size))
     found = _PLACE.search(header)
     return None if found is None else (8 + found.start(1), found[1].decode())
+
+
+def _values_code(key: bytes, values: Mapping[str, Any], name: str) -> str:
+    """Return the seal of a JSON object."""
+    text = f"{len(name.encode())}:{name}:{json.dumps(values, sort_keys=True)}"
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def _code(key: bytes, path: Path, at: int, name: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,19 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from feddat.algorithms import Algorithm
-from feddat.algorithms.server import ServerPart
+from feddat.algorithms.server import needs_each
 from feddat.app import messages, secure_messages
 from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.app.roster import FederationError
 from feddat.app.rules import MeanRule, RunningMean
 from feddat.app.strategy import SKEW_SECONDS, AdapterStrategy
+from feddat.client.client_level import share_noise
 from feddat.client.summing import flat
-from feddat.config import ConfigError, RunConfig, SecureAggregationConfig, ServerConfig
+from feddat.config import ConfigError, RunConfig, ServerConfig
 from feddat.privacy.secure_sum import fixed_point
 from feddat.privacy.secure_sum.errors import SpoiledError, SumError
 from feddat.privacy.secure_sum.server import ServerSum
-from feddat.privacy.secure_sum.terms import Offer, Rules, Terms
+from feddat.privacy.secure_sum.terms import Offer, Rules, Terms, plan_of
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ class SecureStrategy(AdapterStrategy):
         attempt = self._attempt(server_round, offers)
         self._share(server_round, attempt)
         self._mask(server_round, attempt)
+        if self.participations is not None:  # each of them has paid when its masked update left
+            self.participations.add(attempt.survivors)
         losses = RunningMean()
         for name in attempt.survivors:
             losses.add(told[name].metrics)
@@ -211,7 +215,7 @@ class SecureStrategy(AdapterStrategy):
 
     def _moved(self, total: NDArray[np.int64], terms: Terms, clients: int) -> dict[str, NDArray[np.float32]]:
         """Return the adapter that was sent out, moved by the mean of the updates."""
-        mean = fixed_point.mean(total, terms.rules.clip, terms.levels, clients)
+        mean = fixed_point.mean(total, terms.step, clients)
         moved = (flat(self._sent).astype(np.float64) + mean).astype(np.float32)
         found: dict[str, NDArray[np.float32]] = {}
         begin = 0
@@ -222,9 +226,17 @@ class SecureStrategy(AdapterStrategy):
         return {key: found[key] for key in self._sent}
 
 
-def sum_rules(config: SecureAggregationConfig) -> Rules:
-    """Return the rules of sums that settings describe."""
-    return Rules(config.threshold, config.min_clients, config.bits, config.clip)
+def sum_rules(config: RunConfig) -> Rules:
+    """Return the rules of sums that a run's settings describe.
+
+    Raises:
+        ConfigError: no noise keeps the run within its privacy budget.
+    """
+    secure, privacy = config.secure_aggregation, config.privacy
+    plain = Rules(secure.threshold, secure.min_clients, secure.bits, secure.clip)
+    if not privacy.of_clients:
+        return plain
+    return replace(plain, norm=privacy.clip, noise=share_noise(config), colluders=privacy.colluders)
 
 
 def uses_sums(config: RunConfig, algorithm: Algorithm) -> bool:
@@ -232,13 +244,14 @@ def uses_sums(config: RunConfig, algorithm: Algorithm) -> bool:
     return config.secure_aggregation.enabled and algorithm.communicates
 
 
-def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = None) -> None:
+def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = None, size: int | None = None) -> None:
     """Refuse what needs single updates, or cannot be summed, with secure aggregation.
 
     Args:
         config: the run.
         algorithm: its local objective.
         replies: number of clients that train in each round, where it is known.
+        size: numbers of an update, where it is known.
 
     Raises:
         ConfigError: names the key and says why.
@@ -252,8 +265,7 @@ def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = 
         raise ConfigError(f"{_KEY}: server.weighting {server.weighting} weighs updates, and a sum has none; use equal")
     if server.max_outlier != ServerConfig.model_fields["max_outlier"].default:
         raise ConfigError(f"{_KEY}: server.max_outlier compares clients' updates, which the server does not see")
-    part = algorithm.server
-    if part is not None and _needs_single(part):
+    if needs_each(algorithm.server):
         raise ConfigError(f"{_KEY}: method {algorithm.name} needs more of each client than its part in a sum")
     if replies is None:
         return
@@ -262,14 +274,15 @@ def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = 
             f"{_KEY}: {replies} clients train in a round, expected at least {secure.min_clients}: a sum of fewer tells "
             "too much of each"
         )
+    if config.privacy.of_clients:
+        if size is not None:
+            try:
+                plan_of(sum_rules(config), replies, size)
+            except SumError as error:
+                raise ConfigError(str(error)) from None
+        return
     if (found := fixed_point.levels(replies, secure.bits)) < fixed_point.LEAST_LEVELS:
         raise ConfigError(
             f"secure_aggregation.bits: {secure.bits} give each of {replies} clients {found} levels on either side of "
             f"0, expected at least {fixed_point.LEAST_LEVELS}"
         )
-
-
-def _needs_single(part: ServerPart) -> bool:
-    """Tell whether a server's part takes extra arrays, or computes something of every single update."""
-    own = type(part)
-    return own.expects is not ServerPart.expects or own.folds is not ServerPart.folds

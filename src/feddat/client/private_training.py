@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from feddat.algorithms.base import MAIN_HEAD
 from feddat.client.budget import Budget
 from feddat.client.learner import BatchLearner
 from feddat.client.private_rules import releases
+from feddat.client.store import PersonalStore
 from feddat.config import RunConfig
 from feddat.example import DataError
 from feddat.phases import phase
@@ -56,14 +56,13 @@ def steps_of_round(config: RunConfig, records: int) -> int:
     return train.steps or train.epochs * math.ceil(records / train.batch_size)
 
 
-def open_turn(config: RunConfig, folder: Path, client: str, records: int, round: int) -> PrivateTurn:
+def open_turn(config: RunConfig, store: PersonalStore, records: int, round: int) -> PrivateTurn:
     """Pay for a round out of the client's budget, and draw its samples.
 
     Args:
         config: the run.
-        folder: of the client's personal state.
-        client: its name.
-        records: it has so many training examples.
+        store: the client's personal state.
+        records: number of its training examples.
         round: 1-based.
 
     Raises:
@@ -71,7 +70,7 @@ def open_turn(config: RunConfig, folder: Path, client: str, records: int, round:
         DataError: there is nothing to train on, or δ is too large for so few records.
         StoreError: the ledger cannot be read or written.
     """
-    privacy = config.privacy
+    privacy, client = config.privacy, store.client
     if not records:
         raise DataError(f"client {client}: no training examples")
     if privacy.delta * records >= 1:
@@ -80,7 +79,7 @@ def open_turn(config: RunConfig, folder: Path, client: str, records: int, round:
         )
     rate, steps = min(1.0, config.train.batch_size / records), steps_of_round(config, records)
     per_step = releases(config)
-    noise = Budget(folder, client, privacy).spend(rate, per_step, steps, config.rounds * steps)
+    noise = Budget(store, privacy).spend(rate, per_step, steps, config.rounds * steps)
     source = NoiseSource.secure()
     if privacy.noise_seed is not None:
         source = NoiseSource.seeded(privacy.noise_seed, client, round)

@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 from torch import Tensor
 
+from feddat.client.client_level import NoiseShares
 from feddat.client.store import PersonalStore, StoreError
 from feddat.files import whole_file
 from feddat.phases import phase
@@ -55,10 +56,13 @@ class SecureMember:
         store: where the client keeps what is its own.
         rules: of the run.
         identity: its certificate; ``None``: it has none, and takes the others' keys as the server gives them.
+        noise: its noise, where clients add noise in shares; ``None``: they add none.
     """
 
-    def __init__(self, store: PersonalStore, rules: Rules, identity: Identity | None = None) -> None:
-        self.store, self.rules, self.identity = store, rules, identity
+    def __init__(
+        self, store: PersonalStore, rules: Rules, identity: Identity | None = None, noise: NoiseShares | None = None
+    ) -> None:
+        self.store, self.rules, self.identity, self.noise = store, rules, identity, noise
 
     def offer(self, run: str, round: int, shared: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> bytes:
         """Begin an attempt with what training gave, and return the client's offer as it travels.
@@ -124,6 +128,10 @@ class SecureMember:
         """
         residuals = PersonalStore(self.store.root, self.store.client, label="residual")
 
+        def with_noise(state: ClientSum, channel: X25519PrivateKey) -> NDArray[np.uint8]:
+            assert self.noise is not None
+            return state.mask(sharers, sealed, self._update(), channel, self.noise.pay(round))[0]
+
         def take(state: ClientSum, channel: X25519PrivateKey) -> NDArray[np.uint8]:
             update = self._update()
             before, kept, _ = residuals.load(round) or (None, {}, {})
@@ -135,7 +143,7 @@ class SecureMember:
             log.info("client %s, round %d: %.2g %% of its numbers were clipped", state.name, round, 100 * clipped)
             return packed
 
-        packed = self._step(run, round, take)
+        packed = self._step(run, round, take if self.noise is None else with_noise)
         self._path(_UPDATE).unlink(missing_ok=True)
         return packed
 

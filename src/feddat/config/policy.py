@@ -73,6 +73,8 @@ BOUNDS: dict[str, Bounds] = {
     "privacy.delta": (0, 1e-3),
     "privacy.clip": (1e-4, 1e4),
     "privacy.noise_multiplier": (0.2, 1000),
+    "privacy.participations": (1, 1e6),
+    "privacy.colluders": (0, 1e6),
     "privacy.noise_seed": (0, 2**63 - 1),
     "secure_aggregation.threshold": (0.5, 1),
     "secure_aggregation.min_clients": (3, 1e6),
@@ -119,7 +121,8 @@ class PolicyConfig(Section):
     shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may travel")
     privacy: Level = Field(
         "none",
-        description="the least privacy.scope that a run must have: shared, or all; none: a run need promise nothing",
+        description="least privacy of a run. none: it need promise nothing; central: of whole clients, by noise of the "
+        "server; client: of whole clients, by noise in shares; shared, all: of records, by privacy.scope",
     )
     epsilon: float = Field(8.0, gt=0, description="where privacy is required: the most privacy.epsilon of a run")
     delta: float = Field(1e-5, gt=0, lt=1, description="where privacy is required: the most privacy.delta of a run")

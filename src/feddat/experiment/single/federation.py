@@ -28,9 +28,10 @@ from feddat.app.client import Site
 from feddat.app.messages import Member
 from feddat.app.secure_strategy import sum_rules, uses_sums
 from feddat.client.captured import CapturedRoutes
+from feddat.client.client_level import NoiseShares
 from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.prefixes import PrefixCache
-from feddat.client.private_rules import check_privacy
+from feddat.client.private_rules import check_privacy, check_server_part
 from feddat.client.probe import unreached_sites
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
@@ -155,7 +156,8 @@ class Federation:
         works, config = self.participants[name], self.foundation.config
         sums = None
         if uses_sums(config, self.foundation.algorithm):
-            sums = SecureMember(works.store, sum_rules(config.secure_aggregation), identity)
+            noise = NoiseShares(config, works.store) if config.privacy.of_clients else None
+            sums = SecureMember(works.store, sum_rules(config), identity, noise)
         return Site(self._members[name], works, self.foundation.model, sums)
 
     @cached_property
@@ -212,6 +214,8 @@ def load_foundation(config: RunConfig) -> Foundation:
         )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
+    if config.privacy.of_clients:
+        check_server_part(algorithm)
     check_starts(config.adapter, algorithm, list(adapters.named("global")))
     sites = {key: list(value.shape) for key, value in adapters.named("global").items()}
     model = {

@@ -25,10 +25,12 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
+from feddat.privacy.noise import NoiseSource
 from feddat.privacy.secure_sum import fixed_point, masks, shamir
 from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.masks import SEAL_BYTES, TAG_BYTES, KeyAgreementError
 from feddat.privacy.secure_sum.shamir import SECRET_BYTES, SHARE_BYTES
+from feddat.privacy.secure_sum.shares_of_noise import noise_share, rounded
 from feddat.privacy.secure_sum.terms import Offer, Terms
 
 #: What one client seals for another: a share of either secret.
@@ -88,7 +90,12 @@ class ClientSum:
         )
 
     def mask(
-        self, sharers: bytes, sealed: bytes, update: NDArray[np.float32], channel: X25519PrivateKey
+        self,
+        sharers: bytes,
+        sealed: bytes,
+        update: NDArray[np.float32],
+        channel: X25519PrivateKey,
+        source: NoiseSource | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return its masked update, packed, and what rounding and clipping have left of it.
 
@@ -97,6 +104,7 @@ class ClientSum:
             sealed: what they sealed for this client, in the order of names.
             update: (N,).
             channel: its key pair of the run.
+            source: of the noise that the terms ask for; default: a new one from the system.
 
         Raises:
             SumError: it is not among them, they are too few, or too few of their shares can be opened.
@@ -120,7 +128,11 @@ class ClientSum:
             )
         if update.shape != (terms.size,):
             raise SumError(f"an update of {update.size} numbers, and the sum is of {terms.size}")
-        found, left = fixed_point.quantise(update, terms.rules.clip, terms.levels)
+        if terms.plan is None:
+            found, left = fixed_point.quantise(update, terms.rules.clip, terms.levels)
+        else:  # nothing is left for the next round: it would be beyond the norm
+            source, left = source or NoiseSource.secure(), np.zeros_like(update)
+            found = rounded(update, terms.plan, source) + noise_share(terms.size, terms.plan, source)
         values = fixed_point.to_ring(found, terms.rules.bits)
         masks.add_mask(values, masks.derive(self.self_seed, terms.transcript, "self"))
         pair = masks.private_key(self.pair_seed)

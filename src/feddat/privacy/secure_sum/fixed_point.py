@@ -60,9 +60,9 @@ def quantise(update: NDArray[np.float32], clip: float, most: int) -> tuple[NDArr
     return found.astype(np.int64), (exact - found * (clip / most)).astype(np.float32)
 
 
-def mean(total: NDArray[np.int64], clip: float, most: int, clients: int) -> NDArray[np.float64]:
-    """Return the mean of so many clients' updates, given the sum of their levels (N,)."""
-    return np.asarray(total * (clip / most) / clients, np.float64)
+def mean(total: NDArray[np.int64], step: float, clients: int) -> NDArray[np.float64]:
+    """Return the mean of ``clients`` updates, given the sum of their levels (N,) and the size of one level."""
+    return np.asarray(total * step / clients, np.float64)
 
 
 def to_ring(values: NDArray[np.int64], bits: int) -> Ring:

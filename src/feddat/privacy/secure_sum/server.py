@@ -141,7 +141,7 @@ class ServerSum:
             pair = masks.private_key(seed)
             for other in survivors:
                 masks.add_mask(total, pair_mask(terms, pair, other), -1 if name > other else 1)
-        return fixed_point.from_ring(total, terms.rules.bits, len(survivors) * terms.levels)
+        return fixed_point.from_ring(total, terms.rules.bits, len(survivors) * terms.most)
 
     def _secret(self, name: str, place: int) -> bytes:
         """Return the revealed secret of the client at this place among those who have shared.

@@ -1,4 +1,4 @@
-"""What everybody in one attempt at a sum must see alike, and what depends on it: threshold, sizes, agreement."""
+"""What all clients in one attempt at a sum must agree on, and what follows from it: threshold, sizes, noise."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hashlib import sha256
 from feddat.privacy.secure_sum import fixed_point
 from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.masks import KEY_BYTES
+from feddat.privacy.secure_sum.shares_of_noise import NoisePlan, plan_noise
 
 #: A sum of fewer is never made: of two, each client would know the other's update.
 LEAST_SUM = 3
@@ -46,19 +47,47 @@ class Offer:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a run's settings say of its sums.
+    """What a run's settings say about its sums.
 
     Attributes:
-        threshold: share of the clients of an attempt; more than that must stay to the end.
-        least: fewest clients that a sum is made of.
+        threshold: share of an attempt's clients; more than this share must stay to the end.
+        least: smallest number of clients in a sum.
         bits: of the ring.
         clip: largest magnitude of a number of an update.
+        norm: L2 norm that updates are clipped to; only where clients add noise.
+        noise: multiplier of the noise that clients add in shares; 0: they add none.
+        colluders: number of clients whose noise does not count.
     """
 
     threshold: float = 0.5
     least: int = LEAST_SUM
     bits: int = 12
     clip: float = 0.01
+    norm: float = 0.0
+    noise: float = 0.0
+    colluders: int = 0
+
+
+def threshold(rules: Rules, clients: int) -> int:
+    """Return how many of an attempt's clients must stay to the end: always more than half."""
+    return math.floor(rules.threshold * clients + 1e-9) + 1
+
+
+def enough(rules: Rules, clients: int) -> int:
+    """Return the smallest number of clients whose sum is opened, in an attempt that begins with ``clients``."""
+    return max(threshold(rules, clients), rules.least, LEAST_SUM)
+
+
+def plan_of(rules: Rules, clients: int, size: int) -> NoisePlan | None:
+    """Return how clients add noise to updates of ``size`` numbers; ``None``: they add none.
+
+    Raises:
+        SumError: the ring is too small, or too many clients may collude.
+    """
+    if not rules.noise:
+        return None
+    honest = enough(rules, clients) - rules.colluders
+    return plan_noise(clients, honest, size, rules.bits, rules.clip, rules.norm, rules.noise)
 
 
 @dataclass(frozen=True)
@@ -95,7 +124,7 @@ class Terms:
             raise SumError(f"{self.clients} clients in the sum, expected at least {max(self.rules.least, LEAST_SUM)}")
         if not 0.5 <= self.rules.threshold < 1:
             raise SumError(f"a threshold of {self.rules.threshold}, expected at least half and less than all")
-        if self.levels < fixed_point.LEAST_LEVELS:
+        if self.plan is None and self.levels < fixed_point.LEAST_LEVELS:
             raise SumError(f"{self.rules.bits} bits are too few for a sum of {self.clients} clients")
 
     @property
@@ -106,17 +135,32 @@ class Terms:
     @property
     def threshold(self) -> int:
         """How many must stay to the end, and how many shares give a secret: more than half in any case."""
-        return math.floor(self.rules.threshold * self.clients + 1e-9) + 1
+        return threshold(self.rules, self.clients)
 
     @property
     def enough(self) -> int:
         """How many a sum must be of."""
-        return max(self.threshold, self.rules.least, LEAST_SUM)
+        return enough(self.rules, self.clients)
+
+    @cached_property
+    def plan(self) -> NoisePlan | None:
+        """How clients add noise in shares; ``None``: they add none."""
+        return plan_of(self.rules, self.clients, self.size)
 
     @property
     def levels(self) -> int:
-        """Levels on either side of 0 that each client has."""
-        return fixed_point.levels(self.clients, self.rules.bits)
+        """Number of levels on either side of 0 that each client has, its noise not counted."""
+        return fixed_point.levels(self.clients, self.rules.bits) if self.plan is None else self.plan.levels
+
+    @property
+    def step(self) -> float:
+        """Size of one level, in units of the update."""
+        return self.rules.clip / self.levels if self.plan is None else self.plan.step
+
+    @property
+    def most(self) -> int:
+        """Largest magnitude of a number that clients can add up to, for each of them; noise can have any."""
+        return self.levels if self.plan is None else 2 ** (self.rules.bits - 1)
 
     @cached_property
     def transcript(self) -> bytes:
