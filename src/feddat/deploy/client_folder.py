@@ -36,7 +36,7 @@ def join(
         invitation: to the consortium, whose authority's fingerprint was compared.
         name: of the client.
         folder: to write; completely or not at all.
-        privacy: the least scope that the client's policy requires of a run, and the most ε.
+        privacy: the least level that the client's policy requires of a run, and the most ε.
 
     Raises:
         DeployError: the name cannot be one, or the folder is not empty.
@@ -67,7 +67,7 @@ def write_client(
         invitation: to the consortium.
         name: of the client.
         joins: the server does not know it yet.
-        privacy: the least scope that its policy requires of a run, and the most ε.
+        privacy: the least level that its policy requires of a run, and the most ε.
     """
     host, _, port = invitation.server.rpartition(":")
     model = invitation.model
@@ -78,7 +78,11 @@ def write_client(
         "node_port": NODE_PORT,
         "model": model,
         "hub_model": invitation.hub_model,
-        "policy": policy_lines(privacy=privacy[0], epsilon=privacy[1]),
+        "policy": policy_lines(
+            privacy=privacy[0],
+            epsilon=privacy[1],
+            secure_aggregation="required" if privacy[0] == "client" else "optional",
+        ),
         "privacy": privacy[0],
         "joins": joins,
     }

@@ -117,7 +117,7 @@ def write_server(
         passphrase: that the authority's key is encrypted with; ``None``: it is not.
         authority: folder of the authority, new or empty; default: below ``folder``.
         clients: names of those whose keys are made here as well.
-        privacy: the scope that the run is written to promise, and its ε.
+        privacy: the level that the run is written to promise, and its ε.
 
     Raises:
         DeployError: a folder is not empty, or there are no hosts.
