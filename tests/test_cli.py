@@ -276,7 +276,7 @@ def test_a_study_and_its_table(data: Path, tmp_path: Path, capsys: pytest.Captur
     settings = [f"model={model}", f"runs_dir={tmp_path}", "rounds=1", "train.batch_size=8"]
     assert call("study", "examples=8,16", *settings, "--config", str(data / "clients.yaml"), *options) == 0
     shown = capsys.readouterr().out
-    assert "2 runs on own data: how many training examples a client has" in shown
+    assert "2 runs on own data: number of training examples per client" in shown
     assert f"plot    {tmp_path / 's' / 'study.png'}" in shown
     assert call("report", str(tmp_path / "s"), "--markdown") == 0
     lines = capsys.readouterr().out.splitlines()
@@ -327,4 +327,4 @@ def test_the_demonstration_says_what_it_will_do_and_what_was_seen(
     assert "Every client kept its pictures, questions, answers and task head." in words
     assert "FedDAT, mild distillation" in words and "One seed is a first look" in words
     assert "for curves and answers to single questions" in words
-    assert "What of the data does not count" not in words
+    assert "Data issues" not in words

@@ -28,7 +28,7 @@ register_with_peft()
 
 
 def __getattr__(name: str) -> Any:
-    # Torch and transformers take seconds to import: only who asks for an experiment pays for them.
+    # Torch and transformers take seconds to import, so import them only on request.
     if name not in _HOME:
         raise AttributeError(f"module 'feddat' has no attribute {name!r}")
     from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m feddat``: the ``feddat`` script where it is not on the path."""
+"""``python -m feddat``: the same as the ``feddat`` script, for when that is not on the path."""
 
 from feddat.cli.main import main
 

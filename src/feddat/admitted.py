@@ -1,6 +1,7 @@
-"""Which clients a server lets in: a public key each, ``clients/NAME.pub`` in the server's folder, read anew each time.
+"""The clients that a server admits: one public key each, in ``clients/NAME.pub`` of the server's folder.
 
-Files come and go while a run is under way (``feddat deploy admit``, ``revoke``); each is whole at every moment.
+``feddat deploy admit`` and ``revoke`` add and remove files during a run, each atomically. Every call reads the folder
+anew.
 """
 
 from __future__ import annotations
@@ -15,35 +16,35 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 log = logging.getLogger(__name__)
 
-#: Folders of the keys that are let in and of those that never are again, below the server's, and the keys' ending.
+#: Subfolders for admitted and for revoked keys, and the file extension of keys.
 FOLDER, REVOKED, ENDING = "clients", "revoked", ".pub"
 
 
 def admitted_names(server: Path) -> list[str]:
-    """Return the names of the clients that are let in, sorted."""
+    """Return the names of the admitted clients, sorted."""
     return sorted(path.stem for path in (server / FOLDER).glob(f"*{ENDING}"))
 
 
 def admitted_keys(server: Path) -> dict[str, bytes]:
-    """Return the clients that are let in: name -> public key in PEM, as a SuperLink keeps it.
+    """Return the admitted clients: name -> public key in PEM, the SuperLink's form.
 
-    A file that cannot be read, or holds no key on an elliptic curve, lets nobody in.
+    Ignore files that cannot be read or hold no elliptic-curve key.
     """
     found = {name: _pem(server / FOLDER / f"{name}{ENDING}") for name in admitted_names(server)}
     return {name: key for name, key in found.items() if key is not None}
 
 
 def revoked_keys(server: Path) -> set[bytes]:
-    """Return the keys that were taken out, in PEM: ``revoked/NAME/NUMBER.pub``."""
+    """Return the revoked keys in PEM, from ``revoked/NAME/NUMBER.pub``."""
     return {key for path in (server / REVOKED).glob(f"*/*{ENDING}") if (key := _pem(path)) is not None}
 
 
 def admission(server: Path | None) -> Callable[[], dict[str, bytes]] | None:
-    """Return what says at any moment whom a server lets in; ``None`` where there is no such server."""
+    """Return a function that returns the currently admitted clients; ``None`` if there is no such server folder."""
     if server is None:
         return None
     if not (server / FOLDER).is_dir():
-        log.warning("%s: not there; the SuperLink alone says who is let in", server / FOLDER)
+        log.warning("%s: not found; only the SuperLink decides who is let in", server / FOLDER)
         return None
     return partial(admitted_keys, server)
 

@@ -1,4 +1,4 @@
-"""Which names a client may have: each becomes the name of folders and files, on any system."""
+"""Valid client names: each becomes the name of folders and files, on any system."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from collections.abc import Iterable
 
 from feddat.text import normal_text
 
-#: Signs that some system does not take in a file's name.
+#: Characters that some system does not allow in a file name.
 _IMPOSSIBLE = '/\\:*?"<>|'
-#: Of UTF-8: file systems take 255, and names get numbers and endings.
+#: The longest name in bytes of UTF-8. File systems allow 255, and names get numbers and extensions.
 _LONGEST = 200
 _RULE = f"expected letters, digits, spaces and signs, but none of {' '.join(_IMPOSSIBLE)}, and no dot at an end"
 
 
 def name_problem(name: str) -> str | None:
-    """Return what keeps a text from being a client's name, and which names are possible; ``None``: nothing does."""
+    """Return why a text is not a valid client name, and what would be; ``None`` if it is valid."""
     if not name:
         return f"empty; {_RULE}"
     if name != normal_text(name) or name != name.strip():
@@ -28,7 +28,7 @@ def name_problem(name: str) -> str | None:
 
 
 def same_name(names: Iterable[str]) -> tuple[str, str] | None:
-    """Return two names that differ in letter case alone, which some file systems do not tell apart."""
+    """Return two names that differ only in letter case, or ``None``; some file systems do not distinguish them."""
     seen: dict[str, str] = {}
     for name in names:
         other = seen.setdefault(name.casefold(), name)

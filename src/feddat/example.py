@@ -1,6 +1,7 @@
-"""The records that every room shares: an example, the view of it that a backbone sees, and a client's data.
+"""The records that all packages share: an example, a backbone's view of it, and a client's data.
 
-They stand below every other room, so that readers, models and tasks know the same types without knowing each other.
+This module imports nothing from the other packages, so readers, models and tasks can share its types without importing
+each other.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from feddat.picture_settings import PictureSettings
 Image: TypeAlias = NDArray[np.uint8] | Path | bytes
 
 
-#: Ways to answer: choose a class; write, by ranking the list of answers; write freely.
+#: Ways to answer: choose a class; rank the list of answers by likelihood; generate text freely.
 ANSWERING = ("classes", "rank", "generate")
 
 
-#: Among the reasons in :attr:`ClientData.left_out`: of a training question whose answers are not the client's.
+#: A reason in :attr:`ClientData.left_out`: no answer of a training question is in the client's answer vocabulary.
 OUTSIDE = "none of whose answers is frequent enough"
 
 
@@ -33,7 +34,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """One forward pass of the backbone: one image beside one text. A task makes one or more views per example."""
+    """The input of one forward pass of the backbone: one image and one text. A task makes one or more per example."""
 
     image: Image
     text: str
@@ -50,7 +51,7 @@ class Example:
         answers: answer text -> soft score in [0, 1] (VQA); empty for tasks with a class label.
         choices: the answer candidates of a multiple-choice question (VCR); else empty.
         label: class index (NLVR2, SNLI-VE) or index of the right choice (VCR); ``None`` for VQA.
-        meta: what a report may show or group by (kind of question, topic, ...); never seen by a model.
+        meta: values that a report can show or group by (kind of question, topic, ...); never an input of a model.
     """
 
     id: str
@@ -64,20 +65,20 @@ class Example:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClientData:
-    """One client's own data: what never leaves it.
+    """One client's own data, which never leaves it.
 
     Attributes:
-        name: stable client name; keys the personal store.
+        name: stable client name; key of the personal store.
         task: name in :data:`feddat.tasks.TASKS`.
         train: training examples.
-        validation: held out of train; the only split that settings may be chosen on.
-        test: for the final numbers only.
-        answers: the answer vocabulary (VQA), in index order, built from ``train`` alone; empty for other tasks.
+        validation: examples held out from training; the only split for choosing settings.
+        test: examples for the final numbers only.
+        answers: the answer vocabulary (VQA), in index order, built only from ``train``; empty for other tasks.
         description: one line for reports.
-        encodings: folder in which what encoders make of the examples is kept; ``None``: in memory only.
+        encodings: folder for the encoders' cached outputs; ``None``: keep them only in memory.
         answering: how this client answers, one of :data:`ANSWERING`; ``None``: as the run says.
-        left_out: split -> reason -> how many records of its files are not among the examples.
-        pictures: how its images are read.
+        left_out: split -> reason -> number of records in its files that are not among the examples.
+        pictures: how to read its images.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Files that are there completely or not at all, whatever kills the process that writes them, and private ones."""
+"""Atomic writes of files and folders, secrets, locks, and permissions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: Of a key or a token of this machine's own.
+#: Length of this machine's own keys and tokens, in bytes.
 SECRET_BYTES = 32
 
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name; the file written to it becomes ``path`` completely or not at all, also after a power cut.
+    """Yield a temporary name; the file written to it becomes ``path`` completely or not at all, even after a power cut.
 
     Raises:
-        OSError: it cannot be written; what was at ``path`` stays.
+        OSError: it cannot be written; an existing file at ``path`` stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -39,12 +39,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder; what is written into it becomes ``path`` completely or not at all.
+    """Yield a temporary folder, which becomes ``path`` completely or not at all.
 
-    A folder that is there already is replaced: after a power cut in between, there may be none.
+    An existing folder is replaced. A power cut during the replacement can leave neither of the two at ``path``.
 
     Raises:
-        OSError: it cannot be written; what was at ``path`` stays.
+        OSError: it cannot be written; an existing folder at ``path`` stays.
     """
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old"))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,17 +70,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file as :func:`whole_file` does.
+    """Write a file atomically, with :func:`whole_file`.
 
     Raises:
-        OSError: it cannot be written; what was at ``path`` stays.
+        OSError: it cannot be written; an existing file at ``path`` stays.
     """
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries to the disk, where the system lets one open a folder."""
+    """Flush a folder's entries to disk, on systems that can open a folder."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -93,20 +93,20 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically.
 
     Raises:
-        OSError: it cannot be written.
-        ValueError: it holds NaN or infinity.
+        OSError: the file cannot be written.
+        ValueError: ``value`` holds NaN or infinity.
     """
     write_atomic(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def secret(path: Path) -> bytes:
-    """Return the secret in a file, :data:`SECRET_BYTES` that only its owner may read; made where there is none.
+    """Return the secret of :data:`SECRET_BYTES` bytes in a file that only its owner can read; create it if missing.
 
-    Of two processes that make it, both get the first one's.
+    If two processes create it at the same time, both get the secret of the first.
 
     Raises:
-        OSError: it cannot be written or read.
-        ValueError: the file holds something else.
+        OSError: the file cannot be written or read.
+        ValueError: the file does not hold a secret of this length.
     """
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -122,26 +122,26 @@ def secret(path: Path) -> bytes:
         except OSError:
             if os.name == "posix" and temporary.stat().st_size < SECRET_BYTES:
                 raise
-            temporary.replace(path)  # a disk that gives files one name each
+            temporary.replace(path)  # a file system without hard links
         finally:
             temporary.unlink(missing_ok=True)
     found = path.read_bytes()
     if len(found) != SECRET_BYTES:
-        raise ValueError(f"{path}: holds no secret of {SECRET_BYTES} bytes")
+        raise ValueError(f"{path}: expected a secret of {SECRET_BYTES} bytes, found {len(found)} bytes")
     return found
 
 
 @contextlib.contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes out of a folder; the system frees it when this one dies, however it dies.
+    """Lock a folder against other processes; the system releases the lock if this process dies in any way.
 
     Args:
-        folder: made where it does not exist.
-        wait: for the process that is in there, instead of raising.
+        folder: the folder; created if it does not exist.
+        wait: wait for the process that holds the lock, instead of raising.
 
     Raises:
-        BlockingIOError: another process has locked it.
-        OSError: the folder cannot be made or written to.
+        BlockingIOError: another process holds the lock.
+        OSError: the folder cannot be created or written to.
     """
     private_folder(folder)
     with (folder / ".lock").open("w") as file:
@@ -152,14 +152,14 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         yield
 
 
-#: Environment variable with the umask of every `feddat` command, in octal digits.
+#: Environment variable that sets the umask of every `feddat` command, in octal digits.
 UMASK = "FEDDAT_UMASK"
 
 
 def private_umask() -> None:
-    """Let what this process and those that it starts write from now on be their owner's alone: 0700 and 0600.
+    """Give only the owner access to everything that this process and its children write from now on: 0700 and 0600.
 
-    The environment variable :data:`UMASK` gives another umask, for a group that shares its runs (``027``).
+    The environment variable :data:`UMASK` sets another umask, for a group that shares its runs (``027``).
 
     Raises:
         ValueError: the variable is not an octal number from 0 to 777.
@@ -171,12 +171,12 @@ def private_umask() -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Make a folder that only its owner can enter, where it does not exist yet; return it.
+    """Create a folder that only its owner can enter, if it does not exist yet; return it.
 
-    One that exists keeps its mode: somebody may have opened it to a group on purpose.
+    An existing folder keeps its mode, since somebody may have opened it to a group on purpose.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -185,20 +185,20 @@ def private_folder(folder: Path) -> Path:
 
 
 def close_to_others(path: Path, below: bool = True) -> None:
-    """Take from a file or folder the rights that this process's umask would not give; links are not followed.
+    """Remove the permissions that this process's umask denies from a file or folder, without following links.
 
     Args:
-        path: of what may not be there.
-        below: with everything below the folder.
+        path: the file or folder, which need not exist.
+        below: include everything inside the folder.
 
     Raises:
-        OSError: it is another user's.
+        OSError: it belongs to another user.
     """
     umask = os.umask(0o077)
     os.umask(umask)
     entries = sorted(path.rglob("*")) if below and path.is_dir() and not path.is_symlink() else []
     for entry in (path, *entries):
-        with contextlib.suppress(FileNotFoundError):  # a process that is at work may have removed it
+        with contextlib.suppress(FileNotFoundError):  # a running process may have removed it
             mode = entry.lstat().st_mode
             if not stat.S_ISLNK(mode) and mode & umask & 0o777:
                 entry.chmod(stat.S_IMODE(mode) & ~umask)

@@ -1,7 +1,7 @@
-"""The kinds of adapter, one row each: what trains, where it comes from. Imports nothing heavy.
+"""The kinds of adapter, one row each: what they train, and their source. Imports nothing heavy.
 
-In every kind the head trains too and stays with its client (METHOD, "Setting"). A method that communicates sends all of
-what the kind trains and nothing else, unless the method itself says that a part stays.
+With every kind, the head also trains, and it stays with its client. A method that communicates sends exactly what the
+kind trains, unless the method itself says that a part stays.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One row.
+    """One kind of adapter.
 
     Attributes:
-        title: in print, after a method's name.
+        title: its name in print, after a method's name.
         trains: what trains besides the head.
-        source: where it comes from.
-        mixes: whether two adapters can be added up in one forward pass, as FedDAT's teacher does.
+        source: the paper that it comes from.
+        mixes: whether two adapters can be added up in one forward pass, as in FedDAT's teacher.
         methods: methods that can be named together with this kind, as METHOD-KIND.
-        chooses: whether its adapters lie at some modules and not at others.
+        chooses: whether its adapters can be placed at some modules and not at others.
     """
 
     title: str
@@ -31,7 +31,7 @@ class Kind:
     chooses: bool = False
 
 
-#: By the name in ``adapter.peft``.
+#: Name in ``adapter.peft`` -> kind.
 KINDS: dict[str, Kind] = {
     "bottleneck": Kind(
         "bottleneck",
@@ -62,14 +62,14 @@ KINDS: dict[str, Kind] = {
     "head": Kind("head only", "nothing but the head; nothing travels", "Alain and Bengio, arXiv 1610.01644"),
 }
 
-#: Kinds whose adapters lie at some modules and not at others.
+#: Kinds whose adapters can be placed at some modules and not at others.
 CHOOSING = tuple(name for name, kind in KINDS.items() if kind.chooses)
 #: Kinds whose adapters can be added up.
 MIXING = tuple(name for name, kind in KINDS.items() if kind.mixes)
 
 
 def named_variants() -> Iterator[tuple[str, str, str]]:
-    """Yield METHOD-KIND, the method and the kind of every pair that can be named."""
+    """Yield METHOD-KIND, the method and the kind for every pair that has a name."""
     for kind, row in KINDS.items():
         for method in row.methods:
             yield f"{method}-{kind}", method, kind

@@ -1,11 +1,11 @@
-"""The log of a process: one JSON object a line, for `feddat status`, for other programs, and for grep.
+"""The log of a process: one JSON object per line, for `feddat status`, for other programs, and for grep.
 
-That of a run is ``log.jsonl`` in its folder; a client that is a process of its own has its own.
+A run's log is ``log.jsonl`` in its folder; a client in its own process has its own log.
 
-Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``round`` and ``client`` (``null`` where there is none),
-``message`` (the same for people, in one line) and ``pid``; an event's own fields follow. Texts are one line of bounded
-length, and hold nothing that a terminal obeys (:mod:`feddat.one_line`). Nothing is ever taken out: a resumed run goes
-on below what it wrote before, with another ``start``.
+Every line has ``time`` (UTC, ISO 8601), ``level``, ``event``, ``round`` and ``client`` (``null`` if there is none),
+``message`` (the event as a sentence) and ``pid``; the event's own fields follow. Texts are single lines of bounded
+length without terminal control sequences (:mod:`feddat.one_line`). Nothing is ever removed: a resumed run appends to
+its log, beginning with another ``start``.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any
 
 from feddat.one_line import LINE, one_line, plain
 
-#: What the log says by itself, or that is too long for a line.
+#: Fields of an event that each line has anyway, or that are too long for a line.
 _NOT_FIELDS = frozenset({"event", "round", "client", "summary"})
 _LEVELS = {"failed": "WARNING", "refused": "WARNING", "kept": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
 
 
 class JsonLog(logging.Handler):
-    """Write the events of one run, and what the package's own loggers say, to a file.
+    """Write the events of one run, and the records of the package's own loggers, to a file.
 
-    Each line is written at once and alone, so that processes may share the file. A record whose ``extra`` has an
-    ``event`` (a dictionary as :meth:`event` takes it) becomes a line of that event.
+    Each line is a separate write, so several processes can share the file. A log record whose ``extra`` has an
+    ``event`` (a dictionary as for :meth:`event`) becomes a line with that event.
 
     Args:
-        path: the file; made when the first line is written.
-        level: of the least that is written of what loggers say.
+        path: the file; created with the first line.
+        level: the lowest level of log records to write.
     """
 
     def __init__(self, path: Path, level: int = logging.WARNING) -> None:
@@ -48,7 +48,7 @@ class JsonLog(logging.Handler):
         """Write an event of :class:`~feddat.experiment.single.events.Announcer`.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the file cannot be written.
         """
         kind = event["event"]
         fields = {key: value for key, value in event.items() if key not in _NOT_FIELDS}
@@ -57,7 +57,7 @@ class JsonLog(logging.Handler):
         self._write(_LEVELS.get(kind, "INFO"), kind, event.get("round"), event.get("client"), describe(event), fields)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write what a logger said, unless it is an event already."""
+        """Write a log record, unless an event already covers it."""
         if record.name == "feddat.app.strategy":
             return
         event: Mapping[str, Any] = getattr(record, "event", {})
@@ -70,12 +70,12 @@ class JsonLog(logging.Handler):
             self._tell(error)
 
     def _tell(self, error: OSError) -> None:
-        """Say once that the disk takes no more lines: what the log is about goes on without it."""
+        """Warn once that the file cannot be written; the run continues without its log."""
         if self._refused == error.errno:
             return
         self._refused = error.errno
         with contextlib.suppress(OSError, ValueError):  # the terminal may be a file on the same disk
-            sys.stderr.write(f"WARNING: log {self.path}: {error.strerror}; its lines are lost until there is room\n")
+            sys.stderr.write(f"WARNING: log {self.path}: {error.strerror}; lines are lost until it can be written\n")
             sys.stderr.flush()
 
     def _write(
@@ -98,7 +98,7 @@ def describe(event: Mapping[str, Any]) -> str:
     """Return an event as a sentence."""
     kind, client, round = event["event"], event.get("client"), event.get("round")
     if kind == "start":
-        after = f", goes on after round {round}" if round else ""
+        after = f", continues after round {round}" if round else ""
         return f"run {event['name']}: {event['method']} with {', '.join(event['clients'])}{after}"
     if kind == "asked":
         return f"round {round}: {', '.join(event['clients'])} asked to {event['kind']}"

@@ -1,4 +1,4 @@
-"""How much memory this process may still take: of the machine, of its container, of its own limit."""
+"""How much memory this process can still allocate, given its machine, its container and its own limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory() -> int | None:
-    """Return the bytes that are left, the least of what limits them; ``None`` where the system does not say."""
+    """Return the number of bytes left under the tightest limit; ``None`` if the system does not tell."""
     return min(_limits(), default=None)
 
 
@@ -24,13 +24,13 @@ def _limits() -> Iterator[int]:
 
 
 def _kib(file: str, key: str) -> int | None:
-    """Return an entry of a table of the kernel in bytes."""
+    """Return an entry of a kernel table, in bytes."""
     found = re.search(rf"^{key}:\s+(\d+) kB", _text(Path(file)), re.MULTILINE)
     return 1024 * int(found[1]) if found else None
 
 
 def _container() -> int | None:
-    """Return what is left to a container (cgroups, version 2); files that it has read count as free."""
+    """Return the bytes left to a container (cgroups, version 2); cached files count as free."""
     most, used = _text(_CGROUP / "memory.max").strip(), _text(_CGROUP / "memory.current").strip()
     if not (most.isdecimal() and used.isdecimal()):
         return None
@@ -39,7 +39,7 @@ def _container() -> int | None:
 
 
 def _own() -> int | None:
-    """Return what is left of this process's limit of addresses (``ulimit -v``)."""
+    """Return the bytes left under this process's address space limit (``ulimit -v``)."""
     try:
         import resource
     except ImportError:  # not POSIX

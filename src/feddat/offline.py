@@ -1,4 +1,4 @@
-"""Libraries that ask a hub for files when they are imported: imported so that they do not, and do not tell of it."""
+"""Import libraries that would otherwise fetch files from a hub on import, without the fetch and without the warning."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import cast
 
-#: The package that fetches kernels from a hub, and runs them.
+#: The package that fetches kernels from a hub and runs them.
 _FETCHES = "kernels"
-#: Says in every process, on a CPU with AVX512-BF16, that it could not fetch one.
+#: The logger that warns in every process, on a CPU with AVX512-BF16, that it could not fetch a kernel.
 _TELLS = "bitsandbytes"
 
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Let nothing that is imported inside the block find what fetches from a hub; it does without then."""
+    """Hide the package that fetches from a hub from all imports inside the block; libraries then work without it."""
     logger, modules = logging.getLogger(_TELLS), cast(dict[str, ModuleType | None], sys.modules)
     level, imported = logger.level, modules.get(_FETCHES)
     logger.setLevel(logging.ERROR)
-    modules[_FETCHES] = None  # whoever imports it now gets an ImportError
+    modules[_FETCHES] = None  # importing it now raises ImportError
     try:
         yield
     finally:

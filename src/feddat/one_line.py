@@ -1,7 +1,7 @@
-"""Text of others for people: one line, of bounded length, that no terminal takes for a command.
+"""Make untrusted text safe to show: one line of bounded length, without terminal control sequences.
 
-Names, reasons and keys come from other machines. A terminal obeys escape sequences in them (colours, titles, cursor,
-clipboard), and signs that turn the direction of writing make a name look like another one.
+Names, reasons and keys come from other machines. Escape sequences in them can control a terminal (colours, titles,
+cursor, clipboard), and characters that change the direction of writing can make one name look like another.
 """
 
 from __future__ import annotations
@@ -10,23 +10,23 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-#: Characters of a line of a log, and of one text from elsewhere within it.
+#: The longest log line, and the longest untrusted text in it, in characters.
 LINE, PART = 2000, 300
-#: Entries of a list or a table of others that are written down.
+#: The most entries of an untrusted list or mapping to keep.
 ENTRIES = 10_000
-#: Unicode's categories of signs that are not shown: control, format, surrogate, private, unassigned, separators.
+#: Unicode categories of characters to escape: control, format, surrogate, private, unassigned, separators.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
 def one_line(text: object, most: int = PART) -> str:
-    """Return a text in one line: white space becomes a space, what cannot be seen its code, and the rest is cut off.
+    """Return a text in one line: collapse white space to single spaces, escape invisible characters, cut the end.
 
     Args:
-        text: from anywhere; what is no text is written as Python does.
-        most: length of what is kept; how much is left out stands behind it.
+        text: any text; other objects are converted with ``str``.
+        most: number of characters to keep; a longer text ends with its full length.
     """
     whole = text if isinstance(text, str) else str(text)
-    # Four times as much is looked at as is kept, so that spaces may go; a text may have gigabytes.
+    # Look at only four times the kept length, to allow for collapsed spaces: a text can have gigabytes.
     kept = " ".join(whole[: 4 * most].split())
     seen = "".join(_shown(sign) for sign in kept[: most + 1])
     if len(seen) <= most and len(whole) <= 4 * most:
@@ -35,7 +35,7 @@ def one_line(text: object, most: int = PART) -> str:
 
 
 def plain(value: Any, most: int = PART) -> Any:
-    """Return what stands in a line of a log with all its texts as :func:`one_line` gives them, and no more entries."""
+    """Return a log line's value with :func:`one_line` applied to all its texts, and with at most :data:`ENTRIES`."""
     if isinstance(value, str):
         return one_line(value, most)
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""A process that must not outlive the one that started it, however that one ends."""
+"""End a process when its parent ends, however that happens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from multiprocessing import parent_process
 
 
 def end_with_parent() -> None:
-    """Wait for the parent of this ``multiprocessing`` process to end, and then end it too; for a thread of its own."""
+    """Wait for the parent of this ``multiprocessing`` process to end, then end this process; run it in a thread."""
     parent = parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""What the code is busy with at a moment, for whoever measures it; costs one look at a variable where nobody does."""
+"""Tell a profiler what the code is currently doing; without one, this costs one check of a variable."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal, ParamSpec, Protocol, TypeAlias, TypeVar
 
 #: What time is spent on.
 #:
-#: ``loading``: the model, and what data there is. ``inputs``: reading, decoding, tokenising, batching. ``prefix``: the
-#: frozen layers below the first adapter, where their states are kept. ``forward``: with losses. ``evaluation``: forward
-#: passes and scores without gradients. ``messages``: packing, reading and checking them. ``checkpoints``: personal
-#: states and the server's, written and restored.
+#: ``loading``: loading the model, and finding the data. ``inputs``: reading, decoding, tokenising, batching.
+#: ``prefix``: the frozen layers below the first adapter, if their states are cached. ``forward``: forward passes and
+#: losses. ``evaluation``: forward passes and scores without gradients. ``messages``: packing, reading and checking
+#: messages. ``checkpoints``: writing and restoring personal states and the server's state.
 Phase: TypeAlias = Literal[
     "loading", "inputs", "prefix", "forward", "backward", "update", "evaluation", "messages", "checkpoints", "other"
 ]
@@ -22,10 +22,10 @@ _R = TypeVar("_R")
 
 
 class Listener(Protocol):
-    """Is told what the code is busy with."""
+    """Learns what the code is doing."""
 
     def phase(self, name: Phase) -> AbstractContextManager[object]:
-        """Return a context that lasts as long as the phase; phases lie within each other."""
+        """Return a context that lasts as long as the phase; phases can be nested."""
         ...
 
 
@@ -33,7 +33,7 @@ _listener: Listener | None = None
 
 
 def phase(name: Phase) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Name what a function's time is spent on, but for that of functions in it with names of their own."""
+    """Assign a function's time to a phase, except the time of inner functions with their own phases."""
 
     def named(function: Callable[_P, _R]) -> Callable[_P, _R]:
         @wraps(function)
@@ -50,14 +50,14 @@ def phase(name: Phase) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
 
 @contextmanager
 def listening(listener: Listener) -> Iterator[None]:
-    """Tell ``listener`` inside the block; one at a time.
+    """Report phases to ``listener`` inside the block; only one listener at a time.
 
     Raises:
-        RuntimeError: somebody is listening already.
+        RuntimeError: there is a listener already.
     """
     global _listener
     if _listener is not None:
-        raise RuntimeError("phases: somebody is listening already")
+        raise RuntimeError("phases: there is a listener already")
     _listener = listener
     try:
         yield

@@ -1,4 +1,4 @@
-"""How pictures are read: what a run's ``pictures:`` sets, and a client's own may set otherwise."""
+"""How to read pictures: the settings in a run's ``pictures:``, which a client's own can override."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-#: Settings that decide whether a picture is read, not what it looks like then.
+#: Settings that decide whether a picture is read, but not what it looks like.
 _LIMITS = frozenset({"max_pixels", "outside"})
 
 
 class PictureSettings(BaseModel):
-    """How a client's pictures are read (docs/data.md)."""
+    """How to read a client's pictures (docs/data.md)."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
 
     max_pixels: int = Field(
-        100_000_000, ge=1, description="refuse pictures of more pixels, before they are decoded: each takes 7 bytes"
+        100_000_000, ge=1, description="refuse pictures with more pixels before decoding them: a pixel takes 7 bytes"
     )
-    truncated: bool = Field(
-        False, description="read what there is of files that are cut short; the rest is black or grey"
-    )
+    truncated: bool = Field(False, description="read truncated files as far as they go; the rest is black or grey")
     grey: Literal["declared", "percentiles"] = Field(
         "declared",
-        description="greys of more than 8 bits: the range that the file declares becomes 0 to 255, or the range "
-        "between the picture's own percentiles 0.5 and 99.5",
+        description="for greys of more than 8 bits, the range to map to 0 to 255: the one that the file declares, or "
+        "the one between the picture's own percentiles 0.5 and 99.5",
     )
     frame: Annotated[int, Field(ge=1)] | Literal["middle"] = Field(
-        1, description="which picture of a file that holds several (TIFF, DICOM, GIF, WebP, PNG, AVIF), from 1"
+        1, description="which picture to read from a file with several (TIFF, DICOM, GIF, WebP, PNG, AVIF), from 1"
     )
-    pad: bool = Field(False, description="put white beside pictures that are too narrow for the model, not refuse them")
-    outside: bool = Field(False, description="let records name pictures outside the images folder")
+    pad: bool = Field(
+        False, description="pad pictures that are too narrow for the model with white instead of refusing them"
+    )
+    outside: bool = Field(False, description="allow records to name pictures outside the images folder")
 
     def updated(self, values: Mapping[str, Any]) -> PictureSettings:
         """Return a copy with other values.
 
         Raises:
-            ValueError: a key is unknown or a value does not fit; one line that names them.
+            ValueError: a key is unknown or a value is invalid; the message names them in one line.
         """
         try:
             return PictureSettings.model_validate(self.model_dump() | dict(values))
@@ -53,11 +53,11 @@ class PictureSettings(BaseModel):
             raise ValueError("; ".join(dict.fromkeys(told))) from None
 
     def deciding(self) -> dict[str, Any]:
-        """Return the settings that decide what a picture looks like, as far as they are not the default ones."""
+        """Return the settings that affect what a picture looks like and differ from their defaults."""
         return self.model_dump(mode="json", exclude_defaults=True, exclude=set(_LIMITS))
 
     def fingerprint(self, encoder: str) -> str:
-        """Return the fingerprint of what an encoder makes of pictures that are read so: its own by default."""
+        """Return the fingerprint of an encoder's output with these settings; by default, the encoder's own."""
         deciding = self.deciding()
         if not deciding:
             return encoder

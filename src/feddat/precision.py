@@ -1,12 +1,12 @@
-"""Which number format a device computes matrix products in, so that ``auto`` can mean the fastest safe one.
+"""The number format of matrix products on a device; ``auto`` means the fastest safe one.
 
 | ``precision`` | products of frozen layers | other products | what trains, sums, norms |
 | --- | --- | --- | --- |
 | ``fp32`` | float32 | float32 | float32 |
 | ``bf16`` | bfloat16 | bfloat16 | float32 |
-| ``int8`` | whole numbers of 8 bits (:mod:`feddat.adapters.int8_products`) | what ``auto`` means | float32 |
+| ``int8`` | 8-bit integers (:mod:`feddat.adapters.int8_products`) | as with ``auto`` | float32 |
 
-Under ``bf16`` on a GPU, ViLT's states are bfloat16 between layers, too (:mod:`feddat.models.vilt.block`).
+With ``bf16`` on a GPU, ViLT's hidden states between layers are bfloat16, too (:mod:`feddat.models.vilt.block`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from __future__ import annotations
 from typing import Literal
 
 Precision = Literal["auto", "fp32", "bf16", "int8"]
-#: In which all of a model can train.
+#: Precisions in which the whole model can train.
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Resolved = Literal["fp32", "bf16", "int8"]
 
 
 def resolve_precision(precision: Precision, device: str = "cpu") -> Resolved:
-    """Return what ``auto`` means on a device, and any other precision as it is.
+    """Return the meaning of ``auto`` on a device; return any other precision unchanged.
 
-    bfloat16 where the device multiplies in it: a CPU without AVX-512 (or AMX, or ARM's extension) takes ten times
-    as long in bfloat16 as in float32, one with it half as long.
+    ``auto`` is bfloat16 if the device multiplies natively in it. A CPU without AVX-512 (or AMX, or ARM's extension)
+    takes ten times as long in bfloat16 as in float32; a CPU with it takes half as long.
     """
     if precision != "auto":
         return precision
@@ -38,5 +38,5 @@ def resolve_precision(precision: Precision, device: str = "cpu") -> Resolved:
 
 
 def autocasts(precision: str, device: str) -> bool:
-    """Return whether forward passes in a precision run under bfloat16's autocast."""
+    """Return whether forward passes in a precision run under bfloat16 autocast."""
     return precision == "bf16" or (precision == "int8" and resolve_precision("auto", device) == "bf16")

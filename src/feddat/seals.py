@@ -1,9 +1,9 @@
-"""Seals: what tells a state file that was written here from one that was altered since.
+"""Seals show whether a state file was altered since this machine wrote it.
 
-A seal is the HMAC-SHA256 (RFC 2104) of the whole file under a key of this machine's own, in the file's own header, so
-that a file and its seal cannot part. A JSON file has its seal as one more key. The key is made when the first file is
-sealed, and only its owner may read it. A seal does not stop whoever can read the key or put another in its place; it
-stops those who can write where states lie (a shared disk, a backup) and not where the key does.
+A seal is the HMAC-SHA256 (RFC 2104) of the whole file under this machine's own key. It is in the file's header, so a
+file and its seal cannot be separated. A JSON file has its seal as one more entry. The key is created with the first
+seal, and only its owner can read it. Seals do not stop anyone who can read or replace the key. They do stop anyone who
+can write to the states (a shared disk, a backup) but not to the key.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from typing import Any
 
 from feddat.files import secret
 
-#: Key of a safetensors file's metadata that holds its seal, and what stands there while the seal is computed.
+#: Metadata key of the seal in a safetensors file, and its placeholder value while the seal is computed.
 SEAL, BLANK = "seal", "0" * 64
 _PLACE = re.compile(rb'"seal":"([0-9a-f]{64})"')
 _BLOCK = 2**20
 
 
 class SealError(ValueError):
-    """A file is not as it was written here; the message says in which way, and does not name the file."""
+    """A file differs from what this machine wrote; the message says how, but does not name the file."""
 
 
 class NoSealError(SealError):
-    """A file has no seal, though others of its kind have."""
+    """A file has no seal, although files of its kind written here have one."""
 
 
 class Seal:
-    """Seals files under one key, and checks them.
+    """Seal files with one key, and check their seals.
 
     Args:
-        key: file of the key; made when the first file is sealed.
+        key: file of the key; created with the first seal.
     """
 
     def __init__(self, key: Path) -> None:
@@ -45,15 +45,15 @@ class Seal:
 
     @property
     def exists(self) -> bool:
-        """Whether anything was ever sealed with this key."""
+        """Whether the key exists, so that something has been sealed with it."""
         return self.file.is_file()
 
     def put(self, path: Path, name: str) -> None:
-        """Seal a safetensors file whose metadata has ``seal`` blank.
+        """Seal a safetensors file whose metadata has a blank ``seal``.
 
         Args:
-            path: where it lies now.
-            name: that it is going to have; a file under another name does not fit its seal.
+            path: its current path.
+            name: its final name; under another name the file does not match its seal.
 
         Raises:
             OSError: the key or the file cannot be written.
@@ -72,33 +72,33 @@ class Seal:
 
         Args:
             path: the file.
-            name: under which it was sealed; default: its own.
+            name: the name under which it was sealed; default: its current name.
 
         Returns:
-            Whether it has one. It may have none as long as nothing was ever sealed here: it is of an earlier version.
+            Whether it has a seal. A file of an earlier version has none, and is accepted until the first seal is made.
 
         Raises:
-            SealError: it does not fit, or is missing though this machine has a key, or there is no key to check it.
+            SealError: the seal does not match, or is missing although this machine has a key, or the key is missing.
             OSError: the file or the key cannot be read.
         """
         found = _place(path)
         if found is None:
             if self.exists:
-                raise NoSealError("without a seal, though states written here have one")
+                raise NoSealError("it has no seal, but states written here have one")
             return False
         if not self.exists:
-            raise SealError(f"its seal cannot be checked: {self.file} is gone")
+            raise SealError(f"its seal cannot be checked: {self.file} is missing")
         at, seal = found
         if not hmac.compare_digest(_code(self._key(), path, at, name or path.name), seal):
-            raise SealError("altered after it was written: its seal does not fit")
+            raise SealError("altered after it was written: its seal does not match")
         return True
 
     def sealed_values(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Return a JSON object with its seal; any seal that it has is left out.
+        """Return a JSON object with a new seal in place of any that it has.
 
         Args:
-            values: what JSON can hold.
-            name: of the file that it is going to be.
+            values: any values that JSON can hold.
+            name: name of the file that the object will be written to.
 
         Raises:
             OSError: the key cannot be written.
@@ -107,7 +107,7 @@ class Seal:
         return plain | {SEAL: _values_code(self._key(), plain, name)}
 
     def check_values(self, values: Mapping[str, Any], name: str) -> bool:
-        """Check the seal of a JSON object as :meth:`check` checks that of a file; return whether it has one.
+        """Check the seal of a JSON object as :meth:`check` does for a file; return whether the object has a seal.
 
         Raises:
             SealError: as :meth:`check`.
@@ -115,35 +115,35 @@ class Seal:
         """
         if SEAL not in values:
             if self.exists:
-                raise NoSealError("without a seal, though states written here have one")
+                raise NoSealError("it has no seal, but states written here have one")
             return False
         if not self.exists:
-            raise SealError(f"its seal cannot be checked: {self.file} is gone")
+            raise SealError(f"its seal cannot be checked: {self.file} is missing")
         plain = {key: value for key, value in values.items() if key != SEAL}
         if not hmac.compare_digest(_values_code(self._key(), plain, name).encode(), str(values[SEAL]).encode()):
-            raise SealError("altered after it was written: its seal does not fit")
+            raise SealError("altered after it was written: its seal does not match")
         return True
 
     def _key(self) -> bytes:
-        """Return the key, made where there is none."""
+        """Return the key; create it if it is missing."""
         try:
             return secret(self.file)
         except ValueError:
-            raise SealError(f"its seal cannot be checked: {self.file} is no key") from None
+            raise SealError(f"its seal cannot be checked: {self.file} is not a key") from None
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, for another, sealed one to hold.
+    """Return the SHA-256 of a file, for another file to hold under its seal.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _place(path: Path) -> tuple[int, str] | None:
-    """Return where in a safetensors file its seal stands, and the seal; ``None``: it has none."""
+    """Return the offset of a safetensors file's seal, and the seal; ``None`` if it has none."""
     with path.open("rb") as file:
         size = file.read(8)
         if len(size) < 8:
@@ -160,7 +160,7 @@ def _values_code(key: bytes, values: Mapping[str, Any], name: str) -> str:
 
 
 def _code(key: bytes, path: Path, at: int, name: str) -> str:
-    """Return the seal of a file as it is with a blank one at ``at``."""
+    """Return the seal of a file, computed with a blank one at offset ``at``."""
     code = hmac.new(key, f"{len(name.encode())}:{name}:".encode(), hashlib.sha256)
     with path.open("rb") as file:
         code.update(file.read(at))

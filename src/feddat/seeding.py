@@ -1,7 +1,7 @@
 """One seed for a whole run, split by name.
 
-Every random choice asks for its own generator, named by what it is for (client, round, purpose). Results therefore do
-not depend on the order in which clients run, nor on the process in which they run.
+Every random choice has its own generator, named by its use (client, round, purpose). Results therefore do not depend on
+the order or the process in which clients run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def derive(seed: int, *names: str | int) -> int:
 
 def torch_generator(seed: int, *names: str | int) -> torch.Generator:
     """Return a CPU generator seeded with :func:`derive`."""
-    import torch  # a second of loading that reading data can do without
+    import torch  # takes a second to load, which reading data does not need
 
     return torch.Generator().manual_seed(derive(seed, *names))
 

@@ -1,6 +1,6 @@
-"""What a client's own machine knows and the server does not: where its data lies, and where its state is to lie.
+"""Settings that only a client's own machine knows: where its data is, and where to keep its state.
 
-One YAML file on that machine, named by the node's configuration (``data``); nothing in it ever leaves the machine.
+They are in one YAML file on that machine, named by the node's configuration (``data``). The file never leaves it.
 """
 
 from __future__ import annotations
@@ -19,38 +19,41 @@ from feddat.yaml_files import YamlError, read_yaml
 
 
 class SiteConfig(BaseModel):
-    """A client's own settings; paths are relative to the file they stand in."""
+    """A client's own settings; paths are relative to the file that holds them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     client: str = Field(description="name of this client in the federation")
     server: str | None = Field(None, pattern=r".+:\d+$", description="HOST:PORT of the consortium's server")
-    node_port: int = Field(9094, ge=1, le=65535, description="port of this machine's loopback address, for its node")
+    node_port: int = Field(9094, ge=1, le=65535, description="port on this machine's loopback address, for its node")
     heartbeat: float = Field(
-        30.0, ge=10, le=1800, description="seconds; the server gives this node up after two without a sign of life"
+        30.0, ge=10, le=1800, description="seconds; the server gives up on this node after two without a sign of life"
     )
     data: dict[str, Any] = Field(description="{train, validation?, test, images, task?, ...} or {format, root, ...}")
     model: str | None = Field(
         None, description="folder of the foundation model, or owner/name@commit; default: the run's bundled model"
     )
-    state: Path = Field(Path("state"), description="folder of what stays here between rounds: personal adapter, heads")
+    state: Path = Field(Path("state"), description="folder of the state kept between rounds: personal adapter, heads")
     seals: Path = Field(
-        Path("seals"), description="folder of the keys that seal this state, one a run; best where fewer may write"
+        Path("seals"),
+        description="folder of the keys that seal this state, one per run; best writable by fewer accounts than it",
     )
-    data_cache: Path | None = Field(None, description="folder in which decoded images and tokens are kept")
-    start_local: Path | None = Field(None, description="exported adapter (feddat export) that the local one begins as")
-    device: str = Field("cpu", description="that this client computes on; never the run's")
-    threads: int | None = Field(None, ge=1, description="CPU threads, never the run's; default: torch's own choice")
+    data_cache: Path | None = Field(None, description="folder that caches decoded images and tokens")
+    start_local: Path | None = Field(None, description="exported adapter (feddat export) to start the local one from")
+    device: str = Field("cpu", description="device that this client computes on; the run's is ignored")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads; the run's is ignored; default: torch's own choice"
+    )
     accept_changes: bool = Field(
-        False, description="go on with a run though data was exchanged here since its personal state was begun"
+        False, description="continue a run although data here was replaced since its personal state began"
     )
     old_state: Literal["continue", "refuse"] = Field(
         "continue",
-        description="what to do where the state here is older than what the server has of this client, as after an old "
-        "backup was put back",
+        description="what to do if the state here is older than this client's last training at the server, for example "
+        "after restoring an old backup",
     )
     share_metrics: Sharing = Field(
-        "scores", description="what may leave beside the adapter; the run may ask for less, never for more"
+        "scores", description="what this client shares besides the adapter; a run can ask for less, never for more"
     )
     policy: PolicyConfig = Field(PolicyConfig(), description="what a server may ask of this client")
 
@@ -64,7 +67,7 @@ class SiteConfig(BaseModel):
 
     @property
     def log_file(self) -> Path:
-        """The log of this client's processes, one JSON object a line."""
+        """The log of this client's processes, one JSON object per line."""
         return self.state / "log.jsonl"
 
     def store(self, run: str) -> Path:
@@ -86,10 +89,10 @@ class SiteConfig(BaseModel):
         return self.seals / f"{self.store(run).name}.key"
 
     def applied(self, config: RunConfig) -> RunConfig:
-        """Return the run as this client runs it: on its own data, model and device, with its own caps.
+        """Return the run's settings for this client, with its own data, model, device and caps.
 
         Raises:
-            ConfigError: the run names a model that is not bundled, and that this client has not chosen itself.
+            ConfigError: the run names a model that is not bundled, and this client has not chosen one itself.
         """
         policy = self.policy
         own: dict[str, Any] = {
@@ -97,7 +100,7 @@ class SiteConfig(BaseModel):
             "benchmark": None,
             "root": None,
             "split_clients": 1,
-            # Where this client's records may lead is for its own settings to say, which `data` has.
+            # Only this client's own settings, which are in `data`, decide where its records may point.
             "pictures": config.pictures.model_copy(update={"outside": False}),
             "data_cache": self.data_cache,
             "adapter": config.adapter.model_copy(update={"start": None, "start_local": self.start_local}),
@@ -115,7 +118,7 @@ class SiteConfig(BaseModel):
             from feddat.models.catalog import list_models
 
             if config.model not in list_models():
-                # What is downloaded or opened here is this client's decision, not the server's.
+                # This client decides what it downloads or opens, not the server.
                 raise ConfigError(f"client {self.client}: the run's model is {config.model}; name it in client.yaml")
         return config.model_copy(update=own)
 
@@ -124,7 +127,7 @@ def read_site(path: Path) -> SiteConfig:
     """Read a client's settings.
 
     Raises:
-        ConfigError: the file is missing, not YAML, or a key or value does not fit.
+        ConfigError: the file is missing or not YAML, or a key or value is invalid.
     """
     where = f"client file {path}"
     try:

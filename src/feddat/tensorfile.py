@@ -1,4 +1,4 @@
-"""Tensors in a safetensors file that is there completely or not at all; no second copy of them is made in memory."""
+"""Write a safetensors file atomically, without a second copy of its tensors in memory."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ def write_tensors(
     metadata: Mapping[str, str],
     finish: Callable[[Path], None] = lambda temporary: None,
 ) -> None:
-    """Write tensors and texts beside them.
+    """Write tensors and metadata.
 
     Args:
         path: the file.
         tensors: name -> tensor.
-        metadata: the texts.
-        finish: is given the file under a temporary name, before it gets its own.
+        metadata: key -> text.
+        finish: called with the temporary path of the complete file, before it gets its final name.
 
     Raises:
-        OSError: the file cannot be written; what was at ``path`` stays.
+        OSError: the file cannot be written; an existing file at ``path`` stays.
     """
     content = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
     with whole_file(path) as temporary:
         try:
             save_file(content, temporary, metadata=dict(metadata))
         except SafetensorError as error:
-            # It passes on what the system says as text.
+            # The error holds the system's error only as text.
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
                 raise

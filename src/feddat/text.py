@@ -1,7 +1,7 @@
 """One Unicode form for every text that people write: questions, answers, names of files and of clients.
 
 The same word can be stored in several ways (https://www.unicode.org/reports/tr15/): "é" as one character or as two, a
-letter in the width of Chinese signs, a space that keeps a line together. They look alike, so they must compare alike.
+letter in full width, a non-breaking space. They look alike, so they must compare as equal.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-#: Characters that show nothing: byte order mark, zero-width space, word joiner, soft hyphen, marks of direction. The
-#: joiners U+200C and U+200D stay: emoji and some scripts need them.
+#: Invisible characters: byte order mark, zero-width space, word joiner, soft hyphen, direction marks. The joiners
+#: U+200C and U+200D stay: emoji and some scripts need them.
 _INVISIBLE = "\ufeff\u200b\u2060\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-#: Spaces of other widths, and those at which a line is not broken.
+#: Spaces of other widths, and non-breaking spaces.
 _SPACES = "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
-#: Half of a pair of UTF-16, which cut-off emoji leave behind: no file and no tokenizer takes it.
+#: Halves of UTF-16 surrogate pairs, left behind by truncated emoji; no file and no tokenizer accepts them.
 _HALVES = dict.fromkeys(range(0xD800, 0xE000), "\ufffd")
-#: Signs of one meaning in an answer: typographic quotation marks, apostrophes, hyphens and minus.
+#: Characters with the same meaning in an answer: typographic quotation marks, apostrophes, hyphens and minus.
 _SIGNS = {"'": "‘’‚‛ʼ′", '"': "“”„‟″", "-": "‐‑‒–−"}
 
 
 def _widths() -> dict[int, str]:
-    """Return full-width and half-width characters with what they are in the usual width."""
+    """Return the code point of every full-width and half-width character -> the character in normal width."""
     tagged = {code: unicodedata.decomposition(chr(code)).split() for code in range(0xFF01, 0xFFEF)}
     return {code: chr(int(parts[1], 16)) for code, parts in tagged.items() if parts}
 
 
 _WIDTHS = _widths()
-#: Marks keep their width in a text, where a full-width question mark is the usual one of Chinese.
+#: Punctuation keeps its width in a text: the full-width question mark is the usual one in Chinese.
 _LETTER_WIDTHS = {code: usual for code, usual in _WIDTHS.items() if unicodedata.category(chr(code))[0] in "LN"} | {
     code: _WIDTHS[code]
     for code in (0xFF9E, 0xFF9F)  # the marks that voice half-width katakana
@@ -44,26 +44,26 @@ _IN_TEXT: dict[int, str] = {
 _IN_ANSWER: dict[int, str] = {**_WIDTHS, **{ord(sign): usual for usual, signs in _SIGNS.items() for sign in signs}}
 
 
-#: Likeness of words of which one is a slip of the pen: one wrong character of five is, one of four is another word.
+#: The least similarity of a misspelt word: one wrong character in five is a typo, one in four makes another word.
 _NEAR = 0.76
-#: Characters of what is compared at all.
+#: The longest word to compare, in characters.
 _LONGEST_WORD = 64
 
 
 @lru_cache(maxsize=1 << 16)
 def normal_text(text: str) -> str:
-    """Return a text in its one form: NFC, spaces as spaces, letters and digits in usual width, nothing invisible.
+    """Return a text in normal form: NFC, plain spaces, letters and digits in normal width, no invisible characters.
 
-    Letter case, marks, line ends and the number of spaces stay as they are.
+    Letter case, punctuation, line ends and the number of spaces stay as they are.
     """
     return text if text.isascii() else unicodedata.normalize("NFC", text.translate(_IN_TEXT))
 
 
 @lru_cache(maxsize=1 << 16)
 def normal_answer(answer: str) -> str:
-    """Return an answer as answers are compared: :func:`normal_text` in lower case, marks of usual width, single spaces.
+    """Return an answer for comparison: :func:`normal_text` in lower case, normal-width punctuation, single spaces.
 
-    Typographic apostrophes, quotation marks and hyphens become those of a keyboard.
+    Typographic apostrophes, quotation marks and hyphens become plain ASCII ones.
     """
     text = normal_text(answer)
     if not text.isascii():
@@ -72,23 +72,23 @@ def normal_answer(answer: str) -> str:
 
 
 def find_file(path: Path) -> Path:
-    """Return the file or folder of this name, or of the same name in another Unicode form; else the path as it is.
+    """Return the file or folder with this name, or with the same name in another Unicode form; otherwise the path.
 
-    Systems differ in the form in which they store names, and archives carry them from one to the other.
+    Systems store names in different forms, and archives carry names from one system to another.
     """
     try:
         if str(path).isascii() or path.exists():
             return path
         parent = find_file(path.parent)
         same = _listing(parent, parent.stat().st_mtime_ns).get(normal_text(path.name), [])
-    except (OSError, ValueError):  # no such folder, or a name that cannot be one
+    except (OSError, ValueError):  # no such folder, or an invalid name
         return path
     return same[0] if len(same) == 1 else path
 
 
 @lru_cache(maxsize=16)
 def _listing(folder: Path, changed: int) -> dict[str, list[Path]]:
-    """Return what a folder holds by the one form of each name, as it was when it last changed."""
+    """Return a folder's entries by the normal form of their names; ``changed`` makes the cache follow changes."""
     found: dict[str, list[Path]] = {}
     for entry in folder.iterdir():
         found.setdefault(normal_text(entry.name), []).append(entry)
@@ -96,10 +96,10 @@ def _listing(folder: Path, changed: int) -> dict[str, list[Path]]:
 
 
 def nearest(word: str, known: Iterable[str]) -> list[str]:
-    """Return the known words that someone who wrote ``word`` may have meant: the nearest, or several as near; or none.
+    """Return up to three known words that ``word`` may be a misspelling of, the most similar first; or none.
 
-    Of dotted names each part is compared by itself, and a word without a dot also with the last part alone: ``lr`` is
-    near ``train.lr``.
+    Parts of dotted names are compared separately, and a word without a dot is also compared with the last part: ``lr``
+    is near ``train.lr``.
     """
     if len(word) > _LONGEST_WORD:
         return []
@@ -109,7 +109,7 @@ def nearest(word: str, known: Iterable[str]) -> list[str]:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a question that follows a message about an unknown word; empty where no known one is near."""
+    """Return a suggestion to append to a message about an unknown word; empty if no known word is near."""
     near = nearest(word, known)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 

@@ -1,7 +1,7 @@
-"""Makes this package's own PEFT tuners known to PEFT wherever both packages are imported, in either order.
+"""Register this package's own PEFT tuners when both packages are imported, in either order.
 
-``import feddat`` alone loads neither torch nor PEFT, so the tuners cannot register themselves there: they do as soon as
-PEFT is loaded, by whoever loads it.
+``import feddat`` loads neither torch nor PEFT, so the tuners cannot be registered at that point. They are registered as
+soon as anyone imports PEFT.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from importlib.util import find_spec
 from types import ModuleType
 
 PEFT = "peft"
-#: Importing one of these registers its tuner.
+#: Importing one of these modules registers its tuner.
 TUNERS = ("feddat.adapters.bottleneck", "feddat.adapters.soft_prompt")
 
 
 def register_with_peft() -> None:
-    """Register the tuners: now if PEFT is loaded, else when it is."""
+    """Register the tuners now if PEFT is loaded, otherwise when it is imported."""
     if PEFT in sys.modules:
         _register()
     else:
@@ -34,7 +34,7 @@ def _register() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds PEFT where the other finders do; whoever merely looks whether there is PEFT changes nothing."""
+    """Find PEFT through the other finders, and wrap its loader; merely checking for PEFT has no effect."""
 
     def __init__(self) -> None:
         self._looking = threading.local()
@@ -55,7 +55,7 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Loads PEFT as its own loader does, then registers the tuners."""
+    """Load PEFT with its own loader, then register the tuners."""
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader

@@ -1,7 +1,8 @@
-"""Runs, or clients of one, side by side: long-lived worker processes, each computing with a single thread.
+"""Run experiments, or clients of one, in parallel: long-lived worker processes with a single thread each.
 
 Small models gain nothing from several threads, so one process per core is the quickest way through a comparison.
-Workers start fresh (spawn), stay for many tasks because loading the libraries takes seconds, and end with their parent.
+Workers start fresh (spawn). They live for many tasks, because loading the libraries takes seconds, and end with their
+parent.
 """
 
 from __future__ import annotations
@@ -35,15 +36,15 @@ def run_parallel(
     """Call ``function`` on every task in worker processes.
 
     Args:
-        function: a module's function, so that a fresh process can import it.
-        tasks: name -> argument; begun in this order.
+        function: a function of a module, so that a fresh process can import it.
+        tasks: name -> argument; started in this order.
         jobs: number of processes.
-        on_event: called here with the task's name and each event that it emits; a task that fails ends with the event
-            ``failure`` and its ``reason``.
+        on_event: called in this process with the task's name and each event that it emits; a failed task ends with the
+            event ``failure`` and its ``reason``.
 
     Returns:
-        Results by name, and reasons of failure by name. A task that raises, or whose process dies, does not disturb
-        the others.
+        Results by name, and reasons of failure by name. A task that raises, or whose process dies, does not affect the
+        others.
     """
     waiting = deque(tasks.items())
     results: dict[str, Any] = {}
@@ -83,7 +84,7 @@ class Worker:
     """A process, the pipe to it, and the name of its current task.
 
     Args:
-        function: what it does with all it is given; pickled once, so that an object may keep what it has loaded.
+        function: called on every task; pickled once, so that a callable object can keep what it has loaded.
     """
 
     def __init__(self, function: Function) -> None:
@@ -96,13 +97,13 @@ class Worker:
         theirs.close()
 
     def give(self, name: str, argument: Any) -> None:
-        """Let it begin a task; one at a time."""
+        """Start a task; only one at a time."""
         self.task = name
-        with suppress(OSError):  # a worker that died meanwhile: found out when its answer is asked for
+        with suppress(OSError):  # the worker died meanwhile; `receive` reports it
             self.pipe.send(argument)
 
     def receive(self) -> tuple[str, Any]:
-        """Wait for what it says next: an ``event``; then ``result``, or ``failure`` or ``death`` with the reason."""
+        """Wait for the next output: an ``event``; finally ``result``, or ``failure`` or ``death`` with the reason."""
         try:
             said: tuple[str, Any] = self.pipe.recv()
         except (EOFError, OSError):
@@ -113,13 +114,13 @@ class Worker:
         return said
 
     def stop(self) -> None:
-        """Let a worker that is idle end, and wait for that."""
+        """End an idle worker, and wait until it has ended."""
         self.pipe.close()
         self.process.join()
 
 
 def _serve(function: Function, pipe: Connection) -> None:
-    """Work until the pipe is closed."""
+    """Run tasks until the pipe closes."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     import torch
 
@@ -131,7 +132,7 @@ def _serve(function: Function, pipe: Connection) -> None:
             return
         try:
             answer = ("result", function(argument, lambda event: pipe.send(("event", event))))
-        except Exception as error:  # Whatever goes wrong in one task must not stop the others.
+        except Exception as error:  # An error in one task must not stop the others.
             reason = " ".join(str(error).split())
             if not _speaks_for_itself(error):
                 traceback.print_exc()
@@ -141,21 +142,21 @@ def _serve(function: Function, pipe: Connection) -> None:
 
 
 def _speaks_for_itself(error: Exception) -> bool:
-    """Whether an error is one of ours, whose message says what to do; others need their traceback."""
+    """Return whether an error is this package's own, whose message says what to do; others need their traceback."""
     return type(error).__module__.startswith("feddat.")
 
 
 @contextmanager
 def out_of_reach() -> Iterator[None]:
-    """Start processes inside the block that Ctrl-C does not reach, from their first moment on.
+    """Shield processes started inside the block from Ctrl-C, from their first moment on.
 
-    It is the business of the process that starts them, which then ends them.
+    The process that starts them handles Ctrl-C, and then ends them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # not POSIX
         yield
         return
-    resource_tracker.ensure_running()  # else it is started with the first process, and lets signals through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # what is started has the same mask
+    resource_tracker.ensure_running()  # otherwise it starts with the first process, and unblocks the signal again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # child processes inherit the mask
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ def test_rules_keep_replies_apart_only_for_methods_that_ask_for_it():
 @pytest.mark.parametrize("method", ["fedmosaic", "fedlease", "hilora"])
 def test_means_of_some_clients_are_equal_means(method):
     config = load_config(None, [f"method={method}", "server.weighting=examples"])
-    with pytest.raises(ConfigError, match=f"server.weighting: {method} makes means of its own, which must be equal"):
+    with pytest.raises(ConfigError, match=f"server.weighting: {method} computes its own means with equal weights"):
         ALGORITHMS[method].for_run(config, [])
 
 

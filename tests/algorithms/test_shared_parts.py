@@ -51,7 +51,7 @@ def test_fedper_counts_the_layers_of_each_tower():
 
 def test_fedper_refuses_what_leaves_nothing_to_share():
     config = load_config(None, ["algorithm.personal_layers=4"])
-    with pytest.raises(ConfigError, match=r"algorithm\.personal_layers: 4 of 4 layers leave nothing to be shared"):
+    with pytest.raises(ConfigError, match=r"algorithm\.personal_layers: 4 of 4 layers leave nothing to share"):
         ALGORITHMS["fedper"].for_run(config, KEYS)
     with pytest.raises(ConfigError, match="fedper needs adapters in layers"):
         ALGORITHMS["fedper"].for_run(config, ["text.tokens"])

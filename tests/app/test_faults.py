@@ -50,7 +50,7 @@ def scaled(result, round):
     ("change", "reason"),
     [
         (scaled, r"its adapter is 3\.16e\+06 away from the one sent, more than 100 \(server\.max_update\)"),
-        (changed(examples=10**9), r"says to have 1000000000 examples, more than 10000000 \(server\.max_examples\)"),
+        (changed(examples=10**9), r"claims 1000000000 examples, more than 10000000 \(server\.max_examples\)"),
         (changed(shared={"up.bias": torch.zeros(4)}), "missing down.weight"),
         (changed(shared={**shared(), "head.weight": torch.zeros(2)}), "unexpected head.weight"),
         (changed(shared={**shared(), "up.bias": torch.zeros(5)}), r"array up.bias is float32\(5,\)"),
@@ -71,7 +71,7 @@ def test_a_number_of_examples_that_changes_is_a_forgery(caplog):
     state = ServerState(shared())
     federate([Adder("ann", 4), Lying("bob", grown)], state, rounds=2, weighting="examples")
     assert state.refused == 1
-    assert "client bob refused: says to have 50 examples, and 5 in an earlier round" in caplog.text
+    assert "client bob refused: claims 50 examples, but 5 in an earlier round" in caplog.text
 
 
 def test_limits_can_be_set():
@@ -89,7 +89,7 @@ def test_a_client_with_another_model_is_told_so_and_left_out(caplog):
     assert bob.turns == []
     assert torch.equal(state.shared["up.bias"], torch.full((4,), 8.0))
     assert state.failed == 2 * 2 + 1
-    told = "another model than the server's, so left out: weights (34cd here, 12ab at the server)"
+    told = "its model differs from the server's, so it is left out: weights (34cd here, 12ab at the server)"
     assert f"client bob, round 1: {told}" in caplog.text
     assert f"client bob failed: OtherModelError: {told}" in caplog.text
 
@@ -116,7 +116,7 @@ def test_weights_by_examples_need_their_number(caplog):
     state = ServerState(shared())
     federate([Adder("ann"), bob], state, weighting="examples")
     assert state.refused == 1
-    assert "keeps its number of examples back, but server.weighting asks for it" in caplog.text
+    assert "does not share its number of examples, but server.weighting needs it" in caplog.text
 
 
 def test_weights_by_losses_need_them(caplog):
@@ -127,7 +127,7 @@ def test_weights_by_losses_need_them(caplog):
     rule = FlowerRule("qfedavg", {"q": 0.0, "client_learning_rate": 1.0, "train_loss_key": "train_loss"})
     federate([Adder("ann", 2), honest, liar], state, rule=rule)
     assert state.refused == 2
-    assert "client bob refused: keeps its training loss back, but server.rule asks for it" in caplog.text
+    assert "client bob refused: does not share its training loss, but server.rule needs it" in caplog.text
     assert "client cid refused: keys of the metrics do not fit: missing train.loss" in caplog.text
     assert torch.allclose(state.shared["up.bias"], torch.full((4,), 2.0)), "ann's counts"
 
@@ -155,12 +155,9 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_not_used(caplog):
     federate([Adder("ann", 1.0), bob], state, rounds=3, grid_type=Late, deadline=60.0)
     # Rounds 1 and 3: (1 + 10) / 2; round 2: ann's alone.
     assert torch.equal(state.shared["up.bias"], torch.full((4,), 5.5 + 1.0 + 5.5))
-    assert (
-        "round 2, train: client bob failed: has not answered within 60 s; what it sends later is not used"
-        in caplog.text
-    )
+    assert "round 2, train: client bob failed: has not answered within 60 s; a later reply is ignored" in caplog.text
     assert ("evaluate", 2, "validation", False) not in bob.turns, "still at its training, it is not asked for scores"
-    assert caplog.text.count("a late answer of node 2 to an earlier round is not used") == 1
+    assert caplog.text.count("ignoring a late reply of node 2 to an earlier round") == 1
     assert state.failed == 1
 
 
@@ -177,7 +174,7 @@ def test_a_client_whose_answer_is_lost_without_a_deadline_is_passed_over(caplog)
     state = ServerState(shared())
     federate([Adder("ann", 1.0), Adder("bob", 10.0)], state, rounds=1, grid_type=Silent)
     assert torch.equal(state.shared["up.bias"], torch.full((4,), 1.0))
-    assert "round 1, train: client bob failed: has not answered; what it sends later is not used" in caplog.text
+    assert "round 1, train: client bob failed: has not answered; a later reply is ignored" in caplog.text
 
 
 def test_after_the_deadline_no_further_turn_begins():
@@ -222,7 +219,7 @@ def test_a_client_that_goes_and_comes_back_is_known_by_its_name(caplog):
 def test_too_few_clients_stop_the_run_with_everything_kept():
     grid, roster = moving(Adder("ann"), Adder("bob"), present=[1], expected=["ann", "bob"], least=2, wait=0.2)
     with pytest.raises(
-        FederationError, match=r"1 of at least 2 clients connected after 0 s \(ann\); everything .* kept"
+        FederationError, match=r"1 of at least 2 clients connected after 0 s \(ann\); all results .* kept"
     ):
         roster.meet(grid)
 

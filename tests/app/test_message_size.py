@@ -109,7 +109,7 @@ EXTRAS = {"control": (1024, 1024)}
             {},
             "fp32",
             7,
-            "max_message: 7 MiB, but what travels has 8 MiB in fp32; wire.format=bf16 halves that; or",
+            "max_message: 7 MiB, but each message has 8 MiB in fp32; wire.format=bf16 halves that; or",
         ),
         (EXTRAS, "fp32", 11, "has 12 MiB in fp32"),
         ({}, "bf16", 4, None),
@@ -132,7 +132,7 @@ def test_the_memory_that_messages_take_is_looked_at_first():
     shapes = {"weight": (2**10, 2**18)}  # 1 GiB
     check_message(shapes, {}, WireConfig(), ServerConfig(), 3, (COPIES + COMING) * 2**30)
     check_message(shapes, {}, WireConfig(), ServerConfig(), 3, None)
-    with pytest.raises(ConfigError, match=r"messages of 1024 MiB .* up to 7.0 GiB here .*, and 5.0 GiB are free"):
+    with pytest.raises(ConfigError, match=r"messages of 1024 MiB .* up to 7.0 GiB here .*, but 5.0 GiB are free"):
         check_message(shapes, {}, WireConfig(), ServerConfig(), 3, 5 * 2**30)
     with pytest.raises(ConfigError, match=r"up to 16\.0 GiB"):
         check_message(shapes, {}, WireConfig(), ServerConfig(rule="fedmedian"), 3, 10 * 2**30)

@@ -149,7 +149,7 @@ def test_an_update_comes_of_enough_examples_and_steps(train, examples, reason):
 def test_a_score_comes_of_enough_questions_or_is_none():
     check_scores(POLICY, 0)
     check_scores(POLICY, 32)
-    with pytest.raises(PolicyError, match="a score of 1 questions, expected at least 32"):
+    with pytest.raises(PolicyError, match="a score on 1 questions, expected at least 32"):
         check_scores(POLICY, 1)
 
 

@@ -149,18 +149,18 @@ def test_a_rule_works_in_the_loop_of_rounds():
     [
         ("local", ["server=fedadam"], 5, "server.rule: fedadam aggregates adapters, but method local sends none"),
         ("central", ["server=krum"], 5, "method central sends none"),
-        ("fedavg", ["server.options={eta: 0.1}"], 5, "server.options: rule mean has none .got eta."),
+        ("fedavg", ["server.options={eta: 0.1}"], 5, "server.options: rule mean has no options .got eta."),
         ("fedavg", ["server=fedadam", "server.options={rate: 1}"], 5, "server.options.rate: unknown to rule fedadam; "
          "options are eta, eta_l, beta_1, beta_2, tau"),
-        ("fedavg", ["server=fedmedian", "server.options={eta: 1}"], 5, "unknown to rule fedmedian; it has none"),
+        ("fedavg", ["server=fedmedian", "server.options={eta: 1}"], 5, "unknown to rule fedmedian; it has no options"),
         ("fedavg", ["server=fedadam", "server.options={eta: fast}"], 5, "server.options.eta: .*valid number"),
         ("fedavg", ["server=fedadam", "server.options={min_train_nodes: 1}"], 5, "min_train_nodes: unknown"),
         ("fedavg", ["server=krum"], 2, "krum with num_malicious_nodes=0 needs the replies of at least 3 clients"),
         ("fedavg", ["server=bulyan", "server.options.num_malicious_nodes=1"], 6, "at least 7 clients"),
         ("fedavg", ["server=multikrum", "server.options.num_nodes_to_select=6"], 5, "at most 5 of 5"),
-        ("scaffold", ["server=fedadam"], 5, "method scaffold has a rule of its own; only mean goes with it"),
-        ("feddyn", ["server=krum"], 5, "method feddyn has a rule of its own"),
-        ("fedavg", ["server=fedtrimmedavg"], 4, "cuts off no reply: beta must be at least 1/4"),
+        ("scaffold", ["server=fedadam"], 5, "method scaffold has its own aggregation and works only with mean"),
+        ("feddyn", ["server=krum"], 5, "method feddyn has its own aggregation"),
+        ("fedavg", ["server=fedtrimmedavg"], 4, "trims no reply: beta must be at least 1/4"),
         ("fedavg", ["server=fedtrimmedavg", "server.options.beta=0.7"], 4, "beta"),
     ],
 )  # fmt: skip

@@ -95,7 +95,7 @@ def test_no_setting_of_a_run_is_filled_from_the_clients_defaults():
     check_complete(flat)
     for key in ("train.lr", "wire.format", "algorithm.alpha", "seed", "adapter.sites"):
         with pytest.raises(
-            ConfigError, match=rf"^{key}: missing in the run's settings; its server has another version"
+            ConfigError, match=rf"^{key}: missing in the run's settings; the server has another version"
         ):
             check_complete({k: value for k, value in flat.items() if k != key})
 
@@ -118,8 +118,8 @@ def test_an_old_backup_is_noticed_in_one_line_and_the_run_goes_on(caplog):
     told = [record for record in caplog.records if "restored from an older backup?" in record.getMessage()]
     (line,) = {record.getMessage() for record in told}
     assert line == (
-        "client bob: the newest state here is of round 1, though the server has its training of round 2: restored "
-        "from an older backup? It goes on from what there is"
+        "client bob: its newest state is from round 1, but the server has its training of round 2: restored "
+        "from an older backup? It continues from the state it has"
     )
     assert told[0].event == {"event": "rollback", "client": "bob", "kept": 1, "ledger": 2, "round": 3}
     assert torch.equal(state.shared["up.bias"], torch.full((4,), 6.0))
@@ -131,14 +131,14 @@ def test_a_client_may_refuse_to_go_on_from_an_old_backup(caplog):
     federate([Adder("ann", 1.0), bob], state, rounds=3, every=3)
     assert [turn[:2] for turn in bob.turns if turn[0] == "fit"] == [("fit", 1), ("fit", 2)]
     assert torch.equal(state.shared["up.bias"], torch.full((4,), 2.0 + 2.0 + 1.0))
-    assert "client bob failed: OldStateError: the newest state here is of round 1" in caplog.text
+    assert "client bob failed: OldStateError: its newest state is from round 1" in caplog.text
 
 
 def test_a_resumed_run_knows_who_had_trained(caplog):
     state = ServerState(shared(), round=2, trained={"ann": 2, "bob": 1})
     federate([Adder("ann"), Adder("bob")], state, rounds=3)
-    assert "client ann keeps a state of round 0, though it has trained in round 2" in caplog.text
-    assert "client bob: there is no state here, though the server has its training of round 1" in caplog.text
+    assert "client ann has the state of round 0, but it trained in round 2" in caplog.text
+    assert "client bob: it has no state, but the server has its training of round 1" in caplog.text
 
 
 def test_a_round_that_begins_again_is_no_old_backup(caplog):
@@ -146,4 +146,4 @@ def test_a_round_that_begins_again_is_no_old_backup(caplog):
     ann = Adder("ann")
     ann.turns = [("fit", 1), ("fit", 2)]  # the server was killed before it wrote round 2
     federate([ann], state, rounds=3)
-    assert "backup" not in caplog.text and "keeps a state" not in caplog.text
+    assert "backup" not in caplog.text and "has the state" not in caplog.text

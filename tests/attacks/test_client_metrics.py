@@ -111,7 +111,7 @@ def test_a_loss_within_bounds_that_would_take_the_rule_over_is_judged_by_the_oth
     found = run({"train": putting(train__loss=1e6)}, rule=qfedavg(), judge=Judge(losses=True))
     [(client, _, reason)] = refusals(found)
     assert client == EVE
-    assert reason == "its loss is 1e+06; by those of the others at most 75 is used"
+    assert reason == "its loss is 1e+06; compared with the others, at most 75 is accepted"
 
 
 def test_rounding_below_0_is_no_reason():
@@ -130,16 +130,16 @@ def test_losses_that_may_be_below_0_are_bounded_too():
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError("deep"), KeyError("x"), UnicodeError("\x1b]0;x\x07")])
 def test_whatever_a_reply_brings_about_costs_that_reply_alone(error, monkeypatch, caplog):
-    from feddat.app import messages
+    from feddat.app.messages import reading
 
-    real = messages._metrics
+    real = reading._metrics
 
     def broken(content, client, *others):
         if client == EVE:
             raise error
         return real(content, client, *others)
 
-    monkeypatch.setattr(messages, "_metrics", broken)
+    monkeypatch.setattr(reading, "_metrics", broken)
     found = run({}, rounds=2)
     assert [(client, kind) for client, kind, _ in refusals(found)] == [(EVE, "train"), (EVE, "evaluate")] * 2
     assert all(reason.startswith(f"cannot be read: {type(error).__name__}") for *_, reason in refusals(found))

@@ -187,7 +187,7 @@ def test_each_attack_costs_its_own_reply_and_one_line(attacked):
         for line in attacked["lines"]
         if line["event"] in ("failed", "refused") and line["round"]
     }
-    assert told[1] == "has not answered within 45 s; what it sends later is not used"
+    assert told[1] == "has not answered within 45 s; a later reply is ignored"
     assert 2 not in told, "what was signed as ann's is bob's"
     assert told[3].startswith("its reply cannot be read: it has more than ")
     # The SuperLink may itself refuse the parts of the last two: their replies never become whole, or the node ends.

@@ -42,7 +42,7 @@ def test_the_reason_says_what_was_found_and_what_is_used():
     found = run(noise(99), limits=Limits(max_update=1e9))
     allowed = 10 * 1.5 * 10**0.5  # ten examples each, so no allowance for them
     assert [reason for *_, reason in refusals(found)] == [
-        f"its update's norm is {99 * 1.5 * 10**0.5:.3g}; by those of the others at most {allowed:.3g} is used"
+        f"its update's norm is {99 * 1.5 * 10**0.5:.3g}; compared with the others, at most {allowed:.3g} is accepted"
     ]
 
 
@@ -91,8 +91,8 @@ def test_whoever_says_to_have_most_data_by_far_is_not_believed():
     settings = {"weighting": "examples", "judge": Judge(examples=True)}
     found = run({}, eve=claiming(9_999_999), **settings)
     assert [reason for *_, reason in refusals(found)] == [
-        "says to have 9999999 examples; by those of the others at most 1000 are believed, unless "
-        "server.agreed_examples names more"
+        "claims 9999999 examples; compared with the others, at most 1000 are accepted; set "
+        "server.agreed_examples to accept more"
     ]
     assert is_mean_of_the_honest(found)
 
@@ -104,13 +104,13 @@ def test_a_number_that_is_agreed_on_is_believed_and_no_more():
 
     assert refusals(with_agreed(5000, {EVE: 5000})) == []
     [(_, _, reason)] = refusals(with_agreed(5001, {EVE: 5000}))
-    assert reason == "says to have 5001 examples, more than 5000 (server.agreed_examples)"
+    assert reason == "claims 5001 examples, more than 5000 (server.agreed_examples)"
 
 
 def test_a_client_has_no_more_data_than_it_registered_with():
     found = run({"train": with_metrics(lambda metrics: metrics | {"num-examples": 11})}, weighting="examples")
     assert [reason for *_, reason in refusals(found)] == [
-        "says to have 11 examples, more than 10 (what it registered with)"
+        "claims 11 examples, more than 10 (the number it registered with)"
     ]
     assert is_mean_of_the_honest(found)
 
@@ -120,7 +120,7 @@ def test_its_data_does_not_grow_from_round_to_round():
     attack = with_metrics(lambda metrics: metrics | {"num-examples": next(rounds)})
     found = run({"train": attack}, 3, weighting="examples")
     assert [reason for *_, reason in refusals(found)] == [
-        f"says to have {count} examples, and 1 in an earlier round" for count in (2, 3)
+        f"claims {count} examples, but 1 in an earlier round" for count in (2, 3)
     ]
 
 

@@ -28,7 +28,7 @@ from feddat.config import BOUNDS, RunConfig
 from feddat.experiment.serving import flower
 from feddat.experiment.serving.app_config import AppConfig, to_flat
 from feddat.experiment.serving.gate import ClientGate
-from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.foundation import load_foundation
 from feddat.site import read_site
 from helpers import make_tiny_vilt
 
@@ -208,18 +208,18 @@ BOMB = LINES + "".join(f", &{b} [{', '.join(['*' + a] * 9)}]" for a, b in pairwi
         ({"cache_prefix": 10**12}, "cache_prefix is 1e+12"),
         ({"train.betas": BOMB}, "a value has an alias"),
         ({"algorithm.options": "{a: &a [x], b: *a}"}, "a value has an alias"),
-        ({"train.betas": "[" * 4000}, "train.betas: more than 64 brackets"),
-        ({"train.betas": "[" * 65}, "train.betas: more than 64 brackets"),
+        ({"train.betas": "[" * 4000}, "train.betas: value has more than 64 brackets"),
+        ({"train.betas": "[" * 65}, "train.betas: value has more than 64 brackets"),
         ({"algorithm.options": "{" + "? " * 2000}, "algorithm.options"),
-        ({"algorithm.options": "{" + "a: 1, " * 500 + "}"}, "key 'a' stands twice"),
+        ({"algorithm.options": "{" + "a: 1, " * 500 + "}"}, "key 'a' occurs twice"),
         ({"train.betas": "[" + "9" * 4000 + "9" * 90 + "]"}, "train.betas"),
-        ({"train.betas": "[" + "9" * 5000 + "]"}, "train.betas: longer than 4096 characters"),
+        ({"train.betas": "[" + "9" * 5000 + "]"}, "train.betas: value is longer than 4096 characters"),
         ({f"x{i}": 1 for i in range(2000)}, "settings, expected at most 1000"),
         ({"train.lrr": 1.0}, "unknown key 'train.lrr'"),
         ({"path": "/etc/passwd"}, "unknown key 'path'"),
         ({"": 1}, "unknown key ''"),
         ({"train.lr.x": 1}, "train.lr"),
-        ({"train" + ".a" * 2000: 1}, "a key longer than 100"),
+        ({"train" + ".a" * 2000: 1}, "key is longer than 100"),
         ({"train.betas": "{" + "a: {" * 60}, "train.betas"),
     ],
 )
@@ -307,7 +307,7 @@ def test_a_server_opens_and_fetches_no_model(server, caplog, monkeypatch, model)
         ({"round": 10**15, "rounds": 10**15}, f"says {10**15} rounds, its run 3"),
         ({"round": 1.0}, "round is missing or not of type int"),
         ({"final": 1}, "final is missing or not of type bool"),
-        ({"wire.format": "int8"}, "wire format is another than its run's"),
+        ({"wire.format": "int8"}, "wire format differs from its run's"),
         ({"pickle": "x"}, "has 1 unknown keys"),
         ({"run": "../../bob"}, "names no run"),
         ({"run": ".policy"}, "names no run"),
@@ -350,7 +350,7 @@ def test_an_adapter_of_another_shape(served, caplog):
     ("says", "reason"),
     [
         ({"split": "train"}, "policy.score_splits: split is 'train', expected one of validation, test"),
-        ({"split": "test", "final": True}, "calls an evaluation final that is not the run's last"),
+        ({"split": "test", "final": True}, "marks an evaluation as final that is not the run's last"),
     ],
 )
 def test_scores_of_what_is_not_to_be_scored(served, caplog, says, reason):
@@ -361,7 +361,7 @@ def test_a_score_of_few_questions(server, hospital, tmp_path, caplog):
     few = hospital / "few.jsonl"
     few.write_text("".join((hospital / "validation.jsonl").read_text().splitlines(keepends=True)[:31]))
     server.site({"validation": str(few)}, approval="first-use")
-    refused(caplog, server.ask("evaluate"), "policy.min_questions: a score of 31 questions, expected at least 32")
+    refused(caplog, server.ask("evaluate"), "policy.min_questions: a score on 31 questions, expected at least 32")
     assert server.ask("evaluate", says={"split": "test"}).has_content()
 
 
@@ -373,7 +373,7 @@ def test_a_day_has_so_many_updates_and_scores(server, caplog):
             assert server.ask(kind).has_content()
         before = server.state()
         caplog.clear()
-        refused(caplog, server.ask(kind), "_a_day: 2 were made today")
+        refused(caplog, server.ask(kind), "were already made today")
         assert server.state() == before
 
 
@@ -382,7 +382,9 @@ def test_a_day_has_so_many_updates_and_scores(server, caplog):
 
 def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog):
     server.site()
-    refused(caplog, server.ask("query", run="r2"), "run r2: not approved yet; `feddat deploy approve r2` lets it")
+    refused(
+        caplog, server.ask("query", run="r2"), "run r2: not approved yet; approve it with `feddat deploy approve r2`"
+    )
     assert not (server.place / "state" / "r2").exists()
     approvals = Approvals(server.place / "state")
     assert approvals.waiting()["r2"]["train.lr"] == 0.01
@@ -393,7 +395,7 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
     for change in ({"train.lr": 0.005}, {"rounds": 4}, {"adapter.reduction": 4}, {"seed": 1}):
         caplog.clear()
         (key,) = change
-        told = f"run r2: other settings than were approved ({key})"
+        told = f"run r2: settings differ from those approved ({key})"
         foundation = server.foundation(change)
         says = {"rounds": 4} if key == "rounds" else {}
         refused(caplog, server.ask("train", change, says, foundation=foundation, run="r2"), told)
@@ -420,7 +422,7 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     assert code == 0
     assert told.splitlines() == ["run r2 asks for", "  rounds: 3", "  train.batch_size: 16", "  train.lr: 0.01"]
     code, told = feddat("r1")
-    assert (code, told.strip()) == (2, "error: run r1: does not wait for approval; runs that do: r2")
+    assert (code, told.strip()) == (2, "error: run r1: is not waiting for approval; waiting runs: r2")
     assert server.ask("query", run="r2").has_error(), "to look is not to approve"
     assert feddat("r2")[1].endswith("run r2 is approved\n")
     assert server.ask("query", run="r2").has_content()
@@ -430,7 +432,7 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):
-    refused(caplog, server.ask("query", {"train.lr": 0.005}), "run r1: other settings than were approved (train.lr)")
+    refused(caplog, server.ask("query", {"train.lr": 0.005}), "run r1: settings differ from those approved (train.lr)")
 
 
 def test_a_server_fills_no_disk_with_runs(server, caplog):
@@ -516,17 +518,24 @@ def test_an_honest_run_ends_with_the_same_numbers_whatever_was_tried_in_between(
 # --- privacy ----------------------------------------------------------------------------------------------------------
 
 PRIVATE = {"method": "fedavg", "privacy.epsilon": 4.0, "share_metrics": "none"}
+CLIENTS = PRIVATE | {"privacy.unit": "client"}
+SUMS = {"secure_aggregation.enabled": True, "secure_aggregation.bits": 20}
 
 
 @pytest.mark.parametrize(
     ("required", "settings", "reason"),
     [
-        ("shared", {}, "policy.privacy: the run promises none, expected privacy.scope shared, epsilon at most 5"),
+        ("shared", {}, "policy.privacy: the run promises no privacy, expected privacy.scope shared, epsilon at most 5"),
         ("all", PRIVATE | {"privacy.scope": "shared"}, "policy.privacy: privacy.scope is shared, expected"),
         ("shared", PRIVATE | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6 and 1e-05"),
         ("shared", PRIVATE | {"privacy.delta": 1e-4}, "policy.epsilon, policy.delta: the run promises 4 and 0.0001"),
         ("none", PRIVATE | {"privacy.noise_seed": 1}, "noise hides nothing from a server that knows its seed"),
         ("none", PRIVATE | {"privacy.epsilon": 1e9}, "policy.bounds: privacy.epsilon is 1e+09, expected 0.01 to 100"),
+        ("shared", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
+        ("client", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
+        ("central", PRIVATE, "policy.privacy: privacy.scope is all, expected privacy.unit=client, epsilon at most 5"),
+        ("client", CLIENTS | SUMS | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6"),
+        ("client", CLIENTS | SUMS | {"privacy.noise_seed": 1}, "noise hides nothing from a server"),
         ("shared", PRIVATE | {"share_metrics": "scores"}, "privacy: share_metrics is scores: losses, scores and"),
         ("shared", PRIVATE | {"method": "fedprox"}, "privacy: fedprox: its proximal term"),
     ],

@@ -37,9 +37,9 @@ def test_a_client_can_ask_for_larger_sums():
 @pytest.mark.parametrize(
     ("config", "problem"),
     [
-        ({"run": "r"}, "does not name its run, round and version alone"),
-        ({"run": "r", "round": "1"}, "does not name its run, round and version alone"),
-        ({"run": "r", "round": 1, "split": "train"}, "does not name its run, round and version alone"),
+        ({"run": "r"}, "must name only its run, round and version"),
+        ({"run": "r", "round": "1"}, "must name only its run, round and version"),
+        ({"run": "r", "round": 1, "split": "train"}, "must name only its run, round and version"),
         ({"run": "r", "round": 31}, "round is 31, expected 1 to 30"),
     ],
 )

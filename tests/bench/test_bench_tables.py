@@ -102,7 +102,7 @@ def test_a_page_without_marks_is_an_error(tmp_path):
     tables.write_result(tmp_path, STEP)
     page = tmp_path / "page.md"
     page.write_text("nothing\n")
-    with pytest.raises(DataError, match="no mark like <!-- bench step -->"):
+    with pytest.raises(DataError, match="has no mark like <!-- bench step -->"):
         tables.fill_page(page, tmp_path)
     with pytest.raises(DataError, match="no\\.md: No such file"):
         tables.fill_page(tmp_path / "no.md", tmp_path)

@@ -47,7 +47,7 @@ def test_runtimes_and_numbers_of_workers_are_checked(capsys):
 
 def test_an_unknown_model_is_named(tmp_path, capsys):
     assert call("bench", "step", "--models", "gpt", "--work", str(tmp_path)) != 0
-    assert "'gpt': not one that is measured; expected vilt-mini" in capsys.readouterr().err
+    assert "'gpt': unknown; expected one of vilt-mini" in capsys.readouterr().err
 
 
 def test_schedules_can_be_chosen(tmp_path, capsys):
@@ -56,4 +56,4 @@ def test_schedules_can_be_chosen(tmp_path, capsys):
     rows = json.loads((tmp_path / "out" / "step.json").read_text())["rows"]
     assert [row["schedule"] for row in rows] == ["plain"]
     assert call("bench", "step", "--quick", "--schedules", "plain,fast", *places) != 0
-    assert "schedule 'fast': not one that is measured; expected published" in capsys.readouterr().err
+    assert "schedule 'fast': unknown; expected one of published" in capsys.readouterr().err

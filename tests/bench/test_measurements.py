@@ -43,7 +43,7 @@ def test_steps_are_taken_in_turns_and_counted(tiny, tmp_path):
 
 
 def test_an_unknown_schedule_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'fast': not one that is measured; expected published, alternating"):
+    with pytest.raises(ValueError, match="'fast': unknown; expected one of published, alternating"):
         step.bench_step(tmp_path, [], ["fast"])
 
 

@@ -35,7 +35,7 @@ def test_actors_below_this_process_are_seen_with_the_most_they_held(monkeypatch)
 
 
 def test_without_actors_there_is_nothing_to_tell():
-    with pytest.raises(RuntimeError, match="no actor of Ray was seen"), simulation._Actors() as seen:
+    with pytest.raises(RuntimeError, match="found no Ray actor"), simulation._Actors() as seen:
         seen.peak()
 
 

@@ -18,13 +18,13 @@ def test_a_run_waits_until_it_is_approved(tmp_path):
     approvals.approve("r")
     assert approvals.waiting() == {"s": {}}
     assert approvals.approved("r") == {"train.lr": 1}
-    with pytest.raises(ApprovalError, match="run r: does not wait for approval; runs that do: s"):
+    with pytest.raises(ApprovalError, match="run r: is not waiting for approval; waiting runs: s"):
         approvals.approve("r")
 
 
 @pytest.mark.parametrize("run", ["../../x", "", "r"])
 def test_what_does_not_wait_cannot_be_approved(tmp_path, run):
-    with pytest.raises(ApprovalError, match="runs that do: none"):
+    with pytest.raises(ApprovalError, match="waiting runs: none"):
         Approvals(tmp_path / "state").approve(run)
     assert not list(tmp_path.iterdir())
 

@@ -137,7 +137,7 @@ def test_what_cannot_be_recorded_is_run_as_it_is(recorder, monkeypatch, caplog):
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
     assert ask(recorder, inputs, times=5) is None
     assert [record.getMessage() for record in caplog.records] == [
-        "route global is not recorded as a CUDA graph, and runs without: no such operation"
+        "route global cannot be recorded as a CUDA graph and runs without one: no such operation"
     ]
 
 

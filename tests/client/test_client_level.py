@@ -132,7 +132,7 @@ def test_a_ledger_without_its_seal_is_refused(paid):
     text = json.loads(path.read_text())
     del text["seal"]
     path.write_text(json.dumps(text))
-    with pytest.raises(StoreError, match="without a seal"):
+    with pytest.raises(StoreError, match="it has no seal"):
         NoiseShares(config, store).check()
 
 

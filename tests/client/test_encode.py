@@ -101,5 +101,5 @@ def test_data_prepared_for_another_encoder_is_refused():
     image = EncodedImage.of(np.zeros((3, 4, 4), np.uint8), "one")
     data = ClientData("museum", "vqa", (Example("1", (image,), "?", {"a": 1.0}),), (), ())
     check_encoder(data, "one", "tiny")
-    with pytest.raises(DataError, match=r"client museum: prepared for another .* than that of model big"):
+    with pytest.raises(DataError, match=r"client museum: prepared for another .* than model big uses"):
         check_encoder(data, "two", "big")

@@ -96,7 +96,7 @@ class Pools:
         (ReadsAndPools, "nlvr2", "rank", "rank", "answers: rank, but task nlvr2 has only classes"),
         (Reads, "vqa", None, "generate", "generate"),
         (Reads, "vqa", "classes", "rank", "model m only writes"),
-        (Reads, "nlvr2", None, "rank", "model m only writes; expected task vqa"),
+        (Reads, "nlvr2", None, "rank", "model m only writes answers; expected task vqa"),
         (Pools, "vqa", None, "rank", "classes"),
         (Pools, "vqa", "classes", "rank", "classes"),
         (Pools, "vqa", "generate", "rank", "client c: answers: generate, but model m has only classes"),

@@ -113,9 +113,9 @@ def test_a_family_learns_and_only_its_shared_part_travels(tmp_path, folders, fam
         (
             {"method": "fedrep"},
             ConfigError,
-            "nothing but the head trains, but the vocabulary head of model .* does not",
+            "only the head trains, but the vocabulary head of model .* does not",
         ),
-        ({"method": "head"}, ConfigError, "nothing but the head trains"),
+        ({"method": "head"}, ConfigError, "only the head trains"),
         ({"method": "moon"}, ConfigError, "answers are written"),
         ({"weights": "int8", "adapter.peft": "full", "method": "fedavg"}, ConfigError, "peft full trains the model's"),
         ({"weights": "int8", "adapter.peft": "lora", "method": "fedex-lora"}, ConfigError, "adds to the model's own"),

@@ -15,7 +15,7 @@ from feddat.deploy import pki
 from feddat.deploy.check import check_client
 from feddat.deploy.errors import DeployError
 from feddat.deploy.folder import node_arguments, read_server, write_consortium
-from feddat.experiment.single.federation import model_hashes
+from feddat.experiment.single.foundation import model_hashes
 
 NOW = datetime.datetime.now(datetime.UTC)
 
@@ -61,7 +61,7 @@ def test_the_certificate_is_the_authoritys_and_for_the_host(consortium):
         pki.check_certificate(certificate, stranger, "server.crt")
 
 
-@pytest.mark.parametrize(("shift", "reason"), [(-60, "expired on"), (60, "only good from .* is the clock right")])
+@pytest.mark.parametrize(("shift", "reason"), [(-60, "expired on"), (60, "valid only from .* is the clock right")])
 def test_a_certificate_out_of_its_time_is_refused(shift, reason):
     authority = pki.new_authority("x")
     other, _ = pki.server_certificate(authority, ["h"], days=30, now=NOW + datetime.timedelta(days=shift))

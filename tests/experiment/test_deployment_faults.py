@@ -106,7 +106,7 @@ def test_a_node_too_few_is_waited_for_then_the_run_stops_and_can_be_resumed(clou
     cloud.wait(lambda: has(folder.log_file, event="asked", kind="train", round=2))
     cloud.processes.kill("bob")
     told = cloud.end_of(run)
-    kept = "everything up to here is kept, and the run can be resumed"
+    kept = "all results so far are kept, and the run can be resumed"
     assert f"round 2: 1 of at least 2 clients connected after 5 s (ann); {kept}" in told
     assert [path.name for path in folder.checkpoints.glob("round-*")] == ["round-00001"]
 
@@ -182,7 +182,7 @@ def test_a_node_whose_clock_is_wrong_is_told_so(cloud, client, tmp_path, seconds
     name = f"clock{seconds}"
     home = {"FLWR_HOME": str(tmp_path / "home"), "PYTHONPATH": path}
     cloud.processes.start(name, ["deploy", "client", str(client)], home)
-    pattern = rf"not let in by 127\.0\.0\.1:\d+: clock: (\d+) s {way} the server's, .*set it right \(NTP\)"
+    pattern = rf"not let in by 127\.0\.0\.1:\d+: clock: (\d+) s {way} the server's, .*set the clock \(NTP\)"
     found = cloud.wait(lambda: re.search(pattern, log_of(cloud, name)))
     cloud.processes.kill(name)
     assert abs(int(found[1]) - abs(seconds)) <= 2

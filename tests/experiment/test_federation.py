@@ -6,7 +6,8 @@ import torch
 from feddat.adapters.int8_products import Int8ProductLinear
 from feddat.config import ConfigError
 from feddat.experiment import load_clients
-from feddat.experiment.single.federation import load_federation, load_foundation
+from feddat.experiment.single.federation import load_federation
+from feddat.experiment.single.foundation import load_foundation
 from feddat.experiment.single.methods import resolve
 from helpers import needs_vnni
 

@@ -65,5 +65,5 @@ def test_scores_that_are_kept_back_are_called_so_everywhere(make_config, sharing
 
 
 def test_scores_are_what_a_comparison_is_for(make_config):
-    with pytest.raises(ConfigError, match="share_metrics: counts, but scores are what is compared"):
+    with pytest.raises(ConfigError, match="share_metrics: counts, but comparisons need scores"):
         compare(make_config(share_metrics="counts"), ["feddat"], [0])

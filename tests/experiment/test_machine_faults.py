@@ -198,7 +198,7 @@ def test_a_database_that_is_damaged_is_put_aside_and_the_run_goes_on(cloud, undi
     (state / "superlink.db").write_bytes(b"\x17" * 50_000)
     cloud.start_link()
     assert re.search(
-        r"superlink\.db: file is not a database; put aside as superlink\.db\.damaged-\w+\. Runs are kept in their "
+        r"superlink\.db: file is not a database; moved aside as superlink\.db\.damaged-\w+\. Runs are kept in their "
         "folders: resume them",
         log_of(cloud, "superlink"),
     )
@@ -215,7 +215,7 @@ def test_a_second_server_over_one_state_folder_is_refused(cloud):
     cloud.wait(lambda: "second" in cloud.processes.ended(), 100)
     cloud.processes.stop("second")
     told = log_of(cloud, "second").strip().splitlines()
-    assert re.search(r"state folder \S+/state: another server works with it; end that one first", told[-1]), told
+    assert re.search(r"state folder \S+/state: another server is using it; stop that one first", told[-1]), told
     assert "Traceback" not in log_of(cloud, "second")
     cloud.control.wait(10)
 

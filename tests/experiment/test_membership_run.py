@@ -181,7 +181,7 @@ def test_another_key_does_not_get_a_name(consortium):
     c.feddat("deploy", "renew", "bob")
     fingerprint = re.search(r"SHA256:\S+", c.feddat("deploy", "renew", "bob"))[0]
     said = c.admit("bob", "--fingerprint", fingerprint, code=2)
-    assert "client bob: was revoked; --again lets the name have another key" in said
+    assert "client bob: was revoked; if it is the same institution, --again gives the name another key" in said
     said = c.feddat("deploy", "join", "c/invitation.json", "--name", "ann", "-o", "eve", "--fingerprint", "0", code=2)
     assert "the authority: fingerprint " in said and "not what it should be" in said
     told = re.search(r"authority's fingerprint: (\w+)", c.said["init"])[1]

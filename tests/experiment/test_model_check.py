@@ -89,8 +89,8 @@ def test_from_the_command_line(tmp_path, capsys):
         (["check", "{}/vilt", "eval.answer=rank"], "unknown key 'eval.answer'; did you mean 'eval.answers'?"),
         (["check", "{}/vilt", "fusion.kind=transformer"], "one stream; expected the default"),
         (["check", "{}/vilt", "adapter.sites=nothing"], "adapter: "),
-        (["make-tiny", "bert", "{}/new"], "family 'bert': unknown; expected vilt, vilt-bert"),
-        (["make-tiny", "vilt", "{}/vilt"], "exists already; expected a new one"),
+        (["make-tiny", "bert", "{}/new"], "family 'bert': unknown; expected one of vilt, vilt-bert"),
+        (["make-tiny", "vilt", "{}/vilt"], "already exists; expected a new or empty folder"),
     ],
 )
 def test_mistakes_are_one_line(arguments, said, tmp_path, capsys):

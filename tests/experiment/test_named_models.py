@@ -10,7 +10,7 @@ import yaml
 from feddat.config import ConfigError, load_config
 from feddat.deploy.folder import write_consortium
 from feddat.experiment import Experiment
-from feddat.experiment.single.federation import model_hashes
+from feddat.experiment.single.foundation import model_hashes
 from feddat.hub import HubError, parse_address
 from feddat.hub.client import cache_folder
 from feddat.models.base import ModelError
@@ -90,7 +90,9 @@ def test_an_existing_folder_comes_before_the_hub(
 def test_pickles_are_never_fetched_and_the_hubs_own_conversion_is(hub: HubServer, vilt: dict[str, bytes]) -> None:
     plain = {name: data for name, data in vilt.items() if not name.endswith(".safetensors")}
     hub.add("model", VILT, plain)
-    with pytest.raises(ModelError, match=r"no safetensors, but pytorch_model\.bin; `feddat convert dandelin/vilt-b32"):
+    with pytest.raises(
+        ModelError, match=r"no safetensors, but pytorch_model\.bin; convert them with `feddat convert dande"
+    ):
         pin_model(VILT)
     stranger = converted_request(3) | {"author": {"name": "stranger"}}
     commit = hub.add("model", VILT, vilt, revision="refs/pr/4")
@@ -228,7 +230,7 @@ def test_a_run_holds_on_to_its_revision_and_weights(
 
 def test_other_weights_under_the_same_name_are_refused(make_config, world: Path) -> None:
     experiment = Experiment(make_config(rounds=1, model_weights="0" * 16))
-    with pytest.raises(Exception, match=r"model_weights: 0{16} expected, but model .* has "):
+    with pytest.raises(Exception, match=r"model_weights: expected 0{16}, but model .* has "):
         experiment.run()
     assert not experiment.folder.config_file.exists()
 

@@ -80,7 +80,7 @@ NOT_ABSTRACT = "from feddat.algorithms import Algorithm\nclass Mine(Algorithm):\
         ("mine = other:Mine", "import nothing_such", "cannot be loaded: ModuleNotFoundError: No module named 'nothing"),
         ("mine = other:Mine", "Mine = 3", "expected a subclass of feddat.algorithms.Algorithm, got 3"),
         ("own = other:Mine", NOT_ABSTRACT, "its `name` is 'mine'; expected 'own'"),
-        ("mine = other:Mine", NOT_ABSTRACT, "cannot be made: .*step"),
+        ("mine = other:Mine", NOT_ABSTRACT, "cannot be instantiated: .*step"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, monkeypatch, point, module, said):
@@ -109,7 +109,7 @@ def test_a_notebook_adds_one_to_its_own_process():
     assert methods["mine"] is first and list(methods) == ["fedavg", "mine"] and methods.own == ("fedavg",)
     methods.add(again)  # a cell that is executed again
     assert methods["mine"] is again and len(methods) == 2
-    with pytest.raises(ConfigError, match="method fedavg: there is one of this name already"):
+    with pytest.raises(ConfigError, match="method fedavg: this name is already taken"):
         methods.add(Taken())
 
 
@@ -123,7 +123,7 @@ def test_names_are_taken_once(tmp_path, monkeypatch):
     for package in ("one", "two"):
         installed(tmp_path, package, "mine = one:Mine")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ConfigError, match=r"several packages bring one \((one, two|two, one)\)"):
+    with pytest.raises(ConfigError, match=r"several packages provide it \((one, two|two, one)\)"):
         Registry([])["mine"]
     ours = Ours()
     methods = Registry([ours])

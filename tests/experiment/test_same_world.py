@@ -18,7 +18,8 @@ from feddat.client.store import StoreError
 from feddat.config import load_config
 from feddat.example import Example
 from feddat.experiment import Experiment, ExperimentError
-from feddat.experiment.single import federation as federation_module
+from feddat.experiment.single import client_data, foundation
+from feddat.experiment.single.federation import load_federation
 from feddat.experiment.single.folder import config_hash
 from feddat.experiment.single.world import check_client, finished_worlds, in_short
 from feddat.report.page import write_report
@@ -44,8 +45,8 @@ def settings(place, tmp_path):
 
 def another_process():
     """Forget what this one has loaded, as a new one would."""
-    federation_module._load_model.cache_clear()
-    federation_module._load_benchmark.cache_clear()
+    foundation._load_model.cache_clear()
+    client_data._load_benchmark.cache_clear()
 
 
 def weights(place):
@@ -158,7 +159,7 @@ def test_changes_that_are_accepted_stand_in_summary_and_report(settings, place, 
     summary = Experiment(settings(rounds=3)).run(resume=True)  # accepted once, it is the run's world
     assert summary["changes"] == [{"round": 1, "what": ["model weights", "client ann: test images"]}]
     page = (settings().run_dir / "report.html").read_text(encoding="utf-8")
-    assert "Exchanged on the way" in page
+    assert "Exchanged during the run" in page
     assert "model weights, client ann: test images (after round 1)" in page
 
 
@@ -174,17 +175,17 @@ def test_generated_examples_are_the_data_of_a_generated_benchmark(settings, monk
     with pytest.raises(Stop):
         Experiment(settings(**mini)).run(lambda event: stop(event, "fit", 2))
     another_process()
-    real = federation_module._load_benchmark
+    real = client_data._load_benchmark
 
     def other_definition(*given):
         first, *rest = real(*given)
         question = first.test[0]
         return (replace(first, test=(replace(question, text=question.text + " ?"), *first.test[1:])), *rest)
 
-    monkeypatch.setattr(federation_module, "_load_benchmark", other_definition)
+    monkeypatch.setattr(client_data, "_load_benchmark", other_definition)
     with pytest.raises(ExperimentError, match=r"since round 1 .*: client \w+: test questions; "):
         Experiment(settings(**mini)).run(resume=True)
-    monkeypatch.setattr(federation_module, "_load_benchmark", real)
+    monkeypatch.setattr(client_data, "_load_benchmark", real)
     assert Experiment(settings(**mini)).run(resume=True)["changes"] == []
 
 
@@ -240,7 +241,7 @@ def test_a_client_of_its_own_process_sees_to_its_data_itself(settings, place, tm
     def participant():
         another_process()
         run = Experiment(settings()).settings
-        return federation_module.load_federation(run, tmp_path / "clients").participants["ann"]
+        return load_federation(run, tmp_path / "clients").participants["ann"]
 
     check_client(participant())
     images("ann", "train")(place)

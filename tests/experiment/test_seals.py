@@ -121,7 +121,7 @@ def test_an_altered_personal_state_is_refused_and_named(store, change):
     line = str(told.value)
     assert "\n" not in line
     assert line.startswith(f"client ann: personal state {store.folder / 'round-0002.safetensors'}: ")
-    assert line.endswith("; put back what was there, or remove it, or accept it (accept_changes)")
+    assert line.endswith("; restore the original file, remove the file, or accept it (accept_changes)")
     (store.folder / "round-0002.safetensors").unlink()
     assert store.load(3)[0] == 1
 
@@ -137,13 +137,13 @@ def test_a_state_that_is_accepted_is_sealed_anew(store, caplog):
     rewritten(store.folder / "round-0002.safetensors", number)
     store.accept()
     assert store.load(3)[1]["head/a/weight"][0, 0] == 9
-    assert "round-0002.safetensors was altered or not sealed; it is accepted, and sealed anew" in caplog.text
+    assert "round-0002.safetensors was altered or had no seal; it is accepted and sealed again" in caplog.text
     assert "round-0001" not in caplog.text
 
 
 def test_without_its_key_a_state_is_refused(store):
     store.seal.file.unlink()
-    with pytest.raises(StoreError, match=r"its seal cannot be checked: \S+/\.seal\.key is gone"):
+    with pytest.raises(StoreError, match=r"its seal cannot be checked: \S+/\.seal\.key is missing"):
         store.load(3)
     store.accept()
     assert store.load(3)[0] == 2
@@ -162,14 +162,14 @@ def test_states_of_an_earlier_version_are_accepted_and_sealed_with_the_next(stor
     of_earlier_version(store, 1, 2)
     rewritten(residual.folder / "residual-0002.safetensors", stripped)
     assert store.load(3)[0] == 2
-    assert "round-0002.safetensors has no seal: it is of an earlier version" in caplog.text
+    assert "round-0002.safetensors has no seal: it is from an earlier version" in caplog.text
     store.save(3, tensors(3.0))
     assert store.rounds() == [2, 3]
     caplog.clear()
     assert (store.load(4)[0], store.load(3)[0], residual.load(3)[0]) == (3, 2, 2)
     assert caplog.text == "", "all are sealed now"
     rewritten(store.folder / "round-0003.safetensors", stripped)
-    with pytest.raises(StoreError, match="without a seal, though states written here have one"):
+    with pytest.raises(StoreError, match="it has no seal, but states written here have one"):
         store.load(4)
 
 
@@ -218,7 +218,7 @@ def test_an_altered_checkpoint_is_refused_and_named(tmp_path, name, change, capl
     assert there.accept()
     assert there.latest().round == 2
     assert not there.accept(), "nothing is left to accept"
-    assert f"checkpoint {path} was altered or not sealed; it is accepted" in caplog.text
+    assert f"checkpoint {path} was altered or had no seal; accepted" in caplog.text
 
 
 def test_an_adapter_of_another_round_does_not_fit(tmp_path):
@@ -240,7 +240,7 @@ def test_a_checkpoint_of_an_earlier_version_is_accepted_once(tmp_path, caplog):
     (tmp_path / ".seal.key").unlink()
     rewritten(path / "state.safetensors", stripped)
     assert there.latest().round == 1
-    assert f"checkpoint {path} has no seal: it is of an earlier version" in caplog.text
+    assert f"checkpoint {path} has no seal: an earlier version wrote it" in caplog.text
     saved(tmp_path, 2)
     caplog.clear()
     assert there.latest().round == 2
@@ -250,7 +250,7 @@ def test_a_checkpoint_of_an_earlier_version_is_accepted_once(tmp_path, caplog):
 def test_a_copy_elsewhere_is_read_without_its_key(tmp_path):
     there, _ = saved(tmp_path, 1)
     (tmp_path / ".seal.key").unlink()
-    with pytest.raises(CheckpointError, match=r"its seal cannot be checked: \S+/\.seal\.key is gone"):
+    with pytest.raises(CheckpointError, match=r"its seal cannot be checked: \S+/\.seal\.key is missing"):
         there.latest()
     assert there.latest(elsewhere=True).round == 1
 
@@ -312,8 +312,8 @@ def test_a_client_whose_disk_is_as_it_was_a_round_ago_says_so_and_goes_on(make_c
     summary = Experiment(config).run(put_back)
     told = [record.getMessage() for record in caplog.records if "older backup" in record.getMessage()]
     assert told == [
-        "client ann: the newest state here is of round 1, though the server has its training of round 2: restored from "
-        "an older backup? It goes on from what there is"
+        "client ann: its newest state is from round 1, but the server has its training of round 2: restored from "
+        "an older backup? It continues from the state it has"
     ]
     assert (summary["failed"], summary["refused"]) == (0, 0)
     found = PersonalStore(folder.clients, "ann").read(3)

@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_costs_its_client_one_turn(make_config, world, t
     assert told == ["ann", "bob", "cid", "dan"]
     assert not workers()
     log = [json.loads(line) for line in (tmp_path / "runs" / "run" / "log.jsonl").read_text().splitlines()]
-    idle = "an idle worker: its process was killed (SIGKILL); another takes its place"
+    idle = "an idle worker ended: its process was killed (SIGKILL); a new one replaces it"
     assert idle in [line["message"] for line in log]
 
 
@@ -118,7 +118,7 @@ def test_one_process_at_a_time_works_on_a_clients_state(tmp_path, monkeypatch):
     # A second file description is another process's lock, as far as the system is concerned.
     with (
         locked(store.folder),
-        pytest.raises(StoreError, match="client ann: another process works on its personal state"),
+        pytest.raises(StoreError, match="client ann: another process is using its personal state"),
         store.held(),
     ):
         pass
@@ -161,9 +161,9 @@ def test_runs_of_a_comparison_stay_in_their_processes(make_config):
     config = make_config(runtime__jobs="auto", runtime__cuda_graphs=False)
     (run,) = comparison_runs(config, ["feddat"], [0]).values()
     assert run.runtime.jobs == 1 and not run.runtime.cuda_graphs
-    with pytest.raises(ConfigError, match=r"runtime\.jobs: 2, but the runs of a comparison are side by side already"):
+    with pytest.raises(ConfigError, match=r"runtime\.jobs: 2, but the runs of a comparison are parallel already"):
         comparison_runs(make_config(runtime__jobs=2), ["feddat"], [0])
-    with pytest.raises(ConfigError, match="jobs: 2, but they are for in-process clients, not for simulation; use act"):
+    with pytest.raises(ConfigError, match="jobs: 2, but only kind in-process uses jobs, not simulation; use act"):
         make_config(runtime__jobs=2, runtime__kind="simulation")
 
 

@@ -1,4 +1,4 @@
-"""Adapters at modules that no gradient gets to train nothing: that is said before a run begins."""
+"""Adapters at modules that no gradient reaches train nothing: that is said before a run begins."""
 
 import pytest
 import torch
@@ -57,11 +57,11 @@ def test_default_sites_that_do_not_train_are_named(federation, family, settings,
     check_sites(federation(family, **settings))
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    assert f"no gradient gets to the adapters of {sites.count(',') + 1} module(s): {sites}: " in record.getMessage()
+    assert f"no gradient reaches the adapters of {sites.count(',') + 1} module(s): {sites}: " in record.getMessage()
 
 
 BLIP_DECODER = r"text_decoder\.bert\.encoder\.layer\.0\.output"
-#: Family, settings, expression, and which of its modules no gradient gets to.
+#: Family, settings, expression, and which of its modules no gradient reaches.
 BESIDE = [
     ("clip", {}, r".*_projection", None),
     ("clip", {"fusion__kind": "transformer"}, r"visual_projection", None),
@@ -90,14 +90,14 @@ def test_chosen_sites_that_do_not_train_are_refused_by_name(federation, family, 
         return
     with pytest.raises(ConfigError) as caught:
         check_sites(found)
-    assert str(caught.value).startswith(f"adapter.sites: no gradient gets to {beside}: ")
+    assert str(caught.value).startswith(f"adapter.sites: no gradient reaches {beside}: ")
 
 
 def test_what_rests_at_one_client_may_train_at_others(federation, caplog):
     both = rf"{BLIP_DECODER}|text_encoder\.encoder\.layer\.0\.output"
     check_sites(federation("blip", adapter__sites=both, eval__answers="classes"), others=True)
-    assert "no gradient gets to the adapters of 1 module(s): text_decoder" in caplog.text
-    with pytest.raises(ConfigError, match="no gradient gets to 1 module"):
+    assert "no gradient reaches the adapters of 1 module(s): text_decoder" in caplog.text
+    with pytest.raises(ConfigError, match="no gradient reaches 1 module"):
         check_sites(federation("blip", adapter__sites=BLIP_DECODER, eval__answers="classes"), others=True)
 
 
@@ -105,14 +105,14 @@ def test_what_rests_at_one_client_may_train_at_others(federation, caplog):
 def test_a_run_is_refused_before_its_folder_is_touched(make_config, monkeypatch, method):
     monkeypatch.setattr("feddat.experiment.single.federation.unreached_sites", lambda *given: ["pooler.dense"])
     config = make_config(method=method, adapter__sites=r".*layer\.0\.output")
-    with pytest.raises(ConfigError, match="no gradient gets to 1 module"):
+    with pytest.raises(ConfigError, match="no gradient reaches 1 module"):
         Experiment(config).run()
     assert not (config.run_dir / "config.yaml").exists()
 
 
 def test_a_model_is_checked_with_its_sites(folders):
     make_unit("smolvlm", folders / "checked")
-    with pytest.raises(ConfigError, match="no gradient gets to 1 module"):
+    with pytest.raises(ConfigError, match="no gradient reaches 1 module"):
         check_model(load_config(None, None, model=str(folders / "checked"), **{"adapter.sites": ".*lm_head"}))
 
 

@@ -54,7 +54,7 @@ def test_each_method_keeps_its_own_value_unless_that_is_what_is_studied(make_con
         "4/feddat-s0": 0.5,
         "4/local-s0": 0.25,
     }
-    with pytest.raises(ConfigError, match=r"train\.lr is what is studied"):
+    with pytest.raises(ConfigError, match=r"varies train\.lr, so a search"):
         Study.parse("train.lr=1,2").plans(make_config(), ["feddat"], [0], tuning)
 
 

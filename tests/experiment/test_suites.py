@@ -26,14 +26,14 @@ def test_mistakes_are_named(make_config):
         ConfigError, match="suite 'papr': unknown; suites are paper, mini, deciding, published, rivals, all"
     ):
         find_suite("papr")
-    with pytest.raises(ConfigError, match=r"suite mini: its federations are mini/domain, .*; give no `clients`"):
+    with pytest.raises(ConfigError, match=r"suite mini: its federations are mini/domain, .*; leave out `clients`"):
         SUITES["mini"].configs(make_config())
     with pytest.raises(ConfigError, match="suite x: unknown benchmark mini/z; see `feddat list`"):
         Suite("x", "", ("mini/domain", "mini/z"), ("feddat",)).configs(load_config())
     configs = SUITES["mini"].configs(load_config())
     with pytest.raises(ConfigError, match="'fedavgg' is unknown"):
         all_runs({label: Plan(config, ["fedavgg"], [0]) for label, config in configs.items()})
-    with pytest.raises(ConfigError, match=r"no federation 'mini/z' in the suite .* there are mini/domain"):
+    with pytest.raises(ConfigError, match=r"no federation 'mini/z' in the suite .* its federations are mini/domain"):
         tune_suite(configs, ["feddat"], Search.parse("train.lr=1,2"), "mini/z")
 
 

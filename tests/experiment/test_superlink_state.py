@@ -38,7 +38,7 @@ def test_a_damaged_database_is_put_aside_with_all_its_files(tmp_path, damage, ca
     (tmp_path / "superlink.db-wal").write_bytes(b"of its")
     link._settle_database(arguments(tmp_path))
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith(f"{path}: ") and "put aside as superlink.db.damaged-" in line and "\n" not in line
+    assert line.startswith(f"{path}: ") and "moved aside as superlink.db.damaged-" in line and "\n" not in line
     left = sorted(file.name.split("-")[0] for file in tmp_path.iterdir())
     assert left == ["superlink.db.damaged"] * len(left)
 
@@ -58,7 +58,7 @@ def test_one_server_works_with_a_state_folder_at_a_time(tmp_path):
     other += "print(1, flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
-        told = rf"^state folder {tmp_path}: another server works with it"
+        told = rf"^state folder {tmp_path}: another server is using it"
         with pytest.raises(DeployError, match=told), link._alone(tmp_path):
             pass
         process.kill()
@@ -72,7 +72,7 @@ def test_a_secret_is_its_owners_alone_and_stays(tmp_path):
     assert (tmp_path / "state" / "token").stat().st_mode & 0o777 == 0o600
     assert secret(tmp_path / "state" / "token") == found
     (tmp_path / "short").write_bytes(b"x")
-    with pytest.raises(ValueError, match="holds no secret"):
+    with pytest.raises(ValueError, match="expected a secret of"):
         secret(tmp_path / "short")
 
 
@@ -86,6 +86,6 @@ def test_a_log_on_a_full_disk_is_told_of_once_and_nothing_ends(tmp_path, capsys,
         log.emit(record)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "log.jsonl: No such file or directory; its lines are lost until there is room" in told
+    assert "log.jsonl: No such file or directory; lines are lost until it can be written" in told
     log.emit(record)
     assert (tmp_path / "log.jsonl").read_text().count("something") == 2

@@ -20,7 +20,7 @@ def test_a_search_is_read_from_words():
     for text in ("", "train.lr", "=1", "train.lr=", "train.lr=1, 2"):
         with pytest.raises(ConfigError, match=r"expected KEY=V1,V2"):
             Search.parse(text)
-    with pytest.raises(ConfigError, match=r"train\.lr comes twice"):
+    with pytest.raises(ConfigError, match=r"train\.lr occurs twice"):
         Search.parse("train.lr=1 train.lr=2")
 
 

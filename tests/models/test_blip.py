@@ -194,7 +194,7 @@ def broken(folder, **changes):
     [
         ({"text_config": {"num_hidden_layers": 3}}, "weights lack .* text_.*coder"),
         ({"text_config": {"bos_token_id": 999}}, "bos_token_id is 999; expected 0 to"),
-        ({"vision_config": {"image_size": 64}}, "of another shape"),
+        ({"vision_config": {"image_size": 64}}, "differ in shape from config.json"),
     ],
 )
 def test_a_folder_that_does_not_fit_is_refused(tmp_path, change, said):

@@ -382,7 +382,7 @@ def test_other_models_are_refused(folders, tmp_path):
     copied = tmp_path / "other"
     shutil.copytree(folders["llava"], copied)
     _config(model_type="pix2struct")(copied)
-    with pytest.raises(ModelError, match=r"does not say which tokens stand for a picture|cannot be loaded"):
+    with pytest.raises(ModelError, match=r"does not tell which tokens are a picture|cannot be loaded"):
         load_backbone(str(copied))
     _config(model_type="nothing")(copied)
     with pytest.raises(ModelError, match="model_type 'nothing' is not supported"):

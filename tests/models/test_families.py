@@ -192,7 +192,7 @@ def _drop_a_tensor(folder):
     ("damage", "message"),
     [
         (_remove("config.json"), "no config.json"),
-        (_tear("config.json"), "config.json: not readable as JSON"),
+        (_tear("config.json"), "config.json: cannot be read as JSON"),
         (_remove("model.safetensors"), "no weights; expected model.safetensors"),
         (_tear("model.safetensors"), "weights cannot be loaded as"),
         (_drop_a_tensor, r"weights lack 1 tensor\(s\)"),

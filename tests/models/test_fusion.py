@@ -58,6 +58,6 @@ def test_gradients_reach_every_parameter(fusion):
 
 
 def test_a_product_has_nothing_to_share():
-    with pytest.raises(ConfigError, match=r"fusion.*kind product has no parameters that could travel"):
+    with pytest.raises(ConfigError, match=r"fusion.*kind product has no parameters to share"):
         load_config(overrides=["fusion.side=shared"])
     assert load_config(overrides=["fusion.side=shared", "fusion.kind=transformer"]).fusion.side == "shared"

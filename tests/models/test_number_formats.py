@@ -114,8 +114,8 @@ def test_a_missing_library_is_named(folder, monkeypatch):
 
 
 def test_other_families_and_devices_are_refused(folder, tmp_path):
-    with pytest.raises(ModelError, match=r"weights: int8 is for decoder vision-language models; .* is a vilt"):
+    with pytest.raises(ModelError, match=r"weights: int8 is only for decoder vision-language models; .* is a vilt"):
         load_backbone(str(make_tiny("vilt", tmp_path / "vilt", SIZES["unit"])), "int8")
     if not torch.cuda.is_available():
-        with pytest.raises(ModelError, match="weights: int8 cannot be had on cuda"):
+        with pytest.raises(ModelError, match="weights: int8 is not available on cuda"):
             convert_weights(nn.Sequential(nn.Linear(2, 2)), "int8", "cuda")

@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_named(override, message):
 
 def test_a_full_folder_and_an_unknown_family_are_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match=r"exists already; expected a new one"):
+    with pytest.raises(ModelError, match=r"already exists; expected a new or empty folder"):
         make_tiny("vilt", tmp_path)
-    with pytest.raises(ModelError, match="family 'bert': unknown; expected vilt, vilt-bert, blip"):
+    with pytest.raises(ModelError, match="family 'bert': unknown; expected one of vilt, vilt-bert, blip"):
         make_tiny("bert", tmp_path / "new")

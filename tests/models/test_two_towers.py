@@ -133,7 +133,7 @@ def change(folder, name, **values):
 def test_other_sizes_are_refused(tmp_path):
     folder = make_unit("clip", tmp_path / "clip")
     change(folder, "preprocessor_config.json", crop_size={"height": 16, "width": 16})
-    with pytest.raises(ModelError, match=r"image processor gives 16 x 16 pixels; config\.json says 32 x 32"):
+    with pytest.raises(ModelError, match=r"image processor makes 16 x 16 pixels, but config\.json requires 32 x 32"):
         TwoTowersBackbone(folder)
     change(folder, "preprocessor_config.json", crop_size={"height": 64, "width": 64})
     with pytest.raises(ModelError, match="crop_size exceeds the shortest edge"):

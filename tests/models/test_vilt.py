@@ -210,14 +210,14 @@ def remove_tensors(folder):
         (remove_tensors, r"weights lack 2 tensor\(s\): .*pooler\.dense\.bias"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"torn"), "weights cannot be loaded"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "tokenizer.json: cannot be loaded"),
-        (lambda folder: (folder / "config.json").write_text("{"), "config.json: not readable as JSON"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: cannot be read as JSON"),
         (lambda folder: (folder / "config.json").write_text("{}"), "config.json: no model_type"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "'bert'; expected 'vilt'"),
         (
             lambda folder: change_weights(
                 folder, lambda w: w.update({"vilt.embeddings.cls_token": torch.ones(1, 1, 3)})
             ),
-            r"another shape than config.json says: 1 tensor\(s\): .*cls_token",
+            r"differ in shape from config.json: 1 tensor\(s\): .*cls_token",
         ),
     ],
 )
@@ -232,5 +232,5 @@ def test_unusable_folder_is_named(folder, damage, message):
 def test_tokenizer_of_another_model_is_refused(folder, tmp_path):
     other = make_tiny_vilt(tmp_path / "other", words=["more", "words"])
     (folder / "tokenizer.json").write_text((other / "tokenizer.json").read_text())
-    with pytest.raises(ModelError, match=r"tokens, but the model in .* has embeddings for"):
+    with pytest.raises(ModelError, match=r"tokens, but the model in .* has \d+ embeddings"):
         ViltBackbone(folder)

@@ -84,7 +84,7 @@ def test_other_widths_are_refused(folder, tmp_path):
         ({"vilt": "vilt"}, "parts names no bert"),
         ({"vilt": "vilt", "bert": "vilt"}, "model_type is 'vilt'; expected 'bert'"),
         ({"vilt": "vilt", "bert": "nowhere"}, "nowhere: no such folder"),
-        (["vilt", "bert"], "parts: expected names and paths"),
+        (["vilt", "bert"], "parts: expected a mapping from names to paths"),
     ],
 )
 def test_unusable_parts_are_named(folder, tmp_path, parts, message):

@@ -54,7 +54,7 @@ def test_a_folder_of_any_family_without_safetensors(family, write, tmp_path, cap
     rewritten(folder, write)
     backbone = load_backbone(str(folder))
     assert weights_hash(backbone.model.state_dict()) == expected
-    assert "no safetensors; pytorch_model.bin is read, as tensors alone" in caplog.text
+    assert "no safetensors; reading pytorch_model.bin, tensors only" in caplog.text
     backbone.save(tmp_path / "saved")
     again = load_backbone(str(tmp_path / "saved"))
     assert weights_hash(again.model.state_dict()) == expected
@@ -95,7 +95,7 @@ def test_nothing_is_run_that_a_file_holds_beside_tensors(family, save, tmp_path)
     sprung = tmp_path / "sprung"
     rewritten(folder, lambda state, place: save({**state, "trap": Trap(sprung)}, place / "pytorch_model.bin"))
     with pytest.raises(
-        ModelError, match=r"pytorch_model.bin is damaged, or holds more than tensors, which is never run"
+        ModelError, match=r"pytorch_model.bin is damaged or holds more than tensors, and nothing in it was run"
     ):
         load_backbone(str(folder))
     assert not sprung.exists()
@@ -116,10 +116,10 @@ def test_safetensors_come_first(folder, caplog):
             {"a": "pytorch_model-00001-of-00002.bin"},
             "names pytorch_model-00001-of-00002.bin, which is not in the",
         ),
-        (INDEX, {"a": "../other/pytorch_model.bin"}, "expected a file beside it, of its own kind"),
-        ("model.safetensors.index.json", {"a": "pytorch_model.bin"}, "expected a file beside it, of its own kind"),
-        ("model.safetensors.index.json", None, "expected an index, tensor name -> file"),
-        (INDEX, [], "expected an index, tensor name -> file"),
+        (INDEX, {"a": "../other/pytorch_model.bin"}, "expected a file of the same kind"),
+        ("model.safetensors.index.json", {"a": "pytorch_model.bin"}, "expected a file of the same kind"),
+        ("model.safetensors.index.json", None, "expected a weight_map from tensor names to files"),
+        (INDEX, [], "expected a weight_map from tensor names to files"),
     ],
 )
 def test_an_index_that_does_not_fit(folder, index, weight_map, message):

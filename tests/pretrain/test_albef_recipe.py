@@ -66,7 +66,7 @@ def test_a_vilt_of_another_size_is_refused() -> None:
 
 
 def test_a_fusion_layer_beyond_the_text_encoder_is_refused() -> None:
-    with pytest.raises(ConfigError, match="fusion_layer=2: expected one of 2 layers"):
+    with pytest.raises(ConfigError, match="fusion_layer=2: expected 0 to 1"):
         new_model(parse_settings([*SHORT, "fusion_layer=2"]))
 
 

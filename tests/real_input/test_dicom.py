@@ -262,7 +262,7 @@ def test_of_several_frames_the_one_that_settings_say_is_read(syntax, frame, leve
     reader = PictureReader(PictureSettings(frame=frame))
     assert (reader.read(written(made, syntax)) == level).all()
     assert reader.notes.counts[Note.FRAMES] == 1
-    with pytest.raises(DataError, match=r"3 frames in the file, and pictures\.frame is 4$"):
+    with pytest.raises(DataError, match=r"the file holds 3 frames, but pictures\.frame is 4$"):
         read(written(dataset(FRAMES, NumberOfFrames=3)), frame=4)
 
 
@@ -279,7 +279,7 @@ def test_without_the_extra_it_is_named(monkeypatch, tmp_path):
     path = tmp_path / "scan"
     path.write_bytes(written(dataset(RAMP)))
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    with pytest.raises(DataError, match=r"scan: DICOM is read with pydicom: pip install 'feddat\[dicom\]'$"):
+    with pytest.raises(DataError, match=r"scan: DICOM needs pydicom: pip install 'feddat\[dicom\]'$"):
         PictureReader().read(path)
 
 
@@ -307,7 +307,7 @@ REFUSED = {
     "no pixels": (written(without(dataset(RAMP), "PixelData")), "its pixels cannot be read"),
     "a film": (coded_for(MPEG4HP41), r"compressed as MPEG-4 .* is not read; decompress it first"),
     "an unknown transfer syntax": (coded_for("1.2.3.4.5"), "an unknown transfer syntax is not read"),
-    "colours of old": (written(dataset(NOISE, "HSV")), "photometric interpretation is none of MONOCHROME1"),
+    "colours of old": (written(dataset(NOISE, "HSV")), "photometric interpretation other than MONOCHROME1"),
     "bits that are not the lowest": (written(dataset(RAMP, HighBit=15, BitsStored=12)), "not the lowest"),
     "too many pixels": (written(dataset(RAMP, Rows=60000, Columns=60000)), "60000 x 60000 pixels are more than"),
     "less than it says": (written(dataset(RAMP, Rows=65)), "its pixels cannot be read"),

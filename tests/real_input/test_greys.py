@@ -116,7 +116,7 @@ def test_a_picture_of_one_value_is_scaled_as_declared_whatever_settings_say():
 @pytest.mark.parametrize("most", [1.5, 4095.0, np.inf])
 def test_floats_of_no_declared_range_are_refused_or_spread(most):
     data = tiff(np.array([[0, 0.5, most], [0, 0.5, 1.5]]), 32, form=3)
-    with pytest.raises(DataError, match=r"no range is declared; set pictures\.grey=percentiles$"):
+    with pytest.raises(DataError, match=r"but declares no range; set pictures\.grey=percentiles$"):
         PictureReader().read(data)
     assert PictureReader(PictureSettings(grey="percentiles")).read(data)[0, 0].tolist() == [0, 0, 0]
 

@@ -179,7 +179,7 @@ def test_a_prepared_federation_is_read_with_the_settings_that_it_was_prepared_wi
     assert any(client.train[0].images[0].max() > 200 for client in clients)
     encoder = encoder_fingerprint(model)
     check_encoder(clients[0], spread.fingerprint(encoder), model)
-    with pytest.raises(DataError, match="or with other settings of `pictures`; give the same"):
+    with pytest.raises(DataError, match="or with other settings of `pictures`; use the same"):
         check_encoder(clients[0], encoder, model)
     larger = Request("paper/task", tmp_path / "root", model, 0, Sizes(4, 2, 5), spread.updated({"max_pixels": 10**9}))
     assert prepare(larger, tmp_path / "out", jobs=1)["complete"]  # a limit changes no pixel

@@ -49,7 +49,7 @@ def test_what_viewers_read_is_read_with_the_same_pixels_and_counted(name):
     assert np.array_equal(pixels, by_pillow(data))
     if "flipped" not in name or reader.notes.counts:  # what is flipped may still be JPEG
         assert reader.notes.counts == {Note.DAMAGED: 1}
-        assert reader.notes.news() == "1 damaged or unusual JPEG, read as other viewers read it"
+        assert reader.notes.news() == "1 damaged or unusual JPEG, read as other viewers do"
     assert reader.notes.news() == ""
 
 

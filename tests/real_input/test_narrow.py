@@ -33,9 +33,9 @@ def test_every_family_refuses_them_in_the_same_words(encoder, tmp_path):
         with pytest.raises(DataError) as caught:
             encode_views(encoder, [View(path, "what ?")])
         assert str(caught.value) == (
-            f"image {path}: {width} x {height} pixels are too narrow: expected at least 4 a side, and neither side "
-            f"more than {encoder.widest:g} times the other; leave it out, or set pictures.pad=true, which puts white "
-            "beside it"
+            f"image {path}: {width} x {height} pixels are too narrow: expected at least 4 pixels a side, and neither "
+            f"side more than {encoder.widest:g} times the other; leave the picture out, or set pictures.pad=true, which "
+            "pads it with white"
         )
 
 
@@ -69,6 +69,6 @@ def test_what_is_padded_lies_in_the_middle_of_white():
     assert padded.shape == (5, 40, 3)
     assert (padded[2] == 0).all() and (padded[[0, 1, 3, 4]] == 255).all()
     with pytest.raises(
-        DataError, match=r"x: 40 x 1 pixels are too narrow, and padded to 40 x 5 more than pictures\.max"
+        DataError, match=r"x: 40 x 1 pixels are too narrow; padded to 40 x 5, they are more than pictures\.max"
     ):
         fitting(np.zeros((1, 40, 3), np.uint8), "x", 8.0, PictureReader(PictureSettings(pad=True, max_pixels=199)))

@@ -55,8 +55,8 @@ def test_questions_with_other_answers_are_counted() -> None:
     zero = Example("6", (picture(6),), "what ?", {"red": 0.0, "green": 1.0})
     assert notes([example(1)], [zero])["test"].unanswerable == 1
     assert sentence("c", "test", SplitNotes(8, unanswerable=8)) == (
-        "client c: test: none of the 8 questions can be answered, so that the score is 0 %: "
-        "their answers are not among those of train"
+        "client c: test: none of the 8 questions can be answered, so the score is 0 %: "
+        "their answers are not among the answers of train"
     )
     assert sentence("c", "test", SplitNotes(8, unanswerable=2, cut=1)) == (
         "client c: test: of 8 questions: 2 cannot be answered with the answers of train, "
@@ -168,7 +168,7 @@ def test_a_run_says_which_questions_cannot_count(
         main(["run", "--config", str(write())])
     assert not ended.value.code
     shown = capsys.readouterr().out
-    hopeless = "client hopeless: test: none of the 3 questions can be answered, so that the score is 0 %"
+    hopeless = "client hopeless: test: none of the 3 questions can be answered, so the score is 0 %"
     assert f"warning: {hopeless}" in shown.replace("\n", " ")
     assert "client fine" not in shown
     table = shown[shown.index(data_table.TITLE) :].split("\n")
@@ -192,7 +192,7 @@ def test_a_run_says_which_questions_cannot_count(
     ]
     assert hopeless in told[1]["message"]
     page = (folder / "report.html").read_text()
-    assert "What of the clients' data does not count as it should: " in page
+    assert "Issues in the clients' data: " in page
     assert "<th scope='row'>hopeless</th><td>test</td><td>3</td><td>3</td>" in page
 
 
@@ -225,6 +225,6 @@ def test_a_table_of_many_clients_is_cut() -> None:
     data = {f"client|{n}": {"test": {"questions": 9, "cut": 1}} for n in range(data_table.MOST_ROWS + 5)}
     table = data_table.data_table([{"data": data}])
     assert table is not None and len(table.rows) == data_table.MOST_ROWS
-    assert table.caption == "cut: longer than the model reads; 5 more rows stand in summary.json"
+    assert table.caption == "cut: text longer than the model's limit; 5 more rows are in summary.json"
     assert table.headings == ["client", "split", "questions", "cut"]
     assert "| client\\|0 | test | 9 | 1 |" in data_table.to_markdown(table)

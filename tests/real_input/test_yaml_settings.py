@@ -43,32 +43,32 @@ CLIENT = "{train: a.jsonl, test: b.jsonl}"
 MISTAKES = {
     "a client twice": (
         f"clients:\n  north: {CLIENT}\n  south: {CLIENT}\n  north: {CLIENT}\n",
-        "line 4: key 'north' stands twice, first in line 2; remove one",
+        "line 4: key 'north' occurs twice, first in line 2; remove one",
     ),
-    "a setting twice": ("rounds: 3\nseed: 1\nrounds: 30\n", "line 3: key 'rounds' stands twice, first in line 1"),
-    "a key of a section twice": ("train: {lr: 1, lr: 2}", "line 1: key 'lr' stands twice"),
-    "a key of a client twice": ("clients:\n  a: {train: x, test: y, train: z}", "line 2: key 'train' stands twice"),
+    "a setting twice": ("rounds: 3\nseed: 1\nrounds: 30\n", "line 3: key 'rounds' occurs twice, first in line 1"),
+    "a key of a section twice": ("train: {lr: 1, lr: 2}", "line 1: key 'lr' occurs twice"),
+    "a key of a client twice": ("clients:\n  a: {train: x, test: y, train: z}", "line 2: key 'train' occurs twice"),
     "a key twice in another Unicode form": (
         f"clients:\n  Südhaus: {CLIENT}\n  Su\u0308dhaus: {CLIENT}\n",
-        "line 3: key 'Su\u0308dhaus' stands twice",
+        "line 3: key 'Su\u0308dhaus' occurs twice",
     ),
-    "an empty file": ("", "holds no settings; expected some, for example `clients:` or `benchmark:`"),
-    "comments alone": ("# rounds: 3\n---\n", "holds no settings"),
-    "empty braces": ("{}", "holds no settings"),
-    "no client": ("clients:\nrounds: 3\n", "clients: none is named; name them, or leave the key out"),
-    "no client in braces": ("clients: {}\n", "clients: none is named"),
+    "an empty file": ("", "contains no settings; expected at least one, for example `clients:` or `benchmark:`"),
+    "comments alone": ("# rounds: 3\n---\n", "contains no settings"),
+    "empty braces": ("{}", "contains no settings"),
+    "no client": ("clients:\nrounds: 3\n", "clients: is empty; name at least one client, or leave the key out"),
+    "no client in braces": ("clients: {}\n", "clients: is empty"),
     "a list of clients": (
         "clients:\n  - north\n  - south\n",
-        "clients: expected names of clients and their files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a"
+        "clients: expected client names and their files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a"
         " list",
     ),
-    "a text for clients": ("clients: north", "clients: expected names of clients and their files, "),
+    "a text for clients": ("clients: north", "clients: expected client names and their files, "),
     "a file for a client": (
         "clients: {north: a.csv}",
-        "clients: north: expected its files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a text",
+        "clients: north: expected the client's files, `clients: {north: {train: a.jsonl, test: b.jsonl}}`, not a text",
     ),
-    "a list for a client": ("clients: {north: [a.csv, b.csv]}", "clients: north: expected its files, "),
-    "nothing for a client": ("clients:\n  north:\n", "clients: north: expected its files, "),
+    "a list for a client": ("clients: {north: [a.csv, b.csv]}", "clients: north: expected the client's files, "),
+    "nothing for a client": ("clients:\n  north:\n", "clients: north: expected the client's files, "),
     "a client called no": (
         f"clients:\n  no: {CLIENT}\n",
         'line 2: key no: YAML reads it as true or false, not as a name; put it in quotes: "no"',
@@ -96,7 +96,7 @@ MISTAKES = {
     ),
     "names that differ in letter case": (
         f"clients: {{Nord: {CLIENT}, NORD: {CLIENT}}}",
-        "clients: names 'Nord' and 'NORD': expected that they differ in more than letter case",
+        "clients: names 'Nord' and 'NORD' differ only in letter case; rename one",
     ),
     "a number for a text": ("name: 3\n", "name: Input should be a valid string: put it in quotes (got 3)"),
     "no for a text": ("method: no\n", "method: Input should be a valid string: put it in quotes (got False)"),
@@ -109,8 +109,8 @@ MISTAKES = {
         "name: !!python/name:os.system x\n",
         "not valid YAML: could not determine a constructor",
     ),
-    "an alias inside itself": ("train: &a {lr: *a}\n", "line 1: an alias stands inside what it stands for"),
-    "half of a character": ('name: "\\uD83D"\n', "line 1: a text holds half of a character (a UTF-16 surrogate)"),
+    "an alias inside itself": ("train: &a {lr: *a}\n", "line 1: an alias refers to a value that contains it"),
+    "half of a character": ('name: "\\uD83D"\n', "line 1: a text contains half of a character (a UTF-16 surrogate)"),
     "nested too deeply": ("a: " + "[" * 3000, "not valid YAML: nested too deeply"),
 }
 
@@ -139,8 +139,8 @@ def test_aliases_that_stand_for_billions_of_values_are_refused_at_once(file: Pat
     lines = ["a: &a [1,1,1,1,1,1,1,1,1]"]
     lines += [f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefghij", "bcdefghijk", strict=True)]
     started = time.perf_counter()
-    assert "aliases stand for more than 1,000,000 values" in said(file, "\n".join(lines))
-    with pytest.raises(YamlError, match="aliases stand for"):
+    assert "aliases expand to more than 1,000,000 values" in said(file, "\n".join(lines))
+    with pytest.raises(YamlError, match="aliases expand to"):
         parse_yaml(f"a: &a [{'1,' * 1000}]\nb: [{'*a,' * 1001}]\n")
     assert time.perf_counter() - started < 20
 
@@ -149,7 +149,7 @@ def test_where_no_quotes_are_left_texts_are_texts() -> None:
     config = load_config(None, ["name=no", "model=3", "root=2024", "rounds=7", "train.clip_norm=null"])
     assert (config.name, config.model, str(config.root), config.rounds) == ("no", "3", "2024", 7)
     assert load_config(None, ["name=null"]).name is None
-    with pytest.raises(ConfigError, match=r"value '\{eta: 1, eta: 2\}': line 1: key 'eta' stands twice"):
+    with pytest.raises(ConfigError, match=r"value '\{eta: 1, eta: 2\}': line 1: key 'eta' occurs twice"):
         load_config(None, ["server.options={eta: 1, eta: 2}"])
 
 
@@ -202,7 +202,7 @@ def test_a_site_says_the_same(tmp_path: Path) -> None:
     for content, message in (
         ("client: no\ndata: {}\n", "client: Input should be a valid string: put it in quotes (got False)"),
         ("client: a/b\ndata: {}\n", "client: expected letters, digits, spaces and signs, but none of "),
-        ("client: a\nclient: b\ndata: {}\n", "line 2: key 'client' stands twice"),
+        ("client: a\nclient: b\ndata: {}\n", "line 2: key 'client' occurs twice"),
         ("client: a\ndta: {}\n", "unknown key 'dta'; did you mean 'data'?"),
         ("", "expected keys and values at the top level"),
     ):

@@ -120,7 +120,7 @@ def test_of_many_clients_some_are_drawn_and_all_are_listed(tmp_path: Path) -> No
     drawn = re.findall(r"<h3>(site-\d+)</h3>", html)
     assert len(drawn) == len(set(drawn)) == 24
     assert (drawn[0], drawn[-1]) == ("site-000", "site-095")
-    assert "of 76 further clients are left out" in html
+    assert "of 76 other clients are omitted" in html
     assert all(name in text_of(html) for name in names)
 
 

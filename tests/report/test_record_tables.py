@@ -45,12 +45,14 @@ def test_rows_and_reference_can_be_chosen(file):
 
 def test_two_settings_of_one_run_are_refused(tmp_path):
     file = write(tmp_path / "r.jsonl", [summary("local"), summary("local", shift=1.0)])
-    with pytest.raises(DataError, match=r"r\.jsonl: local on mini/domain, seed 0, is in it with several settings"):
+    with pytest.raises(DataError, match=r"r\.jsonl: local on mini/domain, seed 0, occurs with several settings"):
         record.federations(file)
-    with pytest.raises(DataError, match=r"empty\.jsonl: no runs to compare in it$"):
+    with pytest.raises(DataError, match=r"empty\.jsonl: contains no runs to compare$"):
         record.federations(write(tmp_path / "empty.jsonl", []))
     searched = write(tmp_path / "s.jsonl", [summary("local", 10_000) | {"split": "validation"}])
-    with pytest.raises(DataError, match="no runs to compare in it but 1 on validation data, which choose settings"):
+    with pytest.raises(
+        DataError, match=r"contains no runs to compare; runs on validation data \(1\) only choose settings"
+    ):
         record.federations(searched)
 
 

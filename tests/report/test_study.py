@@ -98,7 +98,7 @@ def test_rounds_are_drawn_evenly_and_names_side_by_side() -> None:
 
 def test_a_long_title_stays_beside_the_legend_and_on_the_picture() -> None:
     told = study([record(name, "1", 1.0, 0, 40.0) for name in ("feddat-mild", "fedavg-lora")])
-    told["description"] = "how long clients train at the same data and number of rounds: local epochs per round"
+    told["description"] = "how long clients train with the same data and number of rounds: local epochs per round"
     figure = study_figure(told)
     figure.canvas.draw()
     title = figure.axes[0].title.get_window_extent()

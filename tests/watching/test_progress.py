@@ -223,8 +223,8 @@ def test_the_command_line_shows_it_once_or_until_interrupted(
 BROKEN = {
     "config.yaml": ("rounds: [\n", "study/done/config.yaml: not YAML"),
     "log.jsonl": ("{\n", "study/done/log.jsonl, line 1: not JSON"),
-    "metrics.jsonl": ('{"client": "ann"}\n', "study/done: its files are not what a run writes: KeyError: 'round'"),
-    "summary.json": ('{"bytes": 1}', "study/done: its files are not what a run writes: KeyError: 'mean'"),
+    "metrics.jsonl": ('{"client": "ann"}\n', "study/done: its files do not come from a run: KeyError: 'round'"),
+    "summary.json": ('{"bytes": 1}', "study/done: its files do not come from a run: KeyError: 'mean'"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Local objectives, one file each; other packages can bring more (registry.py)."""
+"""Local objectives, one file each; other packages can add more (registry.py)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from feddat.algorithms.pfedmma import PFedMma
 from feddat.algorithms.registry import Registry
 from feddat.algorithms.scaffold import Scaffold
 
-#: Every algorithm by its name: these, and what other installed packages bring.
+#: All algorithms by name: these, and the algorithms of other installed packages.
 ALGORITHMS = Registry(
     (
         FedDAT(),

@@ -1,4 +1,4 @@
-"""APFL: the answer is a mixture of a shared and a personal adapter, in a proportion that each client learns.
+"""APFL: each client mixes a shared and a personal adapter in a proportion that it learns.
 
 Deng, Kamani, Mahdavi: "Adaptive Personalized Federated Learning", arXiv 2003.13461, algorithm 1,
 with v̄ = α·v + (1−α)·w:
@@ -7,8 +7,8 @@ with v̄ = α·v + (1−α)·w:
     v ← v − η · ∇ᵥ task(v̄)          stays
     α ← α − η · ∂task(v̄)/∂α         stays, within [0, 1]
 
-The paper mixes the weights of two models; here the outputs of two adapters are mixed at every site, which is the same
-for all that is linear in them. α moves with the round's optimizer, as the adapters do.
+The paper mixes the weights of two models. This version mixes the outputs of two adapters at every site, which is
+equivalent for everything that is linear in them. The round's optimizer moves α, as it moves the adapters.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ class Apfl(Algorithm):
     local_from_global = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
-        """Return the global route's own head, if asked for."""
+        """Return the global route's own head if ``algorithm.heads`` asks for it."""
         return separate_heads(config)
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the scores of the mixture, or of one adapter alone."""
+        """Return the scores of the mixture, or of only one adapter."""
         if route != "mixed":
             return super().answer(learner, route, context)
         return learner.answers(_mixture(context))
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
-        """Return the proportion as it was learned."""
+        """Return the learned proportion on route ``mixed``."""
         if route != "mixed":
             return super().mixture(route, context)
         return {name: float(weight) for name, weight in _mixture(context).items()}
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Start the personal adapter from the first one received, and α where configured."""
+        """Start the personal adapter from the first received one, and α from ``algorithm.apfl_alpha``."""
         if context.previous is None:
             learner.copy("global", "local")
             device = next(iter(learner.adapter("local").values())).device
@@ -58,10 +58,10 @@ class Apfl(Algorithm):
             learner.also_train([context.state["alpha"].requires_grad_()])
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step for w, one for v and α.
+        """Take one step for w, and one for v and α.
 
         Returns:
-            ``loss`` (both together), its parts ``task_global`` and ``task_mixture``, and ``alpha``.
+            ``loss`` (the sum of both), its parts ``task_global`` and ``task_mixture``, and ``alpha``.
         """
         head = self.heads(context.config).get("global", MAIN_HEAD)
         task_global = learner.task_loss(learner.logits(learner.features("global"), head))
@@ -79,7 +79,7 @@ class Apfl(Algorithm):
         }
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
-        """Keep α as it stands."""
+        """Keep the current α."""
         context.state["alpha"] = context.state["alpha"].detach()
         return {}
 

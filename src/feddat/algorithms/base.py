@@ -1,9 +1,9 @@
 """The base of every local objective: one file per algorithm, no I/O, no federation.
 
-A round on a client: the received adapter and the client's own state are put into the model; :meth:`Algorithm.begin`;
-:meth:`Algorithm.step` on every batch; :meth:`Algorithm.finish`; what trained goes to the client's store and, of the
-global adapter, what the algorithm shares to the server. Algorithms keep nothing in themselves: one object serves every
-client.
+A client's round goes as follows. The received adapter and the client's own state are loaded into the model. Then
+:meth:`Algorithm.begin` runs, :meth:`Algorithm.step` runs on every batch, and :meth:`Algorithm.finish` runs. The trained
+state goes to the client's store, and the shared entries of the global adapter go to the server. Algorithms are
+stateless: one object serves every client.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
 #: Name of the head that every member has.
 MAIN_HEAD = "main"
-#: In the names of LoRA's entries: the factor that is drawn at random, and the one that starts at 0; ΔW = scale · B · A.
+#: Parts of the names of LoRA's entries: the factor A is drawn at random, B starts at 0; ΔW = scale · B · A.
 LORA_A, LORA_B = ".lora_A.", ".lora_B."
 
 
 @dataclass(slots=True)
 class RoundContext:
-    """One client's round: where it stands and what the algorithm remembers.
+    """One client's round: its progress and the algorithm's state.
 
     Attributes:
         round: current round, 1-based.
         rounds: planned rounds.
         config: the algorithm's settings.
-        previous: round in which this client last trained; ``None`` at its first.
-        steps: local steps of this round.
+        previous: round in which this client last trained; ``None`` in its first.
+        steps: number of local steps in this round.
         step: current local step, 0-based.
-        received: the extra arrays that came with the adapter (:meth:`ServerPart.sends`, or in an
-            evaluation :meth:`ServerPart.answers`).
+        received: the extra arrays that came with the adapter: :meth:`ServerPart.sends` for training,
+            :meth:`ServerPart.answers` for an evaluation.
         state: the client's own tensors, kept in its store from round to round.
-        scratch: whatever the algorithm needs until the end of the round.
+        scratch: values that the algorithm needs until the end of the round.
     """
 
     round: int
@@ -54,17 +54,17 @@ class RoundContext:
 
 
 class Learner(Protocol):
-    """What an algorithm may do with a client: forward on a route, the task's loss, updates, moves of whole adapters."""
+    """The operations that an algorithm can run on a client: forward passes, losses, updates, and copies of adapters."""
 
     def features(self, route: Route) -> Tensor:
-        """Return the current batch's features on a route: pooled (N * V, d), or of M written answers (M, L, d).
+        """Return the current batch's features on a route: pooled (N * V, d), or (M, L, d) for M written answers.
 
-        Several routes' features may wait for their backward pass at once.
+        The features of several routes can await their backward pass at the same time.
         """
         ...
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
-        """Return a personal head's logits, (N, C) or of tokens (M, L, V), float32 or wider."""
+        """Return a personal head's logits, (N, C) or (M, L, V) for tokens, float32 or wider."""
         ...
 
     def task_loss(self, logits: Tensor) -> Tensor:
@@ -72,77 +72,78 @@ class Learner(Protocol):
         ...
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return KL_T(student ‖ teacher) of two of the current batch's logits, a scalar; the teacher is detached."""
+        """Return KL_T(student ‖ teacher) of two logits of the current batch, a scalar; the teacher is detached."""
         ...
 
     def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
-        """Return the current batch's scores (N, C) of the task's classes on a route: the higher, the likelier."""
+        """Return the current batch's scores (N, C) of the task's classes on a route; a higher score is likelier."""
         ...
 
     def held_out(self) -> Iterator[None]:
-        """Make each batch of the client's validation examples the current one, in turn; none: it has no such examples.
+        """Make each batch of the client's validation examples the current one in turn; yields nothing without examples.
 
-        The model is in evaluation mode and keeps no gradients inside the loop. In a round of training it is for
-        :meth:`Algorithm.begin` and :meth:`Algorithm.finish` alone: a step would lose its batch.
+        Inside the loop, the model is in evaluation mode and gradients are off. In training, only
+        :meth:`Algorithm.begin` and :meth:`Algorithm.finish` can call this; a step would lose its batch.
         """
         ...
 
     def scores(self, answers: Tensor) -> Tensor:
-        """Return the score in [0, 1] of each example of the current batch, (N,), for what :meth:`answers` returned."""
+        """Return the score in [0, 1] of each example of the current batch, (N,), given its :meth:`answers`."""
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Drop all gradients and run backward on ``loss``. Gradients can then be read and changed in place."""
+        """Drop all gradients and run backward on ``loss``; the gradients can then be read and changed in place."""
         ...
 
     def step(self, adapters: Collection[str] | None = None, head: bool = True) -> None:
-        """Take one optimizer step on the gradients at hand, clipped where configured.
+        """Take one optimizer step with the current gradients, clipped if configured.
 
-        A parameter without gradient does not move: no momentum, no weight decay.
+        A parameter without gradient does not move, neither by momentum nor by weight decay.
 
         Args:
-            adapters: the only adapters that move; default: all with gradients.
+            adapters: the adapters that move; default: all with gradients.
             head: whether heads with gradients move.
         """
         ...
 
     def update(self, loss: Tensor, adapters: Collection[str] | None = None, head: bool = True) -> None:
-        """Do :meth:`backward` and :meth:`step`: a parameter that ``loss`` does not depend on does not move."""
+        """Run :meth:`backward` and :meth:`step`; a parameter that ``loss`` does not depend on does not move."""
         ...
 
     def adapter(self, name: str) -> Mapping[str, Tensor]:
-        """Return the parameters of an adapter that train, by name: to be read, or moved in place without autograd."""
+        """Return an adapter's trained parameters by name, to read them or change them in place without autograd."""
         ...
 
     def copy(self, source: str, target: str) -> None:
-        """Copy one adapter into another, whole."""
+        """Copy all of one adapter into another."""
         ...
 
     def also_train(self, tensors: Iterable[Tensor]) -> None:
-        """Let this round's optimizer move further leaf tensors that require gradients, without weight decay."""
+        """Add leaf tensors that require gradients to this round's optimizer, without weight decay."""
         ...
 
 
 class Algorithm(ABC):
-    """A local objective and the table of what it trains, keeps, sends and answers with.
+    """A local objective, with a table of what it trains, keeps, sends and answers with.
 
     Attributes:
         name: key in :data:`feddat.algorithms.ALGORITHMS`.
-        trains: adapters that get gradients: subset of ``("global", "local")``; the heads always train.
-        keeps: adapters in the client's store, of ``("local", "anchor")``: what trains, and what rests there between
-            rounds. Entries of the global adapter that train and do not travel are kept too.
+        trains: adapters that get gradients, a subset of ``("global", "local")``; the heads always train.
+        keeps: adapters in the client's store, a subset of ``("local", "anchor")``: trained adapters, and adapters that
+            rest there between rounds. Entries of the global adapter that train and do not travel are kept too.
         communicates: whether the global adapter travels.
-        centralised: one place holds every client's data.
-        routes: names of the answers evaluated, in the order of reports; the first is the method's own.
-        server: what the server does beside or instead of the plain mean; ``None``: any server rule may be used.
-        kinds: kinds of adapter it works with (:data:`feddat.kinds.KINDS`), the default first; empty: every
-            kind whose adapters can do what :attr:`routes` ask for.
-        needs: what those kinds are, for messages.
+        centralised: whether one participant holds the data of all clients.
+        routes: names of the evaluated routes, in the order of reports; the first is the method's own.
+        server: the algorithm's work on the server, beside or instead of the plain mean; ``None``: any server rule
+            works.
+        kinds: kinds of adapter that the algorithm supports (:data:`feddat.kinds.KINDS`), the default first; empty:
+            every kind whose adapters support :attr:`routes`.
+        needs: description of those kinds, for messages.
         reads_features: whether it compares or weighs examples by their pooled features, (N, d).
-        trains_head_alone: whether it has steps in which nothing but heads trains.
-        logs: keys of what :meth:`step` returns; a server takes no others.
-        logs_below_zero: whether any of them may be below 0; a server refuses such a value otherwise.
-        local_from_global: whether a client's local adapter begins as the global one that it receives.
+        trains_head_alone: whether it has steps in which only heads train.
+        logs: the keys that :meth:`step` returns; the server accepts no others.
+        logs_below_zero: whether a logged value can be below 0; otherwise the server refuses such a value.
+        local_from_global: whether a client's local adapter starts as a copy of the received global one.
     """
 
     name: ClassVar[str]
@@ -161,10 +162,12 @@ class Algorithm(ABC):
     local_from_global: ClassVar[bool] = False
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
-        """Return the algorithm for one run, given the names of an adapter's entries; most are the same for every run.
+        """Return the algorithm for one run, given the names of an adapter's entries.
+
+        Most algorithms are the same for every run and return themselves.
 
         Raises:
-            ConfigError: settings do not go together.
+            ConfigError: the settings are not compatible.
         """
         return self
 
@@ -173,36 +176,36 @@ class Algorithm(ABC):
         """Take one optimisation step (or its parts) on the current batch.
 
         Returns:
-            Detached scalars to log; always the keys of :attr:`logs`, ``loss`` among them.
+            Detached scalars to log, with exactly the keys of :attr:`logs`, which include ``loss``.
         """
 
     def shift(self, context: RoundContext) -> Mapping[str, Tensor]:
-        """Return what is added to frozen weights, in training and in answers: see ``Adapters.shift``."""
+        """Return the additions to frozen weights, for training and answers (see ``Adapters.shift``)."""
         return {}
 
     def begin(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027  (most have nothing to do)
-        """Prepare the round; the adapters are as received, and as this client left them."""
+        """Prepare the round; the received adapter and this client's own adapters are already loaded."""
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
         """End the round; return the extra arrays that travel with the adapter (:meth:`ServerPart.expects`)."""
         return {}
 
     def prepare(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027
-        """Get ready to answer: everything is as it answers, and :meth:`Learner.held_out` may be looked at.
+        """Prepare to answer; all state is loaded, and :meth:`Learner.held_out` is available.
 
-        What is put into ``context.state`` here holds until the client's next turn, and is not stored.
+        Changes to ``context.state`` last until the client's next turn and are not stored.
         """
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the current batch's scores (N, C) under one of :attr:`routes`, see :meth:`Learner.answers`."""
+        """Return the current batch's scores (N, C) on one of :attr:`routes`; see :meth:`Learner.answers`."""
         return learner.answers(route, self.heads(context.config).get(route, MAIN_HEAD))
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
-        """Return the weight of each adapter under one of :attr:`routes`; ``None``: no one sum holds for all."""
+        """Return the weight of each adapter on one of :attr:`routes`, or ``None`` if no fixed weights exist."""
         return ROUTES.get(route)
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
-        """Return the routes that have a head of their own, with its name; all others share the main head."""
+        """Return route -> head for routes with their own head; all others share the main head."""
         return {}
 
     def shares(self, key: str) -> bool:
@@ -210,27 +213,29 @@ class Algorithm(ABC):
         return True
 
     def trains_key(self, key: str) -> bool:
-        """Return whether an entry of the adapters in :attr:`trains` trains."""
+        """Return whether an entry trains, for the adapters in :attr:`trains`."""
         return True
 
 
 def separate_heads(config: AlgorithmConfig) -> Mapping[str, str]:
-    """Return :meth:`Algorithm.heads` of methods with a global and a personal route: ``algorithm.heads``."""
+    """Return :meth:`Algorithm.heads`, as ``algorithm.heads`` sets it, for methods with global and personal routes."""
     return {"global": "global"} if config.heads == "separate" else {}
 
 
 def task_step(learner: Learner, route: str) -> dict[str, Tensor]:
-    """Take one step on the task loss alone, on one route: what every method without distillation does."""
+    """Take one step on one route with only the task loss; methods without distillation share this step."""
     loss = learner.task_loss(learner.logits(learner.features(route)))
     learner.update(loss)
     return {"loss": loss.detach()}
 
 
 def need_equal_weights(config: RunConfig) -> None:
-    """Refuse ``server.weighting`` for methods that make means of their own.
+    """Check ``server.weighting`` for methods that compute their own means.
 
     Raises:
         ConfigError: it is not ``equal``.
     """
     if config.server.weighting != "equal":
-        raise ConfigError(f"server.weighting: {config.method} makes means of its own, which must be equal")
+        raise ConfigError(
+            f"server.weighting: {config.method} computes its own means with equal weights; expected equal"
+        )

@@ -1,4 +1,4 @@
-"""The upper reference: one adapter trained where all data lies in one place, one head per client."""
+"""The upper reference: one adapter trained on all data in one place, with one head per client."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
 
 
 class Central(Algorithm):
-    """The global adapter trains on the task loss of every client; nothing travels, because nothing is apart."""
+    """The global adapter trains on the task loss of every client; nothing travels."""
 
     name = "central"
     trains = ("global",)

@@ -1,4 +1,4 @@
-"""Groups of clients by what their adapters have in common: for FedLEASE and HiLoRA, whose papers are named there."""
+"""Clusters of clients with similar adapters, for FedLEASE and HiLoRA; those modules name the papers."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from torch.nn import functional
 
 from feddat.algorithms.base import LORA_B
 
-#: In the names of a bottleneck's entries: the matrix that writes, as LoRA's B does.
+#: End of the names of a bottleneck's up-projections, which write to the model as LoRA's B does.
 BOTTLENECK_UP = ".bottleneck_up.weight"
 
 
 def writers(state: Mapping[str, Tensor]) -> list[str]:
-    """Return the keys of an adapter's matrices that write: LoRA's factors B, a bottleneck's up-projections."""
+    """Return the keys of an adapter's output matrices: LoRA's factors B or a bottleneck's up-projections."""
     return [key for key in state if LORA_B in key or key.endswith(BOTTLENECK_UP)]
 
 
 def cosine_distances(clients: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """Return 1 − the cosine of two clients' matrices that write, mean over sites, (K, K) (FedLEASE, section 4.1)."""
+    """Return 1 − cosine of the output matrices of each two clients, mean over sites, (K, K) (FedLEASE, section 4.1)."""
     total = torch.zeros(len(clients), len(clients))
     keys = writers(clients[0])
     for key in keys:
@@ -30,7 +30,7 @@ def cosine_distances(clients: Sequence[Mapping[str, Tensor]]) -> Tensor:
 
 
 def subspace_similarities(clients: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """Return ‖UᵢᵀUⱼ‖² / r for bases Uᵢ of the columns of clients' matrices that write, mean over sites, (K, K)."""
+    """Return ‖UᵢᵀUⱼ‖² / r, mean over sites, (K, K); Uᵢ is a basis of the columns of client i's output matrix."""
     total = torch.zeros(len(clients), len(clients))
     keys = writers(clients[0])
     for key in keys:
@@ -41,11 +41,13 @@ def subspace_similarities(clients: Sequence[Mapping[str, Tensor]]) -> Tensor:
 
 
 def linked(distances: Tensor, clusters: int) -> list[int]:
-    """Return each client's cluster, 0 …, in the order in which they first occur: agglomerative, average linkage.
+    """Return each client's cluster by agglomerative clustering with average linkage.
+
+    Clusters are numbered from 0 in the order in which they first occur.
 
     Args:
         distances: (K, K), symmetric.
-        clusters: how many, 1 to K.
+        clusters: number of clusters, 1 to K.
     """
     groups = [[client] for client in range(len(distances))]
     while len(groups) > clusters:
@@ -57,7 +59,7 @@ def linked(distances: Tensor, clusters: int) -> list[int]:
 
 
 def silhouette(distances: Tensor, labels: Sequence[int]) -> float:
-    """Return the mean silhouette, −1 to 1, of clients in clusters; 0 for one that is alone in its own (Rousseeuw)."""
+    """Return the mean silhouette of clients in clusters, −1 to 1; a client alone in its cluster has 0 (Rousseeuw)."""
     found = []
     for client, label in enumerate(labels):
         own = [other for other, its in enumerate(labels) if its == label and other != client]
@@ -72,7 +74,7 @@ def silhouette(distances: Tensor, labels: Sequence[int]) -> float:
 
 
 def by_silhouette(distances: Tensor, most: int) -> list[int]:
-    """Return the clusters, 2 to ``most``, whose silhouette is highest; one where there are fewer than three clients."""
+    """Return the 2 to ``most`` clusters with the highest silhouette; only one cluster for fewer than three clients."""
     if len(distances) < 3:
         return [0] * len(distances)
     candidates = [linked(distances, count) for count in range(2, min(most, len(distances) - 1) + 1)]
@@ -80,9 +82,9 @@ def by_silhouette(distances: Tensor, most: int) -> list[int]:
 
 
 def by_eigengap(similarities: Tensor, most: int) -> list[int]:
-    """Return spectral clusters, 1 to ``most``, as many as the largest gap of the normalised Laplacian's spectrum says.
+    """Return 1 to ``most`` spectral clusters; the largest eigengap of the normalised Laplacian sets their number.
 
-    The clients' rows in the first eigenvectors are grouped by average linkage, which needs no random start.
+    The clients' rows in the first eigenvectors are clustered by average linkage, which needs no random start.
     """
     degrees = similarities.sum(dim=1).clamp_min(1e-12).rsqrt()
     laplacian = torch.eye(len(similarities)) - degrees[:, None] * similarities * degrees

@@ -1,7 +1,7 @@
 """Distillation between two sets of logits (METHOD, "mutual knowledge distillation").
 
-``KL_T(student ‖ teacher) = T² · KL(softmax(teacher / T) ‖ softmax(student / T))``, the teacher detached. The factor T²
-keeps the size of the gradients independent of the temperature (Hinton et al., arXiv 1503.02531).
+``KL_T(student ‖ teacher) = T² · KL(softmax(teacher / T) ‖ softmax(student / T))``, with a detached teacher. The factor
+T² keeps the size of the gradients independent of the temperature (Hinton et al., arXiv 1503.02531).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, mask
         student: logits (N, C), or token-level logits (N, L, V) of generated answers.
         teacher: logits of the same shape; no gradient flows into them.
         temperature: T > 0.
-        mask: (N, L) bool, token-level logits only: the answer positions that count.
+        mask: (N, L) bool, the answer positions that count; only for token-level logits.
 
     Returns:
         The divergence summed over classes (and over answer positions), mean over the N examples.
 
     Raises:
-        ValueError: the shapes do not fit together.
+        ValueError: the shapes do not match.
     """
     if student.shape != teacher.shape or student.ndim not in (2, 3):
         raise ValueError(
-            f"distillation: expected two logits of one shape (N, C) or (N, L, V), "
+            f"distillation: expected two logits of the same shape (N, C) or (N, L, V), "
             f"got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     if mask is not None and mask.shape != student.shape[:-1]:
-        raise ValueError(f"distillation: mask {tuple(mask.shape)} does not fit logits {tuple(student.shape)}")
+        raise ValueError(f"distillation: mask {tuple(mask.shape)} does not match logits {tuple(student.shape)}")
     log_student = F.log_softmax(student / temperature, dim=-1)
     log_teacher = F.log_softmax(teacher.detach() / temperature, dim=-1)
     divergence = F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim=-1)
@@ -43,7 +43,7 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float, mask
 
 
 def ramp(weight: float, round: int, rounds: int) -> float:
-    """Return the weight of distillation in ``round`` (1-based) when it ramps up over ``rounds`` (0: no ramp).
+    """Return the weight of distillation in ``round`` (1-based) if it ramps up over ``rounds`` (0: no ramp).
 
     w(t) = w · exp(−5 · (1 − t/R)²) for t < R, then w.
     """

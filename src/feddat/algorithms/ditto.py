@@ -1,4 +1,4 @@
-"""Ditto: beside FedAvg's shared adapter, a personal one that is kept near it.
+"""Ditto: FedAvg's shared adapter, and a personal adapter that stays close to it.
 
 Li, Hu, Beirami, Smith: "Ditto: Fair and Robust Federated Learning Through Personalization", ICML 2021,
 arXiv 2012.04221, algorithm 1; wᵗ is the received adapter:
@@ -29,16 +29,16 @@ class Ditto(Algorithm):
     local_from_global = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
-        """Return the global route's own head, if asked for."""
+        """Return the global route's own head if ``algorithm.heads`` asks for it."""
         return separate_heads(config)
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Start the personal adapter from the first one received."""
+        """Start the personal adapter from the first received one."""
         if context.previous is None:
             learner.copy("global", "local")
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step for each adapter; logs ``loss`` (both together) and ``task_global``, ``task_local``."""
+        """Take one step for each adapter; logs ``loss`` (the sum of both), ``task_global`` and ``task_local``."""
         head = self.heads(context.config).get("global", MAIN_HEAD)
         task_global = learner.task_loss(learner.logits(learner.features("global"), head))
         learner.update(task_global)

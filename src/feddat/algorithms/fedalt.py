@@ -1,12 +1,12 @@
-"""FedALT: each client's own adapter beside a frozen rest-of-world adapter, the mean of all the others', with a mixer.
+"""FedALT: a mixer combines each client's own adapter with a frozen rest-of-world adapter, the mean of all others.
 
 Bian, Wang, Zhang, Xu: "FedALT: Federated Fine-Tuning through Adaptive Local Training with Rest-of-World LoRA", AAAI
-2026, arXiv 2503.11880. Nobody starts from an average: a client goes on with its own adapter, and a mixer, learned and
-personal, weighs the two for every input. The paper has a mixer at each layer; here it is one linear layer with softmax
-on the frozen model's features, whose two weights hold at every site.
+2026, arXiv 2503.11880. No client starts from an average: each continues with its own adapter. A learned, personal mixer
+weighs the two adapters for every input. The paper has a mixer at each layer. Here, the mixer is one linear layer with
+softmax on the frozen model's features, and its two weights apply at every site.
 
-The server sends everybody the mean of all; each client takes its own part out again. So the server needs to see only a
-sum, and the rest of the world is exact whoever takes part.
+The server sends the mean of all adapters to every client, and each client subtracts its own part. The server therefore
+needs to see only a sum, and the rest-of-world adapter is exact for any set of participants.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from feddat.algorithms.base import Algorithm, Learner, RoundContext
 from feddat.algorithms.server import Gathered, ServerPart
 from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
-#: The extra array that comes with the mean: of how many adapters it is the mean, shape (1,).
+#: The extra array that comes with the mean: the number of adapters in it, shape (1,).
 REPLIES = "replies"
-#: The mixer's weight (2, d) and bias (2,), in the order of its two adapters.
+#: The mixer's weight (2, d) and bias (2,), in the order of :data:`MIXED`.
 WEIGHT, BIAS = "mixer.weight", "mixer.bias"
 MIXED = ("local", "anchor")
 
@@ -31,11 +31,11 @@ class CountedMean(ServerPart):
     """The plain mean, and the number of adapters in it."""
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the number of adapters in the first shared part: none."""
+        """Return 0 as the number of adapters in the first shared part."""
         return {REPLIES: torch.zeros(1)}
 
     def sends(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the number."""
+        """Return the number of adapters in the mean."""
         return dict(state)
 
     def finish(
@@ -46,7 +46,10 @@ class CountedMean(ServerPart):
 
 
 class FedALT(Algorithm):
-    """The local adapter and the mixer train on the task loss; a copy of the adapter travels; the anchor is the rest."""
+    """The local adapter and the mixer train on the task loss; a copy of the adapter travels.
+
+    The anchor holds the rest-of-world adapter.
+    """
 
     name = "fedalt"
     trains = ("local",)
@@ -60,17 +63,18 @@ class FedALT(Algorithm):
         """Return the algorithm itself.
 
         Raises:
-            ConfigError: a client could not take its own part out of the mean, or would lose the rest of the world.
+            ConfigError: a client could not subtract its own part from the mean, or would lose the rest-of-world
+                adapter.
         """
         if config.server.weighting != "equal":
-            raise ConfigError("server.weighting: fedalt takes a client's part out of the mean, which must be equal")
+            raise ConfigError("server.weighting: fedalt subtracts a client's part from the mean; expected equal")
         if config.eval.anchor != "trained":
-            raise ConfigError("eval.anchor: fedalt keeps the rest of the world there, which must be the trained one")
+            raise ConfigError("eval.anchor: fedalt keeps the rest-of-world adapter in the anchor; expected trained")
         return self
 
     @torch.no_grad()
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Put the rest of the world into the anchor; a client's first adapter is the one received."""
+        """Load the rest-of-world adapter into the anchor; a client's first adapter is the received one."""
         received, own, rest = (learner.adapter(name) for name in ("global", "local", "anchor"))
         replies = round(context.received[REPLIES].item())
         included = context.previous == context.round - 1
@@ -92,7 +96,7 @@ class FedALT(Algorithm):
         return {"loss": loss.detach()}
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
-        """Let a copy of the local adapter travel."""
+        """Send a copy of the local adapter."""
         learner.copy("local", "global")
         return {}
 
@@ -102,12 +106,12 @@ class FedALT(Algorithm):
 
 
 def rest_of_world(mean: Tensor, own: Tensor | None, replies: int) -> Tensor:
-    """Return the mean of the adapters other than one's own, 0 where there is none.
+    """Return the mean of the other clients' adapters, or 0 if there are none.
 
     Args:
-        mean: of ``replies`` adapters.
-        own: the client's own among them; ``None``: it is not.
-        replies: number of adapters.
+        mean: the mean of ``replies`` adapters.
+        own: the client's own adapter, if the mean includes it; else ``None``.
+        replies: number of adapters in the mean.
     """
     others = replies - (own is not None)
     if others < 1:
@@ -116,7 +120,7 @@ def rest_of_world(mean: Tensor, own: Tensor | None, replies: int) -> Tensor:
 
 
 def _mixed_logits(learner: Learner, features: Tensor, context: RoundContext) -> Tensor:
-    """Return logits with both adapters, weighed by the mixer's view of ``features`` (N, d); half and half before it."""
+    """Return logits with both adapters, weighed by the mixer for ``features`` (N, d); equally before the first step."""
     weights = features.new_full((len(features), 2), 0.5)
     if context.state:
         weights = torch.softmax(features @ context.state[WEIGHT].T + context.state[BIAS], dim=1)

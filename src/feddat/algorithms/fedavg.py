@@ -1,4 +1,4 @@
-"""FedAvg of one adapter per client, with personal heads (McMahan et al., AISTATS 2017, arXiv 1602.05629)."""
+"""FedAvg with one adapter per client and personal heads (McMahan et al., AISTATS 2017, arXiv 1602.05629)."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ from feddat.config import AlgorithmConfig
 
 
 class FedDAT(Algorithm):
-    """The published method, in both orders of one step (``algorithm.order``).
+    """The published method, with both orders of a step (``algorithm.order``).
 
-    As published, all routes share one personal head; with ``algorithm.heads=separate`` the global route has its own.
+    As published, all routes share one personal head; with ``algorithm.heads=separate``, the global route has its own.
     """
 
     name = "feddat"
@@ -32,11 +32,11 @@ class FedDAT(Algorithm):
     logs = ("loss", "task_global", "task_dat", "kl_global", "kl_dat")
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
-        """Return the global route's own head, if asked for."""
+        """Return the global route's own head if ``algorithm.heads`` asks for it."""
         return separate_heads(config)
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take the two half steps of ``alternating``, or the one step of ``joint``.
+        """Take the two half steps of ``alternating`` or the single step of ``joint``.
 
         Returns:
             ``loss`` (L_s + L_dat) and its parts: ``task_global``, ``task_dat``, ``kl_global``, ``kl_dat``.
@@ -47,10 +47,10 @@ class FedDAT(Algorithm):
 
 
 def _alternating(learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-    # The published order runs the DAT route twice: before the L_s step without gradient, after it with gradient. That
-    # step moves the global adapter and the head, and neither is part of the DAT route's features. So the features of
-    # both passes are the same, and one pass gives them; only the head is applied again, as it stands after the step.
-    # (With dropout in the model the two passes share one mask. Both routes' graphs are alive at once, as in `joint`.)
+    # The published order runs the DAT route twice: before the L_s step without gradient, and after it with gradient.
+    # The L_s step moves only the global adapter and the head, which the DAT route's features do not depend on. One pass
+    # therefore gives the features of both; only the head is applied again after the step. (With dropout in the model,
+    # the two passes share one mask. The graphs of both routes are alive at the same time, as in `joint`.)
     dat_features = learner.features("dat")
     with torch.no_grad():
         z_dat = learner.logits(dat_features)
@@ -85,7 +85,7 @@ def _objective(
     weight = ramp(weight, context.round, context.config.ramp_rounds)
     task = learner.task_loss(student)
     divergence = learner.distillation_loss(student, teacher, context.config.temperature)
-    # Of weight 0, a teacher is not even in the graph.
+    # With weight 0, the teacher is left out of the graph.
     loss = (1.0 - weight) * task + weight * divergence if weight else task
     return loss, task, divergence
 

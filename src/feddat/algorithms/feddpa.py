@@ -1,11 +1,13 @@
-"""FedDPA-T: a global and a local adapter, mixed for every question by how familiar the question is.
+"""FedDPA-T: a global and a local adapter, mixed for every question by its similarity to the client's training data.
 
 Yang, Long, Shen, Jiang, Blumenstein: "Dual-Personalizing Adapter for Federated Foundation Models", NeurIPS 2024,
-arXiv 2403.19211. The global adapter trains alone, as in FedAvg; the local one trains beside it, the two weighted half
-and half (``algorithm.local_weight``). To answer, a question's features are compared with those of a few training
-examples (``algorithm.instances``): α = local_weight · mean cosine similarity is the local adapter's weight, and 1 - α
-the global one's. The paper takes the features of the model with the local adapter; here they are those of the frozen
-model, which do not change between the rounds.
+arXiv 2403.19211. The global adapter trains on its own, as in FedAvg. The local adapter trains together with it; its
+weight is ``algorithm.local_weight`` (default: half).
+
+For an answer, the question's features are compared with those of a few training examples (``algorithm.instances``).
+The local adapter's weight is α = local_weight · mean cosine similarity, and the global adapter's weight is 1 - α. The
+paper takes the features of the model with the local adapter. This version takes the features of the frozen model,
+which do not change between rounds.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from torch.nn import functional
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
 
-#: Name of the client's own tensor: features of training examples, (instances, d).
+#: Name of the client's own tensor with features of training examples, (instances, d).
 INSTANCES = "instances"
 
 
 class FedDPA(Algorithm):
-    """The global adapter trains and travels; the local one trains beside it and stays."""
+    """The global adapter trains and travels; the local adapter trains together with it and stays."""
 
     name = "feddpa"
     trains = ("global", "local")
@@ -31,10 +33,10 @@ class FedDPA(Algorithm):
     reads_features = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step of the global adapter, then one of the local adapter beside it; the head moves in both.
+        """Take one step of the global adapter, then one of the local adapter in the mixture; the head moves in both.
 
         Returns:
-            ``loss`` and its parts, ``task_global`` and ``task_mixed``.
+            ``loss`` and its parts ``task_global`` and ``task_mixed``.
         """
         _remember(learner, context)
         task_global = learner.task_loss(learner.logits(learner.features("global")))
@@ -46,7 +48,7 @@ class FedDPA(Algorithm):
         return {name: value.detach() for name, value in values.items()}
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the scores on one adapter, or on both as each question asks for."""
+        """Return the scores on one adapter, or on route ``mixed`` with both, weighed for each question."""
         if route != "mixed":
             return super().answer(learner, route, context)
         local = local_weights(learner.features("none"), context).view(-1, 1, 1)
@@ -54,9 +56,9 @@ class FedDPA(Algorithm):
 
 
 def local_weights(features: Tensor, context: RoundContext) -> Tensor:
-    """Return α, the weight of the local adapter, for features (N, d) of the frozen model, shape (N,).
+    """Return α, the weight of the local adapter, (N,), for features (N, d) of the frozen model.
 
-    A client that has never trained has nothing to compare with: α = ``local_weight``.
+    A client that has never trained has no examples to compare with; its α is ``local_weight``.
     """
     known = context.state.get(INSTANCES)
     if known is None:
@@ -66,7 +68,7 @@ def local_weights(features: Tensor, context: RoundContext) -> Tensor:
 
 
 def _remember(learner: Learner, context: RoundContext) -> None:
-    """Keep the features of the round's first examples: their order was drawn at random."""
+    """Keep the features of the round's first examples, which are a random sample."""
     if context.step == 0:
         context.state.pop(INSTANCES, None)
     known = context.state.get(INSTANCES)

@@ -1,7 +1,7 @@
-"""FedDyn: a dynamic regulariser makes the clients' optima agree with the federation's.
+"""FedDyn: a dynamic regulariser aligns the clients' optima with the federation's.
 
 Acar, Zhao, Matas, Mattina, Whatmough, Saligrama: "Federated Learning Based on Dynamic Regularization", ICLR 2021,
-arXiv 2111.04263, algorithm 1, with gᵢ for client i's last gradient and m clients in all:
+arXiv 2111.04263, algorithm 1, where gᵢ is client i's last gradient and m is the number of clients:
 
     client:  min task(θ) − ⟨gᵢ, θ⟩ + α/2 · ‖θ − θᵗ‖²,   then gᵢ ← gᵢ − α · (θᵢ − θᵗ)
     server:  h ← h − α/m · Σ_{i in S} (θᵢ − θᵗ),   θᵗ⁺¹ = mean(θᵢ) − h/α
@@ -21,7 +21,7 @@ from feddat.config import AlgorithmConfig
 
 
 class FedDynServer(ServerPart):
-    """Keeps h; nothing but the adapter travels."""
+    """Keeps h; only the adapter travels."""
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return h = 0."""
@@ -47,7 +47,7 @@ class FedDyn(Algorithm):
     server = FedDynServer()
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Start with gᵢ = 0 at a client's first round."""
+        """Start with gᵢ = 0 in a client's first round."""
         for key, value in learner.adapter("global").items():
             context.state.setdefault(key, torch.zeros_like(value))
 

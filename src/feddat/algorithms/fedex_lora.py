@@ -1,14 +1,14 @@
-"""FedEx-LoRA: exact averages of low-rank updates; what the mean factors miss is added to the frozen weights.
+"""FedEx-LoRA: exact averages of low-rank updates; the residual that mean factors miss goes to the frozen weights.
 
 Singhal, Ponkshe, Vepakomma: "FedEx-LoRA: Exact Aggregation for Federated and Efficient Fine-Tuning of Foundation
-Models", ACL 2025, arXiv 2410.09432. The mean of the products is not the product of the means, so after a round with
-factors B_i, A_i and their means B̄, Ā every site's weight gets
+Models", ACL 2025, arXiv 2410.09432. The mean of the products is not the product of the means. After a round with
+factors B_i, A_i and their means B̄, Ā, the weight of every site therefore becomes
 
     W ← W + scale · (mean(B_i · A_i) - B̄ · Ā)
 
-and training goes on from B̄ and Ā. The sum of these residuals over the rounds is the server's state, and goes to the
-clients as it is, (out, in) for each site: unlike in the paper, which sends each round's in a factored form, a client
-needs to have seen no earlier round.
+and training continues from B̄ and Ā. The server's state is the sum of these residuals over the rounds. Clients receive
+it unfactored, (out, in) for each site. The paper sends each round's residual in factored form; with the sum, a client
+does not need any earlier round.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from feddat.config import AlgorithmConfig
 
 
 class Residuals(ServerPart):
-    """The plain mean, and by site the sum over the rounds of what it misses."""
+    """The plain mean, and for each site the sum of its residuals over the rounds."""
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a residual of 0 for each site."""
@@ -35,7 +35,7 @@ class Residuals(ServerPart):
         return dict(state)
 
     def answers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the residuals: the average is exact only with them."""
+        """Return the residuals, without which the average is not exact."""
         return dict(state)
 
     def folds(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -45,13 +45,13 @@ class Residuals(ServerPart):
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the residuals with this round's added, and the mean."""
+        """Return the residuals including this round's, and the mean."""
         of_means = products(gathered.shared)
         return {site: state[site] + gathered.extras[site] - of_means[site] for site in state}, gathered.shared
 
 
 class FedExLora(Algorithm):
-    """Both factors of the global adapter train on the task loss and travel; residuals come back."""
+    """Both factors of the global adapter train on the task loss and travel; the server returns the residuals."""
 
     name = "fedex-lora"
     trains = ("global",)
@@ -61,7 +61,7 @@ class FedExLora(Algorithm):
     needs = "a low-rank pair at every site"
 
     def shift(self, context: RoundContext) -> Mapping[str, Tensor]:
-        """Return the residuals as received."""
+        """Return the received residuals."""
         return context.received
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:

@@ -1,20 +1,22 @@
-"""FedLEASE: clients in clusters by their matrices B, an expert for each cluster, and a router that takes the best M.
+"""FedLEASE: clusters of clients by their matrices B, one expert per cluster, and a router that selects the best M.
 
 Wang, Bian, Zhang, Xu: "Adaptive LoRA Experts Allocation and Selection for Federated Fine-Tuning", NeurIPS 2025, arXiv
-2509.15087. In the first round every client trains an adapter of its own. The server puts clients into M clusters
-(agglomerative, by the cosine of their B; M by the silhouette), and the mean of each is an expert. From then on a client
-trains its cluster's expert beside the others', which rest. A router gives 2M − 1 logits: the first M are all the own
-expert's, then comes one for each other expert. Of their softmax the largest M count, so the own expert is always used,
-and each example decides how many others are.
+2509.15087. In the first round, every client trains its own adapter. The server groups the clients into M clusters
+(agglomerative, by the cosine of their B; the silhouette sets M). The mean adapter of a cluster is its expert. From then
+on, a client trains its cluster's expert together with the frozen experts of the other clusters.
 
-What is another here, or chosen because the descriptions at hand leave it open:
+A router gives 2M − 1 logits: the first M all belong to the client's own expert, and each other expert has one. Only the
+largest M values of their softmax count. The own expert is therefore always used, and each example decides how many
+other experts are used.
 
-- At most three experts: a client's model holds three adapters. The paper's limit is a setting.
-- The router reads the frozen model's pooled features and holds for all sites (the paper: one at each layer); it stays
-  with its client (the paper averages it within the cluster), and starts at 0.
+This version differs from the paper, or fills gaps in its description, as follows:
+
+- There are at most three experts, because a client's model holds three adapters. The paper's limit is a setting.
+- The router reads the frozen model's pooled features, and its weights apply to all sites (the paper has a router at
+  each layer). It stays with its client (the paper averages it within the cluster) and starts at 0.
 - The weights that are kept are divided by their sum.
-- The experts that a client needs go to it in the order in which it uses them, its own first.
-- Bottlenecks are taken too; their up-projections are what B is to LoRA.
+- A client receives its experts in the order in which it uses them, its own first.
+- Bottlenecks are supported too; their up-projections take the place of LoRA's B.
 """
 
 from __future__ import annotations
@@ -29,11 +31,11 @@ from feddat.algorithms.clusters import by_silhouette, cosine_distances
 from feddat.algorithms.server import Gathered, ServerPart
 from feddat.config import AlgorithmConfig, RunConfig
 
-#: M is at most as many; the slots of a client's model that hold the experts, its own first.
+#: The adapter slots of a client's model that hold the experts, its own first; their number is the limit on M.
 SLOTS = ("global", "local", "anchor")
-#: How many experts there are, shape (1,); 0 in the first round.
+#: Key of the number of experts, shape (1,); 0 in the first round.
 COUNT = "experts"
-#: The router's weight, (2M − 1, d).
+#: Key of the router's weight, (2M − 1, d).
 ROUTER = "router"
 
 
@@ -43,7 +45,7 @@ class Experts(ServerPart):
     apart = True
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the first adapter in the place of every expert."""
+        """Return the initial adapter as every expert."""
         return {COUNT: torch.zeros(1)} | {
             f"expert.{n}/{key}": value.clone() for n in range(len(SLOTS)) for key, value in shared.items()
         }
@@ -53,11 +55,11 @@ class Experts(ServerPart):
         return {key: value for key, value in state.items() if not key.startswith("cluster/")}
 
     def answers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the same."""
+        """Return the same arrays as :meth:`sends`."""
         return self.sends(state)
 
     def sends_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
-        """Return the same, a client's own expert first; one that is in no cluster has the first as its own."""
+        """Return the experts with a client's own first; a client in no cluster gets the server's order."""
         own = int(state.get(f"cluster/{client}", torch.zeros(1)).item())
         order = [own, *(n for n in range(len(SLOTS)) if n != own)]
         found = {COUNT: state[COUNT]}
@@ -67,13 +69,13 @@ class Experts(ServerPart):
         return found
 
     def answers_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
-        """Return the same."""
+        """Return the same arrays as :meth:`sends_to`."""
         return self.sends_to(state, client)
 
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the new experts, each the mean of its cluster's replies, and the plain mean of all."""
+        """Return the new experts (each is the mean of its cluster's replies) and the plain mean of all replies."""
         new, names = dict(state), list(gathered.each)
         if state[COUNT].item() == 0:
             labels = by_silhouette(cosine_distances([gathered.each[name] for name in names]), len(SLOTS))
@@ -87,7 +89,10 @@ class Experts(ServerPart):
 
 
 class FedLease(Algorithm):
-    """The own expert, as the global adapter, the router and the head train on the task loss; the expert travels."""
+    """The client's own expert (as the global adapter), the router and the head train on the task loss.
+
+    The expert travels.
+    """
 
     name = "fedlease"
     trains = ("global",)
@@ -98,20 +103,20 @@ class FedLease(Algorithm):
     needs = "adapters whose outputs can be added up"
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
-        """Return the method itself.
+        """Return the algorithm itself.
 
         Raises:
-            ConfigError: clients are to be weighed, which means of some of them do not.
+            ConfigError: ``server.weighting`` is not ``equal``; the means of clusters have equal weights.
         """
         need_equal_weights(config)
         return self
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Put the experts into their places."""
+        """Load the experts into their slots."""
         _load_experts(learner, context)
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step of the own expert, the router and the head; in the first round, of an adapter alone."""
+        """Take one step of the own expert, the router and the head; with fewer than two experts, without a router."""
         count = _count(context)
         if count < 2:
             return task_step(learner, "global")
@@ -126,16 +131,16 @@ class FedLease(Algorithm):
         return {"loss": loss.detach()}
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
-        """Keep the router as it stands."""
+        """Keep the current router."""
         context.state = {key: value.detach() for key, value in context.state.items()}
         return {}
 
     def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Put the experts into their places."""
+        """Load the experts into their slots."""
         _load_experts(learner, context)
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the logits with the experts that the router takes."""
+        """Return the scores with the experts that the router selects."""
         count = _count(context)
         if count < 2:
             return learner.answers("global")
@@ -143,7 +148,7 @@ class FedLease(Algorithm):
 
 
 def expert_weights(logits: Tensor, count: int) -> Tensor:
-    """Return the weight of each of M = ``count`` experts, (N, M), the own one first, for logits (N, 2M − 1)."""
+    """Return the weight of each of M = ``count`` experts, (N, M), own expert first, for logits (N, 2M − 1)."""
     shares = torch.softmax(logits, dim=1)
     largest = torch.zeros_like(shares).scatter(1, shares.topk(count, dim=1).indices, 1.0)
     kept = shares * largest

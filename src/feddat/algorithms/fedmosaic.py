@@ -1,20 +1,21 @@
-"""FedMosaic: beside its own adapter each client has a frozen mean of all, weighed by how alike the clients' tasks are.
+"""FedMosaic: each client combines its own adapter with a frozen mean of all, weighed by the similarity of their tasks.
 
 Seo, Kim, Lee, Choi, Tuytelaars: "Co-LoRA: Collaborative Model Personalization on Heterogeneous Multi-Modal Clients"
-(FedMosaic), ICLR 2026, arXiv 2506.11024, its relevance-guided aggregation (RELA). With client i's adapter L_i and task
-gradient g_i, a running mean over the rounds:
+(FedMosaic), ICLR 2026, arXiv 2506.11024; its relevance-guided aggregation (RELA). L_i is client i's adapter, and g_i is
+its task gradient, a running mean over the rounds:
 
     G_i = Σ_j w_ij · L_j,   w_ij = softmax_j( cos(g_i, g_j) / τ )
-    h  += (1 − σ(b)) · L_i(h) + σ(b) · G_i(h)          L_i and b train, G_i rests
+    h  += (1 − σ(b)) · L_i(h) + σ(b) · G_i(h)          L_i and b train, G_i is frozen
 
-What is another here, or chosen because the descriptions at hand leave it open:
+This version differs from the paper, or fills gaps in its description, as follows:
 
-- The paper takes task gradients from the last layer of a small frozen model that all clients have. Heads are personal
-  here, so g_i is the gradient of the task loss at the last adapter site, at the mean adapter that all clients receive
-  in that round: of the first batch of a round and of every 16th (the paper: every few iterations). It is sent whole;
-  the paper adds noise to it and sends a random part. The running mean keeps half of itself, and τ = 0.5.
-- One gate b serves all sites (the paper: one at each layer). It starts at 0: half and half.
-- Clients share one architecture, so the paper's modules for several are not needed.
+- The paper takes task gradients from the last layer of a small frozen model that all clients have. Here heads are
+  personal, so g_i is the gradient of the task loss at the last adapter site. It is taken at the mean adapter that all
+  clients receive in that round, on the first batch of a round and every 16th after it (the paper: every few
+  iterations). It is sent whole; the paper adds noise and sends a random part. The running mean keeps half of its value
+  at each update, and τ = 0.5.
+- One gate b serves all sites (the paper has one at each layer). It starts at 0, which weighs both adapters equally.
+- All clients share one architecture, so the paper's modules for different architectures are left out.
 - A client that the server does not know gets the plain mean.
 """
 
@@ -30,27 +31,27 @@ from feddat.algorithms.base import Algorithm, Learner, RoundContext, need_equal_
 from feddat.algorithms.server import Gathered, ServerPart, Shapes
 from feddat.config import AlgorithmConfig, RunConfig
 
-#: τ, and what the running mean of gradients keeps of itself.
+#: τ, and the share of its value that the running mean of gradients keeps at each update.
 TEMPERATURE, KEPT = 0.5, 0.5
-#: Batches between two gradients.
+#: Batches from one gradient to the next.
 EVERY = 16
-#: The client's own tensors, and what travels beside the adapter.
+#: Names of the client's own tensors; the gradient also travels with the adapter.
 GATE, GRADIENT = "gate", "task_gradient"
-#: Before the keys of a client's own mean.
+#: Prefix of the keys of a client's own mean.
 RELEVANT = "relevant."
 
 
 class RelevantMeans(ServerPart):
-    """The plain mean, and for each client one of its own."""
+    """The plain mean, and a mean of its own for each client."""
 
     apart = True
 
     def sends(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what a client without a mean of its own gets: the plain one."""
+        """Return the plain mean, for clients without a mean of their own."""
         return {key.removeprefix("all/"): value for key, value in state.items() if key.startswith("all/")}
 
     def answers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the same."""
+        """Return the same arrays as :meth:`sends`."""
         return self.sends(state)
 
     def sends_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
@@ -58,11 +59,11 @@ class RelevantMeans(ServerPart):
         return {key: state.get(f"client/{client}/{key}", value) for key, value in self.sends(state).items()}
 
     def answers_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
-        """Return the same."""
+        """Return the same arrays as :meth:`sends_to`."""
         return self.sends_to(state, client)
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the first adapter as everybody's mean."""
+        """Return the initial adapter as the plain mean."""
         return {f"all/{RELEVANT}{key}": value.clone() for key, value in shared.items()}
 
     def expects(self, shared: Mapping[str, Tensor]) -> Shapes:
@@ -72,7 +73,7 @@ class RelevantMeans(ServerPart):
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the means, and the plain one; a client that did not reply keeps the mean that it had."""
+        """Return the new means and the plain mean; a client that did not reply keeps its previous mean."""
         new = dict(state) | {f"all/{RELEVANT}{key}": value.clone() for key, value in gathered.shared.items()}
         names = list(gathered.each)
         weights = relevance(torch.stack([gathered.each[name][GRADIENT].flatten() for name in names]))
@@ -97,16 +98,16 @@ class FedMosaic(Algorithm):
     needs = "adapters whose outputs can be added up"
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
-        """Return the method itself.
+        """Return the algorithm itself.
 
         Raises:
-            ConfigError: clients are to be weighed, which means of some of them do not.
+            ConfigError: ``server.weighting`` is not ``equal``; the clients' own means ignore other weights.
         """
         need_equal_weights(config)
         return self
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Put the client's own mean into the anchor; its first adapter is the one received, its gate half open."""
+        """Load the client's own mean into the anchor; its first adapter is the received one, its gate half open."""
         _load_relevant(learner, context)
         if context.previous is None:
             learner.copy("global", "local")
@@ -123,13 +124,13 @@ class FedMosaic(Algorithm):
         return {"loss": loss.detach(), "gate": torch.sigmoid(context.state[GATE].detach())}
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
-        """Let a copy of the local adapter travel, and the task gradient."""
+        """Send a copy of the local adapter and the task gradient."""
         learner.copy("local", "global")
         context.state[GATE] = context.state[GATE].detach()
         return {GRADIENT: context.state[GRADIENT]}
 
     def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Put the client's own mean, as it is now, into the anchor."""
+        """Load the client's current own mean into the anchor."""
         _load_relevant(learner, context)
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
@@ -137,23 +138,23 @@ class FedMosaic(Algorithm):
         return learner.answers(_mixture(context))
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
-        """Return the weights as the gate has learned them."""
+        """Return the weights that the gate has learned."""
         return {name: float(weight) for name, weight in _mixture(context).items()}
 
 
 def relevance(gradients: Tensor) -> Tensor:
-    """Return w, (K, K), for K clients' task gradients (K, n): row i holds the weights of client i's mean."""
+    """Return w, (K, K), for the task gradients (K, n) of K clients; row i holds the weights of client i's mean."""
     unit = functional.normalize(gradients, dim=1)
     return torch.softmax(unit @ unit.T / TEMPERATURE, dim=1)
 
 
 def last_matrix(state: Mapping[str, Tensor]) -> str:
-    """Return the last key of an adapter that is a matrix: at its last site, the one that writes."""
+    """Return the key of an adapter's last matrix, the output matrix of its last site."""
     return [key for key, value in state.items() if value.ndim == 2][-1]
 
 
 def _renew_gradient(learner: Learner, context: RoundContext) -> None:
-    """Fold the current batch's gradient at the received adapter into the running mean; nothing moves."""
+    """Add the current batch's gradient at the received adapter to the running mean; no parameter moves."""
     received = learner.adapter("global")
     learner.backward(learner.task_loss(learner.logits(learner.features("global"))))
     found = received[last_matrix(received)].grad

@@ -1,4 +1,4 @@
-"""FedPer: the lower layers' adapters are shared, those of the last layers and the head are personal.
+"""FedPer: the adapters of the lower layers are shared; those of the last layers and the head are personal.
 
 Arivazhagan, Aggarwal, Singh, Choudhary: "Federated Learning with Personalization Layers", arXiv 1912.00818.
 """
@@ -15,12 +15,12 @@ from feddat.config import ConfigError, RunConfig
 
 
 class FedPer(Algorithm):
-    """The adapter trains on the task loss; of the last ``algorithm.personal_layers`` layers of each tower it stays.
+    """The adapter trains on the task loss; its last ``algorithm.personal_layers`` layers in each tower stay personal.
 
     Entries that belong to no layer travel.
 
     Args:
-        personal: names of the entries that stay.
+        personal: names of the entries that stay with the client.
     """
 
     name = "fedper"
@@ -34,7 +34,7 @@ class FedPer(Algorithm):
         """Return the algorithm that keeps the last layers of this run's adapter.
 
         Raises:
-            ConfigError: the adapter is not in layers, or nothing is left to be shared.
+            ConfigError: the adapter has no layers, or nothing would be shared.
         """
         last = config.algorithm.personal_layers
         personal = in_last_layers(keys, last)
@@ -42,7 +42,7 @@ class FedPer(Algorithm):
             raise ConfigError(f"adapter.peft: fedper needs adapters in layers, and {config.adapter.peft} has none")
         if len(personal) == len(keys):
             layers = max(depths(keys).values())
-            raise ConfigError(f"algorithm.personal_layers: {last} of {layers} layers leave nothing to be shared")
+            raise ConfigError(f"algorithm.personal_layers: {last} of {layers} layers leave nothing to share")
         return FedPer(personal)
 
     def shares(self, key: str) -> bool:

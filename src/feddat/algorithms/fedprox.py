@@ -1,4 +1,4 @@
-"""FedProx: FedAvg with a proximal term that keeps the adapter near the received one.
+"""FedProx: FedAvg with a proximal term that keeps the adapter close to the received one.
 
 Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith: "Federated Optimization in Heterogeneous Networks", MLSys 2020,
 arXiv 1812.06127, equation 2:
@@ -15,7 +15,7 @@ from feddat.algorithms.proximal import squared_distance
 
 
 class FedProx(Algorithm):
-    """The global adapter trains near the anchor, which is the received one, and travels (``algorithm.fedprox_mu``)."""
+    """The global adapter trains close to the anchor (the received adapter) and travels (``algorithm.fedprox_mu``)."""
 
     name = "fedprox"
     trains = ("global",)

@@ -1,9 +1,9 @@
-"""FedRep: every round the head is trained first, on the adapter as received, then the adapter beneath the fixed head.
+"""FedRep: each round trains first the head on the received adapter, then the adapter below the fixed head.
 
 Collins, Hassani, Mokhtari, Shakkottai: "Exploiting Shared Representations for Personalized Federated Learning",
-ICML 2021, arXiv 2102.07078, algorithm 1. There the two phases have epochs of their own; here ``algorithm.head_share``
-divides the round's steps, so that methods compare at the same amount of computing: with two epochs and a half, each
-phase has one epoch.
+ICML 2021, arXiv 2102.07078, algorithm 1. In the paper, each phase has its own number of epochs. Here,
+``algorithm.head_share`` divides the round's steps, so that methods compare at the same amount of computing: with two
+epochs and a share of 0.5, each phase has one epoch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from feddat.config import ConfigError, RunConfig
 
 
 class FedRep(Algorithm):
-    """The global adapter and the head train on the task loss one after the other; the adapter travels."""
+    """The head and then the global adapter train on the task loss; the adapter travels."""
 
     name = "fedrep"
     trains = ("global",)
@@ -29,14 +29,14 @@ class FedRep(Algorithm):
         """Return the algorithm itself.
 
         Raises:
-            ConfigError: a personal fusion lies between adapter and head, and would train in neither phase.
+            ConfigError: a personal fusion between adapter and head would train in neither phase.
         """
         if config.fusion.kind == "transformer" and config.fusion.side == "personal":
             raise ConfigError("fusion.side: personal, but fedrep trains heads on fixed features; expected shared")
         return self
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step of the head, or in the later part of the round one of the adapter."""
+        """Take one step of the head or, in the second part of the round, of the adapter."""
         head = context.step < round(context.config.head_share * context.steps)
         with torch.set_grad_enabled(not head):
             features = learner.features("global")

@@ -1,7 +1,7 @@
-"""FedSA-LoRA: of each low-rank pair, A is shared and B stays with its client.
+"""FedSA-LoRA: in each low-rank pair, A is shared and B stays with its client.
 
 Guo, Zeng, Wang, Fan, Wang, Qu: "Selective Aggregation for Low-Rank Adaptation in Federated Learning", ICLR 2025,
-arXiv 2410.01463: A comes to hold what clients have in common, B what is their own.
+arXiv 2410.01463. A learns what clients have in common; B learns what is specific to each client.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from feddat.algorithms.base import LORA_B, Algorithm, Learner, RoundContext, tas
 
 
 class FedSALora(Algorithm):
-    """Both factors of the global adapter train on the task loss; A travels, and whatever is no factor."""
+    """Both factors of the global adapter train on the task loss; A and all entries that are no factor travel."""
 
     name = "fedsa-lora"
     trains = ("global",)
@@ -21,7 +21,7 @@ class FedSALora(Algorithm):
     needs = "a low-rank pair at every site"
 
     def shares(self, key: str) -> bool:
-        """Return whether an entry is no factor B."""
+        """Return whether an entry is not a factor B."""
         return LORA_B not in key
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
-"""FFA-LoRA: of each low-rank pair, A stays as it was drawn, the same everywhere; B trains and is shared.
+"""FFA-LoRA: in each low-rank pair, A keeps its random initial value, the same everywhere; B trains and is shared.
 
-Sun, Li, Li, Ding: "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024, arXiv 2403.12313: with one
-fixed A the mean of the products B·A is the product of the means, and half as much travels.
+Sun, Li, Li, Ding: "Improving LoRA in Privacy-preserving Federated Learning", ICLR 2024, arXiv 2403.12313. With a single
+fixed A, the mean of the products B·A equals the product of the means, and half as much data travels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from feddat.algorithms.base import LORA_A, Algorithm, Learner, RoundContext, tas
 
 
 class FFALora(Algorithm):
-    """The factors B of the global adapter, and whatever is no factor, train on the task loss and travel."""
+    """The factors B of the global adapter and all entries that are no factor train on the task loss and travel."""
 
     name = "ffa-lora"
     trains = ("global",)
@@ -21,11 +21,11 @@ class FFALora(Algorithm):
     needs = "a low-rank pair at every site"
 
     def shares(self, key: str) -> bool:
-        """Return whether an entry is no factor A."""
+        """Return whether an entry is not a factor A."""
         return LORA_A not in key
 
     def trains_key(self, key: str) -> bool:
-        """Return whether an entry is no factor A."""
+        """Return whether an entry is not a factor A."""
         return LORA_A not in key
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Head only: the frozen model as it is, every client trains its own head, nothing is communicated."""
+"""Head only: every client trains its own head on the unchanged frozen model; nothing is communicated."""
 
 from __future__ import annotations
 

@@ -1,17 +1,17 @@
-"""HiLoRA: one adapter for all, one for each cluster of clients, one for each client, trained one after the other.
+"""HiLoRA: one adapter for all clients, one for each cluster and one for each client, trained one after the other.
 
 Peng, Zou, Zeng, Li, Chen, Li, Wang: "HiLoRA: Hierarchical Low-Rank Adaptation for Personalized Federated Learning",
-CVPR 2026, arXiv 2603.02785. The root trains first, as in FedAvg. Then clients come into clusters by the subspaces that
-their root updates span; each cluster trains an adapter on top of the root, which rests. In the end each client trains a
-leaf on top of both. A penalty keeps the tiers' subspaces apart:
+CVPR 2026, arXiv 2603.02785. The root adapter trains first, as in FedAvg. Then the server clusters the clients by the
+subspaces that their root updates span. Each cluster trains an adapter on top of the frozen root. Finally, each client
+trains a leaf adapter on top of both. A penalty keeps the subspaces of the tiers apart:
 
     h += root(h) + cluster(h) + leaf(h)
     L = task + λ · Σ ‖B_aᵀ B_b‖²     over sites, B_a of the tier that trains, B_b of those below it
 
-What is another here, or chosen because the descriptions at hand leave it open: each tier has a third of the rounds;
-λ = 0.1; the number of clusters comes from the eigengap of the normalised Laplacian, and is 3 at most; in the last third
-the unchanged cluster adapter goes on travelling, which the paper spares itself. Bottlenecks are taken too; their
-up-projections are what B is to LoRA.
+This version differs from the paper, or fills gaps in its description, as follows. Each tier has a third of the
+rounds, and λ = 0.1. The eigengap of the normalised Laplacian sets the number of clusters, which is at most 3. In the
+last third, the unchanged cluster adapter still travels; the paper avoids that. Bottlenecks are supported too; their
+up-projections take the place of LoRA's B.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from feddat.algorithms.clusters import by_eigengap, subspace_similarities, write
 from feddat.algorithms.server import Gathered, ServerPart
 from feddat.config import AlgorithmConfig, RunConfig
 
-#: λ, and the most clusters.
+#: λ, and the largest number of clusters.
 ORTHOGONALITY, MOST = 0.1, 3
-#: Rounds done, shape (1,).
+#: Key of the number of finished rounds, shape (1,).
 DONE = "done"
 ROOT, CLUSTER = "root.", "cluster."
 
 
 class Tiers(ServerPart):
-    """The root for so many rounds, then an adapter for each cluster."""
+    """The mean of the root in its rounds, then the mean adapter of each cluster."""
 
     apart = True
 
@@ -43,7 +43,7 @@ class Tiers(ServerPart):
         self._of_root = of_root
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the first adapter as the root and as every cluster's."""
+        """Return the initial adapter as the root and as every cluster's adapter."""
         return {
             DONE: torch.zeros(1),
             **{f"all/{ROOT}{key}": value.clone() for key, value in shared.items()},
@@ -51,15 +51,15 @@ class Tiers(ServerPart):
         }
 
     def sends(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what a client in no cluster gets: the root, and a cluster adapter as it begins."""
+        """Return the root and the initial cluster adapter, for clients in no cluster."""
         return {key.removeprefix("all/"): value for key, value in state.items() if key.startswith("all/")}
 
     def answers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the same."""
+        """Return the same arrays as :meth:`sends`."""
         return self.sends(state)
 
     def sends_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
-        """Return the root, and the adapter of a client's cluster."""
+        """Return the root and the adapter of the client's cluster."""
         if (own := state.get(f"of/{client}")) is None:
             return self.sends(state)
         prefix = f"{round(own.item())}/{CLUSTER}"
@@ -68,13 +68,13 @@ class Tiers(ServerPart):
         }
 
     def answers_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
-        """Return the same."""
+        """Return the same arrays as :meth:`sends_to`."""
         return self.sends_to(state, client)
 
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the root's mean while it trains, with the clusters when it is done; then each cluster's mean."""
+        """Return the new root while it trains, then each cluster's mean; the last root round sets the clusters."""
         new, names = dict(state), list(gathered.each)
         done = round(state[DONE].item()) + 1
         new[DONE] = torch.full((1,), float(done))
@@ -95,7 +95,7 @@ class Tiers(ServerPart):
 
 
 class HiLora(Algorithm):
-    """Root and cluster adapter train as the global one, one after the other, and travel; the leaf is the local one."""
+    """Root and cluster adapter train one after the other as the global adapter, and travel; the leaf is local."""
 
     name = "hilora"
     trains = ("global", "local")
@@ -109,20 +109,20 @@ class HiLora(Algorithm):
         self.server = Tiers(root_rounds(rounds))  # type: ignore[misc]  # of this run
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> HiLora:
-        """Return the method for so many rounds; of fewer than three, the later tiers get none.
+        """Return the algorithm for the run's number of rounds; with fewer than three, the later tiers have no round.
 
         Raises:
-            ConfigError: clients are to be weighed, which the means of clusters do not.
+            ConfigError: ``server.weighting`` is not ``equal``; the means of clusters have equal weights.
         """
         need_equal_weights(config)
         return HiLora(config.rounds)
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Put root and cluster adapter into their places."""
+        """Load the root and the cluster adapter into their slots."""
         _load_tiers(learner, context, tier(context.round, context.rounds))
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step of the tier whose turn it is, and the head; logs the penalty as ``overlap``."""
+        """Take one step of the current tier and the head; logs the penalty as ``overlap``."""
         now = tier(context.round, context.rounds)
         moving = "local" if now == "leaf" else "global"
         below = {"root": (), "cluster": ("anchor",), "leaf": ("anchor", "global")}[now]
@@ -136,18 +136,18 @@ class HiLora(Algorithm):
         return {"loss": loss.detach(), "overlap": penalty.detach()}
 
     def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Put root and cluster adapter into their places; what is answered is the state after the round before."""
+        """Load the root and the cluster adapter into their slots, in the state after the last finished round."""
         _load_tiers(learner, context, tier(context.round - 1, context.rounds))
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the scores on all tiers that have trained, or on the root alone."""
+        """Return the scores on all tiers that have trained, or on route ``global`` only on the root."""
         now = tier(context.round - 1, context.rounds)
         if route == "global":
             return learner.answers("global" if now == "root" else "anchor")
         return learner.answers(ON[now])
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
-        """Return which adapters add up."""
+        """Return the weight of each adapter in the sum."""
         now = tier(context.round - 1, context.rounds)
         return ON["root" if route == "global" and now == "root" else now] if route == "tiers" else {"anchor": 1.0}
 
@@ -161,19 +161,19 @@ ON: dict[str, dict[str, float]] = {
 
 
 def root_rounds(rounds: int) -> int:
-    """Return how many of the rounds are the root's."""
+    """Return the number of rounds in which the root trains."""
     return math.ceil(rounds / 3)
 
 
 def tier(round: int, rounds: int) -> str:
-    """Return which tier trains in a round, 1-based: ``root``, ``cluster`` or ``leaf``."""
+    """Return the tier that trains in a round (1-based): ``root``, ``cluster`` or ``leaf``."""
     if round <= root_rounds(rounds):
         return "root"
     return "cluster" if round <= math.ceil(2 * rounds / 3) else "leaf"
 
 
 def overlap(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> Tensor:
-    """Return Σ ‖B_aᵀ B_b‖² over the sites of two adapters; no gradient flows into the second."""
+    """Return Σ ‖B_aᵀ B_b‖² over the sites of two adapters, a scalar; no gradient flows into the second."""
     parts = [(one[key].T @ other[key].detach()).square().sum() for key in writers(one)]
     return torch.stack(parts).sum()
 

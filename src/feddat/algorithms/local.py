@@ -1,4 +1,4 @@
-"""Local-only adapters: every client trains its own, nothing is communicated."""
+"""Local-only adapters: every client trains its own; nothing is communicated."""
 
 from __future__ import annotations
 

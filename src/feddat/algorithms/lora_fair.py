@@ -1,15 +1,15 @@
-"""LoRA-FAIR: the averaged factor B is corrected, so that its product comes closer to the average of the products.
+"""LoRA-FAIR: corrects the averaged factor B so that its product is closer to the average of the products.
 
 Bian, Wang, Zhang, Xu: "LoRA-FAIR: Federated LoRA Fine-Tuning with Aggregation and Initialization Refinement", ICCV
-2025, arXiv 2411.14961. With factors B_i, A_i and their means B̄, Ā, the server looks for a ΔB such that (B̄ + ΔB) · Ā is
-near ΔW = mean(B_i · A_i), and small; clients go on from B̄ + ΔB and Ā, and nothing more travels than in FedAvg.
+2025, arXiv 2411.14961. With factors B_i, A_i and their means B̄, Ā, the server computes a small ΔB such that
+(B̄ + ΔB) · Ā is close to ΔW = mean(B_i · A_i). Clients continue from B̄ + ΔB and Ā, and no more travels than in FedAvg.
 
-The paper leaves the measure of nearness open and speaks of the cosine, found by gradient steps. Here it is the squared
-distance, whose minimiser is known:
+The paper leaves the measure of closeness open; it mentions the cosine, optimised by gradient steps. This version uses
+the squared distance, which has a closed-form minimiser:
 
     ΔB = argmin ‖ΔW − (B̄ + ΔB) Ā‖² + λ ‖ΔB‖² = (ΔW − B̄Ā) Āᵀ (ĀĀᵀ + λI)⁻¹,   λ = 0.01
 
-For a small λ both lead to the same direction: the part of ΔW that Ā's rows can express.
+For a small λ, both give the same direction: the part of ΔW that the rows of Ā can express.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class CorrectedMean(ServerPart):
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return no state, and the corrected mean."""
+        """Return an empty state and the corrected mean."""
         corrected = dict(gathered.shared)
         for key, a in gathered.shared.items():
             if LORA_A in key:
@@ -63,7 +63,7 @@ class LoraFair(Algorithm):
 
 
 def correction(product: Tensor, b: Tensor, a: Tensor, penalty: float = PENALTY) -> Tensor:
-    """Return ΔB, (out, r), for the mean product (out, in), the mean factors B (out, r) and A (r, in)."""
+    """Return ΔB, (out, r), for the mean product (out, in) and the mean factors B (out, r) and A (r, in)."""
     gram = a @ a.T + penalty * torch.eye(len(a), dtype=a.dtype)
     missing = (product - b @ a) @ a.T
     solved: Tensor = torch.linalg.solve(gram, missing.T)

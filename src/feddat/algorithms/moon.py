@@ -1,11 +1,11 @@
-"""MOON: a contrastive loss draws features towards the received model's and away from those of the client's last one.
+"""MOON: a contrastive loss pulls features towards the received model's and away from the client's previous model's.
 
-Li, He, Song: "Model-Contrastive Federated Learning", CVPR 2021, arXiv 2103.16257, equations 3 and 4, sim = cosine:
+Li, He, Song: "Model-Contrastive Federated Learning", CVPR 2021, arXiv 2103.16257, equations 3 and 4; sim is the cosine:
 
     loss = task + μ · ℓ,   ℓ = −log( e^{sim(z, z_glob)/τ} / (e^{sim(z, z_glob)/τ} + e^{sim(z, z_prev)/τ}) )
 
-The paper's projection head is left out: z are the pooled features. The client's model of the last round rests in the
-local adapter's place; before the first, it is the received one.
+The paper's projection head is left out: z are the pooled features. The local adapter holds the client's adapter from
+its previous round; in the first round, it holds the received one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from feddat.algorithms.base import Algorithm, Learner, RoundContext
 
 
 class Moon(Algorithm):
-    """The global adapter trains on task and contrast, and travels (``algorithm.moon_mu``, ``moon_temperature``)."""
+    """The global adapter trains on task and contrast and travels (``algorithm.moon_mu``, ``moon_temperature``)."""
 
     name = "moon"
     trains = ("global",)
@@ -30,7 +30,7 @@ class Moon(Algorithm):
     reads_features = True
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Take the received adapter for the last one at a client's first round."""
+        """In a client's first round, use the received adapter as the previous one."""
         if context.previous is None:
             learner.copy("global", "local")
 
@@ -46,13 +46,13 @@ class Moon(Algorithm):
         return {"loss": loss.detach(), "task": task.detach(), "contrast": contrast.detach()}
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
-        """Let the trained adapter be the last one of the next round."""
+        """Keep the trained adapter as the previous one for the next round."""
         learner.copy("global", "local")
         return {}
 
 
 def contrastive_loss(features: Tensor, towards: Tensor, away: Tensor, temperature: float) -> Tensor:
-    """Return ℓ, the mean over rows, a scalar; all three (N, d)."""
+    """Return ℓ, a scalar, mean over the rows of three tensors (N, d)."""
     near = F.cosine_similarity(features, towards, dim=-1)
     far = F.cosine_similarity(features, away, dim=-1)
     return F.softplus((far - near) / temperature).mean()

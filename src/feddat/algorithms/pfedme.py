@@ -1,4 +1,4 @@
-"""pFedMe: the shared adapter follows a personal one that is found anew around it on every batch.
+"""pFedMe: the shared adapter follows a personal adapter that every batch optimises again around it.
 
 Dinh, Tran, Nguyen: "Personalized Federated Learning with Moreau Envelopes", NeurIPS 2020, arXiv 2006.08848,
 algorithm 1:
@@ -6,7 +6,7 @@ algorithm 1:
     θ ≈ argmin task(θ) + λ/2 · ‖θ − w‖²          K steps on the same batch; stays
     w ← w − η · λ · (w − θ)                       travels
 
-The server's β of the paper is ``server.rule=fedavgm`` with ``server.options.server_learning_rate``; 1 is the mean.
+For the paper's server step β, use ``server.rule=fedavgm`` with ``server.options.server_learning_rate``; 1 is the mean.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from feddat.algorithms.proximal import squared_distance
 
 
 class PFedMe(Algorithm):
-    """Gradients move the local adapter (θ) alone (``algorithm.pfedme_lambda``, ``pfedme_steps``, ``pfedme_lr``)."""
+    """Gradients move only the local adapter θ (``algorithm.pfedme_lambda``, ``pfedme_steps``, ``pfedme_lr``)."""
 
     name = "pfedme"
     trains = ("local",)
@@ -33,7 +33,7 @@ class PFedMe(Algorithm):
         learner.copy("global", "local")
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take K steps of θ and the head and one of w; logs the last ``loss`` and its part ``task``."""
+        """Take K steps of θ and the head, then one of w; logs the last ``loss`` and its part ``task``."""
         config = context.config
         for _ in range(config.pfedme_steps):
             task = learner.task_loss(learner.logits(learner.features("local")))

@@ -1,4 +1,4 @@
-"""pFedMMA: adapters of three parts, down, across and up, of which the middle one alone is shared.
+"""pFedMMA: adapters with three parts (down, across and up); only the middle part is shared.
 
 Ghiasvand, Alizadeh, Pedarsani: "pFedMMA: Personalized Federated Fine-Tuning with Multi-Modal Adapter for
 Vision-Language Models", ICLR 2026, arXiv 2507.05394. The projection in the middle reads both modalities; all parts
@@ -6,11 +6,12 @@ train on the task loss, and the server averages the projection:
 
     A(h) = U · S · ReLU(D · h + b) + c        S and b travel, D, U and c stay
 
-What is another here, or chosen because the descriptions at hand leave it open: the paper has adapters in the upper
-layers of CLIP's two towers, one projection for both; here every layer's adapter has one of its own, which reads both
-modalities where they are in one sequence (``adapter.layers`` says in how many layers adapters are). S begins as the
-identity, has no activation after it, and takes the bias of the inner layer with it. The model holds the product U · S;
-gradients of the factors follow from its own:
+This version differs from the paper, or fills gaps in its description, as follows. The paper has adapters in the upper
+layers of CLIP's two towers, with one projection for both towers. Here, every layer's adapter has its own projection,
+which reads both modalities if they are in one sequence (``adapter.layers`` sets the number of layers with adapters).
+S starts as the identity, no activation follows it, and the bias of the inner layer travels with it.
+
+The model holds the product U · S. The gradients of the factors follow from its gradient:
 ∂/∂U = ∂/∂(US) · Sᵀ and ∂/∂S = Uᵀ · ∂/∂(US).
 """
 
@@ -26,14 +27,14 @@ from feddat.algorithms.clusters import BOTTLENECK_UP
 from feddat.algorithms.server import Gathered, ServerPart, Shapes
 from feddat.config import AlgorithmConfig
 
-#: In the names of a bottleneck's entries: the bias of the inner layer.
+#: End of the names of the inner layer's biases in a bottleneck.
 INNER_BIAS = ".bottleneck_down.bias"
-#: Before a site's name: its projection S, (r, r), that travels, and its matrix U, (d, r), that stays.
+#: Prefixes of a site's name: its projection S, (r, r), which travels, and its matrix U, (d, r), which stays.
 ACROSS, UP = "across.", "up."
 
 
 class SharedProjections(ServerPart):
-    """The mean of every site's projection, the identity at first."""
+    """The mean of every site's projection, which starts as the identity."""
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return an identity for each site."""
@@ -56,12 +57,12 @@ class SharedProjections(ServerPart):
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the mean projections, and the mean of what else travels."""
+        """Return the mean projections and the mean of everything else that travels."""
         return {key: gathered.extras[key] for key in state}, gathered.shared
 
 
 class PFedMma(Algorithm):
-    """The global adapter, with a projection in its middle, trains on the task loss; the projection travels."""
+    """The global adapter, with a projection in its middle, trains on the task loss; only the middle part travels."""
 
     name = "pfedmma"
     trains = ("global",)
@@ -71,11 +72,11 @@ class PFedMma(Algorithm):
     needs = "an inner layer at every site"
 
     def shares(self, key: str) -> bool:
-        """Return whether an entry is an inner layer's bias; the projections travel beside it."""
+        """Return whether an entry is an inner layer's bias; the projections travel as extra arrays."""
         return key.endswith(INNER_BIAS)
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Take the projections as received, and the client's own U; its first is the one that all begin with."""
+        """Load the received projections and the client's own U; its first U is the same for all clients."""
         for key, product in _products(learner).items():
             site = key.removesuffix(BOTTLENECK_UP)
             own = context.state.get(UP + site, product.detach().clone())
@@ -105,7 +106,7 @@ class PFedMma(Algorithm):
         return {ACROSS + site: across.detach() for site, across in context.scratch.items()}
 
     def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Take the projections as received; a client that has never trained has the U that all begin with."""
+        """Load the received projections and the client's own U; a client that has never trained uses the initial U."""
         received = {k.removeprefix(ACROSS): v for k, v in context.received.items() if k.startswith(ACROSS)}
         first = {UP + k.removesuffix(BOTTLENECK_UP): v.detach().clone() for k, v in _products(learner).items()}
         _multiply(learner, context.state or first, received)

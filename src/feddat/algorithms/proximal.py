@@ -1,4 +1,4 @@
-"""How far an adapter is from another one: what proximal terms are made of."""
+"""Distance between two adapters, for proximal terms."""
 
 from __future__ import annotations
 

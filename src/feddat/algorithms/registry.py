@@ -1,13 +1,13 @@
-"""Algorithms by name: those of this package, and those that other installed packages bring.
+"""Algorithms by name, from this package and from other installed packages.
 
-Another package names its algorithms as entry points of the group ``feddat.algorithms``
+Another package registers its algorithms as entry points of the group ``feddat.algorithms``
 (`packaging.python.org, "Entry points specification"`)::
 
     [project.entry-points."feddat.algorithms"]
     trimmed = "my_package.trimmed:Trimmed"
 
-An algorithm is found in every process on every machine where its package is installed, and nowhere else: a server
-cannot make a client load what the client's own administrator has not installed. A notebook can add one to its own
+An algorithm is available on every machine where its package is installed, and nowhere else. A server cannot make a
+client load code that the client's own administrator has not installed. A notebook can add an algorithm to its own
 process (:meth:`Registry.add`).
 """
 
@@ -19,12 +19,12 @@ from importlib.metadata import EntryPoint, entry_points
 from feddat.algorithms.base import Algorithm
 from feddat.config import ConfigError
 
-#: Entry points of this group are algorithms.
+#: Group of entry points that name algorithms.
 GROUP = "feddat.algorithms"
 
 
 class Registry(Mapping[str, Algorithm]):
-    """Name -> algorithm; one of another package is loaded when it is first asked for.
+    """Name -> algorithm; algorithms of other packages are loaded at the first access.
 
     Args:
         own: the algorithms of this package; no other package can take their names.
@@ -36,14 +36,14 @@ class Registry(Mapping[str, Algorithm]):
         self._added: dict[str, Algorithm] = {}
 
     def add(self, algorithm: Algorithm) -> None:
-        """Make an algorithm known in this process alone, as a notebook does; again under the same name replaces it.
+        """Add an algorithm to this process only, as a notebook does; the same name again replaces it.
 
         Raises:
-            ConfigError: an algorithm of this or of another package has its name.
+            ConfigError: an algorithm of this or another package already has the name.
         """
         name = algorithm.name
         if name in self and name not in self._added:
-            raise ConfigError(f"method {name}: there is one of this name already; give yours another `name`")
+            raise ConfigError(f"method {name}: this name is already taken; give your method another `name`")
         self._added[name] = algorithm
 
     def __iter__(self) -> Iterator[str]:
@@ -53,19 +53,19 @@ class Registry(Mapping[str, Algorithm]):
         yield from self._added
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of algorithms."""
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        """Return whether there is one of this name; nothing is loaded."""
+        """Return whether an algorithm has this name, without loading it."""
         return any(name == known for known in self)
 
     def __getitem__(self, name: str) -> Algorithm:
-        """Return the algorithm.
+        """Return the algorithm of a name.
 
         Raises:
-            KeyError: there is none of this name.
-            ConfigError: another package's cannot be loaded or is no algorithm; names the package.
+            KeyError: no algorithm has this name.
+            ConfigError: another package's algorithm cannot be loaded or is none; the message names the package.
         """
         for known in (self._own, self._added):
             if name in known:
@@ -79,7 +79,7 @@ class Registry(Mapping[str, Algorithm]):
 
     @property
     def own(self) -> tuple[str, ...]:
-        """Return the names of this package's algorithms."""
+        """Names of this package's algorithms."""
         return tuple(self._own)
 
 
@@ -87,11 +87,11 @@ def _load(points: Sequence[EntryPoint]) -> Algorithm:
     point = points[0]
     if len(points) > 1:
         packages = ", ".join(_package(each) for each in points)
-        raise ConfigError(f"method {point.name}: several packages bring one ({packages}); uninstall all but one")
+        raise ConfigError(f"method {point.name}: several packages provide it ({packages}); uninstall all but one")
     where = f"method {point.name}, {point.value} of package {_package(point)}"
     try:
         found = point.load()
-    except Exception as error:  # whatever another package's module does when it is imported
+    except Exception as error:  # the import of another package's module can raise anything
         raise ConfigError(f"{where}: cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Algorithm)):
         raise ConfigError(f"{where}: expected a subclass of feddat.algorithms.Algorithm, got {found!r}")
@@ -99,8 +99,8 @@ def _load(points: Sequence[EntryPoint]) -> Algorithm:
         raise ConfigError(f"{where}: its `name` is {getattr(found, 'name', None)!r}; expected {point.name!r}")
     try:
         return found()
-    except TypeError as error:  # an abstract method is missing, or __init__ wants arguments
-        raise ConfigError(f"{where}: cannot be made: {error}") from error
+    except TypeError as error:  # an abstract method is missing, or __init__ needs arguments
+        raise ConfigError(f"{where}: cannot be instantiated: {error}") from error
 
 
 def _package(point: EntryPoint) -> str:

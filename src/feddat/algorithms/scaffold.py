@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates correct each client's gradients for the drift away from the others.
+"""SCAFFOLD: control variates correct each client's gradients for its drift away from the other clients.
 
 Karimireddy, Kale, Mohri, Reddi, Stich, Suresh: "SCAFFOLD: Stochastic Controlled Averaging for Federated Learning",
 ICML 2020, arXiv 1910.06378, algorithm 1:
@@ -7,9 +7,9 @@ ICML 2020, arXiv 1910.06378, algorithm 1:
     cᵢ⁺ = mean of g(y) over the round's steps
     x ← x + η_g · mean(yᵢ − x),   c ← c + |S|/N · mean(cᵢ⁺ − cᵢ)
 
-The paper's option II, cᵢ⁺ = cᵢ − c + (x − yᵢ) / (K·η), is this mean where y moves by plain SGD at one learning rate.
-Here AdamW moves it, so that the distance travelled says little about gradients; hence the mean of the gradients
-themselves, before they are corrected or clipped. Heads are personal and are not corrected.
+The paper's option II, cᵢ⁺ = cᵢ − c + (x − yᵢ) / (K·η), equals this mean if plain SGD moves y at a constant learning
+rate. Here AdamW moves y, so the distance covered says little about the gradients. This version therefore takes the mean
+of the gradients themselves, before correction and clipping. Heads are personal and are not corrected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from feddat.config import AlgorithmConfig
 
 
 class ScaffoldServer(ServerPart):
-    """Keeps the mean control variate c; its keys and shapes are those of the adapter."""
+    """Keeps the mean control variate c, with the adapter's keys and shapes."""
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return c = 0."""
@@ -42,7 +42,7 @@ class ScaffoldServer(ServerPart):
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Move c by the share of clients that took part, and the adapter by ``algorithm.scaffold_lr``."""
+        """Scale the step of c by the share of participating clients, and the adapter's by ``algorithm.scaffold_lr``."""
         share = gathered.replies / gathered.clients
         control = {key: value + share * gathered.extras[key] for key, value in state.items()}
         moved = {key: torch.lerp(value, gathered.shared[key], config.scaffold_lr) for key, value in shared.items()}
@@ -58,7 +58,7 @@ class Scaffold(Algorithm):
     server = ScaffoldServer()
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
-        """Start with cᵢ = 0 at a client's first round."""
+        """Start with cᵢ = 0 in a client's first round."""
         for key, value in learner.adapter("global").items():
             context.state.setdefault(key, torch.zeros_like(value))
             context.scratch[key] = torch.zeros_like(value)
@@ -75,7 +75,7 @@ class Scaffold(Algorithm):
         return {"loss": loss.detach()}
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
-        """Keep the new cᵢ and send what it differs by."""
+        """Keep the new cᵢ and send its change."""
         change = {}
         for key, old in context.state.items():
             context.state[key] = context.scratch[key] / context.steps

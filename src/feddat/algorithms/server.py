@@ -1,4 +1,4 @@
-"""What an algorithm may do on the server beside the mean: state of its own, and arrays that travel with the adapter."""
+"""The server's part of an algorithm: its own state, extra arrays that travel with the adapter, and aggregation."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from torch import Tensor
 
 from feddat.config import AlgorithmConfig
 
-#: Shape of every tensor of a set, by key.
+#: Shapes of a set of tensors by key.
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What the replies of one round come to; every mean has the weights of ``server.weighting``.
+    """The aggregated replies of one round; all means use the weights of ``server.weighting``.
 
     Attributes:
-        shared: mean of the clients' adapters, as far as they travel.
-        extras: mean of their extra arrays, and of :meth:`ServerPart.folds`.
-        replies: number of clients whose reply was used.
+        shared: mean of the shared entries of the clients' adapters.
+        extras: mean of their extra arrays and of the arrays from :meth:`ServerPart.folds`.
+        replies: number of clients with a used reply.
         clients: number of all clients.
-        each: client -> what it sent, its part of the adapter and its extra arrays together; empty unless
+        each: client -> its reply, with shared entries and extra arrays together; empty unless
             :attr:`ServerPart.apart`.
     """
 
@@ -35,58 +35,58 @@ class Gathered:
 
 
 class ServerPart:
-    """The server's side of one algorithm; the defaults are the plain mean.
+    """The server's side of one algorithm; the defaults compute the plain mean.
 
-    State is a dictionary of float32 CPU tensors, kept in the server's checkpoints. Tensors that methods are given may
-    share memory with messages: they are not to be written to.
+    The state is a dictionary of float32 CPU tensors, kept in the server's checkpoints. Tensors passed to the methods
+    can share memory with messages and must not be written to.
 
     Attributes:
-        apart: whether the server looks at each client's reply by itself, and sends clients arrays of their own. Such a
-            method cannot go with sums of which nobody sees the parts.
+        apart: whether the server reads each client's reply separately and sends each client its own arrays. Such an
+            algorithm cannot be combined with secure aggregation.
     """
 
     apart: ClassVar[bool] = False
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state before the first round, given the initial shared part of the adapter."""
+        """Return the state before the first round, given the initial shared entries of the adapter."""
         return {}
 
     def sends(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the extra arrays that go to every client with the adapter when it is to train.
+        """Return the extra arrays that go with the adapter to every client that is to train.
 
-        Keys and shapes are those of ``sends(start(shared))`` in every round: clients check them.
+        Clients check that keys and shapes match those of ``sends(start(shared))`` in every round.
         """
         return {}
 
     def answers(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the extra arrays that go to every client when it is to answer; checked as those of :meth:`sends`."""
+        """Return the extra arrays that go to every client that is to answer; checked like those of :meth:`sends`."""
         return {}
 
     def sends_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
-        """Return :meth:`sends` for one client, with :attr:`apart`: the same keys and shapes for every one."""
+        """Return :meth:`sends` for one client, if :attr:`apart` is set; all clients get the same keys and shapes."""
         return self.sends(state)
 
     def answers_to(self, state: Mapping[str, Tensor], client: str) -> dict[str, Tensor]:
-        """Return :meth:`answers` for one client, as :meth:`sends_to` does; what an unknown client gets, a new one."""
+        """Return :meth:`answers` for one client, like :meth:`sends_to`; new clients get the arrays of unknown ones."""
         return self.answers(state)
 
     def expects(self, shared: Mapping[str, Tensor]) -> Shapes:
-        """Return the shapes of the extra arrays of every reply, given the shared part."""
+        """Return the shapes of the extra arrays in every reply, given the shared entries."""
         return {}
 
     def folds(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return further arrays to be averaged, computed from one reply's shared part."""
+        """Return further arrays to average, computed from the shared entries of one reply."""
         return {}
 
     def finish(
         self, state: Mapping[str, Tensor], shared: Mapping[str, Tensor], gathered: Gathered, config: AlgorithmConfig
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the new state and the new shared part.
+        """Return the new state and the new shared entries.
 
         Args:
-            state: before the round.
-            shared: what was sent out in this round.
-            gathered: what came back.
+            state: the state before the round.
+            shared: the shared entries sent out in this round.
+            gathered: the aggregated replies.
             config: the algorithm's settings.
         """
         return dict(state), gathered.shared

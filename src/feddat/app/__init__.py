@@ -1,1 +1,1 @@
-"""The Flower apps and everything that knows what a message holds."""
+"""The Flower apps, and all code that knows the contents of messages."""

@@ -1,8 +1,9 @@
-"""Arrays of messages, read without trust: type, shape and number of bytes are checked before anything is made of them.
+"""Read the arrays of a message without trusting them: check dtype, shape and number of bytes before using them.
 
-An array travels as bytes in NumPy's format 1.0. NumPy's own reader evaluates the header as Python, and takes whatever
-else it is given for an archive or a pickle. Here the header has to be, sign for sign, of the one form that NumPy writes
-for a plain array; the values are then a view of the bytes that have come already, so that a header can ask for nothing.
+An array travels as bytes in NumPy's format 1.0. NumPy's own reader evaluates the header as Python, and treats any other
+input as an archive or a pickle. This reader accepts a header only if it matches, character for character, what NumPy
+writes for a plain array. The values are a view of the bytes that have already arrived, so no header can make this
+process allocate memory.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from flwr.app import Array
 from flwr.common.constant import SType
 from numpy.typing import NDArray
 
-#: What NumPy's format 1.0 begins with; two bytes of the header's length follow.
+#: The first bytes of NumPy's format 1.0; the header's length follows in two bytes.
 _MAGIC = b"\x93NUMPY\x01\x00"
 _BEGIN = len(_MAGIC) + 2
-#: Bytes of a header: NumPy writes 118 for an array of six dimensions.
+#: The longest header, in bytes. NumPy writes 118 for an array with six dimensions.
 _MOST_HEADER = 1024
-#: Dimensions of an array.
+#: The largest number of dimensions of an array.
 _MOST_DIMENSIONS = 8
 _HEADER = re.compile(
     rb"\{'descr': '([<|])([fiub])(\d{1,2})', 'fortran_order': (False|True), "
@@ -30,19 +31,19 @@ _HEADER = re.compile(
 
 
 class ArrayError(ValueError):
-    """The bytes are not those of the array that they must be; the message says why."""
+    """The bytes do not hold the expected array; the message says why."""
 
 
 def read_array(array: Array, dtype: np.dtype[Any] | None = None, shape: tuple[int, ...] | None = None) -> NDArray[Any]:
-    """Return an array of a message: a view of its bytes, which cannot be written to.
+    """Return an array of a message as a read-only view of its bytes.
 
     Args:
-        array: as it came.
-        dtype: that it must have; default: any whole or floating-point number.
-        shape: that it must have; default: any.
+        array: the array as received.
+        dtype: the expected dtype; default: any integer or floating-point type.
+        shape: the expected shape; default: any.
 
     Raises:
-        ArrayError: it is not one plain array of this type and shape.
+        ArrayError: it is not a plain array of this dtype and shape.
     """
     if array.stype != SType.NUMPY:
         raise ArrayError(f"cannot be read: serialised as {str(array.stype)[:40]!r}, expected {str(SType.NUMPY)!r}")
@@ -50,7 +51,7 @@ def read_array(array: Array, dtype: np.dtype[Any] | None = None, shape: tuple[in
     found, in_columns, dimensions, begin = _header(data)
     if (dtype is not None and found != dtype) or (shape is not None and dimensions != tuple(shape)):
         raise ArrayError(f"is {found}{dimensions}, expected {found if dtype is None else dtype}{tuple(shape or ())}")
-    count = math.prod(dimensions)  # which may be of any size: Python's whole numbers do not overflow
+    count = math.prod(dimensions)  # can be of any size: Python's integers do not overflow
     if len(data) - begin != count * found.itemsize:
         size = count * found.itemsize
         raise ArrayError(f"cannot be read: it has {len(data) - begin} bytes of values, expected {size}")
@@ -60,7 +61,7 @@ def read_array(array: Array, dtype: np.dtype[Any] | None = None, shape: tuple[in
 
 
 def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
-    """Return type, whether columns come first, shape, and where the values begin."""
+    """Return the dtype, whether the order is Fortran's, the shape, and the offset of the values."""
     if data[: len(_MAGIC)] != _MAGIC or len(data) < _BEGIN:
         raise ArrayError("cannot be read: not in NumPy's format 1.0")
     length = int.from_bytes(data[len(_MAGIC) : _BEGIN], "little")
@@ -69,12 +70,12 @@ def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
         raise ArrayError(f"cannot be read: it has a header of {length} bytes, expected at most {most}")
     match = _HEADER.fullmatch(data, _BEGIN, _BEGIN + length)
     if match is None:
-        raise ArrayError("cannot be read: it has a header that is not that of a plain array of numbers")
+        raise ArrayError("cannot be read: its header is not that of a plain array of numbers")
     order, kind, size, in_columns, sizes = match.groups()
     try:
         dtype = np.dtype((order + kind + size).decode())
     except TypeError:
-        raise ArrayError(f"cannot be read: it has numbers of {int(size)} bytes, which there are not") from None
+        raise ArrayError(f"cannot be read: there are no numbers of {int(size)} bytes") from None
     shape = tuple(int(text) for text in sizes.split(b",") if text.strip())
     if len(shape) > _MOST_DIMENSIONS:
         raise ArrayError(f"cannot be read: it has {len(shape)} dimensions, expected at most {_MOST_DIMENSIONS}")

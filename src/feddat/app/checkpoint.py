@@ -1,18 +1,18 @@
-"""The server's state on disk, written after every round: a folder that PEFT loads, with a file more.
+"""The server's state on disk, written after every round as a PEFT folder with one more file.
 
-==================== ===============================================================================================
-``adapter_*``        the global adapter as PEFT has it (:mod:`feddat.adapters.peft_form`); under the names that it has
-                     here, in ``shared.safetensors``, where PEFT has no form for what trains
-``state.safetensors`` what the rule of aggregation keeps, what was lost on the way, and as JSON the rest
-==================== ===============================================================================================
+===================== ==============================================================================================
+``adapter_*``         the global adapter in PEFT's format (:mod:`feddat.adapters.peft_form`). Where PEFT has no format
+                      for the trained parameters, ``shared.safetensors`` holds them under this package's names.
+``state.safetensors`` the state of the aggregation rule, the residual of compression, and the rest as JSON
+===================== ==============================================================================================
 
-One folder per round, so that tensors and numbers cannot disagree; written under a temporary name, flushed to the disk,
-then renamed, so that a kill at any moment leaves either the old state or the new one. Nothing is ever pickled. Beside
-the rounds' folders are the newest round's ``adapter_*`` once more, for whoever wants nothing but these. Earlier
-versions wrote one safetensors file per round.
+Each round has its own folder, so tensors and numbers cannot disagree. The folder is written under a temporary name,
+flushed to disk, then renamed: a kill at any moment leaves either the old state or the new one. Nothing is pickled. The
+newest round's ``adapter_*`` files also appear beside the folders of the rounds, for readers that need only the adapter.
+Earlier versions wrote one safetensors file per round.
 
-The state is sealed (:mod:`feddat.seals`) and holds the SHA-256 of the adapter's file, so that a checkpoint that was
-altered is refused. Checkpoints of earlier versions have no seals, and are accepted until the first one is sealed.
+The state has a seal (:mod:`feddat.seals`) and holds the SHA-256 of the adapter's file, so the server refuses an altered
+checkpoint. Checkpoints of earlier versions have no seals; the server accepts them until it seals the first one.
 """
 
 from __future__ import annotations
@@ -37,42 +37,42 @@ from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
 
-#: Clients keep their newest two rounds, so the server must not fall back further than that either.
+#: Number of rounds to keep. Clients keep their newest two, so the server must not fall back further either.
 KEEP = 2
-#: Before the names of the rule's tensors in the file; no key of an adapter has a slash.
+#: Prefix of the rule's tensors in the file; no key of an adapter has a slash.
 _RULE = "rule/"
-#: Before those of what the global adapter lost on its way to the clients.
+#: Prefix of the residual: what the global adapter lost to compression on its way to the clients.
 _RESIDUAL = "residual/"
-#: Fields of the state that are tensors; and the files of a round's folder that are not PEFT's.
+#: Fields of the state that hold tensors, and the files of a round's folder that are not PEFT's.
 _TENSORS = ("shared", "rule", "residual")
 _SHARED_FILE, _STATE_FILE = "shared.safetensors", "state.safetensors"
-#: In the metadata of a state: the SHA-256 of the file of the global adapter.
+#: Metadata key of the SHA-256 of the global adapter's file.
 _DIGEST = "shared_sha256"
 #: In the folder of checkpoints: what a run has spent of its clients' privacy budget.
 LEDGER_FILE = "privacy.json"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be written, was altered or does not belong to this run; the message names the file."""
+    """A checkpoint cannot be written, was altered, or does not belong to this run; the message names the file."""
 
 
 @dataclass
 class ServerState:
-    """Everything the server must know to go on.
+    """Everything the server needs to continue a run.
 
     Attributes:
-        round: rounds completed.
-        shared: the global adapter, as far as it travels.
-        rule: what the rule of aggregation keeps: momenta, control variates.
-        residual: what the global adapter lost on its way to the clients, see :mod:`feddat.app.wire`.
+        round: number of completed rounds.
+        shared: the communicated part of the global adapter.
+        rule: state of the aggregation rule: momenta, control variates.
+        residual: what the global adapter lost to compression on its way to the clients; see :mod:`feddat.app.wire`.
         bytes: kind of message -> ``up`` (client to server) and ``down`` -> serialised bytes so far.
-        seconds: wall time so far, by what it was spent on.
-        failed: errors that clients reported so far.
-        refused: replies that did not fit so far.
-        start: hash of the folder that the first global adapter was read from; empty: it was drawn.
-        world: what the run was made of when this was written -> its hash; empty in checkpoints of earlier versions.
-        trained: client -> last round that its training was used in; clients are told, and so notice an old backup.
-        changes: what was exchanged while the run rested, and accepted: ``round`` after which, and ``what``.
+        seconds: wall time so far, by activity.
+        failed: number of errors that clients have reported.
+        refused: number of replies that the server has refused.
+        start: hash of the folder that the first global adapter was read from; empty: it was initialised at random.
+        world: part of the run's inputs -> its hash when this was written; empty in checkpoints of earlier versions.
+        trained: client -> last round whose training reached the server. Clients receive it and so notice an old backup.
+        changes: inputs that were replaced while the run was stopped, and accepted: after which ``round``, and ``what``.
     """
 
     shared: dict[str, Tensor]
@@ -95,11 +95,11 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where they lie; made when the first is written.
-        config_hash: of the settings that determine the run's numbers; a checkpoint of another hash is refused.
-        form: how PEFT keeps the global adapter; ``None``: not at all.
-        base: the model that it belongs to, for PEFT.
-        key: file of the key that seals them; default: ``.seal.key`` beside the folder, which may be given away.
+        folder: folder of the checkpoints; created with the first one.
+        config_hash: hash of the settings that determine the run's numbers; a checkpoint with another hash is refused.
+        form: PEFT's format of the global adapter; ``None``: PEFT has none.
+        base: name of the base model, for PEFT.
+        key: file of the sealing key; default: ``.seal.key`` beside the folder, so that the folder can be shared.
     """
 
     def __init__(
@@ -118,10 +118,10 @@ class Checkpoints:
 
     @phase("checkpoints")
     def save(self, state: ServerState) -> Path:
-        """Write the state after a round and remove those older than the newest two.
+        """Write the state after a round, and remove all but the newest two.
 
         Raises:
-            CheckpointError: the disk is full or cannot be written; earlier checkpoints stay.
+            CheckpointError: the disk is full or not writable; earlier checkpoints stay.
         """
         names = {key: key if self._form is None else self._form.names[key] for key in state.shared}
         kept = {_RULE: state.rule, _RESIDUAL: state.residual}
@@ -136,7 +136,7 @@ class Checkpoints:
         }
         path = self.folder / f"round-{state.round:05d}"
         try:
-            for stale in self.folder.glob(".round-*"):  # of a process that was killed while it wrote
+            for stale in self.folder.glob(".round-*"):  # left by a process that was killed while writing
                 shutil.rmtree(stale, ignore_errors=True)
             with whole_folder(path) as folder:
                 if names:
@@ -152,15 +152,17 @@ class Checkpoints:
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         except OSError as error:
             reason = error.strerror or error
-            raise CheckpointError(f"checkpoint {path}: {reason}; the run can be resumed from before") from None
+            raise CheckpointError(
+                f"checkpoint {path}: {reason}; the run can be resumed from the round before"
+            ) from None
         return path
 
     @phase("checkpoints")
     def latest(self, elsewhere: bool = False) -> ServerState | None:
-        """Return the newest readable state; ``None`` if there is none. A damaged one is skipped with a warning.
+        """Return the newest readable state; ``None`` if there is none. Skip a damaged one with a warning.
 
         Args:
-            elsewhere: it may be a copy from another machine, whose key is not here: it is then read unchecked.
+            elsewhere: the checkpoints may be a copy from another machine. If their key is not here, do not check seals.
 
         Raises:
             CheckpointError: the newest was altered or belongs to a run with other settings, or none can be read.
@@ -170,20 +172,20 @@ class Checkpoints:
             try:
                 state, config_hash = read_state(path)
             except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-                log.warning("checkpoint %s cannot be read (%s) and is skipped", path, error)
+                log.warning("checkpoint %s cannot be read (%s); skipping it", path, error)
                 continue
             if config_hash != self.config_hash:
                 raise CheckpointError(f"checkpoint {path}: written by a run with other settings")
             if elsewhere and not self._seal.exists:
-                log.info("checkpoint %s is read unchecked: the key of its seal is not here", path)
+                log.info("checkpoint %s: seal not checked, since its key is not here", path)
                 return state
             try:
                 if not self._check(path):
-                    log.warning("checkpoint %s has no seal: it is of an earlier version", path)
+                    log.warning("checkpoint %s has no seal: an earlier version wrote it", path)
             except SealError as error:
                 raise CheckpointError(
-                    f"checkpoint {path}: {error}; put back what was there, or remove it to go on from the round "
-                    "before, or accept it (--accept-changes)"
+                    f"checkpoint {path}: {error}; restore the original, or remove the checkpoint to continue from the "
+                    "round before, or accept it (--accept-changes)"
                 ) from None
             return state
         if rounds:
@@ -248,13 +250,13 @@ class Checkpoints:
         return True
 
     def accept(self) -> bool:
-        """Seal anew what there is, whatever was done to it; say so of every checkpoint.
+        """Seal every altered or unsealed checkpoint as it is now, and log each one.
 
         Returns:
-            Whether there was any that had to be.
+            Whether there was any.
 
         Raises:
-            CheckpointError: the disk refuses.
+            CheckpointError: a checkpoint cannot be written.
         """
         found = self._accept_ledger()
         for path in self._rounds():
@@ -264,7 +266,7 @@ class Checkpoints:
             except SealError:
                 pass
             except (OSError, KeyError, ValueError, SafetensorError):
-                continue  # `latest` says so
+                continue  # `latest` reports it
             try:
                 file = path / _STATE_FILE if path.is_dir() else path
                 with safe_open(file, framework="pt") as opened:
@@ -277,16 +279,16 @@ class Checkpoints:
                 continue
             except OSError as error:
                 raise CheckpointError(f"checkpoint {path}: cannot be sealed: {error.strerror or error}") from None
-            log.warning("checkpoint %s was altered or not sealed; it is accepted, and sealed anew", path)
+            log.warning("checkpoint %s was altered or had no seal; accepted as it is, and sealed", path)
             found = True
         return found
 
     def _check(self, path: Path) -> bool:
-        """Check the seal of a round, and that the adapter's file is the one that was sealed; return if it has one.
+        """Check the seal of a round and the hash of the adapter's file; return whether the round has a seal.
 
         Raises:
-            SealError: it was altered.
-            OSError, SafetensorError, KeyError, ValueError: it cannot be read.
+            SealError: the checkpoint was altered.
+            OSError, SafetensorError, KeyError, ValueError: the checkpoint cannot be read.
         """
         if not self._seal.check(path / _STATE_FILE if path.is_dir() else path, path.name):
             return False
@@ -299,45 +301,45 @@ class Checkpoints:
         write_tensors(file, tensors, metadata, lambda temporary: self._seal.put(temporary, name))
 
     def world(self) -> tuple[int, dict[str, str]]:
-        """Return the round and the world of the newest state that :meth:`latest` can read; 0 and none: there is none.
+        """Return the round and the world of the newest readable state, without reading its tensors.
 
-        Its tensors are not read.
+        Return 0 and an empty dictionary if there is none.
         """
         for path in self._rounds():
             try:
                 metadata = _metadata(path)
                 if (weights := _weights_file(path, metadata)) is not None:
                     with safe_open(weights, framework="pt"):
-                        pass  # it is whole
+                        pass  # opening it shows that it is complete
                 state = json.loads(metadata["state"])
                 return int(state["round"]), dict(state.get("world", {}))
             except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-                continue  # `latest` says so
+                continue  # `latest` reports it
         return 0, {}
 
     def _rounds(self) -> list[Path]:
-        """Return the folder, or the file of an earlier version, of every round, the newest first."""
+        """Return the folder (or the file of an earlier version) of every round, newest first."""
         found = [path for path in self.folder.glob("round-*") if path.is_dir() or path.suffix == ".safetensors"]
         return sorted(found, key=lambda path: path.stem, reverse=True)
 
     def _show_newest(self, newest: Path) -> None:
-        """Let the folder of all rounds be a PEFT folder too: by other names for the newest round's two files."""
+        """Make the folder of all rounds a PEFT folder too, by linking the newest round's two files into it."""
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if (newest / name).is_file():
                 temporary = self.folder / f".{name}.tmp"
                 temporary.unlink(missing_ok=True)
                 try:
                     os.link(newest / name, temporary)
-                except OSError:  # a disk that gives files one name each
+                except OSError:  # a file system without hard links
                     shutil.copyfile(newest / name, temporary)
                 temporary.replace(self.folder / name)
 
 
 def read_state(path: Path) -> tuple[ServerState, str]:
-    """Return the state in a round's folder, or in the file of an earlier version, and the hash of its run's settings.
+    """Return the state in a round's folder (or the file of an earlier version), and the hash of its run's settings.
 
     Raises:
-        OSError, SafetensorError, KeyError, TypeError, ValueError: it is damaged.
+        OSError, SafetensorError, KeyError, TypeError, ValueError: the state is damaged.
     """
     if not path.is_dir():
         return _read_file(path)
@@ -352,14 +354,14 @@ def read_state(path: Path) -> tuple[ServerState, str]:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """Return what a round's folder, or the file of an earlier version, holds beside tensors."""
+    """Return the metadata in a round's folder, or in the file of an earlier version."""
     with safe_open(path / _STATE_FILE if path.is_dir() else path, framework="pt") as file:
         found: dict[str, str] = file.metadata()
     return found
 
 
 def _weights_file(path: Path, metadata: Mapping[str, str]) -> Path | None:
-    """Return the file that holds the global adapter of a round's folder; ``None``: it has none."""
+    """Return the file of the global adapter in a round's folder; ``None`` if the folder has none."""
     if not path.is_dir() or not json.loads(metadata["shared"]):
         return None
     weights = path / WEIGHTS_FILE
@@ -382,5 +384,5 @@ def _state(shared: dict[str, Tensor], others: dict[str, Tensor], metadata: dict[
 
 
 def _taken(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Take the tensors under a prefix out of a dictionary."""
+    """Remove the tensors with a prefix from a dictionary, and return them without the prefix."""
     return {key.removeprefix(prefix): tensors.pop(key) for key in list(tensors) if key.startswith(prefix)}

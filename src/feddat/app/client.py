@@ -1,7 +1,8 @@
-"""The Flower ClientApp: finds out which client it is, lets its Participant work, and answers.
+"""The Flower ClientApp: identify the client, let its Participant work, and reply.
 
-A client whose foundation model is not the server's takes no part: an adapter fits only the weights it was trained on.
-A client with a policy of its own asks it before it does anything; its server then learns of failures by code alone.
+A client whose foundation model differs from the server's takes no part: an adapter fits only the weights it was trained
+on. A client with its own policy checks every message against it before doing anything. The server of such a client
+learns only a code when something fails.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ from feddat.privacy.secure_sum.errors import SumError
 
 log = logging.getLogger(__name__)
 
-#: What the server learns of a client's version, and of a state that is older than what the server has of it.
+#: Replies to a server with another version, and to one that has received later training than the client's state holds.
 OTHER_VERSION = f"refused: another version of feddat (here {VERSION}, messages {PROTOCOL})"
 OLD_STATE = "refused: its state is older than its last training"
-#: All that the server of a client with a policy learns of what went wrong; why is in the client's log.
+#: All that a client with a policy tells the server about a problem; the reason is in the client's log.
 REFUSED, OTHER_MODEL, FAILED = "refused: policy", "refused: another model or other settings", "failed: see its log"
-#: The longest line of a log that a server can cause, in characters.
+#: The longest log line that a server can cause, in characters.
 _LONGEST = 500
 
 
 class OtherModelError(ValueError):
-    """The client's model is not the server's; the message names the parts that differ."""
+    """The client's model differs from the server's; the message names the parts."""
 
 
 class OldStateError(ValueError):
-    """The client's state is of an earlier round than the server has its training of; the message names both."""
+    """The client's state is older than the last training that it sent to the server; the message names both rounds."""
 
 
 class Works(Protocol):
-    """What the app needs of a :class:`feddat.client.trainer.Participant`."""
+    """What the app needs from a :class:`feddat.client.trainer.Participant`."""
 
     store: PersonalStore
 
     def kept(self) -> int:
-        """Return the newest round that the client keeps its state of; 0: of none."""
+        """Return the newest round whose state the client keeps; 0 if none."""
         ...
 
     def fit(
@@ -77,11 +78,11 @@ class Site:
     """A client as its own node knows it.
 
     Attributes:
-        who: what the server is told about it.
-        works: does the work.
-        model: part of its model -> hash; a part that either side does not name is not compared.
-        sums: its part in secure sums; ``None``: its updates travel as they are.
-        refuses_old_state: it does nothing with a state that is older than its last training, as of an old backup.
+        who: what the client tells the server about itself.
+        works: trains and evaluates.
+        model: part of its model -> hash; only parts that both sides name are compared.
+        sums: its part in secure aggregation; ``None``: its updates travel unmasked.
+        refuses_old_state: refuse to work from a state older than its last training, for example from an old backup.
     """
 
     who: messages.Member
@@ -92,14 +93,14 @@ class Site:
 
 
 class Gate(Protocol):
-    """A client's own policy, as the app asks it."""
+    """A client's own policy, as the app uses it."""
 
     def admit(self, message: Message) -> None:
         """Refuse a message before anything is loaded for it."""
         ...
 
     def allow(self, message: Message, ask: messages.Instruction, works: Works) -> None:
-        """Refuse an instruction for what would come of it, before it is carried out."""
+        """Refuse an instruction because of what it would lead to, before carrying it out."""
         ...
 
 
@@ -109,19 +110,19 @@ def make_client_app(
     """Return the ClientApp.
 
     Args:
-        site: the node's context and the run's id -> the client that this node is; called once per message.
-        gate: the node's context -> its client's policy; ``None``: it has none, and errors are told in full.
+        site: the node's context and the run's id -> this node's client; called once per message.
+        gate: the node's context -> its client's policy. ``None``: there is no policy, and the server gets full errors.
     """
     app = ClientApp()
 
     def instructed(message: Message, context: Context, own: Gate | None) -> tuple[messages.Instruction, Site]:
-        """Return what is asked, and of whom, if it is to be done."""
+        """Return the instruction and the client, after checking that the client may carry it out."""
         ask = messages.read_instruction(message)
         here = site(context, ask.run)
         try:
             check_model(here, ask)
         except OtherModelError as error:
-            if own is None:  # else it is said once, with what the server was told
+            if own is None:  # otherwise `_note` logs it, together with the code for the server
                 log.warning("client %s, round %d: %s", here.who.name, ask.round, error)
             raise
         check_state(here, ask)
@@ -179,7 +180,7 @@ def make_client_app(
 
 
 def _guarded(own: Gate | None, message: Message, context: Context, answer: Callable[[Gate | None], Message]) -> Message:
-    """Return the answer to a message; with a policy, a code in its place where something is wrong."""
+    """Return the answer to a message. With a policy, return only a code when something goes wrong."""
     if own is None:
         messages.check_versions(message)
         return answer(None)
@@ -187,7 +188,7 @@ def _guarded(own: Gate | None, message: Message, context: Context, answer: Calla
         messages.check_versions(message)
         own.admit(message)
         return answer(own)
-    except Exception as error:  # Whatever is raised may name records, files and folders.
+    except Exception as error:  # Any error can name records, files and folders, so none travels.
         codes: dict[type[Exception], str] = {
             PolicyError: REFUSED,
             OtherModelError: OTHER_MODEL,
@@ -200,25 +201,25 @@ def _guarded(own: Gate | None, message: Message, context: Context, answer: Calla
 
 
 def _note(code: str, error: Exception, message: Message, context: Context) -> None:
-    """Log why a message is answered with a code."""
+    """Log the reason behind a code."""
     kind, group = one_line(message.metadata.message_type), message.metadata.group_id
     reason = one_line(str(error) if code in (REFUSED, OTHER_VERSION, OLD_STATE) else f"{type(error).__name__}: {error}")
     what: dict[str, Any] = {"event": "failed" if code == FAILED else "refused", "kind": kind, "told": code}
     what |= {"reason": reason, "client": context.node_config.get(CLIENT_KEY)}
     what["round"] = int(group) if group.isascii() and group.isdecimal() and len(group) < 10 else None
     log.warning("%s: %s: %s", kind, code, reason, extra={"event": what})
-    log.debug("where it failed", exc_info=error)
+    log.debug("traceback of the failure", exc_info=error)
 
 
 def one_line(text: str) -> str:
-    """Return a text, of which a server may have written a part, as one line for a log or a terminal; cut where long."""
+    """Return a text that a server may have written in part as one line for a log or a terminal, cut if it is long."""
     line = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * _LONGEST])
     line = " ".join(line.split())
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fields: Any) -> None:
-    """Say what this client does, for a log of its own process (:mod:`feddat.log`)."""
+    """Log what this client does, for the log of its own process (:mod:`feddat.log`)."""
     what = {"event": event, "round": ask.round, "client": here.who.name, **fields}
     log.info("client %s, round %d: %s", here.who.name, ask.round, message, extra={"event": what})
 
@@ -226,7 +227,7 @@ def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fie
 def _step_of_sum(
     step: str, site: Callable[[Context, str], Site], gate: Callable[[Context], Gate | None]
 ) -> Callable[[Message, Context], Message]:
-    """Return what answers the messages of one step of a secure sum."""
+    """Return the function that answers the messages of one step of a secure sum."""
 
     def take(message: Message, context: Context) -> Message:
         def answer(own: Gate | None) -> Message:
@@ -242,17 +243,17 @@ def _step_of_sum(
 
 @phase("messages")
 def _offered(here: Site, ask: messages.Instruction, result: FitResult) -> bytes | None:
-    """Return a client's offer to sum its update, which then stays here; ``None``: it travels as it is."""
+    """Return a client's offer to have its update summed, and keep the update here; ``None``: it travels unmasked."""
     if here.sums is None:
         return None
     if result.extras or not result.shared or ask.shared is None:
-        raise SumError("what this method sends beside its adapter cannot be summed")
+        raise SumError("this method sends more than its adapter, which secure aggregation cannot sum")
     return here.sums.offer(ask.run, ask.round, result.shared, ask.shared)
 
 
 @phase("messages")
 def _packed(works: Works, ask: messages.Instruction, shared: Mapping[str, Tensor]) -> wire.Packed:
-    """Return what travels, packed as the server asks; what that loses is kept beside the client's personal state."""
+    """Return the shared part packed as the server asks; keep the residual beside the client's personal state."""
     base = ask.shared if ask.wire.delta else None
     if ask.wire.format != "int8" or not shared:
         return wire.pack(shared, ask.wire, base)[0]
@@ -268,7 +269,7 @@ def check_model(site: Site, ask: messages.Instruction) -> None:
     """Compare the client's model with the server's.
 
     Raises:
-        OtherModelError: they are not the same.
+        OtherModelError: they differ.
     """
     parts = [
         f"{part} ({site.model[part]} here, {value} at the server)"
@@ -276,27 +277,27 @@ def check_model(site: Site, ask: messages.Instruction) -> None:
         if site.model.get(part, value) != value
     ]
     if parts:
-        raise OtherModelError(f"another model than the server's, so left out: {', '.join(parts)}")
+        raise OtherModelError(f"its model differs from the server's, so it is left out: {', '.join(parts)}")
 
 
 def check_state(site: Site, ask: messages.Instruction) -> None:
-    """Say in one line where the client's state is older than what the server has of it: its disk, or a backup of it.
+    """Warn if the client's state is older than the last training that it sent to the server, as from an old backup.
 
     Raises:
-        OldStateError: it is, and the client does nothing with such a state.
+        OldStateError: the state is older, and the client refuses to work from it.
     """
     if ask.ledger <= (kept := site.works.kept()):
         return
-    state = f"the newest state here is of round {kept}" if kept else "there is no state here"
-    reason = f"{state}, though the server has its training of round {ask.ledger}: restored from an older backup?"
+    state = f"its newest state is from round {kept}" if kept else "it has no state"
+    reason = f"{state}, but the server has its training of round {ask.ledger}: restored from an older backup?"
     if site.refuses_old_state:
-        raise OldStateError(f"{reason} It does nothing until that is put right (old_state: refuse)")
+        raise OldStateError(f"{reason} It does nothing until the right state is restored (old_state: refuse)")
     event = {"event": "rollback", "client": site.who.name, "kept": kept, "ledger": ask.ledger, "round": ask.round}
-    log.warning("client %s: %s It goes on from what there is", site.who.name, reason, extra={"event": event})
+    log.warning("client %s: %s It continues from the state it has", site.who.name, reason, extra={"event": event})
 
 
 def client_name(context: Context, names: Sequence[str] = ()) -> str:
-    """Return which client a node is: its ``client`` setting, or ``names`` at its ``partition-id``.
+    """Return the name of a node's client: its ``client`` setting, or the entry of ``names`` at its ``partition-id``.
 
     Raises:
         ValueError: the node's configuration has neither.

@@ -1,7 +1,7 @@
-"""Grids that carry messages on this machine: the default runtime calls the ClientApp in this process.
+"""Grids that carry messages on this machine. The default runtime calls the ClientApp in this process.
 
-Clients take their turns one after another, in the order of their names, over one frozen model in memory. What they
-receive and send are real Flower messages (arrays are serialised), so nothing but messages joins server and clients.
+Clients take turns in the order of their names and share one frozen model in memory. They receive and send real Flower
+messages with serialised arrays, so server and clients exchange only messages.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from flwr.supercore.task_identity import TaskIdentity
 
 log = logging.getLogger(__name__)
 
-#: The key of a node's configuration that tells it which client it is.
+#: Key of a node's configuration that names its client.
 CLIENT_KEY = "client"
 _SERVER_NODE = 0
 
 
 class LocalGrid(Grid):
-    """What grids of this machine have in common: nodes that are always there, and who they are.
+    """Base class of the grids on this machine: their nodes are always connected, and their names are known.
 
     Args:
         clients: client names; each gets a node id (1, 2, ... in sorted order).
@@ -60,11 +60,11 @@ class LocalGrid(Grid):
         return list(self.names)
 
     def get_nodes(self) -> list[NodeInfo]:
-        """Return the nodes with their clients' names, which they cannot choose."""
+        """Return the nodes with the names of their clients; a node cannot choose its name."""
         return [NodeInfo(node_id=node, name=self.names.get(node, "")) for node in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Deliver messages at once, and keep the replies for :meth:`pull_messages`."""
+        """Deliver messages immediately, and keep the replies for :meth:`pull_messages`."""
         replies = list(self.send_and_receive(messages))
         for reply in replies:
             self._replies[reply.metadata.reply_to_message_id] = reply
@@ -85,7 +85,7 @@ class LocalGrid(Grid):
         """Yield messages in the order of client names, each with an id."""
         for message in sorted(messages, key=lambda message: message.metadata.dst_node_id):
             self._sent += 1
-            # Flower has no public setter: in its runtimes the server's side gives out the ids.
+            # Flower has no public setter: in its own runtimes the server side assigns the ids.
             message.metadata.__dict__["_message_id"] = str(self._sent)
             yield message
 
@@ -94,8 +94,8 @@ class InProcessGrid(LocalGrid):
     """Carry messages between the server and ClientApp calls in this process.
 
     Args:
-        app: what every client runs.
-        clients: client names; each gets a Context of its own.
+        app: the app that every client runs.
+        clients: client names; each gets its own Context.
     """
 
     def __init__(self, app: ClientApp, clients: Sequence[str], run_id: int = 1) -> None:
@@ -104,7 +104,7 @@ class InProcessGrid(LocalGrid):
         self._contexts = {node: client_context(node, name, run_id) for node, name in self.names.items()}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Yield the reply of each message's client, which takes its turn when its reply is asked for."""
+        """Yield the reply of each message's client. A client takes its turn when its reply is requested."""
         began = time.monotonic()
         for message in self._stamped(messages):
             if timeout is not None and time.monotonic() - began >= timeout:
@@ -113,12 +113,12 @@ class InProcessGrid(LocalGrid):
 
 
 def identify(run_id: int) -> None:
-    """Tell Flower whose process this is: it makes messages only where it knows."""
+    """Tell Flower the identity of this process; without one it refuses to create messages."""
     TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, 0, _SERVER_NODE
 
 
 def client_context(node: int, name: str, run_id: int) -> Context:
-    """Return the Context of a client of this machine."""
+    """Return the Context of a client on this machine."""
     return Context(run_id, node, {CLIENT_KEY: name}, state=RecordDict(), run_config={})
 
 
@@ -126,12 +126,12 @@ def deliver(app: ClientApp, message: Message, context: Context) -> Message:
     """Return the ClientApp's reply; an exception becomes an error reply."""
     try:
         return app(message, context)
-    except Exception as error:  # Whatever a client raises must not stop the others.
-        # The server says it in one line; here is where, for those who ask.
+    except Exception as error:  # An error in one client must not stop the others.
+        # The server logs the error in one line; the traceback appears only at debug level.
         log.debug("client %s failed", context.node_config[CLIENT_KEY], exc_info=True)
         return failure(message, f"{type(error).__name__}: {error}")
 
 
 def failure(message: Message, reason: str) -> Message:
-    """Return the reply that tells that a message's client failed."""
+    """Return the error reply of a message whose client failed."""
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, " ".join(reason.split())), reply_to=message)

@@ -1,6 +1,6 @@
-"""A round's replies, kept until it is known which of them are used: in memory, and beyond a limit in a file.
+"""Hold a round's replies until the server knows which to use: in memory, and above a limit in a file.
 
-The mean needs no more than one reply at a time, but whether a reply stands out is only known when all are there.
+The mean needs only one reply at a time, but outliers can be found only when all replies have arrived.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from feddat.app.messages import Member, TrainReply
 
 log = logging.getLogger(__name__)
 
-#: Bytes of arrays that are kept in memory; what comes after them lies in a file without a name.
+#: Bytes of arrays to keep in memory; later arrays go to an anonymous temporary file.
 IN_MEMORY = 256 * 2**20
 
 
 @dataclass
 class HeldReplies:
-    """The replies of one round, in the order in which they came.
+    """The replies of one round, in the order in which they were added.
 
     Attributes:
-        most: bytes of arrays that stay in memory.
+        most: bytes of arrays to keep in memory.
     """
 
     most: int = IN_MEMORY
@@ -45,14 +45,14 @@ class HeldReplies:
         self._replies.append((member, reply))
 
     def taken(self) -> Iterator[tuple[Member, TrainReply]]:
-        """Yield the replies, and let go of each when the next one is asked for."""
+        """Yield the replies, and release each one when the next is requested."""
         while self._replies:
             yield self._replies.pop(0)
         if self._file is not None:
             self._file.close()
 
     def _moved(self, reply: TrainReply) -> TrainReply:
-        """Return a reply whose arrays are read from the file when they are used; of a full disk, the reply itself."""
+        """Return a reply whose arrays are read from the file on use; if the disk is full, return the reply itself."""
         try:
             return replace(reply, shared=self._written(reply.shared), extras=self._written(reply.extras))
         except OSError as error:
@@ -61,7 +61,7 @@ class HeldReplies:
 
     def _written(self, values: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
         if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="feddat-")  # noqa: SIM115  (it is closed with the last reply)
+            self._file = tempfile.TemporaryFile(prefix="feddat-")  # noqa: SIM115  (closed after the last reply)
         found: dict[str, NDArray[np.float32]] = {}
         for key, value in values.items():
             begin = self._file.seek(0, 2)

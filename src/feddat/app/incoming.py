@@ -1,9 +1,9 @@
-"""Replies on their way from a SuperLink, taken piece by piece and never beyond what one may have.
+"""Pull replies from a SuperLink object by object, within a size limit.
 
-A reply lies there as a tree of objects, which its node puts there one by one. Flower's own way is to wait up to two
-hours, until the last one has come, to hold all of them, however many, and to believe what the reply then says about
-itself: whose it is, and which message it answers. A node that sends half a reply would halt the run, one that sends
-gigabytes would end it, and one that signs as another would speak for it.
+The SuperLink stores a reply as a tree of objects that its node uploads one by one. Flower's own client waits up to two
+hours for the last object, holds any number of them, and trusts what the reply says about its sender and the message it
+answers. A node that sends half a reply would then halt the run, a node that sends gigabytes would end it, and a node
+could reply in another one's name.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from flwr.supercore.inflatable.inflatable_object import get_object_head_values_f
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.superlink.grid import HttpGrid
 
-#: Objects that are asked for at the same time.
+#: Number of objects to request at the same time.
 _TOGETHER = 8
-#: Bytes of a reply for each object that it may have, beside so many of any reply.
+#: A reply can have ``_OBJECTS`` objects, and one more for every ``_BYTES_PER_OBJECT`` bytes of its size limit.
 _BYTES_PER_OBJECT, _OBJECTS = 2**14, 1000
-#: Objects between the root of a reply and its deepest: message, record dictionary, record, array, chunk.
+#: The largest depth of a reply's tree; a reply needs five levels: message, record dictionary, record, array, chunk.
 _DEEP = 8
 
 
 class IncomingError(ValueError):
-    """What comes is not a reply; the message says why."""
+    """The received objects do not form a valid reply; the message says why."""
 
 
 @dataclass
 class Incoming:
-    """One reply that is not whole yet.
+    """One reply that is not complete yet.
 
     Attributes:
-        metadata: what the SuperLink says of it.
-        missing: ids of the objects that have not come.
-        contents: those that have.
-        size: their bytes.
+        metadata: the SuperLink's metadata of the reply.
+        missing: ids of the objects that have not arrived.
+        contents: id -> content of the objects that have arrived.
+        size: total bytes in ``contents``.
     """
 
     metadata: Metadata
@@ -58,8 +58,8 @@ class Mailbox:
     """The replies to the messages of one grid.
 
     Args:
-        grid: Flower's own.
-        most: bytes that a reply may have.
+        grid: Flower's own grid.
+        most: the largest size of a reply, in bytes.
     """
 
     def __init__(self, grid: HttpGrid, most: int) -> None:
@@ -68,7 +68,7 @@ class Mailbox:
         self._incoming: dict[str, Incoming] = {}
 
     def pull(self, asked: set[str]) -> list[Message]:
-        """Return the replies to messages that are whole by now; what cannot be a reply is an error in its place.
+        """Return the replies that are now complete; an invalid reply becomes an error reply.
 
         Raises:
             httpx.HTTPError: the SuperLink cannot be reached.
@@ -84,7 +84,7 @@ class Mailbox:
         return done
 
     def forget(self, asked: set[str]) -> None:
-        """Let go of what has come of replies that nobody waits for any more."""
+        """Drop the parts of replies that nobody waits for any more."""
         for key in asked:
             self._incoming.pop(key, None)
 
@@ -98,7 +98,7 @@ class Mailbox:
         return []
 
     def _advanced(self, key: str) -> list[Message]:
-        """Ask for the objects of a reply that are missing; return it if it is whole now, or an error."""
+        """Request a reply's missing objects; return the reply if it is now complete, or an error reply."""
         reply = self._incoming[key]
         try:
             if not self._is_whole(reply):
@@ -107,7 +107,7 @@ class Mailbox:
         except (IncomingError, MemoryError, httpx.HTTPStatusError) as error:
             message = _failure(reply.metadata, error)
         del self._incoming[key]
-        with suppress(httpx.HTTPStatusError):  # of a reply that the SuperLink has let go of
+        with suppress(httpx.HTTPStatusError):  # the SuperLink may have dropped the reply already
             self._grid._runtime_client.ConfirmMessageReceived(
                 ConfirmMessageReceivedRequest(
                     node=self._grid.node, run_id=reply.metadata.run_id, message_object_id=reply.metadata.message_id
@@ -127,15 +127,15 @@ class Mailbox:
                 some = requests[begin : begin + _TOGETHER]
                 for request, answer in zip(some, pool.map(client.PullObject, some), strict=True):
                     if not answer.object_found:
-                        raise IncomingError("parts of it are gone")
+                        raise IncomingError("parts of it are no longer at the SuperLink")
                     if not answer.object_available:
                         missing.append(request.object_id)
                         continue
                     reply.contents[request.object_id] = answer.object_content
                     reply.size += len(answer.object_content)
                     if reply.size > self.most:
-                        raise IncomingError(f"it has more than {self.most} bytes, the most that a reply may have here")
-                if missing:  # its node is still at it; the rest is asked for next time
+                        raise IncomingError(f"it has more than {self.most} bytes, the limit for a reply")
+                if missing:  # its node is still uploading; request the rest next time
                     missing += [request.object_id for request in requests[begin + _TOGETHER :]]
                     break
         reply.missing = missing
@@ -154,33 +154,33 @@ def _objects(tree: ObjectTree, most: int) -> list[str]:
             found[part.object_id] = None
             below += part.children
         if len(found) + len(below) > most:
-            raise IncomingError(f"it has more than {most} parts, the most that a reply may have here")
+            raise IncomingError(f"it has more than {most} parts, the limit for a reply")
         level = below
     if level:
-        raise IncomingError(f"its parts lie more than {_DEEP} deep")
+        raise IncomingError(f"its parts are nested more than {_DEEP} levels deep")
     return list(found)
 
 
 def _inflated(reply: Incoming) -> Message:
-    """Return a whole reply, with what the SuperLink says of it in place of what it says itself."""
+    """Return a complete reply, with the SuperLink's metadata in place of the reply's own."""
     try:
         _check_children(reply.contents)
         message = inflate_object_from_contents(reply.metadata.message_id, reply.contents)
-    except Exception as error:  # Its node wrote every byte of it.
+    except Exception as error:  # The node wrote every byte, so decoding can fail in any way.
         raise IncomingError(f"{type(error).__name__}: {error}") from None
     if not isinstance(message, Message):
-        raise IncomingError(f"it is a {type(message).__name__}, and no message")
+        raise IncomingError(f"it is a {type(message).__name__}, expected a message")
     if message.has_error():
         return make_message(metadata=reply.metadata, error=message.error)
     return make_message(metadata=reply.metadata, content=message.content)
 
 
 def _check_children(contents: Mapping[str, bytes]) -> None:
-    """Refuse objects that name others which did not come, before one is made of them."""
+    """Refuse objects that refer to objects that did not arrive, before decoding them."""
     for content in contents.values():
         for child in get_object_head_values_from_object_content(content)[1]:
             if child not in contents:
-                raise IncomingError("a part of it names another one that did not come")
+                raise IncomingError("a part of it refers to a part that did not arrive")
 
 
 def _failure(metadata: Metadata, error: Exception) -> Message:

@@ -1,13 +1,13 @@
-"""Which replies of a round stand out: each is measured against the others of the same round, before any is used.
+"""Find the outliers among a round's replies: compare each with the others of the round before using any.
 
-Norms of honest updates lie close together. AdamW moves every number by about the learning rate, whatever the data and
-the loss are; clients differ in how many steps they take. On the mini suite an adapter of 1, 2, 7 and 32 steps moves by
-0.013, 0.017, 0.04 and 0.16: about the 0.75th power. So a client's limit grows with the number of its examples over that
-of the others, by this power (it does not where all take the same number of steps). Clients of like size stay within a
-factor of 2 of their median; the default is 10.
+Norms of honest updates are close together. AdamW moves every number by about the learning rate, whatever the data and
+the loss; clients differ in how many steps they take. On the mini suite, an adapter moves by 0.013, 0.017, 0.04 and 0.16
+in 1, 2, 7 and 32 steps: about the 0.75th power of the steps. A client's limit therefore grows with the ratio of its
+number of examples to the others', raised to this power. It does not grow when all clients take the same number of
+steps. Clients of similar size stay within a factor of 2 of their median; the default limit is a factor of 10.
 
-Two replies cannot outvote each other: where fewer than two others have moved at all, the largest that was used in an
-earlier round is the measure, and in the first round there is none.
+Two replies cannot outvote each other. If fewer than two other clients have moved at all, the largest value used in an
+earlier round sets the limit. In the first round there is then no limit.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from torch import Tensor
 
 from feddat.app.messages import TrainReply
 
-#: A norm grows with this power of the number of steps.
+#: An update's norm grows with this power of the number of steps.
 POWER = 0.75
-#: Examples over those of the others by which a client's limit grows at most, unless their number is agreed on.
+#: The largest ratio of a client's examples to another's that raises its limit, unless its number is agreed on.
 MOST_MORE = 30.0
-#: Extra arrays and losses may stand out so many times as far as updates: they depend on data and loss.
+#: Factor by which limits of extra arrays and losses exceed those of updates: they depend on data and loss.
 FREER = 5.0
-#: Examples over the median of the others that a client may claim at most, where they are its weight, unless agreed on.
+#: Where examples are weights, the most that a client can claim relative to the others' median, unless agreed on.
 MOST_CLAIMED = 100.0
-#: Numbers that are looked at together.
+#: How many numbers to process at a time.
 _BLOCK = 2**18
 
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """What of a reply is compared; ``None``: it has none, or keeps it back."""
+    """The quantities of a reply that are compared; ``None``: the reply has none, or the client does not share it."""
 
     client: str
     update: float | None
@@ -52,10 +52,10 @@ class Judge:
     """The judge of one run.
 
     Attributes:
-        most: times the median of the others that an update's norm may have.
-        agreed: client -> number of training examples that is agreed on.
-        same_steps: all clients take the same number of local steps, whatever they have.
-        losses, examples: whether these have weight in the rule of aggregation.
+        most: the largest ratio of an update's norm to the median of the others.
+        agreed: client -> agreed number of training examples.
+        same_steps: all clients take the same number of local steps, whatever their number of examples.
+        losses, examples: whether the aggregation rule weighs clients by these.
     """
 
     most: float = 10.0
@@ -66,7 +66,7 @@ class Judge:
     _largest: dict[str, float] = field(default_factory=dict)
 
     def measure(self, client: str, reply: TrainReply, sent: Mapping[str, Tensor]) -> Measures:
-        """Return what is compared of a reply; ``sent`` is what it was trained from."""
+        """Return the measures of a reply; ``sent`` is the shared part that the client trained from."""
         return Measures(
             client,
             norm(reply.shared, {key: value.numpy() for key, value in sent.items()}) if reply.shared else None,
@@ -76,7 +76,7 @@ class Judge:
         )
 
     def outliers(self, found: Sequence[Measures]) -> dict[int, str]:
-        """Return the places of the replies that stand out, and in what; the others are the measure of later rounds."""
+        """Return the index of each outlier and the reason; the other replies set the limits of later rounds."""
         checks = [("update", "its update's norm", self.most), ("extras", "its extra arrays' norm", FREER * self.most)]
         if self.losses:
             checks.append(("loss", "its loss", FREER * self.most))
@@ -86,7 +86,7 @@ class Judge:
                 value, limit = _value(own, name), self._limit(found, place, name, most)
                 if limit is not None and value > limit:
                     reasons.setdefault(
-                        place, f"{what} is {value:.3g}; by those of the others at most {limit:.3g} is used"
+                        place, f"{what} is {value:.3g}; compared with the others, at most {limit:.3g} is accepted"
                     )
         if self.examples:
             reasons = self._claims(found) | reasons
@@ -96,7 +96,7 @@ class Judge:
         return reasons
 
     def _claims(self, found: Sequence[Measures]) -> dict[int, str]:
-        """Return the places of those who claim far more examples than the others, though their number is not agreed."""
+        """Return the index of each client that, without an agreed number, claims far more examples than the others."""
         reasons = {}
         for place, own in enumerate(found):
             others = [other.examples for at, other in enumerate(found) if at != place and other.examples]
@@ -104,13 +104,13 @@ class Judge:
                 continue
             if own.examples > (limit := MOST_CLAIMED * statistics.median(others)):
                 reasons[place] = (
-                    f"says to have {own.examples} examples; by those of the others at most {limit:.0f} are believed, "
-                    "unless server.agreed_examples names more"
+                    f"claims {own.examples} examples; compared with the others, at most {limit:.0f} are accepted; set "
+                    "server.agreed_examples to accept more"
                 )
         return reasons
 
     def _limit(self, found: Sequence[Measures], place: int, name: str, most: float) -> float | None:
-        """Return the most that a reply may have of something; ``None``: nothing to measure it by."""
+        """Return the largest acceptable value of one measure of a reply; ``None``: there is nothing to compare with."""
         own, grows = found[place], name == "update" and not self.same_steps
         others = [
             (self._growth(own, other) if grows else 1.0) * size
@@ -122,14 +122,14 @@ class Judge:
         return most * self._largest[name] if self._largest.get(name) else None
 
     def _growth(self, own: Measures, other: Measures) -> float:
-        """Return by how much an update may be larger than another one for its number of steps."""
+        """Return the factor by which an update can exceed another one because it took more steps."""
         most = math.inf if own.client in self.agreed else MOST_MORE
         more = own.examples / other.examples if own.examples and other.examples else MOST_MORE
         return float(max(1.0, min(more, most)) ** POWER)
 
 
 def norm(values: Mapping[str, NDArray[Any]], minus: Mapping[str, NDArray[Any]] | None = None) -> float:
-    """Return the L2 norm of arrays, or of the differences of two sets, in float64: a block at a time."""
+    """Return the L2 norm of arrays, or of the differences of two sets, computed in float64 block by block."""
     squares = 0.0
     for key, value in values.items():
         flat = value.reshape(-1)

@@ -1,7 +1,7 @@
-"""What a message may at most hold, checked before the first round; what a reply may at most claim, before it is used.
+"""Limits on the size of messages, checked before the first round, and on the values of each reply, checked before use.
 
-Limits of replies stop accidents (a client whose training ran away, a counter that overflowed) and the crudest
-forgeries. They are no defence against a client that lies within them: that is what robust rules of aggregation are for.
+Limits on replies stop accidents (training that diverged, a counter that overflowed) and the crudest forgeries. They are
+no defence against a client that lies within the limits; robust aggregation rules are for that.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from feddat.app.judge import norm
 from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.config import ConfigError, ServerConfig, WireConfig
 
-#: The largest magnitude of a number in an extra array: a gradient's are far below it.
+#: The largest magnitude of a number in an extra array; gradients are far below it.
 MOST_EXTRA = 1e6
-#: What a round with the mean takes of this process's memory, as a multiple of a message's arrays in fp32: the adapter,
-#: what is sent out, sums in float64 (two), directions of updates.
+#: Memory that a round with the mean needs, as a multiple of a message's arrays in fp32: the adapter, the copy sent out,
+#: the sums in float64 (two), the directions of updates.
 COPIES = 5
-#: What a reply takes while it comes, its bytes and its arrays; the replies that are held are there later.
+#: Memory of a reply while it arrives: its bytes and its arrays. At that time no replies are held yet.
 COMING = 2
-#: What each reply takes with any other rule, which needs all of them at once.
+#: Memory of each reply with any other rule; such a rule needs all replies at once.
 COPIES_OF_REPLY = 3
-#: Bytes of arrays in fp32 from which memory is looked at.
+#: Size of a message's arrays in fp32, in bytes, from which memory is checked.
 _LARGE = 64 * 2**20
 
 
@@ -43,12 +43,12 @@ def check_message(
         arrays: shapes of the shared part.
         extras: shapes of the extra arrays.
         wire: how the shared part travels.
-        server: with the limit, and the rule of aggregation.
+        server: has the size limit and the aggregation rule.
         replies: number of clients that train in each round.
-        free: bytes of memory that this process may still take; ``None``: unknown.
+        free: bytes of memory that this process can still allocate; ``None``: unknown.
 
     Raises:
-        ConfigError: says how large they are and what may be done.
+        ConfigError: says how large the messages are and what to change.
     """
     others = sum(4 * math.prod(shape) for shape in extras.values())
     size = others + sum(dtype.itemsize * math.prod(shape) for dtype, shape in wires.layout(arrays, wire).values())
@@ -58,7 +58,7 @@ def check_message(
             wire.format, "wire.format=int8 halves that; "
         )
         raise ConfigError(
-            f"server.max_message: {server.max_message} MiB, but what travels has {size / 2**20:.0f} MiB in "
+            f"server.max_message: {server.max_message} MiB, but each message has {size / 2**20:.0f} MiB in "
             f"{wire.format}; {narrower}or {smaller}, or raise the limit"
         )
     plain = others + sum(4 * math.prod(shape) for shape in arrays.values())
@@ -67,8 +67,8 @@ def check_message(
         copies += COPIES_OF_REPLY * replies
     if free is not None and plain > _LARGE and copies * plain > free:
         raise ConfigError(
-            f"memory: with messages of {plain / 2**20:.0f} MiB in fp32 a round takes up to "
-            f"{copies * plain / 2**30:.1f} GiB here beside what trains, and {free / 2**30:.1f} GiB are free; {smaller}"
+            f"memory: with messages of {plain / 2**20:.0f} MiB in fp32, a round needs up to "
+            f"{copies * plain / 2**30:.1f} GiB here besides training, but {free / 2**30:.1f} GiB are free; {smaller}"
         )
 
 
@@ -77,10 +77,10 @@ class Limits:
     """The limits of one run.
 
     Attributes:
-        max_update: the most that the L2 distance between an adapter and the one sent may be, as a multiple of the
-            norm of the one sent, or of 1 where that is smaller.
+        max_update: the largest L2 distance between a returned adapter and the one sent, as a multiple of the norm of
+            the one sent, or of 1 if that norm is smaller.
         max_examples: the largest number of training examples.
-        agreed: client -> the largest number of training examples that is agreed on.
+        agreed: client -> the largest number of training examples agreed on.
     """
 
     max_update: float = 100.0
@@ -90,15 +90,15 @@ class Limits:
     _examples: dict[str, int] = field(default_factory=dict)
 
     def open(self, sent: Mapping[str, Tensor]) -> None:
-        """Begin a round in which ``sent`` goes out."""
+        """Begin a round in which the server sends out ``sent``."""
         self._sent = sent
 
     def check(self, member: Member, reply: TrainReply) -> None:
-        """Check one train reply whose form is known to be right.
+        """Check one train reply that is already known to be well-formed.
 
         Raises:
-            ReplyError: it is over a limit, or says to have more examples than the client registered with, or another
-                number than before: its training data does not change within a run, and the number may be its weight.
+            ReplyError: it exceeds a limit, or claims more examples than the client registered with, or another number
+                than before. A client's training data does not change within a run, and the number can be its weight.
         """
         client = member.name
         if reply.shared and (far := self.too_far(reply.shared)):
@@ -112,16 +112,16 @@ class Limits:
         if client in self.agreed:
             limits.append((self.agreed[client], "server.agreed_examples"))
         if member.examples is not None:
-            limits.append((member.examples, "what it registered with"))
+            limits.append((member.examples, "the number it registered with"))
         for most, what in limits:
             if reply.examples > most:
-                raise ReplyError(client, f"says to have {reply.examples} examples, more than {most} ({what})")
+                raise ReplyError(client, f"claims {reply.examples} examples, more than {most} ({what})")
         before = self._examples.setdefault(client, reply.examples)
         if reply.examples != before:
-            raise ReplyError(client, f"says to have {reply.examples} examples, and {before} in an earlier round")
+            raise ReplyError(client, f"claims {reply.examples} examples, but {before} in an earlier round")
 
     def too_far(self, shared: Mapping[str, NDArray[np.float32]]) -> str | None:
-        """Say how far an adapter is from the one sent, where that is over the limit."""
+        """Return a description of how far an adapter is from the one sent if that exceeds the limit, else ``None``."""
         sent = {key: value.numpy() for key, value in self._sent.items()}
         allowed = self.max_update * max(norm(sent), 1.0)
         moved = norm(shared, sent)

@@ -1,6 +1,6 @@
-"""A client's own policy against what a server asks: settings, instructions, and what would come of them.
+"""Check what a server asks against a client's own policy: settings, instructions, and their consequences.
 
-Every check costs next to nothing, and is made before what it is about is loaded, computed or written.
+Every check is cheap, and runs before anything that it is about is loaded, computed or written.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from feddat.app.messages import Instruction
 from feddat.config import PolicyConfig, RunConfig
 from feddat.config.privacy import MEETS, PrivacyConfig
 
-#: What of a client's model an instruction must name the hash of.
+#: Parts of a client's model whose hashes an instruction must name.
 PARTS = frozenset({"weights", "encoder", "adapter", "settings"})
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 class PolicyError(ValueError):
-    """A client's policy does not allow it; the message is for the client alone: the key, what is asked, what may be."""
+    """A client's policy refuses. The message is only for the client: the key, what is asked, and what is allowed."""
 
 
 def check_run_id(message: Message) -> str:
-    """Return the id of the run that a message belongs to.
+    """Return the id of a message's run.
 
     Raises:
-        PolicyError: it names none that can be the name of a file.
+        PolicyError: the message names no run id that can serve as a file name.
     """
     run = _config(message).get("run")
     if not isinstance(run, str) or not _RUN_ID.fullmatch(run):
@@ -43,11 +43,11 @@ def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
     """Refuse settings that a policy does not allow.
 
     Args:
-        policy: the client's.
-        settings: of the run, with an algorithm's name as method and the kind of adapter filled in.
+        policy: the client's policy.
+        settings: the run's settings, with an algorithm's name as the method and the kind of adapter filled in.
 
     Raises:
-        PolicyError: names the first one.
+        PolicyError: names the first setting that is not allowed.
     """
     adapter = settings.adapter
     _among(policy.methods, settings.method, "methods", "method")
@@ -79,17 +79,17 @@ def check_promise(policy: PolicyConfig, privacy: PrivacyConfig, sums: bool) -> N
         sums: whether it has secure aggregation, so that clients can add noise in shares.
 
     Raises:
-        PolicyError: says what the run promises, and what it must.
+        PolicyError: says what the run promises and what the client requires.
     """
     if privacy.noise_seed is not None:
         raise PolicyError(
-            "policy: privacy.noise_seed is set, and noise hides nothing from a server that knows its seed"
+            "policy: privacy.noise_seed is set, but noise hides nothing from a server that knows its seed"
         )
     if policy.privacy == "none":
         return
     wanted = f"expected {MEETS[policy.privacy]}, epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"
     if privacy.epsilon is None:
-        raise PolicyError(f"policy.privacy: the run promises none, {wanted}")
+        raise PolicyError(f"policy.privacy: the run promises no privacy, {wanted}")
     if not privacy.meets(policy.privacy, sums):
         found = f"privacy.scope is {privacy.scope}" if privacy.of_records else "privacy.unit is client"
         noise = "" if privacy.of_records or sums else " and its server adds the noise"
@@ -101,7 +101,7 @@ def check_promise(policy: PolicyConfig, privacy: PrivacyConfig, sums: bool) -> N
 
 
 def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Message) -> None:
-    """Refuse an instruction that is not of the form, or of the run, that it must be; its arrays are not looked at.
+    """Refuse an instruction that is malformed or does not fit its run, without looking at its arrays.
 
     Raises:
         PolicyError: says what was found.
@@ -125,24 +125,24 @@ def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Messag
         raise PolicyError(f"the instruction's ledger is {config[messages.LEDGER]}, expected 0 to {round}")
     wire = (config[messages.FORMAT], config[messages.DELTA])
     if wire != (settings.wire.format, settings.wire.delta):
-        raise PolicyError("the instruction's wire format is another than its run's")
+        raise PolicyError("the instruction's wire format differs from its run's")
     if message.metadata.message_type == MessageType.EVALUATE:
         _among(policy.score_splits, split, "score_splits", "split")
         if split not in (settings.eval.split, settings.eval.curve_split):
-            raise PolicyError(f"split {split!r} is not one that its run scores")
+            raise PolicyError(f"its run does not score split {split!r}")
         if config["final"] and (round != settings.rounds or split != settings.eval.split):
-            raise PolicyError("the instruction calls an evaluation final that is not the run's last")
+            raise PolicyError("the instruction marks an evaluation as final that is not the run's last")
 
 
 def check_step(settings: RunConfig, message: Message) -> None:
-    """Refuse a message of a secure sum that is not one of its run; what it tells is for the protocol to check.
+    """Refuse a message of a secure sum that does not fit its run. The protocol itself checks the contents.
 
     Raises:
         PolicyError: says what was found.
     """
     config = _config(message)
     if set(config) != {"run", messages.ROUND, *versions.told()} or type(round := config[messages.ROUND]) is not int:
-        raise PolicyError("a message of a secure sum that does not name its run, round and version alone")
+        raise PolicyError("a message of a secure sum must name only its run, round and version")
     if not 1 <= round <= settings.rounds:
         raise PolicyError(f"round is {round}, expected 1 to {settings.rounds}")
     if not settings.secure_aggregation.enabled:
@@ -153,7 +153,7 @@ def check_received(ask: Instruction) -> None:
     """Refuse arrays with NaN or infinite values.
 
     Raises:
-        PolicyError: names none of them; their names are the server's words.
+        PolicyError: some value is not finite. The message names no array, since the server chose the names.
     """
     for tensor in (*(ask.shared or {}).values(), *ask.extras.values()):
         if not tensor.isfinite().all():
@@ -161,31 +161,31 @@ def check_received(ask: Instruction) -> None:
 
 
 def check_parameters(policy: PolicyConfig, communicated: int) -> None:
-    """Refuse an adapter of too many numbers.
+    """Refuse an adapter with too many communicated parameters.
 
     Raises:
-        PolicyError: says how many would travel.
+        PolicyError: says how many parameters would travel.
     """
     if communicated > policy.max_parameters:
         raise PolicyError(
-            f"policy.max_parameters: {communicated} would travel, expected at most {policy.max_parameters}"
+            f"policy.max_parameters: {communicated} parameters would travel, expected at most {policy.max_parameters}"
         )
 
 
 def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> None:
-    """Refuse an update that would come of too few examples, or of too few or too many steps.
+    """Refuse an update from too few examples, or from too few or too many steps.
 
     Args:
-        policy: the client's.
-        settings: of the run.
-        examples: that the client has to train on.
+        policy: the client's policy.
+        settings: the run's settings.
+        examples: number of the client's training examples.
 
     Raises:
-        PolicyError: says how many it would be.
+        PolicyError: says how many examples or steps it would be.
     """
     train = settings.train
     steps = train.steps or train.epochs * math.ceil(examples / train.batch_size)
-    if settings.method == "fedrep":  # the first steps of a round are the head's alone
+    if settings.method == "fedrep":  # the first steps of a round train only the head
         steps -= round(settings.algorithm.head_share * steps)
     used = min(examples, steps * train.batch_size)
     if used < policy.min_examples:
@@ -199,19 +199,19 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
 
 
 def check_scores(policy: PolicyConfig, questions: int) -> None:
-    """Refuse a score of few questions; none at all has no score.
+    """Refuse a score on too few questions; with no questions there is no score.
 
     Raises:
-        PolicyError: says how many there are.
+        PolicyError: says how many questions there are.
     """
     if 0 < questions < policy.min_questions:
         raise PolicyError(
-            f"policy.min_questions: a score of {questions} questions, expected at least {policy.min_questions}"
+            f"policy.min_questions: a score on {questions} questions, expected at least {policy.min_questions}"
         )
 
 
 def numbers(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings that are numbers, or pairs of them, by their dotted keys; tables of free keys have none."""
+    """Yield dotted key and value of the settings that are numbers or pairs of numbers; skip tables with free keys."""
     for name in type(settings).model_fields:
         value = getattr(settings, name)
         if isinstance(value, BaseModel):

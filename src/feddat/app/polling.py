@@ -1,4 +1,4 @@
-"""A Grid over one of Flower's own, from which replies come one by one, as soon as they are there."""
+"""A Grid around one of Flower's own that yields each reply as soon as it arrives."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from flwr.superlink.grid import HttpGrid
 
 from feddat.app.incoming import Mailbox
 
-#: Bytes of a reply before it is known how many one may have.
+#: Size limit of a reply, in bytes, until the run's own limit is known.
 MOST = 2**20
-#: Seconds between two looks for replies.
+#: Seconds between two polls for replies.
 PAUSE = 0.3
-#: Seconds between two looks for the nodes that replies are waited for from; after two without it a node is given up.
+#: Seconds between two checks that awaited nodes are still connected; a node that is absent twice is given up.
 LOOK = 5.0
 
 
 class PollingGrid(Grid):
-    """Flower's grids give out replies when all are there, and look for them every three seconds; this one does not.
+    """Yield replies as they arrive; Flower's grids poll every three seconds and return replies only when all are there.
 
-    A reply that comes after the timeout is never asked for, so it cannot be taken for an answer to a later message. A
-    node that goes away, or is taken out, while it sends its reply never ends it: that is not waited for either.
+    A reply that arrives after the timeout is never requested, so it cannot be mistaken for an answer to a later
+    message. A node that disconnects or is removed while it sends its reply will never finish; the grid stops waiting.
 
     Args:
-        grid: what carries the messages.
+        grid: the grid that carries the messages.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -37,7 +37,7 @@ class PollingGrid(Grid):
         self._mailbox = Mailbox(grid, MOST) if isinstance(grid, HttpGrid) else None
 
     def limit(self, most: int) -> None:
-        """Let replies have so many bytes at most; those of nodes on this machine are not counted."""
+        """Set the largest size of a reply, in bytes; replies from nodes on this machine have no limit."""
         if self._mailbox is not None:
             self._mailbox.most = most
 
@@ -57,11 +57,11 @@ class PollingGrid(Grid):
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """Return the ids of the nodes that are connected."""
+        """Return the ids of the connected nodes, sorted."""
         return sorted(self._grid.get_node_ids())
 
     def get_nodes(self) -> list[NodeInfo]:
-        """Return the nodes that are connected, with the names under which their keys were let in."""
+        """Return the connected nodes, with the names under which their keys were admitted."""
         return list(self._grid.get_nodes())
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
@@ -69,15 +69,15 @@ class PollingGrid(Grid):
         return list(self._grid.push_messages(messages))
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """Return the replies that are there."""
+        """Return the replies that have arrived."""
         if self._mailbox is not None:
             return self._mailbox.pull(set(message_ids))
         return list(self._grid.pull_messages(message_ids))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
-        """Send messages, and yield every reply when it comes, until all are there or ``timeout`` seconds have passed.
+        """Send messages, and yield each reply as it arrives, until all are there or ``timeout`` seconds have passed.
 
-        Time is taken from this machine's steady clock: nothing depends on what other machines think the time is.
+        Only this machine's monotonic clock counts; the clocks of other machines do not matter.
         """
         began = time.monotonic()
         sent = list(messages)
@@ -100,7 +100,7 @@ class PollingGrid(Grid):
                 asked = reply.metadata.reply_to_message_id
                 waiting.discard(asked)
                 if asked in nodes:
-                    # For a node that has gone, the SuperLink answers in its own name.
+                    # If the node has gone, the SuperLink replies in its own name.
                     reply.metadata.__dict__["_src_node_id"] = nodes[asked]
                 yield reply
             if timeout is not None and time.monotonic() - began >= timeout:

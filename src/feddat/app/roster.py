@@ -1,9 +1,9 @@
-"""Who is there: which node is which client, found out by asking every node once and again whenever one is new.
+"""Which node is which client. The server asks every node once, and every new node when it appears.
 
-Node ids come and go (a restarted SuperNode may have another one); client names stay. In one process all nodes are there
-from the start and nothing here takes time. A name is bound to a key: the SuperLink knows the key of every node, and the
-name under which its administrator let that key in; what a node says is only taken if it is that name. The administrator
-may let clients in, give them new keys and take them out while a run is under way: this is looked at before each round.
+Node ids change (a restarted SuperNode can get another one); client names stay. In one process, all nodes are connected
+from the start, and nothing here takes time. A name is bound to a key: the SuperLink knows every node's key and the name
+under which its administrator admitted it. A node must claim exactly that name. The administrator can admit clients,
+replace their keys and remove them during a run; the roster checks this before each round.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from feddat.one_line import one_line
 
 log = logging.getLogger(__name__)
 
-#: Seconds for a node to say who it is: it may have to load its model and its data first.
+#: Seconds that a node has to identify itself: it may have to load its model and data first.
 ANSWER_SECONDS = 300.0
-#: Seconds after which a node is asked again that failed to say who it is.
+#: Seconds before asking a node again that failed to identify itself.
 AGAIN_SECONDS = 20.0
-#: Seconds between two looks for nodes.
+#: Seconds between two polls for nodes.
 PAUSE = 0.5
 
 
 class FederationError(RuntimeError):
-    """The run cannot go on with the clients there are; the message says why, and that what is done is kept."""
+    """The run cannot continue with the connected clients; the message says why."""
 
 
 @dataclass
@@ -41,17 +41,17 @@ class Roster:
 
     Attributes:
         run: id of the run.
-        expected: names of all clients, where they are known beforehand; others are not let in.
-        least: so many must be there before a round begins.
+        expected: names of all clients, if known beforehand; no others may join.
+        least: number of clients that must be connected before a round begins.
         wait: seconds to wait for them.
-        bound: nodes whose key was let in under no name are turned away.
-        admitted: returns the clients that are let in at this moment, name -> public key as the SuperLink keeps it; a
-            node with another key is turned away. ``None``: the SuperLink alone decides.
-        central: clients answer for other members than themselves: one place has the data of all.
-        trained: client -> last round that it has trained in; one whose state is older has lost some, and that is said.
-        refused: how often a node was turned away for what it said so far.
-        members: node id -> who it is, in the order of names.
-        known: every client that was ever there -> what it said about itself.
+        bound: turn away nodes whose key was admitted without a name.
+        admitted: returns the currently admitted clients, name -> public key in the SuperLink's form; a node with
+            another key is turned away. ``None``: only the SuperLink decides.
+        central: clients may answer for members other than themselves, since one place has the data of all.
+        trained: client -> last round that it has trained in; the roster warns of a client whose state is older.
+        refused: number of times that a node was turned away.
+        members: node id -> its client, in the order of names.
+        known: name of every client that was ever connected -> what it last said about itself.
         notify: receives plain event dictionaries.
     """
 
@@ -72,10 +72,10 @@ class Roster:
     _ask_again: dict[int, float] = field(default_factory=dict)
 
     def meet(self, grid: Grid) -> None:
-        """Wait for all expected clients, or as long as it takes to know that some do not come.
+        """Wait until all expected clients are connected, or the waiting time is over.
 
         Raises:
-            FederationError: there are too few, a node failed where waiting does not help, or two have the same name.
+            FederationError: too few clients are connected.
         """
         awaited = self._awaited()
         first = self._gather(grid, max(self.least, len(awaited)))
@@ -83,34 +83,34 @@ class Roster:
             raise FederationError(str(first))
         self._check(0)
         if absent := [name for name in awaited if name not in self.known]:
-            log.warning("beginning without %s: not connected after %.0f s", ", ".join(absent), self.wait)
+            log.warning("starting without %s: not connected after %.0f s", ", ".join(absent), self.wait)
 
     def refresh(self, grid: Grid, round: int) -> None:
-        """Before a round: let new nodes in and forget those that are gone; wait where too few are left.
+        """Before a round, add new nodes and drop disconnected ones; wait if too few are left.
 
         Raises:
-            FederationError: too few are there.
+            FederationError: too few clients are connected.
         """
         self._gather(grid, self.least)
         self._check(round)
 
     def sampled(self) -> list[int]:
-        """Return the nodes to choose from, in the order of names."""
+        """Return the nodes to sample from, in the order of names."""
         return list(self.members)
 
     def size(self) -> int:
-        """Return the number of all clients of the run, there or not."""
+        """Return the number of all clients of the run, connected or not."""
         return len(self.expected) or len(self.known)
 
     def _awaited(self) -> Sequence[str]:
-        """Return the names of the clients that may come."""
+        """Return the names of the clients to wait for."""
         if self.admitted is None:
             return self.expected
         there = self.admitted()
         return [name for name in self.expected or sorted(there) if name in there]
 
     def _gather(self, grid: Grid, wanted: int) -> ReplyError | None:
-        """Look for nodes until ``wanted`` are there or the time is up; return the first failure."""
+        """Poll for nodes until ``wanted`` clients are connected or the time is up; return the first failure."""
         first: ReplyError | None = None
         began = time.monotonic()
         while True:
@@ -129,7 +129,7 @@ class Roster:
             time.sleep(PAUSE)
 
     def _let_in(self, grid: Grid) -> dict[int, str]:
-        """Return the nodes that are connected, with the names of their keys, but for those whose key is not let in."""
+        """Return the connected nodes whose keys are admitted, with the names of their keys."""
         nodes = {info.node_id: info for info in grid.get_nodes()}
         if self.admitted is not None:
             keys = self.admitted()
@@ -141,13 +141,13 @@ class Roster:
                     continue
                 self._keyless.add(node)
                 if node in self.members and info.name in keys:
-                    log.warning("client %s has another key now; it is waited for (node %d)", info.name, node)
+                    log.warning("client %s has a new key; waiting for it to connect (node %d)", info.name, node)
                     continue
                 self._refuse(info.name, f"client {info.name}: the key of node {node} is not let in")
         return {node: str(info.name) for node, info in nodes.items()}
 
     def _ask(self, grid: Grid, nodes: Mapping[int, str]) -> Iterator[ReplyError]:
-        """Ask nodes who they are, given the names of their keys; yield what went wrong."""
+        """Ask nodes (node id -> name of its key) to identify themselves; yield every failure."""
         asked = [Message(messages.query_content(self.run), node, MessageType.QUERY) for node in nodes]
         self._ask_again |= dict.fromkeys(nodes, time.monotonic() + AGAIN_SECONDS)
         found: dict[int, Member] = {}
@@ -174,7 +174,7 @@ class Roster:
                 log.info("client %s is back (node %d)", member.name, node)
             if member.kept < (last := self.trained.get(member.name, 0)):
                 log.warning(
-                    "client %s keeps a state of round %d, though it has trained in round %d: what came after is lost",
+                    "client %s has the state of round %d, but it trained in round %d: its later training is lost",
                     member.name,
                     member.kept,
                     last,
@@ -183,7 +183,7 @@ class Roster:
         self.members = dict(sorted(self.members.items(), key=lambda item: item[1].name))
 
     def _refuse(self, client: str, problem: str) -> None:
-        """Count and log a node that is turned away; its key's name is told, not the one that it gives itself."""
+        """Count, log and announce a node that is turned away, by the name of its key rather than the one it claims."""
         problem = one_line(problem)
         self.refused += 1
         log.warning("%s; turned away", problem)
@@ -191,19 +191,19 @@ class Roster:
         self.notify(event)
 
     def _problem(self, grid: Grid, node: int, member: Member, name: str) -> str | None:
-        """Say why a node is not let in; ``name``: under which its key was let in, empty where that is not known."""
+        """Return why a node is turned away, or ``None``; ``name`` is the name of its key, empty if unknown."""
         if name and name != member.name:
             return f"node {node} has the key of client {name}, but says it is client {member.name}"
         if self.bound and not name:
-            return f"node {node} says it is client {member.name}, but its key was let in under no name"
+            return f"node {node} says it is client {member.name}, but its key was admitted without a name"
         if self.expected and member.name not in self.expected:
             return f"node {node} says it is client {member.name}, which is not in this run"
         if not self.central and member.members != (member.name,):
             others = ", ".join(other for other in member.members if other != member.name) or "nobody"
-            return f"client {member.name} answers for {others}, and may answer for itself alone"
+            return f"client {member.name} answers for {others}, but may answer only for itself"
         for other in (there for at, there in self.members.items() if at != node and there.name != member.name):
             if shared := set(other.members) & set(member.members):
-                return f"client {member.name} answers for {', '.join(sorted(shared))}, as client {other.name} does"
+                return f"client {member.name} answers for {', '.join(sorted(shared))}, and so does client {other.name}"
         if (taken := next((n for n, m in self.members.items() if m.name == member.name), None)) is None:
             return None
         if not self._answers(grid, taken):
@@ -221,5 +221,5 @@ class Roster:
             names = ", ".join(member.name for member in self.members.values()) or "none"
             raise FederationError(
                 f"round {round}: {len(self.members)} of at least {self.least} clients connected after "
-                f"{self.wait:.0f} s ({names}); everything up to here is kept, and the run can be resumed"
+                f"{self.wait:.0f} s ({names}); all results so far are kept, and the run can be resumed"
             )

@@ -1,8 +1,8 @@
-"""What the server makes of a round's replies: the mean, with an algorithm's own part, or one of Flower's strategies.
+"""Aggregation rules: the mean, with an algorithm's own server part, or one of Flower's strategies.
 
-The mean (METHOD: equal weights as published, or by number of examples) folds replies into running sums as they arrive.
-Every other rule is Flower's own implementation, which gets replies that have been checked before; it needs all of them
-at once. A rule's state (momenta, control variates) is part of the server's checkpoints.
+The mean (equal weights as published, or weights by number of examples) folds replies into running sums as they arrive.
+Every other rule is Flower's own implementation; it receives replies that have already been checked, and needs all of
+them at once. A rule's state (momenta, control variates) is part of the server's checkpoints.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ FLOWER: dict[str, type[FedAvg]] = {
     "bulyan": Bulyan,
     "qfedavg": QFedAvg,
 }
-#: Options of Flower's strategies that are not the user's: sampling and records are ours, functions cannot be written.
+#: Options of Flower's strategies that users cannot set: FedDAT does the sampling and defines the records, and functions
+#: cannot be written in YAML.
 _NOT_OPTIONS = {*inspect.signature(FedAvg.__init__).parameters, "selection_rule", "train_loss_key"}
 _LOSS, _WEIGHT = "train_loss", "num-examples"
 #: Rules that weigh clients by their training losses.
@@ -64,14 +65,14 @@ _MOMENTA = ("m_t", "v_t", "momentum_vector")
 
 
 class RunningMean:
-    """A weighted mean of dictionaries of arrays, folded in one at a time (float64 sums, so memory is one state)."""
+    """A weighted mean of dictionaries of arrays, added one at a time. It holds only one sum per key, in float64."""
 
     def __init__(self) -> None:
         self._sums: dict[str, NDArray[np.float64]] = {}
         self._weights: dict[str, float] = {}
 
     def add(self, values: Mapping[str, ArrayLike], weight: float = 1.0) -> None:
-        """Fold in one dictionary."""
+        """Add one dictionary."""
         for key, value in values.items():
             term = np.multiply(value, weight, dtype=np.float64)
             if key in self._sums:
@@ -81,26 +82,26 @@ class RunningMean:
             self._weights[key] = self._weights.get(key, 0.0) + weight
 
     def value(self) -> dict[str, NDArray[np.float64]]:
-        """Return the mean so far: of each key, over the dictionaries that had it."""
+        """Return the mean so far; for each key, over the dictionaries that had it."""
         return {key: total / self._weights[key] for key, total in self._sums.items()}
 
     def taken(self) -> dict[str, Tensor]:
-        """Return :meth:`value` as float32 tensors, and let go of every sum as soon as it is not needed any more."""
+        """Return :meth:`value` as float32 tensors, and release each sum as soon as its mean is computed."""
         return {key: _tensor(self._sums.pop(key) / self._weights.pop(key)) for key in list(self._sums)}
 
 
 class RuleError(ValueError):
-    """A rule cannot do its part with the replies there are."""
+    """A rule cannot aggregate the available replies; the message says why."""
 
 
 class Rule(ABC):
-    """How the shared part of the next round is made; one object serves one run.
+    """How the server makes the shared part of the next round; one object serves one run.
 
     Attributes:
-        state: what must be kept for the next round, as float32 CPU tensors.
+        state: what the next round needs, as float32 CPU tensors.
         expects: shapes of the extra arrays of every reply.
         reads_losses: whether every reply must have a training loss.
-        apart: whether clients get extra arrays of their own (:meth:`for_client`).
+        apart: whether each client gets its own extra arrays (:meth:`for_client`).
     """
 
     state: dict[str, Tensor]
@@ -110,23 +111,23 @@ class Rule(ABC):
 
     @abstractmethod
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
-        """Begin a run with its first shared part, or go on with the state after an earlier round."""
+        """Begin a run with its first shared part, or continue with the state after an earlier round."""
 
     @abstractmethod
     def open(self, round: int, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Begin a round in which ``shared`` is sent out; return the extra arrays that go with it."""
+        """Begin a round in which the server sends out ``shared``; return the extra arrays to send with it."""
 
     def answers(self) -> Mapping[str, Tensor]:
-        """Return the extra arrays that go with the shared part when clients are to answer."""
+        """Return the extra arrays to send with the shared part for an evaluation."""
         return {}
 
     def for_client(self, client: str, training: bool) -> Mapping[str, Tensor]:
-        """Return the extra arrays that go to one client when it is to train, or to answer; only with :attr:`apart`."""
+        """Return the extra arrays for one client's training, or its evaluation; used only with :attr:`apart`."""
         return {}
 
     @abstractmethod
     def add(self, reply: TrainReply, weight: float, client: str = "") -> None:
-        """Take one client's reply; they come in the order of client names."""
+        """Take one client's reply. Replies are added in the order of client names."""
 
     @abstractmethod
     def close(self, clients: int) -> dict[str, Tensor]:
@@ -136,19 +137,19 @@ class Rule(ABC):
             clients: number of all clients, sampled or not.
 
         Raises:
-            RuleError: there are too few replies for this rule.
+            RuleError: this rule needs more replies.
         """
 
 
 class MeanRule(Rule):
-    """The mean of all replies, and what the algorithm's server part makes of it."""
+    """The mean of all replies, passed to the algorithm's server part."""
 
     def __init__(self, part: ServerPart | None = None, config: AlgorithmConfig | None = None) -> None:
         self._part, self._config = part or ServerPart(), config or AlgorithmConfig()
         self.apart = self._part.apart
 
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
-        """Begin with the server part's own start, or go on."""
+        """Begin with the server part's initial state, or continue from ``state``."""
         self.state = self._part.start(shared) if state is None else dict(state)
         self.expects = self._part.expects(shared)
 
@@ -160,15 +161,15 @@ class MeanRule(Rule):
         return self._part.sends(self.state)
 
     def answers(self) -> Mapping[str, Tensor]:
-        """Return what the server part sends along."""
+        """Return the server part's extra arrays for evaluation."""
         return self._part.answers(self.state)
 
     def for_client(self, client: str, training: bool) -> Mapping[str, Tensor]:
-        """Return what the server part sends along to one client."""
+        """Return the server part's extra arrays for one client."""
         return self._part.sends_to(self.state, client) if training else self._part.answers_to(self.state, client)
 
     def add(self, reply: TrainReply, weight: float, client: str = "") -> None:
-        """Fold one reply into the sums."""
+        """Add one reply to the sums."""
         self._replies += 1
         if self.apart:
             self._each[client] = {
@@ -180,19 +181,19 @@ class MeanRule(Rule):
         self._extras.add({key: value.numpy() for key, value in folded.items()}, weight)
 
     def add_mean(self, shared: Mapping[str, NDArray[np.float32]], replies: int) -> None:
-        """Take the mean of so many replies, of which none is known by itself."""
+        """Add the mean of ``replies`` replies that are not known individually."""
         self._replies += replies
         self._shared.add(shared, replies)
 
     def close(self, clients: int) -> dict[str, Tensor]:
-        """Return the mean, or what the server part makes of it."""
+        """Return the server part's result for the mean; by default, the mean itself."""
         gathered = Gathered(self._shared.taken(), self._extras.taken(), self._replies, clients, self._each)
         self.state, shared = self._part.finish(self.state, self._sent, gathered, self._config)
         return shared
 
 
 class FlowerRule(Rule):
-    """One of Flower's strategies, used for its aggregation alone.
+    """One of Flower's strategies, used only for its aggregation.
 
     Args:
         name: key in :data:`FLOWER`.
@@ -203,13 +204,13 @@ class FlowerRule(Rule):
         self._name, self._options = name, dict(options)
         with _quiet():
             self._strategy = FLOWER[name](weighted_by_key=_WEIGHT, **options)
-        # So that `configure_train` takes note of the arrays and asks no one: it needs no grid then.
+        # With a fraction of 0, `configure_train` records the arrays but samples no clients, so it needs no grid.
         self._strategy.fraction_train = 0.0
         self.expects = {}
         self.reads_losses = name in _READS_LOSSES
 
     def start(self, shared: Mapping[str, Tensor], state: Mapping[str, Tensor] | None) -> None:
-        """Begin without momenta, or give the strategy back those it had: also where a round is to be undone."""
+        """Begin without momenta, or restore the strategy's momenta: when a run resumes or a round is undone."""
         self.state = dict(state or {})
         for name in _MOMENTA:
             if hasattr(self._strategy, name):
@@ -217,15 +218,15 @@ class FlowerRule(Rule):
             found = {key.removeprefix(f"{name}/"): value.numpy() for key, value in self.state.items()
                      if key.startswith(f"{name}/")}  # fmt: skip
             if found:
-                # FedAvgM's is a list in the order of the shared part.
+                # FedAvgM's momentum is a list in the order of the shared part.
                 setattr(self._strategy, name, found if name != "momentum_vector" else [found[key] for key in shared])
 
     def open(self, round: int, shared: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Let the strategy take note of what is sent out."""
+        """Let the strategy record what the server sends out."""
         self._round, self._keys = round, list(shared)
         self._replies: list[Message] = []
         if hasattr(self._strategy, "current_arrays"):
-            self._strategy.current_arrays = None  # FedAvgM would keep its own, which a resumed run does not have
+            self._strategy.current_arrays = None  # FedAvgM would keep its own copy, which a resumed run does not have
         arrays = to_arrays(shared)
         with _quiet():
             self._strategy.configure_train(round, arrays, ConfigRecord(), cast(Grid, None))
@@ -247,7 +248,7 @@ class FlowerRule(Rule):
             arrays, _ = self._strategy.aggregate_train(self._round, self._replies)
         self._replies = []
         if arrays is None:
-            raise RuleError(f"server.rule {self._name} made nothing of the replies")
+            raise RuleError(f"server.rule {self._name} returned no aggregate")
         self.state = {
             f"{name}/{key}": torch.from_numpy(np.array(value, dtype=np.float32))
             for name in _MOMENTA
@@ -271,7 +272,7 @@ def make_rule(config: RunConfig, algorithm: Algorithm, replies: int) -> Rule:
         replies: number of clients that train in each round.
 
     Raises:
-        ConfigError: the rule, its options, the algorithm and the number of clients do not go together; says why.
+        ConfigError: the rule, its options, the algorithm and the number of clients do not fit together; says why.
     """
     check_rule(config, algorithm)
     name = config.server.rule
@@ -286,7 +287,7 @@ def make_rule(config: RunConfig, algorithm: Algorithm, replies: int) -> Rule:
 
 
 def check_rule(config: RunConfig, algorithm: Algorithm) -> None:
-    """Refuse rule, options, algorithm and what clients share where they do not go together, as far as is known here.
+    """Refuse a rule, options, algorithm and metric sharing that do not fit together, as far as known before the run.
 
     Raises:
         ConfigError: names the key and says why.
@@ -294,36 +295,36 @@ def check_rule(config: RunConfig, algorithm: Algorithm) -> None:
     name, options = config.server.rule, config.server.options
     if shares_less(config.share_metrics, least := needed_sharing(config.server)):
         raise ConfigError(
-            f"share_metrics: {config.share_metrics}, but {_reads(config.server)}; share at least {least}, or choose "
-            "another"
+            f"share_metrics: {config.share_metrics}, but {_reads(config.server)}; share at least {least}, or change "
+            "that setting"
         )
     if name == "mean":
         if options:
-            raise ConfigError(f"server.options: rule mean has none (got {', '.join(options)})")
+            raise ConfigError(f"server.options: rule mean has no options (got {', '.join(options)})")
         return
     if not algorithm.communicates:
         raise ConfigError(f"server.rule: {name} aggregates adapters, but method {algorithm.name} sends none")
     if algorithm.server is not None:
-        raise ConfigError(f"server.rule: method {algorithm.name} has a rule of its own; only mean goes with it")
+        raise ConfigError(f"server.rule: method {algorithm.name} has its own aggregation and works only with mean")
     _options(config)
 
 
 def needed_sharing(server: ServerConfig) -> Sharing:
-    """Return what clients must let out of their metrics at least, so that the server can do its part."""
+    """Return the least that clients must share of their metrics for the server to do its work."""
     if server.rule in _READS_LOSSES:
         return "scores"
     return "counts" if server.weighting == "examples" else "none"
 
 
 def _reads(server: ServerConfig) -> str:
-    """Say which setting needs the clients' metrics, and which."""
+    """Return which setting needs which of the clients' metrics, as a phrase."""
     if server.rule in _READS_LOSSES:
         return f"server.rule {server.rule} weighs clients by their training losses"
     return f"server.weighting {server.weighting} weighs clients by their numbers of examples"
 
 
 def check_count(rule: str, options: Mapping[str, Any], replies: int) -> None:
-    """Refuse a number of replies from which a rule cannot do what it is for.
+    """Refuse a number of replies that is too small for a rule.
 
     Sources: Krum needs n >= 2f + 3 (Blanchard et al., NeurIPS 2017), Bulyan n >= 4f + 3 (El Mhamdi et al., ICML 2018).
 
@@ -341,7 +342,7 @@ def check_count(rule: str, options: Mapping[str, Any], replies: int) -> None:
         raise RuleError(f"server.options: num_nodes_to_select must be at most {replies - malicious} of {replies}")
     if rule == "fedtrimmedavg" and int(float(options.get("beta", 0.2)) * replies) < 1:
         raise RuleError(
-            f"server.rule fedtrimmedavg cuts off no reply: beta must be at least 1/{replies} with {replies} replies"
+            f"server.rule fedtrimmedavg trims no reply: beta must be at least 1/{replies} with {replies} replies"
         )
 
 
@@ -353,7 +354,7 @@ def _options(config: RunConfig) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in config.server.options.items():
         if name not in known:
-            has = f"options are {', '.join(known)}" if known else "it has none"
+            has = f"its options are {', '.join(known)}" if known else "it has no options"
             raise ConfigError(f"server.options.{name}: unknown to rule {rule}; {has}")
         try:
             options[name] = TypeAdapter(known[name].annotation).validate_python(value)
@@ -370,9 +371,9 @@ def _tensor(array: NDArray[Any]) -> Tensor:
 
 @contextmanager
 def _nothing_to_collect() -> Iterator[None]:
-    """Spare Python's collector what is in memory already.
+    """Exclude existing objects from garbage collection inside the block.
 
-    Bulyan and q-FedAvg collect once per reply, and look through every object of the process each time: seconds a round.
+    Bulyan and q-FedAvg collect garbage once per reply and scan every object of the process: seconds per round.
     """
     gc.freeze()
     try:
@@ -383,7 +384,7 @@ def _nothing_to_collect() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Flower's strategies from telling on the terminal what the run tells in its own way."""
+    """Silence the log of Flower's strategies inside the block; the run reports the same in its own way."""
     logger = logging.getLogger("flwr")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,7 @@
-"""The Flower ServerApp: the rounds, from the state of the last checkpoint to the last round.
+"""The Flower ServerApp: run the rounds from the last checkpoint's state to the last round.
 
-Flower's own ``Strategy.start`` always begins at round 1 and keeps nothing, so the loop is written here, over the same
-Strategy hooks and the same Grid: it runs wherever Flower carries messages.
+Flower's own ``Strategy.start`` always begins at round 1 and keeps no state. This module has its own loop over the same
+Strategy hooks and the same Grid, so it runs in every Flower runtime.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ def make_server_app(
     """Return the ServerApp.
 
     Args:
-        strategy: who takes part, and what becomes of the replies.
-        state: where to begin; it is brought forward in place.
-        rounds: planned rounds; those up to ``state.round`` are not run again.
+        strategy: samples clients and aggregates replies.
+        state: the state to start from; updated in place.
+        rounds: planned number of rounds; those up to ``state.round`` are not run again.
         evaluation: when to evaluate, and on which split.
-        save: called after each round, when everything said about it has been passed to ``notify``.
+        save: called after each round, after all of its events have gone to ``notify``.
         notify: receives plain event dictionaries.
-        started: ``time.perf_counter()`` at which this stretch of the run began; default: when the app starts.
-        model: part of the model -> hash; clients with others take no part.
-        met: called once with the clients that are there before the first round.
+        started: ``time.perf_counter()`` at the start of this part of the run; default: when the app starts.
+        model: part of the model -> hash; clients with other hashes take no part.
+        met: called once, before the first round, with the connected clients.
     """
     app = ServerApp()
 
@@ -67,7 +67,7 @@ def make_server_app(
 
 
 def splits_after(round: int, rounds: int, evaluation: EvalConfig) -> list[str]:
-    """Return the splits evaluated after a round: the curve's every so many rounds, the final one after the last."""
+    """Return the splits to evaluate after a round: ``curve_split`` every ``every`` rounds, ``split`` after the last."""
     splits: list[str] = [evaluation.curve_split] if round % evaluation.every == 0 else []
     if round == rounds and evaluation.split not in splits:
         splits.append(evaluation.split)
@@ -75,7 +75,7 @@ def splits_after(round: int, rounds: int, evaluation: EvalConfig) -> list[str]:
 
 
 class _Loop:
-    """One stretch of rounds: keeps the clock and counts the bytes."""
+    """Run consecutive rounds, and record their times and bytes."""
 
     def __init__(
         self,
@@ -104,14 +104,14 @@ class _Loop:
             grid.limit(messages.most_bytes(strategy.shapes, strategy.rule.expects, strategy.wire))
 
     def run_round(self, round: int) -> None:
-        """Train, aggregate and evaluate; bring the state forward."""
+        """Train, aggregate and evaluate; update the state."""
         state, strategy = self.state, self.strategy
         began = time.perf_counter()
         arrays, losses = self._train(round)
         scores = {}
         for split in splits_after(round, self.rounds, self.evaluation):
             means = self._evaluate(round, split, arrays)
-            if means or strategy.kept_back:  # else nobody has examples of this split
+            if means or strategy.kept_back:  # otherwise nobody has examples of this split
                 scores[split] = means
             self._clock("evaluate")
         state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state
@@ -135,11 +135,11 @@ class _Loop:
     def _train(self, round: int) -> tuple[ArrayRecord, MetricRecord | None]:
         """Return the new shared part and the mean losses.
 
-        Where too few could do their part because nodes have gone, they are waited for, and the round begins again: what
-        a client kept of it is not used, since it starts from its state before the round.
+        If too few clients trained because nodes disconnected, wait for the nodes and repeat the round. Clients discard
+        what they kept of the first attempt: they start again from their state before the round.
 
         Raises:
-            FederationError: too few are there, or too few could do their part though they are there.
+            FederationError: too few clients are connected, or too few of the connected ones could train.
         """
         strategy = self.strategy
         while True:
@@ -172,14 +172,14 @@ class _Loop:
         count["down"] += sum(messages.wire_size(message) for message in asked)
         replies: Iterable[Message] = self.grid.send_and_receive(asked, timeout=self.strategy.deadline)
         for reply in replies:
-            with suppress(Exception):  # what has no size is refused where it is read
+            with suppress(Exception):  # a reply whose size cannot be computed is refused when it is read
                 count["up"] += messages.wire_size(reply)
             answers = reply.metadata.reply_to_message_id
             if any(message.metadata.message_id == answers for message in asked):
                 yield reply
             else:
-                log.warning("a late answer of node %d to an earlier round is not used", reply.metadata.src_node_id)
-            del reply  # it would stay in memory while the next one is waited for
+                log.warning("ignoring a late reply of node %d to an earlier round", reply.metadata.src_node_id)
+            del reply  # otherwise it stays in memory while waiting for the next one
 
     def _clock(self, spent_on: str) -> None:
         now = time.perf_counter()

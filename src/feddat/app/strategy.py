@@ -1,8 +1,8 @@
-"""The Flower Strategy: who takes part in a round, what is asked, and what of the replies is used.
+"""The Flower Strategy: sample clients, write their instructions, and check and aggregate their replies.
 
-Replies are checked and given to the rule of aggregation always in the order of client names, so that the result is the
-same to the last bit whichever client answers first. Whatever one reply brings about costs that reply alone; what the
-rule makes of the others is looked at before it becomes the global adapter.
+Replies are checked and passed to the aggregation rule in the order of client names, so the result is the same to the
+last bit whichever client answers first. A faulty reply costs only that reply. The strategy checks the rule's result
+before it becomes the global adapter.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
 
-#: A message is dead so many seconds after the deadline of its answer: clocks of servers and clients may differ by less.
+#: Seconds between the deadline of an answer and the expiry of its message; must exceed the skew of the clocks.
 SKEW_SECONDS = 300.0
 #: Receives plain event dictionaries.
 Notify = Callable[[dict[str, Any]], None]
 
 
 class AdapterStrategy(Strategy):
-    """Aggregate the global adapters of the clients sampled for each round by a rule.
+    """Aggregate the global adapters of the clients sampled for each round, with an aggregation rule.
 
     Attributes:
         roster: which node is which client.
-        failed: errors that clients reported so far.
-        refused: replies that did not fit so far.
-        scores: member -> route -> percent, of the latest evaluation.
-        gone: nodes that went away while they were asked to train in this round.
-        kept_back: members that have scores of it, but keep them to themselves.
-        trained: client -> last round that it has answered to training in.
-        logs: keys of the metrics that clients report of their training.
-        logs_below_zero: whether any of them may be below 0.
+        failed: number of errors that clients have reported.
+        refused: number of replies that the server has refused.
+        scores: member -> route -> percent, from the latest evaluation.
+        gone: nodes that disconnected while they trained in this round.
+        kept_back: members that have scores in the latest evaluation but do not share them.
+        trained: client -> last round whose training it has answered.
+        logs: keys of the training metrics that clients report.
+        logs_below_zero: whether any of these can be below 0.
         wire: how the shared part travels.
-        residual: what the global adapter lost on its way so far, for the next one to make up for.
-        participations: with privacy of clients, how often each takes part; ``None``: nothing limits that.
+        residual: what the global adapter has lost to compression so far; the next one makes up for it.
+        participations: with privacy of clients, how often each takes part; ``None``: no limit.
     """
 
     def __init__(
@@ -97,11 +97,11 @@ class AdapterStrategy(Strategy):
         self._late: set[int] = set()
         self._split, self._final = "", False
         self._sent: dict[str, Tensor] = {}
-        #: Sends messages within a round's training, and yields the answers; set by whoever has the grid.
+        #: Sends messages during a round's training, and yields the replies; set by the owner of the grid.
         self.exchange: Callable[[Sequence[Message]], Iterator[Message]] = lambda asked: iter(())
 
     def sample(self, round: int) -> list[int]:
-        """Return the nodes that take part in a round: a share of all, at least one; depends on seed and round only.
+        """Return the nodes that take part in a round: a fraction, at least one; depends only on seed and round.
 
         With privacy of clients, those that have no rounds left do not take part.
 
@@ -130,12 +130,12 @@ class AdapterStrategy(Strategy):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the new global adapter (empty where nothing is communicated) and the mean losses.
+        """Return the new global adapter (empty if nothing is communicated) and the mean losses.
 
-        Where the rule makes of the replies what cannot be a global adapter, the one that was sent out stays.
+        If the rule's result cannot be a global adapter, keep the one that was sent out.
 
         Raises:
-            FederationError: too few replies could be used, or too few for the rule though none was refused.
+            FederationError: too few replies could be used, or too few for the rule although none was refused.
         """
         held, measured = HeldReplies(), list[Measures]()
         before = self.refused
@@ -196,17 +196,17 @@ class AdapterStrategy(Strategy):
         )
         self.limits.check(member, reply)
         if self.weighting == "examples" and reply.examples is None:
-            raise ReplyError(member.name, "keeps its number of examples back, but server.weighting asks for it")
+            raise ReplyError(member.name, "does not share its number of examples, but server.weighting needs it")
         if self.rule.reads_losses and "loss" not in reply.metrics:
-            raise ReplyError(member.name, "keeps its training loss back, but server.rule asks for it")
+            raise ReplyError(member.name, "does not share its training loss, but server.rule needs it")
         return reply
 
     def _closed(self, round: int, may_be_few: bool) -> dict[str, Tensor]:
-        """Return the new global adapter, or the one that was sent out, with the rule as it was before the round.
+        """Return the new global adapter. If the rule fails, restore its state and return the adapter that was sent out.
 
         Args:
             round: the round.
-            may_be_few: replies were refused, so that too few for the rule are no reason to stop.
+            may_be_few: replies were refused, so having too few for the rule does not stop the run.
 
         Raises:
             FederationError: there are too few replies for the rule.
@@ -218,7 +218,7 @@ class AdapterStrategy(Strategy):
             return self.settle(shared)
         except MemoryError:
             raise
-        except Exception as error:  # A rule is given numbers by others, and may be anybody's.
+        except Exception as error:  # A rule works on other parties' numbers and can be third-party code.
             if isinstance(error, RuleError) and not may_be_few:
                 raise FederationError(f"round {round}: {error}") from None
             reason = one_line(f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error)
@@ -226,7 +226,7 @@ class AdapterStrategy(Strategy):
         return self._kept(round, reason)
 
     def _kept(self, round: int, reason: str) -> dict[str, Tensor]:
-        """Return the global adapter that was sent out, with the rule as it was before the round, and say why."""
+        """Restore the rule's state from before the round, report why, and return the adapter that was sent out."""
         self.rule.start(self._sent, self._rule_state)
         self.refused += 1
         log.warning("round %d: the global adapter stays as it was: %s", round, reason)
@@ -234,14 +234,14 @@ class AdapterStrategy(Strategy):
         return self._sent
 
     def _check_output(self, shared: Mapping[str, Tensor]) -> None:
-        """Check what a rule has made, and what it keeps.
+        """Check a rule's result and its state.
 
         Raises:
-            ValueError: it cannot be the global adapter of the next round.
+            ValueError: the result cannot be the global adapter of the next round.
         """
         name = type(self.rule).__name__
         if {key: tuple(value.shape) for key, value in shared.items()} != self.shapes:
-            raise ValueError(f"{name} made tensors of other names or shapes")
+            raise ValueError(f"{name} made tensors with other names or shapes")
         for key, value in [*shared.items(), *self.rule.state.items()]:
             if not torch.isfinite(value).all():
                 raise ValueError(f"{name} made NaN or infinite values in {key}")
@@ -249,7 +249,7 @@ class AdapterStrategy(Strategy):
             raise ValueError(f"{name} made an adapter {far} (server.max_update)")
 
     def settle(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a new global adapter as it is once it has travelled, and remember what that loses.
+        """Return a new global adapter as clients will receive it, and keep the residual.
 
         Raises:
             WireError: it has a number that cannot travel.
@@ -260,17 +260,17 @@ class AdapterStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return the messages that ask every client to evaluate, but those still at the round's training, or gone."""
+        """Return the messages that ask all clients to evaluate, except those that are late with training or gone."""
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
         nodes = [node for node in self.roster.members if node not in self._late | self.gone]
         return self._ask(MessageType.EVALUATE, nodes, server_round, arrays, config, extras)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Return each route's mean score over the members that have examples, in percent; all count the same.
+        """Return each route's mean score in percent, with equal weights, over the members that have examples.
 
         Raises:
-            FederationError: not one reply could be used.
+            FederationError: no reply could be used.
         """
         self.scores, self.kept_back = {}, set()
         routes = self.routes[self._final]
@@ -335,16 +335,19 @@ class AdapterStrategy(Strategy):
         fold: Callable[[Member, Message], None],
         outliers: Callable[[], dict[int, ReplyError]] = dict,
     ) -> set[int]:
-        """Fold every reply that fits; log and count the others, and who is late; stop if too few fit.
+        """Fold every valid reply, log and count the others and the late clients, and stop if too few are valid.
 
         Args:
-            round, kind: of the messages.
-            replies: to them.
+            round, kind: round and kind of the messages.
+            replies: the replies to them.
             fold: takes one reply, or raises.
-            outliers: called when all are folded: which of them are not used after all, by their places.
+            outliers: called after the last reply; returns index -> reason of the folded replies not to use.
 
         Returns:
-            The places of those that are not used.
+            The indices of the replies not to use.
+
+        Raises:
+            FederationError: no reply is valid, or too few of a training.
         """
         first: ReplyError | None = None
         used = 0
@@ -359,7 +362,7 @@ class AdapterStrategy(Strategy):
                 self._without(round, kind, error)
                 if messages.is_of_gone_node(reply):
                     self.gone.add(reply.metadata.src_node_id)
-            del reply  # it would stay in memory while the next one is waited for
+            del reply  # otherwise it stays in memory while waiting for the next one
         refused = outliers()
         used -= len(refused)
         for outlier in refused.values():
@@ -368,7 +371,7 @@ class AdapterStrategy(Strategy):
         self._late |= set(late.values())
         for name in late:
             within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
-            reason = f"has not answered{within}; what it sends later is not used"
+            reason = f"has not answered{within}; a later reply is ignored"
             missing = ReplyError(name, reason, failed=True)
             first = first or missing
             self._without(round, kind, missing)
@@ -377,7 +380,7 @@ class AdapterStrategy(Strategy):
         if kind == "train" and used < self.roster.least:
             raise FederationError(
                 f"round {round}, {kind}: {used} of at least {self.roster.least} clients could do their part; first "
-                f"that could not: {first}; everything up to here is kept, and the run can be resumed"
+                f"that could not: {first}; all results so far are kept, and the run can be resumed"
             )
         return set(refused)
 
@@ -389,7 +392,7 @@ class AdapterStrategy(Strategy):
         self._notify({"event": word, "round": round, "kind": kind, "client": error.client, "reason": error.reason})
 
     def _in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Member, Message]]:
-        """Yield replies in the order of client names, where possible while later ones are still to come."""
+        """Yield replies in the order of client names, each as soon as all earlier ones have been yielded."""
         waiting = list(self._asked)
         early: dict[int, Message] = {}
         for reply in replies:
@@ -404,5 +407,5 @@ class AdapterStrategy(Strategy):
 
 
 def sample_size(fraction: float, clients: int) -> int:
-    """Return how many clients take part in a round: a share of all, at least one."""
+    """Return how many clients take part in a round: a fraction of all, at least one."""
     return max(1, int(fraction * clients + 0.5))

@@ -1,4 +1,4 @@
-"""What an honest-but-curious server can keep: a client app whose messages are read on their way, and let through."""
+"""What an honest-but-curious server can keep: a client app that reads its messages and passes them on unchanged."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Seen:
 
     Attributes:
         round: 1-based.
-        client: who was asked.
-        received: the shared part that it was sent; empty where nothing travels.
-        sent: the shared part that came back; empty where the reply is an error, or no state of the shared part.
+        client: name of the client.
+        received: the shared part that the client received; empty if nothing travels.
+        sent: the shared part that it sent back; empty if the reply is an error or holds no readable shared part.
     """
 
     round: int
@@ -33,12 +33,12 @@ class Seen:
     sent: dict[str, Tensor]
 
 
-#: Takes what was seen of a message's exchange.
+#: Receives every observed exchange.
 Watcher: TypeAlias = Callable[[Seen], None]
 
 
 class TappedApp(ClientApp):
-    """A client app that tells a watcher of every training message and of its reply; nothing of either is changed."""
+    """A client app that shows a watcher every training message and its reply, and changes neither."""
 
     def __init__(self, app: ClientApp, watcher: Watcher) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class TappedApp(ClientApp):
 
 
 def _sent(reply: Message, ask: messages.Instruction) -> dict[str, Tensor]:
-    """Return the shared part in a reply, unpacked; empty where there is none of the shapes that were asked for."""
+    """Return the unpacked shared part of a reply; empty if the reply has none with the expected shapes."""
     record = None if reply.has_error() else reply.content.get(messages.SHARED)
     if ask.shared is None or not isinstance(record, ArrayRecord):
         return {}
@@ -64,7 +64,7 @@ def _sent(reply: Message, ask: messages.Instruction) -> dict[str, Tensor]:
         return {}
     try:
         packed = {key: read_array(record[key], dtype, shape) for key, (dtype, shape) in expected.items()}
-    except ValueError:  # masked: what is in it is no state
+    except ValueError:  # a masked update, which is not readable as a state
         return {}
     unpacked = wire.unpack(packed, ask.wire, ask.shared if ask.wire.delta else None)
     return {key: torch.from_numpy(value.copy()) for key, value in unpacked.items()}

@@ -1,7 +1,7 @@
-"""How large the clients' updates of a round are, and how far they agree.
+"""How large the clients' updates of a round are, and how well they agree.
 
-Averages pay where updates point the same way. Both numbers are made as replies come in, so that memory holds no more
-than the sum of the updates' directions, however many clients there are.
+Averaging helps when updates point in the same direction. Both numbers are computed as replies arrive, so memory holds
+only the sum of the updates' directions, whatever the number of clients.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-#: Numbers that are squared at a time, in twice their format.
+#: How many numbers to square at a time, in float64.
 _BLOCK = 1 << 18
 
 
@@ -26,7 +26,7 @@ class UpdateStatistics:
         self._directions: dict[str, NDArray[np.float32]] = {}
 
     def add(self, returned: Mapping[str, NDArray[np.float32]], sent: Mapping[str, Tensor]) -> None:
-        """Take in one client's shared part as it came back, and as it was sent; an update of 0 has no direction."""
+        """Add one client's shared part, as returned and as sent; an update of 0 has no direction."""
         if not returned:
             return
         norm = math.sqrt(sum(_squares(returned[key] - _array(value)) for key, value in sent.items()))
@@ -42,7 +42,8 @@ class UpdateStatistics:
     def values(self) -> dict[str, float]:
         """Return ``norm``, the mean of ‖u_k‖, and ``agreement``, the mean cosine of two clients' updates.
 
-        The latter is (‖Σ u_k/‖u_k‖‖² − K) / (K² − K); one client alone has none. Nothing where nothing was added.
+        The latter is (‖Σ u_k/‖u_k‖‖² − K) / (K² − K); it is absent with a single client. Return an empty dictionary if
+        nothing was added.
         """
         if not self._count:
             return {}

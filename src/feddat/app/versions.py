@@ -1,7 +1,7 @@
-"""Which versions of the package speak to each other: server and client tell theirs, and each refuses another's.
+"""Version check between server and client: each sends its version, and refuses messages of another one.
 
-What messages hold has a number, which goes up with every change after which one side would misread the other. The
-package's own version stands beside it, for people. A message without either is of a version that told neither.
+The contents of messages have a version number, which rises with every change after which one side would misread the
+other. The package's own version travels with it, for people. A message with neither comes from an early version.
 """
 
 from __future__ import annotations
@@ -11,37 +11,37 @@ from importlib.metadata import PackageNotFoundError, version
 
 from feddat.one_line import one_line
 
-#: Of what messages hold. 1: told no version; 2: with versions, and the round in which a client trained last.
+#: Version of the message contents. 1: sends no version; 2: adds versions and the round in which a client trained last.
 PROTOCOL = 2
 #: Keys of a ConfigRecord.
 PACKAGE, NUMBER = "feddat", "messages"
-#: Signs of another side's version that are shown.
+#: How many characters of the other side's version to show.
 _MOST = 32
 
 try:
     VERSION = version("feddat")
-except PackageNotFoundError:  # run from a folder of sources
+except PackageNotFoundError:  # run from a source folder
     VERSION = "unknown"
 
 
 class VersionError(ValueError):
-    """The other side's messages are of another version; the message says which, and what this side's is."""
+    """The other side's messages have another version; the message names both versions."""
 
 
 def told() -> dict[str, str | int]:
-    """Return what each side tells of itself."""
+    """Return the entries by which each side states its version."""
     return {PACKAGE: VERSION, NUMBER: PROTOCOL}
 
 
 def check(config: Mapping[str, object], other: str, this: str) -> None:
-    """Compare what the other side tells of itself.
+    """Check the version in a message from the other side.
 
     Args:
-        config: a record of its message.
-        other, this: what the two sides are called.
+        config: a record of the message.
+        other, this: names of the two sides, for the error.
 
     Raises:
-        VersionError: its messages are of another version, or of none.
+        VersionError: the message has another version, or none.
     """
     number, package = config.get(NUMBER), config.get(PACKAGE)
     if type(number) is int and number == PROTOCOL:
@@ -52,5 +52,5 @@ def check(config: Mapping[str, object], other: str, this: str) -> None:
         found = f"feddat {one_line(package, _MOST)}, {found}"
     raise VersionError(
         f"{other} has {'a newer' if newer else 'an older'} version ({found}) than {this} (feddat {VERSION}, messages "
-        f"{PROTOCOL}); install the same one on both"
+        f"{PROTOCOL}); install the same version on both"
     )

@@ -1,4 +1,4 @@
-"""How the shared adapter's numbers travel: as fp32, or packed into two bytes or one; whole, or as a difference.
+"""How the shared adapter travels: in fp32, or packed into two bytes or one; whole, or as a difference.
 
 | format | a number is | error of one number |
 | --- | --- | --- |
@@ -7,14 +7,15 @@
 | bf16 | two bytes, sent as uint16: Flower has no such dtype | 2⁻⁸ of it |
 | int8 | one byte, times the scale of its row (largest magnitude / 127) | half the scale |
 
-Rows are those of the first dimension; a vector or a single number is one row. What int8 loses is not lost: whoever
-packs keeps the residual and adds it to the next message (error feedback: Seide et al., Interspeech 2014; Karimireddy et
-al., ICML 2019, arXiv 1901.09847), so that the sum of what arrives follows the sum of what was meant within a quantum.
+Rows run along the first dimension; a vector or a single number is one row. The rounding error of int8 is not lost: the
+sender keeps the residual and adds it to the next message (error feedback: Seide et al., Interspeech 2014; Karimireddy
+et al., ICML 2019, arXiv 1901.09847). The sum of what arrives therefore follows the sum of what was meant to within a
+quantum.
 
-Packing what was unpacked changes nothing, to the last bit. The server relies on it: it packs each new global once
-(:func:`settle`), and what comes of that *is* the global from then on, for clients, rules and checkpoints alike, so that
-a difference has the same base on both sides. Only the way up has differences: a client may have missed rounds, or lost
-its disk, so what it holds of the last global is not known to the server.
+Unpacking and packing again changes nothing, to the last bit. The server relies on this: it packs each new global
+adapter once (:func:`settle`) and uses the unpacked result from then on, for clients, rules and checkpoints. So a
+difference has the same base on both sides. Only clients send differences. The server cannot, since it does not know
+which global adapter a client has: a client can miss rounds or lose its disk.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from torch import Tensor
 from feddat.algorithms.server import Shapes
 from feddat.config import WireConfig
 
-#: Arrays as they lie in a message.
+#: The arrays of a message.
 Packed: TypeAlias = dict[str, NDArray[Any]]
-#: Key of int8's scales, float32 (rows of all arrays,), in their order; no key of an adapter has a slash.
+#: Key of int8's scales, float32 (rows of all arrays,), in the order of the arrays; no adapter key has a slash.
 SCALES = "wire/scales"
 #: Format -> dtype of an array in the message.
 _DTYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16, "int8": np.int8}
 _LEVELS = 127
-#: Significant bits of a scale: 7 more of the level make 23, so that float32 holds every product exactly.
+#: Significant bits of a scale. With the 7 bits of a level they make 23, so float32 holds every product exactly.
 _SCALE_BITS = 16
-#: No scale of a row other than 0 is smaller, so that no product is a subnormal number.
+#: The smallest scale other than 0, so that no product is a subnormal number.
 _LEAST_SCALE = 2.0**-110
 
 
@@ -48,7 +49,7 @@ class WireError(ValueError):
 
 
 def layout(shapes: Shapes, config: WireConfig) -> dict[str, tuple[np.dtype[Any], tuple[int, ...]]]:
-    """Return dtype and shape of every array of a message whose tensors have these shapes."""
+    """Return the dtype and shape of every array in a message, given the shapes of the tensors."""
     arrays = {key: (np.dtype(_DTYPES[config.format]), tuple(shape)) for key, shape in shapes.items()}
     if config.format == "int8" and shapes:
         arrays[SCALES] = np.dtype(np.float32), (sum(map(_rows, shapes.values())),)
@@ -61,17 +62,16 @@ def pack(
     base: Mapping[str, Tensor] | None = None,
     residual: Mapping[str, Tensor] | None = None,
 ) -> tuple[Packed, dict[str, Tensor]]:
-    """Return tensors as arrays of a message, and what this message leaves for the next one.
+    """Return tensors as arrays of a message, and the residual for the next message.
 
     Args:
-        state: what is meant, float tensors on any device.
+        state: the tensors to send, floating point, on any device.
         config: the format.
-        base: subtracted first, float32 CPU tensors of the same shapes; for the differences of ``config.delta``.
-        residual: what the last message left, float32 CPU tensors; of int8 only, empty for other formats.
+        base: float32 CPU tensors of the same shapes, subtracted first; for the differences of ``config.delta``.
+        residual: the residual of the last message, float32 CPU tensors; only for int8, empty for other formats.
 
     Raises:
-        WireError: a number is NaN, infinite or too large, and the format is not fp32, in which it is the receiver's to
-            refuse.
+        WireError: a number is NaN, infinite or too large. Not raised for fp32, where the receiver refuses such numbers.
     """
     arrays: Packed = {}
     scales: list[NDArray[np.float32]] = []
@@ -100,14 +100,14 @@ def pack(
 def unpack(
     arrays: Mapping[str, NDArray[Any]], config: WireConfig, base: Mapping[str, Tensor] | None = None
 ) -> dict[str, NDArray[np.float32]]:
-    """Return what :func:`pack` was given, as far as the format keeps it; ``base`` is added.
+    """Return the input of :func:`pack`, up to the format's error, as float32 arrays.
 
-    Where nothing has to be computed, the arrays themselves are returned.
+    If nothing has to be computed, return the arrays themselves.
 
     Args:
-        arrays: of :func:`layout`; what is not is the sender's fault and must have been refused before.
+        arrays: arrays that match :func:`layout`; the caller must have refused others.
         config: the format.
-        base: what the sender subtracted.
+        base: the tensors that the sender subtracted, to add again.
     """
     values: dict[str, NDArray[np.float32]] = {}
     row = 0
@@ -127,12 +127,12 @@ def unpack(
 def settle(
     state: Mapping[str, Tensor], config: WireConfig, residual: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the global adapter as clients will receive it, and what is left for the next one.
+    """Return the global adapter as clients will receive it, and the residual for the next one.
 
     Args:
         state: the new global adapter.
-        config: the format in which it goes out, whole.
-        residual: what the last one left.
+        config: the format; the adapter goes out whole, not as a difference.
+        residual: the residual of the last one.
 
     Raises:
         WireError: a number does not fit the format.
@@ -154,7 +154,7 @@ def _narrow(key: str, value: Tensor, format: str) -> NDArray[Any]:
         raise WireError(
             f"array {key} has a value of magnitude {value.abs().max():g}, beyond the largest of {format}, {largest:g}"
         )
-    # The view is signed because torch's own uint16 is only half there.
+    # The view is signed because torch supports uint16 only in part.
     return narrow.numpy() if format == "fp16" else narrow.view(torch.int16).numpy().view(np.uint16)
 
 
@@ -168,7 +168,7 @@ def _quantise(key: str, value: NDArray[np.float32]) -> tuple[NDArray[np.int8], N
     """Return the levels, int8 of the value's shape, and the scales of its rows, float32 (rows,)."""
     table = _table(value).astype(np.float64)
     mantissa, exponent = np.frexp(np.abs(table).max(axis=1, initial=0.0) / _LEVELS)
-    # Rounded up, so that no level lies beyond the last one.
+    # Round up, so that no level exceeds 127.
     scale = np.ldexp(np.ceil(np.ldexp(mantissa, _SCALE_BITS)), exponent - _SCALE_BITS)
     scale = np.where(scale > 0, np.maximum(scale, _LEAST_SCALE), 0.0)
     if (scale * _LEVELS > np.finfo(np.float32).max).any():
@@ -178,7 +178,7 @@ def _quantise(key: str, value: NDArray[np.float32]) -> tuple[NDArray[np.int8], N
 
 
 def _product(levels: NDArray[np.int8], scale: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return levels times the scales of their rows: exact, see :data:`_SCALE_BITS`."""
+    """Return the levels times the scales of their rows; exact, see :data:`_SCALE_BITS`."""
     return (_table(levels).astype(np.float32) * scale[:, None]).reshape(levels.shape)
 
 

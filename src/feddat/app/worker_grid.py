@@ -1,7 +1,7 @@
-"""Clients side by side: the same messages, handed to worker processes that stay for the whole run.
+"""Clients in parallel: the same messages, given to worker processes that live for the whole run.
 
-A turn depends on its message and on the client's own store alone, so that it does not matter which process it is taken
-in, or when: the numbers are those of turns in this process with as many threads.
+A turn depends only on its message and the client's own store, so it does not matter which process takes it, or when.
+The numbers equal those of turns in this process with the same number of threads.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a worker is given.
+    """The input of a worker.
 
     Attributes:
         client: name of the client whose turn it is.
-        message: to it.
-        run_id: the grid's.
+        message: the message to the client.
+        run_id: the run id of the grid.
     """
 
     client: str
@@ -38,11 +38,11 @@ class Turn:
 
 
 class WorkerGrid(LocalGrid):
-    """Carry messages between the server and worker processes, each of which has one client's turn at a time.
+    """Carry messages between the server and worker processes. Each worker runs one client's turn at a time.
 
-    A client goes to the worker that has its data prepared, if that one is free; a free worker takes over a client that
-    waits for a busy one. A worker that dies is replaced, and its client's reply is an error. What the package's loggers
-    say in a worker is said here (see :func:`feddat.experiment.single.client_process.ClientProcess`).
+    A client goes to the worker that has prepared its data, if that worker is free. A free worker takes over a client
+    that waits for a busy one. A worker that dies is replaced, and its client's reply is an error. Log records of the
+    package in a worker are logged here (see :func:`feddat.experiment.single.client_process.ClientProcess`).
 
     Args:
         function: called in the workers, :class:`Turn` -> reply.
@@ -60,7 +60,7 @@ class WorkerGrid(LocalGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield the replies in the order of client names, while other turns go on.
 
-        Left before the end, workers that are still busy are ended.
+        If the caller stops early, terminate the workers that are still busy.
         """
         began = time.monotonic()
         waiting = list(self._stamped(messages))
@@ -84,7 +84,7 @@ class WorkerGrid(LocalGrid):
             self._busy.clear()
 
     def close(self) -> None:
-        """End the workers."""
+        """Stop all workers."""
         for worker in self._busy:
             worker.process.terminate()
         for worker in self._idle:
@@ -94,17 +94,17 @@ class WorkerGrid(LocalGrid):
         self._homes.clear()
 
     def _free(self) -> Worker | None:
-        """Return a worker that is free, a new one where there may be one more; ``None``: all are busy."""
+        """Return a free worker, or a new one if fewer than ``jobs`` are busy; ``None`` if all are busy."""
         while self._idle:
             worker = self._idle.pop()
             if worker.process.is_alive():
                 return worker
-            log.warning("an idle worker: %s; another takes its place", worker.receive()[1])
+            log.warning("an idle worker ended: %s; a new one replaces it", worker.receive()[1])
             self._forget(worker)
         return Worker(self._function) if len(self._busy) < self._jobs else None
 
     def _give(self, worker: Worker, waiting: list[Message]) -> None:
-        """Let a worker begin the turn that suits it best: of a client it knows, or nobody does, or else the last."""
+        """Give a worker its best turn: a client it has prepared, else one that no worker has, else the last one."""
         homes = [self._homes.get(message.metadata.dst_node_id) for message in waiting]
         known = next((index for index, home in enumerate(homes) if home is worker), None)
         fresh = next((index for index, home in enumerate(homes) if home is None), None)
@@ -114,7 +114,7 @@ class WorkerGrid(LocalGrid):
         worker.give(self.names[node], Turn(self.names[node], message, self._run_id))
 
     def _received(self) -> dict[int, Message]:
-        """Wait until some worker says something; return what replies came of it, by node."""
+        """Wait for output from any worker; return the new replies by node id."""
         replies = {}
         pipes: dict[Any, Worker] = {worker.pipe: worker for worker in self._busy}
         for pipe in connection.wait(list(pipes)):

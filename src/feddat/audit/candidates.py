@@ -19,7 +19,7 @@ from feddat.audit.errors import AuditError
 from feddat.benchmarks.mini import MINI
 from feddat.config import RunConfig
 from feddat.example import ClientData, Example
-from feddat.experiment.single.federation import load_clients
+from feddat.experiment.single.client_data import load_clients
 from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ from feddat.audit.candidates import Candidates
 from feddat.audit.probe import Encoded, Probe
 from feddat.audit.replay import Trace
 from feddat.client.member import Prepared
-from feddat.experiment.single.federation import answering_state
+from feddat.experiment.single.foundation import answering_state
 from feddat.seeding import numpy_generator
 
 VIEWS = ("server", "sum", "model")

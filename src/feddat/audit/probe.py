@@ -18,7 +18,7 @@ from feddat.client.learner import autocast
 from feddat.client.member import FUSION, Member
 from feddat.client.personal import load_shared
 from feddat.example import Example
-from feddat.experiment.single.federation import Foundation
+from feddat.experiment.single.foundation import Foundation
 from feddat.models.base import StagedBackbone
 from feddat.seeding import derive, torch_generator
 

@@ -21,8 +21,9 @@ from feddat.app.tap import Seen, TappedApp
 from feddat.audit.errors import AuditError
 from feddat.config import RunConfig
 from feddat.example import ClientData
+from feddat.experiment.single.client_data import load_clients
 from feddat.experiment.single.events import Progress
-from feddat.experiment.single.federation import Federation, build_federation, load_clients
+from feddat.experiment.single.federation import Federation, build_federation
 from feddat.experiment.single.folder import config_hash
 from feddat.experiment.single.run import Experiment
 

@@ -1,5 +1,5 @@
-"""How fast it is, against what: measurements that anyone can repeat (``feddat bench``).
+"""Speed and memory measurements that anyone can repeat (``feddat bench``).
 
-A time means something beside another one taken on the same machine at the same time. So every measurement runs what it
-compares in turns (A B C A B C ...), in one process, and reports medians, spreads and ratios.
+A time means something only beside another one taken on the same machine at the same time. So every measurement runs
+the compared variants in turns (A B C A B C ...) in one process, and reports medians, spreads and ratios.
 """

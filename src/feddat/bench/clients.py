@@ -1,7 +1,7 @@
-"""``feddat bench clients``: memory and time of federations of ever more clients in one process.
+"""``feddat bench clients``: memory and time of federations with growing numbers of clients in one process.
 
-Every client has a few questions about JPEG files. All have the same ones, so that nothing but their number grows. The
-model is tiny: its size does not depend on them.
+Every client has a few questions about JPEG files. All clients have the same questions, so that only the number of
+clients grows. The model is tiny, because its size does not depend on the number of clients.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from feddat.models.catalog import load_encoder
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import parse_settings
 
-#: Training examples, and test examples, of a client.
+#: Training examples of a client, and also its test examples.
 EXAMPLES = 8
 
 
@@ -34,14 +34,14 @@ def bench_clients(
     method: str = "feddat",
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Run a federation of each size in a fresh process; return what ``clients.json`` holds.
+    """Run a federation of each size in a fresh process; return the content of ``clients.json``.
 
     Args:
-        folder: where pictures and runs are made.
-        counts: numbers of clients; the first is what the others are compared with.
-        cycles: runs of each, in turns.
-        method: of the runs.
-        say: told what is measured.
+        folder: folder for the model, pictures and runs.
+        counts: numbers of clients; the others are compared with the first.
+        cycles: runs of each size, in turns.
+        method: method of the runs.
+        say: called with a short text before each measurement.
     """
     model, table = small_world(folder, "clients", EXAMPLES)
     rows: list[dict[str, Any]] = [{"clients": count, "seconds": [], "memory": {}} for count in counts]
@@ -55,7 +55,7 @@ def bench_clients(
 
 
 def small_world(folder: Path, name: str, examples: int) -> tuple[Path, Path]:
-    """Write a tiny model with random weights, where there is none yet, and questions for it; return where they are."""
+    """Write a tiny model with random weights, unless it exists, and questions for it; return both paths."""
     model = folder / "models" / "tiny-vilt"
     if not model.is_dir():
         make_tiny("vilt", model, parse_settings(["size=unit"]))
@@ -66,7 +66,7 @@ def small_world(folder: Path, name: str, examples: int) -> tuple[Path, Path]:
 
 
 def write_table(client: ClientData, pictures: Path) -> Path:
-    """Write a client's examples beside their pictures, as own data is given; return the file."""
+    """Write a client's examples beside their pictures, in the format for a user's own data; return the file."""
     lines = [
         json.dumps({"image": Path(str(example.images[0])).name, "question": example.text, "answers": answer})
         for example in client.train
@@ -78,15 +78,15 @@ def write_table(client: ClientData, pictures: Path) -> Path:
 
 
 def own_data(table: Path, count: int) -> dict[str, dict[str, str]]:
-    """Return the settings of so many clients, all with the examples of one file."""
+    """Return the settings of ``count`` clients that all have the examples of one file."""
     spec = {"train": str(table), "test": str(table), "images": str(table.parent)}
     return {f"client-{index:04}": spec for index in range(count)}
 
 
 def _run(folder: Path, model: Path, table: Path, count: int, method: str) -> dict[str, Any]:
-    """Return seconds per client-round, and memory before and at the peak of a run of one round."""
+    """Run one round; return the seconds per client-round, and the memory before it and at its peak."""
     device = torch.device("cpu")
-    _federate(folder, model, table, 1, method)  # what libraries and the first passes take is not the clients'
+    _federate(folder, model, table, 1, method)  # warm-up: libraries and first passes take memory that no client causes
     forget_peak(device)
     loaded = peak_memory(device)
     taken = _federate(folder, model, table, count, method)
@@ -109,7 +109,7 @@ def federation(
     overrides: Sequence[str] = (),
     **more: Any,
 ) -> RunConfig:
-    """Return the settings of a run of so many clients in a folder, of one round unless ``overrides`` say otherwise."""
+    """Return the configuration of a run of ``count`` clients in a folder; it has one round unless overridden."""
     values: dict[str, Any] = {
         "benchmark": None,
         "clients": own_data(table, count),

@@ -1,4 +1,4 @@
-"""What time is compared with: the machine's own rate of matrix products, and its name."""
+"""Timing by phase, the machine's matrix-multiplication rate, and a description of its hardware."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from feddat.adapters.int8_products import exact_product, pack
 
-#: Sides of the square matrices that the rate is measured with; the quickest counts.
+#: Sides of the square matrices used to measure the rate; the fastest one counts.
 SIDES = {"cpu": (256, 512, 1024), "cuda": (2048, 4096, 8192)}
 
 
 class Clock:
-    """Seconds by what they were spent on; on a GPU, between its reaching a phase and its leaving it."""
+    """Record the seconds spent in each phase; on a GPU, from when the GPU enters a phase until it leaves it."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
@@ -30,7 +30,7 @@ class Clock:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Phase -> seconds since the last :meth:`reset`; waits for a GPU."""
+        """Phase -> seconds since the last :meth:`reset`. Reading it waits for the GPU."""
         if self._events:
             torch.cuda.synchronize()
         for name, entered, left in self._events:
@@ -45,7 +45,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Count the time inside the block towards a phase. Phases do not overlap. A GPU is not waited for."""
+        """Count the time inside the block towards a phase, without waiting for a GPU. Phases must not overlap."""
         if self._on_gpu:
             entered, left = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             entered.record()
@@ -59,12 +59,12 @@ class Clock:
 
 
 def matmul_rates(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> dict[int, float]:
-    """Return FLOP/s of products of square matrices by their side, each measured for about so many seconds.
+    """Return the FLOP/s of square matrix products, keyed by the side of the matrices.
 
     Args:
-        device: that computes.
-        dtype: int8: as a run with ``train.precision=int8`` multiplies, on the CPU.
-        seconds: of each side.
+        device: device that computes.
+        dtype: dtype of the matrices; int8 multiplies as a run with ``train.precision=int8`` does, on the CPU.
+        seconds: approximate measuring time for each side.
     """
     rates = {}
     clock = Clock(device)
@@ -82,7 +82,7 @@ def matmul_rates(device: torch.device, dtype: torch.dtype, seconds: float = 0.05
 
 
 def _product(side: int, device: torch.device, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """Return a product of square matrices, ready to be computed."""
+    """Return a function that computes one product of square matrices."""
     if dtype == torch.int8:
         rows, weight = torch.randint(256, (side, side), dtype=torch.uint8), pack(torch.randn(side, side))
         return lambda: exact_product(rows, weight, torch.float32)
@@ -91,7 +91,7 @@ def _product(side: int, device: torch.device, dtype: torch.dtype) -> Callable[[]
 
 
 def hardware(device: torch.device) -> dict[str, str | int]:
-    """Return what the numbers were measured on."""
+    """Return a description of the hardware and software that a measurement runs on."""
     found: dict[str, str | int] = {
         "cpu": _cpu_name(),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,

@@ -1,7 +1,7 @@
-"""``feddat bench epoch``: a whole local epoch from JPEG files on the disk, against the published schedule.
+"""``feddat bench epoch``: a whole local epoch from JPEG files on disk, compared with the published schedule.
 
-*Cold*: nothing was prepared before, so that every image is decoded and resized once, into the cache. *Warm*: a later
-run finds them there. The published schedule decodes each image three times in every epoch.
+*Cold*: the cache is empty, so the epoch decodes and resizes every image once and stores it there. *Warm*: the epoch
+finds all images in the cache. The published schedule decodes each image three times in every epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from feddat.bench.sides import Side, load_side_model, side_config
 from feddat.config import load_config
 from feddat.precision import resolve_precision
 
-#: What is measured in turns: schedule, and what it finds in the cache.
+#: Cases that are measured in turns: the schedule, and the state of its cache.
 CASES = (("published", "none"), ("alternating", "cold"), ("alternating", "warm"), ("joint", "warm"), ("plain", "warm"))
 
 
@@ -35,17 +35,17 @@ def bench_epoch(
     precision: str = "auto",
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure whole epochs in turns; return what ``epoch.json`` holds.
+    """Measure whole epochs in turns; return the content of ``epoch.json``.
 
     Args:
-        folder: where model folder, pictures and cache are made.
+        folder: folder for the model, pictures and cache.
         model: key of :data:`feddat.bench.folders.MODELS`.
         device: torch device.
-        cycles: epochs of each case.
-        examples: of the client.
-        batch: examples per step; default: the model's.
-        precision: of our own schedules.
-        say: told what is measured.
+        cycles: measured epochs of each case.
+        examples: number of training examples of the client.
+        batch: examples per step; default: the model's own.
+        precision: precision of our own schedules.
+        say: called with a short text before each measurement.
     """
     title, own = find_model(model).title, resolve_precision(precision, device)  # type: ignore[arg-type]
     settings: dict[str, Any] = {"train.batch_size": batch or find_model(model).batch, "adapter.peft": "bottleneck"}
@@ -67,7 +67,7 @@ def bench_epoch(
             own_data = replace(client, encodings=None if schedule == "published" else cache)
             side = Side(schedule, configs[schedule], own_data, loaded[schedule == "published"])
             if schedule == "published":
-                side.member.prepared("train")  # its targets; the images are read again in every pass
+                side.member.prepared("train")  # only its targets; every pass reads the images again
             started = time.perf_counter()
             side.member.prepared("train")
             prepared = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""What measurements work on: model folders with random weights, and a client whose pictures are JPEG files."""
+"""Models and data for measurements: model folders with random weights, and a client whose pictures are JPEG files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from feddat.models.albef.model import AlbefConfig, AlbefForQuestionAnswering
 from feddat.models.catalog import load_encoder
 from feddat.seeding import numpy_generator
 
-#: As many word embeddings as bert-base-uncased has.
+#: Number of word embeddings of bert-base-uncased.
 _WORDS = 30522
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
@@ -30,10 +30,10 @@ class BenchModel:
     """A model to measure with.
 
     Attributes:
-        title: what tables call it.
-        write: makes its folder; ``None``: it is bundled, and named as such.
-        side: of the square JPEG files, in pixels.
-        words: of a question, which become one token each.
+        title: name of the model in tables.
+        write: function that writes its folder; ``None`` for a bundled model, which is loaded by name.
+        side: side of the square JPEG files in pixels.
+        words: words per question; each becomes one token.
         batch: examples per step.
     """
 
@@ -48,18 +48,18 @@ def find_model(name: str) -> BenchModel:
     """Return one of :data:`MODELS`.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: the name is unknown.
     """
     if name not in MODELS:
-        raise ConfigError(f"model {name!r}: not one that is measured; expected {', '.join(MODELS)}")
+        raise ConfigError(f"model {name!r}: unknown; expected one of {', '.join(MODELS)}")
     return MODELS[name]
 
 
 def model_folder(name: str, below: Path) -> str:
-    """Return what ``load_backbone`` takes for one of :data:`MODELS`; its folder is made below ``below`` once.
+    """Return the name or folder of one of :data:`MODELS` for ``load_backbone``, writing its folder once in ``below``.
 
     Raises:
-        ConfigError: there is no such model.
+        ConfigError: the name is unknown.
     """
     write = find_model(name).write
     if write is None:
@@ -73,7 +73,7 @@ def model_folder(name: str, below: Path) -> str:
 
 
 def make_client(model: str, folder_or_name: str, folder: Path, examples: int, name: str = "bench") -> ClientData:
-    """Return a client for one of :data:`MODELS`, its pictures in ``folder``, its words the model's own."""
+    """Return a client for one of :data:`MODELS`, with pictures in ``folder`` and words from the model's vocabulary."""
     encoder: Any = load_encoder(folder_or_name)
     words = sorted(word for word in encoder.tokenizer.get_vocab() if word.isalnum())
     return write_client(folder, name, MODELS[model].side, words[:1000], MODELS[model].words, examples)
@@ -82,10 +82,10 @@ def make_client(model: str, folder_or_name: str, folder: Path, examples: int, na
 def write_client(
     folder: Path, name: str, side: int, vocabulary: Sequence[str], words: int, examples: int
 ) -> ClientData:
-    """Return a client with ``examples`` questions to train on, each about a JPEG file of its own in ``folder``.
+    """Return a client with ``examples`` training questions, each about its own JPEG file in ``folder``.
 
-    Pictures are square smooth noise, about as large on the disk as photographs. Questions are ``words`` words of the
-    vocabulary, and so are the up to 100 answers, one word each.
+    Pictures are square smooth noise, about as large on disk as photographs. A question has ``words`` words of the
+    vocabulary. The up to 100 answers are single words of the same vocabulary.
     """
     folder.mkdir(parents=True, exist_ok=True)
     generator = numpy_generator(0, "bench", name)
@@ -104,14 +104,14 @@ def write_client(
 
 
 def _write_vilt(folder: Path) -> None:
-    """Write ViLT-B/32 as published, but for its weights."""
+    """Write ViLT-B/32 as published, with random weights."""
     ViltModel(ViltConfig(max_image_length=-1)).save_pretrained(folder)
     _write_tokenizer(folder)
     ViltImageProcessorPil().save_pretrained(folder)
 
 
 def _write_albef(folder: Path) -> None:
-    """Write the published ALBEF's architecture for visual question answering."""
+    """Write the published ALBEF architecture for visual question answering, with random weights."""
     AlbefForQuestionAnswering(AlbefConfig()).save_pretrained(folder)
     _write_tokenizer(folder)
     ViTImageProcessorPil(size={"height": 384, "width": 384}, resample=3).save_pretrained(folder)
@@ -122,7 +122,7 @@ def _write_tokenizer(folder: Path) -> None:
     BertTokenizer(vocab={word: index for index, word in enumerate(words)}).save_pretrained(folder)
 
 
-#: By the name that the command line takes. A question of ViLT-B is 12 tokens with start and end: 157 with the patches.
+#: Name on the command line -> model. A question to ViLT-B has 12 tokens with start and end, and 157 with the patches.
 MODELS = {
     "vilt-mini": BenchModel("vilt-mini, 64 px", None, side=64, words=8, batch=32),
     "vilt-b32": BenchModel("ViLT-B/32, 384 px", _write_vilt, side=480, words=10, batch=4),

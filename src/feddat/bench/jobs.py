@@ -1,7 +1,7 @@
-"""``feddat bench jobs``: the same round of training with clients one after another, and side by side in workers.
+"""``feddat bench jobs``: the same round of training with clients one after another, and in parallel in workers.
 
-All are loaded and have their data prepared before the first turn; what that takes is measured apart. Their replies are
-compared: those of one thread must be equal to the last bit, wherever the turns were taken.
+All clients load and prepare their data before the first measured turn; the time for that is reported separately. The
+replies of all ways with one thread must be bit-identical, whichever process computed them.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ def bench_jobs(
     cycles: int = 5,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Take the first round's training of a run's clients in turns; return what ``jobs.json`` holds.
+    """Measure the first training round of a run's clients in every way, in turns; return the content of ``jobs.json``.
 
     Args:
-        folder: where clients' states are written, a folder for each way.
-        config: the run.
-        jobs: numbers of workers; beside them, turns are taken in this process, with one thread and with so many.
-        cycles: turns of each.
-        say: told what is measured.
+        folder: folder for the clients' states; each way gets its own subfolder.
+        config: configuration of the run.
+        jobs: numbers of workers. For comparison, the clients also train one after another in this process, with one
+            thread and with each of these numbers of threads.
+        cycles: measured turns of each way.
+        say: called with a short text before each measurement.
 
     Raises:
-        RuntimeError: replies of turns with one thread differ.
+        RuntimeError: the replies of ways with one thread differ, or a client failed.
     """
     settings = Experiment(config).settings
     ways: dict[str, tuple[LocalGrid, int]] = {}
@@ -61,7 +62,7 @@ def bench_jobs(
             ways[f"{count} workers, 1 thread each"] = workers, 1
         shared, model = here.foundation.initial_shared(), here.foundation.model
         first: dict[str, Any] = {}
-        for cycle in range(-1, cycles):  # the first is not counted: everything is loaded and prepared in it
+        for cycle in range(-1, cycles):  # the first turn loads and prepares everything and does not count
             for place, (name, (grid, count)) in enumerate(ways.items()):
                 say(f"{name}, turn {cycle + 1} of {cycles}")
                 torch.set_num_threads(count)
@@ -69,7 +70,7 @@ def bench_jobs(
                 if cycle < 0:
                     rows.append({"way": name, "clients": len(here.participants), "seconds": [], "loading": taken})
                     if count == 1 and replies != first.setdefault("replies", replies):
-                        raise RuntimeError(f"{name}: other replies than those of {next(iter(ways))}")
+                        raise RuntimeError(f"{name}: the replies differ from those of {next(iter(ways))}")
                 else:
                     rows[place]["seconds"].append(taken)
     for row in rows:
@@ -80,7 +81,7 @@ def bench_jobs(
 def _round(
     grid: LocalGrid, shared: dict[str, torch.Tensor], model: dict[str, str], rounds: int
 ) -> tuple[float, list[dict[str, bytes]]]:
-    """Let all clients train for one round; return the seconds, and each one's adapter bit by bit."""
+    """Let all clients train for one round; return the seconds, and the bytes of each client's adapter."""
     started = time.perf_counter()
     arrays, config = messages.to_arrays(shared), messages.instruction_config(1, rounds, model=model)
     content = messages.instruction_content(arrays, config)

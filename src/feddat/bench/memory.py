@@ -1,4 +1,4 @@
-"""How much memory something takes at its peak: of a fresh process, or on its GPU."""
+"""Peak memory of a fresh process, or of its GPU."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _STATUS = Path("/proc/self/status")
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a module's function returns in a new process with as many threads as this one."""
+    """Call a module-level function in a new process with as many threads as this one, and return its result."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(_call, torch.get_num_threads(), function, arguments).result()
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes held since the peak was forgotten: by the process, or by torch on its GPU."""
+    """Return the most bytes held since :func:`forget_peak`: by the process, or by torch on its GPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)  # recordings hold what nothing else may use
+        return torch.cuda.max_memory_reserved(device)  # CUDA graphs hold memory that nothing else can use
     if _STATUS.is_file():
         line = next(line for line in _STATUS.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
@@ -32,7 +32,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def forget_peak(device: torch.device) -> None:
-    """Forget what importing and loading needed for a moment; outside Linux that stays in the peak."""
+    """Reset the peak, so that it leaves out imports and loading. On CPUs this works only on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _STATUS.is_file():

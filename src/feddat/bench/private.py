@@ -1,4 +1,4 @@
-"""``feddat bench privacy``: what clipping every example's gradient and adding noise costs a step (docs/privacy.md)."""
+"""``feddat bench privacy``: the cost of per-example gradient clipping and noise in a step (docs/privacy.md)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from feddat.models.base import Backbone
 from feddat.precision import resolve_precision
 from feddat.privacy.noise import NoiseSource
 
-#: Schedule of :data:`feddat.bench.sides.SCHEDULES` -> what of it is private.
+#: Pairs of a schedule of :data:`feddat.bench.sides.SCHEDULES` and its changed settings.
 MEASURED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("plain", {}),
     ("joint", {}),
@@ -45,16 +45,16 @@ def bench_private(
     precision: str = "auto",
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure steps with and without privacy in turns, on the same batches; return what ``privacy.json`` holds.
+    """Measure steps with and without privacy in turns, on the same batches; return the content of ``privacy.json``.
 
     Args:
-        folder: where model folders and pictures are made.
+        folder: folder for models and pictures.
         models: keys of :data:`feddat.bench.folders.MODELS`.
         device: torch device.
-        cycles: measured pairs of steps, after one that is not.
-        batch: examples per step; default: the model's.
-        precision: of matrix products.
-        say: told what is measured.
+        cycles: measured pairs of steps, after one warm-up pair.
+        batch: examples per step; default: the model's own.
+        precision: precision of matrix products.
+        say: called with a short text before each measurement.
     """
     rows = []
     own = resolve_precision(precision, device)  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def bench_private(
             halves = torch.arange(2 * size).split(size)  # type: ignore[no-untyped-call]
             for cycle, indices in zip(range(cycles + 1), itertools.cycle(halves), strict=False):
                 say(f"{find_model(model).title}: {schedule}, {config.privacy.scope}, step {cycle} of {cycles}")
-                for private in (cycle % 2 == 0, cycle % 2 == 1):  # neither is always the first
+                for private in (cycle % 2 == 0, cycle % 2 == 1):  # they take turns at going first
                     taken = step(indices, private)
                     if cycle:
                         seconds[private].append(taken)
@@ -104,10 +104,10 @@ def _heads(config: RunConfig) -> dict[str, None]:
 
 
 class _Steps:
-    """Steps of one algorithm, as they are and private, on the same adapters.
+    """Plain and private steps of one algorithm on the same adapters.
 
     Attributes:
-        private: numbers that are released at a step.
+        private: count of numbers that one step releases.
     """
 
     def __init__(self, config: RunConfig, backbone: Backbone, adapters: Adapters, member: Member) -> None:
@@ -135,7 +135,7 @@ class _Steps:
         backbone.model.train()
 
     def __call__(self, indices: Tensor, private: bool) -> float:
-        """Take one step on the training examples at ``indices``; return its seconds."""
+        """Take one step on the training examples at ``indices``; return the seconds it took."""
         part, learner = self._member.prepared("train"), self._learners[private]
         with weights_apart(self._adapters, private):
             _wait(self._member.device)

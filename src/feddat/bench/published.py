@@ -1,8 +1,8 @@
-"""The schedule of the published code, written as METHOD describes it, to measure against and to check ours with.
+"""The published schedule of FedDAT: the baseline for measurements and the reference for tests of our schedule.
 
-One step of FedDAT is three forward and two backward passes. Each forward pass decodes, resizes and tokenises its batch
-again, and the model is transformers' own: patches picked at random, eager attention, everything in float32. What the
-published code does wrong (:mod:`feddat.client.traps`) is left out; it costs no time.
+One step has three forward and two backward passes. Each forward pass decodes, resizes and tokenises its batch again.
+The model is the original one of transformers: it picks patches at random and uses eager attention and float32. The
+mistakes of the published code (:mod:`feddat.client.traps`) are left out, because they cost no time.
 
 Chen et al., "FedDAT", AAAI 2024, arXiv 2308.12305.
 """
@@ -42,7 +42,7 @@ _STOCK: dict[type, type] = {FastViltEmbeddings: ViltEmbeddings, FastViltSelfAtte
 
 
 class StockVilt(ViltBackbone):
-    """ViLT with the library's whole forward pass, from scratch on every route."""
+    """ViLT that runs the complete forward pass of transformers on every route."""
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
         """Return the pooled first token, shape (views, feature_dim)."""
@@ -52,9 +52,9 @@ class StockVilt(ViltBackbone):
 
 
 def make_stock(backbone: Backbone) -> Backbone:
-    """Give a backbone the library's own code in the place of ours, in place: the same weights and numbers, slower.
+    """Replace our faster code in a backbone, in place, by that of transformers; weights and results stay the same.
 
-    ViLT gets back its embeddings, its attention and its whole forward pass; every model gets eager attention.
+    ViLT gets back its original embeddings, attention and complete forward pass. Every model gets eager attention.
     """
     module: Any
     for module in backbone.model.modules():
@@ -68,7 +68,7 @@ def make_stock(backbone: Backbone) -> Backbone:
 
 
 def stock_optimizer(optimizer: torch.optim.Optimizer) -> torch.optim.AdamW:
-    """Return a new AdamW with torch's default implementation for the same parameters and settings."""
+    """Return a new AdamW in torch's default implementation, with the same parameters and settings."""
     groups = [
         {key: group[key] for key in ("params", "lr", "betas", "eps", "weight_decay")}
         for group in optimizer.param_groups

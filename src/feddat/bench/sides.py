@@ -1,15 +1,15 @@
-"""One schedule of local training, ready to take steps that are timed phase by phase.
+"""One schedule of local training whose steps are timed phase by phase.
 
-| schedule | what a step is |
+| schedule | one step |
 | --- | --- |
 | ``published`` | FedDAT as published: three forward and two backward passes of the stock model, each from the files |
 | ``alternating`` | our FedDAT in the published order: the same numbers |
 | ``joint`` | our FedDAT with one update for both adapters |
-| ``int8`` | ``joint`` with products of 8-bit numbers in frozen layers |
-| ``plain`` | one adapter on its task's loss alone, as in FedAvg |
+| ``int8`` | ``joint`` with 8-bit matrix products in frozen layers |
+| ``plain`` | one adapter trained only on the task loss, as in FedAvg |
 
-On a GPU ours are recorded as CUDA graphs, as in a run; and the published one multiplies in TF32, as the torch that the
-published code pins (1.10) does by default.
+On a GPU, our schedules are recorded as CUDA graphs, as in a run. The published schedule multiplies in TF32 there,
+which is the default of the torch version that the published code pins (1.10).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from feddat.models.base import Backbone, StagedBackbone
 from feddat.models.catalog import load_backbone
 from feddat.precision import resolve_precision
 
-#: Schedule -> the algorithm whose parts it trains, and its settings.
+#: Schedule -> its algorithm and its settings.
 SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
     "published": ("feddat", {"algorithm.order": "alternating", "train.precision": "fp32"}),
     "alternating": ("feddat", {"algorithm.order": "alternating"}),
@@ -48,29 +48,29 @@ SCHEDULES: dict[str, tuple[str, dict[str, Any]]] = {
     "int8": ("feddat", {"algorithm.order": "joint", "train.precision": "int8"}),
     "plain": ("fedavg", {}),
 }
-#: What a step's time is divided into; the rest of it is Python between them.
+#: Timed phases of a step; the remaining time is Python code between them.
 PHASES = ("inputs", "forward", "backward", "update")
 
 
 def default_schedules(device: str) -> list[str]:
-    """Return the schedules that are measured where none are named."""
+    """Return the schedules that are measured by default on a device."""
     return [name for name in SCHEDULES if name != "int8" or cannot_multiply(device) is None]
 
 
 def side_config(schedule: str, config: RunConfig) -> RunConfig:
-    """Return a run's configuration with a schedule's own settings on top."""
+    """Return a run's configuration with a schedule's settings applied."""
     method, settings = SCHEDULES[schedule]
     return config.updated({"method": method, **settings})
 
 
 @dataclass(frozen=True)
 class SideModel:
-    """A model that several sides train adapters on in turns.
+    """A model on which several sides train adapters in turns.
 
     Attributes:
-        backbone: on its device, divided.
-        adapters: over it.
-        recorded: its passes on a GPU.
+        backbone: the backbone, on its device and split into stages.
+        adapters: adapters over the backbone.
+        recorded: recorded GPU passes; ``None`` without CUDA graphs.
     """
 
     backbone: Backbone
@@ -81,11 +81,11 @@ class SideModel:
 def load_side_model(schedule: str, config: RunConfig) -> SideModel:
     """Return the model that a schedule trains adapters on.
 
-    ``published`` needs one of its own; the others of one precision can share one.
+    ``published`` needs its own model. The other schedules can share one model per precision.
 
     Args:
         schedule: key of :data:`SCHEDULES`.
-        config: as :func:`side_config` gives it.
+        config: configuration from :func:`side_config`.
     """
     backbone = load_backbone(config.model)
     if schedule == "published":
@@ -107,15 +107,15 @@ class Side:
 
     Args:
         schedule: key of :data:`SCHEDULES`.
-        config: the run that it is a step of, as :func:`side_config` gives it.
-        client: whose examples it trains on.
-        model: as :func:`load_side_model` gives it.
+        config: configuration of the run, from :func:`side_config`.
+        client: client on whose examples it trains.
+        model: model from :func:`load_side_model`.
 
     Attributes:
-        precision: of its products.
+        precision: precision of matrix products.
         member: the client's data, task and head.
-        adapters: what trains.
-        clock: seconds by phase, all steps together.
+        adapters: the adapters that it trains.
+        clock: seconds by phase, summed over all steps.
     """
 
     def __init__(self, schedule: str, config: RunConfig, client: ClientData, model: SideModel) -> None:
@@ -146,7 +146,7 @@ class Side:
         backbone.model.train()
 
     def flops(self, indices: Tensor) -> int:
-        """Return the floating-point operations of one step, which is taken as it is: not replayed."""
+        """Return the floating-point operations of one step, which runs without replaying CUDA graphs."""
         recorded, self._learner.recorded = self._learner.recorded, None
         known = {product_operator(): _flops_of_product} if self._config.train.precision == "int8" else None
         with FlopCounterMode(display=False, custom_mapping=known) as counter:
@@ -171,16 +171,16 @@ class Side:
 
 
 def _flops_of_product(rows: Sequence[int], *args: Any, out_shape: Sequence[int], **kwargs: Any) -> int:
-    """Return the operations of a product of 8-bit numbers: (N, in) times a weight is (N, out)."""
+    """Return the operations of an 8-bit matrix product of rows (N, in) and a weight to (N, out)."""
     count, width = rows
     return 2 * count * width * out_shape[1]
 
 
 class TimedLearner(BatchLearner):
-    """A learner that times what it does.
+    """A learner that times its phases.
 
     Attributes:
-        examples: if given, every forward pass makes its inputs again from these examples' files.
+        examples: if set, every forward pass reads its inputs again from these examples' files.
     """
 
     def __init__(self, clock: Clock, backbone: Backbone, *args: Any, **kwargs: Any) -> None:
@@ -190,7 +190,7 @@ class TimedLearner(BatchLearner):
         self.examples: Sequence[Example] | None = None
 
     def features(self, route: Route) -> Tensor:
-        """Return the batch's features on a route."""
+        """Return the features of the batch on a route."""
         if self.examples is not None:
             with self._clock.phase("inputs"):
                 views = [view for example in self.examples for view in self._member.task.views(example)]
@@ -199,7 +199,7 @@ class TimedLearner(BatchLearner):
             return super().features(route)
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
-        """Return a head's logits."""
+        """Return the logits of a head."""
         with self._clock.phase("forward"):
             return super().logits(features, head)
 
@@ -214,7 +214,7 @@ class TimedLearner(BatchLearner):
             return super().distillation_loss(student, teacher, temperature)
 
     def backward(self, loss: Tensor) -> None:
-        """Run backward."""
+        """Run the backward pass."""
         with self._clock.phase("backward"):
             super().backward(loss)
 

@@ -1,6 +1,6 @@
-"""``feddat bench clients --runtime simulation``: memory of Ray's actors, and time, with ever more virtual clients.
+"""``feddat bench clients --runtime simulation``: time and memory of Ray's actors for growing numbers of clients.
 
-The model is tiny and the clients have a few questions each, so that what is seen is the runtime's own growth.
+The model is tiny and each client has only a few questions, so that the figures show the growth of the runtime itself.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from feddat.bench.clock import hardware
 from feddat.deploy.launch import run_in
 from feddat.experiment.single.run import Experiment
 
-#: Training examples, and test examples, of a client.
+#: Training examples of a client, and also its test examples.
 EXAMPLES = 4
-#: Seconds between two looks at the actors.
+#: Seconds between two checks of the actors' memory.
 PAUSE = 0.5
 _PROCESSES = Path("/proc")
 
@@ -35,14 +35,14 @@ def bench_simulation(
     method: str = "feddat",
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Run a simulated federation of each size; return what ``simulation.json`` holds.
+    """Run a simulated federation of each size; return the content of ``simulation.json``.
 
     Args:
-        folder: where a model, pictures and runs are made.
-        counts: numbers of clients; the first is what the others are compared with.
-        actors: processes that clients take turns in.
-        method: of the runs.
-        say: told what is measured.
+        folder: folder for the model, pictures and runs.
+        counts: numbers of clients; the others are compared with the first.
+        actors: number of processes that the clients share.
+        method: method of the runs.
+        say: called with a short text before each measurement.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -62,9 +62,9 @@ def bench_simulation(
 
 
 def second_round(folder: Path) -> tuple[float, list[float]]:
-    """Return the seconds of a run's second round, in which clients train alone, and those of each client's training.
+    """Return the seconds of a run's second round, and the seconds of each client's training in it.
 
-    The first is left out: everything is loaded in it.
+    The first round does not count, because it includes all loading. The second one trains without evaluating.
     """
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     ends = [datetime.fromisoformat(line["time"]) for line in lines if line["event"] == "round"]
@@ -73,7 +73,7 @@ def second_round(folder: Path) -> tuple[float, list[float]]:
 
 
 class _Actors:
-    """Looks at the memory of Ray's actors below this process, as long as its block lasts. Linux only."""
+    """Watch the memory of the Ray actors below this process while the block runs. Linux only."""
 
     def __init__(self) -> None:
         self._peaks: dict[int, int] = {}
@@ -91,19 +91,19 @@ class _Actors:
     def peak(self) -> int:
         """Return the most bytes that one actor held."""
         if not self._peaks:
-            raise RuntimeError("no actor of Ray was seen below this process")
+            raise RuntimeError("found no Ray actor among the child processes of this process")
         return max(self._peaks.values())
 
     def _watch(self) -> None:
         while not self._over.wait(PAUSE):
             for process in _below(os.getpid()):
-                with suppress(OSError, StopIteration):  # it may end at any moment
+                with suppress(OSError, StopIteration):  # the process can end at any moment
                     if b"ClientAppActor" in (_PROCESSES / str(process) / "cmdline").read_bytes():
                         self._peaks[process] = _peak(process)
 
 
 def _below(ancestor: int) -> set[int]:
-    """Return the processes that a process started, and those that they did."""
+    """Return the ids of all descendants of a process."""
     parents: dict[int, int] = {}
     for entry in _PROCESSES.iterdir():
         if entry.name.isdecimal():

@@ -1,4 +1,4 @@
-"""``feddat bench step``: what one step of local training costs under each schedule."""
+"""``feddat bench step``: the cost of one step of local training under each schedule."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from feddat.bench.sides import PHASES, SCHEDULES, Side, SideModel, default_sched
 from feddat.config import ConfigError, RunConfig, load_config
 from feddat.precision import resolve_precision
 
-#: Steps that are timed together: in a run, a GPU works on one while the CPU launches the next.
+#: Steps that are timed together. In a run, the GPU works on one step while the CPU launches the next.
 STEPS = {"cuda": 4}
-#: Precision -> what its products are of, if not of float32.
+#: Precision -> dtype of its matrix products, if it is not float32.
 DTYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
-#: Told what is measured next, in a few words.
+#: Function that is called with a few words before each measurement.
 Say = Callable[[str], None]
 
 
@@ -39,28 +39,28 @@ def bench_step(
     graphs: bool = True,
     say: Say = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure steps of every schedule on every model, in turns; return what ``step.json`` holds.
+    """Measure steps of every schedule on every model, in turns; return the content of ``step.json``.
 
     Args:
-        folder: where model folders and pictures are made; what is there is used again.
+        folder: folder for models and pictures; existing ones are reused.
         models: keys of :data:`feddat.bench.folders.MODELS`.
-        schedules: keys of :data:`feddat.bench.sides.SCHEDULES`; default: those that can pay on the device.
+        schedules: keys of :data:`feddat.bench.sides.SCHEDULES`; default: those that the device supports.
             ``published`` is always float32 (TF32 on a GPU).
         device: torch device.
-        cycles: measured steps per schedule, after one that is not.
-        batch: examples per step; default: the model's.
-        precision: of our own schedules.
-        memory: whether to measure peak memory too, in a fresh process per schedule.
-        graphs: on a GPU, whether ours are recorded as CUDA graphs, as in a run.
-        say: told what is measured.
+        cycles: measured steps per schedule, after one warm-up step.
+        batch: examples per step; default: the model's own.
+        precision: precision of our own schedules.
+        memory: whether to measure peak memory as well, in a fresh process per schedule.
+        graphs: on a GPU, whether our schedules are recorded as CUDA graphs, as in a run.
+        say: called with a short text before each measurement.
 
     Raises:
-        ConfigError: there is no such model or schedule, or not on this device.
+        ConfigError: a model or schedule is unknown, or the device does not support it.
     """
     schedules = default_schedules(device) if schedules is None else schedules
     for name in schedules:
         if name not in SCHEDULES:
-            raise ConfigError(f"schedule {name!r}: not one that is measured; expected {', '.join(SCHEDULES)}")
+            raise ConfigError(f"schedule {name!r}: unknown; expected one of {', '.join(SCHEDULES)}")
     own = resolve_precision(precision, device)  # type: ignore[arg-type]
     if "int8" in (own, *schedules) and (reason := cannot_multiply(device)) is not None:
         raise ConfigError(f"int8: {reason}")
@@ -86,7 +86,7 @@ def _client(model: str, config: RunConfig, folder: Path) -> Any:
 
 
 def _sides(model: str, config: RunConfig, folder: Path, schedules: Sequence[str], own: str) -> dict[str, Side]:
-    """Return a side per schedule; ours of one precision share a model, whose adapters they train in turns."""
+    """Return a side per schedule; our schedules of one precision share a model and train its adapters in turns."""
     client = _client(model, config, folder)
     loaded: dict[tuple[bool, str], SideModel] = {}
     sides = {}
@@ -117,7 +117,7 @@ def _measure(
         flops[schedule] = side.flops(batches[0])
     for schedule, side in sides.items() if device.type == "cuda" else ():
         say(f"{title}: recording {schedule}")
-        for indices in batches * 3:  # at the third
+        for indices in batches * 3:  # a GPU records at the third pass
             side.step(indices)
     steps = STEPS.get(device.type, 1)
     seconds: dict[str, list[float]] = {schedule: [] for schedule in schedules}
@@ -165,12 +165,12 @@ def _wait(device: torch.device) -> None:
 
 
 def _peak(schedule: str, model: str, config: RunConfig, folder: Path, precision: str) -> dict[str, int]:
-    """Return the bytes that a few steps of one schedule need: once all is loaded, and at the peak."""
+    """Return the bytes that a few steps of one schedule need: after loading, and at the peak."""
     device = torch.device(config.device)
     side = _sides(model, config, folder, [schedule], precision)[schedule]
     side.member.prepared("train")
     forget_peak(device)
     loaded = peak_memory(device)
-    for indices in _batches(config) * (1 if device.type == "cpu" else 3):  # recorded at the third
+    for indices in _batches(config) * (1 if device.type == "cpu" else 3):  # a GPU records at the third pass
         side.step(indices)
     return {"loaded": loaded, "peak": peak_memory(device)}

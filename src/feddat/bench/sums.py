@@ -1,4 +1,4 @@
-"""``feddat bench sums``: bytes and CPU seconds of a round with secure aggregation, beside one of int8 updates."""
+"""``feddat bench sums``: bytes and CPU seconds of a round with secure aggregation, beside a round of int8 updates."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from feddat.bench.clock import hardware
 from feddat.bench.folders import MODELS, model_folder
 from feddat.config import load_config
-from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.foundation import load_foundation
 from feddat.experiment.single.methods import resolve
 from feddat.experiment.sum_rounds import measure_rounds
 from feddat.privacy.secure_sum.terms import Rules
@@ -27,15 +27,15 @@ def bench_sums(
     cycles: int = 3,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure rounds of every size with every share of dropouts, in turns; return what ``sums.json`` holds.
+    """Measure rounds of every size with every share of dropouts, in turns; return the content of ``sums.json``.
 
     Args:
-        folder: where models and the clients' states lie.
+        folder: folder for models and the clients' states.
         counts: numbers of clients.
-        lost: percent of them that drop out after they have shared, when the sum has their masks already.
-        models: keys of :data:`feddat.bench.folders.MODELS`; their adapters are those of a run's default settings.
-        cycles: times.
-        say: told what is measured.
+        lost: percentages of clients that drop out after sharing their keys, when the others have masked their updates.
+        models: keys of :data:`feddat.bench.folders.MODELS`; each gets the adapter of a run with default settings.
+        cycles: repetitions of every row.
+        say: called with a short text before each measurement.
     """
     rows: list[dict[str, Any]] = []
     shapes = {}

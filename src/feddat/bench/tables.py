@@ -1,4 +1,4 @@
-"""Measurements as tables, a plot, and the part of a page of documentation between two marks."""
+"""Measurements as tables and plots, and as the part of a documentation page between two marks."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from feddat.files import write_atomic
 from feddat.report import plots
 from feddat.report.numbers import human_bytes
 
-#: What one measurement found: the content of ``KIND.json``.
+#: Result of one measurement: the content of ``KIND.json``.
 Result = Mapping[str, Any]
 #: Row of a table: heading -> cell.
 Cells = dict[str, str]
 
 
 def write_result(folder: Path, result: Result) -> list[Path]:
-    """Write a measurement into ``folder`` as JSON, as a table, and as a plot where there is one; return the files."""
+    """Write a measurement into ``folder`` as JSON, as a table and, for some kinds, as a plot; return the files."""
     folder.mkdir(parents=True, exist_ok=True)
     kind = result["kind"]
     files = {f"{kind}.json": json.dumps(result, indent=1).encode(), f"{kind}.md": markdown(result).encode()}
@@ -39,9 +39,9 @@ def write_result(folder: Path, result: Result) -> list[Path]:
 
 
 def fill_page(page: Path, folder: Path) -> list[str]:
-    """Put the tables of ``folder`` between their marks in a page of Markdown; return the kinds that were there.
+    """Write the tables of ``folder`` between their marks in a Markdown page; return the kinds that were filled in.
 
-    A mark is ``<!-- bench KIND -->``, and what it holds ends at ``<!-- end -->``.
+    The table of a kind goes between ``<!-- bench KIND -->`` and ``<!-- end -->``.
 
     Raises:
         DataError: the page cannot be read, or has no mark for any of the measurements.
@@ -58,13 +58,13 @@ def fill_page(page: Path, folder: Path) -> list[str]:
         text, count = re.subn(rf"({mark}\n).*?(?=<!-- end -->)", rf"\1\n{table}\n", text, flags=re.DOTALL)
         filled += [result["kind"]] * bool(count)
     if not filled:
-        raise DataError(f"{page}: no mark like <!-- bench step --> for a measurement in {folder}")
+        raise DataError(f"{page}: has no mark like <!-- bench step --> for any measurement in {folder}")
     write_atomic(page, text.encode())
     return filled
 
 
 def markdown(result: Result) -> str:
-    """Return a measurement as a Markdown table, with the hardware in a line above."""
+    """Return a measurement as a Markdown table, preceded by a line about the hardware."""
     rows = table(result)
     headings = list(rows[0])
     lines = [
@@ -77,7 +77,7 @@ def markdown(result: Result) -> str:
 
 
 def machine(result: Result) -> str:
-    """Return in a line what a measurement was made on."""
+    """Return one line about the hardware of a measurement."""
     found = result["hardware"]
     cores, threads = found["cores"], found["threads"]
     parts = [f"{cores} core{'s'[: cores > 1]} of {found['cpu']} ({found['instructions']})"]
@@ -87,7 +87,7 @@ def machine(result: Result) -> str:
 
 
 def table(result: Result) -> list[Cells]:
-    """Return a measurement's rows as text."""
+    """Return the rows of a measurement as text."""
     kinds = {"step": _step, "epoch": _epoch, "clients": _clients, "simulation": _clients, "jobs": _jobs, "wire": _wire}
     kinds["privacy"] = _privacy
     kinds["sums"] = _sums
@@ -95,7 +95,7 @@ def table(result: Result) -> list[Cells]:
 
 
 def seconds(values: Sequence[float]) -> str:
-    """Return the median of some seconds and their quartiles' distance from it: ``1.23 ± 0.04``."""
+    """Return the median of some seconds and half their interquartile range: ``1.23 ± 0.04``."""
     median = statistics.median(values)
     if len(values) < 2:
         return f"{median:.3g}"
@@ -104,7 +104,7 @@ def seconds(values: Sequence[float]) -> str:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return how many times as fast ours is: the median over the turns, each of which took both."""
+    """Return how many times as fast ours is: the median of the ratios of all turns."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
@@ -225,7 +225,7 @@ def _sums(rows: Sequence[Result]) -> list[Cells]:
 
 
 def step_figure(result: Result) -> Figure:
-    """Return a panel per model: a bar per schedule, its phases side by side."""
+    """Return a figure with a panel per model and a bar per schedule, divided into its phases."""
     ink, muted, line = (plots.LIGHT[name] for name in ("--ink", "--muted", "--line"))
     models = list(dict.fromkeys(row["model"] for row in result["rows"]))
     with matplotlib.rc_context(plots.style(ink, muted, line)):
@@ -250,7 +250,7 @@ def step_figure(result: Result) -> Figure:
 
 
 def clients_figure(result: Result) -> Figure:
-    """Return peak memory of a process, and seconds per client-round, against the number of clients."""
+    """Return a figure of peak memory and seconds per client-round against the number of clients."""
     ink, muted, line = (plots.LIGHT[name] for name in ("--ink", "--muted", "--line"))
     rows = result["rows"]
     counts = [row["clients"] for row in rows]

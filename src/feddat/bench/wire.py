@@ -1,4 +1,4 @@
-"""``feddat bench wire``: bytes of one update in every format, and the time to pack and to unpack it."""
+"""``feddat bench wire``: bytes of one update in every format, and the time to pack and unpack it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feddat.bench.folders import MODELS, model_folder
 from feddat.config import WireConfig
 from feddat.models.catalog import load_backbone
 
-#: The formats that there are.
+#: All wire formats.
 FORMATS: tuple[str, ...] = get_args(WireConfig.model_fields["format"].annotation)
 
 
@@ -26,13 +26,13 @@ def bench_wire(
     cycles: int = 20,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Pack and unpack each model's bottleneck adapter in turns; return what ``wire.json`` holds.
+    """Pack and unpack each model's bottleneck adapter in turns; return the content of ``wire.json``.
 
     Args:
-        folder: where model folders are made.
+        folder: folder for models.
         models: keys of :data:`feddat.bench.folders.MODELS`.
-        cycles: times.
-        say: told what is measured.
+        cycles: repetitions of every row.
+        say: called with a short text before each measurement.
     """
     rows: list[dict[str, Any]] = []
     updates = {}

@@ -56,7 +56,7 @@ def init(
     passphrase = new_passphrase(passphrase_file)
     say_loading()
     from feddat.deploy.folder import write_consortium, write_server
-    from feddat.experiment.single.federation import model_hashes
+    from feddat.experiment.single.foundation import model_hashes
     from feddat.models.named import pin_model
 
     pinned = pin_model(model)

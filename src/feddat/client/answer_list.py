@@ -1,8 +1,8 @@
-"""A client's list of answers, and which of them it is that a backbone has written.
+"""A client's list of answers, which matches the text that a backbone writes to an answer of the list.
 
-Tokenizers do not give back a text as it was: BERT's puts spaces around marks ("10 : 15", "don ' t know") and takes
-accents away. So what was written is compared with what each answer of the list becomes by the same way, and as the VQA
-evaluation compares answers, which does not tell "The dog." from "dog".
+Tokenizers change text when they decode it: BERT's puts spaces around punctuation ("10 : 15", "don ' t know") and
+removes accents. The written text is therefore compared with each answer after the same encoding and decoding. It is
+also compared by the rules of the VQA evaluation, which treats "The dog." and "dog" as equal.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from collections.abc import Callable, Sequence
 from feddat.data.readers.vqa_answers import normalise_answer
 from feddat.text import normal_answer
 
-#: A mark with the spaces around it. A comma has to keep them: "2, 3" is not "2,3", which the evaluation reads as 23.
+#: A punctuation mark with the spaces around it. Commas are left out: "2, 3" is not "2,3", which the evaluation reads
+#: as 23.
 _SPACED_MARK = re.compile(r"\s*([^\w\s,])\s*")
 _SPACED_THOUSANDS = re.compile(r"(?<=\d)\s*,\s*(?=\d{3}\b)")
 
 
 class AnswerList:
-    """Finds answers by what was written.
+    """Finds the answer of the list that written tokens stand for.
 
     Args:
-        answers: the list; of answers that are the same in some way, the first is found.
-        tokens: their token ids, start and end left out.
-        spell: what a tokenizer makes of token ids.
+        answers: the list. Where several answers compare as equal, the first is found.
+        tokens: the token ids of each answer, without start and end tokens.
+        spell: decodes token ids to text.
     """
 
     def __init__(
@@ -40,9 +41,9 @@ class AnswerList:
                     known.setdefault(key, position)
 
     def find(self, tokens: Sequence[int]) -> tuple[int | None, str]:
-        """Return the place in the list of what these token ids spell (``None``: it is not there), and the text.
+        """Return the list position of the answer that these token ids spell (``None`` if absent), and the text.
 
-        The same tokens are the same answer; else the same text; else the same to the VQA evaluation.
+        Compares the tokens first, then the text, then the text as the VQA evaluation normalises it.
         """
         text = self._spell(tokens)
         if (position := self._tokens.get(tuple(tokens))) is not None:
@@ -52,7 +53,7 @@ class AnswerList:
 
 
 def _keys(text: str) -> tuple[str, ...]:
-    """Return what texts are compared by, the strictest first."""
+    """Return the forms by which texts are compared, strictest first."""
     whole = normal_answer(text)
     joined = _SPACED_THOUSANDS.sub(",", _SPACED_MARK.sub(r"\1", whole))
     return whole, *(normalise_answer(spelling) or spelling for spelling in (whole, joined))

@@ -1,4 +1,7 @@
-"""Answers of one client whose state is in the model: scores of a split, and predictions for new examples."""
+"""Answers of one client: scores on a split, and predictions for new examples.
+
+The client's state must already be loaded into the model.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ from feddat.tasks.base import Task
 
 
 class Answering:
-    """Answers batch by batch, with what is in the model now.
+    """Answers batch by batch with the state that is in the model now.
 
     Args:
-        learner: runs batches; needs no optimizer.
-        algorithm: knows the routes.
-        context: of the round after which is answered, with the client's state in it.
-        batch_size: examples that are answered together.
+        learner: runs the batches; needs no optimizer.
+        algorithm: defines the routes.
+        context: the context of the last finished round, with the client's state in it.
+        batch_size: examples per batch.
     """
 
     def __init__(self, learner: BatchLearner, algorithm: Algorithm, context: RoundContext, batch_size: int) -> None:
@@ -36,7 +39,10 @@ class Answering:
 
     @phase("evaluation")
     def scores(self, member: Member, part: Prepared, routes: Sequence[str]) -> dict[str, float]:
-        """Return the mean score of each route, in percent; batch by batch, so that routes share what they can."""
+        """Return the mean score of each route, in percent.
+
+        Runs all routes on a batch before the next batch, so that the routes share computation where they can.
+        """
         scores: dict[str, list[Tensor]] = {route: [] for route in routes}
         with torch.inference_mode():
             for indices in self._batches(part.size):
@@ -48,7 +54,7 @@ class Answering:
 
     @phase("evaluation")
     def example_scores(self, member: Member, part: Prepared, route: str) -> list[float]:
-        """Return every example's own score on a route, in percent."""
+        """Return the score of each example on a route, in percent."""
         found: list[Tensor] = []
         with torch.inference_mode():
             for indices in self._batches(part.size):
@@ -59,13 +65,15 @@ class Answering:
 
     @phase("evaluation")
     def example_losses(self, member: Member, part: Prepared, route: str) -> Tensor:
-        """Return every example's own loss on a route, (N,), float64 on the CPU; of written answers there is none.
+        """Return the loss of each example on a route, (N,), float64 on the CPU.
 
         Raises:
-            ValueError: the member writes its answers.
+            ValueError: the member writes its answers; only classes have a loss per example.
         """
         if member.generation is not None:
-            raise ValueError(f"client {member.name} writes its answers; a loss is that of classes")
+            raise ValueError(
+                f"client {member.name}: writes its answers; a loss per example needs a client that answers with classes"
+            )
         found: list[Tensor] = [torch.empty(0)]
         with torch.inference_mode():
             for indices in self._batches(part.size):
@@ -77,7 +85,7 @@ class Answering:
     def likeliest(
         self, member: Member, examples: Sequence[Example], route: str, k: int
     ) -> list[list[tuple[str, float]]]:
-        """Return each example's ``k`` likeliest answers with probabilities; one that was written freely, alone."""
+        """Return the ``k`` likeliest answers of each example with probabilities; a free answer is alone."""
         views = member.encode_unseen(examples)
         answers: list[list[tuple[str, float]]] = []
         with torch.inference_mode():
@@ -96,16 +104,16 @@ class Answering:
         return answers
 
     def trained(self, adapters: Adapters, member: Member, route: str) -> TrainedModel:
-        """Return what answers a member's questions on a route, copied out of the model.
+        """Return copies of the adapters and heads that answer a member's questions on a route.
 
         Raises:
-            ValueError: adapters are weighed anew for each question there.
+            ValueError: the route weighs adapters or answers anew for each question.
         """
         weights = self._algorithm.mixture(route, self._context)
         if weights is None:
             raise ValueError(
-                f"route {route!r} of {self._algorithm.name} weighs adapters or answers anew for each question, which "
-                "no one adapter does"
+                f"route {route!r} of {self._algorithm.name} weighs adapters or answers anew for each question; "
+                "a single adapter cannot do that"
             )
         main = self._algorithm.heads(self._context.config).get(route, MAIN_HEAD)
         heads = {MAIN_HEAD: member.heads[main]} | {n: h for n, h in member.heads.items() if n == FUSION}
@@ -125,5 +133,5 @@ class Answering:
 
 
 def row_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the task's loss of every row of logits (N, C) by itself, (N,)."""
+    """Return the task's loss of each row of logits (N, C) on its own, (N,)."""
     return torch.stack([task.loss(logits[i : i + 1], targets[i : i + 1]) for i in range(len(logits))])

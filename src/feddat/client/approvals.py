@@ -1,10 +1,10 @@
-"""Which runs a client takes part in, with which settings: what its administrator has said, kept on its own disk.
+"""The runs that a client's administrator has approved and their settings, kept on the client's own disk.
 
-| below ``.policy/`` | holds |
+| below ``.policy/`` | contents |
 | --- | --- |
-| ``waiting/RUN.json`` | settings that a server has asked for and nobody has approved: the newest few |
-| ``approved/RUN.json`` | settings that are approved, and that this run must keep to |
-| ``today.json`` | what was done today (:mod:`feddat.client.ledger`) |
+| ``waiting/RUN.json`` | settings that a server asked for and nobody has approved yet; only the newest few runs |
+| ``approved/RUN.json`` | approved settings, which the run must keep to |
+| ``today.json`` | counts of today's actions (:mod:`feddat.client.ledger`) |
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from feddat.files import write_json
 
 #: Dotted key -> value.
 Settings: TypeAlias = Mapping[str, Any]
-#: Runs that may wait at a time; of more, the oldest go.
+#: Most runs that can wait at a time; the oldest make room for new ones.
 MOST_WAITING = 20
 
 
 class ApprovalError(RuntimeError):
-    """There is nothing to approve, or a file of approvals cannot be used; the message names the run or the file."""
+    """There is nothing to approve, or an approval file is unusable; the message names the run or the file."""
 
 
 class Approvals:
     """The approvals of one client.
 
     Args:
-        state: folder of what the client keeps.
+        state: folder of the client's personal state.
     """
 
     def __init__(self, state: Path) -> None:
         self.folder = state / ".policy"
 
     def approved(self, run: str) -> dict[str, Any] | None:
-        """Return the settings that a run must keep to; ``None`` where it is not approved.
+        """Return the settings that a run must keep to, or ``None`` if the run is not approved.
 
         Raises:
             ApprovalError: the file cannot be read.
@@ -45,10 +45,10 @@ class Approvals:
         return _read(self._file("approved", run))
 
     def wait(self, run: str, settings: Settings) -> None:
-        """Note what a run asks for, until it is approved.
+        """Store the settings that a run asks for until the run is approved.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the file cannot be written.
         """
         file = self._file("waiting", run)
         if not file.is_file():
@@ -56,7 +56,7 @@ class Approvals:
         self._write(file, settings)
 
     def waiting(self) -> dict[str, dict[str, Any]]:
-        """Return the runs that wait, the newest last.
+        """Return the settings of the waiting runs by run, newest last.
 
         Raises:
             ApprovalError: a file cannot be read.
@@ -64,15 +64,15 @@ class Approvals:
         return {file.stem: _read(file) or {} for file in self._waiting()}
 
     def approve(self, run: str, settings: Settings | None = None) -> None:
-        """Let a run have the settings it waits with, or the given ones; from now on it must keep to them.
+        """Approve a run with the settings it waits with, or with the given ones; it must keep to them from now on.
 
         Raises:
-            ApprovalError: it does not wait.
-            OSError: the disk refuses.
+            ApprovalError: the run is not waiting.
+            OSError: the file cannot be written.
         """
         if settings is None and (settings := self.waiting().get(run)) is None:
             names = ", ".join(self.waiting()) or "none"
-            raise ApprovalError(f"run {run}: does not wait for approval; runs that do: {names}")
+            raise ApprovalError(f"run {run}: is not waiting for approval; waiting runs: {names}")
         self._write(self._file("approved", run), settings)
         self._file("waiting", run).unlink(missing_ok=True)
 
@@ -92,7 +92,7 @@ class Approvals:
 
 
 def changes(before: Settings, after: Settings) -> list[str]:
-    """Return the keys whose values are not the same."""
+    """Return the keys whose values differ, sorted."""
     return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
 
 
@@ -102,7 +102,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise ApprovalError(f"{file}: cannot be read: {error}; remove it, and approve the run again") from None
+        raise ApprovalError(f"{file}: cannot be read: {error}; remove it and approve the run again") from None
     if not isinstance(found, dict):
-        raise ApprovalError(f"{file}: expected settings; remove it, and approve the run again")
+        raise ApprovalError(f"{file}: expected a JSON object of settings; remove it and approve the run again")
     return found

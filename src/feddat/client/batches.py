@@ -1,4 +1,4 @@
-"""Which examples make up which batch, in which order: a function of the seed, the names and the round alone."""
+"""The contents and order of training batches, which depend only on the seed, the names and the round."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def plan_batches(
 ) -> list[tuple[str, Tensor]]:
     """Return the batches of one turn of training, as (member, indices into its training examples).
 
-    In every epoch each example of each member occurs once; a member's last batch may be smaller. A batch holds one
-    member's examples only. With several members their batches are shuffled together.
+    Each epoch contains every example of every member once; a member's last batch can be smaller. A batch holds the
+    examples of only one member. The batches of several members are shuffled together.
 
     Args:
         sizes: member name -> number of training examples.
         epochs: passes over all examples.
         batch_size: examples per batch.
         seed: the run's seed.
-        turn: what tells this turn from others, usually the round.
-        steps: batches of each member that has examples, instead of ``epochs``: as many epochs as they take, the last
-            one cut short.
+        turn: distinguishes this turn from others; usually the round.
+        steps: number of batches of each member that has examples, in place of ``epochs``. Runs as many epochs as that
+            takes and cuts the last one short.
     """
     generators = {name: torch_generator(seed, name, turn, "batches") for name in sizes}
     order = torch_generator(seed, *sizes, turn, "order")

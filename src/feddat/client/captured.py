@@ -1,12 +1,13 @@
-"""Passes through a route as CUDA graphs: recorded once for each shape, and launched at once from then on.
+"""Passes through a route as CUDA graphs, recorded once for each shape and replayed from then on.
 
-A forward and backward pass of ViLT-B/32 is some 1,500 kernels. A CPU takes longer to launch them one by one than a GPU
-takes to run them at the usual batch sizes. Recorded (``torch.cuda.make_graphed_callables``), they are launched in
-microseconds, forward and backward each, with the same numbers.
+A forward and backward pass of ViLT-B/32 is some 1,500 kernels. At the usual batch sizes, a CPU takes longer to launch
+them one by one than a GPU takes to run them. A recording (``torch.cuda.make_graphed_callables``) launches the forward
+or the backward pass in microseconds and gives the same numbers.
 
-What is recorded goes from the prefix (:meth:`feddat.models.base.StagedBackbone.prefix`) to the pooled features, whose
-shapes are few: padded batches are padded further, to a multiple of :data:`TOKENS`. Everything else is run as always:
-heads and losses, dropout, routes with weights of their own, models that write their answers, and shapes that are rare.
+A recording covers the pass from the prefix (:meth:`feddat.models.base.StagedBackbone.prefix`) to the pooled features.
+To keep the number of shapes small, padded batches are padded further, to a multiple of :data:`TOKENS`. Everything else
+runs as usual: heads and losses, dropout, routes with weights of their own, models that write their answers, and rare
+shapes.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from feddat.adapters.base import ROUTES, TRAINED, Adapters, Route
 from feddat.models.base import StagedBackbone
 from feddat.models.stages import MASK, STATES, drops_out
 
-#: A padded batch has a multiple of so many tokens.
+#: The number of tokens of a padded batch is a multiple of this.
 TOKENS = 16
-#: A shape is recorded when it comes for this time; the last batch of a round comes once.
+#: A shape is recorded when it occurs for the third time; the last batch of a round occurs once.
 _COMES = 3
-#: So many recordings, at most; each keeps a pass's activations.
+#: Most recordings that are kept; each holds the activations of a pass.
 _LIMIT = 24
-#: And while this share of the GPU's memory is free.
+#: Share of the GPU's memory that must be free for a new recording.
 _FREE = 0.3
 
 _log = logging.getLogger("feddat.client")
@@ -40,11 +41,11 @@ _log = logging.getLogger("feddat.client")
 class CapturedRoutes:
     """Recordings of one model's routes, for all participants of a process.
 
-    Adapters have to be loaded in place, as :class:`feddat.adapters.base.Adapters` are.
+    Adapters must be loaded in place, as :class:`feddat.adapters.base.Adapters` does.
 
     Args:
-        backbone: divided, on a GPU.
-        adapters: over it.
+        backbone: a staged backbone on a GPU, already divided.
+        adapters: the adapters of that backbone.
         precision: ``fp32``, or ``bf16`` for autocast.
     """
 
@@ -54,25 +55,25 @@ class CapturedRoutes:
         self._precision = precision
         self._seen: Counter[Hashable] = Counter()
         self._recorded: dict[Hashable, Callable[..., Tensor] | None] = {}
-        # Recordings of one route never run at the same time, and so may use the same memory.
+        # Recordings of one route never run at the same time, so they can share memory.
         self._pools: dict[Hashable, Any] = {}
         self._running: set[Hashable] = set()
 
     def begin(self) -> None:
-        """Begin a new batch: no backward pass of what was computed before is to come."""
+        """Begin a new batch; no backward pass of the previous batch may follow."""
         self._running.clear()
 
     def features(self, route: Route, inputs: dict[str, Tensor]) -> Tensor | None:
-        """Return a batch's features (N, d) on a route; ``None`` where they have to be computed as always.
+        """Return a batch's features (N, d) on a route, or ``None`` if they must be computed as usual.
 
         Args:
-            route: open.
-            inputs: a prefix.
+            route: the route, already opened.
+            inputs: the batch's prefix.
         """
         if not isinstance(route, str) or not inputs.keys() <= {STATES, MASK} or not inputs:
             return None
         way = (route, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        if way in self._running:  # a second pass of one batch would overwrite what the first's backward pass needs
+        if way in self._running:  # a second pass of the batch would overwrite what the first backward pass needs
             return None
         given = _padded(inputs)
         key = (
@@ -90,10 +91,10 @@ class CapturedRoutes:
             return None
         if torch.is_grad_enabled():
             self._running.add(way)
-        return recorded(*given.values()).clone()  # the next replay of the route writes over its own
+        return recorded(*given.values()).clone()  # the next replay of the route overwrites its output
 
     def _record(self, way: tuple[str, bool, bool], inputs: dict[str, Tensor]) -> Callable[..., Tensor] | None:
-        """Return what replays a pass of these shapes; ``None`` where it cannot be recorded."""
+        """Return a function that replays a pass of these shapes, or ``None`` if the pass cannot be recorded."""
         free, whole = torch.cuda.mem_get_info()
         free += torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         enough = sum(one is not None for one in self._recorded.values()) < _LIMIT and free > _FREE * whole
@@ -105,12 +106,12 @@ class CapturedRoutes:
         one_pass = _Pass(self._backbone, self._adapters.model, list(inputs), weights, self._precision)
         pool = self._pools.setdefault(way, torch.cuda.graph_pool_handle())
         try:
-            with warnings.catch_warnings():  # it warms up on one stream, records on another, and warns of that
+            with warnings.catch_warnings():  # it warms up on one stream, records on another, and warns about that
                 warnings.filterwarnings("ignore", message=".*AccumulateGrad")
                 replay: Any = torch.cuda.make_graphed_callables(one_pass, one_pass.samples(inputs), pool=pool)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
-            _log.warning("route %s is not recorded as a CUDA graph, and runs without: %s", route, reason)
+            _log.warning("route %s cannot be recorded as a CUDA graph and runs without one: %s", route, reason)
             return None
         return lambda *given: replay(*given, *weights)
 
@@ -118,14 +119,14 @@ class CapturedRoutes:
 class _Pass:
     """One pass from a prefix to the features, as a function of the prefix and the weights that have gradients.
 
-    It is recorded with other parameters over the same memory. What autograd keeps of a recording belongs to those, and
-    to the stream that it was made on; the adapters' own parameters stay as they are.
+    The pass is recorded with other parameters over the same memory. The autograd state of a recording then belongs to
+    those parameters and to the stream of the recording; the adapters' own parameters stay untouched.
 
     Args:
-        backbone: divided.
-        model: with the adapters.
-        names: of a prefix's tensors.
-        weights: parameters of ``model``.
+        backbone: a staged backbone, already divided.
+        model: the model with the adapters.
+        names: names of a prefix's tensors.
+        weights: parameters of ``model`` that have gradients.
         precision: ``fp32``, or ``bf16`` for autocast.
     """
 
@@ -150,16 +151,20 @@ class _Pass:
         ]
 
     def samples(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
-        """Return what it is recorded with."""
+        """Return the sample arguments for the recording."""
         return *(value.clone() for value in inputs.values()), *(nn.Parameter(w.detach()) for w in self._weights)
 
     def __call__(self, *given: Any) -> Tensor:
-        """Return the features (N, d) of a prefix's tensors, followed by weights in the place of its own."""
+        """Return the features (N, d).
+
+        Args:
+            given: the prefix's tensors, then the weights that replace the model's own.
+        """
         inputs, weights = given[: len(self._names)], given[len(self._names) :]
         for parameters, name, place in self._places:
             parameters[name] = weights[place]
         try:
-            # Without autocast's cache, which would hold tensors of the recording.
+            # Autocast's cache is off because it would hold tensors of the recording.
             with torch.autocast("cuda", torch.bfloat16, enabled=self._bf16, cache_enabled=False):
                 return self._backbone.features(dict(zip(self._names, inputs, strict=True)))
         finally:
@@ -168,7 +173,7 @@ class _Pass:
 
 
 def _padded(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return a prefix whose padding, if it has some, goes on to a multiple of :data:`TOKENS`."""
+    """Return a prefix whose padding, if there is any, is extended to a multiple of :data:`TOKENS`."""
     if MASK not in inputs:
         return inputs
     more = -inputs[MASK].shape[-1] % TOKENS

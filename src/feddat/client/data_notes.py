@@ -1,6 +1,6 @@
-"""What of a client's data cannot count, or counts for more than it should: said before it lowers or raises a score.
+"""Counts of a client's examples that are unusable, or that distort its scores; reported before the scores are computed.
 
-These are counts of the client's own examples. They stay with whoever has the data: no message holds them.
+The counts stay with the owner of the data: no message contains them.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from feddat.data.cache import EncodedImage
 from feddat.example import OUTSIDE, ClientData, DataError, Example, Image
 from feddat.models.base import Encoder, Unread
 
-#: Bytes at either end of a file by which it is compared with others of its size.
+#: Bytes at each end of a file that are compared with other files of the same size.
 COMPARED = 65536
 
 
 @dataclass(frozen=True, slots=True)
 class SplitNotes:
-    """Counts of one split's questions, or of other tasks' sentences.
+    """Counts of the questions of one split; in other tasks, of its sentences.
 
     Attributes:
-        questions: that there are.
-        left_out: records that were skipped as the files were read.
-        unanswerable: none of whose answers the client can give; of ``train``, they are left out.
-        cut: whose text is longer than the model reads.
-        empty: of whose text the model reads nothing.
-        repeated: with the picture and the text of one before.
-        seen: of ``test``, about a picture that ``train`` has too.
+        questions: all questions of the split.
+        left_out: records that were skipped when the files were read.
+        unanswerable: questions with no answer that the client can give; ``train`` drops them.
+        cut: questions whose text is longer than the model reads.
+        empty: questions with no text that the model reads.
+        repeated: questions with the picture and the text of an earlier one.
+        seen: questions of ``test`` about a picture that is also in ``train``.
     """
 
     questions: int
@@ -46,12 +46,12 @@ class SplitNotes:
     seen: int = 0
 
     def counts(self) -> dict[str, int]:
-        """Return what is to be said, by attribute; empty: nothing is."""
+        """Return the counts that are not zero, by attribute, without ``questions``."""
         return {key: count for key, count in asdict(self).items() if count and key != "questions"}
 
     @property
     def grave(self) -> bool:
-        """Return whether half of the questions or more are no use as they are."""
+        """Whether any count except ``left_out`` covers half of the questions or more."""
         return any(2 * count >= self.questions for key, count in self.counts().items() if key != "left_out")
 
 
@@ -60,11 +60,11 @@ Notes: TypeAlias = Mapping[str, SplitNotes]
 
 
 def examine(member: Member, encoder: Encoder) -> dict[str, SplitNotes]:
-    """Return what is to be said of a client's splits; those of which nothing is are left out.
+    """Return the notes on a client's splits; a split without any is left out.
 
     Args:
         member: the client.
-        encoder: reads its texts.
+        encoder: reads the client's texts.
     """
     data, notes = member.data, {}
     train = _Pictures(image for example in data.train for image in example.images)
@@ -86,24 +86,24 @@ def examine(member: Member, encoder: Encoder) -> dict[str, SplitNotes]:
     return notes
 
 
-#: Count -> what it means, behind the number.
+#: Count -> its meaning, which follows the number in a sentence.
 MEANINGS = {
-    "left_out": "more were left out as they were read",
+    "left_out": "more were left out when they were read",
     "unanswerable": "cannot be answered with the answers of train",
     "cut": "are longer than the model reads",
     "empty": "have no text that the model reads",
     "repeated": "repeat another one's picture and text",
-    "seen": "are about a picture that train has too",
+    "seen": "are about a picture that is also in train",
 }
-DROPPED = "more were dropped, as none of their answers is frequent enough"
+DROPPED = "more were dropped because none of their answers is frequent enough"
 
 
 def sentence(client: str, split: str, notes: SplitNotes) -> str:
     """Return the counts of one split as a sentence for the log."""
     if notes.questions and notes.unanswerable >= notes.questions and split != "train":
         return (
-            f"client {client}: {split}: none of the {notes.questions} questions can be answered, so that the score is "
-            "0 %: their answers are not among those of train"
+            f"client {client}: {split}: none of the {notes.questions} questions can be answered, so the score is 0 %: "
+            "their answers are not among the answers of train"
         )
     means = MEANINGS | {"unanswerable": DROPPED} if split == "train" else MEANINGS
     parts = [f"{count} {means[key]}" for key, count in notes.counts().items()]
@@ -111,7 +111,7 @@ def sentence(client: str, split: str, notes: SplitNotes) -> str:
 
 
 def unanswerable(data: ClientData, split: str) -> int:
-    """Return how many questions of a split the client has none of the answers of."""
+    """Return the number of questions in a split with no answer that the client can give."""
     known = set(data.answers)
     return sum(
         bool(example.answers) and not any(score > 0 and answer in known for answer, score in example.answers.items())
@@ -120,7 +120,7 @@ def unanswerable(data: ClientData, split: str) -> int:
 
 
 def _unread(member: Member, examples: Sequence[Example], encoder: Encoder) -> list[Unread | None]:
-    """Return of each example what becomes of its texts; of several, the worst."""
+    """Return how the encoder reads each example's text; for several texts, the worst case."""
     texts = [_texts(member, example) for example in examples]
     distinct = list(dict.fromkeys(text for own in texts for text in own))
     found = dict(zip(distinct, encoder.unread(distinct), strict=True))
@@ -130,12 +130,12 @@ def _unread(member: Member, examples: Sequence[Example], encoder: Encoder) -> li
 def _texts(member: Member, example: Example) -> list[str]:
     try:
         return [view.text for view in member.task.views(example)]
-    except DataError:  # told of where it is encoded
+    except DataError:  # encoding reports it
         return [example.text]
 
 
 class _Pictures:
-    """The pictures of a split, which can be asked whether another is among them."""
+    """The pictures of a split; ``in`` tells whether another picture is among them."""
 
     def __init__(self, images: Iterable[Image]) -> None:
         self._others: defaultdict[Hashable, list[Any]] = defaultdict(list)
@@ -155,7 +155,7 @@ class _Pictures:
         return any(isinstance(image, EncodedImage) or np.array_equal(image, other) for other in same)
 
     def _has_copy(self, file: Path) -> bool:
-        """Return whether a file of another name holds the same; only files of its size are looked into."""
+        """Return whether a file of another name has the same content; only files of the same size are read."""
         if self._by_size is None:
             self._by_size = defaultdict(list)
             for known in self._files:
@@ -174,8 +174,8 @@ def _identity(example: Example) -> Hashable:
 
 
 def _key(image: Image) -> Hashable:
-    """Return what equal pictures have in common, and different ones nearly never."""
-    if isinstance(image, EncodedImage):  # a view of a file's one copy of it
+    """Return a key that equal pictures share and different pictures almost never do."""
+    if isinstance(image, EncodedImage):  # a view of the only copy in a file
         return str(image.__array_interface__["data"])
     if isinstance(image, np.ndarray):
         return image.shape, hashlib.blake2b(image[::3, ::3].tobytes(), digest_size=16).digest()
@@ -185,7 +185,7 @@ def _key(image: Image) -> Hashable:
 def _size(file: Path) -> int:
     try:
         return file.stat().st_size
-    except OSError:  # told of where it is read
+    except OSError:  # reading the picture reports it
         return -1
 
 

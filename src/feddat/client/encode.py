@@ -1,4 +1,7 @@
-"""Views encoded through a cache on disk: what is there is mapped into memory, what is not is made and added."""
+"""Encode views through a cache on disk.
+
+Encodings in the cache are mapped into memory; missing ones are made and added.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +22,16 @@ from feddat.pictures import PictureReader
 def encode_cached(
     encoder: Encoder, views: Sequence[View], cache: EncodingCache, reader: PictureReader | None = None
 ) -> EncodedViews:
-    """Encode views, each image and each text at most once for all runs that share the cache.
+    """Encode views; all runs that share the cache encode each image and each text at most once.
 
     Args:
-        encoder: of the model.
-        views: of one client.
-        cache: of what this encoder makes of images that are read so.
-        reader: of its images; default: one with default settings.
+        encoder: the model's encoder.
+        views: the views of one client.
+        cache: the cache of this encoder and these picture settings.
+        reader: reads the client's images; default: a reader with default settings.
 
     Raises:
-        DataError: an image cannot be read or used, or the disk refuses.
+        DataError: an image cannot be read or used, or the cache cannot be written.
     """
     distinct = {_identity(view.image): view.image for view in views}
     images = _images(encoder, list(distinct.values()), cache, reader or PictureReader())
@@ -41,26 +44,26 @@ def encode_cached(
 
 
 def check_encoder(data: ClientData, fingerprint: str, model: str) -> None:
-    """Raise if a client's images were prepared for another encoder, or read with other settings.
+    """Check that a client's images were prepared for the run's encoder and read with the run's settings.
 
     Args:
-        data: the client's.
-        fingerprint: of what the run's encoder makes of images that are read as the run says.
-        model: the run's, for errors.
+        data: the client's data.
+        fingerprint: the fingerprint of the run's encoder and picture settings.
+        model: the name of the run's model, for errors.
 
     Raises:
-        DataError: they were.
+        DataError: the images were prepared for another encoder or with other settings.
     """
     image = data.train[0].images[0] if data.train else None
     if isinstance(image, EncodedImage) and image.encoder != fingerprint:
         raise DataError(
-            f"client {data.name}: prepared for another image processor or tokenizer than that of model {model}, or "
-            "with other settings of `pictures`; give the same, or prepare it again with `feddat data prepare`"
+            f"client {data.name}: prepared for another image processor or tokenizer than model {model} uses, or "
+            "with other settings of `pictures`; use the same, or prepare it again with `feddat data prepare`"
         )
 
 
 def _identity(image: Image) -> object:
-    # The views keep arrays alive, so that an id stays one object's.
+    # The views keep the arrays alive, so an id belongs to the same object throughout.
     return id(image) if isinstance(image, np.ndarray) else image
 
 
@@ -68,7 +71,7 @@ def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache, rea
     keys = {n: image_key(image) for n, image in enumerate(images) if not isinstance(image, EncodedImage)}
     files = {key: images[n] for n, key in keys.items()}
     if any(key not in cache.images for key in files):
-        # Runs side by side: the first one encodes, the others wait and find everything there.
+        # With concurrent runs, the first one encodes; the others wait and then find everything in the cache.
         with locked(cache.images.folder, wait=True):
             cache.images.refresh()
             cache.images.tidy()

@@ -1,10 +1,11 @@
-"""A client's answers on a backbone that writes them: the annotated ones to train on, its list to choose from.
+"""The answers of a client whose backbone writes them: annotated answers for training, a list of answers for evaluation.
 
-An answer is chosen by ranking the list, or written freely and looked up in it (:mod:`feddat.client.answer_list`): as
-long as the longest answer of the list may be. Ranking as in ALBEF (Li et al., arXiv
-2107.07651): of the list, the ``eval.rank_top`` answers whose first token is the likeliest are scored by their whole
-sequence's log-likelihood. ALBEF's published code adds the first token's log-likelihood to a sum that has it already; a
-backbone says which of both is its own.
+An answer is chosen by ranking the list, or written freely and then looked up in the list
+(:mod:`feddat.client.answer_list`). A freely written answer can be as long as the longest answer of the list.
+
+Ranking follows ALBEF (Li et al., arXiv 2107.07651): it takes the ``eval.rank_top`` answers with the likeliest first
+token, and scores each by the log-likelihood of its whole sequence. ALBEF's published code adds the first token's
+log-likelihood to a sum that already contains it; each backbone states whether it does so too.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from feddat.tasks.generated import answer_loss, answer_shares, token_losses
 
 #: Key of the answers' weights in a batch's inputs, (M,).
 ANSWER_WEIGHTS = "answer_weights"
-#: What is written freely may have so many tokens, whatever the list: other words for an answer can be longer.
+#: Tokens that a freely written answer can have even if the list is shorter: another wording of an answer can be longer.
 FEWEST_TOKENS = 10
 
 
 class AnswerTable:
-    """Answers as token ids, padded once (with 0, behind the mask) and picked any number of times."""
+    """Answers as token ids, padded once (with 0, which the mask hides) and picked any number of times."""
 
     def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
         self._lengths = torch.tensor([len(ids) for ids in tokens])
@@ -36,7 +37,7 @@ class AnswerTable:
             row[: len(ids)] = torch.tensor(ids)
 
     def pick(self, indices: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return ids (M, L) and mask (M, L) bool of the answers at ``indices`` (M,), L the longest of them."""
+        """Return ids (M, L) and mask (M, L) bool of the answers at ``indices`` (M,); L is their longest length."""
         lengths = self._lengths[indices]
         longest = int(lengths.max())
         mask = torch.arange(longest) < lengths[:, None]
@@ -44,23 +45,23 @@ class AnswerTable:
 
     @property
     def longest(self) -> int:
-        """Return the tokens of the longest answer, start and end token not counted."""
+        """Number of tokens of the longest answer, without start and end tokens."""
         return self._ids.shape[1] - 2
 
     @property
     def first(self) -> Tensor:
-        """Return each answer's first token after the start token, (answers,)."""
+        """First token of each answer after the start token, (answers,)."""
         return self._ids[:, 1]
 
 
 class AnnotatedAnswers:
-    """Every annotated answer of some examples, with its share in its question."""
+    """Every annotated answer of some examples, with its share of its question's annotations."""
 
     def __init__(self, examples: Sequence[Example], backbone: GenerativeBackbone) -> None:
         """Tokenise each distinct answer once.
 
         Raises:
-            DataError: an example has no answers; names it.
+            DataError: an example has no answers; the message names it.
         """
         shares = [answer_shares(example) for example in examples]
         position = {answer: n for n, answer in enumerate(dict.fromkeys(a for share in shares for a in share))}
@@ -69,7 +70,7 @@ class AnnotatedAnswers:
         self._weights = [torch.tensor(list(share.values())) for share in shares]
 
     def batch(self, indices: Tensor, device: torch.device) -> dict[str, Tensor]:
-        """Return the answers of the examples at ``indices`` (N,) as inputs: M >= N rows, question by question."""
+        """Return the answers of the examples at ``indices`` (N,) as inputs: M >= N rows, grouped by question."""
         chosen = indices.tolist()
         counts = torch.tensor([len(self._answers[i]) for i in chosen])
         ids, mask = self._table.pick(torch.cat([self._answers[i] for i in chosen]), device)
@@ -87,11 +88,11 @@ class Generation:
     Args:
         backbone: the frozen model.
         answers: the client's list of answers.
-        config: ``answers``, ``rank_top``, and ``batch_size``: answers of the list that are decoded at once.
+        config: uses ``answers``, ``rank_top``, and ``batch_size`` (answers of the list that are decoded at once).
 
     Attributes:
-        written: what the last call of :meth:`answer` wrote freely, in the list's words if it is there, and with which
-            probability; empty where it ranked.
+        written: the free answers of the last call of :meth:`answer` with their probabilities, in the list's words if
+            the list has the answer; empty if the call ranked the list.
     """
 
     def __init__(self, backbone: GenerativeBackbone, answers: Sequence[str], config: EvalConfig) -> None:
@@ -114,7 +115,8 @@ class Generation:
     ) -> Tensor:
         """Return the language-model loss of token logits (M, L - 1, V), weighted over the annotated answers.
 
-        With ``teacher``, logits of the same shape, ``alpha`` of it is the cross-entropy with the teacher's predictions.
+        With ``teacher`` (logits of the same shape), the cross-entropy with the teacher's predictions enters the loss
+        with weight ``alpha``.
         """
         tokens, weights = inputs[ANSWER_IDS][:, 1:], inputs[ANSWER_WEIGHTS]
         return answer_loss(logits, tokens, self.mask(inputs), weights, questions, teacher, alpha)
@@ -124,9 +126,10 @@ class Generation:
         return inputs[ANSWER_MASK][:, 1:]
 
     def answer(self, head: nn.Module, inputs: dict[str, Tensor]) -> Tensor:
-        """Return log-likelihoods of the list's answers, (N, answers) float, −inf for those not considered.
+        """Return the log-likelihoods of the list's answers, (N, answers) float, −inf for answers not considered.
 
-        These are all but the top in ranking, and all but the one written in free writing; that may be every one.
+        Ranking considers only the top answers. Free writing considers only the written answer, and none if the list
+        does not have it.
         """
         questions = self._backbone.read(inputs)
         if self._config.answers == "rank":
@@ -164,7 +167,7 @@ class Generation:
         return -token_losses(logits, ids[:, 1:], mask[:, 1:]).sum(dim=1)
 
     def _write(self, head: nn.Module, questions: ReadQuestions) -> tuple[list[list[int]], Tensor]:
-        """Return the token ids that are written greedily, without start and end, and their log-likelihood (N,)."""
+        """Write greedily; return the token ids without start and end tokens, and their log-likelihood (N,)."""
         ids = torch.full((len(questions), 1), self._start, device=questions.device)
         ended = torch.zeros_like(ids[:, 0], dtype=torch.bool)
         total = torch.zeros_like(ids[:, 0], dtype=torch.float32)
@@ -180,7 +183,7 @@ class Generation:
         return [row[: row.index(self._end)] if self._end in row else row for row in rows], total
 
     def _decode(self, head: nn.Module, questions: ReadQuestions, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return token logits (M, L, V); no mask: there is no padding."""
+        """Return token logits (M, L, V); without ``mask``, there is no padding."""
         mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
         logits: Tensor = head(self._backbone.decode(questions, ids, mask))
         return logits.float() if logits.dtype == torch.bfloat16 else logits

@@ -19,18 +19,18 @@ from feddat.models.generative import ReadingBackbone
 from feddat.phases import phase
 from feddat.precision import autocasts
 
-#: Gives the batches of a client's validation examples: whose they are, inputs and targets.
+#: Yields the batches of a client's validation examples: their member, inputs and targets.
 HeldOut: TypeAlias = Callable[[], Iterable[tuple[Member, dict[str, Tensor], Tensor]]]
 
 
 class BatchLearner:
     """Forward passes, loss and update on the current batch (:class:`feddat.algorithms.base.Learner`).
 
-    Without an optimizer it only answers: :meth:`features`, :meth:`logits` and :meth:`answers`.
+    Without an optimizer, it cannot train; only :meth:`features`, :meth:`logits` and :meth:`answers` are of use.
 
     Attributes:
-        recorded: passes on a GPU, which are replayed where they can be.
-        passes: how many views (one picture with its text) went ``forward`` through the backbone, and ``backward``.
+        recorded: recordings of passes on a GPU, replayed where possible; ``None``: there are none.
+        passes: number of views (one picture with its text) that went ``forward`` and ``backward`` through the backbone.
     """
 
     def __init__(
@@ -54,10 +54,11 @@ class BatchLearner:
         self._trains_key = trains_key
         self._zeroes_gradients = zeroes_gradients
         self._momentum = momentum
-        # The published code's gradients, added to zeros, would be added to themselves: recordings own them.
+        # Recordings own their gradient tensors: gradients that are zeroed and kept, as in the published code, would be
+        # added to themselves.
         self.recorded = None if zeroes_gradients else captured
         self._alpha = 0.0
-        # What the momentum copy makes of the current batch, beside the features and logits that it is the teacher of.
+        # Pairs of features or logits of the current batch and those of the momentum copy, their teacher.
         self._taught_features: list[tuple[Tensor, Tensor]] = []
         self._taught_logits: list[tuple[Tensor, Tensor]] = []
         self._parameters: list[Tensor] = (
@@ -72,7 +73,7 @@ class BatchLearner:
         self.passes = {"forward": 0, "backward": 0}
 
     def take(self, member: Member, inputs: dict[str, Tensor], targets: Tensor, alpha: float = 0.0) -> None:
-        """Make this batch the current one; ``alpha``: weight of the momentum copy in its loss, where there is one."""
+        """Make this batch the current one; ``alpha`` is the weight of the momentum copy, if any, in its loss."""
         self._member, self._inputs, self._targets, self._alpha = member, inputs, targets, alpha
         self._begun = False
         self._taught_features.clear()
@@ -83,7 +84,7 @@ class BatchLearner:
             self.recorded.begin()
 
     def features(self, route: Route) -> Tensor:
-        """Return the batch's features on ``route``: pooled (N * V, d), or of M written answers (M, L, d)."""
+        """Return the batch's features on ``route``: pooled (N * V, d), or (M, L, d) for M written answers."""
         self._adapters.route(route)
         self._share_prefix()
         recorded = self._replayed(route)
@@ -97,7 +98,7 @@ class BatchLearner:
         return features
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
-        """Return the logits of one of the member's heads, (N, C) or of tokens (M, L, V), float32 or wider."""
+        """Return the logits of one of the member's heads, (N, C) or (M, L, V) for tokens, float32 or wider."""
         with self._autocast():
             logits = _wide(self._member.task.logits(self._member.heads[head], features))
             if torch.is_grad_enabled() and (copy := self._teacher()) is not None:
@@ -109,20 +110,20 @@ class BatchLearner:
         return logits
 
     def task_loss(self, logits: Tensor) -> Tensor:
-        """Return the task loss, a scalar; with a momentum copy, its predictions are part of it."""
+        """Return the task loss, a scalar; it includes the predictions of the momentum copy, if there is one."""
         if (generation := self._member.generation) is None:
             return self._member.task.loss(logits, self._targets)
         taught = None if self._teacher() is None else _beside(logits, self._taught_logits)
         return generation.loss(logits, self._inputs, len(self._targets), taught, self._alpha)
 
     def distillation_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-        """Return KL_T(student ‖ teacher), a scalar; of written answers, what is padding does not count."""
+        """Return KL_T(student ‖ teacher), a scalar; the padding of written answers does not count."""
         generation = self._member.generation
         mask = None if generation is None else generation.mask(self._inputs)
         return distillation_loss(student, teacher, temperature, mask)
 
     def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
-        """Return scores of the task's classes, (N, C): logits, or the log-likelihoods of written answers."""
+        """Return the scores of the task's classes, (N, C): logits, or log-likelihoods of written answers."""
         if (generation := self._member.generation) is None:
             return self.logits(self.features(route), head)
         self._adapters.route(route)
@@ -132,7 +133,7 @@ class BatchLearner:
             return generation.answer(self._member.heads[head], self._inputs)
 
     def held_out(self) -> Iterator[None]:
-        """Make each batch of the client's validation examples the current one in turn, as an evaluation would."""
+        """Make each batch of the client's validation examples the current one in turn, in evaluation mode."""
         if self._held_out is None:
             return
         model = self._backbone.model
@@ -152,11 +153,11 @@ class BatchLearner:
                 head.train(trains)
 
     def scores(self, answers: Tensor) -> Tensor:
-        """Return the score in [0, 1] of each of the current batch's examples, (N,), for :meth:`answers`."""
+        """Return the score in [0, 1] of each example of the current batch, (N,), given its :meth:`answers`."""
         return self._member.task.scores(answers, self._targets)
 
     def _share_prefix(self) -> None:
-        """Carry the batch as far as all routes go together; only the first route that is asked for has to."""
+        """Compute the part of the batch's forward pass that all routes share; only its first route needs to."""
         if self._begun or not isinstance(self._backbone, StagedBackbone):
             return
         self._begun = True
@@ -164,19 +165,24 @@ class BatchLearner:
             self._inputs = self._backbone.prefix(self._inputs)
 
     def update(self, loss: Tensor, adapters: Collection[str] | None = None, head: bool = True) -> None:
-        """Drop all gradients, backward, clip where configured, one optimizer step."""
+        """Drop all gradients, run backward, clip if configured, and take one optimizer step."""
         self.backward(loss)
         self.step(adapters, head)
 
     @phase("backward")
     def backward(self, loss: Tensor) -> None:
-        """Drop all gradients (or zero them: a trap of the published code) and run backward."""
+        """Drop all gradients (or zero them, a trap of the published code) and run backward."""
         self._training().zero_grad(set_to_none=not self._zeroes_gradients)
         loss.backward()  # type: ignore[no-untyped-call]
 
     @phase("update")
     def step(self, adapters: Collection[str] | None = None, head: bool = True) -> None:
-        """Clip where configured and take one optimizer step, with only some adapters and the heads if so asked."""
+        """Clip if configured and take one optimizer step.
+
+        Args:
+            adapters: the adapters that move; ``None``: all trained ones.
+            head: whether the heads move.
+        """
         optimizer = self._training()
         if adapters is not None:
             for name in set(TRAINED).difference(adapters):
@@ -192,21 +198,21 @@ class BatchLearner:
         optimizer.step()
 
     def adapter(self, name: str) -> Mapping[str, Tensor]:
-        """Return an adapter's parameters that train, by name."""
+        """Return an adapter's trained parameters by name."""
         return {key: value for key, value in self._adapters.named(name).items() if self._trains_key(key)}
 
     def copy(self, source: str, target: str) -> None:
-        """Copy one adapter into another, whole."""
+        """Copy all of one adapter into another."""
         self._adapters.copy(source, target)
 
     def also_train(self, tensors: Iterable[Tensor]) -> None:
-        """Let the optimizer move further leaf tensors, without weight decay."""
+        """Add leaf tensors to the optimizer, without weight decay."""
         added = list(tensors)
         self._training().add_param_group({"params": added, "weight_decay": 0.0})
         self._parameters += added
 
     def take_norm(self) -> Tensor:
-        """Return the largest gradient norm (before clipping) since the last call; not finite if any was not."""
+        """Return the largest gradient norm (before clipping) since the last call; not finite if any norm was not."""
         norm = torch.stack(self._norms).amax()
         self._norms.clear()
         return norm
@@ -215,7 +221,7 @@ class BatchLearner:
         return len(self._targets) * self._member.task.views_per_example
 
     def _counted(self, features: Tensor) -> Tensor:
-        """Count a forward pass, and a backward pass once a gradient comes to its features."""
+        """Count a forward pass; count a backward pass when a gradient reaches the features."""
         views = self._views()
         self.passes["forward"] += views
         if features.requires_grad:
@@ -232,18 +238,18 @@ class BatchLearner:
         return self._member.pooled(self._backbone.features(self._inputs))
 
     def _replayed(self, route: Route) -> Tensor | None:
-        """Return what a recording of the route gives, where there is one for this batch."""
+        """Return the features from a recording of the route, or ``None`` if none fits this batch."""
         if self.recorded is None or self._member.generation is not None:
             return None
         return self.recorded.features(route, self._inputs)
 
     def _teacher(self) -> MomentumCopy | None:
-        """Return the momentum copy, if the current batch's answers are written."""
+        """Return the momentum copy if the answers of the current batch are written, else ``None``."""
         return None if self._member.generation is None else self._momentum
 
     def _training(self) -> torch.optim.Optimizer:
         if self._optimizer is None:
-            raise RuntimeError("this learner has no optimizer: it answers only")
+            raise RuntimeError("this learner has no optimizer, so it cannot train")
         return self._optimizer
 
     def _autocast(self) -> torch.autocast:
@@ -251,16 +257,16 @@ class BatchLearner:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context that forward passes in a precision run in."""
+    """Return the autocast context for forward passes in ``precision``."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocasts(precision, device.type))
 
 
 def _beside(tensor: Tensor, pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return what stands beside a tensor, itself and not one that is equal to it."""
+    """Return the partner of a tensor among pairs; the tensor is found by identity, not by value."""
     for own, taught in pairs:
         if own is tensor:
             return taught
-    raise RuntimeError("momentum distillation: a tensor that this batch's forward passes did not return")
+    raise RuntimeError("momentum distillation: the forward passes of this batch did not return this tensor")
 
 
 def _wide(logits: Tensor) -> Tensor:

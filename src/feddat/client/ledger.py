@@ -1,4 +1,4 @@
-"""How often a client has done something today (UTC), over restarts: what its policy limits per day."""
+"""Daily counts (UTC) of a client's actions that its policy limits per day; they survive restarts."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from feddat.files import locked, write_json
 
 
 class Ledger:
-    """Counts by day; those of other days are dropped.
+    """The counts of today; counts of other days are dropped.
 
     Args:
-        folder: where the file lies; made when something is counted.
+        folder: folder of the file; created with the first count.
     """
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "today.json"
 
     def take(self, what: str, most: int) -> bool:
-        """Count one more, unless there are ``most`` already; return whether it was counted.
+        """Count one more ``what`` unless the count is already ``most``; return whether it was counted.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: the file cannot be read or written.
             ValueError: the file is damaged.
         """
         with locked(self.file.parent, wait=True):
@@ -45,5 +45,5 @@ class Ledger:
         except ValueError:
             counts = None
         if not isinstance(counts, dict) or any(type(n) is not int for key, n in counts.items() if key != "day"):
-            raise ValueError(f"{self.file}: damaged; remove it, and today's counts begin at 0")
+            raise ValueError(f"{self.file}: damaged; remove it to restart today's counts at 0")
         return counts

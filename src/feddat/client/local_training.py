@@ -1,4 +1,4 @@
-"""Local training of one client: its batches, its optimizer, its schedule, and a check that the numbers are sound."""
+"""Local training of one client: batches, optimizer, schedule, and a check that losses and gradients are finite."""
 
 from __future__ import annotations
 
@@ -29,27 +29,28 @@ from feddat.seeding import derive
 
 log = logging.getLogger(__name__)
 
-#: The example that runs through the model where a sample has none.
+#: Index of the example that runs through the model if a private sample is empty.
 _STANDS_IN = torch.zeros(1, dtype=torch.long)
-#: Gives a member's split (by name) with the frozen part of its forward pass done, where that is kept.
+#: Returns a member's split (by name) with the frozen part of the forward pass already computed, if that is kept.
 Carry: TypeAlias = Callable[[str, Prepared, str], Prepared]
 
 
 class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the client, the round and the step."""
+    """Training cannot continue; the message names the client, the round and the step."""
 
 
 class LocalTraining:
-    """Trains the adapters and heads of one client where they stand (METHOD, "Round", step 2).
+    """Trains the adapters and heads of one client in place (METHOD, "Round", step 2).
 
     Args:
-        name: of the client; keys the seeds.
-        members: whose data is trained on, by name.
-        config: the run.
+        name: the client's name; keys the seeds.
+        members: the members whose data it trains on, by name.
+        config: the settings of the run.
         backbone: the frozen model, on its device.
-        adapters: over that model.
-        carry: applied to every split before its first batch, with the model's mode set.
-        captured: recordings of passes, on a GPU; ``None``: every pass is run as it is.
+        adapters: the adapters of that model.
+        carry: applied to every split before its first batch, when the model is already in its training or evaluation
+            mode.
+        captured: recordings of passes on a GPU; ``None``: no pass is recorded.
     """
 
     def __init__(
@@ -80,21 +81,21 @@ class LocalTraining:
         copy: MomentumCopy | None = None,
         private: PrivateTurn | None = None,
     ) -> tuple[dict[str, float], Mapping[str, Tensor]]:
-        """Train what ``algorithm`` trains, and every head, from where they stand.
+        """Train every head and the adapters that ``algorithm`` trains, starting from their current values.
 
         Args:
             algorithm: the local objective.
-            epochs: over the training examples.
-            turn: the round, or another name of what is trained; keys the seeds.
-            context: of the round, with the client's state in it.
-            steps: batches, instead of epochs.
-            copy: the teacher of momentum distillation.
-            private: what makes the turn private; it has the batches then. ``None``: nothing does.
+            epochs: passes over the training examples.
+            turn: the round, or another name for this turn of training; keys the seeds.
+            context: the context of the round, with the client's state in it.
+            steps: number of batches, in place of ``epochs``.
+            copy: the teacher of momentum distillation; ``None``: there is none.
+            private: makes the turn private and plans its batches; ``None``: the turn is not private.
 
         Returns:
-            The mean of every loss over the steps with ``examples``, ``steps``, ``seconds``, and the views that went
-            ``forward`` and ``backward`` through the backbone; and the extra arrays
-            that the algorithm sends.
+            The metrics and the extra arrays that the algorithm sends. The metrics are the mean of every loss over the
+            steps, ``examples``, ``steps``, ``seconds``, and the number of views that went ``forward`` and ``backward``
+            through the backbone.
 
         Raises:
             TrainingError: a loss or gradient is not finite.
@@ -146,7 +147,7 @@ class LocalTraining:
             )
         )
         context.steps = len(plan)
-        # Which example meets which of dropout's masks is a secret, too, where batches are.
+        # If batches are secret, so is the assignment of dropout masks to examples.
         torch.manual_seed(
             derive(self.config.seed, self.name, turn, "dropout") if private is None else private.source.seed()
         )
@@ -173,7 +174,7 @@ class LocalTraining:
                 values = self._step(algorithm, learner, context)
                 keys = list(values)
                 losses.append(torch.stack([*values.values(), learner.take_norm()]))
-        self.adapters.model.zero_grad(set_to_none=True)  # of entries that rest, too
+        self.adapters.model.zero_grad(set_to_none=True)  # also of entries that do not train
         optimizer.zero_grad(set_to_none=True)
         table = torch.stack(losses).double()
         self._check_finite(table, [*keys, "gradient norm"], turn, stops=not self.config.privacy.on)
@@ -201,7 +202,7 @@ class LocalTraining:
         return algorithm.step(learner, context)
 
     def _private(self, algorithm: Algorithm) -> dict[str, nn.Parameter]:
-        """Return the parameters that learn from noisy sums alone, by name."""
+        """Return the parameters that learn only from noisy sums, by name."""
         found = {
             f"{name}.{key}": parameter
             for name in private_adapters(algorithm, self.config.privacy.scope)
@@ -227,4 +228,4 @@ class LocalTraining:
         )
         if stops:
             raise TrainingError(f"{problem} or set train.clip_norm")
-        log.warning("%s", problem)  # that a client stops would tell the server something of its records
+        log.warning("%s", problem)  # stopping would reveal something about the client's records to the server

@@ -1,4 +1,4 @@
-"""One owner of data within a participant: its task, its personal heads, its examples prepared once."""
+"""One owner of data within a participant: its task, its personal heads and its prepared examples."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from feddat.tasks import make_task
 
 log = logging.getLogger(__name__)
 
-#: Name, among a member's heads, of what pools features before them (:class:`FusedBackbone`), where that is personal.
+#: Name, among a member's heads, of a personal module that pools features before the heads (:class:`FusedBackbone`).
 FUSION = "fusion"
-#: Of :data:`feddat.example.ANSWERING`, the one that writes nothing.
+#: The entry of :data:`feddat.example.ANSWERING` that chooses a class and writes nothing.
 CLASSES = "classes"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Examples ready to be batched any number of times.
+    """Examples that are ready to be batched any number of times.
 
     Attributes:
-        views: V encoded views per example, an example's views side by side.
+        views: V encoded views per example; the views of an example are adjacent.
         targets: the task's targets, one row per example, on the device.
         size: number of examples.
         answers: the annotated answers that training writes; ``None`` where answers are classes.
@@ -52,11 +52,11 @@ class Prepared:
 
 
 class Member:
-    """One client's data with the task and head that belong to it.
+    """One client's data with its task and heads.
 
     Attributes:
         name: the client's name.
-        answering: how it answers, one of :data:`feddat.example.ANSWERING`.
+        answering: how the client answers, one of :data:`feddat.example.ANSWERING`.
         generation: how the backbone writes this client's answers; ``None`` where they are classes.
 
     Raises:
@@ -93,25 +93,25 @@ class Member:
         self._extra_heads = tuple(extra_heads)
         self._heads: dict[str, nn.Module] = {}
         if config.head.init == "words":
-            self.reset_heads()  # a mistake shows now, not in the first round
+            self.reset_heads()  # an error shows now, not in the first round
 
     @property
     def heads(self) -> dict[str, nn.Module]:
-        """The personal heads by name: the main one, those of routes that have their own, and a personal fusion.
+        """The personal heads by name: the main head, the heads of routes with their own, and a personal fusion.
 
-        Made when they are first asked for, and replaced by :meth:`reset_heads`.
+        Created at the first access, and replaced by :meth:`reset_heads`.
         """
         if not self._heads:
             self.reset_heads()
         return self._heads
 
     def release(self) -> None:
-        """Let go of the heads and of what was prepared; both are made again when asked for."""
+        """Release the heads and the prepared examples; both are made again when needed."""
         self._heads = {}
         self._prepared.clear()
 
     def reset_heads(self) -> None:
-        """Put all heads back to one initialisation, which depends on the seed and the client's name alone.
+        """Reset all heads to the same initialisation, which depends only on the seed and the client's name.
 
         Raises:
             ConfigError: ``head.init`` is ``words`` and the backbone has no masked-word head.
@@ -123,7 +123,7 @@ class Member:
             self._heads[FUSION] = fusion.to(self.device)
 
     def pooled(self, features: Tensor) -> Tensor:
-        """Return a backbone's features as the heads take them: through the personal fusion, where there is one."""
+        """Return a backbone's features as the heads expect them, after the personal fusion if there is one."""
         return self.heads[FUSION](features) if FUSION in self.heads else features
 
     def _new_head(self) -> nn.Module:
@@ -142,7 +142,7 @@ class Member:
         """Return ``train``, ``validation`` or ``test``, encoded at the first call.
 
         Raises:
-            DataError: an example cannot be used; names the client, the split and the example.
+            DataError: an example cannot be used; the message names the client, the split and the example.
         """
         if split not in self._prepared:
             examples = self.data.split(split)
@@ -158,45 +158,45 @@ class Member:
 
     @phase("inputs")
     def inputs(self, views: EncodedViews, indices: Tensor) -> dict[str, Tensor]:
-        """Return the backbone's inputs of the examples at ``indices`` (N,): N * V rows, example by example."""
+        """Return the backbone's inputs for the examples at ``indices`` (N,): N * V rows, grouped by example."""
         count = self.task.views_per_example
         rows = indices if count == 1 else (indices[:, None] * count + torch.arange(count)).flatten()
         return views.batch(rows, self.device)
 
     @phase("inputs")
     def training_inputs(self, part: Prepared, indices: Tensor) -> dict[str, Tensor]:
-        """Return the inputs of the examples at ``indices`` (N,), with their annotated answers if it writes them."""
+        """Return the inputs of the examples at ``indices`` (N,), with the annotated answers if the member writes."""
         inputs = self.inputs(part.views, indices)
         return inputs if part.answers is None else inputs | part.answers.batch(indices, self.device)
 
     @phase("inputs")
     def encode_unseen(self, examples: Sequence[Example]) -> EncodedViews:
-        """Return the encoded views of examples outside every split; kept nowhere."""
+        """Return the encoded views of examples that belong to no split; the views are not kept."""
         return encode_views(self._backbone.encoder, self._views(examples), self._reader)
 
     def encode_for_probe(self, examples: Sequence[Example]) -> EncodedViews:
-        """Return the encoded views of examples of a split, kept nowhere; what is prepared is not read again."""
-        # Without a cache their pictures will be read once more, and what was done to them is counted then.
+        """Return the encoded views of examples of a split; the views are not kept, and a cache is used if present."""
+        # Without a cache, the pictures are read again later; their changes are counted then.
         return self._encode(examples, None if self.data.encodings else PictureReader(self.data.pictures))
 
     def digest(self) -> str:
-        """Return a short hash of the class names in index order: heads fit only data with the same."""
+        """Return a short hash of the class names in index order; heads fit only data with the same hash."""
         text = "\x1f".join((self.data.task, *self.task.classes))
         if self.answering == CLASSES and isinstance(self._backbone, GenerativeBackbone):
-            text += "\x1f\x1fclasses"  # a head of another kind than the vocabulary's
+            text += "\x1f\x1fclasses"  # this head is not a vocabulary head
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
     def _encode(self, examples: Sequence[Example], reader: PictureReader | None = None) -> EncodedViews:
         reader = reader or self._reader
         if self.data.encodings is None:
             return encode_views(self._backbone.encoder, self._views(examples), reader)
-        # Opened anew for every split: an index of all that is there would stay in memory for every client.
+        # Opened anew for every split; otherwise every client would hold an index of the whole cache in memory.
         cache = EncodingCache(self.data.encodings, self._fingerprint)
         return encode_cached(self._backbone.encoder, self._views(examples), cache, reader)
 
     @property
     def _fingerprint(self) -> str:
-        """What decides how this client's examples are encoded."""
+        """Fingerprint of the encoder and the picture settings, which determine how examples are encoded."""
         return self.data.pictures.fingerprint(self._backbone.encoder.fingerprint)
 
     def _annotated(self, examples: Sequence[Example]) -> AnnotatedAnswers | None:
@@ -212,20 +212,21 @@ def answering(data: ClientData, config: RunConfig, backbone: Backbone) -> str:
     """Return how a client answers, one of :data:`feddat.example.ANSWERING`.
 
     Raises:
-        DataError: the client's way is not the task's, or not the backbone's.
+        DataError: the task or the backbone does not support the client's way of answering.
     """
     asked = data.answering
     if not isinstance(backbone, GenerativeBackbone):
         if asked not in (None, CLASSES):
             raise DataError(f"client {data.name}: answers: {asked}, but model {backbone.name} has only classes")
         return CLASSES
-    if data.task != "vqa":  # its classes are no answers in words
+    if data.task != "vqa":  # the classes of other tasks are not worded answers
         if asked not in (None, CLASSES):
             raise DataError(f"client {data.name}: answers: {asked}, but task {data.task} has only classes")
         asked = CLASSES
     asked = asked or config.eval.answers
     if asked == CLASSES and not isinstance(backbone, ReadingBackbone):
         raise DataError(
-            f"client {data.name}: model {backbone.name} only writes; expected task vqa, answers rank or generate"
+            f"client {data.name}: model {backbone.name} only writes answers; expected task vqa with answers rank or "
+            "generate"
         )
     return asked

@@ -1,18 +1,20 @@
-"""Momentum distillation: written answers learn from a slow copy of the model as well as from the annotated answers.
+"""Momentum distillation: a model that writes answers learns from a slow copy of itself and from the annotated answers.
 
 Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation", NeurIPS 2021
-(arXiv 2107.07651), section 3.4, here of what trains alone: adapters and heads. With momentum m and weight a,
+(arXiv 2107.07651), section 3.4; here only for the trained parts, adapters and heads. With momentum m and weight a,
 
     copy ← m · copy + (1 − m) · model                                      once per batch, before it is used
     loss of a token = (1 − a) · (−log p(token)) + a · Σ_v q(v) · (−log p(v))          q: the copy's prediction
 
-As published, the copy starts as the model, and ``a`` rises from 0 over a client's first round (there: the first epoch).
+As published, the copy starts equal to the model. ``a`` rises from 0 over a client's first round (in the paper, over the
+first epoch).
 
-Every route has a copy of its own: the same route through the averages of the adapters and the head that it trains. In
-FedDAT the global route thus learns from the average of the global adapter, and the DAT route from that of the local one
-beside the anchor as it is; mutual distillation goes on between the two routes themselves. The averages are personal:
-they stay in the client's store from round to round and never travel. That of the global adapter goes on through the
-server's updates, as through any other step.
+Every route has its own copy: the same route through the averages of the adapters and the head that it trains. In
+FedDAT, the global route learns from the average of the global adapter. The DAT route learns from the average of the
+local adapter together with the unaveraged anchor. Mutual distillation still connects the two routes themselves.
+
+The averages are personal: they stay in the client's store from round to round and never travel. The average of the
+global adapter treats an update from the server like any other step.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from torch import Tensor, nn
 
 
 class MomentumCopy:
-    """Moving averages of parameters, which take their place for a while.
+    """Moving averages of parameters, which can temporarily replace them.
 
     Args:
         trained: parameters by name.
-        decay: m, of [0, 1).
-        averages: as :meth:`state` gave them; empty: the parameters as they are.
+        decay: the momentum m, in [0, 1).
+        averages: averages from :meth:`state`; if empty, the averages start as the current parameters.
 
     Raises:
-        ValueError: the names or shapes of ``averages`` are not those of ``trained``.
+        ValueError: the names or shapes of ``averages`` do not match those of ``trained``.
     """
 
     def __init__(
@@ -55,10 +57,10 @@ class MomentumCopy:
 
     @contextmanager
     def instead(self) -> Iterator[None]:
-        """Let forward passes use the averages in place of the parameters; no graph is built meanwhile."""
+        """Use the averages in place of the parameters inside the block, without building a graph."""
         own = {name: parameter.data for name, parameter in self._trained.items()}
         try:
-            # The data are exchanged, not written: graphs that wait for their backward pass find their weights again.
+            # The data are swapped, not overwritten: graphs that still await their backward pass keep their weights.
             for name, parameter in self._trained.items():
                 parameter.data = self._averages[name]
             with torch.no_grad():
@@ -73,7 +75,7 @@ class MomentumCopy:
 
 
 def rising(alpha: float, step: int, steps: int, first: bool) -> float:
-    """Return the weight of the copy's predictions at ``step`` (0-based) of ``steps``: in the first round, it rises."""
+    """Return the weight of the copy's predictions at ``step`` (0-based) of ``steps``; it rises in the first round."""
     return alpha * step / steps if first else alpha
 
 

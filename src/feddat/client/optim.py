@@ -11,7 +11,7 @@ from torch import nn
 
 from feddat.config import Schedule, TrainConfig
 
-#: Key of a parameter group: what its learning rate is multiplied with.
+#: Key of a parameter group: the factor on its learning rate.
 FACTOR = "factor"
 
 
@@ -21,15 +21,15 @@ def build_optimizer(
     heads: Iterable[nn.Parameter] = (),
     head_factor: float = 1.0,
 ) -> torch.optim.AdamW:
-    """Return a new AdamW; biases and LayerNorm (1-D) get no weight decay.
+    """Return a new AdamW; biases and LayerNorm parameters (1-D) get no weight decay.
 
-    Parameters without gradient at a step do not move in it, and their moments rest.
+    A step changes neither the parameters without gradient nor their moments.
 
     Args:
-        adapters: parameters at the learning rate itself.
+        adapters: parameters that train at the learning rate itself.
         config: the optimizer's settings.
-        heads: parameters at ``head_factor`` times the learning rate.
-        head_factor: see there; 0: the heads rest.
+        heads: parameters that train at ``head_factor`` times the learning rate.
+        head_factor: factor on the heads' learning rate; 0 freezes the heads.
     """
     groups: list[dict[str, Any]] = []
     for parameters, factor in ((adapters, 1.0), (heads, head_factor)):
@@ -49,8 +49,8 @@ def build_optimizer(
 def schedule(step: int, steps: int, warmup: float, shape: Schedule = "linear") -> float:
     """Return the factor on the learning rate at ``step`` (0-based) of ``steps``.
 
-    It rises linearly over the first ``warmup`` share of the steps and reaches 1. From there it falls on a line or on
-    half a cosine, which would reach 0 one step after the last, so that every step moves; or it stays.
+    The factor rises linearly over the first ``warmup`` share of the steps and reaches 1. Then it stays constant, or
+    falls along a line or half a cosine. The fall would reach 0 one step after the last, so every step has an effect.
     """
     rising = int(warmup * steps)
     left = (steps - step) / max(1, steps - rising)

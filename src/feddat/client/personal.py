@@ -1,13 +1,13 @@
-"""What a client keeps for itself between rounds, as named tensors.
+"""The personal state that a client keeps between rounds, as named tensors.
 
 | name | kept |
 | --- | --- |
-| ``local.KEY``, ``anchor.KEY`` | where the algorithm keeps that adapter |
-| ``global.KEY`` | where that entry of the global adapter trains and does not travel |
+| ``local.KEY``, ``anchor.KEY`` | if the algorithm keeps that adapter |
+| ``global.KEY`` | if that entry of the global adapter trains and does not travel |
 | ``head/MEMBER/KEY`` | always: one head per owner of data |
-| ``head.NAME/MEMBER/KEY`` | where a route has a head of its own |
+| ``head.NAME/MEMBER/KEY`` | if a route has its own head |
 | ``state.KEY`` | the algorithm's own tensors |
-| ``momentum.NAME`` | with momentum distillation: the average of what trains under that name |
+| ``momentum.NAME`` | with momentum distillation: the average of the parameter of that name |
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from feddat.client.member import Member
 
 
 def shared_state(algorithm: Algorithm, adapters: Adapters) -> dict[str, Tensor]:
-    """Return what travels: CPU copies of the entries of the global adapter that the algorithm shares."""
+    """Return the entries of the global adapter that travel, as CPU copies."""
     named = adapters.named("global").items()
     return {key: value.detach().to("cpu", copy=True) for key, value in named if _travels(algorithm, key)}
 
 
 def load_shared(algorithm: Algorithm, adapters: Adapters, shared: Mapping[str, Tensor]) -> None:
-    """Copy what travelled into the global adapter; its other entries are left alone.
+    """Load the entries that travelled into the global adapter; its other entries stay unchanged.
 
     Raises:
-        ValueError: a key is missing or unexpected, or a shape differs. Nothing is loaded then.
+        ValueError: a key is missing or unexpected, or a shape differs; nothing is loaded.
     """
     _load_part(adapters, shared, [key for key in adapters.named("global") if _travels(algorithm, key)])
 
 
 def trained(algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member]) -> dict[str, nn.Parameter]:
-    """Return the parameters that a client trains, by the names that they have in its store or would have there."""
+    """Return the parameters that a client trains, by the names that they have, or would have, in its store."""
     parameters = {
         f"{name}.{key}": parameter
         for name in algorithm.trains
@@ -56,9 +56,10 @@ def pack(
     state: Mapping[str, Tensor],
     averages: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Return everything of a client that does not travel.
+    """Return all tensors of a client that do not travel.
 
-    ``state``: the algorithm's own tensors; ``averages``: momentum distillation's, by the names of :func:`trained`.
+    ``state`` holds the algorithm's own tensors; ``averages`` holds the averages of momentum distillation, by the names
+    of :func:`trained`.
     """
     tensors: dict[str, Tensor] = {}
     for name in algorithm.keeps:
@@ -75,7 +76,7 @@ def pack(
 def unpack(
     algorithm: Algorithm, adapters: Adapters, members: Mapping[str, Member], tensors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Load what :func:`pack` returned; return the algorithm's own tensors.
+    """Load the tensors that :func:`pack` returned; return the algorithm's own tensors.
 
     Raises:
         ValueError, RuntimeError: a name or shape does not fit.
@@ -90,7 +91,7 @@ def unpack(
 
 
 def averages(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the averages of momentum distillation in what :func:`pack` returned; none where there is none."""
+    """Return the averages of momentum distillation among the tensors of :func:`pack`; empty without it."""
     return _below("momentum.", tensors)
 
 

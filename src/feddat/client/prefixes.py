@@ -1,7 +1,7 @@
-"""The states below the first adapter, kept in memory for all rounds: what is frozen need not be computed again.
+"""Hidden states below the first adapter, kept in memory for all rounds so that frozen layers run only once.
 
-A split's rows are always computed in the same groups, whatever batches ask for them, so that the numbers depend neither
-on what was kept nor on where a run was resumed. What does not fit is computed in every batch, as if nothing were kept.
+The rows of a split are always computed in the same groups, whatever the batches. The numbers therefore depend neither
+on what was kept nor on the round in which a run was resumed. States that do not fit are computed in every batch.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from feddat.models.base import EncodedViews, StagedBackbone
 from feddat.models.stages import MASK, STATES
 
-#: Rows that are computed together.
+#: Number of rows that are computed together.
 GROUP = 64
 
 
 class PrefixViews:
-    """Views whose batches are prefixes (:meth:`feddat.models.base.StagedBackbone.prefix`), without padding inside.
+    """Views whose batches are prefixes (:meth:`feddat.models.base.StagedBackbone.prefix`), stored without padding.
 
     Args:
-        states: per view (tokens, d), without what the mask hides.
+        states: the states of each view, (tokens, d), without masked tokens.
     """
 
     def __init__(self, states: Sequence[Tensor]) -> None:
@@ -35,7 +35,7 @@ class PrefixViews:
         return len(self._states)
 
     def batch(self, indices: Sequence[int] | Tensor, device: torch.device) -> dict[str, Tensor]:
-        """Return the prefix of the views at ``indices``: states (N, tokens, d), and a mask where lengths differ."""
+        """Return the prefix of the views at ``indices``: states (N, tokens, d), and a mask if their lengths differ."""
         index = torch.as_tensor(indices)
         rows, lengths = [self._states[i] for i in index.tolist()], self._lengths[index]
         if bool((lengths == lengths[0]).all()):
@@ -46,10 +46,10 @@ class PrefixViews:
 
 
 class PrefixCache:
-    """Prefixes of several clients' splits within one budget; those not used for the longest time make room.
+    """Prefixes of the splits of several clients within one memory budget; the least recently used make room.
 
     Args:
-        limit: bytes. A split that takes more alone is not kept.
+        limit: the budget in bytes; a single split that takes more is not kept.
     """
 
     def __init__(self, limit: int) -> None:
@@ -60,13 +60,13 @@ class PrefixCache:
     def views(
         self, key: tuple[str, ...], views: EncodedViews, backbone: StagedBackbone, device: torch.device
     ) -> EncodedViews:
-        """Return the prefixes of some views, or the views themselves where there are none to keep.
+        """Return the prefixes of some views, or the views themselves if their prefixes cannot be kept.
 
         Args:
-            key: whose they are, and of which split: views of one key are always the same.
-            views: prepared once.
-            backbone: divided, in the state (training or not) and autocast that batches are run in.
-            device: the backbone's.
+            key: owner and split of the views; the same key always means the same views.
+            views: the prepared views.
+            backbone: a staged backbone, already divided, in the mode (training or not) and autocast of the batches.
+            device: the backbone's device.
         """
         if key in self._refused:
             return views
@@ -84,20 +84,20 @@ class PrefixCache:
         return self._kept[key][0]
 
     def drop(self, owner: str) -> None:
-        """Let go of everything whose key begins with ``owner``."""
+        """Drop every entry of which the key begins with ``owner``."""
         for key in [key for key in self._kept if key[0] == owner]:
             del self._kept[key]
 
     @torch.no_grad()
     def _states(self, views: EncodedViews, backbone: StagedBackbone, device: torch.device) -> list[Tensor] | None:
-        """Return per view what its prefix holds; ``None`` where that is too much, or is no sequence of states."""
+        """Return the states of each view's prefix, or ``None`` if they are too large or are not a sequence."""
         kept: list[Tensor] = []
         for group in torch.arange(len(views)).split(GROUP):  # type: ignore[no-untyped-call]
             prefix = backbone.prefix(views.batch(group, device))
             if not prefix.keys() <= {STATES, MASK}:
                 return None
-            states = prefix[STATES]  # kept where they are used
-            if states[0].nbytes * len(views) > 2 * self._limit:  # a first look: padding may be half of it
+            states = prefix[STATES]  # kept on the device that uses them
+            if states[0].nbytes * len(views) > 2 * self._limit:  # an early estimate: half of it can be padding
                 return None
             if MASK in prefix:
                 kept += [row[mask].clone() for row, mask in zip(states, prefix[MASK][:, 0, 0], strict=True)]

@@ -1,4 +1,4 @@
-"""Which sites of adapters a client's training gets to: found out by one backward pass over one of its questions."""
+"""Find the adapter sites that a client's training reaches, by backward passes over a few of its questions."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from feddat.example import DataError, Example
 from feddat.models.base import Backbone
 from feddat.models.generative import GenerativeBackbone
 
-#: Training examples that are looked at where those before left sites without a gradient: a question goes through a few
-#: of a layer's experts.
+#: Most training examples to try while sites are still without a gradient: one question uses only a few of a layer's
+#: experts.
 EXAMPLES = 8
 
 
 def unreached_sites(
     backbone: Backbone, adapters: Adapters, members: Iterable[Member], precision: str = "fp32"
 ) -> list[str]:
-    """Return the sites of the global adapter that no gradient gets to, however the members answer.
+    """Return the sites of the global adapter that no gradient reaches, however the members answer.
 
-    A module may lie beside the way from inputs to features, or be used in another way than by calling it. One member of
-    each task and way of answering is asked. One whose examples cannot be used is passed over: it will say so itself.
+    A module may not be on the path from inputs to features, or the model may use it without calling it. One member of
+    each task and way of answering is tried. A member with unusable examples is skipped; it reports that itself.
     """
     left = list(adapters.sites)
     asked = set()
@@ -49,8 +49,8 @@ def unreached_sites(
 
 
 def _backward(backbone: Backbone, adapters: Adapters, member: Member, example: Example, precision: str) -> None:
-    """Leave gradients of a weighted sum of one example's features."""
-    backbone.model.eval()  # dropout would draw numbers
+    """Run backward from a weighted sum of one example's features."""
+    backbone.model.eval()  # dropout would draw random numbers
     first = torch.zeros(1, dtype=torch.long)
     inputs = member.inputs(member.encode_for_probe([example]), first)
     if member.generation is not None and isinstance(backbone, GenerativeBackbone):
@@ -58,15 +58,15 @@ def _backward(backbone: Backbone, adapters: Adapters, member: Member, example: E
     learner = BatchLearner(backbone, adapters, precision)
     learner.take(member, inputs, first)
     features = learner.features("global").float()
-    # The plain sum of what a normalisation gives does not depend on what enters it.
+    # The plain sum of a normalisation's outputs does not depend on its inputs.
     weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(0))
     if features.requires_grad:
         (features * weights.to(features.device)).sum().backward()  # type: ignore[no-untyped-call]
 
 
 def _reached(adapters: Adapters) -> set[str]:
-    """Return the sites at which something has a gradient."""
-    sites = sorted(adapters.sites, key=len, reverse=True)  # a site may lie in another: a key is the innermost's
+    """Return the sites with a gradient that is not zero."""
+    sites = sorted(adapters.sites, key=len, reverse=True)  # sites can be nested: a key belongs to the innermost
     reached = set()
     for key, parameter in adapters.named("global").items():
         if parameter.grad is not None and bool(parameter.grad.any()):

@@ -1,7 +1,7 @@
-"""Which clients of a process hold memory between their turns: all of few, or none of many.
+"""The clients of a process that hold memory between their turns: all clients if there are few, none if there are many.
 
-Turns come in the same order every round. If there are more clients than may keep what they hold, each would have made
-room for others just before its next turn, and keeping would cost memory for nothing.
+Turns come in the same order every round. With more clients than the limit, each client would lose its memory just
+before its next turn, so keeping anything would be useless.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ from typing import Protocol
 
 
 class Holds(Protocol):
-    """What holds memory that it can do without."""
+    """An object that holds memory that it can give up."""
 
     def release(self) -> None:
-        """Let go of what can be made again."""
+        """Release everything that can be made again."""
         ...
 
 
 class Recent:
-    """The clients that had the last turns; the others let go of their prepared data and their heads.
+    """The clients that had the last turns; all others release their prepared data and their heads.
 
     Args:
-        limit: so many keep theirs.
-        clients: so many take turns; if they are more than ``limit``, each lets go as soon as the next has its turn.
+        limit: number of clients that keep theirs.
+        clients: number of clients that take turns. If it exceeds ``limit``, a client releases as soon as the next one
+            has its turn.
     """
 
     def __init__(self, limit: int, clients: int) -> None:
@@ -31,7 +32,7 @@ class Recent:
         self._kept: OrderedDict[int, Holds] = OrderedDict()
 
     def turn(self, client: Holds) -> None:
-        """Note that a client has its turn now; whose turn is longest ago makes room for it."""
+        """Note that a client has its turn now; the client with the oldest turn makes room for it."""
         self._kept[id(client)] = client
         self._kept.move_to_end(id(client))
         while len(self._kept) > self._limit:

@@ -1,8 +1,8 @@
-"""Personal state on the client's own disk: one safetensors file per round, written whole or not at all.
+"""Personal state on the client's own disk: one safetensors file per round, written completely or not at all.
 
-Flower's context is lost when a node restarts, so what a client must not lose lives here, keyed by the client's name.
-Each file is sealed (:mod:`feddat.seals`): one that was altered since is refused. States of earlier versions have no
-seals; they are accepted until the first one is sealed, and then sealed with it.
+Flower's context is lost when a node restarts. State that a client must not lose is therefore stored here, keyed by the
+client's name. Each file is sealed (:mod:`feddat.seals`), and an altered file is refused. States of earlier versions
+have no seals. They are accepted until the client seals its first file, and are sealed together with it.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
 
-#: Rounds kept: the newest, and the one before it for a server that resumes one round back.
+#: Number of rounds kept: the newest, and the one before it in case the server resumes one round back.
 KEEP = 2
-#: Seconds to wait for another process that works on the same client's state.
+#: Seconds to wait for another process that uses the same client's state.
 PATIENCE = 10.0
 
-#: In a client's folder, where its key lies nowhere else.
+#: File of the seal key in a client's folder, unless the key is kept elsewhere.
 _KEY = ".seal.key"
 #: In a client's folder, what it has spent of its privacy budget.
 LEDGER_FILE = "privacy.json"
 
-#: Round, tensors by name, and what was stored beside them.
+#: Round, tensors by name, and metadata.
 State: TypeAlias = tuple[int, dict[str, Tensor], dict[str, Any]]
 
 
 class StoreError(RuntimeError):
-    """Personal state cannot be written, is gone or was altered; the message names the client and the path."""
+    """Personal state cannot be written, is missing or was altered; the message names the client and the path."""
 
 
 class PersonalStore:
@@ -52,13 +52,13 @@ class PersonalStore:
         """Open the store; nothing is written before the first :meth:`save`.
 
         Args:
-            root: folder of all clients' stores.
-            client: stable client name; becomes a folder name.
-            label: first part of the file names, so that two kinds of state can lie side by side.
-            key: file of the key that seals the states; default: in the client's folder.
+            root: folder of the stores of all clients.
+            client: stable client name; used as a folder name.
+            label: first part of the file names, so that two kinds of state can share a folder.
+            key: file of the key that seals the states; default: a file in the client's folder.
 
         Raises:
-            StoreError: the client's name cannot be a folder name.
+            StoreError: the client's name cannot be used as a folder name.
         """
         if problem := name_problem(client):
             raise StoreError(f"client {client!r}: {problem}")
@@ -69,24 +69,24 @@ class PersonalStore:
         self.seal = Seal(key or self.folder / _KEY)
 
     def beside(self, label: str) -> PersonalStore:
-        """Return the store of another kind of state of the same client."""
+        """Return the store for another kind of state of the same client."""
         return PersonalStore(self.root, self.client, label, self.seal.file)
 
     @phase("checkpoints")
     def save(self, round: int, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:
-        """Write the state after ``round``, then drop all but the newest two and any of later rounds.
+        """Write the state after ``round``; then delete all states except the newest two, and any of later rounds.
 
-        The file appears under its name only when it is complete on disk; until then the previous state stays. States
-        of later rounds belong to a run that was rewound, so they go.
+        The file gets its name only when it is complete on disk; until then the previous state stays. States of later
+        rounds are deleted because the run was rewound.
 
         Raises:
-            StoreError: the disk refuses (full, read-only, ...); the previous state is intact.
+            StoreError: the state cannot be written (disk full, read-only, ...); the previous state is intact.
         """
         metadata = {"round": str(round), "client": self.client, "meta": json.dumps(meta or {})}
         path = self._path(round)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            # A process killed between write and rename leaves its temporary file; the next save clears it away.
+            # A process killed between write and rename leaves its temporary file; the next save deletes it.
             for stale in self.folder.glob(f".{self.label}-*.tmp"):
                 stale.unlink(missing_ok=True)
             self._begin_seals()
@@ -103,13 +103,13 @@ class PersonalStore:
 
     @phase("checkpoints")
     def load(self, before_round: int) -> State | None:
-        """Return the newest readable state of a round earlier than ``before_round``, or ``None`` where there is none.
+        """Return the newest readable state of a round earlier than ``before_round``, or ``None`` if there is none.
 
         An unreadable file is skipped with a logged warning, and the state before it is used.
 
         Raises:
-            StoreError: the only states left are of later rounds, and an earlier one has been dropped since; or the
-                one to be used was altered.
+            StoreError: only states of later rounds are left and an earlier one existed; or the state to use was
+                altered.
         """
         for round in sorted(self.rounds(), reverse=True):
             if round < before_round and (state := self.read(round)) is not None:
@@ -119,18 +119,19 @@ class PersonalStore:
         if state is not None and state[2].get("previous") is not None:
             raise StoreError(
                 f"client {self.client}: personal state before round {before_round} is gone; {self.folder} holds "
-                f"only {', '.join(str(r) for r in later)}; resume from a later round or start a new run"
+                f"only rounds {', '.join(str(r) for r in later)}; resume from a later round or start a new run"
             )
         return None
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing this client's states inside the block; wait a little for one that does.
+        """Keep other processes from writing this client's states inside the block.
 
-        A process that lost its server may still be at a turn when the run goes on elsewhere.
+        A process that lost its server may still be in a turn when the run continues elsewhere. If another process
+        holds the states, wait for it up to :data:`PATIENCE` seconds.
 
         Raises:
-            StoreError: another process holds them for too long, or the folder cannot be made.
+            StoreError: another process holds the states for too long, or the folder cannot be created.
         """
         deadline = time.monotonic() + PATIENCE
         with ExitStack() as stack:
@@ -141,7 +142,7 @@ class PersonalStore:
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
                         raise StoreError(
-                            f"client {self.client}: another process works on its personal state in {self.folder}"
+                            f"client {self.client}: another process is using its personal state in {self.folder}"
                         ) from None
                     time.sleep(0.05)
                 except OSError as error:
@@ -151,10 +152,10 @@ class PersonalStore:
             yield
 
     def read(self, round: int) -> State | None:
-        """Return the state of exactly ``round``, or ``None`` where it is absent or unreadable (logged).
+        """Return the state of exactly ``round``, or ``None`` if it is missing or unreadable (logged).
 
         Raises:
-            StoreError: it can be read, but was altered after it was written.
+            StoreError: the state is readable, but was altered after it was written.
         """
         path = self._path(round)
         if not path.exists():
@@ -169,14 +170,14 @@ class PersonalStore:
             sealed = self.seal.check(path)
         except SealError as error:
             raise StoreError(
-                f"client {self.client}: personal state {path}: {error}; put back what was there, or remove it, or "
-                "accept it (accept_changes)"
+                f"client {self.client}: personal state {path}: {error}; restore the original file, remove the file, "
+                "or accept it (accept_changes)"
             ) from None
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             log.warning("client %s: personal state %s is unreadable and is skipped: %s", self.client, path, error)
             return None
         if not sealed:
-            log.warning("client %s: personal state %s has no seal: it is of an earlier version", self.client, path)
+            log.warning("client %s: personal state %s has no seal: it is from an earlier version", self.client, path)
         return round, tensors, meta
 
     def read_ledger(self) -> dict[str, Any] | None:
@@ -220,23 +221,23 @@ class PersonalStore:
             raise StoreError(f"client {self.client}: cannot write {path}: {error.strerror or error}") from error
 
     def accept(self) -> None:
-        """Seal anew what there is of this client, whatever was done to it; say so of every file.
+        """Seal all states of this client again even if they were altered; log a warning for each file sealed.
 
         Raises:
-            StoreError: the disk refuses.
+            StoreError: a file cannot be read or written.
         """
         try:
-            self._seal_all("was altered or not sealed; it is accepted, and sealed anew", altered=True)
+            self._seal_all("was altered or had no seal; it is accepted and sealed again", altered=True)
         except OSError as error:
             raise StoreError(f"client {self.client}: cannot seal {self.folder}: {error.strerror or error}") from error
 
     def _begin_seals(self) -> None:
         if not self.seal.exists:
-            self._seal_all("is of an earlier version, which sealed nothing; it is sealed now", altered=False)
+            self._seal_all("is from an earlier version without seals; it is sealed now", altered=False)
 
     def _seal_all(self, told: str, altered: bool) -> None:
-        """Seal the client's states of all kinds that have no seal, or (``altered``) one that does not fit."""
-        # All are looked at before the first is sealed: from then on, those without a seal are altered ones.
+        """Seal the client's states of all kinds without a seal and, with ``altered``, those whose seal is wrong."""
+        # All files are checked before the first is sealed: from then on, a missing seal counts as an alteration.
         ledger = self._ledger_to_seal(altered)
         for path in [path for path in sorted(self.folder.glob("*.safetensors")) if not self._is_settled(path, altered)]:
             try:
@@ -244,7 +245,7 @@ class PersonalStore:
                     metadata = file.metadata() or {}
                     tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             except SafetensorError:
-                continue  # `read` says so
+                continue  # `read` reports it
             self._write(path, tensors, metadata)
             log.warning("client %s: personal state %s %s", self.client, path, told)
         if ledger is not None:
@@ -272,7 +273,7 @@ class PersonalStore:
         write_tensors(path, tensors, metadata | {SEAL: BLANK}, lambda temporary: self.seal.put(temporary, path.name))
 
     def rounds(self) -> list[int]:
-        """Return the rounds that have a file, in ascending order; readable or not."""
+        """Return the rounds that have a file, readable or not, in ascending order."""
         pattern = re.compile(rf"{re.escape(self.label)}-(\d+)\.safetensors")
         if not self.folder.is_dir():
             return []

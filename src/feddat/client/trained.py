@@ -1,4 +1,4 @@
-"""What came of training, apart from the frozen model: what can be taken away."""
+"""The trained parts of a model, without the frozen backbone, ready for export."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from feddat.client.member import Member
 
 @dataclass(frozen=True, slots=True)
 class TrainedModel:
-    """What answers on one route.
+    """The adapters and heads that answer on one route.
 
     Attributes:
-        route: its name.
-        parts: weight and state (CPU) of each adapter on it.
-        added: site -> what is added to its frozen weight, times LoRA's scale.
-        heads: the heads that it answers with, by the names that a member has for them; none without a member.
-        member: whose questions; ``None``: nobody's, the part that all have in common.
+        route: the route's name.
+        parts: weight and state (CPU) of each adapter on the route.
+        added: site -> the product to add, times LoRA's scale, to the site's frozen weight.
+        heads: the heads of the route, by the member's names for them; empty without a member.
+        member: the member whose questions it answers; ``None``: only the parts that all members share.
     """
 
     route: str

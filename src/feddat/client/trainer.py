@@ -1,7 +1,8 @@
-"""What one client does in a round: restore its personal state, train, store, answer (METHOD, "Round", steps 1 to 4).
+"""One client's part of a round: restore its personal state, train, store, answer (METHOD, "Round", steps 1 to 4).
 
-All clients of a process share one frozen model with one set of adapters. Each turn first puts a client's own state into
-them, so that a turn's result depends on its arguments, the client's store and the seed, never on who came before.
+All clients of a process share one frozen model with one set of adapters. Each turn first loads the client's own state
+into them. The result of a turn therefore depends only on its arguments, the client's store and the seed, never on the
+clients before it.
 """
 
 from __future__ import annotations
@@ -40,13 +41,14 @@ from feddat.seeding import torch_generator
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """What one round of local training gives.
+    """The result of one round of local training.
 
     Attributes:
-        shared: the global adapter, exactly what travels; ``None`` where the algorithm does not communicate.
+        shared: the entries of the global adapter that travel; ``None`` if the algorithm does not communicate.
         extras: the extra arrays that travel with it.
         examples: number of training examples, the weight of this client.
-        metrics: the algorithm's losses, mean over steps, and ``examples``, ``steps``, ``seconds``.
+        metrics: the algorithm's losses (mean over steps), ``examples``, ``steps``, ``seconds``, and the views that
+            went ``forward`` and ``backward`` through the backbone.
     """
 
     shared: dict[str, Tensor] | None
@@ -60,8 +62,8 @@ class EvalResult:
     """Scores on one split.
 
     Attributes:
-        scores: member -> route -> percent. The first route is the method's own answer. A member without examples in
-            the split has no entry.
+        scores: member -> route -> percent; the first route gives the method's own answer. A member without examples
+            in the split has no entry.
         examples: member -> number of examples in the split.
     """
 
@@ -72,31 +74,33 @@ class EvalResult:
 def personalises(algorithm: Algorithm, settings: AlgorithmConfig) -> bool:
     """Return whether clients fine-tune the received adapter before the final evaluation (``personal_epochs``).
 
-    Only algorithms whose one adapter travels do: the others have a personal one already.
+    Only algorithms with a single adapter that travels do; all others already have a personal adapter.
     """
     return settings.personal_epochs > 0 and algorithm.communicates and "local" not in algorithm.trains
 
 
 def evaluated_routes(algorithm: Algorithm, settings: AlgorithmConfig, final: bool = False) -> tuple[str, ...]:
-    """Return the routes that an evaluation scores, the method's own answer first."""
+    """Return the routes that an evaluation scores; the first one gives the method's own answer."""
     return ("local",) if final and personalises(algorithm, settings) else algorithm.routes
 
 
 class Participant:
-    """One client of the federation, or the one place that holds all data (``central``).
+    """One client of the federation, or the single participant that holds all data (``central``).
 
     Args:
         name: stable name; keys the personal store and the seeds.
-        members: whose data it holds: itself, or every client for a centralised algorithm. Each has its own head.
-        config: the run.
+        members: the data that it holds: its own, or every client's for a centralised algorithm. Each member has its
+            own head.
+        config: the settings of the run.
         backbone: the frozen model, on its device; shared by all clients of the process.
-        adapters: global, local and anchor adapter over that model; shared likewise.
+        adapters: the global, local and anchor adapters of that model; also shared.
         algorithm: the local objective.
-        store: personal state of this client.
-        prefixes: keeps what is frozen of the forward pass, for all participants of the process; ``None``: nothing is.
-        recent: says which participants of the process hold memory between their turns; ``None``: all do.
+        store: the personal state of this client.
+        prefixes: keeps the frozen part of the forward pass for all participants of the process; ``None``: nothing is
+            kept.
+        recent: decides which participants of the process hold memory between turns; ``None``: all do.
         captured: recordings of passes on a GPU, for all participants of the process; ``None``: there are none.
-        starts: states that adapters begin as, by their names; others are drawn.
+        starts: initial states of adapters by name; adapters without one are drawn at random.
     """
 
     def __init__(
@@ -124,7 +128,7 @@ class Participant:
         self._captured = captured
         self._starts = starts
         if isinstance(backbone, StagedBackbone):
-            # Where heads alone train, no route has an adapter: the whole model is computed once.
+            # If only heads train, no route has an adapter, and the whole model needs to run only once.
             backbone.stage(adapters.changed if algorithm.trains else ())
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
@@ -132,18 +136,18 @@ class Participant:
         check_model(config, backbone, any(member.generation for member in self.members.values()))
         self._personal_store = store.beside("personal")
         self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried, captured)
-        self._averages: dict[str, Tensor] = {}  # of momentum distillation, in the state restored last
+        self._averages: dict[str, Tensor] = {}  # averages of momentum distillation in the last restored state
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
-        """Return the routes that :meth:`evaluate` scores, the method's own answer first."""
+        """Return the routes that :meth:`evaluate` scores; the first one gives the method's own answer."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
 
     def kept(self) -> int:
-        """Return the newest round that this client keeps its state of; 0: of none."""
+        """Return the newest round with a stored state of this client; 0 if there is none."""
         return max(self.store.rounds(), default=0)
 
     def release(self) -> None:
-        """Let go of prepared data, prefixes and heads until the next turn."""
+        """Release prepared data, prefixes and heads until the next turn."""
         if self._prefixes is not None:
             self._prefixes.drop(self.name)
         for member in self.members.values():
@@ -155,20 +159,19 @@ class Participant:
         """Train for one round and store the personal state under ``round``.
 
         Args:
-            shared: the global adapter as received, as far as it travels; ``None`` for an algorithm that does not
-                communicate.
-            round: 1-based.
-            extras: the extra arrays received with it.
+            shared: the received entries of the global adapter; ``None`` for an algorithm that does not communicate.
+            round: the round, 1-based.
+            extras: the extra arrays received with the adapter.
 
         Raises:
             TrainingError: a loss or gradient is not finite; nothing is stored.
-            BudgetError: the round would go beyond the privacy budget; nothing is trained.
+            BudgetError: the round would exceed the privacy budget; nothing is trained.
             StoreError: the personal state cannot be read or written.
-            DataError: there is nothing to train on.
+            DataError: there are no training examples.
         """
         with self.store.held():
             context = self._restore(shared, round, extras, training=True)
-            self.adapters.refresh_anchor()  # the stored one is that of the last round
+            self.adapters.refresh_anchor()  # the stored anchor is from the last round
             copy = self._momentum_copy()
             if self.config.privacy.of_clients and self.config.secure_aggregation.enabled:
                 NoiseShares(self.config, self.store).check()
@@ -201,12 +204,12 @@ class Participant:
 
         Args:
             shared: the global adapter aggregated in ``round``; ``None`` for an algorithm that does not communicate.
-            round: the last round trained; 0 before training. A client that has never trained answers with its
-                initial head and local adapter.
+            round: the last trained round; 0 before training. A client that has never trained answers with its initial
+                head and local adapter.
             split: ``validation``, ``test`` or ``train``.
-            final: this is the evaluation after the last round. With ``algorithm.personal_epochs`` set, the received
-                adapter and the head are then first fine-tuned here for so many epochs. The result is kept beside the
-                personal state, used again by later calls, and never sent; its one route is ``local``.
+            final: whether this is the evaluation after the last round. If ``algorithm.personal_epochs`` is set, it
+                first fine-tunes the received adapter and the head for that many epochs. The result is stored next to
+                the personal state, reused by later calls, and never sent; its only route is ``local``.
             extras: the extra arrays received with the adapter.
         """
         answering = self.answering(shared, round, final, extras)
@@ -228,7 +231,7 @@ class Participant:
     ) -> dict[str, list[float]]:
         """Return the score of every example of a split by member, in percent, on the method's own route.
 
-        They stay on this machine: what travels are the means of :meth:`evaluate`, which takes the same arguments.
+        These scores stay on this machine; only the means of :meth:`evaluate` travel. It takes the same arguments.
         """
         answering = self.answering(shared, round, final, extras)
         route = self.routes(final)[0]
@@ -247,11 +250,11 @@ class Participant:
         final: bool = False,
         extras: Mapping[str, Tensor] | None = None,
     ) -> list[list[tuple[str, float]]]:
-        """Return each example's ``k`` likeliest answers with probabilities, on the method's own route.
+        """Return the ``k`` likeliest answers of each example with probabilities, on the method's own route.
 
-        The probabilities are a softmax over the logits; an answer written freely is the only one, with its own. VQA
-        as classification trains independent scores, so there they order and weigh the answers for display, and are not
-        calibrated.
+        The probabilities are a softmax over the logits. A freely written answer is returned alone, with its own
+        probability. VQA as classification trains independent scores; its probabilities only rank and weigh answers
+        for display and are not calibrated.
 
         Raises:
             ValueError: no member has this name.
@@ -271,10 +274,19 @@ class Participant:
         final: bool = False,
         extras: Mapping[str, Tensor] | None = None,
     ) -> TrainedModel:
-        """Return what answers a member's questions after ``round`` on a route; default: on the method's own.
+        """Return the trained parts that answer a member's questions on a route after ``round``.
+
+        Args:
+            shared: see :meth:`evaluate`.
+            round: see :meth:`evaluate`.
+            member: the member's name.
+            route: the route; default: the method's own.
+            final: see :meth:`evaluate`.
+            extras: see :meth:`evaluate`.
 
         Raises:
-            ValueError: no member has this name, there is no such route, or it is not one adapter's.
+            ValueError: no member has this name, the route does not exist, or it weighs adapters or answers anew for
+                each question.
         """
         self._check_member(member)
         routes = self.routes(final)
@@ -288,14 +300,14 @@ class Participant:
             raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
 
     def _private_turn(self, round: int) -> PrivateTurn | None:
-        """Pay for a round out of the privacy budget; ``None`` where nothing is promised."""
+        """Charge a round to the privacy budget; return ``None`` if the run promises nothing for records."""
         if not self.config.privacy.of_records:
             return None
         records = sum(len(member.data.train) for member in self.members.values())
         return open_turn(self.config, self.store, records, round)
 
     def _momentum_copy(self) -> MomentumCopy | None:
-        """Return the teacher of momentum distillation as this client left it; ``None`` where there is none."""
+        """Return the teacher of momentum distillation from this client's last state; ``None`` without distillation."""
         if self.config.momentum.alpha == 0 or not any(member.generation for member in self.members.values()):
             return None
         parameters = trained(self.algorithm, self.adapters, self.members)
@@ -306,11 +318,14 @@ class Participant:
 
     @phase("prefix")
     def _carried(self, member: str, part: Prepared, split: str) -> Prepared:
-        """Return a split whose frozen part of the forward pass is done, if that is kept; the model's mode is set."""
+        """Return a split with the frozen part of its forward pass computed, if that is kept.
+
+        The model must already be in its training or evaluation mode.
+        """
         if self._prefixes is None or not isinstance(self.backbone, StagedBackbone) or not part.size:
             return part
         if not self.algorithm.trains:
-            self.adapters.route("none")  # what is kept goes past the adapters
+            self.adapters.route("none")  # the kept features must not include adapters
         with autocast(self._device, self.config.train.precision):
             views = self._prefixes.views((self.name, member, split), part.views, self.backbone, self._device)
         return replace(part, views=views)
@@ -318,7 +333,7 @@ class Participant:
     def answering(
         self, shared: dict[str, Tensor] | None, round: int, final: bool, extras: Mapping[str, Tensor] | None
     ) -> Answering:
-        """Put this client's state after ``round`` into the model; return what answers with it, until the next turn."""
+        """Load this client's state after ``round`` into the model; the returned object is valid until the next turn."""
         algorithm, context = self.algorithm, self._restore(shared, round + 1, extras, training=False)
         if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
             algorithm = Local()
@@ -340,7 +355,7 @@ class Participant:
         return Answering(learner, algorithm, context, self.config.eval.batch_size)
 
     def _personalise(self, context: RoundContext, round: int) -> None:
-        """Fine-tune the received adapter, as the local one, and the head; or load what an earlier call made."""
+        """Fine-tune the received adapter (as the local one) and the head, or load the result of an earlier call."""
         state = self._personal_store.read(round)
         if state is not None:
             self._load_personal(Local(), state)
@@ -354,19 +369,19 @@ class Participant:
     def _restore(
         self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None, training: bool
     ) -> RoundContext:
-        """Put this client's state before ``round`` and what it received into the shared model.
+        """Load this client's state before ``round`` and the received arrays into the shared model.
 
         Args:
-            shared: the global adapter, as far as it travels.
-            round: that is to be trained, or the one after the round that is evaluated.
-            extras: the extra arrays received.
+            shared: the received entries of the global adapter.
+            round: the round to train, or the round after the evaluated one.
+            extras: the received extra arrays.
             training: whether the round is to be trained.
         """
         if self._recent is not None:
             self._recent.turn(self)
         if self.algorithm.communicates and shared is None:
-            raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter and got none")
-        # What does not travel starts the same everywhere; all of it, where nothing does.
+            raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter, but received none")
+        # Entries that do not travel start the same everywhere; if nothing travels, that is all of them.
         self._begin("global", torch_generator(self.config.seed, "server", "adapter"))
         if shared is not None:
             load_shared(self.algorithm, self.adapters, shared)
@@ -388,14 +403,14 @@ class Participant:
         return context
 
     def _begin(self, adapter: str, generator: torch.Generator) -> None:
-        """Put an adapter to where it begins."""
+        """Set an adapter to its initial state."""
         if adapter in self._starts:
             self.adapters.load(adapter, self._starts[adapter])
         else:
             self.adapters.initialise(generator, adapter)
 
     def _check_extras(self, extras: Mapping[str, Tensor], shared: Mapping[str, Tensor], training: bool) -> None:
-        """Refuse extra arrays that are not those that the algorithm's server sends."""
+        """Raise ``ValueError`` unless the extra arrays match what the algorithm's server sends."""
         server = self.algorithm.server or ServerPart()
         sent = (server.sends if training else server.answers)(server.start(shared))
         expected = {key: value.shape for key, value in sent.items()}

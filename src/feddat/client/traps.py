@@ -1,13 +1,13 @@
-"""Faults of the published code (METHOD, "Known traps"), reproduced on purpose to measure what each costs: ``train.trap``.
+"""Faults of the published code (METHOD, "Known traps"), reproduced on purpose to measure their cost: ``train.trap``.
 
-| trap | what happens |
+| trap | effect |
 | --- | --- |
-| ``frozen-local`` | An evaluation leaves only the global adapter trainable in the server's model, which every later round copies. The first evaluation follows round 1: from round 2 on the local adapter is in no optimizer. |
-| ``long-schedule`` | Each round's schedule is planned for 15 epochs, and goes on with every optimizer step: twice per batch in FedDAT's alternating order, once elsewhere. A round of one epoch is mostly warm-up. (Both half steps of a batch take the first one's rate here.) |
-| ``moving-rest`` | Gradients are zeroed, not dropped: AdamW's momentum and weight decay also move the adapter that should rest in a half step. |
+| ``frozen-local`` | An evaluation leaves only the global adapter trainable in the server's model, which every later round copies. The first evaluation follows round 1, so from round 2 on the local adapter is in no optimizer. |
+| ``long-schedule`` | Each round's schedule is planned for 15 epochs and advances with every optimizer step: twice per batch in FedDAT's alternating order, otherwise once. A round of one epoch is mostly warm-up. (Here, both half steps of a batch use the rate of the first.) |
+| ``moving-rest`` | Gradients are zeroed, not dropped, so AdamW's momentum and weight decay also move the adapter that a half step should not train. |
 | ``all`` | all three |
 
-A method without a local adapter, or without half steps, has nothing that the first or the last could change.
+``frozen-local`` changes nothing in a method without a local adapter, and ``moving-rest`` nothing without half steps.
 """  # noqa: E501  (a row of a table is a line)
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ PLANNED_EPOCHS = 15
 
 
 class Traps:
-    """Which faults one run reproduces, and what they change in local training; by default nothing.
+    """The faults that one run reproduces and their effect on local training; by default there are none.
 
     Attributes:
-        zeroes_gradients: whether gradients are zeroed and not dropped.
+        zeroes_gradients: whether gradients are zeroed instead of dropped.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -32,7 +32,7 @@ class Traps:
         self.zeroes_gradients = self._has("moving-rest")
 
     def trained(self, algorithm: Algorithm, round: int) -> tuple[str, ...]:
-        """Return the adapters whose parameters the optimizer of a round gets."""
+        """Return the names of the adapters that a round's optimizer trains."""
         if self._has("frozen-local") and round > 1 and "global" in algorithm.trains:
             return tuple(name for name in algorithm.trains if name != "local")
         return algorithm.trains

@@ -1,7 +1,7 @@
 """The whole configuration of one run, validated before anything starts.
 
-A run is described by one YAML file and ``key=value`` overrides with dotted keys (``train.lr=1e-3``). Unknown keys are
-refused, with one named that is near, if any is.
+One YAML file and ``key=value`` overrides with dotted keys (``train.lr=1e-3``) describe a run. An unknown key raises an
+error that suggests a similar key, if there is one.
 """
 
 from feddat.config.errors import ConfigError

@@ -1,4 +1,4 @@
-"""What is said about settings that cannot be used: one line, with the key, what was expected and what to do."""
+"""Error messages for invalid settings: one line that names the key, what was expected and what to do."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pydantic import ValidationError
 
 from feddat.text import did_you_mean
 
-#: Kinds of error in which something is not the text that it should be.
+#: Types of pydantic error for a value that should be text.
 _TEXTS = frozenset({"string_type", "path_type"})
 
 
 class ConfigError(ValueError):
-    """The configuration is unusable; the message names the key and what was expected.
+    """The configuration is invalid; the message names the key and what was expected.
 
     Attributes:
-        unknown: the keys that are not known, for whoever knows what else they may have been meant for.
+        unknown: the unknown keys, so that a caller can suggest what they were meant for.
     """
 
     def __init__(self, message: str, unknown: Sequence[str] = ()) -> None:
@@ -27,7 +27,7 @@ class ConfigError(ValueError):
 
 
 def explained(error: ValidationError, where: str, known: Iterable[str]) -> ConfigError:
-    """Return what a validation found as one line that begins with ``where``; ``known`` are all keys there are."""
+    """Return a validation error as one line that begins with ``where``; ``known`` lists all valid keys."""
     parts, unknown, keys = [], [], list(known)
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
@@ -45,7 +45,7 @@ def explained(error: ValidationError, where: str, known: Iterable[str]) -> Confi
 
 
 def kind_of(value: Any) -> str:
-    """Return what a value is called in YAML."""
+    """Return the YAML name for the type of a value."""
     kinds = {list: "list", str: "text", dict: "mapping", NoneType: "key without a value"}
     return kinds.get(type(value), "single value")
 

@@ -1,8 +1,8 @@
-"""A client's own policy: what a server may ask of it. It stands in the client's own file, and nothing in it leaves.
+"""A client's own policy: what a server may ask of it. The policy is a local file that never leaves the client.
 
-A server chooses the settings of a run, and with some settings one update gives a picture and its question away: one
-step on one example, all weights trained, an optimizer that passes gradients on as they are. A client takes part in what
-its policy allows and in nothing else. docs/security.md explains every key.
+The server chooses the settings of a run. With some settings, a single update reveals a picture and its question: one
+step on one example, with all weights trained and an optimizer that passes gradients through unchanged. A client takes
+part only in runs that its policy allows. docs/security.md explains every key.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from feddat.config.privacy import Level
 from feddat.config.sections import Section
 from feddat.kinds import KINDS
 
-#: The least and the most that a number may be.
+#: The smallest and the largest allowed value of a number.
 Bounds: TypeAlias = tuple[float, float]
 Split: TypeAlias = Literal["train", "validation", "test"]
 Count: TypeAlias = Annotated[int, Field(ge=0)]
 
-#: Every number among the settings of a run that reaches a client -> its bounds, unless the client sets others. AdamW
-#: hides the size of a gradient unless the gradient is small beside ``train.eps``: then an update *is* the gradient.
-#: Hence the bounds of eps, and of whatever can make a loss or a gradient tiny.
+#: Every numeric setting of a run that reaches a client -> its bounds, unless the client sets others. AdamW hides the
+#: size of a gradient unless the gradient is small compared with ``train.eps``; then an update *is* the gradient. The
+#: bounds of eps, and of every setting that can make a loss or a gradient tiny, prevent that.
 BOUNDS: dict[str, Bounds] = {
     "rounds": (1, 100),
     "seed": (0, 2**63 - 1),
@@ -85,7 +85,7 @@ BOUNDS: dict[str, Bounds] = {
     "eval.rank_top": (1, 4096),
 }
 
-#: Methods of this package that send nothing but the adapter, as it is after a round.
+#: Methods of this package that send only the adapter, as it is after a round.
 METHODS = (
     *(
         "feddat",
@@ -112,36 +112,45 @@ class PolicyConfig(Section):
     approval: Literal["ask", "first-use"] = Field(
         "ask", description="ask: a run waits for `feddat deploy approve RUN`; first-use: its first settings are pinned"
     )
-    methods: tuple[str, ...] = Field(METHODS, description="methods, by the names of `feddat list`; no variants")
-    kinds: tuple[str, ...] = Field(("bottleneck", "lora", "prompt", "head"), description="kinds of adapter")
-    parts: tuple[Literal["language", "vision", "projector"], ...] = Field(
-        ("language",), description="parts of a decoder vision-language model that may have adapters"
+    methods: tuple[str, ...] = Field(
+        METHODS, description="allowed methods, named as in `feddat list`, without variants"
     )
-    sites: tuple[str, ...] = Field((), description="what adapter.sites may be, word for word; none: default sites only")
-    shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may travel")
+    kinds: tuple[str, ...] = Field(("bottleneck", "lora", "prompt", "head"), description="allowed kinds of adapter")
+    parts: tuple[Literal["language", "vision", "projector"], ...] = Field(
+        ("language",), description="parts of a decoder vision-language model that may get adapters"
+    )
+    sites: tuple[str, ...] = Field(
+        (), description="allowed values of adapter.sites, matched exactly; empty: default sites only"
+    )
+    shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may be sent")
     privacy: Level = Field(
         "none",
-        description="least privacy of a run. none: it need promise nothing; central: of whole clients, by noise of the "
-        "server; client: of whole clients, by noise in shares; shared, all: of records, by privacy.scope",
+        description="weakest privacy that a run may have. none: no privacy required; central: of whole clients, with noise "
+        "of the server; client: of whole clients, with noise in shares; shared, all: of records, by privacy.scope",
     )
-    epsilon: float = Field(8.0, gt=0, description="where privacy is required: the most privacy.epsilon of a run")
-    delta: float = Field(1e-5, gt=0, lt=1, description="where privacy is required: the most privacy.delta of a run")
+    epsilon: float = Field(8.0, gt=0, description="largest privacy.epsilon of a run, where privacy is required")
+    delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, where privacy is required")
     secure_aggregation: Literal["optional", "required"] = Field(
-        "optional", description="required: updates leave in secure sums alone, with neighbours whose keys are certified"
+        "optional",
+        description="required: send updates only through secure aggregation, with neighbours whose keys are certified",
     )
-    max_parameters: Count = Field(50_000_000, description="numbers that may travel in one update")
-    min_examples: Count = Field(64, description="training examples that an update must come from, at the least")
-    min_questions: Count = Field(32, description="questions that a score must come from, at the least")
-    score_splits: tuple[Split, ...] = Field(("validation", "test"), description="splits that may be scored")
-    updates_a_day: Count = Field(150, description="updates, of all runs together, per day (UTC)")
-    evaluations_a_day: Count = Field(150, description="evaluations, of all runs together, per day (UTC)")
-    new_runs_a_day: Count = Field(10, description="first-use: runs that are approved by themselves, per day (UTC)")
-    train_examples: int | None = Field(None, ge=1, description="cap on training examples; never the run's")
-    validation_examples: int | None = Field(None, ge=1, description="cap on validation examples; never the run's")
-    test_examples: int | None = Field(None, ge=1, description="cap on test examples; never the run's")
-    data_seed: int = Field(0, ge=0, description="seed by which these caps draw; never the run's")
+    max_parameters: Count = Field(50_000_000, description="most parameters that one update may contain")
+    min_examples: Count = Field(64, description="fewest training examples that an update may be based on")
+    min_questions: Count = Field(32, description="fewest questions that a score may be based on")
+    score_splits: tuple[Split, ...] = Field(
+        ("validation", "test"), description="splits that the client may be asked to score"
+    )
+    updates_a_day: Count = Field(150, description="most updates per day (UTC), summed over all runs")
+    evaluations_a_day: Count = Field(150, description="most evaluations per day (UTC), summed over all runs")
+    new_runs_a_day: Count = Field(10, description="first-use: most runs approved automatically per day (UTC)")
+    train_examples: int | None = Field(None, ge=1, description="cap on training examples; the run's cap is ignored")
+    validation_examples: int | None = Field(
+        None, ge=1, description="cap on validation examples; the run's cap is ignored"
+    )
+    test_examples: int | None = Field(None, ge=1, description="cap on test examples; the run's cap is ignored")
+    data_seed: int = Field(0, ge=0, description="seed for sampling under these caps; the run's seed is ignored")
     bounds: dict[str, Bounds] = Field(
-        BOUNDS, description="setting: [least, most]; those that are left out keep their defaults"
+        BOUNDS, description="setting: [smallest, largest]; settings left out keep their default bounds"
     )
 
     @field_validator("kinds")
@@ -163,9 +172,9 @@ class PolicyConfig(Section):
         return BOUNDS | {key: _pair(key, pair) for key, pair in value.items()}
 
     def outside(self, key: str, value: object) -> str | None:
-        """Say how a number lies outside the bounds of its setting; ``None`` where it does not.
+        """Return a message if a number is outside the bounds of its setting, else ``None``.
 
-        Values that are no numbers (nothing, or a word among the few that the setting knows) are within.
+        Values that are not numbers (``None``, or one of the words that the setting accepts) count as within.
         """
         for one in value if isinstance(value, tuple) else (value,):
             if isinstance(one, bool) or not isinstance(one, int | float):
@@ -177,7 +186,7 @@ class PolicyConfig(Section):
 
 
 def _pair(key: str, pair: Any) -> Bounds:
-    """Return two numbers in order; YAML 1.1 takes some, such as 1e-6, for text."""
+    """Return the pair as two floats in ascending order; YAML 1.1 parses some numbers, such as 1e-6, as text."""
     try:
         least, most = (float(end) for end in pair)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""A configuration from a YAML file and from ``key=value`` on the command line."""
+"""Read a configuration from a YAML file and from ``key=value`` on the command line."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 
 
 def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
-    """Build a configuration from a YAML file, ``key=value`` overrides and keyword values, in that order of precedence.
+    """Build a configuration from a YAML file, ``key=value`` overrides and keyword values; the later source wins.
 
-    Relative paths inside ``clients`` are taken relative to the YAML file's folder. What none of them gives comes from
-    the bundled model's own settings (:mod:`feddat.config.recommended`), else from the defaults of :class:`RunConfig`.
+    Relative paths inside ``clients`` are resolved against the YAML file's folder. Settings that no source gives come
+    from the bundled model (:mod:`feddat.config.recommended`), else from the defaults of :class:`RunConfig`.
 
     Raises:
-        ConfigError: the file is missing, empty or not YAML, a key is unknown, or a value does not fit.
+        ConfigError: the file is missing, empty or not YAML, a key is unknown, or a value is invalid.
     """
     raw: dict[str, Any] = {}
     if path is not None:
@@ -30,11 +30,11 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
                 raw[section] = {key: raw[section]}
         clients = raw.get("clients")
         if "clients" in raw and not clients and "benchmark" not in raw:
-            raise ConfigError(f"config file {path}: clients: none is named; name them, or leave the key out")
+            raise ConfigError(f"config file {path}: clients: is empty; name at least one client, or leave the key out")
         for client in clients.values() if isinstance(clients, dict) else ():
             if not isinstance(client, dict):
                 continue
-            # With a format, train, validation and test are names of its splits.
+            # With a format, train, validation and test name its splits.
             for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
                 if isinstance(client.get(key), str):
                     client[key] = local_or_named(path.parent, client[key], client.get("format"))
@@ -45,7 +45,7 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
         if not separator or not key:
             raise ConfigError(f"override {item!r}: expected key=value, for example train.lr=1e-3")
         parsed = parse_scalar(value)
-        # On a command line no quotes are left: where a text is wanted, `name=3` and `name=no` are texts.
+        # The shell removes quotes, so for keys that take text, `name=3` and `name=no` are text.
         as_text = parsed is not None and not isinstance(parsed, str | list | dict) and takes_text(key)
         assign(raw, key.split("."), value if as_text else parsed)
     for key, value in values.items():
@@ -64,7 +64,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path}: {error}") from None
     if not raw and (raw is None or isinstance(raw, dict)):
         raise ConfigError(
-            f"config file {path}: holds no settings; expected some, for example `clients:` or `benchmark:`"
+            f"config file {path}: contains no settings; expected at least one, for example `clients:` or `benchmark:`"
         )
     if not isinstance(raw, dict):
         raise ConfigError(f"config file {path}: expected keys and values at the top level")
@@ -72,11 +72,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def parse_scalar(value: str) -> Any:
-    """Read one value of the command line, or of a message, as YAML does, with ``1e-3`` as a number.
+    """Parse one value from the command line or from a message as YAML, but ``1e-3`` as a number.
 
     Raises:
-        ConfigError: it begins like a list or a mapping, and is none that can be used: it has aliases, by which a few
-            lines stand for many, for one.
+        ConfigError: the value begins like a list or a mapping but is not a valid one. Aliases are invalid, since with
+            them a few lines can expand to many.
     """
     try:
         parsed = parse_yaml(value, aliases=False)
@@ -85,7 +85,7 @@ def parse_scalar(value: str) -> Any:
             raise ConfigError(f"value {value[:60]!r}: {error}") from None
         return value
     if isinstance(parsed, str):
-        # YAML 1.1 reads 1e-3 as text: it wants 1.0e-3, which nobody types.
+        # YAML 1.1 parses 1e-3 as text; it requires 1.0e-3, which nobody types.
         try:
             return float(parsed)
         except ValueError:

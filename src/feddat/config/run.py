@@ -1,4 +1,4 @@
-"""The whole configuration of one run: its sections, and what is set beside them."""
+"""The whole configuration of one run: its sections and its top-level settings."""
 
 from __future__ import annotations
 
@@ -35,29 +35,28 @@ from feddat.text import normal_text
 
 
 class RunConfig(Section):
-    """Everything that determines one run's numbers, and where it is written."""
+    """Everything that determines the numbers of one run, and where the run is written."""
 
-    name: str | None = Field(
-        None, description="run folder below `runs_dir`; default: made from method, benchmark, seed"
-    )
-    runs_dir: Path = Field(Path("runs"), description="folder that run folders are made in")
-    method: str = Field("feddat", description="method, or a variant of one, see `feddat list`")
+    name: str | None = Field(None, description="name of the run folder in `runs_dir`; default: METHOD-BENCHMARK-sSEED")
+    runs_dir: Path = Field(Path("runs"), description="folder that contains the run folders")
+    method: str = Field("feddat", description="method or variant of a method, see `feddat list`")
     model: str = Field(
         "vilt-mini",
-        description="name of a bundled model, path of a Hugging Face folder, or owner/name[@revision] there",
+        description="name of a bundled model, path of a Hugging Face model folder, or owner/name[@revision] on the Hub",
     )
     model_weights: str | None = Field(
         None,
-        description="hash that the frozen weights must have, as a summary gives it; filled in when a run starts",
+        description="expected hash of the frozen weights, as in summary.json; filled in when a run starts",
     )
     weights: Literal["fp32", "bf16", "int8", "int4"] = Field(
-        "fp32", description="number format of the frozen weights of decoder vision-language models; what trains is fp32"
+        "fp32",
+        description="number format of the frozen weights of decoder vision-language models; trained weights are fp32",
     )
     benchmark: str | None = Field(
-        "mini/domain", description="name in the catalog, or a prepared folder; or give `clients`"
+        "mini/domain", description="name in the catalog, or path of a prepared folder; or set `clients` instead"
     )
     root: Path | None = Field(
-        None, description="paper/*: folder of the published datasets, or of the prepared folders domain, scene, ..."
+        None, description="paper/*: folder with the published datasets, or with the prepared folders domain, scene, ..."
     )
     revisions: dict[str, str] | None = Field(
         None, description="medical/*: dataset on the Hub -> commit; filled in when a run starts"
@@ -67,38 +66,42 @@ class RunConfig(Section):
         description="own data: client name -> {train, validation?, test, images, task?, ...} or {format, root, ...}",
     )
     pictures: PictureSettings = Field(
-        PictureSettings(), description="how images are read (docs/data.md); a client's own `pictures` come first"
+        PictureSettings(), description="how images are read (docs/data.md); a client's own `pictures` override it"
     )
     data_cache: Path | None = Field(
-        None, description="folder in which decoded images and tokens are kept for the next run; default: nowhere"
+        None, description="folder that caches decoded images and tokens for later runs; default: no cache"
     )
     train_examples: int | None = Field(None, ge=1, description="cap on training examples per client")
     test_examples: int | None = Field(None, ge=1, description="cap on test examples per client")
     validation_examples: int | None = Field(
-        None, ge=1, description="cap on validation examples per client; default: that on test examples, mini/*: half"
+        None,
+        ge=1,
+        description="cap on validation examples per client; default: the cap on test examples, for mini/* half of it",
     )
     split_clients: int = Field(
-        1, ge=1, description="deal each client's training examples out to so many clients with the whole of its tests"
+        1, ge=1, description="split each client's training examples among this many clients, each with all its tests"
     )
-    data_seed: int = Field(0, ge=0, description="seed of generated or sampled data; the same for every method and seed")
-    rounds: int = Field(30, ge=1, description="rounds of communication")
-    seed: int = Field(0, ge=0, description="seed of weights, batches and sampled clients")
-    device: str = Field("cpu", description="device that clients compute on: cpu, cuda, cuda:1, ...")
+    data_seed: int = Field(
+        0, ge=0, description="seed of generated or sampled data; the same for every method and every `seed`"
+    )
+    rounds: int = Field(30, ge=1, description="communication rounds")
+    seed: int = Field(0, ge=0, description="seed of initial weights, batches and client sampling")
+    device: str = Field("cpu", description="device on which clients compute: cpu, cuda, cuda:1, ...")
     cache_prefix: int = Field(
         512,
         ge=0,
-        description="MiB of memory (of the GPU, on one) for the model's states below the first adapter, so that they "
-        "are computed once for all rounds; what does not fit is computed in every batch; 0: all of it",
+        description="MiB of memory (GPU memory on a GPU) to cache the model's states below the first adapter, so "
+        "that they are computed once for all rounds; states that do not fit are computed in every batch; 0: no cache",
     )
     keep_clients: int = Field(
         32,
         ge=1,
-        description="up to so many clients of this process keep prepared data and head in memory between turns; of "
-        "more, none does, since each would have made room before its next turn",
+        description="up to this many clients in this process keep their prepared data and head in memory between "
+        "turns; with more clients, none does, since each would be evicted before its next turn",
     )
     threads: int | None = Field(None, ge=1, description="CPU threads of this process; default: torch's own choice")
     share_metrics: Sharing = Field(
-        "scores", description="what leaves a client beside its adapter: nothing, numbers of examples, or scores as well"
+        "scores", description="metrics that a client shares: none, numbers of examples, or scores as well"
     )
     runtime: RuntimeConfig = RuntimeConfig()
     adapter: AdapterConfig = AdapterConfig()
@@ -120,17 +123,17 @@ class RunConfig(Section):
         if value is None:
             return None
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected names of clients and their files, {_CLIENTS}, not a {kind_of(value)}")
+            raise ValueError(f"expected client names and their files, {_CLIENTS}, not a {kind_of(value)}")
         clients = {normal_text(name) if isinstance(name, str) else name: spec for name, spec in value.items()}
         if len(clients) < len(value):
-            raise ValueError("two names are the same in another Unicode form")
+            raise ValueError("two names differ only in their Unicode form")
         for name, spec in clients.items():
             if isinstance(name, str) and (problem := name_problem(name)):
                 raise ValueError(f"name {name!r}: {problem}")
             if not isinstance(spec, Mapping):
-                raise ValueError(f"{name}: expected its files, {_CLIENTS}, not a {kind_of(spec)}")
+                raise ValueError(f"{name}: expected the client's files, {_CLIENTS}, not a {kind_of(spec)}")
         if pair := same_name(name for name in clients if isinstance(name, str)):
-            raise ValueError(f"names {pair[0]!r} and {pair[1]!r}: expected that they differ in more than letter case")
+            raise ValueError(f"names {pair[0]!r} and {pair[1]!r} differ only in letter case; rename one")
         return clients
 
     @model_validator(mode="after")
@@ -145,35 +148,35 @@ class RunConfig(Section):
             own = spec.get("model") if isinstance(spec, dict) else None
             if own is not None and own != self.model:
                 raise ValueError(
-                    f"clients.{name}.model: {own!r}, but the run's is {self.model!r}: all clients of a federation "
-                    "share one backbone, since the adapters that the server averages belong to its layers"
+                    f"clients.{name}.model: {own!r}, but the run's model is {self.model!r}; all clients of a "
+                    "federation share one backbone, since the adapters that the server averages belong to its layers"
                 )
         return self
 
     @property
     def run_name(self) -> str:
-        """Return ``name``, or ``METHOD-BENCHMARK-sSEED``."""
+        """The run's name: ``name``, or ``METHOD-BENCHMARK-sSEED``."""
         if self.name:
             return self.name
         return f"{self.method}-{self.source_name}-s{self.seed}"
 
     @property
     def source_name(self) -> str:
-        """Return what the data is called in folder names: the benchmark's name, or that of the prepared folder."""
+        """The name of the data in folder names: the benchmark's name, or the name of the prepared folder."""
         if self.benchmark is None:
             return "own-data"
         return Path(self.benchmark).name if Path(self.benchmark).is_dir() else self.benchmark.replace("/", "-")
 
     @property
     def run_dir(self) -> Path:
-        """Return the run's folder."""
+        """The run's folder."""
         return self.runs_dir / self.run_name
 
     def updated(self, values: Mapping[str, Any]) -> RunConfig:
-        """Return a copy with other values at dotted keys.
+        """Return a copy with new values at dotted keys.
 
         Raises:
-            ConfigError: a key is unknown or a value does not fit.
+            ConfigError: a key is unknown or a value is invalid.
         """
         raw = self.model_dump()
         for key, value in values.items():
@@ -189,17 +192,17 @@ class RunConfig(Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-#: What the section of clients looks like.
+#: Example of a `clients` section, for error messages.
 _CLIENTS = "`clients: {north: {train: a.jsonl, test: b.jsonl}}`"
-#: Section -> its key that ``SECTION=VALUE`` sets.
+#: Section -> the key in it that ``SECTION=VALUE`` sets.
 SHORT = {"server": "rule", "runtime": "kind"}
 
 
 def assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Set the value at a dotted key, whose parts these are.
+    """Set the value at a dotted key, given as its parts.
 
     Raises:
-        ConfigError: what should be a section is none.
+        ConfigError: a parent of the key is not a section.
     """
     if len(keys) == 1 and keys[0] in SHORT and isinstance(value, str):
         keys = [keys[0], SHORT[keys[0]]]
@@ -213,10 +216,10 @@ def assign(target: dict[str, Any], keys: list[str], value: Any) -> None:
 
 
 def validated(raw: dict[str, Any], path: Path | str | None) -> RunConfig:
-    """Return the configuration; ``path`` is the file that an error names, if there is one.
+    """Return the validated configuration; error messages name the file ``path``, if given.
 
     Raises:
-        ConfigError: a key is unknown or a value does not fit.
+        ConfigError: a key is unknown or a value is invalid.
     """
     try:
         return RunConfig.model_validate(raw)
@@ -225,7 +228,7 @@ def validated(raw: dict[str, Any], path: Path | str | None) -> RunConfig:
 
 
 def _known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[str]:
-    """Return all dotted keys, and those of the sections."""
+    """Return all dotted keys, including the names of sections."""
     keys: list[str] = []
     for name, info in model.model_fields.items():
         annotation = info.annotation
@@ -237,7 +240,7 @@ def _known_keys(model: type[BaseModel] = RunConfig, prefix: str = "") -> list[st
 
 
 def takes_text(key: str) -> bool:
-    """Return whether the value at a dotted key is a text or a path, and nothing else."""
+    """Return whether a dotted key accepts only text or a path."""
     model: Any = RunConfig
     for name in key.split("."):
         fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}

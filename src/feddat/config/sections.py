@@ -1,4 +1,4 @@
-"""The sections of a run's configuration: what can be set, between which bounds, and what it means."""
+"""The sections of a run's configuration: every setting with its bounds and its meaning."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from feddat.kinds import KINDS
 from feddat.precision import Precision
 
-#: What of its metrics a client lets out, most reserved first.
+#: How much of its metrics a client shares, from least to most.
 Sharing: TypeAlias = Literal["none", "counts", "scores"]
-#: What becomes of the learning rate in a round, after its warm-up.
+#: Shape of the learning-rate schedule of a round, after the warm-up.
 Schedule: TypeAlias = Literal["linear", "cosine", "constant"]
 SHARING: tuple[Sharing, ...] = get_args(Sharing)
 
 
 def shares_less(sharing: Sharing, than: Sharing) -> bool:
-    """Tell whether a client lets out less of its metrics than this."""
+    """Return whether ``sharing`` shares less of a client's metrics than ``than``."""
     return SHARING.index(sharing) < SHARING.index(than)
 
 
 class Section(BaseModel):
-    """Keys of which every one is known, with values that do not change."""
+    """Base class of the sections: immutable, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
 
 
 class AdapterConfig(Section):
-    """What is inserted into the frozen backbone (METHOD: r = 16 reduces the width d to d / r)."""
+    """The adapters inserted into the frozen backbone (METHOD: r = 16 reduces the width d to d / r)."""
 
     peft: str | None = Field(
-        None, description="kind, see `feddat list`; default: the one a method is made for, else bottleneck"
+        None,
+        description="kind of adapter, see `feddat list`; default: the kind the method is made for, else bottleneck",
     )
-    reduction: int = Field(16, ge=1, description="bottleneck: inner width is hidden size / reduction")
+    reduction: int = Field(16, ge=1, description="bottleneck: hidden size / inner width")
     rank: int = Field(16, ge=1, description="LoRA: rank")
-    alpha: int = Field(16, ge=1, description="LoRA: scale numerator (scale = alpha / rank)")
-    prompt_tokens: int = Field(5, ge=1, description="prompt: tokens at the text input, and at the image input")
+    alpha: int = Field(16, ge=1, description="LoRA: numerator of the scale alpha / rank")
+    prompt_tokens: int = Field(
+        5, ge=1, description="prompt: number of tokens, at the text input and at the image input each"
+    )
     sites: str | None = Field(
         None, description="bottleneck, LoRA: regular expression over module names; default: per architecture"
     )
@@ -45,30 +48,30 @@ class AdapterConfig(Section):
     layers: int | None = Field(
         None,
         ge=1,
-        description="bottleneck, LoRA: adapters in the last so many layers of each tower alone, which is quicker: what "
-        "is below them is computed once; default: in all",
+        description="bottleneck, LoRA: adapters only in the last this many layers of each tower, which is faster, "
+        "since the states below them are computed only once; default: in all layers",
     )
     parts: tuple[Literal["language", "vision", "projector"], ...] = Field(
         ("language",),
         min_length=1,
-        description="bottleneck, LoRA: parts of a decoder vision-language model that have adapters",
+        description="bottleneck, LoRA: parts of a decoder vision-language model that get adapters",
     )
 
     start: Path | None = Field(
-        None, description="PEFT folder (feddat export) that the first global adapter is read from; default: it is drawn"
+        None, description="PEFT folder (feddat export) with the initial global adapter; default: random"
     )
     start_local: Path | None = Field(
         None,
-        description="PEFT folder that a client's local adapter begins as, if it has not trained yet; default: it is "
-        "drawn. In a deployment the client's own setting",
+        description="PEFT folder with the initial local adapter of a client that has not trained yet; default: random. "
+        "In a deployment, each client sets its own",
     )
 
     def without_start(self) -> AdapterConfig:
-        """Return what adapters are, wherever they begin."""
+        """Return the settings without the initial adapters."""
         return self.model_copy(update={"start": None, "start_local": None})
 
     def form(self) -> dict[str, Any]:
-        """Return what :func:`feddat.adapters.methods.build_adapters` takes."""
+        """Return the keyword arguments of :func:`feddat.adapters.methods.build_adapters`."""
         return self.model_dump(exclude={"start", "start_local"})
 
     @field_validator("peft")
@@ -84,66 +87,74 @@ class HeadConfig(Section):
 
     init: Literal["random", "words"] = Field(
         "random",
-        description="classes: random, or from the backbone's masked-word head and the answers' word embeddings; "
-        "models that write their answers start from their own vocabulary head",
+        description="for classifiers: random, or from the backbone's masked-word head and the answers' word "
+        "embeddings; models that generate answers always start from their own vocabulary head",
     )
-    lr: float = Field(1.0, ge=0, description="factor on train.lr for the head; 0: it is frozen as it started")
+    lr: float = Field(1.0, ge=0, description="factor on train.lr for the head; 0: the head stays as initialised")
 
 
 class FusionConfig(Section):
-    """How the two towers of CLIP or SigLIP become one feature; other models have nothing to fuse."""
+    """How the features of the two towers of CLIP or SigLIP are fused; other models have nothing to fuse."""
 
     kind: Literal["product", "transformer"] = Field(
-        "product", description="embeddings with their product, or a transformer of 2 layers over all tokens, trained"
+        "product",
+        description="both embeddings with their product, or a trained transformer of 2 layers over all tokens",
     )
     side: Literal["personal", "shared"] = Field(
-        "personal", description="transformer: it stays with its client like a head, or travels with the adapter"
+        "personal", description="transformer: stays with its client like a head, or travels with the adapter"
     )
 
     @model_validator(mode="after")
     def _something_to_share(self) -> FusionConfig:
         if self.kind == "product" and self.side == "shared":
-            raise ValueError("side: shared, but kind product has no parameters that could travel")
+            raise ValueError("side: shared, but kind product has no parameters to share")
         return self
 
 
 class MomentumConfig(Section):
-    """Momentum distillation of written answers (client/momentum.py)."""
+    """Momentum distillation of generated answers (client/momentum.py)."""
 
     alpha: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="weight of the copy's predictions in the loss; 0: off, ALBEF: 0.4",
+        description="weight of the momentum model's predictions in the loss; 0: off; ALBEF uses 0.4",
     )
-    decay: float = Field(0.995, ge=0, lt=1, description="what the copy keeps of itself at every step")
+    decay: float = Field(
+        0.995,
+        ge=0,
+        lt=1,
+        description="decay of the momentum model: the share of its weights that it keeps at every step",
+    )
 
 
 class AlgorithmConfig(Section):
-    """Settings of the local objective; each algorithm reads those it names."""
+    """Settings of the local objective; each algorithm reads the settings it needs."""
 
     order: Literal["alternating", "joint"] = Field(
         "alternating",
-        description="feddat: two half steps on every batch, as published, or one step on the sum of both losses",
+        description="feddat: two half steps per batch, as published, or one step on the sum of both losses",
     )
     alpha: float = Field(0.5, ge=0, le=1, description="weight of distillation in the global adapter's loss")
     beta: float = Field(0.5, ge=0, le=1, description="weight of distillation in the local adapter's loss")
     temperature: float = Field(3.0, gt=0, description="temperature T of distillation")
-    ramp_rounds: int = Field(0, ge=0, description="exponential ramp-up of alpha and beta over so many rounds; 0: off")
+    ramp_rounds: int = Field(0, ge=0, description="exponential ramp-up of alpha and beta over this many rounds; 0: off")
     heads: Literal["shared", "separate"] = Field(
         "shared",
-        description="methods with a global and a personal route: one personal head for both, or one for each",
+        description="methods with a global and a personal route: one personal head for both routes, or one for each",
     )
-    head_share: float = Field(
-        0.5, ge=0, le=1, description="fedrep: share of a round's steps that trains the head alone"
+    head_share: float = Field(0.5, ge=0, le=1, description="fedrep: share of a round's steps that train only the head")
+    personal_layers: int = Field(
+        1, ge=1, description="fedper: the adapters of this many last layers stay with their client"
     )
-    personal_layers: int = Field(1, ge=1, description="fedper: so many last layers' adapters stay with their client")
-    instances: int = Field(5, ge=1, description="feddpa: training examples that a question is compared with")
+    instances: int = Field(
+        5, ge=1, description="feddpa: number of training examples that each question is compared with"
+    )
     local_weight: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="feddpa: weight of the local adapter in training, and for the most familiar question",
+        description="feddpa: weight of the local adapter in training, and at most in prediction",
     )
     personal_epochs: int = Field(
         0, ge=0, description="fedavg: epochs of personal fine-tuning after the last round, not communicated"
@@ -153,14 +164,18 @@ class AlgorithmConfig(Section):
     feddyn_alpha: float = Field(0.01, gt=0, description="feddyn: weight of the dynamic regulariser")
     moon_mu: float = Field(1.0, ge=0, description="moon: weight of the contrastive loss")
     moon_temperature: float = Field(0.5, gt=0, description="moon: temperature of the contrastive loss")
-    ditto_lambda: float = Field(0.1, ge=0, description="ditto: weight of the personal adapter's distance to the shared")
-    apfl_alpha: float = Field(0.5, ge=0, le=1, description="apfl: the personal adapter's part of the mixture at first")
-    apfl_learned: bool = Field(True, description="apfl: whether that part is learned")
+    ditto_lambda: float = Field(
+        0.1, ge=0, description="ditto: weight of the distance between personal and shared adapter"
+    )
+    apfl_alpha: float = Field(
+        0.5, ge=0, le=1, description="apfl: initial weight of the personal adapter in the mixture"
+    )
+    apfl_learned: bool = Field(True, description="apfl: whether that weight is learned")
     pfedme_lambda: float = Field(15.0, gt=0, description="pfedme: weight of the distance between both adapters")
     pfedme_steps: int = Field(5, ge=1, description="pfedme: steps of the personal adapter on each batch")
     pfedme_lr: float = Field(0.005, gt=0, description="pfedme: step of the shared adapter towards the personal one")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="settings of a method of another package, which checks them itself"
+        default_factory=dict, description="settings of a method from another package, which validates them itself"
     )
 
 
@@ -170,30 +185,34 @@ class TrainConfig(Section):
     epochs: int = Field(1, ge=1, description="local epochs per round")
     steps: int | None = Field(None, ge=1, description="local steps (batches) per round, instead of epochs")
     batch_size: int = Field(32, ge=1, description="examples in a batch")
-    lr: float = Field(1e-4, gt=0, description="AdamW: learning rate at its highest, after the warm-up")
+    lr: float = Field(1e-4, gt=0, description="AdamW: peak learning rate, after the warm-up")
     weight_decay: float = Field(1e-2, ge=0, description="AdamW: weight decay; biases and norms have none")
-    betas: tuple[float, float] = Field((0.9, 0.98), description="AdamW: decay of both running means of the gradient")
-    eps: float = Field(1e-8, gt=0, description="AdamW: what is added to the root of the second running mean")
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the round's local steps")
-    lr_schedule: Schedule = Field(
-        "linear", description="how the rate falls after the warm-up, to 0 at the end of each round; or it is constant"
+    betas: tuple[float, float] = Field(
+        (0.9, 0.98), description="AdamW: decay rates of the running means of the gradient and of its square"
     )
-    clip_norm: float | None = Field(None, gt=0, description="clip gradients to this norm; default: they are not")
+    eps: float = Field(1e-8, gt=0, description="AdamW: constant added to the root of the second running mean")
+    warmup: float = Field(0.1, ge=0, le=1, description="length of the warm-up as a share of the round's local steps")
+    lr_schedule: Schedule = Field(
+        "linear",
+        description="how the learning rate falls after the warm-up, to 0 at the end of each round; or constant",
+    )
+    clip_norm: float | None = Field(None, gt=0, description="clip gradients to this norm; default: no clipping")
     precision: Precision = Field(
         "fp32",
-        description="format of matrix products; auto: bf16 where the device computes in it; int8: 8 bits in frozen "
-        "layers, where the CPU has such products (docs/benchmarks.md)",
+        description="number format of matrix products; auto: bf16 on devices that support it; int8: 8 bits in frozen "
+        "layers, on CPUs that support it (docs/benchmarks.md)",
     )
     checkpointing: bool = Field(
-        False, description="keep only what enters each layer, and compute the rest again for gradients: less memory"
+        False,
+        description="gradient checkpointing: keep only the input of each layer and recompute the rest, to save memory",
     )
     trap: Literal["none", "frozen-local", "long-schedule", "moving-rest", "all"] = Field(
-        "none", description="reproduce a fault of the published code, to measure what it costs (client/traps.py)"
+        "none", description="reproduce a fault of the published code, to measure its cost (client/traps.py)"
     )
 
 
 class ServerConfig(Section):
-    """Aggregation and participation. ``server=RULE`` is short for ``server.rule=RULE``."""
+    """Aggregation and participation; ``server=RULE`` is short for ``server.rule=RULE``."""
 
     rule: Literal[
         "mean",
@@ -207,39 +226,43 @@ class ServerConfig(Section):
         "multikrum",
         "bulyan",
         "qfedavg",
-    ] = Field("mean", description="how adapters are aggregated: the mean, or Flower's strategy of that name")
+    ] = Field("mean", description="how adapters are aggregated: their mean, or the Flower strategy of that name")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="keyword arguments of Flower's strategy, for example {eta: 0.01}"
+        default_factory=dict, description="keyword arguments of the Flower strategy, for example {eta: 0.01}"
     )
     weighting: Literal["equal", "examples"] = Field(
-        "equal", description="weight of a client in the mean: the same for all, or its number of training examples"
+        "equal", description="weight of a client in the mean: equal, or its number of training examples"
     )
     fraction: float = Field(1.0, gt=0, le=1, description="share of clients sampled per round")
     min_clients: int = Field(
-        1, ge=1, description="stop, keeping everything, where so many clients are not there or do not answer"
+        1, ge=1, description="stop the run, keeping everything, if fewer clients than this are connected or answer"
     )
     wait: float = Field(
-        600.0, ge=0, description="seconds to wait for all clients at the start, and for `min_clients` before a round"
+        600.0, ge=0, description="seconds to wait for all clients at the start, and for `min_clients` before each round"
     )
     deadline: float | None = Field(
-        None, gt=0, description="seconds after which a round goes on without the clients that have not answered"
+        None, gt=0, description="seconds after which a round continues without the clients that have not answered"
     )
     max_message: int = Field(
-        4096, ge=1, description="MiB that what travels may have in one message; a run with more is not begun"
+        4096, ge=1, description="largest size in MiB of the parameters in one message; a run that needs more is refused"
     )
     max_update: float = Field(
-        100.0, gt=0, description="refuse an adapter whose distance to the one sent is so many times that one's norm"
+        100.0,
+        gt=0,
+        description="refuse an adapter that is farther from the adapter sent than this many times the latter's norm",
     )
-    max_examples: int = Field(10_000_000, ge=1, description="refuse a reply that says to have more training examples")
+    max_examples: int = Field(
+        10_000_000, ge=1, description="refuse a reply that claims more training examples than this"
+    )
     agreed_examples: dict[str, int] = Field(
         default_factory=dict,
-        description="client -> number of training examples that the consortium has agreed on; more are refused",
+        description="client -> number of training examples agreed on by the consortium; higher claims are refused",
     )
     max_outlier: float = Field(
         10.0,
         gt=1,
-        description="refuse an update whose norm is so many times the median of the others' of its round, allowing for "
-        "its number of examples (docs/security.md)",
+        description="refuse an update whose norm exceeds this many times the median norm of the round's other updates, "
+        "adjusted for its number of examples (docs/security.md)",
     )
 
 
@@ -248,30 +271,30 @@ class RuntimeConfig(Section):
 
     kind: Literal["in-process", "simulation", "deployment"] = Field(
         "in-process",
-        description="clients take turns in this process; or Flower's simulation (Ray); or SuperLink and SuperNodes",
+        description="clients take turns in this process; or Flower's simulation (Ray); or a SuperLink and SuperNodes",
     )
     jobs: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         1,
-        description="in-process: worker processes, of one thread each, in which clients take turns side by side; 1: "
-        "this process; auto: one per core where that is quicker, with a small model and without a GPU",
+        description="in-process: number of single-threaded worker processes in which clients train in parallel; 1: "
+        "only this process; auto: one per core where that is faster, with a small model and without a GPU",
     )
     cuda_graphs: bool = Field(
         True,
-        description="on a GPU, record a route's passes once per shape and launch them whole: the same numbers, without "
-        "waiting for the CPU, for the memory of a pass more per route",
+        description="on a GPU, record the passes of each route as CUDA graphs, once per shape: the same numbers "
+        "without waiting for the CPU, at the cost of the memory of one more pass per route",
     )
-    actors: int = Field(1, ge=1, description="simulation: processes that clients take turns in")
+    actors: int = Field(1, ge=1, description="simulation: number of processes in which clients take turns")
     server: Path | None = Field(
         None,
-        description="deployment: server folder of `feddat deploy init`, whose SuperLink runs; default: this machine "
-        "runs a SuperLink and a SuperNode for every client",
+        description="deployment: server folder made by `feddat deploy init`, with a running SuperLink; default: this "
+        "machine runs a SuperLink and a SuperNode for every client",
     )
 
     @model_validator(mode="after")
     def _jobs_are_of_this_process(self) -> RuntimeConfig:
         if self.kind != "in-process" and self.jobs not in (1, "auto"):
             other = "; use actors" if self.kind == "simulation" else ""
-            raise ValueError(f"jobs: {self.jobs}, but they are for in-process clients, not for {self.kind}{other}")
+            raise ValueError(f"jobs: {self.jobs}, but only kind in-process uses jobs, not {self.kind}{other}")
         return self
 
 
@@ -279,49 +302,55 @@ class WireConfig(Section):
     """How the shared adapter travels (app/wire.py); an algorithm's extra arrays always travel as fp32."""
 
     format: Literal["fp32", "fp16", "bf16", "int8"] = Field(
-        "fp32", description="numbers of the shared adapter in messages; int8: a scale per row, and error feedback"
+        "fp32",
+        description="number format of the shared adapter in messages; int8: with a scale per row and error feedback",
     )
-    delta: bool = Field(False, description="clients send the difference to the adapter that they received")
+    delta: bool = Field(False, description="clients send the difference from the adapter that they received")
 
 
 class SecureAggregationConfig(Section):
-    """Sums of updates of which the server sees none by itself (docs/secure-aggregation.md)."""
+    """Secure aggregation: the server sees only the sum of the updates (docs/secure-aggregation.md)."""
 
-    enabled: bool = Field(False, description="the server learns the sum of a round's updates, and no single one")
+    enabled: bool = Field(False, description="the server learns only the sum of a round's updates, no single update")
     threshold: float = Field(
-        0.5, ge=0.5, lt=1, description="more than this share of a round's clients must stay until its sum is opened"
+        0.5, ge=0.5, lt=1, description="more than this share of a round's clients must stay until the sum is unmasked"
     )
-    min_clients: int = Field(3, ge=3, description="fewest clients that a sum is ever made of")
-    bits: int = Field(12, ge=8, le=32, description="of one number on its way; int8 has 8, for one client alone")
+    min_clients: int = Field(3, ge=3, description="fewest clients that a sum may consist of")
+    bits: int = Field(
+        12,
+        ge=8,
+        le=32,
+        description="bits of one number in a message, in which the sum of all clients must fit",
+    )
     clip: float = Field(
         0.01,
         gt=0,
-        description="largest change of one number in a round; what is beyond waits for the next. AdamW moves each by "
-        "about the sum of a round's learning rates",
+        description="largest change of one number in a round; the excess is carried over to the next round. AdamW "
+        "moves each number by about the sum of a round's learning rates",
     )
 
 
 class EvalConfig(Section):
     """When and how clients are evaluated."""
 
-    every: int = Field(1, ge=1, description="evaluate every so many rounds, and always after the last")
+    every: int = Field(1, ge=1, description="evaluate every this many rounds, and always after the last")
     split: Literal["validation", "test"] = Field("test", description="split of the final scores")
     curve_split: Literal["validation", "test"] = Field("validation", description="split of the curves between rounds")
     anchor: Literal["trained", "newest"] = Field(
         "trained",
-        description="anchor of the DAT route: the one the local adapter was trained beside, or the newest",
+        description="anchor of the DAT route: the one the local adapter trained with, or the newest global adapter",
     )
-    batch_size: int = Field(128, ge=1, description="examples in a batch of an evaluation")
+    batch_size: int = Field(128, ge=1, description="examples in a batch during evaluation")
     answers: Literal["rank", "generate", "classes"] = Field(
         "rank",
-        description="models that write answers: rank a client's list, or write freely, which counts if it is on the "
-        "list; or train a classifier instead. A client's own `answers` comes first",
+        description="models that generate answers: rank the client's answer list, or generate freely, where only "
+        "answers on the list count, or train a classifier instead. A client's own `answers` overrides it",
     )
-    rank_top: int = Field(128, ge=1, description="rank: so many answers of the list are scored whole per question")
+    rank_top: int = Field(128, ge=1, description="rank: number of answers per question whose full sequence is scored")
 
 
 class LogConfig(Section):
-    """Where else a run is told of as it goes on, beside its folder."""
+    """Where a run is logged as it goes on, beside its folder."""
 
-    tensorboard: bool = Field(False, description="event files for TensorBoard in the run folder")
+    tensorboard: bool = Field(False, description="write event files for TensorBoard to the run folder")
     mlflow: str | None = Field(None, description="tracking URI of an MLflow server or folder")

@@ -1,1 +1,1 @@
-"""Runs over several machines: keys and certificates, the processes on each, and what a run over them needs."""
+"""Runs across several machines: keys and certificates, and the processes on each machine."""

@@ -1,4 +1,4 @@
-"""The few types and answers of ASGI that what stands before a SuperLink needs."""
+"""ASGI types, and a refusal, for the middleware in front of a SuperLink."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Bodies of requests to a SuperLink: whose they are is known, and how large they are, before they are read.
+"""Check the sender and the size of a request to a SuperLink before reading its body.
 
-Flower reads and parses the whole body of a request before it looks at the signature that stands in its head, so that
-anybody who can open a connection could fill the server's memory.
+Flower reads and parses the whole body of a request before it checks the signature in its headers. Anybody who can open
+a connection could therefore fill the server's memory.
 """
 
 from __future__ import annotations
@@ -26,32 +26,30 @@ _ACTIVATE = f"{FLEET}activate-node"
 _NOT_ACTIVATED = json.dumps(
     FlowerError(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED, "").to_json("Failed to activate SuperNode.")
 ).encode()
-#: Bytes of a request's body: Flower sends arrays in pieces of five megabytes.
+#: The largest body of a request, in bytes. Flower sends arrays in chunks of five megabytes.
 MOST_BODY = 16 * 2**20
-#: Seconds for a body: of the largest, 140 kilobytes a second.
+#: Seconds that a body can take to arrive; the largest body needs 140 kilobytes per second.
 BODY_SECONDS = 120.0
-#: Bytes of a head's values that are looked at.
+#: How many bytes of a header's value to look at.
 _MOST_VALUE = 4096
 
 
 class TooLarge(Exception):
-    """A body goes on beyond what it may have."""
+    """A body exceeds its size limit."""
 
 
 class TooSlow(Exception):
-    """A body does not come in the time that it may take."""
+    """A body does not arrive within its time limit."""
 
 
 class BoundedBodies:
-    """ASGI middleware: clients' requests without a known key's signature, or with too large a body, are not read.
-
-    A body that is not whole in time is read no further.
+    """ASGI middleware that refuses client requests without a known key's signature, or with a large or slow body.
 
     Args:
-        app: what answers the others.
-        knows: public key, as its bytes, -> whether the SuperLink let it in; ``None``: it lets in whoever comes.
-        most: bytes of a body.
-        seconds: for a body.
+        app: the app that answers all other requests.
+        knows: public key as bytes -> whether the SuperLink has admitted it; ``None``: the SuperLink admits anybody.
+        most: the largest body, in bytes.
+        seconds: the longest time for a body to arrive.
     """
 
     def __init__(
@@ -71,7 +69,7 @@ class BoundedBodies:
         head = {key.decode("latin-1").lower(): value[:_MOST_VALUE] for key, value in scope["headers"]}
         if self._knows is not None and not await asyncio.to_thread(is_signed, head, self._knows):
             if scope["path"] == _ACTIVATE:
-                # Flower's own answer to a key that it does not know: a node ends at any other without saying why.
+                # Flower's own answer to an unknown key; after any other answer a node ends without saying why.
                 await refuse(send, 412, _NOT_ACTIVATED)
             else:
                 await refuse(send, 401, b"no signature of a key that is known here")
@@ -94,13 +92,13 @@ class BoundedBodies:
                 await refuse(send, *((413, b"too large") if isinstance(error, TooLarge) else (408, b"too slow")))
 
     def _counted(self, receive: Receive) -> Receive:
-        """Return what receives a body that may announce no length, and stops where it is too large."""
+        """Wrap ``receive`` to enforce the size and time limits; a body need not announce its length."""
         size, whole = 0, False
         until = asyncio.get_running_loop().time() + self._seconds
 
         async def counted() -> Any:
             nonlocal size, whole
-            if whole:  # what comes now is that the connection is gone
+            if whole:  # the next message says that the connection has closed
                 return await receive()
             try:
                 async with asyncio.timeout_at(until):
@@ -117,10 +115,10 @@ class BoundedBodies:
 
 
 def is_signed(head: Mapping[str, bytes], knows: Callable[[bytes], bool]) -> bool:
-    """Tell whether a request's head has a known key's signature of a time stamp of these minutes, as Flower wants it.
+    """Return whether a request's headers have a known key's signature of a recent time stamp, as Flower requires.
 
     Args:
-        head: of a request, names in small letters.
+        head: headers of a request, with names in lower case.
         knows: public key -> whether it is known.
     """
     try:

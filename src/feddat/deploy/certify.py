@@ -1,7 +1,7 @@
-"""Certificates of clients: by them clients know each other in secure sums, whatever the server says.
+"""Client certificates, by which clients identify each other in secure sums without trusting the server.
 
-The server knows clients by their keys alone and needs none of this. Whoever holds the authority's key can make a client
-of anybody: it belongs to somebody other than who runs the server.
+The server identifies clients by their keys and needs no certificates. Whoever holds the authority's key can make anyone
+a client, so the key must belong to somebody other than the server's operator.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def client_certificate(
     days: int = SERVER_DAYS,
     now: datetime.datetime | None = None,
 ) -> x509.Certificate:
-    """Return a certificate that says whose a client's key is; it is good for a client, and for nothing else.
+    """Return a certificate that binds a key to a client's name, valid only for client authentication.
 
     Args:
-        authority: who signs it.
-        name: the client's.
-        key: the public half of its node's key.
-        days: for how long it is good.
-        now: from when; default: now.
+        authority: the authority that signs it.
+        name: name of the client.
+        key: the public key of the client's node.
+        days: number of days that it is valid.
+        now: start of its validity; default: now.
     """
     begin = (now or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(hours=1)
     return (
@@ -50,7 +50,7 @@ def client_certificate(
 
 
 def certify(authority: Authority, public_key: Path, name: str, to: Path, days: int = SERVER_DAYS) -> None:
-    """Write the certificate of a client whose public key lies in a file, as ``node.pub`` does.
+    """Write the certificate of a client whose public key is in a file such as ``node.pub``.
 
     Raises:
         CertificateError: the key cannot be used.

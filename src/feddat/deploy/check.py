@@ -1,4 +1,4 @@
-"""What a client's machine still lacks before it can take part: looked at there, before anything is started."""
+"""Check on a client's machine, before starting anything, what it still lacks to take part."""
 
 from __future__ import annotations
 
@@ -17,14 +17,20 @@ import httpx
 from feddat.deploy import pki
 from feddat.site import SiteConfig, read_site
 
-#: Flower takes no messages of a node whose clock is so many seconds ahead of the server's, or behind it.
+#: Flower refuses messages from a node whose clock is this many seconds ahead of the server's, or behind it.
 AHEAD_SECONDS, BEHIND_SECONDS = 5, 300
 TIMEOUT = 10.0
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at: what, whether it is as it must be, and in one line what was found."""
+    """The result of one check.
+
+    Attributes:
+        what: what was checked.
+        good: whether it is as it must be.
+        found: what was found, in one line.
+    """
 
     what: str
     good: bool
@@ -32,10 +38,10 @@ class Finding:
 
 
 def check_client(folder: Path) -> Iterator[Finding]:
-    """Look at everything in a client's folder and at what it names; yield what is found, in order.
+    """Check everything in a client's folder and everything it refers to; yield the findings in order.
 
     Raises:
-        ConfigError: there is no usable client.yaml, without which nothing else can be looked at.
+        ConfigError: there is no usable client.yaml, so nothing else can be checked.
     """
     site = read_site(folder / "client.yaml")
     yield Finding("client.yaml", True, f"client {site.client}")
@@ -46,16 +52,16 @@ def check_client(folder: Path) -> Iterator[Finding]:
     yield _looked("state", lambda: _state(site))
     yield _looked("authority", lambda: _authority(folder))
     if site.server is None:
-        yield Finding("server", False, "client.yaml names none (server: HOST:PORT)")
+        yield Finding("server", False, "client.yaml names no server (server: HOST:PORT)")
         return
     yield from check_server(folder, site.server)
 
 
 def check_server(folder: Path, server: str) -> Iterator[Finding]:
-    """Look at what lies between a client's machine and the server; yield what is found.
+    """Check the connection from a client's machine to the server, and its clock; yield the findings.
 
     Args:
-        folder: the client's, with the authority's certificate.
+        folder: folder of the client, with the authority's certificate.
         server: ``HOST:PORT``.
     """
     host, _, port = server.rpartition(":")
@@ -98,7 +104,7 @@ def _data(site: SiteConfig) -> str:
 
 
 def _policy(site: SiteConfig) -> str:
-    """Look at whether a client's own data is enough for what its policy asks of every update and score."""
+    """Check that a client has enough data for its own policy's limits on updates and scores."""
     from feddat.data.readers import read_client
 
     policy = site.policy
@@ -111,21 +117,21 @@ def _policy(site: SiteConfig) -> str:
             key = "min_examples" if split == "train" else "min_questions"
             raise ValueError(f"split {split} has {count} examples, but policy.{key} is {least}; runs will be refused")
     runs = "asks before each run" if policy.approval == "ask" else "pins the settings that a run begins with"
-    return f"{runs}; updates of {policy.min_examples} examples and scores of {policy.min_questions} at the least"
+    return f"{runs}; updates of at least {policy.min_examples} examples, scores of at least {policy.min_questions}"
 
 
 def _model(site: SiteConfig, folder: Path) -> str:
-    from feddat.experiment.single.federation import model_hashes
+    from feddat.experiment.single.foundation import model_hashes
 
     expected = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     name = site.model if site.model is not None else expected["model"]
     found = model_hashes(name)
     for part, value in found.items():
         if part not in expected:
-            return f"{name}; `feddat deploy init` was not told which one is the consortium's"
+            return f"{name}; not compared, since `feddat deploy init` was given no model"
         if expected[part] != value:
             raise ValueError(f"{name}: {part} {value}, but the consortium's is {expected[part]}")
-    return f"{name} is the consortium's ({', '.join(f'{part} {value}' for part, value in found.items())})"
+    return f"{name} is the consortium's model ({', '.join(f'{part} {value}' for part, value in found.items())})"
 
 
 def _state(site: SiteConfig) -> str:
@@ -164,9 +170,9 @@ def _clock(folder: Path, server: str) -> str:
     try:
         answer = httpx.get(f"https://{server}/health", verify=verify, timeout=TIMEOUT)
     except httpx.HTTPError as error:
-        raise ValueError(f"the server's cannot be asked: {error}") from None
+        raise ValueError(f"the server's clock cannot be read: {error}") from None
     ahead = (datetime.now(UTC) - parsedate_to_datetime(answer.headers["date"])).total_seconds()
     if not -BEHIND_SECONDS < ahead < AHEAD_SECONDS:
         way = "ahead of" if ahead > 0 else "behind"
-        raise ValueError(f"{abs(ahead):.0f} s {way} the server's, which will refuse this node; set it right (NTP)")
+        raise ValueError(f"{abs(ahead):.0f} s {way} the server's, which will refuse this node; set the clock (NTP)")
     return f"within {abs(ahead) + 1:.0f} s of the server's"

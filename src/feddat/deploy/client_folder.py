@@ -1,7 +1,7 @@
-"""The folder of one client: its keys, what it knows the server by, and ``client.yaml`` to fill in.
+"""The folder of one client: its keys, the certificate that identifies the server, and a ``client.yaml`` to fill in.
 
-``feddat deploy join`` writes it on the client's own machine, where the private key is made and stays. A renewed key
-lies beside the old one until the server takes it: its administrator may need days to admit it.
+``feddat deploy join`` writes it on the client's own machine. The private key is made there and stays there. A renewed
+key is kept beside the old one until the server accepts it: its administrator may need days to admit it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from feddat.files import whole_folder
 
 #: Loopback port of a client's SuperNode.
 NODE_PORT = 9094
-#: Names of a client's pair of keys, and of the pair that the server does not know yet.
+#: File names of a client's key pair, and of the pair that the server does not know yet.
 KEYS, NEW_KEYS = "node", "node-new"
 _TEMPLATES = ("client.yaml", "start.sh", "feddat-client.service", "compose.yaml", "README.md")
 
@@ -30,16 +30,16 @@ _TEMPLATES = ("client.yaml", "start.sh", "feddat-client.service", "compose.yaml"
 def join(
     invitation: Invitation, name: str, folder: Path, privacy: tuple[Level, float] = ("none", 8.0)
 ) -> tuple[Path, str]:
-    """Write a client's folder with a new key of its own; return its request, and the key's fingerprint.
+    """Write a client's folder with a new key; return the path of its request, and the key's fingerprint.
 
     Args:
-        invitation: to the consortium, whose authority's fingerprint was compared.
-        name: of the client.
-        folder: to write; completely or not at all.
-        privacy: the least level that the client's policy requires of a run, and the most ε.
+        invitation: the invitation to the consortium. The fingerprint of its authority must have been compared.
+        name: name of the client.
+        folder: the folder to write, completely or not at all.
+        privacy: the least level and the largest ε that the client's policy accepts from a run.
 
     Raises:
-        DeployError: the name cannot be one, or the folder is not empty.
+        DeployError: the name is not valid, or the folder is not empty.
     """
     check_name(name)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -60,14 +60,14 @@ def write_client(
     joins: bool = False,
     privacy: tuple[Level, float] = ("none", 8.0),
 ) -> None:
-    """Write everything of a client's folder but its keys.
+    """Write everything in a client's folder except its keys.
 
     Args:
-        place: the folder, which is there.
-        invitation: to the consortium.
-        name: of the client.
-        joins: the server does not know it yet.
-        privacy: the least level that its policy requires of a run, and the most ε.
+        place: the folder, which must exist.
+        invitation: the invitation to the consortium.
+        name: name of the client.
+        joins: the server does not know the client yet.
+        privacy: the least level and the largest ε that the client's policy accepts from a run.
     """
     host, _, port = invitation.server.rpartition(":")
     model = invitation.model
@@ -94,10 +94,10 @@ def write_client(
 
 
 def renew_key(folder: Path, name: str) -> tuple[Path, str]:
-    """Make a client's next key; return the request for it, signed by the old one, and the key's fingerprint.
+    """Make a client's next key; return the path of its request, signed by the old key, and the new key's fingerprint.
 
-    The client goes on under its old key. Once the server takes the new one, :func:`use_new_key` puts it in its place.
-    Asked again before that, it makes no other key: the request for this one may be on its way.
+    The client keeps using its old key. When the server accepts the new one, :func:`use_new_key` replaces the old key.
+    Called again before that, this function makes no further key: the request for this one may be on its way.
 
     Raises:
         CertificateError: the old key or the authority's certificate cannot be read.
@@ -111,22 +111,22 @@ def renew_key(folder: Path, name: str) -> tuple[Path, str]:
 
 
 def has_new_key(folder: Path) -> bool:
-    """Tell whether a client has a key that the server has not taken yet."""
+    """Return whether a client has a new key that the server has not accepted yet."""
     return (folder / f"{NEW_KEYS}.key").is_file()
 
 
 def use_new_key(folder: Path) -> None:
-    """Put a client's new key in the place of the old one, which the server does not take any more."""
+    """Replace a client's old key, which the server no longer accepts, with its new one."""
     private = folder / f"{NEW_KEYS}.key"
     key = pki.read_client_key(private)
     private.replace(folder / f"{KEYS}.key")
-    # Killed in between, the public half is written when the client starts the next time.
+    # If the process is killed here, the client writes the public half at its next start (`mend_key_pair`).
     (folder / f"{NEW_KEYS}.pub").unlink(missing_ok=True)
     pki.write_public_key(folder / f"{KEYS}.pub", key.public_key(), KEYS)
 
 
 def mend_key_pair(folder: Path) -> None:
-    """Write the public half of a client's key anew where it is that of a key before it.
+    """Write the public half of a client's key again if it is missing or belongs to an earlier key.
 
     Raises:
         CertificateError: the private key cannot be read.
@@ -137,7 +137,7 @@ def mend_key_pair(folder: Path) -> None:
 
 
 def policy_lines(**values: Any) -> str:
-    """Return a client's policy as lines of its file, every key with its meaning; others than ``values`` at default."""
+    """Return a client's policy as YAML lines, each key with its meaning; keys not in ``values`` have their defaults."""
     lines = ["policy:"]
     for key, info in PolicyConfig.model_fields.items():
         if key == "bounds":
@@ -166,12 +166,12 @@ def node_arguments(
     """Return the arguments of a client's SuperNode.
 
     Args:
-        place: folder with its key pair and the authority's certificate.
+        place: folder with the client's key pair and the authority's certificate.
         address: ``HOST:PORT`` of the SuperLink.
-        client: its name.
-        site: its client.yaml; ``None``: its data is where the run's configuration says.
-        authority: certificate to know the server by; default: the folder's.
-        keys: name of the pair.
+        client: name of the client.
+        site: its client.yaml; ``None``: the run's configuration says where its data is.
+        authority: certificate that identifies the server; default: the one in the folder.
+        keys: file name of the key pair.
     """
     config = f'client="{client}" keys="{place.resolve()}"' + (f' data="{site.resolve()}"' if site is not None else "")
     return [

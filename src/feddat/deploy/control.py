@@ -1,4 +1,4 @@
-"""What the machine of a SuperLink may ask of it: let a client in, start a run, say how it goes, stop it."""
+"""Control a SuperLink from its own machine: admit clients; start, watch and stop runs."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Control:
 
     Args:
         address: ``HOST:PORT``.
-        authority: PEM certificate of the authority that signed the server's; ``None``: without TLS, on this machine.
-        state: folder where the SuperLink keeps the token by which it knows this account; default: the one beside the
+        authority: PEM certificate of the authority that signed the server's; ``None``: no TLS, on this machine.
+        state: folder where the SuperLink keeps the token that identifies this account; default: ``state`` beside the
             authority's certificate, as in a server's folder.
     """
 
@@ -64,7 +64,7 @@ class Control:
         """Wait until the SuperLink answers.
 
         Raises:
-            DeployError: it does not, after so many seconds.
+            DeployError: it does not answer within ``seconds``.
         """
         end = time.monotonic() + seconds
         scheme, verify = ("http", False) if self._authority is None else ("https", str(self._authority))
@@ -80,10 +80,10 @@ class Control:
             time.sleep(0.3)
 
     def register(self, name: str, key: bytes) -> None:
-        """Let the node with a public key, in PEM, in under a client's name.
+        """Admit the node with a public key, in PEM, under a client's name.
 
         Raises:
-            DeployError: the SuperLink refuses it: it takes no key twice, not even one that was taken out.
+            DeployError: the SuperLink refuses the key. It accepts no key twice, not even one that was removed.
         """
         try:
             self._client.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
@@ -91,7 +91,7 @@ class Control:
             raise DeployError(f"client {name}: its key is refused: {_reason(error)}") from None
 
     def unregister(self, node: int) -> None:
-        """Take a node out, for good: it is gone at once, and its key is never let in again.
+        """Remove a node at once and for good; its key is never admitted again.
 
         Raises:
             DeployError: the SuperLink refuses.
@@ -99,19 +99,19 @@ class Control:
         try:
             self._client.UnregisterNode(UnregisterNodeRequest(node_id=node))
         except httpx.HTTPStatusError as error:
-            raise DeployError(f"node {node}: cannot be taken out: {_reason(error)}") from None
+            raise DeployError(f"node {node}: cannot be removed: {_reason(error)}") from None
 
     def nodes(self) -> list[NodeInfo]:
-        """Return all nodes that were ever let in, with their names, keys and whether they are there."""
+        """Return all nodes that were ever admitted, with their names, keys and status."""
         return list(self._client.ListNodes(ListNodesRequest()).nodes_info)
 
     def start_run(self, settings: Mapping[str, Any], project: str, simulation: SimulationConfig | None = None) -> int:
         """Start a run.
 
         Args:
-            settings: of the run, as Flower carries them.
+            settings: settings of the run, in Flower's form.
             project: text of the app's ``pyproject.toml``.
-            simulation: how many virtual clients on how much of this machine; ``None`` for real ones.
+            simulation: number of virtual clients, and the resources for them; ``None`` for real clients.
 
         Returns:
             Flower's id of the run.
@@ -130,7 +130,7 @@ class Control:
         return int(response.run_id)
 
     def failure(self, run: int) -> str | None:
-        """Return ``None`` while a run goes on, ``""`` when it has ended well, and else why it has not."""
+        """Return ``None`` while a run is active, ``""`` when it has completed, and otherwise why it failed."""
         response = self._client.ListRuns(ListRunsRequest(run_id=run))
         status = response.run_dict[run].status
         if status.status != "finished":
@@ -138,7 +138,7 @@ class Control:
         return "" if status.sub_status == "completed" else status.details or status.sub_status
 
     def stop(self, run: int) -> None:
-        """Stop a run; its folder stays, and it can be resumed."""
+        """Stop a run. Its folder stays, and the run can be resumed."""
         self._client.StopRun(StopRunRequest(run_id=run))
 
     def close(self) -> None:
@@ -147,12 +147,12 @@ class Control:
 
 
 def let_in(control: Control, server: ServerFolder) -> list[str]:
-    """Let in the clients whose keys are in a consortium's folder, and take out those whose keys were revoked.
+    """Admit the clients whose keys are in a consortium's folder, and remove those whose keys were revoked.
 
-    What is taken out never comes in again, so that a key whose file is only missing is left as it is.
+    A removed key can never be admitted again, so a key whose file is merely missing is left alone.
 
     Returns:
-        What is not as the folder says, a line each; the rest is done all the same.
+        One line for each difference from the folder that remains; everything else has been applied.
     """
     keys, revoked, nodes = admitted_keys(server.path), revoked_keys(server.path), control.nodes()
     nodes = [node for node in nodes if node.status != NodeStatus.UNREGISTERED or node.public_key in keys.values()]
@@ -162,14 +162,14 @@ def let_in(control: Control, server: ServerFolder) -> list[str]:
         if same is None:
             control.register(name, key)
         elif same.status == NodeStatus.UNREGISTERED:
-            problems.append(f"client {name}: its key was taken out of this SuperLink, for good; it needs a new one")
+            problems.append(f"client {name}: its key was removed from this SuperLink for good; it needs a new one")
         elif same.name != name:
-            problems.append(f"client {name}: its key was let in as {same.name}; revoke it, and let in a new one")
+            problems.append(f"client {name}: its key was admitted as {same.name}; revoke it and admit a new one")
     for node in nodes:
         if node.public_key in revoked:
             control.unregister(node.node_id)
         elif node.public_key not in keys.values():
-            problems.append(f"client {node.name}: its key is not in {server.path / FOLDER} any more; runs turn it away")
+            problems.append(f"client {node.name}: its key is no longer in {server.path / FOLDER}; runs turn it away")
     return problems
 
 
@@ -179,10 +179,10 @@ def _reason(error: httpx.HTTPStatusError) -> str:
 
 
 def app_project(config_table: str) -> str:
-    """Return the ``pyproject.toml`` of the app: it brings settings along and no code.
+    """Return the ``pyproject.toml`` of the app, which carries settings and no code.
 
     Args:
-        config_table: lines of its table of settings.
+        config_table: lines of its settings table.
     """
     return f"""[project]
 name = "feddat"

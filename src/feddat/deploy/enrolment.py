@@ -1,13 +1,13 @@
-"""How a client enters a consortium: by an invitation that it is sent, and a request that it sends back.
+"""How a client joins a consortium: it receives an invitation and sends back a request.
 
 | file | made by | holds |
 | --- | --- | --- |
 | ``invitation.json`` | ``deploy init`` | address, model and authority of the consortium, signed by the authority |
 | ``NAME.csr`` | the client: ``deploy join``, ``renew`` | its name and public key, signed by its private key |
 
-Neither is a secret, and both may come by mail: two people compare the fingerprints of authority and client by another
-way. A request (PKCS #10) names the authority that it is for, so that another consortium cannot use it. One for a new
-key is signed by the old key as well, and its fingerprint need not be compared.
+Neither is secret, and both can travel by e-mail: two people compare the fingerprints of the authority and the client
+over another channel. A request (PKCS #10) names its authority, so another consortium cannot use it. A request for a new
+key is also signed by the old key, and its fingerprint need not be compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from cryptography.x509.oid import AttributeOID, NameOID
 from feddat.deploy import pki
 from feddat.deploy.errors import DeployError
 
-#: Names of clients: they become names of files and go through configuration files and command lines.
+#: Valid client names. They become file names, and pass through configuration files and command lines.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
 _VERSION = 1
 _MOST_INVITATION = 2**16
@@ -39,14 +39,14 @@ _ECDSA = ec.ECDSA(hashes.SHA384())
 
 @dataclass(frozen=True)
 class Invitation:
-    """What a client must know of a consortium.
+    """What a client must know about a consortium.
 
     Attributes:
         server: ``HOST:PORT``.
         model: name of the foundation model.
-        hub_model: it is one of the Hub, and clients' files name it.
-        authority: certificate that the server's is signed by.
-        hashes: of the model's parts, by which a client tells that its own is the same.
+        hub_model: the model is on the Hub, and the clients' files name it.
+        authority: certificate of the authority that signs the server's certificate.
+        hashes: hashes of the model's parts, by which a client checks that it has the same model.
     """
 
     server: str
@@ -56,7 +56,7 @@ class Invitation:
     hashes: Mapping[str, str] = field(default_factory=dict)
 
     def content(self) -> dict[str, Any]:
-        """Return what is signed."""
+        """Return the signed content."""
         return {
             "version": _VERSION,
             "server": self.server,
@@ -78,7 +78,8 @@ def read_invitation(path: Path) -> Invitation:
     """Read an invitation.
 
     Raises:
-        DeployError: it cannot be read, is not signed by the authority that it names, or that is out of its time.
+        DeployError: it cannot be read, is not signed by the authority that it names, or the authority's certificate is
+            not valid now.
     """
     where = f"invitation {path}"
     try:
@@ -96,18 +97,18 @@ def read_invitation(path: Path) -> Invitation:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DeployError(f"{where}: not an invitation of `feddat deploy init`") from None
     if version != _VERSION:
-        raise DeployError(f"{where}: of version {version!r}, this feddat knows version {_VERSION}; is it up to date?")
+        raise DeployError(f"{where}: version {version!r}, this feddat knows version {_VERSION}; is it up to date?")
     key = authority.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise DeployError(f"{where}: its authority's key is not on an elliptic curve")
     try:
         key.verify(signature, _signed(content), _ECDSA)
     except InvalidSignature:
-        raise DeployError(f"{where}: not signed by the authority that it names; it was altered on its way") from None
+        raise DeployError(f"{where}: not signed by the authority that it names; it was altered in transit") from None
     pki.check_certificate(authority, authority, f"{where}: its authority's certificate")
     texts = (invitation.server, invitation.model, *invitation.hashes, *invitation.hashes.values())
     if not all(isinstance(text, str) and text.isprintable() for text in texts) or not _ADDRESS.fullmatch(texts[0]):
-        raise DeployError(f"{where}: expected server (HOST:PORT), model and hashes, in one line each")
+        raise DeployError(f"{where}: expected server (HOST:PORT), model and hashes, each in one line")
     return invitation
 
 
@@ -117,12 +118,12 @@ def _signed(content: Mapping[str, Any]) -> bytes:
 
 @dataclass(frozen=True)
 class ClientRequest:
-    """What a client asks a server's administrator for.
+    """A client's request to a server's administrator to admit a key.
 
     Attributes:
-        name: of the client.
-        key: public key that it is to be known by.
-        proof: signature of the key that it was known by so far; empty: it had none.
+        name: name of the client.
+        key: the public key to admit.
+        proof: signature by the client's previous key; empty if it had none.
     """
 
     name: str
@@ -135,7 +136,7 @@ class ClientRequest:
         return pki.key_fingerprint(self.key)
 
     def renews(self, old: ec.EllipticCurvePublicKey, authority: x509.Certificate) -> bool:
-        """Tell whether the owner of an old key has signed this request."""
+        """Return whether the owner of an old key has signed this request."""
         try:
             old.verify(self.proof, _renewal(self.name, self.key, authority), _ECDSA)
         except InvalidSignature:
@@ -152,10 +153,10 @@ def new_request(
     """Return a client's request.
 
     Args:
-        name: of the client.
-        key: that it is to be known by.
-        authority: certificate of the consortium's.
-        old: key that it is known by so far.
+        name: name of the client.
+        key: the key to admit.
+        authority: certificate of the consortium's authority.
+        old: the client's previous key, if it has one.
     """
     who = [
         x509.NameAttribute(NameOID.COMMON_NAME, name),
@@ -172,16 +173,16 @@ def read_client_request(path: Path, authority: x509.Certificate) -> ClientReques
     """Read a client's request.
 
     Raises:
-        CertificateError: there is none.
-        DeployError: its name cannot be a client's, it is for another consortium, or not signed by its own key.
+        CertificateError: the file is not a certificate request.
+        DeployError: its name is not a valid client name, or it is for another consortium, or not signed by its own key.
     """
     request = pki.read_request(path)
     where = f"request {path}"
     if not request.is_signature_valid:
-        raise DeployError(f"{where}: not signed by its own key; it was altered on its way")
+        raise DeployError(f"{where}: not signed by its own key; it was altered in transit")
     key = request.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise DeployError(f"{where}: expected a key on the curve P-384, as `feddat deploy join` makes it")
+        raise DeployError(f"{where}: expected a key on the curve P-384, as made by `feddat deploy join`")
     name, consortium = (
         _only(request.subject, kind) for kind in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME)
     )
@@ -196,7 +197,7 @@ def read_client_request(path: Path, authority: x509.Certificate) -> ClientReques
 
 
 def check_name(name: str, where: str = "client") -> None:
-    """Raise ``DeployError`` if a text cannot be a client's name."""
+    """Raise ``DeployError`` if a text is not a valid client name."""
     if not NAME.fullmatch(name):
         raise DeployError(f"{where}: name {name[:80]!r}: expected letters from a to z, digits, - and _, 64 at most")
 
@@ -207,6 +208,6 @@ def _only(subject: x509.Name, kind: x509.ObjectIdentifier) -> str:
 
 
 def _renewal(name: str, key: ec.EllipticCurvePublicKey, authority: x509.Certificate) -> bytes:
-    """Return what an old key signs: the new key, whose it is, and in which consortium."""
+    """Return the bytes that an old key signs: the client's name, the consortium and the new key."""
     parts = (name.encode(), pki.certificate_fingerprint(authority).encode(), pki.public_line(key))
     return b"feddat renew\0" + b"\0".join(parts)

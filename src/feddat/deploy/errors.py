@@ -1,4 +1,4 @@
-"""What goes wrong with a deployment as a whole."""
+"""The error of a deployment as a whole."""
 
 
 class DeployError(RuntimeError):

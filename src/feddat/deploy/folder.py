@@ -1,10 +1,10 @@
-"""The folder that ``feddat deploy init`` writes: what the server's administrator keeps, and what clients are sent.
+"""The folder that ``feddat deploy init`` writes, for the server's administrator and for clients.
 
-| below | for | holds |
+| inside | for | holds |
 | --- | --- | --- |
-| ``authority/`` | who runs ``init`` | the authority's private key; only needed to renew the server's certificate |
-| ``server/`` | the server | certificate, private key, the clients' public keys, the run's settings, how to start it |
-| ``invitation.json`` | every client | what ``feddat deploy join`` makes a client's folder of, on the client's machine |
+| ``authority/`` | whoever runs ``init`` | the authority's private key; needed only to renew the server's certificate |
+| ``server/`` | the server | certificate, private key, the clients' public keys, the run's settings, start files |
+| ``invitation.json`` | every client | input of ``feddat deploy join``, which makes a folder on the client's machine |
 | ``clients/NAME/`` | trials on one machine | folders of clients whose keys were made here |
 """
 
@@ -39,9 +39,9 @@ class ServerFolder:
 
     Attributes:
         path: the folder.
-        hosts: names and addresses that the server is reached under.
-        port: at which it listens.
-        clients: names of the clients that it lets in.
+        hosts: names and addresses of the server.
+        port: port that it listens on.
+        clients: names of the admitted clients.
     """
 
     path: Path
@@ -56,11 +56,11 @@ class ServerFolder:
 
     @property
     def local_address(self) -> str:
-        """The address for this machine itself."""
+        """The server's address on its own machine."""
         return f"127.0.0.1:{self.port}"
 
     def link_arguments(self) -> list[str]:
-        """Return the arguments of its SuperLink."""
+        """Return the arguments of the SuperLink."""
         state = private_folder(self.path / "state")
         return [
             *("--ssl-ca-certfile", str(self.authority)),
@@ -77,7 +77,7 @@ def read_server(path: Path) -> ServerFolder:
     """Read a server's folder.
 
     Raises:
-        DeployError: it is not one.
+        DeployError: it is not a server's folder.
     """
     try:
         raw = read_yaml(path / "server.yaml")
@@ -106,18 +106,18 @@ def write_server(
     clients: Sequence[str] = (),
     privacy: tuple[Level, float] = ("none", 8.0),
 ) -> tuple[ServerFolder, Invitation]:
-    """Write what a consortium begins with: authority, server, and the invitation for clients; nothing is started.
+    """Write a new consortium: authority, server, and the invitation for clients. Start nothing.
 
     Args:
-        folder: new or empty.
-        hosts: names and addresses that clients reach the server under, the one they shall use first.
-        port: of the server.
-        model: name or folder of the foundation model, and the hashes by which clients tell that theirs is the same.
-        server_days: for how long the server's certificate is good.
-        passphrase: that the authority's key is encrypted with; ``None``: it is not.
-        authority: folder of the authority, new or empty; default: below ``folder``.
-        clients: names of those whose keys are made here as well.
-        privacy: the level that the run is written to promise, and its ε.
+        folder: a new or empty folder.
+        hosts: names and addresses at which clients reach the server; the first is the one that they use.
+        port: port of the server.
+        model: name or folder of the foundation model, and the hashes by which clients check that theirs is the same.
+        server_days: number of days that the server's certificate is valid.
+        passphrase: encrypts the authority's key; ``None``: the key is not encrypted.
+        authority: folder of the authority, new or empty; default: inside ``folder``.
+        clients: names of the clients whose keys are made here as well.
+        privacy: the level and the ε that the written run settings promise.
 
     Raises:
         DeployError: a folder is not empty, or there are no hosts.
@@ -127,7 +127,7 @@ def write_server(
         if place.exists() and any(place.iterdir()):
             raise DeployError(f"{place}: not empty; choose another folder")
     if not hosts:
-        raise DeployError("host: expected the name or address that clients reach the server under")
+        raise DeployError("host: expected the name or address at which clients reach the server")
     signer = pki.new_authority("feddat consortium")
     server = ServerFolder((folder / "server").resolve(), tuple(hosts), port, tuple(clients))
     for place in (folder, keeper, server.path, server.path / "clients"):
@@ -173,13 +173,13 @@ def write_consortium(
     authority: Path | None = None,
     privacy: tuple[Level, float] = ("none", 8.0),
 ) -> ServerFolder:
-    """Write a consortium with the keys of all its clients, for trials on one machine; else as :func:`write_server`.
+    """Write a consortium with the keys of all its clients, for trials on one machine; see also :func:`write_server`.
 
-    Whoever runs this could be every client. Clients on machines of their own make their keys there
-    (:func:`feddat.deploy.client_folder.join`). Every client's policy requires what ``privacy`` says.
+    Whoever runs this could pose as any client. Clients on their own machines make their keys there
+    (:func:`feddat.deploy.client_folder.join`). Every client's policy requires ``privacy``.
 
     Raises:
-        DeployError: a folder is not empty, or a name cannot be used.
+        DeployError: a folder is not empty, or a name is not valid.
     """
     if not clients or len(set(clients)) != len(clients):
         raise DeployError(f"clients: expected different names, got {', '.join(clients) or 'none'}")
@@ -198,5 +198,5 @@ def write_consortium(
 
 
 def own_hosts(hosts: Sequence[str]) -> list[str]:
-    """Return the names and addresses that a server's certificate is for: those, and this machine's own."""
+    """Return the names and addresses for a server's certificate: ``hosts``, and those of the local machine."""
     return list(dict.fromkeys([*hosts, "localhost", "127.0.0.1"]))

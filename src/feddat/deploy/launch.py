@@ -1,7 +1,7 @@
-"""Runs whose clients live in other processes, driven from here: Flower's simulation, or a deployment.
+"""Drive runs whose clients are in other processes: Flower's simulation, or a deployment.
 
-The server app runs below the SuperLink and writes the run's folder, which is on this machine; this process starts the
-run, follows the log that grows there, and says how it ended.
+The server app runs under the SuperLink and writes the run's folder on this machine. This process starts the run,
+follows the log in that folder, and reports how the run ended.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from feddat.experiment.single.federation import participant_names
 from feddat.experiment.single.folder import ExperimentError
 from feddat.experiment.single.run import Experiment
 
-#: Seconds for a SuperLink of our own to come up.
+#: Seconds to wait for a SuperLink that this process started.
 START_SECONDS = 120.0
 PAUSE = 0.5
-#: Events of the log that are progress.
+#: Events of the log to pass on as progress.
 _SHOWN = frozenset({"start", "fit", "eval", "failed", "refused", "kept", "round"})
 
 
@@ -45,7 +45,7 @@ def run_in(
     jobs: int | None = None,
     accept_changes: bool = False,
 ) -> dict[str, Any]:
-    """Run an experiment in the runtime that its configuration names; else as :meth:`Experiment.run`.
+    """Run an experiment in the runtime that its configuration names; otherwise as :meth:`Experiment.run`.
 
     Raises:
         ConfigError, ModelError, DataError, ExperimentError: as :meth:`Experiment.run`.
@@ -65,12 +65,12 @@ def run_in(
 
 @dataclass(frozen=True)
 class _Runtime:
-    """Where a run is started.
+    """Where to start a run.
 
     Attributes:
         control: the SuperLink.
-        simulation: its virtual clients; ``None`` where they are real.
-        processes: ours, which all must live on.
+        simulation: its virtual clients; ``None`` if the clients are real.
+        processes: the processes that this one started; none of them may end during the run.
     """
 
     control: Control
@@ -103,7 +103,7 @@ def _simulation(experiment: Experiment) -> Iterator[_Runtime]:
 
 @contextmanager
 def _deployment(experiment: Experiment) -> Iterator[_Runtime]:
-    """Reach the SuperLink of a consortium, or start one here with a node for every client."""
+    """Connect to the SuperLink of a consortium, or start one here with a node for every client."""
     with ExitStack() as stack:
         if (folder := experiment.config.runtime.server) is not None:
             server = read_server(folder)
@@ -147,13 +147,13 @@ def _reached(
 
 
 def _placed(experiment: Experiment) -> RunConfig:
-    """Return the configuration with the run's folder named in full."""
+    """Return the configuration with the absolute path of the run's folder."""
     folder = experiment.folder.path
     return experiment.config.updated({"runs_dir": str(folder.parent.resolve()), "name": folder.name})
 
 
 def _follow(experiment: Experiment, runtime: _Runtime, progress: Progress, config: AppConfig) -> dict[str, Any]:
-    """Start the run, pass its events on, and return its summary when it has ended."""
+    """Start the run, pass on its events, and return its summary at the end."""
     folder, rounds = experiment.folder, config.run.rounds
     events = _Tail(folder.log_file)
     run = runtime.control.start_run({}, app_project(to_toml(to_flat(config))), runtime.simulation)
@@ -163,7 +163,7 @@ def _follow(experiment: Experiment, runtime: _Runtime, progress: Progress, confi
                 progress(event)
             time.sleep(PAUSE)
     except BaseException:
-        with suppress(httpx.HTTPError):  # a SuperLink that is gone cannot be told
+        with suppress(httpx.HTTPError):  # the SuperLink may be gone
             runtime.control.stop(run)
         raise
     for event in events:
@@ -184,11 +184,11 @@ def _failure(runtime: _Runtime, run: int) -> str | None:
         return runtime.control.failure(run)
     except httpx.HTTPError as error:
         where = f"SuperLink {runtime.control.address}"
-        raise DeployError(f"{where}: lost: {error}; resume the run when it is back") from None
+        raise DeployError(f"{where}: connection lost: {error}; resume the run when it is back") from None
 
 
 class _Tail:
-    """The events of a log that grows; each pass over it yields those that have come since the last, or the start."""
+    """The events of a growing log; each iteration yields those added since the previous one, or since creation."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._at = path, path.stat().st_size if path.is_file() else 0

@@ -1,8 +1,8 @@
-"""The server's side of a deployment: Flower's SuperLink, of which other machines see only what clients need.
+"""The server's side of a deployment: Flower's SuperLink, of which other machines reach only what clients need.
 
-Flower serves three interfaces at one address. Clients need one of them (the Fleet interface, which asks for their
-keys); through the other two runs are started and nodes are registered, and they ask nobody who he is. They answer here
-to this machine alone. Of what clients send, no body is read before its signature is found good (:mod:`.bodies`).
+Flower serves three interfaces at one address. Clients need one of them, the Fleet interface, which checks their keys.
+The other two start runs and register nodes, and they authenticate nobody. Here they answer only to this machine. The
+body of a client's request is read only after its signature has been verified (:mod:`.bodies`).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 
 #: Paths that answer to other machines.
 OPEN = ("/v1/fleet/", "/health")
-#: Days before its end from which a server reminds of its certificate.
+#: A server warns this many days before its certificate expires.
 SOON_DAYS = 30
 
 
 class OnlyFleetFromOutside:
-    """ASGI middleware: requests of other machines for anything but :data:`OPEN` are answered with 403."""
+    """ASGI middleware that answers 403 to other machines' requests for anything except :data:`OPEN`."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -48,7 +48,7 @@ class OnlyFleetFromOutside:
         if scope["type"] == "lifespan" or scope["path"].startswith(OPEN) or _is_local(scope.get("client")):
             await self._app(scope, receive, send)
             return
-        if scope["type"] == "websocket":  # Flower has none today; a later one's must not slip through
+        if scope["type"] == "websocket":  # Flower has no web sockets today; those of a later version must not pass
             await send({"type": "websocket.close"})
             return
         await refuse(send, 403, b"only on the server itself")
@@ -62,11 +62,11 @@ def _is_local(client: Sequence[Any] | None) -> bool:
 
 
 def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> None:
-    """Be a SuperLink until the process is ended.
+    """Run a SuperLink until the process ends.
 
     Args:
-        arguments: of ``flower-superlink``.
-        server: of the consortium whose clients are to be let in; default: nobody is.
+        arguments: arguments of ``flower-superlink``.
+        server: folder of the consortium whose clients to admit; default: admit nobody.
     """
     import uvicorn
     from flwr.superlink import main
@@ -88,14 +88,14 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
         def knows(key: bytes) -> bool:
             return app.state.linkstate_factory.state().get_node_id_by_public_key(key) is not None
 
-        # Flower has this for tasks that other machines take, and not for those that its own processes do.
+        # Flower uses this secret for tasks of other machines, but not for those of its own processes.
         app.state.superexec_auth_secret = tasks
         app.add_middleware(OnlyWithToken, token=token)
         app.add_middleware(BoundedBodies, knows=knows if "--enable-supernode-auth" in arguments else None)
         app.add_middleware(OnlyFleetFromOutside)
         return app
 
-    # Flower has a hook for middleware, but only for a package of its own.
+    # Flower's hook for middleware works only for one of its own packages.
     main.create_app = create_guarded
     vars(cli)["_get_superexec_command"] = lambda *args, **kwargs: [
         *command(*args, **kwargs),
@@ -113,7 +113,7 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
 
 
 def _private_folder(arguments: Sequence[str]) -> Path:
-    """Return where a SuperLink keeps what is for its own account: beside its database, or in Flower's folder."""
+    """Return the folder of a SuperLink's secrets: the one of its database, or Flower's own."""
     database = _database(arguments)
     return Path(os.environ.get("FLWR_HOME") or Path.home() / ".flwr") if database is None else database.parent
 
@@ -130,23 +130,23 @@ def _alone(folder: Path) -> Iterator[None]:
     """Keep other SuperLinks out of a state folder.
 
     Raises:
-        DeployError: there is one.
+        DeployError: another SuperLink uses it, or it cannot be locked.
     """
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
         except BlockingIOError:
-            raise DeployError(f"state folder {folder}: another server works with it; end that one first") from None
+            raise DeployError(f"state folder {folder}: another server is using it; stop that one first") from None
         except OSError as error:
             raise DeployError(f"state folder {folder}: {error.strerror or error}") from None
         yield
 
 
 def _settle_database(arguments: Sequence[str]) -> None:
-    """Put a database aside that cannot be read: Flower would end over it, and nothing in it is needed again.
+    """Move a damaged database aside: Flower would stop because of it, and its contents are not needed again.
 
     Raises:
-        DeployError: it cannot be put aside.
+        DeployError: it cannot be moved.
     """
     path = _database(arguments)
     if path is None or not path.exists():
@@ -159,7 +159,7 @@ def _settle_database(arguments: Sequence[str]) -> None:
         reason = " ".join(str(found).split())
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError):
-            return  # of the disk or of access; Flower says so
+            return  # a problem with the disk or with access, which Flower reports
         reason = str(error)
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
     try:
@@ -167,12 +167,15 @@ def _settle_database(arguments: Sequence[str]) -> None:
             with suppress(FileNotFoundError):
                 path.with_name(path.name + end).rename(aside.with_name(aside.name + end))
     except OSError as error:
-        raise DeployError(f"{path}: {reason}, and it cannot be put aside: {error.strerror or error}") from None
-    log.warning("%s: %s; put aside as %s. Runs are kept in their folders: resume them", path, reason, aside.name)
+        raise DeployError(f"{path}: {reason}, and it cannot be moved aside: {error.strerror or error}") from None
+    log.warning("%s: %s; moved aside as %s. Runs are kept in their folders: resume them", path, reason, aside.name)
 
 
 def _look_after(server: ServerFolder) -> None:
-    """Close to others what lies there from before, warn of an authority's key, and take a renewed certificate up."""
+    """Restrict access to the server's files, warn about an authority's key or an expiring certificate.
+
+    Load a renewed certificate without a restart.
+    """
     from feddat.deploy import pki
     from feddat.deploy.renewal import reloading
     from feddat.files import close_to_others
@@ -182,20 +185,18 @@ def _look_after(server: ServerFolder) -> None:
         for path in (server.path / "server.key", server.path / "state"):
             close_to_others(path)
     except OSError as error:
-        log.warning("%s: others on this machine may read it: %s", error.filename, error.strerror)
+        log.warning("%s: other accounts on this machine may be able to read it: %s", error.filename, error.strerror)
     for path in (server.path / "ca.key", server.path.parent / "authority" / "ca.key"):
         if path.is_file():
-            log.warning(
-                "the authority's private key lies on this machine (%s): take it off; only renewals need it", path
-            )
+            log.warning("the authority's private key is on this machine (%s): remove it; only renewals need it", path)
     until = pki.read_certificate(server.path / "server.crt").not_valid_after_utc
     if until < datetime.now(UTC) + timedelta(days=SOON_DAYS):
-        log.warning("the server's certificate is good until %s: renew it (feddat deploy renew)", until.date())
+        log.warning("the server's certificate is valid until %s: renew it (feddat deploy renew)", until.date())
     reloading(server.path / "server.crt", server.path / "server.key")
 
 
 def _let_in(server: ServerFolder) -> None:
-    """Let the clients' keys in, and take revoked ones out, as soon as the SuperLink answers."""
+    """Admit the clients' keys, and remove revoked ones, as soon as the SuperLink answers."""
     from feddat.deploy.control import Control, let_in
 
     control = Control(server.local_address, server.authority)
@@ -204,7 +205,7 @@ def _let_in(server: ServerFolder) -> None:
         for problem in let_in(control, server):
             log.warning("%s", problem)
     except DeployError as error:
-        log.error("%s; the SuperLink ends", error)
+        log.error("%s; stopping the SuperLink", error)
         os._exit(2)
     finally:
         control.close()

@@ -1,9 +1,9 @@
-"""Who belongs to a consortium: clients are let in, taken out, and get new keys, while the SuperLink runs.
+"""The members of a consortium: admit clients, remove them and change their keys while the SuperLink runs.
 
-The server's folder says who is in: ``clients/NAME.pub``, one key per name. A key that was taken out lies in
-``revoked/NAME/`` and is never let in again; its name stays with the institution, and another key gets it only where
-the administrator says so. A SuperLink is told at once where it runs, and else when it starts (:func:`.control.let_in`).
-A run asks the same folder before each round (:mod:`feddat.app.roster`).
+The server's folder lists the members: ``clients/NAME.pub``, one key per name. A removed key moves to ``revoked/NAME/``
+and is never admitted again. The name stays with the institution; another key gets it only if the administrator says so.
+A running SuperLink learns of a change at once, a stopped one when it starts (:func:`.control.let_in`). A run reads the
+same folder before each round (:mod:`feddat.app.roster`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Members:
     """The clients of one server.
 
     Args:
-        server: its folder.
+        server: the server's folder.
     """
 
     def __init__(self, server: ServerFolder) -> None:
@@ -38,12 +38,12 @@ class Members:
         self._keys, self._revoked = server.path / FOLDER, server.path / REVOKED
 
     def key(self, name: str) -> ec.EllipticCurvePublicKey | None:
-        """Return a client's key; ``None``: it is not in."""
+        """Return a client's key; ``None`` if it is not a member."""
         path = self._file(name)
         return pki.read_public_key(path) if path.is_file() else None
 
     def revoked(self) -> dict[str, list[str]]:
-        """Return the names of which a key was taken out, with the fingerprints of these keys."""
+        """Return the names with revoked keys, and the fingerprints of these keys."""
         return {
             folder.name: [pki.key_fingerprint(pki.read_public_key(path)) for path in sorted(folder.glob(f"*{ENDING}"))]
             for folder in sorted(self._revoked.glob("*"))
@@ -51,47 +51,46 @@ class Members:
         }
 
     def names(self) -> list[str]:
-        """Return the names of the clients that are in."""
+        """Return the names of the members."""
         return admitted_names(self._server.path)
 
     def is_new(self, request: ClientRequest) -> bool:
-        """Tell whether nobody vouches for a request's key yet: neither this folder nor the client's old key."""
+        """Return whether nothing vouches for a request's key yet: neither this folder nor the client's old key."""
         old = self.key(request.name)
         return old is None or not (old == request.key or request.renews(old, self._authority()))
 
     def admit(self, request: ClientRequest, again: bool = False) -> str:
-        """Let a client in, or take its new key for the old one; return in a few words what became of it.
+        """Admit a client, or replace its old key with its new one; return the outcome in a few words.
 
         Args:
-            request: the client's, whose fingerprint was compared, or that its old key has signed.
-            again: let a name have another key, though it was taken out, or has one that did not sign the request.
+            request: the client's request. Its fingerprint must have been compared, or its old key must have signed it.
+            again: give a name another key although it was revoked, or although its key did not sign the request.
 
         Raises:
-            DeployError: the key was revoked or is another client's; or the name is taken, or was.
+            DeployError: the key was revoked or belongs to another client; or the name is taken or was revoked.
             CertificateError: a key in the folder cannot be read.
         """
         name, key = request.name, request.key
         with locked(self._keys, wait=True):
             if pair := same_name([*self.names(), *self.revoked(), name]):
-                raise DeployError(f"client {name}: {pair[0]!r} and {pair[1]!r} differ in letter case alone")
+                raise DeployError(f"client {name}: {pair[0]!r} and {pair[1]!r} differ only in letter case")
             if owner := next((n for n, keys in self.revoked().items() if request.fingerprint in keys), None):
                 raise DeployError(
-                    f"client {name}: its key was revoked, as that of {owner}; it makes a new one with `feddat deploy "
-                    "renew`"
+                    f"client {name}: its key was revoked as the key of {owner}; make a new one (`feddat deploy renew`)"
                 )
             if owner := next((other for other in self.names() if other != name and self.key(other) == key), None):
-                raise DeployError(f"client {name}: its key is that of client {owner}")
+                raise DeployError(f"client {name}: its key belongs to client {owner}")
             old = self.key(name)
             if old == key:
                 return "was let in already"
             if old is not None and not request.renews(old, self._authority()) and not again:
                 raise DeployError(
                     f"client {name}: has another key, {pki.key_fingerprint(old)}, which did not sign this request; if "
-                    f"it has lost that key, revoke it (`feddat deploy revoke {name}`) and admit this one with --again"
+                    f"that key is lost, revoke it (`feddat deploy revoke {name}`) and admit this one with --again"
                 )
             if old is None and name in self.revoked() and not again:
                 raise DeployError(
-                    f"client {name}: was revoked; --again lets the name have another key, if it is the same institution"
+                    f"client {name}: was revoked; if it is the same institution, --again gives the name another key"
                 )
             if old is not None:
                 self._keep_out(name, old)
@@ -99,10 +98,10 @@ class Members:
         return "is let in" if old is None else "has a new key; the old one is revoked"
 
     def revoke(self, name: str) -> str:
-        """Take a client out; return the fingerprint of its key.
+        """Remove a client; return the fingerprint of its key.
 
         Raises:
-            DeployError: it is not in.
+            DeployError: it is not a member.
             CertificateError: its key cannot be read.
         """
         with locked(self._keys, wait=True):
@@ -114,10 +113,10 @@ class Members:
         return pki.key_fingerprint(key)
 
     def tell(self) -> bool:
-        """Tell the SuperLink who is in; return whether it runs.
+        """Tell the SuperLink who the members are; return whether it is running.
 
         Raises:
-            DeployError: it runs, and cannot be told.
+            DeployError: it is running, but cannot be told.
         """
         from feddat.deploy.control import Control, let_in
 

@@ -1,4 +1,4 @@
-"""Under what names Flower finds the apps, and how it is kept quiet; nothing heavy is imported for it."""
+"""The names under which Flower finds the apps, and the settings that keep Flower quiet. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 SERVER_APP = "feddat.experiment.serving.flower:server_app"
 CLIENT_APP = "feddat.experiment.serving.flower:client_app"
 
-#: Nobody outside is told that Flower is used, and nothing is installed when a run starts.
+#: Environment that turns off Flower's telemetry and update check, and keeps it from installing packages for a run.
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -17,6 +17,6 @@ QUIET = {
 
 
 def quiet_flower() -> None:
-    """Set :data:`QUIET` for this process and those it starts, unless the user has said otherwise."""
+    """Set :data:`QUIET` for this process and those it starts, except for variables that the user has set."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)

@@ -1,10 +1,9 @@
-"""A client's side of a deployment: Flower's SuperNode, and beside it one process that stays and does the work.
+"""A client's side of a deployment: Flower's SuperNode, and one long-lived worker process beside it.
 
-Flower starts a new process for every message, which then loads libraries, the foundation model and the data: minutes,
-for models of the size that this is for. Here one worker process loads them once and takes one message after the other.
-It runs the client app of the package that is installed on this machine, whatever the server sent along as its app, so
-that no code of the server runs here. The worker may die (killed, out of memory): its message is answered with an error,
-and the next one gets a new worker.
+Flower starts a new process for every message, which then loads libraries, the foundation model and the data. For large
+models this takes minutes. Here one worker process loads them once and handles one message after another. It runs the
+client app of the package installed on this machine, whatever app the server sends, so no code of the server runs here.
+If the worker dies (killed, out of memory), its message is answered with an error, and the next one gets a new worker.
 """
 
 from __future__ import annotations
@@ -51,9 +50,9 @@ from feddat.workers import out_of_reach
 
 log = logging.getLogger(__name__)
 
-#: Seconds between two looks for a message.
+#: Seconds between two polls for a message.
 PAUSE = 0.3
-#: Seconds before another try to connect; Flower ends the process five seconds after it has given up.
+#: Seconds before connecting again; Flower ends the process five seconds after it has given up.
 AGAIN_SECONDS = 3.0
 #: Flower's own interval of heartbeats, in seconds.
 HEARTBEAT_SECONDS = 30.0
@@ -67,16 +66,16 @@ def run_node(
     log_file: Path | None = None,
     accepted: Callable[[], None] | None = None,
 ) -> None:
-    """Be a SuperNode until the process is ended.
+    """Run a SuperNode until the process ends.
 
     Args:
-        arguments: of ``flower-supernode``.
-        port: on this machine's loopback address, for the SuperNode to hand messages over.
-        again: arguments of ``feddat`` by which this process starts anew where the server did not let it in: it may
-            not be up yet, or not know this client's key yet. Default: the process ends.
-        heartbeat: seconds; the server takes the node for gone after two of them without a sign of life.
-        log_file: of JSON lines: what this process and its worker do.
-        accepted: is called once, when the server has taken this node's key.
+        arguments: arguments of ``flower-supernode``.
+        port: port on this machine's loopback address where the SuperNode hands over messages.
+        again: arguments of ``feddat`` with which to restart this process if the server does not let it in: the server
+            may not be up yet, or may not know this client's key yet. Default: the process ends.
+        heartbeat: seconds between heartbeats; the server considers the node gone after two without a sign of life.
+        log_file: file of JSON lines that log what this process and its worker do.
+        accepted: called once, when the server has accepted this node's key.
     """
     from flwr.supercore import heartbeat as sender
     from flwr.supernode import fleet_http_connection as connection
@@ -85,10 +84,10 @@ def run_node(
     cli = import_module("flwr.supernode.cli.flower_supernode")  # its package has a function of this name
 
     _keep(log_file)
-    # Flower has no option for it: what is sent, and how often.
+    # Flower has no option for the heartbeat: these set the announced interval and the actual one.
     vars(sender)["HEARTBEAT_DEFAULT_INTERVAL"] = vars(connection)["HEARTBEAT_DEFAULT_INTERVAL"] = heartbeat
     sys.argv = ["flower-supernode", *arguments, "--isolation", "process", "--host", "127.0.0.1", "--port", str(port)]
-    # Every account of this machine can connect to that port; tasks are for who knows this, which no file holds.
+    # Every account on this machine can connect to that port. Tasks go only to holders of this key, which no file holds.
     key = secrets.token_bytes(SECRET_BYTES)
     sys.argv += ["--superexec-auth-secret-file", "-"]
     vars(cli)["load_superexec_auth_secret"] = lambda secret_file: key
@@ -107,25 +106,25 @@ def run_node(
     if again and (failed or refused.is_set()):
         log.warning("not let in by the server; trying again")
         time.sleep(AGAIN_SECONDS)
-        # Flower leaves threads behind that end this process soon; nothing of it is to stay.
+        # Flower leaves threads behind that end this process soon, so replace the whole process.
         os.execv(sys.executable, [sys.executable, "-m", "feddat.cli", *again])
 
 
 def _settings_of_app(of_app: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Return what gives a run's settings, Flower's own but for an archive that must not be unpacked: it has none."""
+    """Wrap Flower's reader of a run's settings: return none for an archive that must not be unpacked."""
 
     def settings(content: bytes, *others: Any) -> dict[str, Any]:
         try:
             check_bundle(content)
         except BundleError:
-            return {}  # its messages are answered with the reason
+            return {}  # the replies to its messages give the reason
         return of_app(content, *others)
 
     return settings
 
 
 def _wrong_app(content: bytes) -> str | None:
-    """Say why an app is not the one that runs here."""
+    """Return why an app is not the one that runs here, or ``None`` if it is."""
     try:
         asked = app_config(content)["tool"]["flwr"]["app"]["components"]["clientapp"]
     except BundleError as error:
@@ -134,9 +133,9 @@ def _wrong_app(content: bytes) -> str | None:
 
 
 def _noting(refused: threading.Event, accepted: Callable[[], None] | None) -> type[NodeAuthHttpInterceptor]:
-    """Return what signs a node's messages, and notes that the server does not take its signature, or for once does.
+    """Return an interceptor that signs a node's messages, and notes if the server refuses or first accepts them.
 
-    In the one case Flower ends the node as if somebody had asked for it.
+    After a refusal, Flower ends the node as if somebody had asked it to.
     """
     waiting = [] if accepted is None else [accepted]
 
@@ -153,10 +152,10 @@ def _noting(refused: threading.Event, accepted: Callable[[], None] | None) -> ty
 
 
 class _Tasks:
-    """Takes messages from the SuperNode of this process, and gives back answers.
+    """Take messages from the SuperNode of this process, and return the replies.
 
-    Each in a thread of its own, though only one is answered at a time: a message whose server was killed while it sent
-    it never becomes whole, and Flower waits for hours for the rest.
+    Each message has its own thread, although only one is answered at a time. If the server was killed while it sent a
+    message, that message never becomes complete, and Flower waits hours for the rest.
     """
 
     def __init__(self, address: str, log_file: Path | None, key: bytes) -> None:
@@ -178,7 +177,7 @@ class _Tasks:
     def _try_to_answer(self, token: str) -> None:
         try:
             self._answer(token)
-        except Exception:  # One message that cannot be answered must not keep the node from the next.
+        except Exception:  # A message that cannot be answered must not block the next one.
             log.exception("a message could not be answered")
 
     def _answer(self, token: str) -> None:
@@ -217,7 +216,7 @@ class _Tasks:
 
 
 class _Worker:
-    """A process that runs the client app; started with the first message, and anew when it has died."""
+    """A process that runs the client app; started with the first message, and again after it has died."""
 
     def __init__(self, log_file: Path | None) -> None:
         self._process: BaseProcess | None = None
@@ -233,7 +232,7 @@ class _Worker:
         log.info("worker process %d", self._process.pid)
 
     def answer(self, message: Message, context: Context) -> Message:
-        """Return the client app's answer, or an error if its process dies over it."""
+        """Return the client app's reply, or an error if its process dies meanwhile."""
         if self._process is None or not self._process.is_alive():
             self._start()
         identity = (TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id)
@@ -250,10 +249,10 @@ class _Worker:
 
 
 def _sendable(message: Message) -> Message:
-    """Return a message that can go through a pipe between these two processes of ours, of whatever size.
+    """Return a message of any size that can pass through the pipe between this process and its worker.
 
-    As a protocol buffer it could have 2 GiB at most, and would be in memory twice more. Flower's chunks of an array,
-    which it makes when it has to name them, are views that cannot go.
+    A protocol buffer is limited to 2 GiB and would take two more copies in memory. Flower's cached chunks of an array
+    are views that cannot be pickled, so remove them.
     """
     for record in message.content.values() if message.has_content() else ():
         if isinstance(record, ArrayRecord):
@@ -267,7 +266,7 @@ def _error(message: Message, reason: str) -> Message:
 
 
 def _warn(message: Message, context: Context, reason: str) -> None:
-    """Log that a message is answered with an error."""
+    """Log that a message gets an error reply."""
     kind, round = message.metadata.message_type, message.metadata.group_id
     what = {"event": "failed", "kind": kind, "reason": reason, "client": context.node_config.get(CLIENT_KEY)}
     what["round"] = int(round) if round.isdecimal() else None
@@ -275,7 +274,7 @@ def _warn(message: Message, context: Context, reason: str) -> None:
 
 
 def _keep(log_file: Path | None) -> None:
-    """Let what the package says in this process be written to a file of JSON lines."""
+    """Write the package's log records in this process to a file of JSON lines."""
     if log_file is not None:
         log_file.parent.mkdir(parents=True, exist_ok=True)
         logger = logging.getLogger("feddat")
@@ -284,7 +283,7 @@ def _keep(log_file: Path | None) -> None:
 
 
 def _work(pipe: Connection, log_file: Path | None) -> None:
-    """Answer messages until the pipe is closed or the parent is gone."""
+    """Answer messages until the pipe closes or the parent process is gone."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     _keep(log_file)
@@ -298,9 +297,9 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
             context = context_from_proto(ProtoContext.FromString(context_bytes))
             try:
                 reply = client_app(message, context)
-            except Exception as error:  # Whatever a client raises is the server's to count.
+            except Exception as error:  # The server counts every error of a client.
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 _warn(message, context, reason)
                 reply = _error(message, FAILED if context.node_config.get(SITE_KEY) else reason)
             pipe.send(_sendable(reply))
-            del message, reply  # they may be large, and the next one comes when it comes
+            del message, reply  # they can be large, and the next message may take long to arrive

@@ -1,4 +1,4 @@
-"""How long a SuperLink waits for the head of a request: sent byte by byte, it would hold a connection for ever."""
+"""Limit how long a SuperLink waits for a request's headers; sent byte by byte, they could hold a connection forever."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Any
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
-#: Seconds for a head, from the opening of a connection, or from the end of the answer before.
+#: Seconds for the headers to arrive, counted from the opening of the connection or the end of the previous response.
 HEAD_SECONDS = 30.0
 
 
 class ImpatientProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Uvicorn's own protocol, which closes a connection on which no request begins in :data:`HEAD_SECONDS`."""
+    """Uvicorn's own protocol, but it closes a connection on which no request begins within :data:`HEAD_SECONDS`."""
 
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
-        """Take a connection."""
+        """Start the timer of a new connection."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of a connection."""
+        """Stop the timer of a closed connection."""
         if self._waiting is not None:
             self._waiting.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request."""
+        """Start the timer for the next request."""
         super().on_response_complete()
         self._wait()
 

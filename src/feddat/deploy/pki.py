@@ -1,7 +1,7 @@
 """A consortium's own certificate authority, the server's certificate, and the clients' keys.
 
-The authority signs nothing but the server's certificate: clients use it to know the server. The server knows clients by
-their public keys. All keys are on the curve P-384, which Flower asks for.
+The authority signs the server's certificate, by which clients identify the server. The server identifies clients by
+their public keys. All keys are on the curve P-384, which Flower requires.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from feddat.files import whole_file, write_atomic
 
-#: Certificates of servers and authorities are good for so many days.
+#: Number of days that certificates of servers and of authorities are valid.
 SERVER_DAYS, AUTHORITY_DAYS = 397, 3650
-#: Bytes of a certificate request.
+#: The largest certificate request, in bytes.
 MOST_REQUEST = 2**16
 
 
@@ -61,20 +61,20 @@ def new_authority(name: str, now: datetime.datetime | None = None) -> Authority:
 def server_certificate(
     authority: Authority, hosts: Sequence[str], days: int = SERVER_DAYS, now: datetime.datetime | None = None
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
-    """Return a certificate for a server that is reached under ``hosts`` (names or addresses), and its private key.
+    """Return a certificate for a server with these ``hosts`` (names or addresses), and its private key.
 
     Args:
-        authority: who signs it.
+        authority: the authority that signs it.
         hosts: the first one is also the certificate's common name.
-        days: for how long it is good.
-        now: from when; default: now.
+        days: number of days that it is valid.
+        now: start of its validity; default: now.
     """
     key = ec.generate_private_key(ec.SECP384R1())
     return sign_request(authority, server_request(key, hosts), days, now), key
 
 
 def server_request(key: ec.EllipticCurvePrivateKey, hosts: Sequence[str]) -> x509.CertificateSigningRequest:
-    """Return what an authority needs for a server's certificate: its public key and its hosts, signed by its key."""
+    """Return a request for a server's certificate: its public key and its hosts, signed by its private key."""
     return (
         x509.CertificateSigningRequestBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])]))
@@ -89,10 +89,10 @@ def sign_request(
     days: int = SERVER_DAYS,
     now: datetime.datetime | None = None,
 ) -> x509.Certificate:
-    """Return the certificate that a server's request asks for; nothing of the request but key and hosts goes into it.
+    """Return the certificate for a server's request; it takes only the key and the hosts from the request.
 
     Raises:
-        CertificateError: it is not signed by its own key, or names no hosts.
+        CertificateError: the request is not signed by its own key, or names no hosts.
     """
     hosts = request_hosts(request)
     key = request.public_key()
@@ -111,10 +111,10 @@ def sign_request(
 
 
 def request_hosts(request: x509.CertificateSigningRequest) -> list[str]:
-    """Return the names and addresses that a server's request is for.
+    """Return the names and addresses in a server's request.
 
     Raises:
-        CertificateError: it is not signed by its own key, or names no hosts.
+        CertificateError: the request is not signed by its own key, or names no hosts.
     """
     if not request.is_signature_valid:
         raise CertificateError("certificate request: not signed by its own key")
@@ -134,7 +134,7 @@ def read_certificate(path: Path) -> x509.Certificate:
     """Read a PEM certificate.
 
     Raises:
-        CertificateError: there is none.
+        CertificateError: the file cannot be read, or is not a certificate.
     """
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
@@ -148,7 +148,7 @@ def read_request(path: Path) -> x509.CertificateSigningRequest:
     """Read a PEM certificate request.
 
     Raises:
-        CertificateError: there is none.
+        CertificateError: the file cannot be read, is too large, or is not a certificate request.
     """
     try:
         with path.open("rb") as file:
@@ -171,13 +171,13 @@ def write_request(path: Path, request: x509.CertificateSigningRequest) -> None:
 def write_private_key(
     path: Path, key: ec.EllipticCurvePrivateKey, ssh: bool = False, passphrase: str | None = None
 ) -> None:
-    """Write a private key that only its owner can read, whatever the umask and whoever made the file before.
+    """Write a private key that only its owner can read, whatever the umask and the mode of an existing file.
 
     Args:
-        path: becomes the key completely or not at all.
+        path: the file to write, completely or not at all.
         key: the key.
-        ssh: in OpenSSH's format, which SuperNodes want.
-        passphrase: to encrypt it with.
+        ssh: use OpenSSH's format, which SuperNodes require.
+        passphrase: encrypts the key; ``None``: the key is not encrypted.
     """
     kind = serialization.PrivateFormat.OpenSSH if ssh else serialization.PrivateFormat.PKCS8
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
@@ -185,7 +185,7 @@ def write_private_key(
         encryption = serialization.BestAvailableEncryption(passphrase.encode())
     content = key.private_bytes(serialization.Encoding.PEM, kind, encryption)
     with whole_file(path) as temporary:
-        temporary.unlink(missing_ok=True)  # of a process that was killed here, and had the same number
+        temporary.unlink(missing_ok=True)  # left by a killed process with the same process id
         temporary.touch(mode=0o600)
         temporary.write_bytes(content)
 
@@ -195,7 +195,7 @@ def read_authority(folder: Path, passphrase: str | None = None) -> Authority:
 
     Raises:
         PassphraseNeeded: the key is encrypted, and no passphrase is given.
-        CertificateError: one is not there, they do not fit, or the passphrase is wrong.
+        CertificateError: one cannot be read, they do not belong together, or the passphrase is wrong.
     """
     certificate, path = read_certificate(folder / "ca.crt"), folder / "ca.key"
     try:
@@ -211,29 +211,29 @@ def read_authority(folder: Path, passphrase: str | None = None) -> Authority:
         problem = "not a PEM private key, or the passphrase is wrong" if encrypted else "not a PEM private key"
         raise CertificateError(f"authority's key {path}: {problem}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-        raise CertificateError(f"authority's key {path}: not that of {folder / 'ca.crt'}")
+        raise CertificateError(f"authority's key {path}: not the key of {folder / 'ca.crt'}")
     return Authority(certificate, key)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:
-    """Return a new key of a client."""
+    """Return a new private key."""
     return ec.generate_private_key(ec.SECP384R1())
 
 
 def write_key_pair(folder: Path, name: str, key: ec.EllipticCurvePrivateKey | None = None) -> None:
-    """Write ``NAME.key`` and ``NAME.pub``, the two halves of a client key; default: of a new one."""
+    """Write ``NAME.key`` and ``NAME.pub``, the two halves of a client's key; default: of a new key."""
     key = key or new_key()
     write_private_key(folder / f"{name}.key", key, ssh=True)
     write_public_key(folder / f"{name}.pub", key.public_key(), name)
 
 
 def write_public_key(path: Path, key: ec.EllipticCurvePublicKey, comment: str) -> None:
-    """Write a public key as OpenSSH does, whole or not at all; the comment is the rest of its line."""
+    """Write a public key in OpenSSH's format, completely or not at all; the comment ends its line."""
     write_atomic(path, public_line(key) + f" {comment}\n".encode())
 
 
 def public_line(key: ec.EllipticCurvePublicKey) -> bytes:
-    """Return a public key as OpenSSH writes it, without a comment."""
+    """Return a public key in OpenSSH's format, without a comment."""
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
@@ -241,7 +241,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
     """Read a client's public key in OpenSSH's format.
 
     Raises:
-        CertificateError: there is none.
+        CertificateError: the file cannot be read, or is not such a key.
     """
     try:
         key = serialization.load_ssh_public_key(path.read_bytes())
@@ -258,7 +258,7 @@ def read_client_key(path: Path) -> ec.EllipticCurvePrivateKey:
     """Read a client's private key in OpenSSH's format.
 
     Raises:
-        CertificateError: there is none.
+        CertificateError: the file cannot be read, or is not such a key.
     """
     try:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
@@ -272,12 +272,12 @@ def read_client_key(path: Path) -> ec.EllipticCurvePrivateKey:
 
 
 def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
-    """Return a public key's fingerprint, the one that ``ssh-keygen -lf`` shows: ``SHA256:`` and 43 signs."""
+    """Return a public key's fingerprint as ``ssh-keygen -lf`` shows it: ``SHA256:`` and 43 characters."""
     return "SHA256:" + b64encode(sha256(b64decode(public_line(key).split()[1])).digest()).rstrip(b"=").decode()
 
 
 def certificate_fingerprint(certificate: x509.Certificate) -> str:
-    """Return a certificate's fingerprint as ``openssl x509 -fingerprint -sha256`` shows it, without its colons."""
+    """Return a certificate's fingerprint as ``openssl x509 -fingerprint -sha256`` shows it, without the colons."""
     return certificate.fingerprint(hashes.SHA256()).hex().upper()
 
 
@@ -288,13 +288,13 @@ def check_key_pair(private: Path, public: Path) -> None:
 
 
 def check_certificate(certificate: x509.Certificate, authority: x509.Certificate, name: str) -> None:
-    """Raise ``CertificateError`` if a certificate is not (or not any more) good, or signed by someone else."""
+    """Raise ``CertificateError`` if a certificate is not valid now, or was not signed by the authority."""
     now = datetime.datetime.now(datetime.UTC)
     if now > certificate.not_valid_after_utc:
         raise CertificateError(f"{name}: expired on {certificate.not_valid_after_utc:%Y-%m-%d}")
     if now < certificate.not_valid_before_utc:
         begin = f"{certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC"
-        raise CertificateError(f"{name}: only good from {begin}; is the clock right?")
+        raise CertificateError(f"{name}: valid only from {begin}; is the clock right?")
     try:
         certificate.verify_directly_issued_by(authority)
     except (InvalidSignature, ValueError, TypeError):
@@ -308,7 +308,7 @@ def _builder(
     days: int,
     now: datetime.datetime | None,
 ) -> x509.CertificateBuilder:
-    # An hour back, so that a client whose clock is a little behind can use it at once.
+    # Start an hour ago, so that a client whose clock is a little behind can use it at once.
     begin = (now or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(hours=1)
     return (
         x509.CertificateBuilder()

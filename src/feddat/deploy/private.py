@@ -1,8 +1,8 @@
-"""What keeps other accounts of a machine from the interfaces that Flower opens on its loopback address for itself.
+"""Keep other accounts of a machine away from the interfaces that Flower opens on the loopback address.
 
-Everybody with an account here can connect to them. Flower's Control interface (start a run, let a key in) asks nobody
-who he is; its Runtime interface hands tasks, with the tokens for all else, to whoever asks first. Here either asks for
-a secret that lies in a file of the account that runs the server, or is never written at all.
+Everybody with an account on the machine can connect to them. Flower's Control interface, which starts runs and admits
+keys, authenticates nobody. Its Runtime interface gives tasks, and the tokens for everything else, to the first caller.
+Here both require a secret. It is in a file that only the server's account can read, or is never written at all.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from feddat.deploy.asgi import App, Receive, Scope, Send, refuse
 from feddat.files import secret
 
-#: Below these paths a request needs the token.
+#: Requests to paths under this one need the token.
 CONTROL = "/v1/control/"
 HEADER = "x-feddat-control"
-#: Files of a SuperLink's state: who may ask for what it has been told to do, and who takes its tasks.
+#: Secret files in a SuperLink's state: one for the Control interface, one for taking tasks.
 CONTROL_FILE, TASKS_FILE = "control.token", "tasks.secret"
 #: Flower's name for the method that hands out tasks.
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 
 
 class OnlyWithToken:
-    """ASGI middleware: requests to the Control interface without the token are answered with 401.
+    """ASGI middleware that answers 401 to requests to the Control interface without the token.
 
     Args:
-        app: what answers the others.
-        token: the SuperLink's.
+        app: the app that answers all other requests.
+        token: the SuperLink's token.
     """
 
     def __init__(self, app: App, token: bytes) -> None:
@@ -48,10 +48,10 @@ class OnlyWithToken:
 
 
 class TokenInterceptor:
-    """Puts the token of a SuperLink on every request; it is read as each is made, for the SuperLink makes it itself.
+    """Add a SuperLink's token to every request. It is read anew for each one, since the SuperLink creates it later.
 
     Args:
-        file: of the token.
+        file: file of the token.
     """
 
     def __init__(self, file: Path) -> None:
@@ -65,5 +65,5 @@ class TokenInterceptor:
 
 
 def task_signer(key: bytes) -> SuperExecAuthHttpInterceptor:
-    """Return what signs requests for tasks, with a key that whoever hands them out knows."""
+    """Return an interceptor that signs requests for tasks with the key of the side that hands them out."""
     return SuperExecAuthHttpInterceptor(master_secret=key, protected_methods=[_ACQUIRE])

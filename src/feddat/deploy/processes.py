@@ -1,4 +1,4 @@
-"""Processes of a deployment on this machine: started each in a group of its own, and ended with all below them."""
+"""Processes of a deployment on this machine, each in its own process group, and ended together with its descendants."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from types import TracebackType
 
 from feddat.deploy.names import QUIET
 
-#: Seconds that a process has to end by itself.
+#: Seconds that a process has to end after a request.
 GRACE = 5.0
 
 
 def search_path(path: str | None) -> str:
-    """Return a ``PATH`` on which Flower finds its own programs: it starts them by name, and a service has no venv."""
+    """Return a ``PATH`` on which Flower finds its programs. It starts them by name, and a service activates no venv."""
     scripts = str(Path(sys.executable).parent)
     return f"{scripts}{os.pathsep}{path}" if path else scripts
 
@@ -28,7 +28,7 @@ class Processes:
     """The processes of one deployment, by name; leaving the block ends them.
 
     Args:
-        logs: folder of what they print, a file each.
+        logs: folder for their output, one file each.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -37,7 +37,7 @@ class Processes:
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
-        """Start ``feddat COMMAND`` and return its process id; what it prints is added to ``NAME.log``."""
+        """Start ``feddat COMMAND`` and return its process id; append its output to ``NAME.log``."""
         values = QUIET | os.environ | dict(environment or {})
         values["PATH"] = search_path(values.get("PATH"))
         with (self._logs / f"{name}.log").open("ab") as log:
@@ -58,20 +58,20 @@ class Processes:
         return {name: code for name, code in codes.items() if code is not None}
 
     def running(self) -> set[str]:
-        """Return the names of the processes that were started and have not been ended from here."""
+        """Return the names of the processes that were started and not stopped or killed by this object."""
         return set(self._running)
 
     def log(self, name: str) -> Path:
-        """Return the file of what a process prints."""
+        """Return the file of a process's output."""
         return self._logs / f"{name}.log"
 
     def kill(self, name: str) -> None:
-        """End a process and everything it started at once, as a power cut would."""
+        """Kill a process and all its descendants at once, as a power cut would."""
         process = self._running.pop(name)
         _kill(process, _below(process.pid))
 
     def stop(self, name: str) -> None:
-        """End a process, and after a while whatever it has left behind."""
+        """Ask a process to end, then kill it and its descendants if any are left after :data:`GRACE` seconds."""
         process = self._running.pop(name)
         below = _below(process.pid)
         with suppress(ProcessLookupError):
@@ -87,13 +87,13 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End all processes, the last one first."""
+        """Stop all processes, the last one first."""
         for name in reversed(list(self._running)):
             self.stop(name)
 
 
 def _kill(process: subprocess.Popen[bytes], below: Sequence[int]) -> None:
-    """Kill a process's group, whose number is its own, and those below it in groups of their own; all may be gone."""
+    """Kill a process's group (its id is the process's own) and its descendants in other groups; all may be gone."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     for pid in below:
@@ -103,9 +103,9 @@ def _kill(process: subprocess.Popen[bytes], below: Sequence[int]) -> None:
 
 
 def _below(pid: int) -> list[int]:
-    """Return the processes that a process has started, and those that these have; where the system tells (Linux).
+    """Return the descendants of a process; empty on systems other than Linux.
 
-    Flower's SuperLink starts its server apps out of its own group; left alone they notice after some seconds.
+    Flower's SuperLink starts its server apps outside its own group; orphaned ones take some seconds to notice.
     """
     found = []
     with suppress(FileNotFoundError, ProcessLookupError):
@@ -116,7 +116,7 @@ def _below(pid: int) -> list[int]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports of the loopback address that nobody listens on at this moment."""
+    """Return ports on the loopback address that are free at this moment."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:

@@ -1,4 +1,4 @@
-"""The files of a deployment that are written from templates: settings, instructions, start files."""
+"""Write the files of a deployment from templates: settings, instructions, start files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feddat.yaml_files import YamlError, parse_yaml
 
 
 def render(template: str, to: Path, values: Mapping[str, Any]) -> None:
-    """Write a file from one of this package's templates; scripts can be run by their owner."""
+    """Write a file from one of this package's templates; make scripts executable for their owner."""
     source = resources.files("feddat.deploy") / "templates" / template
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False)
     environment.filters["yaml"] = _as_yaml
@@ -24,7 +24,7 @@ def render(template: str, to: Path, values: Mapping[str, Any]) -> None:
 
 
 def _as_yaml(text: str) -> str:
-    """Return a text as YAML reads it back: in quotes where it would read a number, a date or ``no`` otherwise."""
+    """Return a text that YAML reads back as the same text, in quotes if it would read a number, a date or ``no``."""
     try:
         plain = parse_yaml(f"[{text}]") == [text] and parse_yaml(f"{text}: 1") == {text: 1}
     except YamlError:

@@ -1,9 +1,9 @@
-"""A new certificate for the server, whose authority's key may be somewhere else; a SuperLink that runs takes it up.
+"""Renew the server's certificate, also if the authority's key is elsewhere. A running SuperLink loads the new one.
 
-Where the authority's key is at hand, ``feddat deploy renew SERVER --authority DIR`` does all. Where it is kept off the
-server, the server makes a request (its new private key stays there), ``feddat deploy sign`` makes the certificate where
-the authority's key is, and ``renew SERVER --certificate FILE`` puts it in place. Clients notice nothing: they know the
-authority, which is the same.
+If the authority's key is on the same machine, ``feddat deploy renew SERVER --authority DIR`` does everything. Otherwise
+the server makes a request and keeps its new private key, ``feddat deploy sign`` makes the certificate where the
+authority's key is, and ``renew SERVER --certificate FILE`` installs it. Clients notice nothing, since they trust the
+authority, which stays the same.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from feddat.files import write_atomic
 
 log = logging.getLogger(__name__)
 
-#: The next private key of a server, until there is a certificate for it, and the request for that.
+#: A server's next private key, kept until its certificate is installed, and the request for that certificate.
 _NEXT_KEY, _REQUEST = "server-new.key", "server.csr"
-#: Seconds between two looks at a certificate.
+#: Seconds between two checks for a new certificate.
 LOOK_SECONDS = 5.0
 
 
 def request_certificate(server: ServerFolder) -> Path:
-    """Make the server's next private key, and return the request that an authority signs."""
+    """Make the server's next private key, and return the path of the request for an authority to sign."""
     key = pki.new_key()
     pki.write_private_key(server.path / _NEXT_KEY, key)
     path = server.path / _REQUEST
@@ -42,10 +42,10 @@ def request_certificate(server: ServerFolder) -> Path:
 
 
 def sign(request: Path, authority: pki.Authority, to: Path, days: int = pki.SERVER_DAYS) -> Sequence[str]:
-    """Write the certificate that a server's request asks for; return the hosts that it is for.
+    """Write the certificate for a server's request; return its hosts.
 
     Raises:
-        CertificateError: it is no such request.
+        CertificateError: the file is not a server's request.
     """
     asked = pki.read_request(request)
     pki.write_certificate(to, pki.sign_request(authority, asked, days))
@@ -53,10 +53,10 @@ def sign(request: Path, authority: pki.Authority, to: Path, days: int = pki.SERV
 
 
 def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
-    """Put a certificate that was signed for the server's request in place, with the key that belongs to it.
+    """Install a certificate that was signed for the server's request, together with its key.
 
     Raises:
-        CertificateError: it is not good, or another authority's.
+        CertificateError: it is not valid, or another authority signed it.
         DeployError: it is for another key or other hosts.
     """
     found = pki.read_certificate(certificate)
@@ -64,12 +64,12 @@ def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
     key = _next_key(server)
     if key is None or key.public_key() != found.public_key():
         raise DeployError(
-            f"certificate {certificate}: not for the key of {server.path / _REQUEST}; have that one signed"
+            f"certificate {certificate}: not for the key of {server.path / _REQUEST}; have that request signed"
         )
     missing = set(own_hosts(server.hosts)) - set(_hosts(found))
     if missing:
         raise DeployError(f"certificate {certificate}: not for {', '.join(sorted(missing))}")
-    # The key goes first: a process that looks in between finds two that do not fit, and looks again.
+    # Write the key first: a process that looks in between finds a key and a certificate that do not fit, and retries.
     pki.write_private_key(server.path / "server.key", key)
     write_atomic(server.path / "server.crt", found.public_bytes(serialization.Encoding.PEM))
     for path in (server.path / _NEXT_KEY, server.path / _REQUEST):
@@ -78,10 +78,10 @@ def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
 
 
 def renew(server: ServerFolder, authority: pki.Authority, days: int = pki.SERVER_DAYS) -> x509.Certificate:
-    """Give the server a new key and certificate, where the authority's key is at hand.
+    """Give the server a new key and certificate, with the authority's key.
 
     Raises:
-        CertificateError: it is another consortium's authority.
+        CertificateError: the authority is another consortium's.
     """
     request = request_certificate(server)
     certificate = server.path / "server-new.crt"
@@ -93,9 +93,9 @@ def renew(server: ServerFolder, authority: pki.Authority, days: int = pki.SERVER
 
 
 def reloading(certificate: Path, key: Path) -> None:
-    """Let the server of this process, which has not started yet, take a renewed certificate up without a restart.
+    """Make this process's server, which must not have started yet, load a renewed certificate without a restart.
 
-    Connections that are open stay; new ones get the new certificate.
+    Open connections stay; new ones get the new certificate.
     """
     from uvicorn import config
 
@@ -116,13 +116,13 @@ def _watch(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
         if (now := _stamp(certificate, key)) == seen:
             continue
         try:
-            # A context that was given two that do not fit would be of no use any more.
+            # Try them in a new context first: loading a pair that does not fit would make the live context unusable.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
             context.load_cert_chain(certificate, key)
-        except OSError:  # ssl.SSLError is one: half of the two is there
+        except OSError:  # includes ssl.SSLError: only one of the two has been replaced yet
             continue
         seen = now
-        log.warning("new certificate: good until %s", pki.read_certificate(certificate).not_valid_after_utc.date())
+        log.warning("new certificate: valid until %s", pki.read_certificate(certificate).not_valid_after_utc.date())
 
 
 def _stamp(*paths: Path) -> tuple[int, ...]:

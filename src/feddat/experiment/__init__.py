@@ -1,4 +1,4 @@
-"""One run, a comparison of several, or a study of what they depend on: configuration in, run folder out.
+"""Single runs, comparisons of several runs, and studies: configuration in, run folder out.
 
 Experiment.load("config.yaml", "train.lr=1e-3").run()
 compare(load_config(benchmark="mini/domain"), ["feddat", "fedavg"], seeds=[0, 1, 2])
@@ -8,7 +8,7 @@ from feddat.experiment.grids.comparison import Plan, all_runs, compare, compare_
 from feddat.experiment.grids.studies import STUDIES, Study, run_study
 from feddat.experiment.grids.suites import SUITES, Suite, run_suite
 from feddat.experiment.grids.tuning import Search, read_tuning, search
-from feddat.experiment.single.federation import load_clients
+from feddat.experiment.single.client_data import load_clients
 from feddat.experiment.single.folder import ExperimentError
 from feddat.experiment.single.methods import VARIANTS, known_methods
 from feddat.experiment.single.run import Experiment, pinned

@@ -1,7 +1,7 @@
 """Frozen foundation models behind one interface.
 
 Every family has a folder with the same two files: ``encoder.py`` (pictures and texts to tensors, without the weights)
-and ``backbone.py`` (the frozen model). To add a family, copy one, and name it in ``catalog.py``.
+and ``backbone.py`` (the frozen model). To add a family, copy such a folder and register it in ``catalog.py``.
 """
 
 from feddat.models.base import Backbone, EncodedViews, ModelError

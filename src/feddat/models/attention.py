@@ -1,8 +1,8 @@
-"""Scaled-dot-product attention whose bfloat16 backward pass is quick on CPUs, too.
+"""Scaled-dot-product attention whose bfloat16 backward pass is also fast on CPUs.
 
-torch's kernel takes 3 to 6 times as long for it as two matrix products and a softmax (torch 2.13, 30 to 260 tokens; in
-float32 the two are level). ViLT calls :func:`attention` itself; the attention of every other family is transformers'
-``sdpa``, which :func:`use_in_transformers` gives the same way out.
+For that pass, torch's kernel takes 3 to 6 times as long as two matrix products and a softmax (torch 2.13, 30 to 260
+tokens; in float32 both are equally fast). ViLT calls :func:`attention` directly. All other families use transformers'
+``sdpa``, which :func:`use_in_transformers` redirects here.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-#: From so many tokens on, fewer passes over the scores are worth a backward pass that is called from Python.
+#: Number of tokens from which fewer passes over the scores outweigh the cost of a backward pass in Python.
 _LONG = 64
 
 
@@ -27,15 +27,15 @@ def attention(
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
-    """Return what ``scaled_dot_product_attention`` returns, (N, heads, Q, d / heads).
+    """Return the same as ``scaled_dot_product_attention``, (N, heads, Q, d / heads).
 
     Args:
-        query: (N, heads, Q, d / heads).
-        key: (N, heads, tokens, d / heads).
-        value: likewise.
-        mask: broadcasts over (N, heads, Q, tokens); bool, true where to attend, or added to the scores.
-        dropout: rate of dropout on the weights.
-        scale: of the scores; default: 1 / √(d / heads).
+        query: queries (N, heads, Q, d / heads).
+        key: keys (N, heads, tokens, d / heads).
+        value: values (N, heads, tokens, d / heads).
+        mask: mask that broadcasts to (N, heads, Q, tokens); bool, true where to attend, or float, added to the scores.
+        dropout: dropout rate of the weights.
+        scale: scale of the scores; default: 1 / √(d / heads).
     """
     if not _slow(query):
         return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
@@ -47,7 +47,7 @@ def attention(
 
 
 def use_in_transformers() -> None:
-    """Let transformers' ``sdpa`` train through :func:`attention` in this process; a second call changes nothing."""
+    """Make transformers' ``sdpa`` train through :func:`attention` in this process; a second call changes nothing."""
     AttentionInterface.register("sdpa", _interface)
 
 
@@ -82,24 +82,24 @@ def _slow(query: Tensor) -> bool:
 
 
 def _eager_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0) -> Tensor:
-    """Return the context of queries that are scaled already."""
+    """Return the context of queries that are already scaled."""
     return F.dropout(_attention_weights(query, key, mask), dropout) @ value
 
 
 def _attention_weights(query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the weights (N, heads, Q, tokens) of queries that are scaled already."""
+    """Return the weights (N, heads, Q, tokens) of queries that are already scaled."""
     scores = query @ key.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    # In float32: more exact, and on CPUs, casts included, 2.7 times as fast as torch's softmax of bfloat16.
+    # In float32: more exact and, on CPUs, 2.7 times as fast as torch's bfloat16 softmax, including the casts.
     return scores.float().softmax(dim=-1).to(query.dtype)
 
 
 class _LongAttention(torch.autograd.Function):
-    """:func:`_eager_attention` whose backward pass reads the weights as they were multiplied, in their own format.
+    """:func:`_eager_attention` whose backward pass uses the rounded weights of the forward pass.
 
-    Of 157 tokens in bfloat16 that is 1.3 times as fast, forward and backward, and keeps a third of the memory: autograd
-    keeps the softmax's float32 output beside the rounded one, and casts the gradient there and back.
+    With 157 tokens in bfloat16, forward and backward together are 1.3 times as fast and keep a third of the memory.
+    Autograd would also keep the softmax's float32 output, and would cast the gradient to float32 and back.
     """
 
     @staticmethod
@@ -112,7 +112,7 @@ class _LongAttention(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         query, key, value, weights = ctx.saved_tensors
         (gradient,) = gradients
-        # Through the softmax, whatever was masked: its weight is 0, and so is its score's gradient.
+        # The mask is not needed here: a masked weight is 0, and so is the gradient of its score.
         of_scores = torch._softmax_backward_data(gradient @ value.transpose(-1, -2), weights, -1, weights.dtype)
         return (
             of_scores @ key,

@@ -1,4 +1,4 @@
-"""The interface that every frozen foundation model offers to the rest of the house."""
+"""The interface that every frozen foundation model implements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 
 from feddat.example import View
 
-if TYPE_CHECKING:  # naming a model must not take torch's second of loading
+if TYPE_CHECKING:  # torch takes a second to import, which merely naming a model must not cost
     import torch
     from torch import Tensor, nn
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:  # naming a model must not take torch's second of loading
 
 
 class ModelError(ValueError):
-    """A model folder cannot be used; the message names the folder or file and what was expected."""
+    """A model folder cannot be used. The message names the folder or file and says what was expected."""
 
 
-#: What becomes of a text that a model does not read whole.
+#: How much of a text a model leaves out: its end (``cut``), or all of it (``empty``).
 Unread: TypeAlias = Literal["cut", "empty"]
 
 
 class EncodedViews(Protocol):
-    """Views prepared once (decoded, resized, tokenised), ready to be batched any number of times."""
+    """Views that were prepared once (decoded, resized, tokenised) and can be batched any number of times."""
 
     def __len__(self) -> int:
         """Return the number of views."""
@@ -36,11 +36,11 @@ class EncodedViews(Protocol):
 
 
 class Encoder(Protocol):
-    """What happens to images and texts before a backbone sees them; it needs no weights.
+    """Preparation of images and texts for a backbone. It needs no weights.
 
     Attributes:
-        fingerprint: of everything that decides the results: equal fingerprints, equal results.
-        widest: how many times as long as the other a side of a picture may be.
+        fingerprint: hash of everything that determines the results; equal fingerprints mean equal results.
+        widest: maximum ratio of the longer to the shorter side of a picture.
     """
 
     fingerprint: str
@@ -52,27 +52,27 @@ class Encoder(Protocol):
         """Return a picture at model resolution, uint8 (3, H, W).
 
         Args:
-            pixels: RGB, uint8 (H, W, 3), not too narrow (:mod:`feddat.models.narrow`).
+            pixels: RGB picture, uint8 (H, W, 3), not too narrow (:mod:`feddat.models.narrow`).
         """
         ...
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each text's token ids."""
+        """Return the token ids of each text."""
         ...
 
     def unread(self, texts: Sequence[str]) -> list[Unread | None]:
-        """Return of each text whether the model reads a part of it alone (``cut``) or none; ``None``: it reads all."""
+        """Return for each text ``cut`` if the model reads only a part, ``empty`` if none, ``None`` if it reads all."""
         ...
 
     def views(
         self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
     ) -> EncodedViews:
-        """Return views ready to be batched.
+        """Return views that are ready to be batched.
 
         Args:
-            images: distinct images, as :meth:`image` gives them.
+            images: distinct images from :meth:`image`.
             image_of_view: index into ``images`` per view.
-            tokens: token ids per view, as :meth:`texts` gives them.
+            tokens: token ids per view, from :meth:`texts`.
         """
         ...
 
@@ -81,9 +81,9 @@ class Backbone(Protocol):
     """A frozen foundation model: images and texts in, pooled features out.
 
     Attributes:
-        name: bundled name or folder.
-        family: e.g. ``"vilt"``.
-        model: the module that PEFT wraps; it may be replaced by the wrapping ``PeftModel``.
+        name: bundled name, name on the Hub, or folder.
+        family: name of the family, such as ``"vilt"``.
+        model: the module that PEFT wraps; the wrapping ``PeftModel`` can replace it.
         feature_dim: width d of the pooled features.
     """
 
@@ -94,78 +94,79 @@ class Backbone(Protocol):
 
     @property
     def encoder(self) -> Encoder:
-        """Return what turns views into inputs."""
+        """Return the encoder that turns views into inputs."""
         ...
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
         """Decode, resize and tokenise every view once.
 
         Raises:
-            DataError: an image cannot be read; names the file.
+            DataError: an image cannot be read; the message names the file.
         """
         ...
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return pooled features, shape (views, feature_dim), float."""
+        """Return pooled features (views, feature_dim), float32 or float64."""
         ...
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
-        """Return a new classifier over ``answers`` made of the backbone's own masked-word head.
+        """Return a new classifier over ``answers``, with weights copied from the backbone's masked-word head.
 
-        Its weights are copies. ``None`` where the model folder has no masked-word head.
+        ``None`` if the model folder has no masked-word head.
         """
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the model folder in Hugging Face layout."""
+        """Write the model to a folder in Hugging Face layout."""
         ...
 
 
 @runtime_checkable
 class StagedBackbone(Backbone, Protocol):
-    """A backbone whose forward pass can stop where adapters begin, and go on from there on several routes."""
+    """A backbone whose forward pass can stop where adapters begin, and continue from there on several routes."""
 
     def stage(self, changed: Collection[nn.Module]) -> None:
-        """Divide the forward pass in front of the first of the modules that routes change.
+        """Split the forward pass before the first module that routes change.
 
         Args:
-            changed: modules of :attr:`model`; whoever changes others has to divide it again.
+            changed: modules of :attr:`model` that routes change. Code that later changes others must split it again.
         """
         ...
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what :meth:`features` takes in the place of a batch's inputs, on any route, for the same result.
+        """Run the part of the forward pass that no route changes, and return inputs for :meth:`features`.
 
-        These are the inputs themselves where nothing can be done before: the forward pass was not divided, adapters
-        begin at the bottom, dropout is at work, which differs from pass to pass, or they are a prefix already.
+        On every route, :meth:`features` returns the same for them as for the batch's own inputs. The inputs come back
+        unchanged if nothing can be computed in advance: the forward pass was not split, adapters begin at the bottom,
+        dropout is active and differs from pass to pass, or the inputs already are a prefix.
         """
         ...
 
 
-#: A function of an output and weights, and the weights: what an adapter makes of the output, without a state.
+#: An adapter as a stateless function of an output and weights, together with the weights.
 PureAddition: TypeAlias = "tuple[Callable[..., Tensor], Sequence[Tensor]]"
 
 
 @runtime_checkable
 class AddsToOutput(Protocol):
-    """A module that adapters put around another, to add to its output.
+    """A module that adapters wrap around another one to add to its output.
 
     Attributes:
-        adds_to_output: whether a sum with its output is all that it changes.
+        adds_to_output: whether the only change is a sum with the output.
     """
 
     adds_to_output: bool
 
-    # Not PEFT's attribute `base_layer`: from Python 3.12 on, protocols do not see what a module holds as a child.
+    # Not PEFT's attribute `base_layer`: since Python 3.12, protocols do not see the children of a module.
     def get_base_layer(self) -> nn.Module:
-        """Return the other module."""
+        """Return the wrapped module."""
         ...
 
     def adapt(self, output: Tensor) -> Tensor:
-        """Return an output of the base layer with what the present route adds to it."""
+        """Return an output of the base layer plus the addition of the current route."""
         ...
 
     @staticmethod
     def pure(sites: Sequence[Any], dtype: torch.dtype) -> Sequence[PureAddition]:
-        """Return :meth:`adapt` of several such modules on the present route as functions in one format."""
+        """Return :meth:`adapt` of several such modules, on the current route, as functions in one dtype."""
         ...

@@ -1,4 +1,4 @@
-"""Which foundation models there are, by name or by folder."""
+"""Find and load foundation models by name or by folder."""
 
 from __future__ import annotations
 
@@ -94,9 +94,9 @@ def _load_decoder_encoder(folder: Path) -> Encoder:
     return DecoderEncoder(folder)
 
 
-#: ``model_type`` of decoder vision-language models that are tested; others are loaded the same way.
+#: ``model_type`` of the tested decoder vision-language models; others load in the same way.
 DECODERS = ("smolvlm", "idefics3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "paligemma", "llava")
-#: ``model_type`` of a Hugging Face folder -> what reads it, and what reads it without weights.
+#: ``model_type`` of a Hugging Face folder -> functions that load its backbone, and its encoder without weights.
 FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {
     "vilt": (_load_vilt, _load_vilt_encoder),
     "blip": (_load_blip, _load_blip_encoder),
@@ -116,35 +116,34 @@ def list_models() -> dict[str, str]:
 def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cpu") -> Backbone:
     """Load a bundled model by name, a Hugging Face folder by path, or a model of the Hub by its name there.
 
-    From then on this process returns large tensors' memory to the system (:mod:`feddat.allocator`).
+    Afterwards this process returns the memory of large tensors to the operating system (:mod:`feddat.allocator`).
 
     Args:
-        name_or_path: of the model.
-        weights: number format of the frozen weights; others than float32 are for decoder vision-language models.
-        device: where weights in another format go at once.
+        name_or_path: name or path of the model.
+        weights: number format of the frozen weights; only decoder vision-language models support others than float32.
+        device: device to which weights in another format go directly.
 
     Raises:
-        ModelError: there is no such model, or the folder is incomplete or of an unsupported family, or it cannot be had
-            in this format.
+        ModelError: the model does not exist, its folder is incomplete, or its family or this format is not supported.
     """
     folder = model_folder(name_or_path)
     load = _family(folder)[0]
     return_large_blocks()
-    from feddat.models.attention import use_in_transformers  # which takes seconds to import
+    from feddat.models.attention import use_in_transformers  # takes seconds to import
 
     use_in_transformers()
     if weights == "fp32":
         return load(folder, name_or_path)
     if load is not _load_decoder:
         raise ModelError(
-            f"weights: {weights} is for decoder vision-language models; model {name_or_path} is a "
+            f"weights: {weights} is only for decoder vision-language models; model {name_or_path} is a "
             f"{read_model_type(folder)}"
         )
     return _load_decoder(folder, name_or_path, weights, device)
 
 
 def load_encoder(name_or_path: str) -> Encoder:
-    """Load what encodes views for a model, without its weights.
+    """Load the encoder of a model, without the model's weights.
 
     Raises:
         ModelError: as :func:`load_backbone`.
@@ -154,19 +153,19 @@ def load_encoder(name_or_path: str) -> Encoder:
 
 
 def encoder_fingerprint(name_or_path: str) -> str:
-    """Return the fingerprint of a model's encoder; nothing heavy is imported for it.
+    """Return the fingerprint of a model's encoder, without importing torch or transformers.
 
     Raises:
-        ModelError: there is no such model, or no such folder.
+        ModelError: the model or folder does not exist.
     """
     return fingerprint(model_folder(name_or_path))
 
 
 def model_folder(name_or_path: str) -> Path:
-    """Return the folder of a bundled model by name, an existing folder by path, or where the Hub's cache has a model.
+    """Return the folder of a bundled model, the folder at a path, or the folder of a Hub model in the local cache.
 
     Raises:
-        ModelError: there is no such model, or no such folder, or the Hub cannot be reached.
+        ModelError: the model or folder does not exist, or the Hub cannot be reached.
     """
     if name_or_path in BUNDLED:
         return Path(str(resources.files("feddat.models"))) / "assets" / name_or_path
@@ -182,10 +181,10 @@ def model_folder(name_or_path: str) -> Path:
 
 
 def check_family(folder: Path) -> None:
-    """See to it that a folder's model is of a supported family; its ``config.json`` suffices.
+    """Check that the model in a folder is of a supported family. The folder needs only ``config.json``.
 
     Raises:
-        ModelError: it is not.
+        ModelError: the family is not supported.
     """
     _family(folder)
 

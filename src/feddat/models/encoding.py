@@ -1,6 +1,7 @@
-"""Views prepared once and batched many times: each image as bytes at model resolution, each text as token ids.
+"""Views that are prepared once and batched many times: images as uint8 at model resolution, texts as token ids.
 
-Pixels stay uint8 (a quarter of the memory of floats) and are normalised per batch, on the device that uses them.
+Pixels stay uint8, which needs a quarter of the memory of floats. They are normalised per batch, on the device that
+uses them.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ class EncodedImageTexts:
     """Image-text views for models that take ``input_ids`` and ``pixel_values``.
 
     Args:
-        images: distinct images, uint8 (3, H, W) each; they may lie in memory-mapped files.
+        images: distinct images, uint8 (3, H, W) each; they can be memory-mapped.
         image_of_view: index into ``images`` per view.
         tokens: token ids per view.
         pad_token: id that fills short texts.
-        patch_size: height and width of a patch, the resolution of ``pixel_mask``.
-        mean: per channel, of pixels in [0, 1].
-        std: per channel, of pixels in [0, 1].
-        masks_on_host: whether masks stay in the CPU's memory, for models that decide by them what to compute: from a
-            GPU's, each look would wait for all that it has to do.
+        patch_size: height and width of a patch, which is the resolution of ``pixel_mask``.
+        mean: mean per channel of pixels in [0, 1].
+        std: standard deviation per channel of pixels in [0, 1].
+        masks_on_host: whether masks stay in CPU memory, for models whose control flow depends on them. Reading a mask
+            on a GPU would wait for all of its pending work.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class EncodedImageTexts:
     def batch(self, indices: Sequence[int] | Tensor, device: torch.device) -> dict[str, Tensor]:
         """Return the model inputs of the views at ``indices``, in that order, on ``device``.
 
-        ``input_ids`` and ``attention_mask`` (N, L) long, L the longest text of the batch; ``pixel_values``
-        (N, 3, H, W) float32, H and W the largest of the batch; ``pixel_mask`` (N, H / patch, W / patch) long, true
-        where an image is. Copies to a GPU go on while the caller does.
+        ``input_ids`` and ``attention_mask``: (N, L) int64, where L is the longest text of the batch. ``pixel_values``:
+        (N, 3, H, W) float32, where H and W are the largest of the batch. ``pixel_mask``: (N, H / patch, W / patch)
+        int64, 1 where there is an image. Copies to a GPU are asynchronous.
         """
         views = torch.as_tensor(indices, dtype=torch.long, device="cpu")
         lengths = self._lengths[views]
@@ -86,7 +87,7 @@ class EncodedImageTexts:
         }
 
     def _pixels(self, images: Tensor, pinned: bool) -> tuple[Tensor, Tensor]:
-        """Return raw pixels (N, 3, H, W) uint8, padded to the largest image, and their mask in patches."""
+        """Return raw pixels (N, 3, H, W) uint8, padded to the largest image, and their mask per patch."""
         patch_height, patch_width = self._patch_size
         chosen = [self._images[i] for i in images.tolist()]
         height, width = (max(image.shape[axis] for image in chosen) for axis in (1, 2))
@@ -108,7 +109,7 @@ def _copying(device: torch.device) -> torch.cuda.Stream:
 
 
 def _beside(pixels: Tensor, device: torch.device) -> Tensor:
-    """Return pixels on a device; a GPU takes them in while it works on what it was given before."""
+    """Return pixels on a device; a GPU copies them while it does earlier work."""
     if device.type != "cuda":
         return pixels.to(device)
     stream, now = _copying(device), torch.cuda.current_stream(device)
@@ -123,18 +124,18 @@ def encode_views(encoder: Encoder, views: Sequence[View], reader: PictureReader 
     """Encode views in memory; an image that several views share is encoded once.
 
     Args:
-        encoder: of the model.
-        views: of one client.
-        reader: of its images; default: one with default settings.
+        encoder: encoder of the model.
+        views: views of one client.
+        reader: reader of its images; default: a reader with default settings.
 
     Raises:
-        DataError: an image cannot be read or used; names the file.
+        DataError: an image cannot be read or used; the message names the file.
     """
     position: dict[Path | bytes | int, int] = {}
     distinct: list[Image] = []
     image_of_view = []
     for view in views:
-        # `views` keeps arrays alive, so that an id stays one object's.
+        # `views` keeps arrays alive, so their ids stay unique.
         key = view.image if isinstance(view.image, Path | bytes) else id(view.image)
         if key not in position:
             position[key] = len(distinct)
@@ -148,22 +149,22 @@ def encode_image(encoder: Encoder, image: Image, reader: PictureReader) -> Tenso
     """Return one image at model resolution, uint8 (3, H, W).
 
     Raises:
-        DataError: it cannot be read, or is too narrow for the model; names the file.
+        DataError: the image cannot be read, or is too narrow for the model; the message names the file.
     """
     return encoder.image(fitting(reader.read(image), image_name(image), encoder.widest, reader))
 
 
 def encode_images(encoder: Encoder, images: Sequence[Image], reader: PictureReader) -> list[Tensor]:
-    """Encode images; of many files, as many at the same time as torch has threads here.
+    """Encode images; with many files, in as many threads as torch uses.
 
     Raises:
-        DataError: one cannot be read or used; names the file.
+        DataError: an image cannot be read or used; the message names the file.
     """
     threads = torch.get_num_threads()
     if threads == 1 or sum(isinstance(image, Path | bytes) for image in images) < 2 * threads:
         return [encode_image(encoder, image, reader) for image in images]
     try:
-        # Each works alone: torch's own threads for one picture would have less to do.
+        # One torch thread each: several threads per picture would have too little to do.
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             try:
                 return list(pool.map(lambda image: encode_image(encoder, image, reader), images))
@@ -171,4 +172,4 @@ def encode_images(encoder: Encoder, images: Sequence[Image], reader: PictureRead
                 pool.shutdown(cancel_futures=True)
                 raise
     finally:
-        torch.set_num_threads(threads)  # what threads set holds for all that are started later
+        torch.set_num_threads(threads)  # the setting of a thread also applies to all later threads

@@ -1,4 +1,4 @@
-"""What every kind of Hugging Face model folder has in common."""
+"""Functions for Hugging Face model folders of all families."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from feddat.models.base import ModelError
 
-#: Files that decide what becomes of an image or a text before the model sees it, where a folder has them.
+#: Optional files of a folder that determine how images and texts are encoded for the model.
 ENCODING_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
@@ -25,11 +25,11 @@ ENCODING_FILES = (
     "merges.txt",
     "spiece.model",
 )
-#: Entries of ``config.json`` that say where a model comes from, not what it is.
+#: Entries of ``config.json`` that describe the origin of a model and do not affect encoding.
 _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version"})
-#: Entry of ``config.json`` that names the folders of a model's parts.
+#: Entry of ``config.json`` with the folders of a model's parts.
 PARTS = "parts"
-#: Changes when the same files come to mean other pixels or tokens: of all families, and of one.
+#: Versions for all families and for single families. They change whenever the same files yield other pixels or tokens.
 _ENCODING_VERSION = "2"
 _FAMILY_VERSIONS = {"siglip": "lower-case"}
 
@@ -45,7 +45,7 @@ def read_model_type(folder: Path) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash of what decides how a model folder encodes images and texts: not of its weights.
+    """Return a hash of everything that determines how a model folder encodes images and texts, without its weights.
 
     Raises:
         ModelError: the folder or its ``config.json`` is missing or unusable.
@@ -62,7 +62,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_parts(folder: Path) -> dict[str, Path]:
-    """Return the folders of the models that a model is put together from; most are in one piece.
+    """Return the folders of the models that a model consists of. Most models have no such parts.
 
     ``config.json`` names them under ``parts``: name -> path, absolute or relative to the folder.
 
@@ -71,7 +71,7 @@ def read_parts(folder: Path) -> dict[str, Path]:
     """
     parts = _read_config(folder).get(PARTS, {})
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
-        raise ModelError(f"{folder / 'config.json'}: {PARTS}: expected names and paths of model folders")
+        raise ModelError(f"{folder / 'config.json'}: {PARTS}: expected a mapping from names to paths of model folders")
     return {name: folder / part for name, part in parts.items()}
 
 
@@ -84,17 +84,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ModelError(f"{path}: not readable as JSON: {error}") from None
+        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError(f"{path}: no model_type; expected a Hugging Face model configuration")
     return config
 
 
 def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
-    """Return the first of ``names`` that ``folder`` holds.
+    """Return the path of the first of ``names`` that exists in ``folder``.
 
     Raises:
-        ModelError: it holds none of them; the message names them and their ``purpose``.
+        ModelError: none exists; the message names them and their ``purpose``.
     """
     for name in names:
         if (folder / name).is_file():
@@ -103,7 +103,7 @@ def require_file(folder: Path, names: tuple[str, ...], purpose: str) -> Path:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a model folder, pickles only where there are no safetensors; onto itself, nothing happens."""
+    """Copy the files of a model folder; pickles only if there are no safetensors. Copying onto itself does nothing."""
     target.mkdir(parents=True, exist_ok=True)
     for pattern in ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "pytorch_model*.bin"):
         if pattern.endswith(".bin") and any(target.glob("*.safetensors")):
@@ -114,5 +114,5 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library's error says."""
+    """Return the first line of a library's error message."""
     return str(error).strip().split("\n", 1)[0] or type(error).__name__

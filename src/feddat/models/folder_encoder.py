@@ -1,4 +1,4 @@
-"""What the encoders of all model families share: pictures and texts through a model folder's own processor."""
+"""Base class of encoders that use the image processor and tokenizer of a model folder."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class FolderEncoder(ABC):
     Args:
         folder: the model folder.
         processor: class of the image processor.
-        family: the model's name, for errors.
-        vocab_size: the number of the model's word embeddings.
-        longest_text: how many tokens of a text the model has positions for.
+        family: name of the model for errors.
+        vocab_size: number of the model's word embeddings.
+        longest_text: maximum number of tokens of a text that the model has positions for.
         patch_size: height and width of a patch, in pixels.
-        tokenizer_from_json: read ``tokenizer.json`` alone, whatever tokenizer class the folder names.
+        tokenizer_from_json: read only ``tokenizer.json``, whatever tokenizer class the folder names.
 
     Raises:
         ModelError: tokenizer or image processor is missing or unusable.
     """
 
-    #: Whether the model decides by its masks what to compute (:class:`EncodedImageTexts`).
+    #: Whether the model's control flow depends on its masks (:class:`EncodedImageTexts`).
     masks_on_host = False
     #: See :class:`feddat.models.base.Encoder`.
     widest = WIDEST
@@ -59,7 +59,7 @@ class FolderEncoder(ABC):
 
     @abstractmethod
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the height and width that an image of these sides is resized to."""
+        """Return the height and width to which an image of this size is resized."""
 
     def image(self, pixels: Pixels) -> Tensor:
         """Return a picture at model resolution, uint8 (3, H, W)."""
@@ -67,7 +67,7 @@ class FolderEncoder(ABC):
         return resize(picture, self._size(*picture.shape[1:]), self._mode)
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each text's token ids; what exceeds the model's position embeddings is cut."""
+        """Return the token ids of each text, cut to the number of the model's position embeddings."""
         if not texts:
             return []
         plain = [self._plain(text) for text in texts]
@@ -78,7 +78,7 @@ class FolderEncoder(ABC):
         """See :meth:`feddat.models.base.Encoder.unread`."""
         found: list[Unread | None] = [None] * len(texts)
         most = self._longest_text - self._special_tokens()
-        # A token takes a byte at least: most texts need not be looked at.
+        # A token has at least one byte, so most texts need no tokenising here.
         suspects = [n for n, text in enumerate(texts) if len(text.encode()) > most or not any(map(str.isalnum, text))]
         if suspects:
             plain = [self._plain(texts[n]) for n in suspects]
@@ -88,17 +88,17 @@ class FolderEncoder(ABC):
         return found
 
     def _plain(self, text: str) -> str:
-        """Return a text as it enters the tokenizer."""
+        """Return a text in the form that the tokenizer receives."""
         return text
 
     def _special_tokens(self) -> int:
-        """Return how many tokens of a text are not its own."""
+        """Return the number of special tokens that are added to a text."""
         return int(self.tokenizer.num_special_tokens_to_add())
 
     def views(
         self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
     ) -> EncodedImageTexts:
-        """Return views of encoded images and texts, see :class:`EncodedImageTexts`."""
+        """Return views of encoded images and texts (:class:`EncodedImageTexts`)."""
         mean, std = normalisation(self._processor)
         return EncodedImageTexts(
             images,

@@ -1,7 +1,7 @@
-"""The interface of backbones that answer in words: the question is read once, a decoder writes answers token by token.
+"""The interface of backbones that generate answers: they read the question once and decode answers token by token.
 
-To the rest of the house such a backbone is one more :class:`feddat.models.base.Backbone`, whose features are the
-decoder's hidden states and whose head scores the vocabulary.
+For other code such a backbone is just another :class:`feddat.models.base.Backbone`. Its features are the decoder's
+hidden states, and its head scores the vocabulary.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-#: Keys of the answers in a batch's inputs: token ids (M, L) and their mask (M, L), true where a token is; the question
-#: (row of the other inputs) that each answers, (M,).
+#: Keys of the answers in a batch's inputs: token ids (M, L); their mask (M, L), true where there is a token; and the
+#: question of each answer, (M,), as a row of the other inputs.
 ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS = "answer_ids", "answer_mask", "answer_rows"
-#: Key of what an image encoder that no route changes makes of ``pixel_values``, in their place: (N, patches, d).
+#: Key of image states (N, patches, d). They replace ``pixel_values`` if no route changes the image encoder.
 IMAGE_STATES = "image_states"
 
 
 class ReadQuestions(Protocol):
-    """Questions that a backbone has read beside their images, in whatever form its decoder goes on from."""
+    """Questions that a backbone has read together with their images, in the form that its decoder needs."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of questions."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Return where they are."""
+        """Return their device."""
         ...
 
     def rows(self, index: Tensor) -> ReadQuestions:
-        """Return the questions at ``index`` (M,), in that order, again where one is named again."""
+        """Return the questions at ``index`` (M,), in that order; an index can repeat."""
         ...
 
 
@@ -45,8 +45,8 @@ class Questions:
     """Questions as states that a decoder attends to (:class:`ReadQuestions`).
 
     Attributes:
-        states: (N, Q, d) float.
-        mask: (N, Q), not zero where a state counts.
+        states: hidden states (N, Q, d), float.
+        mask: mask (N, Q), nonzero where a state is valid.
     """
 
     states: Tensor
@@ -58,73 +58,74 @@ class Questions:
 
     @property
     def device(self) -> torch.device:
-        """Return where the states are."""
+        """Return the device of the states."""
         return self.states.device
 
     def rows(self, index: Tensor) -> Questions:
-        """Return the questions at ``index`` (M,), in that order, again where one is named again."""
+        """Return the questions at ``index`` (M,), in that order; an index can repeat."""
         return Questions(self.states[index], self.mask[index])
 
 
 @runtime_checkable
 class GenerativeBackbone(Backbone, Protocol):
-    """A frozen foundation model that writes its answers.
+    """A frozen foundation model that generates its answers.
 
-    ``features(inputs)`` wants answers among the inputs and returns (M, L - 1, d), see :func:`answer_features`.
+    ``features(inputs)`` needs answers in the inputs and returns (M, L - 1, d); see :func:`answer_features`.
 
     Attributes:
-        first_token_counts: how often the first token's log-likelihood enters the ranking of answers: once, or as in
-            ALBEF's published code twice (:mod:`feddat.client.generation`).
+        first_token_counts: number of times that the first token's log-likelihood counts in the ranking of answers:
+            once, or twice as in ALBEF's published code (:mod:`feddat.client.generation`).
     """
 
     first_token_counts: int
 
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return each answer's token ids, from the start to the end token."""
+        """Return the token ids of each answer, from the start token to the end token."""
         ...
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """Return what the token ids between the start and the end token spell."""
+        """Return the text of the token ids between the start token and the end token."""
         ...
 
     def answer_head(self) -> nn.Module:
-        """Return a vocabulary head, (M, L, d) to token logits (M, L, V): a new trainable copy of the backbone's own.
+        """Return a vocabulary head from states (M, L, d) to token logits (M, L, V).
 
-        Or the backbone's own itself, which does not train: then it has no parameters.
+        It is a new trainable copy of the backbone's own head, or that head itself, which does not train and then has no
+        parameters.
         """
         ...
 
     def read(self, inputs: dict[str, Tensor]) -> ReadQuestions:
-        """Return the questions of a batch, read beside their images."""
+        """Read the questions of a batch together with their images, and return them."""
         ...
 
     def decode(self, questions: Any, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the decoder's hidden states (M, L, d), float32 or wider.
 
-        Each sees the tokens up to its own, and its question.
+        Each state sees its question and the tokens up to its own.
 
         Args:
-            questions: M of them, one per answer, as :meth:`read` gave them.
-            ids: token ids (M, L), the start token first.
-            mask: (M, L), true where a token is; padding comes last.
+            questions: M questions from :meth:`read`, one per answer.
+            ids: token ids (M, L), starting with the start token.
+            mask: mask (M, L), true where there is a token; padding comes last.
         """
         ...
 
 
 @runtime_checkable
 class ReadingBackbone(GenerativeBackbone, Protocol):
-    """A backbone that writes its answers, and whose way of reading a question also gives one feature to classify."""
+    """A backbone that generates its answers, and that also provides one feature per question for classification."""
 
     def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return pooled features of questions read beside their images, (views, feature_dim), float."""
+        """Return pooled features of questions read together with their images, (views, feature_dim), float."""
         ...
 
 
 def answer_features(backbone: GenerativeBackbone, inputs: dict[str, Tensor]) -> Tensor:
-    """Return the hidden states that predict the answers' tokens 2 to L: those of tokens 1 to L - 1, (M, L - 1, d).
+    """Return the hidden states of the answers' tokens 1 to L - 1, which predict tokens 2 to L: (M, L - 1, d).
 
-    Float32 or wider. The answers are in ``inputs`` under :data:`ANSWER_IDS`, :data:`ANSWER_MASK` and
-    :data:`ANSWER_ROWS`; a question is read once however many answers it has.
+    They are float32 or wider. The answers are in ``inputs`` under :data:`ANSWER_IDS`, :data:`ANSWER_MASK` and
+    :data:`ANSWER_ROWS`. Each question is read once, regardless of its number of answers.
     """
     questions = backbone.read(inputs).rows(inputs[ANSWER_ROWS])
     return backbone.decode(questions, inputs[ANSWER_IDS][:, :-1], inputs[ANSWER_MASK][:, :-1])

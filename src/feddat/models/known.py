@@ -1,18 +1,18 @@
-"""Models of the Hub that are known to fit: their sizes before anything is asked or downloaded.
+"""Models of the Hub that are known to work, with their sizes, so that nothing has to be downloaded to compare them.
 
-Parameters are counted from the published configurations (``tests/models/published_sizes.py``); sizes of files and
-memory are computed from them, and ``feddat models pull`` shows the Hub's own sizes. Other repositories of the same
-families load alike.
+Parameter counts come from the published configurations (``tests/models/published_sizes.py``). File sizes and memory
+are computed from them; ``feddat models pull`` shows the sizes on the Hub. Other repositories of the same families load
+in the same way.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The model that hints name: the paper's own.
+#: Model that hints use as an example: the one of the paper.
 EXAMPLE = "dandelin/vilt-b32-mlm"
-#: Bytes per trained parameter for its value, its gradient and AdamW's two moments in float32; the values of the global
-#: and the local adapter are trained, the anchor is a third as many of frozen ones.
+#: Bytes per trained parameter: its value, its gradient and AdamW's two moments in float32. Global and local adapter
+#: train; the anchor is a third adapter of the same size, but frozen.
 _TRAINING = 16
 
 
@@ -22,13 +22,13 @@ class Known:
 
     Attributes:
         family: ``model_type`` in its configuration.
-        licence: as its card says; for what matters read the card.
-        parameters: of the frozen backbone, in millions.
-        trained: by FedDAT with the default adapter and 100 answers, in millions.
-        file: gigabytes of its safetensors.
-        note: what else is to be known.
-        gflop: billions of operations of a training step per question: with both adapters and with one, where measured
-            (docs/benchmarks.md).
+        licence: licence named in its card; the card has the binding terms.
+        parameters: parameters of the frozen backbone, in millions.
+        trained: parameters that FedDAT trains with the default adapter and 100 answers, in millions.
+        file: size of its safetensors in gigabytes.
+        note: further information.
+        gflop: billions of operations per question of a training step, with both adapters and with one; ``None`` if not
+            measured (docs/benchmarks.md).
     """
 
     family: str
@@ -41,7 +41,7 @@ class Known:
 
     @property
     def least_memory(self) -> float:
-        """Return the gigabytes that weights in float32 and what trains take: without activations and libraries."""
+        """Return the gigabytes for float32 weights and for training state, without activations and libraries."""
         return (4 * self.parameters + _TRAINING * self.trained) / 1000
 
 
@@ -59,7 +59,7 @@ KNOWN: dict[str, Known] = {
     "google/paligemma2-3b-pt-224": Known("paligemma", "Gemma", 3032.2, 34.6, 6.1, "gated: ask on its page"),
     "llava-hf/llava-1.5-7b-hf": Known("llava", "Llama 2", 7063.4, 134.5, 14.1, "writes its answers"),
 }
-#: What is published elsewhere, and has to be converted once: name -> how.
+#: Models published elsewhere, which must be converted once: name -> instructions.
 ELSEWHERE: dict[str, str] = {
     "ALBEF": "https://storage.googleapis.com/sfr-pcl-data-research/ALBEF/ALBEF.pth; `feddat convert ALBEF.pth "
     "--bert google-bert/bert-base-uncased --out albef`",

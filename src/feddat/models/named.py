@@ -1,8 +1,8 @@
-"""Foundation models by their names on the Hub: which of a repository's files a run needs, and where they are then.
+"""Fetch foundation models by their names on the Hub.
 
-Configuration, tokenizer, image processor and safetensors are fetched, nothing else: no pickles, and no code, which
-would never be run either. Of a repository whose weights are pickles alone, the safetensors are taken that the Hub's own
-converter made of them, where there are any.
+Only configuration, tokenizer, image processor and safetensors are fetched. Pickles and code are not; such code would
+never run anyway. If a repository has only pickled weights, the safetensors that the Hub's own converter made of them
+are used, if there are any.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors")
 _TEXTS = ("*.json", "*.jinja", "*.txt", "*.model")
-#: Weights in pickles' index, and whatever lies in folders: other formats, other precisions, samples.
+#: The index of pickled weights, and everything in subfolders: other formats, other precisions, samples.
 _UNWANTED = ("*/*", "*.bin.index.json")
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What would be downloaded of a model.
+    """The files of a model that a download would fetch.
 
     Attributes:
-        source: where its safetensors are, by the revision's name: as asked for, or of the Hub's converter.
-        repository: what is there, with the commit.
-        files: those that a run needs -> bytes.
+        source: address of its safetensors, with the requested revision or the one by the Hub's converter.
+        repository: content of the repository, with the commit.
+        files: name -> size in bytes of each file that a run needs.
     """
 
     source: Address
@@ -42,10 +42,10 @@ class Offer:
 
 
 def model_address(name: str) -> Address | None:
-    """Return where a model is on the Hub; ``None`` where the text is an existing folder, or no name on the Hub.
+    """Return the Hub address of a model; ``None`` if the text is an existing folder, or no name on the Hub.
 
     Raises:
-        ModelError: it begins with ``hf://`` and cannot be read.
+        ModelError: the text begins with ``hf://`` but is not a valid address.
     """
     if Path(name).expanduser().is_dir():
         return None
@@ -59,10 +59,10 @@ def model_address(name: str) -> Address | None:
 
 
 def pin_model(name: str) -> str:
-    """Return a model's name with the commit that it has now, after fetching it; all other names as they are.
+    """Fetch a model of the Hub, and return its name with the current commit; return all other names unchanged.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: the model cannot be fetched.
     """
     address = model_address(name)
     if address is None:
@@ -71,17 +71,17 @@ def pin_model(name: str) -> str:
 
 
 def offer(address: Address) -> Offer:
-    """Ask the Hub what would be downloaded of a model.
+    """Ask the Hub which files of a model would be downloaded.
 
     Raises:
-        ModelError: it cannot be had, or has no weights that can be used.
+        ModelError: the Hub does not provide the model, or the model has no usable weights.
     """
     source = address
     try:
         repository = look_up(address)
         files = repository.files
         if not _some(files, WEIGHTS) and address.revision is None and (other := converted(address)) is not None:
-            log.info("model %s: its weights are pickles; taking the safetensors of %s", address, other.revision)
+            log.info("model %s: its weights are pickles; using the safetensors of %s", address, other.revision)
             source, repository = other, look_up(other)
     except HubError as error:
         raise ModelError(f"model {error}") from None
@@ -90,25 +90,26 @@ def offer(address: Address) -> Offer:
     if not _some(repository.files, WEIGHTS):
         pickles = ", ".join(name for name in files if name.endswith((".bin", ".pt", ".pth"))) or "no weights at all"
         raise ModelError(
-            f"model {address}: no safetensors, but {pickles}; `feddat convert {address} --out DIR` reads weights "
-            "without running anything, then give model=DIR"
+            f"model {address}: no safetensors, but {pickles}; convert them with `feddat convert {address} --out DIR`, "
+            "which runs no code from them, then set model=DIR"
         )
     wanted = {name: size for name, size in repository.files.items() if _wanted(name)}
     return Offer(source, repository, wanted)
 
 
 def fetch_model(address: Address) -> tuple[Path, Address]:
-    """Return the folder of a model, fetched where it is not in the cache, and its address with the commit.
+    """Return the folder of a model, after fetching it unless it is in the cache, and its address with the commit.
 
     Raises:
-        ModelError: it cannot be had, or is of a family that is not supported.
+        ModelError: the model cannot be fetched, or its family is not supported.
     """
     try:
         if address.pinned:
             return fetch(address, _all_patterns(), _UNWANTED)
         if is_offline():
             return _fetch_offline(address)
-        # By its revision's name, so that the cache knows the commit offline; and first what is small: it may not do.
+        # Fetch by the name of the revision, so that the cache knows the commit offline. Fetch the small configuration
+        # first, because the family might not be supported.
         source = offer(address).source
         _check_family(fetch(source, ["config.json"])[0], address)
         return fetch(source, _all_patterns(), _UNWANTED)
@@ -118,10 +119,10 @@ def fetch_model(address: Address) -> tuple[Path, Address]:
 
 @lru_cache(maxsize=64)
 def named_folder(name: str) -> Path:
-    """Return the folder of a model by its name on the Hub, which is looked for once a process.
+    """Return the folder of a model by its name on the Hub. Each process looks a model up only once.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: the model cannot be fetched.
     """
     address = model_address(name)
     assert address is not None
@@ -129,7 +130,7 @@ def named_folder(name: str) -> Path:
 
 
 def _fetch_offline(address: Address) -> tuple[Path, Address]:
-    """Return what the cache has under the name of a revision, or of one with converted weights."""
+    """Return the cached model of the requested revision, or of a revision with converted weights."""
     named = [] if address.revision is not None else cached_revisions(address)
     revisions: list[str | None] = [*named] or [address.revision]
     for revision in revisions:
@@ -159,6 +160,6 @@ def _wanted(name: str) -> bool:
 
 
 def _some(names: Iterable[str], patterns: Iterable[str]) -> bool:
-    """Return whether a name matches a pattern."""
+    """Return whether any name matches any pattern."""
     patterns = list(patterns)
     return any(fnmatchcase(name, pattern) for name in names for pattern in patterns)

@@ -1,7 +1,7 @@
-"""Pictures that are too narrow for a model: refused with the same words whatever the model, or padded.
+"""Refuse or pad pictures that are too narrow for a model, in the same way for every model.
 
-Image processors tell channels from rows by their number, so pictures of one to three rows mean something else to some
-of them, and each family has a ratio of sides from which it fails or has no patch left.
+Some image processors detect the channel axis by its length, so they misread pictures of one to three rows. In addition,
+each family has a ratio of sides from which it fails or has no patch left.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import numpy as np
 from feddat.example import DataError
 from feddat.pictures import Note, PictureReader, Pixels
 
-#: Sides of fewer pixels may be taken for channels.
+#: Minimum side in pixels; image processors can take shorter sides for channels.
 SMALLEST = 4
-#: No side may be longer than so many times the other; Qwen-VL's limit, which no picture worth asking about exceeds.
+#: Maximum ratio of the sides. This is Qwen-VL's limit, and no meaningful picture exceeds it.
 WIDEST = 200.0
 
 
 def fitting(pixels: Pixels, name: str, widest: float, reader: PictureReader) -> Pixels:
-    """Return a picture (H, W, 3) that a model takes: as it is, or with white beside it if the settings say so.
+    """Return a picture (H, W, 3) that fits a model; if settings allow it, narrow pictures are padded with white.
 
     Args:
-        pixels: the picture.
-        name: of it, for errors.
-        widest: see :class:`feddat.models.base.Encoder`.
-        reader: whose settings count, and whose notes are added to.
+        pixels: the picture, uint8 (H, W, 3).
+        name: name of the picture for errors.
+        widest: maximum ratio of sides (:class:`feddat.models.base.Encoder`).
+        reader: reader whose settings apply and whose notes count the padding.
 
     Raises:
-        DataError: it is too narrow, or padded it has too many pixels; names it.
+        DataError: the picture is too narrow, or has too many pixels after padding; the message names it.
     """
     height, width = pixels.shape[:2]
-    # The smallest sides that will do; a little is left for the rounding of ratios.
+    # The smallest sides that fit, with some tolerance for the rounding of ratios.
     fit_height = max(height, SMALLEST, math.ceil(width / widest * (1 - 1e-12)))
     fit_width = max(width, SMALLEST, math.ceil(height / widest * (1 - 1e-12)))
     if (fit_height, fit_width) == (height, width):
@@ -40,11 +40,11 @@ def fitting(pixels: Pixels, name: str, widest: float, reader: PictureReader) -> 
     about = f"image {name}: {width} x {height} pixels are too narrow"
     if not reader.settings.pad:
         raise DataError(
-            f"{about}: expected at least {SMALLEST} a side, and neither side more than {widest:g} times the other; "
-            "leave it out, or set pictures.pad=true, which puts white beside it"
+            f"{about}: expected at least {SMALLEST} pixels a side, and neither side more than {widest:g} times the "
+            "other; leave the picture out, or set pictures.pad=true, which pads it with white"
         )
     if fit_height * fit_width > reader.settings.max_pixels:
-        raise DataError(f"{about}, and padded to {fit_width} x {fit_height} more than pictures.max_pixels allows")
+        raise DataError(f"{about}; padded to {fit_width} x {fit_height}, they are more than pictures.max_pixels allows")
     reader.notes.add(Note.PADDED)
     padded = np.full((fit_height, fit_width, 3), 255, np.uint8)
     top, left = (fit_height - height) // 2, (fit_width - width) // 2

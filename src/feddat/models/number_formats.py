@@ -1,14 +1,14 @@
-"""The number format of frozen weights: fewer bits hold the same model, while all that trains stays float32.
+"""Number formats of frozen weights. They store the model in fewer bits; everything that trains stays float32.
 
-| ``weights`` | linear layers | the rest (norms, embeddings, vocabulary head) |
+| ``weights`` | linear layers | other weights (norms, embeddings, vocabulary head) |
 | --- | --- | --- |
 | ``fp32`` | float32 | float32 |
 | ``bf16`` | bfloat16 | bfloat16 |
-| ``int8`` | one scale per output, rounded to 8 bits; activations are not rounded | bfloat16 on a GPU, else float32 |
-| ``int4`` | NF4 (Dettmers et al., QLoRA, arXiv 2305.14314), 64 weights a scale | as for ``int8`` |
+| ``int8`` | rounded to 8 bits, one scale per output; activations are not rounded | bfloat16 on a GPU, else float32 |
+| ``int4`` | NF4 (Dettmers et al., QLoRA, arXiv 2305.14314), one scale per 64 weights | as for ``int8`` |
 
-Answers under ``int8`` and ``int4`` do not depend on what else is in the batch, as they would where activations are
-rounded together or outliers are looked for across rows (LLM.int8, arXiv 2208.07339).
+Answers with ``int8`` and ``int4`` do not depend on the rest of the batch. They would if activations were rounded
+together, or if outliers were searched across rows (LLM.int8, arXiv 2208.07339).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ Format = Literal["fp32", "bf16", "int8", "int4"]
 
 
 def rest_dtype(weights: Format, device: str) -> torch.dtype:
-    """Return the dtype of what a format leaves alone, and of activations."""
+    """Return the dtype of activations, and of the weights that a format does not convert."""
     if weights == "fp32" or (weights != "bf16" and not device.startswith("cuda")):
         return torch.float32
     return torch.bfloat16
 
 
 def convert_weights(model: nn.Module, weights: Format, device: str, kept: Collection[nn.Module] = ()) -> None:
-    """Put a model on its device and its linear layers into a format, in place.
+    """Convert a model's linear layers to a number format and move the model to its device, in place.
 
     Args:
-        model: of which layers are replaced.
-        weights: the format; ``fp32`` and ``bf16`` are what the model was loaded in, and replace nothing.
-        device: where the model goes.
-        kept: layers to leave alone.
+        model: model whose layers are replaced.
+        weights: the format; for ``fp32`` and ``bf16`` the model was loaded in that format, and no layer is replaced.
+        device: device of the model.
+        kept: layers that are not replaced.
 
     Raises:
-        ModelError: a library that the format needs is missing, or cannot do it here.
+        ModelError: a library that the format needs is missing, or does not support the device.
     """
     if weights in ("int8", "int4"):
         make = Int8Linear if weights == "int8" else _four_bit
@@ -53,11 +53,11 @@ def convert_weights(model: nn.Module, weights: Format, device: str, kept: Collec
             if type(module) is nn.Linear and not any(module is other for other in kept)
         }
         packed = {f"{name}.weight" for name in linear}
-        # What stays as it is may lie in the mapped file, which would stay mapped whole.
+        # Copy the weights that stay: if they were memory-mapped, the whole file would stay mapped.
         for name, left in model.named_parameters():
             if name not in packed:
                 left.data = left.data.clone()
-        # Each on its device at once, where it is packed, and the wide one let go before the next is.
+        # Move each layer to its device, where it is packed, and release the original before the next one.
         for name in list(linear):
             model.set_submodule(name, _placed(make(linear.pop(name)), weights, device))
     _placed(model, weights, device)
@@ -68,14 +68,14 @@ def _placed(model: nn.Module, weights: Format, device: str) -> nn.Module:
         return model.to(device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n", 1)[0]
-        raise ModelError(f"weights: {weights} cannot be had on {device}: {reason}") from error
+        raise ModelError(f"weights: {weights} is not available on {device}: {reason}") from error
 
 
 class Int8Linear(nn.Linear):
-    """A frozen linear layer with 8-bit weights: W ≈ q · s, q whole numbers of −127 to 127, s one scale per output.
+    """A frozen linear layer with 8-bit weights: W ≈ q · s, with integers q from −127 to 127 and one scale s per output.
 
-    Weights are multiplied out where they are used, for the pass back again, so that never two layers' worth of them is
-    in memory.
+    The forward pass and the backward pass each expand the weights again, so that only one layer's expanded weights are
+    in memory at a time.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -94,7 +94,7 @@ class Int8Linear(nn.Linear):
 
 
 class _Int8Product(torch.autograd.Function):
-    """x (..., in) times a weight that is written out twice, and never kept."""
+    """Product of x (..., in) and a weight that both passes expand and neither keeps."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
@@ -119,8 +119,8 @@ def _four_bit(linear: nn.Linear) -> nn.Module:
     )
     made.weight = bitsandbytes.nn.Params4bit(linear.weight.detach(), requires_grad=False, quant_type="nf4", module=made)
     made.bias = linear.bias
-    # On CPUs with AVX512-BF16 the first answer would repack the weights in place, with scales rounded to bfloat16:
-    # what is trained afterwards would be another model, and rows that are no multiple of 64 wide fail.
+    # On CPUs with AVX512-BF16, the first inference would repack the weights in place, with scales rounded to bfloat16.
+    # Later training would then use a different model, and rows whose width is no multiple of 64 would fail.
     made.support_avx512bf16_for_cpu = False
     layer: nn.Module = made
     return layer

@@ -1,4 +1,4 @@
-"""Model folders with safetensors, made of ones whose weights are pickles: tensors are read, nothing in them is run."""
+"""Convert model folders with pickled weights to safetensors. Only tensors are read; nothing in the pickles runs."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from feddat.models.base import ModelError
 from feddat.models.folder import copy_folder, first_line, read_model_type
 
 _ONE, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-#: What is fetched of a repository to convert it.
+#: Files of a repository that conversion needs.
 WANTED = ("*.json", "*.jinja", "*.txt", "*.model", "pytorch_model*.bin")
 
 
 def fetch_pickles(address: Address) -> Path:
-    """Return the folder of a repository of the Hub with its pickles.
+    """Fetch a repository of the Hub with its pickles, and return its folder.
 
     Raises:
-        ModelError: it cannot be had.
+        ModelError: the repository cannot be fetched.
     """
     try:
         return fetch(address, WANTED, ["*/*"])[0]
@@ -33,17 +33,17 @@ def fetch_pickles(address: Address) -> Path:
 
 
 def convert_pickles(source: Path, folder: Path) -> list[str]:
-    """Write a model folder with a source's files, its weights as safetensors; return the names of the files of weights.
+    """Copy a model folder with its weights converted to safetensors; return the names of the weight files.
 
     Args:
-        source: model folder with ``pytorch_model.bin``, or several with their index.
-        folder: to write; it must not exist or be empty.
+        source: model folder with ``pytorch_model.bin``, or with several such files and their index.
+        folder: folder to write; it must not exist, or be empty.
 
     Raises:
-        ModelError: a file is missing or holds more than tensors, or ``folder`` has something in it.
+        ModelError: a file is missing or holds more than tensors, or ``folder`` is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"folder {folder}: exists already; expected a new one")
+        raise ModelError(f"folder {folder}: already exists; expected a new or empty folder")
     read_model_type(source)
     names = _names(source)
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def _names(source: Path) -> list[str]:
     if (source / _ONE).is_file():
         return [_ONE]
     if not (source / _INDEX).is_file():
-        raise ModelError(f"model folder {source}: neither {_ONE} nor {_INDEX}; there is nothing to convert")
+        raise ModelError(f"model folder {source}: has neither {_ONE} nor {_INDEX}, so there is nothing to convert")
     try:
         names = sorted(set(json.loads((source / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
@@ -76,11 +76,11 @@ def _names(source: Path) -> list[str]:
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file; those that share memory each have their own."""
+    """Return the tensors of a file as copies that share no memory."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"{path}: cannot be read as tensors alone: {first_line(error)}") from error
+        raise ModelError(f"{path}: is damaged or holds more than tensors: {first_line(error)}") from error
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(f"{path}: expected a mapping from names to tensors")
     return {str(name): value.clone().contiguous() for name, value in content.items()}

@@ -1,7 +1,7 @@
-"""The image processor of a model folder: its sizes and constants. Pixels are resampled by torch, not by the processor.
+"""Load the image processor of a model folder for its sizes and constants. torch, not the processor, resamples pixels.
 
-torch's uint8 kernels, antialiased, are four times as fast as Pillow's. About one value in a hundred (one in ten, of
-pictures higher than wide that are made square) differs from Pillow's, by one of 256 levels.
+torch's antialiased uint8 kernels are four times as fast as Pillow's. About one value in a hundred differs from Pillow's
+by one of 256 levels (one in ten for portrait pictures that are made square).
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from torch import Tensor
 from feddat.models.base import ModelError
 from feddat.models.folder import first_line, require_file
 
-#: Where a folder may have its image processor.
+#: Possible files of the image processor in a folder.
 FILES = ("preprocessor_config.json", "processor_config.json")
 _MODES = {Resampling.BILINEAR: "bilinear", Resampling.BICUBIC: "bicubic"}
 
 
 def load_processor(kind: Any, folder: Path, family: str) -> tuple[Any, str]:
-    """Return a folder's image processor, of class ``kind``, and the name that torch has for its resampling.
+    """Return a folder's image processor of class ``kind``, and torch's name of its resampling filter.
 
     Raises:
-        ModelError: it is missing or unreadable, or resamples in another way than torch can.
+        ModelError: the processor is missing or unreadable, or torch does not support its resampling filter.
     """
     path = require_file(folder, FILES, "image processor")
     try:
         processor = kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a {family} image processor: {first_line(error)}") from error
     if processor.resample not in _MODES:
         raise ModelError(f"{path}: resample {processor.resample}; expected 2 (bilinear) or 3 (bicubic)")
@@ -38,18 +38,18 @@ def load_processor(kind: Any, folder: Path, family: str) -> tuple[Any, str]:
 
 
 def resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
-    """Return an image, uint8 (3, H, W), at another ``size`` (height, width)."""
+    """Return an image, uint8 (3, H, W), resized to ``size`` (height, width)."""
     if size == tuple(pixels.shape[1:]):
         return pixels.contiguous()
-    # Channels last, as decoded, is the layout of the fast kernel.
+    # Decoded pictures are channels-last, which is the layout of the fast kernel.
     resized: Tensor = F.interpolate(pixels[None], size=size, mode=mode, antialias=True)[0]
     return resized.contiguous()
 
 
 def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel that a processor normalises with, of pixels in [0, 1].
+    """Return the mean and standard deviation per channel with which a processor normalises pixels in [0, 1].
 
-    They hold its ``rescale_factor`` too, where that is not the usual 1/255, or none where it does not rescale.
+    They also account for a ``rescale_factor`` other than the usual 1/255, and for a processor that does not rescale.
     """
     factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

@@ -1,15 +1,15 @@
-"""What was trained as an ordinary transformers folder: adapters merged into the weights, the head where a class has it.
+"""Write a trained model as an ordinary transformers folder, with adapters merged and with the head if a class has one.
 
 | family | class | head in it |
 | --- | --- | --- |
-| ViLT | ``ViltForQuestionAnswering``; of pairs of images ``ViltForImagesAndTextClassification``; of candidates \
-``ViltForImageAndTextRetrieval`` | all but one made of words |
-| BLIP, ALBEF | ``BlipForQuestionAnswering``; ALBEF's own | the vocabulary's |
+| ViLT | ``ViltForQuestionAnswering``; for pairs of images ``ViltForImagesAndTextClassification``; for candidates \
+``ViltForImageAndTextRetrieval`` | all except heads made from words |
+| BLIP, ALBEF | ``BlipForQuestionAnswering``; ALBEF's own | the vocabulary head |
 | CLIP, SigLIP, ViLT behind BERT | ``CLIPModel``, ``SiglipModel``; both parts | none |
 | decoders | the folder's own | the model's own, which does not train |
 
-A head that no class has lies beside the model. Folders are read anew, so that nothing depends on the number format
-that a run had.
+A head that no class can hold is saved beside the model. The source folder is loaded again, so that the result does not
+depend on the number format of the run.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from feddat.models.vilt_bert.backbone import ViltBertModel
 from feddat.models.vilt_bert.parts import part_folders, write_vilt_bert
 from feddat.models.weights import load_weights, quiet
 
-#: What a head maps to what: pooled features to classes, of one image or of a pair; to one number; states to a
-#: vocabulary; or something that no class of transformers has.
+#: Kind of a head: ``classifier`` and ``pair`` map pooled features of one image or of a pair to classes, ``scorer`` maps
+#: them to one number, and ``vocabulary`` maps states to a vocabulary. Transformers has no class for ``other``.
 Shape = Literal["classifier", "pair", "scorer", "vocabulary", "other"]
 
 
@@ -53,8 +53,8 @@ class Head:
     """A trained head.
 
     Attributes:
-        shape: what it maps to what.
-        state: its tensors.
+        shape: kind of the head.
+        state: its tensors by name.
         labels: names of its classes; empty for a vocabulary.
     """
 
@@ -65,12 +65,12 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Standalone:
-    """A model read anew from its folder.
+    """A model loaded again from its folder.
 
     Attributes:
-        whole: what is saved.
-        part: what backbones call their model: parameters have the same names.
-        prefix: of the head's tensors in the weights; ``None``: the head is not among them.
+        whole: the model to save.
+        part: its part that corresponds to a backbone's ``model``, with the same parameter names.
+        prefix: prefix of the head's tensor names in the weights; ``None`` if the weights have no head.
     """
 
     whole: Any
@@ -79,7 +79,7 @@ class Standalone:
 
 
 def stock_class(model: nn.Module) -> type | None:
-    """Return transformers' class of a backbone's model, whose parameters have the same names; ``None``: it has none."""
+    """Return the transformers class with the same parameter names as a backbone's model; ``None`` if there is none."""
     if isinstance(model, TwoTowers):
         return CLIPModel if model.config.model_type == "clip" else SiglipModel
     found = type(model)
@@ -94,18 +94,18 @@ def save_standalone(
     untied: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> str | None:
-    """Write a model folder with weights that ``merge`` has changed.
+    """Write a model folder whose weights were changed by ``merge``.
 
     Args:
-        source: folder of the model as it was.
-        folder: to write into.
-        merge: changes the model, in place.
-        head: the head to put into it, if its class has one like it.
-        untied: what scores the vocabulary stays as it was, though word embeddings that it shares are changed.
-        dtype: of the saved weights.
+        source: folder of the original model.
+        folder: folder to write into.
+        merge: function that changes the model in place.
+        head: head to put into the model, if its class can hold such a head.
+        untied: keep the original vocabulary head, even if it shares its matrix with word embeddings that changed.
+        dtype: dtype of the saved weights.
 
     Returns:
-        Before the names of the head's tensors in the weights; ``None``: it is not among them.
+        The prefix of the head's tensor names in the weights; ``None`` if the weights have no head.
 
     Raises:
         ModelError: the source cannot be used.
@@ -121,12 +121,12 @@ def save_standalone(
     return made.prefix
 
 
-#: What other software looks for beside them.
+#: Further files that other software looks for.
 _OTHERS_READ = ("tokenizer.model", "sentencepiece.bpe.model", "video_preprocessor_config.json")
 
 
 def copy_processor(source: Path, folder: Path) -> None:
-    """Copy the files that decide what becomes of pictures and texts before the model sees them."""
+    """Copy the files that determine how pictures and texts are encoded for the model."""
     for name in (*ENCODING_FILES, *_OTHERS_READ):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -152,7 +152,7 @@ def _read_vilt(source: Path, head: Head | None, untied: bool = False) -> Standal
     return Standalone(whole, vilt, f"{attribute}.")
 
 
-#: Heads of which transformers has a ViLT class -> that class, and where the head is in it.
+#: Kind of a head -> ViLT class of transformers that can hold it, and attribute of the head in that class.
 _VILT_HEADS: Mapping[str, tuple[type[Any], str]] = {
     "classifier": (ViltForQuestionAnswering, "classifier"),
     "pair": (ViltForImagesAndTextClassification, "classifier"),
@@ -161,7 +161,7 @@ _VILT_HEADS: Mapping[str, tuple[type[Any], str]] = {
 
 
 def _around(kind: type[Any], config: Any, vilt: nn.Module) -> Any:
-    """Return a model of a class around a ViLT; all else in it is still to be filled."""
+    """Return a model of a class around a ViLT; its other weights are still empty."""
     with torch.device("meta"):
         whole = kind(config)
     whole.vilt = vilt
@@ -169,7 +169,7 @@ def _around(kind: type[Any], config: Any, vilt: nn.Module) -> Any:
 
 
 def _repeat_image_type(vilt: Any, config: Any) -> None:
-    """Let a second image have the type of the first: transformers' class numbers them."""
+    """Give a second image the token type of the first. The class of transformers uses a separate type per image."""
     config.num_images = 2
     config.modality_type_vocab_size = vilt.config.modality_type_vocab_size = 3
     types = vilt.embeddings.token_type_embeddings.weight.detach()
@@ -184,7 +184,7 @@ def _read_blip(source: Path, head: Head | None, untied: bool) -> Standalone:
         _untie(blip, words.decoder, blip.text_decoder.bert.embeddings.word_embeddings)
     if head is None or not written:
         return Standalone(blip, blip)
-    # The class ties its two biases as well, of which it uses the decoder's.
+    # The class also ties its two biases; it uses only the decoder's.
     words.decoder.bias = nn.Parameter(head.state["1.bias"].clone(), requires_grad=False)
     words.bias.data.copy_(head.state["1.bias"])
     words.decoder.weight.data.copy_(head.state["1.weight"])
@@ -241,7 +241,7 @@ def _save(whole: Any, folder: Path, dtype: torch.dtype) -> None:
 
 
 def _untie(whole: Any, words: Any, inputs: Any) -> None:
-    """Give a vocabulary head a matrix of its own, if it has that of the word embeddings."""
+    """Give a vocabulary head its own matrix if it shares that of the word embeddings."""
     if words.weight is inputs.weight:
         words.weight = nn.Parameter(words.weight.detach().clone(), requires_grad=False)
     for config in (whole.config, whole.config.get_text_config()):

@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder."""
+"""Load the tokenizer of a model folder."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def load_tokenizer(folder: Path, vocab_size: int, from_json: bool = False) -> Pr
     Args:
         folder: Hugging Face model folder.
         vocab_size: number of the model's word embeddings.
-        from_json: read ``tokenizer.json`` alone: for models whose own tokenizer class wants a library of its own.
+        from_json: read only ``tokenizer.json``, for models whose own tokenizer class needs an additional library.
 
     Raises:
-        ModelError: it is missing, unreadable, or has more tokens than the model.
+        ModelError: the tokenizer is missing or unreadable, or has more tokens than the model.
     """
-    # Without these files transformers makes up an empty tokenizer.
+    # Without these files, transformers would return an empty tokenizer.
     path = require_file(folder, ("tokenizer.json",) if from_json else _FILES, "tokenizer")
     kind: Any = PreTrainedTokenizerFast if from_json else AutoTokenizer
     try:
         tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a tokenizer: {first_line(error)}") from error
     if len(tokenizer) > vocab_size:
-        raise ModelError(f"{path}: {len(tokenizer)} tokens, but the model in {folder} has embeddings for {vocab_size}")
+        raise ModelError(f"{path}: has {len(tokenizer)} tokens, but the model in {folder} has {vocab_size} embeddings")
     return tokenizer

@@ -1,7 +1,7 @@
-"""Weights of a Hugging Face folder into a transformers model: all of them, in the right shapes, or a one-line error.
+"""Load all weights of a Hugging Face folder into a transformers model, or raise a one-line error.
 
-They are read from safetensors files; in a folder that has none, from PyTorch's own, as tensors alone
-(``weights_only``): what else such a file holds is refused, and nothing in it is ever run.
+Weights come from safetensors files. If a folder has none, they come from PyTorch files, which are read with
+``weights_only``: files that hold more than tensors are refused, and nothing in them ever runs.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from feddat.models.folder import first_line, require_file
 log = logging.getLogger(__name__)
 
 _INDEX = ".index.json"
-#: Where a folder's weights may lie, the first that is there: in one file, or in several that an index names.
+#: Possible weight files of a folder, in order of preference: one file, or an index of several.
 _PLACES = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
-#: How the names of files end that are pickles.
+#: Suffix of pickle files.
 _PICKLED = ".bin"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that a folder's weights lie in.
+    """Return the weight files of a folder.
 
     Raises:
-        ModelError: it has none, or lacks one that its index names.
+        ModelError: the folder has no weights, or lacks a file that its index names.
     """
     first = require_file(folder, _PLACES, "weights")
     if not first.name.endswith(_INDEX):
@@ -45,24 +45,29 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(first.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{first}: expected an index, tensor name -> file, under weight_map: {error}") from None
+        raise ModelError(f"{first}: expected a weight_map from tensor names to files: {error}") from None
     for name in names:
-        # Only files of this folder, and only of the index's own kind: no pickle behind an index of safetensors.
+        # Accept only files in this folder and of the same kind: an index of safetensors must not lead to a pickle.
         if Path(name).name != name or not name.endswith(Path(first.name.removesuffix(_INDEX)).suffix):
-            raise ModelError(f"{first}: names {name!r}; expected a file beside it, of its own kind")
+            raise ModelError(f"{first}: names {name!r}; expected a file of the same kind in the same folder")
         if not (folder / name).is_file():
             raise ModelError(f"{first}: names {name}, which is not in the folder")
     return [folder / name for name in names]
 
 
 def read_tensors(path: Path, wanted: Collection[str] = ()) -> tuple[set[str], dict[str, Tensor]]:
-    """Return the names of the tensors in one of :func:`weight_files`, and those of the ``wanted`` that are in it.
+    """Return the names of all tensors in a weight file, and the ``wanted`` tensors that it holds.
+
+    Args:
+        path: one of :func:`weight_files`.
+        wanted: names of tensors to read.
 
     Raises:
-        pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ...: the file is damaged or holds more.
+        pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, ...: the file is damaged or holds more than
+            tensors.
     """
     if path.suffix == _PICKLED:
-        # Where the file can be mapped, tensors that are not wanted are never read.
+        # In a mapped file, only the wanted tensors are read.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
         return set(state), {name: state[name] for name in wanted if name in state}
     with safe_open(path, framework="pt") as file:
@@ -71,7 +76,7 @@ def read_tensors(path: Path, wanted: Collection[str] = ()) -> tuple[set[str], di
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Return a hash of tensors by name: of names, dtypes, shapes and values, wherever the tensors lie."""
+    """Return a hash of named tensors: of their names, dtypes, shapes and values, independent of their device."""
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(state.items()):
         values = value.detach().cpu().contiguous()
@@ -81,21 +86,21 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 
 def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str] = (), **options: Any) -> Any:
-    """Return a model of class ``kind`` with a folder's weights, float32 unless ``options`` name another ``dtype``.
+    """Return a model of class ``kind`` with a folder's weights, in float32 unless ``options`` set another ``dtype``.
 
     Args:
         kind: transformers model class.
-        folder: Hugging Face model folder; weights that ``kind`` does not have are left out.
-        family: what messages call the model.
-        forgiven: tensors that may be missing.
+        folder: Hugging Face model folder; weights that ``kind`` does not have are ignored.
+        family: name of the model for messages.
+        forgiven: names of tensors that can be missing.
         options: further keyword arguments of ``from_pretrained``.
 
     Raises:
-        ModelError: there are no weights, they cannot be read, or tensors are missing or of another shape.
+        ModelError: weights are missing or unreadable, or tensors are missing or have another shape.
     """
     pickled = weight_files(folder)[0].suffix == _PICKLED
     if pickled:
-        log.info("model folder %s: no safetensors; pytorch_model.bin is read, as tensors alone", folder)
+        log.info("model folder %s: no safetensors; reading pytorch_model.bin, tensors only", folder)
     try:
         with quiet():
             model, report = kind.from_pretrained(
@@ -103,34 +108,34 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
                 local_files_only=True,
                 use_safetensors=not pickled,
                 weights_only=True,
-                ignore_mismatched_sizes=True,  # they come back in the report
+                ignore_mismatched_sizes=True,  # the report lists them
                 output_loading_info=True,
                 **({"dtype": torch.float32} | options),
             )
-    except Exception as error:  # transformers and safetensors raise many kinds for damaged or unfitting files
+    except Exception as error:  # transformers and safetensors raise many kinds of errors for damaged or unfitting files
         raise unloadable(folder, family, error) from error
     missing = sorted(set(report["missing_keys"]).difference(forgiven))
     if missing:
         raise ModelError(f"model folder {folder}: weights lack {some(missing)}")
     if report["mismatched_keys"]:
         unfit = sorted(name for name, *_ in report["mismatched_keys"])
-        raise ModelError(f"model folder {folder}: weights of another shape than config.json says: {some(unfit)}")
+        raise ModelError(f"model folder {folder}: weights differ in shape from config.json: {some(unfit)}")
     return model
 
 
 def unloadable(folder: Path, family: str, error: Exception) -> ModelError:
-    """Return what to raise where a library cannot read a folder's weights."""
+    """Return the error to raise if a library cannot read a folder's weights."""
     if isinstance(error, pickle.UnpicklingError):
         return ModelError(
-            f"model folder {folder}: pytorch_model.bin is damaged, or holds more than tensors, which is never run; "
-            "give a folder with safetensors"
+            f"model folder {folder}: pytorch_model.bin is damaged or holds more than tensors, and nothing in it was "
+            "run; use a folder with safetensors"
         )
     return ModelError(f"model folder {folder}: weights cannot be loaded as {family}: {first_line(error)}")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' progress bars and loading report: what matters in it is checked and raised here."""
+    """Silence transformers' progress bars and loading report. Callers check the report and raise errors themselves."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -143,5 +148,5 @@ def quiet() -> Iterator[None]:
 
 
 def some(names: Sequence[str], what: str = "tensor") -> str:
-    """Return how many tensors or other things there are, and the names of the first, for messages."""
+    """Return the number of tensors or other things and the names of the first three, for messages."""
     return f"{len(names)} {what}(s): " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,7 +1,7 @@
-"""Pictures as every backbone wants them, whatever file they come in: RGB, upright, 8 bits a channel.
+"""Read pictures from many file formats as every backbone expects them: RGB, upright, 8 bits per channel.
 
-:class:`PictureReader` reads one client's pictures. Which formats it reads, what it changes and what it refuses is in
-docs/data.md; a format's own rules are in the module of its name.
+:class:`PictureReader` reads one client's pictures. docs/data.md lists the formats that it reads, the changes that it
+makes and the files that it refuses. The rules of each format are in the module of that name.
 """
 
 from feddat.pictures.notes import Note, Notes

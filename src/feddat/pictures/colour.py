@@ -1,6 +1,6 @@
-"""From the colours that a file has to sRGB: palettes, transparency, CMYK, Lab, colour profiles, gamma.
+"""Convert the colours of a file to sRGB: palettes, transparency, CMYK, Lab, colour profiles, gamma.
 
-A profile is followed as viewers do. Most say sRGB in other words; then nothing is changed.
+Colour profiles are applied as viewers do. Most profiles are equivalent to sRGB and change nothing.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from feddat.pictures.notes import Note, Notes
 from feddat.pictures.pillow import pixels_of, strips
 from feddat.pictures.pixels import Pixels
 
-#: Levels of 256 by which a profile may differ from sRGB and count as it.
+#: Maximum difference, in levels of 256, of a profile that counts as sRGB.
 _SAME = 2
-#: A colour space in a profile's header -> Pillow's mode.
+#: Colour space in the header of a profile -> Pillow's mode.
 _SPACES = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
-#: What a picture's stored values are raised to for display, of which this is as good as 1.
+#: Range of display exponents that count as 1.
 _NO_GAMMA = (0.95, 1.05)
-#: Exponents beyond these are damage.
+#: Exponents outside this range count as damage and are ignored.
 _GAMMAS = (0.1, 10.0)
 
 
 def rgb_of(picture: PILImage.Image, profile: bytes, gamma: float, notes: Notes) -> Pixels:
-    """Return a decoded picture of at most 8 bits a channel in sRGB, transparent parts white.
+    """Return a decoded picture of at most 8 bits per channel in sRGB, with transparent parts in white.
 
     Args:
-        picture: of any of Pillow's modes of so many bits.
+        picture: decoded picture in any of Pillow's modes with at most 8 bits per channel.
         profile: its colour profile; empty if it has none.
-        gamma: what its values are raised to for display, 1 if nothing is said.
-        notes: what was done.
+        gamma: exponent that its values need for display; 1 if the file declares none.
+        notes: counts the changes.
     """
     if picture.mode == "CMYK":
         return rgb_of_cmyk(picture, profile, inverted=False, notes=notes)
@@ -47,7 +47,7 @@ def rgb_of(picture: PILImage.Image, profile: bytes, gamma: float, notes: Notes) 
 
 
 def from_profile(pixels: Pixels, profile: bytes, channels: int, notes: Notes) -> Pixels:
-    """Return RGB pixels (H, W, 3) in sRGB that were read from a picture of 1 or 3 channels with a profile."""
+    """Convert RGB pixels (H, W, 3), read from a picture with 1 or 3 channels and a profile, to sRGB; return them."""
     transform = _transform(profile, "L" if channels == 1 else "RGB")
     if transform is None:
         return pixels
@@ -60,13 +60,13 @@ def from_profile(pixels: Pixels, profile: bytes, channels: int, notes: Notes) ->
 
 
 def rgb_of_cmyk(picture: PILImage.Image, profile: bytes, inverted: bool, notes: Notes) -> Pixels:
-    """Return a CMYK picture in sRGB, by its profile where it has one.
+    """Return a CMYK picture in sRGB, converted with its profile if it has one.
 
     Args:
-        picture: as Pillow decodes it.
+        picture: picture as Pillow decodes it.
         profile: its colour profile; empty if it has none.
-        inverted: whether Pillow has taken its values for Adobe's, where 0 is full ink, and they are not.
-        notes: what was done.
+        inverted: whether Pillow wrongly read its values as Adobe's, where 0 means full ink.
+        notes: counts the changes.
     """
     transform = _transform(profile, "CMYK") if profile else None
     if transform is not None:
@@ -110,9 +110,9 @@ def _curve(gamma: float) -> list[int] | None:
 
 @lru_cache(maxsize=64)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """Return what turns pictures of a mode from a profile into sRGB.
+    """Return the transform from a profile to sRGB for pictures of a mode.
 
-    ``None`` where that changes nothing, the profile is of other colours, or it cannot be used.
+    ``None`` if it changes nothing, the profile has another colour space, or it is unusable.
     """
     if _SPACES.get(profile[16:20]) != mode:
         return None

@@ -1,7 +1,8 @@
-"""DICOM, the format of hospitals (``pip install 'feddat[dicom]'``): one frame of a file, as a viewer shows it.
+"""Read one frame of a DICOM file as a viewer shows it. DICOM is the format of hospitals.
 
-A file's header names a patient. Nothing of it leaves this module but what makes the pixels: no other element is read,
-and what pydicom says about the elements, in errors, warnings and its log, goes nowhere, for it quotes their values.
+It needs ``pip install 'feddat[dicom]'``. The header of a file names a patient. Only the elements that determine the
+pixels are read, and only pixels leave this module. The errors, warnings and log lines of pydicom quote the values of
+elements, so they are suppressed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from feddat.pictures.pixels import Pixels, UnreadableError, Values, check_size
 T = TypeVar("T")
 
 INSTALL = "pip install 'feddat[dicom]'"
-#: The elements of the image pixel module that are read (PS3.3 C.7.6.3), besides those of :mod:`dicom_values`.
+#: Elements that are read: those of the image pixel module (PS3.3 C.7.6.3) and those of :mod:`dicom_values`.
 _TAGS = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
@@ -54,25 +55,25 @@ _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", _DEFLATED)
-#: Transfer syntax of compressed frames -> pydicom's name of the decoder that is used.
+#: Transfer syntax of compressed frames -> pydicom's name of its decoder.
 _DECODERS = {"1.2.840.10008.1.2.4.50": "pillow", "1.2.840.10008.1.2.5": "pydicom"} | dict.fromkeys(CODECS, PLUGIN)
-#: Bytes that a file may have, compressed or inflated, for each pixel that a frame may have.
+#: Maximum size of a file, compressed or inflated, in bytes per allowed pixel of a frame.
 _BYTES_PER_PIXEL = 8
-#: The standard allows 65535, of which each takes its time.
+#: Maximum number of JPEG 2000 tiles. The standard allows 65535, but each one costs time.
 _MOST_TILES = 4096
 
 
 def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
-    """Return one frame of a DICOM file, windowed as the file says, in RGB.
+    """Return one frame of a DICOM file in RGB, windowed as the file declares.
 
     Raises:
         UnreadableError: pydicom or a decoder is not installed, or the file holds no picture, is damaged, too large or
-            of a kind that is not read. It quotes nothing of the header.
+            of an unsupported kind. The message quotes nothing from the header.
     """
     try:
         import pydicom  # noqa: F401
     except ImportError:
-        raise UnreadableError(f"DICOM is read with pydicom: {INSTALL}") from None
+        raise UnreadableError(f"DICOM needs pydicom: {INSTALL}") from None
     _silence()
     _check_deflated(file, settings)
     header = _guarded(lambda: _read_header(file), "its header cannot be read")
@@ -85,7 +86,7 @@ def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
     values = _decoded(file, header, index, settings, notes)
     if photometric in _GREY:
         if values.ndim != 2:
-            raise UnreadableError("cannot be decoded (DICOM: greys of several channels)")
+            raise UnreadableError("cannot be decoded (DICOM: grey picture with several channels)")
         made = _guarded(lambda: dicom_values.to_8_bits(values, header, index, settings, notes), "its greys are damaged")
         return grey_pixels(made)
     if photometric == "PALETTE COLOR":
@@ -101,20 +102,20 @@ def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
 
 
 def _silence() -> None:
-    """Keep what pydicom and its decoders say away from screens and logs, wherever they are set up."""
-    for name in ("pydicom", "pylibjpeg", "openjpeg"):  # pydicom loads the others where they are installed
+    """Suppress the log lines and warnings of pydicom and its decoders, whichever way logging is set up."""
+    for name in ("pydicom", "pylibjpeg", "openjpeg"):  # pydicom loads the others if they are installed
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     if not any(getattr(module, "pattern", "") == "pydicom" for _, _, _, module, _ in warnings.filters):
         warnings.filterwarnings("ignore", module="pydicom")
 
 
 def _guarded(call: Callable[[], T], what: str) -> T:
-    """Return what pydicom gives; of its errors, which may quote the header, only that there was one is told."""
+    """Return the result of a call to pydicom; report only the type of its errors, because they can quote the header."""
     try:
         return call()
     except UnreadableError:
         raise
-    except Exception as error:  # pydicom and its decoders raise many kinds for damaged files
+    except Exception as error:  # pydicom and its decoders raise many kinds of errors for damaged files
         raise UnreadableError(f"cannot be decoded (DICOM: {what}, {type(error).__name__})") from None
 
 
@@ -126,7 +127,7 @@ def _read_header(file: BinaryIO) -> Any:
 
 
 def _check_deflated(file: BinaryIO, settings: PictureSettings) -> None:
-    """Raise if a file whose elements are deflated would take more memory than it may, which pydicom does not ask."""
+    """Raise if a file with deflated elements would exceed the memory limit when inflated. pydicom has no such limit."""
     file.seek(0)
     head = file.read(4096)
     if _DEFLATED.encode() not in head:
@@ -142,24 +143,24 @@ def _check_deflated(file: BinaryIO, settings: PictureSettings) -> None:
                 return
             left -= len(inflating.decompress(data, 1 << 20))
             if left < 0:
-                raise UnreadableError(f"more than {_most(settings)} bytes when inflated; see pictures.max_pixels")
+                raise UnreadableError(f"has more than {_most(settings)} bytes when inflated; see pictures.max_pixels")
     except zlib.error:
-        raise UnreadableError("cannot be decoded (DICOM: not deflated as it says)") from None
+        raise UnreadableError("cannot be decoded (DICOM: not deflated, although its header says so)") from None
 
 
 def _decoded(file: BinaryIO, header: Any, index: int, settings: PictureSettings, notes: Notes) -> Values:
-    """Return a frame's stored values, (H, W) or (H, W, 3); YCbCr has become RGB."""
+    """Return the stored values of a frame, (H, W) or (H, W, 3), with YCbCr converted to RGB."""
     from pydicom import dcmread
     from pydicom.pixels import pixel_array
 
     high, stored = _whole(header, "HighBit"), _whole(header, "BitsStored")
     if high is not None and stored is not None and high != stored - 1:
-        raise UnreadableError("cannot be decoded (DICOM: bits stored that are not the lowest)")
+        raise UnreadableError("cannot be decoded (DICOM: the stored bits are not the lowest bits)")
     syntax = _guarded(lambda: _syntax(header), "its header cannot be read")
     what = "its pixels cannot be read"
     if syntax in _NATIVE and syntax != _DEFLATED:
         file.seek(0)
-        try:  # of a large file this reads one frame
+        try:  # this reads only one frame of a large file
             return _guarded(lambda: pixel_array(file, index=index, transfer_syntax_uid=syntax), what)
         except UnreadableError:
             if not settings.truncated:
@@ -186,15 +187,15 @@ def _syntax(header: Any) -> Any:
     told = header.file_meta.get("TransferSyntaxUID")
     if told is not None:
         return UID(str(told))
-    implicit, little = header.original_encoding  # a file from before there was a header of the header
+    implicit, little = header.original_encoding  # an old file without file meta information
     return ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _decoder(syntax: Any) -> str:
-    """Return pydicom's name of the decoder of a transfer syntax.
+    """Return pydicom's name of the decoder for a transfer syntax.
 
     Raises:
-        UnreadableError: there is none, or it is not installed.
+        UnreadableError: no decoder supports the transfer syntax, or it is not installed.
     """
     from pydicom.pixels import get_decoder
 
@@ -208,24 +209,24 @@ def _decoder(syntax: Any) -> str:
 
 
 def _name(syntax: Any) -> str:
-    """Return what the standard calls a transfer syntax; one that it does not know is not repeated."""
+    """Return the standard's name of a transfer syntax; an unknown one is not quoted."""
     return str(syntax.name) if syntax.is_transfer_syntax else "an unknown transfer syntax"
 
 
 def _fill(whole: Any, settings: PictureSettings, notes: Notes) -> None:
-    """Make up for pixels that a file that is cut short has not: they are 0."""
+    """Fill in zeros for the missing pixels of a truncated file."""
     from pydicom.pixels.utils import get_expected_length
 
     missing = get_expected_length(whole) - len(whole.PixelData)
     if missing > _most(settings):
-        raise UnreadableError("cannot be decoded (DICOM: next to nothing of its pixels is there)")
+        raise UnreadableError("cannot be decoded (DICOM: almost all of its pixels are missing)")
     if missing > 0:
         whole.PixelData += bytes(missing)
         notes.add(Note.INCOMPLETE)
 
 
 def _check_frame(whole: Any, index: int, settings: PictureSettings) -> None:
-    """Raise if what is compressed is a larger picture than the header says, which decoders believe."""
+    """Check the size of a compressed frame, because decoders believe the frame and not the file's header."""
     from pydicom.encaps import get_frame
 
     offsets = None
@@ -239,11 +240,11 @@ def _check_frame(whole: Any, index: int, settings: PictureSettings) -> None:
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Return width and height that a compressed frame has by itself; ``None`` if it does not say (RLE)."""
-    if frame.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000: its canvas, cut into tiles
+    """Return the width and height that a compressed frame declares; ``None`` if it declares none (RLE)."""
+    if frame.startswith(b"\xff\x4f\xff\x51"):  # JPEG 2000: a canvas divided into tiles
         width, height, *_, tile_width, tile_height = (int.from_bytes(frame[at : at + 4]) for at in (8, 12, 24, 28))
         if not tile_width or not tile_height or (width // tile_width + 1) * (height // tile_height + 1) > _MOST_TILES:
-            raise UnreadableError("cannot be decoded (DICOM: JPEG 2000 of too many tiles)")
+            raise UnreadableError("cannot be decoded (DICOM: JPEG 2000 with too many tiles)")
         return width, height
     if frame.startswith(b"\xff\xd8"):
         header = read_jpeg_header(frame)
@@ -256,15 +257,15 @@ def _frame_index(frames: int, settings: PictureSettings, notes: Notes) -> int:
         return 0
     index = frames // 2 if settings.frame == "middle" else settings.frame - 1
     if index >= frames:
-        raise UnreadableError(f"{frames} frames in the file, and pictures.frame is {settings.frame}")
+        raise UnreadableError(f"the file holds {frames} frames, but pictures.frame is {settings.frame}")
     notes.add(Note.FRAMES)
     return index
 
 
 def _8_bit_colours(values: Values, stored: int) -> Pixels:
-    """Return colours (H, W, 3 or more) of so many bits as uint8 (H, W, 3)."""
+    """Return colours (H, W, 3 or more) with ``stored`` bits as uint8 (H, W, 3)."""
     if values.ndim != 3 or values.shape[2] < 3:
-        raise UnreadableError("cannot be decoded (DICOM: colours of fewer than three channels)")
+        raise UnreadableError("cannot be decoded (DICOM: colour picture with fewer than three channels)")
     values = values[..., :3]
     if stored == 8:
         return np.ascontiguousarray(values.clip(0, 255).astype(np.uint8))
@@ -276,17 +277,17 @@ def _most(settings: PictureSettings) -> int:
 
 
 def _whole(header: Any, name: str) -> int | None:
-    """Return an element as a whole number of at least 0; ``None`` if it is none."""
+    """Return an element as a non-negative integer; ``None`` if it is not one."""
     try:
         value = int(header.get(name))
-    except Exception:  # pydicom decodes elements when they are asked for
+    except Exception:  # pydicom decodes elements on access
         return None
     return value if value >= 0 else None
 
 
 def _text(header: Any, name: str, known: tuple[str, ...]) -> str:
-    """Return an element that is one of a few known words: any other is not repeated."""
+    """Return an element that must be one of a few known words; the error does not quote any other value."""
     value = _guarded(lambda: str(header.get(name, "")).strip().upper(), "its header cannot be read")
     if value not in known:
-        raise UnreadableError(f"DICOM whose photometric interpretation is none of {', '.join(known)} is not read")
+        raise UnreadableError(f"DICOM with a photometric interpretation other than {', '.join(known)} is not read")
     return value

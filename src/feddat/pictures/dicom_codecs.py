@@ -1,8 +1,8 @@
-"""Decoders of compressed frames for pydicom: imagecodecs (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH) in another process.
+"""Decode compressed frames for pydicom with imagecodecs (libjpeg-turbo, CharLS, OpenJPEG, OpenJPH) in a child process.
 
-Damaged frames have made such libraries end their process, or compute for minutes. So they work apart, in a process that
-the system bounds (:mod:`feddat.pictures.dicom_child`); where it ends, the frame cannot be decoded, and the next one
-gets a new process.
+Damaged frames can make these libraries crash their process or compute for minutes. So they run in a child process with
+limits set by the operating system (:mod:`feddat.pictures.dicom_child`). If it ends, the frame cannot be decoded, and
+the next frame gets a new process.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import numpy as np
 
 from feddat.pictures.pixels import Values
 
-#: The name under which pydicom knows these decoders.
+#: Name of these decoders in pydicom.
 PLUGIN = "feddat"
-#: Transfer syntax -> codec of the other process.
+#: Transfer syntax -> codec of the child process.
 CODECS = {
     "1.2.840.10008.1.2.4.51": "jpeg",
     "1.2.840.10008.1.2.4.57": "jpeg",
@@ -38,12 +38,12 @@ CODECS = {
 }
 DECODER_DEPENDENCIES = dict.fromkeys(CODECS, ("imagecodecs",))
 _JPEG_2000 = ("jpeg2k", "htj2k")
-#: JPEG with loss of 8 or 12 bits, whose decoder gives RGB.
+#: Lossy JPEG of 8 or 12 bits, whose decoder returns RGB.
 _EXTENDED = "1.2.840.10008.1.2.4.51"
 
 
 def register() -> None:
-    """Make pydicom know these decoders, once."""
+    """Register these decoders with pydicom, once."""
     from pydicom.pixels import get_decoder
     from pydicom.uid import UID
 
@@ -54,24 +54,24 @@ def register() -> None:
 
 
 def is_available(uid: str) -> bool:
-    """Return whether there is what a transfer syntax is decoded with; pydicom asks."""
+    """Return whether a transfer syntax can be decoded. Called by pydicom."""
     return uid in CODECS and importlib.util.find_spec("imagecodecs") is not None
 
 
 def decode_frame(src: bytes, runner: Any) -> bytes:
-    """Return a frame's decoded bytes; pydicom asks, and is told what they are.
+    """Return the decoded bytes of a frame and set their format in ``runner``. Called by pydicom.
 
     Args:
-        src: the frame.
+        src: the compressed frame.
         runner: pydicom's ``DecodeRunner``.
 
     Raises:
-        ValueError: it cannot be decoded, or is of another size than the header says.
+        ValueError: the frame cannot be decoded, or its size differs from the header's.
     """
     codec = CODECS[runner.transfer_syntax]
     values = _process.decode(codec, src, runner.rows * runner.columns)
     if values.shape[:2] != (runner.rows, runner.columns):
-        raise ValueError("a frame of another size than the header says")
+        raise ValueError("the size of a frame differs from the header's")
     runner.set_option("bits_allocated", 8 * values.dtype.itemsize)
     if runner.samples_per_pixel > 1:
         runner.set_option("planar_configuration", 0)
@@ -82,7 +82,7 @@ def decode_frame(src: bytes, runner: Any) -> bytes:
 
 
 class _Process:
-    """The other process, started when it is first needed, and again after it has ended."""
+    """The child process; it starts on first use, and again after it has ended."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -90,10 +90,10 @@ class _Process:
         self._owner = 0
 
     def decode(self, codec: str, frame: bytes, pixels: int) -> Values:
-        """Return a frame's values.
+        """Return the values of a frame.
 
         Raises:
-            ValueError: it cannot be decoded, or the process has ended over it.
+            ValueError: the frame cannot be decoded, or the process ended while decoding it.
         """
         with self._lock:
             source, target = self._pipes()
@@ -105,7 +105,7 @@ class _Process:
                 body = bytearray(target.read(head["bytes"]))
             except (OSError, ValueError):
                 self.close()
-                raise ValueError("the decoder has ended over it") from None
+                raise ValueError("the decoder process ended while decoding it") from None
         if "error" in head:
             raise ValueError(head["error"])
         return np.frombuffer(body, head["dtype"]).reshape(head["shape"])
@@ -118,8 +118,8 @@ class _Process:
             running.communicate()
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
-        if self._running is None or self._owner != os.getpid():  # what a process had, its copy by fork has not
-            # -P: the folder of the program is none of modules.
+        if self._running is None or self._owner != os.getpid():  # a forked copy does not own its parent's child
+            # -P: do not import modules from the folder of the program.
             command = [sys.executable, "-P", str(Path(__file__).with_name("dicom_child.py"))]
             pipe = subprocess.PIPE
             self._running = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)

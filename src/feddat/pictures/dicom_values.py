@@ -1,7 +1,7 @@
-"""From the values that a DICOM file stores to grey levels: rescale, window and inversion (PS3.3 C.11, C.7.6.16.2).
+"""Convert the stored values of a DICOM file to grey levels: rescale, window, inversion (PS3.3 C.11, C.7.6.16.2).
 
-What a file says for all its frames, or for one, comes before what it says for itself. All of it is a function of one
-stored value, so that for the common 8 or 16 bits it is computed once for each value that there may be.
+Elements for one frame or for all frames take precedence over elements at the top level of the file. The result depends
+only on the stored value, so for the common 8 and 16 bits it is computed once per possible value.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from feddat.pictures.notes import Note, Notes
 from feddat.pictures.pillow import strips
 from feddat.pictures.pixels import UnreadableError, Values
 
-#: The elements that are read for it.
+#: Elements that this conversion reads.
 TAGS = (
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
@@ -40,7 +40,7 @@ _Step = Callable[[_Numbers], _Numbers]
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A lookup table: what value its first entry is for, and what its entries are at most."""
+    """A lookup table with the value that its first entry stands for and the maximum of its entries."""
 
     first: int
     entries: _Numbers
@@ -51,10 +51,10 @@ class _Table:
 
 
 def to_8_bits(values: Values, header: Any, index: int, settings: PictureSettings, notes: Notes) -> NDArray[np.uint8]:
-    """Return a frame's stored greys (H, W) as uint8, as a viewer shows them at first.
+    """Return a frame's stored greys (H, W) as uint8, as a viewer shows them by default.
 
     Raises:
-        UnreadableError: floating-point values without a window, unless settings say what to do.
+        UnreadableError: the values are floating-point numbers without a window, and settings do not choose percentiles.
     """
     modality, table = _modality(header, index)
     window = None if settings.grey == "percentiles" else _window(header, index)
@@ -91,7 +91,7 @@ def _mapped(values: Values, grey: Callable[[Values], NDArray[np.uint8]]) -> NDAr
 
 
 def _modality(header: Any, index: int) -> tuple[_Step, _Table | None]:
-    """Return what turns stored values into those that a window is about, and its table if it is one."""
+    """Return the function from stored values to the values that a window applies to, and its lookup table, if any."""
     table = _table(_first(header.get("ModalityLUTSequence")), header)
     if table is not None:
         return table, table
@@ -103,7 +103,7 @@ def _modality(header: Any, index: int) -> tuple[_Step, _Table | None]:
 
 
 def _window(header: Any, index: int) -> _Step | None:
-    """Return what turns values into levels of 0 to 255 by the file's first table or window; ``None`` without one."""
+    """Return the function from values to levels of 0 to 255 by the first table or window; ``None`` without one."""
     group = _group(header, index, "FrameVOILUTSequence")
     table = _table(_first(group.get("VOILUTSequence")), header)
     if table is not None:
@@ -125,7 +125,7 @@ def _window(header: Any, index: int) -> _Step | None:
 def _range(
     values: Values, header: Any, modality: _Step, table: _Table | None, settings: PictureSettings, notes: Notes
 ) -> tuple[float, float]:
-    """Return what becomes 0 and what 255 without a window: the range of the bits stored, or between percentiles."""
+    """Return the values that become 0 and 255 without a window: the range of the stored bits, or the percentiles."""
     seen = _without_padding(values, header)
     if settings.grey == "percentiles":
         found = percentiles(seen)
@@ -134,7 +134,7 @@ def _range(
             low, high = modality(np.array(found)).tolist()
             return min(low, high), max(low, high)
     if values.dtype.kind not in "iu":
-        raise UnreadableError("DICOM of floating-point values without a window; set pictures.grey=percentiles")
+        raise UnreadableError("DICOM with floating-point values and no window; set pictures.grey=percentiles")
     bits = _number(header, "BitsStored") or 8 * values.dtype.itemsize
     signed = values.dtype.kind == "i"
     stored = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if signed else (0.0, 2.0**bits - 1)
@@ -148,7 +148,7 @@ def _range(
 
 
 def _without_padding(values: Values, header: Any) -> Values:
-    """Return the values that are of the picture, one dimension: not what fills it up to a rectangle."""
+    """Return the values of the picture as a 1-D array, without the padding that makes it a rectangle."""
     padding = _number(header, "PixelPaddingValue")
     if padding is None:
         return values.reshape(-1)
@@ -159,7 +159,7 @@ def _without_padding(values: Values, header: Any) -> Values:
 
 
 def _group(header: Any, index: int, name: str) -> Any:
-    """Return the item that holds a frame's own elements, or those of all frames; else the file itself."""
+    """Return the item with the elements of one frame, else the item for all frames, else the file itself."""
     own = header.get("PerFrameFunctionalGroupsSequence") or []
     shared = header.get("SharedFunctionalGroupsSequence") or []
     for item in ([own[index]] if index < len(own) else []) + list(shared[:1]):
@@ -170,12 +170,12 @@ def _group(header: Any, index: int, name: str) -> Any:
 
 
 def _first(sequence: Any) -> Any:
-    """Return a sequence's first item; ``None`` if it has none."""
+    """Return the first item of a sequence; ``None`` if it is empty or missing."""
     return sequence[0] if sequence is not None and not isinstance(sequence, str | bytes) and len(sequence) else None
 
 
 def _table(item: Any, header: Any) -> _Table | None:
-    """Return the lookup table of an item; ``None`` if there is none that can be used."""
+    """Return the lookup table of an item; ``None`` if it has no usable one."""
     descriptor = None if item is None else item.get("LUTDescriptor")
     data = None if item is None else item.get("LUTData")
     if descriptor is None or data is None or isinstance(descriptor, int | str | bytes) or len(descriptor) != 3:
@@ -184,7 +184,7 @@ def _table(item: Any, header: Any) -> _Table | None:
     count = count or 1 << 16
     if isinstance(data, bytes):
         _, little = header.original_encoding
-        words = len(data) >= 2 * count  # and else bytes
+        words = len(data) >= 2 * count  # otherwise the entries are bytes
         kind = ("<u2" if little else ">u2") if words else "u1"
         entries = np.frombuffer(data[: len(data) // 2 * 2], kind).astype(np.float64)
     else:
@@ -194,10 +194,10 @@ def _table(item: Any, header: Any) -> _Table | None:
 
 
 def _number(item: Any, name: str) -> float | None:
-    """Return an element's first value as a finite number; ``None`` if it is none."""
+    """Return an element's first value as a finite number; ``None`` if it is not one."""
     try:
         value = item.get(name)
         number = float(value if isinstance(value, int | float | str) else value[0])
-    except Exception:  # pydicom decodes elements when they are asked for
+    except Exception:  # pydicom decodes elements on access
         return None
     return number if math.isfinite(number) else None

@@ -1,7 +1,7 @@
-"""How a picture is to be turned: the orientation in EXIF or XMP, read by itself.
+"""The orientation of a picture, read from EXIF or XMP.
 
-Nothing else in metadata decides anything, so nothing else is parsed: whatever is malformed there is no reason to
-refuse a picture. Cameras and editors have written the one number that matters in many types, and all of them count.
+No other metadata matters, so no other metadata is parsed: malformed metadata is no reason to refuse a picture. Cameras
+and editors store the orientation as many different types; all of them are accepted.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _XMP = re.compile(rb"tiff:Orientation\s*(?:=\s*[\"']|>)\s*([1-8])")
 
 
 def orientation(entry: tuple[int, int] | None, xmp: bytes, notes: Notes) -> int:
-    """Return the orientation, 1 to 8; 1 where nothing usable tells it.
+    """Return the orientation, 1 to 8; 1 if there is no usable information.
 
     Args:
-        entry: type and value of the orientation in EXIF, as :func:`entry_in` gives them.
-        xmp: what counts where EXIF has none.
-        notes: what was done.
+        entry: type and value of the orientation in EXIF, from :func:`entry_in`.
+        xmp: XMP metadata, which is used if EXIF has no orientation.
+        notes: counts the changes.
     """
     kind, value = entry or (_SHORT, 0)
     if value in range(1, 9):
@@ -40,7 +40,7 @@ def orientation(entry: tuple[int, int] | None, xmp: bytes, notes: Notes) -> int:
 
 
 def turned(pixels: Pixels, orientation: int) -> Pixels:
-    """Return a picture upright, (H, W, 3) or (H, W); ``orientation`` is EXIF's number."""
+    """Return a picture (H, W, 3) or (H, W) turned upright; ``orientation`` is the number from EXIF."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -51,10 +51,10 @@ def turned(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def entry_in(exif: bytes) -> tuple[int, int] | None:
-    """Return type and value of the orientation in EXIF, 0 if it is none; ``None`` where there is no such entry.
+    """Return type and value of the orientation in EXIF; ``None`` if there is no such entry. An invalid value is 0.
 
     Args:
-        exif: with or without the mark that JPEG files put before it.
+        exif: EXIF data, with or without the mark that precedes it in JPEG files.
     """
     data = exif.removeprefix(EXIF_MARK)
     order = {b"II": "<", b"MM": ">"}.get(data[:2])
@@ -73,12 +73,12 @@ def entry_in(exif: bytes) -> tuple[int, int] | None:
 
 
 def _value(data: bytes, at: int, order: str, kind: int, number: int) -> int:
-    """Return an entry's first value if it is an orientation, else 0."""
+    """Return an entry's first value if it is a valid orientation, else 0."""
     form = _TYPES.get(kind)
     if form is None or number < 1:
         return 0
     size = struct.calcsize(f"{order}{form}")
-    if size * number > 4:  # then it stands elsewhere
+    if size * number > 4:  # then the field holds its offset
         (at,) = struct.unpack_from(f"{order}L", data, at)
     if kind == 2:
         text = data[at : at + min(number, 16)].split(b"\0")[0].strip()

@@ -1,7 +1,7 @@
-"""Which format a file is of, by its first bytes: those that are read, and those that are refused by name.
+"""Detect the format of a file by its first bytes: formats that are read, and formats that are refused by name.
 
-Nothing is tried out: a decoder sees only files that begin as its format does. Formats that start a program
-(PostScript), that are a language of their own (SVG) or that nobody keeps photographs in are none of them.
+A decoder sees only files that begin like its format. Formats that start a program (PostScript), that are a language of
+their own (SVG) or that are not used for photographs are refused.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 
 from feddat.pictures.pixels import UnreadableError
 
-#: So many of a file's first bytes tell what it is.
+#: Number of first bytes of a file that are enough to detect its format.
 HEAD = 512
 READ = ("JPEG", "PNG", "DICOM", "TIFF", "JPEG 2000", "WebP", "AVIF", "GIF", "BMP", "PNM")
-#: The beginning of a file -> format. What stands first is looked at first.
+#: First bytes of a file -> format, in the order in which they are checked.
 _BEGINNINGS = {
     b"\xff\xd8\xff": "JPEG",
     b"\x89PNG\r\n\x1a\n": "PNG",
@@ -60,10 +60,10 @@ _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
 def detect(head: bytes) -> str:
-    """Return which of :data:`READ` a file is of, by its first :data:`HEAD` bytes.
+    """Return the format in :data:`READ` of a file that begins with ``head``, its first :data:`HEAD` bytes.
 
     Raises:
-        UnreadableError: it is of none; says which other one, where that can be told.
+        UnreadableError: the file has none of these formats; the message names its format if that is known.
     """
     if head[128:132] == b"DICM":
         return "DICOM"
@@ -85,18 +85,18 @@ def detect(head: bytes) -> str:
         raise _refused("SVG, XML or HTML")
     if not head:
         raise UnreadableError("cannot be decoded (the file is empty)")
-    raise UnreadableError(f"cannot be decoded (it begins like none of {', '.join(READ)})")
+    raise UnreadableError(f"cannot be decoded (its first bytes match none of {', '.join(READ)})")
 
 
 def _of_brands(head: bytes) -> str:
-    """Return the format of a file of boxes (ISO 14496-12), by the brands that it says to be of."""
+    """Return the format of a file of boxes (ISO 14496-12) by the brands that it declares."""
     end = min(int.from_bytes(head[:4]), len(head))
     brands = [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
     if any(brand in _AVIF for brand in brands):
         return "AVIF"
     if any(brand in _HEIF for brand in brands):
         raise _refused("HEIC")
-    raise _refused("a film, or another format of boxes")
+    raise _refused("a video or another format of boxes")
 
 
 def _refused(name: str) -> UnreadableError:
@@ -104,7 +104,7 @@ def _refused(name: str) -> UnreadableError:
 
 
 def _may_be_bare_dicom(head: bytes) -> bool:
-    """Return whether a file may be DICOM from before there was a preamble: it begins with a low group's element."""
+    """Return whether a file may be old DICOM without a preamble: it begins with an element of a low group."""
     if len(head) < 132 or head[:2] not in (b"\x02\0", b"\x08\0", b"\0\x08"):
         return False
     explicit = head[4:6].isalpha() and head[4:6].isupper()

@@ -1,7 +1,7 @@
-"""Greys of more than 8 bits, made 8: from which range, and how.
+"""Convert greys of more than 8 bits to 8 bits.
 
-A picture of 12 bits in a file of 16 is black if its upper 8 are taken. What becomes 0 and 255 is what the file
-declares, or what ``pictures.grey: percentiles`` finds in the picture.
+Taking the upper 8 bits does not work: a 12-bit picture in a 16-bit file would become black. So the range that becomes
+0 to 255 is the one that the file declares, or the one that ``pictures.grey: percentiles`` finds in the picture.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from feddat.pictures.pillow import strips
 from feddat.pictures.pixels import Pixels, UnreadableError, Values
 
 PERCENTILES = (0.5, 99.5)
-#: Of more values, evenly spread ones are looked at.
+#: Number of values above which percentiles come from evenly spaced samples.
 _LOOKED_AT = 1 << 22
-#: A picture whose values take up less than this share of the range is nearly of one grey.
+#: A picture whose values cover less than this share of the range counts as nearly uniform.
 _FLAT = 1 / 16
 
 
@@ -27,14 +27,14 @@ def to_8_bits(
     """Return grey values (H, W) as uint8.
 
     Args:
-        values: whole or floating-point numbers; those that are no numbers become 0.
-        declared: what becomes 0 and what 255; ``None`` if the file does not say.
-        note: what to tell of the declared range.
-        settings: say whether it counts.
-        notes: what was done.
+        values: integers or floating-point numbers; NaN becomes 0.
+        declared: the values that become 0 and 255; ``None`` if the file declares none.
+        note: note to count when the declared range is used.
+        settings: settings that choose between the declared range and percentiles.
+        notes: counts the changes.
 
     Raises:
-        UnreadableError: nothing is declared, and settings do not say what to do.
+        UnreadableError: no range is declared, values lie outside 0 to 1, and settings do not choose percentiles.
     """
     if settings.grey == "percentiles" and (found := percentiles(values)) is not None:
         notes.add(Note.PERCENTILES)
@@ -43,8 +43,7 @@ def to_8_bits(
         seen = _sample(values)
         if seen.size and (seen.min() < 0 or seen.max() > 1):
             raise UnreadableError(
-                "floating-point values that are not between 0 and 1, and no range is declared; set "
-                "pictures.grey=percentiles"
+                "has floating-point values outside 0 to 1 but declares no range; set pictures.grey=percentiles"
             )
         declared, note = (0.0, 1.0), Note.UNIT_RANGE
     notes.add(note)
@@ -54,20 +53,20 @@ def to_8_bits(
 
 
 def percentiles(values: Values) -> tuple[float, float] | None:
-    """Return the values' own percentiles :data:`PERCENTILES`; ``None`` if they are the same."""
+    """Return the :data:`PERCENTILES` of the values; ``None`` if both are equal."""
     seen = _sample(values)
     low, high = np.percentile(seen, PERCENTILES).tolist() if seen.size else (0.0, 0.0)
     return (low, high) if high > low else None
 
 
 def is_flat(values: Values, low: float, high: float) -> bool:
-    """Return whether values take up so little of a range that next to nothing would be seen."""
+    """Return whether values cover so little of a range that the picture would show almost nothing."""
     used = float(np.fmax.reduce(values, axis=None)) - float(np.fmin.reduce(values, axis=None))
     return used < (high - low) * _FLAT
 
 
 def scaled(values: Values, low: float, high: float) -> NDArray[np.uint8]:
-    """Return values (H, W) as uint8: ``low`` and what is below becomes 0, ``high`` and what is above 255."""
+    """Return values (H, W) as uint8: ``low`` and lower values become 0, ``high`` and higher values become 255."""
     if values.dtype == np.uint16:
         looked_up: NDArray[np.uint8] = levels(np.arange(1 << 16), low, high)[values]
         return looked_up
@@ -78,24 +77,24 @@ def scaled(values: Values, low: float, high: float) -> NDArray[np.uint8]:
 
 
 def levels(values: Values, low: float, high: float) -> NDArray[np.uint8]:
-    """Return values of any shape as levels of 0 to 255, rounded; what is no number becomes 0."""
+    """Return values of any shape as rounded uint8 levels from 0 to 255; NaN becomes 0."""
     wide = (values.astype(np.float64) - low) * 255 / (high - low if high > low else np.inf)
     return rounded(wide)
 
 
 def rounded(wide: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return levels as whole numbers of 0 to 255, halves upwards; what is no number becomes 0."""
+    """Return levels rounded to uint8, with halves rounded up, and clipped to 0 to 255; NaN becomes 0."""
     whole: NDArray[np.uint8] = np.floor(np.nan_to_num(wide, nan=0.0) + 0.5).clip(0, 255).astype(np.uint8)
     return whole
 
 
 def grey_pixels(grey: NDArray[np.uint8]) -> Pixels:
-    """Return greys (H, W) as RGB."""
+    """Return greys (H, W) as RGB pixels (H, W, 3)."""
     return np.repeat(grey[..., None], 3, axis=2)
 
 
 def _sample(values: Values) -> Values:
-    """Return finite values, one dimension, of large pictures evenly spread ones."""
+    """Return the finite values as a 1-D array; for large pictures, only evenly spaced samples."""
     flat = values.reshape(-1)
     flat = flat[:: max(1, flat.size // _LOOKED_AT)]
     return flat if flat.dtype.kind in "iu" else flat[np.isfinite(flat)]

@@ -1,8 +1,8 @@
-"""JPEG: straight through libjpeg-turbo for the most part, through Pillow where that is too strict.
+"""Read JPEG files with libjpeg-turbo, or with Pillow if libjpeg-turbo is too strict.
 
-Files of scanners and old phones have bytes between their segments that belong nowhere, and disks flip bits. Browsers
-and Pillow read such files, simplejpeg does not: whatever it refuses goes to Pillow, with the segments that hold
-metadata taken out, for those decide nothing here.
+Files from scanners and old phones contain stray bytes between their segments, and disks flip bits. Browsers and Pillow
+read such files, but simplejpeg refuses them. Refused files go to Pillow without their metadata segments, because
+metadata does not change the decoded pixels.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from feddat.pictures.pixels import Pixels, UnreadableError, check_size, reason
 _XMP_MARK = b"http://ns.adobe.com/xap/1.0/\0"
 _ICC_MARK = b"ICC_PROFILE\0"
 _ADOBE_MARK = b"Adobe"
-#: Markers of frames: what kind of JPEG it is (0xF7: JPEG-LS), its size and its channels.
+#: Markers of frame headers, which hold the kind of JPEG (0xF7: JPEG-LS), the size and the channels.
 _FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _SCAN, _END, _APP0, _APP1, _APP2, _APP14 = 0xDA, 0xD9, 0xE0, 0xE1, 0xE2, 0xEE
-#: Segments with a length that may stand before the first scan; more are taken for damage.
+#: Maximum number of segments before the first scan; more count as damage.
 _MOST_SEGMENTS = 4096
-#: A JPEG file of so many bytes per pixel that may be decoded is taken for something else.
+#: Maximum file size in bytes per allowed pixel; larger files are refused.
 _BYTES_PER_PIXEL = 4
 
 
 @dataclass(slots=True)
 class Header:
-    """What stands before a JPEG file's first scan.
+    """Content of a JPEG file before its first scan.
 
     Attributes:
-        width: in pixels.
-        height: in pixels.
-        bits: per channel.
-        channels: 1, 3 or 4.
-        exif: of the first such segment; empty where there is none.
-        xmp: the same.
-        profile: the colour profile, put together; empty where there is none.
-        adobe: whether Adobe's segment is there, without which CMYK is not inverted.
+        width: width in pixels.
+        height: height in pixels.
+        bits: bits per channel.
+        channels: number of channels: 1, 3 or 4.
+        exif: first EXIF segment; empty if there is none.
+        xmp: first XMP segment; empty if there is none.
+        profile: the colour profile, joined from its segments; empty if there is none.
+        adobe: whether there is an Adobe segment, without which CMYK values are not inverted.
         plain: the file without its metadata.
     """
 
@@ -61,15 +61,15 @@ class Header:
 
 
 def read(file: BinaryIO, settings: PictureSettings, notes: Notes) -> Pixels:
-    """Return a JPEG file's picture; of several in one file (MPO) the first.
+    """Return a JPEG file's picture; if there are several in the file (MPO), the first.
 
     Raises:
-        UnreadableError: it is damaged beyond what viewers read, cut short, too large, or of a kind that none decodes.
+        UnreadableError: the file is too damaged for viewers, truncated, too large or of an unsupported kind.
     """
     most = _BYTES_PER_PIXEL * settings.max_pixels + (1 << 20)
     data = file.read(most + 1)
     if len(data) > most:
-        raise UnreadableError(f"more than {most} bytes of JPEG for at most {settings.max_pixels} pixels")
+        raise UnreadableError(f"has more than {most} bytes, too many for JPEG of at most {settings.max_pixels} pixels")
     header = read_header(data)
     if header is None:
         return pixels_of(_through_pillow(data, settings, notes))
@@ -86,7 +86,7 @@ def _decode(data: bytes, header: Header, settings: PictureSettings, notes: Notes
         try:
             return _turbo(data)
         except ValueError:
-            pass  # Pillow shall say what is wrong, if anything is
+            pass  # Pillow either reads the file or reports the error
         try:
             pixels = pixels_of(_through_pillow(header.plain, settings.model_copy(update={"truncated": False}), notes))
         except UnreadableError:
@@ -116,14 +116,14 @@ def _what_there_is(data: bytes) -> Pixels:
 
 
 def _through_pillow(data: bytes, settings: PictureSettings, notes: Notes) -> JpegImageFile:
-    """Return a picture decoded by Pillow, grey, RGB or CMYK.
+    """Return a picture decoded by Pillow as grey, RGB or CMYK.
 
     Raises:
-        UnreadableError: Pillow refuses it, or it is too large.
+        UnreadableError: Pillow refuses the file, or the picture is too large.
     """
     try:
         picture = JpegImageFile(BytesIO(data))
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise UnreadableError(f"cannot be decoded ({reason(error)})") from None
     check_size(*picture.size, settings.max_pixels)
     load(picture, settings, notes)
@@ -131,9 +131,9 @@ def _through_pillow(data: bytes, settings: PictureSettings, notes: Notes) -> Jpe
 
 
 def read_header(data: bytes) -> Header | None:
-    """Return what stands before a JPEG file's first scan; ``None`` if there is no scan to be found, or no frame.
+    """Return the content of a JPEG file before its first scan; ``None`` if it has no scan or no frame header.
 
-    Bytes between segments are passed over, as viewers do.
+    Stray bytes between segments are skipped, as viewers do.
     """
     header, profile = Header(), {}
     kept = [b"\xff\xd8"]
@@ -149,7 +149,7 @@ def read_header(data: bytes) -> Header | None:
             break
         if marker == _END:
             return None
-        if marker < 0xC0 or 0xD0 <= marker <= 0xD8:  # no segment begins here
+        if marker < 0xC0 or 0xD0 <= marker <= 0xD8:  # not a segment with a length
             at += 2
             continue
         end = at + 2 + int.from_bytes(data[at + 2 : at + 4])

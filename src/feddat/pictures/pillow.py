@@ -1,4 +1,4 @@
-"""What Pillow has opened, decoded: as a whole, as far as it goes, and out of Pillow's memory piece by piece."""
+"""Decode pictures that Pillow has opened, completely or partially, and copy their pixels out strip by strip."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from feddat.picture_settings import PictureSettings
 from feddat.pictures.notes import Note, Notes
 from feddat.pictures.pixels import Pixels, UnreadableError, reason
 
-#: Pixels that are converted at a time: Pillow keeps four bytes of each, and converting makes more.
+#: Maximum number of pixels converted at a time, because Pillow needs four bytes for each and converting needs more.
 STRIP = 1 << 20
 
 
 def load(picture: ImageFile, settings: PictureSettings, notes: Notes) -> None:
-    """Decode a picture that Pillow has opened, whole or, if settings say so, as far as it goes.
+    """Decode a picture that Pillow has opened; if ``settings.truncated`` is set, accept an incomplete one.
 
     Raises:
-        UnreadableError: it is damaged, or cut short.
+        UnreadableError: the picture is damaged or truncated.
     """
     try:
         picture.load()
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         if settings.truncated and _shows_something(picture):
             notes.add(Note.INCOMPLETE)
             return
-        way = "; pictures.truncated=true reads what there is" if "truncated" in str(error) else ""
+        way = "; pictures.truncated=true reads the part that exists" if "truncated" in str(error) else ""
         raise UnreadableError(f"cannot be decoded ({reason(error)}){way}") from None
 
 
 def strips(height: int, width: int) -> Iterator[slice]:
-    """Yield the rows of a picture in pieces of at most :data:`STRIP` pixels, or of one row."""
+    """Yield slices of a picture's rows with at most :data:`STRIP` pixels each, but at least one row."""
     rows = max(1, STRIP // width)
     for top in range(0, height, rows):
         yield slice(top, min(top + rows, height))
@@ -42,7 +42,7 @@ def strips(height: int, width: int) -> Iterator[slice]:
 def pixels_of(
     picture: PILImage.Image, to_rgb: Callable[[PILImage.Image], PILImage.Image] = lambda strip: strip.convert("RGB")
 ) -> Pixels:
-    """Return a decoded picture's pixels, made RGB piece by piece."""
+    """Return the pixels of a decoded picture, converted to RGB strip by strip."""
     width, height = picture.size
     if width * height <= STRIP:
         return np.array(to_rgb(picture))
@@ -53,10 +53,10 @@ def pixels_of(
 
 
 def _shows_something(picture: ImageFile) -> bool:
-    """Return whether a decoder that failed has left anything in the picture's memory, which was black before."""
-    picture.tile = []  # nothing more is decoded
+    """Return whether a decoder wrote anything into the picture's memory, which starts black, before it failed."""
+    picture.tile = []  # no more decoding
     try:
         picture.load()
         return picture.getbbox() is not None
-    except Exception:  # there is no memory yet
+    except Exception:  # the picture has no memory yet
         return False

@@ -1,4 +1,4 @@
-"""What every module here gives or raises."""
+"""Types, errors and checks that all modules of this package share."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ Values: TypeAlias = NDArray[Any]
 
 
 class UnreadableError(ValueError):
-    """A picture cannot be read; says why and what to do, without the picture's name."""
+    """A picture cannot be read. The message gives the reason and a remedy, but not the picture's name."""
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raise before a picture is decoded that has too many pixels, or none.
+    """Check the size of a picture before it is decoded.
 
     Raises:
-        UnreadableError: it has.
+        UnreadableError: the picture has no pixels, or more than ``max_pixels``.
     """
     if width < 1 or height < 1:
         raise UnreadableError(f"cannot be decoded ({width} x {height} pixels)")
     if width * height > max_pixels:
         raise UnreadableError(
-            f"{width} x {height} pixels are more than pictures.max_pixels ({max_pixels}) allows; make it smaller, or "
-            "set that higher"
+            f"{width} x {height} pixels are more than pictures.max_pixels ({max_pixels}) allows; make it smaller or "
+            "increase that setting"
         )
 
 
 def reason(error: BaseException) -> str:
-    """Return a decoder's error in one line."""
+    """Return a decoder's error as one line of at most 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:197]}..."

@@ -1,6 +1,6 @@
-"""What a PNG file says beside its pixels, and which Pillow does not tell or refuses the file for.
+"""Read the chunks of a PNG file that Pillow does not report, or whose damage makes Pillow refuse the file.
 
-The chunks are those of the PNG specification (Third Edition, W3C 2025).
+Chunks follow the PNG specification (Third Edition, W3C 2025).
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import BinaryIO
 from feddat.pictures.pixels import UnreadableError, Values
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-#: Chunks without which the pixels are others, or none.
+#: Chunks that determine the pixels.
 _NEEDED = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
-#: Chunks of more bytes than this are not looked into.
+#: Maximum size in bytes of a chunk that is read.
 _MOST = 1 << 20
-#: In cICP, the transfer functions of HDR: PQ and HLG.
+#: Transfer functions for HDR in cICP: PQ and HLG.
 _HDR = (16, 18)
 _SRGB_GAMMA = 2.2
 
 
 @dataclass(slots=True)
 class Facts:
-    """What stands in the chunks before the pixels.
+    """Content of the chunks before the pixels.
 
     Attributes:
-        bits: per channel.
+        bits: bits per channel.
         colour: the colour type: 0 grey, 2 RGB, 3 palette, 4 grey and alpha, 6 RGB and alpha.
-        significant: bits per channel that count (sBIT); ``None`` if not said.
-        gamma: what values are raised to for display.
-        exif: empty if there is none.
+        significant: significant bits per channel (sBIT); ``None`` if not declared.
+        gamma: exponent that values need for display.
+        exif: EXIF data; empty if there is none.
     """
 
     bits: int = 8
@@ -43,7 +43,7 @@ class Facts:
 
 
 def read_facts(file: BinaryIO) -> Facts:
-    """Return what a PNG file says before its pixels.
+    """Return the content of a PNG file's chunks before its pixels.
 
     Raises:
         UnreadableError: its colours are for HDR screens.
@@ -70,10 +70,10 @@ def read_facts(file: BinaryIO) -> Facts:
 
 
 def range_of(facts: Facts, values: Values) -> tuple[float, float]:
-    """Return what is black and what is white of 16-bit greys.
+    """Return the values of black and white in 16-bit greys.
 
-    sBIT says how many bits count. By the specification they are the upper ones; many programs leave them the lower
-    ones, which shows: then no value needs more bits than those, and some have bits that should be 0.
+    sBIT declares the number of significant bits. By the specification these are the upper bits, but many programs store
+    them as the lower bits. In that case no value needs more bits than sBIT, and some have bits that should be 0.
     """
     bits = facts.significant
     if bits is not None and 1 <= bits < 16 and int(values.max()) < 1 << bits:
@@ -84,7 +84,7 @@ def range_of(facts: Facts, values: Values) -> tuple[float, float]:
 
 
 def without_metadata(file: BinaryIO) -> BytesIO:
-    """Return the file with the chunks alone that make its pixels: damage in others is no reason to refuse it."""
+    """Return the file with only the chunks that determine its pixels. Damage in others is no reason to refuse it."""
     made = BytesIO()
     made.write(SIGNATURE)
     for kind, body in _chunks(file, most=None):
@@ -95,9 +95,9 @@ def without_metadata(file: BinaryIO) -> BytesIO:
 
 
 def _chunks(file: BinaryIO, until: bytes = b"", most: int | None = _MOST) -> Iterator[tuple[bytes, bytes]]:
-    """Yield kind and body of each chunk up to the first of the kind ``until``; of too large ones an empty body.
+    """Yield kind and body of each chunk before the first chunk of kind ``until``; too large ones have an empty body.
 
-    What is torn or has a wrong checksum is passed over, but for pixels, whose decoder finds out.
+    Chunks that are incomplete or have a wrong checksum are skipped, except for pixels, whose decoder detects damage.
     """
     file.seek(len(SIGNATURE))
     while len(start := file.read(8)) == 8:

@@ -1,4 +1,4 @@
-"""One client's pictures, read by its settings."""
+"""Reader for one client's pictures."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from feddat.pictures.pixels import Pixels, UnreadableError
 
 
 class PictureReader:
-    """Reads pictures from memory and from files, and counts what it did to them. Threads may share it.
+    """Read pictures from memory and from files, and count the changes made to them. Threads can share a reader.
 
     Args:
-        settings: what is accepted and how it is read.
+        settings: settings that say which pictures are accepted and how they are read.
 
     Attributes:
-        settings: the same.
-        notes: what was done so far.
+        settings: these settings.
+        notes: counts of the changes so far.
     """
 
     def __init__(self, settings: PictureSettings | None = None) -> None:
@@ -35,8 +35,8 @@ class PictureReader:
         """Return an image as uint8 (H, W, 3), RGB, upright, transparent parts white.
 
         Raises:
-            DataError: the file is missing, or cannot be read as a picture, or the array is not uint8 (H, W, 3); one
-                line that names the file and says what to do.
+            DataError: the file is missing or cannot be read as a picture, or the array is not uint8 (H, W, 3). The
+                message is one line that names the file and says what to do.
         """
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
@@ -54,7 +54,7 @@ class PictureReader:
             reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror or type(error).__name__
             raise DataError(f"image {image_name(image)}: {reason}") from None
         except MemoryError:
-            raise DataError(f"image {image_name(image)}: there is not enough memory for it") from None
+            raise DataError(f"image {image_name(image)}: not enough memory to decode it") from None
 
     def _decode(self, file: BinaryIO) -> Pixels:
         name = detect(file.read(HEAD))
@@ -71,5 +71,5 @@ class PictureReader:
 
 
 def image_name(image: Image) -> str:
-    """Return what an image is called in messages."""
+    """Return the name of an image for messages."""
     return str(image) if isinstance(image, Path) else "in memory"

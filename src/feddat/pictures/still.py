@@ -1,4 +1,4 @@
-"""Every format but JPEG and DICOM: decoded by the one class of Pillow's that is for it, made RGB and turned upright."""
+"""Read every format except JPEG and DICOM: decode it with Pillow's class for the format, as upright RGB."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from feddat.pictures.notes import Note, Notes
 from feddat.pictures.pillow import load
 from feddat.pictures.pixels import Pixels, UnreadableError, check_size, reason
 
-#: Format -> what opens it.
+#: Format -> function that opens it.
 _OPENERS: dict[str, Callable[[BinaryIO], ImageFile]] = {
     "PNG": PngImageFile,
     "TIFF": tiff.StoredTiff,
@@ -37,14 +37,14 @@ _OPENERS: dict[str, Callable[[BinaryIO], ImageFile]] = {
     "BMP": BmpImageFile,
     "PNM": PpmImageFile,
 }
-#: Format of which Pillow parses metadata, and refuses files for it -> what takes it out of a file.
+#: Format whose files Pillow refuses if their metadata is damaged -> function that removes the metadata.
 _WITHOUT_METADATA: dict[str, Callable[[BinaryIO], BinaryIO]] = {
     "PNG": png.without_metadata,
     "AVIF": lambda file: _without_exif(file),
 }
-#: Formats whose decoders take the whole file into memory, and the bytes of a pixel that is not compressed at all.
+#: Formats whose decoders read the whole file into memory, and the size of an uncompressed pixel in bytes.
 _WHOLE, _BYTES_PER_PIXEL = ("WebP", "AVIF", "JPEG 2000"), 8
-#: Where AVIF says what its colours are: the transfer function is the second number.
+#: AVIF's description of its colours; the second number is the transfer function.
 _AVIF_COLOURS = re.compile(rb"colrnclx..(..)", re.DOTALL)
 _AVIF_HEAD = 1 << 16
 _HDR = (16, 18)
@@ -52,10 +52,10 @@ _FULL = (0.0, 65535.0)
 
 
 def read(file: BinaryIO, name: str, settings: PictureSettings, notes: Notes) -> Pixels:
-    """Return the picture in a file of the format ``name``; of several that which settings say.
+    """Return the picture in a file of the format ``name``; if there are several, the one that settings select.
 
     Raises:
-        UnreadableError: it is damaged, cut short, too large, or of a kind that is not read.
+        UnreadableError: the file is damaged, truncated, too large or of an unsupported kind.
     """
     facts = png.read_facts(file) if name == "PNG" else png.Facts()
     _check_first(file, name, settings)
@@ -76,7 +76,7 @@ def read(file: BinaryIO, name: str, settings: PictureSettings, notes: Notes) -> 
         _mend_transparency(picture, facts)
         try:
             pixels = rgb_of(picture, profile, facts.gamma, notes)
-        except Exception as error:  # as above: a palette, for example, may be damaged
+        except Exception as error:  # a palette, for example, can be damaged
             raise UnreadableError(f"cannot be decoded ({reason(error)})") from None
     xmp = _xmp(picture)
     upright = orientation(_orientation_entry(picture, facts), xmp, notes)
@@ -84,11 +84,11 @@ def read(file: BinaryIO, name: str, settings: PictureSettings, notes: Notes) -> 
 
 
 def _check_first(file: BinaryIO, name: str, settings: PictureSettings) -> None:
-    """Raise for what has to be known before Pillow opens a file."""
+    """Raise for files that must be refused before Pillow opens them."""
     if name in _WHOLE:
         size, most = file.seek(0, 2), _BYTES_PER_PIXEL * settings.max_pixels + (1 << 20)
         if size > most:
-            raise UnreadableError(f"{size} bytes of {name} for at most {settings.max_pixels} pixels")
+            raise UnreadableError(f"has {size} bytes, too many for {name} of at most {settings.max_pixels} pixels")
     file.seek(0)
     if name == "WebP":
         width, height = _webp_size(file.read(30))
@@ -102,12 +102,12 @@ def _check_first(file: BinaryIO, name: str, settings: PictureSettings) -> None:
 def _opened(file: BinaryIO, name: str, notes: Notes) -> ImageFile:
     try:
         return _OPENERS[name](file)
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         if name in _WITHOUT_METADATA:
             try:
                 picture = _OPENERS[name](_WITHOUT_METADATA[name](file))
             except Exception:
-                pass  # the first reason is the better one
+                pass  # report the first error, which is more helpful
             else:
                 notes.add(Note.METADATA)
                 return picture
@@ -116,7 +116,7 @@ def _opened(file: BinaryIO, name: str, notes: Notes) -> ImageFile:
 
 
 def _without_exif(file: BinaryIO) -> BytesIO:
-    """Return a file of boxes whose EXIF has become an item of a kind that nobody knows."""
+    """Return a file of boxes whose EXIF item is renamed to an unknown type, so that decoders ignore it."""
     file.seek(0)
     return BytesIO(file.read().replace(b"Exif", b"none"))
 
@@ -133,9 +133,9 @@ def _choose_frame(picture: ImageFile, settings: PictureSettings, notes: Notes) -
         if index < count:
             picture.seek(index)
             return
-    except Exception as error:  # Pillow raises many kinds for damaged files
+    except Exception as error:  # Pillow raises many kinds of errors for damaged files
         raise UnreadableError(f"cannot be decoded ({reason(error)})") from None
-    raise UnreadableError(f"{count} pictures in the file, and pictures.frame is {settings.frame}")
+    raise UnreadableError(f"the file holds {count} pictures, but pictures.frame is {settings.frame}")
 
 
 def _is_deep(picture: ImageFile) -> bool:
@@ -164,14 +164,14 @@ def _greys(picture: ImageFile, facts: png.Facts, settings: PictureSettings, note
 
 
 def _is_16_bits_wide(picture: ImageFile, facts: png.Facts) -> bool:
-    """Return whether a picture's colours have 16 bits each, of which Pillow reads the upper 8."""
+    """Return whether a picture's channels have 16 bits; Pillow reads only the upper 8."""
     if isinstance(picture, tiff.StoredTiff):
         return tiff.bits(picture) == 16
     return facts.bits == 16
 
 
 def _mend_transparency(picture: ImageFile, facts: png.Facts) -> None:
-    """Make the colour that a PNG file declares transparent one of those that Pillow has decoded."""
+    """Convert the colour that a PNG file declares transparent to the range of Pillow's decoded values."""
     clear = picture.info.get("transparency")
     if isinstance(clear, tuple) and facts.bits == 16:
         picture.info["transparency"] = tuple(value >> 8 for value in clear)
@@ -199,7 +199,7 @@ def _orientation_entry(picture: ImageFile, facts: png.Facts) -> tuple[int, int] 
         return tiff.orientation_entry(picture)
     exif = picture.info.get("exif") or facts.exif
     if not exif and isinstance(told := picture.info.get("Raw profile type exif"), str):
-        # ImageMagick's way of old: a name, a length and hexadecimal digits, in lines.
+        # Old ImageMagick versions write a name, a length and lines of hexadecimal digits.
         try:
             exif = bytes.fromhex("".join(told.split()[2:]))
         except ValueError:
@@ -208,7 +208,7 @@ def _orientation_entry(picture: ImageFile, facts: png.Facts) -> tuple[int, int] 
 
 
 def _webp_size(head: bytes) -> tuple[int, int]:
-    """Return width and height of the canvas, which Pillow's decoder makes when it opens a file."""
+    """Return width and height of the canvas. Pillow allocates it as soon as it opens a file."""
     kind, body = head[12:16], head[20:]
     if kind == b"VP8X" and len(body) >= 10:
         return 1 + int.from_bytes(body[4:7], "little"), 1 + int.from_bytes(body[7:10], "little")

@@ -1,1 +1,1 @@
-"""Pretraining of the bundled foundation model on captions of the plain mini world."""
+"""Pretraining of the bundled foundation models on captions and questions of the plain mini world."""

@@ -1,10 +1,10 @@
-"""The recipe of albef-mini: align before fuse, at the size of the mini world.
+"""The pretraining recipe of albef-mini: align before fuse, at the size of the mini world.
 
 Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation", NeurIPS 2021,
 arXiv 2107.07651, section 3: image-text contrast before the fusion layers, matching with hard negatives drawn by the
-contrastive similarities, and masked words beside the image. Questions train the answer decoder as a language model, as
-its section 4 does for VQA. Left out: the momentum model with its queues and its distillation; the batch alone has the
-contrast's negatives.
+contrastive similarities, and masked words with the image visible. Questions train the answer decoder as a language
+model, as section 4 of the paper does for VQA. The recipe has no momentum model, and hence no queues and no distillation
+from it. The negatives of the contrast come only from the batch.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from feddat.pretrain.batches import IGNORE, Batch
 from feddat.pretrain.objective import MAX_TEXT, Grounding, Objective, mean_loss, sinusoids
 from feddat.pretrain.settings import PretrainSettings
 
-#: Of the answers with the likeliest first token, so many are ranked by their whole likelihood.
+#: Number of answers with the likeliest first tokens that are ranked by their full likelihood.
 RANKED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class AlbefSettings(PretrainSettings):
-    """The ALBEF's settings, and its defaults for those of every family.
+    """The ALBEF's own settings, and its defaults for the settings of every family.
 
     Attributes:
-        layers: of the image encoder.
-        start: ViLT (bundled name or folder) that image encoder, embeddings and vocabulary head start as
+        layers: number of layers of the image encoder.
+        start: ViLT (bundled name or folder) whose weights initialise image encoder, embeddings and vocabulary head
             (:func:`feddat.pretrain.albef_start.start_from_vilt`); ``none``: fresh weights.
-        frozen: the image encoder's first so many layers, and its embeddings, stay as they start.
-        text_layers: of the text encoder.
+        frozen: number of first layers of the image encoder that stay frozen, together with its embeddings.
+        text_layers: number of layers of the text encoder.
         mlp: width of the feed-forward blocks of text encoder and decoder, in multiples of ``hidden``.
         fusion_layer: first layer of the text encoder that attends to the image.
-        decoder_layers: of the answer decoder.
-        contrast_width: of the space in which images and texts are compared.
+        decoder_layers: number of layers of the answer decoder.
+        contrast_width: width of the space in which images and texts are compared.
     """
 
     family: ClassVar[str] = "albef"
@@ -82,9 +82,9 @@ class AlbefSettings(PretrainSettings):
 
 
 class AlbefObjective(Objective):
-    """The ALBEF that is kept, and linear read-outs that are not.
+    """The ALBEF, which is kept, and linear read-outs, which are discarded.
 
-    The decoder's vocabulary head is the masked-word head too: in the published model the one starts as the other.
+    The decoder's vocabulary head is also the masked-word head. In the published model it starts as a copy of that head.
     """
 
     modes: ClassVar[Mapping[str, float]] = {"mask": 0.25, "match": 0.35, "question": 0.40}
@@ -93,9 +93,9 @@ class AlbefObjective(Objective):
     name = "albef-mini"
     losses = """image-text contrast between
 the image's and the caption's [CLS] before the fusion layers (negatives: the other captions and images of the batch);
-matching of captions with one wrong word, and of images and captions paired wrongly by the contrast's own similarities;
-masked words beside the image; the language-model loss of the answer decoder on questions with one-word answers"""
-    answering = f"Questions are answered by the likeliest of all {len(ANSWERS)} answers that pretraining has."
+matching of captions with one wrong word, and of wrong image-caption pairs drawn by the contrast's own similarities;
+masked words with the image visible; language-model loss of the answer decoder on questions with one-word answers"""
+    answering = f"The answer to a question is the likeliest of all {len(ANSWERS)} answers in pretraining."
 
     def __init__(self, albef: AlbefForQuestionAnswering, contrast_width: int) -> None:
         super().__init__()
@@ -114,13 +114,13 @@ masked words beside the image; the language-model loss of the answer decoder on 
 
     @classmethod
     def new(cls, settings: AlbefSettings) -> AlbefObjective:
-        """Return an ALBEF with fresh weights and the read-outs of the pretraining losses.
+        """Return an ALBEF, initialised as ``settings.start`` says, with the read-outs of the pretraining losses.
 
         Raises:
             ConfigError: ``fusion_layer`` is not one of the text encoder's layers.
         """
         if not 0 <= settings.fusion_layer < settings.text_layers:
-            raise ConfigError(f"fusion_layer={settings.fusion_layer}: expected one of {settings.text_layers} layers")
+            raise ConfigError(f"fusion_layer={settings.fusion_layer}: expected 0 to {settings.text_layers - 1}")
         torch.manual_seed(settings.seed)
         common: dict[str, Any] = {
             "hidden_size": settings.hidden,
@@ -152,7 +152,7 @@ masked words beside the image; the language-model loss of the answer decoder on 
         albef = AlbefForQuestionAnswering(config)
         if settings.start == "none":
             with torch.no_grad():
-                # Patch features arrive with a scale near 1; positions much fainter than that are never learnt from.
+                # Patch features have a scale near 1. The model never learns from much weaker position embeddings.
                 positions = albef.albef.vision.embeddings.position_embeddings
                 positions.copy_(0.7 * sinusoids(CANVAS // settings.patch, settings.hidden))
         else:
@@ -184,19 +184,19 @@ masked words beside the image; the language-model loss of the answer decoder on 
         }
 
     def similarities(self, image: Tensor, text: Tensor) -> Tensor:
-        """Return the cosine of every image (N, d) with every text (M, d) over the temperature, (N, M)."""
+        """Return the cosine similarities of images (N, d) and texts (M, d), divided by the temperature, (N, M)."""
         images = F.normalize(self.image_projection(image).float(), dim=-1)
         texts = F.normalize(self.text_projection(text).float(), dim=-1)
         return images @ texts.T / self.log_temperature.exp().clamp(0.01, 0.5)
 
     def _contrast(self, image: Tensor, text: Tensor) -> Tensor:
-        """Return the mean of both directions' cross-entropies, for images and captions that fit one to one."""
+        """Return the mean cross-entropy of both directions for images and captions that fit one to one."""
         scores = self.similarities(image, text)
         own = torch.arange(len(scores))
         return (mean_loss(scores, own) + mean_loss(scores.T, own)) / 2
 
     def _negatives(self, image: Tensor, text: Tensor, mask: Tensor, batch: Batch) -> Tensor:
-        """Return the matching loss of one wrong caption per image, and one wrong image per caption, likely ones."""
+        """Return the matching loss of one hard negative caption per image and one hard negative image per caption."""
         rows = (batch.match == 1).nonzero()[:, 0]
         if len(rows) < 2:
             return image.new_zeros(())
@@ -220,17 +220,17 @@ masked words beside the image; the language-model loss of the answer decoder on 
         return logits
 
     def cloze(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the words named in place (``word``)."""
+        """Return the words predicted at the masked position (``word``)."""
         named: Tensor = self.albef.head(self._encode(batch)[batch.word != IGNORE]).argmax(-1)
         return {"word": named}
 
     def fits(self, batch: Batch) -> Tensor:
-        """Return 1 (N,) where a caption is judged to fit its image, else 0."""
+        """Return a tensor (N,) with 1 where the model judges a caption to fit its image, else 0."""
         fitting: Tensor = self.match(self._encode(batch)[:, 0]).argmax(-1)
         return fitting
 
     def answer(self, batch: Batch) -> Tensor:
-        """Return the likeliest of all answers, as word ids (N,); ranked as a federation's clients do."""
+        """Return the likeliest of all answers as word ids (N,), ranked as the clients of a federation do."""
         states, mask = self._encode(batch), batch.inputs["attention_mask"]
         start = torch.full((len(states), 1), self._start)
         first = self._decode(states, mask, start)[:, 0].log_softmax(-1)[:, self.answers].topk(RANKED)
@@ -249,31 +249,32 @@ masked words beside the image; the language-model loss of the answer decoder on 
         return ViTImageProcessorPil(size={"height": CANVAS, "width": CANVAS}, image_mean=half, image_std=half)
 
     def start(self, settings: Mapping[str, Any]) -> str:
-        """Return what training starts from, in words for the model card."""
+        """Return a description of the initial weights for the model card."""
         if settings["start"] == "none":
             return ""
-        return f"""The image encoder starts as the layers of
-{settings["start"]} without a text, whose first {settings["frozen"]} layers and embeddings stay as they are; text
-encoder, decoder and vocabulary head start with its embeddings and masked-word head; all other layers start anew.
-What {settings["start"]} cost is in its own card. """
+        return f"""The image encoder starts with the weights of
+{settings["start"]}; its embeddings and first {settings["frozen"]} layers stay frozen. Text encoder, decoder and
+vocabulary head start with the embeddings and masked-word head of {settings["start"]}. All other layers start with fresh
+weights. The card of {settings["start"]} states its compute. """
 
     def about(self, settings: Mapping[str, Any]) -> str:
-        """Return what the model is, in words for the model card."""
+        """Return a description of the model for the model card."""
         parameters = sum(parameter.numel() for parameter in self.albef.parameters())
         return f"""An ALBEF (arXiv 2107.07651) of {parameters / 1e6:.2f} M parameters: an image encoder of
 {settings["layers"]} layers (patches of {settings["patch"]} pixels on a {CANVAS}-pixel canvas), a text encoder of
-{settings["text_layers"]} layers of which the last {settings["text_layers"] - settings["fusion_layer"]} attend to the
-image, and an answer decoder of {settings["decoder_layers"]}, all of width {settings["hidden"]}. It writes answers."""
+{settings["text_layers"]} layers, the last {settings["text_layers"] - settings["fusion_layer"]} of which attend to the
+image, and an answer decoder of {settings["decoder_layers"]} layers, all of width {settings["hidden"]}. It generates
+answers."""
 
 
 def draw_negatives(scores: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Return, for N > 1 fitting pairs, a wrong text per image and a wrong image per text, (N,) each.
+    """Return, for N > 1 fitting pairs, the index of a wrong text per image and of a wrong image per text, (N,) each.
 
-    Drawn by the softmax of the similarities, so that what is hard to tell apart comes often.
+    The draw follows the softmax of the similarities, so that pairs that are hard to tell apart occur often.
 
     Args:
-        scores: similarities over the temperature (N, N), images by texts; the diagonal fits.
-        seed: of the draw.
+        scores: similarities divided by the temperature (N, N), images by texts; the diagonal holds the fitting pairs.
+        seed: seed of the draw.
     """
     generator = torch.Generator().manual_seed(seed)
     wrong = scores.detach().masked_fill(torch.eye(len(scores), dtype=torch.bool), -torch.inf)

@@ -1,7 +1,7 @@
-"""What an ALBEF takes over from a ViLT before its pretraining.
+"""Initial weights for pretraining an ALBEF, taken from a ViLT.
 
-The published one starts as DeiT and BERT (arXiv 2107.07651, section 3.1), of which the mini world has neither. But a
-ViLT's layers without a text are an image encoder, and its embeddings and masked-word head are built like BERT's.
+The published ALBEF starts from DeiT and BERT (arXiv 2107.07651, section 3.1). The mini world has neither. But the
+layers of a ViLT without a text form an image encoder, and its embeddings and masked-word head have BERT's structure.
 """
 
 from __future__ import annotations
@@ -30,21 +30,22 @@ _LAYER = {
 
 
 def start_from_vilt(model: AlbefForQuestionAnswering, name_or_path: str) -> None:
-    """Start image encoder, text embeddings (of text encoder and decoder) and vocabulary head as a ViLT's.
+    """Copy a ViLT's weights into the image encoder, the embeddings of both text parts and the vocabulary head.
 
-    The image encoder then gives what the ViLT gives for an image without a text.
+    Afterwards the image encoder returns what the ViLT returns for an image without a text. The text parts are the text
+    encoder and the decoder.
 
     Args:
-        model: it is changed in place.
+        model: model that is changed in place.
         name_or_path: bundled name or folder of the ViLT.
 
     Raises:
-        ModelError: there is no such ViLT, or it is of another size.
+        ModelError: the ViLT does not exist, or has another size.
     """
     vilt: ViltForMaskedLM = load_weights(ViltForMaskedLM, model_folder(name_or_path), "ViLT")
     embeddings = vilt.vilt.embeddings
     with torch.no_grad():
-        # An image's tokens all get the same addend that says they are no words; here the positions hold it.
+        # ViLT adds the same token-type vector to all image tokens; here it is part of the position embeddings.
         embeddings.position_embeddings.add_(embeddings.token_type_embeddings.weight[1])
     tensors: dict[str, Tensor] = {}
     for name, value in vilt.state_dict().items():
@@ -58,9 +59,9 @@ def start_from_vilt(model: AlbefForQuestionAnswering, name_or_path: str) -> None
 
 
 def _names(name: str) -> list[str]:
-    """Return the names under which a ViLT's tensor starts something; none: nothing."""
+    """Return the names of the ALBEF tensors that start as a ViLT's tensor; empty if none does."""
     if name.startswith("mlm_score."):
-        # The decoder's bias is there twice.
+        # The state holds the decoder's bias under a second name.
         return [] if name == "mlm_score.bias" else [f"head.{name.removeprefix('mlm_score.')}"]
     rest = name.removeprefix("vilt.")
     if rest.startswith("embeddings.text_embeddings."):

@@ -1,4 +1,4 @@
-"""Pretraining batches: plain scenes with texts, what is masked in them, and what the scene graph says of them."""
+"""Pretraining batches: plain scenes with texts, their masked words, and labels from the scene graph."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from feddat.data.mini.render import render
 from feddat.data.mini.scene import EMPTY, Scenes, sample_scenes
 from feddat.seeding import derive, numpy_generator
 
-#: Label of a position that a loss leaves out (torch's own convention).
+#: Label of a position that a loss ignores (torch's own convention).
 IGNORE = -100
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One pretraining batch of N scenes and texts of up to L tokens; labels are long, ``IGNORE`` where there is none.
+    """One pretraining batch of N scenes and texts of up to L tokens; labels are int64, ``IGNORE`` if there is none.
 
     Attributes:
         inputs: ``input_ids`` and ``attention_mask`` (N, L), ``pixel_values`` (N, 3, 64, 64) in [-1, 1].
         word: (N, L) the masked words.
-        pooled: (N,) the word that the pooled feature must name: a cloze's masked word or a question's answer.
+        pooled: (N,) the word to predict from the pooled feature: a cloze's masked word or a question's answer.
         match: (N,) 1 where the caption fits the image, 0 where one word is wrong.
-        mention_cell: (N, L) the cell in which the object named here stands.
+        mention_cell: (N, L) the cell of the object that is named at this position.
         mention_colour: (N, L) the colour of that cell's tile.
         question: (N,) bool, whether the text is a question.
-        objects: (N, 4) per cell the object, ``len(CONCEPTS)`` where empty.
-        colours: (N, 4) per cell the tile's colour.
-        kinds: N kinds of question, or of the slot that a cloze masks.
-        seed: of what a loss draws at random.
+        objects: (N, 4) the object in each cell, ``len(CONCEPTS)`` for an empty cell.
+        colours: (N, 4) the tile's colour in each cell.
+        kinds: the kind of each of the N questions, or of the slot that a cloze masks.
+        seed: seed for random draws in a loss.
     """
 
     inputs: dict[str, Tensor]
@@ -51,20 +51,20 @@ class Batch:
 
 
 def to_pixel_values(images: np.ndarray) -> Tensor:
-    """Turn uint8 images (N, H, W, 3) into float32 (N, 3, H, W) in [-1, 1], as the bundled image processor does."""
+    """Convert uint8 images (N, H, W, 3) to float32 (N, 3, H, W) in [-1, 1], as the bundled image processor does."""
     return torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 class BatchMaker:
-    """Makes the batch of any step of one process from the seed alone: a resumed run sees the same batches.
+    """Make the batch of any step of one process. It depends only on the seed, so a resumed run sees the same batches.
 
     Args:
         vocabulary: the tokenizer's words in index order.
-        empty_label: what :attr:`Batch.objects` holds for an empty cell.
+        empty_label: label of an empty cell in :attr:`Batch.objects`.
         batch_size: scenes per step of this process.
-        seed: of all batches.
+        seed: seed of all batches.
         rank: number of this process.
-        modes: what a text is used for (:meth:`Row.draw`), and how often, for :meth:`training`.
+        modes: use of a text (:meth:`Row.draw`) -> relative frequency, for :meth:`training`.
         closed_questions: whether [SEP] ends a question, as it ends a caption.
     """
 
@@ -88,9 +88,10 @@ class BatchMaker:
         self.closed_questions = closed_questions
 
     def training(self, step: int, sizes: tuple[int, ...], parts: int) -> list[Batch]:
-        """Return the batch of ``step`` with scenes of ``sizes`` objects, in ``parts`` of about equal text length.
+        """Return the batch of ``step`` with scenes of ``sizes`` objects, in ``parts`` micro-batches.
 
-        Texts of one length need little padding: four parts make a step half as long again faster.
+        Each micro-batch holds texts of about equal length, which need little padding. Four parts speed up a step by
+        about half.
         """
         rng = numpy_generator(self.seed, "pretrain", self.rank, step)
         random = Random(derive(self.seed, "pretrain-text", self.rank, step))
@@ -110,7 +111,7 @@ class BatchMaker:
         ]
 
     def assemble(self, scenes: Scenes, rows: list[Row], rng: np.random.Generator, seed: int = 0) -> Batch:
-        """Render the scenes and lay out ids and labels."""
+        """Render the scenes and return them with ids and labels as a batch."""
         length = max(len(row.words) + 1 + self._closed(row) for row in rows)
         shape = (len(rows), length)
         input_ids = np.full(shape, self.ids["[PAD]"])
@@ -150,12 +151,12 @@ class BatchMaker:
 
 
 def scene_views(scenes: Scenes) -> list[SceneView]:
-    """Return the scenes by name."""
+    """Return the scenes with objects and colours by name."""
     return [SceneView(o, c) for o, c in zip(scenes.objects.tolist(), scenes.colours.tolist(), strict=True)]
 
 
 class Row:
-    """One text as it is shown to the model, and what is asked of it."""
+    """One text as the model sees it, with the labels to predict."""
 
     def __init__(self, text: Text) -> None:
         self.text = text
@@ -167,12 +168,12 @@ class Row:
 
     @classmethod
     def draw(cls, scene: SceneView, mode: str, random: Random) -> Row:
-        """Return a text about the scene.
+        """Return a text about a scene.
 
         Args:
-            scene: what it is about.
-            mode: ``mask``, a caption with about a third of its content words masked; ``cloze``, with one masked;
-                ``match``, one that fits or has one wrong word; ``question``.
+            scene: scene that the text describes or asks about.
+            mode: ``mask``, a caption with about a third of its content words masked; ``cloze``, a caption with one word
+                masked; ``match``, a caption that fits or has one wrong word; ``question``, a question.
             random: source of all randomness.
         """
         if mode == "question":
@@ -189,7 +190,7 @@ class Row:
         return row
 
     def cloze(self, index: int) -> None:
-        """Hide the word at ``index`` and ask for it, in place and of the pooled feature."""
+        """Mask the word at ``index`` and make it the label, both at its position and of the pooled feature."""
         self._mask([index])
         self.pooled, self.kind = self.text.words[index], self.text.slots[index]
 

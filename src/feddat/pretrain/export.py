@@ -28,8 +28,8 @@ def write_model_folder(
     """Write config, safetensors, tokenizer, image processor, measured quality and the recipe.
 
     Args:
-        folder: created where needed.
-        model: the pretrained model and what it was trained with.
+        folder: folder to write; created if necessary.
+        model: the pretrained model with its pretraining objective.
         words: the tokenizer's vocabulary in index order.
         settings: the pretraining settings.
         quality: accuracies in percent by name.
@@ -59,30 +59,31 @@ pipeline_tag: visual-question-answering
 
 {model.about(settings)}
 It knows one small world: up to four emoji on coloured tiles. It exists so that federated fine-tuning can be tried,
-tested and measured offline in seconds. It knows nothing of photographs.
+tested and measured offline in seconds. It cannot interpret photographs.
 
 ## Data
 
 {recipe["scenes"]:,} scenes of FedDAT's *plain* mini world, drawn at random from 40 % of all object combinations, each
 with one text made from its scene graph: a caption with words masked, a caption that fits or has one wrong word, or a
-question with a one-word answer. No image of another visual domain, no counting or comparing, and no text worded like a
-downstream question is among them; the object combinations of the downstream splits are others. The glyphs are
-OpenMoji's (CC BY-SA 4.0), hence this licence.
+question with a one-word answer. They include no image of another visual domain, no counting or comparing, and no text
+worded like a downstream question. The downstream splits use other object combinations. The glyphs come from OpenMoji
+(CC BY-SA 4.0), hence this licence.
 
 ## Recipe
 
 `feddat pretrain DIR{family}`, settings in `recipe.json`. {model.start(settings)}AdamW, peak learning rate
 {settings["lr"]}, warm-up, cosine decay, {settings["steps"]:,} steps of {settings["batch_size"]} scenes,
-{_PRECISION[resolve_precision(settings["precision"])]}; the first {settings["simple_steps"]:,} steps see one or two
-objects only. Losses: {model.losses}.
-The scene graph supervises two more: every image token names the object and colour of its cell, and every object's name
-in a text names its cell and colour (in the spirit of MDETR, arXiv 2104.12763). Compute: {settings["jobs"]} CPU cores
-for {recipe["seconds"] / 60:.0f} minutes.
+{_PRECISION[resolve_precision(settings["precision"])]}; scenes of the first {settings["simple_steps"]:,} steps hold only
+one or two objects. Losses: {model.losses}.
+The scene graph supervises two more losses: every image token predicts the object and colour of its cell, and every
+object's name in a text predicts its cell and colour (in the spirit of MDETR, arXiv 2104.12763). Compute:
+{settings["jobs"]} CPU cores for {recipe["seconds"] / 60:.0f} minutes.
 
 ## Quality
 
-Percent right on held-out object combinations in the plain world, scenes of two to four objects. One word of a caption
-is masked, the rest is visible and enough to identify it; captions to match have one wrong word in half of the cases.
+Percentage of correct predictions on held-out object combinations in the plain world, in scenes of two to four objects.
+One word of a caption is masked; the visible rest is enough to identify it. Half of the captions to match have one wrong
+word.
 {model.answering}
 
 | measure | % |
@@ -92,10 +93,10 @@ is masked, the rest is visible and enough to identify it; captions to match have
 
 
 _QUALITY_NAMES = {
-    "match": "caption fits the image or not",
+    "match": "whether the caption fits the image",
     **{
-        f"{place}/{kind}": f"masked {kind} word, {how}"
-        for place, how in (("word", "named in place"), ("pooled", "named by the pooled feature"))
+        f"{place}/{kind}": f"masked {kind} word, predicted {how}"
+        for place, how in (("word", "at its position"), ("pooled", "from the pooled feature"))
         for kind in ("object", "colour", "place", "relation")
     },
     **{

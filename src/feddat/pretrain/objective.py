@@ -1,8 +1,8 @@
-"""What every pretraining recipe is: losses of a batch, and answers by which its quality is measured.
+"""Interface of every pretraining recipe: the losses of a batch, and predictions for measuring quality.
 
-Beside a family's own losses the scene graph supervises what grounds words quickly: every image token names its cell's
-object and colour, and every object's name in a text names its cell and colour (in the spirit of MDETR's phrase
-grounding, arXiv 2104.12763).
+Besides a family's own losses, the scene graph supervises read-outs that ground words quickly. Every image token
+predicts the object and colour of its cell, and every object's name in a text predicts its cell and colour (in the
+spirit of MDETR's phrase grounding, arXiv 2104.12763).
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from transformers import PreTrainedModel
 from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS
 from feddat.pretrain.batches import IGNORE, Batch
 
-#: Text tokens that the bundled models can read.
+#: Maximum number of text tokens that the bundled models read.
 MAX_TEXT = 64
 
 
 class Objective(nn.Module, ABC):
-    """A model under pretraining: the one that is kept, and read-outs that are not.
+    """A model under pretraining, with read-outs that are discarded afterwards.
 
     Attributes:
         pretrained: the model that is kept.
-        modes: what a text is used for, and how often (:class:`feddat.pretrain.batches.Row`).
+        modes: use of a text -> relative frequency (:class:`feddat.pretrain.batches.Row`).
         closed_questions: whether [SEP] ends a question, as it ends a caption.
-        stored_dtype: number format of the weights in the model folder.
-        name: what the model card calls the model.
-        losses: the family's own losses, in words for the model card.
-        answering: how its answers to questions are chosen, likewise.
+        stored_dtype: dtype of the weights in the model folder.
+        name: name of the model in its card.
+        losses: description of the family's own losses for the model card.
+        answering: description of how it answers questions, for the model card.
     """
 
     modes: ClassVar[Mapping[str, float]]
@@ -51,15 +51,15 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the mean loss of every part."""
+        """Return the mean loss of every part as scalars."""
 
     @abstractmethod
     def cloze(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the word ids (N,) named for captions of one masked word each, by how they are named."""
+        """Return the predicted word ids (N,) for captions with one masked word each, keyed by kind of prediction."""
 
     @abstractmethod
     def fits(self, batch: Batch) -> Tensor:
-        """Return 1 (N,) where a caption is judged to fit its image, else 0."""
+        """Return a tensor (N,) with 1 where the model judges a caption to fit its image, else 0."""
 
     @abstractmethod
     def answer(self, batch: Batch) -> Tensor:
@@ -70,20 +70,20 @@ class Objective(nn.Module, ABC):
         """Return the image processor that goes with the model."""
 
     def start(self, settings: Mapping[str, Any]) -> str:
-        """Return what training starts from, in words for the model card; nothing to say of fresh weights."""
+        """Return a description of the initial weights for the model card; empty for fresh weights."""
         return ""
 
     @abstractmethod
     def about(self, settings: Mapping[str, Any]) -> str:
-        """Return what the model is, in words for the model card."""
+        """Return a description of the model for the model card."""
 
 
 class Grounding(nn.Module):
-    """Linear read-outs that the scene graph supervises; they are thrown away.
+    """Linear read-outs that the scene graph supervises; they are discarded after pretraining.
 
     Args:
-        width: of the states that are read.
-        grid: image tokens are a ``grid`` x ``grid`` raster, four cells of equal size.
+        width: width of the states that are read.
+        grid: side of the raster of image tokens, which consists of four cells of equal size.
     """
 
     def __init__(self, width: int, grid: int) -> None:
@@ -102,8 +102,8 @@ class Grounding(nn.Module):
 
         Args:
             tokens: states of the image tokens (N, grid², width).
-            text: states of the text that have seen the image (N, L, width).
-            batch: holds the labels.
+            text: states of the text after attending to the image (N, L, width).
+            batch: batch with the labels.
         """
         mentioned = batch.mention_cell != IGNORE
         mentions = text[mentioned]
@@ -118,7 +118,7 @@ class Grounding(nn.Module):
 
 
 def mean_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy; a part that a batch happens to hold no label for gives a zero, not a NaN."""
+    """Return the mean cross-entropy; without any label it is zero instead of NaN."""
     return F.cross_entropy(logits, labels, reduction="sum") / max(1, len(labels))
 
 

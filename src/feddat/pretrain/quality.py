@@ -1,4 +1,4 @@
-"""What a pretrained backbone knows of the plain world, measured on held-out object combinations."""
+"""Quality of a pretrained backbone in the plain world, measured on held-out object combinations."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from feddat.seeding import derive, numpy_generator
 
 
 def identifiable_slots(text: Text) -> list[int]:
-    """Return the slots that the rest of the caption and the image determine.
+    """Return the slots that the image and the rest of the caption determine.
 
-    An object's name is determined by the place in its own phrase; every other slot by the objects named.
+    The place in an object's own phrase determines its name. The named objects determine every other slot.
     """
     objects = [index for index, kind in text.slots.items() if kind == "object"]
     ends = [*objects[1:], len(text.words)]
@@ -33,11 +33,11 @@ def identifiable_slots(text: Text) -> list[int]:
 
 @torch.inference_mode()
 def measure(model: Objective, maker: BatchMaker, scenes: int = 1024, split: str = "validation") -> dict[str, float]:
-    """Return accuracies in percent on scenes of two to four objects of a split that pretraining never draws from.
+    """Return accuracies in percent on scenes of two to four objects of a split that pretraining never uses.
 
-    ``word/KIND``: one masked word of a caption, named at its position; ``pooled/KIND``: the same, named by the pooled
-    feature, of families that have one; ``match``: fits or not, half of the captions with one wrong word;
-    ``question/KIND``: one-word answers.
+    ``word/KIND``: one masked word of a caption, predicted at its position; ``pooled/KIND``: the same, predicted from
+    the pooled feature, for families that have one; ``match``: whether a caption fits, when half of them have one wrong
+    word; ``question/KIND``: one-word answers.
     """
     was_training = model.training
     model.eval()
@@ -72,7 +72,7 @@ def _identifiable_cloze(view: SceneView, random: Random) -> Row:
         row = Row(caption(view, random))
         slots = {index: row.text.slots[index] for index in identifiable_slots(row.text)}
         if slots:
-            # One kind of slot as often as another: else places would crowd out relations.
+            # Choose every kind of slot equally often; otherwise places would crowd out relations.
             kind = random.choice(sorted(set(slots.values())))
             row.cloze(random.choice([index for index in slots if slots[index] == kind]))
             return row

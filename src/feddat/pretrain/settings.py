@@ -1,4 +1,4 @@
-"""What determines a pretraining run's weights, and how it is read from ``key=value`` settings."""
+"""Settings that determine the weights of a pretraining run, parsed from ``key=value`` arguments."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from feddat.precision import TrainingPrecision
 
 @dataclass(frozen=True, slots=True)
 class PretrainSettings:
-    """Everything that determines the pretrained weights; the defaults are the ViLT's.
+    """Everything that determines the pretrained weights; the defaults are those for the ViLT.
 
     Attributes:
         steps: optimizer steps.
         batch_size: scenes per step, over all processes; a multiple of ``jobs``.
-        parts: micro-batches of one step of one process, each of about equal text length.
+        parts: micro-batches per step and process; the texts of each have about equal length.
         lr: peak learning rate; linear warm-up over ``warmup`` steps, then cosine decay to a hundredth.
-        simple_steps: so many first steps see scenes of one or two objects only.
-        jobs: processes; the gradients of each step are averaged over them.
+        simple_steps: number of first steps whose scenes hold only one or two objects.
+        jobs: number of processes; they average their gradients in each step.
         hidden, layers, heads, patch: size of the model.
-        seed: of weights and data.
+        seed: seed of weights and data.
     """
 
     family: ClassVar[str] = "vilt"
@@ -59,7 +59,7 @@ class PretrainSettings:
 
     @classmethod
     def parse(cls, overrides: Sequence[str]) -> Self:
-        """Return the defaults with ``key=value`` settings in place.
+        """Return the defaults with ``key=value`` settings applied.
 
         Raises:
             ConfigError: a key is unknown or a value does not fit its type.
@@ -84,7 +84,7 @@ class PretrainSettings:
         return settings
 
     def values(self) -> Mapping[str, Any]:
-        """Return the family and every setting, as they are written beside the weights."""
+        """Return the family and every setting, as the recipe file stores them."""
         return {"family": self.family} | asdict(self)
 
     def learning_rate(self, step: int) -> float:
@@ -95,5 +95,5 @@ class PretrainSettings:
         return self.lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
     def sizes(self, step: int) -> tuple[int, ...]:
-        """Return how many objects the scenes of a step may hold."""
+        """Return the possible numbers of objects in the scenes of a step."""
         return (1, 2) if step < self.simple_steps else (1, 2, 3, 4)

@@ -1,4 +1,4 @@
-"""The pretraining run: resumable, in one or more single-thread processes that average their gradients."""
+"""A resumable pretraining run in one or more single-threaded processes that average their gradients."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from feddat.pretrain.settings import PretrainSettings
 from feddat.pretrain.vilt import ViltObjective
 from feddat.workers import out_of_reach
 
-#: Scenes on which the finished model is measured.
+#: Number of scenes for measuring the finished model.
 FINAL_SCENES = 2048
 
 Event = dict[str, Any]
 
 
-#: Family -> (its settings, the new model that they describe).
+#: Family -> (its settings class, function that builds a new model from settings).
 FAMILIES: Mapping[str, tuple[type[PretrainSettings], Callable[[Any], Objective]]] = {
     kind.family: (kind, new)
     for kind, new in ((PretrainSettings, ViltObjective.new), (AlbefSettings, AlbefObjective.new))
@@ -45,7 +45,7 @@ FAMILIES: Mapping[str, tuple[type[PretrainSettings], Callable[[Any], Objective]]
 
 
 def parse_settings(overrides: Sequence[str]) -> PretrainSettings:
-    """Return the settings of the family that ``family=`` names (default: the ViLT's), ``key=value`` settings in place.
+    """Return the settings of the family in ``family=`` (default: ViLT) with the other ``key=value`` settings applied.
 
     Raises:
         ConfigError: the family or a key is unknown, or a value does not fit its type.
@@ -58,22 +58,22 @@ def parse_settings(overrides: Sequence[str]) -> PretrainSettings:
 
 
 def new_model(settings: PretrainSettings) -> Objective:
-    """Return a model with fresh weights and the read-outs of its pretraining losses."""
+    """Return a new model with the read-outs of its pretraining losses."""
     return FAMILIES[settings.family][1](settings)
 
 
 def pretrain(
     folder: Path, settings: PretrainSettings, progress: Callable[[Event], None] | None = None
 ) -> dict[str, float]:
-    """Pretrain, checkpointing into ``folder``; go on from the newest checkpoint there; return the held-out quality.
+    """Pretrain a model, or continue from the checkpoint in ``folder``; return its quality on held-out scenes.
 
     Args:
-        folder: checkpoints, ``log.jsonl`` and, at the end, the model folder ``model/``.
-        settings: must equal those of an existing checkpoint.
-        progress: called with one event per ``settings.every`` steps.
+        folder: folder for the checkpoint, ``log.jsonl`` and, at the end, the model folder ``model/``.
+        settings: settings; they must equal those of an existing checkpoint.
+        progress: called with one event every ``settings.every`` steps.
 
     Raises:
-        ConfigError: the folder's checkpoint was made with other settings.
+        ConfigError: the folder belongs to a run with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "settings.json"
@@ -90,7 +90,7 @@ def pretrain(
         try:
             with out_of_reach():
                 context = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, False, daemon=True)  # type: ignore[no-untyped-call]
-            # Ctrl-C that came meanwhile is raised here.
+            # A Ctrl-C that arrived in the meantime is raised here.
             _follow(folder / "log.jsonl", context, progress)
         finally:
             for process in context.processes if context is not None else ():
@@ -101,7 +101,7 @@ def pretrain(
 
 
 def _follow(log: Path, context: Any, progress: Callable[[Event], None] | None) -> None:
-    """Pass the first worker's log lines on while the workers run."""
+    """Forward the first worker's log lines while the workers run."""
     position = log.stat().st_size if log.exists() else 0
     done = False
     while not done:
@@ -185,7 +185,7 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
                 progress(event)
     if rank == 0:
         model.eval()
-        model.pretrained.to(model.stored_dtype).float()  # type: ignore[arg-type]  # what is measured is what is stored
+        model.pretrained.to(model.stored_dtype).float()  # type: ignore[arg-type]  # measure the weights as they are stored
         quality = measure(model, maker, FINAL_SCENES, "test")
         write_model_folder(folder / "model", model, words, settings.values(), quality, time.monotonic() - began)
 

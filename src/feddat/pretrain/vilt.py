@@ -1,7 +1,8 @@
-"""The recipe of vilt-mini.
+"""The pretraining recipe of vilt-mini.
 
-Besides masked words and image-text matching (ViLT, arXiv 2102.03334), a question's answer, or the one masked word of a
-caption, is read off the pooled feature through the masked-word head, so that a task head can start from it.
+It uses masked words and image-text matching (ViLT, arXiv 2102.03334). In addition, the masked-word head predicts a
+question's answer, or the only masked word of a caption, from the pooled feature. A task head can then start from that
+feature.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from feddat.pretrain.batches import IGNORE, Batch
 from feddat.pretrain.objective import MAX_TEXT, Grounding, Objective, mean_loss, sinusoids
 from feddat.pretrain.settings import PretrainSettings
 
-#: Weight of the log-partition penalty that keeps the word logits near log-probabilities (PaLM, arXiv 2204.02311).
+#: Weight of the log-partition penalty, which keeps the word logits near log-probabilities (PaLM, arXiv 2204.02311).
 Z_WEIGHT = 1e-2
 
 
 class ViltObjective(Objective):
-    """The ViLT that is kept, with its masked-word head, and linear read-outs that are not."""
+    """The ViLT with its masked-word head, which is kept, and linear read-outs, which are discarded."""
 
     modes: ClassVar[Mapping[str, float]] = {"mask": 0.25, "cloze": 0.22, "match": 0.23, "question": 0.30}
     name = "vilt-mini"
-    losses = """masked words; image-text matching; the pooled
-feature names one masked word, or a question's answer, through the masked-word head"""
-    answering = "Questions are answered by the word that the pooled feature names, of the whole vocabulary."
+    losses = """masked words; image-text matching; one masked
+word, or a question's answer, predicted from the pooled feature by the masked-word head"""
+    answering = "The answer to a question is the word of the whole vocabulary that the pooled feature predicts."
 
     def __init__(self, vilt: ViltForMaskedLM, grid: int) -> None:
         super().__init__()
@@ -65,7 +66,7 @@ feature names one masked word, or a question's answer, through the masked-word h
         grid = CANVAS // settings.patch
         embeddings = vilt.vilt.embeddings
         with torch.no_grad():
-            # Patch features arrive with a scale near 1; positions much fainter than that are never learnt from.
+            # Patch features have a scale near 1. The model never learns from much weaker position embeddings.
             embeddings.position_embeddings.copy_(0.7 * sinusoids(grid, settings.hidden))
         return cls(vilt, grid)
 
@@ -97,19 +98,19 @@ feature names one masked word, or a question's answer, through the masked-word h
         }
 
     def cloze(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the words named in place (``word``) and by the pooled feature (``pooled``)."""
+        """Return the words predicted at the masked position (``word``) and from the pooled feature (``pooled``)."""
         output = self.vilt.vilt(**batch.inputs)
         masked = batch.word != IGNORE
         text = output.last_hidden_state[:, : masked.shape[1]][masked]
         return {"word": self._named(text), "pooled": self._named(output.pooler_output)}
 
     def fits(self, batch: Batch) -> Tensor:
-        """Return 1 (N,) where a caption is judged to fit its image, else 0."""
+        """Return a tensor (N,) with 1 where the model judges a caption to fit its image, else 0."""
         fitting: Tensor = self.match(self.vilt.vilt(**batch.inputs).pooler_output).argmax(-1)
         return fitting
 
     def answer(self, batch: Batch) -> Tensor:
-        """Return the word ids (N,) that the pooled feature names."""
+        """Return the word ids (N,) predicted from the pooled feature."""
         return self._named(self.vilt.vilt(**batch.inputs).pooler_output)
 
     def _named(self, states: Tensor) -> Tensor:
@@ -128,7 +129,7 @@ feature names one masked word, or a question's answer, through the masked-word h
         return ViltImageProcessorPil(**preparation)
 
     def about(self, settings: Mapping[str, Any]) -> str:
-        """Return what the model is, in words for the model card."""
+        """Return a description of the model for the model card."""
         parameters = sum(parameter.numel() for parameter in self.vilt.parameters())
         return f"""A ViLT (arXiv 2102.03334) of {parameters / 1e6:.2f} M parameters ({settings["layers"]} layers, width
 {settings["hidden"]}, patches of {settings["patch"]} pixels on a {CANVAS}-pixel canvas)."""

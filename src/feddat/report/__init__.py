@@ -1,1 +1,1 @@
-"""Tables, plots and the self-contained page of a run. Only modules that draw load matplotlib."""
+"""Tables, plots and the self-contained page of a run. Only the modules that draw import matplotlib."""

@@ -1,4 +1,4 @@
-"""Plots of what attacks find: who is told from whom, how sure that is, and how it grows with what is watched."""
+"""Plots of the audit's attacks: ROC curves, figures with intervals, and AUC over the number of watched rounds."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from matplotlib.ticker import MaxNLocator
 
 from feddat.report.plots import INK, MUTED, STYLE, colour, new_figure, svg
 
-#: Least rate on the logarithmic axes.
+#: Lowest rate on the logarithmic axes.
 _LEAST = 1e-3
 
 
 def roc_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> str:
-    """Return true-positive rates over false-positive rates, both logarithmic, with the line of pure guessing.
+    """Return ROC curves as SVG, with logarithmic axes and a line for random guessing.
 
     Args:
-        curves: attacker -> points (false, true), ascending.
-        title: what a screen reader says.
+        curves: attacker -> points (false-positive rate, true-positive rate), ascending.
+        title: label for screen readers.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(3.9, 3.3)
@@ -37,13 +37,13 @@ def roc_curves(curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> s
 
 
 def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, title: str) -> str:
-    """Return a row per figure: value with its interval, beside the line of pure guessing.
+    """Return a forest plot as SVG: one row per figure, its value with its interval, and a line for random guessing.
 
     Args:
-        rows: name -> value, lower end, upper end.
-        chance: what guessing reaches.
-        unit: of the value axis.
-        title: what a screen reader says.
+        rows: name -> value, lower end and upper end of its interval.
+        chance: value that random guessing reaches.
+        unit: label of the value axis.
+        title: label for screen readers.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(5.2, 0.7 + 0.3 * len(rows))
@@ -64,12 +64,12 @@ def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, tit
 
 
 def over_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[int], title: str) -> str:
-    """Return the AUC of attackers who stop watching after a round, one line each, with the line of pure guessing.
+    """Return the AUC over the last round that an attacker watches as SVG: a line per attacker and one for guessing.
 
     Args:
         curves: attacker -> AUC per attacked round.
         rounds: the attacked rounds.
-        title: what a screen reader says.
+        title: label for screen readers.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(3.9, 3.3)

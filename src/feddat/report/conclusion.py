@@ -1,4 +1,4 @@
-"""What the runs of a page show, in sentences: who is ahead, by how much, and how sure that is."""
+"""The conclusion of a page in sentences: which method is ahead, by how much, and how certain that is."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from feddat.report.method_table import reference_of
 from feddat.report.significance import Difference, paired_difference, signed
 from feddat.report.tables import REFERENCES, Summary, by_method, own_scores, run_title
 
-#: Local steps of a client below which a comparison says nothing of longer training (docs/results.md).
+#: With fewer local steps per client, a comparison says nothing about longer training (docs/results.md).
 FEW_STEPS = 1000
 
 
 def conclusion(summaries: Sequence[Summary], reference: str | None = None) -> list[str]:
-    """Return the sentences; none where no client shares its scores. Brackets hold 95 % intervals.
+    """Return the sentences, or none if no client shares its scores. Brackets hold 95 % intervals.
 
     Args:
         summaries: the runs of one federation, or of several joined (``method_table.joined``).
-        reference: the method that the others are compared with; default: FedDAT, or its first form among them.
+        reference: the method to compare the others with; default: FedDAT, or the first of its variants among the runs.
     """
     groups = {m: runs for m, runs in by_method(summaries).items() if any(run["clients"] for run in runs)}
     if not groups:
@@ -30,7 +30,7 @@ def conclusion(summaries: Sequence[Summary], reference: str | None = None) -> li
 
 
 def _alone(runs: Sequence[Summary]) -> list[str]:
-    """Return what one method comes to: its mean, its best and worst client, and the best of its routes."""
+    """Return the mean score of one method, and its best and its worst client."""
     run = runs[0]
     scores = own_scores(run)
     best, worst = max(scores, key=lambda c: scores[c]), min(scores, key=lambda c: scores[c])
@@ -70,7 +70,7 @@ def _against(ours: str, groups: Mapping[str, Sequence[Summary]]) -> list[str]:
 
 
 def _caution(summaries: Sequence[Summary]) -> list[str]:
-    """Return how far the runs carry: their number of seeds, and whether they were long enough."""
+    """Return caveats: too few seeds, or too short training."""
     seeds = len({run["seed"] for run in summaries})
     steps = [float(run["steps"]) for run in summaries if run.get("steps")]
     several = len({run["method"] for run in summaries}) > 1

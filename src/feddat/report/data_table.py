@@ -1,4 +1,4 @@
-"""What of clients' data does not count as it should, as a run's summary tells: in a terminal, Markdown and HTML."""
+"""The data issues in a run's summary as a table: for the terminal, in Markdown and in HTML."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from rich.text import Text
 from feddat.report.fitted import FittedTable
 from feddat.report.tables import Summary
 
-#: Count, as :class:`feddat.client.data_notes.SplitNotes` names it -> its column, and what that means.
+#: Name of a count in :class:`feddat.client.data_notes.SplitNotes` -> heading of its column, and its meaning.
 COLUMNS = {
     "questions": ("questions", ""),
-    "left_out": ("left out", "records that were skipped as they were read"),
-    "unanswerable": ("cannot be answered", "no answer is among the client's (of train: dropped)"),
-    "cut": ("cut", "longer than the model reads"),
-    "empty": ("empty", "no text that the model reads"),
-    "repeated": ("repeated", "picture and text of another"),
-    "seen": ("picture in train", "of a question of test"),
+    "left_out": ("left out", "records skipped while reading"),
+    "unanswerable": ("cannot be answered", "no right answer is on the client's list (in train: dropped)"),
+    "cut": ("cut", "text longer than the model's limit"),
+    "empty": ("empty", "no text that the model can read"),
+    "repeated": ("repeated", "same picture and text as another question"),
+    "seen": ("picture in train", "test question whose picture is also in train"),
 }
-TITLE = "What of the data does not count as it should"
-#: Rows of a table; one of a thousand clients would be read by nobody.
+TITLE = "Data issues"
+#: Most rows of a table; nobody would read one with a thousand clients.
 MOST_ROWS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class DataTable:
-    """A table of counts: a row for each client and split of which there is something to say.
+    """A table of counts with one row for each client and split that has issues.
 
     Attributes:
-        headings: of its columns.
-        rows: of texts.
-        caption: what the columns mean, and how many rows there are no more.
+        headings: of the columns.
+        rows: texts of the cells.
+        caption: meaning of the columns, and number of rows left out.
     """
 
     headings: list[str]
@@ -44,9 +44,9 @@ class DataTable:
 
 
 def data_table(summaries: Sequence[Summary]) -> DataTable | None:
-    """Return the table; ``None`` where there is nothing to say.
+    """Return the table, or ``None`` if there are no issues.
 
-    Runs of one comparison have the same data: the first that tells of a split counts.
+    All runs of a comparison have the same data, so the first run that has counts for a split is used.
     """
     notes: dict[tuple[str, str], Mapping[str, Any]] = {}
     for summary in summaries:
@@ -59,20 +59,20 @@ def data_table(summaries: Sequence[Summary]) -> DataTable | None:
     rows = [[*place, *(str(counts.get(key) or "") for key in used)] for place, counts in notes.items()]
     meant = [f"{name}: {meaning}" for name, meaning in (COLUMNS[key] for key in used) if meaning]
     if len(rows) > MOST_ROWS:
-        meant.append(f"{len(rows) - MOST_ROWS} more rows stand in summary.json")
+        meant.append(f"{len(rows) - MOST_ROWS} more rows are in summary.json")
     headings = ["client", "split", *(COLUMNS[key][0] for key in used)]
     return DataTable(headings, rows[:MOST_ROWS], "; ".join(meant))
 
 
 def to_rich(table: DataTable) -> Group:
-    """Return the table for a rich console, its caption below."""
+    """Return the table with its caption below, for a rich console."""
     rows = [[Text(f"{client}, {split}"), *map(Text, cells)] for client, split, *cells in table.rows]
     heads = [", ".join(table.headings[:2]), *table.headings[2:]]
     return Group(FittedTable(heads, rows, TITLE), Text(table.caption, "dim italic"))
 
 
 def to_markdown(table: DataTable) -> str:
-    """Return the table in Markdown under its title."""
+    """Return the table in Markdown, below its title."""
     lines = [f"| {' | '.join(table.headings)} |", "| --- | --- |" + " ---: |" * (len(table.headings) - 2)]
     for row in table.rows:
         cells = (cell.replace("|", "\\|") for cell in row)

@@ -1,4 +1,4 @@
-"""What is in a federation: questions, answers, and what can be had without looking at a picture."""
+"""The data of a federation as a table: questions, answers, and scores without looking at a picture."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def describe(data: ClientData, majority: float, text_only: float, kind: str) -> 
     """Return a client's row under :data:`HEADER`.
 
     Args:
-        data: the client's.
-        majority: test score in percent of its most frequent answer.
-        text_only: test score in percent of a classifier of the questions' words.
-        kind: key of ``meta`` that tells closed questions.
+        data: data of the client.
+        majority: test score of the most frequent answer, in percent.
+        text_only: test score of a classifier that sees only the words of the questions, in percent.
+        kind: key of ``meta`` that marks closed questions.
     """
     tests = Counter(example.meta.get(kind, "").lower() for example in data.test)
     told = tests.total() - tests[""]
@@ -30,11 +30,11 @@ def describe(data: ClientData, majority: float, text_only: float, kind: str) -> 
 
 
 def to_markdown(rows: Sequence[tuple[str, ...]]) -> str:
-    """Return rows of :func:`describe` as a table in Markdown."""
+    """Return the rows of :func:`describe` as a Markdown table."""
     lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def _name(image: Image) -> object:
-    """Return what tells images apart: bytes and paths by what they are, pixels by where they lie."""
+    """Return a key that distinguishes images: the bytes or the path, or for pixels the identity of the array."""
     return id(image) if isinstance(image, np.ndarray) else image

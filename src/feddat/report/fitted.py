@@ -1,4 +1,4 @@
-"""Tables on a console, of which no cell is ever cut: in parts one below the other, where there is no room beside."""
+"""Tables for a console that never cut off a cell: a table that is too wide is split into parts, one below another."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-#: As wide as no table is: for measuring, and for what is written to files and pipes.
+#: Wider than any table: for measuring, and for output to files and pipes.
 UNLIMITED = 100_000
 
 
 class FittedTable:
-    """Rows under headings; the first column names the rows, and stands in every part.
+    """Rows under headings; the first column, which names the rows, is repeated in every part.
 
     Args:
-        heads: headings, the first of the rows' names.
-        rows: texts of each row under them.
-        title: above it all.
-        sections: numbers of rows that have a line above them.
+        heads: headings of the columns.
+        rows: texts of each row, one per heading.
+        title: title above the first part.
+        sections: indices of rows with a line above them.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class FittedTable:
         self.heads, self.rows, self.title, self.sections = heads, rows, title, sections
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table]:
-        """Yield the parts for the room that there is."""
+        """Yield the parts, each as wide as the console allows."""
         left, first = list(range(1, len(self.heads))), True
         while left or first:
             count = len(left)
@@ -47,7 +47,7 @@ class FittedTable:
 
     def _part(self, columns: Sequence[int], title: str | None = None) -> Table:
         part = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        part.add_column(Text(self.heads[0]), overflow="fold")  # where a name alone is too long, it goes over two lines
+        part.add_column(Text(self.heads[0]), overflow="fold")  # a name that is too long by itself is wrapped
         for column in columns:
             part.add_column(Text(self.heads[column]), justify="right", no_wrap=True)
         for number, row in enumerate(self.rows):

@@ -1,4 +1,4 @@
-"""What a run or a comparison left on disk, read back for a report."""
+"""Read the folder of a run or of a comparison for a report."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from feddat.example import DataError
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run's folder.
+    """The folder of one run.
 
     Attributes:
         path: the folder.
         summary: ``summary.json``.
-        metrics: the lines of ``metrics.jsonl``; empty where the file is missing.
-        predictions: the records of ``predictions.json``; empty where the file is missing.
-        config: ``config.yaml`` as text; empty where the file is missing.
+        metrics: the lines of ``metrics.jsonl``; empty if the file is missing.
+        predictions: the records of ``predictions.json``; empty if the file is missing.
+        config: ``config.yaml`` as text; empty if the file is missing.
     """
 
     path: Path
@@ -32,13 +32,13 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A run's folder (one run), or a comparison's folder (its runs, grouped by method, seeds ascending).
+    """The folder of a run (one run) or of a comparison (its runs, grouped by method, seeds ascending).
 
     Attributes:
         path: the folder.
         runs: the runs in it.
-        comparison: whether it is a comparison's.
-        tuning: what a search chose for the comparison's methods, with its scores (``tuning.json``).
+        comparison: whether it is the folder of a comparison.
+        tuning: settings that a search chose for the comparison's methods, with its scores (``tuning.json``).
     """
 
     path: Path
@@ -48,7 +48,7 @@ class Folder:
 
     @property
     def summaries(self) -> list[Mapping[str, Any]]:
-        """Return the summaries of all runs."""
+        """The summaries of all runs."""
         return [run.summary for run in self.runs]
 
 
@@ -56,7 +56,7 @@ def read_folder(path: Path | str) -> Folder:
     """Read a run folder (with ``summary.json``) or a comparison folder (with ``comparison.json``).
 
     Raises:
-        DataError: the folder is neither, or a file in it cannot be read; names it.
+        DataError: the folder is neither, or a file in it cannot be read; the message names it.
     """
     path = Path(path)
     if not path.is_dir():
@@ -67,7 +67,7 @@ def read_folder(path: Path | str) -> Folder:
         order = {method: place for place, method in reversed(list(enumerate(run["method"] for run in listed)))}
         folders = sorted(file.parent for file in path.glob("*/summary.json"))
         runs = [_read_run(folder) for folder in folders]
-        # Of runs whose folders are elsewhere, the summaries alone still make a table.
+        # Runs whose folders are elsewhere still appear in the tables, through their summaries.
         here = {(run.summary["method"], run.summary["seed"]) for run in runs}
         runs += [Run(path, s, (), (), "") for s in listed if (s["method"], s.get("seed")) not in here]
         runs.sort(key=lambda run: (order.get(run.summary["method"], len(order)), run.summary["seed"]))
@@ -78,12 +78,12 @@ def read_folder(path: Path | str) -> Folder:
 
 
 def read_result(path: Path) -> Any:
-    """Return what a suite, a study, a comparison or a run came to, as its folder holds it in JSON.
+    """Return the JSON result in the folder of a suite, a study, a comparison or a run.
 
-    Of a file, a record of runs, it is the lines.
+    For a file, a record of runs, return its lines.
 
     Raises:
-        DataError: the folder is none of them, or the file cannot be read; names it.
+        DataError: the folder is none of these, or the file cannot be read; the message names it.
     """
     if path.is_file():
         from feddat.report.record import read_lines

@@ -1,4 +1,4 @@
-"""The forest plot: how far one method is from every other, with intervals, per federation and over all of them."""
+"""The forest plot: differences of one method to all others with intervals, per federation and over all of them."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ ALL = "all"
 def differences(
     federations: Mapping[str, Sequence[Summary]], reference: str | None = None
 ) -> tuple[str, dict[str, dict[str, Difference]]]:
-    """Return the reference in print, and by panel (each federation, then all) and rival the reference minus the rival.
+    """Return the reference's name in print, and panel (a federation, or all) -> rival -> reference minus rival.
 
     Args:
         federations: summaries by federation.
-        reference: the method; default: FedDAT.
+        reference: the method to compare with the others; default: FedDAT.
 
     Raises:
         DataError: the reference is not among the runs.
@@ -39,7 +39,7 @@ def differences(
     titles = {s["method"]: run_title(s) for summaries in federations.values() for s in summaries}
     reference = reference or reference_of(titles) or "feddat"
     if reference not in titles:
-        raise DataError(f"no runs of {reference}, which others are to be compared with; there are {', '.join(titles)}")
+        raise DataError(f"no runs of {reference}, the method to compare with; the runs are of {', '.join(titles)}")
     found: dict[str, dict[str, Difference]] = {}
     for name, summaries in panels.items():
         scores: dict[str, Scores] = {
@@ -56,7 +56,7 @@ def differences(
 
 
 def figure(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> Figure:
-    """Return the plot: a panel per federation and one over all, a row per rival, right of 0 where the reference leads.
+    """Return the plot: a panel per federation and one over all, a row per rival; right of 0, the reference leads.
 
     Raises:
         DataError: see :func:`differences`.
@@ -67,11 +67,11 @@ def figure(federations: Mapping[str, Sequence[Summary]], reference: str | None =
 
 
 def inline(summaries: Sequence[Summary], label: str) -> str | None:
-    """Return the plot of one federation as SVG in the colours of its page; ``None`` where no two methods compare.
+    """Return the plot of one federation as SVG in the colours of its page; ``None`` if no methods can be compared.
 
     Args:
         summaries: the runs.
-        label: what a screen reader says.
+        label: label for screen readers.
     """
     if reference_of(s["method"] for s in summaries) is None:
         return None
@@ -85,7 +85,7 @@ def inline(summaries: Sequence[Summary], label: str) -> str | None:
 def _draw(
     called: str, panels: Mapping[str, Mapping[str, Difference]], colours: Mapping[str, str], paper: str = "none"
 ) -> Figure:
-    """Return the plot in colours by CSS variable, on paper of a colour."""
+    """Return the plot with the colours of CSS variables, on a background of colour ``paper``."""
     rivals = list(dict.fromkeys(rival for rows in panels.values() for rival in rows))
     width = 1.9 * len(panels) + 1.6 if len(panels) > 1 else 5.2
     drawn = Figure(figsize=(width, 0.9 + 0.3 * len(rivals)), layout="constrained", facecolor=paper)

@@ -1,4 +1,4 @@
-"""The tables of any folder in Markdown, as a page of results prints them."""
+"""The tables of any result folder in Markdown."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from feddat.report.suite import kinds_markdown, read_suite, suite_markdown
 
 
 def markdown(folder: Path) -> str:
-    """Return the tables of a run, a comparison (with what was chosen on validation data), a study or a suite.
+    """Return the tables of a run, a comparison (with settings chosen on validation data), a study or a suite.
 
     Raises:
-        DataError: the folder is none of them, or a file in it cannot be read.
+        DataError: the folder is none of these, or a file in it cannot be read.
     """
     if (folder / "suite.json").is_file():
         return suite_markdown(read_suite(folder)[1])

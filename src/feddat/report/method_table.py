@@ -1,4 +1,4 @@
-"""The table that papers print: methods as rows, what each trains and sends, its scores per client and on average."""
+"""The usual table of papers: a row per method with the parameters it trains and sends, and its scores."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Row:
     """One method.
 
     Attributes:
-        name: in print.
+        name: name in print.
         trained: parameters that a client trains.
         sent: parameters that a client sends each round.
-        cells: one per column of the table.
-        difference: from the reference, over all of the row's clients; ``None`` for the reference itself.
+        cells: scores, one cell per column of the table.
+        difference: difference to the reference over all of the row's clients; ``None`` for the reference itself.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class MethodTable:
-    """Rows of methods under columns of scores, the last of which is their mean.
+    """Methods as rows and scores as columns; the last column is the mean.
 
     Attributes:
-        columns: their names.
+        columns: names of the columns.
         rows: the methods.
-        reference: the method in print that ``difference`` is from; ``None`` where it is not among the rows.
+        reference: name in print of the method that the others are compared with; ``None`` if it is not among the rows.
     """
 
     columns: tuple[str, ...]
@@ -63,7 +63,7 @@ class MethodTable:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Return the headings of all columns that are shown."""
+        """The headings of all columns that are shown."""
         last = (f"Δ to {self.reference} [95 %]",) if self.reference else ()
         return ("method", "trained", "sent", *self.columns, *last)
 
@@ -74,26 +74,26 @@ class MethodTable:
 
 
 def method_table(summaries: Sequence[Summary], reference: str | None = None) -> MethodTable:
-    """Return method x client of one federation's runs; the last column is the mean over clients.
+    """Return the table method x client of one federation; the last column is the mean over clients.
 
     Args:
         summaries: the runs.
-        reference: the method that others are compared with; default: see :func:`reference_of`.
+        reference: the method to compare the others with; default: see :func:`reference_of`.
     """
     clients = list(dict.fromkeys(client for summary in summaries for client in summary["clients"]))
     return _table(summaries, {client: [client] for client in clients}, reference)
 
 
 def reference_of(methods: Iterable[str]) -> str | None:
-    """Return the method that others are compared with: FedDAT, else its first form among them."""
+    """Return the method to compare the others with: FedDAT, else the first of its variants."""
     ours = [method for method in methods if method.startswith("feddat")]
     return "feddat" if "feddat" in ours else next(iter(ours), None)
 
 
 def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> MethodTable:
-    """Return method x federation of several: means over their clients, and last the mean over all clients.
+    """Return the table method x federation: means over clients, with the mean over all clients last.
 
-    A seed counts for a column where the method has all of the column's clients under it.
+    A column counts only the seeds with which the method has scores for all clients of the column.
     """
     columns: dict[str, list[str]] = {}
     for federation, summaries in federations.items():
@@ -115,7 +115,7 @@ def joined(federations: Mapping[str, Sequence[Summary]]) -> list[Summary]:
 
 
 def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], compared: str | None) -> MethodTable:
-    """Build the table from column -> the clients that it is the mean of."""
+    """Build the table from column -> the clients whose mean it shows."""
     groups = by_method(summaries)
     compared = compared or reference_of(groups)
     scores: dict[str, Scores] = {m: {s["seed"]: own_scores(s) for s in group} for m, group in groups.items()}
@@ -146,7 +146,7 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
 
 
 def _means(scores: Scores, clients: Sequence[str]) -> list[float]:
-    """Return the mean over the clients for each seed that has all of them; nothing where none shares its scores."""
+    """Return the mean over the clients for each seed that has scores for all of them."""
     whole = [run for run in scores.values() if clients and all(c in run for c in clients)]
     return [statistics.fmean(run[c] for c in clients) for run in whole]
 
@@ -227,7 +227,7 @@ def to_html(table: MethodTable) -> Markup:
 def to_rich(table: MethodTable, title: str | None = None) -> FittedTable:
     """Return the table for a rich console, the best of each column bold and green.
 
-    Parameters, and deviations of single columns, are left to the files.
+    Numbers of parameters and deviations of single columns are only in the files.
     """
     rows = []
     for row in table.rows:
@@ -242,7 +242,7 @@ def to_rich(table: MethodTable, title: str | None = None) -> FittedTable:
     return FittedTable([table.heads[0], *table.heads[_SCORES_FROM:]], rows, title)
 
 
-#: Place of the first score among a row's texts.
+#: Index of the first score among a row's texts.
 _SCORES_FROM = 3
 
 _LATEX = str.maketrans(

@@ -1,4 +1,4 @@
-"""Bytes, counts and durations as people read them."""
+"""Bytes, counts and durations in human-readable form."""
 
 from __future__ import annotations
 

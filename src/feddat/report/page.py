@@ -18,15 +18,15 @@ from feddat.report.conclusion import conclusion
 from feddat.report.folder import Folder, Run, read_folder
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
-#: How many sample questions of one client the page shows.
+#: Most sample questions of one client on a page.
 SAMPLES_PER_CLIENT = 4
-#: Clients with curves and samples on a page; a page of a thousand would be read by nobody.
+#: Most clients with curves and samples on a page; nobody would read a page with a thousand.
 CLIENTS_SHOWN = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one method (or route) answered to a sample question."""
+    """The answer of one method to a sample question."""
 
     label: str
     text: str
@@ -36,7 +36,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One test question with its images (as data URIs), the right answer, and what was answered."""
+    """One test question with its images (as data URIs), the right answer, and the answers given."""
 
     client: str
     question: str
@@ -48,8 +48,8 @@ class Sample:
 def write_report(folder: Path | str) -> Path:
     """Write ``report.html`` into a run's or a comparison's folder and return its path.
 
-    A comparison also gets its tables: client x method as ``results.md`` and ``results.csv``, and as papers print them
-    (method x client, with what each trains and sends) as ``methods.md``, ``methods.csv`` and ``methods.tex``.
+    For a comparison, also write its tables: client x method as ``results.md`` and ``results.csv``, and method x client
+    (with the parameters each method trains and sends) as ``methods.md``, ``methods.csv`` and ``methods.tex``.
 
     Raises:
         DataError: the folder is neither, or a file in it cannot be read.
@@ -70,7 +70,7 @@ def write_report(folder: Path | str) -> Path:
 
 
 def environment() -> Environment:
-    """Return what renders the pages' templates."""
+    """Return the Jinja environment of the page templates."""
     environment = Environment(
         loader=PackageLoader("feddat.report"),
         autoescape=True,
@@ -83,7 +83,7 @@ def environment() -> Environment:
 
 
 def _context(content: Folder) -> dict[str, Any]:
-    """Return everything that the template names."""
+    """Return the variables of the template."""
     first = content.runs[0]
     groups = tables.by_method(content.summaries)
     routes = {tables.run_title(group[0]): tables.route_table(group) for group in groups.values()}
@@ -154,7 +154,7 @@ def _tiles(content: Folder) -> list[tuple[str, str, str]]:
     if sending:
         tiles.append(("A client sends", human_bytes(sending["per_round"]), "per round"))
     total = sum(float(run.get("seconds") or 0) for run in content.summaries)
-    runs = f"{len(content.runs)} runs, added up" if content.comparison else "training and evaluation"
+    runs = f"total of {len(content.runs)} runs" if content.comparison else "training and evaluation"
     tiles.append(("Time", human_duration(total), runs))
     return tiles
 
@@ -165,19 +165,19 @@ def _setting(content: Folder) -> list[tuple[str, str]]:
     rows = [
         ("Benchmark", summary.get("benchmark") or "own data"),
         ("Model", summary.get("model")),
-        ("Hash of its weights", summary.get("model_weights")),
+        ("Hash of the weights", summary.get("model_weights")),
         ("Adapter", summary.get("peft")),
         ("Clients", ", ".join(traffic.taking_part(summary))),
         ("Methods", ", ".join(tables.titles(content.summaries))),
         ("Rounds", summary["rounds"]),
         ("Seeds" if len(seeds) > 1 else "Seed", ", ".join(map(str, seeds))),
-        ("Exchanged on the way", _changes(content)),
+        ("Exchanged during the run", _changes(content)),
     ]
     return [(key, str(value)) for key, value in rows if value is not None]
 
 
 def _changes(content: Folder) -> str | None:
-    """Return what runs went on without, that they had begun with; ``None``: nothing."""
+    """Return what was exchanged in the course of the runs, such as a client's data; ``None`` if nothing."""
     found = []
     for run in content.runs:
         of = f" of {run.summary['method']}, seed {run.summary['seed']}" if content.comparison else ""
@@ -231,7 +231,7 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
             series = (
                 tables.run_title(run.summary) if content.comparison else tables.ROUTES.get(line["route"], line["route"])
             )
-            # A resumed run may hold a line twice: the later one counts.
+            # A resumed run may contain a line twice; the later one counts.
             totals.setdefault((series, line["round"]), {})[line["client"]] = line["score"]
         for (series, number), scores in totals.items():
             for client, score in scores.items():
@@ -239,7 +239,7 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
             if len(scores) == len(run.summary["clients"]):
                 mean = sum(scores.values()) / len(scores)
                 panels[tables.MEAN].setdefault(series, {}).setdefault(number, []).append(mean)
-    # Every panel names its series in the same order, so that colours agree.
+    # The series have the same order in every panel, so that their colours match.
     ordered: list[tuple[str, dict[str, plots.Curve]]] = []
     for client, panel in panels.items():
         ordered.append((client, {name: panel.get(name, {}) for name in names}))

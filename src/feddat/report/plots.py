@@ -1,7 +1,7 @@
-"""Plots as SVG text for one page: drawn by matplotlib, coloured by the page.
+"""Plots as SVG text for HTML pages: matplotlib draws them, and the page sets their colours.
 
-Every colour is drawn as a placeholder that becomes a CSS variable (``--s1`` ... for series, ``--ink``, ``--muted``,
-``--line``), so that one picture suits a light and a dark page. Text stays text.
+Placeholder colours are replaced by CSS variables (``--s1`` ... for series, ``--ink``, ``--muted``, ``--line``), so that
+the same plot works on a light and on a dark page. Text stays text.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _VARIABLES = {INK: "--ink", MUTED: "--muted", _LINE: "--line"} | {
     colour: f"--s{index}" for index, colour in enumerate(SERIES, start=1)
 }
 
-#: Colours of a light page by CSS variable; the series' ones differ in lightness too, for those who see fewer hues.
+#: CSS variable -> its colour on a light page. Series also differ in lightness, for readers with colour blindness.
 LIGHT = {
     "--ink": "#16202e",
     "--muted": "#5d6b7e",
@@ -42,12 +42,12 @@ LIGHT = {
 }
 
 
-#: CSS variable -> the placeholder colour that becomes it.
+#: CSS variable -> the placeholder colour that it replaces.
 PLACEHOLDERS = {variable: colour for colour, variable in _VARIABLES.items()}
 
 
 def style(ink: str, muted: str, line: str) -> Any:
-    """Return matplotlib's settings for a plot with text, ticks and grid in these colours."""
+    """Return matplotlib settings for plots with these colours of text, ticks and grid."""
     return {
         "svg.fonttype": "none",
         "font.family": "sans-serif",
@@ -68,7 +68,7 @@ def style(ink: str, muted: str, line: str) -> Any:
     }
 
 
-#: matplotlib's settings for a plot that takes its page's colours.
+#: matplotlib settings for plots in the colours of their page.
 STYLE = style(INK, MUTED, _LINE)
 
 #: Round -> one score per seed.
@@ -76,17 +76,17 @@ Curve = Mapping[int, Sequence[float]]
 
 
 def colour(index: int) -> str:
-    """Return the placeholder colour of the series at ``index``; an eighth series takes the first colour again."""
+    """Return the placeholder colour of the series at ``index``; from the eighth series on, colours repeat."""
     return SERIES[index % len(SERIES)]
 
 
 def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], title: str) -> str:
-    """Return one panel: score over rounds, one line per series, a band of one deviation over seeds.
+    """Return one panel as SVG: score over rounds, one line per series, with a band of one standard deviation.
 
     Args:
         curves: series name -> curve.
-        limits: range of the score axis, shared by the panels of a page.
-        title: what a screen reader says.
+        limits: range of the score axis, the same for all panels of a page.
+        title: label for screen readers.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(3.5, 2.3)
@@ -109,12 +109,12 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
 
 
 def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
-    """Return horizontal bars of means: a whisker of one deviation, a dot per seed, and the number at the end.
+    """Return horizontal bars of means as SVG, with whiskers (one standard deviation), a dot per seed and the mean.
 
     Args:
         values: bar name -> one value per seed.
-        unit: of the value axis.
-        title: what a screen reader says.
+        unit: label of the value axis.
+        title: label for screen readers.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_figure(5.2, 0.55 + 0.42 * len(values))
@@ -139,7 +139,7 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
 
 
 def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
-    """Return a range of scores that holds every curve, with room, inside 0 and 100."""
+    """Return a score range within 0 and 100 that contains all curves, with a margin."""
     scores = [score for curves in panels for curve in curves.values() for group in curve.values() for score in group]
     if not scores:
         return 0.0, 100.0
@@ -148,7 +148,7 @@ def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return an empty figure of inches, without a ground of its own, and its axes; draw within :data:`STYLE`."""
+    """Return an empty transparent figure, sized in inches, and its axes; draw on it within :data:`STYLE`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -157,7 +157,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def svg(figure: Figure, title: str) -> str:
-    """Return the figure as an inline SVG element whose ids and content depend on the picture alone."""
+    """Return the figure as an inline SVG element; equal figures give equal text."""
     out = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": title}):
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -165,7 +165,7 @@ def svg(figure: Figure, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     for placeholder, variable in _VARIABLES.items():
         svg = svg.replace(placeholder, f"var({variable})")
-    # The page sets the size and the font; a label for screen readers replaces the figure's own metadata.
+    # The page sets the size and the font; a label for screen readers replaces the figure's metadata.
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)

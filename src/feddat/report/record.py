@@ -1,4 +1,4 @@
-"""Tables and plots of a record of runs (``feddat compare --record FILE``), made from its lines alone."""
+"""Tables and plots of a record of runs (``feddat compare --record FILE``), made only from its lines."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a record, each with the keys :data:`KEYS`.
 
     Raises:
-        DataError: the file cannot be read, or a line is not one of a record.
+        DataError: the file cannot be read, or a line is not a line of a record.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise DataError(f"{path}: not a record of runs: it is not UTF-8 text") from None
+        raise DataError(f"{path}: not a record of runs: not UTF-8 text") from None
     lines = []
     for number, line in enumerate(text.splitlines(), start=1):
         try:
@@ -43,19 +43,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def federations(path: Path) -> dict[str, list[Summary]]:
-    """Return a record's summaries by federation, methods in the order in which they first appear, seeds ascending.
+    """Return a record's summaries by federation, with methods in order of first appearance and seeds ascending.
 
-    Runs that were scored on validation data chose settings, and are left out.
+    Runs scored on validation data are left out; they were made to choose settings.
 
     Raises:
-        DataError: see :func:`read_lines`; or there is no run, or two of one method, federation and seed with different
-            settings, which no table can hold.
+        DataError: see :func:`read_lines`; or there is no run, or there are two runs of one method, federation and seed
+            with different settings, which do not fit into one table.
     """
     found_lines = read_lines(path)
     lines = [line for line in found_lines if line["summary"].get("split") != "validation"]
     if not lines:
-        searched = f" but {len(found_lines)} on validation data, which choose settings" if found_lines else ""
-        raise DataError(f"{path}: no runs to compare in it{searched}")
+        searched = f"; runs on validation data ({len(found_lines)}) only choose settings" if found_lines else ""
+        raise DataError(f"{path}: contains no runs to compare{searched}")
     found: dict[str, dict[tuple[str, int], Summary]] = {}
     for line in lines:
         summary = line["summary"]
@@ -63,8 +63,8 @@ def federations(path: Path) -> dict[str, list[Summary]]:
         key = (summary["method"], summary["seed"])
         if key in runs:
             raise DataError(
-                f"{path}: {summary['method']} on {summary['benchmark']}, seed {summary['seed']}, is in it with several "
-                "settings; make its tables with the command that wrote it"
+                f"{path}: {summary['method']} on {summary['benchmark']}, seed {summary['seed']}, occurs with several "
+                "settings; make the tables with the command that wrote the record"
             )
         runs[key] = summary
     methods = list(dict.fromkeys(line["summary"]["method"] for line in lines))
@@ -77,12 +77,12 @@ def federations(path: Path) -> dict[str, list[Summary]]:
 def record_tables(
     found: Mapping[str, Sequence[Summary]], methods: Sequence[str] | None = None, reference: str | None = None
 ) -> dict[str, MethodTable]:
-    """Return the tables by title: first the one over all federations, where there are several.
+    """Return the tables by title; the table over all federations comes first, if there are several.
 
     Args:
         found: summaries by federation.
         methods: rows, in this order; default: all.
-        reference: the method that others are compared with; default: FedDAT.
+        reference: the method to compare the others with; default: FedDAT.
     """
     chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
     chosen = {name: summaries for name, summaries in chosen.items() if summaries}
@@ -99,7 +99,7 @@ def _rows(summaries: Sequence[Summary], methods: Sequence[str] | None) -> list[S
 
 
 def record_markdown(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> str:
-    """Return a record as Markdown: what it shows in sentences, its tables, and its searches for settings.
+    """Return a record as Markdown: its conclusion in sentences, its tables, and its searches for settings.
 
     Raises:
         DataError: see :func:`federations`.
@@ -116,9 +116,9 @@ def record_markdown(path: Path, methods: Sequence[str] | None = None, reference:
 
 
 def search_markdown(path: Path) -> str:
-    """Return the searches for settings of a record as Markdown: validation scores by method and setting.
+    """Return a record's searches for settings as Markdown: validation scores by method and setting.
 
-    Columns are the settings in which the runs of one federation differ; a number is the mean over clients and seeds.
+    Columns are the settings in which the runs of one federation differ. A number is the mean over clients and seeds.
 
     Raises:
         DataError: see :func:`read_lines`.
@@ -152,7 +152,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def write_record(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> list[Path]:
-    """Write tables (``.md``) and the forest plot (``.png``) of a record beside it; return their paths.
+    """Write the tables (``.md``) and the forest plot (``.png``) of a record beside it; return their paths.
 
     Raises:
         DataError: see :func:`federations`.

@@ -1,4 +1,4 @@
-"""A contact sheet: some examples of each client, drawn with their questions and answers."""
+"""A contact sheet: some examples of each client, with their questions and answers."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import PIL.ImageFont
 from feddat.example import ClientData, Example
 from feddat.pictures import PictureReader
 
-#: Pixels: a picture's square, the space between things, and the texts.
+#: Sizes in pixels: side of a picture's square, gap, text, line height, heading.
 PICTURE, GAP, TEXT, LINE, HEADING = 200, 16, 15, 19, 22
 PAPER, GROUND, INK, MUTED, ANSWER = "#ffffff", "#f1f3f6", "#16202e", "#5d6b7e", "#0a7a50"
-#: Lines that a question and an answer may take; longer ones end in an ellipsis.
+#: Most lines of a question and of an answer; longer ones end in an ellipsis.
 LINES = 3
 
 
@@ -27,17 +27,17 @@ def contact_sheet(
     rows: int = 2,
     classes: Mapping[str, Sequence[str]] | None = None,
 ) -> PIL.Image.Image:
-    """Return a picture with a block per client: its name, then examples spread over the split.
+    """Return a picture with a block per client: its name, and examples spread evenly over the split.
 
     Args:
-        clients: whose examples to draw.
+        clients: clients whose examples to draw.
         split: ``train``, ``validation`` or ``test``.
         columns: examples side by side.
-        rows: examples below each other, per client.
+        rows: rows of examples per client.
         classes: task -> class names in index order, for tasks whose examples have only a class index.
 
     Raises:
-        DataError: an image cannot be read; names the file.
+        DataError: an image cannot be read; the message names the file.
     """
     width = GAP + columns * (PICTURE + GAP)
     named = classes or {}
@@ -54,7 +54,7 @@ def contact_sheet(
 
 
 def question_and_answer(example: Example, classes: Sequence[str] = ()) -> tuple[str, str]:
-    """Return what is asked and what is right, as people read it."""
+    """Return the question and the right answer as readable text."""
     if example.choices:
         return example.text, example.choices[example.label or 0]
     if example.label is not None:
@@ -92,7 +92,7 @@ def _block(
 def _caption(
     draw: PIL.ImageDraw.ImageDraw, texts: tuple[str, str], font: PIL.ImageFont.FreeTypeFont
 ) -> list[tuple[str, str]]:
-    """Return the lines below a picture, each with its colour."""
+    """Return the lines of text below a picture, each with its colour."""
     coloured = zip(texts, (INK, ANSWER), strict=True)
     return [(line, colour) for text, colour in coloured for line in _wrap(draw, text, font, PICTURE, LINES)]
 
@@ -104,14 +104,14 @@ def _draw_images(block: PIL.Image.Image, example: Example, reader: PictureReader
     for number, image in enumerate(example.images):
         picture = PIL.Image.fromarray(reader.read(image))
         scale = min(share / picture.width, PICTURE / picture.height)
-        # However narrow it is, something of it is to be seen.
+        # Even an extremely narrow picture keeps at least one pixel.
         picture = picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
         x, y = left + number * share + (share - picture.width) // 2, top + (PICTURE - picture.height) // 2
         block.paste(picture, (x, y))
 
 
 def _spread(examples: Sequence[Example], count: int) -> list[Example]:
-    """Return ``count`` examples at even distances, so that a sorted file still shows some of everything."""
+    """Return ``count`` evenly spaced examples, so that even a sorted file shows its variety."""
     count = min(count, len(examples))
     return [examples[index * len(examples) // count] for index in range(count)]
 
@@ -119,7 +119,7 @@ def _spread(examples: Sequence[Example], count: int) -> list[Example]:
 def _wrap(
     draw: PIL.ImageDraw.ImageDraw, text: str, font: PIL.ImageFont.FreeTypeFont, width: int, lines: int
 ) -> list[str]:
-    """Break a text into at most ``lines`` lines of ``width`` pixels; what is left out leaves an ellipsis."""
+    """Break a text into at most ``lines`` lines of ``width`` pixels; an ellipsis marks omitted text."""
     wrapped = [""]
     for word in text.split():
         longer = f"{wrapped[-1]} {word}".strip()
@@ -138,6 +138,6 @@ def _wrap(
 
 
 def _font(size: int, bold: bool = False) -> PIL.ImageFont.FreeTypeFont:
-    # DejaVu comes with matplotlib: the same letters on every machine, far beyond Latin ones.
+    # matplotlib ships DejaVu: the same font on every machine, with many scripts beyond Latin.
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return PIL.ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

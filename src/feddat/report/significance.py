@@ -1,14 +1,14 @@
-"""How sure a difference between two methods is: a paired bootstrap over seeds and clients.
+"""The uncertainty of a difference between two methods: a paired bootstrap over seeds and clients.
 
-Two methods are run with the same seeds on the same clients, so each (seed, client) gives one difference of scores, in
-which the client's difficulty and much of the seed's luck cancel. Seeds and clients are crossed, not nested: every
+Both methods run with the same seeds on the same clients, so each (seed, client) gives one difference of scores, in
+which the client's difficulty and much of the seed's randomness cancel. Seeds and clients are crossed, not nested: every
 seed has the same clients. The bootstrap therefore draws seeds with replacement and, independently, clients with
 replacement, and takes the mean over the drawn rows and columns of the table of differences (the "pigeonhole bootstrap":
-Owen, Annals of Applied Statistics 1(2), 2007, arXiv 0712.1111). What it answers: where the mean difference could lie
-with other seeds and other clients of the same kind. Questions are not drawn anew; their share of the luck is in the
-differences already.
+Owen, Annals of Applied Statistics 1(2), 2007, arXiv 0712.1111). The interval shows where the mean difference could be
+with other seeds and other clients of the same kind. Questions are not resampled; the differences already contain their
+random variation.
 
-Percentile intervals from three seeds and five clients are a rough guide, and rather too narrow than too wide.
+Percentile intervals from three seeds and five clients are only a rough guide, and tend to be too narrow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 #: Seed -> client -> score.
 Scores: TypeAlias = Mapping[int, Mapping[str, float]]
 
-#: Bootstrap samples, and the share of their means inside the interval.
+#: Number of bootstrap samples, and the share of their means inside the interval.
 SAMPLES, LEVEL = 10_000, 0.95
 
 
@@ -31,9 +31,9 @@ class Difference:
     """A mean difference with its bootstrap interval.
 
     Attributes:
-        mean: over the clients and seeds that both have.
+        mean: mean over the clients and seeds that both methods have.
         low: lower end of the interval.
-        high: upper end.
+        high: upper end of the interval.
     """
 
     mean: float
@@ -42,7 +42,7 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Return whether the interval excludes 0."""
+        """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
@@ -50,9 +50,9 @@ class Difference:
 
 
 def paired_difference(ours: Scores, theirs: Scores) -> Difference | None:
-    """Return ``ours - theirs`` over the seeds, and the clients in all of them, that both have.
+    """Return the difference ``ours - theirs`` over the seeds that both have, and the clients that all these seeds have.
 
-    Returns ``None`` where there are no two such scores to draw from. The draws are the same every time.
+    Return ``None`` for fewer than two such pairs of scores. The bootstrap draws are the same every time.
     """
     seeds = [seed for seed in ours if seed in theirs]
     clients = [c for c in ours[seeds[0]] if all(c in ours[s] and c in theirs[s] for s in seeds)] if seeds else []
@@ -67,6 +67,6 @@ def paired_difference(ours: Scores, theirs: Scores) -> Difference | None:
 
 
 def signed(value: float) -> str:
-    """Return a number in one decimal with its sign, and 0.0 with none."""
+    """Return a number with its sign and one decimal place; 0.0 has no sign."""
     text = f"{value:+.1f}".replace("-", "−")
     return "0.0" if float(f"{value:.1f}") == 0 else text

@@ -1,4 +1,4 @@
-"""A study's table and plot: scores against one thing that was varied, drawn from ``study.json``."""
+"""The table and the plot of a study: scores against one varied setting, from ``study.json``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from feddat.report.numbers import human_bytes
 #: One run's score at one point, as ``study.json`` lists them.
 Record: TypeAlias = Mapping[str, Any]
 
-#: Values that span at least this factor are drawn on a logarithmic axis.
+#: Values that span at least this factor get a logarithmic axis.
 LOG_FROM = 8
-#: Characters in a line of the plot's title: the width of the axes, beside the legend.
+#: Characters per line of the plot's title: the width of the axes without the legend.
 _TITLE_WIDTH = 60
-#: One per series, so that the lines can be told apart without colours.
+#: One marker per series, so that lines can be distinguished without colours.
 _MARKERS = "osD^vPX"
 
 
@@ -38,7 +38,7 @@ def write_study(folder: Path | str) -> list[Path]:
     """Write ``study.md``, ``study.csv``, ``study.png`` and ``study.svg`` beside ``study.json``; return their paths.
 
     Raises:
-        DataError: the file is missing or is no study's.
+        DataError: the file is missing or is not that of a study.
     """
     folder = Path(folder)
     study = read_study(folder)
@@ -56,10 +56,10 @@ def write_study(folder: Path | str) -> list[Path]:
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """Return what ``study.json`` holds.
+    """Return the content of ``study.json``.
 
     Raises:
-        DataError: the file is missing or is no study's.
+        DataError: the file is missing or is not that of a study.
     """
     file = folder / "study.json"
     try:
@@ -75,7 +75,7 @@ def read_study(folder: Path) -> dict[str, Any]:
 
 
 def study_table(study: Mapping[str, Any]) -> tables.Table:
-    """Return point x series: mean over clients, with mean and deviation over seeds."""
+    """Return the table point x series: means over clients, with mean and deviation over seeds."""
     series = _series(study)
     points = list(dict.fromkeys(record["point"] for record in study["records"]))
     rows = {
@@ -86,9 +86,9 @@ def study_table(study: Mapping[str, Any]) -> tables.Table:
 
 
 def study_markdown(study: Mapping[str, Any]) -> str:
-    """Return the table in Markdown; below it what else the runs measured, and bytes where the points differ in them.
+    """Return the table in Markdown, followed by other measurements, and by bytes if these differ between the points.
 
-    Bytes are of one client's training in one round: up what it sends, down what it receives.
+    Bytes are those that one client sends (up) and receives (down) for training in one round.
     """
     text = tables.to_markdown(study_table(study)) + _measured(study)
     series = {name: _bytes(records) for name, records in _series(study).items()}
@@ -102,7 +102,7 @@ def study_markdown(study: Mapping[str, Any]) -> str:
     return text + "\n" + "\n".join(lines) + "\n"
 
 
-#: What runs measure beside their scores (:meth:`feddat.experiment.grids.record.RunRecord.measured`) -> heading, factor.
+#: Measurement besides scores (:meth:`feddat.experiment.grids.record.RunRecord.measured`) -> heading, factor.
 _MEASURES = {
     "agreement": ("agreement of updates", 1),
     "norm": ("norm of updates", 1),
@@ -116,7 +116,7 @@ _MEASURES = {
 
 
 def _measured(study: Mapping[str, Any]) -> str:
-    """Return a table of what the runs measured beside their scores, means over seeds; nothing where they did not."""
+    """Return a table of the measurements besides scores, as means over seeds; empty if there are none."""
     found: dict[tuple[str, str], list[Mapping[str, float]]] = {}
     for name, records in _series(study).items():
         for record in records:
@@ -139,7 +139,7 @@ def _measured(study: Mapping[str, Any]) -> str:
 
 
 def _bytes(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
-    """Return point -> bytes up and down, mean over seeds; nothing of studies that were made before it was counted."""
+    """Return point -> bytes up and down, mean over seeds; empty for old studies, which did not count bytes."""
     points: dict[str, list[Mapping[str, float]]] = {}
     for record in records:
         if record.get("bytes"):
@@ -153,7 +153,7 @@ def _bytes(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
 def study_figure(study: Mapping[str, Any]) -> Figure:
     """Return the plot: one line per series, with a band of one standard deviation over seeds.
 
-    Values that are no numbers stand side by side in their order.
+    Values that are not numbers are placed at equal distances in their order.
     """
     numbers = [record["x"] for record in study["records"]]
     places: dict[str, float] = {}
@@ -206,7 +206,7 @@ def _draw_line(axes: Axes, index: int, name: str, curve: Mapping[float, Sequence
 
 
 def _series(study: Mapping[str, Any]) -> dict[str, list[Record]]:
-    """Return the records by the name of their line."""
+    """Return the records by the name of their series."""
     series: dict[str, list[Record]] = {}
     for record in study["records"]:
         name = tables.method_name(record["method"])
@@ -217,7 +217,7 @@ def _series(study: Mapping[str, Any]) -> dict[str, list[Record]]:
 
 
 def _by_place(records: Sequence[Record], places: Mapping[str, float]) -> dict[float, list[float]]:
-    """Return x -> scores over seeds; seeds of one point share a place, the mean of theirs."""
+    """Return x -> scores over seeds; all seeds of a point share one x, the mean of theirs."""
     points: dict[str, list[Record]] = {}
     for record in records:
         points.setdefault(record["point"], []).append(record)
@@ -228,7 +228,7 @@ def _by_place(records: Sequence[Record], places: Mapping[str, float]) -> dict[fl
 
 
 def _picture(figure: Figure, kind: str) -> bytes:
-    """Return the figure as a file of this kind; the same figure gives the same bytes."""
+    """Return the content of the figure's file of this kind; the same figure gives the same bytes."""
     out = io.BytesIO()
     metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     with matplotlib.rc_context({"svg.hashsalt": "study", "svg.fonttype": "none"}):

@@ -1,4 +1,4 @@
-"""A suite's tables and page: the comparisons of several federations, and what they come to together."""
+"""The tables and the page of a suite: the comparisons of several federations, and their results together."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from feddat.report.record import OVERVIEW
 def write_suite(folder: Path | str) -> Path:
     """Write ``report.html``, ``results.md``, ``results.csv`` and ``results.tex`` of a suite; return the page's path.
 
-    The CSV holds the table over all federations; those of single ones lie in their own folders.
+    The CSV file contains the table over all federations. Each federation's own table is in its folder.
 
     Raises:
-        DataError: the folder is no suite's, or a file in it cannot be read.
+        DataError: the folder is not that of a suite, or a file in it cannot be read.
     """
     folder = Path(folder)
     suite, found = read_suite(folder)
@@ -40,10 +40,10 @@ def write_suite(folder: Path | str) -> Path:
 
 
 def read_suite(folder: Path) -> tuple[dict[str, Any], dict[str, Folder]]:
-    """Return what ``suite.json`` holds, and the comparisons that have any run by federation.
+    """Return the content of ``suite.json``, and by federation the comparisons that have a finished run.
 
     Raises:
-        DataError: the folder is no suite's, or a file in it cannot be read.
+        DataError: the folder is not that of a suite, or a file in it cannot be read.
     """
     file = folder / "suite.json"
     try:
@@ -60,7 +60,7 @@ def read_suite(folder: Path) -> tuple[dict[str, Any], dict[str, Folder]]:
 
 
 def suite_tables(found: Mapping[str, Folder]) -> dict[str, MethodTable]:
-    """Return the tables by title: first the one over all federations, where there are several."""
+    """Return the tables by title; the table over all federations comes first, if there are several."""
     tables = {name: method_table.method_table(content.summaries) for name, content in found.items()}
     if len(found) == 1:
         return tables
@@ -69,7 +69,7 @@ def suite_tables(found: Mapping[str, Folder]) -> dict[str, MethodTable]:
 
 
 def suite_markdown(found: Mapping[str, Folder]) -> str:
-    """Return all tables under headings, and what was chosen on validation data."""
+    """Return all tables under headings, and the settings chosen on validation data."""
     parts = [f"### {title}\n\n{method_table.to_markdown(table)}" for title, table in suite_tables(found).items()]
     for name, content in found.items():
         parts += [f"### {name}, by kind of question\n\n{table}" for table in kinds_markdown(content.summaries)]
@@ -81,7 +81,7 @@ def suite_markdown(found: Mapping[str, Folder]) -> str:
 
 
 def kinds_markdown(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the table of scores by kind of question in Markdown, where there is one."""
+    """Return the table of scores by kind of question in Markdown; an empty list if there is none."""
     table = score_tables.kind_table(summaries)
     return [] if table is None else [score_tables.to_markdown(table)]
 

@@ -1,4 +1,4 @@
-"""Client by method tables of test scores: built once, shown as Markdown, CSV, HTML or in a terminal."""
+"""Tables of test scores, client by method: built once and shown as Markdown, CSV, HTML or in a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feddat.report.fitted import FittedTable
 #: One run's ``summary.json``.
 Summary: TypeAlias = Mapping[str, Any]
 
-#: Method -> how it is called in print.
+#: Method -> its name in print.
 METHODS = {
     "feddat": "FedDAT",
     "feddat-joint": "FedDAT, joint",
@@ -60,52 +60,52 @@ METHODS = {
     "krum": "Krum",
     "qfedavg": "q-FedAvg",
 }
-#: Method -> what it is, in one line.
+#: Method -> a description in one line.
 NOTES = {
-    "feddat": "a local and a shared adapter teach each other; only the shared one travels",
-    "feddat-joint": "the same with both routes in one optimizer step instead of one after the other",
-    "feddat-mild": "the same with mild distillation (alpha and beta 0.1)",
-    "feddat-heads": "the same with a head of its own for the global adapter",
-    "feddat-mild-heads": "the same with mild distillation and separate heads",
-    "feddat-nokd": "the same without distillation (alpha and beta 0): the dual adapters alone",
+    "feddat": "a local and a shared adapter teach each other; only the shared adapter is sent",
+    "feddat-joint": "FedDAT that trains both routes in one optimizer step instead of two",
+    "feddat-mild": "FedDAT with mild distillation (alpha and beta 0.1)",
+    "feddat-heads": "FedDAT with a separate head for the global adapter",
+    "feddat-mild-heads": "FedDAT with mild distillation and separate heads",
+    "feddat-nokd": "FedDAT without distillation (alpha and beta 0): only the dual adapters",
     "fedavg": "one shared adapter, averaged every round",
-    "fedavg-2x": "the same with twice the local epochs: as much computing as two adapters take",
-    "fedavg-ft": "the same, then an epoch of personal fine-tuning that nobody else sees",
-    "fedprox": "one shared adapter, held near the one received while it trains",
-    "scaffold": "one shared adapter, its gradients corrected for the client's drift",
+    "fedavg-2x": "FedAvg with twice the local epochs: as much computation as two adapters need",
+    "fedavg-ft": "FedAvg, followed by an epoch of personal fine-tuning that is not shared",
+    "fedprox": "one shared adapter, kept near the received one during training",
+    "scaffold": "one shared adapter, with gradients corrected for client drift",
     "feddyn": "one shared adapter, regularised so that the clients' optima agree",
-    "moon": "one shared adapter, its features drawn towards those of the one received",
-    "ditto": "a shared adapter, and a personal one held near it",
-    "apfl": "a shared and a personal adapter, mixed in a proportion that each client learns",
-    "pfedme": "a shared adapter that follows a personal one found around it on every batch",
-    "local": "an adapter of its own per client, nothing travels",
-    "central": "one adapter trained on everybody's data in one place: what federation has to do without",
-    "head": "no adapter: each client trains its task head alone",
-    "fedrep": "the head trains first, then the shared adapter beneath it",
-    "fedper": "the last layers' adapters stay with their client, the rest is averaged",
-    "feddpa": "a shared and a local adapter, mixed by how familiar a question is",
-    "fedalt": "an adapter of its own per client beside the mean of all the others', mixed by a learned mixer",
-    "fedsa-lora": "LoRA of which the factor A is averaged and B stays",
-    "fedex-lora": "LoRA averaged exactly: what the mean of the factors misses goes into the frozen weights",
-    "feddat-2": "a shared and a personal adapter train in turns; a client's validation data says how they answer",
+    "moon": "one shared adapter, with features drawn towards those of the received adapter",
+    "ditto": "a shared adapter and a personal adapter kept near it",
+    "apfl": "a shared and a personal adapter, mixed by a weight that each client learns",
+    "pfedme": "a shared adapter that follows a personal adapter, optimised near it on every batch",
+    "local": "each client trains its own adapter; nothing is sent",
+    "central": "one adapter trained on the pooled data of all clients, which federation avoids",
+    "head": "no adapter: each client trains only its task head",
+    "fedrep": "the head trains first, then the shared adapter below it",
+    "fedper": "the adapters of the last layers stay with their client; the others are averaged",
+    "feddpa": "a shared and a local adapter, mixed by how familiar the question is",
+    "fedalt": "each client's own adapter beside the mean of all others, combined by a learned mixer",
+    "fedsa-lora": "LoRA whose factor A is averaged while B stays with the client",
+    "fedex-lora": "LoRA averaged exactly: the frozen weights absorb the error of averaging the factors",
+    "feddat-2": "a shared and a personal adapter train in turns; validation data decides how each client combines them",
     "lora-fair": "LoRA whose averaged factor B is corrected towards the average of the products",
-    "fedmosaic": "an adapter of its own per client beside a mean of all, weighed by how alike tasks are",
-    "fedlease": "an expert for each cluster of clients, of which a router takes the best",
-    "hilora": "an adapter for all, one for each cluster and one for each client, one after the other",
-    "pfedmma": "adapters of three parts, of which the middle one alone is averaged",
-    "ffa-lora": "LoRA of which the factor A is fixed and B is averaged",
-    "fedavgm": "one shared adapter; the server's steps have momentum",
-    "fedadam": "one shared adapter; the server takes Adam's steps",
-    "fedyogi": "one shared adapter; the server takes Yogi's steps",
-    "fedmedian": "one shared adapter, each number the median of the clients'",
-    "fedtrimmedavg": "one shared adapter, each number averaged without its extremes",
-    "krum": "one shared adapter, that of the client nearest to the others",
+    "fedmosaic": "each client's own adapter beside a mean of all, weighted by the similarity of the tasks",
+    "fedlease": "an expert for each cluster of clients; a router selects the best experts",
+    "hilora": "an adapter for all clients, one per cluster and one per client, trained one after another",
+    "pfedmma": "adapters of three parts, of which only the middle part is averaged",
+    "ffa-lora": "LoRA whose factor A is fixed while B is averaged",
+    "fedavgm": "one shared adapter; the server updates it with momentum",
+    "fedadam": "one shared adapter; the server updates it with Adam",
+    "fedyogi": "one shared adapter; the server updates it with Yogi",
+    "fedmedian": "one shared adapter: the coordinate-wise median of the clients' adapters",
+    "fedtrimmedavg": "one shared adapter: the coordinate-wise mean without the extremes",
+    "krum": "one shared adapter: that of the client nearest to the others",
     "qfedavg": "one shared adapter, averaged with more weight for clients of higher loss",
 }
 for _name, _method, _kind in named_variants():
     METHODS[_name] = f"{METHODS[_method]}, {KINDS[_kind].title}"
-    NOTES[_name] = f"{METHODS[_method]} where {KINDS[_kind].trains} trains"
-#: Route -> what its scores mean in print.
+    NOTES[_name] = f"{METHODS[_method]} that trains {KINDS[_kind].trains}"
+#: Route -> its name in print.
 ROUTES = {
     "dat": "Dual teacher (DAT)",
     "mixed": "Mixture",
@@ -116,9 +116,9 @@ ROUTES = {
     "score": "Score",
 }
 MEAN = "Mean"
-#: In place of the scores of a client that keeps them to itself.
+#: Shown in place of the scores of a client that does not share them.
 NOT_SHARED = "not shared"
-#: Columns that are a reference, not a contender: never marked as the best.
+#: Columns that are references and never marked as the best.
 REFERENCES = frozenset(name for method, name in METHODS.items() if method.startswith("central"))
 
 
@@ -128,8 +128,8 @@ class Cell:
 
     Attributes:
         values: the scores; empty where the client has none.
-        best: whether no other cell of the row has a higher mean (in the digit that is shown).
-        absent: what is shown where there are no values.
+        best: whether no other cell of the row has a higher mean, rounded as shown.
+        absent: text shown if there are no values.
     """
 
     values: tuple[float, ...]
@@ -138,12 +138,12 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Return the mean over seeds."""
+        """The mean over seeds."""
         return statistics.fmean(self.values)
 
     @property
     def std(self) -> float | None:
-        """Return the sample standard deviation over seeds; ``None`` for fewer than two."""
+        """The sample standard deviation over seeds; ``None`` for fewer than two."""
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def __str__(self) -> str:
@@ -154,12 +154,12 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under named columns; of a table of clients the last row is their mean.
+    """Rows of cells under named columns; in a table of clients, the last row is their mean.
 
     Attributes:
-        columns: their names.
-        rows: name and cells of each.
-        corner: what the rows are.
+        columns: names of the columns.
+        rows: name and cells of each row.
+        corner: heading of the rows' names.
     """
 
     columns: tuple[str, ...]
@@ -168,7 +168,7 @@ class Table:
 
 
 def own_route(scores: Mapping[str, float]) -> str:
-    """Return the route that is the method's own answer: ``dat`` where there is one, else the only one."""
+    """Return the route of the method's own answer: ``dat`` if there is one, else the first."""
     return "dat" if "dat" in scores else next(iter(scores))
 
 
@@ -178,17 +178,17 @@ def method_name(method: str) -> str:
 
 
 def run_title(summary: Summary) -> str:
-    """Return what a run's method is called in print: by its settings, where the run says so."""
+    """Return the name of a run's method in print: the run's own title, if it has one."""
     return str(summary.get("title") or method_name(summary["method"]))
 
 
 def titles(summaries: Sequence[Summary]) -> list[str]:
-    """Return what the methods are called in print, in the order in which they first appear."""
+    """Return the names of the methods in print, in order of first appearance."""
     return [run_title(group[0]) for group in by_method(summaries).values()]
 
 
 def by_method(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
-    """Group summaries by method, in the order in which methods first appear."""
+    """Group summaries by method, in order of first appearance."""
     groups: dict[str, list[Summary]] = {}
     for summary in summaries:
         groups.setdefault(summary["method"], []).append(summary)
@@ -196,14 +196,14 @@ def by_method(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
 
 
 def score_table(summaries: Sequence[Summary]) -> Table:
-    """Return client x method: each method's own answer, mean and deviation over its seeds."""
+    """Return the table client x method: mean and deviation of each method's own answer over its seeds."""
     groups = by_method(summaries)
     columns = {run_title(group[0]): [own_scores(summary) for summary in group] for group in groups.values()}
     return _table(columns, _not_shared(summaries))
 
 
 def route_table(summaries: Sequence[Summary]) -> Table | None:
-    """Return client x route of one method; ``None`` for a method that answers in one way only."""
+    """Return the table client x route of one method; ``None`` for a method with only one route."""
     clients = summaries[0]["clients"].values()
     routes = list(dict.fromkeys(route for scores in clients for route in scores))
     if len(routes) < 2:
@@ -219,7 +219,7 @@ def route_table(summaries: Sequence[Summary]) -> Table | None:
 
 
 def kind_table(summaries: Sequence[Summary]) -> Table | None:
-    """Return client and kind of question x method; ``None`` where no run scored kinds apart."""
+    """Return the table of client and kind of question x method; ``None`` if no run scored kinds separately."""
     groups = by_method([summary for summary in summaries if summary.get("kinds")])
     rows: dict[str, list[tuple[float, ...]]] = {}
     names = dict.fromkeys(
@@ -234,18 +234,18 @@ def kind_table(summaries: Sequence[Summary]) -> Table | None:
 
 
 def split_table(scores: Mapping[str, Mapping[str, float]]) -> Table:
-    """Return client x route of scores as one run has them: client -> route -> percent."""
+    """Return the table client x route of the scores of one run: client -> route -> percent."""
     routes = dict.fromkeys(route for found in scores.values() for route in found)
     return _table({ROUTES.get(r, r): [{c: found[r] for c, found in scores.items() if r in found}] for r in routes})
 
 
 def own_scores(summary: Summary) -> dict[str, float]:
-    """Return client -> score of the method's own answer."""
+    """Return the score of the method's own answer by client."""
     return {client: scores[own_route(scores)] for client, scores in summary["clients"].items()}
 
 
 def _not_shared(summaries: Sequence[Summary]) -> list[str]:
-    """Return the clients that kept their scores to themselves, each once."""
+    """Return the clients that did not share their scores, without duplicates."""
     return list(dict.fromkeys(name for summary in summaries for name in summary.get("not_shared", ())))
 
 
@@ -256,7 +256,7 @@ def _table(columns: Mapping[str, Sequence[Mapping[str, float]]], not_shared: Seq
     rows = {
         client: [tuple(run[client] for run in runs if client in run) for runs in columns.values()] for client in clients
     }
-    # The mean over clients is taken within each seed, so that its deviation is that of whole runs.
+    # The mean over clients is taken within each seed, so that its deviation is between whole runs.
     rows[MEAN] = [tuple(statistics.fmean(run.values()) for run in runs if run) for runs in columns.values()]
     absent = dict.fromkeys(not_shared, NOT_SHARED)
     if not_shared and not any(rows[MEAN]):
@@ -273,10 +273,10 @@ def make_table(
     """Return a table from row name -> each column's scores over seeds; the best of each row is marked.
 
     Args:
-        columns: their names.
-        rows: their scores.
-        corner: what the rows are.
-        absent: row name -> what its cells without scores say.
+        columns: names of the columns.
+        rows: scores of each row.
+        corner: heading of the rows' names.
+        absent: row name -> text of its cells without scores.
     """
     says = absent or {}
     marked = ((name, best_marked(columns, cells, says.get(name, "–"))) for name, cells in rows.items())
@@ -284,13 +284,13 @@ def make_table(
 
 
 def best_marked(methods: Sequence[str], values: Sequence[tuple[float, ...]], absent: str = "–") -> tuple[Cell, ...]:
-    """Return each method's scores over seeds as cells, the best one of a contender marked."""
+    """Return each method's scores over seeds as cells; the best method that is not a reference is marked."""
     shown = [
         round(statistics.fmean(cell), 1) if cell and method not in REFERENCES else None
         for method, cell in zip(methods, values, strict=True)
     ]
     top = max((mean for mean in shown if mean is not None), default=None)
-    several = len({mean for mean in shown if mean is not None}) > 1  # where all are equal, none is best
+    several = len({mean for mean in shown if mean is not None}) > 1  # if all are equal, none is best
     return tuple(
         Cell(cell, several and mean is not None and mean == top, absent)
         for cell, mean in zip(values, shown, strict=True)
@@ -334,7 +334,7 @@ def to_html(table: Table) -> Markup:
 
 
 def cell_html(cell: Cell) -> Markup:
-    """Return a cell's text as HTML, the deviation in small print."""
+    """Return a cell's text as HTML, with the deviation in small print."""
     mean, _, std = str(cell).partition(" ± ")
     return escape(mean) + (Markup(" <small>± {}</small>").format(std) if std else Markup(""))
 
@@ -350,7 +350,7 @@ def to_rich(table: Table, title: str | None = None) -> FittedTable:
 
 
 def to_text(table: Table) -> str:
-    """Return the table in plain aligned text, the best of each row marked with ``*``."""
+    """Return the table as aligned plain text; ``*`` marks the best of each row."""
     grid = [[table.corner, *table.columns]]
     grid += [[name, *(str(cell) + ("*" if cell.best else " ") for cell in cells)] for name, cells in table.rows]
     widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]

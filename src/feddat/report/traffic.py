@@ -1,4 +1,4 @@
-"""What travelled between the server and its clients: a row of numbers per method, and who sent what to whom."""
+"""Communication between the server and its clients: a row of numbers per method, and a picture of the messages."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from feddat.report import tables
 
-#: Clients drawn in the picture; the others are counted in its last line.
+#: Most clients drawn in the picture; its last line counts the others.
 DRAWN = 8
 
 
 def rows(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]:
-    """Return one row per method: parameters, bytes, and what sending the whole model would have taken."""
+    """Return one row per method: parameters, bytes, and the bytes that sending the whole model would have taken."""
     found = []
     for group in groups.values():
         summary = group[0]
@@ -39,12 +39,12 @@ def rows(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]
 
 
 def taking_part(summary: tables.Summary) -> list[str]:
-    """Return the clients that took part, with those that kept their scores to themselves."""
+    """Return the clients that took part, including those that did not share their scores."""
     return list(dict.fromkeys([*summary["clients"], *summary.get("not_shared", ())]))
 
 
 def flow(summaries: Sequence[tables.Summary]) -> dict[str, Any] | None:
-    """Return what the picture of one run shows: the first method whose adapter travels; ``None`` where none does."""
+    """Return the data of the picture: one run of the first method that communicates; ``None`` if there is none."""
     for group in tables.by_method(summaries).values():
         run = group[0]
         communicated = int(run.get("parameters", {}).get("communicated", 0))

@@ -1,7 +1,7 @@
-"""How far runs are, as a web page of this machine: `feddat dashboard`.
+"""The progress of runs as a local web page: `feddat dashboard`.
 
-The page fetches ``status.json`` every two seconds and nothing else. The server listens on 127.0.0.1 alone and answers
-only to that name, so that a web site whose address is turned to it (DNS rebinding) reads nothing.
+The page fetches only ``status.json``, every two seconds. The server listens only on 127.0.0.1 and answers only to that
+name or ``localhost``, so a web site that points its own name at this address (DNS rebinding) can read nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from feddat.example import DataError
 from feddat.watching.progress import RunProgress, find_runs, read_progress
 
 HOST = "127.0.0.1"
-#: Files whose change makes a run worth reading again.
+#: The dashboard reads a run again when one of these files changes.
 _FILES = ("config.yaml", "log.jsonl", "metrics.jsonl", "summary.json")
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -30,14 +30,14 @@ _HEADERS = {
 
 
 class Dashboard(ThreadingHTTPServer):
-    """Serve the page and the state of the runs below a folder.
+    """Serve the page, and the state of the runs in a folder.
 
     Args:
         runs: the folder.
-        port: of 127.0.0.1; 0 takes any that is free.
+        port: port on 127.0.0.1; 0 picks a free one.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
 
     daemon_threads = True
@@ -54,7 +54,7 @@ class Dashboard(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/"
 
     def status(self) -> dict[str, Any]:
-        """Return what the page shows: every run, and the folders that cannot be read, with the reason."""
+        """Return what the page shows: every run, and why other folders cannot be read."""
         now = time.time()
         runs, unreadable = [], []
         try:
@@ -98,7 +98,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: a page that asks every two seconds would fill the terminal."""
+        """Log nothing: a page that asks every two seconds would fill the terminal."""
 
 
 def _changed(file: Path) -> int:

@@ -1,6 +1,6 @@
-"""Live progress of runs and comparisons: a picture that moves in a terminal, a plain line now and then elsewhere.
+"""Live progress of runs and comparisons: a moving display in a terminal, occasional plain lines elsewhere.
 
-Both displays are context managers, and callables that take the event dictionaries an experiment sends.
+Displays are context managers, and callables that take the event dictionaries of an experiment.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from feddat.report.tables import NOT_SHARED, own_route
 
 Event: TypeAlias = Mapping[str, Any]
 
-#: Without a terminal: at least so many seconds between two lines.
+#: Without a terminal: the least number of seconds between two lines.
 PLAIN_INTERVAL = 5.0
-#: Numbers of parameters -> what they are in print.
+#: Count of parameters -> its description in print.
 _PARAMETERS = {"total": "in the model", "trainable": "trained", "communicated": "sent each way and round"}
 #: Colours of progress bars.
 _BAR: dict[str, Any] = {"complete_style": "cyan", "finished_style": "green", "pulse_style": "cyan"}
 
 
 class Display:
-    """What both displays share: drawing in a terminal, or printing lines.
+    """Base class of all displays: draw in a terminal, or print lines.
 
     Args:
         console: where to draw.
         title: the first line.
-        clock: seconds; replaced in tests.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,11 +66,11 @@ class Display:
             self._live.stop()
 
     def render(self) -> RenderableType:
-        """Return the picture of this moment."""
+        """Return the current display."""
         raise NotImplementedError
 
     def say(self, line: str, important: bool = False) -> None:
-        """Without a terminal: print a line, unless it is unimportant and the last one was printed a moment ago."""
+        """Without a terminal, print a line, unless it is unimportant and the last one is only moments old."""
         now = self._clock()
         if self.console.is_terminal or (not important and now - self._last_line < PLAIN_INTERVAL):
             return
@@ -78,7 +78,7 @@ class Display:
         self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def warn(self, event: Event) -> None:
-        """Print what went wrong with one client; it stays above the picture."""
+        """Print what went wrong with one client, above the display."""
         who = (
             f"client {event['client']} {event['event']}" if "client" in event else "the global adapter stays as it was"
         )
@@ -86,19 +86,19 @@ class Display:
         self.console.print(Text(text, style="yellow"), soft_wrap=True)
 
     def note(self, event: Event) -> None:
-        """Print what is wrong with a client's data, if it is much, once; it stays above the picture."""
+        """Print a grave problem with a client's data once, above the display."""
         if event["grave"] and event["reason"] not in self._noted:
             self._noted.add(event["reason"])
             self.console.print(Text(f"warning: {event['reason']}", style="yellow"), soft_wrap=True)
 
     def times(self, seconds_left: float | None) -> str:
-        """Return time spent and time left."""
+        """Return the time spent and, if known, the time left, as text."""
         spent = human_duration(self._clock() - self._started)
         return spent if seconds_left is None else f"{spent}, about {human_duration(seconds_left)} left"
 
 
 class RunDisplay(Display):
-    """One run: a bar of rounds, and per client the losses of its last turn and its last scores."""
+    """Show one run: a bar of its rounds, and the last losses and scores of every client."""
 
     def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console, title, clock)
@@ -134,7 +134,7 @@ class RunDisplay(Display):
             self.note(event)
 
     def _tell_parameters(self, counts: Mapping[str, int]) -> None:
-        """Print how many there are; it stays above the picture."""
+        """Print the numbers of parameters, above the display."""
         parts = (f"{counts[key]:,} {word}" for key, word in _PARAMETERS.items())
         self.console.print(Text(f"parameters: {', '.join(parts)}", style="dim"), soft_wrap=True)
 
@@ -149,7 +149,7 @@ class RunDisplay(Display):
         self.say(" · ".join([*parts, self.times(self._left)]), important=self._round in (1, self._rounds))
 
     def render(self) -> RenderableType:
-        """Return title, bar and table."""
+        """Return the title, the bar and the table."""
         bar = Table.grid(padding=(0, 2))
         count = f"round {self._round}/{self._rounds}" if self._rounds else "starting"
         mean = f"scores {NOT_SHARED}" if self._split else ""
@@ -197,15 +197,15 @@ class RunDisplay(Display):
 
 
 class ComparisonDisplay(Display):
-    """Several runs: one line each, and the time left for all of them.
+    """Show several runs: one line each, and the time left for all of them.
 
-    Where the terminal has too few lines, those are left out that wait or are done.
+    If the terminal has too few lines, show only running and failed runs.
 
     Args:
         console: where to draw.
         title: the first line.
-        runs: run name -> what to call it, its seed and its rounds.
-        clock: seconds; replaced in tests.
+        runs: run name -> its label, seed and number of rounds.
+        clock: returns the time in seconds; replaced in tests.
     """
 
     def __init__(
@@ -224,7 +224,7 @@ class ComparisonDisplay(Display):
         line = self._lines[event["run"]]
         kind = event["event"]
         if kind == "start":
-            # What a resumed run had done before costs no time now.
+            # Rounds that a resumed run had done before cost no time now.
             line.state, line.done, line.before = "running", event["round"], event["round"]
             if self._first_start is None:
                 self._first_start = self._clock()
@@ -272,10 +272,10 @@ class ComparisonDisplay(Display):
         self.say(text, important)
 
     def render(self) -> RenderableType:
-        """Return title, one line per run, and the overall bar."""
+        """Return the title, one line per run, and the overall bar."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         bar = 20 if self.console.width >= _ROOMY else 8
-        table.add_column("method", overflow="fold")  # its name goes over two lines before a number is cut
+        table.add_column("method", overflow="fold")  # wrap the name before cutting a number
         table.add_column("seed", justify="right", no_wrap=True)
         table.add_column("progress", width=bar, no_wrap=True)
         table.add_column("round", justify="right", no_wrap=True)
@@ -302,16 +302,16 @@ class ComparisonDisplay(Display):
         return Group(Text(self.title, style="bold"), table, total)
 
 
-#: Columns of a terminal from which every run has a long bar.
+#: Terminals with at least this many columns show long bars.
 _ROOMY = 96
-#: Lines of a terminal that a comparison's picture takes beside those of its runs.
+#: Lines that a comparison's display needs besides those of its runs.
 _OTHER_LINES = 7
 _STYLES = {"done": "green", "running": "cyan", "failed": "red"}
 
 
 @dataclass
 class _Line:
-    """What is known about one run of a comparison; ``before``: rounds it had done when the comparison began."""
+    """What is known about one run of a comparison; ``before``: rounds it had done when the comparison started."""
 
     label: str
     seed: int
@@ -324,17 +324,17 @@ class _Line:
 
 
 def _is_loss(name: str) -> bool:
-    """Tell the losses among a turn's metrics from its counts and times."""
+    """Return whether a training metric is a loss, rather than a count or a time."""
     return name == "loss" or name.startswith(("task", "kl"))
 
 
 def _short(value: float) -> str:
-    """Return a loss with the digits that tell something: 1.234 or 1.2e-05."""
+    """Return a loss with its significant digits: 1.234 or 1.2e-05."""
     return f"{value:.3f}" if value >= 0.001 or value == 0 else f"{value:.1e}"
 
 
 class PrepareDisplay(Display):
-    """A federation being prepared: a bar of images per client."""
+    """Show how a federation is prepared: a bar of images per client."""
 
     def __init__(self, console: Console, title: str, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(console, title, clock)
@@ -361,7 +361,7 @@ class PrepareDisplay(Display):
         return (self._clock() - self._began) / done * (total - done) if done else None
 
     def render(self) -> RenderableType:
-        """Return title and bars."""
+        """Return the title and the bars."""
         bars = Table.grid(padding=(0, 2))
         for client, (done, total) in self._images.items():
             progress = ProgressBar(total=total or 1, completed=done if total else 1, width=32, **_BAR)

@@ -1,8 +1,8 @@
-"""How far runs are, read from their folders while they go on or after: what `feddat status` and the dashboard show.
+"""The progress of runs, read from their folders during a run or afterwards, for `feddat status` and the dashboard.
 
-Nothing is written and no lock is taken. ``log.jsonl`` tells who was asked, who answered and how much was sent,
-``metrics.jsonl`` the scores and losses, ``summary.json`` that the run is finished. A run older than its log still has
-its scores.
+This module writes nothing and takes no lock. ``log.jsonl`` says who was asked, who answered and how much was sent;
+``metrics.jsonl`` has the scores and losses; ``summary.json`` shows that the run is finished. A run from a version
+without a log still has its scores.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ Line: TypeAlias = Mapping[str, Any]
 State: TypeAlias = Literal["running", "finished", "stopped", "failed"]
 #: A client is late when it takes this many times as long as the slowest answer so far.
 LATE = 1.5
-#: ... and before the first answer, and at the least, so many seconds.
+#: ... but never before this many seconds, which is also the limit before the first answer.
 LATE_SECONDS = 5.0
-#: What tells a run's folder from others that have a configuration.
+#: Files that distinguish a run's folder from other folders with a configuration.
 _LEFT_BY_RUNS = ("log.jsonl", "metrics.jsonl", "summary.json")
 
 
@@ -38,15 +38,15 @@ class ClientProgress:
     """One client of a run.
 
     Attributes:
-        name: of the client.
-        state: in the exchange that goes on, or the last one: ``answered``, ``waiting``, ``late``, ``failed``,
-            ``refused``, or ``idle`` where it was not asked.
-        detail: the reason of a failure, or how long it has been waited for, in seconds.
-        rounds: rounds in which it has trained.
-        troubles: failures and refused replies so far.
-        score: its last score of the method's own answer, in percent.
-        shares: whether it lets its scores out.
-        loss: its last training loss.
+        name: name of the client.
+        state: its state in the current or the last exchange: ``answered``, ``waiting``, ``late``, ``failed``,
+            ``refused``, or ``idle`` if it was not asked.
+        detail: the reason of a failure, or how long the server has waited for it, in seconds.
+        rounds: number of rounds in which it has trained.
+        troubles: number of failures and refused replies so far.
+        score: last score of the method's own answer, in percent.
+        shares: whether the client shares its scores.
+        loss: last training loss.
     """
 
     name: str
@@ -64,20 +64,20 @@ class RunProgress:
     """One run.
 
     Attributes:
-        name: of its folder, below the one that was looked through.
-        method, benchmark, seed, rounds: of its configuration.
-        state: ``stopped`` runs can be resumed; ``failed`` ones say why in ``reason``.
-        round: rounds done.
-        doing: what goes on: ``train`` or ``evaluate``, and in which round; empty where nothing does.
-        seconds_left: estimate; ``None`` where it is not known.
-        updated: when the run was last heard of, in seconds since 1970.
-        bytes: ``up`` and ``down`` so far; ``None`` where it is not known.
-        score: the last mean score over clients, in percent.
-        split: whose score that is.
+        name: path of its folder, relative to the searched one.
+        method, benchmark, seed, rounds: from its configuration.
+        state: ``stopped`` runs can be resumed; for ``failed`` ones, ``reason`` says why.
+        round: number of completed rounds.
+        doing: current activity: ``train`` or ``evaluate``, and the round; empty if there is none.
+        seconds_left: estimated time left; ``None`` if unknown.
+        updated: time of the last log entry, in seconds since 1970.
+        bytes: ``up`` and ``down`` so far; ``None`` if unknown.
+        score: last mean score over clients, in percent.
+        split: the split of that score.
         curves: split -> rounds and mean scores of the method's own answer.
         losses: rounds and mean training losses.
-        clients: in the run's order.
-        called: what the run calls its method in print.
+        clients: the clients, in the run's order.
+        called: the run's own title of its method.
     """
 
     name: str
@@ -101,24 +101,24 @@ class RunProgress:
 
     @property
     def title(self) -> str:
-        """Return the method's name in print, by the run's settings where the run says so."""
+        """Return the method's name in print: the run's own title if it has one."""
         return self.called or tables.method_name(self.method)
 
     @property
     def shares(self) -> bool:
-        """Return whether there is a client that lets its scores out, as far as is known."""
+        """Return whether any client shares its scores; true if no clients are known."""
         return not self.clients or any(client.shares for client in self.clients)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the run as values that JSON can hold."""
         return asdict(self) | {"title": self.title, "shares": self.shares}
 
 
 def find_runs(root: Path) -> list[Path]:
-    """Return the run folders at or below a folder, in the order of their names.
+    """Return the run folders at or inside a folder, in the order of their names.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
@@ -126,15 +126,15 @@ def find_runs(root: Path) -> list[Path]:
 
 
 def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProgress:
-    """Return how far a run is.
+    """Return the progress of a run.
 
     Args:
-        folder: the run's.
-        now: the time, in seconds since 1970.
-        root: the folder below which it is named; default: its parent.
+        folder: folder of the run.
+        now: current time, in seconds since 1970.
+        root: folder that the run's name is relative to; default: the parent of ``folder``.
 
     Raises:
-        DataError: a file of it cannot be read, or is not what a run writes.
+        DataError: one of its files cannot be read, or does not come from a run.
     """
     try:
         return _read(folder, now, root)
@@ -143,14 +143,14 @@ def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProg
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror or error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{folder}: its files are not what a run writes: {type(error).__name__}: {error}") from None
+        raise DataError(f"{folder}: its files do not come from a run: {type(error).__name__}: {error}") from None
 
 
 def read_all(root: Path, now: float) -> tuple[list[RunProgress], list[str]]:
-    """Return how far all runs at or below a folder are, those that go on first; and why others cannot be read.
+    """Return the progress of all runs at or inside a folder, active runs first, and why others cannot be read.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
     runs, unreadable = [], []
     for folder in find_runs(root):
@@ -167,7 +167,7 @@ def _read(folder: Path, now: float, root: Path | None) -> RunProgress:
     source = config.get("benchmark") or "own data"
     run = RunProgress(name, str(config.get("method")), str(source), int(config.get("seed", 0)), int(config["rounds"]))
     log = list(_lines(folder / "log.jsonl"))
-    # A resumed run does rounds again that it had begun: what was said of them before does not count.
+    # A resumed run repeats rounds that it had begun: earlier lines about them do not count.
     sessions = [index for index, line in enumerate(log) if line["event"] == "start"]
     begun = log[sessions[-1]] if sessions else None
     done = int(begun["round"]) if begun is not None else 0
@@ -193,7 +193,7 @@ def _read(folder: Path, now: float, root: Path | None) -> RunProgress:
 
 
 def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
-    """Go through the log: rounds, bytes, and where every client stands."""
+    """Read rounds, bytes and the state of every client from the log."""
     clients: dict[str, ClientProgress] = {}
     asked: dict[str, float] = {}
     rounds: dict[str, set[int]] = {}
@@ -218,7 +218,7 @@ def _follow(run: RunProgress, events: Sequence[Line], now: float) -> None:
             client.state = kind if kind in ("failed", "refused") else "answered"
             client.detail = str(line.get("reason", ""))
             client.troubles += kind in ("failed", "refused")
-            if kind == "fit":  # a round may begin again when too many had gone
+            if kind == "fit":  # a round begins again if too many clients disconnected
                 rounds.setdefault(client.name, set()).add(line["round"])
                 client.rounds = len(rounds[client.name])
             if kind == "eval":
@@ -247,7 +247,7 @@ def _before(line: Line, round: int) -> bool:
 
 
 def _alive(begun: Line | None, events: Sequence[Line]) -> bool:
-    """Tell whether the process that wrote the last ``start`` is still at it; one on another machine is believed."""
+    """Return whether the process that wrote the last ``start`` still runs; assume so for another machine."""
     if begun is None or events[-1]["event"] in ("done", "interrupted", "failure"):
         return False
     if begun.get("host") != socket.gethostname():
@@ -265,14 +265,14 @@ def _alive(begun: Line | None, events: Sequence[Line]) -> bool:
 
 
 def _score(run: RunProgress, lines: Sequence[Line]) -> None:
-    """Draw the curves, and note every client's last score and loss."""
+    """Fill in the curves, and every client's last score and loss."""
     clients = {client.name: client for client in run.clients}
     scores: dict[str, dict[int, dict[str, float]]] = {}
     losses: dict[int, dict[str, float]] = {}
     routes: dict[str, float] = {line["route"]: line["score"] for line in lines if "score" in line}
     own = tables.own_route(routes) if routes else ""
     for line in lines:
-        if "client" not in line:  # of all clients together
+        if "client" not in line:  # a line about all clients together
             continue
         name, round = line["client"], line["round"]
         client = clients.setdefault(name, ClientProgress(name))
@@ -293,7 +293,7 @@ def _score(run: RunProgress, lines: Sequence[Line]) -> None:
 
 
 def _means(by_round: Mapping[int, Mapping[str, float]]) -> list[tuple[int, float]]:
-    """Return the mean over clients of every round; one that is still being scored by some is left out."""
+    """Return the mean over clients for every round, without a last round that some clients have not reported yet."""
     most = max((len(values) for values in by_round.values()), default=0)
     whole = {round: values for round, values in by_round.items() if len(values) == most or round < max(by_round)}
     return [(round, statistics.fmean(values.values())) for round, values in sorted(whole.items())]
@@ -304,7 +304,7 @@ def _means(by_round: Mapping[int, Mapping[str, float]]) -> list[tuple[int, float
 
 def _runs_below(folder: Path) -> Iterator[Path]:
     if (folder / "config.yaml").is_file() and any((folder / name).exists() for name in _LEFT_BY_RUNS):
-        yield folder  # and no further: what is in it is its own
+        yield folder  # do not search inside it: everything there belongs to the run
         return
     for entry in sorted(folder.iterdir()):
         if entry.is_dir() and not entry.name.startswith("."):
@@ -336,7 +336,7 @@ def _summary(folder: Path) -> dict[str, Any] | None:
 
 
 def _lines(file: Path) -> Iterator[Line]:
-    """Yield the whole lines of a file that may be growing, or be missing."""
+    """Yield the complete lines of a file that may be growing or missing."""
     if not file.is_file():
         return
     for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):

@@ -1,4 +1,4 @@
-"""How far runs are, for a terminal: one line a run, and a table of clients for each that goes on."""
+"""The progress of runs in a terminal: one line per run, and a table of clients for each active run."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STYLES = {
 
 
 def progress_view(runs: Sequence[RunProgress], now: float, unreadable: Sequence[str] = ()) -> RenderableType:
-    """Return the table of runs, and those of the clients of each run that goes on or is the only one.
+    """Return the table of runs, and a table of clients for each active run, or for the only one.
 
     Args:
-        runs: those that could be read.
-        now: the time, in seconds since 1970.
-        unreadable: why others could not; shown below.
+        runs: the runs that could be read.
+        now: current time, in seconds since 1970.
+        unreadable: why other runs could not be read; shown at the end.
     """
     parts: list[RenderableType] = [_RunsTable(runs, now)] if runs else []
     if not runs and not unreadable:
@@ -43,7 +43,7 @@ def progress_view(runs: Sequence[RunProgress], now: float, unreadable: Sequence[
 
 @dataclass(frozen=True, slots=True)
 class _RunsTable:
-    """The table of runs; where it is wider than the terminal, it does without bytes, then without bars."""
+    """The table of runs; if it is wider than the terminal, it omits the bytes, then the bars."""
 
     runs: Sequence[RunProgress]
     now: float
@@ -80,7 +80,7 @@ class _RunsTable:
         return table
 
 
-#: Columns of the table of runs that a narrow terminal does without.
+#: Columns that the table of runs omits in a narrow terminal.
 _BYTES, _BAR = ("up", "down"), "bar"
 
 
@@ -91,7 +91,7 @@ def _score(of: RunProgress | ClientProgress) -> str:
 
 
 def _when(run: RunProgress, now: float) -> str:
-    """Return when a run will be done, or was last heard of."""
+    """Return when a run will be done, or when it last wrote to its log, as text."""
     if run.state == "running" and run.seconds_left is not None:
         return f"in {human_duration(run.seconds_left)}"
     return "" if run.updated is None else f"{human_duration(max(0.0, now - run.updated))} ago"

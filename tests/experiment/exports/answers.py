@@ -3,7 +3,7 @@
 import pytest
 
 from feddat.experiment import Experiment
-from feddat.experiment.single.federation import answering_state
+from feddat.experiment.single.foundation import answering_state
 
 
 def of_run(run, client, examples, route=None):

@@ -15,7 +15,7 @@ from feddat.config import load_config
 from feddat.example import ClientData, View
 from feddat.experiment import Experiment
 from feddat.experiment.exports.card import Origin
-from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.foundation import load_foundation
 from feddat.experiment.single.methods import resolve
 from helpers import make_unit
 

@@ -34,7 +34,7 @@ def test_the_card_says_how_the_model_came_about(finished, tmp_path, world):
     assert rows["method"] == "FedDAT, LoRA"
     assert (rows["rounds"], rows["clients"]) == ("2 of 2", "2")
     assert rows["foundation model"] == "model (vilt)"
-    assert weights_hash(load_backbone(str(world / "model")).model.state_dict()) in rows["hash of its weights"]
+    assert weights_hash(load_backbone(str(world / "model")).model.state_dict()) in rows["hash of the weights"]
     assert "no differential privacy" in card.text
     assert "arxiv.org/abs/2308.12305" in card.text
 
@@ -45,7 +45,7 @@ def test_a_clients_card_has_its_own_score(finished, tmp_path):
     card = card_of(Experiment.open(run).export(tmp_path / "out", "bob", "local"))
     (result,) = card.data.eval_results
     assert result.metric_value == pytest.approx(summary["clients"]["bob"]["local"], abs=0.005)
-    assert "trained on one client's data alone" in card.text
+    assert "Only one client's data trained the head" in card.text
 
 
 @pytest.mark.parametrize("client", [None, "ann"])
@@ -121,4 +121,4 @@ def test_the_card_says_what_is_promised_of_records_and_of_what_it_is_not(finishe
     assert promise in card_of(Experiment.open(whole).export(tmp_path / "ann", "ann", "local")).text
     assert promise in card_of(Experiment.open(part).export(tmp_path / "all")).text
     own = card_of(Experiment.open(part).export(tmp_path / "own", "ann", "local")).text
-    assert promise not in own and "| privacy | none, see below |" in own and "and this model is not" in own
+    assert promise not in own and "| privacy | none, see below |" in own and "but this model is not" in own

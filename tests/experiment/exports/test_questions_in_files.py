@@ -128,7 +128,10 @@ def test_a_file_that_is_damaged_ends_it(exported, call, tmp_path, capsys):
         (["--file", __file__], "unknown format '.py'"),
         (["--image", __file__, "--question", "what ?", "--keep-going"], "of a --file; leave them out"),
         (["--image", __file__, "--question", "what ?"], "test_questions_in_files.py: "),
-        (["--client", "ann", "--image", __file__, "--question", "?"], "is one exported model: leave --client"),
+        (
+            ["--client", "ann", "--image", __file__, "--question", "?"],
+            "an exported model has one client; leave out --client",
+        ),
     ],
 )
 def test_wrong_uses_are_said_in_one_line(exported, call, capsys, options, message):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 import feddat
 from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.exports.folder import ExportError
-from feddat.experiment.single.federation import answering_state
+from feddat.experiment.single.foundation import answering_state
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import SIZES
 
@@ -63,7 +63,7 @@ def test_the_default_route_is_the_methods_own(finished, call, tmp_path):
 def test_a_whole_model_is_exported_merged(finished, call, tmp_path, capsys):
     run = finished(method="fedavg-full")
     assert call("export", run, "--client", "ann", "--out", tmp_path / "no") == 2
-    assert "trains the model itself, and there is no adapter: give --merge" in capsys.readouterr().err
+    assert "trains the model itself, without an adapter; give --merge" in capsys.readouterr().err
     assert call("export", run, "--client", "ann", "--out", tmp_path / "yes", "--merge") == 0
     same_answers(feddat.load(tmp_path / "yes").answers(questions(run)), of_run(run, "ann", questions(run)))
 
@@ -138,14 +138,18 @@ def test_a_merged_model_is_a_foundation_model(finished, call, tmp_path, make_con
             ["--client", "ann", "--route", "up"],
             "route 'up': feddat answers on dat, local, global",
         ),
-        ({"method": "feddat"}, ["--route", "dat"], "route 'dat': a client's own; give --client"),
-        ({"method": "feddat"}, ["--client", "ann", "--merge"], "a ReLU in them, which no weight of the model can"),
+        ({"method": "feddat"}, ["--route", "dat"], "route 'dat': belongs to a client; give --client"),
+        (
+            {"method": "feddat"},
+            ["--client", "ann", "--merge"],
+            "separate layers with a ReLU, which no weight of the model can",
+        ),
         ({"method": "feddat"}, ["--dtype", "bf16"], "--dtype: of a merged model; give --merge"),
         ({"method": "feddat"}, ["--merge", "--dtype", "int8"], "--dtype: expected fp32, bf16 or fp16, got 'int8'"),
         ({"method": "feddat"}, ["--public"], "--public: of a repository; give --push"),
         ({"method": "fedavg", "adapter__peft": "prompt"}, ["--merge"], "prompts are inputs"),
-        ({"method": "local"}, [], "method local: nothing is communicated; give --client"),
-        ({"method": "fedsa-lora"}, [], "to themselves; give --client"),
+        ({"method": "local"}, [], "method local: there is no shared adapter; give --client"),
+        ({"method": "fedsa-lora"}, [], "and other parameters; give --client"),
         ({"method": "feddpa"}, ["--client", "ann"], "weighs adapters or answers anew for each question"),
     ],
 )
@@ -161,14 +165,14 @@ def test_only_an_exported_model_is_replaced_and_only_if_asked(finished, call, tm
     run, out = finished(method="feddat"), tmp_path / "out"
     assert call("export", run, "--out", out) == 0
     assert call("export", run, "--out", out) == 2
-    assert "not empty; choose another, or replace an exported model with --overwrite" in capsys.readouterr().err
+    assert "not empty; choose another folder, or replace an exported model with --overwrite" in capsys.readouterr().err
     (out / "stale").touch()
     assert call("export", run, "--out", out, "--overwrite") == 0
     assert not (out / "stale").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     assert call("export", run, "--out", tmp_path / "mine", "--overwrite") == 2
-    assert "would destroy something else" in capsys.readouterr().err
+    assert "--overwrite replaces only exported models" in capsys.readouterr().err
     assert call("export", tmp_path / "mine", "--out", tmp_path / "new") == 2
     assert "not a run folder" in capsys.readouterr().err
 
@@ -195,7 +199,7 @@ def lose(folder, part):
     [
         (lambda folder: (folder / "feddat.json").unlink(), "not the folder of an exported model"),
         (lambda folder: (folder / "feddat.json").write_text("{"), "feddat.json: not JSON"),
-        (lambda folder: (folder / "head.safetensors").unlink(), "no head.safetensors; a part of the exported model"),
+        (lambda folder: (folder / "head.safetensors").unlink(), "no head.safetensors; the exported model"),
         (lambda folder: (folder / "head.safetensors").write_bytes(b"x"), "head.safetensors: cannot be read"),
         (lambda folder: (folder / "answers.json").unlink(), "answers.json: No such file"),
         (lambda folder: (folder / "adapter_config.json").unlink(), "adapter_config.json: no such file"),
@@ -203,7 +207,7 @@ def lose(folder, part):
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no adapter_model.safetensors"),
         (lambda folder: damage(folder, "feddat.json", lambda info: info | {"layout": 9}), "layout 9; this version"),
         (lambda folder: damage(folder, "feddat.json", lambda info: info | {"new": 9}), "feddat.json: .*'new'"),
-        (lambda folder: damage(folder, "feddat.json", lambda info: info | {"model": "/gone"}), "--model where it is"),
+        (lambda folder: damage(folder, "feddat.json", lambda info: info | {"model": "/gone"}), "name it with --model"),
         (lambda folder: damage(folder, "answers.json", lambda names: names[:2]), "the head does not fit"),
         (lambda folder: damage(folder, "answers.json", lambda names: {}), "expected a list of answers"),
     ],
@@ -229,5 +233,5 @@ def test_another_foundation_model_is_refused_and_a_moved_one_found(finished, tmp
 
 def test_what_all_have_in_common_cannot_answer(finished, tmp_path):
     Experiment.open(finished(method="feddat")).export(tmp_path / "shared")
-    with pytest.raises(ExportError, match="without a head: export one with --client"):
+    with pytest.raises(ExportError, match="without a head; export a client's model with --client"):
         feddat.load(tmp_path / "shared")

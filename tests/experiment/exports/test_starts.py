@@ -13,7 +13,7 @@ from stock import hf
 from feddat.app.checkpoint import Checkpoints
 from feddat.config import ConfigError
 from feddat.experiment import Experiment
-from feddat.experiment.single.federation import load_foundation
+from feddat.experiment.single.foundation import load_foundation
 from feddat.experiment.single.methods import resolve
 from helpers import sent_in
 

@@ -86,7 +86,7 @@ def test_the_default_is_the_published_model():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"fusion_layer": 4}, "fusion_layer 4; expected one of the text encoder's 4 layers"),
+        ({"fusion_layer": 4}, "fusion_layer 4; expected 0 to 3, a layer of the text encoder"),
         (
             {"vision_config": {"hidden_size": 48, "num_attention_heads": 2}},
             "hidden_size 48 and .*hidden_size 32 differ",

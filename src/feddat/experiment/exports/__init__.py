@@ -1,1 +1,1 @@
-"""What a run leaves, taken away: as a PEFT folder or an ordinary model folder, and used from there."""
+"""Export trained models, as PEFT folders or ordinary model folders, and use exported models."""

@@ -1,4 +1,4 @@
-"""A trained model that answers: of a run's client, or from the folder of an exported model, without anybody's data."""
+"""Answer questions with a trained model: with that of a run's client, or with an exported model and no client data."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ from feddat.models.weights import weight_files, weights_hash
 from feddat.picture_settings import PictureSettings
 from feddat.text import normal_text
 
-#: Modes of Pillow's images that PNG has.
+#: Modes of Pillow images that PNG supports.
 _AS_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
-#: A picture: its file, the bytes of one, pixels (uint8, H x W x 3), or Pillow's.
+#: A picture: a file, the bytes of a file, pixels (uint8, H x W x 3), or a Pillow image.
 Picture: TypeAlias = str | Path | bytes | np.ndarray[Any, Any] | PILImage.Image
-#: What is asked: an example; or a picture (of ``nlvr2``, two in a list) and a question.
+#: A question: an example, or a picture (for ``nlvr2``, a list of two) and a question.
 Asked: TypeAlias = Example | tuple[Picture | Sequence[Picture], str]
-#: Answers with probabilities, the likeliest first.
+#: Answers with their probabilities, most likely first.
 Answers: TypeAlias = list[tuple[str, float]]
 
 
 class Answerer:
-    """A trained model with everything that its answers need.
+    """A trained model that answers questions.
 
     Args:
-        answering: with the model's state in it.
-        member: whose task, head and answers it has.
-        route: that it answers on.
+        answering: the model, with its state loaded.
+        member: the client whose task, head and answers it uses.
+        route: the route on which it answers.
 
     Attributes:
-        task: name of its task, key in :data:`feddat.tasks.TASKS`.
-        classes: the answers that it knows.
+        task: name of its task, a key of :data:`feddat.tasks.TASKS`.
+        classes: the answers that it can give.
         pictures: how it reads pictures.
-        batch_size: questions that are answered together.
+        batch_size: number of questions answered together.
     """
 
     def __init__(self, answering: Answering, member: Member, route: str) -> None:
@@ -76,49 +76,49 @@ class Answerer:
         self.batch_size: int = answering.batch_size
 
     def answer(self, image: Picture | Sequence[Picture], question: str, choices: Sequence[str] = ()) -> str:
-        """Return the likeliest answer to one question.
+        """Return the most likely answer to one question.
 
         Args:
-            image: a picture; of ``nlvr2``, two.
+            image: a picture; for ``nlvr2``, two.
             question: question, sentence or hypothesis.
-            choices: of ``vcr``, the four answers to choose from.
+            choices: for ``vcr``, the four answers to choose from.
 
         Raises:
-            DataError: the question is empty, a picture cannot be read, or there are too many or too few.
+            DataError: the question is empty, a picture cannot be read, or the number of pictures or choices is wrong.
         """
         example = Example("question", _pictures(image), _text(question), choices=tuple(map(normal_text, choices)))
         return self.answers([example], 1)[0][0][0]
 
     def answers(self, batch: Sequence[Asked], k: int = 3) -> list[Answers]:
-        """Return the ``k`` likeliest answers to each question with probabilities; one that is written freely, alone.
+        """Return the ``k`` most likely answers to each question with probabilities; only one if it is generated freely.
 
-        Probabilities are a softmax over the answers; of VQA as classification, which trains independent scores, they
-        are not calibrated.
+        Probabilities are a softmax over the answers. They are not calibrated for VQA as classification, which trains
+        independent scores.
 
         Raises:
-            DataError: a picture cannot be read, or there are too many or too few.
+            DataError: a picture cannot be read, or the number of pictures or choices is wrong.
         """
         examples = [_example(number, asked) for number, asked in enumerate(batch)]
         return self._answering.likeliest(self._member, examples, self._route, k) if examples else []
 
 
 def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu") -> Answerer:
-    """Return the client's model in the folder of an exported model (``feddat export RUN --client NAME``).
+    """Load a client's exported model (``feddat export RUN --client NAME``).
 
     Args:
-        folder: the exported model.
-        model: the foundation model, where it is not where it was; a merged model needs none.
-        device: to compute on.
+        folder: folder of the exported model.
+        model: the foundation model, if it has moved since the export; merged models do not need one.
+        device: device to compute on.
 
     Raises:
-        ExportError: the folder is no such folder, is nobody's model, or its foundation model cannot be used or is
-            another one.
+        ExportError: the folder is not an exported model, it is not a client's model, or its foundation model cannot be
+            used or is a different one.
         ModelError: a merged model cannot be read.
     """
     folder = Path(folder).expanduser()
     info = ExportInfo.read(folder)
     if info.task is None:
-        raise ExportError(f"{folder}: what all clients have in common, without a head: export one with --client")
+        raise ExportError(f"{folder}: this is the shared adapter without a head; export a client's model with --client")
     config = RunConfig(
         head={"init": info.head_init},
         fusion={"kind": info.fusion},
@@ -133,8 +133,8 @@ def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu
         except ValueError as error:
             raise ExportError(f"{folder}: {error}") from None
     elif not info.merged and info.kind != "head":
-        raise ExportError(f"{folder / CONFIG_FILE}: no such file; a part of the exported model is missing")
-    answers = read_json(folder / ANSWERS_FILE, "a part of the exported model is missing")
+        raise ExportError(f"{folder / CONFIG_FILE}: no such file; the exported model is incomplete")
+    answers = read_json(folder / ANSWERS_FILE, "the exported model is incomplete")
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise ExportError(f"{folder / ANSWERS_FILE}: expected a list of answers")
     listed = tuple(answers) if info.task == "vqa" else ()
@@ -143,13 +143,13 @@ def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu
     except ValueError as error:
         raise ExportError(f"{folder / INFO_FILE}: pictures: {error}") from None
     data = ClientData("exported", info.task, (), (), (), listed, answering=info.answering, pictures=pictures)
-    with torch.random.fork_rng(devices=[]):  # heads are drawn before they are filled
+    with torch.random.fork_rng(devices=[]):  # heads are initialised at random before they are loaded
         member = Member(data, config, backbone, torch.device(device))
         _fill_heads(member, folder, info)
     backbone.model.to(device).eval()
     for head in member.heads.values():
         head.eval()
-    # What is in the model is all there is: no adapter is switched.
+    # The model contains everything, so no adapter is switched.
     learner = BatchLearner(backbone, ReplacedWeights(backbone.model, "head"), "fp32")
     answering = Answering(learner, Head(), RoundContext(1, 1, config.algorithm), config.eval.batch_size)
     return Answerer(answering, member, "none")
@@ -163,28 +163,28 @@ def open_answerer(
     site: Path | None = None,
     accept_changes: bool = False,
 ) -> Answerer:
-    """Return a model that answers, from the folder of an exported model or of a run.
+    """Return the answerer of an exported model or of a run.
 
     Args:
-        folder: either.
-        client: of a run, whose model.
-        model: of an exported model, see :func:`load`.
-        device: default: of a run its own, else the CPU.
-        site: of a run, the client's own settings, on its machine.
-        accept_changes: of a run, ask though its model has been exchanged since the last checkpoint.
+        folder: folder of the exported model or of the run.
+        client: for a run, the client whose model to use.
+        model: for an exported model, see :func:`load`.
+        device: device to compute on; default: the run's device, or the CPU for an exported model.
+        site: for a run, the client's own settings, on its machine.
+        accept_changes: for a run, continue even if the model was exchanged since the last checkpoint.
 
     Raises:
-        ExportError: an option does not go with the folder.
-        ConfigError, DataError, ModelError, ExperimentError: it cannot be used.
+        ExportError: an option does not fit the folder.
+        ConfigError, DataError, ModelError, ExperimentError: the folder cannot be used.
     """
     if is_export(folder):
         if client is not None or site is not None:
-            raise ExportError(f"{folder} is one exported model: leave --client and --site out")
+            raise ExportError(f"{folder}: an exported model has one client; leave out --client and --site")
         return load(folder, model, device or "cpu")
     from feddat.experiment.single.run import Experiment
 
     if model is not None:
-        raise ExportError(f"--model: {folder} is a run, which names its own; leave it out")
+        raise ExportError(f"--model: {folder} is a run, which names its own model; leave out --model")
     return Experiment.open(folder, site=site, device=device).answerer(client, accept_changes)
 
 
@@ -195,23 +195,21 @@ def _backbone(folder: Path, info: ExportInfo, model: str, device: str) -> Backbo
     try:
         backbone = load_backbone(model, number_format, device)
     except ModelError as error:
-        raise ExportError(
-            f"{folder}: its foundation model cannot be used: {error}; say with --model where it is"
-        ) from error
+        raise ExportError(f"{folder}: its foundation model cannot be used: {error}; name it with --model") from error
     if backbone.encoder.fingerprint[:16] != info.encoder or weights_hash(backbone.model.state_dict()) != info.weights:
-        raise ExportError(f"{folder}: trained on another model than {model}, whose weights or processor differ")
+        raise ExportError(f"{folder}: trained on another model than {model}: weights or processor differ")
     return backbone
 
 
 def _fill_heads(member: Member, folder: Path, info: ExportInfo) -> None:
-    """Load the trained heads into a member's."""
+    """Load the trained heads into those of a member."""
     heads = member.heads
     if (folder / HEAD_FILE).is_file():
         _load(heads[MAIN_HEAD], _read(folder / HEAD_FILE), folder / HEAD_FILE)
     elif info.head_prefix:
         _load(heads[MAIN_HEAD], _below(folder, info.head_prefix), folder)
     elif info.head_prefix is None and any(True for _ in heads[MAIN_HEAD].parameters()):
-        raise ExportError(f"{folder}: no {HEAD_FILE}; a part of the exported model is missing")
+        raise ExportError(f"{folder}: no {HEAD_FILE}; the exported model is incomplete")
     if info.fusion_weights:
         fusions: list[nn.Module] = [heads[FUSION]]
         while len(fusions) < len(info.fusion_weights):
@@ -231,11 +229,11 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _below(folder: Path, prefix: str) -> dict[str, Tensor]:
-    """Return the tensors below a prefix in a model's weights."""
+    """Return the tensors of a model whose names begin with a prefix, without the prefix."""
     found: dict[str, Tensor] = {}
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  (the file is no mapping)
+            names = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118  (the file is not a mapping)
             found |= {name.removeprefix(prefix): file.get_tensor(name).float() for name in names}
     return found
 
@@ -275,11 +273,11 @@ def _picture(image: Picture) -> Image:
         return Path(image).expanduser()
     if isinstance(image, bytes | np.ndarray):
         return image
-    raise DataError(f"picture: expected a file, bytes, pixels or an image of Pillow, got {type(image).__name__}")
+    raise DataError(f"picture: expected a file, bytes, pixels or a Pillow image, got {type(image).__name__}")
 
 
 def _as_file(image: PILImage.Image) -> bytes:
-    """Return an image as a file, so that transparency, orientation and depth are treated as any file's are."""
+    """Encode a Pillow image as PNG, so that transparency, orientation and bit depth are handled as in any file."""
     buffer = BytesIO()
     kept = image if image.mode in _AS_PNG else image.convert("RGB")
     kept.save(buffer, "PNG", compress_level=1, exif=image.getexif())

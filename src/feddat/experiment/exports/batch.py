@@ -1,4 +1,4 @@
-"""A model's answers to the questions of a file, a batch at a time."""
+"""Answer the questions of a file, one batch at a time."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from feddat.experiment.exports.answerer import Answerer
 
 
 def count_records(file: Path) -> int:
-    """Return how many records a file of own data has.
+    """Return the number of records in a file of own data.
 
     Raises:
-        DataError: it is missing, malformed or of an unknown format.
+        DataError: the file is missing, malformed or of an unknown format.
     """
     if file.suffix.lower() == ".parquet":
         try:
@@ -28,24 +28,24 @@ def count_records(file: Path) -> int:
             with parquet.ParquetFile(file) as opened:
                 return int(opened.metadata.num_rows)
         except (ImportError, ArrowException, OSError):
-            pass  # told of where it is read
+            pass  # read_records below reports the error
     return sum(1 for _ in read_records(file))
 
 
 def answer_records(
     answerer: Answerer, file: Path, images: Path, k: int = 3, keep_going: bool = False
 ) -> Iterator[list[Answered]]:
-    """Yield the answers to the questions of a file, ``answerer.batch_size`` records at a time, in the file's order.
+    """Yield the answers to the questions of a file, ``answerer.batch_size`` records at a time, in file order.
 
     Args:
         answerer: the model.
-        file: JSON lines, CSV or Parquet with the columns of own data; answers and labels in it are not looked at.
+        file: JSON lines, CSV or Parquet with the columns of own data; its answers and labels are ignored.
         images: folder of the images.
-        k: likeliest answers to each.
-        keep_going: a record that cannot be used gets an error instead of answers.
+        k: number of most likely answers to each question.
+        keep_going: give an unusable record an error instead of answers.
 
     Raises:
-        DataError: the file is malformed; or a record cannot be used, and ``keep_going`` is off.
+        DataError: the file is malformed, or a record is unusable and ``keep_going`` is off.
     """
     records, folder = iter(read_records(file)), ImageFolder(images, answerer.pictures.outside)
     while batch := list(islice(records, answerer.batch_size)):
@@ -71,7 +71,7 @@ def _answered(
 
 
 def _answers(answerer: Answerer, examples: Sequence[Example], k: int, keep_going: bool) -> list[Answered]:
-    """Return the answers to a batch; where a picture in it cannot be read, of each question alone."""
+    """Return the answers to a batch; if a picture in it cannot be read, answer each question separately."""
     try:
         found = answerer.answers(examples, k)
         return [Answered(e.id, e.text, tuple(answers)) for e, answers in zip(examples, found, strict=True)]

@@ -1,7 +1,7 @@
-"""The model card of an exported model: ``README.md`` with the Hub's metadata in front.
+"""The model card of an exported model: ``README.md`` that begins with the Hub's metadata.
 
-It says how a model came about, never from whom: no client's name, none of its data. Scores are those that clients
-share. The metadata: huggingface.co/docs/hub/model-cards.
+The card says how a model was trained, but names no client and contains no client data. It shows only scores that
+clients share. For the metadata, see huggingface.co/docs/hub/model-cards.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from feddat.experiment.single.methods import title
 from feddat.kinds import KINDS
 from feddat.models.catalog import list_models
 
-#: What the Hub calls what is answered here.
+#: Name of the task on the Hub.
 _TASK = "visual-question-answering"
-#: Scores of so many clients at least are averaged: the mean of one is that one's.
+#: Fewest clients whose scores are averaged; the mean of one client would reveal its score.
 _LEAST_CLIENTS = 2
 
 
@@ -34,10 +34,10 @@ class Origin:
     """The run that a model comes from.
 
     Attributes:
-        config: the run as it was given.
-        rounds: that are done.
-        summary: ``summary.json``; ``None``: the run is not finished.
-        client: whose model it is; ``None``: nobody's. Not named in the card.
+        config: configuration of the run, as given.
+        rounds: number of finished rounds.
+        summary: ``summary.json``; ``None`` if the run is not finished.
+        client: the client whose model it is; ``None`` for the shared adapter. The card does not name it.
     """
 
     config: RunConfig
@@ -47,12 +47,12 @@ class Origin:
 
 
 def public_name(model: str) -> str:
-    """Return a model's name without the place where it lies on this machine."""
+    """Return a model's name without its path on this machine."""
     return model if model in list_models() or hub_name(model) else Path(model).name
 
 
 def write_card(folder: Path, info: ExportInfo, origin: Origin, personal: bool) -> None:
-    """Write ``README.md``; ``personal``: it is one client's model."""
+    """Write ``README.md``; ``personal`` says that it is the model of one client."""
     base, revision = hub_name(info.model) or (None, None)
     what = f"{title(origin.config)}, {'one client' if personal else 'the shared adapter'}"
     scores = shared_scores(origin, info.route)
@@ -96,9 +96,9 @@ def write_card(folder: Path, info: ExportInfo, origin: Origin, personal: bool) -
 
 
 def shared_scores(origin: Origin, route: str) -> dict[str, float]:
-    """Return the test scores (percent) that may be told: a client's own, or the mean over clients; often none.
+    """Return the test scores (percent) that the card may show: a client's own, or the mean over clients; often none.
 
-    Clients that keep theirs back have none in a run's summary.
+    The summary of a run has no scores of clients that do not share them.
     """
     summary = origin.summary
     if summary is None or origin.config.share_metrics != "scores" or summary.get("split") != "test":
@@ -116,10 +116,10 @@ def shared_scores(origin: Origin, route: str) -> dict[str, float]:
 
 
 def _about(info: ExportInfo, origin: Origin, personal: bool) -> str:
-    whose = "One client's model" if personal else "What all clients of a federation have in common"
+    whose = "One client's model" if personal else "The shared adapter of a federation"
     form = "merged into the foundation model" if info.merged else f"a {_kind(info)} for {public_name(info.model)}"
     if info.kind == "head":
-        form = f"a head for {public_name(info.model)}, which is used as it is"
+        form = f"a head for the unchanged {public_name(info.model)}"
     return f"{whose}, {form}. It answers on the route `{info.route}`."
 
 
@@ -128,11 +128,11 @@ def _table(info: ExportInfo, origin: Origin, revision: str | None) -> str:
     rows = {
         "method": title(origin.config),
         "rounds": f"{origin.rounds} of {origin.config.rounds}",
-        "clients": str(clients) if clients else "not told",
+        "clients": str(clients) if clients else "not shared",
         "adapter": _kind(info),
         "foundation model": f"{public_name(info.model)} ({info.family})",
-        "revision": revision or "not known",
-        "hash of its weights": f"`{info.weights}`, in {info.format}",
+        "revision": revision or "unknown",
+        "hash of the weights": f"`{info.weights}`, in {info.format}",
         "privacy": _promise(origin, origin.client is not None) or "none, see below",
         "software": f"feddat {metadata.version('feddat')}",
     }
@@ -145,12 +145,12 @@ def _kind(info: ExportInfo) -> str:
 
 def _scores(scores: Mapping[str, float], origin: Origin, source: str) -> str:
     if not scores:
-        return "None are told: the run is not finished, or scores stay with the clients."
+        return "No scores: the run is not finished, or the clients do not share their scores."
     return "\n".join(f"{score:.1f} % on {source}: {name}." for name, score in scores.items())
 
 
 def _promise(origin: Origin, personal: bool) -> str | None:
-    """Return what holds for every record that a model was trained on, in short; ``None`` where nothing does."""
+    """Return the privacy guarantee for every training record in short, or ``None`` if there is none."""
     privacy = origin.config.privacy
     if privacy.epsilon is None or (personal and privacy.scope == "shared"):
         return None
@@ -161,20 +161,20 @@ def _privacy(origin: Origin, personal: bool) -> str:
     promise = _promise(origin, personal)
     if promise is not None:
         level = (
-            f"Clients' data did not leave them, and what they trained has {promise} at its client (DP-SGD; a record "
-            "is a question with its pictures and answers). Test questions and the list of answers are not covered."
+            f"The clients' data did not leave them. Training gave {promise} (DP-SGD at each client; a record is "
+            "a question with its pictures and answers). The guarantee does not cover test questions and answer lists."
         )
     else:
         level = (
-            "Clients' data did not leave them. What they sent was not protected beyond that: no differential privacy, "
-            "no secure aggregation. A trained model can give away something of what it was trained on."
+            "The clients' data did not leave them. Their updates had no further protection: no differential privacy "
+            "and no secure aggregation. A trained model can reveal parts of its training data."
         )
         if origin.config.privacy.on:
             level = (
-                "Clients' data did not leave them. What they sent is differentially private, and this model is not: "
-                "its client trained a part of it without noise. It can give away something of what it was trained on."
+                "The clients' data did not leave them. Their updates are differentially private, but this model is "
+                "not: its client trained a part of it without noise. The model can reveal parts of its training data."
             )
-    own = f" Head and local adapter were trained on one client's data alone; `{ANSWERS_FILE}` lists its answers."
+    own = f" Only one client's data trained the head and the local adapter; `{ANSWERS_FILE}` lists its answers."
     return level + (own if personal else "")
 
 
@@ -184,18 +184,18 @@ def _use(info: ExportInfo, personal: bool) -> str:
     if not info.merged and info.kind not in ("full", "head"):
         load = ["from peft import PeftModel", "", 'model = PeftModel.from_pretrained(base, "FOLDER")']
         if info.kind in ("bottleneck", "prompt"):
-            load.insert(1, "import feddat  # brings this kind of adapter to PEFT")
+            load.insert(1, "import feddat  # adds this kind of adapter to PEFT")
         note = (
-            f"`base`: the foundation model. `{HEAD_FILE}` holds the head."
+            f"`base`: the foundation model. `{HEAD_FILE}` contains the head."
             if personal
             else "`base`: the foundation model."
         )
         blocks += ["```python\n" + "\n".join(load) + "\n```", note]
-    return "\n\n".join(blocks) or "An ordinary folder of transformers."
+    return "\n\n".join(blocks) or "This is an ordinary transformers model folder."
 
 
 def _source(config: RunConfig) -> str:
-    """Return what the data is called: that of named federations by its name, others' not at all."""
+    """Return the name of the data: that of a benchmark in the catalog, else only "private data"."""
     if config.benchmark is None or Path(config.benchmark).expanduser().is_dir():
         return "private data"
     return config.benchmark

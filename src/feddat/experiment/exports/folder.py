@@ -1,14 +1,14 @@
-"""What lies in the folder of an exported model, beside what PEFT and transformers know.
+"""The files of an exported model, beside those of PEFT and transformers.
 
 ==================== ===============================================================================================
-``feddat.json``      what it is, and how it answers (:class:`ExportInfo`)
-``answers.json``     a client's answers, the list that its head's classes are numbered by
-``head.safetensors`` its head, where that is not among the model's weights
-``fusion.safetensors`` what pools the tokens of two towers before the head, where something trained does
+``feddat.json``      description of the model, and how it answers (:class:`ExportInfo`)
+``answers.json``     the client's answers, in the order of the head's classes
+``head.safetensors`` the head, unless it is among the model's weights
+``fusion.safetensors`` the trained fusion of two towers, if there is one
 ``README.md``        the model card
 ==================== ===============================================================================================
 
-No client's name is in it, nor any of its data but the answers.
+The folder contains no client's name, and no client data except the answers.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ LAYOUT = 1
 
 
 class ExportError(RuntimeError):
-    """A model cannot be exported, or an exported one cannot be used; the message names the folder, route or option."""
+    """A model cannot be exported or an exported model cannot be used; the message names the folder, route or option."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExportInfo:
-    """What ``feddat.json`` holds.
+    """The content of ``feddat.json``.
 
     Attributes:
         model: the foundation model: a bundled name, a name on the Hub, or a folder.
-        family: its family.
-        weights, encoder: hashes of its weights and of what reads pictures and texts.
+        family: model family of the foundation model.
+        weights, encoder: hashes of its weights, and of its image processor and tokenizer.
         format: number format of its weights.
-        kind: kind of adapter; ``head``: none, the foundation model is used as it is.
-        route: route that it answers on.
-        merged: whether the folder is a model of its own, with the adapter in its weights.
-        pictures: settings of how pictures are read that are not the default ones.
-        task, answering, rank_top: how a client answers; ``None``: this is nobody's model, but what all have in common.
-        head_init: how the head was begun, which says of which layers it is.
-        head_prefix: before the names of the head's tensors in a merged model's weights; ``None``: not among them.
-        fusion: how two towers become one: ``product`` or ``transformer``.
-        fusion_weights: of as many fusions, whose outputs are added up.
+        kind: kind of adapter; ``head``: no adapter, the foundation model is unchanged.
+        route: route on which the model answers.
+        merged: whether the folder is a complete model, with the adapter merged into its weights.
+        pictures: picture-reading settings that differ from the defaults.
+        task, answering, rank_top: how the client answers; ``None`` for the shared adapter, which has no client.
+        head_init: how the head was initialised, which determines its layers.
+        head_prefix: name prefix of the head's tensors in a merged model's weights; ``None`` if they are not in there.
+        fusion: how two towers are fused: ``product`` or ``transformer``.
+        fusion_weights: weights of the fusions whose outputs are summed.
     """
 
     model: str
@@ -77,7 +77,7 @@ class ExportInfo:
         """Read ``feddat.json``.
 
         Raises:
-            ExportError: it is missing or unusable.
+            ExportError: the file is missing or unusable.
         """
         path = folder / INFO_FILE
         values = read_json(path, "not the folder of an exported model (feddat export)")
@@ -91,15 +91,15 @@ class ExportInfo:
 
 
 def is_export(folder: Path) -> bool:
-    """Return whether a folder is one of an exported model."""
+    """Return whether a folder contains an exported model."""
     return (folder / INFO_FILE).is_file()
 
 
 def read_json(path: Path, otherwise: str) -> Any:
-    """Return what a JSON file holds.
+    """Return the content of a JSON file.
 
     Raises:
-        ExportError: it is missing, which means ``otherwise``, or is no JSON.
+        ExportError: the file is missing, for which the message adds ``otherwise``, or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""An exported model on the Hub, or on whatever server ``HF_ENDPOINT`` names; only ever when asked for."""
+"""Upload an exported model to the Hub, or to the server that ``HF_ENDPOINT`` names; only on request."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from feddat.experiment.exports.folder import ExportError
 
 
 def push(folder: Path, repository: str, private: bool = True) -> str:
-    """Upload a folder into a repository, which is made where there is none, and return its address.
+    """Upload a folder to a repository, which is created if it does not exist, and return its address.
 
     Args:
-        folder: of an exported model.
+        folder: folder of an exported model.
         repository: ``OWNER/NAME``.
-        private: of a new repository: nobody else sees it.
+        private: make a new repository private.
 
     Raises:
-        ExportError: the server refuses or cannot be reached; the folder stays as it is.
+        ExportError: the server refuses or cannot be reached; the folder is left unchanged.
     """
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     try:

@@ -1,4 +1,4 @@
-"""From a run to the folder of an exported model (:mod:`feddat.experiment.exports.folder`)."""
+"""Write a run's model as the folder of an exported model (:mod:`feddat.experiment.exports.folder`)."""
 
 from __future__ import annotations
 
@@ -26,20 +26,21 @@ from feddat.experiment.exports.folder import (
     ExportInfo,
     is_export,
 )
-from feddat.experiment.single.federation import Federation, Foundation, answering_state
+from feddat.experiment.single.federation import Federation
 from feddat.experiment.single.folder import disk_errors
+from feddat.experiment.single.foundation import Foundation, answering_state
 from feddat.files import whole_folder, write_json
 from feddat.models.catalog import model_folder
 from feddat.models.standalone import Head, Shape, save_standalone, stock_class
 from feddat.models.two_towers.fusion import FusedBackbone
 from feddat.tensorfile import write_tensors
 
-#: Number formats of a merged model's weights.
+#: Number formats for the weights of a merged model.
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-#: Kinds whose adapters are not in any weights' place -> why.
+#: Kinds of adapter that cannot be merged into the model's weights -> reason.
 UNMERGEABLE = {
-    "bottleneck": "bottlenecks are layers of their own, with a ReLU in them, which no weight of the model can take on",
-    "prompt": "prompts are inputs, which no weight of the model can take on",
+    "bottleneck": "bottlenecks are separate layers with a ReLU, which no weight of the model can represent",
+    "prompt": "prompts are inputs, which no weight of the model can represent",
 }
 _SHAPES: Mapping[str, Shape] = {"nlvr2": "pair", "vcr": "scorer"}
 
@@ -49,10 +50,10 @@ class Options:
     """How a model is exported.
 
     Attributes:
-        merge: as a model of its own, with the adapter in its weights.
-        dtype: key of :data:`DTYPES`, of a merged model's weights.
-        base: what the folder calls the foundation model; default: as the run does.
-        overwrite: replace an exported model that is there already.
+        merge: write a complete model, with the adapter merged into its weights.
+        dtype: number format of a merged model's weights, a key of :data:`DTYPES`.
+        base: name of the foundation model in the folder; default: its name in the run.
+        overwrite: replace an exported model that already exists.
     """
 
     merge: bool = False
@@ -62,10 +63,10 @@ class Options:
 
 
 def client_model(federation: Federation, state: ServerState, client: str, route: str | None) -> TrainedModel:
-    """Return a client's model on a route, the method's own by default.
+    """Return a client's model on a route; default: the method's own route.
 
     Raises:
-        ExportError: there is no such client or route, or the route is not one adapter's.
+        ExportError: there is no such client or route, or the route cannot be expressed as one adapter.
     """
     if client not in federation.data:
         raise ExportError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
@@ -78,18 +79,20 @@ def client_model(federation: Federation, state: ServerState, client: str, route:
 
 
 def shared_model(foundation: Foundation, state: ServerState, route: str | None) -> TrainedModel:
-    """Return what all clients have in common: the global adapter.
+    """Return the model with the global adapter, which all clients share.
 
     Raises:
-        ExportError: there is none, or clients keep parts of it; or another route is asked for.
+        ExportError: there is no global adapter, clients keep parts of it, or another route is requested.
     """
     algorithm, adapters = foundation.algorithm, foundation.adapters
     if not algorithm.communicates:
-        raise ExportError(f"method {algorithm.name}: nothing is communicated; give --client")
+        raise ExportError(f"method {algorithm.name}: there is no shared adapter; give --client")
     if route not in (None, "global"):
-        raise ExportError(f"route {route!r}: a client's own; give --client")
+        raise ExportError(f"route {route!r}: belongs to a client; give --client")
     if kept := [key for key in adapters.named("global") if algorithm.trains_key(key) and not algorithm.shares(key)]:
-        raise ExportError(f"method {algorithm.name}: clients keep {kept[0]} and others to themselves; give --client")
+        raise ExportError(
+            f"method {algorithm.name}: clients do not share {kept[0]} and other parameters; give --client"
+        )
     received = dict(answering_state(foundation, state)[1] or {})
     added = {site: value for site, value in received.items() if site in set(adapters.sites)}
     return TrainedModel("global", [(1.0, foundation.initial_global() | state.shared)], added)
@@ -98,11 +101,11 @@ def shared_model(foundation: Foundation, state: ServerState, route: str | None) 
 def export(
     folder: Path, foundation: Foundation, trained: TrainedModel, origin: Origin, options: Options = Options()
 ) -> Path:
-    """Write a model into a folder, completely or not at all.
+    """Write a model to a folder, completely or not at all.
 
     Raises:
-        ExportError: the folder is taken, or the model cannot be had in this form.
-        ModelError: its folder cannot be read again.
+        ExportError: the folder is not free, or the model cannot be exported in this form.
+        ModelError: the foundation model's folder can no longer be read.
     """
     _check_target(folder, options.overwrite)
     kind = str(foundation.config.adapter.peft)
@@ -110,13 +113,13 @@ def export(
     if products := factored(trained.added):
         parts = [*parts, (1.0, products)]
     if options.merge and parts and kind in UNMERGEABLE:
-        raise ExportError(f"--merge: {UNMERGEABLE[kind]}; leave it out")
+        raise ExportError(f"--merge: {UNMERGEABLE[kind]}; leave out --merge")
     try:
         form, state = foundation.adapters.combined(parts) if parts else (None, {})
     except ValueError as error:
         raise ExportError(f"route {trained.route!r}: {error}") from None
     if state and form is None and not options.merge:
-        raise ExportError(f"adapter.peft {kind} trains the model itself, and there is no adapter: give --merge")
+        raise ExportError(f"adapter.peft {kind} trains the model itself, without an adapter; give --merge")
     made = _Model(foundation, trained, form, state, fusions, options)
     with disk_errors(folder), whole_folder(folder) as place:
         info = made.write(place)
@@ -126,7 +129,7 @@ def export(
 
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """What is written, but for the card."""
+    """The model to write, without its card."""
 
     foundation: Foundation
     trained: TrainedModel
@@ -137,11 +140,11 @@ class _Model:
 
     @property
     def base(self) -> str:
-        """What the folder calls the foundation model."""
+        """Name of the foundation model in the folder."""
         return self.options.base or self.foundation.config.model
 
     def write(self, folder: Path) -> ExportInfo:
-        """Write all files but the card."""
+        """Write all files except the card."""
         head, prefix = self._head(), None
         if self.options.merge:
             source = model_folder(self.foundation.config.model)
@@ -162,7 +165,7 @@ class _Model:
         return info
 
     def _merge(self, part: nn.Module) -> None:
-        """Put what was trained into the weights of a model, in place."""
+        """Merge the trained parameters into the weights of a model, in place."""
         if self.form is not None:
             put_peft(part, self.form.config, self.form.tensors(self.state)).merge_and_unload()
             return
@@ -181,7 +184,7 @@ class _Model:
         return Head(shape, dict(self.trained.heads[MAIN_HEAD].state_dict()), labels)
 
     def _head_init(self) -> str:
-        """Return how the head was begun: tasks whose classes are no words begin at random whatever is asked for."""
+        """Return how the head was initialised; always at random if the classes are not words."""
         member = self.trained.member
         words = self.foundation.config.head.init == "words" and member is not None and member.data.answers
         return "words" if words and member is not None and member.generation is None else "random"
@@ -210,7 +213,7 @@ class _Model:
 
 
 def _fusion_apart(trained: TrainedModel, foundation: Foundation) -> tuple[list[Part], list[Part]]:
-    """Return the adapters without what pools two towers' tokens, and the latter: it is no part of a stock model."""
+    """Return the adapters without fusions of two towers, and the fusions, which stock models do not have."""
     if (personal := trained.heads.get(FUSION)) is not None:
         return list(trained.parts), [(1.0, personal.state_dict())]
     if not isinstance(foundation.backbone, FusedBackbone) or foundation.config.fusion.side != "shared":
@@ -229,6 +232,8 @@ def _check_target(folder: Path, overwrite: bool) -> None:
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not overwrite:
-        raise ExportError(f"folder {folder}: not empty; choose another, or replace an exported model with --overwrite")
+        raise ExportError(
+            f"folder {folder}: not empty; choose another folder, or replace an exported model with --overwrite"
+        )
     if not is_export(folder):
-        raise ExportError(f"folder {folder}: not an exported model, so that --overwrite would destroy something else")
+        raise ExportError(f"folder {folder}: not an exported model; --overwrite replaces only exported models")

@@ -1,4 +1,4 @@
-"""Every method with every seed, side by side in worker processes, and what they come to."""
+"""Comparisons: every method with every seed, in parallel worker processes, and their results."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one comparison runs: every method with every seed.
+    """The runs of one comparison: every method with every seed.
 
     Attributes:
-        config: settings of all runs; ``name`` is the comparison's (default ``compare-BENCHMARK``).
+        config: settings of all runs; ``name`` is that of the comparison (default ``compare-BENCHMARK``).
         methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
         seeds: seeds of each method.
-        tuning: what :func:`~feddat.experiment.grids.tuning.search` chose: each method runs with its own best values, a
-            variant that was not searched for with its algorithm's.
+        tuning: result of :func:`~feddat.experiment.grids.tuning.search`. Each method runs with its own best values; a
+            variant that was not searched for uses those of its algorithm.
     """
 
     config: RunConfig
@@ -42,7 +42,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Return the comparison's folder."""
+        """The comparison's folder."""
         return self.config.runs_dir / comparison_name(self.config)
 
     def runs(self) -> dict[str, RunConfig]:
@@ -62,27 +62,27 @@ def compare(
 ) -> dict[str, Any]:
     """Run every method with every seed (:class:`Plan`), and write ``comparison.json`` and a report.
 
-    Runs are computed in worker processes and lie in ``RUNS_DIR/NAME/METHOD-sSEED``. Finished ones are kept, half-done
-    ones go on. A script that calls this needs the usual ``if __name__ == "__main__":``.
+    Worker processes compute the runs in ``RUNS_DIR/NAME/METHOD-sSEED``. Finished runs are kept, interrupted runs are
+    resumed. A script that calls this needs the usual ``if __name__ == "__main__":``.
 
     Args:
-        config: with ``methods``, ``seeds`` and ``tuning``: see :class:`Plan`.
-        methods: see there.
-        seeds: see there.
+        config: see :class:`Plan`.
+        methods: see :class:`Plan`.
+        seeds: see :class:`Plan`.
         jobs: number of worker processes; default: one per core.
-        progress: receives the runs' events, each with ``run``: the run's name; and ``failure`` for a run that failed.
-        overwrite: begin every run anew.
-        tuning: see there.
-        record: runs that it holds are not computed, and finished ones are added to it.
+        progress: receives the events of the runs, each with the run's name as ``run``, and ``failure`` if a run fails.
+        overwrite: start every run from scratch.
+        tuning: see :class:`Plan`.
+        record: runs that it contains are not computed, and finished runs are added to it.
 
     Returns:
-        What ``comparison.json`` holds: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds, number
-        of ``runs``, and the same by ``clients``), ``failed`` (run -> reason), ``name``, ``benchmark``, ``model``,
-        ``seeds``, ``tuning``.
+        The content of ``comparison.json``: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds,
+        number of ``runs``, and the same by ``clients``), ``failed`` (run -> reason), ``name``, ``benchmark``,
+        ``model``, ``seeds``, ``tuning``.
 
     Raises:
         ConfigError: a method is unknown.
-        ExperimentError: no run succeeded; says why the first did not.
+        ExperimentError: no run succeeded; the message says why the first failed.
     """
     return compare_each({"": Plan(config, methods, seeds, tuning)}, jobs, progress, overwrite, record)[""]
 
@@ -94,14 +94,14 @@ def compare_each(
     overwrite: bool = False,
     record: RunRecord | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Do several comparisons with one set of workers, each written as by :func:`compare`; return them by label.
+    """Make several comparisons with one pool of workers, written as by :func:`compare`; return them by label.
 
-    The runs' names in events are those of :func:`all_runs`. A comparison of which no run succeeded has no ``runs``, and
-    is not written.
+    Events name the runs as :func:`all_runs` does. A comparison without a successful run has no ``runs`` and is not
+    written.
 
     Raises:
         ConfigError: a method is unknown.
-        ExperimentError: no run of any comparison succeeded; says why the first did not.
+        ExperimentError: no run of any comparison succeeded; the message says why the first failed.
     """
     plans = {label: replace(plan, config=pinned(plan.config)) for label, plan in plans.items()}
     runs = all_runs(plans)
@@ -119,9 +119,9 @@ def compare_each(
 
 
 def all_runs(plans: Mapping[str, Plan]) -> dict[str, RunConfig]:
-    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``; an empty label leaves ``METHOD-sSEED``.
+    """Return the runs of several comparisons by ``LABEL/METHOD-sSEED``, or ``METHOD-sSEED`` for an empty label.
 
-    All runs of the first seed come first, then those of the second: a grid that is cut off compares alike with alike.
+    All runs of the first seed come first, then those of the second, so that an interrupted grid can still be compared.
     """
     runs = {labelled(label, name): run for label, plan in plans.items() for name, run in plan.runs().items()}
     seeds = list(dict.fromkeys(seed for plan in plans.values() for seed in plan.seeds))
@@ -129,12 +129,12 @@ def all_runs(plans: Mapping[str, Plan]) -> dict[str, RunConfig]:
 
 
 def labelled(label: str, name: str) -> str:
-    """Return the name of a run among those of several comparisons."""
+    """Return the name of a run of one of several comparisons."""
     return f"{label}/{name}" if label else name
 
 
 def _conclude(plan: Plan, done: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
-    """Write ``comparison.json`` and the report of the runs that are done; return the former."""
+    """Write ``comparison.json`` and the report of the finished runs; return the content of the former."""
     methods = {method: [s for s in done.values() if s["method"] == method] for method in dict.fromkeys(plan.methods)}
     comparison = {
         "name": plan.folder.name,
@@ -161,16 +161,16 @@ def comparison_runs(
     """Return the runs of a comparison by name, seed by seed; see :func:`compare`.
 
     Raises:
-        ConfigError: a method is unknown, the runtime is another than this process, or scores are kept back.
+        ConfigError: a method is unknown, the runtime is not in-process, or the clients do not share scores.
         ExperimentError: there is no method or no seed.
     """
     if config.runtime.kind != "in-process":
-        raise ConfigError(f"runtime: {config.runtime.kind}, but the runs of a comparison are in-process; leave it out")
-    if config.share_metrics != "scores" and not config.privacy.on:  # then they are scored where their data is
-        raise ConfigError(f"share_metrics: {config.share_metrics}, but scores are what is compared; leave it out")
+        raise ConfigError(f"runtime: {config.runtime.kind}, but comparisons run in-process; leave out runtime")
+    if config.share_metrics != "scores" and not config.privacy.on:  # with privacy, runs are scored where the data is
+        raise ConfigError(f"share_metrics: {config.share_metrics}, but comparisons need scores; leave it out")
     if config.runtime.jobs not in (1, "auto"):
         raise ConfigError(
-            f"runtime.jobs: {config.runtime.jobs}, but the runs of a comparison are side by side already; leave it out"
+            f"runtime.jobs: {config.runtime.jobs}, but the runs of a comparison are parallel already; leave it out"
         )
     config = config.updated({"runtime.jobs": 1})
     name = comparison_name(config)
@@ -189,7 +189,7 @@ def comparison_runs(
 
 
 def comparison_name(config: RunConfig) -> str:
-    """Return the name of the comparison's folder below ``runs_dir``."""
+    """Return the name of the comparison's folder in ``runs_dir``."""
     return config.name or f"compare-{config.source_name}"
 
 
@@ -200,7 +200,7 @@ def run_all(
     overwrite: bool = False,
     record: RunRecord | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Do runs in worker processes, as in :func:`compare`; return summaries, and reasons of failure, by run."""
+    """Compute runs in worker processes, as :func:`compare` does; return summaries and reasons of failure by run."""
     tell = progress or _log_failures
     recorded = {name: record.summary(run) if record is not None else None for name, run in runs.items()}
     done = {name: summary for name, summary in recorded.items() if summary is not None}
@@ -227,10 +227,10 @@ class _Task:
     """One run in a worker process.
 
     Attributes:
-        config: its settings.
-        overwrite: replace what its folder holds.
-        measured: for a record, also score what was trained on.
-        beside: short hashes of a finished run that it is to be compared with.
+        config: settings of the run.
+        overwrite: replace the content of its folder.
+        measured: also score the training data, for a record.
+        beside: short hashes of a finished run to compare it with.
     """
 
     config: RunConfig
@@ -245,7 +245,7 @@ def _log_failures(event: Mapping[str, Any]) -> None:
 
 
 def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean and sample standard deviation over one method's runs: of the clients' mean, and of each client."""
+    """Return mean and sample standard deviation over the runs of one method, for the clients' mean and each client."""
     own: dict[str, list[float]] = {}
     for summary in summaries:
         for client, scores in summary["clients"].items():

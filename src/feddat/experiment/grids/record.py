@@ -1,8 +1,8 @@
 """A record of finished runs: one JSON line each, in a file that can be committed.
 
-A grid takes hours, and run folders stay on the machine that made them. A comparison with a record does not compute
-again what has a line there, whichever machine made it, and makes its tables from the lines. A line is found by the
-hash of everything in the configuration that determines a run's numbers.
+A grid takes hours, and run folders stay on the machine that made them. A comparison with a record does not recompute
+runs that have a line there, whichever machine made them, and makes its tables from the lines. The key of a line is the
+hash of all settings that determine a run's numbers.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from feddat.experiment.single.methods import resolve
 from feddat.files import locked
 from feddat.report.record import read_lines
 
-#: Keys of a summary that say nothing in a record.
+#: Keys of a summary that a record omits.
 _LEFT_OUT = ("missing", "not_shared", "seconds_in")
-#: Decimal places of what is measured.
+#: Decimal places of measurements.
 _DIGITS = 4
 
 
 class RunRecord:
-    """The lines of one file, and of others that are only read; a file that does not exist has none.
+    """The lines of one file, and of others that are only read; a missing file has no lines.
 
     Args:
-        path: of the file that finished runs are added to.
-        others: files that are looked into, too.
+        path: file to which finished runs are added.
+        others: files that are only read.
 
     Raises:
-        DataError: a file cannot be read, or a line is not one of a record.
+        DataError: a file cannot be read, or a line is not a line of a record.
     """
 
     def __init__(self, path: Path, others: Sequence[Path] = ()) -> None:
@@ -43,16 +43,16 @@ class RunRecord:
         self._lines = {line["run"]: line for file in (*others, path) if file.exists() for line in read_lines(file)}
 
     def summary(self, config: RunConfig) -> dict[str, Any] | None:
-        """Return the summary of a run that is in the record; ``None`` where it is not."""
+        """Return the summary of a run in the record, or ``None`` if the run is not there."""
         line = self._lines.get(config_hash(config))
         return None if line is None else dict(line["summary"])
 
     def measured(self, config: RunConfig) -> dict[str, float]:
-        """Return what says why a run scored as it did; empty where it is not in the record.
+        """Return measurements that help to explain a run's scores; empty if the run is not in the record.
 
-        ``agreement`` and ``norm`` of the clients' updates and ``distilled``, the share of FedDAT's loss that is
-        distillation, are means over the rounds since the last evaluation but one; ``train ROUTE`` and ``validation
-        ROUTE`` are the last scores, in percent.
+        ``agreement`` and ``norm`` of the clients' updates, and ``distilled``, the share of distillation in FedDAT's
+        loss, are means over the rounds since the second-to-last evaluation. ``train ROUTE`` and ``validation ROUTE``
+        are the last scores, in percent.
         """
         line = self._lines.get(config_hash(config))
         if line is None or not line["curve"]:
@@ -67,10 +67,10 @@ class RunRecord:
         return found
 
     def add(self, config: RunConfig, summary: Mapping[str, Any], folder: RunFolder) -> None:
-        """Append a finished run's line, if the file has none of it.
+        """Append a line for a finished run, unless the record has one.
 
         Raises:
-            ExperimentError: the disk refuses.
+            ExperimentError: the file cannot be written.
         """
         key = config_hash(config)
         if key in self._lines:
@@ -91,10 +91,10 @@ class RunRecord:
 
 
 def curve_of(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return a run's way in short, from the lines of its metrics: one entry per round that was evaluated.
+    """Return a short learning curve from the lines of a run's metrics: one entry per evaluated round.
 
-    An entry has ``round``; ``train``: the clients' mean losses since the entry before; ``updates``: norm and agreement
-    of their updates, likewise; and by split and route the mean score over clients.
+    An entry has ``round``; ``train``, the clients' mean losses since the previous entry; ``updates``, the mean norm and
+    agreement of their updates since then; and the mean score over clients by split and route.
     """
     evaluated = sorted({line["round"] for line in lines if "score" in line})
     entries: list[dict[str, Any]] = []
@@ -116,7 +116,7 @@ def curve_of(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _distilled(losses: Mapping[str, float], settings: AlgorithmConfig) -> float | None:
-    """Return the share of both of FedDAT's losses that is distillation, from their parts' means."""
+    """Return the share of distillation in the sum of FedDAT's losses, from the means of their parts."""
     if not {"kl_global", "kl_dat", "loss"} <= losses.keys() or not losses["loss"]:
         return None
     return (settings.alpha * losses["kl_global"] + settings.beta * losses["kl_dat"]) / losses["loss"]

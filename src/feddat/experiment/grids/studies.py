@@ -1,7 +1,7 @@
-"""Studies: how the scores depend on one thing, each point of the curve an ordinary run.
+"""Studies: how the scores depend on one setting; each point of a curve is an ordinary run.
 
-A study over settings is a comparison per value; a study over rounds reads the curves of one comparison. Either way the
-runs are kept, resumed and computed side by side like those of any comparison, and the study itself is a file
+A study over a setting makes one comparison per value; a study over rounds reads the curves of one comparison. Either
+way the runs are kept, resumed and computed in parallel like those of any comparison. The study itself is a file
 (``study.json``) that the report draws.
 """
 
@@ -25,18 +25,19 @@ from feddat.report.tables import own_route
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """What is varied, and what the scores are drawn against.
+    """The varied setting, and the horizontal axis of the plot.
 
     Attributes:
-        name: of the study; a configuration key for one made up on the command line.
-        description: one line.
+        name: name of the study; for a study from the command line, the configuration key.
+        description: description in one line.
         axis: label of the horizontal axis.
-        values: values of the points; none: one comparison, drawn over its rounds.
-        keys: configuration keys that take a point's value.
-        methods: compared where the caller names none.
-        over: horizontal axis: the point's value; the local steps that a client took in all; or those that the point's
-            value plans for all rounds, where methods take another number of them for equal compute.
-        by_route: one series per way to answer (DAT, local, global), not only the method's own.
+        values: values of the points; if empty, one comparison is drawn over its rounds.
+        keys: configuration keys that are set to a point's value.
+        methods: methods to compare by default.
+        over: horizontal axis: ``value``, the point's value; ``steps``, all local steps that a client took; ``planned``,
+            the local steps that the point's value plans for all rounds, although some methods take a different number
+            for equal compute.
+        by_route: draw one series per route (DAT, local, global), not only the method's own route.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Study:
 
     @property
     def points(self) -> dict[str, Any]:
-        """Return the values by label, which names a folder; a study over rounds has one point of no name."""
+        """The values by label, which names a folder; a study over rounds has one point with an empty label."""
         return {_label(value): value for value in self.values} or {"": None}
 
     def plans(
@@ -85,17 +86,17 @@ class Study:
 
         Args:
             config: settings of all points; the study is scored on its ``eval.split``.
-            methods: see :class:`~feddat.experiment.grids.comparison.Plan`, as ``seeds`` and ``tuning``.
-            seeds: see there.
-            tuning: see there.
-            equal_steps: give each point so many local steps a round that a client takes about so many in all
+            methods: see :class:`~feddat.experiment.grids.comparison.Plan`.
+            seeds: see :class:`~feddat.experiment.grids.comparison.Plan`.
+            tuning: see :class:`~feddat.experiment.grids.comparison.Plan`.
+            equal_steps: choose each point's local steps per round so that a client takes about this many in total
                 (:func:`with_steps`).
 
         Raises:
-            ConfigError: a key is unknown, a value does not fit, or two settings contradict each other.
+            ConfigError: a key is unknown, a value is invalid, or two settings contradict each other.
         """
         if chosen := set(self.keys).intersection(tuning["keys"] if tuning is not None else ()):
-            raise ConfigError(f"study {self.name}: {min(chosen)} is what is studied, and cannot be chosen per method")
+            raise ConfigError(f"study {self.name}: varies {min(chosen)}, so a search cannot choose it per method")
         if equal_steps is not None and (self.over != "value" or "rounds" in self.keys):
             raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
         folder = config.runs_dir / study_name(self, config)
@@ -118,14 +119,14 @@ STUDIES: dict[str, Study] = {
     for study in (
         Study(
             "examples",
-            "how many training examples a client has",
+            "number of training examples per client",
             "training examples per client",
             (50, 100, 200, 400, 800, 1600),
             ("train_examples",),
         ),
         Study(
             "steps",
-            "how long clients train at the same data and number of rounds: local epochs per round",
+            "how long clients train with the same data and number of rounds: local epochs per round",
             "local steps per client",
             (1, 2, 4, 8),
             ("train.epochs",),
@@ -133,7 +134,7 @@ STUDIES: dict[str, Study] = {
         ),
         Study(
             "length",
-            "how long clients train at the same data and number of rounds: local steps per round, at last whole epochs",
+            "how long clients train with the same data and number of rounds: local steps per round, up to whole epochs",
             "local steps per client",
             (2, 5, 10, 23, 40, None),
             ("train.steps",),
@@ -141,10 +142,10 @@ STUDIES: dict[str, Study] = {
             over="planned",
         ),
         Study("rounds", "learning curves, with the same data and local epochs", "round"),
-        Study("routes", "learning curves of each way to answer: DAT, local, global", "round", by_route=True),
+        Study("routes", "learning curves of each route: DAT, local, global", "round", by_route=True),
         Study(
             "clients",
-            "on how many clients the same examples are spread",
+            "number of clients that share the same examples",
             "clients that share one client's examples",
             (1, 2, 4, 8),
             ("split_clients",),
@@ -167,14 +168,14 @@ STUDIES: dict[str, Study] = {
         ),
         Study(
             "width",
-            "how far the adapters reduce the width of the model",
+            "how much the adapters reduce the width of the model",
             "reduction of the width",
             (1, 2, 4, 8, 16, 32),
             ("adapter.reduction",),
         ),
         Study(
             "server",
-            "the server's rule of aggregation",
+            "the server's aggregation rule",
             "server rule",
             ("mean", "fedavgm", "fedadam", "fedyogi", "fedmedian", "fedtrimmedavg"),
             ("server.rule",),
@@ -182,7 +183,7 @@ STUDIES: dict[str, Study] = {
         ),
         Study(
             "traps",
-            "what the faults of the published code cost",
+            "the cost of the faults in the published code",
             "fault reproduced",
             ("none", "frozen-local", "long-schedule", "moving-rest", "all"),
             ("train.trap",),
@@ -193,14 +194,14 @@ STUDIES: dict[str, Study] = {
 
 
 def study_name(study: Study, config: RunConfig) -> str:
-    """Return the name of the study's folder below ``runs_dir``."""
+    """Return the name of the study's folder in ``runs_dir``."""
     return config.name or f"study-{study.name}-{config.source_name}"
 
 
 def with_steps(config: RunConfig, steps: int) -> RunConfig:
-    """Return the configuration with so many local steps a round that a client takes about ``steps`` in all, on average.
+    """Return the configuration with local steps per round such that a client takes about ``steps`` in total on average.
 
-    At least one step a round. A step is one batch, however many optimizer steps a method makes of it.
+    There is at least one step per round. A step is one batch, however many optimizer steps a method makes for it.
     """
     return config.updated({"train.steps": max(1, round(steps / (config.rounds * config.server.fraction)))})
 
@@ -215,19 +216,19 @@ def run_study(
 ) -> dict[str, Any]:
     """Run the comparisons of a study (:meth:`Study.plans`), and write ``study.json``, its table and its plot.
 
-    Finished runs are kept and half-done ones go on, as in a comparison, which also has a ``record``. A study over
-    rounds draws only what has a folder here.
+    As in a comparison, finished runs are kept, interrupted runs are resumed, and ``record`` saves runs. A study over
+    rounds draws only runs whose folders are on this machine.
 
     Returns:
-        What ``study.json`` holds: ``study``, ``description``, ``axis``, ``rows`` (what the points are), ``curve``
+        The content of ``study.json``: ``study``, ``description``, ``axis``, ``rows`` (heading of the points), ``curve``
         (whether the points are rounds), ``by_route``, ``split``, ``benchmark``, ``model``, ``tuning``, ``failed``
         (run -> reason), and ``records``, one for each run, point and route: ``method``, ``route``, ``seed``, ``point``
-        (its label), ``x`` (a number, or ``None`` where the values are none), ``score`` (mean over clients), ``clients``
-        (name -> score), ``rounds``, ``steps`` (a client's local steps in all), ``bytes`` (``up`` and ``down``, of one
+        (label), ``x`` (a number, or ``None`` if the values are not numbers), ``score`` (mean over clients), ``clients``
+        (name -> score), ``rounds``, ``steps`` (all local steps of a client), ``bytes`` (``up`` and ``down`` for one
         client's training in one round), ``measured`` (:meth:`~feddat.experiment.grids.record.RunRecord.measured`).
 
     Raises:
-        ExperimentError: no run succeeded; says why the first did not.
+        ExperimentError: no run succeeded; the message says why the first failed.
     """
     comparisons = compare_each(plans, jobs, progress, overwrite, record)
     config = next(iter(plans.values())).config
@@ -302,7 +303,7 @@ def _records(
 
 
 def _place(study: Study, value: Any, done: float, config: RunConfig) -> Any:
-    """Return where a point stands on the horizontal axis."""
+    """Return the position of a point on the horizontal axis."""
     if study.over == "steps":
         return done
     if study.over == "value":
@@ -314,5 +315,5 @@ def _place(study: Study, value: Any, done: float, config: RunConfig) -> Any:
 
 
 def _label(value: Any) -> str:
-    """Return a value as a folder's name."""
+    """Return a value as the name of a folder."""
     return "none" if value is None else str(value).replace("/", "-")

@@ -1,4 +1,4 @@
-"""Suites: whole grids of federations, methods and seeds, and the tables that they fill."""
+"""Suites: whole grids of federations, methods and seeds, with their tables."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ PAPER_ROWS = (
     *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
     *("local", "feddat", "central"),
 )
-#: The rows of comparisons on real medical data, by how much they train and send.
+#: The rows of comparisons on real medical data, ordered by what they train and send.
 MEDICAL_ROWS = ("feddat", "fedavg", "local", "head")
-#: The rows that decide what FedDAT is worth: three forms of it, and what it has to be better than.
+#: The rows that decide whether FedDAT pays off: three variants of it, and the methods that it has to beat.
 DECIDING_ROWS = ("feddat", "feddat-mild", "feddat-heads", "fedavg", "fedavg-2x", "local", "feddpa", "central")
-#: The rows of the comparison at the published scale, these first.
+#: The rows of the comparison at the published scale; the deciding rows come first.
 PUBLISHED_ROWS = (
     *DECIDING_ROWS,
     *("fedavg-ft", "ditto", "apfl", "fedalt", "fedsa-lora", "fedex-lora", "feddyn"),
@@ -42,13 +42,13 @@ _MINI = tuple(f"mini/{kind}" for kind in (*_KINDS, "convention"))
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """A grid.
+    """A grid of federations and methods.
 
     Attributes:
-        name: of the suite.
-        description: one line.
+        name: name of the suite.
+        description: description in one line.
         benchmarks: the federations.
-        methods: rows of its tables.
+        methods: the rows of its tables.
     """
 
     name: str
@@ -57,13 +57,15 @@ class Suite:
     methods: tuple[str, ...]
 
     def configs(self, config: RunConfig) -> dict[str, RunConfig]:
-        """Return the settings of each federation's comparison by the name of its folder.
+        """Return the settings of each federation's comparison, by the name of its folder.
 
         Raises:
-            ConfigError: a benchmark is not in the catalog, or the settings name clients of their own.
+            ConfigError: a benchmark is not in the catalog, or the settings have their own `clients`.
         """
         if config.clients is not None:
-            raise ConfigError(f"suite {self.name}: its federations are {', '.join(self.benchmarks)}; give no `clients`")
+            raise ConfigError(
+                f"suite {self.name}: its federations are {', '.join(self.benchmarks)}; leave out `clients`"
+            )
         if unknown := [name for name in self.benchmarks if name not in list_benchmarks()]:
             raise ConfigError(f"suite {self.name}: unknown benchmark {', '.join(unknown)}; see `feddat list`")
         place = {"runs_dir": config.runs_dir / (config.name or f"suite-{self.name}")}
@@ -77,7 +79,7 @@ SUITES: dict[str, Suite] = {
     for suite in (
         Suite("paper", "the paper's federations and rows", tuple(f"paper/{kind}" for kind in _KINDS), PAPER_ROWS),
         Suite("mini", "the mini federations, the paper's rows", _MINI, PAPER_ROWS),
-        Suite("deciding", "the mini federations, the rows that decide what FedDAT is worth", _MINI, DECIDING_ROWS),
+        Suite("deciding", "the mini federations, the rows that decide whether FedDAT pays off", _MINI, DECIDING_ROWS),
         Suite(
             "published",
             "the mini federations, the rows of the comparison at the published scale",
@@ -92,13 +94,13 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "all",
-            "the mini federations, every row of the others, every rule of the server, variants of FedDAT",
+            "the mini federations, all rows of the other suites, all server rules, variants of FedDAT",
             _MINI,
             ALL_ROWS,
         ),
         Suite(
             "medical",
-            "medical data of the Hub: three datasets, four modalities, five hospitals",
+            "medical data from the Hub: three datasets, four modalities, five hospitals",
             ("medical/small", "medical/modality", "medical/sites"),
             MEDICAL_ROWS,
         ),
@@ -112,7 +114,7 @@ def find_suite(name: str) -> Suite:
     """Return the suite of this name.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no such suite.
     """
     if name not in SUITES:
         raise ConfigError(f"suite {name!r}: unknown; suites are {', '.join(SUITES)}")
@@ -133,16 +135,16 @@ def tune_suite(
 
     Args:
         configs: settings by the name of the federation's folder.
-        methods: to choose for.
-        wanted: setting and candidates.
-        on: benchmark whose choice serves for all federations; default: each has its own search.
+        methods: methods to choose for.
+        wanted: settings and candidates.
+        on: benchmark whose choice is used for all federations; default: each has its own search.
         jobs: number of worker processes.
-        progress: receives the search runs' events.
-        overwrite: begin every run anew.
+        progress: receives the events of the search runs.
+        overwrite: start every run from scratch.
         record: see :func:`~feddat.experiment.grids.comparison.compare`.
 
     Returns:
-        What was chosen (:meth:`~feddat.experiment.grids.tuning.Search.choose`) for each.
+        The result of :meth:`~feddat.experiment.grids.tuning.Search.choose` for each federation.
 
     Raises:
         ConfigError: ``on`` is not a benchmark of the suite.
@@ -154,7 +156,7 @@ def tune_suite(
 
 
 def searched_configs(configs: Mapping[str, RunConfig], on: str | None) -> dict[str, RunConfig]:
-    """Return the settings of the federations that a search is done on: all, or the one of benchmark ``on``.
+    """Return the settings of the federations to search on: all, or only that of benchmark ``on``.
 
     Raises:
         ConfigError: ``on`` is not a benchmark of the suite.
@@ -162,7 +164,7 @@ def searched_configs(configs: Mapping[str, RunConfig], on: str | None) -> dict[s
     searched = {label: config for label, config in configs.items() if on in (None, config.benchmark)}
     if not searched:
         known = ", ".join(str(config.benchmark) for config in configs.values())
-        raise ConfigError(f"no federation {on!r} in the suite to choose settings on; there are {known}")
+        raise ConfigError(f"no federation {on!r} in the suite to choose settings on; its federations are {known}")
     return searched
 
 
@@ -176,23 +178,23 @@ def run_suite(
 ) -> dict[str, Any]:
     """Run the comparisons of a suite, one per federation, and write ``suite.json``, its tables and its page.
 
-    Finished runs are kept and half-done ones go on, as in a comparison.
+    As in a comparison, finished runs are kept and interrupted runs are resumed.
 
     Args:
-        suite: which one.
-        plans: the comparison of each federation by the name of its folder.
+        suite: the suite.
+        plans: the comparison of each federation, by the name of its folder.
         jobs: number of worker processes.
-        progress: receives the runs' events.
-        overwrite: begin every run anew.
+        progress: receives the events of the runs.
+        overwrite: start every run from scratch.
         record: see :func:`~feddat.experiment.grids.comparison.compare`.
 
     Returns:
-        What ``suite.json`` holds: ``suite``, ``description``, ``folders`` (benchmark -> folder), ``failed``
+        The content of ``suite.json``: ``suite``, ``description``, ``folders`` (benchmark -> folder), ``failed``
         (run -> reason).
 
     Raises:
         ConfigError: a method is unknown.
-        ExperimentError: no run succeeded; says why the first did not.
+        ExperimentError: no run succeeded; the message says why the first failed.
     """
     comparisons = compare_each(plans, jobs, progress, overwrite, record)
     folder = RunFolder(next(iter(plans.values())).config.runs_dir)

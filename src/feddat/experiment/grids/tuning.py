@@ -1,7 +1,7 @@
-"""The same search for every method: a grid over one or more settings, chosen on validation data.
+"""The same search for every method: a grid over one or more settings, whose best point is chosen on validation data.
 
-Each method runs once at each point of the grid, under a seed of its own that no reported run has, and is scored on the
-validation split; the test split is never looked at.
+Each method runs once at each point of the grid, with a seed that no reported run has, and is scored on the validation
+split. The search never uses the test split.
 """
 
 from __future__ import annotations
@@ -53,35 +53,35 @@ class Search:
         """Read one or more ``KEY=V1,V2,...`` with spaces between them.
 
         Raises:
-            ConfigError: there is no key or no value, or a key comes twice.
+            ConfigError: there is no key or no value, or a key occurs twice.
         """
         pairs = [parse_values(part) for part in text.split() or [""]]
         keys = [key for key, _ in pairs]
         if twice := [key for key in keys if keys.count(key) > 1]:
-            raise ConfigError(f"search {text!r}: {twice[0]} comes twice")
+            raise ConfigError(f"search {text!r}: {twice[0]} occurs twice")
         return cls(dict(pairs))
 
     @property
     def name(self) -> str:
-        """Return the keys, for messages."""
+        """The keys, for messages."""
         return " and ".join(self.grid)
 
     @property
     def points(self) -> dict[str, dict[str, Any]]:
-        """Return the points of the grid, key -> value, by label: ``KEY=VALUE``, with spaces between several."""
+        """The points of the grid (key -> value) by label: ``KEY=VALUE``, separated by spaces for several keys."""
         points = (dict(zip(self.grid, values, strict=True)) for values in itertools.product(*self.grid.values()))
         return {" ".join(f"{key}={value}" for key, value in point.items()): point for point in points}
 
     def runs(self, config: RunConfig, methods: Sequence[str]) -> dict[str, RunConfig]:
-        """Return the search runs by name, every method at every point; they lie in ``tuning/`` of the comparison.
+        """Return the search runs by name, every method at every point; their folder is ``tuning/`` in the comparison's.
 
         Raises:
-            ConfigError: a key is unknown or a value does not fit.
+            ConfigError: a key is unknown or a value is invalid.
         """
         if config.privacy.on:
             raise ConfigError(
-                f"privacy: a search over {self.name} trains on the same records again and chooses by their clients' "
-                "scores, which no epsilon counts; give the values instead"
+                f"privacy: a search over {self.name} trains on the same records again and chooses by the clients' "
+                "scores, which epsilon does not cover; give the values instead"
             )
         folder = config.runs_dir / comparison_name(config) / "tuning"
         runs = {}
@@ -95,10 +95,10 @@ class Search:
     def choose(
         self, methods: Sequence[str], results: Mapping[str, Mapping[str, Any]], benchmark: str | None
     ) -> dict[str, Any]:
-        """Return what ``tuning.json`` holds, from the summaries of :meth:`runs` by name.
+        """Return the content of ``tuning.json``, from the summaries of :meth:`runs` by name.
 
-        That is ``keys``, ``benchmark``, ``seed``, ``scores`` (method -> point's label -> score in percent) and ``best``
-        (method -> key -> value).
+        Its keys are ``keys``, ``benchmark``, ``seed``, ``scores`` (method -> point's label -> score in percent) and
+        ``best`` (method -> key -> value).
 
         Raises:
             ExperimentError: all runs of a method failed.
@@ -119,10 +119,10 @@ def _run_name(method: str, label: str) -> str:
 
 
 def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
-    """Read what an earlier search chose, from its ``tuning.json``.
+    """Read the result of an earlier search from its ``tuning.json``.
 
     Raises:
-        ConfigError: the file is no such thing, or neither a method nor its algorithm has values in it.
+        ConfigError: the file is not the result of a search, or has no values for a method or its algorithm.
     """
     try:
         chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -145,10 +145,10 @@ def search(
     overwrite: bool = False,
     record: RunRecord | None = None,
 ) -> dict[str, Any]:
-    """Run the search, write ``tuning.json`` beside its runs, and return what it holds (:meth:`Search.choose`).
+    """Run the search, write ``tuning.json`` beside its runs, and return its content (:meth:`Search.choose`).
 
-    Finished runs are kept and half-done ones go on, as in a comparison
-    (:func:`~feddat.experiment.grids.comparison.compare`), which takes the result.
+    As in a comparison (:func:`~feddat.experiment.grids.comparison.compare`), which accepts the result, finished runs
+    are kept and interrupted runs are resumed.
     """
     return search_each({"": config}, methods, wanted, jobs, progress, overwrite, record)[""]
 
@@ -162,9 +162,9 @@ def search_each(
     overwrite: bool = False,
     record: RunRecord | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Do the same search for several comparisons with one set of workers; return what was chosen by label.
+    """Make the same search for several comparisons with one pool of workers; return the results by label.
 
-    The runs' names in events are those of :func:`trials`.
+    Events name the runs as :func:`trials` does.
     """
     configs = {label: pinned(config) for label, config in configs.items()}
     results, _ = run_all(trials(configs, methods, wanted), jobs, progress, overwrite, record)
@@ -179,7 +179,7 @@ def search_each(
 
 
 def trials(configs: Mapping[str, RunConfig], methods: Sequence[str], wanted: Search) -> dict[str, RunConfig]:
-    """Return the runs of :func:`search_each` by ``LABEL/NAME``; an empty label leaves ``NAME``."""
+    """Return the runs of :func:`search_each` by ``LABEL/NAME``, or ``NAME`` for an empty label."""
     return {
         labelled(label, name): run
         for label, config in configs.items()

@@ -1,1 +1,1 @@
-"""What Flower loads: the two apps, the settings that reach them, and the client's policy over what it is asked."""
+"""The two apps that Flower loads, the settings that reach them, and the client's policy for incoming messages."""

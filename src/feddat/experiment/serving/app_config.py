@@ -1,8 +1,9 @@
-"""A run's configuration as Flower carries it: one flat table of text, numbers and truth values.
+"""A run's configuration in Flower's form: one flat table of text, numbers and booleans.
 
-Every key of :class:`~feddat.config.RunConfig` is a key there, with dots between section and name (``train.lr``). What
-TOML cannot say is text: nothing is ``""``; lists and tables are YAML in brackets, ``"[0.9, 0.98]"``. Beside them stand
-the options of ``feddat run``: ``resume``, ``overwrite`` and ``accept_changes``.
+Every key of :class:`~feddat.config.RunConfig` is a key of the table, with a dot between section and name
+(``train.lr``). Values that TOML cannot express are text: ``None`` is ``""``, and lists and mappings are YAML in
+brackets, ``"[0.9, 0.98]"``. The table also has the options of ``feddat run``: ``resume``, ``overwrite`` and
+``accept_changes``.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from typing import Any, TypeAlias
 from feddat.config import ConfigError, RunConfig, parse_scalar
 from feddat.config.run import assign, validated
 
-#: What Flower takes for a value of a run's configuration.
+#: A run's configuration with values of the types that Flower supports.
 Flat: TypeAlias = dict[str, bool | int | float | str]
 OPTIONS = ("resume", "overwrite", "accept_changes")
-#: Sections whose content is one value: their keys are names that the user gives.
+#: Sections that are a single value in the table, since the user chooses their keys.
 _TABLES = ("clients", "revisions", "server.options", "server.agreed_examples")
-#: What a client with a file of its own does not take from a server, but says itself: where its data, model and files
-#: are, what it computes on, how much of its data is used. Keys, or sections. (Hashes of weights come with every
-#: instruction; a run notes its own when it starts, so that it is another setting when the run is resumed.)
+#: Keys or sections that a client with its own file never takes from the server: where its data, model and files are,
+#: which device it computes on, and how much of its data it uses. (Every instruction contains the hash of the weights.
+#: The setting differs when a run is resumed, since the run fills it in when it starts.)
 CLIENTS_OWN = frozenset(
     {
         *(
@@ -43,14 +44,14 @@ CLIENTS_OWN = frozenset(
         *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
     }
 )
-#: The most that a server may write: keys, characters of a key and of a value, and brackets in it, whose nesting is slow
-#: to read.
+#: Limits on a server's settings: keys, characters in a key, characters in a value, and brackets in a value, since
+#: nested brackets are slow to parse.
 _MOST_KEYS, _LONGEST_KEY, _LONGEST, _MOST_BRACKETS = 1000, 100, 4096, 64
 
 
 @dataclass(frozen=True)
 class AppConfig:
-    """What the ServerApp is told: the run, and what to do where its folder is not empty."""
+    """The configuration of the ServerApp: the run, and what to do if its folder is not empty."""
 
     run: RunConfig
     resume: bool = False
@@ -59,15 +60,15 @@ class AppConfig:
 
 
 def to_flat(config: AppConfig) -> Flat:
-    """Return a configuration as Flower carries it."""
+    """Return a configuration in Flower's form."""
     return _flat(config.run.model_dump(mode="json")) | {option: getattr(config, option) for option in OPTIONS}
 
 
 def from_flat(flat: Mapping[str, Any]) -> AppConfig:
-    """Return the configuration that Flower carried here.
+    """Return the configuration from Flower's form.
 
     Raises:
-        ConfigError: a key is unknown or a value does not fit.
+        ConfigError: a key is unknown or a value is invalid.
     """
     options = {option: flat.get(option, False) for option in OPTIONS}
     for option, value in options.items():
@@ -81,23 +82,23 @@ def from_flat(flat: Mapping[str, Any]) -> AppConfig:
 
 
 def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
-    """Return the settings that a server asks of a client, without those that are the client's own to choose.
+    """Return the settings that a server asks of a client, without the settings that the client chooses itself.
 
-    They name no client yet: whose data it is, the client's own file says.
+    They name no client yet; the client's own file does.
 
     Raises:
-        ConfigError: a key is unknown, a value does not fit, or there is more than settings can be.
+        ConfigError: a key is unknown, a value is invalid, or the settings exceed the limits.
     """
     if len(flat) > _MOST_KEYS:
         raise ConfigError(f"{len(flat)} settings, expected at most {_MOST_KEYS}")
     asked = {key: value for key, value in flat.items() if key not in OPTIONS and not _is_clients_own(key)}
     for key, value in asked.items():
         if len(key) > _LONGEST_KEY:
-            raise ConfigError(f"{key[:_LONGEST_KEY]}: a key longer than {_LONGEST_KEY} characters")
+            raise ConfigError(f"{key[:_LONGEST_KEY]}: key is longer than {_LONGEST_KEY} characters")
         if isinstance(value, str) and len(value) > _LONGEST:
-            raise ConfigError(f"{key}: longer than {_LONGEST} characters")
+            raise ConfigError(f"{key}: value is longer than {_LONGEST} characters")
         if _is_yaml(value) and value.count("[") + value.count("{") > _MOST_BRACKETS:
-            raise ConfigError(f"{key}: more than {_MOST_BRACKETS} brackets")
+            raise ConfigError(f"{key}: value has more than {_MOST_BRACKETS} brackets")
     settings: dict[str, Any] = {"benchmark": None, "clients": {}}
     for key, value in asked.items():
         try:
@@ -109,25 +110,25 @@ def asked_settings(flat: Mapping[str, Any]) -> RunConfig:
 
 
 def check_complete(flat: Mapping[str, Any]) -> None:
-    """See to it that a server's settings have every key, so that none is filled from this side's own defaults.
+    """Check that a server's settings have every key, so that the client's defaults never fill one in.
 
     Raises:
-        ConfigError: names the first that are missing.
+        ConfigError: keys are missing; the message names the first ones.
     """
     usual = asked_values(asked_settings({}))
     if missing := sorted(key for key in usual if key not in flat):
         raise ConfigError(
-            f"{', '.join(missing[:3])}: missing in the run's settings; its server has another version of feddat"
+            f"{', '.join(missing[:3])}: missing in the run's settings; the server has another version of feddat"
         )
 
 
 def asked_values(settings: RunConfig) -> Flat:
-    """Return the settings of :func:`asked_settings` as Flower carries them, in full."""
+    """Return all settings of :func:`asked_settings` in Flower's form."""
     return {key: value for key, value in _flat(settings.model_dump(mode="json")).items() if not _is_clients_own(key)}
 
 
 def to_toml(flat: Flat) -> str:
-    """Return the lines of a TOML table."""
+    """Return the table as lines of TOML."""
     return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in flat.items())
 
 

@@ -1,9 +1,9 @@
 """The ServerApp and the ClientApp under the names by which Flower finds them (``[tool.flwr.app.components]``).
 
-In Flower's simulation every node is given a number, and all data is on this machine. In a deployment a node is told its
-client's name (``client``) and the file with that client's own settings (``data``), whose policy then decides what is
-done for a server. Without such a file the data is where the run's configuration says, as on a machine that runs all
-nodes, and there is no policy.
+In Flower's simulation, every node has a number, and all data is on this machine. In a deployment, the node
+configuration names the client (``client``) and the file with its own settings (``data``), whose policy decides what the
+client does for a server. Without such a file, as on a machine that runs all nodes, the run's configuration names the
+data, and there is no policy.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from feddat.site import read_site
 
 log = logging.getLogger(__name__)
 
-#: Keys of a node's configuration: of its client's file, and of the folder with its key and certificate.
+#: Keys of a node's configuration: its client's file, and the folder with its key and certificate.
 SITE_KEY, KEYS_KEY = "data", "keys"
 
 server_app = ServerApp()
@@ -54,16 +54,16 @@ def main(grid: Grid, context: Context) -> None:
 
 
 def gate(context: Context) -> ClientGate | None:
-    """Return the policy of the client that a node is; ``None`` where it has no file of its own."""
+    """Return the policy of a node's client; ``None`` if the client has no file of its own."""
     file = context.node_config.get(SITE_KEY)
     return ClientGate(Path(str(file)), context.run_config) if file else None
 
 
 def site(context: Context, run: str) -> Site:
-    """Return the client that a node is; what is loaded for it stays for the next message.
+    """Return a node's client; whatever is loaded for it is kept for the next message.
 
     Raises:
-        ConfigError: the node's configuration, its client's file and the run's configuration do not go together.
+        ConfigError: the node's configuration, its client's file and the run's configuration contradict each other.
         PolicyError: the client's policy does not allow the run's settings.
         ModelError, DataError, StoreError: as :func:`feddat.experiment.single.federation.load_federation`.
     """
@@ -71,7 +71,7 @@ def site(context: Context, run: str) -> Site:
         here = read_site(own.file)
         settings = own.settings(here)
         if here.policy.secure_aggregation == "required" and not context.node_config.get(KEYS_KEY):
-            raise PolicyError("policy.secure_aggregation: required, but this node has no keys to know the others by")
+            raise PolicyError("policy.secure_aggregation: required, but this node has no keys to identify clients by")
         federation = _own_federation(settings.model_dump_json(), here.store(run), here.seal_key(run))
         found = federation.site(here.client, identity(context, settings, here.client))
         return replace(found, refuses_old_state=here.old_state == "refuse")
@@ -84,7 +84,7 @@ def site(context: Context, run: str) -> Site:
 
 
 def identity(context: Context, settings: RunConfig, client: str) -> Identity | None:
-    """Return a client's certificate, by which the others in a secure sum know it; ``None`` where its node has no keys.
+    """Return a client's identity, with which others in a secure sum verify it; ``None`` if its node has no keys.
 
     Raises:
         IdentityError: the certificate is missing or cannot be used.
@@ -100,11 +100,11 @@ client_app = make_client_app(site, gate)
 
 @lru_cache(maxsize=1)
 def _federation(settings: str) -> tuple[Federation, set[str]]:
-    """Return the clients that this process may be, and the names of those whose data has been checked: none yet."""
+    """Return the clients that this process can act as, and an empty set for the names of checked ones."""
     config = from_flat(json.loads(settings))
     experiment = Experiment(config.run)
     run_settings = experiment.settings
-    if config.accept_changes:  # the hash that the run noted may be of other weights than the server's
+    if config.accept_changes:  # the recorded hash may be that of other weights than the server's
         run_settings = run_settings.model_copy(update={"model_weights": None})
     federation = load_federation(run_settings, experiment.folder.clients)
     check_sites(federation)
@@ -113,9 +113,9 @@ def _federation(settings: str) -> tuple[Federation, set[str]]:
 
 @lru_cache(maxsize=1)
 def _own_federation(settings: str, state: Path, seal_key: Path) -> Federation:
-    """Return a client with a file of its own, alone; its gate compares its data with what it was."""
+    """Return the federation of one client with its own file; its gate checks whether its data has changed."""
     federation = load_federation(RunConfig.model_validate_json(settings), state, seal_key)
-    for name, splits in federation.notes.items():  # in this client's own log: no message holds them
+    for name, splits in federation.notes.items():  # only in this client's own log, never in messages
         for split, found in splits.items():
             log.warning("%s", sentence(name, split, found), extra={"event": {"event": "data", "client": name}})
     check_sites(federation, others=True)

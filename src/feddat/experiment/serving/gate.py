@@ -1,9 +1,9 @@
-"""The policy of a client with a file of its own, over every message that its node receives.
+"""Enforce the policy of a client with its own file on every message that its node receives.
 
-What a server sends is looked at in this order, and nothing is done with what does not pass: the run's id; its
-settings, which are read without YAML's aliases, held to bounds, and compared with what was approved for this run; the
-instruction. Then model and data are loaded, hashes are compared, and the policy asks what would come of the instruction
-and how often it was followed today.
+The gate checks a message in this order and refuses it at the first failure: the run's id; the run's settings, which
+are parsed without YAML aliases, held to bounds, and compared with those approved for this run; the instruction. Only
+then are model and data loaded and their hashes compared. Finally, the gate checks what the instruction would produce,
+and how many instructions were followed today.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from feddat.site import SiteConfig, read_site
 
 log = logging.getLogger(__name__)
 
-#: Clients whose data has been compared with what it was when their state was begun.
+#: Clients whose data has already been compared with the data at the start of their state.
 _COMPARED: WeakSet[Participant] = WeakSet()
-#: What the client's administrator can do about a run that is not approved.
-_HOW = "`feddat deploy approve {}` lets it"
+#: How the client's administrator can approve a run.
+_HOW = "approve it with `feddat deploy approve {}`"
 
 
 @dataclass(frozen=True)
 class ClientGate:
-    """The policy in a client's file, read anew for each message.
+    """The policy in a client's file, which is read again for each message.
 
     Attributes:
-        file: the client's.
-        flat: the run's settings, as Flower brought them.
+        file: file of the client.
+        flat: the run's settings in Flower's form.
     """
 
     file: Path
@@ -57,7 +57,7 @@ class ClientGate:
         """Refuse a message before anything is loaded for it.
 
         Raises:
-            PolicyError: says what the policy does not allow, for the client's own log.
+            PolicyError: the policy does not allow the message; the reason is for the client's own log.
             ConfigError, ApprovalError, OSError, ValueError: the client's own files cannot be used.
         """
         site = read_site(self.file)
@@ -71,11 +71,11 @@ class ClientGate:
         self._approved(site, run)
 
     def allow(self, message: Message, ask: Instruction, works: Works) -> None:
-        """Refuse an instruction for what would come of it, and then one for data that was exchanged.
+        """Refuse an instruction because of what it would produce, or because the data was exchanged.
 
         Raises:
-            PolicyError: says what the policy does not allow, for the client's own log.
-            StoreError: the client's data is not what it was, and its file does not accept that.
+            PolicyError: the policy does not allow the instruction; the reason is for the client's own log.
+            StoreError: the client's data has changed, and its file does not accept that.
         """
         site = read_site(self.file)
         own = site.policy
@@ -89,23 +89,24 @@ class ClientGate:
         else:
             for member in works.members.values():
                 policy.check_scores(own, len(member.data.split(ask.split)))
-        if works not in _COMPARED:  # and only now, for it is written down
+        if works not in _COMPARED:  # only now, since the check writes the hashes to disk
             check_client(works, site.accept_changes)
             _COMPARED.add(works)
         self._counted(site, message)
 
     def settings(self, site: SiteConfig) -> RunConfig:
-        """Return the run as this client runs it, if its policy allows it.
+        """Return the run's settings as this client runs it.
 
         Raises:
-            PolicyError: it does not, or these are no settings of this version of the package.
+            PolicyError: the policy does not allow the settings, or they are not those of this version of the package.
         """
         try:
             asked = asked_settings(self.flat)
             check_complete(self.flat)
             if asked.method not in VARIANTS and asked.method not in site.policy.methods:
                 asked_for = f"{asked.method!r}, expected one of {', '.join(site.policy.methods)}"
-                raise PolicyError(f"policy.methods: method is {asked_for}")  # another package's is not even loaded
+                # Refused before any method from another package is loaded.
+                raise PolicyError(f"policy.methods: method is {asked_for}")
             settings = resolve(asked)
             policy.check_settings(site.policy, settings)
             check_privacy(settings)
@@ -113,12 +114,12 @@ class ClientGate:
         except ConfigError as error:
             raise PolicyError(str(error)) from None
         if ALGORITHMS[settings.method].centralised:
-            raise PolicyError(f"method is {settings.method!r}, which holds all clients' data in one place")
+            raise PolicyError(f"method is {settings.method!r}, which pools the data of all clients")
         precision = resolve_precision(settings.train.precision, settings.device)
         return settings.model_copy(update={"train": settings.train.model_copy(update={"precision": precision})})
 
     def _approved(self, site: SiteConfig, run: str) -> None:
-        """See to it that a run is approved with the settings that it has now."""
+        """Check that the run is approved with its current settings."""
         approvals, asked = Approvals(site.state), asked_values(asked_settings(self.flat))
         before = approvals.approved(run)
         if before == asked:
@@ -126,18 +127,18 @@ class ClientGate:
         if before is not None:
             approvals.wait(run, asked)
             changed = ", ".join(changes(before, asked))
-            raise PolicyError(f"run {run}: other settings than were approved ({changed}); {_HOW.format(run)}")
+            raise PolicyError(f"run {run}: settings differ from those approved ({changed}); {_HOW.format(run)}")
         if site.policy.approval == "first-use":
             if not Ledger(approvals.folder).take("runs", site.policy.new_runs_a_day):
-                raise PolicyError(f"policy.new_runs_a_day: {site.policy.new_runs_a_day} have begun today")
+                raise PolicyError(f"policy.new_runs_a_day: {site.policy.new_runs_a_day} runs have already begun today")
             approvals.approve(run, asked)
-            log.info("run %s: its settings are pinned at its first message (policy.approval: first-use)", run)
+            log.info("run %s: settings pinned at its first message (policy.approval: first-use)", run)
             return
         approvals.wait(run, asked)
         raise PolicyError(f"run {run}: not approved yet; {_HOW.format(run)}")
 
     def _counted(self, site: SiteConfig, message: Message) -> None:
-        """Count what is done today, before it is done."""
+        """Count an update or evaluation towards today's limit before it is made."""
         limits = {
             MessageType.TRAIN: ("updates", site.policy.updates_a_day),
             MessageType.EVALUATE: ("evaluations", site.policy.evaluations_a_day),
@@ -146,4 +147,4 @@ class ClientGate:
             return
         what, most = limit
         if not Ledger(Approvals(site.state).folder).take(what, most):
-            raise PolicyError(f"policy.{what}_a_day: {most} were made today")
+            raise PolicyError(f"policy.{what}_a_day: {most} {what} were already made today")

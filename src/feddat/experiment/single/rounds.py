@@ -30,8 +30,9 @@ from feddat.config import RunConfig
 from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
 from feddat.experiment.single.events import Announcer
-from feddat.experiment.single.federation import Federation, Foundation, answering_state
+from feddat.experiment.single.federation import Federation
 from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps, passes
+from feddat.experiment.single.foundation import Foundation, answering_state
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.samples import write_samples
 from feddat.experiment.single.starting import Start, read_start

@@ -27,18 +27,9 @@ from feddat.experiment.exports.card import Origin
 from feddat.experiment.exports.write import Options, client_model, export, shared_model
 from feddat.experiment.single.client_process import ClientProcess, choose_jobs, single_thread
 from feddat.experiment.single.events import Announcer, Progress
-from feddat.experiment.single.federation import (
-    CENTRAL,
-    Federation,
-    Foundation,
-    answering_state,
-    check_sites,
-    checks_weights,
-    load_federation,
-    load_foundation,
-    participant_names,
-)
+from feddat.experiment.single.federation import CENTRAL, Federation, check_sites, load_federation, participant_names
 from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors
+from feddat.experiment.single.foundation import Foundation, answering_state, checks_weights, load_foundation
 from feddat.experiment.single.methods import resolve
 from feddat.experiment.single.rounds import Service, evaluate, predict, tell_notes
 from feddat.experiment.single.trackers import check_trackers

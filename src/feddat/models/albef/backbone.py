@@ -1,4 +1,4 @@
-"""ALBEF as a frozen backbone that writes its answers, from a folder made by ``feddat convert``.
+"""ALBEF as a frozen backbone that generates its answers, from a folder made by ``feddat convert``.
 
 The folder holds ``config.json`` (``model_type`` ``albef``), ``model.safetensors``, BERT's tokenizer files and
 ``preprocessor_config.json``. Nothing is downloaded.
@@ -28,14 +28,14 @@ class AlbefBackbone:
 
     Args:
         folder: model folder.
-        name: how reports call the model; default: the folder's path.
+        name: name of the model in reports; default: the folder's path.
 
     Raises:
         ModelError: the folder is not a complete ALBEF folder.
     """
 
     family = "albef"
-    #: The published ranking adds the first token's log-probability to a sum that has it already.
+    #: The published ranking adds the first token's log-probability to a sum that already contains it.
     first_token_counts = 2
 
     def __init__(self, folder: Path | str, name: str | None = None) -> None:
@@ -44,7 +44,7 @@ class AlbefBackbone:
         self.encoder = AlbefEncoder(self.folder)
         whole = load_weights(AlbefForQuestionAnswering, self.folder, "ALBEF").requires_grad_(False).train(False)
         self.model: nn.Module = whole.albef
-        # What wraps the model changes its layers in place, and has no `encode` and `decode`.
+        # Wrappers change the layers of this model in place, but have no `encode` and `decode`.
         self._albef = whole.albef
         self._head: nn.Module = whole.head
         self.feature_dim: int = whole.config.text_config.hidden_size
@@ -53,23 +53,23 @@ class AlbefBackbone:
         """Decode, resize and tokenise every view once; an image that several views share is stored once.
 
         Raises:
-            DataError: an image cannot be read; names the file.
+            DataError: an image cannot be read; the message names the file.
         """
         return encode_views(self.encoder, views)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the decoder's states that predict the batch's answers, (M, L - 1, feature_dim), float."""
+        """Return the decoder's states that predict the answers' tokens, (M, L - 1, feature_dim), float."""
         return answer_features(self, inputs)
 
     def word_head(self, answers: Sequence[str]) -> None:
-        """Return ``None``: answers are written, not classified."""
+        """Return ``None``, because answers are generated, not classified."""
 
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return each answer's token ids: [CLS], its pieces, [SEP]."""
+        """Return the token ids of each answer: [CLS], its word pieces, [SEP]."""
         return self.encoder.answers(answers)
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """Return what token ids spell, without special tokens."""
+        """Return the text of token ids, without special tokens."""
         return str(self.encoder.tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def answer_head(self) -> nn.Module:
@@ -77,20 +77,20 @@ class AlbefBackbone:
         return copy.deepcopy(self._head).cpu().requires_grad_(True)
 
     def read(self, inputs: dict[str, Tensor]) -> Questions:
-        """Return the questions of a batch, read beside their images by the fusion layers."""
+        """Read the questions of a batch together with their images, through the fusion layers, and return them."""
         states = self._albef.encode(inputs["input_ids"], inputs["attention_mask"], inputs["pixel_values"])
         return Questions(_wide(states), inputs["attention_mask"])
 
     def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the state of [CLS] in each question, read beside its image, (views, feature_dim), float."""
+        """Return the state of each question's [CLS] after reading the image, (views, feature_dim), float."""
         return self.read(inputs).states[:, 0]
 
     def decode(self, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the decoder's states (M, L, d), each of which predicts the token after its own."""
+        """Return the decoder's states (M, L, d); each one predicts the next token."""
         return _wide(self._albef.decode(ids, mask, questions.states, questions.mask))
 
     def save(self, folder: Path) -> None:
-        """Write the model folder in Hugging Face layout: a copy of its source, as nothing in it trains."""
+        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
         copy_folder(self.folder, folder)
 
 

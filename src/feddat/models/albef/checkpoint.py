@@ -1,13 +1,14 @@
-"""The published ALBEF checkpoints (github.com/salesforce/ALBEF), and what becomes of their tensors here.
+"""Load the published ALBEF checkpoints (github.com/salesforce/ALBEF) into our model.
 
-A ``.pth`` file is a pickle of ``{"model": {name: tensor}, ...}``, or of the names and tensors alone, of two kinds:
+A ``.pth`` file is a pickle of ``{"model": {name: tensor}, ...}``, or only of names and tensors. There are two kinds:
 
-- pretrained (``ALBEF.pth``): the text encoder lies below ``text_encoder.bert.``, its masked-word head below
-  ``text_encoder.cls.``; there is no answer decoder. As published, the decoder starts as the fusion layers, the word
-  embeddings and the masked-word head (arXiv 2107.07651, section 4).
-- fine-tuned for VQA: ``text_encoder.`` without ``bert.``; beside it ``text_decoder.bert.`` and ``text_decoder.cls.``.
+- pretrained (``ALBEF.pth``): the text encoder has the prefix ``text_encoder.bert.``, and its masked-word head
+  ``text_encoder.cls.``. There is no answer decoder. As published, the decoder starts with copies of the fusion layers,
+  the word embeddings and the masked-word head (arXiv 2107.07651, section 4).
+- fine-tuned for VQA: the text encoder has the prefix ``text_encoder.`` without ``bert.``. There are also
+  ``text_decoder.bert.`` and ``text_decoder.cls.``.
 
-Momentum copies (``*_m.``), queues and the heads of other objectives have no use here; whoever reads a file is told.
+Momentum copies (``*_m.``), queues and the heads of other objectives are not used; the report lists them.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ _HEAD = {
     "predictions.transform.dense": "transform.dense",
     "predictions.transform.LayerNorm": "transform.LayerNorm",
     "predictions.decoder": "decoder",
-    "predictions": "decoder",  # its bias, which old versions of transformers keep twice
+    "predictions": "decoder",  # only its bias, which old versions of transformers store twice
 }
 
 
 @dataclass(frozen=True, slots=True)
 class LoadReport:
-    """What became of a checkpoint's tensors.
+    """Report on the loading of a checkpoint's tensors.
 
     Attributes:
-        decoder: ``"checkpoint"``, or ``"fusion layers"`` where the checkpoint has no answer decoder.
-        image_size: side in pixels that the checkpoint's position embeddings were made for.
-        unused: names in the checkpoint that the model has no place for.
+        decoder: origin of the decoder: ``"checkpoint"``, or ``"fusion layers"`` if the checkpoint has no decoder.
+        image_size: side of images, in pixels, for which the checkpoint's position embeddings were made.
+        unused: names of tensors in the checkpoint that the model does not have.
     """
 
     decoder: str
@@ -67,20 +68,20 @@ class LoadReport:
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a ``.pth`` file by name; nothing in it is executed.
+    """Return the tensors of a ``.pth`` file by name, without executing anything in it.
 
     Raises:
-        ModelError: there is no such file, it holds more than tensors and plain values, or it is no ALBEF checkpoint.
+        ModelError: the file does not exist, holds more than tensors and plain values, or is not an ALBEF checkpoint.
     """
     if not path.is_file():
         raise ModelError(f"checkpoint {path}: no such file")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise ModelError(f"checkpoint {path}: cannot be read as tensors alone: {first_line(error)}") from error
+        raise ModelError(f"checkpoint {path}: is damaged or holds more than tensors: {first_line(error)}") from error
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not isinstance(state.get(_POSITIONS), Tensor):
-        raise ModelError(f"checkpoint {path}: no {_POSITIONS}; expected a checkpoint of ALBEF")
+        raise ModelError(f"checkpoint {path}: no {_POSITIONS}; expected an ALBEF checkpoint")
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -90,12 +91,12 @@ def load_published(model: AlbefForQuestionAnswering, state: Mapping[str, Tensor]
     The image encoder's position embeddings are interpolated to the model's resolution.
 
     Args:
-        model: it is changed in place.
-        state: as :func:`read_checkpoint` gives it.
-        source: the checkpoint's name in messages.
+        model: model that is changed in place.
+        state: tensors by name, from :func:`read_checkpoint`.
+        source: name of the checkpoint for messages.
 
     Raises:
-        ModelError: a tensor that the model needs is missing or of another shape.
+        ModelError: a tensor that the model needs is missing or has another shape.
     """
     config = cast(AlbefConfig, model.config)
     own = model.state_dict()
@@ -108,7 +109,7 @@ def load_published(model: AlbefForQuestionAnswering, state: Mapping[str, Tensor]
             unused.append(name)
         tensors |= new
     if missing := sorted(own.keys() - tensors.keys()):
-        raise ModelError(f"checkpoint {source}: lacks what becomes {some(missing)}")
+        raise ModelError(f"checkpoint {source}: has no data for {some(missing)}")
     positions, patch = "albef.vision.embeddings.position_embeddings", config.vision_config.patch_size
     image_size = _grid_side(tensors[positions]) * patch
     tensors[positions] = interpolate_positions(tensors[positions], config.vision_config.image_size // patch)
@@ -116,16 +117,16 @@ def load_published(model: AlbefForQuestionAnswering, state: Mapping[str, Tensor]
         if value.shape != tensors[name].shape:
             raise ModelError(
                 f"checkpoint {source}: {name} has shape {tuple(tensors[name].shape)}, "
-                f"config.json says {tuple(value.shape)}"
+                f"but config.json requires {tuple(value.shape)}"
             )
     model.load_state_dict({name: tensors[name] for name in own})
     return LoadReport("checkpoint" if has_decoder else "fusion layers", image_size, tuple(sorted(unused)))
 
 
 def interpolate_positions(positions: Tensor, side: int) -> Tensor:
-    """Return position embeddings (1, 1 + side², d) made of those of another square grid, bicubic as published.
+    """Return position embeddings (1, 1 + side², d), interpolated from another square grid (bicubic, as published).
 
-    The first, [CLS]'s, stays as it is.
+    The first one, of [CLS], stays unchanged.
     """
     old = _grid_side(positions)
     if old == side:
@@ -140,9 +141,9 @@ def _grid_side(positions: Tensor) -> int:
 
 
 def _translate(name: str, value: Tensor, fusion_layer: int | None) -> dict[str, Tensor]:
-    """Return what a published tensor becomes, under the model's names; empty: nothing.
+    """Return the model's tensors, by name, that a published tensor provides; empty if none.
 
-    With ``fusion_layer``, the text encoder's tensors also start the decoder.
+    With ``fusion_layer``, the text encoder's tensors also initialise the decoder.
     """
     part, _, rest = name.partition(".")
     if part == "visual_encoder":
@@ -164,7 +165,7 @@ def _translate(name: str, value: Tensor, fusion_layer: int | None) -> dict[str, 
 
 
 def _vision(name: str, value: Tensor) -> dict[str, Tensor]:
-    """Translate a tensor of the image encoder; query, key and value lie in one matrix there."""
+    """Translate a tensor of the image encoder. Published checkpoints store query, key and value in one matrix."""
     layer = re.fullmatch(r"blocks\.(\d+)\.(.+)\.(weight|bias)", name)
     if layer is None:
         stem = name.removesuffix(".weight").removesuffix(".bias")

@@ -1,4 +1,4 @@
-"""Model folders made of published ALBEF checkpoints."""
+"""Convert published ALBEF checkpoints to model folders."""
 
 from __future__ import annotations
 
@@ -19,35 +19,37 @@ from feddat.models.folder import first_line, read_model_type
 from feddat.models.tokens import load_tokenizer
 from feddat.models.weights import quiet
 
-#: Per channel, of pixels in [0, 1]; CLIP's, as in the published code.
+#: Mean per channel of pixels in [0, 1]; mean and standard deviation are CLIP's, as in the published code.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3
-#: File in a model folder that says what became of the checkpoint's tensors.
+#: File in a model folder with the :class:`LoadReport` of its checkpoint.
 REPORT = "conversion.json"
 
 
 def convert(checkpoint: Path, bert: Path, folder: Path, image_size: int = 384) -> LoadReport:
-    """Make a model folder of a published checkpoint (:mod:`feddat.models.albef.checkpoint`), with the report in it.
+    """Convert a published checkpoint (:mod:`feddat.models.albef.checkpoint`) to a model folder; return the report.
+
+    The folder also contains the report.
 
     Args:
         checkpoint: ``.pth`` file, pretrained or fine-tuned for VQA.
-        bert: ``bert-base-uncased`` in Hugging Face layout: configuration and tokenizer are taken, no weights.
-        folder: to write; it must not exist or be empty.
-        image_size: side in pixels of the images that the model will see; the published VQA models see 384.
+        bert: folder of ``bert-base-uncased`` in Hugging Face layout; only its configuration and tokenizer are used.
+        folder: folder to write; it must not exist, or be empty.
+        image_size: side of the model's images in pixels; the published VQA models use 384.
 
     Raises:
-        ModelError: a file is missing or does not fit, or ``folder`` has something in it.
+        ModelError: a file is missing or does not fit, or ``folder`` is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"folder {folder}: exists already; expected a new one")
+        raise ModelError(f"folder {folder}: already exists; expected a new or empty folder")
     if (model_type := read_model_type(bert)) != "bert":
         raise ModelError(f"{bert / 'config.json'}: model_type is {model_type!r}; expected 'bert'")
     try:
         text = BertConfig.from_pretrained(bert, local_files_only=True)
-    except Exception as error:  # transformers raises many kinds for values of wrong types
+    except Exception as error:  # transformers raises many kinds of errors for values of wrong types
         raise ModelError(
-            f"{bert / 'config.json'}: cannot be read as BERT's configuration: {first_line(error)}"
+            f"{bert / 'config.json'}: cannot be read as a BERT configuration: {first_line(error)}"
         ) from error
     tokenizer = load_tokenizer(bert, text.vocab_size)
     state = read_checkpoint(checkpoint)
@@ -66,7 +68,7 @@ def convert(checkpoint: Path, bert: Path, folder: Path, image_size: int = 384) -
 
 
 def _configuration(state: Mapping[str, Tensor], text: BertConfig, image_size: int, source: Path) -> AlbefConfig:
-    """Return the configuration of a checkpoint's model: its layers are counted, the rest of its text part is BERT's."""
+    """Return the configuration of a checkpoint's model: layer counts from the checkpoint, text settings from BERT."""
     blocks = _layers(state, r"visual_encoder\.blocks\.(\d+)\.mlp\.fc1\.weight", source)
     fusing = _layers(
         state, r"text_encoder\.(?:bert\.)?encoder\.layer\.(\d+)\.crossattention\.self\.query\.weight", source
@@ -81,7 +83,7 @@ def _configuration(state: Mapping[str, Tensor], text: BertConfig, image_size: in
     vision = ViTConfig(
         hidden_size=projection.shape[0],
         num_hidden_layers=len(blocks),
-        # As published: as many as BERT's, at the same width.
+        # As published: the same number as BERT, which has the same width.
         num_attention_heads=text.num_attention_heads,
         intermediate_size=state["visual_encoder.blocks.0.mlp.fc1.weight"].shape[0],
         image_size=image_size,
@@ -92,8 +94,8 @@ def _configuration(state: Mapping[str, Tensor], text: BertConfig, image_size: in
 
 
 def _layers(state: Mapping[str, Tensor], pattern: str, source: Path) -> set[int]:
-    """Return the numbers of the layers that have a tensor named like ``pattern``."""
+    """Return the numbers of the layers whose tensor names match ``pattern``."""
     found = {int(match[1]) for name in state if (match := re.fullmatch(pattern, name))}
     if not found:
-        raise ModelError(f"checkpoint {source}: no tensor named like {pattern}; expected a checkpoint of ALBEF")
+        raise ModelError(f"checkpoint {source}: no tensor name matches {pattern}; expected an ALBEF checkpoint")
     return found

@@ -1,6 +1,6 @@
-"""What ALBEF's published code does to images and texts (its test transform and text rules), from a model folder.
+"""Encode images and texts for ALBEF as its published test code does, from a model folder without its weights.
 
-Images become squares at the model's resolution, in training too: the published augmentation is left out.
+Images become squares at the model's resolution. Training uses the same transform, without the published augmentation.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from feddat.models.base import ModelError, Unread
 from feddat.models.folder import first_line, require_file
 from feddat.models.folder_encoder import FolderEncoder
 
-#: Questions are cut after so many words, as in the published test code (its training code: 30, and 25 tokens).
+#: Maximum number of words of a question, as in the published test code (its training code: 30 words and 25 tokens).
 MAX_WORDS = 50
 _PUNCTUATION = re.compile(r"[,.'!?\"()*#:;~]")
 
 
 def normalise_question(question: str) -> str:
-    """Return a question as the model knows them: lower case, without punctuation, hyphens and slashes as spaces."""
+    """Return a question as the model expects it: lower case, no punctuation, spaces instead of hyphens and slashes."""
     return " ".join(_words(question)[:MAX_WORDS])
 
 
@@ -50,7 +50,7 @@ class AlbefEncoder(FolderEncoder):
         return self._image_size, self._image_size
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each question's token ids: [CLS] in front and, as published, no [SEP] behind."""
+        """Return the token ids of each question, with [CLS] at the start and, as published, no [SEP] at the end."""
         if not texts:
             return []
         start: int = self.tokenizer.cls_token_id
@@ -58,7 +58,7 @@ class AlbefEncoder(FolderEncoder):
         return [[start, *row][: self._longest_text] for row in ids]
 
     def unread(self, texts: Sequence[str]) -> list[Unread | None]:
-        """See :meth:`feddat.models.base.Encoder.unread`; questions are cut after :data:`MAX_WORDS` words, too."""
+        """See :meth:`feddat.models.base.Encoder.unread`; questions are also cut after :data:`MAX_WORDS` words."""
         found = super().unread(texts)
         return [
             seen or ("cut" if len(_words(text)) > MAX_WORDS else None) for seen, text in zip(found, texts, strict=True)
@@ -71,7 +71,7 @@ class AlbefEncoder(FolderEncoder):
         return 1
 
     def answers(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return each answer's token ids: [CLS], its pieces, [SEP]."""
+        """Return the token ids of each answer: [CLS], its word pieces, [SEP]."""
         start, end = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
         ids = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
         return [[start, *row[: self._longest_text - 2], end] for row in ids]
@@ -81,13 +81,13 @@ def read_config(folder: Path) -> AlbefConfig:
     """Return the configuration of an ALBEF folder.
 
     Raises:
-        ModelError: it is missing or its parts do not fit together.
+        ModelError: the configuration is missing or unreadable, or its parts do not fit together.
     """
     path = require_file(folder, ("config.json",), "configuration")
     try:
         config: AlbefConfig = AlbefConfig.from_pretrained(folder, local_files_only=True)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
-    except Exception as error:  # transformers raises many kinds for values of wrong types
-        raise ModelError(f"{path}: cannot be read as ALBEF's configuration: {first_line(error)}") from error
+    except Exception as error:  # transformers raises many kinds of errors for values of wrong types
+        raise ModelError(f"{path}: cannot be read as an ALBEF configuration: {first_line(error)}") from error
     return config

@@ -1,4 +1,4 @@
-"""ALBEF for visual question answering, made of the layers of transformers' own ViT and BERT.
+"""ALBEF for visual question answering, built from the layers of transformers' own ViT and BERT.
 
 Li, Selvaraju, Gotmare, Joty, Xiong, Hoi: "Align before Fuse: Vision and Language Representation Learning with Momentum
 Distillation", NeurIPS 2021, arXiv 2107.07651, sections 3.1 and 4 (VQA).
@@ -17,13 +17,13 @@ from feddat.models.base import ModelError
 
 
 class AlbefConfig(PreTrainedConfig):
-    """Configuration of the whole model; the defaults are the published model's.
+    """Configuration of the whole model; the defaults are those of the published model.
 
     Attributes:
-        vision_config: the image encoder.
-        text_config: the text encoder, and but for their number the layers of the answer decoder.
+        vision_config: configuration of the image encoder.
+        text_config: configuration of the text encoder, and of the answer decoder except for its number of layers.
         fusion_layer: first layer of the text encoder that attends to the image.
-        decoder_layers: layers of the answer decoder, all of which attend to the encoded question.
+        decoder_layers: number of layers of the answer decoder; all of them attend to the encoded question.
     """
 
     model_type = "albef"
@@ -35,10 +35,10 @@ class AlbefConfig(PreTrainedConfig):
     decoder_layers: int = 6
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Make configurations of the nested dictionaries and check that the parts fit together.
+        """Convert the nested dictionaries to configurations and check that the parts fit together.
 
         Raises:
-            ModelError: they do not.
+            ModelError: the widths of the parts differ, or ``fusion_layer`` is not a layer of the text encoder.
         """
         if not isinstance(self.vision_config, ViTConfig):
             self.vision_config = ViTConfig(**({"image_size": 384, "layer_norm_eps": 1e-6} | (self.vision_config or {})))
@@ -51,8 +51,8 @@ class AlbefConfig(PreTrainedConfig):
             )
         if not 0 <= self.fusion_layer < self.text_config.num_hidden_layers:
             raise ModelError(
-                f"ALBEF: fusion_layer {self.fusion_layer}; expected one of the text encoder's "
-                f"{self.text_config.num_hidden_layers} layers"
+                f"ALBEF: fusion_layer {self.fusion_layer}; expected 0 to {self.text_config.num_hidden_layers - 1}, "
+                "a layer of the text encoder"
             )
         super().__post_init__(**kwargs)  # type: ignore[no-untyped-call]
 
@@ -70,7 +70,7 @@ class AlbefModel(PreTrainedModel):
         self.text_encoder = BertModel(config.text_config, add_pooling_layer=False)
         decoding = _decoding(config.text_config)
         for index in range(config.fusion_layer, config.text_config.num_hidden_layers):
-            # transformers ties attention to an image to being a decoder; here words still see all words.
+            # In transformers only decoders attend to an image; here words still attend to all words.
             layer = BertLayer(decoding, layer_idx=index)  # type: ignore[no-untyped-call]
             layer.attention.self.is_causal = False
             self.text_encoder.encoder.layer[index] = layer
@@ -79,12 +79,12 @@ class AlbefModel(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def encode(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return the states of questions that have seen their images, (N, L, d).
+        """Return the states of questions after attending to their images, (N, L, d).
 
         Args:
-            input_ids: questions (N, L), long.
-            attention_mask: (N, L), 1 where a token is.
-            pixel_values: (N, 3, H, W), normalised.
+            input_ids: token ids of questions (N, L), int64.
+            attention_mask: mask (N, L), 1 where there is a token.
+            pixel_values: normalised pixels (N, 3, H, W).
         """
         image = self.vision(pixel_values).last_hidden_state
         states: Tensor = self.text_encoder(
@@ -93,7 +93,7 @@ class AlbefModel(PreTrainedModel):
         return states
 
     def read_text(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return the states (N, L, d) of texts that have not seen an image: those before the fusion layers."""
+        """Return the states (N, L, d) of texts before the fusion layers, where they have not seen an image."""
         states: Tensor = self.text_encoder.embeddings(input_ids=input_ids)
         mask = self._text_mask(states, attention_mask)
         for layer in self.text_encoder.encoder.layer[: self.config.fusion_layer]:
@@ -101,13 +101,13 @@ class AlbefModel(PreTrainedModel):
         return states
 
     def fuse(self, text: Tensor, attention_mask: Tensor, image: Tensor) -> Tensor:
-        """Return what the fusion layers make of texts and images, (N, L, d).
+        """Return the output of the fusion layers for texts and images, (N, L, d).
 
-        :meth:`encode` is both steps at once; here one reading of a text can go with several images.
+        :meth:`encode` does both steps at once. Separate steps let the states of one text be fused with several images.
 
         Args:
-            text: (N, L, d), as :meth:`read_text` gives it.
-            attention_mask: (N, L), 1 where a token is.
+            text: states (N, L, d) from :meth:`read_text`.
+            attention_mask: mask (N, L), 1 where there is a token.
             image: states of the image encoder (N, tokens, d).
         """
         mask = self._text_mask(text, attention_mask)
@@ -124,13 +124,13 @@ class AlbefModel(PreTrainedModel):
     def decode(
         self, input_ids: Tensor, attention_mask: Tensor, question_states: Tensor, question_mask: Tensor
     ) -> Tensor:
-        """Return the states (M, A, d) that predict each next token of M answers, each beside its question.
+        """Return the states (M, A, d) that predict the next tokens of M answers, given one question per answer.
 
         Args:
-            input_ids: answers (M, A), long.
-            attention_mask: (M, A), 1 where a token is.
-            question_states: (M, L, d), as :meth:`encode` gives them.
-            question_mask: (M, L), 1 where a question has a token.
+            input_ids: token ids of answers (M, A), int64.
+            attention_mask: mask (M, A), 1 where there is a token.
+            question_states: states (M, L, d) from :meth:`encode`.
+            question_mask: mask (M, L), 1 where a question has a token.
         """
         states: Tensor = self.text_decoder(
             input_ids,
@@ -143,10 +143,10 @@ class AlbefModel(PreTrainedModel):
 
 
 class VocabularyHead(nn.Module):
-    """BERT's masked-word head: decoder states (..., d) to token logits (..., V).
+    """BERT's masked-word head, from decoder states (..., d) to token logits (..., V).
 
-    As published, its word matrix starts as the decoder's word embeddings; here it is a copy, since the head is personal
-    and trains, while the embeddings are shared and frozen.
+    As published, its word matrix starts as the decoder's word embeddings. Here it is a copy, because the head is
+    personal and trains, while the embeddings are shared and frozen.
     """
 
     def __init__(self, config: BertConfig) -> None:
@@ -161,7 +161,7 @@ class VocabularyHead(nn.Module):
 
 
 class AlbefForQuestionAnswering(PreTrainedModel):
-    """The model and its vocabulary head: what a model folder holds."""
+    """The model and its vocabulary head, as stored in a model folder."""
 
     config_class = AlbefConfig
     base_model_prefix = "albef"
@@ -174,12 +174,12 @@ class AlbefForQuestionAnswering(PreTrainedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
 
-# So that a folder's tokenizer is found through its configuration, as for the library's own families.
+# Registered so that transformers finds a folder's tokenizer by its configuration, as for its own families.
 AutoConfig.register(AlbefConfig.model_type, AlbefConfig, exist_ok=True)
 
 
 def _decoding(config: BertConfig) -> BertConfig:
-    """Return a copy of a text encoder's configuration for layers that also attend to something else."""
+    """Return a copy of a text encoder's configuration for layers with cross-attention."""
     values = config.to_dict() | {"is_decoder": True, "add_cross_attention": True, "use_cache": False}
     copy = BertConfig(**values)
     copy._attn_implementation = config._attn_implementation

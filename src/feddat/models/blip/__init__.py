@@ -1,1 +1,1 @@
-"""BLIP for visual question answering: it writes its answers."""
+"""BLIP for visual question answering, which generates its answers."""

@@ -1,8 +1,9 @@
-"""BLIP for visual question answering as a frozen backbone that writes its answers.
+"""BLIP for visual question answering as a frozen backbone that generates its answers.
 
 Li, Li, Xiong, Hoi: "BLIP: Bootstrapping Language-Image Pre-training for Unified Vision-Language Understanding and
-Generation", ICML 2022, arXiv 2201.12086. From any Hugging Face folder in the layout of ``Salesforce/blip-vqa-base``:
-an image encoder, a text encoder that reads the question beside the image, a decoder that writes the answer.
+Generation", ICML 2022, arXiv 2201.12086. It loads from any Hugging Face folder in the layout of
+``Salesforce/blip-vqa-base``. It has an image encoder, a text encoder that reads the question together with the image,
+and a decoder that generates the answer.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ from feddat.models.weights import load_weights
 class BlipBackbone:
     """A frozen BLIP behind :class:`feddat.models.generative.GenerativeBackbone`.
 
-    The vocabulary head is no part of :attr:`model`: clients have their own, which start as copies of it.
+    The vocabulary head is not part of :attr:`model`. Clients have their own heads, which start as copies of it.
 
     Args:
         folder: Hugging Face model folder.
-        name: how reports call the model; default: the folder's path.
+        name: name of the model in reports; default: the folder's path.
 
     Raises:
         ModelError: the folder is not a complete folder of BLIP for question answering.
@@ -64,16 +65,16 @@ class BlipBackbone:
         Texts longer than the model's position embeddings are cut.
 
         Raises:
-            DataError: an image cannot be read; names the file.
+            DataError: an image cannot be read; the message names the file.
         """
         return encode_views(self.encoder, views)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the states that predict the answers' tokens, (M, L - 1, d): :func:`answer_features`."""
+        """Return the states that predict the answers' tokens, (M, L - 1, d) (:func:`answer_features`)."""
         return answer_features(self, inputs)
 
     def read(self, inputs: dict[str, Tensor]) -> Questions:
-        """Return the questions of a batch, read beside their images."""
+        """Read the questions of a batch together with their images, and return them."""
         model: Any = self.model
         image = self._see(inputs)
         mask = inputs["attention_mask"]
@@ -81,12 +82,12 @@ class BlipBackbone:
         return Questions(read.last_hidden_state, mask)
 
     def stage(self, changed: Collection[nn.Module]) -> None:
-        """Divide the forward pass behind the image encoder, if no route changes it."""
+        """Split the forward pass after the image encoder, if no route changes the image encoder."""
         model: Any = self.model
         self._image_is_prefix = not is_changed(model.vision_model, changed)
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return inputs with the image encoder's states in the place of pixels, if no route changes it."""
+        """Return inputs with the image encoder's states instead of pixels, if no route changes the image encoder."""
         model: Any = self.model
         if not self._image_is_prefix or drops_out(model.vision_model):
             return inputs
@@ -101,7 +102,7 @@ class BlipBackbone:
         return states
 
     def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the state of the first token in each question, read beside its image, (views, feature_dim), float."""
+        """Return the state of each question's first token after reading the image, (views, feature_dim), float."""
         states = self.read(inputs).states[:, 0]
         return states if states.dtype == torch.float64 else states.float()
 
@@ -119,35 +120,35 @@ class BlipBackbone:
         return states if states.dtype == torch.float64 else states.float()
 
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return each answer's token ids, from the start to the end token."""
+        """Return the token ids of each answer, from the start token to the end token."""
         return self.encoder.answers(answers)
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """Return what the token ids between the start and the end token spell."""
+        """Return the text of the token ids between the start token and the end token."""
         return self.encoder.text(tokens)
 
     def answer_head(self) -> nn.Module:
-        """Return a new trainable vocabulary head, (M, L, d) to token logits (M, L, V): a copy of the folder's.
+        """Return a new trainable vocabulary head from states (M, L, d) to token logits (M, L, V).
 
-        Its word vectors are no longer those of the decoder's input.
+        It is a copy of the folder's head. It no longer shares its word vectors with the decoder's input.
         """
         words = nn.Linear(self.feature_dim, self._words.decoder.out_features)
         words.load_state_dict(self._words.decoder.state_dict())
         return nn.Sequential(copy.deepcopy(self._words.transform), words).cpu().requires_grad_(True)
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
-        """Return ``None``: there is no masked-word head."""
+        """Return ``None``, because BLIP has no masked-word head."""
         return None
 
     def save(self, folder: Path) -> None:
-        """Write the model folder in Hugging Face layout: a copy of its source, as nothing in it trains."""
+        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
         copy_folder(self.folder, folder)
 
 
 def _mask_questions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Let the decoder's cross-attention see the mask of the questions.
+    """Pass the mask of the questions to the decoder's cross-attention.
 
-    transformers 5 passes it under the name of the answers' mask, which cross-attention does not read: without this,
-    answers depend on how far their question is padded.
+    transformers 5 passes it under the name of the answers' mask, which cross-attention ignores. Without this hook,
+    answers would depend on the padding of their question.
     """
     return args, kwargs | {"encoder_attention_mask": kwargs["attention_mask"]}

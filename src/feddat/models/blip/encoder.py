@@ -1,4 +1,4 @@
-"""What happens to images, questions and answers before BLIP sees them, from a model folder without its weights."""
+"""Encode images, questions and answers for BLIP, from a model folder without its weights."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from feddat.models.folder_encoder import FolderEncoder
 class BlipEncoder(FolderEncoder):
     """The image processor and tokenizer of a BLIP folder (:class:`feddat.models.base.Encoder`).
 
-    Images become squares at the model's resolution. A question is read with the tokenizer's own marks around it; an
-    answer stands between the decoder's start token and the token that ends a text.
+    Images become squares at the model's resolution. The tokenizer puts its own special tokens around a question. An
+    answer is enclosed by the decoder's start token and the token that ends a text.
 
     Raises:
         ModelError: configuration, tokenizer or image processor is missing or unusable.
@@ -27,8 +27,8 @@ class BlipEncoder(FolderEncoder):
     def __init__(self, folder: Path) -> None:
         try:
             config: Any = BlipConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many kinds for damaged files
-            raise ModelError(f"{folder / 'config.json'}: not a configuration of BLIP: {first_line(error)}") from error
+        except Exception as error:  # transformers raises many kinds of errors for damaged files
+            raise ModelError(f"{folder / 'config.json'}: not a BLIP configuration: {first_line(error)}") from error
         text, vision = config.text_config, config.vision_config
         patch_size = (vision.patch_size, vision.patch_size)
         super().__init__(
@@ -46,12 +46,12 @@ class BlipEncoder(FolderEncoder):
         return self._image_size, self._image_size
 
     def answers(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return each answer's token ids, from the start to the end token."""
+        """Return the token ids of each answer, from the start token to the end token."""
         pieces: list[list[int]] = self.tokenizer(list(answers), add_special_tokens=False)["input_ids"]
         return [[self._start, *row[: self._longest_text - 2], self._end] for row in pieces]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return what the token ids between the start and the end token spell."""
-        # A published folder has word embeddings beyond its tokenizer's words: they spell nothing.
+        """Return the text of the token ids between the start token and the end token."""
+        # Published folders have more word embeddings than their tokenizer has tokens; the additional ones have no text.
         known = [token for token in tokens if token < len(self.tokenizer)]
         return str(self.tokenizer.decode(known, skip_special_tokens=True))

@@ -1,1 +1,1 @@
-"""Decoder vision-language models: they write their answers."""
+"""Decoder vision-language models, which generate their answers."""

@@ -1,8 +1,8 @@
-"""Decoder vision-language models as frozen backbones that write their answers.
+"""Decoder vision-language models as frozen backbones that generate their answers.
 
-Whatever transformers' ``AutoModelForImageTextToText`` loads from a local folder and reads pictures as tokens of its
-language model: SmolVLM and Idefics3 (arXiv 2504.05299, 2408.12637), Qwen2-VL, 2.5-VL and 3-VL (arXiv 2409.12191,
-2502.13923), PaliGemma (arXiv 2407.07726), LLaVA (arXiv 2304.08485).
+Supported are models that transformers' ``AutoModelForImageTextToText`` loads from a local folder and that read pictures
+as tokens of a language model: SmolVLM and Idefics3 (arXiv 2504.05299, 2408.12637), Qwen2-VL, 2.5-VL and 3-VL (arXiv
+2409.12191, 2502.13923), PaliGemma (arXiv 2407.07726), LLaVA (arXiv 2304.08485).
 """
 
 from __future__ import annotations
@@ -29,28 +29,29 @@ from feddat.models.number_formats import Format, convert_weights, rest_dtype
 from feddat.models.stages import drops_out
 from feddat.models.weights import load_weights
 
-#: Key of the pictures as the language model takes them, in the place of pixels: what transformers' models call it.
+#: Key of encoded pictures, which the language model reads instead of pixels; it is the name in transformers' models.
 _SEEN = "mm_encoder_outputs"
-#: Entries of a language model's configuration that rescale logits in ways that are not done here.
+#: Entries of a language model's configuration that rescale logits in unsupported ways.
 _RESCALED = ("logit_scale", "logits_scaling")
 
 
 class DecoderBackbone:
     """A frozen decoder vision-language model behind :class:`feddat.models.generative.GenerativeBackbone`.
 
-    A question is read once, beside its picture; its answers follow it. What :meth:`answer_tokens` calls the start token
-    stands for the prompt, whose last state is kept and predicts the first token: it is never read itself.
+    A question is read once, together with its picture, and its answers follow it. The start token of
+    :meth:`answer_tokens` is only a placeholder for the prompt and is never read. The stored last state of the prompt
+    predicts the first token of the answer.
 
-    The vocabulary head is the model's own and does not train: clients have no head of their own.
+    The vocabulary head is the model's own and does not train. Clients have no head of their own.
 
     Args:
         folder: Hugging Face model folder.
-        name: how reports call the model; default: the folder's path.
+        name: name of the model in reports; default: the folder's path.
         weights: number format of the frozen weights (:mod:`feddat.models.number_formats`).
-        device: where they go.
+        device: device of the weights.
 
     Raises:
-        ModelError: the folder is not complete, its model is not of this kind, or the format cannot be had.
+        ModelError: the folder is not complete, its model is not of this kind, or the format is not available.
     """
 
     first_token_counts = 1
@@ -67,7 +68,7 @@ class DecoderBackbone:
         self._words: nn.Module = whole.get_output_embeddings()
         convert_weights(whole, weights, device, kept=[self._words])
         self.model: nn.Module = whole.requires_grad_(False).train(False)
-        # What wraps the model changes its layers in place.
+        # Wrappers change the layers of these modules in place.
         self._whole: Any = getattr(whole, whole.base_model_prefix)
         self._decoder: Any = whole.get_decoder()
         self._takes = frozenset(inspect.signature(self._whole.forward).parameters)
@@ -76,59 +77,59 @@ class DecoderBackbone:
         self.feature_dim: int = self._text.hidden_size
         for key in _RESCALED:
             if getattr(self._text, key, None) not in (None, 1, 1.0):
-                raise ModelError(f"{self.folder / 'config.json'}: {key} is {getattr(self._text, key)}; expected none")
+                raise ModelError(f"{self.folder / 'config.json'}: {key} is {getattr(self._text, key)}; expected 1")
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
         """Decode, resize and tokenise every view once; an image that several views share is stored once.
 
         Raises:
-            DataError: an image cannot be read; names the file.
+            DataError: an image cannot be read; the message names the file.
         """
         return encode_views(self.encoder, views)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the states that predict the answers' tokens, (M, L - 1, d): :func:`answer_features`."""
+        """Return the states that predict the answers' tokens, (M, L - 1, d) (:func:`answer_features`)."""
         return answer_features(self, inputs)
 
     def question_features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the state of each prompt's last token, which has seen all of it, (views, feature_dim), float."""
+        """Return the state of each prompt's last token, which sees the whole prompt, (views, feature_dim), float."""
         return _wide(self.read(inputs).last[:, 0])
 
     def stage(self, changed: Collection[nn.Module]) -> None:
-        """Divide the forward pass behind vision tower and projector, if no route changes them."""
+        """Split the forward pass after vision tower and projector, if no route changes them."""
         ids = {id(module) for module in changed}
         language = [module for module in self._decoder.modules() if id(module) in ids]
         self._pictures_are_prefix = _SEEN in self._takes and len(language) == len(ids)
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return inputs with pictures as the language model takes them, if no route changes what makes them so."""
+        """Return inputs with encoded pictures instead of pixels, if no route changes vision tower and projector."""
         if not self._pictures_are_prefix or drops_out(self._whole):
             return inputs
         see = self._whole.get_image_features
         wanted = set(inspect.signature(see).parameters) & set(inputs)
         seen = {"image": see(**{key: inputs[key] for key in wanted}, return_dict=True)}
         rest = {key: value for key, value in inputs.items() if key != "pixel_values"}
-        return rest | {_SEEN: cast(Tensor, seen)}  # not a tensor, but of some: each family's own
+        return rest | {_SEEN: cast(Tensor, seen)}  # not a tensor, but each family's own container of tensors
 
     def answer_tokens(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return each answer's token ids, from the start (see the class) to the end token."""
+        """Return the token ids of each answer, from the start token (see the class) to the end token."""
         chat = self.encoder.chat
         return [[chat.image_id, *row] for row in chat.answers(answers)]
 
     def answer_text(self, tokens: Sequence[int]) -> str:
-        """Return what the token ids between the start and the end token spell."""
+        """Return the text of the token ids between the start token and the end token."""
         return self.encoder.chat.text(tokens)
 
     def answer_head(self) -> nn.Module:
-        """Return the model's own vocabulary head, (M, L, d) to token logits (M, L, V); nothing in it trains."""
+        """Return the model's own vocabulary head, from states (M, L, d) to token logits (M, L, V); it never trains."""
         return FixedHead(self._words, getattr(self._text, "final_logit_softcapping", None))
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
-        """Return ``None``: answers are written, not classified."""
+        """Return ``None``, because answers are generated, not classified."""
         return None
 
     def read(self, inputs: dict[str, Tensor]) -> Prefixes:
-        """Return the prompts of a batch, read with their pictures."""
+        """Read the prompts of a batch together with their pictures, and return them."""
         mask = inputs["attention_mask"].bool()
         places: list[Tensor | None] = []
 
@@ -147,12 +148,12 @@ class DecoderBackbone:
         layers = [(layer.keys, layer.values) for layer in cache.layers]
         index = torch.arange(len(states), device=states.device)
         last = states[index, mask.sum(dim=1) - 1][:, None]
-        # Soft prompts are in the cache too, in front.
+        # The cache also holds soft prompts, at the start.
         mask = F.pad(mask, (layers[0][0].shape[-2] - mask.shape[1], 0), value=True)
         return Prefixes(layers, last, mask, _following(places[0], mask), index)
 
     def decode(self, questions: Prefixes, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the states (M, L, d) that predict the token after each of an answer's, float32 or wider."""
+        """Return the states (M, L, d) that predict the token after each token of an answer, float32 or wider."""
         last = _wide(questions.last[questions.index])
         if ids.shape[1] == 1:
             return last
@@ -167,11 +168,11 @@ class DecoderBackbone:
         return torch.cat([last, _wide(states)], dim=1)
 
     def save(self, folder: Path) -> None:
-        """Write the model folder in Hugging Face layout: a copy of its source, as nothing in it trains."""
+        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
         copy_folder(self.folder, folder)
 
     def _attention(self, questions: Prefixes, answers: Tensor) -> Any:
-        """Return what the language model takes as mask, 4-D; where some layers see less than others, one of each."""
+        """Return the 4-D mask for the language model, or one mask per layer type if some layers use a window."""
         window: int | None = getattr(self._text, "sliding_window", None)
         kinds = set(getattr(self._text, "layer_types", None) or ())
         if window is not None and "sliding_attention" in kinds:
@@ -180,7 +181,7 @@ class DecoderBackbone:
         return self._seen(questions.attention(answers, None if kinds else window))
 
     def _seen(self, mask: Tensor) -> Tensor:
-        """Return a boolean mask as the language model's attention takes it."""
+        """Return a boolean mask in the form that the language model's attention expects."""
         if self._text._attn_implementation == "sdpa":
             return mask
         dtype = next(p.dtype for p in self._decoder.parameters() if p.dtype.is_floating_point)
@@ -188,31 +189,31 @@ class DecoderBackbone:
 
 
 class FixedHead(nn.Module):
-    """A vocabulary head that belongs to the frozen model: it has no parameters, and copies of it are the same head.
+    """A vocabulary head that belongs to the frozen model. It has no parameters, and its copies share the same weights.
 
     Args:
         words: linear map from states to token logits.
-        softcap: logits end below this, c·tanh(z / c); ``None``: they do not.
+        softcap: bound c of the logits, c·tanh(z / c); ``None`` for no bound.
     """
 
     def __init__(self, words: nn.Module, softcap: float | None = None) -> None:
         super().__init__()
-        self._words = [words]  # in a list it is no submodule
+        self._words = [words]  # in a list, so that it is not a submodule
         self._softcap = softcap
 
     def forward(self, states: Tensor) -> Tensor:
-        """Return token logits (..., V) of states (..., d)."""
+        """Return token logits (..., V) for states (..., d)."""
         words: Any = self._words[0]
         logits: Tensor = words(states.to(words.weight.dtype))
         return logits if self._softcap is None else (logits / self._softcap).tanh() * self._softcap
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FixedHead:
-        """Return another head with the same words."""
+        """Return another head with the same weights."""
         return FixedHead(self._words[0], self._softcap)
 
 
 def _following(positions: Tensor | None, mask: Tensor) -> Tensor:
-    """Return the position of the token after each prompt, (N,), from its tokens' own: (N, P) or, of axes, (A, N, P)."""
+    """Return the position after each prompt, (N,), from its tokens' positions: (N, P), or (A, N, P) for A axes."""
     if positions is None:
         return mask.sum(dim=1)
     positions = positions if positions.ndim == 3 else positions[None]

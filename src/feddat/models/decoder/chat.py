@@ -1,10 +1,11 @@
-"""A question as a decoder vision-language model is asked it, and an answer as it would write it: the chat template.
+"""Format questions and answers for a decoder vision-language model with its chat template.
 
-The template is the model folder's own, rendered for one user turn, a picture and a question. How an answer begins (with
-a space, on a new line) and with which token it ends is read off the template too, by rendering a made-up answer.
+The template comes from the model folder. It is rendered for one user turn with a picture and a question. Rendering an
+invented answer shows how an answer begins (with a space, on a new line) and which token ends it.
 
-A folder without a template is asked ``PICTURE\\nQuestion: QUESTION\\nAnswer:`` and answers `` ANSWER``, up to the
-tokenizer's end token; a PaliGemma, as its own processor has it, ``PICTURE BOS QUESTION\\n`` and ``ANSWER``.
+For a folder without a template, the prompt is ``PICTURE\\nQuestion: QUESTION\\nAnswer:`` and the answer `` ANSWER``,
+followed by the tokenizer's end token. For PaliGemma they are ``PICTURE BOS QUESTION\\n`` and ``ANSWER``, as in its own
+processor.
 """
 
 from __future__ import annotations
@@ -16,29 +17,29 @@ from typing import Any
 from feddat.models.base import ModelError
 from feddat.models.folder import first_line
 
-#: Questions are cut to so many tokens.
+#: Maximum number of tokens of a question; longer ones are cut.
 QUESTION_TOKENS = 256
-# Words that no template has, to find where it puts things.
+# Words that no template contains, used to find where it puts question and answer.
 _QUESTION, _ANSWER = "questionquestion", "answeranswer"
 
 
 class Chat:
-    """Prompts and answers in a model's own form, as token ids.
+    """Prompts and answers in a model's own format, as token ids.
 
     Args:
-        tokenizer: the model's.
-        image_token: the text that stands for a picture.
-        template: chat template (Jinja); ``None``: the folder has none.
-        family: ``model_type``.
-        folder: for messages.
+        tokenizer: tokenizer of the model.
+        image_token: text of the placeholder for a picture.
+        template: chat template (Jinja); ``None`` if the folder has none.
+        family: ``model_type`` of the model.
+        folder: model folder, for messages.
 
     Attributes:
-        image_id: the token that stands for a picture; each prompt has it once.
-        end: the token that ends an answer.
+        image_id: id of the placeholder token; each prompt has it once.
+        end: id of the token that ends an answer.
 
     Raises:
-        ModelError: the template cannot be rendered, or does not put the picture and the question once each, or nothing
-            ends an answer.
+        ModelError: the template cannot be rendered, does not contain the picture and the question exactly once, or no
+            token ends an answer.
     """
 
     def __init__(self, tokenizer: Any, image_token: str, template: str | None, family: str, folder: Path) -> None:
@@ -52,17 +53,17 @@ class Chat:
         for text, what in ((image_token, "the picture"), (_QUESTION, "the question")):
             if asked.count(text) != 1:
                 raise ModelError(
-                    f"model folder {folder}: chat template puts {what} {asked.count(text)} times; expected once"
+                    f"model folder {folder}: chat template contains {what} {asked.count(text)} times; expected once"
                 )
         bos: str | None = tokenizer.bos_token
-        # As stock processors do: a template that writes the start token itself gets no second one.
+        # As in stock processors, a template that writes the start token itself gets no second one.
         self._adds_special = self._family != "paligemma" and not (bos and asked.startswith(bos))
         self._tail = asked[max(asked.index(text) + len(text) for text in (image_token, _QUESTION)) :]
         self._before, after = self._around_answer(asked)
         self.end = self._end_token(after)
 
     def prompts(self, questions: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each question's prompt, up to where the answer begins."""
+        """Return the token ids of each question's prompt, up to the start of the answer."""
         if not questions:
             return []
         rendered = [self._render(self._cut(question)) for question in questions]
@@ -70,15 +71,15 @@ class Chat:
         return ids
 
     def cut(self, questions: Sequence[str]) -> list[bool]:
-        """Return which questions have more tokens than :data:`QUESTION_TOKENS`, and are cut."""
-        # A token takes a byte at least.
+        """Return for each question whether it has more than :data:`QUESTION_TOKENS` tokens and is cut."""
+        # A token has at least one byte.
         long = [question for question in questions if len(question.encode()) > QUESTION_TOKENS]
         lengths = dict(zip(long, map(len, self._ids(long)), strict=True)) if long else {}
         return [lengths.get(question, 0) > QUESTION_TOKENS for question in questions]
 
     def answers(self, answers: Sequence[str]) -> list[list[int]]:
-        """Return each answer's token ids, as they follow a prompt, and the token that ends it."""
-        # Tokenised behind the end of the prompt: alone, some tokenizers would put a space in front.
+        """Return the token ids of each answer as they follow a prompt, including the token that ends it."""
+        # Tokenise answers after the end of the prompt, because some tokenizers put a space before a separate text.
         tail = self._ids([self._tail])[0]
         behind = self._ids([self._tail + self._before + answer for answer in answers])
         alone = self._ids([self._before + answer for answer in answers])
@@ -88,7 +89,7 @@ class Chat:
         ]
 
     def text(self, tokens: Sequence[int]) -> str:
-        """Return what an answer's token ids spell."""
+        """Return the text of an answer's token ids."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
     def _render(self, question: str, answer: str | None = None) -> str:
@@ -106,16 +107,16 @@ class Chat:
                     turns, chat_template=self._template, tokenize=False, add_generation_prompt=answer is None
                 )
             )
-        except Exception as error:  # Jinja raises many kinds, and templates raise their own
+        except Exception as error:  # Jinja raises many kinds of errors, and templates raise their own
             raise ModelError(
                 f"model folder {self._folder}: chat template cannot be rendered: {first_line(error)}"
             ) from error
 
     def _around_answer(self, asked: str) -> tuple[str, str]:
-        """Return what stands between a prompt and its answer, and what after the answer."""
+        """Return the text between a prompt and its answer, and the text after the answer."""
         answered = self._render(_QUESTION, _ANSWER)
         before, found, after = answered.removeprefix(asked).partition(_ANSWER)
-        # Some templates ask for an answer in other words than they tell one: then it follows at once.
+        # In some templates, a prompt differs from the start of an answered turn. Then the answer follows directly.
         return (before, after) if found and answered.startswith(asked) else ("", after)
 
     def _end_token(self, after: str) -> int:
@@ -124,12 +125,12 @@ class Chat:
         end: int | None = ends[0] if ends else self._tokenizer.eos_token_id
         if end is None:
             raise ModelError(
-                f"model folder {self._folder}: neither chat template nor tokenizer says which token ends an answer"
+                f"model folder {self._folder}: neither chat template nor tokenizer tells which token ends an answer"
             )
         return end
 
     def _cut(self, question: str) -> str:
-        """Return a question without picture tokens, of at most :data:`QUESTION_TOKENS` tokens."""
+        """Return a question without picture tokens, cut to :data:`QUESTION_TOKENS` tokens."""
         question = question.replace(self._image_token, " ")
         ids = self._ids([question])[0]
         return question if len(ids) <= QUESTION_TOKENS else str(self._tokenizer.decode(ids[:QUESTION_TOKENS]))

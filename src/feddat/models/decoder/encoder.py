@@ -1,8 +1,8 @@
-"""What happens to pictures, questions and answers before a decoder vision-language model sees them.
+"""Encode pictures, questions and answers for a decoder vision-language model, from a folder without its weights.
 
-From a model folder without its weights: image processor, tokenizer and chat template are its own. Everything is done
-without torchvision, which transformers wants for the video half of some processors: the parts are loaded one by one,
-the image half with Pillow, and the processor is put together without the other half.
+Image processor, tokenizer and chat template are the folder's own. transformers needs torchvision for the video part of
+some processors. To avoid that, each part is loaded separately, the image processor with Pillow, and the processor is
+assembled without the video part.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from feddat.models.tokens import load_tokenizer
 from feddat.models.weights import quiet
 from feddat.pictures import Pixels
 
-#: Processor classes that treat pictures alike, the second without the first one's library for videos.
+#: Processor class -> class that treats pictures in the same way but does not need a library for videos.
 _INSTEAD = {"SmolVLMProcessor": "Idefics3Processor"}
 
 
@@ -42,10 +42,10 @@ class DecoderEncoder:
 
     Attributes:
         fingerprint: see :class:`feddat.models.base.Encoder`.
-        chat: how questions are asked and answers written.
+        chat: the prompt and answer format.
 
     Raises:
-        ModelError: a part is missing or unusable, or the processor cannot say which tokens stand for a picture.
+        ModelError: a part is missing or unusable, or the processor cannot tell which tokens represent a picture.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,8 +53,8 @@ class DecoderEncoder:
         family = read_model_type(folder)
         try:
             config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many kinds for damaged files
-            raise ModelError(f"{folder / 'config.json'}: not a configuration: {first_line(error)}") from error
+        except Exception as error:  # transformers raises many kinds of errors for damaged files
+            raise ModelError(f"{folder / 'config.json'}: not a model configuration: {first_line(error)}") from error
         self.tokenizer = load_tokenizer(folder, config.get_text_config().vocab_size)
         self._images = _load_image_processor(folder, family)
         self.processor = _put_together(folder, family, self._images, self.tokenizer)
@@ -67,22 +67,22 @@ class DecoderEncoder:
 
     @property
     def widest(self) -> float:
-        """See :class:`feddat.models.base.Encoder`: with the longer side at its limit, the shorter one is a side yet."""
+        """See :class:`feddat.models.base.Encoder`; at this ratio, the shorter side still has enough pixels."""
         longest = self._images.size["longest_edge"] if self._has_longest_edge else math.inf
         return min(WIDEST, longest / SMALLEST)
 
     def image(self, pixels: Pixels) -> Tensor:
-        """Return a picture, uint8 (3, H, W), no larger than the model sees it.
+        """Return a picture, uint8 (3, H, W), that is not larger than the model's resolution.
 
-        The model's tiles or patches are cut out of it when it is batched. A picture smaller than the model's own
-        resolution stays as it is until then.
+        Batching later cuts it into the model's tiles or patches. Until then, a picture below the model's resolution
+        stays as it is.
         """
         picture = as_tensor(pixels)
         smaller = self._at_resolution(picture)
         return (smaller if smaller.numel() < picture.numel() else picture).contiguous()
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each question's prompt as token ids, the picture as one token: :class:`Chat`."""
+        """Return the prompt of each question as token ids, with the picture as one token (:class:`Chat`)."""
         return self.chat.prompts(texts)
 
     def unread(self, texts: Sequence[str]) -> list[Unread | None]:
@@ -95,11 +95,11 @@ class DecoderEncoder:
     def views(
         self, images: Sequence[Tensor], image_of_view: Sequence[int], tokens: Sequence[Sequence[int]]
     ) -> EncodedPrompts:
-        """Return views of encoded images and prompts, see :class:`EncodedPrompts`."""
+        """Return views of encoded images and prompts (:class:`EncodedPrompts`)."""
         return EncodedPrompts(self, images, image_of_view, tokens)
 
     def process(self, image: Tensor) -> tuple[dict[str, Tensor], list[int]]:
-        """Return one picture's inputs for the model, as the stock processor makes them, and the tokens it becomes."""
+        """Return the model inputs of one picture from the stock processor, and the tokens that represent it."""
         picture = Pictures.fromarray(image.permute(1, 2, 0).numpy())
         made = self._images([[picture]], return_tensors="pt", **getattr(self.processor, "images_kwargs", {}))
         text = self.processor.replace_image_token(made, image_idx=0)
@@ -108,16 +108,16 @@ class DecoderEncoder:
         return {key: value for key, value in made.items() if key not in unused and key not in ("rows", "cols")}, tokens
 
     def kinds(self, ids: Tensor) -> dict[str, Tensor]:
-        """Return the inputs of some families that tell picture tokens from words, of prompts (N, L)."""
+        """Return the inputs with which some families distinguish picture tokens from words in prompts (N, L)."""
         if self._family == "paligemma":
-            return {"token_type_ids": torch.zeros_like(ids)}  # all of a prompt sees all of it
+            return {"token_type_ids": torch.zeros_like(ids)}  # full attention within a prompt
         if self.processor.return_mm_token_type_ids:
             return {"mm_token_type_ids": (ids == self.chat.image_id).long()}
         return {}
 
     @property
     def pad_id(self) -> int:
-        """Return the token that fills short prompts."""
+        """Return the id of the token that fills short prompts."""
         return int(self.tokenizer.pad_token_id or 0)
 
     @property
@@ -125,17 +125,17 @@ class DecoderEncoder:
         return hasattr(self._images, "max_image_size")
 
     def _at_resolution(self, pixels: Tensor) -> Tensor:
-        """Return a picture at the size at which the image processor cuts it up or normalises it.
+        """Return a picture resized as the image processor does before it cuts or normalises it.
 
-        Processing that again changes nothing but for what is cut and normalised.
+        Processing the result again only cuts and normalises it.
         """
         size = self._images.size
         array, resample = pixels.numpy(), self._images.resample
-        if hasattr(self._images, "merge_size"):  # Qwen: any shape, of so many pixels
+        if hasattr(self._images, "merge_size"):  # Qwen: any shape with a limited number of pixels
             factor = self._images.patch_size * self._images.merge_size
             made = self._images.resize(array, size=_sizes(size), resample=resample, factor=factor)
             return torch.from_numpy(made)
-        if self._has_longest_edge:  # Idefics3: tiles of a picture whose longer side is given
+        if self._has_longest_edge:  # Idefics3: tiles of a picture with a fixed longer side
             if max(pixels.shape[1:]) <= size["longest_edge"]:
                 return pixels
             return torch.from_numpy(self._images.resize(array, size=_sizes(size), resample=resample))
@@ -145,13 +145,13 @@ class DecoderEncoder:
 
 
 class EncodedPrompts:
-    """Prompts beside their pictures, for models that read a picture as tokens among the words.
+    """Prompts with their pictures, for models that read a picture as tokens among the words.
 
     Args:
-        encoder: of the model.
-        images: distinct images, uint8 (3, H, W) each; they may lie in memory-mapped files.
+        encoder: encoder of the model.
+        images: distinct images, uint8 (3, H, W) each; they can be memory-mapped.
         image_of_view: index into ``images`` per view.
-        tokens: a prompt's token ids per view, one of which stands for the picture.
+        tokens: token ids of a prompt per view, one of which is the placeholder of the picture.
     """
 
     def __init__(
@@ -173,8 +173,9 @@ class EncodedPrompts:
     def batch(self, indices: Sequence[int] | Tensor, device: torch.device) -> dict[str, Tensor]:
         """Return the model inputs of the views at ``indices``, in that order, on ``device``.
 
-        ``input_ids`` and ``attention_mask`` (N, L) long, L the longest prompt of the batch with its picture's tokens,
-        padding last; and what the family's processor makes of the pictures, ``pixel_values`` above all.
+        ``input_ids`` and ``attention_mask``: (N, L) int64, where L is the longest prompt of the batch including its
+        picture's tokens; padding comes last. The family's processor adds inputs for the pictures, such as
+        ``pixel_values``.
         """
         views = [int(index) for index in indices]
         processed = {n: self._encoder.process(self._images[n]) for n in {self._image_of_view[view] for view in views}}
@@ -195,7 +196,7 @@ class EncodedPrompts:
 
 
 def _stack(parts: Sequence[Tensor]) -> Tensor:
-    """Return tensors one behind the other, those smaller than the largest filled with zeros: as stock processors do."""
+    """Concatenate tensors, padding smaller ones with zeros to the size of the largest, as stock processors do."""
     largest = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
     padded = []
     for part in parts:
@@ -210,24 +211,24 @@ def _sizes(size: Any) -> SizeDict:
 
 def _load_image_processor(folder: Path, family: str) -> Any:
     path = require_file(folder, PROCESSOR_FILES, "image processor")
-    # What a folder says of its processor as a whole may hold the image processor's part, and need not.
+    # The configuration of the whole processor can include that of the image processor, but need not.
     if path.name == PROCESSOR_FILES[1] and '"image_processor"' not in path.read_text(encoding="utf-8"):
         raise ModelError(f"model folder {folder}: no image processor; expected {PROCESSOR_FILES[0]}")
     try:
         with quiet():
             kind: Any = AutoImageProcessor
             return kind.from_pretrained(folder, local_files_only=True, backend="pil")
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a {family} image processor: {first_line(error)}") from error
 
 
 def _put_together(folder: Path, family: str, images: Any, tokenizer: Any) -> Any:
-    """Return the family's processor without its parts for videos and sound."""
+    """Return the family's processor without its parts for video and audio."""
     name = PROCESSOR_MAPPING_NAMES.get(family)
     kind = getattr(transformers, _INSTEAD.get(str(name), str(name)), None)
     if kind is None or "replace_image_token" not in vars(kind):
         raise ModelError(
-            f"model folder {folder}: model_type {family!r}: its processor does not say which tokens stand for a picture"
+            f"model folder {folder}: the processor of model_type {family!r} does not tell which tokens are a picture"
         )
     path = folder / "processor_config.json"
     try:
@@ -241,15 +242,15 @@ def _put_together(folder: Path, family: str, images: Any, tokenizer: Any) -> Any
             }
             given = {part: {"image_processor": images, "tokenizer": tokenizer}.get(part) for part in parts}
             return type(kind.__name__, (_WithoutVideos, kind), {})(**given, **own)
-    except Exception as error:  # transformers raises many kinds for damaged files
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a {family} processor: {first_line(error)}") from error
 
 
 class _WithoutVideos(ProcessorMixin):
-    """Lets a processor do without its parts for anything but pictures and words."""
+    """Processor base class that allows parts other than image processor and tokenizer to be missing."""
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        """Check what is there."""
+        """Check a part unless it is missing."""
         if argument is None:
             return None
         return super().check_argument_for_proper_class(argument_name, argument)  # type: ignore[no-untyped-call]

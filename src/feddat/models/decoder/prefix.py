@@ -1,8 +1,8 @@
-"""Questions that a decoder-only model has read once: the keys and values of their prompts, for any number of answers.
+"""Prompts that a decoder-only model reads once, kept as keys and values for any number of answers.
 
-The key-value cache of transformers, in two halves. Reading fills one; answering reads it and adds nothing to it, so
-that one prompt serves every answer to its question, in training with gradients too. Neither half changes when a layer
-is computed a second time, as gradient checkpointing does.
+This is transformers' key-value cache in two halves. Reading a prompt fills the first half. Answering reads it without
+adding to it, so one prompt serves all answers to its question, also in training with gradients. Neither half changes
+when a layer is computed again, as in gradient checkpointing.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 
 class ReadingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Keeps a layer's keys and values (N, heads, P, d / heads) as they first come."""
+    """Cache layer that keeps the first keys and values (N, heads, P, d / heads) of a layer."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """Keep them, unless this is the second time, and return them."""
+        """Return the given keys and values, and keep them on the first call."""
         if not self.is_initialized:
             self.keys, self.values, self.is_initialized = key_states, value_states, True
         return key_states, value_states
 
 
 class AnsweringLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """Puts what was read in front of an answer's keys and values; rows are picked as late as possible.
+    """Cache layer that prepends a prompt's keys and values to those of an answer. It selects rows as late as possible.
 
     Args:
-        keys: (N, heads, P, d / heads).
-        values: likewise.
-        index: question of each answer, (M,).
+        keys: keys of the prompts (N, heads, P, d / heads).
+        values: values of the prompts (N, heads, P, d / heads).
+        index: prompt of each answer, (M,).
     """
 
     def __init__(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
@@ -53,14 +53,14 @@ class AnsweringLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 @dataclass(frozen=True, slots=True)
 class Prefixes:
-    """M prompts that answers follow, of N that were read (:class:`feddat.models.generative.ReadQuestions`).
+    """M prompts for M answers, selected from N that were read (:class:`feddat.models.generative.ReadQuestions`).
 
     Attributes:
         layers: keys and values per layer, (N, heads, P, d / heads).
-        last: the state of each prompt's last token, which predicts the first of the answer, (N, 1, d).
-        mask: (N, P) bool, true where a prompt has a token; padding comes last.
+        last: state of each prompt's last token, (N, 1, d), which predicts the first token of the answer.
+        mask: mask (N, P), bool, true where a prompt has a token; padding comes last.
         following: position of the token after each prompt, (N,).
-        index: which of the N, (M,).
+        index: index of each of the M prompts in the N, (M,).
     """
 
     layers: Sequence[tuple[Tensor, Tensor]]
@@ -75,11 +75,11 @@ class Prefixes:
 
     @property
     def device(self) -> torch.device:
-        """Return where they are."""
+        """Return their device."""
         return self.last.device
 
     def rows(self, index: Tensor) -> Prefixes:
-        """Return the prompts at ``index``, in that order, again where one is named again; nothing is copied."""
+        """Return the prompts at ``index``, in that order; an index can repeat. Nothing is copied."""
         return replace(self, index=self.index[index])
 
     def cache(self) -> Cache:
@@ -87,11 +87,13 @@ class Prefixes:
         return Cache(layers=[AnsweringLayer(keys, values, self.index) for keys, values in self.layers])
 
     def attention(self, answers: Tensor, window: int | None = None) -> Tensor:
-        """Return where the tokens of M answers look, (M, 1, L, P + L) bool: their prompt, and what stands before.
+        """Return the attention mask of M answers, (M, 1, L, P + L), bool, true where a token attends.
+
+        A token attends to its prompt, to the earlier tokens of its answer, and to itself.
 
         Args:
-            answers: (M, L) bool, true where an answer has a token.
-            window: how many tokens, its own among them, a token looks back; ``None``: all.
+            answers: mask (M, L), bool, true where an answer has a token.
+            window: number of most recent tokens, including itself, to which a token attends; ``None`` for all.
         """
         prompts, length = self.mask[self.index], answers.shape[1]
         steps = torch.arange(length, device=answers.device)

@@ -1,7 +1,6 @@
-"""Small models with random weights, in the genuine layout of each family's folders: to try a family out, and for tests.
+"""Small models with random weights in the genuine folder layout of each family, for trying a family out and for tests.
 
-They know nothing, but everything that a published folder goes through works on them alike: loading, adapters, training,
-answers, saving.
+They know nothing, but loading, adapters, training, answering and saving work on them as on published folders.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from feddat.models.tiny.two_towers import make_clip, make_siglip
 from feddat.models.tiny.vilt import make_vilt, make_vilt_bert
 from feddat.models.tiny.words import bundled_words
 
-#: Writes a model folder; takes the folder, the settings with ``layers`` filled in, and the words to know as a whole.
+#: Function that writes a model folder, given the folder, settings with ``layers`` set, and the words of its tokenizer.
 Builder = Callable[[Path, TinySettings, Sequence[str]], None]
 
 
-#: Family, as in :data:`feddat.models.catalog.FAMILIES` -> what writes a folder of it, and the layers of each of its
-#: stacks that make it about as large as the bundled vilt-mini.
+#: Family, as in :data:`feddat.models.catalog.FAMILIES` -> function that writes its folder, and the number of layers per
+#: stack with which it is about as large as the bundled vilt-mini.
 TINY: Mapping[str, tuple[Builder, int]] = {
     "vilt": (make_vilt, 5),
     "vilt-bert": (make_vilt_bert, 3),
@@ -43,17 +42,18 @@ def make_tiny(
 
     Args:
         family: key of :data:`TINY`.
-        folder: to write; it must not exist or be empty.
+        folder: folder to write; it must not exist, or be empty.
         settings: sizes and seed; default: about as large as the bundled vilt-mini.
-        words: that the tokenizer knows as a whole, others are spelt; default: vilt-mini's, hence the mini suite's.
+        words: words that become one token each, while all others are spelt; default: vilt-mini's words, which include
+            those of the mini suite.
 
     Raises:
-        ModelError: there is no such family, or ``folder`` has something in it.
+        ModelError: the family is unknown, or ``folder`` is not empty.
     """
     if family not in TINY:
-        raise ModelError(f"family {family!r}: unknown; expected {', '.join(TINY)}")
+        raise ModelError(f"family {family!r}: unknown; expected one of {', '.join(TINY)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ModelError(f"folder {folder}: exists already; expected a new one")
+        raise ModelError(f"folder {folder}: already exists; expected a new or empty folder")
     build, layers = TINY[family]
     settings = settings or TinySettings()
     if settings.layers is None:

@@ -15,7 +15,7 @@ from feddat.models.tiny.words import bert_tokenizer
 
 
 def albef_config(settings: TinySettings, vocab_size: int) -> AlbefConfig:
-    """Return a configuration with ``layers`` each of pictures, of words alone, of fusion, and of the decoder."""
+    """Return a configuration with ``layers`` layers each for pictures, words before fusion, fusion, and the decoder."""
     layers = settings.layers or 1
     return AlbefConfig(
         vision_config=settings.stack() | settings.pictures() | {"layer_norm_eps": 1e-6},

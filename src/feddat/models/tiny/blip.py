@@ -16,7 +16,7 @@ from feddat.models.tiny.words import bert_tokenizer
 def make_blip(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:
     """Write a BLIP in the layout of ``Salesforce/blip-vqa-base``.
 
-    As in published folders, the start token of answers has a word embedding and is not in the tokenizer.
+    As in published folders, the start token of answers has a word embedding but is not in the tokenizer.
     """
     vocabulary = bert_tokenizer(words, folder)
     text = settings.stack() | {

@@ -1,7 +1,7 @@
-"""Small decoder vision-language models, with tokenizer, chat template and image processor of each family's kind.
+"""Small decoder vision-language models, each with the kind of tokenizer, chat template and image processor it uses.
 
-Idefics3 and SmolVLM cut a picture twice as wide as ``image`` into tiles, Qwen's keep its shape up to half as wide
-again, the others make it a square.
+Idefics3 and SmolVLM resize a picture to twice ``image`` and cut it into tiles. The Qwen models keep its shape, with up
+to (1.5 · ``image``)² pixels. The others make it a square of side ``image``.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from feddat.models.tiny.settings import TinySettings
 from feddat.models.tiny.weights import save_random
 from feddat.models.tiny.words import byte_tokenizer, piece_tokenizer
 
-#: Positions are computed, not learned: so many may be.
+#: Maximum number of positions; they are computed, not learned.
 _POSITIONS = 2048
 
-# In the manner of the families' published templates: who speaks, the picture before the words, how a turn ends.
+# Modelled on the published templates of the families: speaker, picture before words, end of a turn.
 _SMOLVLM_CHAT = (
     "<|im_start|>{% for message in messages %}{{ message['role'] | capitalize }}"
     "{% if message['content'][0]['type'] == 'image' %}:{% else %}: {% endif %}"
@@ -47,7 +47,7 @@ _LLAVA_CHAT = (
 
 
 def make_smolvlm(folder: Path, settings: TinySettings, words: Sequence[str], family: str = "smolvlm") -> None:
-    """Write a SmolVLM, or as ``family`` an Idefics3: four tiles of a picture, and the whole of it, as tokens each."""
+    """Write a SmolVLM or, depending on ``family``, an Idefics3. They read a picture as four tiles and as a whole."""
     special = ["<|im_start|>", "<fake_token_around_image>", "<image>", "<global-img>"]
     special += [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
     tokenizer = _fast(
@@ -74,13 +74,13 @@ def make_smolvlm(folder: Path, settings: TinySettings, words: Sequence[str], fam
 
 
 def make_qwen_vl(folder: Path, settings: TinySettings, words: Sequence[str], family: str = "qwen2_vl") -> None:
-    """Write a Qwen2-VL, or as ``family`` a Qwen2.5-VL or Qwen3-VL: one token for each ``patch`` x ``patch`` pixels."""
+    """Write a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, depending on ``family``; ``patch`` x ``patch`` pixels are one token."""
     special = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
     tokenizer = _fast(byte_tokenizer(words), special, eos_token="<|im_end|>", pad_token="<|endoftext|>")
     number = tokenizer.convert_tokens_to_ids
     width, inner = settings.hidden, settings.intermediate
     half = width // settings.heads // 2
-    axes = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]  # of time, height and width: as published
+    axes = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]  # time, height and width, as published
     text = _language(settings, tokenizer) | {"rope_scaling": {"rope_type": "default", "mrope_section": axes}}
     vision: dict[str, Any] = {"depth": settings.layers, "num_heads": settings.heads, "in_channels": 3}
     vision |= {"patch_size": settings.patch // 2, "spatial_merge_size": 2, "temporal_patch_size": 2}
@@ -116,7 +116,7 @@ def make_qwen_vl(folder: Path, settings: TinySettings, words: Sequence[str], fam
 
 
 def make_paligemma(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:
-    """Write a PaliGemma 2: all of a prompt sees all of it, every other layer looks back four tokens; no template."""
+    """Write a PaliGemma 2: full attention in prompts, a window of four in every other layer, and no chat template."""
     tokenizer = _pieces(words)
     text = _language(settings, tokenizer) | {"model_type": "gemma2", "sliding_window": 4}
     width = settings.hidden // settings.heads
@@ -137,7 +137,7 @@ def make_paligemma(folder: Path, settings: TinySettings, words: Sequence[str]) -
 
 
 def make_llava(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:
-    """Write a LLaVA 1.5: CLIP's image tower, whose last layer but one is read, and LLaMA."""
+    """Write a LLaVA 1.5: LLaMA, and CLIP's image tower, whose second-to-last layer is used."""
     tokenizer = _pieces(words)
     config = {
         "text_config": {"model_type": "llama", **_language(settings, tokenizer)},
@@ -157,7 +157,7 @@ def make_llava(folder: Path, settings: TinySettings, words: Sequence[str]) -> No
     )  # fmt: skip
 
 
-#: Family -> what writes a folder of it.
+#: Family -> function that writes its folder.
 DECODERS: dict[str, Callable[[Path, TinySettings, Sequence[str]], None]] = {
     "smolvlm": make_smolvlm,
     "idefics3": partial(make_smolvlm, family="idefics3"),
@@ -170,7 +170,7 @@ DECODERS: dict[str, Callable[[Path, TinySettings, Sequence[str]], None]] = {
 
 
 def _language(settings: TinySettings, tokenizer: Any) -> dict[str, Any]:
-    """Return a language model's configuration; heads share keys and values in pairs, where they go into pairs."""
+    """Return the configuration of a language model. An even number of heads shares keys and values in pairs."""
     sharing = settings.heads // 2 if settings.heads % 2 == 0 else 1
     return (
         settings.stack()
@@ -209,7 +209,7 @@ def _write(
     chat: str | None,
     **values: Any,
 ) -> None:
-    """Write all that a folder has; ``values`` are the processor's."""
+    """Write all files of a folder; ``values`` go to the processor's configuration."""
     kind: Any = CONFIG_MAPPING[family]
     auto: Any = AutoModelForImageTextToText
     save_random(lambda: auto.from_config(kind(tie_word_embeddings=False, **config)), settings.seed, folder)

@@ -1,4 +1,4 @@
-"""How large a small model is, and the seed of its weights."""
+"""Sizes and seed of a small model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from feddat.text import did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class TinySettings:
-    """The sizes of one small model; the defaults are the bundled vilt-mini's.
+    """Sizes and seed of one small model; the defaults are the sizes of the bundled vilt-mini.
 
     Attributes:
-        hidden: width of the text side, and of the image side but for CLIP's, which is half as wide again.
-        layers: of each stack; default: per family, see :data:`feddat.models.tiny.TINY`.
-        heads: attention heads.
-        image: side of a picture, in pixels.
-        patch: side of a patch, in pixels.
-        tokens: that a text may have.
-        seed: of the weights.
+        hidden: width of the text side and of the image side, except that CLIP's image side is 1.5 times as wide.
+        layers: layers per stack; default: depends on the family, see :data:`feddat.models.tiny.TINY`.
+        heads: number of attention heads.
+        image: side of a picture in pixels.
+        patch: side of a patch in pixels.
+        tokens: maximum number of tokens of a text.
+        seed: seed of the weights.
     """
 
     hidden: int = 160
@@ -36,7 +36,7 @@ class TinySettings:
         """Check that the sizes fit together.
 
         Raises:
-            ModelError: they do not.
+            ModelError: a size is too small, or is not a multiple of another one as required.
         """
         for item in fields(self):
             value, least = getattr(self, item.name), 0 if item.name == "seed" else 1
@@ -53,7 +53,7 @@ class TinySettings:
         return 4 * self.hidden
 
     def stack(self) -> dict[str, Any]:
-        """Return the sizes of one stack of layers, under the names that transformers' configurations have."""
+        """Return the sizes of one stack of layers, under their names in transformers' configurations."""
         return {
             "hidden_size": self.hidden,
             "num_hidden_layers": self.layers,
@@ -62,11 +62,11 @@ class TinySettings:
         }
 
     def pictures(self) -> dict[str, int]:
-        """Return what an image encoder's configuration says of pictures."""
+        """Return the picture sizes for the configuration of an image encoder."""
         return {"image_size": self.image, "patch_size": self.patch}
 
 
-#: Named sizes: about as large as the bundled vilt-mini, or as small as unit tests want it.
+#: Named sizes: ``bundled`` is about as large as the bundled vilt-mini, ``unit`` is small enough for unit tests.
 SIZES = {
     "bundled": TinySettings(),
     "unit": TinySettings(hidden=32, layers=2, heads=2, image=32, patch=16, tokens=16),
@@ -74,10 +74,10 @@ SIZES = {
 
 
 def parse_settings(overrides: Sequence[str]) -> TinySettings:
-    """Return settings from ``key=value`` texts; ``size=NAME``, of :data:`SIZES`, is what the others change.
+    """Return settings from ``key=value`` texts. ``size=NAME`` chooses from :data:`SIZES`, and other keys change it.
 
     Raises:
-        ModelError: a key is unknown, or a value is no whole number or does not fit.
+        ModelError: a key is unknown, or a value is not a whole number or does not fit.
     """
     known = ("size", *(item.name for item in fields(TinySettings)))
     values: dict[str, str] = {}

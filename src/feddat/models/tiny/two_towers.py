@@ -15,7 +15,7 @@ from feddat.models.tiny.words import clip_tokenizer, siglip_tokenizer
 
 
 def make_clip(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:
-    """Write a CLIP; as in the published ones the image tower is wider, here by half, and both end in another width."""
+    """Write a CLIP. As in published ones, the image tower is wider (by half), and both project to another width."""
     size = clip_tokenizer(words, folder)
     text = settings.stack() | {
         "vocab_size": size,
@@ -35,7 +35,7 @@ def make_clip(folder: Path, settings: TinySettings, words: Sequence[str]) -> Non
 
 
 def make_siglip(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:
-    """Write a SigLIP; all texts are filled to their full length."""
+    """Write a SigLIP. It pads all texts to full length."""
     text = settings.stack() | {
         "vocab_size": siglip_tokenizer(words, folder),
         "max_position_embeddings": settings.tokens,

@@ -1,4 +1,4 @@
-"""A small ViLT with its masked-word head, and one behind a small BERT."""
+"""A small ViLT with its masked-word head, and a small ViLT with a small BERT in front of it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_bert(folder: Path, settings: TinySettings, words: Sequence[str]) -> Non
 
 
 def make_vilt_bert(folder: Path, settings: TinySettings, words: Sequence[str]) -> None:
-    """Write a folder that names its two parts, and the parts into it."""
+    """Write a folder that names its two parts, and the parts inside it."""
     make_vilt(folder / "vilt", settings, words)
     make_bert(folder / "bert", settings, words)
     write_vilt_bert(folder, Path("vilt"), Path("bert"))

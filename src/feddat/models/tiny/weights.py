@@ -1,4 +1,4 @@
-"""Random weights that tell inputs apart."""
+"""Random weights with which different inputs get different features."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import nn
 
 from feddat.models.weights import quiet
 
-#: Standard deviation of matrices and embeddings. A fresh model's 0.02, and position embeddings that are all zero, would
-#: leave the features of different questions and pictures almost alike.
+#: Standard deviation of matrices and embeddings. With the usual initialisation (0.02, and position embeddings of zero),
+#: different questions and pictures would have almost the same features.
 STD = 0.1
 
 
 def save_random(make: Callable[[], Any], seed: int, folder: Path) -> None:
-    """Write the transformers model that ``make`` returns with weights from N(0, 0.1²), vectors as they start."""
+    """Write the transformers model from ``make`` with matrices drawn from N(0, 0.1²) and its initial vectors."""
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         model = make()

@@ -1,4 +1,4 @@
-"""Tokenizers of small models: each family's own kind, over one list of words. Any other word is spelt."""
+"""Tokenizers of small models: the kind that each family uses, for one list of words. All other words are spelt."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from transformers import BertTokenizer, CLIPTokenizer, PreTrainedTokenizerFast
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _CHARACTERS = string.ascii_lowercase + string.digits
 _CONTINUED = "##"
-#: Marks a token of CLIP's that ends its word.
+#: Suffix of CLIP's tokens that end a word.
 _END = "</w>"
 
 
 def bundled_words() -> list[str]:
-    """Return the words and marks that the bundled vilt-mini knows as a whole: all of the mini suite's."""
+    """Return the words and punctuation marks in the bundled vilt-mini's vocabulary, which cover the mini suite."""
     path = resources.files("feddat.models") / "assets" / "vilt-mini" / "vocab.txt"
     tokens = path.read_text(encoding="utf-8").split()
     return [token for token in tokens if not token.startswith(_CONTINUED) and token not in _SPECIAL]
 
 
 def bert_vocabulary(words: Sequence[str]) -> dict[str, int]:
-    """Return a BERT vocabulary: special tokens, ``words``, letters and digits as first and as later word pieces."""
+    """Return a BERT vocabulary: special tokens, ``words``, and letters and digits as initial and later word pieces."""
     pieces = [*_CHARACTERS, *(_CONTINUED + character for character in _CHARACTERS)]
     return {token: i for i, token in enumerate(dict.fromkeys([*_SPECIAL, *words, *pieces]))}
 
@@ -40,15 +40,15 @@ def bert_tokenizer(words: Sequence[str], folder: Path) -> dict[str, int]:
 
 
 def clip_tokenizer(words: Sequence[str], folder: Path) -> int:
-    """Write CLIP's tokenizer, byte pairs merged until each word is one token; return its size: the last one ends texts.
+    """Write a CLIP tokenizer whose byte pairs are merged until each word is one token; return its size.
 
-    The last but one starts them.
+    The second-to-last token starts texts, and the last token ends them.
     """
     alphabet = [*_CHARACTERS, *string.punctuation]
     learned = Tokenizer(models.BPE(end_of_word_suffix=_END))
     learned.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
-        vocab_size=1_000_000,  # to the end: until no pair is left
+        vocab_size=1_000_000,  # large enough to merge until no pair is left
         min_frequency=1,
         end_of_word_suffix=_END,
         show_progress=False,
@@ -62,7 +62,7 @@ def clip_tokenizer(words: Sequence[str], folder: Path) -> int:
 
 
 def siglip_tokenizer(words: Sequence[str], folder: Path) -> int:
-    """Write SigLIP's kind of tokenizer, a unigram model; return its size. Token 0 ends and fills texts."""
+    """Write a unigram tokenizer like SigLIP's; return its size. Token 0 ends and pads texts."""
     scores = {"</s>": 0.0, "<unk>": 0.0} | {f"▁{word}": -1.0 for word in words}
     scores |= {character: -5.0 for character in (*_CHARACTERS, *string.punctuation, "▁") if character not in scores}
     tokenizer = Tokenizer(models.Unigram(list(scores.items()), unk_id=1))
@@ -75,12 +75,12 @@ def siglip_tokenizer(words: Sequence[str], folder: Path) -> int:
 
 
 def byte_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """Return a byte-level BPE tokenizer, as SmolVLM's and Qwen's are; it knows each word with and without a space."""
+    """Return a byte-level BPE tokenizer like SmolVLM's and Qwen's, with each word with and without a leading space."""
     learned = Tokenizer(models.BPE())
     learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     learned.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1_000_000,  # to the end: until no pair is left
+        vocab_size=1_000_000,  # large enough to merge until no pair is left
         min_frequency=1,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -91,7 +91,7 @@ def byte_tokenizer(words: Sequence[str]) -> Tokenizer:
 
 
 def piece_tokenizer(words: Sequence[str]) -> Tokenizer:
-    """Return a tokenizer of pieces, as LLaMA's and Gemma's are: ``▁`` for spaces, and ``<s>`` before a text."""
+    """Return a word-piece tokenizer like LLaMA's and Gemma's, with ``▁`` for spaces and ``<s>`` before a text."""
     scores = {"<pad>": 0.0, "</s>": 0.0, "<s>": 0.0, "<unk>": 0.0}
     scores |= {piece: -1.0 for word in words for piece in (f"▁{word}", word)}
     marks = (*string.ascii_letters, *string.digits, *string.punctuation, "▁", "\n")

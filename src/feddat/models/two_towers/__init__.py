@@ -1,1 +1,1 @@
-"""CLIP and SigLIP: a tower for texts and one for images."""
+"""CLIP and SigLIP: one tower for texts and one for images."""

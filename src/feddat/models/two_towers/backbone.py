@@ -1,8 +1,8 @@
 """CLIP and SigLIP as frozen backbones: a text tower and an image tower, from any Hugging Face folder of either.
 
-Radford et al., arXiv 2103.00020 (CLIP); Zhai et al., arXiv 2303.15343 (SigLIP). Both towers end in one space of width
-d. What takes CLIP's pooled states there, a linear projection each, takes every token there where a transformer fuses
-them (:mod:`feddat.models.two_towers.fusion`). Nothing is downloaded.
+Radford et al., arXiv 2103.00020 (CLIP); Zhai et al., arXiv 2303.15343 (SigLIP). Both towers end in a common space of
+width d. CLIP projects the pooled states of each tower to it with a linear layer. If a transformer fuses the towers
+(:mod:`feddat.models.two_towers.fusion`), the same layers project every token. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _STOCK = {"clip": CLIPModel, "siglip": SiglipModel}
 
 
 class TwoTowers(nn.Module):
-    """Both towers of a stock model, and what fuses them on the shared side.
+    """Both towers of a stock model, and a shared fusion module if there is one.
 
     Args:
         stock: a ``CLIPModel`` or ``SiglipModel``.
 
     Attributes:
-        reads_tokens: whether all tokens are given out, rather than embeddings side by side with their product.
-        fusion: what pools the tokens, where it is part of the model.
+        reads_tokens: whether the forward pass uses all tokens, rather than the embeddings and their product.
+        fusion: module that pools the tokens; ``None`` if it is not part of the model.
     """
 
-    base_model_prefix = ""  # PEFT asks every model that has a transformers configuration
+    base_model_prefix = ""  # PEFT reads this from every model with a transformers configuration
 
     def __init__(self, stock: Any) -> None:
         super().__init__()
@@ -51,23 +51,23 @@ class TwoTowers(nn.Module):
         self.fusion: nn.Module | None = None
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return pooled features (N, F), or where nothing pools them yet :meth:`tokens` (N, L, d)."""
+        """Return pooled features (N, F), or :meth:`tokens` (N, L, d) if a personal module pools them later."""
         if not self.reads_tokens:
             return product_fusion(*self.embeddings(input_ids, attention_mask, pixel_values))
         tokens = self.tokens(input_ids, attention_mask, pixel_values)
         return tokens if self.fusion is None else cast(Tensor, self.fusion(tokens))
 
     def embeddings(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the stock model compares, text and image, (N, d) each, before it scales them to length 1."""
+        """Return the text and image embeddings of the stock model, (N, d) each, before it scales them to length 1."""
         text, image = self._towers(input_ids, attention_mask, pixel_values)
         return self.text_projection(text.pooler_output), self.visual_projection(image.pooler_output)
 
     def tokens(self, input_ids: Tensor, attention_mask: Tensor, pixel_values: Tensor) -> Tensor:
-        """Return all tokens in the common space, the text's before the image's, (N, L, d); padding is 0."""
+        """Return all tokens in the common space, (N, L, d), text before image; padding is 0."""
         text, image = self._towers(input_ids, attention_mask, pixel_values)
         words, patches = text.last_hidden_state, image.last_hidden_state
         if self.config.model_type == "clip":
-            patches = self.vision_model.post_layernorm(patches)  # SigLIP's tower ends with it
+            patches = self.vision_model.post_layernorm(patches)  # part of SigLIP's tower
         else:
             words = self.text_model.head(words)
         words = self.text_projection(words) * attention_mask[..., None]
@@ -81,15 +81,16 @@ class TwoTowers(nn.Module):
 
 
 class TwoTowersBackbone:
-    """A frozen CLIP or SigLIP behind :class:`~feddat.models.two_towers.fusion.FusedBackbone`; until :meth:`fuse`, the
-    product of both towers.
+    """A frozen CLIP or SigLIP behind :class:`~feddat.models.two_towers.fusion.FusedBackbone`.
+
+    Until :meth:`fuse` is called, features are the embeddings of both towers and their product.
 
     Args:
         folder: Hugging Face model folder.
-        name: how reports call the model; default: the folder's path.
+        name: name of the model in reports; default: the folder's path.
 
     Raises:
-        ModelError: the folder is not complete, or its towers do not end in one space.
+        ModelError: the folder is not complete, or its towers do not end in a common space.
     """
 
     def __init__(self, folder: Path | str, name: str | None = None):
@@ -109,30 +110,30 @@ class TwoTowersBackbone:
         self._side: str | None = None
 
     def fuse(self, kind: str, side: str) -> None:
-        """Choose how the streams are fused; before adapters are put on :attr:`model`."""
+        """Choose how the streams are fused. Call this before adapters are added to :attr:`model`."""
         transformer = kind == "transformer"
         self._towers.reads_tokens = transformer
         self._towers.fusion = None
         self.feature_dim = self._width if transformer else 3 * self._width
         self._side = side if transformer else None
         if self._side == "shared":
-            with torch.random.fork_rng(devices=[]):  # what trains starts from the run's seed, see adapters.whole
+            with torch.random.fork_rng(devices=[]):  # trained weights start from the run's seed, see adapters.whole
                 self._towers.fusion = self._new_fusion().to(next(self.model.parameters()).device).requires_grad_(False)
 
     def personal_fusion(self) -> nn.Module | None:
-        """Return a new transformer from tokens to pooled features, where fusion is personal."""
+        """Return a new transformer from tokens to pooled features if fusion is personal, else ``None``."""
         return self._new_fusion() if self._side == "personal" else None
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
         """Decode, resize and tokenise every view once; an image that several views share is stored once.
 
         Raises:
-            DataError: an image cannot be read; names the file.
+            DataError: an image cannot be read; the message names the file.
         """
         return encode_views(self.encoder, views)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return features, float: pooled (views, feature_dim), or tokens (views, L, d) for a personal fusion."""
+        """Return float features: pooled (views, feature_dim), or tokens (views, L, d) for a personal fusion."""
         features: Tensor = self.model(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
@@ -141,11 +142,11 @@ class TwoTowersBackbone:
         return features if features.dtype == torch.float64 else features.float()
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
-        """Return ``None``: neither model has a masked-word head."""
+        """Return ``None``, because neither model has a masked-word head."""
         return None
 
     def save(self, folder: Path) -> None:
-        """Write the model folder in Hugging Face layout: a copy of its source, as nothing in it trains."""
+        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
         copy_folder(self.folder, folder)
 
     def _new_fusion(self) -> FusionTransformer:
@@ -155,10 +156,10 @@ class TwoTowersBackbone:
 
 
 def _common_width(config: Any, folder: Path) -> int:
-    """Return the width of the space in which both towers end.
+    """Return the width of the common space in which both towers end.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no common space.
     """
     if config.model_type == "clip":
         return int(config.projection_dim)

@@ -1,11 +1,11 @@
-"""What happens to images and texts before CLIP or SigLIP sees them, from a model folder without its weights.
+"""Encode images and texts for CLIP or SigLIP, from a model folder without its weights.
 
-Sizes and constants are the folder's own processor's. All images get one size. SigLIP is trained on texts padded to full
-length, whose padding counts (Zhai et al., arXiv 2303.15343); CLIP's padding is masked.
+Sizes and constants come from the folder's image processor. All images get the same size. SigLIP was trained on texts
+padded to full length, and attends to the padding (Zhai et al., arXiv 2303.15343). CLIP's padding is masked.
 
-SigLIP and SigLIP 2 (Tschannen et al., arXiv 2502.14786, the same ``model_type``) are trained on text in lower case, the
-first also without marks. Folders differ in whether ``tokenizer.json`` sees to that; SigLIP 2's published one, which is
-Gemma's, does not. So it is done here in any case.
+SigLIP and SigLIP 2 (Tschannen et al., arXiv 2502.14786, same ``model_type``) were trained on lower-case text, SigLIP
+also without punctuation. Only some folders have a ``tokenizer.json`` that does this; SigLIP 2's published tokenizer,
+which is Gemma's, does not. So texts are always cleaned here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class TwoTowersEncoder(FolderEncoder):
     """The image processor and tokenizer of a CLIP or SigLIP folder (:class:`feddat.models.base.Encoder`).
 
     Raises:
-        ModelError: tokenizer or image processor is missing or unusable, or gives other sizes than the model takes.
+        ModelError: tokenizer or image processor is missing or unusable, or images do not get the model's size.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,24 +47,24 @@ class TwoTowersEncoder(FolderEncoder):
             text.vocab_size,
             text.max_position_embeddings,
             (vision.patch_size, vision.patch_size),
-            tokenizer_from_json=self._fills_texts,  # transformers' class for SigLIP wants sentencepiece
+            tokenizer_from_json=self._fills_texts,  # transformers' class for SigLIP needs sentencepiece
         )
         if self._fills_texts and self.tokenizer.pad_token_id is None:
-            raise ModelError(f"model folder {folder}: tokenizer without padding token; SigLIP reads padded texts")
+            raise ModelError(f"model folder {folder}: tokenizer has no padding token; SigLIP needs padded texts")
         self._clean = _cleaning(folder) if self._fills_texts else None
         self._kept, self._crops = _sizes(self._processor, folder)
         expected: int = vision.image_size
         if self._kept != (expected, expected):
             raise ModelError(
-                f"model folder {folder}: image processor gives {self._kept[0]} x {self._kept[1]} pixels; "
-                f"config.json says {expected} x {expected}"
+                f"model folder {folder}: image processor makes {self._kept[0]} x {self._kept[1]} pixels, "
+                f"but config.json requires {expected} x {expected}"
             )
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
         if not self._crops:
             return self._kept
         shorter: int = self._processor.size["shortest_edge"]
-        # The longer side is rounded down, as the stock processor does.
+        # As in the stock processor, the longer side is rounded down.
         return (shorter, shorter * width // height) if height < width else (shorter * height // width, shorter)
 
     def image(self, pixels: Pixels) -> Tensor:
@@ -75,7 +75,7 @@ class TwoTowersEncoder(FolderEncoder):
         return picture[:, top : top + height, left : left + width].contiguous()
 
     def texts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return each text's token ids; SigLIP's are filled to full length, what exceeds it is cut."""
+        """Return the token ids of each text, cut to full length; SigLIP's are also padded to full length."""
         ids = super().texts(texts)
         if not self._fills_texts:
             return ids
@@ -87,10 +87,10 @@ class TwoTowersEncoder(FolderEncoder):
 
 
 def _cleaning(folder: Path) -> Callable[[str], str]:
-    """Return what SigLIP's own tokenizers do to a text first, which ``tokenizer.json`` may leave out.
+    """Return the function with which SigLIP's own tokenizers clean texts; a ``tokenizer.json`` can lack this step.
 
-    SigLIP's (``SiglipTokenizer``) puts it in lower case, unless ``do_lower_case`` is false, and takes out the marks of
-    ASCII and repeated spaces; SigLIP 2's (``Siglip2Tokenizer``) puts it in lower case.
+    ``SiglipTokenizer`` converts texts to lower case, unless ``do_lower_case`` is false, and removes ASCII punctuation
+    and repeated spaces. ``Siglip2Tokenizer`` (SigLIP 2) only converts texts to lower case.
     """
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -105,10 +105,10 @@ def _cleaning(folder: Path) -> Callable[[str], str]:
 
 
 def _sizes(processor: Any, folder: Path) -> tuple[tuple[int, int], bool]:
-    """Return the size of every image that leaves a processor, (height, width), and whether it is cut out of a larger.
+    """Return the size (height, width) of all images from a processor, and whether it crops them from larger ones.
 
     Raises:
-        ModelError: the processor leaves images at sizes of their own.
+        ModelError: the processor does not give all images the same size.
     """
     size, crop = processor.size, processor.crop_size if getattr(processor, "do_center_crop", False) else None
     if processor.do_resize and crop is None and size.get("height"):

@@ -1,8 +1,8 @@
-"""How the two streams of a two-tower model become one feature per view (``fusion.kind``).
+"""Fuse the two streams of a two-tower model into one feature per view (``fusion.kind``).
 
-``product`` puts both towers' embeddings and their elementwise product side by side; it has no parameters.
-``transformer`` lets a class token read all tokens of both towers through a few layers that train with the adapters:
-on the personal side like a head, or on the shared side with the adapter (``fusion.side``).
+``product`` concatenates both towers' embeddings and their elementwise product; it has no parameters. ``transformer``
+lets a class token read all tokens of both towers through a few layers. These layers train with the adapters, either as
+a personal part like the head, or as a shared part like the adapter (``fusion.side``).
 """
 
 from __future__ import annotations
@@ -18,49 +18,49 @@ from feddat.models.base import Backbone
 
 #: Transformer layers.
 LAYERS = 2
-#: Standard deviation of the initial weights, BERT's.
+#: Standard deviation of the initial weights, as in BERT.
 INIT_STD = 0.02
 
 
 @runtime_checkable
 class FusedBackbone(Backbone, Protocol):
-    """A backbone of two streams; a personal module may have to pool its features.
+    """A backbone with two streams, whose features a personal module can pool.
 
-    With that, ``feature_dim`` is the width of what the module returns.
+    In that case ``feature_dim`` is the width of the module's output.
     """
 
     def fuse(self, kind: str, side: str) -> None:
-        """Choose how the streams are fused; before adapters are put on the model.
+        """Choose how the streams are fused. Call this before adapters are added to the model.
 
         Args:
-            kind: ``product``, or ``transformer``.
-            side: of a transformer: ``personal`` or ``shared``.
+            kind: ``product`` or ``transformer``.
+            side: side of a transformer, ``personal`` or ``shared``.
         """
         ...
 
     def personal_fusion(self) -> nn.Module | None:
-        """Return a new trainable module, from :meth:`features` (N, L, d) to pooled (N, feature_dim).
+        """Return a new trainable module from :meth:`features` (N, L, d) to pooled features (N, feature_dim).
 
-        Weights come from torch's global generator. ``None``: features are pooled already.
+        Weights come from torch's global generator. ``None`` if features are already pooled.
         """
         ...
 
 
 def product_fusion(text: Tensor, image: Tensor) -> Tensor:
-    """Return [t, v, t·v], shape (N, 3d), of embeddings (N, d), each scaled to length √d: entries are of the order 1."""
+    """Return [t, v, t·v], shape (N, 3d), for embeddings (N, d) scaled to length √d, so that entries are of order 1."""
     text, image = (F.normalize(part, dim=-1) * part.shape[-1] ** 0.5 for part in (text, image))
     return torch.cat([text, image, text * image], dim=-1)
 
 
 class FusionTransformer(nn.Module):
-    """A class token over the tokens of both towers: pre-LN layers with GELU, no dropout.
+    """Pre-LN transformer layers, with GELU and no dropout, in which a class token reads the tokens of both towers.
 
-    Tokens are (N, L, d), the text's before the image's; rows of zeros are padding.
+    Tokens are (N, L, d), text before image; rows of zeros are padding.
 
     Args:
-        width: d.
-        image_tokens: number of image tokens, the last ones.
-        head_width: of each attention head; one head where it does not divide d.
+        width: width d of the tokens.
+        image_tokens: number of image tokens, which come last.
+        head_width: width of each attention head; if it does not divide d, there is one head.
     """
 
     def __init__(self, width: int, image_tokens: int, head_width: int = 64) -> None:
@@ -81,7 +81,7 @@ class FusionTransformer(nn.Module):
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None = None) -> None:
-        """Draw matrices and tokens from N(0, 0.02²) on the CPU; biases become 0, the norms' scales 1."""
+        """Draw matrices and tokens from N(0, 0.02²) on the CPU; set biases to 0 and LayerNorm scales to 1."""
         for module in self.modules():
             for name, parameter in module.named_parameters(recurse=False):
                 if isinstance(module, nn.LayerNorm) and name == "weight":
@@ -92,7 +92,7 @@ class FusionTransformer(nn.Module):
                     parameter.copy_(torch.empty(parameter.shape).normal_(0.0, INIT_STD, generator=generator))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the class token's last state, (N, d)."""
+        """Return the last state of the class token, (N, d)."""
         padding = F.pad((tokens == 0).all(dim=-1), (1, 0), value=False)
         text = tokens.shape[1] - self.image_tokens
         types = torch.cat([self.types[:1].expand(text, -1), self.types[1:].expand(self.image_tokens, -1)])
@@ -103,11 +103,11 @@ class FusionTransformer(nn.Module):
 
 
 class WeightedFusions(nn.Module):
-    """Several fusions as one: the weighted sum of what each gives.
+    """Weighted sum of several fusions.
 
     Args:
-        fusions: of one size.
-        weights: one each.
+        fusions: fusion modules of the same size.
+        weights: one weight per fusion.
     """
 
     def __init__(self, fusions: Sequence[nn.Module], weights: Sequence[float]) -> None:

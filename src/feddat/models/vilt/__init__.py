@@ -1,1 +1,1 @@
-"""ViLT: one transformer over words and image patches together."""
+"""ViLT: one transformer that reads words and image patches together."""

@@ -1,7 +1,8 @@
 """ViLT as a frozen backbone, from any Hugging Face folder in the layout of ``dandelin/vilt-b32-mlm``.
 
-The folder holds ``config.json``, weights (of ``ViltModel``, or ``ViltForMaskedLM``, whose masked-word head can start a
-client's answer head), tokenizer files and ``preprocessor_config.json``. Nothing is downloaded.
+The folder holds ``config.json``, weights, tokenizer files and ``preprocessor_config.json``. The weights are those of
+``ViltModel`` or of ``ViltForMaskedLM``, whose masked-word head can initialise a client's answer head. Nothing is
+downloaded.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class ViltBackbone:
 
     Args:
         folder: Hugging Face model folder.
-        name: how reports call the model; default: the folder's path.
+        name: name of the model in reports; default: the folder's path.
 
     Raises:
         ModelError: the folder is not a complete ViLT folder.
@@ -58,28 +59,28 @@ class ViltBackbone:
         Texts longer than the model's position embeddings are cut.
 
         Raises:
-            DataError: an image cannot be read; names the file.
+            DataError: an image cannot be read; the message names the file.
         """
         return encode_views(self.encoder, views)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the pooled first token, shape (views, feature_dim), float."""
+        """Return the pooled first token, shape (views, feature_dim), float32 or float64."""
         pooled = self._stages.pooled(inputs)
         return pooled if pooled.dtype == torch.float64 else pooled.float()
 
     def stage(self, changed: Collection[nn.Module]) -> None:
-        """Divide the forward pass in front of the first of the modules that routes change."""
+        """Split the forward pass before the first module that routes change."""
         self._stages = ViltStages(self._stages.vilt, changed)
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return the states that every route goes on from, see :mod:`feddat.models.vilt.stages`."""
+        """Return the states from which every route continues (:mod:`feddat.models.vilt.stages`)."""
         return self._stages.prefix(inputs)
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
         """Return a new trainable classifier over ``answers``, shape (N, feature_dim) to (N, answers).
 
-        It is the masked-word head with one output per answer: the word-embedding row and bias of the answer's token,
-        or their mean over several word pieces. ``None`` where the folder has no masked-word head.
+        It is a copy of the masked-word head with one output per answer. The weight and bias of an output are those of
+        the answer's token, or their mean over several word pieces. ``None`` if the folder has no masked-word head.
 
         Raises:
             ValueError: an answer has no tokens.
@@ -92,27 +93,27 @@ class ViltBackbone:
             for i, answer in enumerate(answers):
                 pieces = self.encoder.tokenizer(answer, add_special_tokens=False)["input_ids"]
                 if not pieces:
-                    raise ValueError(f"answer {answer!r} has no words to start a head from")
+                    raise ValueError(f"answer {answer!r}: has no tokens; expected at least one to initialise the head")
                 classifier.weight[i] = decoder.weight[pieces].mean(dim=0)
                 classifier.bias[i] = decoder.bias[pieces].mean()
         transform = copy.deepcopy(self._word_scores.transform)
         return nn.Sequential(transform, classifier).cpu().requires_grad_(True)
 
     def save(self, folder: Path) -> None:
-        """Write the model folder in Hugging Face layout: a copy of its source, as nothing in it trains."""
+        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
         copy_folder(self.folder, folder)
 
 
 def read_vilt(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
-    """Return the transformer, and the masked-word head where the folder has its weights, both float32."""
-    # The published checkpoints call the bias of the word scores `mlm_score.bias`, newer ones `.decoder.bias`.
+    """Return the transformer, and the masked-word head if the folder has its weights; both are float32."""
+    # Published checkpoints name the bias of the word scores `mlm_score.bias`, newer ones `mlm_score.decoder.bias`.
     old, new = "mlm_score.bias", "mlm_score.decoder.bias"
     names: set[str] = set()
     old_bias = None
     for shard in weight_files(folder):
         try:
             found, tensors = read_tensors(shard, (old,))
-        except Exception as error:  # torch and safetensors raise many kinds for damaged files
+        except Exception as error:  # torch and safetensors raise many kinds of errors for damaged files
             raise unloadable(folder, "ViLT", error) from error
         names |= found
         old_bias = tensors.get(old, old_bias)

@@ -1,8 +1,8 @@
-"""Layers of ViLT, as their modules compute them, and as functions in one number format.
+"""Layers of ViLT, computed by their modules or by functions in one dtype.
 
-A module under autocast keeps states in float32 between layers and casts them before every product: on a GPU, reading
-and writing those takes more time than the products. :class:`PureLayer` computes a layer with its adapter in one format,
-with as few and as large operations as can be: the adapters of a route are one, and the small tensors of all layers are
+Under autocast, modules keep states in float32 between layers and cast them before every product. On a GPU, reading and
+writing these states takes more time than the products. :class:`PureLayer` computes a layer with its adapter in one
+dtype, in few and large operations: the adapters of a route count as one, and the small tensors of all layers are
 rounded together.
 """
 
@@ -30,34 +30,34 @@ from feddat.models.vilt.fast import FastViltSelfAttention
 
 #: A linear layer as a function.
 Linear: TypeAlias = Callable[[Tensor], Tensor]
-#: Queries of some tokens, and keys and values of all: (N, Q, d) and (N, tokens, d) to three of these shapes.
+#: Function from some tokens (N, Q, d) and all tokens (N, tokens, d) to queries of the former, keys and values of all.
 Projection: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-#: Weight, bias and epsilon of a norm.
+#: Weight, bias and epsilon of a LayerNorm.
 Norm: TypeAlias = tuple[Tensor, Tensor, float]
 
 
 class PlainLayer:
-    """A layer as its modules compute it.
+    """A layer that is computed by its modules.
 
     Args:
-        layer: of a ``ViltModel`` with fast attention, and whatever adapters were put on it.
+        layer: layer of a ``ViltModel`` with fast attention, including any adapters.
     """
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
 
     def whole(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the output (N, tokens, d) of states (N, tokens, d); mask: bool (N, 1, 1, tokens), true: seen."""
+        """Return the output (N, tokens, d) of states (N, tokens, d). True in ``mask`` (N, 1, 1, tokens): attend."""
         output: Tensor = self._layer(states, mask)[0]
         return output
 
     def bare(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the output before the adapter that is behind this layer."""
+        """Return the output before the adapter at the end of this layer."""
         states = self._layer.attention(self._layer.layernorm_before(states), mask)[0] + states
         return self._unadapted(states)
 
     def first(self, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
-        """Return the output for the first token alone, (N, 1, d); bare: before the adapter."""
+        """Return only the output of the first token, (N, 1, d); with ``bare``, before the adapter."""
         layer = self._layer
         known = type(layer) is ViltLayer and type(layer.attention) is ViltAttention
         if not known or type(layer.attention.attention) is not FastViltSelfAttention:
@@ -71,28 +71,28 @@ class PlainLayer:
         return output
 
     def adapt(self, output: Tensor) -> Tensor:
-        """Return what the adapter behind this layer makes of the bare output."""
+        """Return the output of the adapter at the end of this layer for the bare output."""
         adapted: Tensor = self._layer.output.adapt(output)
         return adapted
 
     def _unadapted(self, states: Tensor) -> Tensor:
         hidden = self._layer.intermediate(self._layer.layernorm_after(states))
-        # Not called as a module: that would run the adapter, which is a hook.
+        # Calling the module itself would also run the adapter, which is a hook.
         output: Tensor = self._layer.output.get_base_layer().forward(hidden, states)
         return output
 
 
 @dataclass(frozen=True)
 class PureLayer:
-    """A layer in one number format, with the methods of :class:`PlainLayer`.
+    """A layer in one dtype, with the methods of :class:`PlainLayer`.
 
     Attributes:
-        dtype: of states, weights and all between them; sums within norms and products are wider.
-        project: to queries, keys and values.
-        linears: attention's output, and the feed-forward block's two.
-        norms: before attention and before the feed-forward block.
-        heads: of attention.
-        addition: the adapter on the route that was open when this was made.
+        dtype: dtype of states, weights and intermediate results; sums within norms and products are wider.
+        project: projection to queries, keys and values.
+        linears: output layer of attention, and the two layers of the feed-forward block.
+        norms: LayerNorms before attention and before the feed-forward block.
+        heads: number of attention heads.
+        addition: the adapter on the route that was active when this object was created.
     """
 
     dtype: torch.dtype
@@ -103,19 +103,19 @@ class PureLayer:
     addition: PureAddition
 
     def whole(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the output (N, tokens, d) of states (N, tokens, d); mask: bool (N, 1, 1, tokens), true: seen."""
+        """Return the output (N, tokens, d) of states (N, tokens, d). True in ``mask`` (N, 1, 1, tokens): attend."""
         return self._output(states, mask, False, self.addition)
 
     def bare(self, states: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the output before the adapter that is behind this layer."""
+        """Return the output before the adapter at the end of this layer."""
         return self._output(states, mask, False, _NOTHING)
 
     def first(self, states: Tensor, mask: Tensor | None, bare: bool = False) -> Tensor:
-        """Return the output for the first token alone, (N, 1, d); bare: before the adapter."""
+        """Return only the output of the first token, (N, 1, d); with ``bare``, before the adapter."""
         return self._output(states, mask, True, _NOTHING if bare else self.addition)
 
     def adapt(self, output: Tensor) -> Tensor:
-        """Return what the adapter behind this layer makes of the bare output."""
+        """Return the output of the adapter at the end of this layer for the bare output."""
         adapt, weights = self.addition
         with torch.autocast(output.device.type, enabled=False):
             return adapt(output.to(self.dtype), weights)
@@ -129,7 +129,7 @@ class PureLayer:
             seen = _normed(states, before)
             asking = seen
             if first:
-                # Contiguous: else a product makes a copy of its weight for every row of the batch.
+                # Contiguous, because otherwise a product copies its weight for every row of the batch.
                 states, asking = states[:, :1].contiguous(), seen[:, :1].contiguous()
             query, key, value = (self._split(projected) for projected in self.project(asking, seen))
             attended = attention(query, key, value, mask).transpose(1, 2).flatten(2)
@@ -141,12 +141,12 @@ class PureLayer:
 
 
 def pure_layers(layers: Sequence[Any], dtype: torch.dtype, fused: bool = False) -> list[PureLayer] | None:
-    """Return layers in one number format; ``None`` where one is not known to compute what :class:`PureLayer` does.
+    """Return layers in one dtype; ``None`` if it is unknown whether :class:`PureLayer` computes the same as a layer.
 
     Args:
-        layers: of a ``ViltModel``, with whatever adapters were put on it and a route that is open.
-        dtype: that format.
-        fused: whether queries, keys and values are one product: on a GPU, narrow ones run at half the rate.
+        layers: layers of a ``ViltModel``, including any adapters, with an active route.
+        dtype: dtype to compute in.
+        fused: whether to compute queries, keys and values in one product. On a GPU, narrow products run at half speed.
     """
     linears = [found for layer in layers if (found := _linears(layer)) is not None]
     if not layers or len(linears) < len(layers):
@@ -200,16 +200,16 @@ def _product(linear: nn.Linear, dtype: torch.dtype) -> Linear:
 
 
 def _rounded(tensors: Sequence[Tensor], dtype: torch.dtype) -> Sequence[Tensor]:
-    """Return vectors of one length in a format, in two operations for all of them."""
+    """Return vectors of equal length in a dtype, using two operations for all of them."""
     if all(tensor.dtype == dtype for tensor in tensors):
         return tensors
     return torch.stack(list(tensors)).to(dtype).unbind()
 
 
 def _linears(layer: Any) -> list[nn.Linear] | None:
-    """Return a layer's linear ones: query, key, value, attention's output, and the feed-forward block's two.
+    """Return a layer's linear modules: query, key, value, attention's output, and the two of the feed-forward block.
 
-    ``None`` where the layer is not known to compute what :class:`PureLayer` does.
+    ``None`` if it is unknown whether :class:`PureLayer` computes the same as the layer.
     """
     if type(layer) is not ViltLayer or "forward" in vars(layer):  # wrapped, or checkpointed
         return None

@@ -1,6 +1,6 @@
-"""What happens to images and texts before ViLT sees them, from a model folder without its weights.
+"""Encode images and texts for ViLT, from a model folder without its weights.
 
-Sizes and constants are the folder's own processor's.
+Sizes and constants come from the folder's image processor.
 """
 
 from __future__ import annotations
@@ -45,16 +45,16 @@ class ViltEncoder(FolderEncoder):
 
     @cached_property
     def widest(self) -> float:  # type: ignore[override]
-        """The ratio of sides from which on the shorter one, resized, has less than a patch."""
+        """Maximum ratio of sides at which the shorter side, after resizing, still has a whole patch."""
         if not self._processor.do_resize:
             return WIDEST
-        # Sides are rounded to whole pixels before they are to whole patches.
+        # Sides are rounded to whole pixels first, and then to whole patches.
         smallest: float = self._processor.size_divisor - 0.5
         return min(WIDEST, self._limit / smallest)
 
     @property
     def _limit(self) -> int:
-        """The most pixels that a resized picture's longer side may have."""
+        """Maximum length in pixels of the longer side of a resized picture."""
         return int(MAX_LONGER_EDGE / MAX_SHORTER_EDGE * self._processor.size["shortest_edge"])
 
     def image(self, pixels: Pixels) -> Tensor:
@@ -65,7 +65,7 @@ class ViltEncoder(FolderEncoder):
         return resize(picture, self._size(*picture.shape[1:]), self._mode)
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        """Return what an image is resized to: the processor's shorter side, its limit to the longer, whole patches."""
+        """Return the resized height and width in whole patches, by the processor's shorter side and longer limit."""
         shorter = self._processor.size["shortest_edge"]
         limit = self._limit
         scale = shorter / min(height, width)

@@ -1,11 +1,11 @@
 """A faster ViLT with the stock weights: no randomness, no Python loops over images, scaled-dot-product attention.
 
-transformers picks image patches with ``torch.multinomial`` and loops over the images of a batch, and it has eager
-attention only. :func:`make_fast` gives two kinds of module of a stock model other ``forward`` code; module names,
-parameters and the state dict stay, so PEFT and ``save_pretrained`` notice nothing.
+transformers picks image patches with ``torch.multinomial``, loops over the images of a batch, and has only eager
+attention. :func:`make_fast` replaces the ``forward`` code of two kinds of module in a stock model. Module names,
+parameters and the state dict stay the same, so PEFT and ``save_pretrained`` work as before.
 
-Patches keep their row-major order. Where ``config.max_image_length`` is positive and an image has more patches, the
-stock model keeps a random subset; here it is always the same evenly spaced one: kept patch j of m, out of v, is patch
+Patches keep their row-major order. If ``config.max_image_length`` is positive and an image has more patches, the stock
+model keeps a random subset. Here the subset is always the same and evenly spaced: kept patch j of m, out of v, is patch
 ``j * v // m`` in row-major order.
 
 Model: Kim, Son, Kim, "ViLT: Vision-and-Language Transformer Without Convolution or Region Supervision", ICML 2021.
@@ -26,9 +26,10 @@ Model = TypeVar("Model", bound=ViltPreTrainedModel)
 
 
 def make_fast(model: Model) -> Model:
-    """Swap the embedding and attention code of a stock ViLT in place and return the same model.
+    """Replace the embedding and attention code of a stock ViLT in place, and return the same model.
 
-    Works on ``ViltModel`` and on every model that holds one (``ViltForMaskedLM``, ...); a second call changes nothing.
+    Works on ``ViltModel`` and on every model that contains one, such as ``ViltForMaskedLM``. A second call changes
+    nothing.
 
     Raises:
         TypeError: the model has no ViLT embeddings.
@@ -46,17 +47,17 @@ def make_fast(model: Model) -> Model:
 
 
 class FastViltEmbeddings(ViltEmbeddings):
-    """``ViltEmbeddings`` with every patch in row-major order; returns a boolean 4D mask, or ``None`` without padding.
+    """``ViltEmbeddings`` with patches in row-major order. It returns a boolean 4D mask, or ``None`` without padding.
 
-    ``pixel_mask`` may have the resolution of pixels or of patches. Valid pixels form a rectangle from the top left.
-    Both masks may be on the CPU while everything else is on a GPU, which then need not be waited for.
+    ``pixel_mask`` can have the resolution of pixels or of patches. Valid pixels form a rectangle from the top left.
+    Both masks can be on the CPU while everything else is on a GPU, so that nothing has to wait for the GPU.
     """
 
     def forward(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Return embeddings (N, text + image tokens, d) and the mask (N, 1, 1, tokens), true where to attend."""
         embeddings, mask = super().forward(*args, **kwargs)  # type: ignore[no-untyped-call]
         mask = mask.bool()
-        # Attention kernels are fastest without a mask; ViltModel passes a 4D mask or None on as it is.
+        # Attention kernels are fastest without a mask. ViltModel forwards a 4D mask or None unchanged.
         if mask.all():
             return embeddings, None
         return embeddings, mask[:, None, None, :].to(embeddings.device, non_blocking=True)
@@ -84,7 +85,7 @@ class FastViltEmbeddings(ViltEmbeddings):
         if max_image_length is not None and max_image_length > 0:
             length = min(length, max_image_length)
         if length < height * width:
-            # Valid patches first, in row-major order; of too many, an evenly spaced choice.
+            # Valid patches first, in row-major order; if there are too many, an evenly spaced subset.
             order = torch.argsort(~mask, dim=1, stable=True)
             rank = torch.arange(length, device=mask.device) * counts.clamp(min=length)[:, None] // length
             keep = order.gather(1, rank)
@@ -98,7 +99,7 @@ class FastViltEmbeddings(ViltEmbeddings):
     def _patches(self, pixels: Tensor) -> Tensor:
         """Return patch embeddings (N, d, rows, columns).
 
-        Patches do not overlap, so that the convolution is one matrix product; a GPU takes a tenth of the time for it.
+        Patches do not overlap, so the convolution is one matrix product, which takes a GPU a tenth of the time.
         """
         projection = self.patch_embeddings.projection
         if pixels.device.type != "cuda":
@@ -107,7 +108,7 @@ class FastViltEmbeddings(ViltEmbeddings):
         return product_of_patches(pixels, projection.weight, projection.bias)
 
     def _native_grid(self) -> Tensor:
-        """Return the learned position embeddings as a picture (1, d, rows, columns)."""
+        """Return the learned position embeddings as a grid (1, d, rows, columns)."""
         (height, width), (patch_height, patch_width) = (
             self.patch_embeddings.image_size,
             self.patch_embeddings.patch_size,
@@ -116,16 +117,17 @@ class FastViltEmbeddings(ViltEmbeddings):
         return self.position_embeddings[:, 1:].transpose(1, 2).reshape(shape)
 
     def _positions(self, height: int, width: int) -> Tensor:
-        """Return the embeddings of a grid that all images share, (1, height * width, d)."""
+        """Return position embeddings (1, height * width, d) for images that all have the same grid."""
         grid = self._native_grid()
         if grid.shape[2:] != (height, width):
             grid = F.interpolate(grid, size=(height, width), mode="bilinear", align_corners=True)
         return grid.flatten(2).transpose(1, 2)
 
     def _positions_per_image(self, sizes: Tensor, height: int, width: int) -> Tensor:
-        """Return the embeddings (N, height * width, d) where image n covers the top left ``sizes[n]`` patches.
+        """Return position embeddings (N, height * width, d) for images that cover the top left ``sizes[n]`` patches.
 
-        Equal to one bilinear interpolation per image with aligned corners; values outside an image are masked later.
+        The result equals one bilinear interpolation per image with aligned corners. Values outside an image are masked
+        later.
         """
         grid = self._native_grid()
         rows = self._sample_points(sizes[:, 0], height)
@@ -146,23 +148,26 @@ class FastViltEmbeddings(ViltEmbeddings):
 
     @staticmethod
     def _sample_points(sizes: Tensor, length: int) -> Tensor:
-        """Return, per image, where patches 0..length-1 lie on an axis that runs from -1 to 1 over its ``size``."""
+        """Return the positions of patches 0..length-1 per image, on an axis from -1 to 1 that spans its ``size``."""
         steps = torch.arange(length, device=sizes.device, dtype=torch.float64)
         return steps * 2 / (sizes[:, None] - 1).clamp(min=1) - 1
 
 
 def product_of_patches(pixels: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the convolution of ``pixels`` (N, 3, H, W) whose steps are as long as its kernel, as a matrix product.
+    """Return a convolution of ``pixels`` whose stride equals its kernel size, computed as a matrix product.
 
     Args:
-        pixels: what is left over below and to the right of whole patches is not looked at.
-        weight: (d, 3, patch height, patch width).
-        bias: (d,).
+        pixels: pixels (N, 3, H, W); incomplete patches at the bottom and on the right are ignored.
+        weight: weight (d, 3, patch height, patch width).
+        bias: bias (d,).
+
+    Returns:
+        Embeddings (N, d, rows, columns).
     """
     count, channels, height, width = pixels.shape
     _, _, patch_height, patch_width = weight.shape
     rows, columns = height // patch_height, width // patch_width
-    if torch.is_autocast_enabled(pixels.device.type):  # before the patches are copied, not after
+    if torch.is_autocast_enabled(pixels.device.type):  # cast before patches are copied
         pixels = pixels.to(torch.get_autocast_dtype(pixels.device.type))
     whole = pixels[:, :, : rows * patch_height, : columns * patch_width]
     divided = whole.reshape(count, channels, rows, patch_height, columns, patch_width)
@@ -171,12 +176,12 @@ def product_of_patches(pixels: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 
 class FastViltSelfAttention(ViltSelfAttention):
-    """``ViltSelfAttention`` through ``scaled_dot_product_attention``."""
+    """``ViltSelfAttention`` that uses ``scaled_dot_product_attention``."""
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Tensor | None = None, output_attentions: bool = False
     ) -> tuple[Tensor, ...]:
-        """Return the context (N, tokens, d); asked for attention weights, compute them the stock way."""
+        """Return the context (N, tokens, d). If attention weights are requested, the stock code computes both."""
         if output_attentions:
             if attention_mask is not None:
                 attention_mask = torch.zeros_like(attention_mask, dtype=hidden_states.dtype).masked_fill(

@@ -1,14 +1,14 @@
-"""ViLT's forward pass in two stages: what no route changes, then the rest, up to the pooled first token alone.
+"""ViLT's forward pass in two stages: a prefix that no route changes, and the rest up to the pooled first token.
 
-*Prefix*: embeddings and layers below the first module that routes change. FedDAT sends every batch down two routes, an
-evaluation down three, and the prefix is the same for all of them. With bottleneck adapters it goes on to the first
-adapter, which reads the first layer's output.
+*Prefix*: the embeddings and the layers below the first module that routes change. FedDAT runs every batch on two
+routes, and an evaluation on three. The prefix is the same for all of them. With bottleneck adapters it extends to the
+first adapter, which reads the output of the first layer.
 
-*Rest*: nothing but the first token's last state is pooled. So the last layer computes keys and values of all tokens,
-and everything else (queries, projection, feed-forward block, adapter) of the first token only.
+*Rest*: only the first token's last state is pooled. So the last layer computes keys and values for all tokens, but
+queries, projection, feed-forward block and adapter only for the first token.
 
-Both give the stock model's numbers, up to the order of floating-point sums. Modules that adapters wrapped in a way that
-is not known here are called whole, as the stock model does.
+Both stages return the stock model's numbers, up to the order of floating-point sums. Modules that adapters wrap in an
+unknown way are called as a whole, as in the stock model.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class ViltStages:
     """The two stages of one ViLT.
 
     Args:
-        vilt: a ``ViltModel`` with fast embeddings and attention, and whatever adapters were put on it.
-        changed: the modules that routes change; ``None``: not known, so that all of it runs as a whole.
+        vilt: a ``ViltModel`` with fast embeddings and attention, including any adapters.
+        changed: modules that routes change; ``None`` if unknown, in which case the model runs as a whole.
 
     Attributes:
         vilt: that model.
-        depth: so many layers are below the first change; -1: there is no prefix.
+        depth: number of layers below the first change; -1 without a prefix.
     """
 
     def __init__(self, vilt: Any, changed: Collection[nn.Module] | None = None) -> None:
         self.vilt = vilt
-        # The stack of layers is itself a changed module where something enters beside the tokens.
+        # The stack of layers itself is changed if something other than the tokens enters it.
         self._whole_stack = changed is None or vilt.encoder in changed
         self._adapter: AddsToOutput | None = None
         self.depth = -1
@@ -51,7 +51,7 @@ class ViltStages:
             self._adapter = _adapter_behind(layers[self.depth], changed)
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what :meth:`pooled` goes on from; the inputs themselves where there is no prefix."""
+        """Return the states from which :meth:`pooled` continues; the inputs themselves if there is no prefix."""
         if self.depth < 0 or STATES in inputs or drops_out(self.vilt):
             return inputs
         states, mask = self._embed(inputs)
@@ -61,14 +61,14 @@ class ViltStages:
         for layer in layers[: min(self.depth, count - 1)]:
             states = layer.whole(states, mask)
         if count and self.depth + bare >= count:
-            # Only the first token is ever asked for again.
+            # Only the first token is needed later.
             return {STATES: layers[-1].first(states, mask, bare)}
         if bare:
             states = layers[self.depth].bare(states, mask)
         return {STATES: states} if mask is None else {STATES: states, MASK: mask}
 
     def pooled(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the pooled first token, (N, d), of a batch's inputs or of what :meth:`prefix` made of them."""
+        """Return the pooled first token, (N, d), of a batch's inputs or of their :meth:`prefix`."""
         vilt, first, adapts = self.vilt, 0, False
         if STATES in inputs:
             states, mask, first, adapts = inputs[STATES], inputs.get(MASK), self.depth, self._adapter is not None
@@ -88,7 +88,7 @@ class ViltStages:
         return pooled
 
     def _layers(self, which: slice, states: Tensor) -> list[PlainLayer] | list[PureLayer]:
-        """Return some of the layers; under autocast in its format throughout, where they can be."""
+        """Return some of the layers; under autocast, in its dtype throughout if possible."""
         layers = [] if self._whole_stack else list(self.vilt.encoder.layer[which])
         kind = states.device.type
         if torch.is_autocast_enabled(kind):
@@ -113,7 +113,7 @@ class ViltStages:
 
 
 def _adapter_behind(layer: nn.Module, changed: Collection[nn.Module]) -> AddsToOutput | None:
-    """Return the adapter that comes last in a layer, if nothing else in it is changed."""
+    """Return the adapter at the end of a layer if it is the only changed module in the layer."""
     if type(layer) is not ViltLayer or not isinstance(layer.output, AddsToOutput):
         return None
     alone = [module for module in layer.modules() if module in changed] == [layer.output]

@@ -1,1 +1,1 @@
-"""ViLT with a BERT in front."""
+"""ViLT with a BERT in front of it."""

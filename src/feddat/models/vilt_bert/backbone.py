@@ -1,10 +1,11 @@
-"""ViLT with a BERT in front: BERT's last hidden states take the place of ViLT's word embeddings; both are frozen.
+"""ViLT with a BERT in front of it: BERT's last hidden states replace ViLT's word embeddings. Both models are frozen.
 
 Chochlakis, Srinivasan, Thomason, Narayanan: "VAuLT: Augmenting the Vision-and-Language Transformer for Sentiment
 Classification on Social Media", arXiv 2208.09021. As in FedDAT's published code ("viltbert"), ViLT adds its own
-positions and token types to them; VAuLT's own code can leave the positions out.
+position and token-type embeddings to these states. VAuLT's own code can omit the positions.
 
-Adapters sit in ViLT's layers; ``adapter.sites`` ``"(.*\\.)?layer\\.\\d+\\.output"`` has bottlenecks in BERT's too.
+By default, only ViLT's layers have adapters. With ``adapter.sites`` ``"(.*\\.)?layer\\.\\d+\\.output"``, BERT's layers
+have bottlenecks as well.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from feddat.models.weights import load_weights
 
 
 class ViltBertConfig(ViltConfig):  # type: ignore[no-untyped-call]
-    """ViLT's configuration under the name that adapters know the whole model by."""
+    """ViLT's configuration under the model type that adapters use for the whole model."""
 
     model_type = FAMILY
 
 
 class ViltBertModel(nn.Module):
-    """The two models in a row.
+    """BERT and ViLT one after the other.
 
     Args:
-        bert: without pooler.
-        vilt: of the same width.
+        bert: BERT without pooler.
+        vilt: ViLT of the same width.
     """
 
-    base_model_prefix = ""  # PEFT asks every model that has a transformers configuration
+    base_model_prefix = ""  # PEFT reads this from every model with a transformers configuration
 
     def __init__(self, bert: BertModel, vilt: Any) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class ViltBertModel(nn.Module):
         self.vilt = vilt
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **image: Tensor) -> Any:
-        """Return ViLT's output, given word pieces (N, L), their mask (N, L), and ViLT's image inputs."""
+        """Return ViLT's output for word pieces (N, L), their mask (N, L), and ViLT's image inputs."""
         words = self.bert(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return self.vilt(inputs_embeds=words, attention_mask=attention_mask, **image)
 
@@ -60,7 +61,7 @@ class ViltBertBackbone:
 
     Args:
         folder: model folder.
-        name: how reports call the model; default: the folder's path.
+        name: name of the model in reports; default: the folder's path.
 
     Raises:
         ModelError: a part is missing or incomplete, or their widths differ.
@@ -87,26 +88,26 @@ class ViltBertBackbone:
         self._bert_is_prefix = False
 
     def encode(self, views: Sequence[View]) -> EncodedViews:
-        """Decode, resize and tokenise every view once, see :meth:`ViltBackbone.encode`."""
+        """Decode, resize and tokenise every view once (:meth:`ViltBackbone.encode`)."""
         return encode_views(self.encoder, views)
 
     def features(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return ViLT's pooled first token, shape (views, feature_dim), float."""
+        """Return ViLT's pooled first token, shape (views, feature_dim), float32 or float64."""
         return self._vilt.features(self._read(inputs))
 
     def stage(self, changed: Collection[nn.Module]) -> None:
-        """Divide the forward pass in front of the first of the modules that routes change."""
+        """Split the forward pass before the first module that routes change."""
         self._bert_is_prefix = not is_changed(self._bert, changed)
         self._vilt.stage(changed)
 
     def prefix(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return what ViLT goes on from, see :meth:`ViltBackbone.prefix`; at least BERT's part of it."""
+        """Return the inputs from which ViLT continues (:meth:`ViltBackbone.prefix`); they include BERT's states."""
         if not self._bert_is_prefix or drops_out(self.model):
             return inputs
         return self._vilt.prefix(self._read(inputs))
 
     def _read(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return inputs in which BERT's states have taken the place of the words."""
+        """Return inputs in which BERT's states replace the words."""
         if "input_ids" not in inputs:
             return inputs
         rest = {key: value for key, value in inputs.items() if key != "input_ids"}
@@ -115,11 +116,11 @@ class ViltBertBackbone:
         return rest | {"inputs_embeds": words.last_hidden_state}
 
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
-        """Return a classifier made of ViLT's masked-word head, see :meth:`ViltBackbone.word_head`."""
+        """Return a classifier made from ViLT's masked-word head (:meth:`ViltBackbone.word_head`)."""
         return self._vilt.word_head(answers)
 
     def save(self, folder: Path) -> None:
-        """Write a model folder that holds both parts."""
+        """Write a model folder with both parts."""
         self._vilt.save(folder / "vilt")
         copy_folder(self._bert_folder, folder / "bert")
         write_vilt_bert(folder, Path("vilt"), Path("bert"))

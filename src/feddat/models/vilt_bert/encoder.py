@@ -1,4 +1,4 @@
-"""What happens to images and texts before BERT and ViLT see them, from a model folder without its weights."""
+"""Encode images and texts for BERT and ViLT, from a model folder without its weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from feddat.models.vilt_bert.parts import part_folders
 
 
 class ViltBertEncoder(ViltEncoder):
-    """ViLT's image processor beside BERT's tokenizer (:class:`feddat.models.base.Encoder`).
+    """ViLT's image processor and BERT's tokenizer (:class:`feddat.models.base.Encoder`).
 
     Raises:
-        ModelError: as :class:`ViltEncoder`, of either folder.
+        ModelError: tokenizer or image processor is missing or unusable.
     """
 
     def __init__(self, folder: Path) -> None:

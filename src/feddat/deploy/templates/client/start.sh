@@ -1,3 +1,3 @@
 #!/bin/sh
-# Connects to the server and works for it; stays until it is ended.
+# Connects to the server and works for it until you stop it.
 cd "$(dirname "$0")" && exec feddat deploy client .

@@ -1,3 +1,3 @@
 #!/bin/sh
-# Starts the SuperLink; it stays until it is ended.
+# Starts the SuperLink, which runs until you stop it.
 cd "$(dirname "$0")" && exec feddat deploy server .
