@@ -525,7 +525,7 @@ SUMS = {"secure_aggregation.enabled": True, "secure_aggregation.bits": 20}
 @pytest.mark.parametrize(
     ("required", "settings", "reason"),
     [
-        ("shared", {}, "policy.privacy: the run promises no privacy, expected privacy.scope shared, epsilon at most 5"),
+        ("shared", {}, "policy.privacy: the run promises no privacy, expected privacy.unit=record with"),
         ("all", PRIVATE | {"privacy.scope": "shared"}, "policy.privacy: privacy.scope is shared, expected"),
         ("shared", PRIVATE | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6 and 1e-05"),
         ("shared", PRIVATE | {"privacy.delta": 1e-4}, "policy.epsilon, policy.delta: the run promises 4 and 0.0001"),

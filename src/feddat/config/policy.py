@@ -125,8 +125,8 @@ class PolicyConfig(Section):
     shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may be sent")
     privacy: Level = Field(
         "none",
-        description="weakest privacy that a run may have. none: no privacy required; central: of whole clients, with noise "
-        "of the server; client: of whole clients, with noise in shares; shared, all: of records, by privacy.scope",
+        description="weakest privacy that a run may have. none: no privacy required; central: of whole clients, with "
+        "noise of the server; client: of whole clients, with noise in shares; shared, all: of records, by privacy.scope",
     )
     epsilon: float = Field(8.0, gt=0, description="largest privacy.epsilon of a run, where privacy is required")
     delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, where privacy is required")
