@@ -36,21 +36,21 @@ test-slow: $(VENV)/.installed
 consortium: $(VENV)/.installed
 	$(BIN)/pytest -m slow -rP $(SKIPS) tests/experiment/test_consortium_example.py
 
-# The same numbers through Flower's simulation on Ray.
+# Check that Flower's simulation on Ray gives the same numbers.
 simulation: $(VENV)/.installed
 	$(BIN)/pytest -m slow $(SKIPS) tests/experiment/test_deployment.py -k simulation
 
-# What needs no torch, under another Python than .venv's: SECOND_PYTHON=python3.13.
+# Check everything that does not need torch under a second Python: SECOND_PYTHON=python3.13.
 second: $(VENV)/.installed
 	.ci/second $(SECOND_PYTHON)
 
-# Three nodes, one of which attacks in every round: MINUTES long. Not part of `make test`.
+# Run three nodes for MINUTES, one of which attacks in every round. Not part of `make test`.
 MINUTES ?= 60
 
 soak: $(VENV)/.installed
 	PYTHONPATH=tests:tests/attacks $(BIN)/python tests/attacks/soak.py --minutes $(MINUTES) --folder build/soak
 
-# The documentation site, in build/site: strict, its links checked, nothing loaded from elsewhere.
+# Build the documentation site in build/site: strict, with checked links, and no external resources.
 docs: $(VENV)/.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
@@ -65,8 +65,8 @@ format: $(VENV)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Locked versions with hashes; torch apart, since its files differ from machine to machine (docs/dev/releasing.md).
-# LOCKED=no takes the newest versions that pyproject.toml allows.
+# Install locked versions with hashes; torch separately, since its files differ between machines (docs/dev/releasing.md).
+# LOCKED=no installs the newest versions that pyproject.toml allows.
 LOCKED ?= yes
 
 $(VENV)/.installed: pyproject.toml constraints.txt requirements/lock.txt requirements/torch.txt requirements/torch-cpu.txt
@@ -83,13 +83,13 @@ else
 endif
 	touch $@
 
-# The lock file anew, for all Pythons and systems. UPGRADE=--upgrade takes newer versions.
+# Write the lock file for all Pythons and systems. UPGRADE=--upgrade takes newer versions.
 lock: $(VENV)/.installed
 	$(BIN)/uv pip compile pyproject.toml requirements/lock.in --extra dev --universal --python-version 3.11 \
 		--override requirements/overrides.txt --generate-hashes --no-header --no-annotate --quiet $(UPGRADE) \
 		-o requirements/lock.txt
 
-# Tools for releases lie apart from what is released.
+# Release tools have their own environment.
 TOOLS := build/tools
 
 $(TOOLS)/.installed: requirements/tools.txt
@@ -100,11 +100,11 @@ $(TOOLS)/.installed: requirements/tools.txt
 licences: $(VENV)/.installed $(TOOLS)/.installed
 	$(BIN)/python .ci/licences.py $(TOOLS)/bin/pip-licenses docs/dev/licences.md
 
-# Needs the network: databases of known vulnerabilities.
+# Look up known vulnerabilities; needs the network.
 audit: $(TOOLS)/.installed
 	$(TOOLS)/bin/pip-audit --require-hashes --disable-pip -r requirements/lock.txt
 
-# Wheel, sdist and SBOM in dist/, checked; the wheel is installed in an environment of its own and runs the demo.
+# Build and check wheel, sdist and SBOM in dist/, and run the demo from the wheel in a clean environment.
 release: $(VENV)/.installed $(TOOLS)/.installed
 	.ci/release $(TOOLS) $(PYTHON)
 

@@ -2,7 +2,8 @@
 
     python .ci/licences.py PIP-LICENSES OUT
 
-The exit code is 1 if a licence is none of :data:`ACCEPTED`: somebody has to read it, and to add it or drop the package.
+The exit code is 1 if a licence is not in :data:`ACCEPTED`. Somebody then has to read it, and accept it or drop the
+package.
 """
 
 import json
@@ -11,19 +12,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-#: Licences, or parts of one in the words of package authors, that a dependency of an Apache-2.0 project may have.
+#: Licences that a dependency of an Apache-2.0 project may have, in the words of package authors.
 ACCEPTED = re.compile(
     r"\b(apache|bsd|mit|isc|psf|python software foundation|mpl|mozilla public license 2|hpnd|mit-cmu|unlicense|zlib|cc0"
     r"|0bsd|blueoak|lgpl|gnu lesser|public domain|cc.by.sa.4|boost|bsl-1)",
     re.IGNORECASE,
 )
-#: Read by hand -> why they may be used all the same. NVIDIA's come with CUDA builds of torch only.
+#: Package whose licence was read by hand -> why it is acceptable.
 BY_HAND: dict[str, str] = {}
 
 HEAD = """# Licences of dependencies
 
-Made by `make licences`; do not edit. These are the packages that `make test` installs on Python {python}: what the
-package needs, its extras, and what tests need. Which of them `pip install feddat` brings is marked with \\*.
+`make licences` writes this page; do not edit it. It lists the packages that `make test` installs on Python {python} for
+the package, its extras and the tests. \\* marks those that `pip install feddat` installs.
 
 | package | version | licence |
 | --- | --- | --- |
@@ -31,13 +32,13 @@ package needs, its extras, and what tests need. Which of them `pip install fedda
 
 
 def locked() -> set[str]:
-    """Return the packages of the lock files, by normalised names."""
+    """Return the normalised names of the packages in the lock files."""
     texts = [(Path("requirements") / name).read_text(encoding="utf-8") for name in ("lock.txt", "torch.txt")]
     return set(re.findall(r"^([a-z0-9-]+)==", "\n".join(texts), re.MULTILINE))
 
 
 def needed(python: Path) -> set[str]:
-    """Return the packages that the package needs without an extra, and what these need, by normalised names."""
+    """Return the normalised names of the direct and indirect dependencies without extras."""
     code = """
 import json, re
 from importlib.metadata import PackageNotFoundError, requires
@@ -63,7 +64,7 @@ print(json.dumps(sorted({key for key, _ in found})))
 
 
 def main(program: str, out: Path) -> None:
-    """Ask pip-licenses, write the table, and judge it."""
+    """Run pip-licenses, write the table, and check the licences."""
     command = [
         program,
         "--python",
@@ -82,7 +83,7 @@ def main(program: str, out: Path) -> None:
         key = re.sub(r"[-_.]+", "-", name).lower()
         if key not in known:
             continue
-        if len(licence) > 80:  # a whole text stands where its name should
+        if len(licence) > 80:  # some packages give the whole text instead of a name
             licence = licence[:60].rstrip() + " …"
         star = " \\*" if key in core else ""
         lines.append(f"| {name}{star} | {row['Version'].split('+')[0]} | {licence.replace('|', '/')} |\n")
@@ -93,7 +94,7 @@ def main(program: str, out: Path) -> None:
     out.write_text(HEAD.format(python=python) + "".join(lines), encoding="utf-8")
     print(f"{len(lines)} packages in {out}")
     if odd:
-        sys.exit("to be read by somebody:\n" + "\n".join(odd))
+        sys.exit("licences to review:\n" + "\n".join(odd))
 
 
 if __name__ == "__main__":

@@ -72,23 +72,23 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "rounds=0"], "rounds: Input should be greater than or equal to 1"),
         (["run", "rounds"], "override 'rounds': expected key=value"),
         (["run", "--config", "/nowhere.yaml"], "config file /nowhere.yaml: No such file or directory"),
-        (["run", "--resume", "x", "rounds=3"], "--resume takes the settings of the run's folder"),
+        (["run", "--resume", "x", "rounds=3"], "--resume uses the settings of the run's folder"),
         (["run", "--bogus"], "--bogus"),
         (["comparee"], "comparee"),
         (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
         (["report", "/nowhere"], "/nowhere: no such run folder"),
         (["compare", "--suite", "papr"], "suite 'papr': unknown; suites are paper, mini, deciding"),
-        (["compare", "--suite", "mini", "-b", "mini/task"], "--suite and --benchmark: give one of them"),
+        (["compare", "--suite", "mini", "-b", "mini/task"], "give either --suite or --benchmark, not both"),
         (["compare", "--suite", "mini", "-m", "fedavgg"], "method: 'fedavgg' is unknown"),
-        (["compare", "--tune-on", "mini/task"], "--tune-on: names a federation of a suite"),
-        (["compare", "method=fedavg,local"], "method=fedavg,local: expected --methods, names with commas"),
-        (["study", "examples", "method=local"], "method=local: expected --methods"),
+        (["compare", "--tune-on", "mini/task"], "--tune-on names a federation of a suite"),
+        (["compare", "method=fedavg,local"], "method=fedavg,local: set methods with --methods NAME,NAME"),
+        (["study", "examples", "method=local"], "method=local: set methods with --methods"),
         (["tune", "chosen.json"], "tune chosen.json: expected settings to search"),
         (["report", "/nowhere", "--markdown"], "/nowhere: no such run folder"),
         (["study", "exampels"], "study 'exampels': expected one of examples, steps"),
         (["study", "examples", "--split", "dev"], "--split: expected validation or test, got 'dev'"),
         (["study", "train.speed=1,2"], "unknown key 'train.speed'"),
-        (["predict", "--run", "x"], "give a question: --image and --question"),
+        (["predict", "--run", "x"], "give one question with --image and --question"),
         (["data", "show"], "give one of --benchmark"),
         (["data", "show", "-b", "mini/domain", "--split", "dev"], "--split: expected train, validation or test"),
     ],
@@ -120,7 +120,7 @@ def raising(error: BaseException) -> Any:
             "a/x.json: No space left on device",
         ),
         (OSError("broken\npipe"), 2, "broken pipe"),
-        (KeyError("x"), 1, "unexpected KeyError: 'x' (--debug shows where)"),
+        (KeyError("x"), 1, "unexpected KeyError: 'x' (--debug shows the traceback)"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
@@ -137,7 +137,7 @@ def test_an_interrupted_run_says_how_to_go_on(
 ) -> None:
     monkeypatch.setattr("feddat.experiment.Experiment.run", raising(KeyboardInterrupt()))
     assert call("run", f"runs_dir={tmp_path}", "name=x") == 130
-    said = f"interrupted; what is done is kept, go on with: feddat run --resume {tmp_path / 'x'}"
+    said = f"interrupted; finished work is kept; continue with: feddat run --resume {tmp_path / 'x'}"
     assert error_line(capsys) == f"error: {said}"
 
 
@@ -164,7 +164,7 @@ def test_what_can_be_taken_up_again_says_by_which_command(
     again = arguments if arguments[0] == "pretrain" else [*arguments, "--overwrite"]
     assert call(*again) == 130
     said = error_line(capsys)
-    assert said == f"error: interrupted; what is done is kept, go on with: {shlex.join(['feddat', *arguments])}"
+    assert said == f"error: interrupted; finished work is kept; continue with: {shlex.join(['feddat', *arguments])}"
 
 
 def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,8 +323,8 @@ def test_the_demonstration_says_what_it_will_do_and_what_was_seen(
     settings = [f"model={model}", f"runs_dir={tmp_path}", "rounds=1", "train_examples=8", "test_examples=4"]
     assert call("demo", "-m", "feddat-mild,local", "--seeds", "1", "--jobs", "1", "threads=1", *settings) == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert words.startswith("Five clients with drawn pictures fine-tune one frozen model together, by 2 methods")
+    assert words.startswith("Five clients with drawn pictures fine-tune one frozen model together: 2 methods")
     assert "Every client kept its pictures, questions, answers and task head." in words
     assert "FedDAT, mild distillation" in words and "One seed is a first look" in words
-    assert "for curves and answers to single questions" in words
+    assert "to see curves and answers to single questions" in words
     assert "Data issues" not in words

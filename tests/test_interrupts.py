@@ -86,7 +86,7 @@ def test_a_comparison_whose_workers_have_just_been_started(tmp_path):
     assert code == 130
     (line,) = errors
     again = " ".join(word for word in command if word != "--overwrite")
-    assert line == f"error: interrupted; what is done is kept, go on with: feddat {again}"
+    assert line == f"error: interrupted; finished work is kept; continue with: feddat {again}"
 
 
 @pytest.mark.slow
@@ -107,7 +107,7 @@ def test_runs_that_are_under_way(tmp_path, command):
     code, _, errors = interrupted([command[0], *settings(tmp_path), *command[1:]], ready)
     assert code == 130
     (line,) = errors
-    assert line.startswith("error: interrupted; what is done is kept, go on with: feddat ")
+    assert line.startswith("error: interrupted; finished work is kept; continue with: feddat ")
     if command[0] == "run":
         assert line.endswith(f"feddat run --resume {tmp_path / 'runs' / 'x'}")
 
@@ -119,7 +119,10 @@ def test_a_federation_that_is_prepared(tmp_path):
     command = ["data", "prepare", "-b", "paper/domain", *where, "--model", str(make_tiny_vilt(tmp_path / "model"))]
     code, _, errors = interrupted(command, lambda pid: (tmp_path / "out").is_dir())
     (line,) = errors
-    assert (code, line) == (130, f"error: interrupted; what is done is kept, go on with: feddat {' '.join(command)}")
+    assert (code, line) == (
+        130,
+        f"error: interrupted; finished work is kept; continue with: feddat {' '.join(command)}",
+    )
 
 
 @pytest.mark.slow
@@ -130,4 +133,7 @@ def test_a_model_that_is_pretrained(tmp_path, jobs):
     begun = (lambda pid: (tmp_path / "made" / "settings.json").exists()) if jobs == 1 else has_workers(3)
     code, _, errors = interrupted(command, begun)
     (line,) = errors
-    assert (code, line) == (130, f"error: interrupted; what is done is kept, go on with: feddat {' '.join(command)}")
+    assert (code, line) == (
+        130,
+        f"error: interrupted; finished work is kept; continue with: feddat {' '.join(command)}",
+    )

@@ -416,7 +416,7 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     server.site()
     for file in (server.place / "state" / ".policy").glob("waiting/*"):
         file.unlink()  # of other tests
-    assert feddat() == (0, "no run waits for approval\n")
+    assert feddat() == (0, "no run is waiting for approval\n")
     server.ask("query", run="r2")
     code, told = feddat()
     assert code == 0
@@ -428,7 +428,7 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     assert server.ask("query", run="r2").has_content()
     server.ask("query", {"train.lr": 0.005}, run="r2")
     code, told = feddat()
-    assert told.splitlines() == ["run r2 asks for other settings than were approved", "  train.lr: 0.005"]
+    assert told.splitlines() == ["run r2 asks for settings that differ from the approved ones", "  train.lr: 0.005"]
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):

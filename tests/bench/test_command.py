@@ -30,19 +30,19 @@ def test_secure_sums_cost_little_more_than_int8(tmp_path, capsys):
     assert all(0.5 < each / plain < 1.3 for each in sums)
     assert sums[0] > sums[1] > sums[2], "who has gone sends nothing"
     assert call("bench", "sums", "--counts", "2") == 2
-    assert "expected numbers of clients, from 3, with commas, got '2'" in capsys.readouterr().err
+    assert "expected numbers of clients of at least 3, separated by commas, got '2'" in capsys.readouterr().err
 
 
 def test_numbers_of_clients_are_checked(capsys):
     assert call("bench", "clients", "--counts", "1,many") == 2
-    assert "expected numbers of clients with commas, got '1,many'" in capsys.readouterr().err
+    assert "expected numbers of clients, separated by commas, got '1,many'" in capsys.readouterr().err
 
 
 def test_runtimes_and_numbers_of_workers_are_checked(capsys):
     assert call("bench", "clients", "--runtime", "deployment") == 2
     assert "expected in-process or simulation, got 'deployment'" in capsys.readouterr().err
     assert call("bench", "jobs", "--jobs", "1") == 2
-    assert "expected numbers of workers, from 2, with commas, got '1'" in capsys.readouterr().err
+    assert "expected numbers of workers of at least 2, separated by commas, got '1'" in capsys.readouterr().err
 
 
 def test_an_unknown_model_is_named(tmp_path, capsys):

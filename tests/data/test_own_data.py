@@ -294,7 +294,7 @@ def test_bytes_that_are_no_text_are_refused(folder: Path, suffix: str) -> None:
     ("content", "said"),
     [
         ("image,image\n", "line 1: a column occurs twice"),
-        ("image,question,answers\na.png,what\n", "line 2: 2 cells where the header has 3"),
+        ("image,question,answers\na.png,what\n", "line 2: expected 3 cells (as the header), got 2"),
     ],
 )
 def test_malformed_csv(folder: Path, content: str, said: str) -> None:

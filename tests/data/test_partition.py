@@ -21,7 +21,7 @@ def client(name: str, size: int) -> ClientData:
 def test_every_example_goes_to_exactly_one_part(size: int, parts: int, seed: int) -> None:
     whole = client("ann", size)
     if parts > size:
-        with pytest.raises(DataError, match=f"client ann: {size} training examples cannot be split in {parts}"):
+        with pytest.raises(DataError, match=f"client ann: cannot split {size} training examples into {parts} parts"):
             split_clients([whole], parts, seed)
         return
     split = split_clients([whole], parts, seed)

@@ -273,7 +273,7 @@ def test_archives_of_the_paper_go_on_where_they_were_and_name_what_to_ask_for(
     assert len(hub.asked) == asked
     assert {one.headers["user-agent"] for one in hub.asked} == {"feddat"}
     assert call("data", "pull", "mini/domain") == 2
-    assert "nothing to fetch; expected one of paper/domain" in capsys.readouterr().err
+    assert "has no data to fetch; expected one of paper/domain" in capsys.readouterr().err
     assert call("data", "pull", "paper/task") == 2
     assert "give --root" in capsys.readouterr().err
 

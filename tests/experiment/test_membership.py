@@ -410,9 +410,9 @@ def test_nobody_is_taken_whose_fingerprint_was_not_compared(server, join, tmp_pa
     admit = ("admit", "north/north.csr", "-f", server.path)
     assert "compare it with the client's administrator" in said(capsys, *admit, code=2)
     wrong = "SHA256:" + key.removeprefix("SHA256:").swapcase()
-    assert "not what it should be" in said(capsys, *admit, "--fingerprint", wrong, code=2)
+    assert "do not trust this file" in said(capsys, *admit, "--fingerprint", wrong, code=2)
     assert "client north is let in" in said(capsys, *admit, "--fingerprint", key)
-    assert "the SuperLink does not run" in said(capsys, "revoke", "north", "-f", server.path)
+    assert "the SuperLink is not running" in said(capsys, "revoke", "north", "-f", server.path)
 
 
 def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
@@ -420,7 +420,7 @@ def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
     place, file = tmp_path / "c", tmp_path / "passphrase"
     text = said(capsys, "init", "--host", "h", "-o", place)
     assert f"{place / 'authority' / 'ca.key'} is not encrypted" in text
-    assert f"take {place / 'authority'} off this machine" in text
+    assert f"move {place / 'authority'} off this machine" in text
     file.write_text("correct horse battery\n")
     file.chmod(0o644)
     options = ("--host", "h", "-o", tmp_path / "d", "--ca-passphrase-file", file)

@@ -77,7 +77,7 @@ def test_from_the_command_line(tmp_path, capsys):
     assert (code, err) == (0, "")
     assert "family    clip" in out
     assert "vision_model.encoder.layers.N.layer_norm1" in out
-    assert "feddat is left out: adapter.peft: feddat needs adapters whose outputs can be added up" in out
+    assert "feddat is not shown: adapter.peft: feddat needs adapters whose outputs can be added up" in out
     assert "fedavg, 2 made-up questions: loss" in out
 
 

@@ -258,7 +258,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(done, request_, tm
         return replace(self, other)
 
     monkeypatch.setattr(Path, "replace", full)
-    with pytest.raises(DataError, match="No space left on device; what is written stays, and the same command goes on"):
+    with pytest.raises(DataError, match="No space left on device; other shards are kept; run the same command to con"):
         prepare(request_, folder, jobs=1)
     monkeypatch.setattr(Path, "replace", replace)
     prepare(request_, folder, jobs=1)

@@ -119,4 +119,4 @@ def test_only_this_process_can_be_watched(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["run", "runtime=simulation", "--profile"])
     assert stopped.value.code == 2
-    assert "--profile: it sees this process alone, but runtime is simulation" in capsys.readouterr().err
+    assert "--profile measures only this process, but runtime is simulation" in capsys.readouterr().err

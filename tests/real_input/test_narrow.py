@@ -34,8 +34,8 @@ def test_every_family_refuses_them_in_the_same_words(encoder, tmp_path):
             encode_views(encoder, [View(path, "what ?")])
         assert str(caught.value) == (
             f"image {path}: {width} x {height} pixels are too narrow: expected at least 4 pixels a side, and neither "
-            f"side more than {encoder.widest:g} times the other; leave the picture out, or set pictures.pad=true, which "
-            "pads it with white"
+            f"side more than {encoder.widest:g} times the other; leave the picture out, or set pictures.pad=true, "
+            "which pads it with white"
         )
 
 

@@ -21,7 +21,7 @@ RECORDS = [dict(zip(ROWS[0], row, strict=True)) for row in ROWS[1:]]
 
 
 def table(separator: str, header: list[str] = ROWS[0], end: str = "\n") -> str:
-    """Return the two records as a table; a cell that holds the separator stands in quotation marks."""
+    """Return the two records as a table; cells that contain the separator are in quotation marks."""
 
     def cell(text: str) -> str:
         return f'"{text}"' if separator in text else text
@@ -127,14 +127,14 @@ def test_several_answers_in_one_cell(folder: Path, cell: str, answers: dict[str,
 
 BAD_TABLES = {
     "an open quotation mark": (b'image,question,answers\na.png,"what,red\n' * 2, ", line 2: not CSV: "),
-    "a mark inside a cell": (b'image,question,answers\na.png,"what "red" is",red\n', "is written twice"),
+    "a mark inside a cell": (b'image,question,answers\na.png,"what "red" is",red\n', "inside a quoted cell twice"),
     "a comma in a cell": (
         b"image,question,answers\na.png,yes, or no ?,red\n",
-        ", line 2: 4 cells where the header has 3; a cell that holds ',' must stand in quotation marks",
+        ", line 2: expected 3 cells (as the header), got 4; put a cell that contains ',' in quotation marks",
     ),
     "a short row": (
         b"image;question;answers\na.png;what\n",
-        ", line 2: 2 cells where the header has 3; a cell that holds",
+        ", line 2: expected 3 cells (as the header), got 2; put a cell that contains",
     ),
     "one column twice": (b"Image,IMAGE,question,answers\n", ", line 1: a column occurs twice: Image, IMAGE"),
     "another sep line": (b"sep=/\nimage/question/answers\n", ", line 1: 'sep=/': expected one of ',', ';', a tab"),
@@ -181,8 +181,12 @@ JSON = {
     "escapes": ("x.json", json.dumps(RECORDS).encode(), None),
     "lines": ("x.json", b"\n".join(map(dumped, RECORDS)), None),
     "objects over many lines": ("x.json", b"\n".join(dumped(record, indent=2) for record in RECORDS), None),
-    "a list in an object": ("x.json", dumped({"version": 1, "data": RECORDS}, indent=2), "are those under 'data'"),
-    "a mapping from ids": ("x.json", dumped({"q1": RECORDS[0], "q2": RECORDS[1]}), "its records are the values"),
+    "a list in an object": (
+        "x.json",
+        dumped({"version": 1, "data": RECORDS}, indent=2),
+        "reading the records under 'data'",
+    ),
+    "a mapping from ids": ("x.json", dumped({"q1": RECORDS[0], "q2": RECORDS[1]}), "reading the values as records"),
     "JSON Lines": ("x.jsonl", b"\n".join(map(dumped, RECORDS)), None),
     "JSON Lines with Windows line ends": ("x.jsonl", b"\r\n".join(map(dumped, RECORDS)), None),
     "JSON Lines in UTF-16": (
@@ -234,19 +238,19 @@ BAD_JSON = {
     "columns of values": (
         "x.json",
         dumped({key: {"0": RECORDS[0][key], "1": RECORDS[1][key]} for key in RECORDS[0]}),
-        ": columns of values; expected an array of records (pandas: orient='records')",
+        ": holds columns of values; expected an array of records (pandas: orient='records')",
     ),
     "settings": ("x.json", b'{"a": 1, "b": [1], "c": [2]}', "got an object with keys a, b, c"),
-    "a key twice in an array": ("x.json", b'[{"image": "a", "image": "b"}]', "key 'image' stands twice in one object"),
+    "a key twice in an array": ("x.json", b'[{"image": "a", "image": "b"}]', "key 'image' occurs twice in one object"),
     "a key twice in a line": (
         "x.jsonl",
         b'{"image": "a", "image": "b"}',
-        ", line 1: not JSON: key 'image' stands twice",
+        ", line 1: not JSON: key 'image' occurs twice",
     ),
     "an array in .jsonl": (
         "x.jsonl",
         dumped(RECORDS, indent=2),
-        "; one JSON array is read from a file whose name ends in .json",
+        "; give a file with one JSON array a name that ends in .json",
     ),
     "nested too deeply": ("x.jsonl", b'{"a": ' + b"[" * 9000 + b"]" * 9000 + b"}", ", line 1: not JSON: "),
 }

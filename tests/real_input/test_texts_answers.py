@@ -157,7 +157,9 @@ def test_records_without_a_question_are_skipped_and_counted(
 @pytest.mark.parametrize("nothing", [None, "", NAN, {"bytes": None, "path": None}])
 def test_a_null_image_is_a_missing_one(folder: Path, nothing: Any, caplog: pytest.LogCaptureFixture) -> None:
     records = [record(image=nothing), record(image="nowhere.png")]
-    with pytest.raises(DataError, match=r"line 1: image: expected .*; skip_missing: true leaves such records out"):
+    with pytest.raises(
+        DataError, match=r"line 1: image: expected .*; set skip_missing: true to leave such records out"
+    ):
         read(folder, records)
     assert len(read(folder, records, skip_missing=True).train) == 2
     assert "skipped: 2 with a missing image" in caplog.text

@@ -1,6 +1,6 @@
-"""The ``feddat`` command: runs, comparisons, studies, reports, predictions, and a look at the data.
+"""The ``feddat`` command: runs, comparisons, studies, reports, predictions, and views of the data.
 
-Nothing heavy is imported before a command needs it: ``feddat --help`` answers at once.
+Commands import heavy libraries only when they need them, so ``feddat --help`` answers at once.
 """
 
 from feddat.cli.main import main

@@ -1,4 +1,4 @@
-"""``python -m feddat.cli``: the ``feddat`` script where it is not on the path."""
+"""``python -m feddat.cli``: run the ``feddat`` script when it is not on the path."""
 
 from feddat.cli.main import main
 

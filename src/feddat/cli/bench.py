@@ -1,4 +1,4 @@
-"""Commands that measure how fast it is: ``feddat bench``."""
+"""Commands that measure speed and memory: ``feddat bench``."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from feddat.cli.common import Config, Overrides, out, say_loading, split_names
 if TYPE_CHECKING:
     from feddat.bench.step import Say
 
-app = typer.Typer(no_args_is_help=True, help="Measure steps, epochs, many clients, and updates on the wire.")
+app = typer.Typer(no_args_is_help=True, help="Measure steps, epochs, many clients, and the size of updates.")
 
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="JSON, tables and plot come here.")]
-Work = Annotated[Path, typer.Option(metavar="DIR", help="Model folders, pictures and runs to measure with.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Minutes instead of an hour: smaller, with fewer turns.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="torch's own choice")]
-Device = Annotated[str, typer.Option(help="cpu, or cuda.")]
-Cycles = Annotated[int | None, typer.Option(min=1, help="Turns of everything that is compared.")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for JSON, tables and the plot.")]
+Work = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the models, pictures and runs to measure.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Take minutes instead of an hour: smaller, fewer repeats.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="PyTorch's choice")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Cycles = Annotated[int | None, typer.Option(min=1, help="Number of times to measure each alternative.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Examples per step.", show_default="the model's")]
 _OUT, _WORK = Path("runs/bench"), Path("runs/bench/work")
 
@@ -36,20 +36,20 @@ def step(
     batch: Batch = None,
     cycles: Cycles = None,
     threads: Threads = None,
-    precision: Annotated[str, typer.Option(help="Of our schedules: auto, fp32, bf16, int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Precision of our schedules: auto, fp32, bf16, int8.")] = "auto",
     schedules: Annotated[
         str | None,
         typer.Option(
             help="published, alternating, joint, int8, plain.",
-            show_default="those that can pay on the device",
+            show_default="those that can be fastest on the device",
         ),
     ] = None,
-    graphs: Annotated[bool, typer.Option(help="On a GPU: record our passes as CUDA graphs, as in a run.")] = True,
+    graphs: Annotated[bool, typer.Option(help="On a GPU: record our passes as CUDA graphs, as runs do.")] = True,
     quick: Quick = False,
     to: Out = _OUT,
     work: Work = _WORK,
 ) -> None:
-    """Time one step of local training: the published schedule, ours, and a plain adapter's."""
+    """Time one step of local training: published schedule, our schedules and a plain adapter."""
     names = split_names(models or ("vilt-mini" if quick else "vilt-mini,vilt-b32,albef-base"))
     with _measuring(threads) as say:
         from feddat.bench.step import bench_step
@@ -64,17 +64,17 @@ def step(
 
 @app.command()
 def epoch(
-    model: Annotated[str | None, typer.Option(help="As in step.", show_default="vilt-b32; quick: vilt-mini")] = None,
+    model: Annotated[str | None, typer.Option(help="See step.", show_default="vilt-b32; quick: vilt-mini")] = None,
     device: Device = "cpu",
     batch: Batch = None,
     cycles: Cycles = None,
     threads: Threads = None,
-    examples: Annotated[int, typer.Option(min=1, help="Of the client.")] = 64,
+    examples: Annotated[int, typer.Option(min=1, help="Examples of the client.")] = 64,
     quick: Quick = False,
     to: Out = _OUT,
     work: Work = _WORK,
 ) -> None:
-    """Time a local epoch from JPEG files, with a cold and a warm cache, against the published schedule."""
+    """Time a local epoch from JPEG files with cold and warm caches, and with the published schedule."""
     with _measuring(threads) as say:
         from feddat.bench.epoch import bench_epoch
 
@@ -89,22 +89,20 @@ def clients(
         str | None,
         typer.Option(metavar="N1,N2,...", show_default="1,10,100,1000; quick: 1,10; simulation: 10,50,200"),
     ] = None,
-    runtime: Annotated[
-        str, typer.Option(help="in-process; or simulation: the memory of an actor of Ray.")
-    ] = "in-process",
+    runtime: Annotated[str, typer.Option(help="in-process, or simulation: memory of a Ray actor.")] = "in-process",
     cycles: Cycles = None,
     threads: Threads = 1,
     quick: Quick = False,
     to: Out = _OUT,
     work: Work = _WORK,
 ) -> None:
-    """Measure memory and time of federations of ever more clients in one process."""
+    """Measure memory and time of federations with a growing number of clients in one process."""
     if runtime not in ("in-process", "simulation"):
         raise typer.BadParameter(f"expected in-process or simulation, got {runtime!r}", param_hint="--runtime")
     defaults = {"in-process": "1,10" if quick else "1,10,100,1000", "simulation": "10,50,200"}
     sizes = split_names(counts or defaults[runtime])
     if not all(size.isdecimal() and int(size) for size in sizes):
-        raise typer.BadParameter(f"expected numbers of clients with commas, got {counts!r}")
+        raise typer.BadParameter(f"expected numbers of clients, separated by commas, got {counts!r}")
     with _measuring(threads) as say:
         if runtime == "simulation":
             from feddat.bench.simulation import bench_simulation
@@ -126,12 +124,12 @@ def jobs(
     to: Out = _OUT,
     work: Work = _WORK,
 ) -> None:
-    """Time a round of training with a run's clients one after another, and side by side in worker processes."""
+    """Time a round of training with clients one after another, and in parallel worker processes."""
     from feddat.config import load_config
 
     numbers = split_names(counts)
     if not all(number.isdecimal() and int(number) > 1 for number in numbers):
-        raise typer.BadParameter(f"expected numbers of workers, from 2, with commas, got {counts!r}")
+        raise typer.BadParameter(f"expected numbers of workers of at least 2, separated by commas, got {counts!r}")
     settings = load_config(config, overrides)
     with _measuring(None) as say:
         from feddat.bench.jobs import bench_jobs
@@ -142,7 +140,7 @@ def jobs(
 
 @app.command()
 def wire(cycles: Cycles = None, quick: Quick = False, to: Out = _OUT, work: Work = _WORK) -> None:
-    """Measure an update's bytes, and the time to make and read what carries it."""
+    """Measure the size of an update, and the time to encode and decode it."""
     with _measuring(None) as say:
         from feddat.bench.wire import bench_wire
 
@@ -163,7 +161,7 @@ def privacy(
     to: Out = _OUT,
     work: Work = _WORK,
 ) -> None:
-    """Time steps with and without differential privacy, in turns."""
+    """Time steps with and without differential privacy, alternately."""
     names = tuple(split_names(models))
     with _measuring(threads) as say:
         from feddat.bench.private import bench_private
@@ -175,16 +173,16 @@ def privacy(
 @app.command()
 def sums(
     counts: Annotated[str, typer.Option(metavar="N1,N2,...", help="Numbers of clients.")] = "5,20,100",
-    models: Annotated[str, typer.Option(help="As in step.")] = "vilt-mini",
+    models: Annotated[str, typer.Option(help="See step.")] = "vilt-mini",
     cycles: Cycles = None,
     quick: Quick = False,
     to: Out = _OUT,
     work: Work = _WORK,
 ) -> None:
-    """Measure a round with secure aggregation, and with 0, 20 and 40 % of its clients dropping out."""
+    """Measure a round with secure aggregation while 0, 20 and 40 % of the clients drop out."""
     sizes = split_names("5" if quick else counts)
     if not all(size.isdecimal() and int(size) > 2 for size in sizes):
-        raise typer.BadParameter(f"expected numbers of clients, from 3, with commas, got {counts!r}")
+        raise typer.BadParameter(f"expected numbers of clients of at least 3, separated by commas, got {counts!r}")
     with _measuring(1) as say:
         from feddat.bench.sums import bench_sums
 
@@ -196,9 +194,11 @@ def sums(
 @app.command()
 def fill(
     page: Annotated[Path, typer.Argument(metavar="FILE", help="Markdown with marks like <!-- bench step -->.")],
-    results: Annotated[Path, typer.Option("--from", metavar="DIR", help="What the other commands wrote.")] = _OUT,
+    results: Annotated[
+        Path, typer.Option("--from", metavar="DIR", help="Folder with the results of the other commands.")
+    ] = _OUT,
 ) -> None:
-    """Put measured tables between their marks in a page of documentation."""
+    """Insert measured tables between their marks in a documentation page."""
     from feddat.bench.tables import fill_page
 
     out.print(f"{page}: {', '.join(fill_page(page, results))}", soft_wrap=True)
@@ -206,7 +206,7 @@ def fill(
 
 @contextmanager
 def _measuring(threads: int | None) -> Iterator[Say]:
-    """Load the libraries, set the threads, and show what is being measured."""
+    """Load the libraries, set the number of threads, and show what is being measured."""
     say_loading()
     import torch
 
@@ -230,7 +230,7 @@ def _show(result: dict[str, Any], to: Path) -> None:
 
 
 def _tables(rows: Sequence[dict[str, str]]) -> list[Table]:
-    """Return rows as a table; where that is too wide for the terminal, as one on its side for each first cell."""
+    """Return rows as a table; if it is too wide for the terminal, return one transposed table per first cell."""
     whole = Table(*rows[0], box=None, header_style="bold")
     for row in rows:
         whole.add_row(*row.values())

@@ -1,4 +1,4 @@
-"""What the commands share: where they write, their common options, and how they end on Ctrl-C."""
+"""Shared parts of the commands: consoles, common options, and the handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 out = Console()
 err = Console(stderr=True)
-#: Columns of what is no terminal: nothing is cut on its way to a file or another program.
+#: Columns if the output is not a terminal, so that nothing is cut on its way to a file or another program.
 UNLIMITED = 100_000
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
@@ -29,82 +29,82 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example rounds=10 train.lr=1e-3.", show_default=False),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run left there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at the same time.", show_default="one per core")]
 Benchmark = Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")]
 Tune = Annotated[
     str | None,
     typer.Option(
         metavar="KEY=V1,V2,...",
-        help="First choose this for each method on validation data ('K1=V,... K2=V,...': a grid); or a tuning.json.",
+        help="First choose settings per method on validation data ('K1=V,... K2=V,...' is a grid); or a tuning.json.",
     ),
 ]
 Record = Annotated[
     list[Path] | None,
     typer.Option(
         metavar="FILE",
-        help="A file with a line of JSON for each finished run: what it holds is not computed again, what finishes is "
-        "added to it. Given more than once, the other files are only read.",
+        help="File with a line of JSON per finished run. Runs in it are not repeated; runs that finish are added. "
+        "Further files are only read.",
     ),
 ]
 Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]
 
 
 def fail(message: str, code: int) -> int:
-    """Print an error on standard error; return the exit code."""
+    """Print an error to standard error and return the exit code."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
     return code
 
 
 def split_names(text: str) -> list[str]:
-    """Return the names between commas, each once."""
+    """Return the names in a comma-separated list, each once."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 class Interrupted(click.ClickException):
-    """The user stopped a command that can be taken up again."""
+    """The user stopped a command that can be continued later."""
 
     exit_code = 130
 
 
-#: What this process was told to do, without the program's name.
+#: Command line of this process, without the program's name.
 command_line: list[str] = []
 
 
 @contextmanager
 def interruptible(way_on: str | None = None) -> Iterator[None]:
-    """On Ctrl-C, say how to go on where this left off; default: by the same command, which is not to begin anew."""
+    """On Ctrl-C, print the command that continues; by default the same command without ``--overwrite``."""
     try:
         yield
     except KeyboardInterrupt:
         if way_on is None:
             way_on = shlex.join(["feddat", *(word for word in command_line if word != "--overwrite")])
-        raise Interrupted(f"interrupted; what is done is kept, go on with: {way_on}") from None
+        raise Interrupted(f"interrupted; finished work is kept; continue with: {way_on}") from None
 
 
 def print_json(value: Any, line: bool = False) -> None:
-    """Print a value as JSON and nothing else; with ``line``, in one."""
+    """Print a value as JSON and nothing else; with ``line``, on one line."""
     typer.echo(json.dumps(value, indent=None if line else 2, ensure_ascii=False, allow_nan=False))
 
 
 def say_loading() -> None:
-    """Say something before the libraries load, which takes seconds."""
+    """Print a message before the libraries load, which takes seconds."""
     if out.is_terminal:
         out.print("[dim]loading libraries …[/]", end="\r")
 
 
 def say_recommended(settings: RunConfig) -> None:
-    """Print the settings that come from the bundled model rather than from whoever runs it."""
+    """Print the settings that come from the bundled model rather than from the user."""
     from feddat.config.recommended import RECOMMENDED
 
     own = {k: v for k, v in RECOMMENDED.get(settings.model, {}).items() if settings.value(k) == v}
     if own:
         values = " ".join(f"{key}={value}" for key, value in own.items())
-        out.print(f"suited to {settings.model}, unless you set them: {values}", style="dim", highlight=False)
+        out.print(f"defaults for {settings.model}: {values}", style="dim", highlight=False)
 
 
 def print_data_notes(summaries: Sequence[Mapping[str, Any]]) -> None:
-    """Print what of the clients' data does not count as it should, if there is something."""
+    """Print a table of clients' data that does not count as expected, if there is any."""
     from feddat.report import data_table
 
     if (table := data_table.data_table(summaries)) is not None:
@@ -112,6 +112,6 @@ def print_data_notes(summaries: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_paths(**paths: Path) -> None:
-    """Print where results lie, a labelled line each."""
+    """Print the paths of results, one labelled line each."""
     for label, path in paths.items():
         out.print(Text.assemble((f"{label:<8}", "dim"), str(path)), soft_wrap=True)

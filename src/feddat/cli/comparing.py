@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from feddat.experiment.grids.record import RunRecord
     from feddat.watching.live import ComparisonDisplay
 
-#: What `feddat compare` compares by default.
+#: Default methods of `feddat compare`.
 METHODS = "feddat,fedavg,local,head"
-#: What `feddat real` compares.
+#: Default methods of `feddat real`.
 REAL_METHODS = METHODS
-#: What `feddat demo` compares: in so few steps the published distillation has little to teach (docs/results.md).
+#: Default methods of `feddat demo`: in so few steps, the published distillation teaches little (docs/results.md).
 DEMO_METHODS = "feddat-mild,fedavg,local,head"
 
 
@@ -45,12 +45,12 @@ def compare(
     overrides: Overrides = None,
     benchmark: Benchmark = None,
     suite: Annotated[
-        str | None, typer.Option(metavar="NAME", help="A suite in `feddat list`: several federations at once.")
+        str | None, typer.Option(metavar="NAME", help="Suite in `feddat list`: several federations at once.")
     ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
-            "--methods", "-m", help="Names in `feddat list`, with commas.", show_default=f"{METHODS}; a suite's"
+            "--methods", "-m", help="Names in `feddat list`, comma-separated.", show_default=f"{METHODS}; a suite's"
         ),
     ] = None,
     seeds: Seeds = 3,
@@ -60,23 +60,23 @@ def compare(
     ] = None,
     tune: Tune = None,
     tune_on: Annotated[
-        str | None, typer.Option(metavar="BENCHMARK", help="Suite: choose settings on this federation alone.")
+        str | None, typer.Option(metavar="BENCHMARK", help="With --suite: choose settings only on this federation.")
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
     record: Record = None,
 ) -> None:
-    """Run several methods with several seeds, on one federation or those of a suite, and compare them."""
+    """Compare several methods with several seeds on one federation, or on all federations of a suite."""
     from feddat.config import ConfigError, load_config
 
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
     settings = load_config(config, _without_method(overrides), **values)
     if suite is None:
         if tune_on is not None:
-            raise ConfigError("--tune-on: names a federation of a suite; give --suite")
+            raise ConfigError("--tune-on names a federation of a suite; give --suite too")
         _compare(settings, methods or METHODS, seeds, jobs, overwrite, tune, record)
     elif benchmark is not None:
-        raise ConfigError("--suite and --benchmark: give one of them")
+        raise ConfigError("give either --suite or --benchmark, not both")
     else:
         _compare_suite(settings, suite, methods, seeds, jobs, overwrite, tune, tune_on, record)
 
@@ -85,22 +85,20 @@ def tune(
     search: Annotated[str, typer.Argument(metavar="KEY=V1,V2,...", help="'K1=V,... K2=V,...' is a grid.")],
     overrides: Overrides = None,
     benchmark: Benchmark = None,
-    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")] = METHODS,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")] = METHODS,
     jobs: Jobs = None,
     name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK")] = None,
-    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write what was chosen here, too.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="FILE", help="Write the choice to this file too.")] = None,
     config: Config = None,
     overwrite: Overwrite = False,
     record: Record = None,
 ) -> None:
-    """Choose settings for each method on validation data, and write a tuning.json that other commands' --tune reads."""
+    """Choose settings for each method on validation data, and write tuning.json for --tune of other commands."""
     from feddat.config import ConfigError, load_config
     from feddat.experiment.single.folder import RunFolder
 
     if search.endswith(".json"):
-        raise ConfigError(
-            f"tune {search}: expected settings to search, KEY=V1,V2,...; a file has been searched already"
-        )
+        raise ConfigError(f"tune {search}: expected settings to search, KEY=V1,V2,...; a file holds a finished search")
     values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
     settings = load_config(config, _without_method(overrides), **values)
     say_loading()
@@ -118,27 +116,27 @@ def tune(
 def demo(
     overrides: Overrides = None,
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")
+        str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")
     ] = DEMO_METHODS,
     seeds: Seeds = 2,
     jobs: Jobs = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Compare FedDAT with its rivals on the bundled benchmark: no download, minutes on a laptop."""
+    """Compare FedDAT with its rivals on the bundled benchmark, without a download, in minutes on a laptop."""
     from feddat.config import load_config
 
     with resources.as_file(resources.files("feddat") / "presets" / "demo.yaml") as preset:
         settings = load_config(preset, overrides)
     out.print(
-        f"Five clients with drawn pictures fine-tune one frozen model together, by {len(split_names(methods))} methods "
-        f"with {seeds} seed{'s'[: seeds > 1]} each. One to two minutes on two cores; nothing is downloaded."
+        f"Five clients with drawn pictures fine-tune one frozen model together: {len(split_names(methods))} methods, "
+        f"{seeds} seed{'s'[: seeds > 1]} each. This takes one to two minutes on two cores; nothing is downloaded."
     )
     summaries, folder = _compare(settings, methods, seeds, jobs, overwrite, notes=False)
     _explain_demo(summaries, folder)
 
 
 def _explain_demo(summaries: Sequence[Mapping[str, Any]], folder: Path) -> None:
-    """Print what the reader has just seen, what came of it, and where to go on."""
+    """Explain what the run did, what the result is, and what to do next."""
     from feddat.report.conclusion import conclusion
     from feddat.report.numbers import human_bytes
     from feddat.report.traffic import flow
@@ -153,8 +151,8 @@ def _explain_demo(summaries: Sequence[Mapping[str, Any]], folder: Path) -> None:
     if said := conclusion(summaries):
         out.print(" ".join(said), markup=False, highlight=False)
     out.print(
-        f"Open {folder / 'report.html'} for curves and answers to single questions. Next: "
-        "`feddat run --help` for runs of your own, README.md for your own data.\n",
+        f"Open {folder / 'report.html'} to see curves and answers to single questions. Next: "
+        "`feddat run --help` for your own runs, README.md for your own data.\n",
         markup=False,
         highlight=False,
     )
@@ -163,7 +161,7 @@ def _explain_demo(summaries: Sequence[Mapping[str, Any]], folder: Path) -> None:
 def real(
     overrides: Overrides = None,
     methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.")
+        str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")
     ] = REAL_METHODS,
     seeds: Seeds = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
@@ -179,12 +177,12 @@ def real(
 
 
 def _without_method(overrides: Overrides) -> Overrides:
-    """Return overrides, among which no method may be: these commands have several."""
+    """Return overrides after checking that none sets a method; these commands take several methods."""
     from feddat.config import ConfigError
 
     for override in overrides or ():
         if override.partition("=")[0].strip() == "method":
-            raise ConfigError(f"{override}: expected --methods, names with commas between them")
+            raise ConfigError(f"{override}: set methods with --methods NAME,NAME,...")
     return overrides
 
 
@@ -202,13 +200,13 @@ def _compare(
 
     Args:
         config: settings of all runs.
-        methods: names with commas between them.
-        seeds: how many.
+        methods: comma-separated names.
+        seeds: number of seeds.
         jobs: runs at the same time.
-        overwrite: whether runs of before are replaced.
-        tune: a search, or a file of one.
-        record: where finished runs are written to and read from.
-        notes: whether to print what of the clients' data does not count.
+        overwrite: whether to replace earlier runs.
+        tune: a search, or a file with a finished one.
+        record: file to write finished runs to, and files to read them from.
+        notes: whether to print which of the clients' data does not count.
     """
     names = split_names(methods)
     say_loading()
@@ -258,7 +256,7 @@ def _compare_suite(
     suite = find_suite(name)
     names = list(suite.methods) if methods is None else split_names(methods)
     configs = suite.configs(config)
-    all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # mistakes show first
+    all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # find mistakes first
     announce(list(configs.values()), names, seeds)
     configs = {label: pinned(each) for label, each in configs.items()}
     with interruptible():
@@ -277,13 +275,13 @@ def _compare_suite(
 
 def study(
     what: Annotated[
-        str, typer.Argument(metavar="NAME|KEY=V1,V2,...", help="A study in `feddat list`, or a setting and its values.")
+        str, typer.Argument(metavar="NAME|KEY=V1,V2,...", help="Study in `feddat list`, or a setting and its values.")
     ],
     overrides: Overrides = None,
     benchmark: Benchmark = None,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", "-m", help="Names in `feddat list`, with commas.", show_default="per study"),
+        typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.", show_default="per study"),
     ] = None,
     seeds: Seeds = 3,
     jobs: Jobs = None,
@@ -291,16 +289,16 @@ def study(
         str | None, typer.Option(help="Folder below runs_dir.", show_default="study-NAME-BENCHMARK")
     ] = None,
     tune: Tune = None,
-    split: Annotated[str, typer.Option(help="validation, to choose a setting, or test.")] = "test",
+    split: Annotated[str, typer.Option(help="validation (to choose a setting) or test.")] = "test",
     equal_steps: Annotated[
         int | None,
-        typer.Option(min=1, metavar="STEPS", help="Let a client take about STEPS local steps in all at every point."),
+        typer.Option(min=1, metavar="STEPS", help="Train each client for about STEPS steps in total at every point."),
     ] = None,
     config: Config = None,
     overwrite: Overwrite = False,
     record: Record = None,
 ) -> None:
-    """Draw how the scores depend on one thing: a table and a plot, each point of which is an ordinary run."""
+    """Show in a table and a plot how scores depend on one setting; each point is an ordinary run."""
     from feddat.config import ConfigError, load_config
 
     if split not in ("validation", "test"):
@@ -319,7 +317,7 @@ def study(
     settings = pinned(settings)
     source = settings.benchmark or "own data"
     with interruptible():
-        all_runs(wanted.plans(settings, names, range(seeds)))  # mistakes show before the search for settings
+        all_runs(wanted.plans(settings, names, range(seeds)))  # find mistakes before the search
         book = _open_record(record)
         chosen = _tuning({"": settings}, names, tune, jobs, overwrite, book).get("")
         plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)
@@ -341,7 +339,7 @@ def _tuning(
     record: RunRecord | None,
     on: str | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return by label what an earlier search chose (a file), or search now (``KEY=V1,V2,...``) and say what."""
+    """Return the settings chosen by an earlier search (a file), or search now (``KEY=V1,V2,...``) and print them."""
     from feddat.experiment import Search, read_tuning
     from feddat.experiment.grids.suites import searched_configs, tune_suite
     from feddat.experiment.grids.tuning import trials
@@ -365,7 +363,7 @@ def _tuning(
 
 
 def _fail_for(failed: Mapping[str, str], runs: int) -> None:
-    """Exit with an error if some of so many runs failed."""
+    """Exit with an error if some of ``runs`` runs failed."""
     if failed:
         raise typer.Exit(fail(f"{len(failed)} of {runs} runs failed", 1))
 
@@ -384,7 +382,7 @@ def _display(
     from feddat.watching.live import ComparisonDisplay
 
     lines = {
-        # A run of one of several comparisons is called LABEL/METHOD-sSEED.
+        # With several comparisons, a run's name is LABEL/METHOD-sSEED.
         name: (" · ".join(filter(None, (method_title(run), name.rpartition("/")[0]))), run.seed, run.rounds)
         for name, run in runs.items()
     }

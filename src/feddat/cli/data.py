@@ -1,4 +1,4 @@
-"""``feddat data``: prepare data, and look at it before it is trained on."""
+"""``feddat data``: fetch, prepare and inspect data before training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
 from feddat.cli.pulling import pull
 
-app = typer.Typer(no_args_is_help=True, help="Fetch and prepare data, and look at it before it is trained on.")
+app = typer.Typer(no_args_is_help=True, help="Fetch, prepare and inspect data before training.")
 app.command("pull")(pull)
 
 
@@ -26,7 +26,7 @@ def show(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
     to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Picture to write.")] = Path("sheet.png"),
 ) -> None:
-    """Draw a contact sheet: pictures of each client with their questions and answers."""
+    """Draw a contact sheet with pictures, questions and answers of each client."""
     from feddat.config import ConfigError, load_config
 
     if split not in ("train", "validation", "test"):
@@ -54,7 +54,7 @@ def show(
         answers = f", {len(data.answers)} answers" if data.answers else ""
         sizes = f"{len(data.train)} train, {len(data.validation)} validation, {len(data.test)} test{answers}"
         lacking = unanswerable(data, "test")
-        note = f"; {lacking} of test cannot be answered with them" if lacking else ""
+        note = f"; {lacking} test questions have none of these answers" if lacking else ""
         out.print(Text(f"{name}: {data.task}, {sizes}{note}"), soft_wrap=True)
     typer.echo(to)
 
@@ -64,9 +64,9 @@ def describe(
     benchmark: Benchmark = None,
     config: Config = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
-    most: Annotated[int, typer.Option(min=1, help="Training questions that the text-only baseline sees.")] = 2500,
+    most: Annotated[int, typer.Option(min=1, help="Training questions for the text-only baseline.")] = 2500,
 ) -> None:
-    """Count a federation's questions and answers, and score what can be had without looking at a picture."""
+    """Count a federation's questions and answers, and score baselines that see no pictures."""
     from feddat.config import ConfigError, load_config
 
     if (benchmark is None) == (config is None):
@@ -96,26 +96,28 @@ def prepare(
     benchmark: Annotated[str, typer.Option("--benchmark", "-b", help="A paper/* or medical/* name in `feddat list`.")],
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")],
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="paper/*: folder of the published datasets, see docs/data.md.")
+        Path | None, typer.Option(metavar="DIR", help="paper/*: folder of the published datasets (docs/data.md).")
     ] = None,
-    model: Annotated[str, typer.Option(help="Whose image processor and tokenizer: a name, or a folder.")] = "vilt-mini",
+    model: Annotated[str, typer.Option(help="Model with the image processor and tokenizer: name or folder.")] = (
+        "vilt-mini"
+    ),
     train_examples: Annotated[int, typer.Option(min=1, help="Training questions per client.")] = 2500,
     test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
     top_answers: Annotated[int, typer.Option(min=1, help="Answers per client.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of questions.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of questions.")] = 0,
     pictures: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="How images are read, for example grey=percentiles; see docs/data.md."),
+        typer.Option(metavar="KEY=VALUE", help="How to read images, for example grey=percentiles (docs/data.md)."),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes that decode.", show_default="one per core")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Decoding processes.", show_default="one per core")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out questions whose image is missing or cannot be decoded.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was prepared there before.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace data prepared earlier.")] = False,
 ) -> None:
-    """Build a federation from published files; `feddat run benchmark=DIR` then starts from what is decoded already.
+    """Build a federation from published files, decoded once for all runs with `benchmark=DIR`.
 
-    The same command again goes on where the last one stopped.
+    After an interruption, the same command continues.
     """
     from feddat.benchmarks.draw import Sizes
     from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
@@ -125,7 +127,7 @@ def prepare(
     settings = load_config(None, [f"pictures.{item}" for item in pictures or ()]).pictures
     sizes = Sizes(train_examples, test_examples, top_answers)
     begun = None if overwrite else read_manifest(to)
-    # Going on, or reading again, is with the datasets of the first time, wherever their branches are now.
+    # A later call uses the dataset commits of the first call, even if their branches have moved.
     revisions = begun["request"].get("revisions", {}) if begun is not None else {}
     request = Request(benchmark, root, pin_model(model), seed, sizes, settings, revisions)
     if overwrite or not is_prepared(to, request):
@@ -143,13 +145,13 @@ def prepare(
 
 
 def _counts(clients: Mapping[str, Any]) -> Table:
-    """Return what became of every client's questions; those neither dropped nor kept were not drawn."""
+    """Return a table of dropped and kept questions per client; all other questions were not drawn."""
     from feddat.data.readers.records import BLANK_VOTES
 
-    caption = "outside: none of the answers is among the client's most frequent; broken: an image cannot be decoded"
+    caption = "outside: no answer is among the client's most frequent; broken: an image cannot be decoded"
     keys = ("published", "outside", "broken", "kept")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
-    table.add_column("client, split", overflow="fold", min_width=10)  # goes over two lines before a number is cut
+    table.add_column("client, split", overflow="fold", min_width=10)  # wrap names before numbers are cut
     for heading in (*keys, "skipped", "answers"):
         table.add_column(heading, justify="right", no_wrap=True)
     for client, about in clients.items():

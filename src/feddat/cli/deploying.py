@@ -30,11 +30,11 @@ _FLOWER = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 @app.command("init")
 def init(
-    host: Annotated[str, typer.Option(help="Name or address that clients reach the server under; more with commas.")],
+    host: Annotated[str, typer.Option(help="Names or addresses at which clients reach the server, comma-separated.")],
     clients: Annotated[
         str,
         typer.Option(
-            help="For trials on one machine: names, with commas, of clients whose keys are made here. Others join.",
+            help="For trials on one machine: names of clients, comma-separated, whose keys are made here.",
             show_default=False,
         ),
     ] = "",
@@ -47,11 +47,11 @@ def init(
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder.")] = Path("consortium"),
     authority: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="New folder of the authority's key, on a medium that leaves this machine."),
+        typer.Option(metavar="DIR", help="New folder for the authority's key, on a removable medium."),
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Write a consortium's authority, its server's folder, and the invitation by which clients join."""
+    """Create a consortium: its authority, the server's folder, and the invitation for clients."""
     kept = (privacy_level(privacy), epsilon)
     passphrase = new_passphrase(passphrase_file)
     say_loading()
@@ -70,9 +70,11 @@ def init(
     keeper = authority or to / "authority"
     tell_fingerprint("authority's fingerprint", fingerprint_of(keeper / "ca.crt"))
     note = "encrypted" if passphrase else "not encrypted (--ca-passphrase-file)"
-    say_note(f"{keeper / 'ca.key'} is {note}: take {keeper} off this machine; the server runs without it")
+    say_note(f"{keeper / 'ca.key'} is {note}; move {keeper} off this machine: the server runs without it")
     if names:
-        say_note("clients' keys were made here: for trials. Clients on machines of their own make theirs: deploy join")
+        say_note(
+            "the clients' keys were made here, for trials; on their own machines, clients run `feddat deploy join`"
+        )
 
 
 for command in (
@@ -86,7 +88,7 @@ for command in (
 def check(
     folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="This client's folder.")],
 ) -> None:
-    """Say what this machine still lacks to take part."""
+    """Check whether this machine can take part, and say what is missing."""
     say_loading()
     from feddat.deploy.check import check_client
 
@@ -96,7 +98,7 @@ def check(
         out.print(Text.assemble(sign, (f"{finding.what:<12}", "bold"), finding.found), soft_wrap=True)
         missing += not finding.good
     if missing:
-        raise typer.Exit(fail(f"{missing} of the above must be put right first", 1))
+        raise typer.Exit(fail(f"fix the {missing} problem{'s'[: missing > 1]} above first", 1))
 
 
 @app.command("certify")
@@ -107,7 +109,7 @@ def certify(
     to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The certificate.")] = Path("node.crt"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Certify whose a client's key is, so that the other clients know it in secure sums."""
+    """Certify a client's key, so that other clients recognise it in secure aggregation."""
     from feddat.deploy import certify as certificates
 
     certificates.certify(read_signer(authority, passphrase_file), public_key, client, to)
@@ -116,14 +118,12 @@ def certify(
 
 @app.command("approve")
 def approve(
-    run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="Id of a run; default: show those that wait.")
-    ] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Id of a run; default: list waiting runs.")] = None,
     folder: Annotated[
         Path, typer.Option("--folder", "-f", metavar="CLIENT_DIR", help="This client's folder.")
     ] = Path(),
 ) -> None:
-    """Let a run have of this client what it asks for; from then on it must keep to these settings."""
+    """Approve the settings that a run asks of this client; the run cannot change them afterwards."""
     from feddat.client.approvals import Approvals, changes
     from feddat.experiment.serving.app_config import asked_settings, asked_values
     from feddat.site import read_site
@@ -133,7 +133,7 @@ def approve(
     usual = asked_values(asked_settings({}))
     for name in waiting if run is None else {run} & waiting.keys():
         before = approvals.approved(name)
-        title = "asks for" if before is None else "asks for other settings than were approved"
+        title = "asks for" if before is None else "asks for settings that differ from the approved ones"
         out.print(Text.assemble("run ", (name, "bold"), f" {title}"), soft_wrap=True)
         for key in changes(usual if before is None else before, waiting[name]):
             out.print(Text(f"  {key}: {waiting[name].get(key)!r}"), soft_wrap=True)
@@ -141,14 +141,14 @@ def approve(
         approvals.approve(run)
         out.print(f"run {run} is approved", markup=False)
     elif not waiting:
-        out.print("no run waits for approval")
+        out.print("no run is waiting for approval")
 
 
 @app.command("server")
 def server(
     folder: Annotated[Path, typer.Argument(metavar="SERVER_DIR", help="The server's folder.")],
 ) -> None:
-    """Be the server of a consortium until this is ended; runs are started with `feddat run`."""
+    """Run the server of a consortium until stopped; start federated runs with `feddat run`."""
     from feddat.deploy.folder import read_server
     from feddat.deploy.names import quiet_flower
 
@@ -165,7 +165,7 @@ def client(
     refused: Annotated[bool, typer.Option("--refused", hidden=True)] = False,
     new_key: Annotated[bool, typer.Option("--new-key", hidden=True)] = False,
 ) -> None:
-    """Be a client of a consortium until this is ended."""
+    """Run a client of a consortium until stopped."""
     from feddat.deploy.names import quiet_flower
 
     quiet_flower()
@@ -176,7 +176,7 @@ def client(
 
     site = read_site(folder / "client.yaml")
     if site.server is None:
-        raise typer.Exit(fail(f"{folder / 'client.yaml'}: names no server (server: HOST:PORT)", 2))
+        raise typer.Exit(fail(f"{folder / 'client.yaml'}: key 'server' is missing; expected server: HOST:PORT", 2))
     _close_client(folder, site.state)
     client_folder.mend_key_pair(folder)
     waits = client_folder.has_new_key(folder)
@@ -185,19 +185,19 @@ def client(
     arguments = client_folder.node_arguments(folder, site.server, site.client, folder / "client.yaml", keys=keys)
     if refused and not new_key:
         _say_why(folder, site.server)
-    # Which of its keys the server takes, only the server knows: each is tried in turn.
+    # Only the server knows which key it accepts, so the client tries each in turn.
     again = ["deploy", "client", str(folder), "--refused", *(["--new-key"] if waits and not new_key else [])]
 
     def take() -> None:
         client_folder.use_new_key(folder)
-        logging.getLogger(__name__).info("the server takes the new key; the old one is gone")
+        logging.getLogger(__name__).info("the server accepts the new key; the old key is deleted")
 
     accepted = take if new_key else None
     run_node(arguments, site.node_port, again, site.heartbeat, site.log_file, accepted)
 
 
 def _close_client(folder: Path, state: Path) -> None:
-    """Close to others what lies in a client's folder from before."""
+    """Make existing files of a client's folder inaccessible to other users."""
     from feddat.files import close_to_others
 
     try:
@@ -205,22 +205,22 @@ def _close_client(folder: Path, state: Path) -> None:
         for path in (state, *folder.glob("*.key")):
             close_to_others(path)
     except OSError as error:
-        note = f"{error.filename}: others on this machine may read it: {error.strerror}"
+        note = f"{error.filename}: other users of this machine may be able to read it: {error.strerror}"
         logging.getLogger(__name__).warning("%s", note)
 
 
 def _say_why(folder: Path, server: str) -> None:
-    """Say what may have kept the server from letting this node in: Flower's server does not."""
+    """Log why the server may have refused this node; Flower's server gives no reason."""
     from feddat.deploy.check import check_server
 
     found = [f"{finding.what}: {finding.found}" for finding in check_server(folder, server) if not finding.good]
-    reason = "; ".join(found) or "it can be reached, and this machine's clock is right: does it know this client's key?"
+    reason = "; ".join(found) or "it is reachable and this machine's clock is right; does it know this client's key?"
     logging.getLogger(__name__).warning("not let in by %s: %s", server, reason)
 
 
 @app.command("link", hidden=True, context_settings=_FLOWER)
 def link(context: typer.Context) -> None:
-    """Be a SuperLink with Flower's own arguments."""
+    """Run a SuperLink with Flower's own arguments."""
     from feddat.deploy.link import run_link
 
     run_link(context.args)
@@ -230,10 +230,10 @@ def link(context: typer.Context) -> None:
 def node(
     port: int,
     context: typer.Context,
-    log_file: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON lines of what it does.")] = None,
-    heartbeat: Annotated[float, typer.Option(metavar="SECONDS", help="Between its signs of life.")] = 30.0,
+    log_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Log file in JSON Lines.")] = None,
+    heartbeat: Annotated[float, typer.Option(metavar="SECONDS", help="Seconds between heartbeats.")] = 30.0,
 ) -> None:
-    """Be a SuperNode with Flower's own arguments."""
+    """Run a SuperNode with Flower's own arguments."""
     _log()
     from feddat.deploy.node import run_node
 
@@ -241,7 +241,7 @@ def node(
 
 
 def _log() -> None:
-    """Say what a long-lived process does, with the time."""
+    """Log the actions of a long-lived process, with timestamps."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
     logger = logging.getLogger("feddat")

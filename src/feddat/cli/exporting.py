@@ -1,4 +1,4 @@
-"""``feddat export``: what a run leaves, taken away."""
+"""``feddat export``: take a trained model out of a run."""
 
 from __future__ import annotations
 
@@ -15,41 +15,42 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder to write.")],
     client: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Whose model; default: the adapter that all have in common.")
+        str | None, typer.Option(metavar="NAME", help="Export this client's model; default: the shared adapter.")
     ] = None,
     route: Annotated[
-        str | None, typer.Option(help="dat, global, local, ...: how it answers; default: the method's own way.")
+        str | None, typer.Option(help="How it answers: dat, global, local, ...; default: the method's.")
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="A model folder of its own, with the adapter in its weights.")
+        bool, typer.Option("--merge", help="Merge the adapter into the weights of a complete model folder.")
     ] = False,
     dtype: Annotated[str, typer.Option(help="With --merge: fp32, bf16 or fp16.")] = "fp32",
     base: Annotated[
-        str | None, typer.Option("--base-model", metavar="NAME", help="What the folder calls the foundation model.")
+        str | None,
+        typer.Option("--base-model", metavar="NAME", help="Name of the foundation model in the exported folder."),
     ] = None,
     site: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="On a client's own machine: its client.yaml; RUN is a copy of the server's."),
+        typer.Option(metavar="FILE", help="On a client's machine: its client.yaml; RUN is a copy of the server's."),
     ] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the Hub too, into a private repository.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Also upload it to a private repository on the Hub.")
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="With --push: a new repository is public.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an exported model that is there.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --push: make a new repository public.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export in DIR.")] = False,
     accept_changes: AcceptChanges = False,
 ) -> None:
-    """Take a trained model out of a run: as a PEFT folder, or a model folder of transformers.
+    """Export a trained model from a run, as a PEFT folder or a model folder of transformers.
 
-    With --client the head and its answers lie beside it. See docs/export.md.
+    With --client, the export includes the client's head and answers. See docs/export.md.
     """
     from feddat.config import ConfigError
 
     if dtype not in ("fp32", "bf16", "fp16"):
         raise ConfigError(f"--dtype: expected fp32, bf16 or fp16, got {dtype!r}")
     if dtype != "fp32" and not merge:
-        raise ConfigError("--dtype: of a merged model; give --merge")
+        raise ConfigError("--dtype applies only to a merged model; give --merge too")
     if public and push is None:
-        raise ConfigError("--public: of a repository; give --push")
+        raise ConfigError("--public applies only to an upload; give --push too")
     say_loading()
     from feddat.experiment import Experiment
     from feddat.experiment.exports.card import public_name

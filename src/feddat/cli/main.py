@@ -1,4 +1,4 @@
-"""The ``feddat`` script: its commands, what becomes of errors, and the log."""
+"""The ``feddat`` script: its commands, error handling and logging."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ app.add_typer(deploying.app, name="deploy")
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: the entry point of the ``feddat`` script.
 
-    Errors that a user can act on are one line on standard error, and exit code 2; ``--debug``, anywhere on the line,
-    shows where they come from.
+    An error that the user can act on prints one line to standard error and exits with code 2. ``--debug``, anywhere on
+    the line, shows its traceback.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -90,18 +90,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _explain(error: Exception, arguments: list[str]) -> tuple[str, int]:
-    """Return one line about an error, and the exit code: 2 for what a user can mend, 1 for a fault of the program."""
+    """Return one line about an error and the exit code: 2 if the user can fix it, 1 for a fault of the program."""
     text = " ".join(str(error).split())
     if type(error).__module__.startswith("feddat."):
         return text + _options(getattr(error, "unknown", ()), arguments), 2
     if isinstance(error, OSError):
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
         return named, 2
-    return f"unexpected {type(error).__name__}: {text} (--debug shows where)", 1
+    return f"unexpected {type(error).__name__}: {text} (--debug shows the traceback)", 1
 
 
 def _options(unknown: Sequence[str], arguments: list[str]) -> str:
-    """Return what is said of options of the command that unknown settings may have been meant for; often nothing."""
+    """Return a hint if an unknown setting may have been meant as an option of the command; otherwise empty."""
     command: Any = typer.main.get_command(app)
     names = []
     for argument in arguments:
@@ -129,13 +129,13 @@ def start(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
 ) -> None:
-    """Write for this user alone, route the package's own log to standard error, keep libraries' notes off it."""
+    """Make new files private, send the package's log to standard error, and silence notes of libraries."""
     try:
         private_umask()
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if not out.is_terminal and "COLUMNS" not in os.environ:
-        out.width = UNLIMITED  # nothing is cut on its way to a file or another program
+        out.width = UNLIMITED  # do not cut lines on their way to a file or another program
     notes = "ignore::FutureWarning:transformers.modeling_utils"
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), notes]))  # for workers
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.modeling_utils")
@@ -146,12 +146,12 @@ def start(
     logger.propagate = False
     for room in ("data", "models"):
         logging.getLogger(f"feddat.{room}").setLevel(logging.INFO)
-    # The displays show these themselves.
+    # The live displays show these themselves.
     logging.getLogger("feddat.app.strategy").setLevel(logging.ERROR)
 
 
 class _Stderr:
-    """Standard error as it is at the moment of writing: a live display replaces it to draw below what is written."""
+    """Looks up standard error at each write, since a live display replaces it to draw below the text."""
 
     def write(self, text: str) -> None:
         sys.stderr.write(text)

@@ -1,4 +1,4 @@
-"""``feddat deploy``'s commands about keys and certificates: who joins, who leaves, and what is renewed."""
+"""Commands of ``feddat deploy`` about keys and certificates: join, admit, revoke and renew."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
     from feddat.deploy.membership import Members
     from feddat.deploy.pki import Authority
 
-#: Characters of a passphrase.
+#: Minimum length of a passphrase, in characters.
 _SHORTEST = 12
 
 Privacy = Annotated[
     str,
     typer.Option(
-        help="Least privacy that clients require of a run: none; central or client, of whole clients, with noise of "
-        "the server or in shares; shared or all, of records (docs/privacy.md)."
+        help="Minimum privacy that clients require of a run: none; central or client: of whole clients, with noise of "
+        "the server or in shares; shared or all: of records (docs/privacy.md)."
     ),
 ]
-Epsilon = Annotated[float, typer.Option(min=0.01, help="The most epsilon that they let a run have.")]
+Epsilon = Annotated[float, typer.Option(min=0.01, help="Maximum epsilon that clients allow a run.")]
 PassphraseFile = Annotated[
     Path | None,
     typer.Option(
         "--ca-passphrase-file",
         metavar="FILE",
-        help="The first line is the passphrase of the authority's key; default: a terminal is asked.",
+        help="File whose first line is the passphrase of the authority's key; default: ask on the terminal.",
     ),
 ]
 ServerDir = Annotated[Path, typer.Option("--folder", "-f", metavar="SERVER_DIR", help="The server's folder.")]
 Fingerprint = Annotated[
     str | None,
-    typer.Option(help="The fingerprint that you were told by another way; default: a terminal is asked to compare."),
+    typer.Option(help="Fingerprint that you received another way; default: compare on the terminal."),
 ]
 Authority_ = Annotated[
-    Path | None, typer.Option("--authority", metavar="DIR", help="The authority's folder, with its key.")
+    Path | None, typer.Option("--authority", metavar="DIR", help="Folder of the authority, with its key.")
 ]
 
 
 def join(
     invitation: Annotated[Path, typer.Argument(metavar="INVITATION", help="The consortium's invitation.json.")],
-    name: Annotated[str, typer.Option(help="Of this client: letters from a to z, digits, - and _.")],
+    name: Annotated[str, typer.Option(help="Name of this client: letters a to z, digits, - and _.")],
     to: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="New folder.", show_default="the name")
     ] = None,
@@ -56,7 +56,7 @@ def join(
     privacy: Privacy = "none",
     epsilon: Epsilon = 8.0,
 ) -> None:
-    """On a client's machine: make its key, its folder, and the request that the server's administrator admits."""
+    """On a client's machine: create its key, its folder, and a request for the server's administrator."""
     from feddat.deploy.client_folder import join as join_consortium
     from feddat.deploy.enrolment import read_invitation
     from feddat.deploy.pki import certificate_fingerprint
@@ -67,7 +67,7 @@ def join(
     request, own = join_consortium(invited, name, to or Path(name), (privacy_level(privacy), epsilon))
     print_paths(folder=request.parent, request=request)
     tell_fingerprint("this client's fingerprint", own)
-    say_note(f"send {request.name} to the server's administrator, and say the fingerprint by another way, as by phone")
+    say_note(f"send {request.name} to the server's administrator, and tell them the fingerprint another way (by phone)")
 
 
 def admit(
@@ -75,10 +75,10 @@ def admit(
     folder: ServerDir = Path(),
     fingerprint: Fingerprint = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Let a name that was revoked, or has another key, have this key.")
+        bool, typer.Option("--again", help="Accept this key for a name that was revoked or has another key.")
     ] = False,
 ) -> None:
-    """On the server: let a client in, or give it the new key that it asks for, while the SuperLink runs."""
+    """On the server: admit a client, or accept its new key, while the SuperLink keeps running."""
     from feddat.deploy.enrolment import read_client_request
     from feddat.deploy.folder import read_server
     from feddat.deploy.membership import Members
@@ -90,26 +90,29 @@ def admit(
         _compare(f"client {asked.name}", asked.fingerprint, fingerprint, "the client's administrator")
     out.print(f"client {asked.name} {known.admit(asked, again)}", markup=False, soft_wrap=True)
     tell_fingerprint("fingerprint", asked.fingerprint)
-    _tell_link(known, "it lets the client in when it starts")
+    _tell_link(known, "it admits the client when it starts")
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the client.")], folder: ServerDir = Path()
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")], folder: ServerDir = Path()
 ) -> None:
-    """On the server: take a client out, for good; a run that is under way goes on without it."""
+    """On the server: exclude a client permanently; a current run continues without it."""
     from feddat.deploy.folder import read_server
     from feddat.deploy.membership import Members
 
     known = Members(read_server(folder))
     key = known.revoke(name)
     out.print(
-        f"client {name} is revoked; its key {key} is never let in again", markup=False, highlight=False, soft_wrap=True
+        f"client {name} is revoked; its key {key} is never admitted again",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
     )
-    _tell_link(known, "it turns the client away when it starts")
+    _tell_link(known, "it refuses the client when it starts")
 
 
 def members(folder: ServerDir = Path(), json: Json = False) -> None:
-    """On the server: show which clients are let in, which were revoked, and the fingerprints of their keys."""
+    """On the server: list admitted and revoked clients with the fingerprints of their keys."""
     from feddat.deploy.folder import read_server
     from feddat.deploy.membership import Members
     from feddat.deploy.pki import key_fingerprint
@@ -121,10 +124,10 @@ def members(folder: ServerDir = Path(), json: Json = False) -> None:
         print_json({"clients": keys, "revoked": revoked})
         return
     shown = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("client", "key", "is"):
+    for heading in ("client", "key", "status"):
         shown.add_column(heading, no_wrap=True)
     for name, shown_key in keys.items():
-        shown.add_row(name, shown_key, "let in")
+        shown.add_row(name, shown_key, "admitted")
     for name, old in revoked.items():
         for shown_key in old:
             shown.add_row(name, shown_key, "revoked")
@@ -132,17 +135,17 @@ def members(folder: ServerDir = Path(), json: Json = False) -> None:
 
 
 def renew(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a server, or of a client.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a server or a client.")],
     authority: Authority_ = None,
     passphrase_file: PassphraseFile = None,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A server's: what `feddat deploy sign` made of its request.")
+        Path | None, typer.Option(metavar="FILE", help="Server: certificate from `feddat deploy sign`.")
     ] = None,
 ) -> None:
-    """Give a server a new certificate, or a client a new key, while both run."""
+    """Give a server a new certificate, or a client a new key, without stopping it."""
     if (folder / "client.yaml").is_file():
         if authority is not None or certificate is not None:
-            raise typer.Exit(fail(f"{folder}: a client's folder; --authority and --certificate are for a server's", 2))
+            raise typer.Exit(fail(f"{folder} is a client's folder; --authority and --certificate are for servers", 2))
         _renew_client(folder)
         return
     from feddat.deploy import renewal
@@ -157,12 +160,12 @@ def renew(
         request = renewal.request_certificate(server)
         print_paths(request=request)
         say_note(
-            "where the authority's key is: feddat deploy sign server.csr --authority DIR; then here: "
+            "on the machine with the authority's key, run: feddat deploy sign server.csr --authority DIR; then here: "
             f"feddat deploy renew {folder} --certificate server.crt"
         )
         return
-    out.print(f"the server's certificate is good until {found.not_valid_after_utc:%Y-%m-%d}", markup=False)
-    say_note("a SuperLink that runs takes it up within seconds; clients need nothing")
+    out.print(f"the server's certificate is valid until {found.not_valid_after_utc:%Y-%m-%d}", markup=False)
+    say_note("a running SuperLink uses it within seconds; clients need to do nothing")
 
 
 def sign(
@@ -171,11 +174,11 @@ def sign(
     to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The certificate.")] = Path("server.crt"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Where the authority's key is kept: make the certificate that a server's request asks for."""
+    """On the machine with the authority's key: issue the certificate that a server requests."""
     from feddat.deploy import renewal
 
     hosts = renewal.sign(request, read_signer(authority, passphrase_file), to)
-    out.print(f"{to} is for {', '.join(hosts)}", markup=False)
+    out.print(f"{to} is a certificate for {', '.join(hosts)}", markup=False)
 
 
 def _renew_client(folder: Path) -> None:
@@ -186,13 +189,13 @@ def _renew_client(folder: Path) -> None:
     print_paths(request=request)
     tell_fingerprint("the new key's fingerprint", own)
     say_note(
-        f"send {request.name} to the server's administrator, who admits it; until then this client goes on under its "
-        "old key, and then changes by itself"
+        f"send {request.name} to the server's administrator, who admits it; until then this client keeps using its old "
+        "key, and then it changes by itself"
     )
 
 
 def privacy_level(text: str) -> Level:
-    """Return a level of privacy by its name."""
+    """Return the level of privacy with this name."""
     from feddat.config.privacy import LEVELS
 
     if text not in LEVELS:
@@ -201,7 +204,7 @@ def privacy_level(text: str) -> Level:
 
 
 def new_passphrase(file: Path | None) -> str | None:
-    """Return the passphrase for a new key; ``None``: nobody is there to be asked, or none is wanted."""
+    """Return the passphrase for a new key; ``None`` if there is no terminal, or the user wants none."""
     if file is not None:
         return _checked(_read_passphrase(file))
     if not sys.stdin.isatty():
@@ -218,24 +221,24 @@ def new_passphrase(file: Path | None) -> str | None:
 
 def _checked(passphrase: str) -> str:
     if len(passphrase) < _SHORTEST:
-        raise typer.Exit(fail(f"passphrase: {len(passphrase)} characters, expected {_SHORTEST} at least", 2))
+        raise typer.Exit(fail(f"passphrase: expected at least {_SHORTEST} characters, got {len(passphrase)}", 2))
     return passphrase
 
 
 def _read_passphrase(file: Path) -> str:
     if file.stat().st_mode & 0o077:
-        raise typer.Exit(fail(f"passphrase file {file}: others on this machine can read it (chmod 600)", 2))
+        raise typer.Exit(fail(f"passphrase file {file}: other users can read it; run chmod 600", 2))
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except ValueError:
         lines = []
     if not lines or not lines[0]:
-        raise typer.Exit(fail(f"passphrase file {file}: expected the passphrase in its first line", 2))
+        raise typer.Exit(fail(f"passphrase file {file}: expected the passphrase on its first line", 2))
     return lines[0]
 
 
 def read_signer(folder: Path, file: Path | None) -> Authority:
-    """Read an authority, and ask a terminal for its passphrase where it has one."""
+    """Read an authority; if its key has a passphrase and no file gives it, ask on the terminal."""
     from feddat.deploy.pki import PassphraseNeeded, read_authority
 
     passphrase = None if file is None else _read_passphrase(file)
@@ -248,60 +251,60 @@ def read_signer(folder: Path, file: Path | None) -> Authority:
 
 
 def fingerprint_of(certificate: Path) -> str:
-    """Return the fingerprint of a certificate's file."""
+    """Return the fingerprint of a certificate file."""
     from feddat.deploy.pki import certificate_fingerprint, read_certificate
 
     return certificate_fingerprint(read_certificate(certificate))
 
 
 def say_note(text: str) -> None:
-    """Say what there is to do, or to know, on standard error."""
+    """Print a note for the user to standard error."""
     err.print(Text.assemble(("note: ", "bold"), text), soft_wrap=True)
 
 
 def tell_fingerprint(what: str, fingerprint: str) -> None:
-    """Print a fingerprint, in one line that can be copied."""
+    """Print a fingerprint on one line, for copying."""
     out.print(f"{what}: {fingerprint}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _compare(whose: str, found: str, told: str | None, source: str) -> None:
-    """See to it that a fingerprint is the one that a person knows by another way.
+    """Check a fingerprint against the one that the user received another way.
 
     Raises:
-        Exit: it is not.
+        Exit: the fingerprints differ, or the user does not confirm.
     """
     if told is not None:
         if not _same(found, told):
             raise typer.Exit(
-                fail(f"{whose}: fingerprint {found}, but --fingerprint says {told}; not what it should be", 2)
+                fail(f"{whose}: the fingerprint is {found}, but --fingerprint says {told}; do not trust this file", 2)
             )
         return
     if not sys.stdin.isatty():
         raise typer.Exit(fail(f"{whose}: fingerprint {found}: compare it with {source}, and give --fingerprint", 2))
     tell_fingerprint(f"{whose} has the fingerprint", found)
-    if not typer.confirm(f"Has {source} told you the same?"):
-        raise typer.Exit(fail(f"{whose}: not taken", 1))
+    if not typer.confirm(f"Has {source} told you the same fingerprint?"):
+        raise typer.Exit(fail(f"{whose}: not accepted", 1))
 
 
 def _same(found: str, told: str) -> bool:
-    """Tell whether a fingerprint is the one that was told, whichever tool wrote it: of a key, or of a certificate."""
+    """Return whether two fingerprints of a key or certificate are equal, whichever tool wrote them."""
     if found.startswith("SHA256:"):
         return told.strip().rstrip("=").removeprefix("SHA256:") == found.removeprefix("SHA256:")
     return told.rpartition("=")[2].strip().replace(":", "").upper() == found
 
 
 def _tell_link(known: Members, otherwise: str) -> None:
-    """Tell a SuperLink that runs who is let in; the folder says so already.
+    """Tell a running SuperLink about a change that the server's folder already holds.
 
     Raises:
-        Exit: it could not be told.
+        Exit: the SuperLink could not be told.
     """
     from feddat.deploy.errors import DeployError
 
     try:
         runs = known.tell()
     except DeployError as error:
-        lasts = "the server's folder says so, but the SuperLink that runs could not be told"
-        raise typer.Exit(fail(f"{lasts}: {error}; it learns of it when it starts again", 1)) from None
+        lasts = "the server's folder is updated, but the running SuperLink could not be told"
+        raise typer.Exit(fail(f"{lasts}: {error}; restart it to apply the change", 1)) from None
     if not runs:
-        say_note(f"the SuperLink does not run; {otherwise}")
+        say_note(f"the SuperLink is not running; {otherwise}")

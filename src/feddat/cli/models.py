@@ -1,4 +1,4 @@
-"""Commands about model folders: ``feddat models``, and those that make models of data or of published files."""
+"""Commands about model folders: ``feddat models``, pretraining, and conversion of published weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from feddat.cli.common import Config, Json, Overrides, interruptible, out, print_json, print_paths, say_loading
 
-app = typer.Typer(no_args_is_help=True, help="Check model folders, and make small ones to try a family out.")
+app = typer.Typer(no_args_is_help=True, help="Check model folders, and make small ones to try a family.")
 
 
 @app.command("make-tiny")
@@ -32,7 +32,7 @@ def make_tiny(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="size=bundled (about vilt-mini's) or unit; hidden, layers, heads, image, patch, tokens, seed.",
+            help="size=bundled (about as vilt-mini) or unit; hidden, layers, heads, image, patch, tokens, seed.",
             show_default=False,
         ),
     ] = None,
@@ -47,7 +47,7 @@ def make_tiny(
 
 @app.command("list")
 def list_known() -> None:
-    """List the bundled models, and models of the Hub that are known to fit, with sizes and licences."""
+    """List the bundled models, and models of the Hub that are known to work, with sizes and licences."""
     from feddat.models.catalog import list_models
     from feddat.models.known import ELSEWHERE, KNOWN
 
@@ -60,12 +60,12 @@ def list_known() -> None:
     for name, known in KNOWN.items():
         numbers = (f"{known.parameters:,.1f}", f"{known.trained:.1f}", f"{known.file:.2g}", f"{known.least_memory:.1f}")
         table.add_row(Text(name, "cyan"), known.family, known.licence, *numbers, known.note)
-    # Names stay whole, to be copied: a narrow terminal wraps lines instead.
+    # Do not cut names, so that they can be copied; a narrow terminal wraps lines instead.
     table.width = Measurement.get(out, out.options.update_width(1000), table).maximum
     out.print(table, soft_wrap=True, crop=False)
     out.print(
-        "Least memory: weights in float32 and what trains, without activations; `feddat models check NAME` takes a "
-        "step. Other models of these families load alike.",
+        "Least memory: weights in float32 and training state, without activations; `feddat models check NAME` measures "
+        "a step. Other models of these families load the same way.",
         soft_wrap=True,
     )
     for name, how in ELSEWHERE.items():
@@ -76,7 +76,7 @@ def list_known() -> None:
 def pull(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="owner/name[@revision] on the Hub.")],
 ) -> None:
-    """Fetch models of the Hub into its cache; what is there already is not fetched again."""
+    """Fetch models of the Hub into its cache; files in the cache are not fetched again."""
     from feddat.hub import is_offline
     from feddat.models.base import ModelError
     from feddat.models.named import fetch_model, model_address, offer
@@ -84,7 +84,7 @@ def pull(
     for name in names:
         address = model_address(name)
         if address is None:
-            raise ModelError(f"model {name!r}: expected owner/name[@revision] on the Hub, and no folder of that name")
+            raise ModelError(f"model {name!r}: expected owner/name[@revision] on the Hub, not a local folder")
         if not is_offline():
             found = offer(address)
             about = found.repository
@@ -106,7 +106,7 @@ def check(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Say which family a model is, what would be trained and sent, and what one real step on made-up data needs."""
+    """Show a model's family, the parameters to train and send, and the cost of one step on made-up data."""
     from feddat.config import load_config
 
     settings = load_config(config, overrides, model=folder)
@@ -140,7 +140,7 @@ def check(
         table.add_row(method, *(f"{value:,}" for value in values))
     out.print(table)
     for method, reason in found.left_out.items():
-        out.print(f"[dim]{method} is left out: {reason}[/]", soft_wrap=True)
+        out.print(f"[dim]{method} is not shown: {reason}[/]", soft_wrap=True)
     memory = found.memory
     least = f"at least {_size(memory.least)}: weights {_size(memory.weights)}, gradients and AdamW's moments "
     least += f"{_size(memory.training)}, kept for backward passes {_size(memory.saved)}"
@@ -153,17 +153,19 @@ def check(
 
 
 def _size(count: int) -> str:
-    """Return a number of bytes for reading."""
+    """Return a number of bytes with a unit."""
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 def pretrain(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Checkpoints and log; the model comes to DIR/model.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder for checkpoints and log; the model is in DIR/model.")
+    ],
     overrides: Overrides = None,
 ) -> None:
     """Pretrain a small ViLT (or family=albef) on the plain mini world; the same command again resumes.
 
-    vilt-mini and albef-mini were made so.
+    vilt-mini and albef-mini were made this way.
     """
     from feddat.pretrain.train import parse_settings
     from feddat.pretrain.train import pretrain as train
@@ -190,21 +192,19 @@ def convert(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="ALBEF's .pth, a file or its address; or a model whose weights are pickles: a folder, or owner/name.",
+            help="ALBEF's .pth (file or URL), or a model with pickled weights (folder or owner/name).",
         ),
     ],
     to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Model folder to write.")],
     bert: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="ALBEF: google-bert/bert-base-uncased, or a folder with a copy."),
+        typer.Option(metavar="MODEL", help="ALBEF: google-bert/bert-base-uncased, or a folder with a copy of it."),
     ] = None,
-    image_size: Annotated[
-        int, typer.Option(min=1, help="ALBEF: side of the images that the model sees, in pixels.")
-    ] = 384,
+    image_size: Annotated[int, typer.Option(min=1, help="ALBEF: side of the input images in pixels.")] = 384,
 ) -> None:
-    """Make a model folder with safetensors, for `model=DIR`, of weights that were published as pickles.
+    """Convert weights published as pickles to a model folder with safetensors, for `model=DIR`.
 
-    Tensors are read, and nothing in the file is run.
+    Only tensors are read; no code in the file is run.
     """
     say_loading()
     from feddat.models.named import model_address
@@ -220,9 +220,11 @@ def convert(
     from feddat.models.base import ModelError
 
     if bert is None:
-        raise ModelError("--bert: ALBEF's words are BERT's; give google-bert/bert-base-uncased, or a folder")
+        raise ModelError(
+            "--bert is missing: ALBEF uses BERT's tokenizer; give google-bert/bert-base-uncased or a folder"
+        )
     report = make_folder(_checkpoint(source), _words(bert), to, image_size)
-    out.print(f"positions of {report.image_size} pixels, answer decoder from the {report.decoder}")
+    out.print(f"position embeddings for {report.image_size} pixels, answer decoder from the {report.decoder}")
     parts = Counter(name.partition(".")[0] for name in report.unused)
     unused = ", ".join(f"{part} ({count})" for part, count in parts.items()) or "none"
     out.print(f"tensors not used: {unused}", soft_wrap=True)
@@ -230,7 +232,7 @@ def convert(
 
 
 def _checkpoint(source: str) -> Path:
-    """Return a checkpoint's file, after fetching it where its address was given."""
+    """Return a checkpoint file; fetch it first if ``source`` is a URL."""
     if "://" not in source:
         return Path(source)
     from feddat.cli.pulling import show_download
@@ -240,7 +242,7 @@ def _checkpoint(source: str) -> Path:
 
 
 def _words(bert: str) -> Path:
-    """Return a folder with BERT's configuration and tokenizer, without its weights where it is the Hub's."""
+    """Return a folder with BERT's configuration and tokenizer; from the Hub, fetch them without the weights."""
     from feddat.hub import fetch
     from feddat.models.named import model_address
 

@@ -1,4 +1,4 @@
-"""``feddat predict``: a trained model's answers, to one question or to a file of them."""
+"""``feddat predict``: answer one question, or a file of questions, with a trained model."""
 
 from __future__ import annotations
 
@@ -17,55 +17,54 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: Annotated[Path, typer.Option(metavar="DIR", help="Folder of a run, or of an exported model.")],
-    client: Annotated[str | None, typer.Option(help="Of a run: whose model answers.")] = None,
+    run: Annotated[Path, typer.Option(metavar="DIR", help="Folder of a run or an exported model.")],
+    client: Annotated[str | None, typer.Option(help="Run: client whose model answers.")] = None,
     image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")] = None,
     question: Annotated[str | None, typer.Option(help="Question, sentence or hypothesis.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", metavar="FILE", help="Many questions: .jsonl, .csv or .parquet, as own data."),
+        typer.Option("--file", "-f", metavar="FILE", help="File of questions: .jsonl, .csv or .parquet, as own data."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="What image names in FILE are relative to; default: its folder.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder that image names in FILE are relative to; default: FILE's."),
     ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="Answers: .jsonl, .csv or .parquet; default: JSON lines here."
+            "--out", "-o", metavar="FILE", help="Answers: .jsonl, .csv or .parquet; default: print JSON Lines."
         ),
     ] = None,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Records of FILE that cannot be used get an error, not an answer.")
+        bool, typer.Option("--keep-going", help="Give unusable records of FILE an error instead of stopping.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="How many answers.")] = 5,
-    batch: Annotated[int | None, typer.Option(min=1, help="Questions answered together; default: the run's.")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Of an exported model: the foundation model, where it is not where it was.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="Default: the run's; of an exported model the CPU.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of answers to show.")] = 5,
+    batch: Annotated[int | None, typer.Option(min=1, help="Questions per batch; default: the run's.")] = None,
+    model: Annotated[str | None, typer.Option(help="Exported model: its foundation model, if that has moved.")] = None,
+    device: Annotated[str | None, typer.Option(help="Default: the run's; cpu for an exported model.")] = None,
     site: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="On a client's own machine: its client.yaml; DIR is a copy of the server's."),
+        typer.Option(metavar="FILE", help="On a client's machine: its client.yaml; DIR is a copy of the server's."),
     ] = None,
     accept_changes: AcceptChanges = False,
 ) -> None:
-    """Ask a trained model a question about a picture, or those of a file."""
+    """Ask a trained model one question about a picture, or all questions of a file."""
     from feddat.config import ConfigError
     from feddat.data.answer_files import check_format
     from feddat.example import DataError
 
     if file is not None:
         if image or question is not None or choice:
-            raise ConfigError("--file: its records have the pictures and questions; leave --image and --question out")
+            raise ConfigError("--file holds the pictures and questions; leave out --image and --question")
         if not file.is_file():
             raise DataError(f"{file}: no such file")
         if to is not None:
             check_format(to)
     elif not image or question is None:
-        raise ConfigError("give a question: --image and --question, or many in a --file")
+        raise ConfigError("give one question with --image and --question, or many with --file")
     elif images is not None or to is not None or keep_going:
-        raise ConfigError("--images, --out, --keep-going: of a --file; leave them out")
+        raise ConfigError("--images, --out and --keep-going need --file; leave them out or give --file")
     for path in image or ():
         if not path.is_file():
             raise DataError(f"{path}: no such image file")
@@ -103,4 +102,4 @@ def _answer_file(answerer: Answerer, file: Path, images: Path, to: Path | None, 
     if to is not None:
         print_paths(answers=to)
     if failed:
-        err.print(f"{failed} record{'s'[: failed > 1]} could not be used, see `error`")
+        err.print(f"{failed} record{'s'[: failed > 1]} could not be used; see `error` in the output")

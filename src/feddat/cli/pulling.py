@@ -1,4 +1,4 @@
-"""``feddat data pull``, and what commands say before they download and compute for hours."""
+"""``feddat data pull``, and the costs that commands announce before they download and compute for hours."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from feddat.cli.common import interruptible, out, print_paths
 if TYPE_CHECKING:
     from feddat.config import RunConfig
 
-#: Shares of the rate of matrix products that ViLT's steps reach (docs/benchmarks.md): by device, precision.
+#: (device, precision) -> share of the rate of matrix products that ViLT's steps reach (docs/benchmarks.md).
 _SHARES = {("cpu", "fp32"): 0.85, ("cpu", "bf16"): 0.75, ("cpu", "int8"): 0.53, ("cuda", "bf16"): 0.37}
 _OTHER_SHARE = 0.3
-#: Of a training step of one adapter, what a forward pass alone takes.
+#: Share of a forward pass in a training step of one adapter.
 _FORWARD = 0.5
 
 
@@ -28,11 +28,11 @@ def pull(
         Path | None, typer.Option(metavar="DIR", help="paper/*: folder of the published datasets to fill.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Keep archives after unpacking them.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be fetched, and fetch nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the files to fetch, and fetch nothing.")] = False,
 ) -> None:
-    """Fetch a federation's published data, after saying from where, how much and under which licence.
+    """Fetch a federation's published data, after listing its sources, sizes and licences.
 
-    The same command again goes on where the last one stopped. What has to be asked for is named, with where it goes.
+    After an interruption, the same command continues. It also names the data that you have to request yourself.
     """
     from feddat.benchmarks.medical import MEDICAL
     from feddat.benchmarks.paper import FEDERATIONS
@@ -42,14 +42,14 @@ def pull(
         _pull_medical(name, dry_run)
     elif name in FEDERATIONS:
         if root is None:
-            raise ConfigError(f"{name}: give --root, the folder that its datasets go to")
+            raise ConfigError(f"{name}: give --root, the folder for its datasets")
         _pull_paper(name, root, keep, dry_run)
     else:
-        raise ConfigError(f"{name!r}: nothing to fetch; expected one of {', '.join([*FEDERATIONS, *MEDICAL])}")
+        raise ConfigError(f"{name!r}: has no data to fetch; expected one of {', '.join([*FEDERATIONS, *MEDICAL])}")
 
 
 def announce(configs: Sequence[RunConfig], methods: Sequence[str], seeds: int) -> None:
-    """Say what comparisons on data of the Hub download, under which licences, and about how long they take."""
+    """Print the downloads, licences and approximate duration of comparisons on data of the Hub."""
     from feddat.benchmarks.medical import MEDICAL
     from feddat.hub.client import cache_folder
     from feddat.models.known import KNOWN
@@ -62,16 +62,16 @@ def announce(configs: Sequence[RunConfig], methods: Sequence[str], seeds: int) -
     name = medical[0].model.partition("@")[0]
     if (known := KNOWN.get(name)) is not None:
         lines.insert(0, f"  {name}  about {1000 * known.file:.0f} MB  {known.licence}")
-    out.print(Text("\n".join(["downloads, but for what is there already:", *lines])), soft_wrap=True)
+    out.print(Text("\n".join(["downloads, unless already in the cache:", *lines])), soft_wrap=True)
     out.print(Text.assemble((f"{'to':<8}", "dim"), str(cache_folder())), soft_wrap=True)
     if known is not None and known.gflop is not None:
         seconds = sum(_seconds(config, methods, known.gflop) for config in medical) * seeds
-        said = f"about {seconds / 3600:.1f} h on this {medical[0].device}, computed from its rate of matrix products"
+        said = f"about {seconds / 3600:.1f} h on this {medical[0].device}, estimated from its rate of matrix products"
         out.print(Text.assemble((f"{'time':<8}", "dim"), f"{said} and docs/benchmarks.md"), soft_wrap=True)
 
 
 def _seconds(config: RunConfig, methods: Iterable[str], gflop: tuple[float, float]) -> float:
-    """Return about how long a comparison computes per seed: dual adapters, one adapter, or a head on kept features."""
+    """Estimate the seconds of computation per seed: for dual adapters, one adapter, or a head on stored features."""
     import torch
 
     from feddat.bench.clock import matmul_rates
@@ -125,10 +125,10 @@ def _pull_paper(name: str, root: Path, keep: bool, dry_run: bool) -> None:
         for archive in published.archives:
             out.print(f"  {_amount(archive.megabytes):>8}  {archive.url}", soft_wrap=True, highlight=False)
         for what, where, below in published.asks:
-            said = f"  ask for {what}: {where}; put it at {root / folder / below}"
+            said = f"  request {what} at {where}; put it at {root / folder / below}"
             out.print(Text(said, "yellow"), soft_wrap=True)
     total = sum(archive.megabytes for folder in folders for archive in PUBLISHED[folder].archives)
-    out.print(f"about {_amount(total)} in all, and as much again while archives are unpacked", highlight=False)
+    out.print(f"about {_amount(total)} in total, and twice as much while archives are unpacked", highlight=False)
     if dry_run:
         return
     failed = []
@@ -156,14 +156,16 @@ def _pull_paper(name: str, root: Path, keep: bool, dry_run: bool) -> None:
     print_paths(folder=root)
     missing = [folder for folder in folders if PUBLISHED[folder].asks]
     if missing:
-        out.print(Text(f"still to be asked for: {', '.join(missing)} (above)", "yellow"), soft_wrap=True)
+        out.print(
+            Text(f"still missing: {', '.join(missing)}; request them as described above", "yellow"), soft_wrap=True
+        )
 
 
 def show_download(url: str, path: Path) -> Path:
-    """Fetch a file with a bar, and return its path.
+    """Fetch a file with a progress bar, and return its path.
 
     Raises:
-        HubError: it cannot be had.
+        HubError: the file is not available.
     """
     from feddat.hub.download import download
 
@@ -173,7 +175,7 @@ def show_download(url: str, path: Path) -> Path:
 
 
 class _Shown:
-    """Shows a download in a bar."""
+    """Progress bar of a download."""
 
     def __init__(self, shown: Progress, task: TaskID) -> None:
         self._shown, self._task = shown, task

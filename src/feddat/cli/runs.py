@@ -1,4 +1,4 @@
-"""Commands about one run, finished or not; and the names that may be given to all."""
+"""Commands about one run, and ``feddat list``."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ if TYPE_CHECKING:
 
 AcceptChanges = Annotated[
     bool,
-    typer.Option(
-        "--accept-changes", help="Go on though model or data were exchanged where they lie; the summary says so."
-    ),
+    typer.Option("--accept-changes", help="Continue although model or data files have changed; the summary says so."),
 ]
 
 
@@ -42,12 +40,12 @@ def run(
     overrides: Overrides = None,
     config: Config = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN_DIR", help="Go on with the run in this folder, with its own settings.")
+        Path | None, typer.Option(metavar="RUN_DIR", help="Continue the run in this folder, with its own settings.")
     ] = None,
     overwrite: Overwrite = False,
     accept_changes: AcceptChanges = False,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Say where its time goes, and write traces of a few steps (Perfetto).")
+        bool, typer.Option("--profile", help="Measure time per phase, and write traces of a few steps (Perfetto).")
     ] = False,
 ) -> None:
     """Run one federation and write its folder."""
@@ -55,7 +53,9 @@ def run(
 
     if resume is not None:
         if config is not None or overrides or overwrite:
-            raise ConfigError("--resume takes the settings of the run's folder: give no others, and no --overwrite")
+            raise ConfigError(
+                "--resume uses the settings of the run's folder; give no other settings, and no --overwrite"
+            )
         say_loading()
         from feddat.experiment import Experiment
 
@@ -78,7 +78,7 @@ def run(
     runtime = experiment.config.runtime
     if profile and (runtime.kind != "in-process" or runtime.jobs not in (1, "auto")):
         other = f"runtime.jobs is {runtime.jobs}" if runtime.kind == "in-process" else f"runtime is {runtime.kind}"
-        raise ConfigError(f"--profile: it sees this process alone, but {other}; leave one of them out")
+        raise ConfigError(f"--profile measures only this process, but {other}; leave one of them out")
     folder = experiment.folder.path
     source = experiment.config.benchmark or "own data"
     title = f"{method_title(experiment.config)} on {source}, seed {experiment.config.seed}"
@@ -113,7 +113,7 @@ def _profile(experiment: Experiment) -> Profile:
 
 
 def _show_profile(profile: Profile) -> None:
-    """Print where the time went: by phase, and the operators that took most of what the profiler saw."""
+    """Print the time per phase, and the operators that took most of the profiled time."""
     tables = {"phase": profile.phases()}
     for stretch in profile.traces:
         rows = profile.operators(stretch)
@@ -131,23 +131,22 @@ def _show_profile(profile: Profile) -> None:
 def report(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Folder of a run, a comparison, a study or a suite; or a record of runs."),
+        typer.Argument(metavar="RUN", help="Folder of a run, comparison, study or suite; or a record of runs."),
     ],
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print its tables in Markdown, and write nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what it came to as JSON, and write nothing.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown, and write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and write nothing.")] = False,
     methods: Annotated[
-        str | None, typer.Option("--methods", "-m", help="Record: rows, with commas.", show_default="all")
+        str | None,
+        typer.Option("--methods", "-m", help="Record: methods to show, comma-separated.", show_default="all"),
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="Record: the method that others are compared with.", show_default="feddat"),
+        typer.Option(metavar="METHOD", help="Record: method to compare the others with.", show_default="feddat"),
     ] = None,
 ) -> None:
-    """Write the report page of a run, a comparison or a suite, or tables and plot of a study or of a record of runs.
+    """Write the report page of a run, comparison or suite, or the tables and plot of a study or a record of runs.
 
-    Prints where they are.
+    Prints the paths of the files.
     """
     if as_json:
         from feddat.report.folder import read_result
@@ -186,7 +185,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     accept_changes: AcceptChanges = False,
 ) -> None:
-    """Score a run's clients on a split, as they stand after the last round done; nothing is written."""
+    """Score a run's clients on a split after the last finished round; write nothing."""
     from feddat.config import ConfigError
 
     if split not in ("train", "validation", "test"):
@@ -201,7 +200,7 @@ def evaluate(
 
 
 def list_names(as_json: Json = False) -> None:
-    """List the models, methods, kinds of adapter, benchmarks, studies, suites and formats that may be named."""
+    """List all models, methods, kinds of adapter, benchmarks, studies, suites and data formats."""
     from feddat.benchmarks import list_benchmarks
     from feddat.data.readers import known_formats
     from feddat.experiment import STUDIES, SUITES, known_methods

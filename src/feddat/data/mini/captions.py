@@ -1,7 +1,7 @@
 """Captions and questions about plain scenes: the texts that the bundled model is pretrained on.
 
-Their wording differs from that of every downstream question (``questions.py``), and nothing here counts or compares:
-those skills stay new.
+No downstream question (``questions.py``) is worded like them. No text here counts or compares, so both skills are new
+to the bundled model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, GROUPS, KINDS, PLA
 from feddat.data.mini.conventions import STANDARD, Convention
 from feddat.data.mini.scene import EMPTY
 
-#: (cell, neighbour) -> word of the first cell's place as seen from the second.
+#: (cell, neighbour) -> word for the place of the first cell, seen from the second.
 RELATIONS: dict[tuple[int, int], str] = {
     (0, 1): "left",
     (2, 3): "left",
@@ -28,13 +28,13 @@ RELATIONS: dict[tuple[int, int], str] = {
 
 @dataclass(slots=True)
 class Text:
-    """Words about one scene, with what the scene graph knows of them.
+    """Words about one scene, annotated from the scene graph.
 
     Attributes:
         words: lower-case words, one token each.
         slots: index of a word that the image determines -> ``object``, ``colour``, ``place`` or ``relation``.
-        mentions: index of an object's name -> the cell it stands in.
-        answer: the answer of a question; empty for a caption.
+        mentions: index of an object's name -> the cell of the object.
+        answer: the answer to a question; empty for a caption.
         kind: what a question asks for; ``caption`` for a caption.
     """
 
@@ -50,7 +50,7 @@ class Text:
         return self
 
     def slot(self, word: str, kind: str, cell: int | None = None) -> Text:
-        """Append one word that the image determines; ``cell`` where it names the object there."""
+        """Append one word that the image determines; ``cell`` is set if the word names the object in that cell."""
         self.slots[len(self.words)] = kind
         if cell is not None:
             self.mentions[len(self.words)] = cell
@@ -59,7 +59,7 @@ class Text:
 
 
 class SceneView:
-    """One scene as the text makers see it: names instead of indices, as a convention has them."""
+    """One scene for the text makers: names of a convention instead of indices."""
 
     def __init__(self, objects: list[int], colours: list[int], convention: Convention = STANDARD) -> None:
         self.objects = [None if o == EMPTY else CONCEPTS[o] for o in objects]
@@ -88,11 +88,11 @@ class SceneView:
         return concept.kind
 
     def place(self, cell: int) -> str:
-        """Return the words of a cell's place."""
+        """Return the words for a cell's place."""
         return " ".join(PLACES[cell])
 
     def relation(self, first: int, second: int) -> str:
-        """Return the word of a cell's place as seen from its neighbour."""
+        """Return the word for a cell's place as seen from its neighbour."""
         return self.convention.side(RELATIONS[first, second])
 
     def number(self, count: int) -> str:
@@ -100,14 +100,14 @@ class SceneView:
         return self.convention.numbers[count]
 
     def absent_name(self, random: Random, group: str | None = None) -> str:
-        """Return the name of an object that is not shown, of ``group`` where given."""
+        """Return the name of an object that is not shown; of ``group``, if given."""
         while True:
             concept = random.choice(CONCEPTS)
             if concept.name not in self.names and (group is None or self.convention.group(concept.group) == group):
                 return concept.name
 
     def other_colour(self, cell: int, random: Random) -> str:
-        """Return a colour other than the one of the cell's tile."""
+        """Return a colour other than the colour of the cell's tile."""
         return random.choice([colour for colour in self.palette if colour != self.colours[cell]])
 
 
@@ -152,7 +152,7 @@ def _place(text: Text, cell: int) -> None:
 
 
 def wrong_caption(text: Text, scene: SceneView, random: Random) -> list[str]:
-    """Return the caption's words with one word exchanged so that it no longer fits the scene."""
+    """Return the caption's words with one word replaced so that the caption no longer fits the scene."""
     index = random.choice(list(text.slots))
     word, kind = text.words[index], text.slots[index]
     words = list(text.words)
@@ -310,7 +310,7 @@ ANSWERS: tuple[str, ...] = tuple(
     )
 )
 
-#: Every word that the texts above can hold, the answers included, besides the names in ``concepts.py``.
+#: Every word that the texts and answers above can hold, except the names in ``concepts.py``.
 FUNCTION_WORDS: tuple[str, ...] = tuple(
     "a an and at above below bottom colour does either empty family fills from holds in is it left lies name no not of "
     "on or picture right row seen show side sit sits sort the thing tile top under way which yes".split()

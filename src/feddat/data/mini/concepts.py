@@ -1,7 +1,7 @@
 """The vocabulary of the mini world: 96 objects in six topic groups, eight tile colours, four places.
 
-Glyphs come from OpenMoji (CC BY-SA 4.0); see ``assets/NOTICE.md``. Every name is one word, so that each is one token of
-the bundled model.
+Glyphs come from OpenMoji (CC BY-SA 4.0); see ``assets/NOTICE.md``. Every name is one word and one token of the bundled
+model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Concept:
         name: one word.
         glyph: the emoji that pictures it.
         group: topic group, one of :data:`GROUPS`.
-        kind: what sort of thing within its group (common knowledge, not visible).
+        kind: sort of thing within its group (common knowledge, not visible).
     """
 
     name: str

@@ -1,8 +1,7 @@
-"""What an institution means by its words: names of colours and categories, sides, numbers.
+"""Conventions of the clients: their names for colours and categories, for sides and for numbers.
 
-Two hospitals that grade the same finding on different scales give different answers to the same question about the
-same picture. Here a client's convention decides how the truth about a scene is put into words, in its questions as
-well as in its answers.
+Two hospitals that grade the same finding on different scales answer the same question about the same picture
+differently. In the mini world, a client's convention decides how its questions and answers describe a scene.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ NUMBERS = ("zero", "one", "two", "three", "four")
 
 @dataclass(frozen=True)
 class Convention:
-    """How one client words what is in a scene.
+    """How one client describes a scene.
 
     Attributes:
         description: one line.
-        colours: colours that it calls otherwise.
-        groups: topic groups that it calls otherwise.
-        mirrored: what is left or right of an object is so from the object's side, not the viewer's; places in the
-            picture stay the viewer's.
-        numbers: what it says for a count of 0 to 4.
+        colours: colour -> the client's own name for it.
+        groups: topic group -> the client's own name for it.
+        mirrored: whether left and right of an object are seen from the object, not from the viewer. Places in the
+            picture are always seen from the viewer.
+        numbers: the client's words for a count of 0 to 4.
     """
 
     description: str
@@ -37,24 +36,24 @@ class Convention:
 
     @cached_property
     def palette(self) -> tuple[str, ...]:
-        """Return the colour names in use, each once."""
+        """Return the client's colour names, each once."""
         return tuple(dict.fromkeys(self.colour(name) for name in COLOUR_NAMES))
 
     @cached_property
     def families(self) -> tuple[str, ...]:
-        """Return the names of topic groups in use, each once."""
+        """Return the client's names of topic groups, each once."""
         return tuple(dict.fromkeys(self.group(name) for name in GROUPS))
 
     def colour(self, name: str) -> str:
-        """Return what the client calls a colour."""
+        """Return the client's name for a colour."""
         return self.colours.get(name, name)
 
     def group(self, name: str) -> str:
-        """Return what the client calls a topic group."""
+        """Return the client's name for a topic group."""
         return self.groups.get(name, name)
 
     def side(self, word: str) -> str:
-        """Return what the client calls a relation, in one word."""
+        """Return the client's word for a relation."""
         return _OPPOSITE.get(word, word) if self.mirrored else word
 
 

@@ -1,6 +1,6 @@
-"""From seeds to examples: the train, validation and test splits of one mini client.
+"""Generate the train, validation and test splits of one mini client from a seed.
 
-A split's examples are drawn one after the other from the seed, so that a smaller cap takes a prefix of a larger one.
+The examples of a split are drawn one after the other, so a smaller split is a prefix of a larger one.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ from feddat.example import ClientData, Example
 from feddat.seeding import derive, numpy_generator
 
 SPLITS = ("train", "validation", "test")
-#: Scenes sampled, and images rendered, at a time.
+#: Number of scenes to sample, and of images to render, at a time.
 _BLOCK = 256
 _RENDER_BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A sampled scene: by name for the text makers, and as the arrays that are rendered once it is kept."""
+    """A sampled scene: names for the text makers, and arrays for the renderer, which draws only the scenes kept."""
 
     view: SceneView
     arrays: Scenes
@@ -88,10 +88,10 @@ def mini_client(
         seed: seed of the data.
         skills: VQA only: skill -> share of the questions.
         task: ``vqa``, ``nlvr2``, ``snli-ve`` or ``vcr``.
-        maker: other tasks than VQA: what makes its texts, key of ``_TASKS``; default: the one of the task's name.
-        group: only objects of this topic group.
-        stray: with ``group``: share of objects that are of any group instead.
-        convention: how it words what is in a scene.
+        maker: tasks other than VQA: key of ``_TASKS`` that makes the texts; default: the name of the task.
+        group: draw only objects of this topic group.
+        stray: with ``group``: share of objects drawn from any group instead.
+        convention: how the client describes a scene.
         description: one line for reports.
     """
     splits: dict[str, tuple[Example, ...]] = {}
@@ -116,7 +116,7 @@ def mini_client(
 
 
 def easy_vqa_client(name: str, sizes: Mapping[str, int], seed: int, description: str = "") -> ClientData:
-    """Return a client with questions of the easy-VQA dataset; validation images are held out of its training images."""
+    """Return a client with questions of the easy-VQA dataset; validation images come from its training images."""
     train_paths, test_paths = easy_vqa.get_train_image_paths(), easy_vqa.get_test_image_paths()
     random = Random(derive(seed, "easy-vqa", name))
     held_out = set(random.sample(sorted(train_paths), len(train_paths) // 5))
@@ -133,7 +133,7 @@ def easy_vqa_client(name: str, sizes: Mapping[str, int], seed: int, description:
         balance = _Balance()
         kept = [row for row in rows if balance.accept(_easy_vqa_kind(row[0], row[1]), row[1])]
         if len(kept) < sizes[split]:
-            raise ValueError(f"easy-VQA has {len(kept)} balanced {split} questions; {sizes[split]} were asked for")
+            raise ValueError(f"easy-VQA has {len(kept)} balanced {split} questions; the size asks for {sizes[split]}")
         splits[split] = tuple(
             Example(f"{split}-{n}", (_read_png(Path(paths[image])),), text, {answer: 1.0})
             for n, (text, answer, image) in enumerate(kept[: sizes[split]])
@@ -143,14 +143,15 @@ def easy_vqa_client(name: str, sizes: Mapping[str, int], seed: int, description:
 
 
 def _easy_vqa_kind(text: str, answer: str) -> str:
-    # "Is there a ...?" is mostly answered no and "is there not a ...?" yes: balanced apart, the words tell nothing.
+    # The answer to "is there a ...?" is mostly no, and to "is there not a ...?" mostly yes. Balancing each form
+    # separately keeps the wording from giving the answer away.
     if answer in ("yes", "no"):
         return "negated" if "not" in text.split() else "plain"
     return "open"
 
 
 def answer_vocabulary(train: Sequence[Example]) -> tuple[str, ...]:
-    """Return every answer of the training split, the most frequent first, ties in alphabetical order."""
+    """Return every answer of the training split, most frequent first; ties are in alphabetical order."""
     counts = Counter(answer for example in train for answer in example.answers)
     return tuple(sorted(counts, key=lambda answer: (-counts[answer], answer)))
 
@@ -180,7 +181,10 @@ def _drafts(make: _Make, drawn: Iterator[_Drawn], random: Random) -> Iterator[_D
 def _render(
     drafts: Sequence[_Draft], domain: str, seed: int, client: str, split: str
 ) -> list[tuple[NDArray[np.uint8], ...]]:
-    """Render the pictures of every draft, in blocks of a fixed size: the first n do not depend on how many follow."""
+    """Render the images of every draft.
+
+    Blocks have a fixed size, so the first n images do not depend on how many follow.
+    """
     flat = [scene.arrays for draft in drafts for scene in draft.scenes]
     pictures: list[NDArray[np.uint8]] = []
     for start in range(0, len(flat), _RENDER_BLOCK):
@@ -204,7 +208,7 @@ def _fields(scenes: Scenes) -> tuple[NDArray[np.int64], ...]:
 
 
 class _Balance:
-    """Keeps one kind of question from being guessable: no answer gets far ahead of the others of its kind."""
+    """Balances the answers to one kind of question, so that guessing the most frequent answer does not pay."""
 
     def __init__(self) -> None:
         self.counts: dict[str, Counter[str]] = defaultdict(Counter)
@@ -224,7 +228,7 @@ def _questions(skills: Mapping[str, float]) -> _Make:
     def make(drawn: Iterator[_Drawn], random: Random) -> _Draft | None:
         skill = random.choices(list(skills), list(skills.values()))[0]
         maker = random.choice(SKILLS[skill])
-        # The skill is fixed first and scenes are tried for it: else rare questions would be crowded out.
+        # Fix the skill first, then try scenes for it; otherwise rare questions would be crowded out.
         for scene in islice(drawn, 12):
             asked: Asked | None = maker(scene.view, random)
             if asked is not None and balance.accept(maker.__name__, asked.answer):
@@ -236,7 +240,7 @@ def _questions(skills: Mapping[str, float]) -> _Make:
 
 def _entailment(hypothesis: Callable[..., str | None], drawn: Iterator[_Drawn], random: Random) -> _Draft | None:
     covered, label = random.randrange(4), random.randrange(3)
-    # The label is fixed first and scenes are tried for it: else labels would not be equally likely.
+    # Fix the label first, then try scenes for it; otherwise labels would not be equally likely.
     for scene in drawn:
         text = hypothesis(scene.view, covered, label, random)
         if text is not None:
@@ -261,7 +265,7 @@ def _choice(
     return _Draft(text, (scene,), choices=choices, label=label)
 
 
-#: Makers of drafts by task, and by the name of a harder form of it.
+#: Task, or name of a harder form of it -> maker of its drafts.
 _TASKS: dict[str, _Make] = {
     "snli-ve": partial(_entailment, entailment),
     "nlvr2": partial(_pair, pair_statement),

@@ -1,7 +1,7 @@
-"""Downstream questions, statements and choices about scenes: what the four mini federations ask.
+"""Downstream questions, statements and choices about scenes, for the mini federations.
 
-No text here is worded like a pretraining text (``captions.py``). Each maker returns ``None`` where a scene does not
-lend itself to its question.
+No text here is worded like a pretraining text (``captions.py``). Each maker returns ``None`` if its question does not
+suit a scene.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, KINDS
 
 
 class Asked(NamedTuple):
-    """A question, its one answer and what skill it needs."""
+    """A question, its one answer and the skill it needs."""
 
     text: str
     answer: str
@@ -84,7 +84,7 @@ def related_object(scene: SceneView, random: Random) -> Asked | None:
 
 
 def relation_word(scene: SceneView, random: Random) -> Asked | None:
-    """On which side of one object another one is."""
+    """On which side of an object another object is."""
     pairs = _neighbours(scene)
     if not pairs:
         return None
@@ -137,7 +137,7 @@ def place_kind(scene: SceneView, random: Random) -> Asked | None:
 
 
 def colour_group(scene: SceneView, random: Random) -> Asked | None:
-    """To which family the thing on a tile belongs."""
+    """Which family the thing on a tile belongs to."""
     cell = random.choice(scene.filled)
     if sum(scene.colours[other] == scene.colours[cell] for other in scene.filled) > 1:
         return None
@@ -298,7 +298,7 @@ def _pair_truth(form: str, first: SceneView, second: SceneView, colour: str) -> 
 
 
 def multiple_choice(scene: SceneView, random: Random) -> tuple[str, tuple[str, ...], int]:
-    """Return a question, four choices and the index of the right one; each wrong choice is wrong in its own way."""
+    """Return a question, four choices and the index of the right choice; each wrong choice is wrong in its own way."""
     cell = random.choice(scene.filled)
     return f"what is in the {scene.place(cell)} corner ?", *_choices(scene, cell, random)
 
@@ -317,7 +317,7 @@ def _choices(scene: SceneView, cell: int, random: Random) -> tuple[tuple[str, ..
 
 
 def richer_multiple_choice(scene: SceneView, random: Random) -> tuple[str, tuple[str, ...], int]:
-    """Return what :func:`multiple_choice` does, in half of the cases about the neighbour of a named object."""
+    """Return a question like :func:`multiple_choice`; half of them are about the neighbour of a named object."""
     pairs = _neighbours(scene)
     if not pairs or random.random() < 0.5:
         return multiple_choice(scene, random)
@@ -327,9 +327,9 @@ def richer_multiple_choice(scene: SceneView, random: Random) -> tuple[str, tuple
 
 
 def richer_entailment(scene: SceneView, covered: int, label: int, random: Random) -> str | None:
-    """Return a hypothesis as :func:`entailment` does, about colours, objects, what sort they are, and neighbours.
+    """Return a hypothesis like :func:`entailment`, about colours, objects, sorts of things, or neighbours.
 
-    What is left open is always something that could be under the cloth, and is nowhere else to be seen.
+    A hypothesis that is left open always names something that could be under the cloth and is visible nowhere else.
     """
     visible = [cell for cell in scene.filled if cell != covered]
     shown = {scene.name(cell) for cell in visible}
@@ -362,7 +362,7 @@ def richer_entailment(scene: SceneView, covered: int, label: int, random: Random
 
 
 def richer_pair_statement(first: SceneView, second: SceneView, label: int, random: Random) -> str | None:
-    """Return a statement as :func:`pair_statement` does, about tiles' colours, sorts of things, or families."""
+    """Return a statement like :func:`pair_statement`, about colours of tiles, sorts of things, or families."""
     shown: list[set[str]]
     subject = random.choice(("colour", "kind", "family"))
     if subject == "colour":
@@ -376,7 +376,7 @@ def richer_pair_statement(first: SceneView, second: SceneView, label: int, rando
     form = random.choice(("both pictures have a", "only one picture has a", "no picture has a"))
     number = {"both": 2, "only": 1, "no": 0}[form.split()[0]]
     fitting = [word for word in words if (sum(word in one for one in shown) == number) == bool(label)]
-    # Of words that are shown nowhere there are many: a false statement must not be false because of these alone.
+    # Most words are shown nowhere; a false statement must not be recognisable by such a word alone.
     near = [word for word in fitting if word in shown[0] | shown[1]]
     if number and not label and near and random.random() < 0.7:
         fitting = near

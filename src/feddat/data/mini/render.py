@@ -1,4 +1,4 @@
-"""From scenes to pixels: one plain style for pretraining, and the visual domains that are new to the bundled model."""
+"""Render scenes: in one plain style for pretraining, and in visual domains that are new to the bundled model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ CANVAS = 2 * CELL
 _SLACK = CELL - GLYPH
 
 Pixels = NDArray[np.floating[Any]]
-#: Draws cells (N, 4, 3, CELL, CELL) from tile colour, premultiplied glyph colour, glyph alpha and glyph ink.
+#: Draws cells (N, 4, 3, CELL, CELL) from tile colour, premultiplied glyph colour, glyph alpha, and glyph ink.
 Draw = Callable[[Pixels, Pixels, Pixels, Pixels], Pixels]
-#: Changes whole images (N, CANVAS, CANVAS, 3), with a source of randomness.
+#: Changes whole images (N, CANVAS, CANVAS, 3), given a source of randomness.
 Finish = Callable[[Pixels, np.random.Generator], Pixels]
 
 
@@ -77,7 +77,7 @@ def _windows() -> Pixels:
     atlas = load_atlas()
     sheet = np.zeros((len(atlas) + 1, GLYPH + 2 * _SLACK, GLYPH + 2 * _SLACK, 5), np.float32)
     sheet[:-1, _SLACK:-_SLACK, _SLACK:-_SLACK, :4] = atlas
-    # Ink: where the glyph over white changes brightness, its outlines and inner strokes.
+    # Ink: where the brightness of the glyph on white changes, i.e. its outlines and inner strokes.
     bright = sheet[..., :3].mean(-1) + 1 - sheet[..., 3]
     dy, dx = np.gradient(bright, axis=(1, 2))
     sheet[..., 4] = (2.6 * np.hypot(dy, dx)).clip(0, 1)
@@ -118,7 +118,7 @@ def _xray(tile: Pixels, colour: Pixels, alpha: Pixels, _ink: Pixels) -> Pixels:
 
 
 def _over_plain(style: Draw, strength: float) -> Draw:
-    """Lay a style over the plain one: ``strength`` of it, the rest plain."""
+    """Blend a style with the plain style; ``strength`` is the share of the former."""
 
     def draw(tile: Pixels, colour: Pixels, alpha: Pixels, ink: Pixels) -> Pixels:
         return strength * style(tile, colour, alpha, ink) + (1 - strength) * _plain(tile, colour, alpha, ink)
@@ -158,7 +158,7 @@ def _water(depth: float, waves: float, length: float) -> Finish:
 
 
 def _frost(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Frosted glass: every pixel is seen up to four pixels beside its place, and all of it is pale."""
+    """Frosted glass: every pixel moves by up to four pixels, and the whole image is pale."""
     away = rng.integers(-4, 5, size=(2, *image.shape[:3]))
     axis = np.arange(CANVAS)
     rows = (axis[:, None] + away[0]).clip(0, CANVAS - 1)
@@ -177,9 +177,10 @@ def _frosted(finish: Finish | None = None) -> Finish:
     return through
 
 
-#: domain -> how a cell is drawn. ``plain`` is the pretraining world; all others are new to the bundled model. From
-#: ``blackboard`` on they are as strong as local and centralised training at the published scale tell apart
-#: (docs/mini-suite.md); those before it, so that the untrained model still names 20 to 45 % of the objects.
+#: domain -> function that draws a cell. ``plain`` is the pretraining world; all others are new to the bundled model.
+#: Domains before ``blackboard`` are weak enough that the untrained model still names 20 to 45 % of the objects. From
+#: ``blackboard`` on, they are strong enough that local and centralised training at the published scale differ
+#: (docs/mini-suite.md).
 DOMAINS: dict[str, Draw] = {
     "plain": _plain,
     "sketch": _over_plain(_sketch, 0.5),

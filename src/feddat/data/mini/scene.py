@@ -1,7 +1,7 @@
 """Scenes of the mini world: four coloured tiles in a 2 x 2 grid, one to four of them holding an object.
 
-Sets of objects are divided among the splits by a hash of the set, so that no combination of objects that a test image
-shows was ever seen in training, nor one of training in the pretraining of the bundled model.
+A hash of its set of objects assigns each scene to a split. So no combination of objects in a test image occurs in
+training, and none in training occurs in the pretraining of the bundled model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Scenes:
     Attributes:
         objects: (N, 4) int64, index into ``CONCEPTS`` per cell in row-major order, or ``EMPTY``.
         colours: (N, 4) int64, index into ``COLOUR_NAMES`` of every cell's tile.
-        shifts: (N, 4, 2) int64, where in its cell the glyph sits, 0..6 pixels from top and left.
+        shifts: (N, 4, 2) int64, place of the glyph in its cell, 0..6 pixels from top and left.
     """
 
     objects: NDArray[np.int64]
@@ -76,8 +76,8 @@ def sample_scenes(
         count: N.
         split: key of :data:`SPLIT_BUCKETS`.
         sizes: how many objects a scene may hold, equally likely.
-        group: only objects of this topic group; default: two groups lend most of a scene's objects.
-        stray: with ``group``: share of objects that are of any group instead.
+        group: draw only objects of this topic group; default: most objects of a scene come from two groups.
+        stray: with ``group``: share of objects drawn from any group instead.
     """
     buckets = np.array(SPLIT_BUCKETS[split])
     kept: list[NDArray[np.int64]] = []
@@ -89,7 +89,7 @@ def sample_scenes(
         have += len(objects)
     objects = np.concatenate(kept)[:count]
     colours = rng.integers(len(COLOURS), size=(count, 4))
-    # A third of the tiles repeat the first tile's colour or the second's: else nothing could be counted by colour.
+    # A third of the tiles repeat the colour of the first or second tile; otherwise there would be nothing to count.
     repeat = rng.random((count, 4)) < 0.35
     colours = np.where(repeat, colours[:, [0, 0, 1, 1]], colours)
     return Scenes(objects, colours, rng.integers(0, 7, size=(count, 4, 2)))

@@ -9,7 +9,7 @@ from feddat.data.mini.concepts import COLOUR_NAMES, CONCEPTS, GROUPS, KINDS
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
-# Words of downstream questions and of easy-VQA that no pretraining text holds: tokens without training.
+# Words of downstream questions and of easy-VQA that occur in no pretraining text; their tokens are untrained.
 _DOWNSTREAM_WORDS = (
     "alone another any anything are black both box brown can circle color compared contain corner covered different "
     "do equal every exactly fewer find first for four has have hidden how image images in least less lies living many "
@@ -30,6 +30,6 @@ def vocabulary() -> list[str]:
         *(kind for kinds in KINDS.values() for kind in kinds),
         *_DOWNSTREAM_WORDS,
     }
-    # Any other lower-case word is spelt out letter by letter, so that own data never meets [UNK].
+    # Any other lower-case word is spelt out letter by letter, so that users' own data never yields [UNK].
     pieces = [*characters, *(f"##{character}" for character in characters), *string.punctuation]
     return [*SPECIAL_TOKENS, *pieces, *sorted(words - set(characters))]

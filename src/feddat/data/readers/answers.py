@@ -1,13 +1,13 @@
-"""What the ``answers`` of a record say: one right answer, annotators' votes, or scores.
+"""Parse the ``answers`` of a record: one right answer, annotators' votes, or scores.
 
-| written | means |
+| value | meaning |
 | --- | --- |
-| a text, a number, a truth value | the one right answer, of score 1 |
-| a list of these, or of objects with an ``answer`` (as in VQA v2) | votes: min(1, 0.3 x votes) each |
-| an object with ``answer`` | what is written under it |
+| a text, a number, a truth value | the one right answer, with score 1 |
+| a list of these, or of objects with an ``answer`` (as in VQA v2) | votes: each answer scores min(1, 0.3 x votes) |
+| an object with ``answer`` | the value of ``answer``, by the same rules |
 | any other object | answer -> score in [0, 1] |
 
-Null and blank votes say nothing: they are counted, and the others count as they are.
+Null and blank votes are counted and ignored; they do not change the scores of the other votes.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 from feddat.data.readers.values import as_text, is_missing, is_single, shown
 from feddat.text import normal_answer
 
-#: The key under which published files have an annotator's answer.
+#: The key of an annotator's answer in published files.
 ANSWER = "answer"
 _EXPECTED = "a text, a list of texts, or a mapping from answer to score"
 
 
 def read_answers(value: Any) -> tuple[dict[str, float], int]:
-    """Return the score of every answer (empty: none is given), and how many votes were blank.
+    """Return the score of every answer (empty if there is none), and the number of blank votes.
 
     Raises:
-        ValueError: the value is none of the above; the message says what was expected.
+        ValueError: the value has none of the forms above; the message says what was expected.
     """
     if isinstance(value, Mapping) and ANSWER in value and not _is_score(value[ANSWER]):
         value = value[ANSWER]

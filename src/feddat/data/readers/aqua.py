@@ -7,7 +7,7 @@ Formats as documented in github.com/noagarcia/ArtVQA; the images are those of Se
                               "need_external_knowledge": false}]
     SemArt/Images/42809-3baptist.jpg
 
-Questions have no id of their own: the position in the file serves.
+Questions have no id; their position in the file identifies them.
 """
 
 from __future__ import annotations

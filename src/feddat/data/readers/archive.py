@@ -1,4 +1,4 @@
-"""Pictures of a dataset where its archive was unpacked, or in the archive itself, which need not be."""
+"""Read a dataset's pictures from the folder where they were unpacked, or straight from their ZIP archives."""
 
 from __future__ import annotations
 
@@ -16,9 +16,8 @@ class Pictures:
 
     Args:
         root: the dataset's folder.
-        folder: where its pictures are unpacked, below ``root``.
-        archives: names of ZIP files in ``root`` that are read where there is no such folder; those that are missing
-            are passed over.
+        folder: folder of the unpacked pictures, below ``root``.
+        archives: names of ZIP files in ``root``, read if there is no such folder; missing ones are skipped.
     """
 
     def __init__(self, root: Path, folder: str, archives: Sequence[str]) -> None:
@@ -26,7 +25,7 @@ class Pictures:
         self._unpacked = (root / folder).is_dir()
 
     def get(self, name: str) -> Below | bytes:
-        """Return where a picture is below ``root``, or its bytes out of an archive.
+        """Return the place of a picture below ``root``, or its bytes from an archive.
 
         Raises:
             DataError: an archive is damaged.
@@ -44,7 +43,7 @@ class Pictures:
 
     @cached_property
     def _entries(self) -> dict[str, tuple[zipfile.ZipFile, str]]:
-        """Return where every entry is, by its name and by its name below the archive's one folder."""
+        """Entry name, and its name without the archive's top folder -> archive and entry."""
         found: dict[str, tuple[zipfile.ZipFile, str]] = {}
         for name in self._archives:
             path = self._root / name

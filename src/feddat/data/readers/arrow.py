@@ -10,15 +10,15 @@ from typing import Any
 from feddat.data.readers.records import Record
 from feddat.example import DataError
 
-#: Rows made into Python objects at a time: few, for a row may hold an image.
+#: Rows to convert to Python objects at a time; few, since a row may hold an image.
 ROWS = 256
 
 
 def read(path: Path) -> Iterator[Record]:
     """Yield the rows of a Parquet file, or of an Arrow stream if the name ends in ``.arrow``.
 
-    ``answers`` may be text, a list, a map or a struct. Class labels that Hugging Face ``datasets`` wrote as numbers
-    become their names, which the file's schema holds.
+    ``answers`` may be text, a list, a map or a struct. Class labels that Hugging Face ``datasets`` wrote as numbers are
+    replaced by their names from the file's schema.
 
     Raises:
         DataError: pyarrow is not installed, or it cannot read the file.
@@ -35,7 +35,7 @@ def read(path: Path) -> Iterator[Record]:
                 values = {key: _plain(value, names.get(key, ())) for key, value in fields.items()}
                 yield Record(path, f"row {number}", values)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        # A text that is not UTF-8, or a date out of Python's range, shows when it is made a Python object.
+        # Text that is not UTF-8, or a date outside Python's range, fails only on conversion to a Python object.
         kind = "Arrow" if path.suffix == ".arrow" else "Parquet"
         raise DataError(f"{path}: not a readable {kind} file: {' '.join(str(error).split())}") from None
 
@@ -59,7 +59,7 @@ def column_kinds(path: Path) -> dict[str, str]:
 
 
 def _kind(kind: Any) -> str:
-    """Return what a type holds, as Hugging Face datasets write images: their bytes, or a struct with them."""
+    """Return the kind of an Arrow type; Hugging Face datasets store an image as bytes or as a struct with bytes."""
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind):
@@ -87,7 +87,7 @@ def _batches(path: Path) -> Iterator[tuple[Any, dict[str, list[str]]]]:
 
 
 def _class_names(schema: Any) -> dict[str, list[str]]:
-    """Return the class names per column, as the ``datasets`` library notes them in a schema's metadata."""
+    """Return the class names per column that the ``datasets`` library stored in a schema's metadata."""
     note = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(note).get("info", {}).get("features", {})
@@ -97,7 +97,7 @@ def _class_names(schema: Any) -> dict[str, list[str]]:
 
 
 def _plain(value: Any, names: list[str] | tuple[()]) -> Any:
-    """Return a class label as its name, a map or a struct (padded with ``None``) as a dict of what it holds."""
+    """Return the name of a class label, or a map or struct as a dict without the ``None`` that pads it."""
     if isinstance(value, int) and 0 <= value < len(names):
         return names[value]
     if isinstance(value, list) and value and all(isinstance(item, tuple) and len(item) == 2 for item in value):

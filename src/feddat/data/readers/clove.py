@@ -1,16 +1,16 @@
 """CLOVE: questions about photos of six kinds of scene, and questions that need six skills.
 
 Lei et al., "Symbolic Replay: Scene Graph as Prompt for Continual Learning on VQA Task", AAAI 2023 (arXiv 2208.12037).
-Format as documented in github.com/showlab/CLVQA, in the JSON edition (the NumPy edition holds the same examples as
-pickled objects, which are not read here)::
+Format as documented in github.com/showlab/CLVQA, JSON edition. (The NumPy edition holds the same examples as pickled
+objects, which this reader refuses.) ::
 
     json/scene/scene_a#ShopAndDining_train.json      [{"question_id": "g06778809", "image_id": "440",
     json/function/functional_attribute_train.json      "image_source": "vg", "question": ..., "answers": ["kiosk", ...
-    images/440.jpg                       Visual Genome's images in the folder of GQA's archive, or in those of
-    VG_100K/440.jpg                      its own two, VG_100K and VG_100K_2
-    train_images/0a0bc91825468c45.jpg    TextVQA's images, needed by the skill scenetext alone
+    images/440.jpg                       Visual Genome's images, in the folder of GQA's archive,
+    VG_100K/440.jpg                      or in the folders of its own two archives, VG_100K and VG_100K_2
+    train_images/0a0bc91825468c45.jpg    TextVQA's images, needed only by the skill scenetext
 
-``answers`` holds ten answers, one repeated where the source has one.
+``answers`` holds ten answers; if the source has only one, it is repeated.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from feddat.data.readers.records import Record
 from feddat.data.readers.vqa_answers import votes
 from feddat.example import DataError
 
-#: Group -> name of the scenes in it.
+#: Group -> name of its scenes.
 SCENES = {
     "a": "ShopAndDining",
     "b": "Workplace",
@@ -36,13 +36,13 @@ SCENES = {
     "f": "Outdoors",
 }
 SKILLS = ("attribute", "knowledge", "logical", "object", "relation", "scenetext")
-#: ``image_source`` -> the folders that may hold such an image.
+#: ``image_source`` -> the folders that may hold such images.
 FOLDERS = {"vg": ("images", "VG_100K", "VG_100K_2"), "textvqa": ("train_images",)}
 
 
 @dataclass(frozen=True)
 class Part:
-    """One scene group or skill; ``stem`` is the path of its files below the root, without split and suffix."""
+    """A scene group or a skill; ``stem`` is the path of its files below the root, without split and suffix."""
 
     stem: str
 

@@ -1,14 +1,15 @@
-"""COCO captions: pictures with about five sentences that describe each.
+"""COCO captions: pictures, each described by about five sentences.
 
 Chen et al., "Microsoft COCO Captions: Data Collection and Evaluation Server", 2015 (arXiv 1504.00325). Files as
-documented on cocodataset.org, archives unpacked side by side; a split is whatever stands in a file's name::
+documented on cocodataset.org, archives unpacked side by side; the file's name says the split::
 
     annotations/captions_train2014.json
         {"images": [{"id": 9, "file_name": "COCO_train2014_000000000009.jpg"}], "annotations": [
             {"id": 1, "image_id": 9, "caption": "A plate of food."}]}
     train2014/COCO_train2014_000000000009.jpg
 
-Every picture is one question, always the same, and each of its captions a right answer: for models that write.
+Every picture is one example. Its question is always the same, and each of its captions is a right answer. The format is
+meant for models that write.
 """
 
 from __future__ import annotations
@@ -45,4 +46,4 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
         fields = {"id": number, "image": Below(split, record.text("file_name")), "question": QUESTION}
         yield Record(path, record.place, fields | {"answers": answers})
     for number in captions:
-        raise DataError(f"{path}: a caption is of image {number}, which is not among the images")
+        raise DataError(f"{path}: a caption names image {number}, which is not among the images")

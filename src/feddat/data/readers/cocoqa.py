@@ -1,14 +1,14 @@
-"""COCO-QA: questions made from the captions of COCO photos, with answers of one word.
+"""COCO-QA: questions made from the captions of COCO photos, with one-word answers.
 
 Ren et al., "Exploring Models and Data for Image Question Answering", NeurIPS 2015 (arXiv 1505.02074). Layout of the
-release of 2015-05-17, four text files per split whose lines belong together, beside the images of COCO 2014::
+release of 2015-05-17: four text files per split with corresponding lines, beside the images of COCO 2014::
 
     train/questions.txt     what is the color of the horses
     train/answers.txt       brown
     train/img_ids.txt       9
     train/types.txt         2                (0 object, 1 number, 2 color, 3 location)
     train2014/COCO_train2014_000000000009.jpg
-    val2014/COCO_val2014_000000000042.jpg    (of test)
+    val2014/COCO_val2014_000000000042.jpg    (for test)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from feddat.example import DataError
 
 PARTS = ("questions", "answers", "img_ids", "types")
 KINDS = ("object", "number", "color", "location")
-#: Split -> the part of COCO 2014 that its images are of.
+#: Split -> the part of COCO 2014 that holds its images.
 IMAGES = {"train": "train2014", "test": "val2014"}
 
 
@@ -37,7 +37,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
     """Yield one record per line, with its one right answer.
 
     Raises:
-        DataError: the files are not of one length or not UTF-8; names the file and line.
+        DataError: the files differ in length or are not UTF-8; names the file and line.
     """
     paths = files(root, split)
     for rows in zip_longest(*map(_lines, paths)):
@@ -57,7 +57,7 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
 
 
 def _lines(path: Path) -> Iterator[Record]:
-    """Yield the lines of a file as records with one field, named after the file."""
+    """Yield the lines of a file as records with one field named after the file."""
     number = 0
     try:
         with path.open(encoding="utf-8-sig", newline="\n") as file:

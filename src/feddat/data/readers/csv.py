@@ -1,8 +1,8 @@
-"""Tables with a header line, as spreadsheets write them: values between commas, semicolons or tabs.
+"""Tables with a header line, as spreadsheets write them, separated by commas, semicolons or tabs.
 
-What separates the columns is what makes most of our columns out of the header; a first line ``sep=;``, which Excel
-writes and reads, says it outright. Several answers or choices in one cell are separated by ``|``, or are a list as JSON
-or Python prints one.
+The separator is the one that splits the header into the most columns that readers know. A first line ``sep=;``, which
+Excel writes and reads, sets it explicitly. Several answers or choices in one cell are separated by ``|``, or are a list
+as JSON or Python prints it.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from feddat.data.readers.text_files import announce, read_lines, text_encoding
 from feddat.data.readers.values import listed
 from feddat.example import DataError
 
-#: Columns whose cell may hold several texts.
+#: Columns whose cells may hold several texts.
 LISTS = ("answers", "choices")
 SEPARATOR = "|"
-#: Characters of a list in a cell; parsers of Python may use up the stack on longer ones.
+#: Maximum length of a list in a cell, in characters; Python's parser may exhaust the stack on longer ones.
 LONGEST_LIST = 10_000
-#: What may stand between cells -> what messages call it; by the ending of a file's name, what is expected.
+#: Separator -> its name in messages. Then: file name suffix -> expected separators.
 DELIMITERS = {",": "','", ";": "';'", "\t": "a tab"}
 _EXPECTED = {".csv": ",", ".tsv": "\t"}
-#: Signs that other programs put between cells.
+#: Separators of other programs, which are refused.
 _OTHERS = "|:^~"
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Yield the records of a table; an empty cell is ``None``, a row of empty cells is passed over.
+    """Yield the records of a table; an empty cell is ``None``, and a row of empty cells is skipped.
 
     Raises:
-        DataError: a row has more or fewer cells than the header, a column occurs twice, or the file is no text.
+        DataError: a row has more or fewer cells than the header, a column occurs twice, or the file is not text.
     """
     encoding = text_encoding(path, guess=True)
     try:
@@ -55,7 +55,7 @@ def read(path: Path) -> Iterator[Record]:
 def _records(path: Path, reader: Any, skipped: int, delimiter: str) -> Iterator[Record]:
     header: list[str] | None = None
     while True:
-        # A quoted cell may span lines: a record is named by the line that it begins on.
+        # A quoted cell may span lines, so messages name the line where a record begins.
         place = f"line {skipped + reader.line_num + 1}"
         try:
             cells = next(reader, None)
@@ -69,13 +69,13 @@ def _records(path: Path, reader: Any, skipped: int, delimiter: str) -> Iterator[
         if not any(cell.strip() for cell in cells):
             continue
         if len(cells) < len(header) or any(cells[len(header) :]):
-            marks = f"a cell that holds {DELIMITERS[delimiter]} must stand in quotation marks"
-            raise DataError(f"{path}, {place}: {len(cells)} cells where the header has {len(header)}; {marks}")
+            marks = f"put a cell that contains {DELIMITERS[delimiter]} in quotation marks"
+            raise DataError(f"{path}, {place}: expected {len(header)} cells (as the header), got {len(cells)}; {marks}")
         yield Record(path, place, {name: _value(name, cell) for name, cell in zip(header, cells, strict=False) if name})
 
 
 def _layout(path: Path, encoding: str) -> tuple[str, int]:
-    """Return what separates the columns of a table, and how many lines stand before its header."""
+    """Return the separator of a table and the number of lines before its header."""
     with path.open(encoding=encoding, newline="") as file:
         first = next(read_lines(file, path), "")
         if (said := _SEP_LINE.fullmatch(first)) is not None:
@@ -83,7 +83,7 @@ def _layout(path: Path, encoding: str) -> tuple[str, int]:
                 expected = ", ".join(DELIMITERS.values())
                 raise DataError(f"{path}, line 1: {first.strip()!r}: expected one of {expected} to separate columns")
             return said[1], 1
-        rest = list(islice(read_lines(file, path), 9))  # of a header in quotes that spans lines
+        rest = list(islice(read_lines(file, path), 9))  # a quoted header may span lines
     expected = _EXPECTED.get(path.suffix.lower(), ",")
 
     def fit(delimiter: str) -> tuple[int, int, bool]:
@@ -102,7 +102,7 @@ def _layout(path: Path, encoding: str) -> tuple[str, int]:
 
 
 def _header(path: Path, cells: list[str], place: str) -> list[str]:
-    """Return the columns' names; those without one are a spreadsheet's empty columns or a data frame's index."""
+    """Return the names of the columns; a column without one is empty or the index of a data frame."""
     names = [name.strip() for name in canonical_columns(tuple(cells))]
     named = [name for name in names if name]
     if len(set(named)) < len(named):
@@ -128,7 +128,7 @@ def _value(column: str, cell: str) -> Any:
 
 
 def _literal(text: str) -> Any:
-    """Return what a list or mapping printed by JSON or Python holds; ``None`` where it is neither."""
+    """Return the list or mapping that JSON or Python printed in a cell; ``None`` if the cell holds neither."""
     for read_as in (json.loads, ast.literal_eval):
         try:
             return read_as(text)
@@ -138,7 +138,7 @@ def _literal(text: str) -> Any:
 
 
 def _explained(error: csv.Error) -> str:
-    """Return what is wrong in a row; the module's messages are about characters, what helps is about cells."""
+    """Return what is wrong with a row, in terms of cells; the messages of :mod:`csv` speak of characters."""
     if "field larger" in str(error):
         return f"a cell of more than {csv.field_size_limit():,} characters; is a quotation mark left open?"
-    return f"{error}; a quotation mark inside a cell in quotation marks is written twice"
+    return f"{error}; write a quotation mark inside a quoted cell twice"

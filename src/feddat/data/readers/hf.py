@@ -1,13 +1,13 @@
-"""Folders of Hugging Face ``datasets``: Parquet shards as on the Hub, or what ``save_to_disk`` wrote; and of the Hub.
+"""Hugging Face ``datasets``: folders of Parquet shards or written by ``save_to_disk``, and datasets of the Hub.
 
-For a split named ``train`` (huggingface.co/docs/datasets, "Main classes" and "Structure your repository")::
+Files of a split named ``train`` (huggingface.co/docs/datasets, "Main classes" and "Structure your repository")::
 
     data/train-00000-of-00002.parquet, ...    or the same without data/, or train.parquet
     train/state.json, train/data-00000-of-00001.arrow, ...                  (save_to_disk)
 
-Which column holds what is named by a mapping, ``{"question": "q", "answers": "answers.answer"}``: a dot reaches into a
-struct, or into every struct of a list; a number after a dot takes one item of a list (``pair.0``). Of a dataset of the
-Hub, columns that nobody names are guessed: by their names, and of images by their type.
+A mapping from our columns to theirs names the columns: ``{"question": "q", "answers": "answers.answer"}``. A dot
+reaches into a struct, or into every struct of a list; a number after a dot takes one item of a list (``pair.0``). In a
+dataset of the Hub, columns that are not named are guessed by their names, and image columns by their type.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from feddat.example import DataError
 
 log = logging.getLogger(__name__)
 
-#: Our column -> what datasets call it, the likeliest first.
+#: Our column -> its names in datasets, the likeliest first.
 NAMES: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "images", "img", "picture", "image_path", "file_name"),
     "image2": ("image2", "image_2", "right_image"),
@@ -42,12 +42,12 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Folder:
-    """The format of a folder whose ``columns`` are named so: ours -> theirs.
+    """The format of a folder or dataset with the given columns.
 
     Attributes:
-        columns: ours -> theirs.
-        shards: split -> its files, of a dataset of the Hub; ``None``: the folder is looked through.
-        task: key of :data:`~feddat.data.readers.records.COLUMNS`, whose columns are guessed where there are shards.
+        columns: our column -> theirs.
+        shards: split -> its files, for a dataset of the Hub; ``None``: search the folder.
+        task: key of :data:`~feddat.data.readers.records.COLUMNS`; its columns are guessed if there are shards.
     """
 
     columns: Mapping[str, str]
@@ -75,14 +75,14 @@ class Folder:
             shards = [p for p in folder.glob("*.parquet") if p.stem == split or p.stem.startswith(f"{split}-")]
             if shards:
                 return tuple(sorted(shards))
-        expected = f"{split}/state.json (of save_to_disk), or {split}-*.parquet there or in data/"
+        expected = f"{split}/state.json (from save_to_disk), or {split}-*.parquet there or in data/"
         raise DataError(f"{root}: no split {split!r}; expected {expected}")
 
     def records(self, root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
-        """Yield the rows of all files of a split, with the named columns put in place.
+        """Yield the rows of all files of a split, with the named columns renamed to ours.
 
         Raises:
-            DataError: a file cannot be read, or has no such column; names file and row.
+            DataError: a file cannot be read or lacks a named column; names file and row.
         """
         number = 0
         files = self.files(root, split)
@@ -93,7 +93,7 @@ class Folder:
                 number += 1
                 fields = dict(row.fields)
                 if self.shards is not None and "id" in fields and "id" not in columns:
-                    fields["their_id"] = fields.pop("id")  # often the image's, and then not a question's alone
+                    fields["their_id"] = fields.pop("id")  # often the id of the image, which questions share
                 named = {ours: _find(row, ours, theirs) for ours, theirs in columns.items()}
                 for ours in ("image", "image2"):
                     if ours in named:
@@ -101,15 +101,15 @@ class Folder:
                 answer = (fields | named).get("answers")
                 if self.task == "vqa" and KIND not in fields and isinstance(answer, str):
                     named[KIND] = answer_kind(None, answer)
-                # Without an id of its own, a row is known by its number in the split: each file counts from 1.
+                # A row without an id gets its number in the split, since each file counts from 1.
                 yield Record(path, row.place, {"id": f"row-{number}"} | fields | named)
 
 
 def guess_columns(path: Path, given: Mapping[str, str], task: str) -> dict[str, str]:
-    """Return which column of a Parquet file holds what a task needs: ours -> theirs, as given or guessed.
+    """Return the columns of a Parquet file that a task needs: ours -> theirs, as given or guessed.
 
     Raises:
-        DataError: the file cannot be read, or nothing in it looks like a column that is needed.
+        DataError: the file cannot be read, or no column looks like one that the task needs.
     """
     kinds = arrow.column_kinds(path)
     found = dict(given)
@@ -119,7 +119,7 @@ def guess_columns(path: Path, given: Mapping[str, str], task: str) -> dict[str, 
         theirs = _likeliest(ours, kinds, set(found.values()))
         if theirs is None:
             have = ", ".join(kinds)
-            raise DataError(f"{path}: nothing looks like the column {ours!r} (columns: {have}); name it under columns")
+            raise DataError(f"{path}: no column looks like {ours!r} (columns: {have}); name it under columns")
         found[ours] = theirs
     if guessed := [f"{ours}={theirs}" for ours, theirs in found.items() if ours not in given]:
         log.info("%s: columns taken as %s", path.name, ", ".join(guessed))
@@ -138,7 +138,7 @@ def _likeliest(ours: str, kinds: Mapping[str, str], taken: Iterable[str]) -> str
 
 
 def _once(value: Any, pictures: dict[bytes, bytes]) -> Any:
-    """Return a picture's bytes as they were seen first: questions about one picture share them in memory."""
+    """Return the first object with the same bytes, so that questions about one picture share them in memory."""
     data = value.get("bytes") if isinstance(value, Mapping) else value
     if not isinstance(data, bytes) or not data:
         return value

@@ -1,8 +1,8 @@
-"""Datasets of the Hub as a client's data: what is named there is fetched, and its places become paths.
+"""Datasets of the Hub as a client's data: fetch the files that a client names, and replace their names by paths.
 
 ``format: hf`` with ``root: owner/name@revision`` reads the Parquet files of the splits that are used; other formats
-take the files that they need of a repository. ``hf://datasets/owner/name@revision/FILE`` may stand for a file or, as
-``images``, for a folder. Only what is used is fetched, into the library's cache; nothing is unpacked.
+take the files that they need from the repository. ``hf://datasets/owner/name@revision/FILE`` can replace a file or,
+under ``images``, a folder. Only the files in use are fetched, into the library's cache; nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from feddat.hub import SCHEME, Address, HubError, Repository, fetch, look_up, na
 
 log = logging.getLogger(__name__)
 
-#: The revision in which the Hub keeps datasets of any form as Parquet, made by itself.
+#: The revision to which the Hub itself converts datasets of any form, as Parquet.
 CONVERTED = "refs/convert/parquet"
-#: Format -> patterns of the files that it reads of a repository; others take all.
+#: Format -> patterns of the files that it reads from a repository; other formats take all files.
 WANTED: Mapping[str, Sequence[str]] = {
     "slake": ("*.json", "imgs.zip", "imgs/*"),
     "pmc-vqa": ("*.csv", "images*.zip", "images/*"),
 }
-#: Key under which :func:`at_hand` hands on Parquet files; not one that a user may give.
+#: Key under which :func:`at_hand` passes on Parquet files; users cannot set it.
 SHARDS = "shards of the Hub"
-#: Keys of a client's specification that may name files of the Hub.
+#: Keys of a client's specification that may name files on the Hub.
 _FILES = ("train", "validation", "test", "images")
 
 
 def data_address(text: Any, form: str | None) -> Address | None:
-    """Return the dataset of the Hub that a client's data is, in a format or its own files; ``None`` where it is a path.
+    """Return the Hub dataset that a client's specification names; ``None`` if it names a path.
 
     Raises:
-        DataError: it begins with ``hf://`` and cannot be read.
+        DataError: the name begins with ``hf://`` but is not a valid address.
     """
     if not isinstance(text, str) or (not text.startswith(SCHEME) and Path(text).expanduser().exists()):
         return None
@@ -48,19 +48,19 @@ def data_address(text: Any, form: str | None) -> Address | None:
 
 
 def pin_data(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a client's specification with the commits that its datasets of the Hub have now.
+    """Return a client's specification with its Hub datasets pinned to their current commits.
 
     Raises:
-        DataError: a dataset cannot be had.
+        DataError: a dataset is not available.
     """
     return {key: _pinned(key, value, spec) for key, value in spec.items()}
 
 
 def pin_dataset(address: Address, form: str = "hf") -> Address:
-    """Return a dataset at the commit that it has now: of its Parquet files, where it is read from those (``hf``).
+    """Return a dataset pinned to its current commit; with ``hf``, to the commit of its Parquet files.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: the dataset is not available.
     """
     if address.pinned:
         return address
@@ -70,12 +70,12 @@ def pin_dataset(address: Address, form: str = "hf") -> Address:
 
 
 def at_hand(client: str, spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a client's specification with paths in place of names on the Hub, after fetching what it uses.
+    """Fetch the Hub files that a client uses, and return its specification with their paths instead of their names.
 
-    Parquet files come back under the key :data:`SHARDS`: split -> paths.
+    The key :data:`SHARDS` of the result holds Parquet files: split -> paths.
 
     Raises:
-        DataError: a dataset cannot be had, or has no such split; names the client.
+        DataError: a dataset is not available or lacks the split; names the client.
     """
     found = dict(spec)
     try:
@@ -92,10 +92,10 @@ def at_hand(client: str, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fetch_shards(address: Address, splits: Sequence[str]) -> dict[str, tuple[Path, ...]]:
-    """Return the Parquet files of splits, after fetching them.
+    """Fetch the Parquet files of splits and return their paths.
 
     Raises:
-        DataError: the dataset cannot be had, or has no such split.
+        DataError: the dataset is not available or lacks a split.
     """
     repository = _repository(address)
     known = find_shards(repository, address.path)
@@ -109,15 +109,15 @@ def fetch_shards(address: Address, splits: Sequence[str]) -> dict[str, tuple[Pat
 
 
 def dataset_size(address: Address, splits: Sequence[str] = (), wanted: Sequence[str] = ("*",)) -> tuple[int, str]:
-    """Return how many bytes a dataset's files have, and its licence, as the Hub says.
+    """Return the size of a dataset's files in bytes and its licence, according to the Hub.
 
     Args:
-        address: of the dataset.
-        splits: those of which Parquet files are counted; empty: files by pattern.
+        address: address of the dataset.
+        splits: count the Parquet files of these splits; empty: count files by pattern.
         wanted: the patterns.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: the dataset is not available.
     """
     from fnmatch import fnmatchcase
 
@@ -131,10 +131,10 @@ def dataset_size(address: Address, splits: Sequence[str] = (), wanted: Sequence[
 
 
 def fetch_files(address: Address, wanted: Sequence[str]) -> Path:
-    """Return the folder of a dataset's files by pattern, after fetching them.
+    """Fetch the files of a dataset that match patterns and return their folder.
 
     Raises:
-        DataError: they cannot be had.
+        DataError: the files are not available.
     """
     return _fetch(address, wanted)
 
@@ -174,7 +174,7 @@ def _pinned(key: str, value: Any, spec: Mapping[str, Any]) -> Any:
 
 
 def _repository(address: Address) -> Repository:
-    """Return a repository with Parquet files: the one named, or what the Hub made of it."""
+    """Return a repository with Parquet files: the named revision, or the Hub's own conversion of it."""
     found = _look_up(address)
     if address.revision is None and not find_shards(found, address.path):
         converted = Address("dataset", address.name, CONVERTED, address.path)
@@ -182,10 +182,10 @@ def _repository(address: Address) -> Repository:
             other = look_up(converted)
         except HubError:
             raise DataError(
-                f"{address}: no Parquet files, and the Hub has made none of it; if it is in the files of a known "
-                "format (`feddat list`), name that as format"
+                f"{address}: no Parquet files, and the Hub has converted none; if its files have a known format "
+                "(`feddat list`), set format to its name"
             ) from None
-        log.info("%s: no Parquet files; taking what the Hub made of it (%s)", address, CONVERTED)
+        log.info("%s: no Parquet files; using the Hub's own conversion (%s)", address, CONVERTED)
         return other
     return found
 
@@ -199,16 +199,16 @@ def _look_up(address: Address) -> Repository:
 
 def _fetch(address: Address, wanted: Sequence[str]) -> Path:
     try:
-        # The card comes along: it says what the licence is.
+        # Fetch the card too; it states the licence.
         return fetch(address, [*map(_escaped, wanted), "README.md"])[0]
     except HubError as error:
         raise DataError(_or_folder(address, error)) from None
 
 
 def _or_folder(address: Address, error: HubError) -> str:
-    """Return what to say of a name that may have been meant as a folder."""
+    """Return the message for a name that may have been meant as a folder."""
     missing = "no such dataset" in str(error)
-    return f"{error}; and no folder {address.name} is there" if missing else str(error)
+    return f"{error}; there is no folder {address.name} either" if missing else str(error)
 
 
 def _escaped(pattern: str) -> str:

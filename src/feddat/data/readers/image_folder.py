@@ -1,9 +1,8 @@
-"""The folder of a client's images, and what a record may name in it.
+"""Find a record's images, and refuse those outside the client's images folder.
 
-A file of records may come from anywhere, and be read on a machine with other people's files. Unless the client's owner
-says otherwise, what it names has to lie in the images folder: neither ``..`` nor an absolute path nor a link that an
-archive brought along leads out of it. Folders of the Hub's cache hold links to where it keeps one dataset's files:
-those may be followed.
+Records may come from untrusted sources and be read on a machine with other people's files. Unless the client's owner
+allows more, every image must be in the images folder: ``..``, an absolute path, or a link from an unpacked archive
+cannot lead out of it. The only links followed are those of the Hub's cache, to the files of the same dataset.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from feddat.text import find_file
 
 
 class OutsideError(ValueError):
-    """A record names a file outside the images folder; says what to do, without the file's name."""
+    """A record names a file outside the images folder; the message says what to do, without the file's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Below:
-    """What a record of a published dataset names: a file below one of the dataset's own folders.
+    """A file below one of a published dataset's own folders.
 
-    That folder's name is part of the format, not of the record, and whoever unpacked the dataset may have put a link in
-    its place.
+    The folder's name is part of the format, not of the record. The folder may be a link, made by whoever unpacked the
+    dataset.
     """
 
     folder: str
@@ -34,11 +33,11 @@ class Below:
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
-    """Where the images of a client's records are.
+    """The folder of a client's images.
 
     Attributes:
         path: the folder that names are relative to.
-        outside: whether records may name files elsewhere.
+        outside: whether records may name files outside it.
     """
 
     path: Path
@@ -49,11 +48,11 @@ class ImageFolder:
         """Return the path of an image file; ``None`` if there is none.
 
         Args:
-            name: as a record gives it.
-            below: a folder in this one that it is relative to, and that it has to lie in.
+            name: name in the record.
+            below: subfolder that the name is relative to, and that must contain the file.
 
         Raises:
-            OutsideError: it lies elsewhere, and may not.
+            OutsideError: the file is outside the folder, and ``outside`` is false.
         """
         base = self.path / below
         path = base / name
@@ -65,9 +64,9 @@ class ImageFolder:
         path = find_file(path)
         try:
             mode = path.lstat().st_mode
-        except (ValueError, OSError):  # no such file, or no name of one
+        except (ValueError, OSError):  # no such file, or not a valid name
             return None
-        # Folders are looked at once; of files, links alone can lead elsewhere.
+        # Each folder is resolved once. Of the files, only links can lead elsewhere.
         resolved = _resolve(path) if stat.S_ISLNK(mode) else self._folder(path.parent)
         places = (base, *stores_of(base)) if stat.S_ISLNK(mode) else (base,)
         if not any(_within(resolved, self._folder(place)) for place in places):
@@ -88,7 +87,7 @@ class ImageFolder:
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is such a file; there is none under a name that cannot be one."""
+    """Return whether the file exists; ``False`` for a name that no file can have."""
     try:
         return path.is_file()
     except (ValueError, OSError):  # a null character in the name, or a name that is too long
@@ -96,7 +95,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether there is such a folder; see :func:`is_file`."""
+    """Return whether the folder exists; see :func:`is_file`."""
     try:
         return path.is_dir()
     except (ValueError, OSError):
@@ -110,5 +109,5 @@ def _within(path: Path, folder: Path) -> bool:
 def _resolve(path: Path) -> Path:
     try:
         return path.resolve()
-    except (ValueError, OSError, RuntimeError):  # no name of a file, or links in a circle
+    except (ValueError, OSError, RuntimeError):  # not a valid name, or a circle of links
         return path.absolute()

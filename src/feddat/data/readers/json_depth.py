@@ -1,7 +1,7 @@
-"""A bound on how deep JSON may be nested, applied while a file is read.
+"""Limit how deep JSON may be nested, while a file is read.
 
-ijson keeps, for every open bracket, the path to it from the top: of a few hundred kilobytes of brackets it makes
-gigabytes.
+For every open bracket, ijson stores the path to it from the top. A few hundred kilobytes of brackets would take
+gigabytes of memory.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Protocol
 
 import numpy as np
 
-#: Brackets that may be open at the same time: no record needs a tenth of them.
+#: Maximum number of open brackets; no record needs a tenth of them.
 MOST_DEPTH = 100
-#: Byte -> how much deeper it leads.
+#: Byte -> change in depth.
 _STEPS = np.zeros(256, np.int8)
 _STEPS[list(b"[{")], _STEPS[list(b"]}")] = 1, -1
 
@@ -22,7 +22,7 @@ class _Readable(Protocol):
 
 
 class Shallow:
-    """A file of JSON in UTF-8 that cannot be read beyond brackets that are too deep.
+    """A JSON file in UTF-8 that refuses to be read once it is nested too deep.
 
     Args:
         file: an open file.
@@ -34,7 +34,7 @@ class Shallow:
         self._in_text = self._escaped = False
 
     def read(self, size: int) -> bytes:
-        """Return at most ``size`` bytes more.
+        """Return at most ``size`` more bytes.
 
         Raises:
             ValueError: more than :data:`MOST_DEPTH` brackets are open.
@@ -45,7 +45,7 @@ class Shallow:
         return content
 
     def _descend(self, content: bytes) -> None:
-        # Without escaped characters, each quotation mark opens or closes a text; brackets in texts do not count.
+        # Without escaped characters, each quotation mark opens or closes a text. Brackets in texts do not count.
         plain = content[self._escaped :].replace(rb"\\", b"")
         self._escaped = plain.endswith(b"\\")
         parts = plain.replace(rb"\"", b"").split(b'"')

@@ -1,7 +1,7 @@
-"""A JSON file of own data: an array of records, or records one after the other.
+"""JSON files of own data: an array of records, or records one after the other.
 
-An object around them is read too where it has one meaning: one list of records under any key, or a mapping from ids to
-records.
+An object around the records is read too if its meaning is clear: one list of records under any key, or a mapping from
+ids to records.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from feddat.data.readers.text_files import LONGEST_LINE, announce, text_encoding
 from feddat.data.readers.values import listed, shown
 from feddat.example import DataError
 
-#: Characters in which a file shows whether it is an array.
+#: Characters to read to find out whether a file is an array.
 PEEK = 4096
 
 
 def read(path: Path) -> Iterator[Record]:
-    """Yield the records of a JSON file; of an array, one at a time, so that memory does not grow with the file.
+    """Yield the records of a JSON file; an array is read one record at a time, so memory does not grow with the file.
 
     Raises:
-        DataError: the file is cut off, not JSON or no Unicode text, or holds something else than records.
+        DataError: the file is cut off, is not JSON or not Unicode text, or holds something other than records.
     """
     encoding = text_encoding(path)
     try:
@@ -46,7 +46,7 @@ def read(path: Path) -> Iterator[Record]:
 
 
 def _records(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Record]:
-    """Yield the objects at ``prefix`` as records called ``name`` and a number."""
+    """Yield the objects at ``prefix`` as records; messages call them ``name`` and a number."""
     number = 0
     for number, item in enumerate(_parsed(path, encoding, prefix, name), 1):
         if not isinstance(item, dict):
@@ -55,7 +55,7 @@ def _records(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Reco
 
 
 def _objects(path: Path, encoding: str) -> Iterator[Record]:
-    """Yield records of a file that is not an array: one object that holds them, or several that are records."""
+    """Yield the records of a file that is not an array: one object that holds them, or several that are records."""
     objects = _records(path, encoding, "", "object")
     first, second = next(objects, None), next(objects, None)
     if first is None:
@@ -64,22 +64,22 @@ def _objects(path: Path, encoding: str) -> Iterator[Record]:
         yield from _inside(path, first.fields)
         return
     if second is None and all(isinstance(value, dict) for value in first.fields.values()):
-        raise DataError(f"{path}: columns of values; expected an array of records (pandas: orient='records')")
+        raise DataError(f"{path}: holds columns of values; expected an array of records (pandas: orient='records')")
     yield from chain([first], [second] if second else [], objects)
 
 
 def _inside(path: Path, content: Any) -> Iterator[Record]:
-    """Yield the records in an object that is none itself."""
+    """Yield the records in an object that is not a record itself."""
     lists = {key: value for key, value in content.items() if isinstance(value, list)}
     if len(lists) == 1:
         ((key, items),) = lists.items()
-        announce(logging.INFO, f"{path}: its records are those under {shown(key)}")
+        announce(logging.INFO, f"{path}: reading the records under {shown(key)}")
         for number, item in enumerate(items, 1):
             if not isinstance(item, dict):
                 raise DataError(f"{path}, {listed([key])} {number}: expected a JSON object, got {type(item).__name__}")
             yield Record(path, f"{listed([key])} {number}", item)
     elif content and all(isinstance(value, dict) for value in content.values()):
-        announce(logging.INFO, f"{path}: its records are the values, their ids the keys")
+        announce(logging.INFO, f"{path}: reading the values as records and the keys as their ids")
         for key, item in content.items():
             yield Record(path, f"key {shown(key)}", {"id": key} | item)
     else:
@@ -92,7 +92,7 @@ def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
     twice: list[str] = []
 
     class Object(dict[str, Any]):
-        """Takes note of keys that stand twice: ijson cannot be stopped while it makes an object."""
+        """Collects repeated keys; ijson cannot be stopped while it builds an object."""
 
         __slots__ = ()
 
@@ -114,23 +114,23 @@ def _parsed(path: Path, encoding: str, prefix: str, name: str) -> Iterator[Any]:
         where = f"after {name} {number}" if number else "at its beginning"
         raise DataError(f"{path}, {where}: not JSON or cut off: {reason}") from None
     if twice:
-        # ijson is ahead of what it gives out.
-        raise DataError(f"{path}, {name} {number + 1} or later: key {shown(twice[0])} stands twice in one object")
+        # ijson reads ahead, so the record may be a later one.
+        raise DataError(f"{path}, {name} {number + 1} or later: key {shown(twice[0])} occurs twice in one object")
 
 
 class _Utf8:
-    """A text file as bytes of UTF-8, which is what ijson reads."""
+    """A text file as UTF-8 bytes, for ijson."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
 
     def read(self, size: int, /) -> bytes:
-        """Return at least one byte, unless the file has ended or none is wanted."""
+        """Return at least one byte, unless the file has ended or ``size`` is 0."""
         return self._file.read(size).encode()
 
 
 def _is_lines(path: Path, encoding: str) -> bool:
-    """Return whether the first line that is not empty is an object, and is followed by others."""
+    """Return whether the first line that is not empty is an object and other lines follow."""
     with path.open(encoding=encoding, newline="\n") as file:
         lines = (line for line in iter(lambda: file.readline(LONGEST_LINE), "") if line.strip())
         try:

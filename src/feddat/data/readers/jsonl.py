@@ -14,10 +14,10 @@ from feddat.example import DataError
 
 
 class UniqueKeys(dict[str, Any]):
-    """A JSON object that refuses a key it has: a reader would have to guess which value is meant.
+    """A JSON object that refuses repeated keys; a reader would have to guess which value is meant.
 
     Raises:
-        ValueError: a key stands twice.
+        ValueError: a key occurs twice.
     """
 
     def __init__(self, pairs: Any = ()) -> None:
@@ -27,7 +27,7 @@ class UniqueKeys(dict[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         if key in self:
-            raise ValueError(f"key {shown(key)} stands twice in one object")
+            raise ValueError(f"key {shown(key)} occurs twice in one object")
         super().__setitem__(key, value)
 
 
@@ -35,7 +35,7 @@ def read(path: Path) -> Iterator[Record]:
     """Yield the records of a JSON Lines file.
 
     Raises:
-        DataError: a line is not a JSON object, a key stands twice in one, or the file is no Unicode text.
+        DataError: a line is not a JSON object, a key occurs twice in one, or the file is not Unicode text.
     """
     # Only "\n" ends a line: splitlines() would also split at U+2028, which JSON allows inside a string.
     with path.open(encoding=text_encoding(path), newline="\n") as file:
@@ -47,7 +47,7 @@ def read(path: Path) -> Iterator[Record]:
                 fields = json.loads(line, object_pairs_hook=UniqueKeys)
             except (ValueError, RecursionError) as error:
                 array = number == 1 and line.lstrip().startswith("[")
-                hint = "; one JSON array is read from a file whose name ends in .json" if array else ""
+                hint = "; give a file with one JSON array a name that ends in .json" if array else ""
                 raise DataError(f"{path}, {where}: not JSON: {error}{hint}") from None
             if not isinstance(fields, dict):
                 raise DataError(f"{path}, {where}: expected a JSON object, got {line.strip()[:60]!r}")

@@ -1,4 +1,4 @@
-"""Large JSON files, one object at a time, so that memory does not grow with the file (read with ijson)."""
+"""Read large JSON files with ijson, one object at a time, so that memory does not grow with the file."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from feddat.data.readers.values import shown
 from feddat.example import DataError
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-#: From an open file to what stands where in it.
+#: Open file -> place and value of every element.
 Parse: TypeAlias = Callable[[IO[bytes]], Iterator[tuple[str, Any]]]
 
 
 def elements(path: Path, key: str = "") -> Iterator[Record]:
-    """Yield the objects of the list under the top-level ``key``, or of the list that is the whole file.
+    """Yield the objects of the list under the top-level ``key``; without one, the whole file is the list.
 
     Raises:
         DataError: the file is cut off or not JSON, holds no such list, or an element is not an object.
@@ -34,7 +34,7 @@ def elements(path: Path, key: str = "") -> Iterator[Record]:
 
 
 def entries(path: Path, name: str) -> Iterator[Record]:
-    """Yield the objects of the mapping that is the whole file, each with its key as the field ``name``.
+    """Yield the objects of a file that is one mapping, each with its key as the field ``name``.
 
     Raises:
         DataError: the file is cut off or not JSON, is not a mapping, or a value is not an object.

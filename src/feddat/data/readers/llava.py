@@ -1,16 +1,15 @@
-"""Conversations about pictures, as LLaVA and whatever is tuned like it are trained on: turns of a human and a model.
+"""Conversations about pictures between a human and a model, the training format of LLaVA and similar models.
 
-Liu et al., "Visual Instruction Tuning", NeurIPS 2023 (arXiv 2304.08485). A split is one file ``SPLIT.json``, whatever
-its name, beside its pictures::
+Liu et al., "Visual Instruction Tuning", NeurIPS 2023 (arXiv 2304.08485). A split is one file ``SPLIT.json`` beside its
+pictures; it can have any name::
 
     train.json    [{"id": "0", "image": "7.png", "conversations": [
                         {"from": "human", "value": "<image>\\nIs there a fracture?"},
                         {"from": "gpt", "value": "Yes."}]}]
     7.png, or images/7.png
 
-Every human's turn with the answer behind it is a question of its own; in later ones, what was said before is not read.
-The mark of the picture is dropped. Conversations without a picture are left out. Answers of a word or a few are
-compared without a period at their end.
+Every human turn and the answer to it are one example, which does not include the turns before it. The mark ``<image>``
+is dropped, and so is a period at the end of an answer. Conversations without a picture are left out.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def files(root: Path, split: str) -> tuple[Path, ...]:
 
 
 def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
-    """Yield one record per human's turn that a model's turn answers."""
+    """Yield one record per human turn that a model answers."""
     (path,) = files(root, split)
     for number, record in enumerate(large_json.elements(path), 1):
         if not record.fields.get("image"):
@@ -59,10 +58,10 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
 
 
 def _turn(record: Record, turn: object, place: int, human: tuple[str, ...], model: tuple[str, ...]) -> str:
-    """Return what a turn says, if it is the turn of who should be speaking."""
+    """Return the text of a turn, after checking that the right speaker has it."""
     said = turn if isinstance(turn, dict) else {}
     who, text = said.get("from", said.get("role")), said.get("value", said.get("content"))
     expected = human if place % 2 == 0 else model
     if who not in expected or not isinstance(text, str) or not text.strip():
-        raise DataError(f"{record.where}: turn {place + 1}: expected a text of {expected[0]}, got {str(turn)[:80]}")
+        raise DataError(f"{record.where}: turn {place + 1}: expected text from {expected[0]}, got {str(turn)[:80]}")
     return text.strip()

@@ -1,7 +1,7 @@
-"""What papers on medical visual question answering keep apart: closed questions and open ones.
+"""Closed and open questions, which papers on medical visual question answering report separately.
 
-A closed question is answered from a few answers that the question implies, mostly yes or no; an open one is not.
-Datasets that say which is which are believed; of others, questions answered by yes or no are closed, as on the cards
+A closed question implies its few possible answers, mostly yes or no; an open question does not. If a dataset labels its
+questions, the label counts. In other datasets, a question is closed if its answer is yes or no, as on the dataset cards
 of VQA-RAD and PathVQA.
 """
 
@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-#: Where an example's ``meta`` says which it is.
+#: Key of the kind in an example's ``meta``.
 KIND = "answer_type"
 OPEN, CLOSED = "open", "closed"
 _YES_OR_NO = frozenset({"yes", "no"})
 
 
 def answer_kind(given: Any, answer: str) -> str:
-    """Return ``open`` or ``closed``: as a dataset says in any spelling, or by the answer."""
+    """Return ``open`` or ``closed``: the dataset's label in any spelling, or the kind that the answer implies."""
     said = str(given or "").strip().lower()
     if said in (OPEN, CLOSED):
         return said

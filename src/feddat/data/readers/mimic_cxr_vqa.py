@@ -1,7 +1,7 @@
 """MIMIC-CXR-VQA: questions made from scene graphs of chest X-rays, each with any number of right answers.
 
 Bae et al., "EHRXQA: A Multi-Modal Question Answering Dataset for Electronic Health Records with Chest X-ray Images",
-NeurIPS 2023 (arXiv 2310.18652). Files as published on PhysioNet (credentialed access: you ask for them yourself),
+NeurIPS 2023 (arXiv 2310.18652). Files as published on PhysioNet (credentialed access, which you apply for yourself),
 beside the pictures of MIMIC-CXR-JPG::
 
     train.json, valid.json, test.json
@@ -10,8 +10,8 @@ beside the pictures of MIMIC-CXR-JPG::
           "content_type": "presence", "answer": ["yes"], "template": ..., ...}]
     files/p10/p10000032/s50414267/02aa804e-....jpg
 
-Every answer of the list is right. A list without answers says that nothing was found: its answer is ``none``. Verifying
-questions are closed, choosing and querying ones open.
+Every answer in the list is right. An empty list means that nothing was found; its answer is ``none``. Questions of type
+``verify`` are closed; ``choose`` and ``query`` are open.
 """
 
 from __future__ import annotations

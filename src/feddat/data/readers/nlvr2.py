@@ -1,7 +1,7 @@
 """NLVR2: is a sentence true of a pair of photos?
 
 Suhr et al., "A Corpus for Reasoning about Natural Language Grounded in Photographs", ACL 2019 (arXiv 1811.00491).
-Format as documented in github.com/lil-lab/nlvr, whose folder ``nlvr2`` stands beside the images::
+Format as documented in github.com/lil-lab/nlvr; its folder ``nlvr2`` is beside the images::
 
     nlvr2/data/train.json           a JSON object per line: {"identifier": "train-10171-0-0", "directory": 34,
                                                              "sentence": ..., "label": "True"}

@@ -1,33 +1,33 @@
-"""One client's own data: a few files and what they mean, made into a :class:`~feddat.example.ClientData`.
+"""Read one client's own data from files into a :class:`~feddat.example.ClientData`.
 
-The specification of a client is a mapping, as it stands under ``clients:`` in a configuration file:
+The specification of a client is a mapping, as under ``clients:`` in a configuration file:
 
 ================ =============================================================================================
 ``train``        file of training records (JSON Lines, JSON, CSV, TSV or Parquet); required
-``validation``   file of validation records; default: 10 % of ``train``, drawn with a fixed seed, is held out
+``validation``   file of validation records; default: hold out 10 % of ``train``, drawn with a fixed seed
 ``test``         file of test records; required
 ``images``       folder that image names are relative to; default: the folder of the file that names them
 ``task``         ``vqa`` (default), ``nlvr2``, ``snli-ve`` or ``vcr``
-``top_answers``  VQA: size of the answer vocabulary, made of the most frequent training answers; default 100
-``answers``      VQA on a model that writes: ``rank``, ``generate`` or ``classes``; default: as ``eval.answers`` says
-``skip_missing`` skip records whose image file is missing, and say how many; default: refuse them
-``pictures``     how images are read, as in the run's own section of this name, whose settings it changes
+``top_answers``  VQA: number of most frequent training answers in the answer vocabulary; default 100
+``answers``      VQA on a model that writes: ``rank``, ``generate`` or ``classes``; default: ``eval.answers``
+``skip_missing`` skip records whose image file is missing, and log how many; default: refuse them
+``pictures``     how images are read; overrides settings of the run's section ``pictures``
 ``description``  one line for reports
 ================ =============================================================================================
 
-or, for a dataset in the files that it was published in, or a folder of Hugging Face ``datasets``:
+or, for a published dataset in its original files, or a folder of Hugging Face ``datasets``:
 
 ================ =============================================================================================
 ``format``       name in :data:`~feddat.data.readers.published.SOURCES`, or ``hf``; required
 ``root``         folder that holds the dataset, or ``owner/name[@revision]`` of a dataset on the Hub; required
-``train``, ...   names of published splits; default: the first, the one between (if any) and the last,
-                 for ``hf`` ``train`` and ``test``
+``train``, ...   names of published splits; default: the first split for training, the last for test, one
+                 between them (if any) for validation; with ``hf``: ``train`` and ``test``
 ``columns``      ``hf``: mapping from our columns to theirs (see :mod:`feddat.data.readers.hf`)
 ``task``         ``hf``: as above
 ================ =============================================================================================
 
 with ``top_answers``, ``answers``, ``skip_missing``, ``pictures`` and ``description`` as above. ``model`` may repeat the
-run's: all clients share one.
+run's model, since all clients share one.
 """
 
 from __future__ import annotations
@@ -63,31 +63,31 @@ FORMATS = {
 }
 _SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 SPLITS = ("train", "validation", "test")
-#: The format of a folder of Hugging Face ``datasets``.
+#: Name of the format of Hugging Face ``datasets``.
 HF = "hf"
 KEYS = (
     *SPLITS, "images", "format", "root", "columns", "task", "top_answers", "answers", "skip_missing", "pictures",
     "description", "model",
 )  # fmt: skip
-#: Share of the training records held out where no validation file is given.
+#: Share of the training records to hold out if there is no validation file.
 HELD_OUT = 0.1
 
 
 @dataclass(frozen=True)
 class _Origin:
-    """Where a split comes from: a name for messages, and what reads it and counts the records it skips."""
+    """Source of a split: a name for messages, and a function that reads it and counts the records it skips."""
 
     place: str
     read: Callable[[Counter[str]], Iterator[Example]]
 
 
 def read_client(name: str, spec: Mapping[str, Any], pictures: PictureSettings | None = None) -> ClientData:
-    """Read one client's data, as ``spec`` describes it (see the module's tables).
+    """Read one client's data according to ``spec`` (see the tables of this module).
 
-    ``pictures`` are the run's settings, which the client's own come before.
+    ``pictures`` are the run's settings; the client's own settings override them.
 
-    Training questions none of whose answers is in the vocabulary are dropped, and the log says how many. Validation and
-    test questions are all kept: one that the vocabulary cannot answer scores 0.
+    A training question is dropped if none of its answers is in the vocabulary, and the log says how many were. All
+    validation and test questions are kept: those that the vocabulary cannot answer score 0.
 
     Raises:
         DataError: a key of ``spec`` or a record cannot be used; names the client or the file and record.
@@ -111,8 +111,8 @@ def read_client(name: str, spec: Mapping[str, Any], pictures: PictureSettings | 
             raise DataError(f"client {name!r}: {origins['train'].place}: no answer has a score above 0")
         if all(score < 1 for example in train for score in example.answers.values()):
             log.warning(
-                "client %s: no training answer has score 1: lists of answers are annotators' votes (0.3 each); "
-                "write one right answer as a text, not as a list",
+                "client %s: no training answer has score 1; a list of answers is read as annotators' votes (0.3 each), "
+                "so write one right answer as a text, not as a list",
                 name,
             )
         kept = tuple(example for example in train if not example.answers.keys().isdisjoint(answers))
@@ -141,25 +141,25 @@ def read_client(name: str, spec: Mapping[str, Any], pictures: PictureSettings | 
 
 
 def top_answers(examples: Iterable[Example], count: int) -> tuple[str, ...]:
-    """Return the ``count`` answers with the largest sum of scores, largest first, ties in alphabetical order."""
+    """Return the ``count`` answers with the largest sums of scores, largest first; ties are in alphabetical order."""
     totals: defaultdict[str, float] = defaultdict(float)
     for example in examples:
         for answer, score in example.answers.items():
             totals[answer] += score
-    # Rounded, so that equal sums added up in different orders tie.
+    # Rounding makes sums equal that were added up in different orders.
     ranked = sorted((-round(total, 6), answer) for answer, total in totals.items() if total > 0)
     return tuple(answer for _, answer in ranked[:count])
 
 
 def known_formats() -> dict[str, str]:
-    """Return what ``format`` may name, each with one line about it."""
+    """Return all names for ``format``, each with a one-line description."""
     published = {name: source.description for name, source in SOURCES.items()}
     published |= {name: description for name, (description, _) in FORMS.items()}
-    return published | {HF: "a folder of Hugging Face datasets: Parquet shards, or as save_to_disk writes it"}
+    return published | {HF: "a folder of Hugging Face datasets: Parquet shards, or written by save_to_disk"}
 
 
 def read_records(path: Path) -> Iterator[Record]:
-    """Yield the records of a file, by the format that its name ends in.
+    """Yield the records of a file; the suffix of its name is its format.
 
     Raises:
         DataError: the file is missing, of an unknown format, or malformed.
@@ -174,7 +174,7 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def _from_files(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, _Origin]]:
-    """Return the task and where each split comes from, of a client with files of records."""
+    """Return the task and the origins of the splits of a client with files of records."""
     task = spec.get("task") or "vqa"
     skip_missing = bool(spec.get("skip_missing"))
 
@@ -187,7 +187,7 @@ def _from_files(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, 
 
 
 def _from_format(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, _Origin]]:
-    """Return the task and where each split comes from, of a client whose data has a format of its own."""
+    """Return the task and the origins of the splits of a client with a published format."""
     root = find_file(Path(spec["root"]))
     skip_missing = bool(spec.get("skip_missing"))
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
@@ -279,11 +279,11 @@ def _check_format(where: str, spec: Mapping[str, Any]) -> None:
 def _refuse(where: str, spec: Mapping[str, Any], keys: Iterable[str], reason: str) -> None:
     for key in keys:
         if spec.get(key) is not None:
-            raise DataError(f"{where}: key {key!r} means nothing {reason}")
+            raise DataError(f"{where}: key {key!r} is not allowed {reason}")
 
 
 def _read_split(name: str, split: str, origin: _Origin, left_out: dict[str, int]) -> tuple[Example, ...]:
-    """Return a split's examples, and put into ``left_out`` why records are not among them."""
+    """Return a split's examples, and record in ``left_out`` why records were left out, and how many."""
     skipped: Counter[str] = Counter()
     examples = tuple(origin.read(skipped))
     blank = skipped.pop(BLANK_VOTES, 0)
@@ -300,7 +300,7 @@ def _read_split(name: str, split: str, origin: _Origin, left_out: dict[str, int]
 
 
 def _hold_out(name: str, train: Sequence[Example]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Split off a seeded tenth of the training records (at least one), both parts in file order."""
+    """Split off a random tenth of the training records (at least one); both parts keep the order of the file."""
     if len(train) < 2:
         raise DataError(f"client {name!r}: one training record cannot be split; give a validation file")
     count = max(1, math.floor(HELD_OUT * len(train)))

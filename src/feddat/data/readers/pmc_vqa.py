@@ -5,10 +5,10 @@ Files as published on the Hub (``xmcmic/PMC-VQA``), the first version or the sec
 
     train.csv, test.csv     Figure_path,Question,Answer,Choice A,Choice B,Choice C,Choice D,Answer_label
                             PMC1064097_F1.jpg,What ...?,CT," A: X-ray"," B: CT",...,B
-    images/PMC1064097_F1.jpg, or images.zip, which need not be unpacked (of the second version images_2.zip)
+    images/PMC1064097_F1.jpg, or images.zip (second version: images_2.zip), which need not be unpacked
 
-In some files the columns ``Answer`` and ``Answer_label`` have changed places: the letter is the one that is a letter.
-A choice loses the letter that it begins with. What is asked is which choice is right, one of four.
+In some files the columns ``Answer`` and ``Answer_label`` are swapped; the reader uses the one that holds a letter. It
+removes the letter at the start of each choice. The task is to pick the right one of four choices.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _MARK = re.compile(r"^\s*[A-D]\s*[:.)]\s*")
 
 
 def files(root: Path, split: str) -> tuple[Path, ...]:
-    """Return the questions file: of the second version where the first is not there."""
+    """Return the questions file: the first version's, or the second version's if only that exists."""
     first = root / f"{split}.csv"
     second = root / f"{split}_2.csv"
     return (second if second.is_file() and not first.is_file() else first,)
 
 
 def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
-    """Yield one record per question, with its four choices and the index of the right one."""
+    """Yield one record per question, with its four choices and the index of the right choice."""
     (path,) = files(root, split)
     pictures = Pictures(root, "images", ("images.zip", "images_2.zip"))
     record = None

@@ -1,7 +1,7 @@
-"""The published datasets by name: which files each expects below its own root folder, and the examples in them.
+"""The published datasets by name: the files that each expects below its root folder, and the examples in them.
 
-The root folder of a dataset is where its archives were unpacked; links serve where two datasets share images. What lies
-below it is documented in the module of each format.
+A dataset's root folder is the one in which its archives were unpacked; use links if two datasets share images. The
+module of each format documents the files below it.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Source(Protocol):
     def splits(self) -> tuple[str, ...]: ...  # noqa: D102
 
     def files(self, root: Path, split: str) -> tuple[Path, ...]:
-        """Return the annotation files that ``split`` is made of, whether they exist or not.
+        """Return the annotation files of ``split``, whether they exist or not.
 
         Raises:
             DataError: there is no such split.
@@ -76,8 +76,8 @@ class Source(Protocol):
             root: the dataset's own folder.
             split: one of ``splits``.
             skip_missing: skip examples whose image file is missing, instead of raising.
-            skipped: filled with why records were skipped, and how many.
-            outside: let records name images outside the dataset's own folders.
+            skipped: reason -> number of records skipped for it; filled in.
+            outside: allow records to name images outside the dataset's own folders.
 
         Raises:
             DataError: a file is missing or malformed, or a record cannot be used; names file and record.
@@ -86,18 +86,18 @@ class Source(Protocol):
 
 
 class Format(Protocol):
-    """What the module of a format offers: which annotation files a split has, and the records in them."""
+    """Interface of a format's module: the annotation files of a split, and the records in them."""
 
     def files(self, root: Path, split: str) -> tuple[Path, ...]: ...  # noqa: D102
 
     def records(self, root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
-        """Yield records in the columns of own data, image names relative to ``root``; count what is left out."""
+        """Yield records with the columns of own data and image names relative to ``root``; count records left out."""
         ...
 
 
 @dataclass(frozen=True)
 class FormatSource:
-    """A :class:`Source` whose records a :class:`Format` reads."""
+    """A :class:`Source` that reads its records with a :class:`Format`."""
 
     name: str
     task: str
@@ -161,12 +161,12 @@ _TABLE: tuple[tuple[str, str, str, str, Format], ...] = (
     ("vcr", "vcr", "VCR, question to answer, on film stills (Zellers et al., CVPR 2019)", "train val", vcr),
 )
 
-#: Forms of data whose splits have any names, each with one line about it, and its reader.
+#: Formats whose splits can have any names: name -> one-line description and reader.
 FORMS: Mapping[str, tuple[str, Format]] = {
     "llava": ("conversations about pictures, SPLIT.json (Liu et al., NeurIPS 2023)", llava),
     "coco-captions": ("captions of pictures, annotations/captions_SPLIT.json (Chen et al., 2015)", coco_captions),
 }
-#: Dataset name -> where its examples come from.
+#: Dataset name -> source of its examples.
 SOURCES: Mapping[str, Source] = {
     name: FormatSource(name, task, description, tuple(splits.split()), layout)
     for name, task, description, splits, layout in _TABLE

@@ -10,15 +10,15 @@ from feddat.data.readers.image_folder import ImageFolder
 from feddat.data.readers.records import Record, to_example
 from feddat.example import Example
 
-#: Task -> what a record would have to say of the right answer, which nobody looks at here.
+#: Task -> placeholder for the right answer, which a record needs but nobody reads here.
 _TOLD: Mapping[str, dict[str, Any]] = {"vqa": {"answers": "unknown"}}
 
 
 def to_question(record: Record, task: str, folder: ImageFolder) -> Example:
-    """Return what a record asks; its images are in ``folder``.
+    """Return the question of a record whose images are in ``folder``.
 
     Raises:
-        DataError: a column is missing or of the wrong type, or an image file does not exist or lies elsewhere.
+        DataError: a column is missing or of the wrong type, or an image file is missing or outside the folder.
     """
     told = _TOLD.get(task, {"label": 0})
     return to_example(dataclasses.replace(record, fields={**record.fields, **told}), task, folder)

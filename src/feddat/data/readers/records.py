@@ -1,4 +1,4 @@
-"""From one record of a file, whatever its format, to an :class:`~feddat.example.Example`."""
+"""Convert a record of a file of any format to an :class:`~feddat.example.Example`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from feddat.text import did_you_mean, normal_text
 
 
 class SkippableError(DataError):
-    """A record says nothing that can be learned or scored: it is left out, and counted.
+    """A record holds nothing to learn or score, so it is left out and counted.
 
     Attributes:
-        reason: as counts are told: ``without an answer``.
+        reason: reason for the count, e.g. ``without an answer``.
     """
 
     def __init__(self, message: str, reason: str) -> None:
@@ -29,7 +29,7 @@ class SkippableError(DataError):
 
 
 class MissingImageError(SkippableError):
-    """A record names no image, or an image file that does not exist; left out only where that is asked for."""
+    """A record names no image, or an image file that does not exist; left out only with ``skip_missing``."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "with a missing image")
@@ -47,9 +47,9 @@ LABELS: dict[str, tuple[str, ...]] = {
     "nlvr2": ("false", "true"),
     "snli-ve": ("entailment", "neutral", "contradiction"),
 }
-#: What stands for a label that was not given, beside nothing at all: SNLI's own, and what datasets on the Hub have.
+#: Values that mean "no label", besides null: SNLI's own, and the one in datasets on the Hub.
 UNLABELLED = ("-", -1)
-#: Under this key, counts of records that were skipped also tell of votes that said nothing.
+#: Key for the number of blank votes, beside the reasons for skipped records.
 BLANK_VOTES = "blank votes"
 _KNOWN = frozenset({"id", *(column for columns in COLUMNS.values() for column in columns)})
 VCR_CHOICES = 4
@@ -61,7 +61,7 @@ class Record:
 
     Attributes:
         path: the file.
-        place: where in it, for messages: ``line 3`` or ``row 3``.
+        place: place in the file, for messages: ``line 3`` or ``row 3``.
         fields: column name -> value.
     """
 
@@ -71,32 +71,32 @@ class Record:
 
     @property
     def where(self) -> str:
-        """Return file and place, as messages begin."""
+        """File and place, for the beginning of a message."""
         return f"{self.path}, {self.place}"
 
     def text(self, column: str) -> str:
-        """Return a text that is not blank, without surrounding space."""
+        """Return the text of a column without surrounding space; it must not be blank."""
         value = self.fields.get(column)
         if not isinstance(value, str) or is_missing(value):
             raise DataError(f"{self.where}: {column}: expected text, got {shown(value)}")
         return normal_text(value).strip()
 
     def whole(self, column: str) -> int:
-        """Return a whole number of at least 0."""
+        """Return the whole number of a column, at least 0."""
         value = self.fields.get(column)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise DataError(f"{self.where}: {column}: expected a whole number, got {shown(value)}")
         return value
 
     def identifier(self, column: str) -> str:
-        """Return a text or a whole number as text."""
+        """Return the text or whole number of a column, as text."""
         value = self.fields.get(column)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise DataError(f"{self.where}: {column}: expected text or a whole number, got {shown(value)}")
         return str(value)
 
     def items(self, column: str) -> list[Any]:
-        """Return a list that is not empty."""
+        """Return the list of a column; it must not be empty."""
         value = self.fields.get(column)
         if not isinstance(value, list) or not value:
             raise DataError(f"{self.where}: {column}: expected a list, got {shown(value)}")
@@ -104,15 +104,15 @@ class Record:
 
 
 def is_column(name: str) -> bool:
-    """Return whether a name is that of a column that readers know."""
+    """Return whether readers know a column of this name."""
     return name in _KNOWN
 
 
 @lru_cache(maxsize=256)
 def canonical_columns(names: tuple[Any, ...]) -> tuple[str, ...]:
-    """Return columns' names with those that readers know as they know them: "Question " is ``question``.
+    """Return the names of columns, with the names that readers know in their usual form: "Question " is ``question``.
 
-    A name that another column has as it is, stays.
+    A name stays as it is if another column already has the usual form.
     """
     given = {str(name) for name in names}
     usual = ((str(name), normal_text(str(name)).strip().lower()) for name in names)
@@ -120,14 +120,14 @@ def canonical_columns(names: tuple[Any, ...]) -> tuple[str, ...]:
 
 
 def to_example(record: Record, task: str, folder: ImageFolder | Path, skipped: Counter[str] | None = None) -> Example:
-    """Return the example of one record, whose images are in ``folder``; of a path, they may not be outside it.
+    """Return the example of one record, whose images are in ``folder``; if that is a path, no image may be outside it.
 
-    What ``answers`` mean is told in :mod:`feddat.data.readers.answers`. Blank votes are counted in ``skipped``.
+    :mod:`feddat.data.readers.answers` explains the forms of ``answers``. Blank votes are counted in ``skipped``.
 
     Raises:
         MissingImageError: there is no image, or its file does not exist.
         SkippableError: there is no question, answer or label.
-        DataError: a column is missing or of the wrong type, or an image lies elsewhere.
+        DataError: a column is missing or of the wrong type, or an image is outside the folder.
     """
     names = canonical_columns(tuple(record.fields))
     fields = dict(zip(names, record.fields.values(), strict=True))
@@ -160,17 +160,17 @@ def to_example(record: Record, task: str, folder: ImageFolder | Path, skipped: C
 def to_examples(
     records: Iterable[Record], task: str, folder: ImageFolder, skip_missing: bool, skipped: Counter[str]
 ) -> Iterator[Example]:
-    """Yield the example of every record that says something.
+    """Yield the example of every usable record.
 
     Args:
         records: the records.
         task: key in :data:`COLUMNS`.
-        folder: where their images are.
+        folder: folder of their images.
         skip_missing: skip records whose image is missing, and count them in ``skipped``, instead of raising.
-        skipped: why records were skipped -> how many; under :data:`BLANK_VOTES`, votes of records that were not.
+        skipped: reason -> number of records skipped for it; :data:`BLANK_VOTES` -> blank votes in the records kept.
 
     Raises:
-        DataError: a record cannot be used, or has the id of another one.
+        DataError: a record cannot be used, or has the same id as another record.
     """
     places: dict[str, str] = {}
     for record in records:
@@ -216,13 +216,13 @@ def _image(record: Record, column: str, folder: ImageFolder) -> Image:
     below = ""
     if isinstance(value, Below):
         below, value = value.folder, value.name
-    if isinstance(value, Mapping):  # as Hugging Face datasets hold images
+    if isinstance(value, Mapping):  # the form of images in Hugging Face datasets
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes) and value:
         return value
     expected = "the name or the bytes of an image"
     if is_missing(value) or value == b"":
-        hint = "; skip_missing: true leaves such records out"
+        hint = "; set skip_missing: true to leave such records out"
         raise MissingImageError(f"{record.where}: {column}: expected {expected}, got {shown(value)}{hint}")
     if not isinstance(value, str):
         raise DataError(f"{record.where}: {column}: expected {expected}, got {shown(value)}")
@@ -242,7 +242,7 @@ def _answers(record: Record, skipped: Counter[str] | None) -> dict[str, float]:
     except ValueError as error:
         raise DataError(f"{record.where}: answers: {error}") from None
     if not scores:
-        raise SkippableError(f"{record.where}: answers: none is given", "without an answer")
+        raise SkippableError(f"{record.where}: answers: expected an answer, got none", "without an answer")
     if blank and skipped is not None:
         skipped[BLANK_VOTES] += blank
     return scores
@@ -263,7 +263,7 @@ def _label(record: Record, task: str) -> int:
     text = as_text(value).lower() if is_single(value) else None
     index = names.index(text) if text in names else as_whole(value)
     if is_missing(value) or text in UNLABELLED or index in UNLABELLED:
-        raise SkippableError(f"{record.where}: label: none is given", "without a label")
+        raise SkippableError(f"{record.where}: label: expected a label, got none", "without a label")
     if index is None or not 0 <= index < classes:
         expected = f"0 to {classes - 1}" + (f" or one of {', '.join(names)}" if names else "")
         raise DataError(f"{record.where}: label: expected {expected}, got {shown(value)}")

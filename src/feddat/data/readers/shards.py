@@ -1,8 +1,8 @@
-"""Which Parquet files of a dataset on the Hub a split is made of.
+"""Find the Parquet files of each split of a dataset on the Hub.
 
-Its card says so (``configs`` with ``data_files``), or its files do, by folder or name: ``data/train-00000-of-00002``,
-``default/train/0000`` (as the Hub itself converts datasets, under ``refs/convert/parquet``), ``train``. See
-huggingface.co/docs/hub, "Data files Configuration".
+The dataset's card names them (``configs`` with ``data_files``). Otherwise folders and names of files tell the split:
+``data/train-00000-of-00002``, ``default/train/0000`` (the Hub's own conversion, under ``refs/convert/parquet``) or
+``train``. See huggingface.co/docs/hub, "Data files Configuration".
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from feddat.hub import Repository
 
-#: What datasets call splits beside their own names.
+#: Split -> its names in datasets.
 ALIASES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "training"),
     "validation": ("validation", "val", "valid", "dev"),
@@ -24,14 +24,14 @@ SUFFIX = ".parquet"
 
 
 def find_shards(repository: Repository, config: str = "") -> dict[str, list[str]]:
-    """Return the Parquet files of every split, in order, of one of a dataset's configurations.
+    """Return the Parquet files of every split of one configuration of a dataset, in order.
 
     Args:
         repository: the dataset.
         config: name of a configuration; empty: ``default``, or the first.
 
     Returns:
-        Split -> paths; empty where there are no Parquet files, or no such configuration.
+        Split -> paths; empty if there are no Parquet files or no such configuration.
     """
     files = sorted(path for path in repository.files if path.endswith(SUFFIX))
     for one in _chosen(repository.configs, config):
@@ -52,7 +52,7 @@ def _chosen(configs: Sequence[Mapping[str, Any]], config: str) -> list[Mapping[s
 
 
 def _by_card(data_files: Any, files: Sequence[str]) -> dict[str, list[str]]:
-    """Return the files that a card's patterns name, by split; one split alone is called train."""
+    """Return the files that match a card's patterns, by split; patterns without a split are for train."""
     if isinstance(data_files, str):
         data_files = [data_files]
     found: dict[str, list[str]] = {}

@@ -9,7 +9,7 @@ Liu et al., "SLAKE: A Semantically-Labeled Knowledge-Enhanced Dataset for Medica
           "content_type": "Modality", "triple": [...], "qid": 11934}]
     imgs/xmlab1/source.jpg, or imgs.zip, which need not be unpacked
 
-Questions in other languages than English are left out.
+Questions in languages other than English are left out.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LANGUAGE = "en"
 
 
 def files(root: Path, split: str) -> tuple[Path, ...]:
-    """Return the questions file; the validation split's has two names."""
+    """Return the questions file; the file of the validation split has one of two names."""
     published = root / "validate.json"
     return (published if split == "validation" and published.is_file() else root / f"{split}.json",)
 

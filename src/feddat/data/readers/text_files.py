@@ -1,7 +1,7 @@
-"""Text files in the encodings that programs write them in: UTF-8, UTF-16 and, of tables, Windows-1252.
+"""Text files in the encodings that programs use: UTF-8, UTF-16 and, for tables, Windows-1252.
 
-Excel saves "CSV" in the code page of its machine and "Unicode text" as UTF-16, and PowerShell redirects into UTF-16.
-What is not plain UTF-8 is announced once, so that a wrong guess shows.
+Excel saves "CSV" in the code page of its machine and "Unicode text" as UTF-16; PowerShell redirects output as UTF-16.
+The log names every encoding other than plain UTF-8 once, so that a wrong guess is visible.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from feddat.example import DataError
 
 log = logging.getLogger(__name__)
 
-#: Characters of one line, and bytes looked at together: what is longer is no record.
+#: Maximum length of a line in characters (no record is longer), and number of bytes to read at a time.
 LONGEST_LINE, CHUNK = 64 * 2**20, 2**20
-#: Byte order mark -> encoding; the longer ones first, which begin like shorter ones.
+#: Byte order mark -> encoding; longer marks first, since they begin with shorter ones.
 _MARKS = {
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
@@ -28,20 +28,21 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-#: What no text in a single-byte encoding holds: control characters but tab, line ends and form feed.
+#: Bytes that never occur in text of a single-byte encoding: control characters except tab, line ends and form feed.
 _NO_TEXT = re.compile(rb"[\x00-\x08\x0b\x0e-\x1f]")
 _LEGACY = "cp1252"
 
 
 def text_encoding(path: Path, guess: bool = False) -> str:
-    """Return the encoding of a text file, as Python names it; one that is not UTF-8 is announced.
+    """Return Python's name for the encoding of a text file, and log it unless it is UTF-8.
 
     Args:
         path: the file.
-        guess: take a file in no Unicode encoding for Windows-1252, as Excel writes "CSV" in western countries.
+        guess: read a file without a Unicode encoding as Windows-1252, the encoding of Excel's "CSV" in western
+            countries.
 
     Raises:
-        DataError: it is no text, or in no Unicode encoding and ``guess`` is false; says in which line.
+        DataError: the file is not text, or has no Unicode encoding and ``guess`` is false; names the line.
     """
     with path.open("rb") as file:
         start = file.read(4096)
@@ -49,7 +50,7 @@ def text_encoding(path: Path, guess: bool = False) -> str:
         for mark, name in _MARKS.items():
             if start.startswith(mark):
                 return _told(path, name)
-    # Text in UTF-16 without its mark: every other byte of Latin letters, digits and marks is zero.
+    # In UTF-16 without its mark, every other byte of Latin letters, digits and punctuation is zero.
     for first, name in ((1, "utf-16-le"), (0, "utf-16-be")):
         zeros, others = start[first::2].count(0), start[1 - first :: 2].count(0)
         if len(start) >= 4 and others == 0 and 2 * zeros > len(start[first::2]):
@@ -89,7 +90,7 @@ def read_lines(file: TextIO, path: Path) -> Iterator[str]:
 
 @lru_cache(maxsize=1024)
 def announce(level: int, message: str) -> None:
-    """Say how a file is read, once in a process."""
+    """Log how a file is read, once per process."""
     log.log(level, "%s", message)
 
 
@@ -100,7 +101,7 @@ def _told(path: Path, encoding: str) -> str:
 
 
 def _first_bad_line(path: Path) -> tuple[int | None, str]:
-    """Return the first line that is not UTF-8 text, counted from 1, and why; ``None`` where all are."""
+    """Return the number (from 1) of the first line that is not UTF-8 text, and why; ``None`` if all lines are."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     line = 1
     with path.open("rb") as file:
@@ -111,7 +112,7 @@ def _first_bad_line(path: Path) -> tuple[int | None, str]:
             try:
                 decoder.decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
-                # What was left over from the chunk before stands in front, and has no line end.
+                # The decoder puts leftover bytes of the previous chunk in front; they contain no line end.
                 return line + error.object.count(b"\n", 0, error.start), error.reason
             if not chunk:
                 return None, ""
@@ -119,7 +120,7 @@ def _first_bad_line(path: Path) -> tuple[int | None, str]:
 
 
 def _legacy_sample(path: Path) -> str:
-    """Return the first word of a file that is not ASCII, in Windows-1252; empty where the file is not in that."""
+    """Return the first non-ASCII word of a file in Windows-1252; empty if the file has another encoding."""
     found = ""
     with path.open("rb") as file:
         for raw in iter(lambda: file.read(CHUNK), b""):

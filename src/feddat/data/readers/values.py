@@ -1,4 +1,4 @@
-"""What one cell or JSON value says as text, and how messages show one that says nothing usable."""
+"""Convert one cell or JSON value to text, and show unusable values in messages."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _SHORT.maxstring = _SHORT.maxother = 80
 
 
 def is_missing(value: Any) -> bool:
-    """Return whether a value stands for nothing: null, not-a-number (as data frames write it) or blank text."""
+    """Return whether a value means "missing": null, not-a-number (as data frames write it) or blank text."""
     if isinstance(value, str):
         return not normal_text(value).strip()
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def is_single(value: Any) -> bool:
-    """Return whether a value is text, a number, a truth value or a date: what a cell of a table can hold."""
+    """Return whether a value fits in a cell of a table: text, a number, a truth value or a date."""
     return isinstance(value, str | int | float | decimal.Decimal | datetime.date | datetime.time)
 
 
 def as_text(value: Any) -> str:
-    """Return a single value as people write it, without surrounding space: 3 for 3.0, true for a truth value."""
+    """Return a single value as people write it, without surrounding space: 3 for 3.0, true for ``True``."""
     if isinstance(value, bool):
         return str(value).lower()
     whole = as_whole(value)
@@ -38,7 +38,7 @@ def as_text(value: Any) -> str:
 
 
 def as_whole(value: Any) -> int | None:
-    """Return a whole number, also where a data frame has made 3.0 of it or a table its text; else ``None``."""
+    """Return a whole number, even if a data frame turned it into 3.0 or a table into text; otherwise ``None``."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -55,11 +55,11 @@ def as_whole(value: Any) -> int | None:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Return names as messages list them, however many or long they are."""
+    """Return names separated by commas, cut off after 300 characters."""
     text = normal_text(", ".join(map(str, names)))
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
 def shown(value: Any) -> str:
-    """Return the start of a value as messages show it, however deep or long it is."""
+    """Return the start of a value for messages; it stays short however deep or long the value is."""
     return _SHORT.repr(value)

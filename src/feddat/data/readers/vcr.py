@@ -8,9 +8,9 @@ documented on visualcommonsense.com/download, annotations and images unpacked si
                        "answer_label": 1, ...}
     vcr1images/lsmdc_3015/a@0.jpg
 
-A list of numbers refers to detected objects, whose kinds ``objects`` names (as the metadata file of the image does,
-next to their boxes). It is written out as "person 1 and car 3", counting from 1 as the annotators saw the objects
-numbered. The images are read as they are: no boxes are drawn into them.
+A list of numbers refers to detected objects; ``objects`` names their kinds, as the image's metadata file does beside
+their boxes. The reader writes it out as "person 1 and car 3", counting from 1 like the numbers that the annotators saw.
+The images are read as they are, without boxes drawn into them.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ def records(root: Path, split: str, skipped: Counter[str]) -> Iterator[Record]:
 
 
 def words(record: Record, name: str, tokens: Any, objects: Sequence[Any]) -> str:
-    """Return tokens as text, with references to objects written out: ``[0, 2]`` as "person 1 and car 3".
+    """Return tokens as text, with references to objects written out: ``[0, 2]`` becomes "person 1 and car 3".
 
     Raises:
-        DataError: a token is neither a word nor a list of numbers, or there is no such object.
+        DataError: a token is neither a word nor a list of numbers, or refers to no object.
     """
     if not isinstance(tokens, list) or not tokens:
         raise DataError(f"{record.where}: {name}: expected a list of words, got {tokens!r}")

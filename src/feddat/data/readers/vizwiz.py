@@ -7,8 +7,8 @@ Format as documented on vizwiz.org/tasks-and-datasets/vqa, archives unpacked sid
                                 "answerable": 0, "answers": [{"answer": ..., "answer_confidence": "maybe"}]}]
     train/VizWiz_train_00000000.jpg
 
-As in the published evaluation, "unanswerable" and "unsuitable" are answers like any other, and how sure an annotator
-was does not count. There is one question per image, so its name without suffix is the example's id.
+As in the published evaluation, "unanswerable" and "unsuitable" are ordinary answers, and the annotators' confidence
+does not count. There is one question per image, so the image's name without suffix is the example's id.
 """
 
 from __future__ import annotations

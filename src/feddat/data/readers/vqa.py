@@ -7,7 +7,7 @@ Matter", CVPR 2017 (arXiv 1612.00837). Formats as documented on visualqa.org/dow
     v2_mscoco_train2014_annotations.json            {"annotations": [{"question_id": 9000, "answers": [{"answer": ...
     train2014/COCO_train2014_000000000009.jpg
 
-and for Abstract Scenes, whose image archives hold no folder and are unpacked into one of their own name::
+and for Abstract Scenes, whose image archives contain no folder; unpack each into a folder of the archive's name::
 
     OpenEnded_abstract_v002_train2015_questions.json
     abstract_v002_train2015_annotations.json
@@ -67,10 +67,9 @@ ABSTRACT = Layout(
 
 
 def joined(questions: Path, annotations: Path) -> Iterator[tuple[Record, Record]]:
-    """Yield each question beside the annotation of the same ``question_id``.
+    """Yield each question with the annotation of the same ``question_id``.
 
-    Both files are read side by side, for the published ones are in the same order; whatever is out of step waits in
-    memory.
+    The published files are in the same order, so both are read side by side; records out of step wait in memory.
 
     Raises:
         DataError: a question has no annotation, or an annotation no question.

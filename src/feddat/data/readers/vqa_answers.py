@@ -1,8 +1,7 @@
-"""Annotators' answers as the VQA evaluation compares them: marks, articles, number words and contractions made alike.
+"""Normalise annotators' answers as the VQA evaluation does: punctuation, articles, number words and contractions.
 
-The rules are those of the evaluation published with Antol et al., "VQA: Visual Question Answering", ICCV 2015
-(arXiv 1505.00468; visualqa.org/evaluation). They are applied to every answer, so that a vocabulary counts "The dog."
-and "dog" as one.
+The rules come from the evaluation of Antol et al., "VQA: Visual Question Answering", ICCV 2015 (arXiv 1505.00468;
+visualqa.org/evaluation). They apply to every answer, so that a vocabulary counts "The dog." and "dog" as one answer.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ ARTICLES = frozenset({"a", "an", "the"})
 NUMBERS = {word: str(number) for number, word in enumerate(
     "zero one two three four five six seven eight nine ten".split()
 )} | {"none": "0"}  # fmt: skip
-#: Written with one of its apostrophes left out, each of these gets it back. Entries of the published table that never
-#: match (in upper case) or are misprints (one takes an apostrophe away) are left out.
+#: A word that equals one of these without one of its apostrophes gets the apostrophe back. Two kinds of entries of the
+#: published table are left out: those that never match (upper case), and misprints (one removes an apostrophe).
 CONTRACTIONS = """
     'ow's'at 'twas ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
     he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've
@@ -45,12 +44,12 @@ _PERIOD = re.compile(r"\.(?!\d)")
 
 @lru_cache(maxsize=1 << 16)
 def normalise_answer(answer: str) -> str:
-    """Return an answer as the evaluation compares it; empty if nothing but marks and articles was given.
+    """Return the normal form of an answer; empty if the answer consists of punctuation and articles only.
 
-    A mark that stands beside a space somewhere in the answer is dropped from all of it, and so are all marks of an
-    answer with a comma between two digits; any other mark becomes a space. A period is dropped unless a digit follows.
-    Words are in lower case, number words up to ten become digits, articles are dropped, and contractions get their
-    apostrophe. Before all this the answer is put in its one Unicode form (:func:`feddat.text.normal_answer`).
+    First, :func:`feddat.text.normal_answer` brings the answer into its Unicode normal form. A punctuation mark that is
+    next to a space anywhere in the answer is dropped everywhere in it; other marks become spaces. In an answer with a
+    comma between two digits, all marks are dropped. A period is dropped unless a digit follows. Words become lower
+    case, number words up to ten become digits, articles are dropped, and contractions get their apostrophe.
     """
     text = normal_answer(answer)
     comma_in_number = _COMMA_IN_NUMBER.search(text) is not None
@@ -63,12 +62,13 @@ def normalise_answer(answer: str) -> str:
 
 
 def votes(record: Record) -> list[str | None]:
-    """Return the annotators' answers of a record, normalised: ``answers`` lists texts, or objects with an ``answer``.
+    """Return the normalised answers of a record's annotators.
 
-    An answer that is an article alone (the letter A) stays as it is. One that is null or blank is ``None``.
+    ``answers`` is a list of texts, or of objects with an ``answer``. An answer that is only an article (the letter A)
+    stays as it is. A null or blank answer becomes ``None``.
 
     Raises:
-        DataError: ``answers`` is no such list.
+        DataError: ``answers`` is not such a list.
     """
     given = record.items("answers")
     return [_vote(record, f"answer {number} of {len(given)}", item) for number, item in enumerate(given, 1)]

@@ -9,9 +9,9 @@ Lau et al., "A dataset of clinically generated visual questions and answers abou
           "answer_type": "CLOSED", ...}]
     VQA_RAD Image Folder/synpic54610.jpg
 
-The test questions are those whose ``phrase_type`` begins with ``test`` (``test_freeform``, ``test_para``), as in the
-publication. Some answers are numbers. ``flaviagiammarino/vqa-rad`` on the Hub is the same without duplicates, and
-without the kinds of questions.
+As in the publication, test questions have a ``phrase_type`` that begins with ``test`` (``test_freeform``,
+``test_para``). Some answers are numbers. ``flaviagiammarino/vqa-rad`` on the Hub is the same dataset without duplicates
+and without the kinds of questions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FILE, FOLDER = "VQA_RAD Dataset Public.json", "VQA_RAD Image Folder"
 
 
 def files(root: Path, split: str) -> tuple[Path, ...]:
-    """Return the one file, which has both splits."""
+    """Return the one file, which holds both splits."""
     return (root / FILE,)
 
 
