@@ -166,7 +166,7 @@ def test_a_client_that_lost_its_disk_is_shown_everything_again(tmp_path):
     [
         ("train", {}, "its part in the sum is not bytes"),
         ("train", {"bytes": b"x"}, "an offer of 1 bytes"),
-        ("train", {"bytes": bytes(80)}, "a public key is none"),
+        ("train", {"bytes": bytes(80)}, "a public key is invalid"),
         ("query.share", {"bytes": b"x"}, "1 bytes of sealed shares"),
         ("query.agree", {"bytes": b"x"}, "1 bytes of tags"),
         ("query.reveal", {"bytes": b"x"}, "1 bytes of shares"),

@@ -1,10 +1,10 @@
-"""The strategy of a run with secure aggregation: the sum of a round's updates comes of five exchanges of messages.
+"""The strategy of a run with secure aggregation: five exchanges of messages give the sum of a round's updates.
 
-Whoever drops out before its keys have come, or before its shares, has never been in the sum; whoever drops out before
-its masked update has come is taken out of it again; whoever drops out later is in it. As long as more than the
-threshold stay to the end, the sum is exact. With fewer nothing is opened: before the last exchange the round begins
-again or the run stops, to be resumed; in it the global adapter stays as it was, and the next round begins. No update of
-one client is ever here, so nothing compares updates, and nothing weighs them.
+A client that drops out before its keys or its shares have come was never in the sum. One that drops out before its
+masked update has come is taken out of it. One that drops out later is in it. The sum is exact as long as more clients
+than the threshold stay to the end. With fewer, nothing is opened: before the last exchange the round begins again, or
+the run stops and can be resumed; in the last exchange the global adapter stays as it was, and the next round begins.
+The server never has one client's update, so it neither compares updates nor weights them.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ class SecureStrategy(AdapterStrategy):
     """Aggregate by secure sums.
 
     Args:
-        sums: the run's rules of them.
-        settings: as of :class:`AdapterStrategy`; its rule is a :class:`MeanRule`.
+        sums: the rules of the run's sums.
+        settings: those of :class:`AdapterStrategy`; the rule is a :class:`MeanRule`.
     """
 
     def __init__(self, *, sums: Rules, **settings: Any) -> None:
         super().__init__(**settings)
         self.sums = sums
-        #: Client -> key of the run and credential, of all that ever offered one; and those that each was shown.
+        #: Client -> its key of the run and credential; client -> those that it was shown.
         self._known: dict[str, bytes] = {}
         self._shown: dict[str, dict[str, bytes]] = {}
-        #: Client -> round whose sum it has spoiled.
+        #: Client -> round whose sum it spoiled.
         self._spoiled: dict[str, int] = {}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the new global adapter and the mean losses of those who are in it.
+        """Return the new global adapter, and the mean losses of the clients in it.
 
         Raises:
             FederationError: too few clients could do their part, and nothing of the sum was opened.
@@ -132,7 +132,7 @@ class SecureStrategy(AdapterStrategy):
         self._check_enough(round, "share", attempt.sharers, attempt)
 
     def _fresh(self, name: str, names: Sequence[str]) -> dict[str, bytes]:
-        """Return the others' keys of the run that a client was not shown yet."""
+        """Return the other clients' keys of the run that a client has not been shown yet."""
         shown = self._shown.get(name, {})
         return {
             other: self._known[other] for other in names if other != name and shown.get(other) != self._known[other]
@@ -180,7 +180,7 @@ class SecureStrategy(AdapterStrategy):
         values: Callable[[str], Mapping[str, Any]],
         take: Callable[[str, Message], None],
     ) -> None:
-        """Send some clients a step's message, and take their answers in the order of names."""
+        """Send a step's message to some clients, and take their answers in the order of names."""
         run = self.roster.run
         nodes = {node: member.name for node, member in self.roster.members.items() if member.name in names}
         self._asked = [node for node in nodes if node not in self.gone]
@@ -214,7 +214,7 @@ class SecureStrategy(AdapterStrategy):
             )
 
     def _moved(self, total: NDArray[np.int64], terms: Terms, clients: int) -> dict[str, NDArray[np.float32]]:
-        """Return the adapter that was sent out, moved by the mean of the updates."""
+        """Return the adapter that was sent, plus the mean of the updates."""
         mean = fixed_point.mean(total, terms.step, clients)
         moved = (flat(self._sent).astype(np.float64) + mean).astype(np.float32)
         found: dict[str, NDArray[np.float32]] = {}
@@ -240,12 +240,12 @@ def sum_rules(config: RunConfig) -> Rules:
 
 
 def uses_sums(config: RunConfig, algorithm: Algorithm) -> bool:
-    """Tell whether a run's updates travel as shares of secure sums; of a method that sends none, nothing does."""
+    """Return whether a run's updates travel in secure sums; a method without updates has none to sum."""
     return config.secure_aggregation.enabled and algorithm.communicates
 
 
 def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = None, size: int | None = None) -> None:
-    """Refuse what needs single updates, or cannot be summed, with secure aggregation.
+    """Refuse settings that need single updates, or updates that cannot be summed, with secure aggregation.
 
     Args:
         config: the run.
@@ -260,19 +260,21 @@ def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = 
     if not uses_sums(config, algorithm):
         return
     if server.rule != "mean":
-        raise ConfigError(f"{_KEY}: server.rule {server.rule} needs every client's own update; only mean goes with it")
+        raise ConfigError(f"{_KEY}: server.rule {server.rule} needs every client's own update; use mean")
     if server.weighting != "equal":
-        raise ConfigError(f"{_KEY}: server.weighting {server.weighting} weighs updates, and a sum has none; use equal")
+        raise ConfigError(f"{_KEY}: server.weighting {server.weighting} needs single updates; use equal")
     if server.max_outlier != ServerConfig.model_fields["max_outlier"].default:
-        raise ConfigError(f"{_KEY}: server.max_outlier compares clients' updates, which the server does not see")
+        raise ConfigError(
+            f"{_KEY}: server.max_outlier compares single updates, which the server does not see; leave it out"
+        )
     if needs_each(algorithm.server):
-        raise ConfigError(f"{_KEY}: method {algorithm.name} needs more of each client than its part in a sum")
+        raise ConfigError(f"{_KEY}: method {algorithm.name} needs more from each client than its part in a sum")
     if replies is None:
         return
     if replies < secure.min_clients:
         raise ConfigError(
-            f"{_KEY}: {replies} clients train in a round, expected at least {secure.min_clients}: a sum of fewer tells "
-            "too much of each"
+            f"{_KEY}: {replies} clients train in a round, expected at least {secure.min_clients}; the sum of fewer "
+            "reveals too much about each"
         )
     if config.privacy.of_clients:
         if size is not None:

@@ -126,7 +126,7 @@ class PolicyConfig(Section):
     privacy: Level = Field(
         "none",
         description="weakest privacy that a run may have. none: no privacy required; central: of whole clients, with "
-        "noise of the server; client: of whole clients, with noise in shares; shared, all: of records, by privacy.scope",
+        "noise from the server; client: of whole clients, with noise in shares; shared, all: privacy.scope of records",
     )
     epsilon: float = Field(8.0, gt=0, description="largest privacy.epsilon of a run, where privacy is required")
     delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, where privacy is required")

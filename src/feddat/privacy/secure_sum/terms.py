@@ -16,18 +16,19 @@ from feddat.privacy.secure_sum.shares_of_noise import NoisePlan, plan_noise
 
 #: A sum of fewer is never made: of two, each client would know the other's update.
 LEAST_SUM = 3
-#: Bytes of a commitment.
+#: Bytes of a commitment, and its place in an offer that its holder has not been told of: clients need none.
 COMMITMENT_BYTES = 16
+NO_COMMITMENT = bytes(COMMITMENT_BYTES)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a client gives away to begin with; all of it public.
+    """What a client begins an attempt with. All of it is public.
 
     Attributes:
-        channel: key of its channels to the others, the same through a run.
-        mask: key of this attempt's masks.
-        commitment: to the seed of its own mask.
+        channel: public key of its channels to the other clients, the same for a whole run.
+        mask: public key of its masks in this attempt.
+        commitment: to the seed of its own mask. The server alone checks it, so clients are not told of the others'.
     """
 
     channel: bytes
@@ -38,7 +39,7 @@ class Offer:
         """Check the lengths.
 
         Raises:
-            SumError: one is wrong.
+            SumError: a length is wrong.
         """
         found = (len(self.channel), len(self.mask), len(self.commitment))
         if found != (KEY_BYTES, KEY_BYTES, COMMITMENT_BYTES):
@@ -92,13 +93,13 @@ def plan_of(rules: Rules, clients: int, size: int) -> NoisePlan | None:
 
 @dataclass(frozen=True)
 class Terms:
-    """One attempt at one round's sum.
+    """The terms of one attempt at one round's sum.
 
     Attributes:
-        run, round: that it is of.
+        run, round: which the sum belongs to.
         size: numbers of an update.
-        rules: of the run.
-        names: of the clients in it, sorted.
+        rules: of the run's sums.
+        names: of the clients in the attempt, sorted.
         offers: theirs, in this order.
     """
 
@@ -110,10 +111,10 @@ class Terms:
     offers: tuple[Offer, ...]
 
     def __post_init__(self) -> None:
-        """Check what no honest server would ask for.
+        """Refuse terms that no honest server would set.
 
         Raises:
-            SumError: there are too few clients, or too many for the ring, or names or keys are there twice.
+            SumError: there are too few clients, or too many for the ring, or a name or key occurs twice.
         """
         if list(self.names) != sorted(set(self.names)) or len(self.offers) != len(self.names):
             raise SumError("the clients' names are not sorted, each once, with an offer each")
@@ -129,17 +130,17 @@ class Terms:
 
     @property
     def clients(self) -> int:
-        """How many clients are in it."""
+        """Number of clients in the attempt."""
         return len(self.names)
 
     @property
     def threshold(self) -> int:
-        """How many must stay to the end, and how many shares give a secret: more than half in any case."""
+        """How many clients must stay to the end, and how many shares give a secret."""
         return threshold(self.rules, self.clients)
 
     @property
     def enough(self) -> int:
-        """How many a sum must be of."""
+        """Smallest number of clients whose sum is opened."""
         return enough(self.rules, self.clients)
 
     @cached_property
@@ -164,19 +165,16 @@ class Terms:
 
     @cached_property
     def transcript(self) -> bytes:
-        """32 bytes that differ wherever anything in the terms does."""
-        offers = [
-            [name, *(value.hex() for value in asdict(o).values())]
-            for name, o in zip(self.names, self.offers, strict=True)
-        ]
+        """32 bytes that differ if anything differs that clients must agree on: everything but the commitments."""
+        offers = [[name, o.channel.hex(), o.mask.hex()] for name, o in zip(self.names, self.offers, strict=True)]
         said = {"run": self.run, "round": self.round, "size": self.size, "rules": asdict(self.rules), "offers": offers}
         return sha256(b"feddat secure sum terms\0" + json.dumps(said, sort_keys=True).encode()).digest()
 
     def place(self, name: str) -> int:
-        """Return a client's place among the names.
+        """Return the index of a client among the names.
 
         Raises:
-            SumError: it is not in the sum.
+            SumError: the client is not in the sum.
         """
         try:
             return self.names.index(name)
@@ -188,7 +186,7 @@ class Terms:
         return self.offers[self.place(name)]
 
     def bitmap(self, names: Collection[str]) -> bytes:
-        """Return some of the clients as a bit each, the first name's lowest."""
+        """Return a set of clients as one bit per name; the first name has the lowest bit."""
         wanted = set(names)
         number = sum(1 << place for place, name in enumerate(self.names) if name in wanted)
         return number.to_bytes((self.clients + 7) // 8, "little")
@@ -197,7 +195,7 @@ class Terms:
         """Return the clients of a bitmap.
 
         Raises:
-            SumError: it is none.
+            SumError: the bytes are no bitmap of these clients.
         """
         number = int.from_bytes(bitmap, "little")
         if len(bitmap) != (self.clients + 7) // 8 or number >> self.clients:
@@ -205,11 +203,11 @@ class Terms:
         return tuple(name for place, name in enumerate(self.names) if number >> place & 1)
 
     def agreed(self, survivors: Sequence[str]) -> bytes:
-        """Return what clients tell each other that they have seen: the terms, and who is in the sum."""
+        """Return what clients confirm to each other: the terms, and who is in the sum."""
         return b"survivors\0" + self.transcript + self.bitmap(survivors)
 
     def to_json(self) -> dict[str, object]:
-        """Return the terms as JSON holds them."""
+        """Return the terms as values that JSON can hold."""
         return {
             "run": self.run,
             "round": self.round,
@@ -221,7 +219,7 @@ class Terms:
 
     @classmethod
     def from_json(cls, found: dict[str, object]) -> Terms:
-        """Return the terms of :meth:`to_json`."""
+        """Return the terms that :meth:`to_json` was called on."""
         offers = tuple(Offer(*map(bytes.fromhex, offer)) for offer in found["offers"])  # type: ignore[attr-defined]
         return cls(
             run=str(found["run"]),
