@@ -117,6 +117,21 @@ def test_the_sum_is_that_of_updates_and_noise_to_the_last_bit(gone):
     assert np.abs(mean - np.mean(clipped, axis=0)).max() < 5 * spread + attempt.terms.step
 
 
+@pytest.mark.parametrize(("variance", "count"), [(0.35, 2), (0.5, 3), (1.0, 2), (1.0, 4)])
+def test_a_sum_of_discrete_gaussians_is_as_close_to_one_as_is_said(variance, count):
+    """Lemma 8 of docs/privacy.md, in numbers, where the difference can be seen: far below the variance that is used."""
+    values = np.arange(-200, 201)
+    one = np.exp(-(values**2) / (2 * variance))
+    total = one = one / one.sum()
+    for _ in range(count - 1):
+        total = np.convolve(total, one)
+    middle, shown = len(total) // 2, np.arange(-12, 13)
+    wide = np.exp(-(np.arange(-2000, 2001) ** 2) / (2 * count * variance)).sum()
+    ideal = np.exp(-(shown**2) / (2 * count * variance)) / wide
+    bound = 5 * sum(math.exp(-2 * math.pi**2 * variance * k / (k + 1)) for k in range(1, count))
+    assert np.abs(np.log(total[middle - 12 : middle + 13] / ideal)).max() <= bound
+
+
 def test_noise_comes_from_the_system_where_no_source_is_given():
     updates = {f"c{at}": np.zeros(50, np.float32) for at in range(3)}
     assert Attempt(updates, RULES).run_all().tolist() != Attempt(updates, RULES).run_all().tolist()
