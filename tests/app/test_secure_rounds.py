@@ -139,7 +139,7 @@ def test_nothing_but_what_the_protocol_says_leaves_a_client(tmp_path):
 
 def test_certificates_and_keys_of_the_run_travel_once(tmp_path):
     grid, _, _ = secure_federate(clients(4), ServerState(shared()), tmp_path, rounds=3)
-    fresh = [len(m.content["sum"]["fresh"]) for m in grid.down if m.metadata.message_type == "query.share"]
+    fresh = [len(m.content["sum"].get("fresh", [])) for m in grid.down if m.metadata.message_type == "query.share"]
     assert fresh == [3] * 4 + [0] * 8
 
 

@@ -57,23 +57,25 @@ def step_content(run: str, round: int, **values: bytes | str | list[str] | list[
 
 
 def share_values(
-    names: Sequence[str], offers: Sequence[Offer], fresh: Mapping[str, bytes]
+    client: str, names: Sequence[str], offers: Sequence[Offer], fresh: Mapping[str, bytes]
 ) -> dict[str, bytes | str | list[str] | list[bytes]]:
     """Return the content of ``share``.
 
-    Commitments are left out: only the server checks secrets against them.
+    It leaves out commitments, because only the server checks secrets against them, and the receiver's own key.
 
     Args:
+        client: the receiver.
         names: of all clients in the attempt, sorted.
         offers: theirs, in this order.
         fresh: name -> key of the run and credential, of clients that the receiver has not been shown yet.
     """
-    return {
+    values: dict[str, bytes | str | list[str] | list[bytes]] = {
         "names": _BETWEEN.join(names),
-        "masks": b"".join(offer.mask for offer in offers),
-        "fresh.names": list(fresh),
-        "fresh": list(fresh.values()),
+        "masks": b"".join(offer.mask for name, offer in zip(names, offers, strict=True) if name != client),
     }
+    if fresh:
+        values |= {"fresh.names": list(fresh), "fresh": list(fresh.values())}
+    return values
 
 
 @phase("messages")
@@ -88,7 +90,7 @@ def answer_step(member: SecureMember, message: Message, step: str) -> Message:
         raise SumError(f"round is {round!r}, expected a whole number")
     found = _Values(message, step)
     if step == "share":
-        fresh = dict(zip(found.texts("fresh.names"), found.list("fresh"), strict=False))
+        fresh = dict(zip(found.texts("fresh.names"), found.list("fresh"), strict=False)) if found.has("fresh") else {}
         names = found.text("names").split(_BETWEEN)
         return _answer(message, member.share(run, round, names, found.bytes("masks"), fresh))
     if step == "mask":
@@ -114,6 +116,9 @@ class _Values:
 
     def bytes(self, key: str) -> bytes:
         return cast(bytes, self._of(key, bytes))
+
+    def has(self, key: str) -> bool:
+        return key in self._values
 
     def text(self, key: str) -> str:
         return cast(str, self._of(key, str))

@@ -118,7 +118,7 @@ class SecureStrategy(AdapterStrategy):
         fresh = {name: self._fresh(name, terms.names) for name in terms.names}
 
         def values(name: str) -> dict[str, Any]:
-            return secure_messages.share_values(terms.names, terms.offers, fresh[name])
+            return secure_messages.share_values(name, terms.names, terms.offers, fresh[name])
 
         def take(name: str, message: Message) -> None:
             try:

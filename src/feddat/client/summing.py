@@ -96,23 +96,23 @@ class SecureMember:
         Args:
             run, round: of the attempt.
             names: of all clients in it, sorted.
-            masks: keys of their masks, in this order.
+            masks: keys of the other clients' masks, in this order.
             fresh: name -> key of the run and credential, of clients that this one may not have been shown yet.
 
         Raises:
             SumError: a client is not who the server says, or the terms are not acceptable.
         """
-        count = len(names)
-        if len(masks) != count * KEY_BYTES:
-            raise SumError(f"{len(masks)} bytes of keys, expected {count * KEY_BYTES} for {count} clients")
+        others = [name for name in names if name != self.store.client]
+        if len(masks) != len(others) * KEY_BYTES:
+            raise SumError(f"{len(masks)} bytes of keys, expected {len(others) * KEY_BYTES} for {len(others)} others")
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
             channels = self._shown(run, fresh) | {self.store.client: public_bytes(channel)}
             if unknown := [name for name in names if name not in channels]:
                 raise SumError(f"no key of this run is known of {', '.join(unknown[:5])}")
-            offers = tuple(
-                Offer(channels[name], _part(masks, KEY_BYTES, at), NO_COMMITMENT) for at, name in enumerate(names)
-            )
+            keys = {name: masks[KEY_BYTES * at : KEY_BYTES * (at + 1)] for at, name in enumerate(others)}
+            keys[self.store.client] = state.offer(channel).mask
+            offers = tuple(Offer(channels[name], keys[name], NO_COMMITMENT) for name in names)
             size = self._update().size
             return state.share(Terms(run, round, size, self.rules, tuple(names), offers), channel)
 
@@ -276,10 +276,6 @@ def flat(values: Mapping[str, Tensor]) -> NDArray[np.float32]:
     """Return tensors as one vector, float32 (N,), in the order of their keys: the same on both sides."""
     parts = [values[key].reshape(-1).numpy() for key in sorted(values)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _part(content: bytes, size: int, place: int) -> bytes:
-    return content[size * place : size * (place + 1)]
 
 
 def _digest(names: Sequence[str]) -> str:
