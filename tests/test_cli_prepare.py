@@ -58,7 +58,7 @@ def test_killed_gone_on_with_and_run(world: Path, tmp_path: Path, capsys: pytest
     assert len(before) >= 3
 
     assert call("run", f"benchmark={to}", f"runs_dir={tmp_path / 'runs'}") == 2
-    assert "not a folder that `feddat data prepare` has finished" in capsys.readouterr().err
+    assert "`feddat data prepare` has not finished this folder" in capsys.readouterr().err
     assert call(*arguments(world, to)) == 0
     said = capsys.readouterr().out
     assert "aqua: reading questions" in said

@@ -1,4 +1,4 @@
-"""Looks at the finished site: every link leads somewhere in it, and no page loads anything from elsewhere."""
+"""Check the finished site: every link must lead to a page or anchor, and no page may load anything from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from urllib.parse import unquote, urlsplit
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 
-#: Attributes that make a browser load something, by element; of ``link`` all but those that only name an address.
+#: Element -> attribute that makes a browser load something. Some kinds of ``link`` only name an address.
 LOADS = {"script": "src", "img": "src", "source": "src", "iframe": "src", "link": "href"}
 NAMES_ONLY = {"canonical", "alternate", "prev", "next", "license"}
 
 
 class PageParts(HTMLParser):
-    """What a page links to, what it loads, and which anchors it has."""
+    """The links, loaded resources and anchors of a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class PageParts(HTMLParser):
         self.anchors: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Take note of one element."""
+        """Record one element."""
         found = {name: value or "" for name, value in attrs}
         self.anchors |= {found[name] for name in ("id", "name") if name in found}
         if tag == "a" and "href" in found:
@@ -36,14 +36,14 @@ class PageParts(HTMLParser):
 
 
 def faults(site: Path) -> Iterator[str]:
-    """Yield one line about every dead link, dead anchor and thing loaded from elsewhere in a built site."""
+    """Yield one line about every dead link, dead anchor and external resource in a built site."""
     pages: dict[Path, PageParts] = {}
     for path in sorted(site.rglob("*.html")):
         pages[path] = PageParts()
         pages[path].feed(path.read_text(encoding="utf-8"))
     for path, parts in pages.items():
         where = path.relative_to(site).as_posix()
-        if where == "404.html":  # its links are absolute: it stands in for any page
+        if where == "404.html":  # its links are absolute, since it is shown in place of any page
             continue
         for address in parts.loads:
             split = urlsplit(address)
@@ -67,7 +67,7 @@ def on_post_build(config: MkDocsConfig) -> None:
     """Refuse a site with faults.
 
     Raises:
-        PluginError: names them.
+        PluginError: the site has faults; the message lists them.
     """
     if found := list(faults(Path(config.site_dir))):
         raise PluginError("\n".join(["the site has faults:", *found]))

@@ -1,4 +1,4 @@
-"""Equations as MathML, which browsers draw themselves: no script, no font, nothing to load."""
+"""Convert equations to MathML, which browsers draw without scripts, fonts or other resources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from latex2mathml.converter import convert
 
-#: What arithmatex leaves behind: inline or display, and the LaTeX between its marks.
+#: An equation in the output of arithmatex: inline or display, and the LaTeX between its marks.
 EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 

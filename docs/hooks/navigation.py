@@ -1,4 +1,4 @@
-"""Pages that the navigation does not name come at the end of their section, so that none is out of reach."""
+"""Add pages that the navigation does not name to the end of their section, so that readers can reach every page."""
 
 from __future__ import annotations
 

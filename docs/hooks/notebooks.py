@@ -1,7 +1,7 @@
-"""Notebooks as pages: text as it is, code as code, outputs as they were when the notebook was last executed.
+"""Convert notebooks to pages with their text, code and stored outputs.
 
-A notebook is executed by its test and by ``python docs/hooks/notebooks.py``, which writes the outputs into it; building
-the site shows those.
+Building the site does not run notebooks. Their test runs them, and so does ``python docs/hooks/notebooks.py``, which
+stores the outputs in them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import nbformat
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-#: Terminal escapes, which a page does not show.
+#: Terminal escapes, which are removed.
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -69,8 +69,8 @@ def execute(path: Path, folder: Path) -> Any:
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)  # times of day, which differ with every execution
-        if cell.cell_type == "code":  # warnings of libraries name paths of this machine
+        cell.metadata.pop("execution", None)  # times of day, which differ between executions
+        if cell.cell_type == "code":  # warnings of libraries contain paths of this machine
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     return notebook
 

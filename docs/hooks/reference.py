@@ -1,4 +1,4 @@
-"""What the site says of the code, made from the code: commands, settings, and methods that no paragraph names yet."""
+"""Generate reference pages from the code: commands, settings, and methods that no paragraph names yet."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 CLI, CONFIGURATION, RIVALS = "reference/cli.md", "reference/configuration.md", "method/rivals.md"
-#: A role of Sphinx in front of code, in docstrings that mkdocstrings has rendered.
+#: A Sphinx role in front of code, in docstrings rendered by mkdocstrings.
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):(<code>)~?")
 #: An address on arXiv.
 ARXIV = re.compile(r"(?<!\[)arXiv\s+(\d{4}\.\d{4,5})")
-#: What stands above the settings of each file, and its model's name.
+#: Heading -> name of the settings model, and the text above its settings.
 FILES = {
     "A run": (
         "RunConfig",
-        "In the YAML file of `feddat run --config FILE`, and on the command line as `KEY=VALUE`. "
-        "`server=RULE` is short for `server.rule=RULE`, and `runtime=KIND` for `runtime.kind=KIND`. The keys of one "
-        "client below `clients:` are in [your own data](../start/your-data.md#every-key-of-a-client).",
+        "Set these keys in the YAML file of `feddat run --config FILE`, or on the command line as `KEY=VALUE`. "
+        "`server=RULE` is short for `server.rule=RULE`, and `runtime=KIND` for `runtime.kind=KIND`. "
+        "[Your own data](../start/your-data.md#every-key-of-a-client) lists the keys of one client below `clients:`.",
     ),
     "A client's own file": (
         "SiteConfig",
-        "`client.yaml` on a client's machine, in a [deployment](../deployment.md). Nothing in it leaves that machine.",
+        "In a [deployment](../deployment.md), these are the keys of `client.yaml` on a client's machine. Nothing in it "
+        "leaves that machine.",
     ),
 }
 
@@ -46,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: object) -> str:
-    """Add to the page of rivals those that it does not name."""
+    """Add methods to the page of rivals that it does not name."""
     if page.file.src_uri != RIVALS:
         return markdown
     folder = Path(config.config_file_path).parent / "src" / "feddat" / "algorithms"
@@ -55,7 +56,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
 
 
 def rival(path: Path, page: str) -> str | None:
-    """Return a paragraph about the algorithm in a file, from its docstring, unless the page speaks of it already."""
+    """Return a paragraph about the algorithm in a file, from its docstring, unless the page already names it."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
     named = [
@@ -75,7 +76,7 @@ def rival(path: Path, page: str) -> str | None:
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Take the roles of Sphinx out of rendered docstrings."""
+    """Remove Sphinx roles from rendered docstrings."""
     return ROLE.sub(r"\1", html)
 
 
@@ -87,10 +88,10 @@ def commands() -> str:
 
     lines = [
         "# Command line",
-        "Every command, made from the commands themselves. `feddat COMMAND --help` says the same in a terminal. "
+        "This page lists every command. It is generated from the commands, like `feddat COMMAND --help` in a terminal. "
         "Settings of a run are `KEY=VALUE` arguments: [configuration](configuration.md).",
-        "Exit codes: 0, all is done; 1, some runs failed, or a fault of the program; 2, a mistake that the line "
-        "explains; 130, Ctrl-C.",
+        "Exit codes are 0 for success, 1 for failed runs or a fault of the program, 2 for a mistake that the error "
+        "explains, and 130 for Ctrl-C.",
     ]
     for path, command in every_command(typer.main.get_command(app), "feddat"):
         lines += [f"## {path}", _plain(command.help or ""), *_usage(path, command)]
@@ -141,7 +142,7 @@ def _default(parameter: click.Parameter) -> str:
     value = parameter.default
     if parameter.required:
         return "required"
-    # Newer versions of click mark an option without default by a value of its own.
+    # Newer versions of click mark an option without default with a special value.
     if value is None or value is False or value in ((), []) or callable(value) or "UNSET" in repr(value).upper():
         return ""
     return f"`{_cell(' '.join(map(str, value)) if isinstance(value, tuple | list) else str(value))}`"
@@ -151,14 +152,14 @@ def settings() -> str:
     """Return the page of all settings."""
     lines = [
         "# Configuration",
-        "Every key, made from the models that validate it. An unknown key or a value outside its range stops a command "
-        "before anything starts.",
+        "This page lists every key. It is generated from the models that validate the settings. A command refuses an "
+        "unknown key or a value outside its range before anything starts.",
     ]
     for title, (model, text) in FILES.items():
         lines += [f"## {title}", text, *_tables(_model(model), "")]
     lines += [
         "## Bundled models",
-        "Most defaults are the paper's, made for ViLT-B. With a bundled model these hold instead, unless you set them:",
+        "Most defaults come from the paper and suit ViLT-B. Bundled models have these defaults instead:",
         _recommended(),
     ]
     return "\n\n".join(lines) + "\n"
@@ -211,7 +212,7 @@ def every_key(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, F
 
 
 def default_of(field: FieldInfo) -> str:
-    """Return a key's default, as YAML has it."""
+    """Return a key's default in YAML."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
@@ -229,7 +230,7 @@ def default_of(field: FieldInfo) -> str:
 
 
 def range_of(field: FieldInfo) -> str:
-    """Return what a key may be: the choices, or a kind of value with its bounds."""
+    """Return the allowed values of a key: its choices, or its kind of value with bounds."""
     return _bounded(_kind(field.annotation), field.metadata)
 
 
@@ -263,7 +264,7 @@ def _kind(annotation: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a docstring as Markdown: paragraphs joined, code in single marks, no roles of Sphinx."""
+    """Return a docstring as Markdown: paragraphs on one line, code in single marks, no Sphinx roles."""
     text = re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", inspect.cleandoc(text).replace("\f", "")).replace("``", "`")
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 

@@ -1,8 +1,8 @@
-"""Pages for the files of the repository that documents link to, so that no link leaves the site.
+"""Make pages from the repository's files that documents link to, so that no link leaves the site.
 
-A document may link to ``../src/feddat/files.py`` as it does on a code host. Here such a file becomes a page below
-``source/``: Markdown as it is, a folder by its README or as a list, everything else as code. A link to a file that does
-not exist stays as it is, and MkDocs reports it.
+Documents link to files such as ``../src/feddat/files.py``, as on a code host. Each such file becomes a page below
+``source/``: Markdown is rendered, a folder shows its README or a list, and everything else is shown as code. A link to
+a missing file does not change, and MkDocs reports it.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-#: A Markdown link or image, or a link of HTML: what stands before the target, the target, and its anchor.
+#: A Markdown link or image, or an HTML link: the part before the target, the target, and its anchor.
 LINK = re.compile(r"(\]\(\s*<?|(?:href|src|srcset)=\")([^)\s>\"#?]+)(#[^)\s>\"]*)?")
 FENCE = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$", re.DOTALL | re.MULTILINE)
 #: File suffix -> name for the highlighter.
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml", ".json": "json", ".sh": "bash"}
 SOURCE = "source"
-#: Files that the site shows as they are.
+#: Suffixes of files that the site shows unchanged.
 AS_THEY_ARE = {".png", ".svg", ".jpg"}
 
 _repository_paths: dict[str, str] = {}
 
 
 def links(text: str) -> Iterator[str]:
-    """Yield the relative targets of a page's links, without those in blocks of code."""
+    """Yield the relative targets of a page's links outside code blocks."""
     for _, target, _ in LINK.findall(FENCE.sub("", text)):
         if ":" not in target and not target.startswith("/"):
             yield target
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add a page for every file outside the documents that one of them links to, and that those link to."""
+    """Add a page for every repository file that documents link to, directly or through such a page."""
     root = Path(config.config_file_path).parent
     docs = Path(config.docs_dir).relative_to(root).as_posix()
     _repository_paths.clear()
@@ -62,12 +62,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def is_document(path: str, docs: str) -> bool:
-    """Return whether a path is among the documents, rather than a file of the repository that they speak of."""
+    """Return whether a path is a document, rather than another file of the repository."""
     return f"{path}/".startswith(f"{docs}/") and not path.startswith(f"{docs}/hooks/")
 
 
 def page_of(root: Path, path: str) -> tuple[str, str | bytes]:
-    """Return where the page of a file or folder lies in the site, and what it says."""
+    """Return the place of a file's or folder's page in the site, and its text."""
     hidden = f"---\ntitle: {path}\nsearch:\n  exclude: true\n---\n"
     if (root / path).is_dir():
         inside = sorted(p.name for p in (root / path).iterdir() if p.suffix in {".py", ".yaml"})

@@ -1,13 +1,12 @@
-"""Three hospitals and a server on one machine, with TLS and keys, through everything that goes wrong in practice.
+"""Three hospitals and a server on one machine, with TLS and keys, and with the failures that occur in practice.
 
     python consortium.py [FOLDER]
 
-A SuperLink and three SuperNodes run as processes of their own on 127.0.0.1, each node with its own data folder, keys
-and state. In round 2 one node is killed; in round 4 it comes back and finds its personal state; in round 5 the server
-is killed, started again, and the run resumed. It ends with the table of scores.
+A SuperLink and three SuperNodes run as separate processes on 127.0.0.1, each node with its own data folder, keys and
+state. In round 2, one node is killed; in round 4, it restarts and finds its personal state. In round 5, the server is
+killed and restarted, and the run is resumed. At the end, the script prints the table of scores.
 
-Everything happens when a line of a log says that it is time, not after so many seconds, so that the scores are the same
-however fast the machine is.
+Lines in logs trigger every event, not fixed times, so the scores do not depend on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ from feddat.site import read_site
 
 HOSPITALS = {"north": "sketch", "south": "night", "west": "photo"}
 ROUNDS = 6
-#: Seconds between a node's signs of life; after two without any it is given up.
+#: Seconds between a node's heartbeats; after two missed ones, the server gives it up.
 HEARTBEAT = 10
-#: Seconds between two looks into a log.
+#: Seconds between two reads of a log.
 PAUSE = 0.05
 
 
 def main(folder: Path) -> None:
-    """Set up, run, kill, bring back, resume."""
+    """Set up and run the consortium, kill and restart processes, and resume the run."""
     began = time.monotonic()
 
     def say(text: str) -> None:
@@ -100,12 +99,12 @@ def start_client(processes: Processes, server: ServerFolder, name: str) -> None:
 
 
 def own_log(server: ServerFolder, name: str) -> Path:
-    """Return the log that a client's processes keep on their own machine."""
+    """Return the log of a client's processes on its own machine."""
     return read_site(server.path.parent / "clients" / name / "client.yaml").log_file
 
 
 def wait_for(processes: Processes, log: Path, **fields: str | int) -> None:
-    """Wait until a line with these fields is in a log."""
+    """Wait until a log has a line with these fields."""
     while not any(fields.items() <= line.items() for line in lines(log)):
         if "run" in (ended := processes.ended()) and ended["run"] != 0:
             sys.exit(f"the run ended early:\n{processes.log('run').read_text()}")
@@ -113,19 +112,19 @@ def wait_for(processes: Processes, log: Path, **fields: str | int) -> None:
 
 
 def lines(file: Path) -> list[dict]:
-    """Return the whole lines of a file of JSON lines that may not be there yet."""
+    """Return the complete lines of a JSON Lines file, which may not exist yet."""
     if not file.is_file():
         return []
     return [json.loads(line) for line in file.read_text().split("\n")[:-1]]
 
 
 def problems(run: Path) -> list[str]:
-    """Return what the run noted about clients that did not answer."""
+    """Return the run's log lines about clients that did not answer."""
     return [f"{line['client']}: {line['failed']}" for line in lines(run / "metrics.jsonl") if "failed" in line]
 
 
 def write_run(server: ServerFolder) -> None:
-    """Choose the settings of a short run in the run.yaml that ``init`` wrote."""
+    """Set a short run in the ``run.yaml`` that ``init`` wrote."""
     path = server.path / "run.yaml"
     settings = yaml.safe_load(path.read_text())
     settings |= {"rounds": ROUNDS, "runs_dir": str(server.path / "runs"), "threads": 1}
@@ -136,11 +135,11 @@ def write_run(server: ServerFolder) -> None:
 
 
 def fill_in(path: Path, data: Path, port: int) -> None:
-    """Fill in a client.yaml: where this hospital's data lies."""
+    """Fill in a ``client.yaml`` with the place of this hospital's data."""
     settings = yaml.safe_load(path.read_text())
     settings["data"] = {split: str(data / f"{split}.jsonl") for split in ("train", "validation", "test")}
     settings |= {"node_port": port, "threads": 1, "heartbeat": HEARTBEAT}
-    # So little data is enough for an example and for nothing else; and nobody sits here to approve the run.
+    # So little data is enough only for an example. Approve the run automatically, since nobody is there to do it.
     settings["policy"] |= {"approval": "first-use", "min_examples": 24, "min_questions": 12}
     settings["policy"]["bounds"]["train.steps"] = [3, 1000]
     path.write_text(yaml.safe_dump(settings, sort_keys=False))

@@ -1,7 +1,7 @@
 """Write two clients' data in the form that feddat reads: a JSONL file per split and a folder of images per client.
 
-The pictures and questions come from the easy-vqa package. One client asks about colours, the other about shapes; no
-picture and no question is in both. Replace this script by your own export: the files it writes are the whole contract.
+The pictures and questions come from the easy-vqa package. One client asks about colours, the other about shapes; they
+share no picture and no question. Replace this script by your own export; only the files that it writes matter.
 
     python prepare.py [FOLDER] [--train 300] [--test 60]
 """
@@ -21,7 +21,7 @@ CLIENTS = ("colours", "shapes")
 
 
 def subject(question: str, answer: str) -> str | None:
-    """Return which client asks this question; ``None`` for questions about both."""
+    """Return the client that asks this question; ``None`` for questions about both colour and shape."""
     words = question.rstrip("?").split()
     names_colour, names_shape = any(w in COLOURS for w in words), any(w in SHAPES for w in words)
     if answer in COLOURS or (answer in ("yes", "no") and names_colour and not names_shape):

@@ -1,7 +1,7 @@
-"""FedAvg whose clients shorten long updates, so that none of them can move the federation far in one round.
+"""FedAvg with flat clipping: clients shorten long updates, so that none can move the global adapter far in one round.
 
 McMahan, Ramage, Talwar, Zhang: "Learning Differentially Private Recurrent Language Models", ICLR 2018,
-arXiv 1710.06963, section 2 (flat clipping): with w the adapter as received and Δ what local training added,
+arXiv 1710.06963, section 2 (flat clipping). If w is the received adapter and local training added Δ, the client keeps
 
     w + Δ · min(1, S / ‖Δ‖)
 """
@@ -19,7 +19,7 @@ from feddat.config import ConfigError, RunConfig
 
 
 class Clipped(Algorithm):
-    """The global adapter trains and travels, ``algorithm.options.norm`` (default 1) away from the received at most."""
+    """Trains and sends the global adapter; its update is no longer than ``algorithm.options.norm`` (default 1)."""
 
     name = "clipped"
     trains = ("global",)
@@ -29,11 +29,11 @@ class Clipped(Algorithm):
         """Check the settings.
 
         Raises:
-            ConfigError: an option is unknown, or the norm is no number above 0.
+            ConfigError: an option is unknown, or the norm is not a number above 0.
         """
         options = config.algorithm.options
         if unknown := options.keys() - {"norm"}:
-            raise ConfigError(f"algorithm.options: {', '.join(sorted(unknown))} unknown to method clipped; it has norm")
+            raise ConfigError(f"algorithm.options: unknown {', '.join(sorted(unknown))}; method clipped has only norm")
         norm = options.get("norm", 1.0)
         if not isinstance(norm, (int, float)) or norm <= 0:
             raise ConfigError(f"algorithm.options.norm: expected a number above 0, got {norm!r}")

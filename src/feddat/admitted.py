@@ -1,7 +1,7 @@
 """The clients that a server admits: one public key each, in ``clients/NAME.pub`` of the server's folder.
 
-``feddat deploy admit`` and ``revoke`` add and remove files during a run, each atomically. Every call reads the folder
-anew.
+``feddat deploy admit`` and ``revoke`` add and remove files during a run, each atomically, so every call reads the
+folder again.
 """
 
 from __future__ import annotations

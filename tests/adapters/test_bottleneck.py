@@ -283,7 +283,7 @@ def test_sites_by_regular_expression(case: Case) -> None:
 
 
 def test_model_without_known_sites_is_refused() -> None:
-    with pytest.raises(ValueError, match="'custom' has no default adapter sites: give a regular expression"):
+    with pytest.raises(ValueError, match="'custom' has no default adapter sites; give a regular expression"):
         get_peft_model(nn.Sequential(nn.Linear(2, 2)), BottleneckConfig())
 
 
@@ -292,12 +292,12 @@ def test_placement_must_fit_the_site(bert: Case, vit: Case) -> None:
         wrap(vit, placement="post_ln")
     explicit = wrap(bert, placement="output")
     assert {layer.placement for layer in layers(explicit).values()} == {"output"}
-    with pytest.raises(ValueError, match="adapter 'second': placement 'post_ln' differs from 'output'"):
+    with pytest.raises(ValueError, match="adapter 'second': placement 'post_ln' differs from placement 'output'"):
         explicit.add_adapter("second", BottleneckConfig())
 
 
 def test_site_without_linear_layers_is_refused() -> None:
-    with pytest.raises(ValueError, match="LayerNorm: no linear layer"):
+    with pytest.raises(ValueError, match="LayerNorm: has no linear layer"):
         get_peft_model(nn.Sequential(nn.LayerNorm(2)), BottleneckConfig(target_modules=["0"]))
 
 

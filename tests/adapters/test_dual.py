@@ -498,5 +498,5 @@ def test_lora_on_embeddings_is_refused() -> None:
 def test_wrapped_model_is_refused() -> None:
     model = get_peft_model(VILT.build(), BottleneckConfig())
     assert isinstance(model, PeftModel)
-    with pytest.raises(ValueError, match="wrapped by PEFT already"):
+    with pytest.raises(ValueError, match="already wrapped by PEFT"):
         DualAdapters(model, BottleneckConfig())

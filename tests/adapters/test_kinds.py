@@ -335,7 +335,7 @@ def test_prompts_of_a_decoder_come_before_its_words() -> None:
     changed = batch | {"input_ids": torch.cat([batch["input_ids"][:, :4], torch.full((2, 1), 9)], dim=1)}
     torch.testing.assert_close(adapters.model(**changed).logits[:, :4], expected[:, :4])
     cache = adapters.model(**batch, use_cache=True).cache
-    with pytest.raises(ValueError, match="cannot go on from a filled cache"):
+    with pytest.raises(ValueError, match="cannot continue from a filled cache"):
         adapters.model(input_ids=batch["input_ids"][:, :1], cache=cache)
 
 
@@ -412,12 +412,12 @@ def test_the_numbers_written_out() -> None:
 
 
 def test_what_does_not_fit_a_model_is_refused() -> None:
-    with pytest.raises(ValueError, match="soft prompts need a model that reads text, and 'vit' does not"):
+    with pytest.raises(ValueError, match="soft prompts need a model that reads text, but 'vit' does not"):
         build_adapters(VIT.build(), peft="prompt")
     with pytest.raises(ValueError, match="Sequential has no parameters of kind 'norm'"):
         build_adapters(nn.Sequential(nn.Linear(2, 2)), peft="norm")
-    with pytest.raises(ValueError, match="sites: adapters of kind 'bias' have none to choose"):
+    with pytest.raises(ValueError, match="sites: cannot be chosen for adapters of kind 'bias'"):
         build_adapters(VILT.build(), peft="bias", sites="encoder")
     two = nn.ModuleDict({"a": BERT.build(), "b": BERT.build()})
-    with pytest.raises(ValueError, match=r"need one module named like .* in ModuleDict; found a.encoder, b.encoder"):
+    with pytest.raises(ValueError, match=r"need exactly one module .* in ModuleDict; found a.encoder, b.encoder"):
         SoftPrompts(two, PromptSite(r"(.*\.)?encoder"))

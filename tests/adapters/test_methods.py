@@ -44,9 +44,9 @@ def test_adapters_in_the_last_layers_alone(vilt: Case, kind: str, entries: int) 
 
 
 def test_layers_that_are_not_there(vilt: Case) -> None:
-    with pytest.raises(ValueError, match="layers: 3, but the model has sites for adapters in 2"):
+    with pytest.raises(ValueError, match="layers: 3, but the model has sites for adapters in only 2 layers"):
         build_adapters(vilt.build(), layers=3)
-    with pytest.raises(ValueError, match="layers: adapters of kind 'bias' have none to choose"):
+    with pytest.raises(ValueError, match="layers: cannot be chosen for adapters of kind 'bias'"):
         build_adapters(vilt.build(), peft="bias", layers=1)
 
 

@@ -54,8 +54,8 @@ def test_an_array_in_columns_is_read_as_well():
         ("numpy.ndarray", lambda data: data[:-1], "23 bytes of values, expected 24"),
         ("numpy.ndarray", lambda data: data + b"\0", "25 bytes of values, expected 24"),
         ("numpy.ndarray", lambda data: b"", "not in NumPy's format 1.0"),
-        ("numpy.ndarray", lambda data: data.replace(b"'<f4'", b"'|O' "), "not that of a plain array of numbers"),
-        ("numpy.ndarray", lambda data: data.replace(b"(2, 3)", b"(2,-3)"), "not that of a plain array"),
+        ("numpy.ndarray", lambda data: data.replace(b"'<f4'", b"'|O' "), "does not describe a plain array of numbers"),
+        ("numpy.ndarray", lambda data: data.replace(b"(2, 3)", b"(2,-3)"), "does not describe a plain array"),
         ("numpy.ndarray", lambda data: data.replace(b"\x93NUMPY\x01", b"\x93NUMPY\x02"), "format"),
     ],
 )

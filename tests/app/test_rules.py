@@ -151,7 +151,7 @@ def test_a_rule_works_in_the_loop_of_rounds():
         ("central", ["server=krum"], 5, "method central sends none"),
         ("fedavg", ["server.options={eta: 0.1}"], 5, "server.options: rule mean has no options .got eta."),
         ("fedavg", ["server=fedadam", "server.options={rate: 1}"], 5, "server.options.rate: unknown to rule fedadam; "
-         "options are eta, eta_l, beta_1, beta_2, tau"),
+         "its options are eta, eta_l, beta_1, beta_2, tau"),
         ("fedavg", ["server=fedmedian", "server.options={eta: 1}"], 5, "unknown to rule fedmedian; it has no options"),
         ("fedavg", ["server=fedadam", "server.options={eta: fast}"], 5, "server.options.eta: .*valid number"),
         ("fedavg", ["server=fedadam", "server.options={min_train_nodes: 1}"], 5, "min_train_nodes: unknown"),

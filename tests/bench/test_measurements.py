@@ -50,7 +50,7 @@ def test_an_unknown_schedule_is_refused(tmp_path):
 @pytest.mark.parametrize("asked", [{"schedules": ["int8"]}, {"precision": "int8"}])
 def test_8_bits_are_not_measured_where_they_are_not_multiplied(tmp_path, monkeypatch, asked):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    with pytest.raises(ValueError, match="int8: this CPU multiplies no 8-bit numbers"):
+    with pytest.raises(ValueError, match="int8: this CPU has no 8-bit products"):
         step.bench_step(tmp_path, [], **asked)
 
 

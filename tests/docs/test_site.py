@@ -65,7 +65,7 @@ def test_every_rival_has_a_paragraph_with_its_file():
         assert f"algorithms/{name.replace('-', '_')}.py" in paragraph
     # One that the page does not name yet is told of by its own docstring.
     told = reference.rival(folder / "ditto.py", "")
-    assert told.startswith("(`ditto`) Ditto: beside FedAvg's shared adapter") and "abs/2012.04221)" in told
+    assert told.startswith("(`ditto`) Ditto: FedAvg's shared adapter, and") and "abs/2012.04221)" in told
     table = (DOCS / "methods.md").read_text()
     assert all(f"`{name}`" in table for name in ALGORITHMS.own)
 

@@ -120,10 +120,10 @@ def test_a_family_learns_and_only_its_shared_part_travels(tmp_path, folders, fam
         ({"weights": "int8", "adapter.peft": "full", "method": "fedavg"}, ConfigError, "peft full trains the model's"),
         ({"weights": "int8", "adapter.peft": "lora", "method": "fedex-lora"}, ConfigError, "adds to the model's own"),
         ({"adapter.parts": ["language"], "adapter.sites": "x", "adapter.peft": "lora"}, ConfigError, "no"),
-        ({"adapter.parts": ["vision"], "adapter.sites": ".*mlp"}, ConfigError, "give one of them"),
+        ({"adapter.parts": ["vision"], "adapter.sites": ".*mlp"}, ConfigError, "give only one of them"),
         ({"weights": "bf16", "model": "vilt-mini"}, ModelError, r"weights: bf16 is for decoder"),
         ({"adapter.parts": ["vision"], "model": "vilt-mini"}, ConfigError, "has no part 'vision'"),
-        ({"adapter.parts": ["vision"], "adapter.peft": "full", "method": "fedavg"}, ConfigError, "none to choose"),
+        ({"adapter.parts": ["vision"], "adapter.peft": "full", "method": "fedavg"}, ConfigError, "cannot be chosen"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path, folders, values, error, said):

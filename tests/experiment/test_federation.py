@@ -61,7 +61,7 @@ def test_frozen_layers_multiply_in_8_bits_for_a_run_that_says_so(make_config):
         ({"adapter.peft": "full"}, "but adapter.peft full trains the model's own"),
         ({"method": "fedex-lora", "adapter.peft": "lora"}, "but fedex-lora adds to the model's own"),
         ({"weights": "int4"}, "but weights: int4 is another way to round them"),
-        ({"device": "meta"}, "but that is for CPUs, not for device meta"),
+        ({"device": "meta"}, "but 8-bit products need a CPU, not device meta"),
     ],
 )
 def test_layers_that_cannot_multiply_in_8_bits_are_refused(make_config, monkeypatch, settings, reason):
@@ -73,7 +73,7 @@ def test_layers_that_cannot_multiply_in_8_bits_are_refused(make_config, monkeypa
 
 def test_a_cpu_without_8_bit_products_is_named(make_config, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
-    with pytest.raises(ConfigError, match=r"train\.precision: int8, but this CPU multiplies no 8-bit numbers"):
+    with pytest.raises(ConfigError, match=r"train\.precision: int8, but this CPU has no 8-bit products"):
         load_foundation(resolve(make_config(**{"method": "fedavg", "train.precision": "int8"})))
 
 

@@ -256,7 +256,7 @@ def test_archives_of_the_paper_go_on_where_they_were_and_name_what_to_ask_for(
     root = tmp_path / "root"
     assert call("data", "pull", "paper/task", "--root", str(root), "--dry-run") == 0
     said = capsys.readouterr().out
-    assert f"{hub.url}/cdn/one.zip" in said and f"ask for the photos: a.org/form; put it at {root}/nlvr2/images" in said
+    assert f"{hub.url}/cdn/one.zip" in said and f"request the photos at a.org/form; put it at {root}/nlvr2/images" in said
     assert not hub.asked and not root.exists()
 
     (root / "vqav2").mkdir(parents=True)
@@ -280,16 +280,16 @@ def test_archives_of_the_paper_go_on_where_they_were_and_name_what_to_ask_for(
 
 def test_what_is_not_the_published_file_is_refused(hub: HubServer, tmp_path: Path) -> None:
     hub.blobs["x"] = b"other"
-    with pytest.raises(HubError, match=r"but 0{64} is published; it was removed"):
+    with pytest.raises(HubError, match=r"but 0{64} is published; the file was removed"):
         download(f"{hub.url}/cdn/x", tmp_path / "x", "0" * 64)
     assert not list(tmp_path.glob("x*"))
-    with pytest.raises(HubError, match="/nowhere: the server answers 404"):
+    with pytest.raises(HubError, match="/nowhere: the server answered 404"):
         download(f"{hub.url}/nowhere", tmp_path / "y")
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "bad.zip", "w") as opened:
         opened.writestr("../outside.txt", "x")
-    with pytest.raises(HubError, match="lies outside the folder; nothing of it is taken"):
+    with pytest.raises(HubError, match="is outside the folder; the archive is not safe to unpack"):
         unpack(tmp_path / "bad.zip", tmp_path / "in")
     (tmp_path / "torn.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(HubError, match="cannot be unpacked"):

@@ -424,14 +424,21 @@ def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
     file.write_text("correct horse battery\n")
     file.chmod(0o644)
     options = ("--host", "h", "-o", tmp_path / "d", "--ca-passphrase-file", file)
-    assert "others on this machine can read it (chmod 600)" in said(capsys, "init", *options, code=2)
+    assert "other users can read it; run chmod 600" in said(capsys, "init", *options, code=2)
     file.chmod(0o600)
     assert "is encrypted" in said(capsys, "init", *options)
     renew = ("renew", tmp_path / "d" / "server", "--authority", tmp_path / "d" / "authority")
     assert "encrypted; give --ca-passphrase-file" in said(capsys, *renew, code=2)
-    assert "certificate is good until" in said(capsys, *renew, "--ca-passphrase-file", file)
+    assert "certificate is valid until" in said(capsys, *renew, "--ca-passphrase-file", file)
     file.write_text("short\n")
-    assert "expected 12 at least" in said(capsys, "init", "--host", "h", "--ca-passphrase-file", file, code=2)
+    assert "expected at least 12 characters" in said(capsys, "init", "--host", "h", "--ca-passphrase-file", file, code=2)
+
+
+def test_a_renewed_key_needs_a_new_certificate_for_secure_sums(join, tmp_path, capsys):
+    join("north")
+    assert "secure sums" not in said(capsys, "renew", tmp_path / "north"), "it has no certificate"
+    (tmp_path / "north" / "node.crt").write_text("of the old key")
+    assert "node.crt is for the old key: secure sums refuse the new one" in said(capsys, "renew", tmp_path / "north")
 
 
 @pytest.mark.parametrize(("variable", "open_to"), [(None, 0o077), ("027", 0o027)])

@@ -119,12 +119,12 @@ def test_what_is_not_there_is_one_line(hub: HubServer, tmp_path: Path) -> None:
     table = [{"picture": {"bytes": picture(0), "path": None}, "words": "x"}]
     hub.add("dataset", "a/odd", {f"{split}.parquet": shard(table, odd) for split in ("train", "test")})
     for spec, said in (
-        ({"root": "a/b"}, f"a/b: no such dataset at {hub.url}, or a private one and no token was sent"),
+        ({"root": "a/b"}, f"a/b: no such dataset at {hub.url}, or it is private and no token was sent"),
         ({"root": RAD, "test": "dev"}, f"{RAD}: no split 'dev' in Parquet files; splits are test, train"),
         ({"root": f"{RAD}@v9"}, f"{RAD}: has no revision 'v9'"),
         ({"root": "a/json"}, "a/json: no Parquet files, and the Hub has converted none"),
-        ({"root": "a/gated"}, "a/gated: its owner decides who may have this dataset: ask on http"),
-        ({"root": "hf://models/a/b"}, "hf://models/a/b: names a model, where a dataset is expected"),
+        ({"root": "a/gated"}, "a/gated: its owner restricts access to this dataset; request access on http"),
+        ({"root": "hf://models/a/b"}, "hf://models/a/b: names a model; expected a dataset"),
     ):
         with pytest.raises(DataError) as error:
             read_client("c", {"format": "hf"} | spec)
@@ -328,5 +328,5 @@ def test_every_question_has_one_hospital_and_images_stay_whole(counts: list[int]
 
 
 def test_too_little_for_so_many_hospitals_is_said() -> None:
-    with pytest.raises(DataError, match="client h: 8 training questions are too few for 5 hospitals that differ"):
+    with pytest.raises(DataError, match="client h: 8 training questions are too few for 5 different hospitals"):
         split_sites(client_of([2, 2]), 5, 0, "location")

@@ -131,7 +131,7 @@ def test_without_the_network_a_name_with_a_commit_serves(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     named_folder.cache_clear()
     assert load_backbone(pinned).family == "vilt"
-    with pytest.raises(ModelError, match=r"cannot be had from http://127\.0\.0\.1:9: .*refused"):
+    with pytest.raises(ModelError, match=r"cannot be fetched from http://127\.0\.0\.1:9: .*refused"):
         pin_model("a/b")
 
 
@@ -139,10 +139,10 @@ def test_a_gated_repository_says_where_to_ask(
     hub: HubServer, vilt: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add("model", "google/gated", vilt, gated=True)
-    with pytest.raises(ModelError, match=f"its owner decides .*ask on {hub.url}/google/gated, .*no token was sent"):
+    with pytest.raises(ModelError, match=f"request access on {hub.url}/google/gated, .*no token was sent"):
         pin_model("google/gated")
     monkeypatch.setenv("HF_TOKEN", "hf_other")
-    with pytest.raises(ModelError, match="is yours allowed"):
+    with pytest.raises(ModelError, match="does your token have access"):
         pin_model("google/gated")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert pin_model("google/gated").startswith("google/gated@")
@@ -156,7 +156,7 @@ def test_what_is_not_there_is_one_line(hub: HubServer, vilt: dict[str, bytes], m
     hub.add("model", "a/nothing", {"README.md": b""})
     hub.add("model", "a/bert", {"config.json": b'{"model_type": "bert"}', "model.safetensors": b"x" * 100})
     for name, said in {
-        "a/b": f"model a/b: no such model at {hub.url}, or a private one and no token was sent",
+        "a/b": f"model a/b: no such model at {hub.url}, or it is private and no token was sent",
         f"{VILT}@v9": f"model {VILT}: has no revision 'v9'; expected a branch, a tag or a commit",
         "a/nothing": "model a/nothing: no config.json; expected a repository in the layout of transformers",
         "a/bert": "model a/bert: model_type 'bert' is not supported; expected ",
@@ -166,7 +166,7 @@ def test_what_is_not_there_is_one_line(hub: HubServer, vilt: dict[str, bytes], m
         assert str(error.value).startswith(said)
         assert "\n" not in str(error.value)
     monkeypatch.setenv("HF_TOKEN", "hf_x")
-    with pytest.raises(ModelError, match="your token may not see it"):
+    with pytest.raises(ModelError, match="your token has no access"):
         pin_model("a/b")
     assert not [path for path in hub.paths() if path.startswith("/cdn/")]  # of BERT, only the configuration was fetched
 
@@ -190,7 +190,7 @@ def test_broken_connections_and_crowds_are_waited_for(
 def test_too_many_requests_are_said(hub: HubServer, vilt: dict[str, bytes]) -> None:
     hub.add("model", VILT, vilt)
     hub.too_many = 1
-    with pytest.raises(ModelError, match=f"cannot be had from {hub.url}: too many requests; wait some minutes"):
+    with pytest.raises(ModelError, match=f"cannot be fetched from {hub.url}: too many requests; wait a few minutes"):
         pin_model(VILT)
     assert pin_model(VILT).startswith(VILT)
 

@@ -38,7 +38,7 @@ def clipped(tmp_path, monkeypatch):
 
 
 def test_the_example_is_found_and_its_updates_are_short(clipped, make_config):
-    assert "FedAvg whose clients shorten long updates" in known_methods()["clipped"]
+    assert "FedAvg with flat clipping" in known_methods()["clipped"]
     assert "clipped" not in ALGORITHMS.own
     lengths = {}
     for norm in (0.01, 1e9):
@@ -65,7 +65,10 @@ def test_another_process_finds_it_too(clipped):
 
 
 def test_its_settings_are_its_own(clipped, make_config):
-    for options, said in (({"norm": 0}, "norm: expected a number above 0, got 0"), ({"nrom": 1}, "nrom unknown to")):
+    for options, said in (
+        ({"norm": 0}, "norm: expected a number above 0, got 0"),
+        ({"nrom": 1}, "unknown nrom; method"),
+    ):
         with pytest.raises(ConfigError, match=said):
             Experiment(make_config(method="clipped", **{"algorithm.options": options})).run()
 

@@ -149,7 +149,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(done, request_, tmp_pat
     before = shard_files(folder)
     assert len(before) >= 2
     assert not is_prepared(folder, request_)
-    with pytest.raises(DataError, match="not a folder that `feddat data prepare` has finished"):
+    with pytest.raises(DataError, match="`feddat data prepare` has not finished this folder"):
         load_prepared(folder)
     monkeypatch.setattr(prepare_module, "draw_client", no_decoding)  # the questions are drawn already
     prepare(request_, folder, jobs=1)
@@ -266,7 +266,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(done, request_, tm
 
 
 def test_the_paper_needs_a_root():
-    with pytest.raises(BenchmarkError, match=r"benchmark paper/task: give root=DIR, .* or prepare it once"):
+    with pytest.raises(BenchmarkError, match=r"benchmark paper/task: give root=DIR, .* or prepare them once"):
         load_benchmark("paper/task")
 
 

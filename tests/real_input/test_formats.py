@@ -47,7 +47,7 @@ REFUSED = {
     "PDF": b"%PDF-1.7\n", "SVG": b'<svg xmlns="http://www.w3.org/2000/svg" width="9" height="9"/>',
     "XML": b'\xef\xbb\xbf<?xml version="1.0"?><svg/>', "HTML": b"\n<!DOCTYPE html><title>not found</title>",
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC, second brand": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic",
-    "film": b"\0\0\0\x18ftypisom\0\0\2\0isommp41", "JPEG XL": b"\xff\x0a\0\0", "OpenEXR": b"\x76\x2f\x31\x01\2\0\0\0",
+    "video": b"\0\0\0\x18ftypisom\0\0\2\0isommp41", "JPEG XL": b"\xff\x0a\0\0", "OpenEXR": b"\x76\x2f\x31\x01\2\0\0\0",
     "JPEG XL in boxes": b"\0\0\0\x0cJXL \r\n\x87\n", "Radiance HDR": b"#?RADIANCE\n", "Photoshop": b"8BPS\0\1",
     "Windows icon": saved(SMOOTH, "ICO"), "TGA": saved(SMOOTH, "TGA"),
     "DirectDraw": saved(SMOOTH, "DDS"), "QOI": b"qoif\0\0\0\1\0\0\0\1\4\0",

@@ -1,8 +1,8 @@
-"""Adapters: what is inserted into the frozen backbone, what of it trains and what of it travels."""
+"""Adapters: modules inserted into the frozen backbone, with the parts that train and the parts that travel."""
 
 from importlib import import_module
 
 from feddat.offline import offline
 
-with offline():  # before any other module here: it imports bitsandbytes, where that is installed
+with offline():  # before any other module here: PEFT imports bitsandbytes if that is installed
     import_module("peft")

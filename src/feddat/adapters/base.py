@@ -1,10 +1,10 @@
 """The interface of every kind of adapter: three sets of parameters over one frozen model, and routes through them.
 
-FedDAT's Dual-Adapter Teacher (Chen et al., AAAI 2024, arXiv 2308.12305) needs three: the global one travels, the local
-one never does, the anchor is a frozen copy of the global one received at the start of a round. Other methods use what
-they need of these.
+FedDAT's Dual-Adapter Teacher (Chen et al., AAAI 2024, arXiv 2308.12305) needs three adapters. The global adapter
+travels, the local adapter never does, and the anchor is a frozen copy of the global adapter received at the start of a
+round. Other methods use only the adapters that they need.
 
-| adapter | can be trained | may travel |
+| adapter | can be trained | can travel |
 | --- | --- | --- |
 | ``global`` | yes | yes |
 | ``local`` | yes | no |
@@ -35,36 +35,37 @@ ROUTES: dict[str, dict[str, float]] = {
 
 #: An adapter's weight in a sum, and its state.
 Part: TypeAlias = tuple[float, Mapping[str, Tensor]]
-#: A route's name, or the weight of each adapter on it: a number, or a tensor that broadcasts over the outputs of every
-#: site, (N, L, d): 0-dimensional, or (N, 1, 1) for a weight per row of the batch. Gradients flow into it.
+#: A route's name, or the weight of each adapter on it. A weight is a number, or a tensor that broadcasts over the
+#: outputs of every site, (N, L, d): 0-dimensional, or (N, 1, 1) for a weight per row of the batch. Gradients flow into
+#: the tensor.
 Route: TypeAlias = str | Mapping[str, float | Tensor]
 
 
 class Adapters(Protocol):
     """The adapters of a client over one model.
 
-    Routes change what the next forward pass adds, never ``requires_grad``: graphs of several routes can be alive at
-    once, and one backward pass over all of them gives each adapter its gradient. Under gradient checkpointing the
-    forward is computed again during backward, on whatever route is open then: :mod:`feddat.adapters.checkpointing`
-    opens the right one for it.
+    Routes change what the next forward pass adds, but never ``requires_grad``. The graphs of several routes can be
+    alive at the same time, and one backward pass over all of them gives each adapter its gradient. Gradient
+    checkpointing computes the forward pass again during backward, on the route that is open then;
+    :mod:`feddat.adapters.checkpointing` opens the right route for it.
 
-    A state is a dictionary of one adapter's tensors, by names without the adapter's, in a fixed order; all three
-    adapters have the same names and shapes.
+    A state is a dictionary of one adapter's tensors in a fixed order. Its names do not contain the adapter's name; all
+    three adapters have the same names and shapes.
     """
 
     @property
     def model(self) -> nn.Module:
-        """The model with everything that was put into it."""
+        """The model with the adapters in it."""
         ...
 
     @property
     def sites(self) -> Sequence[str]:
-        """Names of the modules that an adapter has parameters at, in module order."""
+        """Names of the modules at which an adapter has parameters, in module order."""
         ...
 
     @property
     def changed(self) -> Collection[nn.Module]:
-        """The modules of :attr:`model` that routes change; what comes before them is the same on every route."""
+        """The modules of :attr:`model` that routes change; everything before them is the same on every route."""
         ...
 
     @property
@@ -73,7 +74,7 @@ class Adapters(Protocol):
         ...
 
     def route(self, route: Route) -> None:
-        """Send the following forward passes through one of :data:`ROUTES`, or through adapters weighted as given.
+        """Open one of :data:`ROUTES`, or the given weights of adapters, for the following forward passes.
 
         Raises:
             ValueError: there is no such route or adapter.
@@ -81,7 +82,7 @@ class Adapters(Protocol):
         ...
 
     def named(self, adapter: str) -> Mapping[str, nn.Parameter]:
-        """Return one adapter's own parameters, not copies, by the names that states have.
+        """Return one adapter's own parameters (not copies), by the names in its state.
 
         Raises:
             ValueError: there is no such adapter.
@@ -93,7 +94,7 @@ class Adapters(Protocol):
         ...
 
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
-        """Put one adapter back to its start, drawn from a CPU generator; the same on every device.
+        """Reset one adapter to its initial values, drawn from a CPU generator and the same on every device.
 
         Raises:
             ValueError: there is no such adapter.
@@ -124,16 +125,16 @@ class Adapters(Protocol):
         """Copy a :meth:`state` into an adapter.
 
         Raises:
-            ValueError: there is no such adapter; a key is missing or unexpected, or a shape differs. Nothing is loaded
-                then.
+            ValueError: there is no such adapter, a key is missing or unexpected, or a shape differs; nothing is loaded.
         """
         ...
 
     def shift(self, products: Mapping[str, Tensor]) -> None:
-        """Set the frozen weights below the adapters to the pretrained ones, and at some sites more.
+        """Set the frozen weights below the adapters to the pretrained values plus additions at some sites.
 
         Args:
-            products: site -> what is added to its weight, (out, in), times LoRA's scale; at all others nothing is.
+            products: site -> the product (out, in) to add, times LoRA's scale, to its weight; the other sites keep the
+                pretrained weight.
 
         Raises:
             ValueError: the adapters have no such site.
@@ -141,14 +142,16 @@ class Adapters(Protocol):
         ...
 
     def peft_form(self) -> PeftForm | None:
-        """Return how PEFT keeps an adapter of this kind; ``None`` where it has no form for what trains."""
+        """Return PEFT's form of an adapter of this kind, or ``None`` if PEFT has no form for the trained parameters."""
         ...
 
     def combined(self, parts: Sequence[Part]) -> tuple[PeftForm | None, dict[str, Tensor]]:
-        """Return one adapter that is the weighted sum of several: its form and state. One of weight 1 is itself.
+        """Return the form and the state of one adapter that is the weighted sum of several.
+
+        A single adapter of weight 1 is returned unchanged.
 
         Args:
-            parts: weights and states. A state may leave out modules that train whole (:mod:`feddat.adapters.whole`).
+            parts: weights and states. A state can leave out modules that train whole (:mod:`feddat.adapters.whole`).
 
         Raises:
             ValueError: adapters of this kind cannot be added up or scaled.
@@ -172,7 +175,7 @@ def check_route(route: Route) -> Mapping[str, float | Tensor]:
 
 
 def check_adapter(adapter: str) -> None:
-    """Refuse the name of an adapter that does not exist.
+    """Check that an adapter exists.
 
     Raises:
         ValueError: there is no such adapter.
@@ -182,10 +185,10 @@ def check_adapter(adapter: str) -> None:
 
 
 def check_state(adapter: str, state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse a state whose keys, shapes or types are not those of ``expected``.
+    """Check that a state has the keys and shapes of ``expected`` and floating-point values.
 
     Raises:
-        ValueError: names the adapter, the key, and what was expected.
+        ValueError: it has not; the message names the adapter, the key and the expected value.
     """
     for key, weight in expected.items():
         if key not in state:

@@ -1,9 +1,9 @@
-"""Gradient checkpointing for models with several routes: a layer's activations are computed again for its gradients.
+"""Gradient checkpointing for models with several routes: backward computes a layer's activations again.
 
-Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174: of every transformer layer only what
-enters it is kept. With routes there is a trap: the second computation happens during backward, when another route may
-be open than the one whose gradient is wanted, and gradients would be silently wrong. Here each layer remembers the
-route of its first computation, and has it open for the second.
+Chen et al., "Training Deep Nets with Sublinear Memory Cost", arXiv 1604.06174: only the inputs of every transformer
+layer are kept. Routes add a trap. The second computation runs during backward, when a different route can be open, and
+the gradients would then be silently wrong. Each layer therefore remembers the route of its first computation and opens
+it for the second.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from feddat.adapters.base import Adapters, Route
 
 
 def checkpoint_layers(adapters: Adapters) -> int:
-    """Checkpoint every transformer layer of the model below ``adapters`` from now on; return their number.
+    """Checkpoint every transformer layer of the model below ``adapters`` from now on; return the number of layers.
 
-    Only passes in training mode with gradients change. transformers' own switch is left alone: it would take the
-    key-value cache away from the layers.
+    This affects only passes in training mode with gradients. transformers' own switch is not used because it disables
+    the layers' key-value cache.
 
     Raises:
-        ValueError: the model has no layer of a kind that can be checkpointed.
+        ValueError: the model has no layer that can be checkpointed.
     """
     layers = [module for module in adapters.model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not layers:
@@ -52,7 +52,7 @@ def _forward(layer: Any, forward: Any, adapters: Adapters, *args: Any, **kwargs:
 
 @contextlib.contextmanager
 def _reopened(adapters: Adapters, route: Route) -> Iterator[None]:
-    """Have a route open, and then the one that was open before."""
+    """Open a route inside the block and reopen the previous route after it."""
     before = adapters.opened
     if before is route:
         yield

@@ -1,7 +1,7 @@
-"""Several weighted adapters as one: exact, since their outputs are added up at every site.
+"""Combine several weighted adapters into one; this is exact because every site adds up their outputs.
 
-Of LoRA the ranks stand side by side, ``Σ wᵢ·Bᵢ·Aᵢ = [w₁·B₁ … wₙ·Bₙ] · [A₁; …; Aₙ]``; of bottlenecks the inner units,
-with the weights in what leads out of them, as ReLU looks at each unit alone.
+LoRA concatenates the ranks: ``Σ wᵢ·Bᵢ·Aᵢ = [w₁·B₁ … wₙ·Bₙ] · [A₁; …; Aₙ]``. Bottlenecks concatenate the inner units and
+put the weights into the up-projections, which is valid because ReLU acts on each unit separately.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _BOTTLENECK = (".bottleneck_down.weight", ".bottleneck_down.bias", ".bottleneck_
 def add_lora(
     config: LoraConfig, scales: Mapping[str, float], parts: Sequence[Part]
 ) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """Return one LoRA adapter of scale 1 that adds what all parts add.
+    """Return one LoRA adapter of scale 1 that equals the weighted sum of the parts.
 
     Args:
-        config: of each part, but for its rank.
-        scales: site -> what ``B · A`` is multiplied with there.
-        parts: of one rank at all sites each.
+        config: the configuration of every part, apart from the rank.
+        scales: site -> scale of ``B · A`` at that site.
+        parts: weights and states; each part has the same rank at all sites.
     """
     state: dict[str, Tensor] = {}
     rank = 0
@@ -44,9 +44,9 @@ def add_lora(
 
 
 def factored(products: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return LoRA factors of matrices by site, as a part that :func:`add_lora` takes; empty where all are 0.
+    """Return LoRA factors of matrices by site, as a state for :func:`add_lora`; empty if all matrices are 0.
 
-    Each is as wide as the largest rank needs (singular values, in float64); what one does not need is 0.
+    All factors have the largest rank that any matrix needs (by its singular values, in float64); unused ranks are 0.
     """
     found = {}
     for site, product in products.items():
@@ -64,7 +64,7 @@ def factored(products: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def add_bottlenecks(
     config: BottleneckConfig, sites: Sequence[str], parts: Sequence[Part]
 ) -> tuple[BottleneckConfig, dict[str, Tensor]]:
-    """Return one adapter, as many times as wide as there are parts, that adds what all of them add."""
+    """Return one adapter that equals the weighted sum of the parts; its inner width is the sum of theirs."""
     state: dict[str, Tensor] = {}
     scales: list[float | Tensor] = [weight for weight, _ in parts]
     for site in sites:

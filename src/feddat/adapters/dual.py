@@ -1,8 +1,8 @@
 """The global, local and anchor adapter of a client as PEFT adapters: stock LoRA, or a tuner of this package.
 
-What trains never changes; only the routing does. A tuner of our own has layers with ``scaling``, the weight of each
-adapter, and ``reset_adapter(name, generator)``. Where a weighted sum of adapters is the adapter of the weighted sums of
-their weights, its layers say ``sums_weights = True``.
+Only the routing changes, never the set of trained parameters. The layers of this package's tuners have ``scaling`` (the
+weight of each adapter) and ``reset_adapter(name, generator)``. They set ``sums_weights = True`` if a weighted sum of
+adapters equals the adapter with the weighted sum of their weights.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ from feddat.adapters.whole import WholeModule, put_whole_modules
 class DualAdapters(AdapterStates):
     """Three adapters over one model, in the layers of one PEFT tuner (:class:`feddat.adapters.base.Adapters`).
 
-    Do not use PEFT's ``set_adapter`` or ``disable_adapter`` on :attr:`peft_model`: they change what trains.
+    Do not use PEFT's ``set_adapter`` or ``disable_adapter`` on :attr:`peft_model`: they change which parameters train.
 
     Args:
         model: the base model; its modules are wrapped in place and its parameters frozen.
-        config: of a tuner of this package, or a ``LoraConfig`` that adapts linear layers only.
-        whole: regular expression over whole names of modules that train whole (:mod:`feddat.adapters.whole`).
+        config: the configuration of a tuner of this package, or a ``LoraConfig`` that adapts only linear layers.
+        whole: regular expression for the full names of modules that train whole (:mod:`feddat.adapters.whole`).
 
     Attributes:
         peft_model: the wrapping ``PeftModel``.
 
     Raises:
-        ValueError: the configuration holds something that routes cannot weigh or states would not hold, or PEFT finds
-            no site.
+        ValueError: the configuration has an option that routes cannot weigh or states cannot hold, or PEFT finds no
+            site.
     """
 
     def __init__(self, model: nn.Module, config: PeftConfig, whole: str | None = None) -> None:
         _check_config(config)
         if isinstance(model, PeftModel):
-            raise ValueError("the model is wrapped by PEFT already: pass its base model")
-        # PEFT writes into configurations, hence a copy for each adapter.
+            raise ValueError("the model is already wrapped by PEFT; pass its base model")
+        # PEFT writes into configurations, so each adapter gets a copy.
         self._config = copy.deepcopy(config)
         first, *others = ADAPTERS
         self.peft_model: PeftModel = get_peft_model(model, copy.deepcopy(config), adapter_name=first)
@@ -66,7 +66,7 @@ class DualAdapters(AdapterStates):
             for parameter in self.parameters(name):
                 parameter.requires_grad_(True)
         freeze_for_good(self._sites, "anchor")
-        self._pretrained: dict[str, Tensor] = {}  # of shifted sites
+        self._pretrained: dict[str, Tensor] = {}  # pretrained weights of shifted sites
         self._switches = {route: Switch(self._sites, weights) for route, weights in ROUTES.items()}
         self.refresh_anchor()
         self.route("global")
@@ -87,7 +87,7 @@ class DualAdapters(AdapterStates):
         return [site.layer for site in self._sites]
 
     def route(self, route: Route) -> None:
-        """Send the following forward passes through a named route, or through adapters weighted as given.
+        """Open a named route, or the given weights of adapters, for the following forward passes.
 
         Raises:
             ValueError: there is no such route or adapter.
@@ -99,10 +99,10 @@ class DualAdapters(AdapterStates):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
-        """Draw one adapter's weights anew from a CPU generator; the same on every device.
+        """Draw one adapter's weights again from a CPU generator; the values are the same on every device.
 
         Bottleneck: N(0, init_std²), biases 0. LoRA: A uniform in ±1/√fan-in as in PEFT, B and biases 0. Modules that
-        train whole: as they reset themselves.
+        train whole: by their own ``reset``.
 
         Raises:
             ValueError: there is no such adapter.
@@ -116,10 +116,10 @@ class DualAdapters(AdapterStates):
 
     @torch.no_grad()
     def shift(self, products: Mapping[str, Tensor]) -> None:
-        """Set the weights below LoRA's sites to the pretrained ones plus scale · product, or plus nothing.
+        """Set the weights below LoRA's sites to the pretrained ones, plus scale · product for the given sites.
 
         Raises:
-            ValueError: there is no such site, or it is none of LoRA's.
+            ValueError: there is no such site, or it is not a LoRA site.
         """
         sites = {site.name: site for site in self._sites if not hasattr(site.layer, "reset_adapter")}
         super().shift({name: product for name, product in products.items() if name not in sites})
@@ -131,7 +131,7 @@ class DualAdapters(AdapterStates):
             weight.copy_(pretrained + sites[name].scaling["global"] * product)
 
     def peft_form(self) -> PeftForm:
-        """Return PEFT's form of one of the three; modules that train whole have names in it that PEFT does not know."""
+        """Return PEFT's form of an adapter; PEFT does not know its names for modules that train whole."""
         return PeftForm(self._config, {key: PREFIX + key for key in self.named("global")})
 
     def combined(self, parts: Sequence[Part]) -> tuple[PeftForm, dict[str, Tensor]]:
@@ -164,7 +164,7 @@ def _check_config(config: PeftConfig) -> None:
         return
     if type(config) is not LoraConfig:
         raise ValueError(f"dual adapters need a tuner of this package or a LoraConfig, not {type(config).__name__}")
-    # DoRA is not linear in its scale; biases and saved modules would be shared by all three adapters.
+    # DoRA is not linear in its scale. All three adapters would share biases and saved modules.
     for option, neutral in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
         if getattr(config, option) != neutral:
             raise ValueError(f"LoRA option {option}={getattr(config, option)!r} cannot be used with dual adapters")

@@ -1,9 +1,9 @@
-"""Frozen weights in the format that they are multiplied in, rounded once instead of in every pass.
+"""Frozen weights in the format of their products, rounded once instead of in every pass.
 
-Autocast rounds a linear layer's weight to bfloat16 whenever the layer is called, and keeps the result only of weights
-that train. Of a frozen model that is one pass over all its weights per route and batch, and as many rounded copies in
-memory until the backward pass has used them. Rounded beforehand, they give the same numbers to the last bit, and take
-half the memory. Rounded to 8 bits, as what they are multiplied with is then, they give other numbers
+Autocast rounds a linear layer's weight to bfloat16 at every call, and caches the result only for weights that train. A
+frozen model therefore rounds all its weights for each route and batch, and keeps the rounded copies in memory until the
+backward pass has used them. Weights that are rounded beforehand give the same numbers to the last bit and take half the
+memory. With 8-bit products, both factors are rounded to 8 bits, and the numbers differ
 (:mod:`feddat.adapters.int8_products`).
 """
 
@@ -21,7 +21,7 @@ from feddat.precision import Resolved
 
 
 def prepare_frozen(adapters: Adapters, products: Resolved) -> None:
-    """Prepare a model's frozen linear layers, in place, for products in a format; ``fp32`` leaves them alone."""
+    """Prepare a model's frozen linear layers, in place, for products in a format; ``fp32`` leaves them unchanged."""
     if products == "bf16":
         round_frozen(adapters)
     elif products == "int8":
@@ -29,18 +29,18 @@ def prepare_frozen(adapters: Adapters, products: Resolved) -> None:
 
 
 def round_frozen(adapters: Adapters, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Keep the frozen linear layers of a model in the dtype that autocast would compute them in, in place.
+    """Convert the frozen linear layers of a model, in place, to the dtype in which autocast computes them.
 
-    These are the ones inside its numbered layers. Word embeddings, which are looked up and not multiplied, what heads
-    start from, and all that autocast computes in float32 keep their format.
+    Only linear layers inside the model's numbered layers are converted. Other weights keep their format: word
+    embeddings (looked up, not multiplied), initial values of heads, and everything that autocast computes in float32.
 
     Args:
-        adapters: on the model, whose passes all run under autocast from now on. Its own weights neither train nor
-            move.
-        dtype: that of autocast.
+        adapters: the adapters on the model. All passes must run under autocast from now on, and the model's own weights
+            must neither train nor change.
+        dtype: autocast's dtype.
 
     Returns:
-        The number of layers.
+        The number of converted layers.
     """
     layers = 0
     for _, module in _frozen_linears(adapters):
@@ -54,13 +54,14 @@ def round_frozen(adapters: Adapters, dtype: torch.dtype = torch.bfloat16) -> int
 
 
 def multiply_in_int8(adapters: Adapters) -> int:
-    """Let the frozen linear layers of a model multiply in 8 bits, in place: those that :func:`round_frozen` rounds.
+    """Replace the frozen linear layers inside a model's numbered layers by layers with 8-bit products, in place.
 
     Args:
-        adapters: on the model, which is on the CPU. Its own weights neither train nor move.
+        adapters: the adapters on the model, which must be on the CPU. The model's own weights must neither train nor
+            change.
 
     Returns:
-        The number of layers.
+        The number of replaced layers.
     """
     found = list(_frozen_linears(adapters))
     for name, module in found:
@@ -72,7 +73,7 @@ def _frozen_linears(adapters: Adapters) -> Iterator[tuple[str, nn.Linear]]:
     """Yield the linear layers inside a model's numbered layers that neither train nor belong to an adapter, by name."""
     own = {id(parameter) for name in ADAPTERS for parameter in adapters.parameters(name)}
     for name, module in adapters.model.named_modules():
-        # A subclass may compute something else with its weight.
+        # A subclass can use its weight differently.
         if type(module) is not nn.Linear or layer_of(name) is None:
             continue
         if not any(p.requires_grad or id(p) in own for p in module.parameters()):

@@ -1,12 +1,12 @@
-"""Frozen linear layers that multiply in 8 bits, forward and for gradients, on CPUs that do so natively (VNNI).
+"""Frozen linear layers with 8-bit products, forward and for gradients, on CPUs with native support (VNNI).
 
-Every row of activations, and of gradients, is rounded to whole numbers of −127 to 127 times a scale of its own (dynamic
-quantization); the weight was rounded once, with one scale per output for the forward pass, and one per input, as the
-transposed weight has them, for the backward pass. Sums are exact. Nothing depends on what else is in the batch. Weights
-of the layer have no gradients, so that nothing is ever multiplied by rounded activations *and* rounded gradients.
+Every row of activations or gradients is rounded to whole numbers from −127 to 127 times its own scale (dynamic
+quantization). The weight is rounded once for the forward pass, with one scale per output, and once for the backward
+pass, with one scale per input (the rows of the transposed weight). Sums are exact, and no row depends on the rest of
+the batch. The layer's weights have no gradients, so rounded activations are never multiplied by rounded gradients.
 
-Rounding both operands of these two products, with scales per row: Wortsman et al., "Stable and low-precision training
-for large-scale vision-language models" (SwitchBack), NeurIPS 2023, arXiv 2304.13013.
+Source for rounding both operands of these two products with scales per row: Wortsman et al., "Stable and low-precision
+training for large-scale vision-language models" (SwitchBack), NeurIPS 2023, arXiv 2304.13013.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-#: Largest whole number that a value is rounded to.
+#: Largest whole number to which a value is rounded.
 _MOST = 127
-#: Rows are shifted by this much: for signed ones, oneDNN may have reference code alone, thousands of times as slow.
+#: Shift of the rows to unsigned numbers: for signed ones, oneDNN can fall back to thousands of times slower code.
 _ZERO_POINT = 128
-#: Rows for which oneDNN lays a weight out; products of other numbers of rows are as exact, and about as fast.
+#: Number of rows for which oneDNN lays out a weight; with other numbers, products are as exact and about as fast.
 _ROWS = 512
 
 
@@ -41,17 +41,17 @@ class PackedWeight(NamedTuple):
 
 
 class Int8ProductLinear(nn.Linear):
-    """A frozen linear layer whose products, forward and backward, are of 8-bit numbers.
+    """A frozen linear layer that multiplies 8-bit numbers, forward and backward.
 
-    The weight and bias stay as they are beside the rounded ones: mapped from their file, they are in memory no longer
-    than they are read. Under autocast, activations and gradients leave the layer in autocast's dtype, otherwise in that
-    of what enters.
+    The original weight and bias are kept next to the rounded weight. If they are mapped from their file, they take up
+    memory only while they are read. Outputs have autocast's dtype under autocast, otherwise the input's dtype. The
+    gradient of the input has the input's dtype.
 
     Args:
-        linear: the layer that it stands for, on the CPU.
+        linear: the layer to replace, on the CPU.
 
     Attributes:
-        keeps_format: what leaves it without autocast has the dtype of what enters, whatever dtype the weight has.
+        keeps_format: without autocast, the output has the dtype of the input for any dtype of the weight.
 
     Raises:
         ValueError: the layer trains.
@@ -61,7 +61,7 @@ class Int8ProductLinear(nn.Linear):
 
     def __init__(self, linear: nn.Linear) -> None:
         if any(parameter.requires_grad for parameter in linear.parameters()):
-            raise ValueError("a layer whose products are of 8-bit numbers cannot train")
+            raise ValueError("a layer with 8-bit products cannot train; freeze its parameters first")
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
@@ -69,7 +69,7 @@ class Int8ProductLinear(nn.Linear):
         self._backward_weight: PackedWeight | None = None
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return x Wᵀ + b, (..., out), of x (..., in)."""
+        """Return x Wᵀ + b, (..., out), for x (..., in)."""
         product: Tensor = _Product.apply(input, self)  # type: ignore[no-untyped-call]
         return product
 
@@ -80,8 +80,8 @@ class Int8ProductLinear(nn.Linear):
         return _multiply(x, self._forward_weight, self.bias, dtype)
 
     def gradient(self, gradient: Tensor) -> Tensor:
-        """Return the gradient (..., in) of x, given that of :meth:`product` (..., out)."""
-        if self._backward_weight is None:  # below the first adapter, nobody asks for it
+        """Return the gradient of x (..., in), given the gradient of :meth:`product` (..., out)."""
+        if self._backward_weight is None:  # layers below the first adapter never need it
             self._backward_weight = pack(self.weight.T)
         return _multiply(gradient, self._backward_weight, None, gradient.dtype)
 
@@ -99,19 +99,19 @@ class _Product(torch.autograd.Function):
 
 
 def cannot_multiply(device: str) -> str | None:
-    """Say why products of 8-bit numbers cannot be had on a device; ``None`` where they can."""
+    """Return why a device does not support 8-bit products, or ``None`` if it does."""
     kind = device.partition(":")[0]
     if kind != "cpu":
-        return f"that is for CPUs, not for device {device}"
+        return f"8-bit products need a CPU, not device {device}"
     known: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # newer versions of torch have it
     # Without one of these, oneDNN adds pairs of products in 16 bits, which can overflow.
     if not any(known.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8")):
-        return "this CPU multiplies no 8-bit numbers (AVX512-VNNI, AVX-VNNI or AMX), or torch is too old to tell"
+        return "this CPU has no 8-bit products (AVX512-VNNI, AVX-VNNI or AMX), or torch is too old to detect them"
     return None
 
 
 def pack(weight: Tensor) -> PackedWeight:
-    """Round a weight (out, in) with a scale per output, and lay it out for products."""
+    """Round a weight (out, in) with one scale per output and lay it out for oneDNN."""
     wide = weight.detach().float()
     scales = wide.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / _MOST
     whole = (wide / scales[:, None]).round_().to(torch.int8)
@@ -120,21 +120,21 @@ def pack(weight: Tensor) -> PackedWeight:
 
 
 def product_operator() -> Any:
-    """Return oneDNN's product of 8-bit numbers, which torch does not have everywhere."""
+    """Return oneDNN's 8-bit product, which not every build of torch has."""
     return torch.ops.onednn.qlinear_pointwise
 
 
 def exact_product(shifted: Tensor, weight: PackedWeight, dtype: torch.dtype) -> Tensor:
-    """Return rows of whole numbers (N, in), uint8 and 128 too large, times a weight: (N, out), rounded to ``dtype``."""
+    """Return the product of rows (N, in), uint8 shifted up by 128, and a weight: (N, out), rounded to ``dtype``."""
     product: Tensor = product_operator()(shifted, 1.0, _ZERO_POINT, *weight, None, 1.0, 0, dtype, "none", [], "")
     return product
 
 
 def _multiply(x: Tensor, weight: PackedWeight, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
     rows = x.detach().reshape(-1, x.shape[-1])
-    wide = rows.float()  # which all that follows is quicker with
+    wide = rows.float()  # the following operations are faster in float32
     most = torch.maximum(wide.amax(dim=1, keepdim=True), wide.amin(dim=1, keepdim=True).neg_())
-    # A scale that the output's dtype holds exactly. The smallest keeps rows of zeros from being divided by 0.
+    # The output's dtype holds the scale exactly. The minimum avoids a division by 0 for rows of zeros.
     scales = (most / _MOST).clamp_(min=torch.finfo(dtype).tiny).to(dtype)
     inverse = scales.float().reciprocal()
     whole = (wide * inverse if wide is rows else wide.mul_(inverse)).round_().to(torch.int8)

@@ -1,4 +1,4 @@
-"""From plain settings to adapters on a model, and what they cost in parameters."""
+"""Build adapters on a model from plain settings, and count their parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites, depths, i
 from feddat.adapters.whole import whole_modules
 from feddat.kinds import KINDS
 
-#: Kinds that are PEFT tuners -> the configuration of one, from an expression for its sites and the settings by name.
+#: Kinds that are PEFT tuners -> function that makes the configuration from an expression for sites and the settings.
 TUNERS: dict[str, Callable[[str, Mapping[str, Any]], PeftConfig]] = {
     "bottleneck": lambda sites, settings: BottleneckConfig(target_modules=sites, reduction=settings["reduction"]),
     "lora": lambda sites, settings: LoraConfig(target_modules=sites, r=settings["rank"], lora_alpha=settings["alpha"]),
@@ -43,20 +43,19 @@ def build_adapters(
     Args:
         model: a transformers model (or any module, if ``sites`` are given or the kind needs none), on its device.
         peft: kind of adapter, see :data:`feddat.kinds.KINDS`.
-        reduction: bottleneck: inner width is the site's width / reduction.
-        rank: LoRA: rank.
-        alpha: LoRA: scale is alpha / rank. The adapted projections keep their pretrained weights.
+        reduction: bottleneck: the inner width is the site's width / reduction.
+        rank: LoRA: the rank.
+        alpha: LoRA: the scale is alpha / rank. The adapted projections keep their pretrained weights.
         prompt_tokens: prompt: tokens at each input.
-        sites: bottleneck and LoRA: regular expression over whole module names; default: per model type, see
+        sites: bottleneck and LoRA: regular expression for full module names; default: by model type, see
             :mod:`feddat.adapters.sites` (LoRA: query and value projections).
-        parts: bottleneck and LoRA: which of :data:`feddat.adapters.sites.PARTS` have the default sites.
-        layers: bottleneck and LoRA: of these sites, those in the last so many layers of each tower alone.
+        parts: bottleneck and LoRA: the :data:`feddat.adapters.sites.PARTS` that get the default sites.
+        layers: bottleneck and LoRA: use only the sites in this many last layers of each tower.
 
     Raises:
-        ValueError: the kind is unknown, a setting is out of range, there are no default sites for the model, or
-            ``sites`` match nothing or are given to a kind that has none to choose, or beside ``parts``, or there are
-            fewer ``layers``, or the model lacks a part, or has a module that must train whole and with this kind would
-            not.
+        ValueError: the kind is unknown, a setting is out of range, or the model has no default sites; ``sites`` match
+            nothing, are given for a kind without a choice of sites, or are given together with ``parts``; the model has
+            fewer ``layers`` or lacks a part; or it has a module that must train whole, and the kind does not train it.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     whole = DEFAULT_SITES[model_type].whole if model_type in DEFAULT_SITES else None
@@ -65,27 +64,27 @@ def build_adapters(
     given = {"sites": sites is not None, "parts": tuple(parts) != PARTS[:1], "layers": layers is not None}
     chosen = next((name for name, is_given in given.items() if is_given), None)
     if sites is not None and tuple(parts) != PARTS[:1]:
-        raise ValueError("sites and parts both choose where adapters go; give one of them")
+        raise ValueError("sites and parts both choose where adapters go; give only one of them")
     if peft in TUNERS:
-        if sites is None:  # a tuner of our own sits where bottlenecks do
+        if sites is None:  # tuners of this package use the sites of bottlenecks
             found = default_sites(model_type, parts)
             sites = found.lora if peft == "lora" else found.bottleneck
         settings = {"reduction": reduction, "rank": rank, "alpha": alpha}
         return DualAdapters(model, TUNERS[peft](_targets(model, sites, layers), settings), whole)
     if chosen is not None:
-        raise ValueError(f"{chosen}: adapters of kind {peft!r} have none to choose")
+        raise ValueError(f"{chosen}: cannot be chosen for adapters of kind {peft!r}; remove the setting")
     if peft != "full" and (names := whole_modules(model, whole)):
         raise ValueError(f"kind {peft!r} does not train {', '.join(names)}; use bottleneck, lora or full")
     if peft == "prompt":
         site = default_sites(model_type).prompt
         if site is None:
-            raise ValueError(f"soft prompts need a model that reads text, and {model_type!r} does not")
+            raise ValueError(f"soft prompts need a model that reads text, but {model_type!r} does not")
         return SoftPrompts(model, site, prompt_tokens)
     return ReplacedWeights(model, peft)
 
 
 def _targets(model: nn.Module, sites: str, layers: int | None) -> str:
-    """Return the expression for the sites in the last layers; for all of them, the expression itself."""
+    """Return an expression for the sites in the last ``layers``; without ``layers``, the given expression."""
     if layers is None:
         return sites
     if layers < 1:
@@ -93,7 +92,7 @@ def _targets(model: nn.Module, sites: str, layers: int | None) -> str:
     names = [name for name, _ in model.named_modules() if re.fullmatch(sites, name)]
     deepest = max(depths(names).values(), default=0)
     if layers > deepest:
-        raise ValueError(f"layers: {layers}, but the model has sites for adapters in {deepest}")
+        raise ValueError(f"layers: {layers}, but the model has sites for adapters in only {deepest} layers")
     return "|".join(re.escape(name) for name in in_last_layers(names, layers))
 
 
@@ -105,26 +104,26 @@ def count_parameters(
     shares: Callable[[str], bool] | None = None,
     head: nn.Module | None = None,
 ) -> dict[str, int]:
-    """Count one client's parameters; the global route is open afterwards.
+    """Count one client's parameters; afterwards the global route is open.
 
     Args:
         adapters: the model and its adapters.
-        trains: adapters that the method trains, of ``global`` and ``local``.
-        trains_key: which entries of them train.
-        shares: which entries of the global adapter travel; ``None``: none does.
-        head: the personal task heads, if they are to be counted.
+        trains: adapters that the method trains, a subset of ``global`` and ``local``.
+        trains_key: whether an entry of these adapters trains.
+        shares: whether an entry of the global adapter travels; ``None``: no entry does.
+        head: the personal task heads, to count them too.
 
     Returns:
-        ``total``: backbone, adapters of the method and heads, without weights that trained ones replace;
-        ``trainable``: what trains; ``communicated``: what travels one way between a client and the server in one
-        round. The anchor, a copy, is not counted.
+        ``total``: backbone, adapters of the method and heads, without weights that trained ones replace.
+        ``trainable``: trained parameters. ``communicated``: parameters that travel one way between a client and the
+        server in one round. The anchor is a copy and is not counted.
     """
 
     def size(parameters: Iterable[nn.Parameter]) -> int:
         return sum(_count(parameter) for parameter in parameters)
 
     inserted = {id(parameter) for name in ADAPTERS for parameter in adapters.parameters(name)}
-    # The backbone as the route leaves it: with the global values in place of some of its own, where a kind does that.
+    # Some kinds replace weights of the backbone on this route; the replaced weights are not counted.
     adapters.route("global" if trains else "none")
     backbone = size(parameter for parameter in adapters.model.parameters() if id(parameter) not in inserted)
     adapters.route("global")
@@ -138,6 +137,6 @@ def count_parameters(
 
 
 def _count(parameter: nn.Parameter) -> int:
-    """Return how many weights a parameter holds; bitsandbytes packs two of four bits into one element."""
+    """Return the number of weights in a parameter; bitsandbytes packs two 4-bit weights into one element."""
     packed = getattr(parameter, "quant_state", None)
     return parameter.numel() if packed is None else math.prod(packed.shape)

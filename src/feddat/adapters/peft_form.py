@@ -1,4 +1,4 @@
-"""One adapter as PEFT keeps it on disk: ``adapter_config.json`` and ``adapter_model.safetensors``."""
+"""One adapter in PEFT's format on disk: ``adapter_config.json`` and ``adapter_model.safetensors``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from feddat.hub import HubError, parse_address
 
 #: The files of a PEFT folder.
 CONFIG_FILE, WEIGHTS_FILE = CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-#: Before the names of a model's own parameters in PEFT's files.
+#: Prefix of the names of a model's own parameters in PEFT's files.
 PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True)
 class PeftForm:
-    """What makes an adapter's state a PEFT adapter.
+    """The information that turns an adapter's state into a PEFT adapter.
 
     Attributes:
-        config: PEFT's configuration of it.
+        config: PEFT's configuration of the adapter.
         names: an entry's name in the state -> its name in PEFT's file.
     """
 
@@ -37,17 +37,17 @@ class PeftForm:
     names: Mapping[str, str]
 
     def tensors(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state, or a part of one, under PEFT's names."""
+        """Return a state, or part of one, under PEFT's names."""
         return {self.names[key]: value for key, value in state.items()}
 
     def state(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what a PEFT file holds under the names of states; what has none keeps its own."""
+        """Return the tensors of a PEFT file under the names of states; tensors without such a name keep their own."""
         own = {name: key for key, name in self.names.items()}
         return {own.get(name, name): value for name, value in tensors.items()}
 
 
 def hub_name(model: str) -> tuple[str, str | None] | None:
-    """Return a model's name on the Hub and its revision, if given; ``None`` for bundled names and folders."""
+    """Return a model's name on the Hub and its revision (if given), or ``None`` for bundled names and folders."""
     if Path(model).expanduser().is_dir():
         return None
     try:
@@ -61,9 +61,9 @@ def save_config(folder: Path, config: PeftConfig, base: str | None, model_class:
     """Write ``adapter_config.json``.
 
     Args:
-        folder: that exists.
-        config: of the adapter.
-        base: the model that it belongs to: a name, on the Hub with ``@revision``, or a folder.
+        folder: an existing folder.
+        config: the adapter's configuration.
+        base: the adapter's base model: a name (on the Hub with ``@revision``) or a folder.
         model_class: transformers' class of that model, for ``AutoPeftModel``.
     """
     config = copy.deepcopy(config)
@@ -77,17 +77,17 @@ def save_config(folder: Path, config: PeftConfig, base: str | None, model_class:
 def save_peft(
     folder: Path, form: PeftForm, state: Mapping[str, Tensor], base: str | None, model_class: type | None = None
 ) -> None:
-    """Write both files of an adapter into a folder that exists; see :func:`save_config`."""
+    """Write both files of an adapter into an existing folder; see :func:`save_config`."""
     save_config(folder, form.config, base, model_class)
     tensors = {name: value.detach().cpu().contiguous() for name, value in form.tensors(state).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
 
 
 def read_peft(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
-    """Return what a PEFT folder holds: the configuration, and the tensors under PEFT's names.
+    """Return the contents of a PEFT folder: the configuration, and the tensors under PEFT's names.
 
     Raises:
-        ValueError: a file is missing or cannot be read; names it.
+        ValueError: a file is missing or cannot be read; the message names it.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
@@ -95,7 +95,7 @@ def read_peft(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # PEFT raises many kinds for unknown types and values
-        raise ValueError(f"{folder / CONFIG_FILE}: no configuration of PEFT: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{folder / CONFIG_FILE}: not a PEFT configuration: {' '.join(str(error).split())}") from error
     try:
         return config, load_file(folder / WEIGHTS_FILE)
     except (OSError, SafetensorError) as error:
@@ -103,10 +103,10 @@ def read_peft(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
 
 
 def put_peft(model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor]) -> PeftModel:
-    """Put an adapter into a model, in place, and return what PEFT wraps it in; it does not train.
+    """Put an adapter into a model in place, and return PEFT's wrapper; the adapter does not train.
 
     Raises:
-        ValueError: the model has no place for a tensor, another shape there, or a place that no tensor is for.
+        ValueError: the model has no place for a tensor, has a different shape there, or a tensor is missing.
     """
     config = copy.deepcopy(config)
     config.inference_mode = True

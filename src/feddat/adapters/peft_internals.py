@@ -1,8 +1,8 @@
-"""What this project does to PEFT beyond its public interface (peft >=0.21,<0.22). Nothing else touches these parts.
+"""All uses of PEFT beyond its public interface (peft >=0.21,<0.22). No other module touches these parts.
 
-Two things: a tuner of our own is put into PEFT's tables, and routes are switched on the tuner layers directly, because
-PEFT's own ``set_adapter`` also flips ``requires_grad``, which silently drops gradients of a graph built before.
-(The tuner itself, in ``bottleneck/``, overrides the methods that PEFT asks tuners to override.)
+There are two. This package's tuners are entered into PEFT's tables. And routes are switched directly on the tuner
+layers, because PEFT's own ``set_adapter`` also flips ``requires_grad``, which silently drops gradients of existing
+graphs. (The tuner in ``bottleneck/`` overrides only the methods that PEFT asks tuners to override.)
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 
 def register_tuner(peft_type: str, config_class: type[PeftConfig], tuner_class: type[BaseTuner]) -> None:
-    """Make a tuner known to PEFT under a name outside its closed enumeration; again is harmless."""
+    """Register a tuner with PEFT under a name outside its closed enumeration; repeated calls are harmless."""
     key: Any = peft_type  # PEFT looks plain strings up in tables keyed by its string enumeration
     PEFT_TYPE_TO_CONFIG_MAPPING[key] = config_class
     PEFT_TYPE_TO_TUNER_MAPPING[key] = tuner_class
@@ -30,13 +30,13 @@ def register_tuner(peft_type: str, config_class: type[PeftConfig], tuner_class: 
 
 
 def tuner_prefix(config: PeftConfig) -> str:
-    """Return what begins the names of a tuner's parameters, in the modules that own them."""
+    """Return the prefix of the names of a tuner's parameters in the modules that own them."""
     key: Any = config.peft_type
     return PEFT_TYPE_TO_PREFIX_MAPPING[key]
 
 
 def layer_class(config: PeftConfig) -> type[Any]:
-    """Return the class of the layers that a configuration's tuner puts around its sites."""
+    """Return the class of the layers in which a configuration's tuner wraps its sites."""
     key: Any = config.peft_type
     tuner: Any = PEFT_TYPE_TO_TUNER_MAPPING[key]
     found: type[Any] = tuner.tuner_layer_cls
@@ -56,20 +56,20 @@ def collect_sites(peft_model: PeftModel) -> list[Site]:
     """Return the tuner layers in module order.
 
     Raises:
-        ValueError: a layer has no scale per adapter, so weighted routes cannot be had.
+        ValueError: a layer has no scale per adapter, so weighted routes are impossible.
     """
     sites = []
     for name, module in peft_model.get_base_model().named_modules():
         if isinstance(module, BaseTunerLayer):
             scaling = getattr(module, "scaling", None)
             if not isinstance(scaling, dict):
-                raise ValueError(f"{type(module).__name__} at {name}: no scale per adapter to weight routes with")
+                raise ValueError(f"{type(module).__name__} at {name}: has no scale per adapter, which routes need")
             sites.append(Site(name, module, dict(scaling)))
     return sites
 
 
 def named_weights(site: Site, adapter: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield one adapter's parameters at a site, under names without the adapter's.
+    """Yield one adapter's parameters at a site, under names without the adapter's name.
 
     Raises:
         ValueError: the site's adapters are bare parameters (LoRA on embeddings).
@@ -79,13 +79,13 @@ def named_weights(site: Site, adapter: str) -> Iterator[tuple[str, nn.Parameter]
         if adapter not in container:
             continue
         if not isinstance(container[adapter], nn.Module):
-            raise ValueError(f"{site.name}: adapters on embeddings are not supported, choose linear layers")
+            raise ValueError(f"{site.name}: adapters on embeddings are not supported; choose linear layers")
         for name, parameter in container[adapter].named_parameters():
             yield f"{site.name}.{container_name}.{name}", parameter
 
 
 def freeze_for_good(sites: Sequence[Site], adapter: str) -> None:
-    """Freeze an adapter such that PEFT's own switching never makes it trainable."""
+    """Freeze an adapter so that PEFT's own switching never makes it trainable."""
     for site in sites:
         names = {**site.layer.frozen_peft_weight_names, adapter: site.layer.adapter_layer_names}
         site.layer.frozen_peft_weight_names = names
@@ -94,21 +94,21 @@ def freeze_for_good(sites: Sequence[Site], adapter: str) -> None:
 
 
 class Switch:
-    """One route: the adapters that are active and their weights. No weights: adapters off.
+    """One route: its active adapters and their weights; without weights, adapters are off.
 
-    Named routes are prepared once, so that :meth:`apply` costs a few microseconds per site. A weight may be a tensor
-    that broadcasts over the site's output: both kinds of layer only multiply by the scale.
+    Named routes are prepared once, so :meth:`apply` takes only a few microseconds per site. A weight can be a tensor
+    that broadcasts over the site's output, because all kinds of layer only multiply by the scale.
     """
 
     def __init__(self, sites: Sequence[Site], weights: Mapping[str, float | Tensor]) -> None:
         self._active = list(weights)
-        # Every adapter's scale is set, so that no weight of an earlier route is left behind.
+        # The scale of every adapter is set so that no weight of an earlier route remains.
         self._plan = [
             (site.layer, {name: base * weights.get(name, 1.0) for name, base in site.scaling.items()}) for site in sites
         ]
 
     def apply(self) -> None:
-        """Switch every site to this route; ``requires_grad`` is left alone."""
+        """Switch every site to this route without changing ``requires_grad``."""
         active = self._active
         for layer, scaling in self._plan:
             layer.scaling.update(scaling)

@@ -1,8 +1,8 @@
-"""Soft prompts: a few trained tokens beside the words, and beside the image patches where the model sees both at once.
+"""Soft prompts: a few trained tokens beside the words, and beside the image patches in models that see both together.
 
 Lester, Al-Rfou, Constant 2021, arXiv 2104.08691; re-parametrised as in prefix tuning (Li and Liang 2021, arXiv
-2101.00190, section 4.3): what trains are the tokens and a small network d -> d/4 -> d with tanh that they pass through.
-Where they enter: :mod:`feddat.adapters.soft_prompt.entry`.
+2101.00190, section 4.3). The tokens train, and so does a small network d -> d/4 -> d with tanh that they pass through.
+:mod:`feddat.adapters.soft_prompt.entry` describes where the tokens enter.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class SoftPrompts(AdapterStates):
 
     Args:
         model: the base model, on the device where it stays; its parameters are frozen.
-        site: where the tokens enter.
-        length: tokens per input.
+        site: the place where the tokens enter.
+        length: number of tokens per input.
 
     Attributes:
         model: the same model, with hooks.
 
     Raises:
-        ValueError: not exactly one module fits the site.
+        ValueError: the model does not have exactly one module for the site.
     """
 
     def __init__(self, model: nn.Module, site: PromptSite, length: int = 5) -> None:
@@ -63,11 +63,11 @@ class SoftPrompts(AdapterStates):
 
     @property
     def changed(self) -> list[nn.Module]:
-        """The stack of layers that the tokens enter."""
+        """The stack of layers into which the tokens enter."""
         return [self._stack]
 
     def route(self, route: Route) -> None:
-        """Let the following forward passes see one adapter's prompts, or with ``none`` no prompts.
+        """Use one adapter's prompts in the following forward passes, or no prompts with ``none``.
 
         Raises:
             ValueError: there is no such route or adapter, or the route mixes or scales adapters.
@@ -76,7 +76,7 @@ class SoftPrompts(AdapterStates):
         self.opened = route
 
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
-        """Draw one adapter's prompts anew from a CPU generator; the same on every device.
+        """Draw one adapter's prompts again from a CPU generator; the values are the same on every device.
 
         Raises:
             ValueError: there is no such adapter.
@@ -86,7 +86,7 @@ class SoftPrompts(AdapterStates):
             cast(Prompt, prompt).reset(generator)
 
     def peft_form(self) -> PeftForm:
-        """Return the form that this package's own tuner has (:mod:`feddat.adapters.soft_prompt`)."""
+        """Return the form of this package's own tuner (:mod:`feddat.adapters.soft_prompt`)."""
         place = f"{PREFIX}{self._name}.{CHILD}.{CONTAINER}."
         return PeftForm(self._config, {key: place + key for key in self.named("global")})
 
@@ -99,6 +99,6 @@ def _find(model: nn.Module, pattern: str) -> str:
     if len(names) != 1:
         found = ", ".join(names) or "none"
         raise ValueError(
-            f"soft prompts need one module named like {pattern!r} in {type(model).__name__}; found {found}"
+            f"soft prompts need exactly one module that matches {pattern!r} in {type(model).__name__}; found {found}"
         )
     return names[0]

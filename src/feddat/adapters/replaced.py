@@ -1,11 +1,11 @@
 """Kinds that train some of the backbone's own weights: its norms, its biases, or all of them.
 
-Each of the three adapters is one full set of values for the same parameters, all starting as pretrained; a route puts
-one set into the model. Parameter objects are exchanged, not values: a graph built on one route keeps its parameters
-when the next route is opened, and ``requires_grad`` never flips.
+Each of the three adapters is a full set of values for the same parameters, which starts at the pretrained values. A
+route puts one set into the model. It swaps parameter objects, not values: a graph built on one route keeps its
+parameters when the next route is opened, and ``requires_grad`` never flips.
 
-Sources: BitFit, Ben Zaken et al. 2021, arXiv 2106.10199 (biases); Zhao et al. 2023, arXiv 2312.11420 (norms, as PEFT's
-LN tuning, which has neither biases nor whole models).
+Sources: BitFit, Ben Zaken et al. 2021, arXiv 2106.10199 (biases); Zhao et al. 2023, arXiv 2312.11420 (norms, as in
+PEFT's LN tuning, which supports neither biases nor whole models).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from feddat.adapters.base import ADAPTERS, TRAINED, Route, check_adapter
 from feddat.adapters.peft_form import PREFIX, PeftForm
 from feddat.adapters.states import AdapterStates, single_adapter
 
-#: Says of a parameter, by the module that owns it and its name there, whether a kind trains it.
+#: Tells whether a kind trains a parameter, given the module that owns it and its name there.
 Choice = Callable[[nn.Module, str], bool]
 
 
 def is_norm(module: nn.Module, name: str) -> bool:
-    """Return whether a module normalises; transformers defines an RMSNorm class for every model that has one."""
+    """Return whether a module is a norm; transformers defines its own RMSNorm class for each model that has one."""
     return isinstance(module, nn.LayerNorm | nn.RMSNorm) or type(module).__name__.endswith("RMSNorm")
 
 
 def is_bias(module: nn.Module, name: str) -> bool:
-    """Return whether a parameter is a bias term, of linear layers, convolutions and norms alike."""
+    """Return whether a parameter is a bias term of a linear layer, a convolution or a norm."""
     return name.endswith("bias")
 
 
-#: By the name in ``adapter.peft``.
+#: Kind, as in ``adapter.peft`` -> the choice of its parameters.
 CHOICES: dict[str, Choice] = {
     "norm": is_norm,
     "bias": is_bias,
@@ -78,11 +78,11 @@ class ReplacedWeights(AdapterStates):
 
     @property
     def changed(self) -> list[nn.Module]:
-        """The modules that own exchanged parameters."""
+        """The modules that own swapped parameters."""
         return list(dict.fromkeys(module for module, _, _ in self._places))
 
     def route(self, route: Route) -> None:
-        """Let the following forward passes use the values of one adapter, or with ``none`` the pretrained ones.
+        """Use the values of one adapter in the following forward passes, or the pretrained ones with ``none``.
 
         Raises:
             ValueError: there is no such route or adapter, or the route mixes or scales adapters.
@@ -90,13 +90,13 @@ class ReplacedWeights(AdapterStates):
         adapter = single_adapter(route, self._kind)
         values = self._pretrained if adapter is None else self._weights[adapter]
         for module, name, key in self._places:
-            # What assigning the attribute comes to, without checks that cost several times as long.
+            # Equivalent to assigning the attribute, but several times as fast because it skips the checks.
             module._parameters[name] = values[key]
         self.opened = route
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator, adapter: str) -> None:
-        """Put one adapter back to the pretrained values; nothing is drawn from the generator.
+        """Reset one adapter to the pretrained values; the generator is not used.
 
         Raises:
             ValueError: there is no such adapter.
@@ -106,9 +106,10 @@ class ReplacedWeights(AdapterStates):
             weight.copy_(self._pretrained[key])
 
     def peft_form(self) -> PeftForm | None:
-        """Return PEFT's form of norms (LN tuning) and biases (a LoRA adapter without a site, which may have biases).
+        """Return PEFT's form of norms (LN tuning) or biases (a LoRA adapter without sites, which can have biases).
 
-        ``None`` for a whole model, which is no adapter, and for nothing at all.
+        Return ``None`` for ``full``, because a whole model is not an adapter, and for ``head``, which trains nothing
+        here.
         """
         keys = list(self._pretrained)
         if self._kind == "bias":
@@ -124,7 +125,7 @@ class ReplacedWeights(AdapterStates):
 
 
 def matching(names: Collection[str], wanted: Collection[str]) -> str:
-    """Return an expression that matches ``wanted`` of all ``names`` as a whole: short where numbers do not matter."""
+    """Return a regular expression that fully matches only ``wanted`` of ``names``; short if numbers do not matter."""
     short = "|".join(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in wanted))
     if [name for name in names if re.fullmatch(short, name)] == [name for name in names if name in set(wanted)]:
         return short
@@ -132,15 +133,15 @@ def matching(names: Collection[str], wanted: Collection[str]) -> str:
 
 
 def _vocabulary_head(model: nn.Module) -> nn.Module | None:
-    """Return what scores the vocabulary in a model that writes, where that is part of it: it is never trained."""
+    """Return the vocabulary head of a model that writes, or ``None`` if it has none; this head never trains."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
     return head if isinstance(head, nn.Module) else None
 
 
 def _choose(model: nn.Module, chosen: Choice) -> tuple[dict[str, nn.Parameter], list[tuple[nn.Module, str, str]]]:
-    """Return the chosen parameters by key, and every (module, name there, key) where one is used.
+    """Return the chosen parameters by key, and every (module, name there, key) that uses one.
 
-    A parameter that several modules share has one key: its first place's.
+    A parameter that several modules share has a single key, from the first of them.
     """
     found = [
         (f"{owner}.{name}" if owner else name, module, name, parameter)

@@ -1,8 +1,8 @@
-"""Where adapters go by default: one row per family of transformers, matched against full module names.
+"""Default sites of adapters: one row per family of transformers models, matched against full module names.
 
-METHOD: bottleneck adapters sit after every feed-forward block; LoRA goes on the query and value projections; prompts
-enter beside the words, and beside the image patches of a model that sees both at once. The rows name modules as
-transformers 5 does; a leading ``(.*\\.)?`` lets the same row fit a bare model and one inside a task model
+METHOD: bottleneck adapters go after every feed-forward block, and LoRA goes on the query and value projections. Prompts
+enter beside the words, and beside the image patches of a model that sees both together. The rows name modules as
+transformers 5 does. With a leading ``(.*\\.)?``, the same row fits a bare model and a model inside a task model
 (``encoder.layer.0`` and ``vilt.encoder.layer.0``).
 """
 
@@ -12,19 +12,19 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-#: Parts of a vision-language model that take adapters; where a model has no such parts, all of it is the first.
+#: Parts of a vision-language model that can have adapters; a model without such parts counts as the first part.
 PARTS = ("language", "vision", "projector")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptSite:
-    """Where soft prompts enter and leave.
+    """The place where soft prompts enter and leave.
 
     Attributes:
-        stack: the module around all transformer layers, which takes embeddings, a mask, and positions if it adds them.
-        inputs: what prompts are put beside. Of more than one, ``embeddings.token_type_embeddings`` next to the stack
-            has a row each.
-        causal: whether a token sees only those before it.
+        stack: the module around all transformer layers; it takes embeddings, a mask, and positions if it adds them.
+        inputs: the inputs that get prompts. With more than one, ``embeddings.token_type_embeddings`` next to the stack
+            has one row for each.
+        causal: whether a token sees only the tokens before it.
     """
 
     stack: str
@@ -34,14 +34,14 @@ class PromptSite:
 
 @dataclass(frozen=True, slots=True)
 class DefaultSites:
-    """Regular expressions that must match a module's whole name.
+    """Regular expressions that must match a module's full name.
 
     Attributes:
         bottleneck: modules whose output the adapter reads (see :mod:`feddat.adapters.bottleneck.layer`).
         lora: linear projections that LoRA adapts.
-        prompt: where soft prompts enter; ``None`` for models that read no text.
-        whole: modules that train whole beside the adapters, where the model has them (:mod:`feddat.adapters.whole`).
-        parts: sites in the other :data:`PARTS`, which take adapters if asked to.
+        prompt: the place where soft prompts enter; ``None`` for models that read no text.
+        whole: modules that train whole beside the adapters, if the model has them (:mod:`feddat.adapters.whole`).
+        parts: sites in the other :data:`PARTS`, which get adapters only on request.
     """
 
     bottleneck: str
@@ -58,13 +58,13 @@ _OUTPUT_MODULE = DefaultSites(
     prompt=PromptSite(r"(.*\.)?encoder"),
 )
 _VILT = replace(_OUTPUT_MODULE, prompt=PromptSite(r"(.*\.)?encoder", inputs=("text", "image")))
-# Only ViLT of the two models in a row, as in the published code.
+# Of the two models in sequence, only ViLT gets adapters, as in the published code.
 _VILT_BERT = DefaultSites(
     bottleneck=r"vilt\.encoder\.layer\.\d+\.output",
     lora=r"vilt\.encoder\.layer\.\d+\.attention\.attention\.(query|value)",
     prompt=PromptSite(r"vilt\.encoder", inputs=("text", "image")),
 )
-# Layers that add the residual in their own forward: only the whole layer's output has it.
+# These layers add the residual in their own forward, so only the whole layer's output includes it.
 _VIT_LAYER = DefaultSites(
     bottleneck=r"(.*\.)?layers?\.\d+",
     lora=r"(.*\.)?layers?\.\d+\.attention\.(attention\.)?(query|value|q_proj|v_proj)",
@@ -75,8 +75,8 @@ _CLIP_LAYER = DefaultSites(
 )
 _CLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder", causal=True), whole="fusion")
 _SIGLIP_TEXT = replace(_CLIP_LAYER, prompt=PromptSite(r"(.*text_model\.)?encoder"), whole="fusion")
-# What reads the question beside the image. The image tower's layers are `vision_model.encoder.layers.N`, those of what
-# writes the answer `text_decoder.bert.encoder.layer.N.output`.
+# Only the encoder that reads the question with the image. The layers of the image tower are
+# `vision_model.encoder.layers.N`, those of the answer decoder `text_decoder.bert.encoder.layer.N.output`.
 _BLIP = DefaultSites(
     bottleneck=r"text_encoder\.encoder\.layer\.\d+\.output",
     lora=r"text_encoder\.encoder\.layer\.\d+\.(cross)?attention\.self\.(query|value)",
@@ -87,13 +87,13 @@ _DECODER = DefaultSites(
     lora=r"(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
     prompt=PromptSite(r"(model)?", causal=True),
 )
-# A vision-language model: by default its language model only.
+# A vision-language model: by default, only its language model gets adapters.
 _VLM_DECODER = DefaultSites(
     bottleneck=r"(.*\.)?(text_model|language_model)\.(model\.)?layers\.\d+\.mlp",
     lora=r"(.*\.)?(text_model|language_model)\.(model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj)",
     prompt=PromptSite(r"(.*\.)?(text_model|language_model)", causal=True),
     parts={
-        # CLIP's and SigLIP's layers and Qwen's blocks: they add the residual themselves.
+        # CLIP's and SigLIP's layers and Qwen's blocks add the residual themselves.
         "vision": DefaultSites(
             bottleneck=r"(.*\.)?(vision_(model|tower)\..*layers|visual\.blocks)\.\d+",
             lora=r"(.*\.)?(vision_(model|tower)\..*layers\.\d+\.self_attn\.(q_proj|v_proj)|visual\.blocks\.\d+\.attn\.qkv)",
@@ -131,15 +131,15 @@ DEFAULT_SITES: dict[str, DefaultSites] = {
 
 
 def default_sites(model_type: str | None, parts: Sequence[str] = PARTS[:1]) -> DefaultSites:
-    """Return the default sites of a transformers ``config.model_type``, in the ``parts`` of it that are named.
+    """Return the default sites of a transformers ``config.model_type``, in the given ``parts`` of the model.
 
     Raises:
-        ValueError: there are no defaults for this type, or it does not have such a part.
+        ValueError: this type has no default sites, or lacks one of the parts.
     """
     sites = DEFAULT_SITES.get(model_type or "")
     if sites is None:
         raise ValueError(
-            f"model type {model_type!r} has no default adapter sites: give a regular expression over module names "
+            f"model type {model_type!r} has no default adapter sites; give a regular expression for module names "
             f"(known types: {', '.join(sorted(DEFAULT_SITES))})"
         )
     if tuple(parts) == PARTS[:1]:
@@ -148,7 +148,7 @@ def default_sites(model_type: str | None, parts: Sequence[str] = PARTS[:1]) -> D
     for part in parts:
         if part not in {PARTS[0], *sites.parts}:
             have = ", ".join([PARTS[0], *sites.parts])
-            raise ValueError(f"model type {model_type!r} has no part {part!r} to put adapters in; its parts: {have}")
+            raise ValueError(f"model type {model_type!r} has no part {part!r} for adapters; its parts: {have}")
         chosen.append(sites if part == PARTS[0] else sites.parts[part])
     return replace(
         sites,
@@ -157,18 +157,18 @@ def default_sites(model_type: str | None, parts: Sequence[str] = PARTS[:1]) -> D
     )
 
 
-#: A name that lies in a layer: the tower of layers, and which of them.
+#: Matches a name inside a layer; its groups are the tower of layers and the layer's number.
 _IN_LAYER = re.compile(r"(.*?\b(?:layers?|blocks))\.(\d+)(?:\.|$)")
 
 
 def layer_of(name: str) -> tuple[str, int] | None:
-    """Return the tower of layers that a module or parameter lies in, and the number of its layer; or ``None``."""
+    """Return the tower and the layer number of a module or parameter, or ``None`` if it is in no layer."""
     match = _IN_LAYER.match(name)
     return (match[1], int(match[2])) if match else None
 
 
 def depths(names: Iterable[str]) -> dict[str, int]:
-    """Return the number of layers of each tower that names lie in: one more than the highest number of a layer."""
+    """Return the number of layers of each tower among ``names``, which is one more than its highest layer number."""
     found: dict[str, int] = {}
     for tower, number in filter(None, map(layer_of, names)):
         found[tower] = max(found.get(tower, 0), number + 1)
@@ -176,11 +176,11 @@ def depths(names: Iterable[str]) -> dict[str, int]:
 
 
 def in_last_layers(names: Collection[str], count: int) -> list[str]:
-    """Return the names that lie in the last ``count`` layers of their tower.
+    """Return the names that are in the last ``count`` layers of their tower.
 
     Args:
-        names: of modules or parameters. Those that lie in no layer are left out.
-        count: of layers.
+        names: names of modules or parameters; names outside layers are left out.
+        count: number of layers.
     """
     depth = depths(names)
     places = {name: place for name in names if (place := layer_of(name))}

@@ -1,4 +1,4 @@
-"""What every kind of adapter shares: three sets of named parameters, copied, saved and loaded."""
+"""Common base of all kinds of adapter: three sets of named parameters that can be copied, saved and loaded."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class AdapterStates:
 
     @property
     def sites(self) -> list[str]:
-        """The names of the modules that an adapter has parameters at, in module order."""
+        """The names of the modules at which an adapter has parameters, in module order."""
         return list(dict.fromkeys(key.rpartition(".")[0] or key for key in self.named("global")))
 
     def named(self, adapter: str) -> Mapping[str, nn.Parameter]:
-        """Return one adapter's own parameters, not copies, in module order.
+        """Return one adapter's own parameters (not copies), in module order.
 
         Raises:
             ValueError: there is no such adapter.
@@ -59,7 +59,7 @@ class AdapterStates:
         self.copy("global", "anchor")
 
     def state(self, adapter: str) -> dict[str, Tensor]:
-        """Return CPU copies of one adapter's tensors by names without the adapter's, in module order.
+        """Return CPU copies of one adapter's tensors, in module order, by names without the adapter's name.
 
         Raises:
             ValueError: there is no such adapter.
@@ -68,11 +68,10 @@ class AdapterStates:
 
     @torch.no_grad()
     def load(self, adapter: str, state: Mapping[str, Tensor]) -> None:
-        """Copy a :meth:`state` into an adapter; the others are left alone.
+        """Copy a :meth:`state` into an adapter; the other adapters stay unchanged.
 
         Raises:
-            ValueError: there is no such adapter; a key is missing or unexpected, or a shape differs. Nothing is loaded
-                then.
+            ValueError: there is no such adapter, a key is missing or unexpected, or a shape differs; nothing is loaded.
         """
         weights = self.named(adapter)
         check_state(adapter, state, weights)
@@ -80,23 +79,23 @@ class AdapterStates:
             weight.copy_(state[key])
 
     def shift(self, products: Mapping[str, Tensor]) -> None:
-        """Accept nothing but nothing: only LoRA's sites have one frozen weight each.
+        """Accept only an empty mapping, because only LoRA's sites have a single frozen weight to shift.
 
         Raises:
-            ValueError: there is something to add.
+            ValueError: ``products`` is not empty.
         """
         if products:
             raise ValueError(f"no frozen weight to shift below {next(iter(products))!r}: these are not LoRA adapters")
 
     def peft_form(self) -> PeftForm | None:
-        """Return ``None``: PEFT has no form for what trains."""
+        """Return ``None``: PEFT has no form for the trained parameters."""
         return None
 
     def combined(self, parts: Sequence[Part]) -> tuple[PeftForm | None, dict[str, Tensor]]:
-        """Return the form and the state of one adapter, itself: others cannot be added to it.
+        """Return the form and the state of a single adapter of weight 1; this kind cannot add up adapters.
 
         Raises:
-            ValueError: there are several, or it has another weight than 1.
+            ValueError: there are several adapters, or its weight is not 1.
         """
         ((weight, state), *others) = parts
         if others or weight != 1.0:
@@ -105,7 +104,7 @@ class AdapterStates:
 
 
 def single_adapter(route: Route, kind: str) -> str | None:
-    """Return the one adapter on a route, ``None`` where there is none, for kinds that cannot add adapters up.
+    """Return the only adapter on a route, or ``None`` without one, for kinds that cannot add up adapters.
 
     Raises:
         ValueError: there is no such route or adapter, or the route mixes or scales adapters.

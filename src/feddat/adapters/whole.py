@@ -1,7 +1,7 @@
-"""A module that has no pretrained weights and trains whole, beside the adapters: a fusion on the shared side.
+"""A module without pretrained weights that trains whole, beside the adapters: a fusion on the shared side.
 
-Like an adapter there are three of it, the global, local and anchor one, and a route adds up their weighted outputs. A
-contribution to nothing pretrained needs all of its weights to be one's own, so that each is a full copy.
+Like an adapter, it exists three times (global, local and anchor), and a route adds up the weighted outputs. There are
+no pretrained weights to contribute to, so each of the three is a full copy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from feddat.adapters.base import ADAPTERS, ROUTES
 
 
 class WholeModule(nn.Module, BaseTunerLayer):
-    """Three copies of a module in its place: y = Σ sᵢ·Fᵢ(x); with adapters off, the module as it was.
+    """Three copies of a module in its place: y = Σ sᵢ·Fᵢ(x); with adapters off, the original module.
 
     Args:
-        module: takes one tensor and returns one with the same first dimension; has ``reset(generator)``, which draws
-            its weights anew.
+        module: takes a tensor and returns a tensor with the same first dimension; its ``reset(generator)`` draws its
+            weights again.
     """
 
     adapter_layer_names = ("whole",)
@@ -32,14 +32,14 @@ class WholeModule(nn.Module, BaseTunerLayer):
         super().__init__()
         self.whole = nn.ModuleDict({name: copy.deepcopy(module) for name in ADAPTERS})
         self.scaling: dict[str, float | Tensor] = dict.fromkeys(ADAPTERS, 1.0)
-        # In a list it is no submodule: trained copies replace it, so that its weights do not count.
+        # A list keeps it from being a submodule: the trained copies replace it, so its weights must not count.
         self._untrained = [module]
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter: str | list[str] = list(ROUTES["global"])
 
     def reset_adapter(self, adapter: str, generator: torch.Generator | None = None) -> None:
-        """Draw one copy's weights anew from a CPU generator."""
+        """Draw one copy's weights again from a CPU generator."""
         copied: Any = self.whole[adapter]
         copied.reset(generator)
 
@@ -61,11 +61,11 @@ class WholeModule(nn.Module, BaseTunerLayer):
 
 
 def whole_modules(model: nn.Module, pattern: str | None) -> list[str]:
-    """Return the names of the modules that ``pattern`` matches as a whole."""
+    """Return the names of the modules that ``pattern`` matches fully."""
     return [] if pattern is None else [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
 
 
 def put_whole_modules(model: nn.Module, pattern: str | None) -> None:
-    """Put a :class:`WholeModule` in the place of every module that ``pattern`` matches."""
+    """Replace every module that ``pattern`` matches by a :class:`WholeModule`."""
     for name in whole_modules(model, pattern):
         model.set_submodule(name, WholeModule(model.get_submodule(name)))

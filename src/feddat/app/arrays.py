@@ -70,7 +70,7 @@ def _header(data: bytes) -> tuple[np.dtype[Any], bool, tuple[int, ...], int]:
         raise ArrayError(f"cannot be read: it has a header of {length} bytes, expected at most {most}")
     match = _HEADER.fullmatch(data, _BEGIN, _BEGIN + length)
     if match is None:
-        raise ArrayError("cannot be read: its header is not that of a plain array of numbers")
+        raise ArrayError("cannot be read: its header does not describe a plain array of numbers")
     order, kind, size, in_columns, sizes = match.groups()
     try:
         dtype = np.dtype((order + kind + size).decode())

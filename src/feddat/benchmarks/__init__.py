@@ -1,4 +1,4 @@
-"""Named federations: which clients, which data, which task."""
+"""Named federations, each with its clients, their data and their tasks."""
 
 from feddat.benchmarks.catalog import Benchmark, BenchmarkError, list_benchmarks, load_benchmark
 

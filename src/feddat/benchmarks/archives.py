@@ -1,7 +1,7 @@
-"""Where the datasets of the paper's federations are published: what may be fetched, and what one has to ask for.
+"""Sources of the datasets in the paper's federations: files to download, and files to request from the owners.
 
-Addresses and terms are those of the datasets' own pages. None of the pages publishes checksums; an archive is checked
-by its own (every entry of a ZIP file has one), and by the reader, which must find its files.
+Addresses and terms come from the datasets' own pages. No page publishes checksums. An archive is checked by its own
+checksums (every entry of a ZIP file has one) and by the reader, which must find its files.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """A file to fetch.
+    """A file to download.
 
     Attributes:
         url: published address.
-        megabytes: about.
-        into: folder below the dataset's own to unpack into, or the file's place where it is no ZIP file.
-        sha256: where it is published.
+        megabytes: approximate size.
+        into: folder, below the dataset's own, to unpack a ZIP file into; for other files, the path of the file.
+        sha256: checksum, if one is published.
     """
 
     url: str
@@ -28,7 +28,7 @@ class Archive:
 
     @property
     def packed(self) -> bool:
-        """Return whether it is unpacked."""
+        """Whether the file is a ZIP file, which is unpacked."""
         return self.url.endswith(".zip")
 
 
@@ -37,9 +37,10 @@ class Published:
     """One dataset's archives.
 
     Attributes:
-        terms: licence or terms of use, with the page that has them.
-        archives: to fetch.
-        asks: what one has to ask for oneself: what, where, and where it goes below the dataset's folder.
+        terms: licence or terms of use, with the page that states them.
+        archives: files to download.
+        asks: data that users must request themselves: what it is, where to request it, and where it goes below the
+            dataset's folder.
     """
 
     terms: str
@@ -67,7 +68,7 @@ def _abstract(split: str) -> tuple[Archive, ...]:
     )
 
 
-#: Folder below the root, as :mod:`feddat.benchmarks.paper` names it -> what is published of it.
+#: Folder below the root, as named in :mod:`feddat.benchmarks.paper` -> the published files of the dataset.
 PUBLISHED: Mapping[str, Published] = {
     "aqua": Published(
         "AQUA: Apache-2.0 (github.com/noagarcia/ArtVQA); SemArt's paintings for research (noagarcia.github.io/SemArt)",

@@ -1,6 +1,7 @@
-"""What can be had without looking at a picture: the most frequent answer, and the best guess from the text alone.
+"""Baselines that ignore the picture: the most frequent answer, and the best guess from only the text.
 
-A benchmark whose clients are near these numbers measures its texts' bias, not vision-language ability.
+If a model's scores are close to these numbers, the benchmark measures the bias of its texts, not vision-language
+ability.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from feddat.example import ClientData, Example
 
 
 def majority_score(client: ClientData) -> float:
-    """Return the test score in percent of always giving the most frequent training answer or label."""
+    """Return the test score, in percent, of always giving the most frequent training answer or label."""
     counts = Counter(_truth(example) for example in client.train)
     guess = counts.most_common(1)[0][0]
     return 100 * sum(_score(example, guess) for example in client.test) / len(client.test)
 
 
 def text_only_score(client: ClientData, steps: int = 300, seed: int = 0) -> float:
-    """Return the test score in percent of a linear classifier on the words and word pairs of the text.
+    """Return the test score, in percent, of a linear classifier on the words and word pairs of the text.
 
-    It is trained on the client's training texts (AdamW, full batches); a multiple-choice question is answered by the
-    choice whose text scores best.
+    The classifier trains on the client's training texts (AdamW, full batches). It answers a multiple-choice question
+    with the choice that has the best score.
     """
     vocabulary = sorted({gram for example in client.train for text in _texts(example) for gram in _grams(text)})
     index = {gram: position for position, gram in enumerate(vocabulary)}

@@ -1,4 +1,4 @@
-"""The federations by name: the mini ones, the paper's, and those that ``feddat data prepare`` wrote."""
+"""Federations by name: the mini, paper and medical ones, and those that ``feddat data prepare`` wrote."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from feddat.benchmarks.prepared import MANIFEST, load_prepared
 from feddat.example import ClientData
 
 _AS_FOUND = "nothing by design: the datasets are as they were published"
-#: Examples per client and split where the configuration does not say.
+#: Examples per client and split if the configuration does not set them.
 DEFAULT_SIZES: dict[str, int] = {"train": 400, "validation": 150, "test": 300}
 
 
@@ -23,10 +23,10 @@ class Benchmark:
 
     Attributes:
         name: key of the catalog.
-        description: one line.
+        description: one-line description.
         shared: what is new to the foundation model and common to all clients.
         differs: what differs between the clients.
-        clients: their data.
+        clients: the data of the clients.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Benchmark:
 
 
 class BenchmarkError(ValueError):
-    """No such benchmark; the message names the known ones."""
+    """There is no such benchmark, or its folder is not given; the message says what is expected."""
 
 
 def list_benchmarks() -> dict[str, str]:
@@ -59,19 +59,20 @@ def load_benchmark(
     outside: bool = False,
     revisions: Revisions | None = None,
 ) -> Benchmark:
-    """Generate a federation, draw it from published datasets, fetch it from the Hub, or read a prepared one.
+    """Return a federation: generated, drawn from published datasets, fetched from the Hub, or read from a folder.
 
     The same arguments give the same examples.
 
     Args:
         name: key of the catalog, or a folder that ``feddat data prepare`` wrote.
-        seed: seed of the data; a prepared folder has its own.
-        train_examples: training examples per client.
-        test_examples: test examples per client. A prepared folder is read whole.
-        root: ``paper/*``: folder of the published datasets; or of prepared ones, called ``domain``, ``scene``, ...
-        validation_examples: mini/*: validation examples per client; default: half as many as test examples.
-        outside: ``paper/*``: let records name images outside the datasets' own folders.
-        revisions: medical/*: dataset on the Hub -> commit; default: the newest. These federations are read whole.
+        seed: seed of the data; a prepared folder has its own seed.
+        train_examples: training examples per client; a prepared folder is always read completely.
+        test_examples: test examples per client; a prepared folder is always read completely.
+        root: ``paper/*``: folder of the published datasets, or of prepared ones (``domain``, ``scene``, ...).
+        validation_examples: ``mini/*``: validation examples per client; default: half the number of test examples.
+        outside: ``paper/*``: allow records that name images outside the datasets' own folders.
+        revisions: ``medical/*``: dataset on the Hub -> commit; default: the newest. These federations are always read
+            completely.
 
     Raises:
         BenchmarkError: unknown name, or ``root`` is missing.
@@ -95,7 +96,7 @@ def load_benchmark(
     if name in FEDERATIONS:
         if root is None:
             raise BenchmarkError(
-                f"benchmark {name}: give root=DIR, the folder of the published datasets, or prepare it once with "
+                f"benchmark {name}: give root=DIR, the folder of the published datasets, or prepare them once with "
                 "`feddat data prepare` and give the prepared folder"
             )
         ready = root / name.removeprefix("paper/")

@@ -1,8 +1,8 @@
-"""Some thousand questions of a published dataset, drawn by seed as one client's data.
+"""Draw some thousand questions of a published dataset by seed, as one client's data.
 
-Every question has a random number made of the seed, the client and its id, and the smallest are drawn: the choice does
-not depend on the order of the files, and fewer examples are a part of more. Questions are streamed; only those drawn so
-far are in memory.
+Every question gets a random number from the seed, the client and the question's id; the questions with the smallest
+numbers are drawn. The choice does not depend on the order of the files, and a smaller draw is a subset of a larger one.
+Questions are streamed; only those drawn so far are in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TRAIN_EXAMPLES, TEST_EXAMPLES, TOP_ANSWERS = 2500, 500, 100
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many questions a client gets, at most.
+    """The largest number of questions that a client gets.
 
     Attributes:
         train: training questions; validation questions are a tenth as many.
@@ -39,15 +39,16 @@ class Sizes:
 
 @dataclass(slots=True)
 class Count:
-    """What became of the questions of one split.
+    """Counts of the kept and dropped questions of one split.
 
     Attributes:
-        published: questions that the reader gave.
-        outside: dropped, as none of their answers is in the vocabulary.
-        drawn: for the client.
-        broken: of those drawn, left out as an image cannot be decoded.
-        kept: what the client has.
-        skipped: why the reader left questions out, and how many; a training split's are counted under ``train``.
+        published: questions that the reader returned.
+        outside: questions dropped because none of their answers is in the vocabulary.
+        drawn: questions drawn for the client.
+        broken: drawn questions that were left out because an image cannot be decoded.
+        kept: questions that the client has.
+        skipped: reason -> number of questions that the reader left out; those of a published training split are all
+            counted under ``train``.
     """
 
     published: int = 0
@@ -61,21 +62,22 @@ class Count:
 def draw_client(
     part: Part, root: Path, seed: int, sizes: Sizes, skip_missing: bool = False, outside: bool = False
 ) -> tuple[ClientData, dict[str, Count]]:
-    """Draw one client's data, and count what was kept and dropped per split.
+    """Draw one client's data, and count the kept and dropped questions per split.
 
-    Questions about a tenth of the training images, drawn by seed, are held out for validation, so that no image is on
-    both sides; the vocabulary is made of the others' answers. Questions whose answers all lie outside are dropped.
+    A tenth of the training images, drawn by seed, is held out for validation with all questions about them, so no image
+    is on both sides. The vocabulary comes from the answers to the remaining training questions. Questions without any
+    answer in the vocabulary are dropped.
 
     Args:
-        part: what the client is made of.
+        part: the client's share of the published data.
         root: folder of the published datasets.
-        seed: of the choice.
-        sizes: how many questions.
-        skip_missing: leave out questions whose image file is missing, instead of raising.
-        outside: let records name images outside the dataset's own folders.
+        seed: seed of the draw.
+        sizes: numbers of questions.
+        skip_missing: leave out questions with a missing image file instead of raising.
+        outside: allow records that name images outside the dataset's own folders.
 
     Raises:
-        DataError: a file is missing or malformed, or nothing is left of a split; names client and file.
+        DataError: a file is missing or malformed, or a split is empty; the message names the client and the file.
     """
     part.files(root)
     source = part.published()
@@ -84,7 +86,7 @@ def draw_client(
     skipped = {name: Counter[str]() for name in ("train", part.test)}
 
     def published(name: str) -> Iterator[tuple[str, Example]]:
-        """Yield the examples of a published split, each with the client's split that it belongs to."""
+        """Yield the examples of a published split, each with its split at the client."""
         skipped[name].clear()
         examples = source.read(folder, name, skip_missing=skip_missing, skipped=skipped[name], outside=outside)
         for example in examples:
@@ -110,7 +112,7 @@ def draw_client(
         if not examples:
             raise DataError(
                 f"client {part.client}: no {split} question is left of {counts[split].published} in {folder} "
-                f"({counts[split].outside} have none of the {len(answers)} answers)"
+                f"({counts[split].outside} have no answer among the {len(answers)} of the client)"
             )
         counts[split].drawn = counts[split].kept = len(examples)
     data = ClientData(
@@ -126,7 +128,7 @@ def draw_client(
 
 
 class _Sample:
-    """The ``limit`` examples with the smallest numbers of all that are offered."""
+    """The ``limit`` examples with the smallest numbers among all offered examples."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -134,7 +136,7 @@ class _Sample:
         self._offered = 0
 
     def offer(self, number: int, example: Example) -> None:
-        """Take the example in if its number is among the smallest so far."""
+        """Keep the example if its number is among the smallest so far."""
         entry = (-number, self._offered, example)
         self._offered += 1
         if len(self._heap) < self._limit:
@@ -152,7 +154,7 @@ def _held_out(example: Example, folder: Path, seed: int, client: str) -> bool:
 
 
 def _name(images: Sequence[Image], folder: Path) -> str:
-    """Return what tells an example's first image from others, wherever the dataset lies."""
+    """Return a name for an example's first image that does not depend on the dataset's location."""
     image = images[0]
     if not isinstance(image, Path):
         raise DataError(f"{folder}: expected images in files")

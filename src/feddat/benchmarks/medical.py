@@ -1,10 +1,10 @@
-"""Federations of public medical question answering, by name: their datasets are fetched from the Hub.
+"""Federations of public medical question answering, by name; their datasets are fetched from the Hub.
 
-Clients keep the published splits. Where there is no published validation split, questions about a tenth of the training
-images are held out, so that no image is on both sides; where there is none for testing either, a fifth of the images
-tests. Answers are the most frequent of the training questions; test questions that they cannot answer count, and score
-0, as in papers on these datasets. Open and closed questions are told apart
-(:mod:`feddat.data.readers.medical`).
+Clients keep the published splits. Without a published validation split, a tenth of the training images is held out with
+all questions about them, so no image is on both sides. Without a published test split, a fifth of the images is used
+for testing. A client's answers are the most frequent answers to its training questions. Test questions that these
+answers cannot answer still count and score 0, as in papers on these datasets. Open and closed questions are
+distinguished (:mod:`feddat.data.readers.medical`).
 """
 
 from __future__ import annotations
@@ -30,26 +30,26 @@ from feddat.seeding import derive
 
 #: Name of a dataset on the Hub -> the commit to read.
 Revisions: TypeAlias = Mapping[str, str]
-#: Answers of a client, unless the request says otherwise: nearly all of VQA-RAD's and SLAKE's.
+#: Default size of a client's answer list, which covers nearly all answers of VQA-RAD and SLAKE.
 TOP_ANSWERS = 500
-#: Share of the images that test where no test split is published.
+#: Share of the images used for testing if no test split is published.
 TESTED = 0.2
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset of the Hub, as its card describes it.
+    """A dataset on the Hub, as its card describes it.
 
     Attributes:
-        repository: its name there.
-        title: with citation.
-        licence: as its card says.
-        megabytes: to download, about.
-        questions: by published split.
-        splits: our split -> the published one; what is missing is held out by image.
-        columns: of Parquet files, by their card: name -> kind, for a test that holds the schema.
-        form: ``hf`` (Parquet), or a reader's format.
+        repository: its name on the Hub.
+        title: title with citation.
+        licence: the licence on its card.
+        megabytes: approximate size of the download.
+        questions: number of questions by published split.
+        splits: split of this package -> published split; missing splits are held out by image.
+        columns: columns of the Parquet files on its card, name -> kind, for a test that checks the schema.
+        form: ``hf`` (Parquet), or the format of another reader.
     """
 
     repository: str
@@ -109,8 +109,8 @@ class MedicalPart:
     Attributes:
         client: its name.
         dataset: key of :data:`DATASETS`.
-        only: key and value of its examples' ``meta``; ``None``: all of them.
-        sites: it is dealt out to so many hospitals; 1: it is one.
+        only: key and value in ``meta`` of the examples to keep; ``None``: keep all.
+        sites: number of hospitals among which the data is divided; 1: the client is one hospital.
     """
 
     client: str
@@ -128,10 +128,10 @@ class MedicalFederation:
     """One federation.
 
     Attributes:
-        description: one line.
+        description: one-line description.
         shared: what is new to the foundation model and common to all clients.
         differs: what differs between the clients.
-        parts: what they are made of.
+        parts: the clients' shares of the datasets.
     """
 
     description: str
@@ -140,7 +140,7 @@ class MedicalFederation:
     parts: tuple[MedicalPart, ...]
 
     def datasets(self) -> dict[str, Dataset]:
-        """Return the datasets, each once."""
+        """Return the datasets by name, each once."""
         return {part.dataset: part.published() for part in self.parts}
 
 
@@ -177,10 +177,10 @@ MEDICAL: Mapping[str, MedicalFederation] = {
 
 
 def pin_revisions(name: str, given: Revisions | None = None) -> dict[str, str]:
-    """Return the commits that a federation's datasets have now, or were given, by their names on the Hub.
+    """Return the given or current commits of a federation's datasets, by their names on the Hub.
 
     Raises:
-        DataError: a dataset cannot be had.
+        DataError: a dataset is not available.
     """
     known = given or {}
     found = {}
@@ -193,17 +193,17 @@ def pin_revisions(name: str, given: Revisions | None = None) -> dict[str, str]:
 
 
 def fetch_dataset(dataset: Dataset) -> tuple[Path, Address]:
-    """Return the folder of a dataset's files, after fetching them, and its address with the commit.
+    """Fetch a dataset; return the folder of its files, and its address with the commit.
 
     Raises:
-        DataError: it cannot be had.
+        DataError: the dataset is not available.
     """
     address = pin_dataset(Address("dataset", dataset.repository), dataset.form)
     return _Reader(dataset, address.revision, False).root, address
 
 
 def questions(name: str, train_examples: int | None, test_examples: int | None) -> tuple[int, int]:
-    """Return about how many questions a federation's clients train on and are tested on, from its datasets' cards."""
+    """Return the approximate numbers of training and test questions of a federation, from its datasets' cards."""
     train = test = 0
     for part in MEDICAL[name].parts:
         published = part.published()
@@ -217,10 +217,10 @@ def questions(name: str, train_examples: int | None, test_examples: int | None) 
 def load_medical(
     name: str, seed: int = 0, answers: int | None = None, revisions: Revisions | None = None
 ) -> tuple[ClientData, ...]:
-    """Fetch a federation's datasets, where they are not in the cache, and return its clients.
+    """Fetch a federation's datasets unless they are in the cache, and return its clients.
 
     Raises:
-        DataError: a dataset cannot be had or used.
+        DataError: a dataset is not available or cannot be used.
     """
     parts = MEDICAL[name].parts
     return tuple(data for part in parts for data, _ in draw_part(part, seed, answers or TOP_ANSWERS, revisions or {}))
@@ -229,10 +229,10 @@ def load_medical(
 def draw_part(
     part: MedicalPart, seed: int, answers: int, revisions: Revisions, skip_missing: bool = False
 ) -> list[tuple[ClientData, dict[str, Count]]]:
-    """Return the clients that a part is, and what became of their questions by split.
+    """Return the clients of a part, with counts of their questions by split.
 
     Raises:
-        DataError: the dataset cannot be had or used, or a client has nothing left.
+        DataError: the dataset is not available or cannot be used, or a split of a client is empty.
     """
     dataset = part.published()
     reader = _Reader(dataset, revisions.get(dataset.repository), skip_missing)
@@ -243,7 +243,7 @@ def draw_part(
 
 
 class _Reader:
-    """Reads the splits of a dataset of the Hub, held-out ones included."""
+    """Reads the splits of a dataset on the Hub, including held-out ones."""
 
     def __init__(self, dataset: Dataset, commit: str | None, skip_missing: bool) -> None:
         self._dataset = dataset
@@ -260,7 +260,7 @@ class _Reader:
             self.source = FormatSource(dataset.form, "vqa", dataset.title, published, slake)
 
     def read(self, split: str, seed: int) -> Iterator[Example]:
-        """Yield the examples of our split."""
+        """Yield the examples of a client's split."""
         given = self._dataset.splits
         published = given.get(split, given["train"])
         counts: Counter[str] = Counter()
@@ -270,7 +270,7 @@ class _Reader:
         self.skipped[split] = dict(counts)
 
     def _home(self, example: Example, seed: int) -> str:
-        """Return the split that a published training example belongs to; all about one image share it."""
+        """Return the split of a published training example; all examples about an image share a split."""
         given = self._dataset.splits
         if "test" not in given and _share("test", example.images[0]) < TESTED:
             return "test"
@@ -280,7 +280,7 @@ class _Reader:
 
 
 def _share(purpose: str, image: Image) -> float:
-    """Return a number in [0, 1) made of an image's content, or of its name below a dataset's folder."""
+    """Return a number in [0, 1) derived from an image's content, or from the last two parts of its path."""
     if isinstance(image, Path):
         name = "/".join(image.parts[-2:])
         return derive(0, "medical", purpose, name) / 2**63
@@ -295,7 +295,7 @@ def _chosen(examples: Iterable[Example], only: tuple[str, str] | None) -> Iterat
 
 
 def _with_kind(example: Example) -> Example:
-    """Return an example that says whether its question is open or closed."""
+    """Return the example with the kind of its question, open or closed, in ``meta``."""
     if KIND in example.meta:
         return example
     answer = max(example.answers, key=lambda one: example.answers[one])
@@ -305,13 +305,13 @@ def _with_kind(example: Example) -> Example:
 def _with_answers(
     client: ClientData, answers: int, skipped: Mapping[str, Mapping[str, int]]
 ) -> tuple[ClientData, dict[str, Count]]:
-    """Return a client with its answers, made of its training questions, without those that have none of them."""
+    """Return a client with its answer list and without training questions that the list cannot answer, and counts."""
     known = top_answers(client.train, answers)
     counts = {}
     for split in SPLITS:
         examples = client.split(split)
         if not examples:
-            raise DataError(f"client {client.name}: no {split} question is there")
+            raise DataError(f"client {client.name}: has no {split} questions")
         outside = sum(set(known).isdisjoint(example.answers) for example in examples)
         kept = len(examples) - (outside if split == "train" else 0)
         counts[split] = Count(len(examples), outside, kept, 0, kept, dict(skipped.get(split, {})))

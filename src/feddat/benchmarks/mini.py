@@ -1,8 +1,9 @@
-"""The mini federations: what their clients share, and what differs between them.
+"""The mini federations: what their clients share and what differs between them.
 
-Each has one thing that is new to the bundled model and common to its clients, and one thing that differs between them:
-without the first, sharing cannot pay. ``mini/...`` are today's; ``mini-v1/...`` are those of earlier results, which
-2,500 training questions a client make too easy to tell methods apart. No version ever changes again.
+Each federation has one thing that is new to the bundled model and common to all clients, and one thing that differs
+between the clients. Without the common part, sharing cannot help. ``mini/...`` are the current federations.
+``mini-v1/...`` are those of earlier results; with 2,500 training questions per client, they are too easy to
+distinguish methods. No version ever changes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from feddat.data.mini.conventions import CONVENTIONS
 from feddat.data.mini.generate import easy_vqa_client, mini_client
 from feddat.example import ClientData
 
-#: From examples per split, and the seed of the data, to the clients.
+#: Makes the clients, given the examples per split and the seed of the data.
 Clients: TypeAlias = Callable[[Mapping[str, int], int], tuple[ClientData, ...]]
 
 
@@ -26,10 +27,10 @@ class MiniFederation:
     """One federation.
 
     Attributes:
-        description: one line.
+        description: one-line description.
         shared: what is new to the foundation model and common to all clients.
         differs: what differs between the clients.
-        clients: makes them.
+        clients: function that makes the clients.
     """
 
     description: str

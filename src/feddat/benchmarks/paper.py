@@ -1,7 +1,7 @@
-"""The federations of the paper (arXiv 2308.12305, section 5): which client reads which published dataset.
+"""The federations of the paper (arXiv 2308.12305, section 5): the clients and their published datasets.
 
-Training questions come from a dataset's published training split, test questions from its test split, or from its
-validation split where the answers to the test questions are not public.
+Training questions come from a dataset's published training split. Test questions come from its test split, or from its
+validation split if the answers to the test questions are not public.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Part:
     """One client's share of the published data.
 
     Attributes:
-        client: its name.
+        client: the client's name.
         source: key of :data:`~feddat.data.readers.published.SOURCES`.
-        test: the published split that its test questions are drawn from.
+        test: the published split from which the test questions are drawn.
         folder: the dataset's folder below the root.
     """
 
@@ -35,10 +35,10 @@ class Part:
         return SOURCES[self.source]
 
     def files(self, root: Path) -> list[Path]:
-        """Return the annotation files below ``root`` that this client is made of.
+        """Return this client's annotation files below ``root``.
 
         Raises:
-            DataError: one is missing; says where it is expected.
+            DataError: a file is missing; the message says where it is expected.
         """
         source = self.published()
         files = [path for split in ("train", self.test) for path in source.files(root / self.folder, split)]
@@ -56,7 +56,7 @@ class Federation:
     """One federation of the paper.
 
     Attributes:
-        description: one line.
+        description: one-line description.
         differs: what differs between the clients.
         parts: the clients.
     """

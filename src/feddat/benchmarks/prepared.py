@@ -1,13 +1,13 @@
-"""A federation on disk: what ``feddat data prepare`` writes, read back as a benchmark.
+"""A federation on disk, written by ``feddat data prepare`` and read as a benchmark.
 
 ::
 
-    DIR/prepare.json               what was asked for, and what was kept and dropped; written last
+    DIR/prepare.json               the request, and counts of kept and dropped questions; written last
     DIR/CLIENT/client.json         task, answers and counts of one client
-    DIR/CLIENT/train.jsonl ...     its questions (also validation and test), images by key
-    DIR/CLIENT/encodings/          its images and texts as the model's encoder makes them, see feddat.data.cache
+    DIR/CLIENT/train.jsonl ...     its questions (also validation and test), with images by key
+    DIR/CLIENT/encodings/          its images and texts, encoded by the model's encoder (feddat.data.cache)
 
-A client's folder is all that the client needs: neither the published files nor another client's folder is read again.
+A client needs only its own folder; neither the published files nor other clients' folders are read again.
 """
 
 from __future__ import annotations
@@ -34,16 +34,17 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to prepare.
+    """A request to prepare a federation.
 
     Attributes:
-        benchmark: key of :data:`~feddat.benchmarks.paper.FEDERATIONS`, or of
-            :data:`~feddat.benchmarks.medical.MEDICAL`, which keep the published splits.
-        root: folder of the published datasets; ``None`` for those of the Hub.
-        model: whose image processor and tokenizer to prepare for: a bundled model's name, or a folder.
-        seed: of the choice of questions.
-        sizes: how many questions.
+        benchmark: key of :data:`~feddat.benchmarks.paper.FEDERATIONS` or
+            :data:`~feddat.benchmarks.medical.MEDICAL`; the latter keep the published splits.
+        root: folder of the published datasets; ``None`` for datasets on the Hub.
+        model: the model with the image processor and tokenizer to use: a bundled model's name, or a folder.
+        seed: seed of the draw of questions.
+        sizes: numbers of questions.
         pictures: how images are read.
+        revisions: dataset on the Hub -> commit; default: the newest.
     """
 
     benchmark: str
@@ -56,7 +57,7 @@ class Request:
 
     @property
     def encoder(self) -> str:
-        """Return the fingerprint of what the model's encoder makes of images that are read so.
+        """Fingerprint of the model's encoder together with the picture settings.
 
         Raises:
             ModelError: there is no such model.
@@ -64,7 +65,7 @@ class Request:
         return self.pictures.fingerprint(encoder_fingerprint(self.model))
 
     def described(self) -> dict[str, Any]:
-        """Return everything that determines the result, as JSON holds it: also the files' sizes and times of change.
+        """Return everything that determines the result, for JSON, including the files' sizes and modification times.
 
         Raises:
             DataError: there is no such federation, or an annotation file is missing.
@@ -96,25 +97,25 @@ class Request:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return ``prepare.json``; ``None`` where there is none.
+    """Return ``prepare.json``, or ``None`` if there is none.
 
     Raises:
-        DataError: the file is not one of this format.
+        DataError: the file does not have this format.
     """
     path = folder / MANIFEST
     if not path.is_file():
         return None
     content = _read_json(path)
     if content.get("request", {}).get("format") != FORMAT:
-        raise DataError(f"{path}: not of the format {FORMAT}; prepare the data again")
+        raise DataError(f"{path}: expected the format {FORMAT}; prepare the data again")
     return content
 
 
 def is_prepared(folder: Path, request: Request) -> bool:
-    """Return whether a folder is completely prepared, as ``request`` asks, and no file is missing or cut short.
+    """Return whether a folder is completely prepared for ``request``, without missing or truncated files.
 
     Raises:
-        DataError: an annotation file is missing, or ``prepare.json`` is not of this format.
+        DataError: an annotation file is missing, or ``prepare.json`` does not have this format.
         ModelError: there is no such model.
     """
     described = request.described()
@@ -125,38 +126,38 @@ def is_prepared(folder: Path, request: Request) -> bool:
 
 
 def list_files(folder: Path, clients: Iterable[str]) -> dict[str, int]:
-    """Return the size of every file of the clients, by its path below ``folder``."""
+    """Return the size in bytes of each file of the clients, by its path below ``folder``."""
     paths = sorted(path for client in clients for path in (folder / client).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
 
 
 def damaged_files(folder: Path, manifest: Mapping[str, Any]) -> list[Path]:
-    """Return the files that are missing or of another size than when they were written."""
+    """Return the files that are missing or have changed their size since they were written."""
     sizes = list_files(folder, manifest["clients"])
     return [folder / name for name, size in manifest["files"].items() if sizes.get(name) != size]
 
 
 def load_prepared(folder: Path) -> tuple[dict[str, Any], tuple[ClientData, ...]]:
-    """Return what ``prepare.json`` says, and the clients; their images are views of files.
+    """Return the contents of ``prepare.json`` and the clients; their images are views of files.
 
     Raises:
-        DataError: the folder is not completely prepared, or damaged; names the file.
+        DataError: the folder is not completely prepared, or damaged; the message names the file.
     """
     manifest = read_manifest(folder)
     if manifest is None or not manifest["complete"]:
-        raise DataError(f"{folder}: not a folder that `feddat data prepare` has finished")
+        raise DataError(f"{folder}: `feddat data prepare` has not finished this folder; run it again")
     encoder = manifest["request"]["encoder"]
     return manifest, tuple(_load_client(folder / name, name, encoder) for name in manifest["clients"])
 
 
 def write_client(folder: Path, data: ClientData, counts: Mapping[str, Count]) -> dict[str, Any]:
-    """Write one client's questions, and return what ``client.json`` holds.
+    """Write one client's questions, and return the contents of ``client.json``.
 
-    Pictures that come out of an archive are written below ``pictures/``, each once.
+    Pictures from an archive are written below ``pictures/``, each once.
 
     Raises:
-        DataError: an image file is missing.
-        OSError: the disk refuses.
+        DataError: an image is not in a file, or its file is missing.
+        OSError: a file cannot be written.
     """
     about = {
         "task": data.task,
@@ -172,10 +173,10 @@ def write_client(folder: Path, data: ClientData, counts: Mapping[str, Count]) ->
 
 
 def write_records(folder: Path, records: Mapping[str, list[dict[str, Any]]], about: Mapping[str, Any]) -> None:
-    """Write the records of a client's splits, then ``client.json``, which says that they are there.
+    """Write the records of a client's splits, then ``client.json``, which marks them as complete.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
@@ -201,18 +202,18 @@ def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def read_about(folder: Path) -> dict[str, Any] | None:
-    """Return ``client.json``; ``None`` where the client's questions are not written yet."""
+    """Return ``client.json``, or ``None`` if the client's questions are not written yet."""
     path = folder / CLIENT
     return _read_json(path) if path.is_file() else None
 
 
 def source_example(record: Mapping[str, Any]) -> Example:
-    """Return the example of a record with its images as the files that they come from."""
+    """Return the example of a record, with the original files as its images."""
     return _example(record, tuple(Path(image["file"]) for image in record["images"]))
 
 
 def encodings_folder(folder: Path) -> Path:
-    """Return where a client's encoded images and texts lie."""
+    """Return the folder of a client's encoded images and texts."""
     return folder / "encodings"
 
 

@@ -1,8 +1,9 @@
-"""One dataset over several hospitals that see different things, and differ in size.
+"""Divide one dataset among several hospitals that differ in content and size.
 
-Images are dealt out by a label with proportions drawn from a Dirichlet distribution, as in Hsu et al., "Measuring the
-Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019 (arXiv 1909.06335): the smaller
-its parameter, the more a label belongs to few hospitals. All questions about an image stay together, in every split.
+Images are divided by a label, with proportions drawn from a Dirichlet distribution, as in Hsu et al., "Measuring the
+Effects of Non-Identical Data Distribution for Federated Visual Classification", 2019 (arXiv 1909.06335). The smaller
+the distribution's parameter, the fewer hospitals share a label. In every split, all questions about an image stay
+together.
 """
 
 from __future__ import annotations
@@ -18,24 +19,24 @@ from feddat.example import ClientData, DataError, Example
 from feddat.seeding import numpy_generator
 
 ALPHA = 0.5
-#: Draws until every hospital has enough.
+#: Largest number of draws to find one that gives every hospital enough questions.
 TRIES = 200
-#: The fewest questions of a hospital by split.
+#: Smallest number of questions of a hospital, by split.
 LEAST = {"train": 20, "validation": 5, "test": 5}
 
 
 def split_sites(client: ClientData, count: int, seed: int, label: str, alpha: float = ALPHA) -> list[ClientData]:
-    """Deal a client's images out to ``count`` hospitals, ``NAME-1``, ``NAME-2``, ...
+    """Divide a client's images among ``count`` hospitals, ``NAME-1``, ``NAME-2``, ...
 
     Args:
-        client: whose data it is.
-        count: of hospitals.
-        seed: of the draw; the same seed gives the same hospitals.
-        label: key of the examples' ``meta`` whose values hospitals see unequally often.
-        alpha: of the Dirichlet distribution.
+        client: the client with all data.
+        count: number of hospitals.
+        seed: seed of the draw; the same seed gives the same hospitals.
+        label: key in the examples' ``meta``; hospitals differ in how often they see its values.
+        alpha: parameter of the Dirichlet distribution.
 
     Raises:
-        DataError: an example has no such label, or there is too little for so many.
+        DataError: an example has no such label, or there are too few questions for this many hospitals.
     """
     generator = numpy_generator(seed, "sites", client.name)
     grouped = {split: _by_label(client, split, label) for split in LEAST}
@@ -51,22 +52,22 @@ def split_sites(client: ClientData, count: int, seed: int, label: str, alpha: fl
                     train=dealt["train"][site],
                     validation=dealt["validation"][site],
                     test=dealt["test"][site],
-                    left_out={},  # of which hospital it would have been, nothing says
+                    left_out={},  # the hospitals of these records are unknown
                 )
                 for site in range(count)
             ]
     raise DataError(
-        f"client {client.name}: {len(client.train)} training questions are too few for {count} hospitals that differ"
+        f"client {client.name}: {len(client.train)} training questions are too few for {count} different hospitals"
     )
 
 
 def _by_label(client: ClientData, split: str, label: str) -> dict[str, list[list[Example]]]:
-    """Return the examples of a split by label, and within it by image, in the order of the split."""
+    """Return the examples of a split, grouped by label and then by image, in the order of the split."""
     groups: defaultdict[str, dict[bytes, list[Example]]] = defaultdict(dict)
     for example in client.split(split):
         name = example.meta.get(label)
         if name is None:
-            raise DataError(f"client {client.name}, {split}: example {example.id} says nothing of its {label}")
+            raise DataError(f"client {client.name}, {split}: example {example.id} has no {label} in its meta")
         image = example.images[0]
         key = str(image).encode() if isinstance(image, Path) else image_key(image)
         groups[name].setdefault(key, []).append(example)

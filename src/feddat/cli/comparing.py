@@ -145,7 +145,7 @@ def _explain_demo(summaries: Sequence[Mapping[str, Any]], folder: Path) -> None:
     if sent is not None:
         out.print(
             f"\nEvery client kept its pictures, questions, answers and task head. It sent an adapter of "
-            f"{sent['communicated']:,} numbers in each of {sent['rounds']} rounds, {human_bytes(sent['up'])} in all.",
+            f"{sent['communicated']:,} numbers in each of {sent['rounds']} rounds, {human_bytes(sent['up'])} in total.",
             highlight=False,
         )
     if said := conclusion(summaries):

@@ -183,6 +183,7 @@ def sign(
 
 def _renew_client(folder: Path) -> None:
     from feddat.deploy.client_folder import renew_key
+    from feddat.privacy.secure_sum.identity import CERTIFICATE_FILE
     from feddat.site import read_site
 
     request, own = renew_key(folder, read_site(folder / "client.yaml").client)
@@ -192,6 +193,11 @@ def _renew_client(folder: Path) -> None:
         f"send {request.name} to the server's administrator, who admits it; until then this client keeps using its old "
         "key, and then it changes by itself"
     )
+    if (folder / CERTIFICATE_FILE).exists():
+        say_note(
+            f"{CERTIFICATE_FILE} is for the old key: secure sums refuse the new one until you replace it "
+            "(feddat deploy certify, on the machine with the authority's key)"
+        )
 
 
 def privacy_level(text: str) -> Level:

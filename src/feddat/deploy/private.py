@@ -48,7 +48,7 @@ class OnlyWithToken:
 
 
 class TokenInterceptor:
-    """Add a SuperLink's token to every request. It is read anew for each one, since the SuperLink creates it later.
+    """Add a SuperLink's token to every request. It is read for each request, since the SuperLink creates it later.
 
     Args:
         file: file of the token.

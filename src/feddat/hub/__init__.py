@@ -1,4 +1,4 @@
-"""Models and datasets by their names on the Hugging Face Hub, or on the mirror that ``HF_ENDPOINT`` names."""
+"""Models and datasets by name from the Hugging Face Hub, or from the mirror in ``HF_ENDPOINT``."""
 
 from feddat.hub.address import SCHEME, Address, HubError, local_or_named, names_data, parse_address
 from feddat.hub.client import Repository, fetch, is_offline, look_up, stores_of

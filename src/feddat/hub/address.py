@@ -1,10 +1,10 @@
-"""Names of repositories on the Hub, as people write them.
+"""Names of repositories on the Hub, as users write them.
 
 ================================== ====================================================================
 ``owner/name``                      at the tip of its main branch
 ``owner/name@REVISION``             at a branch, a tag, ``refs/pr/N`` or a commit (40 hexadecimal digits)
-``hf://owner/name@REVISION``        the same, where a folder of that name might be meant
-``hf://datasets/owner/name@R/PATH`` a file or, with ``*``, files of a dataset
+``hf://owner/name@REVISION``        the same; never taken for a local folder
+``hf://datasets/owner/name@R/PATH`` a file of a dataset, or several files with ``*``
 ================================== ====================================================================
 """
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
-#: What a repository holds; each kind has names of its own.
+#: Content of a repository; each kind has its own namespace.
 Kind: TypeAlias = Literal["model", "dataset"]
 SCHEME = "hf://"
-#: Formats of data that are on the Hub in their own files: their root may be ``owner/name`` without ``hf://``. Of others
-#: that is a folder, whose name is nobody else's business.
+#: Data formats with their own files on the Hub; their root can be ``owner/name`` without ``hf://``. For other formats,
+#: such a root is a local folder, and its name must not be sent to anybody.
 HOSTED = ("hf", "slake", "pmc-vqa")
 _PREFIXES: dict[str, Kind] = {"models/": "model", "datasets/": "dataset"}
-#: Owner and name: letters, digits, ``-``, ``_`` and ``.``; a mark at the front is a path's.
+#: Owner and name: letters, digits, ``-``, ``_`` and ``.``; text that starts with a mark is a path.
 _NAME = r"[A-Za-z0-9][\w\-.]{0,95}/[A-Za-z0-9][\w\-.]{0,95}"
 _REVISION = r"refs/(?:convert|pr)/[\w\-.]+|[\w\-.%]+"
 _SHORT = re.compile(rf"(?P<name>{_NAME})(?:@(?P<revision>{_REVISION}))?", re.ASCII)
@@ -32,7 +32,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HubError(ValueError):
-    """A name cannot be had from the Hub; the message names it, and says what to do."""
+    """A repository or file is not available from the Hub; the message names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class Address:
     """A repository at a revision.
 
     Attributes:
-        kind: of the repository.
+        kind: kind of the repository.
         name: ``owner/name``.
         revision: branch, tag, ``refs/pr/N`` or commit; ``None``: the tip of main.
-        path: below it, with ``/``; empty: all of it.
+        path: path inside the repository, with ``/``; empty: the whole repository.
     """
 
     kind: Kind
@@ -53,15 +53,15 @@ class Address:
 
     @property
     def pinned(self) -> bool:
-        """Return whether the revision is a commit, which never changes."""
+        """Whether the revision is a commit, which never changes."""
         return self.revision is not None and _COMMIT.fullmatch(self.revision) is not None
 
     def at(self, commit: str) -> Address:
-        """Return the same at a commit."""
+        """Return the same address at a commit."""
         return replace(self, revision=commit)
 
     def __str__(self) -> str:
-        """Return the address as :func:`parse_address` reads it."""
+        """Return the address in the form that :func:`parse_address` reads."""
         revision = "" if self.revision is None else f"@{self.revision}"
         if not self.path:
             return f"{self.name}{revision}"
@@ -69,14 +69,14 @@ class Address:
 
 
 def parse_address(text: str, kind: Kind) -> Address | None:
-    """Return the address that a text is; ``None`` where it is of another form, a path for one.
+    """Return the address in a text, or ``None`` if the text has another form, such as a path.
 
     Args:
-        text: see the table above.
-        kind: what is wanted.
+        text: the text, in a form of the table above.
+        kind: the expected kind.
 
     Raises:
-        HubError: it begins with ``hf://`` and cannot be read, or names another kind.
+        HubError: the text starts with ``hf://``, but cannot be parsed or names another kind.
     """
     if not text.startswith(SCHEME):
         found = _SHORT.fullmatch(text)
@@ -85,23 +85,23 @@ def parse_address(text: str, kind: Kind) -> Address | None:
     for prefix, named in _PREFIXES.items():
         if rest.startswith(prefix):
             if named != kind:
-                raise HubError(f"{text}: names a {named}, where a {kind} is expected")
+                raise HubError(f"{text}: names a {named}; expected a {kind}")
             rest = rest.removeprefix(prefix)
             break
     found = _LONG.fullmatch(rest)
     if found is None:
         wanted = "owner/name@revision" if kind == "model" else "datasets/owner/name@revision"
-        raise HubError(f"{text}: cannot be read; expected {SCHEME}{wanted}")
+        raise HubError(f"{text}: not a name on the Hub; expected {SCHEME}{wanted}")
     return _address(kind, found)
 
 
 def names_data(text: str, form: str | None) -> bool:
-    """Return whether a client's data is on the Hub: ``hf://...``, or ``owner/name`` of a format in :data:`HOSTED`."""
+    """Return whether a client's data is on the Hub: ``hf://...``, or ``owner/name`` with a format in :data:`HOSTED`."""
     return text.startswith(SCHEME) or (form in HOSTED and parse_address(text, "dataset") is not None)
 
 
 def local_or_named(folder: Path, text: str, form: str | None) -> str:
-    """Return where a client's data is: a path, absolute from ``folder``, or a name on the Hub where no path exists."""
+    """Return the location of a client's data: an absolute path (from ``folder``), or a Hub name if no path exists."""
     path = folder / Path(text).expanduser()
     named = text.startswith(SCHEME) or (not path.exists() and names_data(text, form))
     return text if named else str(path.resolve())

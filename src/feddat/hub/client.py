@@ -1,9 +1,10 @@
-"""Repositories of the Hub through ``huggingface_hub``: its cache, progress bars, retries and tokens.
+"""Repositories on the Hub through ``huggingface_hub``, with its cache, progress bars, retries and tokens.
 
-What of its environment matters is read at every call: ``HF_ENDPOINT``, ``HF_HUB_CACHE`` (or ``HF_HOME``),
-``HF_HUB_OFFLINE`` and, by the library itself, ``HF_TOKEN``. Requests name repositories, revisions and files, and say
-who asks: nothing but the versions of this package, of the library and of Python. Telemetry is off for good,
-and so is the library's other protocol (Xet): every request is one of HTTP, which a mirror can serve and a test reads.
+Every call reads the environment variables that matter: ``HF_ENDPOINT``, ``HF_HUB_CACHE`` (or ``HF_HOME``),
+``HF_HUB_OFFLINE`` and, in the library itself, ``HF_TOKEN``. Requests contain the names of repositories, revisions and
+files. About their sender, they contain only the versions of this package, of the library and of Python. Telemetry is
+always off, and so is the library's other protocol (Xet). Every request is plain HTTP, which a mirror can serve and a
+test can read.
 """
 
 from __future__ import annotations
@@ -24,20 +25,20 @@ from feddat.hub.address import Address, HubError
 #: Seconds to wait for the Hub's first answer.
 TIMEOUT = 20.0
 _TRUE = frozenset({"1", "on", "yes", "true"})
-#: Who opens requests with weights that were converted to safetensors, and what it calls them.
+#: The bot that opens pull requests with weights converted to safetensors, and the title of these requests.
 CONVERTER, CONVERSION = "SFconvertbot", "Adding `safetensors` variant of this model"
 
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """What the Hub says of a repository.
+    """The Hub's information about a repository.
 
     Attributes:
-        address: with the commit that its revision is now.
-        files: path -> bytes.
-        licence: as its card says; empty where it says nothing.
-        gated: whether its owner decides who may have it.
-        configs: of a dataset, as its card has them: which files each split is made of.
+        address: the address with the current commit of its revision.
+        files: path -> size in bytes.
+        licence: the licence on its card; empty if the card has none.
+        gated: whether its owner decides who has access.
+        configs: for a dataset, the configurations on its card, which list the files of each split.
     """
 
     address: Address
@@ -48,12 +49,13 @@ class Repository:
 
 
 def look_up(address: Address) -> Repository:
-    """Ask the Hub what a repository holds; nothing is downloaded.
+    """Ask the Hub for the contents of a repository without downloading anything.
 
-    The answer is kept beside the repository's files in the cache: a commit is asked about once, and offline not at all.
+    The answer is kept next to the repository's files in the cache. The Hub is therefore asked about a commit only once,
+    and never when offline.
 
     Raises:
-        HubError: it cannot be had, or the Hub cannot be reached.
+        HubError: the repository is not available, or the Hub cannot be reached.
     """
     if (known := _remembered(address)) is not None:
         return known
@@ -76,9 +78,9 @@ def look_up(address: Address) -> Repository:
 
 
 def converted(address: Address) -> Address | None:
-    """Return where the Hub's own converter keeps a model's weights as safetensors; ``None`` where it does not.
+    """Return the address of a model's safetensors weights from the Hub's own converter, or ``None`` without any.
 
-    The converter's requests are open to everybody's eyes and often never merged: their weights are those of main.
+    The converter's pull requests are public and often never merged. Their weights equal those of main.
 
     Raises:
         HubError: the Hub cannot be reached.
@@ -93,17 +95,17 @@ def converted(address: Address) -> Address | None:
 
 
 def fetch(address: Address, wanted: Sequence[str], unwanted: Sequence[str] = ()) -> tuple[Path, Address]:
-    """Return a folder that holds the files of a repository that are wanted, and its address with the commit.
+    """Return a folder with the wanted files of a repository, and the repository's address with the commit.
 
-    What is in the library's cache is not downloaded again, and without the network a complete copy there serves.
+    Files in the library's cache are not downloaded again. Offline, a complete copy in the cache is enough.
 
     Args:
-        address: ``path`` is not looked at.
-        wanted: patterns of names, in which ``*`` also stands for ``/``.
-        unwanted: patterns of names that are left out all the same.
+        address: the repository; its ``path`` is ignored.
+        wanted: patterns of file names, in which ``*`` also matches ``/``.
+        unwanted: patterns of file names to leave out even if they are wanted.
 
     Raises:
-        HubError: it cannot be had, or is not complete in the cache and the Hub cannot be reached.
+        HubError: the repository is not available, or it is incomplete in the cache and the Hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
@@ -127,7 +129,7 @@ def fetch(address: Address, wanted: Sequence[str], unwanted: Sequence[str] = ())
 
 
 def cached_revisions(address: Address) -> list[str]:
-    """Return the names of revisions of a repository that the cache knows the commits of, main first."""
+    """Return the names of a repository's revisions with a commit in the cache, main first."""
     refs = _folder(address) / "refs"
     names = [path.relative_to(refs).as_posix() for path in sorted(refs.rglob("*")) if path.is_file()]
     return sorted(names, key=lambda name: name != "main")
@@ -148,12 +150,12 @@ def _remember(found: Repository, asked: Address) -> None:
 
 
 def _ref(address: Address) -> Path:
-    """Return the file that holds the commit that a revision had when it was last asked for."""
+    """Return the file with the commit that a revision had at the last request."""
     return _folder(address) / "feddat" / f"at-{quote(address.revision or 'main', safe='')}"
 
 
 def _remembered(address: Address) -> Repository | None:
-    """Return what the Hub once said of a commit; of another revision offline alone: it may have moved."""
+    """Return the Hub's earlier answer about a commit; about other revisions only offline, because they can move."""
     if not address.pinned and not is_offline():
         return None
     try:
@@ -166,9 +168,9 @@ def _remembered(address: Address) -> Repository | None:
 
 
 def stores_of(folder: Path) -> tuple[Path, ...]:
-    """Return where the links in a repository's folder of the cache lead to; nothing for any other folder.
+    """Return the folders that the links in a repository's cache folder lead to; empty for any other folder.
 
-    The library keeps a repository's files beside its folders, or those of all repositories in one place.
+    The library stores a repository's files next to its snapshots, or the files of all repositories in one place.
     """
     if "snapshots" not in folder.parts:
         return ()
@@ -178,7 +180,7 @@ def stores_of(folder: Path) -> tuple[Path, ...]:
 
 
 def cache_folder() -> Path:
-    """Return where the library keeps what it has downloaded."""
+    """Return the folder of the library's downloads."""
     if named := os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE"):
         return Path(named).expanduser()
     if home := os.environ.get("HF_HOME"):
@@ -189,7 +191,7 @@ def cache_folder() -> Path:
 
 
 def is_offline() -> bool:
-    """Return whether the Hub must not be asked (``HF_HUB_OFFLINE``)."""
+    """Return whether requests to the Hub are forbidden (``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE``)."""
     return any(os.environ.get(key, "").lower() in _TRUE for key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
 
 
@@ -198,7 +200,7 @@ def _endpoint() -> str | None:
 
 
 def _caller() -> dict[str, Any]:
-    """Return how requests name their sender, after seeing to it that the library adds nothing to it."""
+    """Turn off the library's telemetry and Xet, and return how requests name their sender."""
     from huggingface_hub import constants
 
     constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -214,7 +216,7 @@ def _api() -> Any:
 
 @contextmanager
 def _one_line(address: Address) -> Iterator[None]:
-    """Turn the library's errors into one line that names the repository and says what to do."""
+    """Turn the library's errors into one line that names the repository and the remedy."""
     import httpx2
     from huggingface_hub import errors
 
@@ -223,10 +225,14 @@ def _one_line(address: Address) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
-        asked = "is yours allowed?" if _token() else "no token was sent; log in with `hf auth login`, or set HF_TOKEN"
+        asked = (
+            "does your token have access?"
+            if _token()
+            else "no token was sent; log in with `hf auth login`, or set HF_TOKEN"
+        )
         raise HubError(
-            f"{name}: its owner decides who may have this {kind}: ask on {place}/{_page(address)}, then give your "
-            f"token ({asked})"
+            f"{name}: its owner restricts access to this {kind}; request access on {place}/{_page(address)}, then use "
+            f"your token ({asked})"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{name}: has no revision {address.revision!r}; expected a branch, a tag or a commit") from error
@@ -236,40 +242,40 @@ def _one_line(address: Address) -> Iterator[None]:
         if is_offline():
             raise HubError(
                 f"{address}: not complete in {cache_folder()}, and HF_HUB_OFFLINE is set; pull it once online, or copy "
-                "that folder from a machine that has it"
+                "this folder from a machine that has it"
             ) from error
         raise _unreachable(address, error.__cause__ or error) from error
     except errors.EntryNotFoundError as error:
         raise HubError(f"{address}: {_first_line(error)}") from error
     except errors.HfHubHTTPError as error:
-        # Without a token the Hub refuses what does not exist as it refuses what is private.
+        # Without a token, the Hub answers the same for a missing repository and for a private one.
         refused = error.response.status_code == 401 and not _token()
         raise (_unknown(address) if refused else _unreachable(address, error)) from error
     except (httpx2.HTTPError, errors.FileMetadataError) as error:
         raise _unreachable(address, error) from error
-    except ValueError as error:  # huggingface_hub refuses some names itself
+    except ValueError as error:  # huggingface_hub itself refuses some names
         raise HubError(f"{address}: {_first_line(error)}") from error
     except OSError as error:
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else _first_line(error)
-        raise HubError(f"{address}: {named}; what is downloaded stays, the same command goes on") from error
+        raise HubError(f"{address}: {named}; run the same command again to continue the download") from error
 
 
 def _unknown(address: Address) -> HubError:
     place = _endpoint() or "https://huggingface.co"
-    token = "your token may not see it" if _token() else "no token was sent (`hf auth login`, or HF_TOKEN)"
-    return HubError(f"{address.name}: no such {address.kind} at {place}, or a private one and {token}")
+    token = "your token has no access" if _token() else "no token was sent (`hf auth login`, or HF_TOKEN)"
+    return HubError(f"{address.name}: no such {address.kind} at {place}, or it is private and {token}")
 
 
 def _unreachable(address: Address, error: BaseException) -> HubError:
     place = _endpoint() or "https://huggingface.co"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 429:
-        reason = "too many requests; wait some minutes, or log in (`hf auth login`), then give the same command"
+        reason = "too many requests; wait a few minutes or log in (`hf auth login`), then run the same command again"
     elif status in (401, 403):
-        reason = f"refused ({status}); is the token of `hf auth login` or HF_TOKEN still good?"
+        reason = f"refused ({status}); check that the token of `hf auth login` or HF_TOKEN is still valid"
     else:
-        reason = f"{_first_line(error)}; what is downloaded stays, the same command goes on"
-    return HubError(f"{address}: cannot be had from {place}: {reason}")
+        reason = f"{_first_line(error)}; run the same command again to continue the download"
+    return HubError(f"{address}: cannot be fetched from {place}: {reason}")
 
 
 def _page(address: Address) -> str:

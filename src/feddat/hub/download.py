@@ -1,4 +1,4 @@
-"""Files from published addresses: large ones, which go on where a kill or a broken line left them."""
+"""Downloads of large files from published addresses, which continue after a kill or a broken connection."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from feddat.hub.address import HubError
 
 #: Bytes read at a time.
 _CHUNK = 1 << 20
-#: Times that a broken connection is taken up again before the command ends.
+#: Number of attempts with a broken connection before the command ends.
 _TRIES = 5
 _TIMEOUT = 60.0
-#: Receives how many bytes there are, and how many there will be, where the server says.
+#: Receives the number of bytes so far and the total number, if the server tells it.
 Told: TypeAlias = Callable[[int, int | None], None]
 
 
@@ -26,16 +26,16 @@ def download(
     sha256: str | None = None,
     progress: Callable[[int, int | None], None] = lambda done, total: None,
 ) -> None:
-    """Fetch a file; what an earlier call has of it (``NAME.part``) is not fetched again.
+    """Download a file; bytes from an earlier call (``NAME.part``) are not downloaded again.
 
     Args:
-        url: ``http://`` or ``https://``.
-        path: where to; its folder is made. Nothing is fetched where it exists.
-        sha256: that it must have, where it is published.
+        url: an ``http://`` or ``https://`` address.
+        path: the destination; its folder is created. Nothing is downloaded if the file exists.
+        sha256: the file's checksum, if one is published.
         progress: see :data:`Told`.
 
     Raises:
-        HubError: it cannot be had, or is not the published file; names the address.
+        HubError: the file cannot be downloaded, or is not the published one; the message names the address.
     """
     import httpx
 
@@ -49,20 +49,24 @@ def download(
             break
         except httpx.TransportError as error:
             if attempt == _TRIES - 1:
-                raise HubError(f"{url}: {error or type(error).__name__}; the same command goes on") from error
+                raise HubError(
+                    f"{url}: {error or type(error).__name__}; run the same command again to continue"
+                ) from error
         except OSError as error:
-            raise HubError(f"{error.filename or part}: {error.strerror}; the same command goes on") from error
+            raise HubError(
+                f"{error.filename or part}: {error.strerror}; run the same command again to continue"
+            ) from error
     if sha256 is not None and (found := _sha256(part)) != sha256:
         part.unlink()
-        raise HubError(f"{url}: sha256 {found}, but {sha256} is published; it was removed, fetch it again")
+        raise HubError(f"{url}: sha256 {found}, but {sha256} is published; the file was removed; download it again")
     part.replace(path)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a ZIP file; a file that is there in its full size is not written again.
+    """Unpack a ZIP file; files that already exist in full size are not written again.
 
     Raises:
-        HubError: it is damaged, or an entry would lie outside the folder.
+        HubError: the archive is damaged, or an entry would be outside the folder.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -70,7 +74,7 @@ def unpack(archive: Path, folder: Path) -> None:
                 name = PurePosixPath(entry.filename.replace("\\", "/"))
                 if name.is_absolute() or ".." in name.parts:
                     raise HubError(
-                        f"{archive}: entry {entry.filename!r} lies outside the folder; nothing of it is taken"
+                        f"{archive}: entry {entry.filename!r} is outside the folder; the archive is not safe to unpack"
                     )
                 target = folder.joinpath(*name.parts)
                 if entry.is_dir() or (target.is_file() and target.stat().st_size == entry.file_size):
@@ -82,32 +86,32 @@ def unpack(archive: Path, folder: Path) -> None:
                         file.write(chunk)
                 temporary.replace(target)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise HubError(f"{archive}: cannot be unpacked: {error}; remove it to fetch it again") from error
+        raise HubError(f"{archive}: cannot be unpacked: {error}; remove it to download it again") from error
 
 
 def _fetch_rest(url: str, part: Path, progress: Told) -> None:
-    """Append what is missing of a file; begin anew where the server cannot go on in the middle."""
+    """Append the missing part of a file; start over if the server cannot continue in the middle."""
     import httpx
 
     done = part.stat().st_size if part.exists() else 0
     headers = {"Range": f"bytes={done}-"} if done else {}
     headers |= {"Accept-Encoding": "identity", "User-Agent": "feddat"}
     with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=_TIMEOUT) as answer:
-        if answer.status_code == 416:  # there is nothing behind what is here
+        if answer.status_code == 416:  # the part is already the whole file
             return
         if answer.status_code not in (200, 206):
-            raise HubError(f"{url}: the server answers {answer.status_code} {answer.reason_phrase}")
+            raise HubError(f"{url}: the server answered {answer.status_code} {answer.reason_phrase}")
         if answer.status_code == 200:
             done = 0
         length = answer.headers.get("content-length")
         total = done + int(length) if length is not None else None
         with part.open("ab" if done else "wb") as file:
-            for chunk in answer.iter_raw():  # as it comes: what is written is not fetched again
+            for chunk in answer.iter_raw():  # written as it arrives, so a retry does not download it again
                 file.write(chunk)
                 done += len(chunk)
                 progress(done, total)
     if total is not None and done < total:
-        raise httpx.ReadError(f"{done} of {total} bytes came")
+        raise httpx.ReadError(f"received only {done} of {total} bytes")
 
 
 def _sha256(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Head, loss and metric per task."""
+"""Tasks, each with its head, its loss and its metric."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from feddat.tasks.vqa import Vqa, vqa_score
 
 __all__ = ["TASKS", "Task", "make_task", "vqa_score"]
 
-#: Task name -> what makes it; ``vqa`` takes the answer vocabulary, all others take nothing.
+#: Task name -> factory; the factory of ``vqa`` takes the answer vocabulary, all others take no arguments.
 TASKS: Mapping[str, Callable[..., Task]] = {"vqa": Vqa, "nlvr2": Nlvr2, "snli-ve": SnliVe, "vcr": Vcr}
 
 
@@ -24,7 +24,7 @@ def make_task(name: str, answers: Sequence[str] = ()) -> Task:
         answers: the client's answer vocabulary in index order (VQA only).
 
     Raises:
-        ValueError: there is no such task, or it lacks answers (VQA) or is given some (all others).
+        ValueError: there is no such task, answers are missing (VQA), or answers are given (all other tasks).
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; expected {', '.join(TASKS)}")

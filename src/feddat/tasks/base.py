@@ -1,4 +1,4 @@
-"""The interface of a task: how an example becomes views, a head, a loss and a score."""
+"""The interface of a task: views of an example, targets, head, loss and score."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from feddat.example import Example, View
 
 
 class Task(Protocol):
-    """One kind of question and everything personal that answers it.
+    """One kind of question, with its personal head, its loss and its score.
 
     Attributes:
         name: key in :data:`feddat.tasks.TASKS`.
-        views_per_example: V, forward passes of the backbone per example (1 VQA and SNLI-VE, 2 NLVR2, 4 VCR).
-        classes: the class names behind the logits, in index order, for reports and predictions.
+        views_per_example: V, forward passes of the backbone per example (1 for VQA and SNLI-VE, 2 for NLVR2, 4 for
+            VCR).
+        classes: the class names of the logits in index order, for reports and predictions.
     """
 
     name: str
@@ -31,15 +32,15 @@ class Task(Protocol):
         """Return targets: soft scores (N, C) float for VQA, class indices (N,) long otherwise.
 
         Raises:
-            DataError: an example lacks what the task needs; names the example.
+            DataError: an example lacks what the task needs; the message names the example.
         """
         ...
 
     def build_head(self, feature_dim: int, word_head: nn.Module | None = None) -> nn.Module:
-        """Return a new personal head: ``word_head`` where given, else a random one (torch's global generator).
+        """Return a new personal head: ``word_head`` if given, else a random one (from torch's global generator).
 
         Raises:
-            ValueError: the task has no words to start a head from and ``word_head`` was given.
+            ValueError: ``word_head`` was given, but the task's classes are not words.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Visual question answering in words: the loss of answers that are written token by token.
+"""Visual question answering with written answers: the loss of answers that are generated token by token.
 
 Li et al., "Align before Fuse: Vision and Language Representation Learning with Momentum Distillation", NeurIPS 2021
 (arXiv 2107.07651), section on VQA.
@@ -14,12 +14,12 @@ from feddat.example import DataError, Example
 
 
 def answer_shares(example: Example) -> dict[str, float]:
-    """Return every annotated answer's share in a question: its score over the sum of scores (all 0: 0 each).
+    """Return the share of each annotated answer: its score divided by the sum of scores (0 for all if the sum is 0).
 
-    ALBEF takes shares of annotators, which scores are proportional to as long as none is cut off at 1.
+    ALBEF uses shares of annotators; scores are proportional to them unless a score is capped at 1.
 
     Raises:
-        DataError: the example has no answers; names it.
+        DataError: the example has no answers; the message names it.
     """
     if not example.answers:
         raise DataError(f"example {example.id}: no answers; expected at least one for vqa")
@@ -31,7 +31,7 @@ def token_losses(logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
     """Return −log p of each token, (M, L), 0 where ``mask`` is false.
 
     Args:
-        logits: (M, L, V), of the token at the same position.
+        logits: (M, L, V), for the token at the same position.
         tokens: ids (M, L).
         mask: (M, L) bool, the positions that count.
     """
@@ -44,8 +44,8 @@ def soft_token_losses(logits: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     """Return Σᵥ q(v) · (−log p(v)) of each token, (M, L), 0 where ``mask`` is false.
 
     Args:
-        logits: (M, L, V), of p.
-        teacher: (M, L, V), of q; no gradient flows into them.
+        logits: (M, L, V), logits of p.
+        teacher: (M, L, V), logits of q; no gradient flows into them.
         mask: (M, L) bool, the positions that count.
     """
     dtype = torch.promote_types(logits.dtype, torch.float32)
@@ -65,16 +65,16 @@ def answer_loss(
 ) -> Tensor:
     """Return Σₖ wₖ · (−log p(answer k)) / ``questions``, a scalar.
 
-    With a teacher, each token's loss is (1 − ``alpha``) times that and ``alpha`` times :func:`soft_token_losses`.
+    With a teacher, each token's loss is (1 − ``alpha``) times −log p plus ``alpha`` times :func:`soft_token_losses`.
 
     Args:
-        logits: (M, L, V), of the token at the same position.
+        logits: (M, L, V), for the token at the same position.
         tokens: ids (M, L) of the M answers to all questions of the batch.
         mask: (M, L) bool, the positions that count.
         weights: wₖ, (M,).
-        questions: how many the batch has.
+        questions: number of questions in the batch.
         teacher: logits (M, L, V) of soft targets.
-        alpha: their weight, of [0, 1].
+        alpha: weight of the soft targets, in [0, 1].
     """
     losses = token_losses(logits, tokens, mask)
     if teacher is not None:

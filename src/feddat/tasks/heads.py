@@ -1,4 +1,4 @@
-"""Personal task heads: from pooled features to logits. Weights come from torch's global generator."""
+"""Personal task heads, which map pooled features to logits. Weights are drawn from torch's global generator."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def classifier_head(feature_dim: int, classes: int, images: int = 1) -> nn.Module:
-    """Return the classifier of METHOD: (N, images * d) to (N, classes), through 2d hidden units."""
+    """Return the classifier of METHOD: (N, images * d) to (N, classes), with 2d hidden units."""
     hidden = 2 * feature_dim
     return nn.Sequential(
         nn.Linear(images * feature_dim, hidden),
@@ -17,11 +17,11 @@ def classifier_head(feature_dim: int, classes: int, images: int = 1) -> nn.Modul
 
 
 def choice_head(feature_dim: int) -> nn.Module:
-    """Return a scorer of single candidates: (N, d) to (N, 1)."""
+    """Return a scorer for single candidates: (N, d) to (N, 1)."""
     return nn.Linear(feature_dim, 1)
 
 
 def refuse_word_head(task: str, word_head: nn.Module | None) -> None:
-    """Raise ``ValueError`` if a head made of words is offered to a task whose classes are no words."""
+    """Raise ``ValueError`` if a head made from words is given to a task with classes that are not words."""
     if word_head is not None:
         raise ValueError(f"task {task}: its classes are not answers in words; use a random head")

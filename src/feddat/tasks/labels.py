@@ -1,4 +1,4 @@
-"""What tasks with exactly one right class share: targets, cross-entropy and accuracy."""
+"""Targets, cross-entropy and accuracy for tasks with exactly one right class."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def label_targets(examples: Sequence[Example], classes: Sequence[str]) -> Tensor
     """Return class indices, (N,) long.
 
     Raises:
-        DataError: an example has no label, or one that is no index into ``classes``; names the example.
+        DataError: an example has no label, or one that is not an index into ``classes``; the message names it.
     """
     for example in examples:
         if example.label is None or not 0 <= example.label < len(classes):

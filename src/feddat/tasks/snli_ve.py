@@ -15,7 +15,7 @@ from feddat.tasks.labels import label_loss, label_scores, label_targets
 
 
 class SnliVe:
-    """One image and one sentence in three classes."""
+    """One image and one sentence, classified into three classes."""
 
     name = "snli-ve"
     views_per_example = 1
@@ -24,7 +24,7 @@ class SnliVe:
     scores = staticmethod(label_scores)
 
     def views(self, example: Example) -> list[View]:
-        """Return the image beside the sentence."""
+        """Return the image paired with the sentence."""
         if len(example.images) != 1:
             raise DataError(f"example {example.id}: {len(example.images)} images; expected 1 for snli-ve")
         return [View(example.images[0], example.text)]

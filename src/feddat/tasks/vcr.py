@@ -15,7 +15,7 @@ from feddat.tasks.labels import label_loss, label_scores, label_targets
 
 
 class Vcr:
-    """One image and one question with four answers; each answer is scored by itself."""
+    """One image and one question with four answers; each answer is scored separately."""
 
     name = "vcr"
     views_per_example = 4
@@ -24,7 +24,7 @@ class Vcr:
     scores = staticmethod(label_scores)
 
     def views(self, example: Example) -> list[View]:
-        """Return the image four times, beside the question followed by each answer."""
+        """Return the image four times, paired with the question followed by each answer."""
         if len(example.images) != 1:
             raise DataError(f"example {example.id}: {len(example.images)} images; expected 1 for vcr")
         if len(example.choices) != self.views_per_example:
@@ -41,6 +41,6 @@ class Vcr:
         return choice_head(feature_dim)
 
     def logits(self, head: nn.Module, features: Tensor) -> Tensor:
-        """Map pooled features (4N, d), an example's four rows side by side, to logits (N, 4)."""
+        """Map pooled features (4N, d), with adjacent rows for an example's four answers, to logits (N, 4)."""
         logits: Tensor = head(features)
         return logits.view(-1, self.views_per_example)

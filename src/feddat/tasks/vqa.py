@@ -1,6 +1,6 @@
 """Visual question answering as classification over a client's own answers, with soft targets.
 
-Antol et al., "VQA: Visual Question Answering", ICCV 2015; soft targets and loss as in ViLT (ICML 2021).
+Antol et al., "VQA: Visual Question Answering", ICCV 2015. Soft targets and loss follow ViLT (ICML 2021).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from feddat.tasks.heads import classifier_head
 
 
 def vqa_score(count: int) -> float:
-    """Return the score of an answer that ``count`` annotators gave: 0, 0.3, 0.6, 0.9, then 1."""
+    """Return the score of an answer that ``count`` annotators gave: 0, 0.3, 0.6, 0.9, and 1 from 4 on."""
     return min(10, 3 * count) / 10
 
 
@@ -24,7 +24,7 @@ class Vqa:
     """One image and one question; the classes are the client's answer vocabulary.
 
     Raises:
-        ValueError: ``answers`` is empty or names an answer twice.
+        ValueError: ``answers`` is empty or contains an answer twice.
     """
 
     name = "vqa"
@@ -40,16 +40,16 @@ class Vqa:
             raise ValueError(f"task vqa: answer {twice!r} is in the vocabulary twice")
 
     def views(self, example: Example) -> list[View]:
-        """Return the image beside the question."""
+        """Return the image paired with the question."""
         if len(example.images) != 1:
             raise DataError(f"example {example.id}: {len(example.images)} images; expected 1 for vqa")
         return [View(example.images[0], example.text)]
 
     def targets(self, examples: Sequence[Example]) -> Tensor:
-        """Return soft scores (N, answers); answers outside the vocabulary are dropped, so a row may be all zero.
+        """Return soft scores (N, answers); answers outside the vocabulary are dropped, so a row can be all zeros.
 
         Raises:
-            DataError: an example has no answers, or a score outside [0, 1]; names the example.
+            DataError: an example has no answers, or a score outside [0, 1]; the message names the example.
         """
         targets = torch.zeros(len(examples), len(self.classes))
         for row, example in zip(targets, examples, strict=True):
@@ -63,7 +63,7 @@ class Vqa:
         return targets
 
     def build_head(self, feature_dim: int, word_head: nn.Module | None = None) -> nn.Module:
-        """Return ``word_head`` where given, else a random classifier (N, d) to (N, answers)."""
+        """Return ``word_head`` if given, else a random classifier (N, d) to (N, answers)."""
         return classifier_head(feature_dim, len(self.classes)) if word_head is None else word_head
 
     def logits(self, head: nn.Module, features: Tensor) -> Tensor:
@@ -77,6 +77,6 @@ class Vqa:
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype)) * logits.shape[1]
 
     def scores(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the soft score of each argmax, (N,); 0 for a row of −inf, which answers nothing of the vocabulary."""
+        """Return the soft score of each argmax, (N,); 0 for a row of −inf, which has no answer of the vocabulary."""
         best = logits.max(dim=1, keepdim=True)
         return targets.gather(1, best.indices).masked_fill(best.values == -torch.inf, 0.0).squeeze(1)

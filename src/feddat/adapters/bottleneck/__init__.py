@@ -1,4 +1,4 @@
-"""The bottleneck adapter as a PEFT tuner. Importing this package makes it known to PEFT."""
+"""The bottleneck adapter as a PEFT tuner. Importing this package registers it with PEFT."""
 
 from feddat.adapters.bottleneck.config import PEFT_TYPE, BottleneckConfig
 from feddat.adapters.bottleneck.layer import BottleneckLayer

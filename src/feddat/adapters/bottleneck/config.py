@@ -28,13 +28,14 @@ class BottleneckConfig(PeftConfig):
     reduction: int = field(default=16, metadata={"help": "The inner width is the site's width divided by this."})
     count: int = field(
         default=1,
-        metadata={"help": "Bottlenecks side by side: the inner width is so many times the site's width / reduction."},
+        metadata={"help": "Number of parallel bottlenecks: the inner width is count * (site's width / reduction)."},
     )
     placement: str = field(
         default="auto",
         metadata={
-            "help": "'output': y + A(y) on the site's output y. 'post_ln': for modules that add their residual and "
-            "then normalise it (BERT), LN(u + A(v) + input). 'auto': 'post_ln' where the site is such a module."
+            "help": "'output': y + A(y) on the site's output y. 'post_ln': LN(u + A(v) + input), for modules that add "
+            "their residual and then normalise it (BERT). 'auto': 'post_ln' if the site is such a module, else "
+            "'output'."
         },
     )
     init_std: float = field(

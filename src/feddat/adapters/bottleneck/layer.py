@@ -1,12 +1,12 @@
 """The layer that wraps one site and adds the active adapters' contributions to it.
 
-The three kinds of site of METHOD need two formulas only, since pre-LN layers and decoder-only language models differ in
-which module is the site, not in what is done there:
+The three kinds of site of METHOD need only two formulas. Pre-LN layers and decoder-only language models share one,
+because they differ only in the module that is the site:
 
-- ``output``: y ← y + Σ sᵢ·Aᵢ(y). For pre-LN layers the site is the module whose output y has the feed-forward residual
-  in it (ViLT's output module, the whole layer of ViT and CLIP); for decoder-only models it is the MLP, before its
+- ``output``: y ← y + Σ sᵢ·Aᵢ(y). In pre-LN layers, the site is the module whose output y includes the feed-forward
+  residual (ViLT's output module; the whole layer of ViT and CLIP). In decoder-only models, it is the MLP, before its
   residual is added.
-- ``post_ln`` (BERT): u = dropout(dense(x)); v = LN(u + input); y ← LN(u + Σ sᵢ·Aᵢ(v) + input), LN being the site's own.
+- ``post_ln`` (BERT): u = dropout(dense(x)); v = LN(u + input); y ← LN(u + Σ sᵢ·Aᵢ(v) + input), with the site's own LN.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from feddat.adapters.bottleneck.config import BottleneckConfig
 
 #: An adapter at a site: W_down (d / r, d), b_down, W_up (d, d / r), b_up.
 Weights: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor]
-#: A function of an output and the weights of one adapter, and these.
+#: A function of an output and adapter weights, and these weights.
 Pure: TypeAlias = tuple[Callable[..., Tensor], Sequence[Tensor]]
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):
     """One site with its adapters.
 
-    Adapter weights are float32 whatever the dtype of the base: the input is cast to them, the contribution back.
+    Adapter weights are float32 for any dtype of the base. The input is cast to float32, and the contribution is cast
+    back.
 
     Args:
         base_layer: the site.
-        adapter_name: first adapter.
+        adapter_name: name of the first adapter.
         config: that adapter's configuration.
 
     Raises:
-        ValueError: the site's output width cannot be told, or ``placement`` does not fit the site.
+        ValueError: the site's output width cannot be determined, or ``placement`` does not fit the site.
 
     Attributes:
-        apart: whether every product has the adapters' own weights in it, for whoever looks at their uses one by one;
-            else they may be rounded and joined with those of other sites first (:meth:`pure`).
+        apart: whether every product uses the adapters' own weights, for callers that observe each use of a weight; if
+            not, :meth:`pure` can round the weights and join them with those of other sites.
     """
 
     apart = False
@@ -62,8 +63,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self._disable_adapters = False
         self.merged_adapters: list[str] = []
         self._active_adapter: str | list[str] = adapter_name
-        # A hook in front of all others, not code in `forward`: transformers records hidden states by hooks on the
-        # layer's class, which must see the adapted output.
+        # This is a hook before all others instead of code in `forward`: transformers records hidden states by hooks on
+        # the layer's class, and these must see the adapted output.
         self._hook = None
         if self.placement == "output":
             self._hook = base_layer.register_forward_hook(self._after_base, prepend=True)
@@ -74,8 +75,8 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         placement = resolve_placement(self.base_layer, config.placement)
         if placement != self.placement:
             raise ValueError(
-                f"adapter {adapter_name!r}: placement {placement!r} differs from {self.placement!r}, "
-                "which other adapters at the same site have"
+                f"adapter {adapter_name!r}: placement {placement!r} differs from placement {self.placement!r} of the "
+                "other adapters at this site"
             )
         inner = config.count * max(1, self.width // config.reduction)
         device = next(self.base_layer.parameters()).device
@@ -88,9 +89,9 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
     @torch.no_grad()
     def reset_adapter(self, adapter_name: str, generator: torch.Generator | None = None) -> None:
-        """Draw the named adapter's weights anew from N(0, init_std²), biases 0.
+        """Draw the named adapter's weights again from N(0, init_std²) and set its biases to 0.
 
-        Numbers are drawn on the CPU, so that they do not depend on the device; ``generator`` must be a CPU generator.
+        Numbers are drawn on the CPU so that they do not depend on the device; ``generator`` must be a CPU generator.
         """
         for linear in self._linears(adapter_name):
             if linear.weight.is_meta:
@@ -100,7 +101,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
             linear.bias.zero_()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the site returns, with the active adapters' contributions in it."""
+        """Return the site's output with the active adapters' contributions."""
         if self.placement == "post_ln":
             return self._post_ln(*args, **kwargs)
         return self.base_layer(*args, **kwargs)
@@ -111,20 +112,21 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return self.placement == "output"
 
     def adapt(self, output: Tensor) -> Tensor:
-        """Return an output of the bare site with the active adapters' contributions: what :meth:`forward` returns."""
+        """Return an output of the bare site with the active adapters' contributions, as :meth:`forward` does."""
         contribution = self._contribution(output)
         return output if contribution is None else output + contribution
 
     @staticmethod
     def pure(sites: Sequence[BottleneckLayer], dtype: torch.dtype) -> list[Pure]:
-        """Return :meth:`adapt` of several sites on the present route, as functions without a state in one format.
+        """Return :meth:`adapt` of several sites on the current route as stateless functions with weights in one dtype.
 
-        The adapters of a site become one, whose inner width is the sum of theirs; sites that are alike are joined and
-        rounded together: on a GPU every small operation takes as long as one on all of them.
+        The adapters of a site become a single adapter; its inner width is the sum of theirs. The weights of sites with
+        equal shapes are joined and rounded together, because on a GPU one small operation takes as long as one large
+        operation.
 
         Args:
-            sites: of adapters that only add to the output.
-            dtype: of outputs and weights.
+            sites: layers whose adapters only add to the output.
+            dtype: dtype of outputs and weights.
         """
         if any(site.apart for site in sites):
             return [(site._as_it_is, ()) for site in sites]
@@ -142,16 +144,16 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return [found[place] for place in range(len(sites))]
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Refuse: see :func:`merge_error`."""
+        """Raise :func:`merge_error`."""
         raise merge_error()
 
     def unmerge(self) -> None:
-        """Do nothing: nothing is ever merged."""
+        """Do nothing, because nothing is ever merged."""
 
     def unload_and_optionally_merge_module(
         self, merge: bool, safe_merge: bool, adapter_names: list[str] | None
     ) -> nn.Module:
-        """Return the site as it was before it was wrapped."""
+        """Return the original site without the wrapper."""
         if merge:
             raise merge_error()
         if self._hook is not None:
@@ -177,7 +179,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         return cast(nn.Linear, self.bottleneck_down[name]), cast(nn.Linear, self.bottleneck_up[name])
 
     def _contribution(self, hidden: Tensor) -> Tensor | None:
-        """Return Σ sᵢ·Aᵢ(hidden) over the active adapters, like ``hidden``, or None where none is active."""
+        """Return Σ sᵢ·Aᵢ(hidden) over the active adapters, like ``hidden``, or ``None`` if none is active."""
         if self.disable_adapters:
             return None
         weights, scales = self._active()
@@ -194,7 +196,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
 
 
 def contribution(hidden: Tensor, weights: Sequence[Weights], scales: Sequence[float | Tensor]) -> Tensor:
-    """Return Σ sᵢ·Aᵢ(hidden), like ``hidden``, of one adapter or more."""
+    """Return Σ sᵢ·Aᵢ(hidden) over one adapter or more, with the shape and dtype of ``hidden``."""
     total: Tensor | None = None
     for (down, down_bias, up, up_bias), scale in zip(weights, scales, strict=True):
         inner = functional.relu(functional.linear(hidden.to(down.dtype), down, down_bias))
@@ -209,18 +211,18 @@ def contribution(hidden: Tensor, weights: Sequence[Weights], scales: Sequence[fl
 def joined(
     active: Sequence[tuple[list[Weights], list[float | Tensor]]], dtype: torch.dtype
 ) -> Sequence[Sequence[Tensor]]:
-    """Return, per site, the weights of one adapter that gives the sum of the site's; nothing where none is active.
+    """Return, per site, the weights of one adapter that equals the sum of the site's; empty if none is active.
 
     Args:
-        active: weights and scales per site, of equal shapes and scales, which are scalars.
-        dtype: of the result.
+        active: weights and scales per site; all sites have equal shapes and equal scalar scales.
+        dtype: dtype of the result.
     """
     scales = active[0][1]
     if not scales:
         return [()] * len(active)
 
     def stacked(index: int) -> list[Tensor]:
-        """Return one kind of weight of all sites, (sites, ...), per adapter."""
+        """Return, per adapter, one kind of weight of all sites, (sites, ...)."""
         return [torch.stack([weights[adapter][index] for weights, _ in active]) for adapter in range(len(scales))]
 
     def scaled(index: int) -> list[Tensor]:
@@ -239,7 +241,7 @@ def joined(
 def _beside(
     active: Sequence[tuple[list[Weights], list[float | Tensor]]], dtype: torch.dtype
 ) -> Sequence[Sequence[Tensor]]:
-    """Return, per site, each adapter's scale and weights, one adapter after the other: scales may be per row."""
+    """Return, per site, each adapter's scale and weights, adapter by adapter; scales can be per row."""
     device = active[0][0][0][0].device
     found: list[list[Tensor]] = [[] for _ in active]
     for adapter, scale in enumerate(active[0][1]):
@@ -263,7 +265,7 @@ def _through(output: Tensor, down: Tensor, down_bias: Tensor, up: Tensor, up_bia
 
 
 def merge_error() -> NotImplementedError:
-    """Return the error of every attempt to merge."""
+    """Return the error for every attempt to merge."""
     return NotImplementedError(
         "bottleneck adapters cannot be merged into the base weights (ReLU makes them non-linear); "
         "use unload() for the base model without adapters"
@@ -271,14 +273,14 @@ def merge_error() -> NotImplementedError:
 
 
 def output_width(module: nn.Module) -> int:
-    """Return the width of ``module``'s output: that of its last linear layer, in order of registration.
+    """Return the width of ``module``'s output, taken from its last linear layer in order of registration.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the module has no linear layer.
     """
     widths = [child.out_features for child in module.modules() if isinstance(child, nn.Linear)]
     if not widths:
-        raise ValueError(f"adapter site {type(module).__name__}: no linear layer in it tells the width of its output")
+        raise ValueError(f"adapter site {type(module).__name__}: has no linear layer to take the output width from")
     return widths[-1]
 
 
@@ -286,7 +288,7 @@ def resolve_placement(module: nn.Module, placement: str) -> str:
     """Return ``"output"`` or ``"post_ln"`` for a site.
 
     Raises:
-        ValueError: ``post_ln`` is asked for, but the module lacks what the formula needs.
+        ValueError: ``post_ln`` is requested, but the module lacks what the formula needs.
     """
     takes_input = list(inspect.signature(module.forward).parameters)[:2] == ["hidden_states", "input_tensor"]
     fits_post_ln = takes_input and all(hasattr(module, name) for name in ("dense", "dropout", "LayerNorm"))

@@ -1,4 +1,4 @@
-"""The tuner: puts :class:`BottleneckLayer` around every site of a model, as PEFT asks a tuner to."""
+"""The PEFT tuner that wraps every site of a model in a :class:`BottleneckLayer`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from feddat.adapters.sites import default_sites
 
 
 class BottleneckModel(BaseTuner):
-    """A model with bottleneck adapters; made by ``peft.get_peft_model(model, BottleneckConfig())``.
+    """A model with bottleneck adapters, created by ``peft.get_peft_model(model, BottleneckConfig())``.
 
     Raises:
-        ValueError: no ``target_modules`` are given and the model's type has no default sites.
+        ValueError: ``target_modules`` is not set, and the model's type has no default sites.
     """
 
     prefix = "bottleneck_"
@@ -49,7 +49,7 @@ class BottleneckModel(BaseTuner):
         self._replace_module(parent, target_name, layer, target)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # PEFT's own version expects sites with a weight; adapters are created on the right device already.
+        # PEFT's own version expects sites with a weight. Here, adapters are already created on the right device.
         setattr(parent, child_name, new_module)
 
     def _check_merge_allowed(self) -> None:

@@ -1,4 +1,4 @@
-"""Soft prompts at a stack of layers, and as a PEFT tuner. Importing this package makes it known to PEFT."""
+"""Soft prompts at a stack of layers, also as a PEFT tuner. Importing this package registers it with PEFT."""
 
 from feddat.adapters.peft_internals import register_tuner
 from feddat.adapters.soft_prompt.config import PEFT_TYPE, SoftPromptConfig

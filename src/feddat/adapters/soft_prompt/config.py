@@ -11,7 +11,7 @@ PEFT_TYPE = "SOFT_PROMPT"
 
 @dataclass
 class SoftPromptConfig(PeftConfig):
-    """Trained tokens that enter where the transformer layers begin, and are taken off where these end.
+    """Trained tokens that enter before the first transformer layer and are removed after the last one.
 
     Raises:
         ValueError: a value is out of range.
@@ -24,11 +24,11 @@ class SoftPromptConfig(PeftConfig):
     inputs: list[str] = field(
         default_factory=lambda: ["text"],
         metadata={
-            "help": "What the tokens are put beside. Of more than one, embeddings.token_type_embeddings next to the "
-            "stack has a row each."
+            "help": "Inputs that get tokens. With more than one, embeddings.token_type_embeddings next to the stack "
+            "has one row for each."
         },
     )
-    causal: bool = field(default=False, metadata={"help": "Whether a token sees only those before it."})
+    causal: bool = field(default=False, metadata={"help": "Whether a token sees only the tokens before it."})
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -36,4 +36,4 @@ class SoftPromptConfig(PeftConfig):
         if self.tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {self.tokens}")
         if not self.inputs:
-            raise ValueError("inputs must name at least one")
+            raise ValueError("inputs must name at least one input")

@@ -1,8 +1,8 @@
-"""How tokens enter a stack of transformer layers, and leave it again, by hooks on the stack.
+"""Hooks through which tokens enter a stack of transformer layers and leave it again.
 
-PEFT's own prompt tuning puts its tokens in front of the word embeddings, before their positions are added, and leaves
-them in the output: ViLT and BERT would pool a prompt instead of [CLS], and images would get none. Here the tokens enter
-where the transformer layers begin, and are taken off where these end.
+PEFT's own prompt tuning puts its tokens before the word embeddings, adds positions to them, and leaves them in the
+output. ViLT and BERT would then pool a prompt instead of [CLS], and images would get no prompts. Here, the tokens enter
+before the first transformer layer and are removed after the last one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class PromptEntry:
 
     Args:
         stack: the module around all transformer layers.
-        around: the module that the stack is in; of several inputs it has the types.
-        inputs: number of inputs that prompts are put beside.
-        causal: whether a token sees only those before it.
-        active: returns the prompts to enter, one per input; ``None``: none do.
+        around: the module that contains the stack; with several inputs, it also has their type embeddings.
+        inputs: number of inputs that get prompts.
+        causal: whether a token sees only the tokens before it.
+        active: returns the prompts to insert, one per input, or ``None`` for no prompts.
     """
 
     def __init__(
@@ -32,26 +32,26 @@ class PromptEntry:
         self._types: nn.Embedding | None = around.embeddings.token_type_embeddings if inputs > 1 else None
         self._causal = causal
         self._active = active
-        self._length = 0  # of what has entered
+        self._length = 0  # number of inserted tokens
         self._hooks = [
             stack.register_forward_pre_hook(self._enter, with_kwargs=True),
             stack.register_forward_hook(self._leave),
         ]
 
     def remove(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
     def _front(self, prompts: Iterable[nn.Module]) -> Tensor:
-        """Return the tokens to enter, (length, d), each with its input's type embedding."""
+        """Return the tokens to insert, (length, d), each with its input's type embedding."""
         tokens = [prompt() for prompt in prompts]
         if self._types is not None:
             tokens = [token + kind for token, kind in zip(tokens, self._types.weight, strict=False)]
         return torch.cat(tokens)
 
     def _enter(self, stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-        """Put the tokens in front of what enters the transformer layers, and let its mask and positions follow."""
+        """Put the tokens before the input of the transformer layers, and extend its mask and positions."""
         self._length = 0
         prompts = self._active()
         if prompts is None:
@@ -59,10 +59,10 @@ class PromptEntry:
         given = {key: value for key, value in kwargs.items() if value is not None}
         cache = given.get("cache")
         if cache is not None and (seen := cache.get_seq_length()):
-            # The cache has seen them already: its tokens, with them, are for the mask to name.
+            # The cache already holds the prompts, so the mask must cover them and the cached tokens.
             if _keys(given.get("attention_mask")) <= seen:
                 raise ValueError(
-                    "soft prompts cannot go on from a filled cache without a 4-D mask over all that is in it"
+                    "soft prompts cannot continue from a filled cache without a 4-D mask over all cached tokens"
                 )
             return None
         front = self._front(prompts)
@@ -82,17 +82,17 @@ class PromptEntry:
             mask = given["attention_mask"]
             given["attention_mask"] = (
                 {key: value if value is None else self._extended(value) for key, value in mask.items()}
-                if isinstance(mask, dict)  # one for each kind of layer
+                if isinstance(mask, dict)  # one mask for each kind of layer
                 else self._extended(mask)
             )
-        if "visual_pos_masks" in given:  # where Qwen3-VL adds pictures again, between its layers
+        if "visual_pos_masks" in given:  # positions at which Qwen3-VL adds pictures again between its layers
             given["visual_pos_masks"] = functional.pad(given["visual_pos_masks"], (self._length, 0), value=False)
         if "position_ids" in given:
             given["position_ids"] = extend_positions(given["position_ids"], self._length)
         return args, given
 
     def _leave(self, stack: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Take the tokens off what leaves the transformer layers."""
+        """Remove the tokens from the output of the transformer layers."""
         if not self._length:
             return None
         if isinstance(output, tuple):
@@ -105,19 +105,19 @@ class PromptEntry:
 
 
 def _keys(mask: Any) -> int:
-    """Return over how many tokens a 4-D mask is, or the first of several; 0: there is none."""
+    """Return the number of tokens that a 4-D mask (or the first of several) covers; 0 without such a mask."""
     mask = next(iter(mask.values())) if isinstance(mask, dict) else mask
     return int(mask.shape[-1]) if isinstance(mask, Tensor) and mask.dim() == 4 else 0
 
 
 def extend_mask(mask: Tensor, length: int, causal: bool) -> Tensor:
-    """Return an attention mask with ``length`` more tokens in front, which every other token sees.
+    """Return an attention mask with ``length`` more tokens in front, which all other tokens see.
 
     Args:
-        mask: (N, L), not zero where a token is; or (N, 1, Q, L), which tokens position q sees: true where it does, or a
-            number that is added to the scores.
-        length: number of tokens.
-        causal: whether each of them sees only those before it, rather than all that the first position sees.
+        mask: (N, L), not zero where a token is; or (N, 1, Q, L), the tokens that position q sees, as booleans or as
+            numbers that are added to the scores.
+        length: number of new tokens.
+        causal: whether each new token sees only the tokens up to itself, instead of all that the first position sees.
     """
     if mask.dim() == 2:
         return functional.pad(mask, (length, 0), value=1)
@@ -133,6 +133,6 @@ def extend_mask(mask: Tensor, length: int, causal: bool) -> Tensor:
 
 
 def extend_positions(positions: Tensor, length: int) -> Tensor:
-    """Return positions (..., L) moved on by ``length``, with those of as many tokens in front."""
+    """Return positions (..., L + length): positions of ``length`` tokens in front, and the old ones moved up."""
     front = torch.arange(length, device=positions.device, dtype=positions.dtype)
     return torch.cat([front.expand(*positions.shape[:-1], -1), positions + length], dim=-1)

@@ -1,4 +1,4 @@
-"""The tuner: puts soft prompts beside a stack of layers, as PEFT asks a tuner to."""
+"""The PEFT tuner that adds soft prompts to a stack of layers."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from feddat.adapters.soft_prompt.config import SoftPromptConfig
 from feddat.adapters.soft_prompt.entry import PromptEntry
 from feddat.adapters.soft_prompt.prompt import Prompt
 
-#: Name, in the stack, of the module that holds its prompts: the stack itself keeps its name and its attributes.
+#: Name of the child module of the stack that holds the prompts; the stack itself keeps its name and its attributes.
 CHILD = "prompting"
-#: Name, in that module, of what holds each adapter's.
+#: Name, in that module, of the container of each adapter's prompts.
 CONTAINER = "prompt_adapters"
 
 
 class SoftPromptLayer(nn.Module, BaseTunerLayer):
-    """The prompts of one stack: one set of each adapter, of which one at most is active.
+    """The prompts of one stack, with one set per adapter; at most one adapter is active.
 
     Args:
         stack: the module around all transformer layers.
-        around: the module that the stack is in.
-        config: of the first adapter.
+        around: the module that contains the stack.
+        config: the configuration of the first adapter.
     """
 
     adapter_layer_names = (CONTAINER,)
@@ -49,21 +49,21 @@ class SoftPromptLayer(nn.Module, BaseTunerLayer):
         self.set_adapter(self.active_adapters, inference_mode=config.inference_mode)
 
     def remove(self) -> None:
-        """Take the hooks off the stack."""
+        """Remove the hooks from the stack."""
         self._entry.remove()
 
     def _entering(self) -> Iterable[nn.Module] | None:
         names = [] if self.disable_adapters else [n for n in self.active_adapters if n in self.prompt_adapters]
         if len(names) > 1:
-            raise ValueError(f"soft prompts {', '.join(names)} cannot be active together")
+            raise ValueError(f"soft prompts {', '.join(names)} cannot be active together; activate only one adapter")
         return cast(nn.ModuleDict, self.prompt_adapters[names[0]]).values() if names else None
 
 
 class SoftPromptModel(BaseTuner):
-    """A model with soft prompts; made by ``peft.get_peft_model(model, SoftPromptConfig(target_modules=...))``.
+    """A model with soft prompts, created by ``peft.get_peft_model(model, SoftPromptConfig(target_modules=...))``.
 
     Raises:
-        ValueError: no ``target_modules`` are given.
+        ValueError: ``target_modules`` is not set.
     """
 
     prefix = "prompt_"
@@ -95,11 +95,11 @@ class SoftPromptModel(BaseTuner):
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
-        # PEFT's own version expects one name behind the adapter's.
+        # PEFT's own version expects only one name after the adapter's name.
         return key.replace(f"{CONTAINER}.{adapter_name}.", f"{CONTAINER}.")
 
     def unload(self) -> torch.nn.Module:
-        """Return the model as it was."""
+        """Remove all prompts and return the original model."""
         for module in list(self.model.modules()):
             layer = getattr(module, CHILD, None)
             if isinstance(layer, SoftPromptLayer):
@@ -108,4 +108,4 @@ class SoftPromptModel(BaseTuner):
         return cast(nn.Module, self.model)
 
     def _check_merge_allowed(self) -> None:
-        raise NotImplementedError("soft prompts are inputs, which no weights can take the place of; use unload()")
+        raise NotImplementedError("soft prompts are inputs and cannot be merged into weights; use unload()")

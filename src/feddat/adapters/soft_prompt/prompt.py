@@ -1,4 +1,4 @@
-"""The tokens themselves, re-parametrised as in prefix tuning (Li and Liang 2021, arXiv 2101.00190, section 4.3)."""
+"""The prompt tokens, re-parametrised as in prefix tuning (Li and Liang 2021, arXiv 2101.00190, section 4.3)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Prompt(nn.Module):
     Args:
         length: number of tokens.
         width: d, the model's hidden size.
-        device: where they are.
+        device: the device of the tokens.
     """
 
     def __init__(self, length: int, width: int, device: torch.device) -> None:
@@ -29,13 +29,13 @@ class Prompt(nn.Module):
         self.reset(None)
 
     def forward(self) -> Tensor:
-        """Return the tokens as the model sees them, (length, d)."""
+        """Return the tokens that enter the model, (length, d)."""
         prompt: Tensor = self.up(self.down(self.tokens).tanh())
         return prompt
 
     @torch.no_grad()
     def reset(self, generator: torch.Generator | None) -> None:
-        """Draw tokens from N(0, 1), weights and biases uniform in ±1/√fan-in: torch's defaults for such modules."""
+        """Draw tokens from N(0, 1), and weights and biases uniformly in ±1/√fan-in, as torch does by default."""
         self.tokens.copy_(torch.empty(self.tokens.shape).normal_(generator=generator))
         for linear in (self.down, self.up):
             bound = linear.in_features**-0.5

@@ -60,19 +60,19 @@ class Convention:
 _OPPOSITE = {"left": "right", "right": "left"}
 
 #: The conventions of the bundled model's pretraining.
-STANDARD = Convention("as the bundled model was pretrained")
+STANDARD = Convention("the convention of the bundled model's pretraining")
 
 #: Client of ``mini/convention`` -> its convention.
 CONVENTIONS: dict[str, Convention] = {
     "standard": STANDARD,
-    "mirrored": Convention("left and right of an object are its own, not the viewer's", mirrored=True),
+    "mirrored": Convention("left and right are seen from the object, not from the viewer", mirrored=True),
     "coarse": Convention(
-        "five names for eight colours, and more than one is many",
+        "five names for eight colours; more than one is many",
         colours={"orange": "red", "pink": "red", "purple": "blue"},
         numbers=("zero", "one", "many", "many", "many"),
     ),
     "shifted": Convention(
-        "a colour scale that is one step further",
+        "a colour scale shifted by one step",
         colours=dict(zip(COLOUR_NAMES, (*COLOUR_NAMES[1:], COLOUR_NAMES[0]), strict=True)),
     ),
     "renamed": Convention(

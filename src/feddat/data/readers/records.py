@@ -112,7 +112,7 @@ def is_column(name: str) -> bool:
 def canonical_columns(names: tuple[Any, ...]) -> tuple[str, ...]:
     """Return the names of columns, with the names that readers know in their usual form: "Question " is ``question``.
 
-    A name stays as it is if another column already has the usual form.
+    A name does not change if another column already has the usual form.
     """
     given = {str(name) for name in names}
     usual = ((str(name), normal_text(str(name)).strip().lower()) for name in names)
