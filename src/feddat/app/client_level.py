@@ -1,9 +1,9 @@
-"""Differential privacy of whole clients, as far as the server does its part: who may take part, and the noise.
+"""Differential privacy of whole clients, on the server's side: who can take part, and the noise of the mean.
 
 Without secure aggregation the server sees every clipped update. It adds the noise once, to their sum, and only what
 comes of that leaves it (McMahan et al., ICLR 2018, algorithm 1, with a fixed number of clients a round and no
 amplification by sampling: who takes part follows from the run's seed, which is no secret). With secure aggregation the
-clients add the noise, and the server only keeps count of their rounds, so as not to ask in vain.
+clients add the noise, and the server only counts their rounds, so that it asks none in vain.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Differential privacy of whole clients, as far as the client does its part: clip its update, add its share of noise.
+"""Differential privacy of whole clients, on the client's side: clip its update, and add its share of the noise.
 
 McMahan, Ramage, Talwar, Zhang, "Learning Differentially Private Recurrent Language Models", ICLR 2018 (arXiv
 1710.06963): what one client adds to the sum of a round has an L2 norm of at most C, whatever its training does. So the
@@ -19,7 +19,7 @@ from feddat.privacy.accounting import MissingAccountant, noise_for
 from feddat.privacy.noise import NoiseSource
 from feddat.privacy.norms import clipped
 
-#: A multiplier is rounded up to a whole number of these, so that all machines find the same one.
+#: A multiplier is rounded up to a multiple of 1 / this, so that all machines find the same one.
 _GRAIN = 1000
 
 
