@@ -121,7 +121,7 @@ def test_a_family_learns_and_only_its_shared_part_travels(tmp_path, folders, fam
         ({"weights": "int8", "adapter.peft": "lora", "method": "fedex-lora"}, ConfigError, "adds to the model's own"),
         ({"adapter.parts": ["language"], "adapter.sites": "x", "adapter.peft": "lora"}, ConfigError, "no"),
         ({"adapter.parts": ["vision"], "adapter.sites": ".*mlp"}, ConfigError, "give only one of them"),
-        ({"weights": "bf16", "model": "vilt-mini"}, ModelError, r"weights: bf16 is for decoder"),
+        ({"weights": "bf16", "model": "vilt-mini"}, ModelError, r"weights: bf16 is only for decoder"),
         ({"adapter.parts": ["vision"], "model": "vilt-mini"}, ConfigError, "has no part 'vision'"),
         ({"adapter.parts": ["vision"], "adapter.peft": "full", "method": "fedavg"}, ConfigError, "cannot be chosen"),
     ],

@@ -84,7 +84,7 @@ def test_a_server_killed_at_any_moment_ends_with_the_same_numbers(cloud, make_co
     cloud.wait(lambda: has(folder.log_file, event="asked", kind="train", round=5))
     full_disk(server_app(folder))
     told = cloud.end_of(run)
-    assert re.search(r"there/\S+: File too large; what is on the disk stays, and the run can be resumed", told), told
+    assert re.search(r"there/\S+: File too large; the files written so far are kept, and the run", told), told
     assert folder.summary() is None
 
     run = cloud.start_run(config, resume=True)

@@ -134,7 +134,7 @@ def test_every_kind_of_adapter_sends_what_it_trains(make_config, kind):
 
 @pytest.mark.parametrize("kind", ["prompt", "bias", "norm", "full", "head"])
 def test_feddat_needs_adapters_that_can_be_mixed(make_config, kind):
-    with pytest.raises(ConfigError, match=f"feddat needs adapters whose .* up, which '{kind}' is not; kinds .* lora"):
+    with pytest.raises(ConfigError, match=f"feddat needs adapters .* but got '{kind}'; expected one of .* lora"):
         Experiment(make_config(adapter__peft=kind))
 
 

@@ -24,10 +24,10 @@ def test_a_new_or_empty_folder_is_free(folder):
 def test_a_run_is_not_touched_without_being_told(folder):
     config = load_config()
     folder.begin(config, overwrite=False)
-    with pytest.raises(ExperimentError, match="holds an unfinished run; resume it"):
+    with pytest.raises(ExperimentError, match="contains an unfinished run; resume it"):
         folder.check(config, resume=False, overwrite=False)
     folder.write_json(folder.summary_file, {})
-    with pytest.raises(ExperimentError, match="holds a finished run"):
+    with pytest.raises(ExperimentError, match="contains a finished run"):
         folder.check(config, resume=False, overwrite=False)
     folder.check(config, resume=True, overwrite=False)
     folder.check(load_config(rounds=3), resume=False, overwrite=True)
@@ -90,5 +90,5 @@ def test_a_whole_line_that_is_not_json_is_an_error(folder):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")  # noqa: PTH110
 def test_a_full_disk_is_one_line_that_names_the_file(folder):
     folder.metrics_file.symlink_to("/dev/full")
-    with pytest.raises(ExperimentError, match=rf"{os.strerror(errno.ENOSPC)}; what is on the disk stays"):
+    with pytest.raises(ExperimentError, match=rf"{os.strerror(errno.ENOSPC)}; the files written so far are kept"):
         folder.append_metrics([{"round": 1}], sync=True)

@@ -256,7 +256,9 @@ def test_archives_of_the_paper_go_on_where_they_were_and_name_what_to_ask_for(
     root = tmp_path / "root"
     assert call("data", "pull", "paper/task", "--root", str(root), "--dry-run") == 0
     said = capsys.readouterr().out
-    assert f"{hub.url}/cdn/one.zip" in said and f"request the photos at a.org/form; put it at {root}/nlvr2/images" in said
+    assert (
+        f"{hub.url}/cdn/one.zip" in said and f"request the photos at a.org/form; put it at {root}/nlvr2/images" in said
+    )
     assert not hub.asked and not root.exists()
 
     (root / "vqav2").mkdir(parents=True)

@@ -431,7 +431,9 @@ def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
     assert "encrypted; give --ca-passphrase-file" in said(capsys, *renew, code=2)
     assert "certificate is valid until" in said(capsys, *renew, "--ca-passphrase-file", file)
     file.write_text("short\n")
-    assert "expected at least 12 characters" in said(capsys, "init", "--host", "h", "--ca-passphrase-file", file, code=2)
+    assert "expected at least 12 characters" in said(
+        capsys, "init", "--host", "h", "--ca-passphrase-file", file, code=2
+    )
 
 
 def test_a_renewed_key_needs_a_new_certificate_for_secure_sums(join, tmp_path, capsys):

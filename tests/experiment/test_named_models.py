@@ -239,7 +239,7 @@ def test_a_bundled_model_on_other_data_says_what_it_is_for(make_config, caplog: 
     with caplog.at_level("WARNING", "feddat"):
         Experiment(make_config(model="vilt-mini", rounds=1, train__steps=1)).run()
     (said,) = [record.message for record in caplog.records if "vilt-mini" in record.message]
-    assert said.startswith("model vilt-mini knows the generated pictures of the mini federations and nothing else")
+    assert said.startswith("model vilt-mini knows only the generated pictures of the mini federations")
     assert f"model={VILT}" in said and "\n" not in said
 
 

@@ -220,7 +220,7 @@ def test_another_request_needs_overwrite(done, published, model, tmp_path):
     folder = tmp_path / "task"
     shutil.copytree(done, folder)
     other = Request("paper/task", published, str(model), seed=1, sizes=SIZES)
-    with pytest.raises(ExperimentError, match=r"prepared otherwise: seed differ; replace it \(--overwrite\)"):
+    with pytest.raises(ExperimentError, match=r"prepared with other settings: seed differ; replace it \(--overwrite\)"):
         prepare(other, folder)
     assert contents(folder) == contents(done)
     prepare(other, folder, jobs=1, overwrite=True)

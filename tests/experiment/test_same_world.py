@@ -115,7 +115,7 @@ def test_what_was_exchanged_is_named_and_nothing_is_touched(settings, place, tmp
     events = []
     with pytest.raises(ExperimentError) as caught:
         Experiment(settings()).run(events.append, resume=True)
-    assert f"since round 1 this has been exchanged where it lies: {said}; " in str(caught.value)
+    assert f"changed since round 1: {said}; " in str(caught.value)
     assert "--accept-changes" in str(caught.value)
     assert not events
     assert before == {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
@@ -140,7 +140,7 @@ def test_a_run_taken_up_from_its_folder_says_the_same_though_it_noted_the_weight
     weights(place)
     folder = settings().run_dir
     assert Experiment.open(folder).config.model_weights
-    with pytest.raises(ExperimentError, match="since round 1 this has been exchanged where it lies: model weights; "):
+    with pytest.raises(ExperimentError, match="changed since round 1: model weights; "):
         Experiment.open(folder).run(resume=True)
     before = Experiment.open(folder).config.model_weights
     summary = Experiment.open(folder).run(resume=True, accept_changes=True)
@@ -154,7 +154,7 @@ def test_changes_that_are_accepted_stand_in_summary_and_report(settings, place, 
     images("ann", "test")(place)
     with pytest.raises(Stop):
         Experiment(settings(rounds=3)).run(stop_at(8), resume=True, accept_changes=True)
-    assert "goes on after round 1 though this has been exchanged: model weights, client ann: test images" in caplog.text
+    assert "continues after round 1 despite changes to model weights, client ann: test images" in caplog.text
     another_process()
     summary = Experiment(settings(rounds=3)).run(resume=True)  # accepted once, it is the run's world
     assert summary["changes"] == [{"round": 1, "what": ["model weights", "client ann: test images"]}]
@@ -183,7 +183,7 @@ def test_generated_examples_are_the_data_of_a_generated_benchmark(settings, monk
         return (replace(first, test=(replace(question, text=question.text + " ?"), *first.test[1:])), *rest)
 
     monkeypatch.setattr(client_data, "_load_benchmark", other_definition)
-    with pytest.raises(ExperimentError, match=r"since round 1 .*: client \w+: test questions; "):
+    with pytest.raises(ExperimentError, match=r"since round 1: client \w+: test questions; "):
         Experiment(settings(**mini)).run(resume=True)
     monkeypatch.setattr(client_data, "_load_benchmark", real)
     assert Experiment(settings(**mini)).run(resume=True)["changes"] == []
@@ -216,7 +216,7 @@ def test_answers_of_another_model_are_refused(settings, place):
     another_process()
     weights(place)
     question = [Example("q", (place / "ann" / "test0.png",), "what is the color ?")]
-    with pytest.raises(ExperimentError, match="since round 1 this has been exchanged where it lies: model weights; "):
+    with pytest.raises(ExperimentError, match="changed since round 1: model weights; "):
         Experiment(config).predict("ann", question)
     assert Experiment(config).predict("ann", question, accept_changes=True)
 
@@ -231,7 +231,7 @@ def test_runs_are_not_compared_with_those_of_another_world(settings, place):
     images("ann", "test")(place)
     weights(place)
     another_process()
-    with pytest.raises(ExperimentError, match="had other model weights and data; put back what was there, or do all"):
+    with pytest.raises(ExperimentError, match="had other model weights and data; restore the original, or repeat all"):
         Experiment(runs["local"]).run(beside=beside["local"])
     other = {"fedavg": runs["fedavg"], "fewer": settings(train_examples=4)}
     assert set(finished_worlds(other)) == {"fedavg"}, "other data is meant to be other data"
@@ -251,7 +251,7 @@ def test_a_client_of_its_own_process_sees_to_its_data_itself(settings, place, tm
     questions("bob", "train")(place)
     check_client(participant())  # is another client's business
     questions("ann", "train")(place)
-    with pytest.raises(StoreError, match=r"client ann: .*exchanged: client ann: train questions; .*accept_changes"):
+    with pytest.raises(StoreError, match=r"client ann: changed .*: client ann: train questions; .*accept_changes"):
         check_client(participant())
     check_client(participant(), accept=True)
     check_client(participant())

@@ -73,8 +73,8 @@ def test_an_mlflow_server_that_fails_later_does_not_end_the_run(make_config, tmp
     monkeypatch.setattr(mlflow.MlflowClient, "log_batch", refuse)
     monkeypatch.setattr(mlflow.MlflowClient, "set_terminated", refuse)
     session(make_config(log__mlflow=(tmp_path / "mlruns").as_uri()), tmp_path, 1, [1])
-    assert "did not take numbers of round 1: no space left" in caplog.text
-    assert "did not take the end of the run: no space left" in caplog.text
+    assert "did not accept numbers of round 1: no space left" in caplog.text
+    assert "did not accept the end of the run: no space left" in caplog.text
 
 
 def test_an_mlflow_server_that_is_not_there_is_named(make_config, tmp_path, monkeypatch):

@@ -184,5 +184,5 @@ def test_a_prepared_federation_is_read_with_the_settings_that_it_was_prepared_wi
     larger = Request("paper/task", tmp_path / "root", model, 0, Sizes(4, 2, 5), spread.updated({"max_pixels": 10**9}))
     assert prepare(larger, tmp_path / "out", jobs=1)["complete"]  # a limit changes no pixel
     other = Request("paper/task", tmp_path / "root", model, 0, Sizes(4, 2, 5))
-    with pytest.raises(ExperimentError, match="prepared otherwise: encoder, pictures differ"):
+    with pytest.raises(ExperimentError, match="prepared with other settings: encoder, pictures differ"):
         prepare(other, tmp_path / "out", jobs=1)

@@ -85,7 +85,7 @@ class Answering:
     def likeliest(
         self, member: Member, examples: Sequence[Example], route: str, k: int
     ) -> list[list[tuple[str, float]]]:
-        """Return the ``k`` likeliest answers of each example with probabilities; a free answer is alone."""
+        """Return the ``k`` likeliest answers of each example with probabilities; just one if it writes freely."""
         views = member.encode_unseen(examples)
         answers: list[list[tuple[str, float]]] = []
         with torch.inference_mode():

@@ -190,7 +190,7 @@ class Member:
         reader = reader or self._reader
         if self.data.encodings is None:
             return encode_views(self._backbone.encoder, self._views(examples), reader)
-        # Opened anew for every split; otherwise every client would hold an index of the whole cache in memory.
+        # Opened again for every split; otherwise every client would hold an index of the whole cache in memory.
         cache = EncodingCache(self.data.encodings, self._fingerprint)
         return encode_cached(self._backbone.encoder, self._views(examples), cache, reader)
 

@@ -84,7 +84,7 @@ class PrefixCache:
         return self._kept[key][0]
 
     def drop(self, owner: str) -> None:
-        """Drop every entry of which the key begins with ``owner``."""
+        """Drop every entry with a key that begins with ``owner``."""
         for key in [key for key in self._kept if key[0] == owner]:
             del self._kept[key]
 

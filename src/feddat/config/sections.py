@@ -350,7 +350,7 @@ class EvalConfig(Section):
 
 
 class LogConfig(Section):
-    """Where a run is logged as it goes on, beside its folder."""
+    """Trackers that log a run, besides its folder."""
 
     tensorboard: bool = Field(False, description="write event files for TensorBoard to the run folder")
     mlflow: str | None = Field(None, description="tracking URI of an MLflow server or folder")

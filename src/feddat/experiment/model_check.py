@@ -1,7 +1,7 @@
-"""What a model folder is, what would be trained on it, and what one real step costs, on made-up data.
+"""Check a model: its properties, its trainable parameters, and the cost of one real training step on made-up data.
 
-The step is that of a run with the same settings: one client, one round of one step. Its memory is given twice: as a sum
-that any machine needs, and as the process's peak on this one.
+The step is that of a run with the same settings: one client and one round of one step. Its memory is reported twice: as
+a sum that any machine needs, and as the peak of the process on this machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from feddat.precision import resolve_precision
 from feddat.seeding import numpy_generator
 
 CLIENT = "made-up"
-#: Answers of the made-up client, as many as the paper's clients have.
+#: Answers of the made-up client; the paper's clients have as many.
 ANSWERS = tuple(str(number) for number in range(100))
 QUESTION = "what is the number of red things to the left of the small circle ?"
 #: Height and width of the made-up pictures, in pixels; the model's image processor resizes them.
@@ -40,14 +40,14 @@ TRAINING_BYTES = 12
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one training step needs, in bytes.
+    """The memory of one training step, in bytes.
 
     Attributes:
-        weights: of the frozen model, the three adapters and the head; with momentum distillation, of its copy too.
-        training: gradients and AdamW's moments of what trains.
-        saved: the most that was kept for backward passes at one time, each tensor's storage once, weights left out.
-        peak: the process's largest resident memory during the step (of a GPU: allocated); ``None``: not measured here.
-        before: the same at its start.
+        weights: the frozen model, the three adapters and the head; with momentum distillation, also the momentum model.
+        training: gradients and AdamW's moments of the trained parameters.
+        saved: peak of the tensors saved for backward passes, counting each storage once and no weights.
+        peak: the process's largest resident memory during the step (on a GPU: allocated); ``None`` if not measurable.
+        before: resident (on a GPU: allocated) memory at the start of the step; ``None`` if not measurable.
     """
 
     weights: int
@@ -58,29 +58,30 @@ class Memory:
 
     @property
     def least(self) -> int:
-        """Return the sum of what must be held at once: a lower bound without libraries and without work space."""
+        """The sum of the memory needed at once: a lower bound, without libraries and work space."""
         return self.weights + self.training + self.saved
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCheck:
-    """What was found out.
+    """The result of the check.
 
     Attributes:
         model: name or folder.
         weights: hash of the frozen weights.
-        family: e.g. ``"vilt"``.
+        family: model family, e.g. ``"vilt"``.
         answers: ``classes``, ``rank`` or ``generate``.
         kind: kind of adapter.
-        sites: module names, numbers of layers replaced by ``N``, and how many of them there are.
-        method: of the step.
-        parameters: method -> ``total``, ``trainable``, ``communicated``, and of what trains ``personal``: all but that.
-        left_out: method -> why it cannot be used with this kind of adapter.
+        sites: module names, with layer numbers replaced by ``N`` -> number of such modules.
+        method: method of the step.
+        parameters: method -> ``total``, ``trainable``, ``communicated``, and ``personal``, which is trainable minus
+            communicated.
+        left_out: method -> reason why it cannot be used with this kind of adapter.
         head: parameters of the personal head, for 100 answers.
-        memory: of the step.
-        batch_size: of the step.
-        loss: of the step.
-        seconds: that it took.
+        memory: memory of the step.
+        batch_size: batch size of the step.
+        loss: loss of the step.
+        seconds: duration of the step.
     """
 
     model: str
@@ -100,7 +101,7 @@ class ModelCheck:
 
 
 def check_model(config: RunConfig) -> ModelCheck:
-    """Load ``config.model``, count, and train one step on made-up data; nothing is left on the disk.
+    """Load ``config.model``, count parameters, and train one step on made-up data; leave nothing on disk.
 
     Raises:
         ModelError: the folder cannot be used.
@@ -126,7 +127,7 @@ def check_model(config: RunConfig) -> ModelCheck:
         before = _mark(device)
         with saved.counting():
             result = participant.fit(federation.foundation.initial_shared() or None, 1)
-        # Linux counts pages of its own bookkeeping late: the peak may be a few kB below.
+        # Linux updates its page counts late, so the peak can be a few kB too low.
         peak = None if before is None else max(before, _peak(device) or 0)
         trains = counts[settings.method]["trainable"]
         copied = 4 * trains if settings.momentum.alpha > 0 else 0
@@ -150,7 +151,7 @@ def check_model(config: RunConfig) -> ModelCheck:
 
 
 def made_up_client(examples: int) -> ClientData:
-    """Return a client with noise for pictures, one question for all, and 100 answers to it."""
+    """Return a client with random pictures, the same question for all of them, and 100 answers."""
     generator = numpy_generator(0, CLIENT)
 
     def example(number: int) -> Example:
@@ -162,7 +163,7 @@ def made_up_client(examples: int) -> ClientData:
 
 
 def group_sites(names: Sequence[str]) -> dict[str, int]:
-    """Return names with their numbers as ``N``, and how many have each form, in order of their first."""
+    """Return the names with numbers replaced by ``N``, and the count of each, in order of first appearance."""
     groups: dict[str, int] = {}
     for name in names:
         form = re.sub(r"(?<=\.)\d+(?=\.|$)", "N", name)
@@ -171,13 +172,13 @@ def group_sites(names: Sequence[str]) -> dict[str, int]:
 
 
 class SavedForBackward:
-    """Counts the bytes that autograd keeps for backward passes, each storage once.
+    """Counts the bytes that autograd saves for backward passes, each storage once.
 
     Args:
-        weights: tensors that are there anyway, which do not count.
+        weights: tensors that exist anyway and do not count.
 
     Attributes:
-        most: the most at one time, in bytes.
+        most: peak, in bytes.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -188,7 +189,7 @@ class SavedForBackward:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count what is saved in the meantime."""
+        """Count the tensors that are saved inside the ``with`` block."""
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda kept: kept.tensor):
             yield
 
@@ -196,7 +197,7 @@ class SavedForBackward:
         return _Kept(tensor, self)
 
     def add(self, tensor: Tensor) -> None:
-        """Count a tensor that is saved."""
+        """Add a saved tensor to the count."""
         storage = tensor.untyped_storage()
         key = storage.data_ptr()
         if key in self._weights:
@@ -207,7 +208,7 @@ class SavedForBackward:
             self.most = max(self.most, self._now)
 
     def drop(self, tensor: Tensor) -> None:
-        """Count a tensor that is let go."""
+        """Remove a released tensor from the count."""
         storage = tensor.untyped_storage()
         key = storage.data_ptr()
         if key not in self._uses:
@@ -219,7 +220,7 @@ class SavedForBackward:
 
 
 class _Kept:
-    """A saved tensor, for as long as its graph keeps it."""
+    """A saved tensor, as long as its graph keeps it."""
 
     def __init__(self, tensor: Tensor, counter: SavedForBackward) -> None:
         self.tensor = tensor.detach() if tensor.requires_grad and not tensor.is_leaf else tensor
@@ -233,7 +234,7 @@ class _Kept:
 def _counts(
     config: RunConfig, federation: Federation, member: Member
 ) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
-    """Return parameters by method, of FedDAT, FedAvg and the run's own, and why a method is left out."""
+    """Return the parameters of the run's method, FedDAT and FedAvg, and the reasons for methods left out."""
     counts: dict[str, dict[str, int]] = {}
     left_out: dict[str, str] = {}
     for method in dict.fromkeys((federation.foundation.algorithm.name, "feddat", "fedavg")):
@@ -260,12 +261,12 @@ def _storage_bytes(tensors: Sequence[Tensor]) -> int:
 
 
 def _mark(device: torch.device) -> int | None:
-    """Start to measure the peak anew; return what is in use now."""
+    """Reset the peak measurement; return the memory in use now, or ``None`` if it cannot be measured."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
     try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: the peak is what is resident now
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: reset the peak
     except OSError:
         return None
     return _status("VmRSS")
@@ -276,7 +277,7 @@ def _peak(device: torch.device) -> int | None:
 
 
 def _status(key: str) -> int | None:
-    """Return an entry of this process's status in bytes; ``None`` where the system has none."""
+    """Return an entry of this process's status in bytes, or ``None`` if the system does not have it."""
     try:
         text = Path("/proc/self/status").read_text(encoding="ascii")
     except OSError:

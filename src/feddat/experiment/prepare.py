@@ -1,8 +1,8 @@
-"""From published files to a federation on disk: draw each client's questions, then encode its images and texts.
+"""Prepare a federation on disk from published files: sample each client's questions, then encode images and texts.
 
-Everything is written whole or not at all and in small pieces, so that a run killed at any moment goes on where it was:
-a client's questions are drawn once, and an image in a shard is not decoded again. Images are streamed through worker
-processes, each of which holds one shard at a time.
+Files are small and written atomically, so that preparation can be killed at any moment and continue later. A client's
+questions are sampled only once, and images in a written shard are not decoded again. Worker processes encode the images
+and hold one shard at a time each.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ from feddat.workers import run_parallel
 
 log = logging.getLogger(__name__)
 
-#: A worker takes as long to load its libraries as it takes to encode so many images.
+#: Number of images that a worker encodes in the time that it needs to load its libraries.
 IMAGES_PER_WORKER = 500
 
 
@@ -67,21 +67,21 @@ def prepare(
     overwrite: bool = False,
     progress: Progress = lambda event: None,
 ) -> dict[str, Any]:
-    """Prepare a federation in ``folder``, or go on with it, and return what its ``prepare.json`` holds.
+    """Prepare a federation in ``folder``, or continue to, and return the content of its ``prepare.json``.
 
     Args:
-        request: what to prepare.
-        folder: where.
-        jobs: worker processes that decode; default: one per core.
-        skip_bad: leave out questions whose image is missing or cannot be decoded, instead of raising.
-        overwrite: remove what was prepared there before.
-        progress: receives ``reading`` with a ``client`` before its questions are drawn, then ``images`` with a
-            ``client``, and how many of them in ``total`` are ``done``.
+        request: federation to prepare.
+        folder: folder to prepare it in.
+        jobs: number of worker processes that decode images; default: one per core.
+        skip_bad: leave out questions whose image is missing or cannot be decoded, instead of raising an error.
+        overwrite: first remove what was prepared in the folder before.
+        progress: receives ``reading`` with a ``client`` before its questions are sampled, then ``images`` with a
+            ``client`` and the numbers of images ``done`` and in ``total``.
 
     Raises:
-        DataError: a source file or an image is missing or unusable; names it.
+        DataError: a source file or an image is missing or unusable; the message names it.
         ModelError: the model cannot be used.
-        ExperimentError: the folder holds something else, is in use, or the disk refuses.
+        ExperimentError: the folder contains something else or is in use, or a file cannot be written.
     """
     described = request.described()
     with exclusive(folder, f"{folder}: another process is preparing it"), disk_errors(folder):
@@ -104,7 +104,7 @@ def prepare(
 
 
 def _begin(folder: Path, described: dict[str, Any], overwrite: bool) -> dict[str, Any]:
-    """Return what the folder says about itself, after making it a folder of this request."""
+    """Return the folder's manifest, after making the folder one of this request."""
     entries = [entry for entry in folder.iterdir() if entry.name != ".lock"]
     manifest = read_manifest(folder)
     if manifest is None and entries:
@@ -113,14 +113,14 @@ def _begin(folder: Path, described: dict[str, Any], overwrite: bool) -> dict[str
         other = manifest["request"]
         if differing := [key for key in described if described[key] != other.get(key)]:
             raise ExperimentError(
-                f"folder {folder} was prepared otherwise: {', '.join(differing)} differ; replace it (--overwrite) or "
-                "choose another"
+                f"folder {folder} was prepared with other settings: {', '.join(differing)} differ; replace it "
+                "(--overwrite) or choose another folder"
             )
         if manifest["complete"]:
             _remove_damaged(folder, manifest)
         return manifest
     if manifest is not None:
-        # First of all it is no longer complete: a half-emptied folder is not taken for a prepared one.
+        # Mark it incomplete first, so that a half-emptied folder is never mistaken for a prepared one.
         write_json(folder / MANIFEST, manifest | {"complete": False})
         for entry in entries:
             if entry.is_dir():
@@ -132,27 +132,27 @@ def _begin(folder: Path, described: dict[str, Any], overwrite: bool) -> dict[str
 
 
 def _remove_damaged(folder: Path, manifest: dict[str, Any]) -> None:
-    """Remove files that are not as they were written, so that they are made again; shards are, one by one."""
+    """Remove files that have changed since they were written, so that they are created again, shard by shard."""
     damaged = damaged_files(folder, manifest)
     for path in damaged:
         path.unlink(missing_ok=True)
-        if path.suffix == ".jsonl":  # without it the client's questions are drawn again
+        if path.suffix == ".jsonl":  # without this file, the client's questions are sampled again
             (path.parent / CLIENT).unlink(missing_ok=True)
     manifest["complete"] = not damaged
 
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What one worker does at a time: one shard of images, or a client's texts.
+    """One task of a worker: a shard of images, or the texts of a client.
 
     Attributes:
-        client: whose they are.
-        folder: of the client's encodings.
-        model: whose encoder.
+        client: client of the images or texts.
+        folder: folder of the client's encodings.
+        model: model whose encoder to use.
         pictures: how images are read.
         images: key -> file.
         texts: texts to tokenise.
-        skip_bad: go on after an image that cannot be used.
+        skip_bad: continue after an unusable image.
     """
 
     client: str
@@ -167,7 +167,7 @@ class _Work:
 def _draws(
     request: Request, described: Mapping[str, Any], folder: Path, skip_bad: bool
 ) -> dict[str, Callable[[], list[str]]]:
-    """Return by part of the federation what draws its clients' questions, writes them and returns the names."""
+    """Return by part of the federation a function that samples and writes its clients' questions and returns names."""
 
     def paper(part: Part) -> list[str]:
         if read_about(folder / part.client) is None:
@@ -193,7 +193,7 @@ def _draws(
 
 
 def _pending(client: str, request: Request, folder: Path, skip_bad: bool) -> list[_Work]:
-    """Return what of a client's questions is still to be encoded."""
+    """Return the remaining tasks to encode a client's questions."""
     own = folder / client
     about = read_about(own) or {}
     task = make_task(about["task"], about["answers"])
@@ -216,7 +216,7 @@ def _pending(client: str, request: Request, folder: Path, skip_bad: bool) -> lis
 def _encode(
     work: Mapping[str, list[_Work]], jobs: int | None, progress: Progress
 ) -> tuple[dict[str, list[bytes]], dict[str, Counter[Note]]]:
-    """Encode everything; return by client the keys of images that cannot be used, and what was done to the others."""
+    """Encode everything; return by client the keys of unusable images, and notes on how others were read."""
     totals = {client: sum(len(item.images) for item in items) for client, items in work.items()}
     done = dict.fromkeys(totals, 0)
     for client, total in totals.items():
@@ -247,7 +247,7 @@ def _encode(
 
 
 def _encode_here(tasks: Mapping[str, _Work], advance: Callable[[str, dict[str, Any]], None]) -> None:
-    """Encode one shard after the other in this process; while the disk takes one, the next is encoded."""
+    """Encode the shards one by one in this process; writing a shard overlaps with encoding the next."""
     with ThreadPoolExecutor(1) as disk:
         writing: list[tuple[str, dict[str, Any], Future[None]]] = []
 
@@ -275,7 +275,7 @@ def _naming_client(work: _Work) -> Iterator[None]:
 
 
 def _encode_work(work: _Work, emit: Callable[[dict[str, Any]], None]) -> None:
-    """Encode one shard in a process of its own; emit one event when it is written."""
+    """Encode one shard in a worker process; emit one event when it is written."""
     encoded = _encoded(work)
     _write(work, encoded)
     emit(_event(encoded))
@@ -283,7 +283,7 @@ def _encode_work(work: _Work, emit: Callable[[dict[str, Any]], None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """A shard in memory: images and texts by key, the keys of images that cannot be used, what was done to others."""
+    """A shard in memory: images and texts by key, the keys of unusable images, and notes on how others were read."""
 
     images: dict[bytes, NDArray[Any]]
     texts: dict[bytes, NDArray[Any]]
@@ -325,15 +325,17 @@ def _encoder(model: str) -> Encoder:
 
 
 def _drop(folder: Path, unreadable: Iterable[bytes]) -> dict[str, Any]:
-    """Take the questions about images that cannot be used out of a client's files, and return its ``client.json``."""
+    """Remove questions about unusable images from a client's files, and return its ``client.json``."""
     keys = {key.hex() for key in unreadable}
     about, records = read_about(folder) or {}, read_records(folder)
     for split, before in records.items():
         kept = [record for record in before if not any(image["key"] in keys for image in record["images"])]
         if not kept:
-            raise DataError(f"client {folder.name}: no {split} question is left: none of its images can be decoded")
+            raise DataError(
+                f"client {folder.name}: no {split} question is left, since none of its images can be decoded"
+            )
         counts = about["counts"][split]
-        # Counted from what was drawn: an earlier start may have been killed after it took some out.
+        # Count from the sampled number, since an earlier attempt may have been killed after it removed some.
         counts["kept"], counts["broken"] = len(kept), counts["drawn"] - len(kept)
         records[split] = kept
     write_records(folder, records, about)

@@ -1,4 +1,4 @@
-"""Rounds of stand-in clients that draw their updates instead of training: what secure aggregation itself costs."""
+"""Measure the cost of secure aggregation in rounds of stand-in clients, which send random updates, not trained ones."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from feddat.config import EvalConfig, WireConfig
 from feddat.privacy.secure_sum.terms import Rules
 from feddat.seeding import torch_generator
 
-#: How both ways are packed that are compared: what comes down is the same.
+#: Wire format of both compared variants, so that the download is the same.
 _WIRE = WireConfig(format="int8", delta=True)
 
 
 @dataclass
 class StandIn:
-    """A client that draws its update.
+    """A client that sends a random update.
 
     Attributes:
         name: name of the client.
-        store: its own state.
+        store: store of its personal state.
         trained: the newest round that it trained in.
     """
 
@@ -51,7 +51,7 @@ class StandIn:
     def fit(
         self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
     ) -> FitResult:
-        """Return the adapter with small numbers added."""
+        """Return the adapter with small random numbers added."""
         self.trained = round
         generator = torch_generator(round, self.name, "update")
         new = {key: value + 0.003 * torch.randn(value.shape, generator=generator) for key, value in shared.items()}  # type: ignore[union-attr]
@@ -65,7 +65,7 @@ class StandIn:
         final: bool = False,
         extras: Mapping[str, Tensor] | None = None,
     ) -> EvalResult:
-        """Return a score."""
+        """Return a fixed score."""
         return EvalResult({self.name: {"score": 50.0}}, {self.name: 1})
 
     def kept(self) -> int:
@@ -75,13 +75,13 @@ class StandIn:
 
 @dataclass
 class Costs:
-    """What the last round cost.
+    """The cost of the last round.
 
     Attributes:
-        up, down: bytes of all clients, with the adapter that goes down to be scored.
+        up, down: bytes over all clients, including the adapter sent for evaluation.
         server: CPU seconds of the server.
-        client: CPU seconds of one client, the mean over all.
-        survivors: clients in the sum.
+        client: CPU seconds of one client, as a mean over all.
+        survivors: number of clients in the sum.
     """
 
     up: int
@@ -92,7 +92,7 @@ class Costs:
 
 
 class _Grid(InProcessGrid):
-    """Some clients stop to answer when they are asked for their masked updates; the clients' time is counted."""
+    """A grid on which some clients stop answering when asked for masked updates; it counts the clients' CPU time."""
 
     gone: Collection[str] = frozenset()
     seconds = 0.0
@@ -116,7 +116,7 @@ class _Grid(InProcessGrid):
 
 @dataclass
 class _Lap:
-    """What stood on clocks and counters as the last round began."""
+    """Clocks and counters at the end of each round."""
 
     state: ServerState
     grid: _Grid
@@ -128,14 +128,14 @@ class _Lap:
 
 
 def measure_rounds(folder: Path, shapes: Shapes, clients: int, gone: int, sums: Rules | None) -> Costs:
-    """Run two rounds, and return what the second one cost: in the first, keys of the run are told as well.
+    """Run two rounds and return the cost of the second; the first also exchanges the run's keys.
 
     Args:
-        folder: new, of the clients' states.
-        shapes: of the adapter.
-        clients: how many there are.
-        gone: so many drop out when the others' updates are masked already; with sums alone.
-        sums: rules of secure sums; ``None``: updates travel as int8.
+        folder: new folder for the clients' states.
+        shapes: shapes of the adapter.
+        clients: number of clients.
+        gone: number of clients that drop out after the others have masked their updates; only with ``sums``.
+        sums: rules of secure sums; ``None``: updates are sent as int8.
     """
     names = [f"client-{index:04}" for index in range(clients)]
     everybody = {name: StandIn(name, PersonalStore(folder, name)) for name in names}

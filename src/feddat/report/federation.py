@@ -9,7 +9,7 @@ import numpy as np
 
 from feddat.example import ClientData, Image
 
-HEADER = ("client", "training", "validation", "test", "images", "answers", "closed", "majority", "text alone")
+HEADER = ("client", "training", "validation", "test", "images", "answers", "closed", "majority", "text only")
 
 
 def describe(data: ClientData, majority: float, text_only: float, kind: str) -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def test_an_adapter_of_pefts_own_making(world, make_config, tmp_path):
     Experiment(run).run()
     expected = load_file(tmp_path / "peft" / "adapter_model.safetensors")
     equal(sent_in(run.run_dir, 1), {key.removeprefix("base_model.model."): value for key, value in expected.items()})
-    with pytest.raises(ConfigError, match=r"scale \(alpha / rank\) is 2.0, the run's is 4.0"):
+    with pytest.raises(ConfigError, match=r"scale \(alpha / rank\) is 2.0, but the run has 4.0"):
         Experiment(make_config(adapter__start=tmp_path / "peft", name="a", **lora | {"adapter__alpha": 8})).run()
     settings = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
     (tmp_path / "peft" / "adapter_config.json").write_text(json.dumps(settings | {"init_lora_weights": "pissa"}))
@@ -157,18 +157,18 @@ def exported(finished, tmp_path):
     ("values", "message"),
     [
         ({"adapter__start": "gone"}, "adapter.start: folder .*gone: no adapter_config.json; expected the folder of a"),
-        ({"adapter__start": "dat"}, "route dat is two adapters as one: export it with --route global or local"),
-        ({"adapter__start": "shared", "adapter__peft": "lora"}, "peft_type is BOTTLENECK, the run's is .*LORA"),
+        ({"adapter__start": "dat"}, "route dat combines two adapters; export it with --route global or local"),
+        ({"adapter__start": "shared", "adapter__peft": "lora"}, "peft_type is BOTTLENECK, but the run has .*LORA"),
         ({"adapter__start": "shared", "adapter__reduction": 2}, "has shape .*, this model expects"),
         ({"adapter__start": "shared", "adapter__layers": 1}, "unexpected key"),
         (
             {"adapter__start": "shared", "method": "fedavg-full"},
-            "with this adapter.peft the model itself trains",
+            "this adapter.peft trains the model itself",
         ),
-        ({"adapter__start": "shared", "method": "local"}, "local has no global adapter; adapter.start_local begins"),
+        ({"adapter__start": "shared", "method": "local"}, "local has no global adapter; adapter.start_local sets"),
         ({"adapter__start": "shared", "method": "fedper"}, "fedper keeps a part of each adapter at its client"),
         ({"adapter__start_local": "shared", "method": "fedavg"}, "adapter.start_local: fedavg has no local adapter"),
-        ({"adapter__start_local": "shared", "method": "ditto"}, "ditto's local adapter begins as the global one"),
+        ({"adapter__start_local": "shared", "method": "ditto"}, "ditto's local adapter starts as the global one"),
         ({"adapter__start": "other"}, "whose weights differ from this model's"),
     ],
 )

@@ -1,1 +1,1 @@
-"""One run: what it loads, what it does, and the folder that it leaves."""
+"""A single run: loading, training, evaluation, and the run folder."""

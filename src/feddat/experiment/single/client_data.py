@@ -16,7 +16,7 @@ from feddat.seeding import numpy_generator
 
 @phase("loading")
 def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
-    """Return the clients' data, of the benchmark or their own, each split among ``split_clients`` clients.
+    """Return the clients' data, from the benchmark or their own files, each split among ``split_clients`` clients.
 
     Raises:
         BenchmarkError: the benchmark is unknown.
@@ -46,14 +46,14 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
 
 
 def _kept(data: ClientData, config: RunConfig) -> ClientData:
-    """Give a client a folder below ``data_cache``, if it has none of its own."""
+    """Give a client a folder in ``data_cache``, unless it has its own."""
     if config.data_cache is None or data.encodings is not None:
         return data
     return replace(data, encodings=config.data_cache / data.name)
 
 
 def _capped(data: ClientData, config: RunConfig) -> ClientData:
-    """Draw at most ``train_examples``, ``validation_examples`` and ``test_examples``; answers stay those of all."""
+    """Draw at most ``train_examples``, ``validation_examples`` and ``test_examples``; keep all answers."""
     caps = {
         "train": config.train_examples,
         "validation": config.validation_examples or config.test_examples,

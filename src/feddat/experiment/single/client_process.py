@@ -1,7 +1,7 @@
-"""Worker processes for the clients of one run: how many, and what one of them does.
+"""Worker processes for the clients of one run: their number, and the work of one process.
 
-Each loads the run's model and data once. The frozen weights are mapped from the model's own file, so that all processes
-have them in memory once, as long as their file has them in the format they are used in.
+Each process loads the run's model and data once. The frozen weights are memory-mapped from the model's file, so that
+all processes share one copy of them, as long as the file has them in the format in which they are used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from feddat.app.worker_grid import Turn
 from feddat.config import RunConfig
 from feddat.experiment.single.federation import Federation, load_federation
 
-#: Parameters of a model whose products gain little from a second thread.
+#: Largest number of parameters at which a model gains little from a second thread.
 SMALL = 20_000_000
 
 
 class ClientProcess:
-    """What a worker process does with a :class:`~feddat.app.worker_grid.Turn`; loads what it needs at the first.
+    """Handles a :class:`~feddat.app.worker_grid.Turn` in a worker process; the first turn loads the federation.
 
     Args:
-        settings: the run, with an algorithm's name as method.
+        settings: settings of the run, with an algorithm's name as method.
         clients: folder of the clients' personal states.
     """
 
@@ -43,7 +43,7 @@ class ClientProcess:
         self._app: ClientApp | None = None
 
     def __call__(self, turn: Turn, emit: Callable[[dict[str, Any]], None]) -> Message:
-        """Return the client's reply, an error where it failed; pass on what the package's loggers warn of."""
+        """Return the client's reply, which is an error if it failed; pass on warnings of the package's loggers."""
         identify(turn.run_id)
         if self._app is None:
             logging.getLogger("feddat").addHandler(_Emitter(emit))
@@ -54,7 +54,7 @@ class ClientProcess:
 
 
 class _Emitter(logging.Handler):
-    """Hand on what loggers say to the process that tells the user."""
+    """Forward log records to the parent process, which shows them to the user."""
 
     def __init__(self, emit: Callable[[dict[str, Any]], None]) -> None:
         super().__init__(logging.WARNING)
@@ -65,7 +65,7 @@ class _Emitter(logging.Handler):
 
 
 def choose_jobs(settings: RunConfig, federation: Federation) -> int:
-    """Return in how many processes the clients of a run take their turns; 1: in this one."""
+    """Return the number of worker processes for the clients of a run; 1 means this process only."""
     asked = settings.runtime.jobs
     if asked != "auto":
         return min(asked, len(federation.participants))
@@ -79,7 +79,7 @@ def choose_jobs(settings: RunConfig, federation: Federation) -> int:
 
 @contextmanager
 def single_thread(settings: RunConfig) -> Iterator[None]:
-    """Compute here with as many threads as the workers do: one, unless the run's settings name another number."""
+    """Compute in this process with as many threads as in workers: one, unless the run's settings give a number."""
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads or 1)
     try:

@@ -1,4 +1,4 @@
-"""What a run says as it goes on: lines of metrics and of the log on the disk, and events for whoever watches."""
+"""Report the progress of a run: metrics and log lines on disk, and events for observers."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_err
 from feddat.experiment.single.trackers import trackers
 from feddat.log import JsonLog
 
-#: Receives plain event dictionaries, as a run goes on.
+#: Receives plain event dictionaries during a run.
 Progress = Callable[[dict[str, Any]], None]
 
 
 class Announcer:
-    """Writes metrics and log of a run as its events come by, and passes them on with an estimate of the time left.
+    """Writes metrics and log lines for the events of a run, and passes them on with an estimate of the time left.
 
     | event | with |
     | --- | --- |
-    | ``start`` | ``name``, ``method``, ``title``, ``folder``, ``clients``, ``parameters``, ``round`` (last one done) |
+    | ``start`` | ``name``, ``method``, ``title``, ``folder``, ``clients``, ``parameters``, ``round`` (last finished) |
     | ``fit`` | ``client``, ``examples``, ``metrics`` (losses) |
-    | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route; none of a client that keeps them) |
+    | ``eval`` | ``client``, ``examples``, ``split``, ``scores`` (percent by route; empty if the client shares none) |
     | ``updates`` | ``updates``: ``norm`` and ``agreement`` of the clients' updates, :class:`~feddat.app.updates` |
     | ``failed``, ``refused`` | ``client``, ``reason``, ``kind`` (of message) |
-    | ``kept`` | ``reason`` for which the global adapter stays as it was before the round |
-    | ``data`` | ``client``, ``split``, ``reason``: what of its data cannot count; ``grave``, ``questions`` and counts |
+    | ``kept`` | ``reason`` why the global adapter stays unchanged in the round |
+    | ``data`` | ``client``, ``split``, ``reason`` (issues in its data), ``grave``, ``questions`` and counts |
     | ``round`` | ``metrics`` and, by split, ``scores``: means over clients; ``seconds``; ``bytes`` so far |
     | ``done`` | ``summary`` |
 
-    All have ``rounds`` and ``seconds_left`` (``None`` before the first round is done), all but ``data`` also ``round``.
-    Only in the log are ``asked`` (``kind`` of message, ``clients``), and ``interrupted`` and ``failure`` (``reason``),
-    which end a stretch.
+    All events have ``rounds`` and ``seconds_left`` (``None`` before the first round is finished); all except ``data``
+    have ``round``. Only the log contains ``asked`` (``kind`` of message, ``clients``), and ``interrupted`` and
+    ``failure`` (``reason``), with which a session of the run ends.
     """
 
     def __init__(self, folder: RunFolder, rounds: int, progress: Progress | None) -> None:
         self._folder, self._rounds = folder, rounds
-        #: What metrics call a route.
+        #: Returns the name of a route in metrics.
         self.route_name: Callable[[str], str] = str
         self._progress = progress or (lambda event: None)
         self._left: float | None = None
@@ -49,7 +49,7 @@ class Announcer:
 
     @contextmanager
     def recording(self, config: RunConfig) -> Iterator[None]:
-        """Keep the log, and what ``log`` in the configuration asks for, while a run goes on in its folder.
+        """Write the log, and feed the trackers that ``log`` in the configuration names, during a run.
 
         Raises:
             ConfigError: a tracker is not installed.
@@ -62,9 +62,8 @@ class Announcer:
             self._record({"event": "done", "round": self._rounds, "rounds": self._rounds})
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}".removesuffix(": ")
-            with suppress(
-                ExperimentError
-            ):  # of a disk that refuses the log as well: the first error is the one to tell
+            # If the disk refuses the log as well, the first error is the one to report.
+            with suppress(ExperimentError):
                 self._record({"event": "failure" if isinstance(error, Exception) else "interrupted", "reason": reason})
             raise
         finally:
@@ -72,12 +71,12 @@ class Announcer:
             self._log, self._trackers = None, []
 
     def __call__(self, event: dict[str, Any]) -> None:
-        """Take note of an event of the server, and pass it on."""
+        """Record an event of the server and pass it on."""
         if event["event"] == "asked":
             self._record(event)
             return
         if event["event"] == "round":
-            # From here on the round may count as done, so that its lines must be on the disk.
+            # From here on the round can count as finished, so its lines must be on the disk.
             self._folder.append_metrics([], sync=True)
             self._left, self._told = event["seconds_left"], time.perf_counter()
         else:
@@ -85,7 +84,7 @@ class Announcer:
         self.tell(**event)
 
     def tell(self, **event: Any) -> None:
-        """Pass on an event that leaves no metrics."""
+        """Pass on an event that has no metrics."""
         left = None if self._left is None else max(0.0, self._left - (time.perf_counter() - self._told))
         event |= {"rounds": self._rounds, "seconds_left": left}
         self._record(event)

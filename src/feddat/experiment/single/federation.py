@@ -46,7 +46,7 @@ class Federation:
     """The clients of one run over one frozen model.
 
     Attributes:
-        foundation: what they share.
+        foundation: the model, adapters and algorithm that they share.
         data: each client's data by name, in the benchmark's order.
         participants: by name, sorted; one per client, or only ``central``.
     """
@@ -73,7 +73,7 @@ class Federation:
 
     @cached_property
     def notes(self) -> dict[str, dict[str, SplitNotes]]:
-        """By client and split: examples that cannot count; only clients and splits that have some.
+        """Data issues by client and split; clients and splits without issues are left out.
 
         These notes stay with the client: no message contains them.
         """
@@ -82,7 +82,7 @@ class Federation:
         return {name: notes for name, notes in found.items() if notes}
 
     def _member(self, name: str) -> Member:
-        """Return what the server is told; parameters are counted with the largest head, since heads differ."""
+        """Return the description for the server; it counts parameters with the largest head, since heads differ."""
         participant = self.participants[name]
         largest = nn.ModuleList()
         for member in participant.members.values():
@@ -100,7 +100,7 @@ def load_federation(config: RunConfig, clients_folder: Path, seal_key: Path | No
     Benchmark and model are kept for the next run of this process (:func:`.foundation.load_foundation`).
 
     Args:
-        config: with an algorithm's name as method.
+        config: settings of the run, with an algorithm's name as method.
         clients_folder: folder of the clients' personal states.
         seal_key: file of the key that seals one client's states; default: each client has its own beside its states.
 
@@ -131,7 +131,7 @@ def build_federation(
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)
-    # Clients that have trained go on from their states, whatever happened to the start folder since.
+    # Clients that have trained continue from their states, whatever happened to the start folder since.
     begun = all(store.rounds() for store in stores.values())
     starts = {} if begun else client_starts(config, algorithm, adapters, foundation.model["weights"])
     participants = {
@@ -178,8 +178,8 @@ def check_sites(federation: Federation, others: bool = False) -> None:
 
     Args:
         federation: its clients are checked.
-        others: whether other machines have more clients. An adapter that rests here may train there, so then it is an
-            error only if all rest.
+        others: whether other machines have more clients. An adapter without a gradient here may train there, so then
+            it is an error only if no adapter gets one.
 
     Raises:
         ConfigError: ``adapter.sites`` matches modules that no gradient reaches.

@@ -1,7 +1,7 @@
-"""A run's folder: who may write into it, the settings it belongs to, and the lines of its metrics.
+"""The folder of a run: its lock, its settings, and the lines of its metrics.
 
-Files are written whole or not at all; the one that grows, ``metrics.jsonl``, is cut back to the last checkpoint when a
-run is resumed, so that a kill at any moment costs at most the round it fell into.
+Files are written atomically. Only ``metrics.jsonl`` grows; it is cut back to the last checkpoint when a run is resumed.
+A kill at any moment therefore costs at most the current round.
 """
 
 from __future__ import annotations
@@ -22,19 +22,18 @@ from pydantic import ValidationError
 from feddat.config import RunConfig
 from feddat.files import locked, write_atomic, write_json
 
-#: Settings that say where a run is written or computed, or that check what is loaded, not what comes out.
+#: Settings that do not determine the numbers of a run: where it is written or computed, and checks of what is loaded.
 PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime", "model_weights"})
-#: Settings of ``server`` that say how long it waits for clients, and how much it takes on: they may change when a run
-#: is resumed.
+#: Settings of ``server`` that may change when a run is resumed: how long it waits for clients, and the largest message.
 PATIENCE_KEYS = frozenset({"min_clients", "wait", "deadline", "max_message"})
 
 
 class ExperimentError(RuntimeError):
-    """An experiment cannot start, go on or be read; the message names the folder, client or key."""
+    """An experiment cannot start, continue or be read; the message names the folder, client or key."""
 
 
 class RunFolder:
-    """The files of one run, below ``path``."""
+    """The files of one run, in the folder ``path``."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -51,19 +50,20 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from running in this folder; the system frees it when this one dies, however it dies.
+        """Lock the folder against other processes; the system releases the lock when this process ends in any way.
 
         Raises:
-            ExperimentError: another process runs here, or the folder cannot be made.
+            ExperimentError: another process runs in the folder, or the folder cannot be created.
         """
         with exclusive(self.path, f"run folder {self.path}: another process is running in it"):
             yield
 
     def check(self, config: RunConfig, *, resume: bool, overwrite: bool) -> None:
-        """Raise if a run may not begin or go on here; change nothing.
+        """Raise if a run may not start or resume in this folder; change nothing.
 
         Raises:
-            ExperimentError: the folder holds another run, or something else, and nothing says what to do with it.
+            ExperimentError: the folder contains another run or other files, or a run that is neither to be resumed nor
+                replaced.
         """
         if not self._entries():
             return
@@ -72,7 +72,7 @@ class RunFolder:
         if not resume and not overwrite:
             state = "a finished run" if self.summary_file.is_file() else "an unfinished run"
             raise ExperimentError(
-                f"run folder {self.path} holds {state}; resume it (--resume), replace it (--overwrite) or choose "
+                f"run folder {self.path} contains {state}; resume it (--resume), replace it (--overwrite) or choose "
                 "another name"
             )
         if not overwrite and (keys := differing_keys(here := self.read_config(), config)):
@@ -80,14 +80,14 @@ class RunFolder:
             raise ExperimentError(f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ{models}")
 
     def begin(self, config: RunConfig, *, overwrite: bool) -> None:
-        """Write the configuration; with ``overwrite``, remove the run that was here before.
+        """Write the configuration; with ``overwrite``, first remove the previous run.
 
         Raises:
-            ExperimentError: the disk refuses.
+            ExperimentError: a file cannot be written.
         """
         with disk_errors(self.path):
             if overwrite:
-                # The configuration goes last: a half-emptied folder is still known for what it is.
+                # The configuration is removed last, so that a half-emptied folder is still recognised as a run folder.
                 for entry in sorted(self._entries(), key=lambda entry: entry == self.config_file):
                     shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
             write_atomic(self.config_file, config.to_yaml().encode())
@@ -95,7 +95,7 @@ class RunFolder:
                 write_atomic(self.run_id_file, secrets.token_hex(8).encode())
 
     def run_id(self) -> str:
-        """Return the run's id: it stays when the run is resumed, and is another when the run is replaced."""
+        """Return the run's id, which is kept when the run is resumed and changes when it is replaced."""
         with disk_errors(self.run_id_file):
             return self.run_id_file.read_text(encoding="utf-8").strip()
 
@@ -103,7 +103,7 @@ class RunFolder:
         return [entry for entry in self.path.iterdir() if entry.name not in (".lock", "logs")]
 
     def read_config(self) -> RunConfig:
-        """Return the configuration that the run was started with.
+        """Return the configuration with which the run was started.
 
         Raises:
             ExperimentError: the file is missing or unusable.
@@ -116,26 +116,26 @@ class RunFolder:
             raise ExperimentError(f"{self.config_file}: {' '.join(str(error).split())}") from None
 
     def summary(self) -> dict[str, Any] | None:
-        """Return ``summary.json``; ``None`` where the run has not finished."""
+        """Return the content of ``summary.json``, or ``None`` if the run has not finished."""
         if not self.summary_file.is_file():
             return None
         content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
         return content
 
     def write_json(self, path: Path, value: Any) -> None:
-        """Write JSON atomically, into a folder that is made where it does not exist.
+        """Write JSON atomically; create the folder if it does not exist.
 
         Raises:
-            ExperimentError: the disk refuses.
+            ExperimentError: a file cannot be written.
         """
         with disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_json(path, value)
 
-    # The metrics: one JSON object a line.
+    # The metrics: one JSON object per line.
 
     def cut_metrics(self, last_round: int) -> None:
-        """Drop lines of rounds after ``last_round``, and a last line torn by a kill."""
+        """Remove the lines of rounds after ``last_round``, and an incomplete last line that a kill left."""
         if self.metrics_file.exists():
             kept = [line for line in self.read_metrics() if line["round"] <= last_round]
             with disk_errors(self.metrics_file):
@@ -150,7 +150,7 @@ class RunFolder:
                 os.fsync(file.fileno())
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """Return the lines that are whole.
+        """Return the complete lines.
 
         Raises:
             ExperimentError: a line other than the last is not JSON.
@@ -158,7 +158,7 @@ class RunFolder:
         if not self.metrics_file.exists():
             return []
         raw = self.metrics_file.read_bytes().split(b"\n")
-        # What follows the last line feed is empty, or a line that a kill tore.
+        # The text after the last line feed is empty, or an incomplete line that a kill left.
         lines = []
         for number, text in enumerate(raw[:-1], start=1):
             try:
@@ -170,10 +170,10 @@ class RunFolder:
 
 @contextmanager
 def exclusive(path: Path, in_use: str) -> Iterator[None]:
-    """Keep other processes from working in a folder, which is made where it does not exist.
+    """Lock a folder against other processes; create it if it does not exist.
 
     Raises:
-        ExperimentError: another process works here (``in_use`` says so), or the folder cannot be made.
+        ExperimentError: another process works in the folder (with the message ``in_use``), or it cannot be created.
     """
     with ExitStack() as stack:
         with disk_errors(path):
@@ -186,17 +186,17 @@ def exclusive(path: Path, in_use: str) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn the system's errors about files into one line that names the path."""
+    """Turn an ``OSError`` into an :class:`ExperimentError` of one line that names the path."""
     try:
         yield
     except OSError as error:
         raise ExperimentError(
-            f"{error.filename or path}: {error.strerror}; what is on the disk stays, and the run can be resumed"
+            f"{error.filename or path}: {error.strerror}; the files written so far are kept, and the run can be resumed"
         ) from error
 
 
 def local_steps(lines: Sequence[Mapping[str, Any]], until: int | None = None) -> float:
-    """Return the batches that a participant took up to a round, on average over those who trained, from metrics."""
+    """Return the local steps of a participant up to a round, as a mean over participants that trained."""
     trained = [line for line in lines if line.get("split") == "train" and (until is None or line["round"] <= until)]
     owners = {line["client"] for line in trained}
     steps = sum(float(line["metrics"].get("steps", 0)) for line in trained)
@@ -204,9 +204,9 @@ def local_steps(lines: Sequence[Mapping[str, Any]], until: int | None = None) ->
 
 
 def passes(lines: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
-    """Return the views that went ``forward`` and ``backward`` through the model in training, of all clients together.
+    """Return how many views passed ``forward`` and ``backward`` through the model in training, over all clients.
 
-    ``None`` where a client keeps that to itself.
+    Return ``None`` if a client does not share these numbers.
     """
     trained = [line["metrics"] for line in lines if line.get("split") == "train"]
     if not trained or not all({"forward", "backward"} <= metrics.keys() for metrics in trained):
@@ -215,23 +215,23 @@ def passes(lines: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
 
 
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
-    """Return the dotted keys, of those that determine a run's numbers, in which two configurations differ."""
+    """Return the dotted keys that determine a run's numbers and in which two configurations differ."""
     left, right = _flat(_deciding(one)), _flat(_deciding(other))
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
 def config_hash(config: RunConfig) -> str:
-    """Return a hash of everything in the configuration that determines the run's numbers.
+    """Return a hash of all settings that determine the run's numbers.
 
-    Keys at their defaults are left out, so that a run can be resumed by a version with further keys. (A default that
-    has changed since shows in the run's ``config.yaml``, which has them all.)
+    Keys at their defaults are left out, so that a version with additional keys can resume the run. (The run's
+    ``config.yaml`` has all keys, so it shows defaults that have changed since.)
     """
     text = json.dumps(deciding_settings(config), sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def deciding_settings(config: RunConfig) -> dict[str, Any]:
-    """Return what determines the run's numbers and is not at its default."""
+    """Return the settings that determine the run's numbers and are not at their defaults."""
     return _deciding(config, exclude_defaults=True)
 
 

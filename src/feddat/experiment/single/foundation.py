@@ -1,4 +1,4 @@
-"""What all clients of a run and its server share: the frozen model, adapters, the algorithm, and their hashes."""
+"""The parts that a run's server and all clients share: frozen model, adapters, algorithm, and their hashes."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from feddat.seeding import torch_generator
 
 @dataclass(frozen=True)
 class Foundation:
-    """What all clients of a run and its server share.
+    """The parts that a run's server and all clients share.
 
     Attributes:
         config: the run, with an algorithm's name as method.
         backbone: the frozen model.
-        adapters: on the frozen model, shared by all participants of the process.
+        adapters: adapters on the frozen model, shared by all participants of the process.
         algorithm: the local objective.
         model: hashes of what must be the same everywhere: ``weights`` (frozen), ``encoder`` (tokenizer, image
             processing, the model's configuration), ``adapter`` (its sites and shapes) and ``settings`` of the run.
@@ -51,7 +51,7 @@ class Foundation:
     model: dict[str, str]
 
     def initial_shared(self) -> dict[str, Tensor]:
-        """Return what travels in the first round, drawn from the seed only; empty if nothing is communicated."""
+        """Return the adapter of the first round, which depends only on the seed; empty if nothing is communicated."""
         if not self.algorithm.communicates:
             return {}
         return {key: value for key, value in self.initial_global().items() if self.algorithm.shares(key)}
@@ -62,7 +62,7 @@ class Foundation:
         return self.adapters.state("global")
 
     def shared_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of what travels, without extra arrays; empty if nothing is communicated."""
+        """Return the shapes of the adapter that is sent, without extra arrays; empty if nothing is communicated."""
         if not self.algorithm.communicates:
             return {}
         named = self.adapters.named("global").items()
@@ -105,9 +105,9 @@ def answering_state(
 
 @phase("loading")
 def load_foundation(config: RunConfig) -> Foundation:
-    """Load what the server and every client of a run need.
+    """Load the parts that the server and every client of a run need.
 
-    The model is kept for the next run of this process, which sets all adapters anew. So only one run of a process can
+    The model is kept for the next run of this process, which resets all adapters. So only one run of a process can
     be in use at a time.
 
     Raises:
@@ -148,7 +148,7 @@ def load_foundation(config: RunConfig) -> Foundation:
 
 
 def checks_weights(config: RunConfig) -> bool:
-    """Tell whether the hash of a run's weights is the same on every machine; rounded weights depend on the device."""
+    """Return whether the hash of a run's weights is the same on all machines; rounded weights depend on the device."""
     return config.weights == "fp32"
 
 
@@ -194,7 +194,7 @@ def _moved_weights(config: RunConfig) -> str | None:
 
 def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but each side's model, data and threads."""
-    # Each client may narrow its pictures and what it shares.
+    # Each client may restrict its pictures and its shared metrics.
     places = {key for key in CLIENTS_OWN if "." not in key} | {"model", "pictures", "share_metrics", "rounds"}
     exclude: dict[str, Any] = dict.fromkeys(places, True)
     exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
@@ -241,10 +241,10 @@ def _hash(text: str) -> str:
 
 
 def device_of(name: str) -> torch.device:
-    """Return the device of a name.
+    """Return the device with this name.
 
     Raises:
-        ConfigError: this machine cannot use it.
+        ConfigError: this machine cannot use the device.
     """
     try:
         device = torch.device(name)

@@ -1,4 +1,4 @@
-"""What can be compared: the algorithms, and variants of them with some settings changed."""
+"""The methods: the algorithms, and variants of them with some settings changed."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _with_rule(rule: str, config: RunConfig) -> RunConfig:
     return config.model_copy(update={"method": "fedavg", "server": server})
 
 
-#: Server rules that are methods of their own in the literature -> options where none are given, chosen beforehand from
-#: what they mean (docs/studies.md), not by a search.
+#: Server rules that are methods of their own in the literature -> default options, chosen beforehand by their meaning
+#: (docs/studies.md), not by a search.
 SERVER_RULES: dict[str, dict[str, Any]] = {
     "fedavgm": {"server_momentum": 0.9},
     "fedadam": {"eta": 0.01},
@@ -65,15 +65,15 @@ SERVER_RULES: dict[str, dict[str, Any]] = {
     "qfedavg": {"client_learning_rate": 1.0, "q": 0.01},
 }
 
-#: Name -> (what it is, the settings it stands for).
+#: Name -> (description, function that applies its settings).
 VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
-    "feddat-joint": ("FedDAT with both routes in one optimizer step instead of one after the other", _joint),
+    "feddat-joint": ("FedDAT that trains both routes in one optimizer step instead of two", _joint),
     "feddat-mild": ("FedDAT with mild distillation: alpha = beta = 0.1", partial(_distilled, 0.1)),
-    "feddat-heads": ("FedDAT with a head of its own for the global route", partial(_separate_heads, 0.5)),
+    "feddat-heads": ("FedDAT with a separate head for the global route", partial(_separate_heads, 0.5)),
     "feddat-mild-heads": ("FedDAT with mild distillation and separate heads", partial(_separate_heads, 0.1)),
-    "feddat-nokd": ("FedDAT without distillation: the dual adapters alone", partial(_distilled, 0.0)),
-    "fedavg-2x": ("FedAvg with twice the local epochs: as much compute as two adapters take", _twice_the_epochs),
-    "fedavg-ft": ("FedAvg, then one epoch of personal fine-tuning that is not communicated", _fine_tuned),
+    "feddat-nokd": ("FedDAT without distillation: only the dual adapters", partial(_distilled, 0.0)),
+    "fedavg-2x": ("FedAvg with twice the local epochs: as much computation as two adapters need", _twice_the_epochs),
+    "fedavg-ft": ("FedAvg, followed by one epoch of personal fine-tuning that is not shared", _fine_tuned),
     **{
         name: (f"{method} with adapter.peft={kind}: {KINDS[kind].trains}", partial(_of_kind, method, kind))
         for name, method, kind in named_variants()
@@ -83,16 +83,16 @@ VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
 
 
 def known_methods() -> dict[str, str]:
-    """Return every method that can be run: name -> what it is."""
+    """Return the description of every method by name."""
     known = {name: _first_line(algorithm) for name, algorithm in ALGORITHMS.items()}
     return known | {name: description for name, (description, _) in VARIANTS.items()}
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Return the configuration with an algorithm's name as ``method``, and the variant's settings filled in.
+    """Return the configuration with an algorithm's name as ``method`` and the settings of the variant applied.
 
     Raises:
-        ConfigError: the method is unknown, or the kind of adapter or the server's rule does not go with it.
+        ConfigError: the method is unknown, or it does not support the kind of adapter or the server's rule.
     """
     if config.method in VARIANTS:
         config = VARIANTS[config.method][1](config)
@@ -105,10 +105,10 @@ def resolve(config: RunConfig) -> RunConfig:
     kind = config.adapter.peft or next(iter(kinds or KINDS))
     if kinds and kind not in kinds:
         raise ConfigError(
-            f"adapter.peft: {config.method} needs {needs}, which {kind!r} is not; kinds that are: {', '.join(kinds)}"
+            f"adapter.peft: {config.method} needs {needs}, but got {kind!r}; expected one of {', '.join(kinds)}"
         )
     config = config.model_copy(update={"adapter": config.adapter.model_copy(update={"peft": kind})})
-    if kind == "head":  # without an adapter, all that is left of a method is its heads
+    if kind == "head":  # without an adapter, only the heads of a method are left
         config = config.model_copy(update={"method": "head"})
     check_rule(config, ALGORITHMS[config.method])
     check_secure(config, ALGORITHMS[config.method])
@@ -116,10 +116,10 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def title(config: RunConfig) -> str:
-    """Return what a run's method is called in print: by what it is, whatever name it was asked for by.
+    """Return the name of a run's method in print, which depends on its settings, not on the name in the configuration.
 
-    FedDAT with ``algorithm.alpha`` and ``beta`` of 0.1 is *FedDAT, mild distillation*; settings of FedDAT's that no
-    variant has are named.
+    FedDAT with ``algorithm.alpha`` and ``beta`` of 0.1 is *FedDAT, mild distillation*. FedDAT settings that no variant
+    has are part of the name.
     """
     asked = resolve(config)
     alike = [config.method]
@@ -138,12 +138,12 @@ def title(config: RunConfig) -> str:
     return called if kind in (plain.adapter.peft, None) else f"{called}, {KINDS[kind].title}"
 
 
-#: Settings that make FedDAT another method.
+#: Settings that make FedDAT a different method.
 _FEDDAT = ("order", "alpha", "beta", "temperature", "ramp_rounds", "heads")
 
 
 def _specific(name: str) -> int:
-    """Return how many settings a named method fixes."""
+    """Return the number of settings that a named method fixes."""
     if name not in VARIANTS:
         return 0
     plain = RunConfig()

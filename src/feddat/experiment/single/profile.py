@@ -1,7 +1,7 @@
-"""Where a run's time goes: seconds by phase, and torch profiler's traces of a few training steps and one evaluation.
+"""Profile a run: seconds by phase, and traces of a few training steps and one evaluation by torch's profiler.
 
-Phases are timed throughout; the profiler, which slows what it watches, sees only two short stretches of however long a
-run. Its traces open in Perfetto (ui.perfetto.dev) and in chrome://tracing.
+Phases are timed throughout. The profiler slows the code that it watches, so it records only two short periods, however
+long the run is. Its traces open in Perfetto (ui.perfetto.dev) and in chrome://tracing.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from feddat.files import write_json
 from feddat.phases import Phase, listening
 
-#: Training steps before the profiler looks (memory is allocated, kernels are chosen), and so many that it sees.
+#: Training steps before the profiler starts (to allocate memory and select kernels), and steps that it records.
 SKIPPED, STEPS = 3, 5
-#: Operators of a stretch that are listed.
+#: Most operators listed per period.
 OPERATORS = 12
-#: Before the names of phases in a trace.
+#: Prefix of the phases' names in a trace.
 _MARK = "feddat: "
-#: What the profiler itself takes; a run without it does not.
+#: Name of the phase for the profiler's own time.
 _PROFILER = "profiler"
 
 
 class Profile:
-    """Measures what runs inside its ``with`` block, in this process.
+    """Profiles the code inside its ``with`` block, in this process.
 
     Attributes:
-        seconds: phase -> its own seconds, without those of phases within it; ``profiler``: the measuring's.
-        calls: phase -> how often it was entered.
-        traces: ``training``, ``evaluation`` -> what the profiler saw, where there was any.
+        seconds: phase -> its own seconds, without those of nested phases; ``profiler``: time of the profiler itself.
+        calls: phase -> number of times it was entered.
+        traces: ``training``, ``evaluation`` -> the profiler's recording, if there is one.
 
     Args:
-        device: that is computed on. On a GPU every phase ends when its work is done, which a run without this does not.
+        device: device of the computation. On a GPU, every phase waits for its work to finish; normal runs do not wait.
     """
 
     def __init__(self, device: str = "cpu") -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else torch's profiler notes on standard error that it starts
+        os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else torch's profiler writes to standard error when it starts
         self._device = torch.device(device)
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
@@ -68,7 +68,7 @@ class Profile:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Count the time inside the block, see :class:`feddat.phases.Listener`."""
+        """Measure the time inside the block, see :class:`feddat.phases.Listener`."""
         if name == "evaluation":
             self._stop("training")
             self._start("evaluation")
@@ -94,7 +94,7 @@ class Profile:
                 self._stop("evaluation")
 
     def phases(self) -> list[dict[str, Any]]:
-        """Return a row per phase: ``phase``, ``calls``, ``seconds``, ``share`` of all time but the profiler's."""
+        """Return a row per phase: ``phase``, ``calls``, ``seconds``, ``share`` of the time without the profiler's."""
         total = sum(seconds for name, seconds in self.seconds.items() if name != _PROFILER)
         rows = []
         for name in (*get_args(Phase), _PROFILER):
@@ -104,9 +104,9 @@ class Profile:
         return rows
 
     def operators(self, stretch: str) -> list[dict[str, Any]]:
-        """Return the operators with the most time of their own: ``name``, ``calls``, ``seconds``, ``share``.
+        """Return the operators with the most self time: ``name``, ``calls``, ``seconds``, ``share``.
 
-        The seconds are the GPU's where there is one, else the processor's.
+        Seconds are GPU time on a GPU, else CPU time.
 
         Args:
             stretch: one of :attr:`traces`.
@@ -122,10 +122,10 @@ class Profile:
         return [row | {"share": row["seconds"] / total} for row in found[:OPERATORS]]
 
     def write(self, folder: Path) -> list[Path]:
-        """Write ``profile.json`` and a trace of each stretch into ``folder``; return the files.
+        """Write ``profile.json`` and the trace of each period to ``folder``; return the files.
 
         Raises:
-            OSError: the disk refuses.
+            OSError: a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
         tables = {"phases": self.phases(), "operators": {name: self.operators(name) for name in self.traces}}
@@ -137,7 +137,7 @@ class Profile:
         return files
 
     def _charge(self) -> None:
-        """Count the time since the last call towards the phase that is open."""
+        """Add the time since the last call to the current phase."""
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         now = time.perf_counter()

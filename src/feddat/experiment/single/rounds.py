@@ -1,4 +1,4 @@
-"""The server's side of one run: rounds over whatever Grid carries the messages, and the summary of what came of it."""
+"""The server's side of one run: the rounds over any Grid, and the summary of the results."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ from feddat.experiment.single.starting import Start, read_start
 from feddat.experiment.single.world import in_short
 from feddat.memory import free_memory
 
-#: More kinds of questions than so many are not scored apart.
+#: Most kinds of questions that are scored separately.
 MOST_KINDS = 4
 
 
 @dataclass
 class Service:
-    """One stretch of a run, from its last checkpoint to its end.
+    """One session of a run, from its last checkpoint to its end.
 
     Attributes:
         config: the run as given.
-        folder: its folder.
-        foundation: its model, adapters and algorithm.
-        names: of its participants, sorted.
-        announcer: takes its events.
-        wait: seconds to wait for clients that are not there.
-        resumes: what the folder holds is gone on with.
-        world: what the run is made of -> its hash, as far as this process knows.
-        changes: what of it was exchanged since the last checkpoint, and is accepted.
-        admitted: as for :class:`~feddat.app.roster.Roster`.
+        folder: folder of the run.
+        foundation: model, adapters and algorithm of the run.
+        names: names of the participants, sorted.
+        announcer: receives the events.
+        wait: seconds to wait for clients that are not connected.
+        resumes: whether the run in the folder is resumed.
+        world: part of the world -> its hash, as far as this process knows.
+        changes: accepted changes to the world since the last checkpoint.
+        admitted: see :class:`~feddat.app.roster.Roster`.
     """
 
     config: RunConfig
@@ -72,11 +72,11 @@ class Service:
     admitted: Callable[[], Mapping[str, bytes]] | None = None
 
     def __post_init__(self) -> None:
-        """Choose the rule of aggregation, and read what the run begins with.
+        """Choose the aggregation rule, and read the initial adapter.
 
         Raises:
-            ConfigError: ``adapter.start`` cannot be used, the rule does not go with the algorithm or the number of
-                clients, or messages are too large.
+            ConfigError: ``adapter.start`` cannot be used, the rule does not fit the algorithm or the number of clients,
+                or messages are too large.
         """
         self.settings = self.foundation.config
         count = len(self.names) or len(self.admitted() if self.admitted is not None else ())
@@ -95,16 +95,16 @@ class Service:
     def run(
         self, grid: Grid, started: float, order: Sequence[str], federation: Callable[[], Federation] | None
     ) -> dict[str, Any]:
-        """Run the rounds that are left, write the folder's files but the report, and return the summary.
+        """Run the remaining rounds, write the folder's files except the report, and return the summary.
 
         Args:
             grid: carries the messages.
-            started: ``time.perf_counter()`` at which this stretch began.
-            order: the clients' names in the order of reports, as far as they are known.
-            federation: the clients, where their data is on this machine, to show some of their answers.
+            started: ``time.perf_counter()`` at the start of this session.
+            order: the clients' names in the order of reports, as far as known.
+            federation: returns the clients if their data is on this machine, to show some of their answers.
 
         Raises:
-            ExperimentError: the disk refuses, or the run cannot go on with the clients there are.
+            ExperimentError: a file cannot be written, or the run cannot continue with the available clients.
         """
         self._order = list(order)
         try:
@@ -114,18 +114,18 @@ class Service:
         except HTTPError as error:
             reason = str(error).partition("\n")[0]
             raise ExperimentError(
-                f"run {self.folder.path}: the SuperLink cannot do its part ({reason}): is its disk full? Everything up "
-                "to here is kept, and the run can be resumed"
+                f"run {self.folder.path}: the SuperLink failed ({reason}); its disk may be full. Everything so far is "
+                "kept, and the run can be resumed"
             ) from error
         kinds: dict[str, dict[str, float]] = {}
         here = None if federation is None else federation()
         if here is not None:
             self._show_answers(state, here)
             kinds = scores_by_kind(here, state, self.settings.eval.split)
-        # Where records are private no score travels; whoever has all the data here may have them all the same.
+        # With privacy, no scores are sent. A process that has all data can compute them itself.
         own = evaluate(here, state, self.settings.eval.split) if here and self.settings.privacy.on else {}
         summary = self._summary(state, own)
-        # As scores are: what a client keeps to itself is not shown of it here either.
+        # The same rule as for scores: data notes of clients that do not share scores are not shown.
         if here is not None and self.settings.share_metrics == "scores":
             summary["data"] = {
                 client: {split: {"questions": found.questions} | found.counts() for split, found in splits.items()}
@@ -211,7 +211,7 @@ class Service:
         return state
 
     def _read_start(self) -> Start | None:
-        """Return the adapter to begin with; ``None``: it is drawn, or this run has begun."""
+        """Return the adapter to start from; ``None`` if it is random, or if the run has already begun."""
         folder = self.settings.adapter.start
         if folder is None or (self.resumes and self.checkpoints().latest() is not None):
             return None
@@ -237,7 +237,7 @@ class Service:
         )
 
     def _note(self, members: Collection[Member]) -> None:
-        """Take note of whose data there is, and of the parameters of the client with the most."""
+        """Record the members' clients, and the parameter counts of the member with the most."""
         found = dict.fromkeys([*self._order, *(name for member in members for name in member.members)])
         self._order = list(found)
         self._not_shared = {n for member in members if member.sharing != "scores" for n in member.members}
@@ -259,11 +259,11 @@ class Service:
         state.seconds["other"] += time.perf_counter() - started
 
     def _summary(self, state: ServerState, here: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
-        """Return the summary, its scores read from the metrics: a resumed run may have scored before.
+        """Return the summary, with scores from the metrics file, since a resumed run may have scored before.
 
         Args:
-            state: after the last round.
-            here: scores that did not travel, by client and route.
+            state: state after the last round.
+            here: scores computed on this machine, by client and route.
         """
         settings, foundation = self.settings, self.foundation
         clients: dict[str, dict[str, float]] = {name: dict(here.get(name, {})) for name in self._order}
@@ -301,7 +301,7 @@ class Service:
 
 
 def tell_notes(notes: Mapping[str, Notes], announcer: Announcer) -> None:
-    """Tell what of clients' data cannot count, an event for each split of each client."""
+    """Report the issues in the clients' data, with one event for each client and split."""
     for client, splits in notes.items():
         for split, found in splits.items():
             reason = sentence(client, split, found)
@@ -312,14 +312,14 @@ def tell_notes(notes: Mapping[str, Notes], announcer: Announcer) -> None:
 def predict(
     federation: Federation, state: ServerState, client: str, examples: Sequence[Example], k: int
 ) -> list[list[tuple[str, float]]]:
-    """Return each example's ``k`` likeliest answers with probabilities, by a client's model after a state."""
+    """Return the ``k`` most likely answers to each example with probabilities, from a client's model in a state."""
     owner = federation.owner(client)
     final, extras = answering_state(federation.foundation, state, owner.name)
     return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
 
 
 def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
-    """Return the scores of every client on a split after a state, percent by route; none of a client without it."""
+    """Return the scores of every client on a split in a state, percent by route; none for clients without it."""
     foundation = federation.foundation
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
@@ -334,10 +334,10 @@ def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str
 
 
 def scores_by_kind(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
-    """Return the scores of each kind of question apart, on the method's own route: client -> kind -> percent.
+    """Return the scores by kind of question on the method's own route: client -> kind -> percent.
 
-    The kinds are those that a dataset tells apart (``answer_type``: open and closed, or yes/no, number, other). A
-    client whose questions are all of one kind, or of none, has no entry.
+    The kinds are those of the dataset (``answer_type``: open and closed, or yes/no, number, other). A client whose
+    questions are all of one kind, or have no kind, has no entry.
     """
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
@@ -354,7 +354,7 @@ def scores_by_kind(federation: Federation, state: ServerState, split: str) -> di
 
 
 def _kinds(data: ClientData, split: str) -> dict[str, list[int]]:
-    """Return where the examples of each kind are; nothing where there is one kind, or are more than a table shows."""
+    """Return the indices of each kind's examples; empty for a single kind, or for more than :data:`MOST_KINDS`."""
     places: dict[str, list[int]] = {}
     for place, example in enumerate(data.split(split)):
         places.setdefault(str(example.meta.get(KIND, "")).strip().lower(), []).append(place)

@@ -48,19 +48,19 @@ class Experiment:
     """One run.
 
     Attributes:
-        config: as given, with paths made absolute and the precision that ``auto`` means on this machine.
-        settings: the same with the method's variant filled in: what is run.
-        folder: the run's folder.
+        config: configuration as given, with absolute paths and with ``auto`` precision resolved for this machine.
+        settings: the same with the settings of the method's variant applied: the settings that are run.
+        folder: folder of the run.
         clients: folder of the clients' personal states.
-        seal_key: of the one client whose states they are; ``None``: each has its own beside its states.
+        seal_key: key file of the only client on this machine; ``None`` if each client has its own beside its states.
     """
 
     def __init__(self, config: RunConfig, folder: Path | None = None) -> None:
-        """Take a configuration; nothing is loaded or written yet, but a model of the Hub is fetched and pinned.
+        """Prepare a run; load and write nothing, but fetch and pin a model from the Hub.
 
         Raises:
             ConfigError: the method is unknown.
-            ModelError: the Hub does not have the model, or cannot be reached.
+            ModelError: the Hub does not have the model or cannot be reached.
         """
         self.config = _portable(config)
         self.settings = resolve(self.config)
@@ -79,15 +79,15 @@ class Experiment:
 
     @classmethod
     def open(cls, folder: Path | str, site: Path | None = None, device: str | None = None) -> Experiment:
-        """Return the experiment that a run folder belongs to.
+        """Return the experiment of a run folder.
 
         Args:
-            folder: the run's, or on a client's machine a copy of the server's.
-            site: that client's own settings: its data, its model and its state are then where they say.
-            device: instead of the run's.
+            folder: folder of the run, or on a client's machine a copy of the server's.
+            site: file of that client's own settings, which then name its data, its model and its state.
+            device: replaces the run's device.
 
         Raises:
-            ExperimentError: it is not a run folder.
+            ExperimentError: the folder is not a run folder.
             ConfigError: the client's settings cannot be used.
         """
         folder = Path(folder)
@@ -116,19 +116,20 @@ class Experiment:
 
         Args:
             progress: receives events, see :class:`~feddat.experiment.single.events.Announcer`.
-            resume: go on from the last checkpoint of the folder, if there is one. The numbers are the same to the last
-                bit as those of a run never interrupted. A finished run returns its summary.
-            overwrite: replace what the folder holds, if it is a run.
-            jobs: instead of ``runtime.jobs``.
-            accept_changes: go on though model or data were exchanged since the last checkpoint; the summary says so.
-            beside: short hashes of a finished run that this one is to be compared with (:mod:`.world`).
+            resume: continue from the last checkpoint in the folder, if there is one. The numbers equal those of an
+                uninterrupted run to the last bit. A finished run returns its summary.
+            overwrite: replace the content of the folder, if it is a run.
+            jobs: replaces ``runtime.jobs``.
+            accept_changes: continue even if model or data were exchanged since the last checkpoint, and note it in the
+                summary.
+            beside: short hashes of a finished run to compare this run with (:mod:`.world`).
 
         Raises:
             ConfigError: a setting cannot be used.
             ModelError: the model cannot be used.
             DataError: data cannot be read, or a split is empty.
-            ExperimentError: the folder is taken, model or data are not those of the last checkpoint or of ``beside``,
-                the disk refuses, or no client can do its part.
+            ExperimentError: the folder is not free, model or data differ from those of the last checkpoint or of
+                ``beside``, a file cannot be written, or no client can do its part.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
@@ -141,8 +142,8 @@ class Experiment:
             names, world = list(here.participants), whole_world(here)
             if other := other_than(beside, world):
                 raise ExperimentError(
-                    f"run {self.folder.path}: finished runs that it is to be compared with had other "
-                    f"{' and '.join(other)}; put back what was there, or do all of them anew (--overwrite)"
+                    f"run {self.folder.path}: the finished runs to compare it with had other "
+                    f"{' and '.join(other)}; restore the original, or repeat all runs (--overwrite)"
                 )
             changes = [] if overwrite else accepted + check_world(self.folder, self.config, world, accept_changes)
             service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume, world, changes)
@@ -171,16 +172,16 @@ class Experiment:
         clients_here: bool = False,
         accept_changes: bool = False,
     ) -> dict[str, Any]:
-        """Be the server of a run whose clients other processes run; else as :meth:`run`.
+        """Act as the server of a run whose clients are other processes; otherwise like :meth:`run`.
 
         Args:
             grid: carries the messages.
-            progress: as for :meth:`run`.
-            resume: as for :meth:`run`.
-            overwrite: as for :meth:`run`.
-            clients_here: all clients' data is on this machine, and their states in the run's folder: show some of
-                their answers when the run is done.
-            accept_changes: as for :meth:`run`, of the model alone: clients see to their data themselves.
+            progress: see :meth:`run`.
+            resume: see :meth:`run`.
+            overwrite: see :meth:`run`.
+            clients_here: all clients' data is on this machine, and their states are in the run's folder; show some of
+                their answers when the run is finished.
+            accept_changes: see :meth:`run`; this covers only the model, since clients check their data themselves.
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
@@ -207,7 +208,7 @@ class Experiment:
         resume: bool,
         overwrite: bool,
     ) -> dict[str, Any]:
-        """Do what every run does before its rounds and after them."""
+        """Do everything that every run does before and after its rounds."""
         started = time.perf_counter()
         with self.folder.locked():
             self.folder.check(self.config, resume=resume, overwrite=overwrite)
@@ -216,13 +217,13 @@ class Experiment:
             if summary is None:
                 check_trackers(self.config)
                 _say_what_model(self.config)
-                rounds = begin(announcer)  # what cannot be used is refused before the folder is touched
+                rounds = begin(announcer)  # refuse unusable settings before touching the folder
                 self.config = self._with_weights()
                 self.folder.begin(self.config, overwrite=overwrite)
                 with announcer.recording(self.config):
                     summary = rounds(started)
             if not self.folder.report_file.is_file():
-                from feddat.report.page import write_report  # plots take a second to import
+                from feddat.report.page import write_report  # importing plots takes a second
 
                 with disk_errors(self.folder.path):
                     write_report(self.folder.path)
@@ -230,17 +231,17 @@ class Experiment:
         return summary
 
     def _with_weights(self) -> RunConfig:
-        """Return the configuration with the hash of the weights that are loaded, for whoever resumes the run."""
+        """Return the configuration with the hash of the loaded weights, for resuming the run."""
         found = load_foundation(self.settings).model["weights"]
         if not checks_weights(self.settings):
             return self.config
         return self.config.model_copy(update={"model_weights": found})
 
     def _let_world_speak(self, overwrite: bool, accept_changes: bool) -> list[str]:
-        """Forget the hash of weights that was noted when the run started, where its checkpoints say more of them.
+        """Drop the configuration's hash of the weights if the checkpoints have hashes, or if changes are accepted.
 
         Returns:
-            What of the checkpoints was altered, and is accepted.
+            ``["checkpoints"]`` if checkpoints were altered and this is accepted, else an empty list.
         """
         checkpoints = Checkpoints(self.folder.checkpoints, config_hash(self.config))
         try:
@@ -256,11 +257,11 @@ class Experiment:
     def predict(
         self, client: str, examples: Sequence[Example], k: int = 3, accept_changes: bool = False
     ) -> list[list[tuple[str, float]]]:
-        """Return each example's ``k`` likeliest answers with probabilities, as the client's trained model gives them.
+        """Return the ``k`` most likely answers to each example with probabilities, from the client's trained model.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet, or no such client; or the model has been exchanged since,
-                and that is not to be accepted.
+            ExperimentError: the run has no checkpoint yet or no such client, or the model has been exchanged since the
+                last checkpoint and ``accept_changes`` is off.
         """
         client = normal_text(client)
         federation, state = self._latest(accept_changes)
@@ -268,10 +269,10 @@ class Experiment:
         return predict(federation, state, client, examples, k)
 
     def answerer(self, client: str | None = None, accept_changes: bool = False) -> Answerer:
-        """Return a client's trained model, ready to answer; until another run of this process loads its model.
+        """Return a client's trained model, ready to answer; valid until another run in this process loads a model.
 
         Raises:
-            ExperimentError: as for :meth:`predict`; or there are several clients and none is named.
+            ExperimentError: see :meth:`predict`; or there are several clients and none is named.
         """
         federation, state = self._latest(accept_changes)
         if client is None and len(federation.data) > 1:
@@ -291,19 +292,19 @@ class Experiment:
         options: Options = Options(),
         accept_changes: bool = False,
     ) -> Path:
-        """Write a trained model into a folder of its own, and return it: see :mod:`feddat.experiment.exports.folder`.
+        """Export a trained model to a folder and return the folder, see :mod:`feddat.experiment.exports.folder`.
 
         Args:
-            folder: to write.
-            client: whose model; default: nobody's, the adapter that all have in common, without a head.
-            route: that it answers on; default: the method's own.
-            options: how it is written.
-            accept_changes: export though the model has been exchanged since the last checkpoint.
+            folder: folder to write.
+            client: client whose model to export; default: only the shared adapter, without a head.
+            route: route on which the model answers; default: the method's own.
+            options: form of the export.
+            accept_changes: export even if the model has been exchanged since the last checkpoint.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
-                be accepted.
-            ExportError: the folder is taken, or there is no such model, or it cannot be had in this form.
+            ExperimentError: the run has no checkpoint yet, or the model has been exchanged since the last checkpoint
+                and ``accept_changes`` is off.
+            ExportError: the folder is not free, there is no such model, or it cannot be exported in this form.
         """
         if client is None:
             self._let_world_speak(False, accept_changes)
@@ -318,15 +319,15 @@ class Experiment:
         return export(Path(folder), foundation, trained, origin, options)
 
     def evaluate(self, split: str, accept_changes: bool = False) -> dict[str, dict[str, float]]:
-        """Return every client's scores on ``train``, ``validation`` or ``test`` after the last round done.
+        """Return every client's scores on ``train``, ``validation`` or ``test`` after the last finished round.
 
         Returns:
-            Client -> route -> percent; methods with one route call it ``score``. No entry for a client that has no
-            examples in the split.
+            Client -> route -> percent; the only route of a method is called ``score``. Clients without examples in the
+            split have no entry.
 
         Raises:
-            ExperimentError: the run has no checkpoint yet; or the model has been exchanged since, and that is not to
-                be accepted.
+            ExperimentError: the run has no checkpoint yet, or the model has been exchanged since the last checkpoint
+                and ``accept_changes`` is off.
         """
         return evaluate(*self._latest(accept_changes), split)
 
@@ -352,11 +353,11 @@ def _check_client(federation: Federation, client: str) -> None:
 
 
 def pinned(config: RunConfig) -> RunConfig:
-    """Return a configuration whose names on the Hub stand for one commit each, wherever and whenever it is run.
+    """Return the configuration with every name on the Hub pinned to one commit.
 
     Raises:
-        ModelError: a model cannot be had.
-        DataError: a dataset cannot be had.
+        ModelError: a model is not available.
+        DataError: a dataset is not available.
     """
     changes: dict[str, Any] = {}
     if config.model not in list_models():
@@ -369,7 +370,7 @@ def pinned(config: RunConfig) -> RunConfig:
 
 
 def _portable(config: RunConfig) -> RunConfig:
-    """Return the configuration with names, paths and a precision that mean the same wherever the run is resumed."""
+    """Return the configuration with names, paths and precision that are the same wherever the run is resumed."""
     config = pinned(config)
     model = Path(config.model).expanduser()
     changes: dict[str, Any] = {}
@@ -381,7 +382,7 @@ def _portable(config: RunConfig) -> RunConfig:
         if (path := getattr(config, key)) is not None:
             changes[key] = path.expanduser().resolve()
     if config.clients is not None:
-        # A client may name the run's model, which is one for all.
+        # Clients can repeat the run's model, which all clients share.
         changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
     if config.runtime.server is not None:
         changes["runtime"] = config.runtime.model_copy(update={"server": config.runtime.server.expanduser().resolve()})
@@ -395,7 +396,7 @@ def _portable(config: RunConfig) -> RunConfig:
 
 def _portable_client(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a client's specification with absolute paths."""
-    # With a format, train, validation and test are names of its splits.
+    # With a format, train, validation and test name its splits.
     paths = ("root",) if spec.get("format") else ("train", "validation", "test", "images")
     found = {key: value for key, value in spec.items() if key != "model"}
     for key in paths:
@@ -405,10 +406,10 @@ def _portable_client(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say_what_model(config: RunConfig) -> None:
-    """Say what a bundled model is good for, where it is given something else."""
+    """Warn if a bundled model is used on data that it was not made for."""
     if config.model in list_models() and not str(config.benchmark).startswith("mini"):
         log.warning(
-            "model %s knows the generated pictures of the mini federations and nothing else; for real ones give a real "
+            "model %s knows only the generated pictures of the mini federations; for real pictures, give a real "
             "model, for example model=%s (`feddat models list`)",
             config.model,
             EXAMPLE,

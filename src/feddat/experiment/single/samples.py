@@ -1,4 +1,4 @@
-"""Some questions of every client's final split with the answers given, kept for the report."""
+"""Sample questions of every client's final split with the model's answers, for the report."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from feddat.example import ClientData, Example
 from feddat.pictures import PictureReader, Pixels
 from feddat.tasks.base import Task
 
-#: Sample questions per client, answers kept of each, and longer side of their pictures in pixels.
+#: Sample questions per client, answers kept per question, and longer side of the pictures in pixels.
 COUNT, TOP, PICTURE_SIZE = 4, 3, 192
 
-#: (client, examples, k) -> each example's k likeliest answers with probabilities.
+#: (client, examples, k) -> the k most likely answers to each example, with probabilities.
 Predict = Callable[[str, Sequence[Example], int], list[list[tuple[str, float]]]]
 
 
 def write_samples(data: ClientData, task: Task, split: str, predict: Predict, pictures: Path) -> list[dict[str, Any]]:
-    """Answer some of a client's questions; write their pictures, and return one record per question.
+    """Answer some of a client's questions, write their pictures, and return one record per question.
 
     Raises:
         OSError: a picture cannot be read or written.
     """
     examples, reader = data.split(split), PictureReader(data.pictures)
-    # Spread over the split: neighbours are often about the same picture.
+    # Spread over the split, since neighbouring questions are often about the same picture.
     chosen = [examples[i] for i in np.unique(np.linspace(0, len(examples) - 1, COUNT).astype(int))]
     records = []
     for number, (example, top) in enumerate(zip(chosen, predict(data.name, chosen, TOP), strict=True)):
@@ -51,7 +51,7 @@ def write_samples(data: ClientData, task: Task, split: str, predict: Predict, pi
 
 
 def right_answers(example: Example, task: Task) -> dict[str, float]:
-    """Return the answers that score and what they score, the best first."""
+    """Return the right answers with their scores, best first."""
     if example.label is not None:
         return {(example.choices or task.classes)[example.label]: 1.0}
     return dict(sorted(example.answers.items(), key=lambda item: -item[1]))

@@ -1,8 +1,8 @@
-"""Adapters that begin as exported ones: the first global one of a federation, the first local one of a client.
+"""Initialise adapters from exported ones: the global adapter of a federation, or the local adapter of a client.
 
-``adapter.start`` is the server's: every client gets that adapter as the global one of the first round, wherever it
-runs. ``adapter.start_local`` is each client's own: a client that joins later still begins with a drawn local adapter,
-unless it asks for this one.
+``adapter.start`` belongs to the server: every client receives that adapter as the global adapter of the first round,
+wherever the client runs. ``adapter.start_local`` belongs to each client: without it, a client that joins later starts
+with a random local adapter.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from feddat.algorithms import Algorithm
 from feddat.config import AdapterConfig, ConfigError, RunConfig
 from feddat.experiment.exports.folder import FUSION_FILE, ExportInfo, is_export
 
-#: Options of PEFT that must be the same, beside the shapes.
+#: PEFT options that must match, besides the shapes.
 _COMPARED = ("peft_type", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "placement", "causal")
-#: Ways to begin LoRA that take something out of the frozen weights.
+#: LoRA initialisations that subtract from the frozen weights.
 _CHANGE_WEIGHTS = ("pissa", "olora", "corda", "loftq")
-#: Where a fusion on the shared side is in an adapter's state, and in an exported folder's file.
+#: Key prefix of a shared fusion in an adapter's state, and in the file of an exported folder.
 _FUSION, _EXPORTED_FUSION = "fusion.whole.", "0."
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """An adapter to begin with.
+    """An adapter to start from.
 
     Attributes:
-        state: as adapters have it.
+        state: state of the adapter.
         digest: hash of the folder's files.
     """
 
@@ -44,35 +44,35 @@ class Start:
 
 
 def check_starts(config: AdapterConfig, algorithm: Algorithm, keys: Sequence[str]) -> None:
-    """Refuse adapters to begin with that a method would not begin with.
+    """Refuse initial adapters that a method would not use.
 
     Args:
-        config: names them.
+        config: configuration that names them.
         algorithm: the method.
-        keys: of an adapter's state.
+        keys: keys of an adapter's state.
 
     Raises:
-        ConfigError: it has no such adapter, or begins it in another way.
+        ConfigError: the method has no such adapter, or initialises it in another way.
     """
     name = algorithm.name
     if config.start is not None:
         if "global" not in algorithm.trains and not algorithm.communicates:
-            raise ConfigError(f"adapter.start: {name} has no global adapter; adapter.start_local begins a client's own")
+            raise ConfigError(f"adapter.start: {name} has no global adapter; adapter.start_local sets a client's own")
         if algorithm.communicates and not all(map(algorithm.shares, keys)):
-            raise ConfigError(f"adapter.start: {name} keeps a part of each adapter at its client, where it is drawn")
+            raise ConfigError(f"adapter.start: {name} keeps a part of each adapter at its client, which initialises it")
     if config.start_local is not None:
         if "local" not in algorithm.trains:
             raise ConfigError(f"adapter.start_local: {name} has no local adapter")
         if algorithm.local_from_global:
             raise ConfigError(
-                f"adapter.start_local: {name}'s local adapter begins as the global one; use adapter.start"
+                f"adapter.start_local: {name}'s local adapter starts as the global one; use adapter.start"
             )
 
 
 def client_starts(
     config: RunConfig, algorithm: Algorithm, adapters: Adapters, weights: str
 ) -> dict[str, Mapping[str, Tensor]]:
-    """Return the states that adapters begin as at a client; what travels comes from the server instead.
+    """Return the initial states of adapters at a client; adapters that travel come from the server instead.
 
     Raises:
         ConfigError: a folder cannot be used.
@@ -86,28 +86,28 @@ def client_starts(
 
 
 def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Start:
-    """Return the adapter in a PEFT folder: an exported one, a checkpoint, or one of PEFT's own making.
+    """Return the adapter in a PEFT folder: an exported adapter, a checkpoint, or one that PEFT saved.
 
     Args:
         key: the setting, for messages.
-        folder: where it lies.
-        adapters: what it has to fit.
+        folder: folder of the adapter.
+        adapters: the adapters that it must match.
         weights: hash of the foundation model's weights.
 
     Raises:
-        ConfigError: it cannot be read, is of another kind, of other sites or shapes, or of another model.
+        ConfigError: the adapter cannot be read, or has another kind, other sites or shapes, or another model.
     """
     form = adapters.peft_form()
     if form is None:
         raise ConfigError(
-            f"{key}: with this adapter.peft the model itself trains; begin from a merged one, model=FOLDER"
+            f"{key}: this adapter.peft trains the model itself; start from a merged model with model=FOLDER"
         )
     try:
         config, tensors = read_peft(folder)
         _check_kept_weights(config, folder)
         for option, (found, expected) in _compared(config, form.config).items():
             if found != expected:
-                raise ValueError(f"folder {folder}: {option} is {found}, the run's is {expected}")
+                raise ValueError(f"folder {folder}: {option} is {found}, but the run has {expected}")
         state = form.state(tensors) | _fusion(folder)
         check_state("global", state, adapters.named("global"))
     except ValueError as error:
@@ -118,7 +118,7 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
 
 
 def _compared(config: PeftConfig, expected: PeftConfig) -> dict[str, tuple[Any, Any]]:
-    """Return what must be the same beside shapes: option -> (found, expected)."""
+    """Return the options that must match besides shapes: option -> (found, expected)."""
     found = {option: (getattr(config, option, None), getattr(expected, option, None)) for option in _COMPARED}
     if found["peft_type"][0] == found["peft_type"][1] and hasattr(expected, "lora_alpha"):
         found["scale (alpha / rank)"] = (_scale(config), _scale(expected))
@@ -126,12 +126,12 @@ def _compared(config: PeftConfig, expected: PeftConfig) -> dict[str, tuple[Any, 
 
 
 def _check_kept_weights(config: PeftConfig, folder: Path) -> None:
-    """Raise ``ValueError`` where an adapter began by changing the weights that it is added to, as PiSSA's do."""
+    """Raise ``ValueError`` if the adapter's initialisation changed the weights of the model, as PiSSA does."""
     way = getattr(config, "init_lora_weights", True)
     if isinstance(way, str) and way.lower().startswith(_CHANGE_WEIGHTS):
         raise ValueError(
-            f"folder {folder}: init_lora_weights {way} changes the model's own weights; have PEFT convert it to plain "
-            "LoRA when it saves (path_initial_model_for_weight_conversion)"
+            f"folder {folder}: init_lora_weights {way} changes the model's own weights; save it as plain LoRA with "
+            "PEFT (path_initial_model_for_weight_conversion)"
         )
 
 
@@ -140,7 +140,7 @@ def _scale(config: Any) -> float:
 
 
 def _fusion(folder: Path) -> dict[str, Tensor]:
-    """Return a shared fusion, which an exported folder has in a file of its own."""
+    """Return the shared fusion, which is in a separate file of an exported folder; empty if there is none."""
     if not (folder / FUSION_FILE).is_file():
         return {}
     return {
@@ -149,7 +149,7 @@ def _fusion(folder: Path) -> dict[str, Tensor]:
 
 
 def _hint(folder: Path) -> str:
-    """Say of an exported route what may be meant."""
+    """Return a hint if the folder is an export of a route that combines adapters."""
     if is_export(folder) and (route := ExportInfo.read(folder).route) not in ("global", "local"):
-        return f"; route {route} is two adapters as one: export it with --route global or local"
+        return f"; route {route} combines two adapters; export it with --route global or local"
     return ""

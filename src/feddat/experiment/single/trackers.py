@@ -1,6 +1,6 @@
-"""TensorBoard and MLflow: a run's numbers by round, for those who have such a place already (``log`` in the settings).
+"""Log a run's numbers by round to TensorBoard and MLflow (``log`` in the settings).
 
-Neither is needed otherwise, so they are imported only when asked for. A resumed run goes on in the same curves.
+Both are optional and imported only on request. A resumed run continues the same curves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from feddat.files import write_json
 
 log = logging.getLogger(__name__)
 
-#: Folder of TensorBoard's event files, and file of MLflow's run id, in the run's folder.
+#: Folder of TensorBoard's event files, and file with MLflow's run id, in the run's folder.
 TENSORBOARD, MLFLOW = "tensorboard", "mlflow.json"
 
 #: Receives events, see :class:`~feddat.experiment.single.events.Announcer`.
@@ -28,7 +28,7 @@ Tracker = Callable[[dict[str, Any]], None]
 
 
 def scalars(event: Mapping[str, Any]) -> dict[str, float]:
-    """Return an event's numbers by name: ``loss/CLIENT``, ``SPLIT/ROUTE/CLIENT``, ``bytes/WAY``; of means: ``mean``."""
+    """Return an event's numbers by name: ``loss/CLIENT``, ``SPLIT/ROUTE/CLIENT`` (or ``mean``), ``bytes/WAY``."""
     kind = event["event"]
     if kind == "fit":
         return {f"{name}/{event['client']}": float(value) for name, value in event["metrics"].items()}
@@ -42,10 +42,10 @@ def scalars(event: Mapping[str, Any]) -> dict[str, float]:
 
 
 def check_trackers(config: RunConfig) -> None:
-    """Refuse settings that ask for a package that is not here, before anything is written.
+    """Refuse settings that need a missing package, before anything is written.
 
     Raises:
-        ConfigError: names the setting and the package.
+        ConfigError: a package is missing; the message names the setting and the package.
     """
     if config.log.tensorboard:
         _needed("torch.utils.tensorboard", "log.tensorboard", "tensorboard")
@@ -55,10 +55,10 @@ def check_trackers(config: RunConfig) -> None:
 
 @contextmanager
 def trackers(config: RunConfig, folder: Path) -> Iterator[list[Tracker]]:
-    """Open what the settings ask for, and close it when the run ends or breaks off.
+    """Open the trackers that the settings name, and close them when the run ends or fails.
 
     Raises:
-        ConfigError: its package is not installed, or MLflow's address cannot be used.
+        ConfigError: a tracker's package is not installed, or MLflow's address cannot be used.
     """
     with ExitStack() as stack:
         opened: list[Tracker] = []
@@ -76,7 +76,7 @@ def _tensorboard(folder: Path) -> Iterator[Tracker]:
     def track(event: dict[str, Any]) -> None:
         nonlocal writer
         if event["event"] == "start":
-            # What was written of rounds that are to be done again is not shown any more.
+            # Hide what an earlier session wrote for rounds that are repeated.
             writer = tensorboard.SummaryWriter(folder / TENSORBOARD, purge_step=event["round"] + 1)
         for name, value in scalars(event).items():
             writer.add_scalar(name, value, event["round"])
@@ -112,8 +112,8 @@ def _mlflow(config: RunConfig, uri: str, folder: Path) -> Iterator[Tracker]:
         try:
             method(*arguments, **named)
         except mlflow.exceptions.MlflowException as error:
-            # A federation does not wait for its spectators: everything is in the run's folder as well.
-            log.warning("log.mlflow: %s did not take %s: %s", uri, what, " ".join(str(error).split()))
+            # A federation does not stop for its trackers, since the run's folder has all numbers as well.
+            log.warning("log.mlflow: %s did not accept %s: %s", uri, what, " ".join(str(error).split()))
 
     try:
         yield track
@@ -124,7 +124,7 @@ def _mlflow(config: RunConfig, uri: str, folder: Path) -> Iterator[Tracker]:
 
 
 def _mlflow_run(client: Any, config: RunConfig, file: Path, missing: type[Exception]) -> str:
-    """Return the id of the run that this folder has at MLflow: the one it had before, or a new one."""
+    """Return the MLflow run id of this folder: the existing one, or a new one."""
     known = json.loads(file.read_text(encoding="utf-8"))["run_id"] if file.is_file() else None
     if known is not None:
         client.update_run(known, "RUNNING")
@@ -148,12 +148,12 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _mlflow_name(name: str) -> str:
-    """Return a name with only the characters that MLflow takes."""
+    """Return a name in which MLflow allows every character."""
     return re.sub(r"[^\w\-./ ]", "_", name)
 
 
 def _load_mlflow() -> Any:
-    # It would tell its makers of its use: nothing of a federation is anybody's business.
+    # MLflow reports its use to its makers by default; a federation must not be reported to anybody.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     return _needed("mlflow", "log.mlflow", "mlflow")
 
@@ -162,4 +162,4 @@ def _needed(module: str, key: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise ConfigError(f"{key}: {extra} is not installed here (pip install 'feddat[{extra}]')") from None
+        raise ConfigError(f"{key}: {extra} is not installed; run pip install 'feddat[{extra}]'") from None

@@ -1,8 +1,8 @@
-"""The world that a run lives in, as hashes: its model, what happens to its inputs, and its clients' data.
+"""The world of a run, as hashes: its model, the processing of its inputs, and its clients' data.
 
-A run that is resumed in another one would go on with numbers that no run from the start can have. Its checkpoints hold
-the hashes, and a client that is a process of its own keeps those of its data beside its personal state, which nobody
-else sees.
+A run that is resumed in a different world would give numbers that no uninterrupted run can give. The checkpoints
+therefore contain the hashes. A client in a process of its own keeps the hashes of its data beside its personal state,
+which nobody else sees.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from feddat.files import write_json
 
 log = logging.getLogger(__name__)
 
-#: What it is -> its hash.
+#: Part of the world -> its hash.
 World: TypeAlias = dict[str, str]
 
-#: Part of :attr:`Foundation.model` -> what it is called; the settings are compared as settings.
+#: Key of :attr:`Foundation.model` -> name of the part; ``settings`` is missing, since settings are compared directly.
 _MODEL = {"weights": "model weights", "encoder": "tokenizer or image processor", "adapter": "sites of adapters"}
-#: Settings that name model and data.
+#: Settings that determine model and data.
 _NAMED = {
     *("model", "weights", "fusion", "benchmark", "root", "clients", "train_examples", "test_examples", "split_clients"),
     *("data_seed", "validation_examples", "revisions", "pictures"),
 }
-#: In a client's store.
+#: Name of the file in a client's store.
 _FILE = "data.json"
 
 
@@ -52,48 +52,47 @@ def whole_world(federation: Federation) -> World:
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return what both have and is not the same."""
+    """Return the names that both have with different hashes."""
     return [name for name, value in before.items() if now.get(name, value) != value]
 
 
 def check_world(
     folder: RunFolder, config: RunConfig, world: Mapping[str, str], accept: bool = False, asked: bool = False
 ) -> list[str]:
-    """Compare the world with that of a run's last checkpoint, and return what has changed since.
+    """Compare the world with that of a run's last checkpoint, and return the parts that have changed since.
 
-    A checkpoint of a version that did not write hashes has none, and fits any world.
+    A checkpoint from a version that did not write hashes fits any world.
 
     Args:
-        folder: the run's.
+        folder: folder of the run.
         config: the run as given.
-        world: as far as this process knows it.
-        accept: go on all the same.
-        asked: the run is not to go on, but to answer questions.
+        world: the world as far as this process knows it.
+        accept: continue despite changes.
+        asked: the run is opened only to answer questions, not to be resumed.
 
     Raises:
-        ExperimentError: something has changed, and that is not to be accepted; names it.
+        ExperimentError: parts have changed and ``accept`` is off; the message names them.
     """
     round, before = Checkpoints(folder.checkpoints, config_hash(config)).world()
     if not (found := changed(before, world)):
         return []
     if not accept:
-        way = ", or ask all the same (--accept-changes)"
+        way = ", or use the run anyway (--accept-changes)"
         if not asked:
-            way = ", begin anew (--overwrite), or let it go on with a note in its summary: "
+            way = ", start again (--overwrite), or resume with a note in the summary: "
             way += shlex.join(["feddat", "run", "--resume", str(folder.path), "--accept-changes"])
         raise ExperimentError(
-            f"run {folder.path}: since round {round} this has been exchanged where it lies: {_some(found)}; put back "
-            f"what was there{way}"
+            f"run {folder.path}: changed since round {round}: {_some(found)}; restore the original{way}"
         )
-    log.warning("run %s: goes on after round %d though this has been exchanged: %s", folder.path, round, _some(found))
+    log.warning("run %s: continues after round %d despite changes to %s", folder.path, round, _some(found))
     return found
 
 
 def check_client(participant: Participant, accept: bool = False) -> None:
-    """Compare a client's data with what it was when its personal state was begun; keep the hashes beside it.
+    """Compare a client's data with the data at the start of its personal state; keep the hashes beside the state.
 
     Raises:
-        StoreError: something has changed, and that is not to be accepted; or the disk refuses.
+        StoreError: the data has changed and ``accept`` is off, or a file cannot be written.
     """
     store = participant.store
     if accept:
@@ -103,10 +102,10 @@ def check_client(participant: Participant, accept: bool = False) -> None:
     if before and store.rounds() and (found := changed(before, now)):
         if not accept:
             raise StoreError(
-                f"client {store.client}: since its personal state in {store.folder} was begun this has been exchanged: "
-                f"{_some(found)}; put back what was there, start a new run, or accept it (accept_changes)"
+                f"client {store.client}: changed since the start of its personal state in {store.folder}: "
+                f"{_some(found)}; restore the original, start a new run, or accept the changes (accept_changes)"
             )
-        log.warning("client %s: goes on though this has been exchanged: %s", store.client, _some(found))
+        log.warning("client %s: continues despite changes to %s", store.client, _some(found))
     if before != now:
         try:
             store.folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +115,7 @@ def check_client(participant: Participant, accept: bool = False) -> None:
 
 
 def in_short(world: Mapping[str, str]) -> World:
-    """Return the hashes of the model, and one of all data, for a summary."""
+    """Return the hashes of the model and one hash of all data, for a summary."""
     names = set(_MODEL.values())
     rest = {name: value for name, value in world.items() if name not in names}
     short = {name: value for name, value in world.items() if name in names}
@@ -124,21 +123,21 @@ def in_short(world: Mapping[str, str]) -> World:
 
 
 def other_than(finished: Mapping[str, str] | None, world: Mapping[str, str]) -> list[str]:
-    """Return what of a finished run's short hashes is not the same in this world."""
+    """Return the names of a finished run's short hashes that differ in this world."""
     return changed(finished or {}, in_short(world))
 
 
 def finished_worlds(runs: Mapping[str, RunConfig]) -> dict[str, World]:
-    """Return for each run the short hashes of a finished one that is to be compared with it, where there is one.
+    """Return for each run the short hashes of a finished run to compare it with, if there is one.
 
-    Two runs are compared whose settings name the same model and the same data.
+    Two runs are compared if their settings name the same model and the same data.
     """
     found: dict[str, World] = {}
     keys = {name: json.dumps(run.model_dump(mode="json", include=_NAMED), sort_keys=True) for name, run in runs.items()}
     for name, run in runs.items():
         summary = RunFolder(run.run_dir).summary() or {}
         if "world" in summary:
-            # The sites of adapters are the method's.
+            # The sites of adapters depend on the method.
             found.setdefault(keys[name], {k: v for k, v in summary["world"].items() if k != _MODEL["adapter"]})
     return {name: found[key] for name, key in keys.items() if key in found}
 
