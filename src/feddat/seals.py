@@ -1,18 +1,21 @@
 """Seals show whether a state file was altered since this machine wrote it.
 
 A seal is the HMAC-SHA256 (RFC 2104) of the whole file under this machine's own key. It is in the file's header, so a
-file and its seal cannot be separated. The key is created with the first seal, and only its owner can read it. Seals do
-not stop anyone who can read or replace the key. They do stop anyone who can write to the states (a shared disk, a
-backup) but not to the key.
+file and its seal cannot be separated. A JSON file has its seal as one more entry. The key is created with the first
+seal, and only its owner can read it. Seals do not stop anyone who can read or replace the key. They do stop anyone who
+can write to the states (a shared disk, a backup) but not to the key.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import re
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from feddat.files import secret
 
@@ -90,6 +93,37 @@ class Seal:
             raise SealError("altered after it was written: its seal does not match")
         return True
 
+    def sealed_values(self, values: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return a JSON object with a new seal in place of any that it has.
+
+        Args:
+            values: any values that JSON can hold.
+            name: name of the file that the object will be written to.
+
+        Raises:
+            OSError: the key cannot be written.
+        """
+        plain = {key: value for key, value in values.items() if key != SEAL}
+        return plain | {SEAL: _values_code(self._key(), plain, name)}
+
+    def check_values(self, values: Mapping[str, Any], name: str) -> bool:
+        """Check the seal of a JSON object as :meth:`check` does for a file; return whether the object has a seal.
+
+        Raises:
+            SealError: as :meth:`check`.
+            OSError: the key cannot be read.
+        """
+        if SEAL not in values:
+            if self.exists:
+                raise NoSealError("it has no seal, but states written here have one")
+            return False
+        if not self.exists:
+            raise SealError(f"its seal cannot be checked: {self.file} is missing")
+        plain = {key: value for key, value in values.items() if key != SEAL}
+        if not hmac.compare_digest(_values_code(self._key(), plain, name).encode(), str(values[SEAL]).encode()):
+            raise SealError("altered after it was written: its seal does not match")
+        return True
+
     def _key(self) -> bytes:
         """Return the key; create it if it is missing."""
         try:
@@ -117,6 +151,12 @@ def _place(path: Path) -> tuple[int, str] | None:
         header = file.read(min(struct.unpack("<Q", size)[0], path.stat().st_size))
     found = _PLACE.search(header)
     return None if found is None else (8 + found.start(1), found[1].decode())
+
+
+def _values_code(key: bytes, values: Mapping[str, Any], name: str) -> str:
+    """Return the seal of a JSON object."""
+    text = f"{len(name.encode())}:{name}:{json.dumps(values, sort_keys=True)}"
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
 
 
 def _code(key: bytes, path: Path, at: int, name: str) -> str:

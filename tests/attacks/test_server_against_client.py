@@ -518,17 +518,24 @@ def test_an_honest_run_ends_with_the_same_numbers_whatever_was_tried_in_between(
 # --- privacy ----------------------------------------------------------------------------------------------------------
 
 PRIVATE = {"method": "fedavg", "privacy.epsilon": 4.0, "share_metrics": "none"}
+CLIENTS = PRIVATE | {"privacy.unit": "client"}
+SUMS = {"secure_aggregation.enabled": True, "secure_aggregation.bits": 20}
 
 
 @pytest.mark.parametrize(
     ("required", "settings", "reason"),
     [
-        ("shared", {}, "policy.privacy: the run promises no privacy, expected privacy.scope shared, epsilon at most 5"),
+        ("shared", {}, "policy.privacy: the run promises no privacy, expected privacy.unit=record with"),
         ("all", PRIVATE | {"privacy.scope": "shared"}, "policy.privacy: privacy.scope is shared, expected"),
         ("shared", PRIVATE | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6 and 1e-05"),
         ("shared", PRIVATE | {"privacy.delta": 1e-4}, "policy.epsilon, policy.delta: the run promises 4 and 0.0001"),
         ("none", PRIVATE | {"privacy.noise_seed": 1}, "noise hides nothing from a server that knows its seed"),
         ("none", PRIVATE | {"privacy.epsilon": 1e9}, "policy.bounds: privacy.epsilon is 1e+09, expected 0.01 to 100"),
+        ("shared", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
+        ("client", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
+        ("central", PRIVATE, "policy.privacy: privacy.scope is all, expected privacy.unit=client, epsilon at most 5"),
+        ("client", CLIENTS | SUMS | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6"),
+        ("client", CLIENTS | SUMS | {"privacy.noise_seed": 1}, "noise hides nothing from a server"),
         ("shared", PRIVATE | {"share_metrics": "scores"}, "privacy: share_metrics is scores: losses, scores and"),
         ("shared", PRIVATE | {"method": "fedprox"}, "privacy: fedprox: its proximal term"),
     ],

@@ -92,10 +92,8 @@ def test_an_update_leaves_as_an_offer_alone(demanding):
     assert 500 < len(reply.content["sum"]["bytes"]) < 1000
     # A neighbour of the server's own making gets no share: the client tells nothing, and its log says why.
     names = ["ann", "bob", "cid"]
-    offer = reply.content["sum"]["bytes"]
-    masks = b"".join([offer[32:64], bytes([9] * 32), bytes([8] * 32)])
-    commitments = offer[64:80] + bytes(32)
-    values = {"names": names, "masks": masks, "commitments": commitments}
+    masks = bytes([9] * 32) + bytes([8] * 32)
+    values = {"names": "\n".join(names), "masks": masks}
     fresh = {"fresh.names": ["bob", "cid"], "fresh": [bytes([7] * 32), bytes([6] * 32)]}
     refused = demanding.ask_step("share", ON, **values, **fresh)
     assert refused.has_error() and refused.error.reason == "failed: see its log"

@@ -14,7 +14,7 @@ from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
 from feddat.client.private_rules import check_model, check_privacy, releases
 from feddat.client.private_training import PrivateTurn, steps_of_round
-from feddat.client.store import StoreError
+from feddat.client.store import PersonalStore, StoreError
 from feddat.config import ConfigError, RunConfig, load_config
 from feddat.example import DataError
 from feddat.models.catalog import load_backbone
@@ -193,7 +193,7 @@ def test_noise_has_the_size_that_was_paid_for(process):
     p = process("local", **PRIVATE | {"privacy.clip": 1e-6, "train.batch_size": 11})
     participant = p.participant(MUSEUM)
     grads = []
-    turn = private_training.open_turn(p.config, participant.store.folder, "museum", 11, 1)
+    turn = private_training.open_turn(p.config, participant.store, 11, 1)
     turn = PrivateTurn(turn.plan, turn.expected, 1e-6, turn.noise, 1, turn.source)
     participant._private_turn = lambda round: turn
     original = private_training.noisy
@@ -231,7 +231,10 @@ def test_a_noise_seed_gives_the_same_numbers_and_none_others(process):
 def test_the_round_decides_the_samples(process):
     p = process("fedavg", **PRIVATE)
     plans = [
-        [one.tolist() for one in private_training.open_turn(p.config, p.root / str(r), "museum", 11, r).plan]
+        [
+            one.tolist()
+            for one in private_training.open_turn(p.config, PersonalStore(p.root / str(r), "museum"), 11, r).plan
+        ]
         for r in (1, 2)
     ]
     assert plans[0] != plans[1]
@@ -245,7 +248,7 @@ def test_planned_rounds_fit_and_one_more_does_not(process):
     participant, shared = p.participant(MUSEUM), p.initial()
     for round in (1, 2):
         shared = participant.fit(shared, round).shared
-    budget = Budget(participant.store.folder, "museum", p.config.privacy)
+    budget = Budget(participant.store, p.config.privacy)
     (spent,) = budget.spent()
     assert spent.count == 2 * steps_of_round(p.config, 11) == 6
     assert 0.95 * 8 < budget.epsilon() <= 8.0
@@ -259,7 +262,7 @@ def test_planned_rounds_fit_and_one_more_does_not(process):
 
 def test_given_noise_training_stops_before_the_budget_is_gone(tmp_path):
     settings = load_config(**PRIVATE | {"privacy.epsilon": 3.0, "privacy.noise_multiplier": 2.0}).privacy
-    budget = Budget(tmp_path, "ann", settings)
+    budget = Budget(PersonalStore(tmp_path, "ann"), settings)
     done = 0
     with pytest.raises(BudgetError, match="training stops"):
         for _ in range(1000):
@@ -269,7 +272,7 @@ def test_given_noise_training_stops_before_the_budget_is_gone(tmp_path):
 
 
 def test_a_client_whose_records_change_pays_at_the_new_rate(tmp_path):
-    budget = Budget(tmp_path, "ann", load_config(**PRIVATE).privacy)
+    budget = Budget(PersonalStore(tmp_path, "ann"), load_config(**PRIVATE).privacy)
     noise = budget.spend(0.5, 1, 5, 20)
     assert budget.spend(0.1, 1, 5, 20) == noise
     assert budget.spent() == [Steps(0.5, noise, 1, 5), Steps(0.1, noise, 1, 5)]
@@ -277,9 +280,10 @@ def test_a_client_whose_records_change_pays_at_the_new_rate(tmp_path):
 
 
 def test_a_damaged_ledger_is_no_new_budget(tmp_path):
-    (tmp_path / "privacy.json").write_text("{}")
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "privacy.json").write_text("{}")
     with pytest.raises(StoreError, match=r"client ann: privacy: .*privacy\.json cannot be read"):
-        Budget(tmp_path, "ann", load_config(**PRIVATE).privacy).spend(0.1, 1, 5, 20)
+        Budget(PersonalStore(tmp_path, "ann"), load_config(**PRIVATE).privacy).spend(0.1, 1, 5, 20)
 
 
 def test_a_round_that_fails_is_paid_for(process, monkeypatch):

@@ -186,6 +186,31 @@ def test_a_clock_that_the_server_would_refuse(client):
     assert re.match(r"6\d s ahead of the server's, which will refuse this node", bad(client())["clock"])
 
 
+@pytest.mark.parametrize("level", ["central", "client"])
+def test_a_consortium_that_requires_privacy_of_clients_asks_for_it(tmp_path, level):
+    from feddat.app.policy import PolicyError, check_settings
+    from feddat.client.private_rules import check_privacy
+    from feddat.config import PolicyConfig, load_config
+    from feddat.experiment.single.methods import resolve
+
+    write_consortium(tmp_path / "c", ["ann", "bob", "cid"], ["127.0.0.1"], 9092, privacy=(level, 3.0))
+    run = load_config(tmp_path / "c" / "server" / "run.yaml")
+    assert (run.privacy.epsilon, run.privacy.unit, run.share_metrics) == (3.0, "client", "none")
+    assert run.secure_aggregation.enabled == (level == "client")
+    check_privacy(resolve(run))
+    client = yaml.safe_load((tmp_path / "c" / "clients" / "ann" / "client.yaml").read_text())
+    policy = PolicyConfig.model_validate(client["policy"])
+    wanted = (level, 3.0, "required" if level == "client" else "optional")
+    assert (policy.privacy, policy.epsilon, policy.secure_aggregation) == wanted
+    check_settings(policy, resolve(run))
+    for less in ({"privacy.epsilon": None}, {"privacy.epsilon": 4.0}, {"privacy.unit": "record"}):
+        with pytest.raises(PolicyError, match=r"^policy\.(privacy|epsilon)"):
+            check_settings(policy, resolve(run.updated(less)))
+    if level == "client":
+        with pytest.raises(PolicyError, match=r"^policy\.(privacy|secure_aggregation): "):
+            check_settings(policy, resolve(run.updated({"secure_aggregation.enabled": False})))
+
+
 @pytest.mark.parametrize("level", ["shared", "all"])
 def test_a_consortium_that_requires_privacy_asks_for_it(tmp_path, level):
     from feddat.app.policy import check_settings

@@ -93,10 +93,10 @@ def test_the_same_settings_without_it_have_the_hash_that_they_always_had(make_co
 REFUSED = {
     "server.rule fedmedian needs every client's own update": {"server__rule": "fedmedian"},
     "server.rule krum needs every client's own update": {"server__rule": "krum"},
-    "server.weighting examples weighs updates": {"server__weighting": "examples"},
-    "server.max_outlier compares clients' updates": {"server__max_outlier": 20.0},
-    "method scaffold needs more of each client": {"method": "scaffold"},
-    "method fedex-lora needs more of each client": {"method": "fedex-lora"},
+    "server.weighting examples needs single updates": {"server__weighting": "examples"},
+    "server.max_outlier compares single updates": {"server__max_outlier": 20.0},
+    "method scaffold needs more from each client": {"method": "scaffold"},
+    "method fedex-lora needs more from each client": {"method": "fedex-lora"},
 }
 
 

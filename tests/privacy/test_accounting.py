@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from dp_accounting import pld
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
@@ -62,3 +63,33 @@ def test_steps_within_a_budget_are_the_most_that_fit():
     most = steps_within(2.0, DELTA, 0.1, 1.5, 1)
     assert epsilon_of([Steps(0.1, 1.5, 1, most)], DELTA) <= 2.0 < epsilon_of([Steps(0.1, 1.5, 1, most + 1)], DELTA)
     assert steps_within(0.01, DELTA, 1.0, 0.5, 1) == 0
+
+
+# --- noise that is a sum of discrete Gaussians ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("noise", "count"), [(1.0, 1), (2.0, 10), (6.0, 30)])
+def test_concentrated_steps_are_between_the_gaussian_and_the_textbook(noise, count):
+    """Bun and Steinke (TCC 2016), proposition 1.3: ρ-zCDP gives ε = ρ + 2 sqrt(ρ log(1/δ))."""
+    found = epsilon_of([Steps(1.0, noise, 1, count, concentrated=True)], 1e-5)
+    rho = count / (2 * noise**2)
+    assert epsilon_of([Steps(1.0, noise, 1, count)], 1e-5) < found < rho + 2 * math.sqrt(rho * math.log(1e5))
+
+
+@pytest.mark.parametrize("noise", [1.0, 3.0])
+def test_concentrated_steps_cover_one_number_with_discrete_noise(noise):
+    """In one dimension, the privacy loss of discrete Gaussian noise is known exactly."""
+    exact = pld.privacy_loss_distribution.from_discrete_gaussian_mechanism(sigma=3 * noise, sensitivity=3)
+    assert exact.get_epsilon_for_delta(1e-5) <= epsilon_of([Steps(1.0, noise, 1, 1, concentrated=True)], 1e-5)
+
+
+def test_noise_for_concentrated_rounds_is_just_enough():
+    noise = noise_for(3.0, 1e-4, 1.0, 1, 12, concentrated=True)
+    assert epsilon_of([Steps(1.0, noise, 1, 12, concentrated=True)], 1e-4) <= 3.0
+    assert epsilon_of([Steps(1.0, 0.99 * noise, 1, 12, concentrated=True)], 1e-4) > 3.0
+    assert steps_within(3.0, 1e-4, 1.0, noise, 1, concentrated=True) == 12
+
+
+def test_nothing_is_claimed_of_samples_of_concentrated_steps():
+    with pytest.raises(ValueError, match="expected rate 1"):
+        epsilon_of([Steps(0.5, 1.0, 1, 1, concentrated=True)], 1e-5)

@@ -90,3 +90,14 @@ class ServerPart:
             config: the algorithm's settings.
         """
         return dict(state), gathered.shared
+
+
+def needs_each(part: ServerPart | None) -> bool:
+    """Return whether a server part needs each client's reply by itself, or arrays beside its adapter.
+
+    Where it does not, all that it sees of the clients is the mean of their adapters.
+    """
+    if part is None:
+        return False
+    own = type(part)
+    return own.apart or own.expects is not ServerPart.expects or own.folds is not ServerPart.folds

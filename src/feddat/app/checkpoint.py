@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feddat.adapters.peft_form import CONFIG_FILE, WEIGHTS_FILE, PeftForm, save_config
-from feddat.files import whole_folder
+from feddat.files import whole_folder, write_json
 from feddat.phases import phase
 from feddat.seals import BLANK, SEAL, Seal, SealError, file_digest
 from feddat.tensorfile import write_tensors
@@ -48,6 +48,8 @@ _TENSORS = ("shared", "rule", "residual")
 _SHARED_FILE, _STATE_FILE = "shared.safetensors", "state.safetensors"
 #: Metadata key of the SHA-256 of the global adapter's file.
 _DIGEST = "shared_sha256"
+#: In the folder of checkpoints: what a run has spent of its clients' privacy budget.
+LEDGER_FILE = "privacy.json"
 
 
 class CheckpointError(RuntimeError):
@@ -190,6 +192,63 @@ class Checkpoints:
             raise CheckpointError(f"checkpoints {self.folder}: no checkpoint can be read; start a new run")
         return None
 
+    def read_ledger(self) -> dict[str, Any] | None:
+        """Return the run's ledger of its privacy budget; ``None`` where there is none.
+
+        Raises:
+            CheckpointError: it cannot be read, was altered, or is gone though there are checkpoints.
+        """
+        path = self.folder / LEDGER_FILE
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("not a JSON object")
+            self._seal.check_values(found, LEDGER_FILE)
+        except FileNotFoundError:
+            if self._rounds():
+                raise CheckpointError(
+                    f"privacy: {path} is gone, though there are checkpoints; what is spent is not known, so start a "
+                    "new run"
+                ) from None
+            return None
+        except SealError as error:
+            raise CheckpointError(
+                f"privacy: {path}: {error}; put back what was there, start a new run, or accept it (--accept-changes)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"privacy: {path} cannot be read: {type(error).__name__}; what is spent is unknown, so start a new run"
+            ) from None
+        return found
+
+    def write_ledger(self, values: Mapping[str, Any]) -> None:
+        """Write the run's ledger of its privacy budget, sealed, whole or not at all.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        path = self.folder / LEDGER_FILE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, self._seal.sealed_values(values, LEDGER_FILE))
+        except OSError as error:
+            raise CheckpointError(f"privacy: cannot write {path}: {error.strerror or error}") from None
+
+    def _accept_ledger(self) -> bool:
+        """Seal the ledger anew where its seal is missing or does not fit; return whether it had to be."""
+        path = self.folder / LEDGER_FILE
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict) or self._seal.check_values(found, LEDGER_FILE):
+                return False
+        except SealError:
+            pass
+        except (OSError, ValueError):
+            return False  # `read_ledger` says so
+        self.write_ledger(found)
+        log.warning("%s was altered or not sealed; it is accepted, and sealed anew", path)
+        return True
+
     def accept(self) -> bool:
         """Seal every altered or unsealed checkpoint as it is now, and log each one.
 
@@ -199,7 +258,7 @@ class Checkpoints:
         Raises:
             CheckpointError: a checkpoint cannot be written.
         """
-        found = False
+        found = self._accept_ledger()
         for path in self._rounds():
             try:
                 if self._check(path):

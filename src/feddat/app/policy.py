@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from feddat.app import messages, versions
 from feddat.app.messages import Instruction
 from feddat.config import PolicyConfig, RunConfig
-from feddat.config.privacy import LEVELS, PrivacyConfig
+from feddat.config.privacy import MEETS, PrivacyConfig
 
 #: Parts of a client's model whose hashes an instruction must name.
 PARTS = frozenset({"weights", "encoder", "adapter", "settings"})
@@ -64,14 +64,19 @@ def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
         raise PolicyError(f"policy: algorithm.options has {len(settings.algorithm.options)} keys, expected at most 32")
     for split in (settings.eval.split, settings.eval.curve_split):
         _among(policy.score_splits, split, "score_splits", "eval.split or eval.curve_split")
-    check_promise(policy, settings.privacy)
+    check_promise(policy, settings.privacy, settings.secure_aggregation.enabled)
     for key, value in numbers(settings):
         if key in policy.bounds and (problem := policy.outside(key, value)):
             raise PolicyError(f"policy.bounds: {problem}")
 
 
-def check_promise(policy: PolicyConfig, privacy: PrivacyConfig) -> None:
+def check_promise(policy: PolicyConfig, privacy: PrivacyConfig, sums: bool) -> None:
     """Refuse a run that promises less privacy than a client requires.
+
+    Args:
+        policy: the client's.
+        privacy: what the run promises.
+        sums: whether it has secure aggregation, so that clients can add noise in shares.
 
     Raises:
         PolicyError: says what the run promises and what the client requires.
@@ -82,11 +87,13 @@ def check_promise(policy: PolicyConfig, privacy: PrivacyConfig) -> None:
         )
     if policy.privacy == "none":
         return
-    wanted = f"expected privacy.scope {policy.privacy}, epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"
+    wanted = f"expected {MEETS[policy.privacy]}, epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"
     if privacy.epsilon is None:
         raise PolicyError(f"policy.privacy: the run promises no privacy, {wanted}")
-    if LEVELS.index(privacy.scope) < LEVELS.index(policy.privacy):
-        raise PolicyError(f"policy.privacy: privacy.scope is {privacy.scope}, {wanted}")
+    if not privacy.meets(policy.privacy, sums):
+        found = f"privacy.scope is {privacy.scope}" if privacy.of_records else "privacy.unit is client"
+        noise = "" if privacy.of_records or sums else " and its server adds the noise"
+        raise PolicyError(f"policy.privacy: {found}{noise}, {wanted}")
     if privacy.epsilon > policy.epsilon or privacy.delta > policy.delta:
         raise PolicyError(
             f"policy.epsilon, policy.delta: the run promises {privacy.epsilon:g} and {privacy.delta:g}, {wanted}"

@@ -1,15 +1,15 @@
-"""Messages of a secure sum: what travels between server and clients beside, and in place of, an update.
+"""Messages of a secure sum: what server and clients exchange beside an update, and in place of it.
 
 | message | server to client | client to server |
 | --- | --- | --- |
-| train | as without | examples, losses; two keys, a commitment, its certificate |
-| query.share | names, keys, commitments; certificates that are new | two shares for each other client, sealed |
-| query.mask | who has shared; what they sealed for it | its update, masked |
+| train | as without secure aggregation | examples, losses; two keys, a commitment, its certificate |
+| query.share | names, keys; certificates that are new | two sealed shares for each other client |
+| query.mask | who has shared; the shares that they sealed for this client | its masked update |
 | query.agree | whose update is in the sum | a tag on that set for each other client |
 | query.reveal | the others' tags | one share for each client |
 
-Bytes lie in a record ``sum``; the masked update is an array, since those may be large. The protocol's own checks are
-in :mod:`feddat.privacy.secure_sum`; here is looked at form alone.
+Bytes travel in a record ``sum``. The masked update is an array, because it can be large. This module checks only the
+form of messages; :mod:`feddat.privacy.secure_sum` has the checks of the protocol.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from feddat.privacy.secure_sum.terms import COMMITMENT_BYTES, Offer
 
 #: The record of bytes, and the array of a masked update.
 SUM, MASKED = "sum", "masked"
-#: Steps of the protocol after training; messages are of the type ``query.STEP``.
+#: Between names in one text; no name has it.
+_BETWEEN = "\n"
+#: Steps of the protocol after training; their messages have the type ``query.STEP``.
 STEPS = ("share", "mask", "agree", "reveal")
-#: Bytes of an offer without its credential.
+#: Bytes of an offer, its credential not counted.
 _OFFER = 2 * KEY_BYTES + COMMITMENT_BYTES
 
 
@@ -48,23 +50,32 @@ def message_type(step: str) -> str:
 # --- server to client -------------------------------------------------------------------------------------------------
 
 
-def step_content(run: str, round: int, **values: bytes | list[str] | list[bytes]) -> RecordDict:
+def step_content(run: str, round: int, **values: bytes | str | list[str] | list[bytes]) -> RecordDict:
     """Return the content of a step's message."""
     head = ConfigRecord({"run": run, ROUND: round, **versions.told()})
     return RecordDict({CONFIG: head, SUM: ConfigRecord(values)})  # type: ignore[arg-type]
 
 
 def share_values(
-    names: Sequence[str], offers: Sequence[Offer], fresh: Mapping[str, bytes]
-) -> dict[str, bytes | list[str] | list[bytes]]:
-    """Return what ``share`` tells; ``fresh``: name -> key of the run and credential."""
-    return {
-        "names": list(names),
-        "masks": b"".join(offer.mask for offer in offers),
-        "commitments": b"".join(offer.commitment for offer in offers),
-        "fresh.names": list(fresh),
-        "fresh": list(fresh.values()),
+    client: str, names: Sequence[str], offers: Sequence[Offer], fresh: Mapping[str, bytes]
+) -> dict[str, bytes | str | list[str] | list[bytes]]:
+    """Return the content of ``share``.
+
+    It leaves out commitments, because only the server checks secrets against them, and the receiver's own key.
+
+    Args:
+        client: the receiver.
+        names: of all clients in the attempt, sorted.
+        offers: theirs, in this order.
+        fresh: name -> key of the run and credential, of clients that the receiver has not been shown yet.
+    """
+    values: dict[str, bytes | str | list[str] | list[bytes]] = {
+        "names": _BETWEEN.join(names),
+        "masks": b"".join(offer.mask for name, offer in zip(names, offers, strict=True) if name != client),
     }
+    if fresh:
+        values |= {"fresh.names": list(fresh), "fresh": list(fresh.values())}
+    return values
 
 
 @phase("messages")
@@ -72,16 +83,16 @@ def answer_step(member: SecureMember, message: Message, step: str) -> Message:
     """Let a client take a step, and return its answer.
 
     Raises:
-        SumError: the message is not of the form that it must have, or the protocol does not allow the step.
+        SumError: the message has the wrong form, or the protocol does not allow the step.
     """
     run, round = messages.read_run(message), message.content[CONFIG][ROUND]
     if not isinstance(round, int):
         raise SumError(f"round is {round!r}, expected a whole number")
     found = _Values(message, step)
     if step == "share":
-        fresh = dict(zip(found.texts("fresh.names"), found.list("fresh"), strict=False))
-        names, offered = found.texts("names"), (found.bytes("masks"), found.bytes("commitments"))
-        return _answer(message, member.share(run, round, names, *offered, fresh))
+        fresh = dict(zip(found.texts("fresh.names"), found.list("fresh"), strict=False)) if found.has("fresh") else {}
+        names = found.text("names").split(_BETWEEN)
+        return _answer(message, member.share(run, round, names, found.bytes("masks"), fresh))
     if step == "mask":
         packed = member.mask(run, round, found.bytes("sharers"), found.bytes("sealed"))
         arrays = ArrayRecord({MASKED: messages.to_array(packed)})
@@ -96,7 +107,7 @@ def _answer(message: Message, content: bytes) -> Message:
 
 
 class _Values:
-    """What a server tells in a step, of the types that it must have."""
+    """The entries of a server's message, each checked for its type."""
 
     def __init__(self, message: Message, step: str) -> None:
         record = message.content.get(SUM)
@@ -105,6 +116,12 @@ class _Values:
 
     def bytes(self, key: str) -> bytes:
         return cast(bytes, self._of(key, bytes))
+
+    def has(self, key: str) -> bool:
+        return key in self._values
+
+    def text(self, key: str) -> str:
+        return cast(str, self._of(key, str))
 
     def texts(self, key: str) -> Sequence[str]:
         return [found for found in self._of(key, list) if isinstance(found, str)]
@@ -122,7 +139,7 @@ class _Values:
 
 
 def with_offer(reply: Message, offer: bytes) -> Message:
-    """Put a client's offer beside what else it tells of its training."""
+    """Add a client's offer to its reply about its training."""
     reply.content[SUM] = ConfigRecord({"bytes": offer})
     return reply
 
@@ -130,10 +147,10 @@ def with_offer(reply: Message, offer: bytes) -> Message:
 def read_offer(
     message: Message, member: Member, round: int, losses: Collection[str], below_zero: bool
 ) -> tuple[TrainReply, Offer, bytes]:
-    """Return a checked train reply without arrays, the client's offer, and its credential.
+    """Return a checked train reply without arrays, the client's offer and its credential.
 
     Raises:
-        ReplyError: the client failed, or what it sends does not fit.
+        ReplyError: the client failed, or its reply has the wrong form.
     """
     reply = messages.read_train_reply(
         message,
@@ -159,20 +176,20 @@ def read_offer(
 
 
 def read_bytes(message: Message, client: str) -> bytes:
-    """Return what a client answers to a step.
+    """Return the bytes of a client's answer to a step.
 
     Raises:
-        ReplyError: the client failed, or it answers something else.
+        ReplyError: the client failed, or its answer has another form.
     """
     messages.check_records(message, client, {SUM})
     return _bytes(message, client)
 
 
 def read_masked(message: Message, client: str, size: int) -> NDArray[np.uint8]:
-    """Return a masked update of so many bytes.
+    """Return a masked update, uint8 (size,).
 
     Raises:
-        ReplyError: the client failed, or it answers something else.
+        ReplyError: the client failed, or its answer has another form.
     """
     messages.check_records(message, client, {MASKED})
     record = message.content[MASKED]

@@ -1,16 +1,17 @@
-"""The strategy of a run with secure aggregation: the sum of a round's updates comes of five exchanges of messages.
+"""The strategy of a run with secure aggregation: five exchanges of messages give the sum of a round's updates.
 
-Whoever drops out before its keys have come, or before its shares, has never been in the sum; whoever drops out before
-its masked update has come is taken out of it again; whoever drops out later is in it. As long as more than the
-threshold stay to the end, the sum is exact. With fewer nothing is opened: before the last exchange the round begins
-again or the run stops, to be resumed; in it the global adapter stays as it was, and the next round begins. No update of
-one client is ever here, so nothing compares updates, and nothing weighs them.
+A client that drops out before its keys or its shares have come was never in the sum. One that drops out before its
+masked update has come is taken out of it. One that drops out later is in it. The sum is exact as long as more clients
+than the threshold stay to the end. With fewer, nothing is opened: before the last exchange the round begins again, or
+the run stops and can be resumed; in the last exchange the global adapter stays as it was, and the next round begins.
+The server never has one client's update, so it neither compares updates nor weights them.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,18 +19,19 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from feddat.algorithms import Algorithm
-from feddat.algorithms.server import ServerPart
+from feddat.algorithms.server import needs_each
 from feddat.app import messages, secure_messages
 from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.app.roster import FederationError
 from feddat.app.rules import MeanRule, RunningMean
 from feddat.app.strategy import SKEW_SECONDS, AdapterStrategy
+from feddat.client.client_level import share_noise
 from feddat.client.summing import flat
-from feddat.config import ConfigError, RunConfig, SecureAggregationConfig, ServerConfig
+from feddat.config import ConfigError, RunConfig, ServerConfig
 from feddat.privacy.secure_sum import fixed_point
 from feddat.privacy.secure_sum.errors import SpoiledError, SumError
 from feddat.privacy.secure_sum.server import ServerSum
-from feddat.privacy.secure_sum.terms import Offer, Rules, Terms
+from feddat.privacy.secure_sum.terms import Offer, Rules, Terms, plan_of
 
 log = logging.getLogger(__name__)
 
@@ -41,23 +43,23 @@ class SecureStrategy(AdapterStrategy):
     """Aggregate by secure sums.
 
     Args:
-        sums: the run's rules of them.
-        settings: as of :class:`AdapterStrategy`; its rule is a :class:`MeanRule`.
+        sums: the rules of the run's sums.
+        settings: those of :class:`AdapterStrategy`; the rule is a :class:`MeanRule`.
     """
 
     def __init__(self, *, sums: Rules, **settings: Any) -> None:
         super().__init__(**settings)
         self.sums = sums
-        #: Client -> key of the run and credential, of all that ever offered one; and those that each was shown.
+        #: Client -> its key of the run and credential; client -> those that it was shown.
         self._known: dict[str, bytes] = {}
         self._shown: dict[str, dict[str, bytes]] = {}
-        #: Client -> round whose sum it has spoiled.
+        #: Client -> round whose sum it spoiled.
         self._spoiled: dict[str, int] = {}
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Return the new global adapter and the mean losses of those who are in it.
+        """Return the new global adapter, and the mean losses of the clients in it.
 
         Raises:
             FederationError: too few clients could do their part, and nothing of the sum was opened.
@@ -82,6 +84,8 @@ class SecureStrategy(AdapterStrategy):
         attempt = self._attempt(server_round, offers)
         self._share(server_round, attempt)
         self._mask(server_round, attempt)
+        if self.participations is not None:  # each of them has paid when its masked update left
+            self.participations.add(attempt.survivors)
         losses = RunningMean()
         for name in attempt.survivors:
             losses.add(told[name].metrics)
@@ -114,7 +118,7 @@ class SecureStrategy(AdapterStrategy):
         fresh = {name: self._fresh(name, terms.names) for name in terms.names}
 
         def values(name: str) -> dict[str, Any]:
-            return secure_messages.share_values(terms.names, terms.offers, fresh[name])
+            return secure_messages.share_values(name, terms.names, terms.offers, fresh[name])
 
         def take(name: str, message: Message) -> None:
             try:
@@ -128,7 +132,7 @@ class SecureStrategy(AdapterStrategy):
         self._check_enough(round, "share", attempt.sharers, attempt)
 
     def _fresh(self, name: str, names: Sequence[str]) -> dict[str, bytes]:
-        """Return the others' keys of the run that a client was not shown yet."""
+        """Return the other clients' keys of the run that a client has not been shown yet."""
         shown = self._shown.get(name, {})
         return {
             other: self._known[other] for other in names if other != name and shown.get(other) != self._known[other]
@@ -176,7 +180,7 @@ class SecureStrategy(AdapterStrategy):
         values: Callable[[str], Mapping[str, Any]],
         take: Callable[[str, Message], None],
     ) -> None:
-        """Send some clients a step's message, and take their answers in the order of names."""
+        """Send a step's message to some clients, and take their answers in the order of names."""
         run = self.roster.run
         nodes = {node: member.name for node, member in self.roster.members.items() if member.name in names}
         self._asked = [node for node in nodes if node not in self.gone]
@@ -210,8 +214,8 @@ class SecureStrategy(AdapterStrategy):
             )
 
     def _moved(self, total: NDArray[np.int64], terms: Terms, clients: int) -> dict[str, NDArray[np.float32]]:
-        """Return the adapter that was sent out, moved by the mean of the updates."""
-        mean = fixed_point.mean(total, terms.rules.clip, terms.levels, clients)
+        """Return the adapter that was sent, plus the mean of the updates."""
+        mean = fixed_point.mean(total, terms.step, clients)
         moved = (flat(self._sent).astype(np.float64) + mean).astype(np.float32)
         found: dict[str, NDArray[np.float32]] = {}
         begin = 0
@@ -222,23 +226,32 @@ class SecureStrategy(AdapterStrategy):
         return {key: found[key] for key in self._sent}
 
 
-def sum_rules(config: SecureAggregationConfig) -> Rules:
-    """Return the rules of sums that settings describe."""
-    return Rules(config.threshold, config.min_clients, config.bits, config.clip)
+def sum_rules(config: RunConfig) -> Rules:
+    """Return the rules of sums that a run's settings describe.
+
+    Raises:
+        ConfigError: no noise keeps the run within its privacy budget.
+    """
+    secure, privacy = config.secure_aggregation, config.privacy
+    plain = Rules(secure.threshold, secure.min_clients, secure.bits, secure.clip)
+    if not privacy.of_clients:
+        return plain
+    return replace(plain, norm=privacy.clip, noise=share_noise(config), colluders=privacy.colluders)
 
 
 def uses_sums(config: RunConfig, algorithm: Algorithm) -> bool:
-    """Tell whether a run's updates travel as shares of secure sums; of a method that sends none, nothing does."""
+    """Return whether a run's updates travel in secure sums; a method without updates has none to sum."""
     return config.secure_aggregation.enabled and algorithm.communicates
 
 
-def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = None) -> None:
-    """Refuse what needs single updates, or cannot be summed, with secure aggregation.
+def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = None, size: int | None = None) -> None:
+    """Refuse settings that need single updates, or updates that cannot be summed, with secure aggregation.
 
     Args:
         config: the run.
         algorithm: its local objective.
         replies: number of clients that train in each round, where it is known.
+        size: numbers of an update, where it is known.
 
     Raises:
         ConfigError: names the key and says why.
@@ -247,29 +260,31 @@ def check_secure(config: RunConfig, algorithm: Algorithm, replies: int | None = 
     if not uses_sums(config, algorithm):
         return
     if server.rule != "mean":
-        raise ConfigError(f"{_KEY}: server.rule {server.rule} needs every client's own update; only mean goes with it")
+        raise ConfigError(f"{_KEY}: server.rule {server.rule} needs every client's own update; use mean")
     if server.weighting != "equal":
-        raise ConfigError(f"{_KEY}: server.weighting {server.weighting} weighs updates, and a sum has none; use equal")
+        raise ConfigError(f"{_KEY}: server.weighting {server.weighting} needs single updates; use equal")
     if server.max_outlier != ServerConfig.model_fields["max_outlier"].default:
-        raise ConfigError(f"{_KEY}: server.max_outlier compares clients' updates, which the server does not see")
-    part = algorithm.server
-    if part is not None and _needs_single(part):
-        raise ConfigError(f"{_KEY}: method {algorithm.name} needs more of each client than its part in a sum")
+        raise ConfigError(
+            f"{_KEY}: server.max_outlier compares single updates, which the server does not see; leave it out"
+        )
+    if needs_each(algorithm.server):
+        raise ConfigError(f"{_KEY}: method {algorithm.name} needs more from each client than its part in a sum")
     if replies is None:
         return
     if replies < secure.min_clients:
         raise ConfigError(
-            f"{_KEY}: {replies} clients train in a round, expected at least {secure.min_clients}: a sum of fewer tells "
-            "too much of each"
+            f"{_KEY}: {replies} clients train in a round, expected at least {secure.min_clients}; the sum of fewer "
+            "reveals too much about each"
         )
+    if config.privacy.of_clients:
+        if size is not None:
+            try:
+                plan_of(sum_rules(config), replies, size)
+            except SumError as error:
+                raise ConfigError(str(error)) from None
+        return
     if (found := fixed_point.levels(replies, secure.bits)) < fixed_point.LEAST_LEVELS:
         raise ConfigError(
             f"secure_aggregation.bits: {secure.bits} give each of {replies} clients {found} levels on either side of "
             f"0, expected at least {fixed_point.LEAST_LEVELS}"
         )
-
-
-def _needs_single(part: ServerPart) -> bool:
-    """Tell whether a server's part takes extra arrays, or computes something of every single update."""
-    own = type(part)
-    return own.expects is not ServerPart.expects or own.folds is not ServerPart.folds

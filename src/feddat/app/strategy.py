@@ -19,6 +19,7 @@ from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import messages
+from feddat.app.client_level import Participations
 from feddat.app.held import HeldReplies
 from feddat.app.judge import Judge, Measures
 from feddat.app.limits import Limits
@@ -54,6 +55,7 @@ class AdapterStrategy(Strategy):
         logs_below_zero: whether any of these can be below 0.
         wire: how the shared part travels.
         residual: what the global adapter has lost to compression so far; the next one makes up for it.
+        participations: with privacy of clients, how often each takes part; ``None``: no limit.
     """
 
     def __init__(
@@ -74,11 +76,12 @@ class AdapterStrategy(Strategy):
         deadline: float | None = None,
         logs: Sequence[str] = ("loss",),
         logs_below_zero: bool = False,
+        participations: Participations | None = None,
     ) -> None:
         self.seed, self.rule, self.shapes = seed, rule, dict(shapes)
         self.routes = {False: tuple(routes), True: tuple(final_routes or routes)}
         self.fraction, self.weighting, self._notify = fraction, weighting, notify
-        self.wire = wire
+        self.wire, self.participations = wire, participations
         self.residual: dict[str, Tensor] = {}
         self.roster, self.limits, self.deadline = roster or Roster(), limits or Limits(), deadline
         self.judge = judge or Judge()
@@ -98,9 +101,19 @@ class AdapterStrategy(Strategy):
         self.exchange: Callable[[Sequence[Message]], Iterator[Message]] = lambda asked: iter(())
 
     def sample(self, round: int) -> list[int]:
-        """Return the nodes that take part in a round: a fraction, at least one; depends only on seed and round."""
+        """Return the nodes that take part in a round: a fraction, at least one; depends only on seed and round.
+
+        With privacy of clients, those that have no rounds left do not take part.
+
+        Raises:
+            FederationError: too few clients have rounds left.
+        """
         nodes = list(self.roster.members)
         count = sample_size(self.fraction, len(nodes))
+        if self.participations is not None:
+            nodes = [node for node in nodes if self.participations.may(self.roster.members[node].name)]
+            self.participations.check(len(nodes), self.roster.least)
+            count = min(count, len(nodes))
         chosen = numpy_generator(self.seed, round, "sample").choice(len(nodes), size=count, replace=False)
         return [nodes[index] for index in sorted(chosen)]
 
@@ -157,7 +170,8 @@ class AdapterStrategy(Strategy):
             updates.add(reply.shared, self._sent)
             self.rule.add(reply, weight, member.name)
             losses.add(reply.metrics, weight)
-        if found := updates.values():
+        # With privacy of clients, what single updates are like leaves no more than the updates themselves.
+        if self.participations is None and (found := updates.values()):
             self._notify({"event": "updates", "round": server_round, "updates": found})
         shared = self._closed(server_round, may_be_few=self.refused > before)
         return messages.to_arrays(shared), MetricRecord({key: float(value) for key, value in losses.value().items()})

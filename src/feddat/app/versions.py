@@ -11,8 +11,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from feddat.one_line import one_line
 
-#: Version of the message contents. 1: sends no version; 2: adds versions and the round in which a client trained last.
-PROTOCOL = 2
+#: Version of the message contents. 1: sends no version; 2: adds versions and the round in which a client trained last;
+#: 3: clients of a secure sum are not told each other's commitments.
+PROTOCOL = 3
 #: Keys of a ConfigRecord.
 PACKAGE, NUMBER = "feddat", "messages"
 #: How many characters of the other side's version to show.

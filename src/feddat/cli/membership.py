@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 _SHORTEST = 12
 
 Privacy = Annotated[
-    str, typer.Option(help="Minimum privacy that clients require of a run: none, shared, all (docs/privacy.md).")
+    str,
+    typer.Option(
+        help="Minimum privacy that clients require of a run: none; central or client: of whole clients, with noise of "
+        "the server or in shares; shared or all: of records (docs/privacy.md)."
+    ),
 ]
 Epsilon = Annotated[float, typer.Option(min=0.01, help="Maximum epsilon that clients allow a run.")]
 PassphraseFile = Annotated[

@@ -1,50 +1,46 @@
-"""The privacy budget that a client has spent in one run, stored next to its personal state.
+"""What a client has spent of its privacy budget in one run, kept beside its personal state.
 
-A round is recorded before it is trained, and the record is never undone. It stays if the round fails. It also stays if
-the server returns to an earlier round, because the server can already have received that round's update.
+It is written before anything is released that it pays for. It is never taken back: not when the round fails, and not
+when the server goes back to an earlier round, whose answer it may have had already. The file is sealed as states are,
+so a ledger that was altered is refused.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-from feddat.client.store import StoreError
+from feddat.client.store import LEDGER_FILE, PersonalStore, StoreError
 from feddat.config.privacy import PrivacyConfig
-from feddat.files import write_json
 from feddat.privacy.accounting import Steps, epsilon_of, noise_for, steps_within
 
 
 class BudgetError(RuntimeError):
-    """A round would exceed the privacy budget; the message names the client, the budget and the steps spent."""
+    """A round would go beyond the privacy budget; the message names the client, the budget and what is spent."""
 
 
 class Budget:
     """The ledger of one client in one run.
 
     Args:
-        folder: folder of the client's personal state.
-        client: the client's name.
-        settings: the privacy that the run promises.
+        store: the client's personal state.
+        settings: what is promised.
     """
 
-    def __init__(self, folder: Path, client: str, settings: PrivacyConfig) -> None:
-        self.file = folder / "privacy.json"
-        self._client, self._settings = client, settings
+    def __init__(self, store: PersonalStore, settings: PrivacyConfig) -> None:
+        self._store, self._client, self._settings = store, store.client, settings
 
     def spend(self, rate: float, releases: int, steps: int, planned: int) -> float:
-        """Record a round before it is trained, and return the noise multiplier of its steps.
+        """Pay for a round of DP-SGD, and return the noise multiplier of its steps.
 
         Args:
-            rate: probability with which a step samples each record.
-            releases: noisy releases per step.
-            steps: steps of this round.
-            planned: steps of the whole run; they determine the noise if the settings do not.
+            rate: probability with which each record is in a step's sample.
+            releases: of each step.
+            steps: of this round.
+            planned: steps of the whole run; they decide the noise where the settings do not.
 
         Raises:
-            BudgetError: the round would exceed ε; nothing is written.
+            BudgetError: the round would go beyond ε; nothing is written.
             StoreError: the ledger cannot be read or written.
         """
         epsilon, delta = self._settings.epsilon or 0.0, self._settings.delta
@@ -57,57 +53,109 @@ class Budget:
                 raise BudgetError(f"client {self._client}: privacy: {error}") from None
         noise = chosen or (spent[-1].noise if spent else enough)
         after = _with(spent, Steps(rate, noise, releases, steps))
-        # The noise was computed for all planned steps, so that many steps stay within the budget.
+        # With the noise that was found for all planned steps, as many steps as planned are within the budget.
         known = chosen is None and len(after) == 1 and noise >= enough and after[0].count <= planned
-        if not known and not _within(after, epsilon, delta):
-            done = sum(part.count for part in spent)
-            raise BudgetError(
-                f"client {self._client}: privacy: training stops: {done} steps are done, and {steps} more would go "
-                f"beyond epsilon {epsilon:g} (delta {delta:g}) with noise multiplier {noise:.3g}"
-            )
+        if not known:
+            self._check(spent, after, "steps")
         self._write(after)
         return noise
 
-    def spent(self) -> list[Steps]:
-        """Return all steps that were ever started.
+    def check_round(self, noise: float) -> None:
+        """See to it that the client can pay for one more round with noise in shares; begin the ledger.
 
         Raises:
-            StoreError: the ledger cannot be read.
+            BudgetError: the round would go beyond ε, or beyond the rounds that a client takes part in.
+            StoreError: the ledger cannot be read or written.
         """
-        try:
-            raw: Any = json.loads(self.file.read_text(encoding="utf-8"))
-            return [Steps(**part) for part in raw["steps"]]
-        except FileNotFoundError:
+        spent = self.spent()
+        self._after_round(spent, noise)
+        if not spent:
+            self._write(spent)
+
+    def spend_round(self, noise: float) -> None:
+        """Pay for a round with noise in shares.
+
+        Raises:
+            BudgetError: as :meth:`check_round`; nothing is written.
+            StoreError: the ledger cannot be read or written.
+        """
+        self._write(self._after_round(self.spent(), noise))
+
+    def _after_round(self, spent: list[Steps], noise: float) -> list[Steps]:
+        done, most = sum(part.count for part in spent), self._settings.participations
+        if most is not None and done >= most:
+            raise BudgetError(
+                f"client {self._client}: privacy: training stops: it took part in {done} rounds, which is "
+                "privacy.participations"
+            )
+        after = _with(spent, Steps(1.0, noise, 1, 1, concentrated=True))
+        self._check(spent, after, "rounds")
+        return after
+
+    def _check(self, spent: list[Steps], after: list[Steps], what: str) -> None:
+        epsilon, delta = self._settings.epsilon or 0.0, self._settings.delta
+        if not within(after, epsilon, delta):
+            done = sum(part.count for part in spent)
+            more = sum(part.count for part in after) - done
+            raise BudgetError(
+                f"client {self._client}: privacy: training stops: {done} {what} are done, and {more} more would go "
+                f"beyond epsilon {epsilon:g} (delta {delta:g}) with noise multiplier {after[-1].noise:.3g}"
+            )
+
+    def spent(self) -> list[Steps]:
+        """Return all steps that were ever begun.
+
+        Raises:
+            StoreError: the ledger cannot be read, was altered, or is gone though there are states that it paid for.
+        """
+        path = self._store.folder / LEDGER_FILE
+        found = self._store.read_ledger()
+        if found is None:
+            if self._store.rounds():
+                raise StoreError(
+                    f"client {self._client}: privacy: {path} is gone, though {self._store.folder} has states that it "
+                    "paid for; what is spent is not known, so begin a new run"
+                )
             return []
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        try:
+            return [Steps(**part) for part in found["steps"]]
+        except (TypeError, KeyError) as error:
             raise StoreError(
-                f"client {self._client}: privacy: {self.file} cannot be read: {type(error).__name__}; the spent budget "
-                "is unknown, so start a new run"
+                f"client {self._client}: privacy: {path} cannot be read: {type(error).__name__}; what is spent is not "
+                "known, so begin a new run"
             ) from None
 
     def epsilon(self) -> float:
-        """Return the ε spent so far, for the run's δ."""
+        """Return the ε that is spent, for the run's δ."""
         return epsilon_of(self.spent(), self._settings.delta)
 
     def _write(self, spent: list[Steps]) -> None:
-        promised = self._settings.model_dump(mode="json", include={"epsilon", "delta", "clip", "scope"})
-        try:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            write_json(self.file, promised | {"steps": [asdict(part) for part in spent]})
-        except OSError as error:
-            raise StoreError(f"client {self._client}: cannot write {self.file}: {error.strerror or error}") from error
+        promised = self._settings.model_dump(
+            mode="json", include={"epsilon", "delta", "clip", "scope"}, exclude_none=True
+        )
+        if self._settings.unit != "record":
+            promised["unit"] = self._settings.unit
+        self._store.write_ledger(promised | {"steps": [_plain(part) for part in spent]})
+
+
+def within(spent: list[Steps], epsilon: float, delta: float) -> bool:
+    """Return whether steps stay within (ε, δ)."""
+    if len(spent) != 1:
+        return epsilon_of(spent, delta) <= epsilon
+    (alike,) = spent
+    return alike.count <= steps_within(epsilon, delta, alike.rate, alike.noise, alike.releases, alike.concentrated)
 
 
 def _with(spent: list[Steps], more: Steps) -> list[Steps]:
-    """Return steps with ``more`` added; they merge with the last entry if they differ only in number."""
+    """Return steps with some more, which are added to the last ones where they are alike."""
     if spent and replace(spent[-1], count=more.count) == more:
         return [*spent[:-1], replace(more, count=spent[-1].count + more.count)]
     return [*spent, more]
 
 
-def _within(spent: list[Steps], epsilon: float, delta: float) -> bool:
-    """Return whether the steps stay within (ε, δ)."""
-    if len(spent) > 1:
-        return epsilon_of(spent, delta) <= epsilon
-    (all_alike,) = spent
-    return all_alike.count <= steps_within(epsilon, delta, all_alike.rate, all_alike.noise, all_alike.releases)
+def _plain(part: Steps) -> dict[str, Any]:
+    """Return steps as JSON holds them; what is at its default is left out."""
+    found = asdict(part)
+    if not part.concentrated:
+        del found["concentrated"]
+    return found

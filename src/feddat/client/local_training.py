@@ -177,7 +177,7 @@ class LocalTraining:
         self.adapters.model.zero_grad(set_to_none=True)  # also of entries that do not train
         optimizer.zero_grad(set_to_none=True)
         table = torch.stack(losses).double()
-        self._check_finite(table, [*keys, "gradient norm"], turn, stops=private is None)
+        self._check_finite(table, [*keys, "gradient norm"], turn, stops=not self.config.privacy.on)
         metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
         sent = algorithm.finish(learner, context)
         metrics["examples"] = float(sum(part.size for part in prepared.values()))

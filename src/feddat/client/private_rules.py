@@ -1,28 +1,32 @@
-"""What may be combined with differential privacy: a method and its options, each with an argument in docs/privacy.md.
+"""What can be combined with differential privacy: methods and options that docs/privacy.md has an argument for.
 
-What has no argument there is refused before anything is loaded, with one line that says why and what to set instead. A
-method of another package has none either.
+Everything without an argument is refused before anything is loaded, with one line that says why and what to set.
+A method of another package has none either, unless the unit is a client: then only what a client sends matters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from feddat.adapters.base import TRAINED
+from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.base import MAIN_HEAD, Algorithm
+from feddat.algorithms.server import needs_each
+from feddat.client.client_level import server_noise, share_noise
 from feddat.config import ConfigError, RunConfig
 from feddat.config.privacy import Scope
+from feddat.config.sections import ServerConfig
 from feddat.models.base import Backbone
 
-#: Method -> what it has an argument for.
+#: Method -> scopes that it has an argument for, where the unit is a record.
 SCOPES: dict[str, tuple[Scope, ...]] = {
     "feddat": ("all", "shared"),
     "fedavg": ("all", "shared"),
     "local": ("all",),
     "head": ("all",),
 }
-#: Methods of this package without one -> what they do beside what is accounted for.
+#: Methods of this package without one -> what they do that is not accounted for.
 WHY_NOT: dict[str, str] = {
     "fedprox": "its proximal term is a gradient that belongs to no example",
     "scaffold": "its control variates are further arrays made of gradients",
@@ -34,9 +38,9 @@ WHY_NOT: dict[str, str] = {
     "fedrep": "it trains head and adapter in turns",
     "fedper": "a part of its trained adapter stays with the client",
     "feddpa": "it compares examples by their features",
-    "fedalt": "it weighs adapters for each example",
+    "fedalt": "it weights adapters for each example",
     "fedsa-lora": "a part of its trained adapter stays with the client",
-    "ffa-lora": "a part of its adapter rests",
+    "ffa-lora": "a part of its adapter does not train",
     "fedex-lora": "its server adds exact residuals of LoRA to frozen weights",
     "central": "one place holds all clients' records, and nothing leaves it",
 }
@@ -48,12 +52,12 @@ FAMILIES = ("vilt", "vilt-bert", "albef", "blip", "clip", "siglip")
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Something that cannot be combined with privacy.
+    """A setting that cannot be combined with privacy.
 
     Attributes:
         key: of the setting.
         refuses: whether a configuration has it.
-        reason: why, and what to set.
+        reason: why, and what to set instead.
     """
 
     key: str
@@ -65,6 +69,7 @@ def _shared(config: RunConfig) -> bool:
     return config.privacy.scope == "shared"
 
 
+#: For both units.
 RULES: tuple[Rule, ...] = (
     Rule(
         "share_metrics",
@@ -76,10 +81,36 @@ RULES: tuple[Rule, ...] = (
         lambda config: config.server.weighting == "examples",
         "a weight tells the number of records; set server.weighting=equal",
     ),
+)
+#: For unit ``client``.
+CLIENT_RULES: tuple[Rule, ...] = (
+    Rule(
+        "server.rule",
+        lambda config: config.server.rule != "mean",
+        "it needs every client's own update, and noise is added to a mean; set server.rule=mean",
+    ),
+    Rule(
+        "server.max_outlier",
+        lambda config: config.server.max_outlier != ServerConfig.model_fields["max_outlier"].default,
+        "one client's data would decide whether another one's update counts; leave it out",
+    ),
+    Rule(
+        "privacy.scope",
+        _shared,
+        "a scope says which part of a record's training is private; with privacy.unit=client leave it out",
+    ),
+)
+#: For unit ``record``.
+RECORD_RULES: tuple[Rule, ...] = (
+    Rule(
+        "privacy.participations",
+        lambda config: config.privacy.participations is not None,
+        "records are paid for by steps; leave it out, or set privacy.unit=client",
+    ),
     Rule(
         "server.rule",
         lambda config: config.server.rule == "qfedavg",
-        "it weighs clients by training losses, which are not private; take another rule",
+        "it weights clients by training losses, which are not private; take another rule",
     ),
     Rule(
         "train.clip_norm",
@@ -94,7 +125,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "train.checkpointing",
         lambda config: config.train.checkpointing,
-        "what is computed again in the backward pass is not seen by example; set train.checkpointing=false",
+        "what the backward pass computes again is not recorded by example; set train.checkpointing=false",
     ),
     Rule(
         "momentum.alpha",
@@ -114,12 +145,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "train.precision",
         lambda config: config.adapter.peft in ("norm", "bias") and config.train.precision != "fp32",
-        "gradients by example of the model's own weights are known in float32 alone; set train.precision=fp32",
+        "gradients by example of the model's own weights are known only in float32; set train.precision=fp32",
     ),
     Rule(
         "algorithm.personal_epochs",
         lambda config: config.algorithm.personal_epochs > 0 and not _shared(config),
-        "personal fine-tuning has no noise, so that not all is private; set privacy.scope=shared",
+        "personal fine-tuning has no noise, so not everything is private; set privacy.scope=shared",
     ),
     Rule(
         "algorithm.heads",
@@ -143,31 +174,66 @@ def check_privacy(config: RunConfig) -> None:
     Raises:
         ConfigError: one line; names the setting and what to set instead.
     """
-    if not config.privacy.on:
-        return
+    if config.privacy.of_records:
+        _check_records(config)
+    elif config.privacy.of_clients:
+        _check_clients(config)
+
+
+def _check_records(config: RunConfig) -> None:
     method, scope = config.method, config.privacy.scope
     if method not in SCOPES:
         why = WHY_NOT.get(method, "nobody has written down what it releases")
         raise ConfigError(f"privacy: {method}: {why}; methods that can be private: {', '.join(SCOPES)}")
     if scope not in SCOPES[method]:
         raise ConfigError(f"privacy.scope: {scope}, but {method} shares nothing; set privacy.scope=all")
-    for rule in RULES:
+    _apply((*RULES, *RECORD_RULES), config)
+
+
+def _check_clients(config: RunConfig) -> None:
+    algorithm = ALGORITHMS[config.method]
+    if algorithm.centralised or not algorithm.communicates:
+        raise ConfigError(
+            f"privacy.unit: client, but {config.method} sends no update that noise could be added to; set "
+            "privacy.unit=record, or take a method whose clients share an adapter"
+        )
+    check_server_part(algorithm)
+    _apply((*RULES, *CLIENT_RULES), config)
+    (share_noise if config.secure_aggregation.enabled else server_noise)(config)
+
+
+def check_server_part(algorithm: Algorithm) -> None:
+    """Refuse a method whose server needs more of each client than its part in a mean, where the unit is a client.
+
+    Raises:
+        ConfigError: one line.
+    """
+    if needs_each(algorithm.server):
+        raise ConfigError(
+            f"privacy.unit: client, but {algorithm.name} sends more than its adapter, or its server looks at every "
+            "client's by itself; only the mean of clipped adapters has noise"
+        )
+
+
+def _apply(rules: Sequence[Rule], config: RunConfig) -> None:
+    """Raise ``ConfigError`` for the first rule that refuses a configuration."""
+    for rule in rules:
         if rule.refuses(config):
             raise ConfigError(f"privacy: {rule.key} is {config.value(rule.key)}: {rule.reason}")
 
 
 def check_model(config: RunConfig, backbone: Backbone, writes: bool) -> None:
-    """Refuse a model whose gradients by example are not known.
+    """Refuse a model whose gradients by example are not known, where the unit is a record.
 
     Args:
         config: the run.
         backbone: its model.
-        writes: whether a client's answers are written.
+        writes: whether any client's answers are written.
 
     Raises:
         ConfigError: one line.
     """
-    if not config.privacy.on:
+    if not config.privacy.of_records:
         return
     if backbone.family not in FAMILIES:
         raise ConfigError(
@@ -185,12 +251,12 @@ def releases(config: RunConfig) -> int:
 
 
 def private_adapters(algorithm: Algorithm, scope: Scope) -> tuple[str, ...]:
-    """Return the adapters that train in private."""
+    """Return the names of the adapters that train with noise."""
     return tuple(name for name in TRAINED if name in algorithm.trains and (scope == "all" or name == "global"))
 
 
 def private_heads(algorithm: Algorithm, config: RunConfig) -> tuple[str, ...] | None:
-    """Return the heads that train in private; ``None``: all."""
+    """Return the names of the heads that train with noise; ``None``: all of them."""
     if config.privacy.scope == "all":
         return None
     return (algorithm.heads(config.algorithm).get("global", MAIN_HEAD),)

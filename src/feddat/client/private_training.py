@@ -1,7 +1,7 @@
-"""One client's round under differential privacy: the records of each step, and a learner that clips and adds noise.
+"""One client's round with privacy of records: the records of each step, and a learner that clips and adds noise.
 
-Abadi et al., "Deep Learning with Differential Privacy", CCS 2016 (arXiv 1607.00133), algorithm 1, with whatever
-optimizer: what it makes of noisy sums is post-processing. What is released, and why that is enough: docs/privacy.md.
+Abadi et al., "Deep Learning with Differential Privacy", CCS 2016 (arXiv 1607.00133), algorithm 1. Any optimizer can use
+the noisy sums, since that is post-processing. docs/privacy.md says what is released, and proves that it is private.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from feddat.algorithms.base import MAIN_HEAD
 from feddat.client.budget import Budget
 from feddat.client.learner import BatchLearner
 from feddat.client.private_rules import releases
+from feddat.client.store import PersonalStore
 from feddat.config import RunConfig
 from feddat.example import DataError
 from feddat.phases import phase
@@ -31,14 +31,14 @@ from feddat.privacy.noise import NoiseSource, poisson_sample
 
 @dataclass(frozen=True)
 class PrivateTurn:
-    """How one round of a client is made private; its steps are paid for.
+    """How one round of a client is made private; its steps are already paid for.
 
     Attributes:
-        plan: the records of each step, drawn anew for each; there may be none.
-        expected: records that a step has on average, which sums are divided by.
-        clip: norm that an example's gradient is clipped to.
-        noise: multiplier; the noise has ``noise · clip`` as its standard deviation.
-        releases: the most noisy sums that a step may make.
+        plan: indices of the records of each step, drawn anew for each; a step can have none.
+        expected: mean number of records of a step; sums are divided by it.
+        clip: norm that each example's gradient is clipped to.
+        noise: multiplier; the noise has a standard deviation of ``noise · clip``.
+        releases: largest number of noisy sums that a step can make.
         source: of the noise.
     """
 
@@ -51,27 +51,26 @@ class PrivateTurn:
 
 
 def steps_of_round(config: RunConfig, records: int) -> int:
-    """Return the steps of a client's round: as many as without privacy."""
+    """Return the number of steps of a client's round, the same as without privacy."""
     train = config.train
     return train.steps or train.epochs * math.ceil(records / train.batch_size)
 
 
-def open_turn(config: RunConfig, folder: Path, client: str, records: int, round: int) -> PrivateTurn:
+def open_turn(config: RunConfig, store: PersonalStore, records: int, round: int) -> PrivateTurn:
     """Pay for a round out of the client's budget, and draw its samples.
 
     Args:
         config: the run.
-        folder: of the client's personal state.
-        client: its name.
-        records: it has so many training examples.
+        store: the client's personal state.
+        records: number of its training examples.
         round: 1-based.
 
     Raises:
-        BudgetError: the budget is not enough; nothing is spent.
-        DataError: there is nothing to train on, or δ is too large for so few records.
+        BudgetError: the round would go beyond the budget; nothing is spent.
+        DataError: the client has no training examples, or δ is too large for their number.
         StoreError: the ledger cannot be read or written.
     """
-    privacy = config.privacy
+    privacy, client = config.privacy, store.client
     if not records:
         raise DataError(f"client {client}: no training examples")
     if privacy.delta * records >= 1:
@@ -80,7 +79,7 @@ def open_turn(config: RunConfig, folder: Path, client: str, records: int, round:
         )
     rate, steps = min(1.0, config.train.batch_size / records), steps_of_round(config, records)
     per_step = releases(config)
-    noise = Budget(folder, client, privacy).spend(rate, per_step, steps, config.rounds * steps)
+    noise = Budget(store, privacy).spend(rate, per_step, steps, config.rounds * steps)
     source = NoiseSource.secure()
     if privacy.noise_seed is not None:
         source = NoiseSource.seeded(privacy.noise_seed, client, round)
@@ -89,11 +88,11 @@ def open_turn(config: RunConfig, folder: Path, client: str, records: int, round:
 
 
 class PrivateLearner(BatchLearner):
-    """A learner whose private parameters move by noisy sums of clipped gradients, and by nothing else.
+    """A learner whose private parameters move only by noisy sums of clipped gradients.
 
     Args:
-        turn: the round's.
-        private: the parameters that are private, by the names that errors give. All others learn as always.
+        turn: how the round is made private.
+        private: name for error messages -> private parameter. All others learn without noise.
     """
 
     def __init__(self, *args: Any, turn: PrivateTurn, private: dict[str, nn.Parameter], **kwargs: Any) -> None:
@@ -104,25 +103,25 @@ class PrivateLearner(BatchLearner):
         self._counts: Tensor
 
     def drawn(self, count: int) -> None:
-        """Say how many records the current batch's sample has; of none, its one example stands in and counts nothing.
+        """Set the number of records in the current batch's sample; call it after :meth:`take`.
 
-        To be called after :meth:`take`.
+        Where a sample is empty, the batch has one example as a placeholder, which does not count.
         """
         self._releases = 0
         self._counts = torch.full((len(self._targets),), float(count > 0), device=self._targets.device)
 
     def features(self, route: Route) -> Tensor:
-        """Return the batch's features on ``route``."""
+        """Return the batch's features on ``route``, and record the pass."""
         with self._record:
             return super().features(route)
 
     def logits(self, features: Tensor, head: str = MAIN_HEAD) -> Tensor:
-        """Return the logits of one of the member's heads."""
+        """Return the logits of one of the member's heads, and record the pass."""
         with self._record:
             return super().logits(features, head)
 
     def backward(self, loss: Tensor) -> None:
-        """Run backward on ``loss``, a mean over the batch, and release noisy sums in place of private gradients."""
+        """Run backward on ``loss``, a mean over the batch, and set private gradients to noisy sums."""
         self._record.clear()
         super().backward(loss)
         self._release()
@@ -136,14 +135,14 @@ class PrivateLearner(BatchLearner):
             return
         self._releases += 1
         if self._releases > self._turn.releases:
-            raise RuntimeError(f"a step makes more releases than the {self._turn.releases} that are accounted for")
+            raise RuntimeError(f"a step makes more than the {self._turn.releases} releases that are accounted for")
         noise = self._turn.source.normal(entries(sums.values()), self._counts.device)
         noisy(sums, noise.mul_(self._turn.noise * self._turn.clip), self._turn.expected)
 
 
 @contextmanager
 def weights_apart(adapters: Adapters, apart: bool = True) -> Iterator[None]:
-    """Have bottleneck adapters use their weights as they are, not joined with others', so that uses can be seen."""
+    """Keep bottleneck adapters from joining their weights, so that each use of a parameter can be recorded."""
     layers = [module for module in adapters.model.modules() if apart and isinstance(module, BottleneckLayer)]
     for layer in layers:
         layer.apart = True

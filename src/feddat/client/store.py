@@ -11,7 +11,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feddat.client_names import name_problem
-from feddat.files import locked
+from feddat.files import locked, write_json
 from feddat.phases import phase
 from feddat.seals import BLANK, SEAL, Seal, SealError
 from feddat.tensorfile import write_tensors
@@ -34,6 +34,8 @@ PATIENCE = 10.0
 
 #: File of the seal key in a client's folder, unless the key is kept elsewhere.
 _KEY = ".seal.key"
+#: In a client's folder, what it has spent of its privacy budget.
+LEDGER_FILE = "privacy.json"
 
 #: Round, tensors by name, and metadata.
 State: TypeAlias = tuple[int, dict[str, Tensor], dict[str, Any]]
@@ -87,8 +89,7 @@ class PersonalStore:
             # A process killed between write and rename leaves its temporary file; the next save deletes it.
             for stale in self.folder.glob(f".{self.label}-*.tmp"):
                 stale.unlink(missing_ok=True)
-            if not self.seal.exists:
-                self._seal_all("is from an earlier version without seals; it is sealed now", altered=False)
+            self._begin_seals()
             self._write(path, tensors, metadata)
         except OSError as error:
             raise StoreError(
@@ -179,6 +180,46 @@ class PersonalStore:
             log.warning("client %s: personal state %s has no seal: it is from an earlier version", self.client, path)
         return round, tensors, meta
 
+    def read_ledger(self) -> dict[str, Any] | None:
+        """Return the client's ledger of its privacy budget; ``None`` where there is none.
+
+        Raises:
+            StoreError: it cannot be read, or was altered after it was written.
+        """
+        path = self.folder / LEDGER_FILE
+        where = f"client {self.client}: privacy: {path}"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("not a JSON object")
+            if not self.seal.check_values(found, LEDGER_FILE):
+                log.warning("%s has no seal: it is of an earlier version", where)
+        except FileNotFoundError:
+            return None
+        except SealError as error:
+            raise StoreError(
+                f"{where}: {error}; put back what was there, begin a new run, or accept it (accept_changes)"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{where} cannot be read: {type(error).__name__}; what is spent is not known, so begin a new run"
+            ) from None
+        return found
+
+    def write_ledger(self, values: Mapping[str, Any]) -> None:
+        """Write the client's ledger of its privacy budget, sealed, whole or not at all.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        path = self.folder / LEDGER_FILE
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._begin_seals()
+            write_json(path, self.seal.sealed_values(values, LEDGER_FILE))
+        except OSError as error:
+            raise StoreError(f"client {self.client}: cannot write {path}: {error.strerror or error}") from error
+
     def accept(self) -> None:
         """Seal all states of this client again even if they were altered; log a warning for each file sealed.
 
@@ -190,9 +231,14 @@ class PersonalStore:
         except OSError as error:
             raise StoreError(f"client {self.client}: cannot seal {self.folder}: {error.strerror or error}") from error
 
+    def _begin_seals(self) -> None:
+        if not self.seal.exists:
+            self._seal_all("is from an earlier version without seals; it is sealed now", altered=False)
+
     def _seal_all(self, told: str, altered: bool) -> None:
         """Seal the client's states of all kinds without a seal and, with ``altered``, those whose seal is wrong."""
         # All files are checked before the first is sealed: from then on, a missing seal counts as an alteration.
+        ledger = self._ledger_to_seal(altered)
         for path in [path for path in sorted(self.folder.glob("*.safetensors")) if not self._is_settled(path, altered)]:
             try:
                 with safe_open(path, framework="pt") as file:
@@ -202,6 +248,20 @@ class PersonalStore:
                 continue  # `read` reports it
             self._write(path, tensors, metadata)
             log.warning("client %s: personal state %s %s", self.client, path, told)
+        if ledger is not None:
+            write_json(self.folder / LEDGER_FILE, self.seal.sealed_values(ledger, LEDGER_FILE))
+            log.warning("client %s: privacy: %s %s", self.client, self.folder / LEDGER_FILE, told)
+
+    def _ledger_to_seal(self, altered: bool) -> dict[str, Any] | None:
+        """Return the ledger, where it has no seal, or (``altered``) one that does not fit."""
+        try:
+            found = json.loads((self.folder / LEDGER_FILE).read_text(encoding="utf-8"))
+            settled = not isinstance(found, dict) or self.seal.check_values(found, LEDGER_FILE)
+        except SealError:
+            settled = not altered
+        except (OSError, ValueError):
+            return None  # `read_ledger` says so
+        return None if settled else found
 
     def _is_settled(self, path: Path, altered: bool) -> bool:
         try:

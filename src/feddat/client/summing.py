@@ -1,16 +1,16 @@
-"""A client's part in secure sums from message to message: its protocol's state on its own disk.
+"""One client's part in secure sums, from message to message, with the protocol's state on its own disk.
 
-| file of the client's folder | holds | until |
+| file in the client's folder | holds | until |
 | --- | --- | --- |
-| ``sum-channel.json`` | the key of this run, and those of the others, which were shown to be theirs | the next run |
-| ``sum.json`` | secrets of the attempt at hand (:class:`~feddat.privacy.secure_sum.client.ClientSum`) | its end |
-| ``sum.f32`` | the update that is to be masked, not rounded yet, float32 | it is masked |
-| ``sums.json`` | round -> hash of the clients in its sum, where this client has helped to open it | the next run |
+| ``sum-channel.json`` | this client's key of the run, and the others' keys, each with its owner proven | the next run |
+| ``sum.json`` | secrets of the current attempt (:class:`~feddat.privacy.secure_sum.client.ClientSum`) | its end |
+| ``sum.f32`` | the update to mask, float32, not rounded yet | it is masked |
+| ``sums.json`` | round -> hash of the clients in its sum, for sums that this client helped to open | the next run |
 
-Every state is on the disk before the answer that goes with it leaves, so that a client that is killed, and asked again,
-says nothing that goes beyond what it has said. (Only the last file is flushed, for power cuts: what a machine loses of
-the others, which are of one attempt, costs that attempt.) A round's sum is opened for one set of clients alone: a
-server that asks for the round again, with one client less, would otherwise know that one's update by subtraction.
+Every state is on the disk before the answer that goes with it leaves. So a client that is killed and asked again
+reveals nothing new. Only the last file is flushed against power cuts; losing one of the others costs one attempt. A
+round's sum is opened for only one set of clients. Otherwise a server could ask for the round again with one client
+less, and find that client's update by subtraction.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 from torch import Tensor
 
+from feddat.client.client_level import NoiseShares
 from feddat.client.store import PersonalStore, StoreError
 from feddat.files import whole_file
 from feddat.phases import phase
@@ -37,12 +38,12 @@ from feddat.privacy.secure_sum.client import ClientSum
 from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.identity import Identity
 from feddat.privacy.secure_sum.masks import KEY_BYTES, public_bytes
-from feddat.privacy.secure_sum.terms import COMMITMENT_BYTES, Offer, Rules, Terms
+from feddat.privacy.secure_sum.terms import NO_COMMITMENT, Offer, Rules, Terms
 
 log = logging.getLogger(__name__)
 
 _CHANNEL, _STATE, _UPDATE, _DONE = "sum-channel.json", "sum.json", "sum.f32", "sums.json"
-#: What rounding and clipping have left of the updates before.
+#: Key of what rounding and clipping left of earlier updates.
 _LEFT = "left"
 
 Answer = TypeVar("Answer")
@@ -52,22 +53,25 @@ class SecureMember:
     """One client in the sums of its runs.
 
     Args:
-        store: where the client keeps what is its own.
-        rules: of the run.
-        identity: its certificate; ``None``: it has none, and takes the others' keys as the server gives them.
+        store: the client's own state.
+        rules: of the run's sums.
+        identity: the client's certificate; ``None``: it has none, and trusts the keys that the server passes on.
+        noise: the client's noise, where clients add noise in shares; ``None``: they add none.
     """
 
-    def __init__(self, store: PersonalStore, rules: Rules, identity: Identity | None = None) -> None:
-        self.store, self.rules, self.identity = store, rules, identity
+    def __init__(
+        self, store: PersonalStore, rules: Rules, identity: Identity | None = None, noise: NoiseShares | None = None
+    ) -> None:
+        self.store, self.rules, self.identity, self.noise = store, rules, identity, noise
 
     def offer(self, run: str, round: int, shared: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> bytes:
-        """Begin an attempt with what training gave, and return the client's offer as it travels.
+        """Begin an attempt with a trained adapter, and return the client's offer as bytes.
 
         Args:
             run: id of the run.
             round: of the update.
             shared: the trained adapter, as far as it travels.
-            received: the one that it was trained from.
+            received: the adapter that training began with.
         """
         update = flat({key: value.detach().to("cpu", torch.float32) - received[key] for key, value in shared.items()})
         with self.store.held():
@@ -85,44 +89,49 @@ class SecureMember:
         round: int,
         names: Sequence[str],
         masks: bytes,
-        commitments: bytes,
         fresh: Mapping[str, bytes],
     ) -> bytes:
-        """Return sealed shares for the others.
+        """Return sealed shares for the other clients.
 
         Args:
             run, round: of the attempt.
-            names: of all that are in it, sorted.
-            masks, commitments: of their offers, in this order.
-            fresh: name -> key of the run and credential, of those that this client may not have been shown yet.
+            names: of all clients in it, sorted.
+            masks: keys of the other clients' masks, in this order.
+            fresh: name -> key of the run and credential, of clients that this one may not have been shown yet.
 
         Raises:
-            SumError: somebody is not whom the server says, or the terms cannot be accepted.
+            SumError: a client is not who the server says, or the terms are not acceptable.
         """
-        count = len(names)
-        if len(masks) != count * KEY_BYTES or len(commitments) != count * COMMITMENT_BYTES:
-            raise SumError(f"keys and commitments do not fit {count} clients")
+        others = [name for name in names if name != self.store.client]
+        if len(masks) != len(others) * KEY_BYTES:
+            raise SumError(f"{len(masks)} bytes of keys, expected {len(others) * KEY_BYTES} for {len(others)} others")
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
             channels = self._shown(run, fresh) | {self.store.client: public_bytes(channel)}
             if unknown := [name for name in names if name not in channels]:
                 raise SumError(f"no key of this run is known of {', '.join(unknown[:5])}")
-            offers = tuple(
-                Offer(channels[name], _part(masks, KEY_BYTES, at), _part(commitments, COMMITMENT_BYTES, at))
-                for at, name in enumerate(names)
-            )
+            keys = {name: masks[KEY_BYTES * at : KEY_BYTES * (at + 1)] for at, name in enumerate(others)}
+            keys[self.store.client] = state.offer(channel).mask
+            offers = tuple(Offer(channels[name], keys[name], NO_COMMITMENT) for name in names)
             size = self._update().size
             return state.share(Terms(run, round, size, self.rules, tuple(names), offers), channel)
 
         return self._step(run, round, take)
 
     def mask(self, run: str, round: int, sharers: bytes, sealed: bytes) -> NDArray[np.uint8]:
-        """Return the masked update; what rounding and clipping leave of it is kept for the next one.
+        """Return the masked update, and keep what rounding and clipping leave of it for the next one.
+
+        With noise in shares the client pays for the update first, and nothing is left for the next one.
 
         Raises:
             SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.mask`.
+            BudgetError: the update would go beyond the client's privacy budget.
         """
         residuals = PersonalStore(self.store.root, self.store.client, label="residual")
+
+        def with_noise(state: ClientSum, channel: X25519PrivateKey) -> NDArray[np.uint8]:
+            assert self.noise is not None
+            return state.mask(sharers, sealed, self._update(), channel, self.noise.pay(round))[0]
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> NDArray[np.uint8]:
             update = self._update()
@@ -135,16 +144,16 @@ class SecureMember:
             log.info("client %s, round %d: %.2g %% of its numbers were clipped", state.name, round, 100 * clipped)
             return packed
 
-        packed = self._step(run, round, take)
+        packed = self._step(run, round, take if self.noise is None else with_noise)
         self._path(_UPDATE).unlink(missing_ok=True)
         return packed
 
     def agree(self, run: str, round: int, survivors: bytes) -> bytes:
-        """Return tags on the set of clients that the sum is of.
+        """Return tags on the set of clients in the sum.
 
         Raises:
-            SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.agree`; or this client has helped to open
-                this round's sum over other clients.
+            SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.agree`; or this client already helped to
+                open this round's sum over other clients.
         """
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
@@ -156,7 +165,7 @@ class SecureMember:
         return self._step(run, round, take)
 
     def reveal(self, run: str, round: int, witnesses: bytes, tags: bytes) -> bytes:
-        """Return the shares by which the sum can be opened, and forget the attempt.
+        """Return the shares that open the sum, and forget the attempt.
 
         Raises:
             SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.reveal`.
@@ -176,7 +185,7 @@ class SecureMember:
 
     @phase("messages")
     def _step(self, run: str, round: int, take: Callable[[ClientSum, X25519PrivateKey], Answer]) -> Answer:
-        """Take a step of the attempt at hand; its state is on the disk when the answer is returned."""
+        """Take a step of the current attempt; its state is on the disk when the answer is returned."""
         with self.store.held():
             found = self._read(_STATE)
             if found is None or (found["run"], found["round"]) != (run, round):
@@ -190,7 +199,7 @@ class SecureMember:
                 self._write(_STATE, found | {"sum": state.to_json()})
 
     def _channel(self, run: str) -> X25519PrivateKey:
-        """Return this client's key pair of a run, a new one at its first message."""
+        """Return this client's key pair of a run; make it at the run's first message."""
         found = self._read(_CHANNEL)
         if found is None or found["run"] != run:
             key = X25519PrivateKey.generate()
@@ -199,7 +208,7 @@ class SecureMember:
         return X25519PrivateKey.from_private_bytes(bytes.fromhex(found["own"]))
 
     def _shown(self, run: str, fresh: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Return the others' keys of a run, with those that are shown now, each checked once."""
+        """Return the other clients' keys of a run, the new ones included; each is checked once."""
         found = self._read(_CHANNEL) or {}
         for name, shown in fresh.items():
             channel, credential = shown[:KEY_BYTES], shown[KEY_BYTES:]
@@ -211,7 +220,7 @@ class SecureMember:
         return {name: bytes.fromhex(channel) for name, channel in found["others"].items()}
 
     def _opened(self, run: str) -> dict[str, str]:
-        """Return round -> hash of the clients in its sum, of the sums that this client has helped to open."""
+        """Return round -> hash of the clients in its sum, for the sums that this client helped to open."""
         found = self._read(_DONE)
         return dict(found["rounds"]) if found is not None and found["run"] == run else {}
 
@@ -241,7 +250,7 @@ class SecureMember:
         self._write_bytes(name, json.dumps(value).encode(), flushed)
 
     def _write_bytes(self, name: str, content: bytes, flushed: bool = False) -> None:
-        """Write a file that only this user can read, whole or not at all; ``flushed``: also after a power cut."""
+        """Write a file that only this user can read, whole or not at all; ``flushed``: even in a power cut."""
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -254,7 +263,7 @@ class SecureMember:
 
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
-    """Yield a temporary name, and give the file the right one."""
+    """Yield a temporary path; rename it to ``path`` at the end."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -264,13 +273,9 @@ def _renamed(path: Path) -> Iterator[Path]:
 
 
 def flat(values: Mapping[str, Tensor]) -> NDArray[np.float32]:
-    """Return tensors as one vector, in the order of their keys, as both sides have it."""
+    """Return tensors as one vector, float32 (N,), in the order of their keys: the same on both sides."""
     parts = [values[key].reshape(-1).numpy() for key in sorted(values)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _part(content: bytes, size: int, place: int) -> bytes:
-    return content[size * place : size * (place + 1)]
 
 
 def _digest(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from feddat.algorithms.local import Local
 from feddat.algorithms.server import ServerPart
 from feddat.client.answering import Answering
 from feddat.client.captured import CapturedRoutes
+from feddat.client.client_level import NoiseShares, clipped_update
 from feddat.client.learner import BatchLearner, autocast
 from feddat.client.local_training import LocalTraining
 from feddat.client.member import Member, Prepared
@@ -172,6 +173,8 @@ class Participant:
             context = self._restore(shared, round, extras, training=True)
             self.adapters.refresh_anchor()  # the stored anchor is from the last round
             copy = self._momentum_copy()
+            if self.config.privacy.of_clients and self.config.secure_aggregation.enabled:
+                NoiseShares(self.config, self.store).check()
             private = self._private_turn(round)
             metrics, sent = self._training.run(
                 self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy, private
@@ -179,8 +182,11 @@ class Participant:
             kept = copy.state() if copy is not None else {}
             state = pack(self.algorithm, self.adapters, self.members, context.state, kept)
             self.store.save(round, state, self._meta(context.previous))
+        sent_adapter = None
+        if self.algorithm.communicates and shared is not None:
+            sent_adapter = clipped_update(shared_state(self.algorithm, self.adapters), shared, self.config)
         return FitResult(
-            shared=shared_state(self.algorithm, self.adapters) if self.algorithm.communicates else None,
+            shared=sent_adapter,
             examples=int(metrics["examples"]),
             metrics=metrics,
             extras={key: value.detach().cpu() for key, value in sent.items()},
@@ -294,11 +300,11 @@ class Participant:
             raise ValueError(f"client {self.name}: no member {member!r}; expected one of {', '.join(self.members)}")
 
     def _private_turn(self, round: int) -> PrivateTurn | None:
-        """Charge a round to the privacy budget; return ``None`` if the run promises no privacy."""
-        if not self.config.privacy.on:
+        """Charge a round to the privacy budget; return ``None`` if the run promises nothing for records."""
+        if not self.config.privacy.of_records:
             return None
         records = sum(len(member.data.train) for member in self.members.values())
-        return open_turn(self.config, self.store.folder, self.name, records, round)
+        return open_turn(self.config, self.store, records, round)
 
     def _momentum_copy(self) -> MomentumCopy | None:
         """Return the teacher of momentum distillation from this client's last state; ``None`` without distillation."""

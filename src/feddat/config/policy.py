@@ -73,6 +73,8 @@ BOUNDS: dict[str, Bounds] = {
     "privacy.delta": (0, 1e-3),
     "privacy.clip": (1e-4, 1e4),
     "privacy.noise_multiplier": (0.2, 1000),
+    "privacy.participations": (1, 1e6),
+    "privacy.colluders": (0, 1e6),
     "privacy.noise_seed": (0, 2**63 - 1),
     "secure_aggregation.threshold": (0.5, 1),
     "secure_aggregation.min_clients": (3, 1e6),
@@ -123,7 +125,8 @@ class PolicyConfig(Section):
     shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may be sent")
     privacy: Level = Field(
         "none",
-        description="weakest privacy.scope that a run may have: shared or all; none: no privacy required",
+        description="weakest privacy that a run may have. none: no privacy required; central: of whole clients, with "
+        "noise from the server; client: of whole clients, with noise in shares; shared, all: privacy.scope of records",
     )
     epsilon: float = Field(8.0, gt=0, description="largest privacy.epsilon of a run, where privacy is required")
     delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, where privacy is required")

@@ -1,4 +1,4 @@
-"""The privacy guarantee of a run for single records of its clients (docs/privacy.md)."""
+"""Settings of differential privacy: what a run promises, for single records or for whole clients (docs/privacy.md)."""
 
 from __future__ import annotations
 
@@ -8,38 +8,92 @@ from pydantic import Field
 
 from feddat.config.sections import Section
 
-#: Which training is private: only that of the modules a client sends, or all of it.
+#: What the promise is about: one record of a client, or everything that one client has.
+Unit: TypeAlias = Literal["record", "client"]
+#: Which part of a client's training is private: only what leads to the adapter that it sends, or everything.
 Scope: TypeAlias = Literal["shared", "all"]
-#: The privacy that a client can require of a run, weakest first.
-Level: TypeAlias = Literal["none", "shared", "all"]
+#: What a client can require of a run. ``central`` and ``client`` are about whole clients, ``shared`` and ``all`` about
+#: records.
+Level: TypeAlias = Literal["none", "central", "client", "shared", "all"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+#: What meets each level, for error messages.
+MEETS: dict[Level, str] = {
+    "none": "anything",
+    "central": "privacy.unit=client",
+    "client": "privacy.unit=client with secure_aggregation.enabled=true",
+    "shared": "privacy.unit=record with privacy.scope=shared or all",
+    "all": "privacy.unit=record with privacy.scope=all",
+}
 
 
 class PrivacyConfig(Section):
-    """Record-level differential privacy at every client; off unless ``epsilon`` is set."""
+    """Differential privacy of records or of clients. It is off unless ``epsilon`` is set."""
 
     epsilon: float | None = Field(
-        None, gt=0, description="ε that each client spends at most per record in the whole run; default: off"
+        None, gt=0, description="largest ε of the whole run, for each record or each client (unit); default: off"
     )
     delta: float = Field(
-        1e-5, gt=0, lt=1, description="δ of the guarantee; keep it far below 1 / (records of a client)"
+        1e-5, gt=0, lt=1, description="δ that goes with it; keep it far below 1 / records, or 1 / clients"
     )
-    clip: float = Field(1.0, gt=0, description="norm to which each example's gradient is clipped")
+    unit: Unit = Field(
+        "record",
+        description="what is protected. record: each record of each client, by noise in its training; client: "
+        "everything that one client has, by noise in the mean of the updates",
+    )
+    clip: float = Field(
+        1.0, gt=0, description="largest L2 norm; unit record: of an example's gradient; unit client: of an update"
+    )
     scope: Scope = Field(
         "all",
-        description="all: everything a client trains is private; shared: only the training of the adapter it sends is, "
-        "while its local adapter and its own head train without noise and never leave the client",
+        description="unit record. all: everything that a client trains is private; shared: what leads to the adapter "
+        "that it sends, while its local adapter and its own head learn without noise and stay",
     )
     noise_multiplier: float | None = Field(
         None,
         gt=0,
-        description="noise divided by clip; default: the smallest that keeps all planned steps within epsilon",
+        description="standard deviation of the noise divided by clip; default: the smallest with which all planned "
+        "steps (unit client: rounds) stay within epsilon",
+    )
+    participations: int | None = Field(
+        None,
+        ge=1,
+        description="unit client: most rounds that one client takes part in, for runs that sample clients; default: "
+        "all rounds",
+    )
+    colluders: int = Field(
+        1,
+        ge=0,
+        description="unit client, noise in shares: number of clients whose noise does not count, because they may tell "
+        "it to whoever attacks",
     )
     noise_seed: int | None = Field(
-        None, ge=0, description="only for tests: anyone who knows it can remove the noise; default: drawn by the system"
+        None,
+        ge=0,
+        description="only for tests: whoever knows the seed can subtract the noise; default: the system draws it",
     )
 
     @property
     def on(self) -> bool:
-        """Whether differential privacy is on."""
+        """Whether the run promises anything."""
         return self.epsilon is not None
+
+    @property
+    def of_records(self) -> bool:
+        """Whether the run promises something for each record."""
+        return self.on and self.unit == "record"
+
+    @property
+    def of_clients(self) -> bool:
+        """Whether the run promises something for each client."""
+        return self.on and self.unit == "client"
+
+    def meets(self, level: Level, sums: bool) -> bool:
+        """Return whether the run promises at least ``level``; ``sums``: it has secure aggregation.
+
+        ``central`` trusts the server to add the noise; ``client`` does not, so the noise must come in shares.
+        """
+        if level == "none":
+            return True
+        if level in ("central", "client"):
+            return self.of_clients and (sums or level == "central")
+        return self.of_records and (self.scope == "all" or level == "shared")

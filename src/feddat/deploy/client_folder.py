@@ -36,7 +36,7 @@ def join(
         invitation: the invitation to the consortium. The fingerprint of its authority must have been compared.
         name: name of the client.
         folder: the folder to write, completely or not at all.
-        privacy: the least scope and the largest ε that the client's policy accepts from a run.
+        privacy: the least level and the largest ε that the client's policy accepts from a run.
 
     Raises:
         DeployError: the name is not valid, or the folder is not empty.
@@ -67,7 +67,7 @@ def write_client(
         invitation: the invitation to the consortium.
         name: name of the client.
         joins: the server does not know the client yet.
-        privacy: the least scope and the largest ε that the client's policy accepts from a run.
+        privacy: the least level and the largest ε that the client's policy accepts from a run.
     """
     host, _, port = invitation.server.rpartition(":")
     model = invitation.model
@@ -78,7 +78,11 @@ def write_client(
         "node_port": NODE_PORT,
         "model": model,
         "hub_model": invitation.hub_model,
-        "policy": policy_lines(privacy=privacy[0], epsilon=privacy[1]),
+        "policy": policy_lines(
+            privacy=privacy[0],
+            epsilon=privacy[1],
+            secure_aggregation="required" if privacy[0] == "client" else "optional",
+        ),
         "privacy": privacy[0],
         "joins": joins,
     }

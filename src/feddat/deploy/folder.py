@@ -117,7 +117,7 @@ def write_server(
         passphrase: encrypts the authority's key; ``None``: the key is not encrypted.
         authority: folder of the authority, new or empty; default: inside ``folder``.
         clients: names of the clients whose keys are made here as well.
-        privacy: the scope and the ε that the written run settings promise.
+        privacy: the level and the ε that the written run settings promise.
 
     Raises:
         DeployError: a folder is not empty, or there are no hosts.

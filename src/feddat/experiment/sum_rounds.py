@@ -41,15 +41,18 @@ class StandIn:
     Attributes:
         name: name of the client.
         store: store of its personal state.
+        trained: the newest round that it trained in.
     """
 
     name: str
     store: PersonalStore
+    trained: int = 0
 
     def fit(
         self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None = None
     ) -> FitResult:
         """Return the adapter with small random numbers added."""
+        self.trained = round
         generator = torch_generator(round, self.name, "update")
         new = {key: value + 0.003 * torch.randn(value.shape, generator=generator) for key, value in shared.items()}  # type: ignore[union-attr]
         return FitResult(new, 1, {"loss": 1.0})
@@ -66,8 +69,8 @@ class StandIn:
         return EvalResult({self.name: {"score": 50.0}}, {self.name: 1})
 
     def kept(self) -> int:
-        """Return the round of its newest state: 0, since it has no personal state."""
-        return 0
+        """Return the newest round that it trained in, as if it had a personal part."""
+        return self.trained
 
 
 @dataclass

@@ -1,1 +1,1 @@
-"""What keeps a client's data from those who see its updates: noise on records, and sums that nobody can take apart."""
+"""Protection of clients' data from those who see updates: noise with a privacy budget, and secure aggregation."""

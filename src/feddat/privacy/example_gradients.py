@@ -1,14 +1,14 @@
-"""Gradients of single examples without a loop: from what enters a linear layer, and the gradient that leaves it.
+"""Gradients of single examples without a loop, from the input of each linear layer and the gradient of its output.
 
 The gradient of a linear layer's weight by one example is a sum over its tokens, Σₗ gₗ xₗᵀ. One forward and backward
-pass over a batch gives every x and every g; with them come each example's norm and the sum of the clipped gradients
-(Bu, Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). The norm of a
-large layer with few tokens is had without the gradient itself, ‖Σₗ gₗ xₗᵀ‖² = Σₗₘ (xₗ·xₘ)(gₗ·gₘ) ("ghost norm", Li,
-Tramèr, Liang, Hashimoto, ICLR 2022).
+pass over a batch gives every x and every g. They give each example's norm and the sum of the clipped gradients (Bu,
+Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). A large layer with
+few tokens needs no gradient for its norm: ‖Σₗ gₗ xₗᵀ‖² = Σₗₘ (xₗ·xₘ)(gₗ·gₘ) ("ghost norm", Li, Tramèr, Liang,
+Hashimoto, ICLR 2022).
 
-:class:`ExampleGradients` sees every operation while it is open, whatever module it stands in, and takes over those
-that use a parameter of its own: linear layers, layer norms, and the bias of either. Such parameters get no gradient
-of their own. Whoever uses one in another way is found out after the backward pass, since then it has one.
+While it is open, :class:`ExampleGradients` sees every operation in any module. It takes over those that use one of its
+parameters: linear layers, layer norms, and the bias of either. These parameters then get no gradient from autograd. If
+one has a gradient after the backward pass, it was used in another way, and that is an error.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from torch.overrides import TorchFunctionMode
 
 
 class UnknownGradient(RuntimeError):
-    """A parameter is used in a way in which the gradients of single examples are not known; the message names it."""
+    """A parameter is used in a way that gives no gradients of single examples; the message names it."""
 
 
 @dataclass
 class _Parts:
-    """What one parameter's gradient is made of, use by use; tensors have one row per row of the batch, or several.
+    """The parts of one parameter's gradient, one entry per use; tensors have one or more rows per row of the batch.
 
     Attributes:
-        inputs: x (R, ..., in) of a linear layer's weight; none for what is added or multiplied entry by entry.
-        gradients: g (R, ..., out), or (R, ..., d) times what it is multiplied with.
+        inputs: x (R, ..., in) for a linear layer's weight; empty for a parameter that is added or multiplied by entry.
+        gradients: g (R, ..., out), or (R, ..., d) times the factor of the parameter.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
@@ -41,10 +41,10 @@ class _Parts:
 
 
 class ExampleGradients(TorchFunctionMode):
-    """Records what the gradients of single examples are made of. Open it around forward passes.
+    """Records the parts of single examples' gradients. Open it around forward passes.
 
     Args:
-        named: the parameters, by the names that errors give.
+        named: name for error messages -> parameter.
     """
 
     def __init__(self, named: Mapping[str, nn.Parameter]) -> None:
@@ -56,7 +56,7 @@ class ExampleGradients(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Take over an operation that uses a parameter; let any other be."""
+        """Run an operation, and record it if it uses one of the parameters."""
         kwargs = kwargs or {}
         taken = _TAKEN.get(func)
         if taken is None or not torch.is_grad_enabled():
@@ -70,19 +70,19 @@ class ExampleGradients(TorchFunctionMode):
     def clipped_sums(self, clip: float, examples: int, counts: Tensor | None = None) -> dict[nn.Parameter, Tensor]:
         """Return Σᵢ wᵢ·gᵢ·min(1, C/‖gᵢ‖) by parameter, float32, of all backward passes since :meth:`clear`.
 
-        gᵢ is example i's gradient of its own loss: the loss that went backward was the mean over the examples. The
-        norm is that over all parameters together. An example whose gradient is not finite adds nothing.
+        gᵢ is the gradient of example i's own loss; the backward passes were of the mean over the examples. The norm
+        is over all parameters together. An example whose gradient is not finite adds nothing.
 
         Args:
             clip: C.
-            examples: N, of the batch; every tensor has a whole number of rows per example, example by example.
+            examples: N, size of the batch; every tensor has the same number of rows for each example, in their order.
             counts: wᵢ (N,), 0 or 1; default: all 1.
 
         Raises:
-            UnknownGradient: a parameter was used in another way than those that are known.
+            UnknownGradient: a parameter was used in a way that is not recorded.
         """
         self._check_uses()
-        # In the order of the parameters, which the noise goes by, and not of the backward pass.
+        # The noise follows the order of the parameters, not that of the backward pass.
         used = {key: self._parts[key] for key in self._parameters if key in self._parts}
         found = {key: self._found(key, parts, examples) for key, parts in used.items()}
         if not found:
@@ -162,7 +162,7 @@ class ExampleGradients(TorchFunctionMode):
         return biased.movedim(-1, 1)
 
     def note(self, parameter: Tensor | None, gradient: Tensor, input: Tensor | None = None) -> None:
-        """Take note of one use of a parameter, in the backward pass; of others nothing is noted."""
+        """Record one use of a parameter in the backward pass; ignore parameters that are not its own."""
         if parameter is None or not self._own(parameter):
             return
         parts = self._parts.setdefault(id(parameter), _Parts())
@@ -171,7 +171,7 @@ class ExampleGradients(TorchFunctionMode):
             parts.inputs.append(input)
 
 
-#: Operations that are taken over -> by what.
+#: Operation -> the method that takes it over.
 _TAKEN: dict[Callable[..., Any], Callable[..., Tensor]] = {
     F.linear: ExampleGradients._linear,
     F.layer_norm: ExampleGradients._layer_norm,
@@ -180,7 +180,7 @@ _TAKEN: dict[Callable[..., Any], Callable[..., Tensor]] = {
 
 
 class _LinearFunction(torch.autograd.Function):
-    """x Wᵀ + b, whose own parameters are noted instead of given gradients."""
+    """x Wᵀ + b; recorded parameters get no gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, record: ExampleGradients) -> Tensor:
@@ -200,7 +200,7 @@ class _LinearFunction(torch.autograd.Function):
 
 
 class _ScaleFunction(torch.autograd.Function):
-    """n · w + b of normalised n, whose own parameters are noted instead of given gradients."""
+    """n · w + b for normalised n; recorded parameters get no gradient."""
 
     @staticmethod
     def forward(
@@ -235,14 +235,14 @@ class _Plain:
         return self.gradients.square().sum(dim=1)
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
-        """Return the sum of all examples' gradients times their factors; those that are not finite count as 0."""
+        """Return the sum of all examples' gradients times their factors; gradients that are not finite count as 0."""
         return factors @ self.gradients.masked_fill(~finite[:, None], 0.0)
 
 
 class _Linear:
     """Gradients of a weight (out, in) by example, as x (N, tokens, in) and g (N, tokens, out).
 
-    They are made where that is less work than to compare all tokens with each other.
+    The gradients are computed if that takes less work than comparing all tokens with each other.
     """
 
     def __init__(self, inputs: Tensor, gradients: Tensor) -> None:
@@ -262,7 +262,7 @@ class _Linear:
         return alike.sum(dim=(1, 2)).clamp(min=0.0)  # rounding
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
-        """Return the sum of all examples' gradients times their factors; those that are not finite count as 0."""
+        """Return the sum of all examples' gradients times their factors; gradients that are not finite count as 0."""
         hidden = ~finite[:, None, None]
         if self._made is not None:
             total: Tensor = torch.tensordot(factors, self._made.masked_fill(hidden, 0.0), dims=1)
@@ -272,12 +272,12 @@ class _Linear:
 
 
 def noisy(sums: Mapping[nn.Parameter, Tensor], noise: Tensor, divisor: float) -> None:
-    """Give parameters (sum + noise) / divisor as their gradients: one release.
+    """Set parameters' gradients to (sum + noise) / divisor: one release.
 
     Args:
-        sums: parameter -> what it is a noisy sum of, in the order of parameters that the noise has.
-        noise: float64 (entries of all sums together,), with the standard deviation that it is to have.
-        divisor: the expected number of examples, never that of the sample, which is nobody's business.
+        sums: parameter -> its sum, in the order of the noise.
+        noise: float64 (entries of all sums together,), with its final standard deviation.
+        divisor: the expected number of examples; the number in the sample is secret.
     """
     parts = noise.split([total.numel() for total in sums.values()])  # type: ignore[no-untyped-call]
     for (parameter, total), part in zip(sums.items(), parts, strict=True):
@@ -286,5 +286,5 @@ def noisy(sums: Mapping[nn.Parameter, Tensor], noise: Tensor, divisor: float) ->
 
 
 def entries(sums: Collection[Tensor]) -> int:
-    """Return how many numbers there are in all."""
+    """Return the number of entries in all tensors together."""
     return sum(total.numel() for total in sums)

@@ -122,3 +122,13 @@ def test_the_card_says_what_is_promised_of_records_and_of_what_it_is_not(finishe
     assert promise in card_of(Experiment.open(part).export(tmp_path / "all")).text
     own = card_of(Experiment.open(part).export(tmp_path / "own", "ann", "local")).text
     assert promise not in own and "| privacy | none, see below |" in own and "but this model is not" in own
+
+
+def test_the_card_says_what_is_promised_of_clients(finished, tmp_path):
+    values = {"privacy__epsilon": 8.0, "privacy__delta": 1e-3, "privacy__unit": "client", "share_metrics": "none"}
+    run = finished(**values, rounds=1)
+    promise = "(8, 0.001)-differential privacy of every client's whole training data"
+    text = card_of(Experiment.open(run).export(tmp_path / "all")).text
+    assert promise in text and "the server added to the mean of updates" in text
+    own = card_of(Experiment.open(run).export(tmp_path / "own", "ann", "local")).text
+    assert promise not in own and "but this model is not" in own

@@ -150,16 +150,25 @@ def _scores(scores: Mapping[str, float], origin: Origin, source: str) -> str:
 
 
 def _promise(origin: Origin, personal: bool) -> str | None:
-    """Return the privacy guarantee for every training record in short, or ``None`` if there is none."""
+    """Return the privacy guarantee for every training record or client in short, or ``None`` if there is none."""
     privacy = origin.config.privacy
-    if privacy.epsilon is None or (personal and privacy.scope == "shared"):
+    if privacy.epsilon is None or (personal and (privacy.scope == "shared" or privacy.of_clients)):
         return None
+    if privacy.of_clients:
+        return f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy of every client's whole training data"
     return f"({privacy.epsilon:g}, {privacy.delta:g})-differential privacy of every training record"
 
 
 def _privacy(origin: Origin, personal: bool) -> str:
     promise = _promise(origin, personal)
-    if promise is not None:
+    if promise is not None and origin.config.privacy.of_clients:
+        shares = origin.config.secure_aggregation.enabled
+        level = (
+            f"The clients' data did not leave them. Training gave {promise}, by noise that "
+            f"{'the clients added in shares' if shares else 'the server added to the mean of updates'}. The guarantee "
+            "covers what leaves the server; it does not cover models of single clients."
+        )
+    elif promise is not None:
         level = (
             f"The clients' data did not leave them. Training gave {promise} (DP-SGD at each client; a record is "
             "a question with its pictures and answers). The guarantee does not cover test questions and answer lists."

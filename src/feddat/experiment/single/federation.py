@@ -17,6 +17,7 @@ from feddat.app.client import Site
 from feddat.app.messages import Member
 from feddat.app.secure_strategy import sum_rules, uses_sums
 from feddat.client.captured import CapturedRoutes
+from feddat.client.client_level import NoiseShares
 from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.prefixes import PrefixCache
 from feddat.client.probe import unreached_sites
@@ -66,7 +67,8 @@ class Federation:
         works, config = self.participants[name], self.foundation.config
         sums = None
         if uses_sums(config, self.foundation.algorithm):
-            sums = SecureMember(works.store, sum_rules(config.secure_aggregation), identity)
+            noise = NoiseShares(config, works.store) if config.privacy.of_clients else None
+            sums = SecureMember(works.store, sum_rules(config), identity, noise)
         return Site(self._members[name], works, self.foundation.model, sums)
 
     @cached_property

@@ -17,7 +17,7 @@ from feddat.adapters.int8_products import cannot_multiply
 from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.app.checkpoint import ServerState
-from feddat.client.private_rules import check_privacy
+from feddat.client.private_rules import check_privacy, check_server_part
 from feddat.client.trainer import evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.experiment.serving.app_config import CLIENTS_OWN
@@ -134,6 +134,8 @@ def load_foundation(config: RunConfig) -> Foundation:
         )
     algorithm = ALGORITHMS[config.method].for_run(config, list(adapters.named("global")))
     _check(algorithm, config)
+    if config.privacy.of_clients:
+        check_server_part(algorithm)
     check_starts(config.adapter, algorithm, list(adapters.named("global")))
     sites = {key: list(value.shape) for key, value in adapters.named("global").items()}
     model = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,6 +16,7 @@ from flwr.serverapp import Grid
 from httpx import HTTPError
 
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
+from feddat.app.client_level import NoisyMean, Participations
 from feddat.app.judge import Judge
 from feddat.app.limits import Limits, check_message
 from feddat.app.messages import Member
@@ -79,9 +81,10 @@ class Service:
         self.settings = self.foundation.config
         count = len(self.names) or len(self.admitted() if self.admitted is not None else ())
         replies = sample_size(self.settings.server.fraction, count)
-        check_secure(self.settings, self.foundation.algorithm, replies)
-        self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
+        size = sum(math.prod(shape) for shape in shapes.values())
+        check_secure(self.settings, self.foundation.algorithm, replies, size)
+        self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
         extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
         check_message(shapes, extras, self.settings.wire, self.settings.server, replies, free_memory())
         self._start = self._read_start()
@@ -160,7 +163,13 @@ class Service:
         )
         make: Callable[..., AdapterStrategy] = AdapterStrategy
         if sums:
-            make = partial(SecureStrategy, sums=sum_rules(settings.secure_aggregation))
+            make = partial(SecureStrategy, sums=sum_rules(settings))
+        participations = Participations(checkpoints, settings) if settings.privacy.of_clients else None
+        if participations is not None and not sums:
+            privacy = settings.privacy
+            self._rule = NoisyMean(
+                algorithm.server, settings.algorithm, privacy.clip, participations, privacy.noise_seed
+            )
         strategy = make(
             seed=settings.seed,
             rule=self._rule,
@@ -174,7 +183,8 @@ class Service:
             roster=roster,
             limits=Limits(server.max_update, server.max_examples, server.agreed_examples),
             judge=Judge(
-                server.max_outlier,
+                # With privacy of clients, no client's data decides whether another one's update counts.
+                server.max_outlier if participations is None else math.inf,
                 server.agreed_examples,
                 same_steps=settings.train.steps is not None,
                 losses=self._rule.reads_losses,
@@ -183,6 +193,7 @@ class Service:
             deadline=server.deadline,
             logs=algorithm.logs,
             logs_below_zero=algorithm.logs_below_zero,
+            participations=participations,
         )
         app = make_server_app(
             strategy,

@@ -1,17 +1,18 @@
-"""A client's side of one attempt at a sum: five steps, each taken once, over plain bytes.
+"""A client's side of one attempt at a sum: five steps over plain bytes, each taken once.
 
-| step | it is told | it checks | it answers |
+| step | the client is told | it checks | it answers |
 | --- | --- | --- | --- |
 | offer | | | its keys, and a commitment to its own mask's seed |
-| share | everybody's offers | its own is among them, there are enough | two shares for each other client, sealed |
-| mask | who shared, what they sealed for it | enough did, enough can be opened | its update, masked |
+| share | all clients' keys | its own are among them, there are enough | two sealed shares for each other client |
+| mask | who shared, and what they sealed for it | enough shared, and can be opened | its masked update |
 | agree | whose update has come | it is among them, there are enough | a tag on that set for each other client |
 | reveal | the others' tags | enough have seen the same set | one share per client |
 
-Of each client it reveals one secret: of who is in the sum the seed of its own mask, of who has gone the seed of the
-keys of its masks with others; never both. A server that tells two sets of survivors gets too few shares for either.
+For each client it reveals a share of only one secret. For a client in the sum, that is the seed of its own mask. For
+one that dropped out, it is the seed of the keys of its masks with others. A server that tells clients different sets of
+survivors gets too few shares for any of them.
 
-The state is JSON between steps, for a client's process may end after each. It holds secrets.
+Between steps the state is JSON, because the client's process can end after each. The state holds secrets.
 """
 
 from __future__ import annotations
@@ -25,17 +26,19 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
+from feddat.privacy.noise import NoiseSource
 from feddat.privacy.secure_sum import fixed_point, masks, shamir
 from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.masks import SEAL_BYTES, TAG_BYTES, KeyAgreementError
 from feddat.privacy.secure_sum.shamir import SECRET_BYTES, SHARE_BYTES
+from feddat.privacy.secure_sum.shares_of_noise import noise_share, rounded
 from feddat.privacy.secure_sum.terms import Offer, Terms
 
 #: What one client seals for another: a share of either secret.
 SEALED_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
-#: In the place of a share that a client does not have: no share has this value.
+#: Stands for a share that a client does not have; no share has this value.
 NO_SHARE = b"\xff" * SHARE_BYTES
-#: The steps, each of which wants the one before it.
+#: The steps in their order.
 STEPS = ("offer", "share", "mask", "agree", "reveal")
 
 
@@ -44,13 +47,13 @@ class ClientSum:
     """One client in one attempt.
 
     Attributes:
-        name: the client's.
-        step: the last that was taken.
-        pair_seed: of the key pair of its masks with others.
-        self_seed: of the mask of its own.
+        name: name of the client.
+        step: the last step that it took.
+        pair_seed: seed of the key pair of its masks with others.
+        self_seed: seed of its own mask.
         terms: of the attempt, from ``share`` on.
         held: client -> the two shares that this one holds for it.
-        sharers, survivors: who took the steps ``share`` and ``mask``.
+        sharers, survivors: the clients that took the steps ``share`` and ``mask``.
     """
 
     name: str
@@ -63,7 +66,7 @@ class ClientSum:
     survivors: tuple[str, ...] = ()
 
     def offer(self, channel: X25519PrivateKey) -> Offer:
-        """Return what it begins with; ``channel``: its key pair of the run."""
+        """Return the client's offer; ``channel``: its key pair of the run."""
         pair = masks.private_key(self.pair_seed)
         commitment = masks.commitment(self.name, self.self_seed)
         return Offer(masks.public_bytes(channel), masks.public_bytes(pair), commitment)
@@ -72,10 +75,11 @@ class ClientSum:
         """Return sealed shares of its two secrets for every other client, in the order of names.
 
         Raises:
-            SumError: the terms are not those of its own offer.
+            SumError: the terms have other keys for this client than it offered.
         """
         self._take("share")
-        if terms.offer(self.name) != self.offer(channel):
+        told, made = terms.offer(self.name), self.offer(channel)
+        if (told.channel, told.mask) != (made.channel, made.mask):
             raise SumError("the server gives an offer as this client's that it has not made")
         points = range(1, terms.clients + 1)
         pair, own = (shamir.split(seed, terms.threshold, points) for seed in (self.pair_seed, self.self_seed))
@@ -88,18 +92,24 @@ class ClientSum:
         )
 
     def mask(
-        self, sharers: bytes, sealed: bytes, update: NDArray[np.float32], channel: X25519PrivateKey
+        self,
+        sharers: bytes,
+        sealed: bytes,
+        update: NDArray[np.float32],
+        channel: X25519PrivateKey,
+        source: NoiseSource | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return its masked update, packed, and what rounding and clipping have left of it.
+        """Return its masked update, packed, and what rounding and clipping left of it, float32 (N,).
 
         Args:
-            sharers: bitmap of who has shared.
+            sharers: bitmap of the clients that shared.
             sealed: what they sealed for this client, in the order of names.
-            update: (N,).
+            update: float32 (N,).
             channel: its key pair of the run.
+            source: of the noise that the terms ask for; default: a new one from the system.
 
         Raises:
-            SumError: it is not among them, they are too few, or too few of their shares can be opened.
+            SumError: this client is not among them, they are too few, or too few of their shares can be opened.
         """
         self._take("mask")
         terms = self._terms
@@ -120,7 +130,11 @@ class ClientSum:
             )
         if update.shape != (terms.size,):
             raise SumError(f"an update of {update.size} numbers, and the sum is of {terms.size}")
-        found, left = fixed_point.quantise(update, terms.rules.clip, terms.levels)
+        if terms.plan is None:
+            found, left = fixed_point.quantise(update, terms.rules.clip, terms.levels)
+        else:  # nothing is left for the next round: it would be beyond the norm
+            source, left = source or NoiseSource.secure(), np.zeros_like(update)
+            found = rounded(update, terms.plan, source) + noise_share(terms.size, terms.plan, source)
         values = fixed_point.to_ring(found, terms.rules.bits)
         masks.add_mask(values, masks.derive(self.self_seed, terms.transcript, "self"))
         pair = masks.private_key(self.pair_seed)
@@ -133,7 +147,7 @@ class ClientSum:
         """Return a tag on the set of survivors for each of the others in it, in the order of names.
 
         Raises:
-            SumError: it is not among them, or they are too few.
+            SumError: this client is not among them, or they are too few.
         """
         self._take("agree")
         terms = self._terms
@@ -149,8 +163,8 @@ class ClientSum:
         """Return a share of one secret of every client that has shared, in the order of names.
 
         Args:
-            witnesses: bitmap of who else says to have seen the set of survivors.
-            tags: theirs for this client, in the order of names.
+            witnesses: bitmap of the other clients that have confirmed the set of survivors.
+            tags: their tags for this client, in the order of names.
             channel: its key pair of the run.
 
         Raises:
@@ -188,7 +202,7 @@ class ClientSum:
         return self.terms
 
     def _take(self, step: str) -> None:
-        """Take the next step; no step is taken twice, whatever becomes of it."""
+        """Take the next step; no step is taken twice, even if it fails."""
         if STEPS.index(step) != STEPS.index(self.step) + 1:
             raise SumError(f"asked to {step}, but the last step of this client was: {self.step}")
         self.step = step
@@ -206,7 +220,7 @@ class ClientSum:
         return masks.derive(shared, self._terms.transcript, f"{purpose}\0{way}")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON holds it."""
+        """Return the state as values that JSON can hold."""
         return {
             "name": self.name,
             "step": self.step,
@@ -220,7 +234,7 @@ class ClientSum:
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> ClientSum:
-        """Return the state of :meth:`to_json`."""
+        """Return the state that :meth:`to_json` was called on."""
         return cls(
             name=found["name"],
             step=found["step"],
@@ -234,7 +248,7 @@ class ClientSum:
 
 
 def pair_mask(terms: Terms, own: X25519PrivateKey, other: str) -> bytes:
-    """Return the key of the mask that two clients have in common, given one's key pair and the other's name."""
+    """Return the key of two clients' common mask, given the key pair of one and the name of the other."""
     return masks.derive(masks.agree(own, terms.offer(other).mask), terms.transcript, "pair")
 
 

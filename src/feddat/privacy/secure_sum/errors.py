@@ -1,15 +1,15 @@
-"""What can go wrong with a sum."""
+"""Errors of secure sums."""
 
 
 class SumError(ValueError):
-    """An attempt at a sum cannot go on, or what arrived does not fit; the message says why, in one line."""
+    """An attempt at a sum cannot go on, or a message has the wrong form; the error says why in one line."""
 
 
 class SpoiledError(SumError):
-    """A client's own secret cannot be had from the others, though enough of them are there: it sealed no good shares.
+    """A client's secret cannot be rebuilt although enough others revealed their shares: it sealed wrong ones.
 
     Attributes:
-        client: whose.
+        client: the client that sealed them.
     """
 
     def __init__(self, client: str, reason: str) -> None:

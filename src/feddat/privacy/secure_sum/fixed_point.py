@@ -1,13 +1,13 @@
-"""Updates as whole numbers in a ring of 2^bits, and sums of them as a mean again.
+"""Updates as whole numbers in a ring of 2^bits, and the mean that their sum gives.
 
-A number of an update is a level from -L to L, times a step that all clients share: clip / L. Of n clients each has
-L = (2^bits - 1) // 2n levels on either side of 0, so that no sum of n levels leaves the ring: it never wraps around,
-and is exact to the last bit. What rounding and clipping lose of an update its client keeps, and adds to the next one
-(error feedback, as :mod:`feddat.app.wire` has it).
+A number of an update becomes a level from -L to L, times a step that all clients share: clip / L. With n clients,
+L = (2^bits - 1) // 2n, so no sum of n levels leaves the ring: it never wraps around, and is exact to the last bit. A
+client keeps what rounding and clipping lose of an update, and adds it to its next one (error feedback, as in
+:mod:`feddat.app.wire`).
 
-Why 12 bits by default: a client of five has 409 levels on either side (int8: 127), one of a hundred has 20, and the
-mean of a hundred such numbers is as fine as that of five. What travels is 1.5 times int8's one way, and the same the
-other way, however many clients there are.
+The default is 12 bits. Each of five clients then has 409 levels on either side of 0 (int8: 127), each of a hundred has
+20, and the mean over a hundred is as fine as that over five. An update takes 1.5 times the bytes of int8; the adapter
+that comes down takes the same, for any number of clients.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from numpy.typing import NDArray
 
 from feddat.privacy.secure_sum.errors import SumError
 
-#: Numbers of a ring, of which the lowest ``bits`` count: uint16 up to 16 bits, else uint32.
+#: Numbers of a ring; only their lowest ``bits`` count. uint16 up to 16 bits, else uint32.
 Ring: TypeAlias = NDArray[Any]
 
-#: Bits that a ring may have, and the least number of levels on either side of 0 that a client must have.
+#: Bits that a ring can have, and the smallest number of levels on either side of 0 that a client must have.
 LEAST_BITS, MOST_BITS, LEAST_LEVELS = 8, 32, 3
-#: Numbers that are packed together; eight of any width are whole bytes.
+#: Numbers that are packed together; it is a multiple of 8, so they fill whole bytes.
 _BLOCK = 2**15
 
 
 class RingError(SumError):
-    """Bytes are not packed numbers, or numbers not a sum."""
+    """Bytes do not hold packed numbers, or numbers cannot be a sum."""
 
 
 def levels(clients: int, bits: int) -> int:
-    """Return the levels on either side of 0 that each of so many clients has in a ring of so many bits."""
+    """Return the number of levels on either side of 0 that each client has in a ring of ``bits`` bits."""
     return int((2**bits - 1) // (2 * clients))
 
 
@@ -43,12 +43,12 @@ def ring_dtype(bits: int) -> np.dtype[Any]:
 
 
 def quantise(update: NDArray[np.float32], clip: float, most: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return an update's levels, and what they leave of it for the next one.
+    """Return an update's levels, int64 (N,), and what they leave of it for the next one, float32 (N,).
 
     Args:
-        update: (N,).
-        clip: largest magnitude of a number; what is beyond is left.
-        most: levels on either side of 0.
+        update: float32 (N,).
+        clip: largest magnitude of a number; what is beyond it is left.
+        most: number of levels on either side of 0.
 
     Raises:
         RingError: a number is NaN or infinite.
@@ -60,21 +60,21 @@ def quantise(update: NDArray[np.float32], clip: float, most: int) -> tuple[NDArr
     return found.astype(np.int64), (exact - found * (clip / most)).astype(np.float32)
 
 
-def mean(total: NDArray[np.int64], clip: float, most: int, clients: int) -> NDArray[np.float64]:
-    """Return the mean of so many clients' updates, given the sum of their levels (N,)."""
-    return np.asarray(total * (clip / most) / clients, np.float64)
+def mean(total: NDArray[np.int64], step: float, clients: int) -> NDArray[np.float64]:
+    """Return the mean of ``clients`` updates, given the sum of their levels (N,) and the size of one level."""
+    return np.asarray(total * step / clients, np.float64)
 
 
 def to_ring(values: NDArray[np.int64], bits: int) -> Ring:
-    """Return whole numbers in the ring: what is below 0 from its upper end on."""
+    """Return whole numbers modulo 2^bits: those below 0 are in the upper half of the ring."""
     return np.asarray(values & (2**bits - 1)).astype(ring_dtype(bits))
 
 
 def from_ring(values: Ring, bits: int, most: int) -> NDArray[np.int64]:
-    """Return a ring's numbers as whole numbers around 0.
+    """Return a ring's numbers as whole numbers around 0, int64.
 
     Raises:
-        RingError: one has a magnitude above ``most``, the largest that a sum can have.
+        RingError: a magnitude is above ``most``, the largest that a sum can have.
     """
     whole: NDArray[np.int64] = values.astype(np.int64) & (2**bits - 1)
     whole[whole >= 2 ** (bits - 1)] -= 2**bits
@@ -84,12 +84,12 @@ def from_ring(values: Ring, bits: int, most: int) -> NDArray[np.int64]:
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Return the bytes of so many packed numbers."""
+    """Return the number of bytes that ``count`` packed numbers take."""
     return (count * bits + 7) // 8
 
 
 def pack(values: Ring, bits: int) -> NDArray[np.uint8]:
-    """Return a ring's numbers with nothing between them, the lowest bit first."""
+    """Return a ring's numbers packed without gaps, uint8, the lowest bit first."""
     places = np.arange(bits, dtype=values.dtype)
     blocks = [
         np.packbits(((values[at : at + _BLOCK, None] >> places) & 1).astype(np.uint8), bitorder="little")
@@ -102,7 +102,7 @@ def unpack(content: NDArray[np.uint8], count: int, bits: int) -> Ring:
     """Return the numbers that :func:`pack` was given.
 
     Raises:
-        RingError: these are not so many bytes.
+        RingError: the number of bytes does not fit ``count``.
     """
     if content.dtype != np.uint8 or content.shape != (packed_size(count, bits),):
         raise RingError(f"{content.size} bytes of packed numbers, expected {packed_size(count, bits)}")

@@ -1,7 +1,8 @@
-"""Who the others in a sum are: keys of a run, signed by a client's key, which the consortium's authority has certified.
+"""Proof of who the other clients in a sum are.
 
-Without it, a server could be all the others itself, and know what is left when it takes them away. A certificate of a
-client says its name, and is good for clients alone, so that the server's own certificate makes no client of it.
+Each client signs its key of the run with its own key, which the consortium's authority has certified. Without this, the
+server could play all other clients itself, and subtract their updates from the sum. A client's certificate holds its
+name and is valid only for clients, so the server cannot use its own certificate to act as a client.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ _ECDSA = ec.ECDSA(hashes.SHA384())
 
 
 class IdentityError(SumError):
-    """A client's own certificate cannot be used, or another's is not what it is said to be; names file or client."""
+    """A certificate cannot be used, or does not prove who a client is; the message names the file or the client."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """A client's key and certificate, and the authority that all clients know.
+    """A client's key and certificate, and the authority that all clients trust.
 
     Attributes:
-        name: the client's.
+        name: name of the client.
         key: its private key.
-        certificate: of it, in DER.
+        certificate: its certificate, in DER.
         authority: certificate of the authority.
     """
 
@@ -68,12 +69,12 @@ class Identity:
         return cls(name, key, certificate.public_bytes(Encoding.DER), authority)
 
     def credential(self, run: str, channel: bytes) -> bytes:
-        """Return what shows the others that a run's key is this client's: its certificate, and a signature."""
+        """Return the proof that a run's key is this client's: its certificate and a signature."""
         signature = self.key.sign(_signed(run, self.name, channel), _ECDSA)
         return len(self.certificate).to_bytes(2) + self.certificate + signature
 
     def check(self, run: str, name: str, channel: bytes, credential: bytes) -> None:
-        """Refuse a run's key that is not shown to be the client's of this name.
+        """Refuse a run's key unless its credential proves that it belongs to the client of this name.
 
         Raises:
             IdentityError: says why.
@@ -97,7 +98,7 @@ class Identity:
 
 
 def _check(certificate: x509.Certificate, authority: x509.Certificate, name: str, where: str) -> None:
-    """Raise ``IdentityError`` where a certificate is not one of a client of this name, good now, by the authority."""
+    """Raise ``IdentityError`` unless a certificate is the authority's, for a client of this name, and valid now."""
     now = datetime.datetime.now(datetime.UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc

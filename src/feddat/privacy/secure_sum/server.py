@@ -1,6 +1,6 @@
-"""The server's side of one attempt at a sum: it passes on what it cannot read, and adds up what it cannot take apart.
+"""The server's side of one attempt at a sum: it passes on sealed messages, and adds up masked updates.
 
-At no moment does it hold more than one masked update beside the sum of those before, and no update without its masks.
+It holds at most one masked update beside the running sum, and never an update without its masks.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from feddat.privacy.secure_sum.terms import Offer, Terms
 
 @dataclass
 class ServerSum:
-    """One attempt; whatever a client sends is added under its name, or refused.
+    """One attempt. Each message of a client is taken under its name, or refused.
 
     Attributes:
         terms: of the attempt.
@@ -40,36 +40,36 @@ class ServerSum:
 
     @property
     def sharers(self) -> tuple[str, ...]:
-        """Who has shared, in the order of names."""
+        """The clients that have shared, in the order of names."""
         return tuple(sorted(self._sealed))
 
     @property
     def survivors(self) -> tuple[str, ...]:
-        """Whose masked update is in the sum, in the order of names."""
+        """The clients whose masked update is in the sum, in the order of names."""
         return tuple(sorted(self._masked))
 
     @property
     def witnesses(self) -> tuple[str, ...]:
-        """Who has said to have seen the set of survivors, in the order of names."""
+        """The clients that have confirmed the set of survivors, in the order of names."""
         return tuple(sorted(self._tags))
 
     def add_sealed(self, name: str, sealed: bytes) -> None:
         """Take what a client has sealed for the others.
 
         Raises:
-            SumError: it does not fit.
+            SumError: it has the wrong size.
         """
         if len(sealed) != (expected := SEALED_BYTES * (self.terms.clients - 1)):
             raise SumError(f"{len(sealed)} bytes of sealed shares, expected {expected}")
         self._sealed[name] = sealed
 
     def sealed_for(self, name: str) -> bytes:
-        """Return what those who have shared have sealed for a client, in the order of names."""
+        """Return what the clients that have shared sealed for one client, in the order of names."""
         pieces = []
         for sender in self.sharers:
             if sender != name:
                 place = self.terms.place(name)
-                place -= place > self.terms.place(sender)  # a sender has nothing for itself
+                place -= place > self.terms.place(sender)  # a sender seals nothing for itself
                 pieces.append(self._sealed[sender][SEALED_BYTES * place : SEALED_BYTES * (place + 1)])
         return b"".join(pieces)
 
@@ -77,7 +77,7 @@ class ServerSum:
         """Add a client's masked update to the sum.
 
         Raises:
-            SumError: it does not fit.
+            SumError: it has the wrong size.
         """
         terms = self.terms
         try:
@@ -93,14 +93,14 @@ class ServerSum:
         """Take a client's tags on the set of survivors.
 
         Raises:
-            SumError: they do not fit.
+            SumError: they have the wrong size.
         """
         if len(tags) != (expected := TAG_BYTES * (len(self._masked) - 1)):
             raise SumError(f"{len(tags)} bytes of tags, expected {expected}")
         self._tags[name] = tags
 
     def tags_for(self, name: str) -> bytes:
-        """Return the tags of all others for a client, in the order of names."""
+        """Return the tags of all other clients for one client, in the order of names."""
         survivors, pieces = self.survivors, []
         for sender in self.witnesses:
             if sender != name:
@@ -113,21 +113,21 @@ class ServerSum:
         """Take the shares that a client reveals.
 
         Raises:
-            SumError: they do not fit.
+            SumError: they have the wrong size.
         """
         if len(shares) != (expected := SHARE_BYTES * len(self._sealed)):
             raise SumError(f"{len(shares)} bytes of shares, expected {expected}")
         self._shares[name] = shares
 
     def enough(self, names: tuple[str, ...]) -> bool:
-        """Tell whether so many are enough for the next step."""
+        """Return whether these clients are enough for the next step."""
         return len(names) >= self.terms.enough
 
     def result(self) -> NDArray[np.int64]:
-        """Return the sum of the survivors' levels, (N,), with all masks taken away.
+        """Return the sum of the survivors' levels, int64 (N,), with all masks removed.
 
         Raises:
-            SumError: shares are too few, or give no secret, or the sum is none.
+            SumError: shares are too few or give no secret, or the numbers cannot be a sum.
         """
         terms, survivors = self.terms, self.survivors
         if not self.enough(survivors) or self._total is None:
@@ -141,13 +141,13 @@ class ServerSum:
             pair = masks.private_key(seed)
             for other in survivors:
                 masks.add_mask(total, pair_mask(terms, pair, other), -1 if name > other else 1)
-        return fixed_point.from_ring(total, terms.rules.bits, len(survivors) * terms.levels)
+        return fixed_point.from_ring(total, terms.rules.bits, len(survivors) * terms.most)
 
     def _secret(self, name: str, place: int) -> bytes:
-        """Return the revealed secret of the client at this place among those who have shared.
+        """Return the revealed secret of the client at this place among those that have shared.
 
-        Whatever shares give is held against what the client has offered. Where it does not fit, one holder after the
-        other is left out, so that one who reveals wrong shares spoils nothing as long as enough others are there.
+        The secret is checked against the client's offer. If it does not match, one holder after the other is left out,
+        so a client that reveals wrong shares does no harm as long as enough others are there.
         """
         terms = self.terms
         found = {
@@ -178,10 +178,10 @@ class ServerSum:
 
 
 def check_offer(offer: Offer) -> None:
-    """Refuse an offer with a key that nobody could agree with, before others are told of it.
+    """Refuse an offer with an invalid key before other clients are told of it.
 
     Raises:
-        SumError: it has one.
+        SumError: a key is invalid.
     """
     for key in (offer.channel, offer.mask):
         masks.agree(X25519PrivateKey.generate(), key)

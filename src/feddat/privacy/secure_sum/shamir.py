@@ -1,7 +1,7 @@
-"""Shamir's sharing of a secret (CACM 1979) over the integers modulo a prime.
+"""Shamir's secret sharing (CACM 1979) over the integers modulo a prime.
 
-Own code: the well-kept library that has it, PyCryptodome, shares over GF(2^128) bit by bit, and is far slower; others
-are not kept. A secret is 16 bytes, which is as strong as the curve whose keys it makes.
+The one well-maintained library that has it, PyCryptodome, works over GF(2^128) bit by bit and is far slower, so this is
+our own code. A secret has 16 bytes: as strong as the curve whose keys it makes.
 """
 
 from __future__ import annotations
@@ -11,26 +11,26 @@ from collections.abc import Mapping, Sequence
 
 from feddat.privacy.secure_sum.errors import SumError
 
-#: The least prime above 2^128, so that every secret is a number below it.
+#: The smallest prime above 2^128, so every secret is a number below it.
 PRIME = 2**128 + 51
 #: Bytes of a secret, and of a share's value.
 SECRET_BYTES, SHARE_BYTES = 16, 17
 
 
 class ShareError(SumError):
-    """Shares cannot give a secret."""
+    """Shares do not give a secret."""
 
 
 def split(secret: bytes, threshold: int, points: Sequence[int]) -> list[bytes]:
-    """Return a share for every point; any ``threshold`` of them give the secret, and fewer nothing about it.
+    """Return a share for every point. Any ``threshold`` of them give the secret; fewer say nothing about it.
 
     Args:
-        secret: of :data:`SECRET_BYTES`.
-        threshold: number of shares that are enough, at least 1.
-        points: different numbers from 1 to ``PRIME - 1``: where the polynomial is taken.
+        secret: :data:`SECRET_BYTES` bytes.
+        threshold: number of shares that give the secret, at least 1.
+        points: different numbers from 1 to ``PRIME - 1``, at which the polynomial is evaluated.
 
     Raises:
-        ShareError: the secret has another length, or points or threshold cannot be used.
+        ShareError: the secret has another length, or points or threshold are invalid.
     """
     if len(secret) != SECRET_BYTES:
         raise ShareError(f"a secret has {SECRET_BYTES} bytes, not {len(secret)}")
@@ -44,15 +44,15 @@ def split(secret: bytes, threshold: int, points: Sequence[int]) -> list[bytes]:
 
 
 def is_share(share: bytes) -> bool:
-    """Tell whether bytes can be a share."""
+    """Return whether bytes can be a share."""
     return len(share) == SHARE_BYTES and int.from_bytes(share) < PRIME
 
 
 def weights(points: Sequence[int]) -> list[int]:
-    """Return the Lagrange weights at 0 of shares at these points; of use for every secret shared over them.
+    """Return the Lagrange weights at 0 for shares at these points; they serve every secret that is shared over them.
 
     Raises:
-        ShareError: a point is there twice.
+        ShareError: a point occurs twice.
     """
     if len(set(points)) < len(points):
         raise ShareError("two shares are of the same point")
@@ -68,17 +68,17 @@ def weights(points: Sequence[int]) -> list[int]:
 
 
 def combine(shares: Mapping[int, bytes], known: Mapping[int, int] | None = None) -> bytes:
-    """Return the secret, given as many shares as the threshold was.
+    """Return the secret, given as many shares as the threshold.
 
     Args:
         shares: point -> share.
-        known: point -> weight, of :func:`weights` over the same points.
+        known: point -> weight, from :func:`weights` for the same points.
 
     Raises:
-        ShareError: a share is none, or together they give no secret: one of them is wrong.
+        ShareError: a share has the wrong form, or the shares give no secret because one of them is wrong.
     """
     if not all(is_share(share) for share in shares.values()):
-        raise ShareError("a share is not of the form that shares have")
+        raise ShareError("a share has the wrong form")
     by_point = known or dict(zip(shares, weights(list(shares)), strict=True))
     total = sum(int.from_bytes(share) * by_point[point] for point, share in shares.items()) % PRIME
     if total >= 2 ** (8 * SECRET_BYTES):

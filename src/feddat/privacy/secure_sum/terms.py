@@ -1,4 +1,4 @@
-"""What everybody in one attempt at a sum must see alike, and what depends on it: threshold, sizes, agreement."""
+"""What all clients in one attempt at a sum must agree on, and what follows from it: threshold, sizes, noise."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from hashlib import sha256
 from feddat.privacy.secure_sum import fixed_point
 from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.masks import KEY_BYTES
+from feddat.privacy.secure_sum.shares_of_noise import NoisePlan, plan_noise
 
 #: A sum of fewer is never made: of two, each client would know the other's update.
 LEAST_SUM = 3
-#: Bytes of a commitment.
+#: Bytes of a commitment, and its place in an offer that its holder has not been told of: clients need none.
 COMMITMENT_BYTES = 16
+NO_COMMITMENT = bytes(COMMITMENT_BYTES)
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a client gives away to begin with; all of it public.
+    """What a client begins an attempt with. All of it is public.
 
     Attributes:
-        channel: key of its channels to the others, the same through a run.
-        mask: key of this attempt's masks.
-        commitment: to the seed of its own mask.
+        channel: public key of its channels to the other clients, the same for a whole run.
+        mask: public key of its masks in this attempt.
+        commitment: to the seed of its own mask. The server alone checks it, so clients are not told of the others'.
     """
 
     channel: bytes
@@ -37,7 +39,7 @@ class Offer:
         """Check the lengths.
 
         Raises:
-            SumError: one is wrong.
+            SumError: a length is wrong.
         """
         found = (len(self.channel), len(self.mask), len(self.commitment))
         if found != (KEY_BYTES, KEY_BYTES, COMMITMENT_BYTES):
@@ -46,30 +48,58 @@ class Offer:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a run's settings say of its sums.
+    """What a run's settings say about its sums.
 
     Attributes:
-        threshold: share of the clients of an attempt; more than that must stay to the end.
-        least: fewest clients that a sum is made of.
+        threshold: share of an attempt's clients; more than this share must stay to the end.
+        least: smallest number of clients in a sum.
         bits: of the ring.
         clip: largest magnitude of a number of an update.
+        norm: L2 norm that updates are clipped to; only where clients add noise.
+        noise: multiplier of the noise that clients add in shares; 0: they add none.
+        colluders: number of clients whose noise does not count.
     """
 
     threshold: float = 0.5
     least: int = LEAST_SUM
     bits: int = 12
     clip: float = 0.01
+    norm: float = 0.0
+    noise: float = 0.0
+    colluders: int = 0
+
+
+def threshold(rules: Rules, clients: int) -> int:
+    """Return how many of an attempt's clients must stay to the end: always more than half."""
+    return math.floor(rules.threshold * clients + 1e-9) + 1
+
+
+def enough(rules: Rules, clients: int) -> int:
+    """Return the smallest number of clients whose sum is opened, in an attempt that begins with ``clients``."""
+    return max(threshold(rules, clients), rules.least, LEAST_SUM)
+
+
+def plan_of(rules: Rules, clients: int, size: int) -> NoisePlan | None:
+    """Return how clients add noise to updates of ``size`` numbers; ``None``: they add none.
+
+    Raises:
+        SumError: the ring is too small, or too many clients may collude.
+    """
+    if not rules.noise:
+        return None
+    honest = enough(rules, clients) - rules.colluders
+    return plan_noise(clients, honest, size, rules.bits, rules.clip, rules.norm, rules.noise)
 
 
 @dataclass(frozen=True)
 class Terms:
-    """One attempt at one round's sum.
+    """The terms of one attempt at one round's sum.
 
     Attributes:
-        run, round: that it is of.
+        run, round: which the sum belongs to.
         size: numbers of an update.
-        rules: of the run.
-        names: of the clients in it, sorted.
+        rules: of the run's sums.
+        names: of the clients in the attempt, sorted.
         offers: theirs, in this order.
     """
 
@@ -81,10 +111,10 @@ class Terms:
     offers: tuple[Offer, ...]
 
     def __post_init__(self) -> None:
-        """Check what no honest server would ask for.
+        """Refuse terms that no honest server would set.
 
         Raises:
-            SumError: there are too few clients, or too many for the ring, or names or keys are there twice.
+            SumError: there are too few clients, or too many for the ring, or a name or key occurs twice.
         """
         if list(self.names) != sorted(set(self.names)) or len(self.offers) != len(self.names):
             raise SumError("the clients' names are not sorted, each once, with an offer each")
@@ -95,44 +125,56 @@ class Terms:
             raise SumError(f"{self.clients} clients in the sum, expected at least {max(self.rules.least, LEAST_SUM)}")
         if not 0.5 <= self.rules.threshold < 1:
             raise SumError(f"a threshold of {self.rules.threshold}, expected at least half and less than all")
-        if self.levels < fixed_point.LEAST_LEVELS:
+        if self.plan is None and self.levels < fixed_point.LEAST_LEVELS:
             raise SumError(f"{self.rules.bits} bits are too few for a sum of {self.clients} clients")
 
     @property
     def clients(self) -> int:
-        """How many clients are in it."""
+        """Number of clients in the attempt."""
         return len(self.names)
 
     @property
     def threshold(self) -> int:
-        """How many must stay to the end, and how many shares give a secret: more than half in any case."""
-        return math.floor(self.rules.threshold * self.clients + 1e-9) + 1
+        """How many clients must stay to the end, and how many shares give a secret."""
+        return threshold(self.rules, self.clients)
 
     @property
     def enough(self) -> int:
-        """How many a sum must be of."""
-        return max(self.threshold, self.rules.least, LEAST_SUM)
+        """Smallest number of clients whose sum is opened."""
+        return enough(self.rules, self.clients)
+
+    @cached_property
+    def plan(self) -> NoisePlan | None:
+        """How clients add noise in shares; ``None``: they add none."""
+        return plan_of(self.rules, self.clients, self.size)
 
     @property
     def levels(self) -> int:
-        """Levels on either side of 0 that each client has."""
-        return fixed_point.levels(self.clients, self.rules.bits)
+        """Number of levels on either side of 0 that each client has, its noise not counted."""
+        return fixed_point.levels(self.clients, self.rules.bits) if self.plan is None else self.plan.levels
+
+    @property
+    def step(self) -> float:
+        """Size of one level, in units of the update."""
+        return self.rules.clip / self.levels if self.plan is None else self.plan.step
+
+    @property
+    def most(self) -> int:
+        """Largest magnitude of a number that clients can add up to, for each of them; noise can have any."""
+        return self.levels if self.plan is None else 2 ** (self.rules.bits - 1)
 
     @cached_property
     def transcript(self) -> bytes:
-        """32 bytes that differ wherever anything in the terms does."""
-        offers = [
-            [name, *(value.hex() for value in asdict(o).values())]
-            for name, o in zip(self.names, self.offers, strict=True)
-        ]
+        """32 bytes that differ if anything differs that clients must agree on: everything but the commitments."""
+        offers = [[name, o.channel.hex(), o.mask.hex()] for name, o in zip(self.names, self.offers, strict=True)]
         said = {"run": self.run, "round": self.round, "size": self.size, "rules": asdict(self.rules), "offers": offers}
         return sha256(b"feddat secure sum terms\0" + json.dumps(said, sort_keys=True).encode()).digest()
 
     def place(self, name: str) -> int:
-        """Return a client's place among the names.
+        """Return the index of a client among the names.
 
         Raises:
-            SumError: it is not in the sum.
+            SumError: the client is not in the sum.
         """
         try:
             return self.names.index(name)
@@ -144,7 +186,7 @@ class Terms:
         return self.offers[self.place(name)]
 
     def bitmap(self, names: Collection[str]) -> bytes:
-        """Return some of the clients as a bit each, the first name's lowest."""
+        """Return a set of clients as one bit per name; the first name has the lowest bit."""
         wanted = set(names)
         number = sum(1 << place for place, name in enumerate(self.names) if name in wanted)
         return number.to_bytes((self.clients + 7) // 8, "little")
@@ -153,7 +195,7 @@ class Terms:
         """Return the clients of a bitmap.
 
         Raises:
-            SumError: it is none.
+            SumError: the bytes are no bitmap of these clients.
         """
         number = int.from_bytes(bitmap, "little")
         if len(bitmap) != (self.clients + 7) // 8 or number >> self.clients:
@@ -161,11 +203,11 @@ class Terms:
         return tuple(name for place, name in enumerate(self.names) if number >> place & 1)
 
     def agreed(self, survivors: Sequence[str]) -> bytes:
-        """Return what clients tell each other that they have seen: the terms, and who is in the sum."""
+        """Return what clients confirm to each other: the terms, and who is in the sum."""
         return b"survivors\0" + self.transcript + self.bitmap(survivors)
 
     def to_json(self) -> dict[str, object]:
-        """Return the terms as JSON holds them."""
+        """Return the terms as values that JSON can hold."""
         return {
             "run": self.run,
             "round": self.round,
@@ -177,7 +219,7 @@ class Terms:
 
     @classmethod
     def from_json(cls, found: dict[str, object]) -> Terms:
-        """Return the terms of :meth:`to_json`."""
+        """Return the terms that :meth:`to_json` was called on."""
         offers = tuple(Offer(*map(bytes.fromhex, offer)) for offer in found["offers"])  # type: ignore[attr-defined]
         return cls(
             run=str(found["run"]),
