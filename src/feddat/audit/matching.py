@@ -7,7 +7,7 @@ gradients, and total variation as prior of pictures. Words are mixtures of word 
 The server changes neither the model nor the adapter. It knows the head of the first round, which the seed decides. We
 give it what it would otherwise have to guess: the right answers, the lengths of the questions, and in one variant the
 questions. It starts from what it knows anyway: the mean of its own pictures, and how often each word is in its own
-questions. Only what it finds beyond that start counts.
+questions. Only what it finds beyond that counts.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def attack(
         before = invented.compared()
         matched = invented.fit(-flat(message.update), iterations)
         after = invented.compared()
-    return row | after.to_json(before) | {"matched": matched}
+    return row | after.to_json(before, invented.guessed(len(after.named))) | {"matched": matched}
 
 
 def changes(config: RunConfig, steps: int, allowed: bool) -> dict[str, Any]:
@@ -115,14 +115,14 @@ class Closeness:
     named: frozenset[int]
     there: frozenset[int]
 
-    def to_json(self, start: Closeness) -> dict[str, Any]:
-        """Return it for JSON, beside the closeness of the attacker's start."""
+    def to_json(self, start: Closeness, guess: frozenset[int]) -> dict[str, Any]:
+        """Return the closeness for JSON, beside that of the attacker's start, and of a guess of as many words."""
         return {
             "recovered": int((self.correlations >= REBUILT).sum() - (start.correlations >= REBUILT).sum()),
             "of": len(self.correlations),
             "correlation": [float(start.correlations.mean()), float(self.correlations.mean())],
             "psnr": [start.psnr, self.psnr],
-            "words": [len(start.words), len(self.words), len(self.there)],
+            "words": [len(guess & self.there), len(self.words), len(self.there)],
             "words_wrong": len(self.named - self.there),
         }
 
@@ -135,6 +135,7 @@ class Invented:
         truth: the true inputs; only their shapes, masks and special tokens are used before they are compared.
         pictures: to start with, (N, 3, H, W), in the model's units.
         words: logits to start with, (N, L, vocabulary).
+        prior: logits of the attacker's own words, (vocabulary,).
         peak: largest difference of two pixels in the model's units.
         told: the words are known, and stay.
 
@@ -143,7 +144,14 @@ class Invented:
     """
 
     def __init__(
-        self, message: Message, truth: Mapping[str, Tensor], pictures: Tensor, words: Tensor, peak: float, told: bool
+        self,
+        message: Message,
+        truth: Mapping[str, Tensor],
+        pictures: Tensor,
+        words: Tensor,
+        prior: Tensor,
+        peak: float,
+        told: bool,
     ) -> None:
         (participant,) = message.federation.participants.values()
         (member,) = participant.members.values()
@@ -154,7 +162,7 @@ class Invented:
         self.truth = dict(truth)
         special = _special(message.federation.foundation.backbone.encoder)
         self._fixed = torch.isin(truth["input_ids"], torch.tensor(sorted(special))) | ~truth["attention_mask"].bool()
-        self._range, self._told = peak, told
+        self._prior, self._range, self._told = prior, peak, told
         self.pictures, self.words = pictures.requires_grad_(), words.requires_grad_()
 
     @classmethod
@@ -178,7 +186,7 @@ class Invented:
         peak = float(own["pixel_values"].max() - own["pixel_values"].min())
         if told:
             words = _SURE * functional.one_hot(truth["input_ids"], size).float()
-        return cls(message, truth, pictures, words, peak, told)
+        return cls(message, truth, pictures, words, prior, peak, told)
 
     def fit(self, target: Tensor, iterations: int) -> float:
         """Optimise towards a gradient (D,); return the cosine that is reached in the end."""
@@ -222,6 +230,10 @@ class Invented:
         embedded = torch.where(self._fixed[..., None], weights[ids], mixed)
         given = {key: value for key, value in self.truth.items() if key != "input_ids"}
         return given | {"inputs_embeds": embedded, "pixel_values": self.pictures}
+
+    def guessed(self, count: int) -> frozenset[int]:
+        """Return the ``count`` words that are most frequent in the attacker's own questions."""
+        return frozenset(self._prior.topk(count).indices.tolist())
 
     @torch.no_grad()
     def compared(self) -> Closeness:

@@ -197,8 +197,10 @@ def _show(result: dict[str, Any]) -> None:
 
 
 def _closeness(row: dict[str, Any]) -> str:
-    """Return how close gradient matching comes to the true data, beside where it starts; "" for other attacks."""
+    """Return how close gradient matching comes to the true data, beside a guess; "" for other attacks."""
     if "correlation" not in row:
         return ""
     (start, reached), (known, named, there) = row["correlation"], row["words"]
-    return f", correlation {reached:.2f} (at the start {start:.2f}), {named} of {there} words (at the start {known})"
+    return (
+        f", correlation {reached:.2f} (at the start {start:.2f}), {named} of {there} words (by their frequency {known})"
+    )
