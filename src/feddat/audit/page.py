@@ -30,11 +30,11 @@ _VIEWS = {
 }
 _SIGNALS = {
     "loss": "how much better the model answers it",
-    "cosine": "whether the update points where this question would have pushed it",
-    "whitened": "the same, without what all questions have in common",
-    "others": "the same, compared with clients that do not have the question",
-    "calibrated": "the same, compared with a rehearsal by the attacker on its own questions",
-    COMBINED: "the first and the last of these together",
+    "cosine": "whether the update points where the question pushes it",
+    "others": "the same, beside the updates of other clients",
+    "whitened": "the cosine, without what all questions share",
+    "calibrated": "the same, beside the attacker's rehearsal",
+    COMBINED: "loss and calibrated together",
 }
 
 
@@ -77,7 +77,7 @@ def _context(result: Mapping[str, Any], failures: Sequence[str], limited: bool) 
         "limited": limited,
         "level": f"{100 * LEVEL:g} %",
         "views": [
-            {"heading": _VIEWS[view][0], "holds": _VIEWS[view][1], "rows": list(map(_row, found.items()))}
+            {"heading": _VIEWS[view][0], "holds": _VIEWS[view][1], "rows": list(map(_row, _in_order(found)))}
             for view, found in _ordered(membership)
         ],
         "compared": _compared(result),
@@ -160,10 +160,16 @@ def _short(
     return sentences
 
 
+def _in_order(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return a view's figures by signal, in the order in which the page explains the signals."""
+    return sorted(found.items(), key=lambda item: list(_SIGNALS).index(item[0]))
+
+
 def _row(item: tuple[str, Mapping[str, Any]]) -> dict[str, str]:
     signal, row = item
     auc, low, high = row["auc"]
     return {
+        "signal": signal,
         "what": _SIGNALS.get(signal, signal),
         "auc": f"{auc:.3f} ({low:.3f}–{high:.3f})",
         "strict": percent(row["tpr"]["0.001"]),
