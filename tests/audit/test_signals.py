@@ -19,9 +19,10 @@ def test_whitening_is_the_inverse_covariance():
     mean, covariance = reference.mean(dim=0), torch.cov(reference.T)
     ridge = 0.1 * covariance.trace() / 5
     expected = -(gradients - mean) @ torch.linalg.solve(covariance + ridge * torch.eye(3), update)
-    assert torch.allclose(signals.whitened(gradients, update, reference), expected)
+    found = signals.whitened(gradients, torch.stack([update, -update]), reference, 0.1)
+    assert torch.allclose(found, torch.stack([expected, -expected]))
     with pytest.raises(ValueError, match="at least two"):
-        signals.whitened(gradients, update, reference[:1])
+        signals.whitened(gradients, update[None], reference[:1])
 
 
 def test_a_whitened_signal_finds_what_a_common_direction_hides():
@@ -35,7 +36,7 @@ def test_a_whitened_signal_finds_what_a_common_direction_hides():
         return (score(members)[:, None] > score(others)[None]).float().mean().item()
 
     plain = told_apart(lambda part: signals.cosine(part, update))
-    assert told_apart(lambda part: signals.whitened(part, update, reference)) > max(0.9, plain + 0.1)
+    assert told_apart(lambda part: signals.whitened(part, update[None], reference)[0]) > max(0.9, plain + 0.1)
 
 
 def test_other_clients_say_how_an_example_scores_anyway():
@@ -47,3 +48,15 @@ def test_other_clients_say_how_an_example_scores_anyway():
 def test_scores_are_in_deviations_of_the_reference():
     assert signals.standardised(torch.tensor([5.0]), torch.tensor([1.0, 3.0])).tolist() == [3.0]
     assert signals.standardised(torch.tensor([5.0]), torch.tensor([1.0, 1.0])).tolist() == [4.0]
+
+
+def test_an_update_of_adamw_is_read_in_its_own_units():
+    # The first entry is a thousand times as large as the second; AdamW moves both alike.
+    reference = torch.tensor([[1000.0, 1.0], [-1000.0, -1.0]])
+    found = signals.scaled(torch.tensor([[1000.0, -1.0]]), reference)
+    assert found[0, 0].item() == pytest.approx(1, rel=0.01) and found[0, 1].item() == pytest.approx(-1 / 6, rel=0.01)
+
+
+def test_calibration_takes_away_what_is_expected_anyway():
+    own, expected = torch.tensor([5.0, 5.0]), torch.tensor([[1.0, 5.0], [3.0, 5.0]])
+    assert signals.calibrated(own, expected, torch.tensor([2.0, 1.0])).tolist() == [1.5, 0.0]

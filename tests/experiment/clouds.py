@@ -4,13 +4,12 @@ import json
 import time
 from contextlib import contextmanager
 
-from two_clients import numbers
-
 from feddat.deploy.control import Control, app_project, let_in
 from feddat.deploy.folder import node_arguments, write_consortium
 from feddat.deploy.launch import start_link
 from feddat.deploy.processes import Processes, free_ports
 from feddat.experiment.serving.app_config import AppConfig, to_flat, to_toml
+from two_clients import numbers
 
 
 def alike(folder):

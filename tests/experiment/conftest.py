@@ -1,6 +1,5 @@
 """Two clients with files of their own and a tiny ViLT: what the tests of whole runs share."""
 
-import json
 import re
 from collections.abc import Iterator
 from functools import partial
@@ -9,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-from two_clients import COLOURS, SIZES, quick_config
+from numpy.typing import NDArray
 
 from feddat.benchmarks.medical import DATASETS
 from feddat.models.named import named_folder
-from helpers import make_tiny_vilt
 from hub_server import Asked, HubServer
+from two_clients import COLOURS, SIZES, quick_config, write_world
 
 #: Repositories that tests ask for where they are not.
 MISSING = {"a/b", "dandelin/vilt-b32-mlm", *(dataset.repository for dataset in DATASETS.values())}
@@ -30,20 +28,12 @@ ALLOWED = {
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> Path:
     """A folder with a model and the files of two clients, ``ann`` and ``bob``."""
-    root = tmp_path_factory.mktemp("world")
-    make_tiny_vilt(root / "model")
-    generator = np.random.default_rng(0)
-    for client in ("ann", "bob"):
-        (root / client).mkdir()
-        for split, size in SIZES.items():
-            lines = []
-            for i in range(size):
-                answer = list(COLOURS)[i % 3]
-                pixels = np.clip(generator.normal(COLOURS[answer], 40, (32, 32, 3)), 0, 255).astype(np.uint8)
-                Image.fromarray(pixels).save(root / client / f"{split}{i}.png")
-                lines.append({"image": f"{split}{i}.png", "question": "what is the color ?", "answers": answer})
-            (root / client / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return root
+
+    def draw(generator: np.random.Generator, i: int) -> tuple[NDArray[np.uint8], str]:
+        answer = list(COLOURS)[i % 3]
+        return np.clip(generator.normal(COLOURS[answer], 40, (32, 32, 3)), 0, 255).astype(np.uint8), answer
+
+    return write_world(tmp_path_factory.mktemp("world"), SIZES, draw)
 
 
 @pytest.fixture

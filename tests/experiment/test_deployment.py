@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 from clouds import alike, log_of, open_cloud
-from two_clients import numbers
 
 from feddat.deploy import pki
 from feddat.deploy.folder import write_consortium
 from feddat.deploy.launch import run_in, start_link
 from feddat.deploy.processes import Processes, free_ports
 from feddat.experiment import Experiment
+from two_clients import numbers
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ import sys
 import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
-from two_clients import numbers
 
 from feddat.algorithms import ALGORITHMS
 from feddat.app.checkpoint import Checkpoints
@@ -19,6 +18,7 @@ from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.single.folder import config_hash
 from feddat.experiment.single.rounds import Service
 from helpers import sent_in
+from two_clients import numbers
 
 
 class Stop(KeyboardInterrupt):

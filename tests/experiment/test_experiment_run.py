@@ -7,7 +7,6 @@ import torch
 from flwr.common.serde import recorddict_to_proto
 from PIL import Image
 from safetensors.torch import load_file
-from two_clients import SIZES, numbers
 
 from feddat.algorithms import ALGORITHMS
 from feddat.app.grid import InProcessGrid
@@ -17,6 +16,7 @@ from feddat.experiment import VARIANTS, Experiment, ExperimentError, known_metho
 from feddat.experiment.single import run as run_module
 from feddat.kinds import KINDS
 from feddat.models.base import ModelError
+from two_clients import SIZES, numbers
 
 
 def test_a_run_leaves_its_folder(make_config):

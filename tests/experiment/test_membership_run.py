@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 import yaml
 from clouds import has, lines
-from two_clients import SIZES
 
 from feddat.deploy.processes import Processes, free_ports
+from two_clients import SIZES
 
 pytestmark = pytest.mark.slow  # a SuperLink, three nodes and a run: a minute or two
 ROUNDS = 12

@@ -4,13 +4,13 @@ import json
 
 import pytest
 from clouds import alike, open_cloud
-from two_clients import numbers
 
 from feddat.config import ConfigError
 from feddat.deploy.launch import run_in
 from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.grids.comparison import compare
 from feddat.experiment.grids.tuning import Search
+from two_clients import numbers
 
 PRIVATE = {
     "privacy.epsilon": 8.0,

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from two_clients import numbers
 
 from feddat import phases
 from feddat.cli import main
 from feddat.experiment import Experiment
 from feddat.experiment.single import profile
 from feddat.experiment.single.profile import STEPS, Profile
+from two_clients import numbers
 
 
 @pytest.fixture

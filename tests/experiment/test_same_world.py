@@ -11,7 +11,6 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_experiment_resume import Stop, stop_at
-from two_clients import SIZES, numbers
 
 from feddat.app.checkpoint import Checkpoints
 from feddat.client.store import StoreError
@@ -23,6 +22,7 @@ from feddat.experiment.single.federation import load_federation
 from feddat.experiment.single.folder import config_hash
 from feddat.experiment.single.world import check_client, finished_worlds, in_short
 from feddat.report.page import write_report
+from two_clients import SIZES, numbers
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import signal
 
 import pytest
 from safetensors.torch import load_file
-from two_clients import numbers
 
 from feddat.config import ConfigError
 from feddat.deploy.launch import run_in
 from feddat.experiment import Experiment
+from two_clients import numbers
 
 CLIENTS = ("ann", "bob", "cid")
 

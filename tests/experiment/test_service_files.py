@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from two_clients import SIZES
 
 from feddat.deploy.control import Control
 from feddat.deploy.folder import write_consortium
 from feddat.deploy.processes import free_ports, search_path
+from two_clients import SIZES
 
 NAMES = ("ann", "bob")
 FEDDAT = Path(sys.executable).parent / "feddat"

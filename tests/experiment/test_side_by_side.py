@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from two_clients import numbers
 
 from feddat.client.store import PersonalStore, StoreError
 from feddat.config import ConfigError
@@ -21,6 +20,7 @@ from feddat.experiment import Experiment, comparison_runs
 from feddat.experiment.single.client_process import choose_jobs
 from feddat.experiment.single.federation import load_federation
 from feddat.files import locked
+from two_clients import numbers
 
 
 def four(world, **values):

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from two_clients import numbers
 
 from feddat.config import ConfigError, load_config
 from feddat.experiment import Experiment
@@ -12,6 +11,7 @@ from feddat.experiment.single.federation import build_federation, check_sites
 from feddat.experiment.single.methods import resolve
 from feddat.models.catalog import FAMILIES
 from helpers import make_unit
+from two_clients import numbers
 
 
 @pytest.fixture(scope="module")

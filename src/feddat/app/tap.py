@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
-from flwr.app import ArrayRecord, Context, Message
+from flwr.app import ArrayRecord, Context, Message, MetricRecord
 from flwr.clientapp import ClientApp
 from torch import Tensor
 
@@ -25,12 +25,14 @@ class Seen:
         client: name of the client.
         received: the shared part that the client received; empty if nothing travels.
         sent: the shared part that it sent back; empty if the reply is an error or holds no readable shared part.
+        metrics: the numbers beside it, as far as the client shares them.
     """
 
     round: int
     client: str
     received: dict[str, Tensor]
     sent: dict[str, Tensor]
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 #: Receives every observed exchange.
@@ -50,8 +52,15 @@ class TappedApp(ClientApp):
         if message.metadata.message_type == "train":
             ask = messages.read_instruction(message)
             received = {key: value.clone() for key, value in (ask.shared or {}).items()}
-            self._watcher(Seen(ask.round, client_name(context), received, _sent(reply, ask)))
+            self._watcher(Seen(ask.round, client_name(context), received, _sent(reply, ask), _metrics(reply)))
         return reply
+
+
+def _metrics(reply: Message) -> dict[str, float]:
+    record = None if reply.has_error() else reply.content.get(messages.METRICS)
+    if not isinstance(record, MetricRecord):
+        return {}
+    return {key: float(value) for key, value in record.items() if isinstance(value, int | float)}
 
 
 def _sent(reply: Message, ask: messages.Instruction) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Attacks on a run, by a server that follows the protocol and looks at everything, and by a client that does the same.
+"""Attacks on a run by a curious server or client, which follows the protocol and looks at everything.
 
-They play with the run's own data, so that it is known who was trained on, and say how far an attacker gets.
+The attacks use the run's own data, so that the right answers are known, and report how far an attacker gets.
 """

@@ -1,7 +1,7 @@
-"""Canaries: examples with a wrong answer, each put into a client's training data or left out by a coin.
+"""Canaries: examples with a wrong answer. A coin decides for each whether it joins a client's training data.
 
-A wrong answer can be learnt by heart alone, so that it shows in the model more than a right one would. What
-differential privacy promises holds for these as well: a bound that they break is no bound.
+A model can only learn a wrong answer by heart, so it shows more than a right one. The promise of differential privacy
+holds for canaries as well: if they break a bound, it is no bound.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from feddat.audit.one_run import ERROR, audit_scores
 from feddat.example import ClientData, Example
 from feddat.seeding import numpy_generator
 
-#: Signal that each view is judged by.
+#: The signal that each view is judged by.
 _SIGNAL = {"server": COMBINED, "sum": COMBINED, "model": "loss"}
 
 
 @dataclass(frozen=True, slots=True)
 class Canaries:
-    """One client's.
+    """One client's canaries.
 
     Attributes:
-        inside: those that are put in.
-        outside: those that are left out.
+        inside: canaries in the training data.
+        outside: canaries that were left out.
     """
 
     inside: tuple[Example, ...]
@@ -39,7 +39,7 @@ class Canaries:
 def make_canaries(
     clients: Mapping[str, ClientData], spare: Mapping[str, Sequence[Example]], seed: int
 ) -> dict[str, Canaries]:
-    """Return each client's canaries, made of unused examples of its own."""
+    """Return each client's canaries, made from its unused examples."""
     found = {}
     for name, examples in spare.items():
         generator = numpy_generator(seed, "audit", name, "canaries")
@@ -53,7 +53,7 @@ def make_canaries(
 
 
 def _wrong(example: Example, data: ClientData, place: int, generator: np.random.Generator) -> Example:
-    """Return an example with another answer than its own, drawn from the client's."""
+    """Return an example with a wrong answer, drawn from the client's answers."""
     name = f"canary-{place}"
     if data.task == "vqa":
         wrong = [answer for answer in data.answers if answer not in example.answers] or list(data.answers)
@@ -65,7 +65,7 @@ def _wrong(example: Example, data: ClientData, place: int, generator: np.random.
 
 
 def with_canaries(clients: Sequence[ClientData], canaries: Mapping[str, Canaries]) -> list[ClientData]:
-    """Return the clients' data with their canaries in it."""
+    """Return the clients' data with their canaries added to the training examples."""
     return [
         replace(data, train=(*data.train, *canaries[data.name].inside)) if data.name in canaries else data
         for data in clients
@@ -73,14 +73,14 @@ def with_canaries(clients: Sequence[ClientData], canaries: Mapping[str, Canaries
 
 
 def as_candidates(candidates: Mapping[str, Candidates], canaries: Mapping[str, Canaries]) -> dict[str, Candidates]:
-    """Return what an attack asks about: the canaries in the place of members and non-members."""
+    """Return candidates with the canaries as members and non-members."""
     return {
         name: replace(candidates[name], members=one.inside, non_members=one.outside) for name, one in canaries.items()
     }
 
 
 def bounds(found: Mapping[str, ClientScores], delta: float) -> dict[str, Any]:
-    """Return view -> lower bound on ε, see :mod:`.one_run`, with δ and the confidence, for JSON."""
+    """Return lower bounds on ε by view (:mod:`.one_run`), with δ and the confidence, for JSON."""
     views = {}
     for view in next(iter(found.values())).members:
         if view == CONTROL:

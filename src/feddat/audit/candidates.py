@@ -1,11 +1,11 @@
-"""Whose membership is asked: a client's training questions, and questions of the same kind that it did not train on.
+"""The examples of an audit: a client's training questions, and questions of the same kind that it did not train on.
 
-| part | what the attacker knows of it |
+| part | use |
 | --- | --- |
-| members | what it guesses at: examples of the client's training split |
-| non-members | what it guesses at too: unused examples, as many |
-| shadow | its own examples of the same kind, unused: a head is trained on them in the place of the client's |
-| reference | the same: how non-members score, for whitening and for comparing scores of rounds and clients |
+| members | under attack: examples of the client's training split |
+| non-members | under attack: as many unused examples |
+| shadow | the attacker's own unused examples, on which it trains a shadow client |
+| reference | the attacker's own unused examples; they show how non-members score, for whitening and standardising |
 """
 
 from __future__ import annotations
@@ -24,19 +24,21 @@ from feddat.seeding import numpy_generator
 
 log = logging.getLogger(__name__)
 
-#: Unused examples are drawn this many times as often as needed: those with unknown answers are left out.
+#: Draw this many times the unused examples that are needed, because those with unknown answers are left out.
 _MARGIN = 1.5
-#: Fewer of any part say nothing.
+#: Reference examples to aim for: fewer describe the common directions of gradients badly.
+REFERENCES = 200
+#: Least size of each part; fewer examples say nothing.
 LEAST = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The examples of one client that an audit asks about or uses, all of answers that the client knows.
+    """The examples of one client's audit. The client knows an answer of each.
 
     Attributes:
         members, non_members, shadow, reference: see the module.
-        source: where the unused ones are from, for the report.
+        source: origin of the unused examples, for the report.
     """
 
     members: tuple[Example, ...]
@@ -49,22 +51,23 @@ class Candidates:
 def draw_candidates(
     config: RunConfig, clients: Mapping[str, ClientData], examples: int, extra: int, seed: int
 ) -> tuple[dict[str, Candidates], dict[str, tuple[Example, ...]]]:
-    """Return each client's candidates, and further unused examples of it: at most ``extra``, for canaries.
+    """Return each client's candidates, and at most ``extra`` further unused examples per client, for canaries.
 
-    Unused examples are, in this order: those that the generator of a mini federation draws next; those that the run's
-    caps leave out of a training split; validation and test questions.
+    Unused examples come from the first of these sources that has enough: what the generator of a mini federation draws
+    next; what the run's caps leave out of a training split; validation and test questions.
 
     Args:
         config: the run's.
-        clients: its data, as it was trained on.
-        examples: members at most, and as many of each other part.
-        extra: per client.
+        clients: the clients' data, as the run trained on it.
+        examples: largest number of members, and of non-members.
+        extra: further unused examples per client.
         seed: of every choice.
 
     Raises:
-        AuditError: a client has too few unused examples; names it.
+        AuditError: a client has too few unused examples; the message names it.
     """
-    needed = 2 * examples + extra
+    references = max(examples, REFERENCES)
+    needed = examples + extra + references + max(len(data.train) for data in clients.values())
     unused = _unused(config, clients, needed)
     found, spare = {}, {}
     for name, data in clients.items():
@@ -76,30 +79,30 @@ def draw_candidates(
         own = _known_without_it(data)
         if len(own) < LEAST:
             raise AuditError(
-                f"client {name}: {len(own)} training questions whose answer another one has too, expected at least "
+                f"client {name}: {len(own)} training questions share their answer with another one, expected at least "
                 f"{LEAST}"
             )
-        count = min(examples, len(own), len(pool) // 2)
+        count = min(examples, len(own), len(pool) // 3)
         if count < LEAST:
             raise AuditError(
-                f"client {name}: {len(pool)} unused questions ({source}), expected at least {2 * LEAST}; cap the "
+                f"client {name}: {len(pool)} unused questions ({source}), expected at least {3 * LEAST}; cap the "
                 "training examples (train_examples) so that some are left, or give it larger validation and test splits"
             )
         members = [own[i] for i in generator.permutation(len(own))[:count]]
         rest = pool[count:]
-        half = min(len(rest) // 2, examples)
-        found[name] = Candidates(
-            tuple(members), tuple(pool[:count]), tuple(rest[:half]), tuple(rest[half : 2 * half]), source
-        )
+        # A shadow client should have as much to train on as the client that it stands for.
+        reference = min(len(rest) // 2, references)
+        shadow = rest[reference : reference + len(data.train)]
+        found[name] = Candidates(tuple(members), tuple(pool[:count]), tuple(shadow), tuple(rest[:reference]), source)
         spare[name] = tuple(canaries)
     return found, spare
 
 
 def _known_without_it(data: ClientData) -> list[Example]:
-    """Return the training examples whose answer the client would know without them too, as it does a non-member's.
+    """Return the training examples whose answer the client would know without them, as it knows a non-member's.
 
-    An answer that was given once is a rare one, and is in the list because its example was trained on: among members
-    there would be more rare answers than among non-members, and the groups could be told apart without any leak.
+    An answer that occurs once is in the client's list only because of its example. With such examples, members would
+    have more rare answers than non-members, and the groups would differ without any leak.
     """
     if data.task != "vqa":
         return list(data.train)
@@ -108,12 +111,12 @@ def _known_without_it(data: ClientData) -> list[Example]:
 
 
 def _known(example: Example, data: ClientData) -> bool:
-    """Return whether an example's answer is one of the client's: others would be told from members by that alone."""
+    """Return whether the client knows an answer of an example. An unknown answer alone would give a non-member away."""
     return data.task != "vqa" or any(answer in data.answers for answer in example.answers)
 
 
 def _unused(config: RunConfig, clients: Mapping[str, ClientData], needed: int) -> dict[str, tuple[str, list[Example]]]:
-    """Return where each client's unused examples are from, and these."""
+    """Return for each client where its unused examples come from, and the examples."""
     if config.split_clients == 1 and config.benchmark in MINI:
         largest = max(len(data.train) for data in clients.values())
         # A mini split is a prefix of every larger one of its seed.
@@ -129,7 +132,7 @@ def _unused(config: RunConfig, clients: Mapping[str, ClientData], needed: int) -
     for name, data in clients.items():
         used = {example.id for example in data.train}
         rest = [example for example in drawn.get(name, ()) if example.id not in used]
-        if len(rest) >= 2 * LEAST:
+        if len(rest) >= 3 * LEAST:
             found[name] = how, rest
         else:
             found[name] = "validation and test questions", [*data.validation, *data.test]

@@ -1,5 +1,5 @@
-"""What stops an audit."""
+"""The error of an audit."""
 
 
 class AuditError(ValueError):
-    """An audit cannot be made; the message names the client, setting or folder, and what was expected."""
+    """An audit is impossible; the message names the client, setting or folder, and what was expected."""

@@ -1,14 +1,15 @@
-"""Pictures' patches and words out of one message, by adapters whose rows are bins.
+"""Patches of pictures out of one message, by adapters whose rows are bins.
 
 After Sami et al., "Gradient Inversion Attacks on Parameter-Efficient Fine-Tuning" (PEFTLeak), CVPR 2025, arXiv
-2506.04453, whose bins are those of Fowl et al., "Robbing the Fed", ICLR 2022. The server makes all layers but the last
-pass tokens on as they are, so that every adapter reads the embeddings. All rows of an adapter's W_down measure the same
-thing, v·h, and their biases are thresholds in ascending order: neighbouring rows differ in the tokens between two
-thresholds alone. All columns of W_up are one vector, so that every row gets the same gradient from a token, s. Then
+2506.04453, with the bins of Fowl et al., "Robbing the Fed", ICLR 2022. The server makes all layers except the last pass
+tokens on unchanged, so that every adapter reads the embeddings. All rows of an adapter's W_down measure the same value,
+v·h, and their biases are thresholds in ascending order. Neighbouring rows differ only in the tokens between two
+thresholds. All columns of W_up are the same vector, so that a token gives every row the same gradient, s. Then
 
     ΔW_down[i] − ΔW_down[i+1] = Σ s h,   Δb_down[i] − Δb_down[i+1] = Σ s,   over the tokens in bin i,
 
-and where there is one of them, the quotient is its embedding. This is our own form of it for the adapters here.
+and if there is one token in the bin, the quotient is its embedding. This is our own form of the attack, for the
+adapters here.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from feddat.example import ClientData, Example
 from feddat.experiment.single.federation import Federation
 from feddat.seeding import torch_generator
 
-#: Distance to the true embedding, as a share of its norm, up to which a patch counts as rebuilt.
+#: A patch counts as rebuilt up to this distance from the true embedding, as a share of its norm.
 CLOSE = 0.05
-#: Size of W_up: small, so that what an adapter adds does not change what the next one reads.
+#: Size of W_up: small, so that one adapter does not change what the next one reads.
 _UP = 1e-4
-#: Bins whose biases moved less than this share of the most are empty.
+#: A bin is empty if its bias moved less than this share of the largest move.
 _EMPTY = 1e-6
 _DOWN, _BIAS, _OUT = "bottleneck_down.weight", "bottleneck_down.bias", "bottleneck_up.weight"
 
@@ -43,10 +44,10 @@ def attack(
     Args:
         config: the run's.
         data: the client's.
-        known: examples of the attacker's own, which thresholds are chosen by.
+        known: the attacker's own examples, by which it chooses thresholds.
         batch: examples per step.
         steps: of the round.
-        allowed: the client keeps to its default policy: the model is as it was, and so are the optimizer's limits.
+        allowed: the client keeps to its default policy, so that the model and the optimizer's limits are unchanged.
         folder: for the client's state.
     """
     examples = data.train[: batch * steps]
@@ -68,7 +69,7 @@ def attack(
 
 
 def pass_on(vilt: ViltModel) -> None:
-    """Make all layers but the last return what they are given."""
+    """Make all layers except the last return their input."""
     layers: list[Any] = list(vilt.encoder.layer)
     for layer in layers[:-1]:
         output = getattr(layer.output, "base_layer", layer.output)
@@ -78,9 +79,9 @@ def pass_on(vilt: ViltModel) -> None:
 
 
 def bins(shared: dict[str, Tensor], tokens: Tensor, seed: int) -> dict[str, Tensor]:
-    """Return a shared part whose adapters are bins over what tokens (n, d) measure; each adapter has its own stretch.
+    """Return a shared part whose adapters are bins over the measured values of tokens (n, d), each with its own range.
 
-    The last adapter is left as it is: nothing but the first token goes through it.
+    The last adapter is left unchanged, because only the first token goes through it.
     """
     generator = torch_generator(seed, "audit", "bins")
     width = tokens.shape[1]
@@ -90,7 +91,7 @@ def bins(shared: dict[str, Tensor], tokens: Tensor, seed: int) -> dict[str, Tens
     sites = sorted({key.removesuffix(_DOWN) for key in shared if key.endswith(_DOWN)})[:-1]
     rows = shared[sites[0] + _BIAS].numel()
     measured = tokens @ direction
-    # Neighbouring adapters share a threshold, so that no bin is lost between them.
+    # Neighbouring adapters share a threshold, so that no bin falls between them.
     cuts = torch.quantile(measured, torch.linspace(0, 1, len(sites) * (rows - 1) + 1).clamp(1e-4, 1))
     crafted = dict(shared)
     for place, site in enumerate(sites):
@@ -101,7 +102,7 @@ def bins(shared: dict[str, Tensor], tokens: Tensor, seed: int) -> dict[str, Tens
 
 
 def rebuilt(update: dict[str, Tensor]) -> Tensor:
-    """Return what every bin that is not empty gives, (m, d)."""
+    """Return the quotient of every bin that is not empty, (m, d)."""
     found = []
     sites = sorted({key.removesuffix(_DOWN) for key in update if key.endswith(_DOWN)})[:-1]
     for site in sites:
@@ -113,7 +114,7 @@ def rebuilt(update: dict[str, Tensor]) -> Tensor:
 
 
 def matched(found: Tensor, truth: Tensor) -> int:
-    """Return how many of the true embeddings (n, d) one of those that were found (m, d) is close to."""
+    """Return how many true embeddings (n, d) are close to one of those that were found (m, d)."""
     if not len(found):
         return 0
     distance = torch.cdist(truth.double(), found.double().nan_to_num(0, 0, 0)).min(dim=1).values
@@ -135,4 +136,4 @@ def _patches(message: Message) -> Tensor:
     inputs = member.inputs(member.prepared("train").views, torch.arange(len(message.examples)))
     states = embedded(vilt_of(message.federation.foundation.backbone.model), inputs)
     words = inputs["input_ids"].shape[1]
-    return states[:, words + 1 :].flatten(0, 1)  # behind the words stands the picture's own first token
+    return states[:, words + 1 :].flatten(0, 1)  # the picture's own first token follows the words

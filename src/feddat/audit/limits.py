@@ -1,4 +1,4 @@
-"""What an audit may find at most, so that it can guard a pipeline."""
+"""Limits on what an audit finds, so that it can guard a pipeline."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from feddat.audit.membership import CONTROL
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Thresholds; ``None``: there is none.
+    """Limits; ``None``: no limit.
 
     Attributes:
         auc: the AUC of the best membership attack, between 0 and 1.
         tpr: its true-positive rate at 1 % false positives, between 0 and 1.
         epsilon: the lower bound on ε.
-        reconstructed: pictures' patches or whole questions that came out of one update, under the client's policy.
+        reconstructed: patches, words or pictures rebuilt from one message of a client with the default policy.
     """
 
     auc: float | None = None
@@ -28,10 +28,10 @@ class Limits:
 
 
 def exceeded(result: Mapping[str, Any], limits: Limits) -> list[str]:
-    """Return a sentence for each threshold that an audit's figures are above; the figures, not their intervals, count.
+    """Return a sentence for each figure above its limit. The figure counts, not its interval.
 
     Raises:
-        AuditError: the audit did not measure what a threshold is about; names it.
+        AuditError: the audit did not measure what a limit is about; the message names it.
     """
     found = []
     rows = {

@@ -1,21 +1,33 @@
 """Membership inference: which of these questions did a client train on?
 
-Three attackers, by what they hold:
+There are three attackers, by what they hold:
 
 | view | holds | is |
 | --- | --- | --- |
 | ``server`` | every round's global adapter, each client's update | a server that keeps all messages |
-| ``sum`` | every round's global adapter alone | that server under secure aggregation; any client of the run |
+| ``sum`` | every round's global adapter | that server under secure aggregation; any client of the run |
 | ``model`` | a client's personal model after the last round | whoever is given an exported model |
 
-and the signals of :mod:`.signals` that each can compute. The control attacks the model as it was before the run, which
-nobody's data is in: what it finds is a difference between the two groups of questions, and no leak.
+Signals, each higher for a member; gradients are taken at the adapter that was sent out, with a shadow client's head:
+
+| signal | score |
+| --- | --- |
+| ``loss`` | fall of the loss by the update, beside a shadow client's update; ``model``: the loss, turned round |
+| ``cosine`` | −cos of gradient and update |
+| ``others`` | ``cosine`` beside the updates of other clients (FedMIA) |
+| ``whitened`` | −gᵀ Σ⁻¹ Δ, gradients in AdamW's units |
+| ``calibrated`` | ``whitened`` beside a shadow client's update and those of other clients, by ‖g‖ |
+| ``combined`` | mean of ``loss`` and ``calibrated`` |
+
+The control attacks the model as it was before the run, which has seen nobody's data. What it finds is a difference
+between the two groups of questions, and no leak.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,20 +36,19 @@ from torch import Tensor
 
 from feddat.audit import signals, statistics
 from feddat.audit.candidates import Candidates
-from feddat.audit.probe import Encoded, Probe
+from feddat.audit.probe import Probe
 from feddat.audit.replay import Trace
-from feddat.client.member import Prepared
-from feddat.experiment.single.foundation import answering_state
+from feddat.audit.shadow import ShadowClients, Turn, mean_sent, personal_losses
+from feddat.config import RunConfig
 from feddat.seeding import numpy_generator
 
 VIEWS = ("server", "sum", "model")
-#: Mean over the signals of a view; the one that bounds from canaries are computed with, chosen before any is seen.
+#: Mean of a view's averaged signals. Bounds from canaries are computed with it: it was chosen before any were seen.
 COMBINED = "combined"
-#: Signals that are averaged.
-_AVERAGED = ("loss", "cosine", "whitened")
+_AVERAGED = ("loss", "calibrated")
 CONTROL = "control"
 
-#: Is told what is done, how much of it, and of how much.
+#: Receives what is being done, how much of it is done, and of how much.
 Say: TypeAlias = Callable[[str, int, int], None]
 #: View -> signal -> scores per attacked round.
 _Rounds: TypeAlias = dict[str, dict[str, list[Tensor]]]
@@ -45,7 +56,7 @@ _Rounds: TypeAlias = dict[str, dict[str, list[Tensor]]]
 
 @dataclass
 class ClientScores:
-    """How an attack scores one client's candidates: view -> signal -> (rounds, n), standardised.
+    """An attack's scores of one client's candidates: view -> signal -> (rounds, n), standardised.
 
     Attributes:
         members: of the members.
@@ -57,38 +68,49 @@ class ClientScores:
 
 
 def attacked_rounds(rounds: Sequence[int], count: int) -> list[int]:
-    """Return at most ``count`` rounds, evenly spread, the first and the last among them."""
+    """Return at most ``count`` rounds, evenly spread from the first to the last."""
     if count >= len(rounds):
         return list(rounds)
     return [rounds[round(place)] for place in np.linspace(0, len(rounds) - 1, count)] if count > 1 else [rounds[-1]]
 
 
 def attack(
-    trace: Trace, candidates: Mapping[str, Candidates], views: Sequence[str], rounds: int, seed: int, say: Say
+    config: RunConfig,
+    trace: Trace,
+    candidates: Mapping[str, Candidates],
+    views: Sequence[str],
+    rounds: int,
+    folder: Path,
+    say: Say,
 ) -> dict[str, ClientScores]:
     """Return the scores of every client's candidates.
 
     Args:
+        config: the run's, with an algorithm's name as method.
         trace: the run.
         candidates: by client.
         views: of :data:`VIEWS`.
-        rounds: that are looked at, at most.
-        seed: of the shadow heads.
-        say: progress.
+        rounds: how many rounds are attacked, at most.
+        folder: for the shadow clients' states, empty.
+        say: receives progress.
 
     Raises:
-        AuditError: a client's model cannot be attacked so.
+        AuditError: a client's model cannot be attacked in this way.
     """
     chosen = attacked_rounds(trace.rounds, rounds)
-    total, found = len(candidates) * max(1, len(chosen)), {}
+    shadows = ShadowClients(config, trace, candidates, folder)
+    played = len([round for round in trace.rounds if round <= max(chosen, default=0)])
+    total = played + len(candidates) * max(1, len(chosen))
+    rehearsed = shadows.rehearse(chosen, lambda done: say("", done, total))
+    found = {}
     for place, (client, those) in enumerate(candidates.items()):
 
-        def told(done: int, before: int = place * len(chosen)) -> None:
+        def told(done: int, before: int = played + place * len(chosen)) -> None:
             say("", before + done, total)
 
-        scores = _by_round(trace, client, those, views, chosen, seed, told)
+        scores = _by_round(trace, client, those, views, rehearsed, told)
         if "model" in views:
-            scores["model"] = {"loss": [-_personal_losses(trace, client, those)]}
+            scores["model"] = _from_model(trace, shadows, client, those)
         found[client] = _standardised(scores, len(those.members), len(those.non_members))
     return found
 
@@ -98,60 +120,91 @@ def _by_round(
     client: str,
     those: Candidates,
     views: Sequence[str],
-    rounds: Sequence[int],
-    seed: int,
+    rehearsed: Mapping[int, Mapping[str, Turn]],
     say: Callable[[int], None],
 ) -> _Rounds:
-    """Return raw scores of members, non-members and reference examples, one behind the other, from what travelled."""
-    scores: _Rounds = {view: {} for view in views if view != "model" and rounds}
+    """Return raw scores, from what travelled, of members, non-members and reference examples in this order."""
+    scores: _Rounds = {view: {} for view in views if view != "model" and rehearsed}
     if not scores:
         return scores
     owner = trace.federation.owner(client)
-    probe = Probe(trace.federation.foundation, owner.members[client], seed)
+    probe = Probe(trace.federation.foundation, owner.members[client])
     asked = probe.encode([*those.members, *those.non_members, *those.reference])
-    shadow = probe.encode(those.shadow)
     probe.load(trace.before(trace.rounds[0]))
-    probe.train_head(shadow)
-    before = probe.losses(asked)
-    scores[CONTROL] = {"loss": [-before]}
-    for done, round in enumerate(rounds):
+    scores[CONTROL] = {"loss": [-probe.losses(asked, next(iter(rehearsed.values()))[client].head)]}
+    for done, (round, turns) in enumerate(rehearsed.items()):
         say(done)
-        received = trace.before(round)
-        probe.load(received)
-        probe.train_head(shadow)
-        gradients = probe.gradients(asked)
+        shadow = turns[client]
+        attacked: dict[str, _Attacked] = {}
         if "sum" in scores:
-            _add(scores["sum"], _from_update(gradients, trace.mean_update(round), len(those.reference)))
-            _add(scores["sum"], {"loss": _fall(probe, trace.after(round), asked, shadow, before)})
+            expected = torch.stack([turn.update for turn in turns.values()]).mean(dim=0)
+            attacked["sum"] = _Attacked(trace.mean_update(round), [expected], [], trace.after(round), mean_sent(turns))
         own = trace.update(round, owner.name)
         if "server" in scores and own is not None:
-            _add(scores["server"], _from_update(gradients, own, len(those.reference)))
-            others = [trace.update(round, name) for name in trace.seen[round] if name != owner.name]
-            known = [signals.cosine(gradients, update) for update in others if update is not None]
-            if known:
-                compared = signals.against_others(signals.cosine(gradients, own), torch.stack(known))
-                _add(scores["server"], {"others": compared})
-            _add(scores["server"], {"loss": _fall(probe, trace.seen[round][owner.name].sent, asked, shadow, before)})
+            theirs = (trace.update(round, name) for name in trace.seen[round] if name != owner.name)
+            others = [update for update in theirs if update is not None]
+            sent = trace.seen[round][owner.name].sent
+            attacked["server"] = _Attacked(own, [shadow.update], others, sent, shadow.sent)
+        if not attacked:
+            continue
+        probe.load(trace.before(round))
+        gradients = probe.gradients(asked, shadow.head)
+        reference = gradients[len(gradients) - len(those.reference) :]
+        units = signals.scaled(gradients, reference)
+        updates = torch.cat([one.updates for one in attacked.values()])
+        # One call for all views: most of the work is in the reference gradients.
+        filtered = signals.whitened(units, updates, units[len(units) - len(those.reference) :])
+        parts = torch.split(filtered, [len(one.updates) for one in attacked.values()])
+        norms = units.norm(dim=1).double()
+        for (view, one), part in zip(attacked.items(), parts, strict=True):
+            _add(scores[view], one.scores(gradients, part, norms))
+            falls = []
+            for shared in (one.without, one.state):
+                probe.load(shared)
+                falls.append(probe.losses(asked, shadow.head))
+            _add(scores[view], {"loss": falls[0] - falls[1]})
     return {view: found for view, found in scores.items() if found}
 
 
-def _from_update(gradients: Tensor, update: Tensor, references: int) -> dict[str, Tensor]:
-    reference = gradients[len(gradients) - references :]
-    return {
-        "cosine": signals.cosine(gradients, update),
-        "whitened": signals.whitened(gradients.double(), update.double(), reference.double()),
-    }
+@dataclass(frozen=True, slots=True)
+class _Attacked:
+    """What one view has of one round.
 
-
-def _fall(probe: Probe, shared: Mapping[str, Tensor], asked: Encoded, shadow: Encoded, before: Tensor) -> Tensor:
-    """Return how far each example's loss is below that before the run: how hard it is cancels.
-
-    Watson, Guo, Cormode, Sablayrolles: "On the Importance of Difficulty Calibration in Membership Inference Attacks",
-    ICLR 2022.
+    Attributes:
+        update: the update under attack, (D,).
+        expected: updates of shadow clients that stand for the same client without the questions under attack.
+        others: updates of other clients.
+        state: the shared part after the update.
+        without: the shared part after the shadow client's update.
     """
-    probe.load(shared)
-    probe.train_head(shadow)
-    return before - probe.losses(asked)
+
+    update: Tensor
+    expected: list[Tensor]
+    others: list[Tensor]
+    state: Mapping[str, Tensor]
+    without: Mapping[str, Tensor]
+
+    @property
+    def updates(self) -> Tensor:
+        """All of its updates, (k, D): the one under attack, the expected ones, those of others."""
+        return torch.stack([self.update, *self.expected, *self.others])
+
+    def scores(self, gradients: Tensor, filtered: Tensor, norms: Tensor) -> dict[str, Tensor]:
+        """Return signal -> scores (n,).
+
+        Args:
+            gradients: (n, D).
+            filtered: (k, n), what whitening makes of :attr:`updates`.
+            norms: (n,), of the gradients that were whitened.
+        """
+        found = {"cosine": signals.cosine(gradients, self.update), "whitened": filtered[0]}
+        if self.others:
+            compared = torch.stack([signals.cosine(gradients, other) for other in self.others])
+            found["others"] = signals.against_others(found["cosine"], compared)
+        # Shadow clients stand for the same data, other clients for the same round: each kind counts one half.
+        kinds = torch.split(filtered[1:], [len(self.expected), len(self.others)])
+        expected = torch.stack([part.mean(dim=0) for part in kinds if len(part)])
+        return found | {"calibrated": signals.calibrated(filtered[0], expected, norms)}
 
 
 def _add(scores: dict[str, list[Tensor]], found: Mapping[str, Tensor]) -> None:
@@ -159,16 +212,15 @@ def _add(scores: dict[str, list[Tensor]], found: Mapping[str, Tensor]) -> None:
         scores.setdefault(signal, []).append(values.double())
 
 
-def _personal_losses(trace: Trace, client: str, those: Candidates) -> Tensor:
-    """Return the losses of a client's own model, with its own head, on the route that it answers on."""
-    owner, state = trace.federation.owner(client), trace.state
-    final, extras = answering_state(trace.federation.foundation, state)
-    answering = owner.answering(state.shared or None, state.round, final, extras)
-    member, examples = owner.members[client], [*those.members, *those.non_members, *those.reference]
-    part = Prepared(
-        member.encode_unseen(examples), member.task.targets(examples).to(member.device), len(examples), None
-    )
-    return answering.example_losses(member, part, owner.routes(final)[0])
+def _from_model(trace: Trace, shadows: ShadowClients, client: str, those: Candidates) -> dict[str, list[Tensor]]:
+    """Return raw scores from a client's own model with its own head: its loss, also beside a shadow client's."""
+    examples = [*those.members, *those.non_members, *those.reference]
+    loss = personal_losses(trace.federation, trace, client, examples)
+    expected = shadows.personal_losses(client, examples)
+    found = {"loss": [-loss]}
+    # The difference does not depend on how hard a question is: Watson et al., "On the Importance of Difficulty
+    # Calibration in Membership Inference Attacks", ICLR 2022.
+    return found if expected is None else found | {"calibrated": [expected - loss]}
 
 
 def _standardised(scores: _Rounds, members: int, others: int) -> ClientScores:
@@ -188,8 +240,8 @@ def _standardised(scores: _Rounds, members: int, others: int) -> ClientScores:
 def summarise(found: Mapping[str, ClientScores], seed: int) -> dict[str, dict[str, Any]]:
     """Return view -> signal -> AUC and true-positive rates over all clients and rounds, with intervals, for JSON.
 
-    ``clients``: each one's own AUC; ``by_round``: the AUC of whoever stopped watching after so many of the attacked
-    rounds; ``roc``: false- and true-positive rates at some thresholds.
+    ``clients`` has each client's own AUC. ``by_round`` has the AUC of an attacker that stops watching after each of the
+    attacked rounds. ``roc`` has false- and true-positive rates at some thresholds.
     """
     tables: dict[str, dict[str, Any]] = {}
     first = next(iter(found.values()))
@@ -214,7 +266,7 @@ def summarise(found: Mapping[str, ClientScores], seed: int) -> dict[str, dict[st
 def pooled(
     found: Mapping[str, ClientScores], view: str, signal: str, upto: int | None = None
 ) -> tuple[statistics.Scores, statistics.Scores]:
-    """Return all clients' scores of members and of non-members: means over the attacked rounds, or the first ones."""
+    """Return all clients' scores of members and non-members: means over all attacked rounds, or the first ``upto``."""
     sides = [[scores.members for scores in found.values()], [scores.others for scores in found.values()]]
     inside, outside = (
         np.concatenate([_mean(part[view][signal][:upto]) for part in side if signal in part.get(view, {})])
@@ -229,6 +281,6 @@ def _mean(rows: Tensor) -> statistics.Scores:
 
 
 def _thinned(false: statistics.Scores, true: statistics.Scores) -> list[list[float]]:
-    """Return a curve of at most some hundred points, denser where few are wrong."""
+    """Return a curve of about a hundred points at most, denser at low false-positive rates."""
     keep = np.unique(np.searchsorted(false, np.concatenate([np.geomspace(5e-4, 1, 80), [0.0]]), side="right") - 1)
     return [[float(f), float(t)] for f, t in zip(false[keep], true[keep], strict=True)]

@@ -1,4 +1,4 @@
-"""One message of one client, to a server that chooses settings, model and adapter so that it gives data away."""
+"""One client's message to a server that chooses settings, model and adapter so that the message gives data away."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from feddat.config import PolicyConfig, RunConfig
 from feddat.example import ClientData, Example
 from feddat.experiment.single.federation import Federation, build_federation
 
-#: An update of one step is this many times the gradient, where nothing forbids it: small ones would drown in the
-#: weights' rounding. Of several steps it is the sum of gradients: the model must stay where they are taken.
+#: An update of one step is this many times the gradient, if nothing forbids it: a smaller one would drown in the
+#: weights' rounding. An update of several steps is the sum of gradients, so the model must hardly move between them.
 SCALE = 1e8
-#: Settings by which a step of AdamW passes the gradient on as it is: beside such an eps its own size does not count.
+#: With these settings a step of AdamW passes the gradient on unchanged: beside such an eps its size does not count.
 _PASSED_ON = {"train.eps": 1e4, "train.weight_decay": 0.0, "train.warmup": 0.0}
-#: The same as far as a client's default policy lets it.
+#: The same within a client's default policy.
 _ALLOWED = {"train.lr": 0.01, "train.eps": 1e-6, "train.weight_decay": 0.0, "train.warmup": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What came back.
+    """A client's message, with what is needed to judge an attack on it.
 
     Attributes:
-        federation: model and client; the model is as the server made it while the message is looked at.
-        update: what training added to each array of the shared part.
-        examples: those that were trained on.
+        federation: model and client; until the message is closed, the model is as the server made it.
+        update: what training added to the shared part, by name.
+        examples: the training examples.
     """
 
     federation: Federation
@@ -43,8 +43,8 @@ class Message:
 
 
 def settings(config: RunConfig, batch: int, steps: int, changes: Mapping[str, Any], allowed: bool) -> RunConfig:
-    """Return settings of an attack on a run's model: of a server that may do anything, or what a policy lets it do."""
-    # What the run's adapter begins as, where and how wide it is, and what travels in which form, is the server's.
+    """Return the settings of an attack on a run's model, within the default policy if ``allowed``."""
+    # The server decides how the adapter begins, where it is, how wide it is, and in which form it travels.
     values: dict[str, Any] = {
         **{"method": "fedavg", "rounds": 1, "cache_prefix": 0, "head.init": "random", "train.precision": "fp32"},
         **{
@@ -59,13 +59,13 @@ def settings(config: RunConfig, batch: int, steps: int, changes: Mapping[str, An
         **{"momentum.alpha": 0.0, "algorithm.options": {}, "train.trap": "none"},
         **(_ALLOWED if allowed else _PASSED_ON | {"train.lr": 1e4 * (SCALE if steps == 1 else 1.0)}),
     }
-    if hasattr(config, "privacy"):  # that is the server's to ask for, and this one does not
+    if hasattr(config, "privacy"):  # the server has to ask for privacy, and this one does not
         values["privacy.epsilon"] = None
     return config.updated(values | dict(changes))
 
 
 def refusal(config: RunConfig, examples: int) -> str | None:
-    """Return why a client with the default policy does not take part; ``None``: it does."""
+    """Return why a client with the default policy refuses; ``None``: it takes part."""
     try:
         check_settings(PolicyConfig(), config)
         check_training(PolicyConfig(), config, examples)
@@ -82,17 +82,17 @@ def received(
     alter: Callable[[ViltModel], None],
     craft: Callable[[Federation, dict[str, Tensor]], dict[str, Tensor]],
 ) -> Iterator[Message]:
-    """Give the message of a client that trains for one round on all of its data; the model is put back in the end.
+    """Give the message of a client that trains for one round on all of its data; afterwards, restore the model.
 
     Args:
         config: settings of the round.
-        data: whose training examples are trained on, each once.
+        data: the client's; it trains once on each training example.
         folder: for the client's state.
-        alter: changes the foundation model's weights, in place.
-        craft: makes the shared part that is sent out of the one that the run would begin with.
+        alter: changes the foundation model's weights in place.
+        craft: turns the shared part that the run would begin with into the one that the server sends.
 
     Raises:
-        AuditError: the model is no ViLT, whose layers these attacks are made for.
+        AuditError: the model is no ViLT; the attacks are made for its layers.
     """
     federation = build_federation(config, [data], folder)
     foundation = federation.foundation
@@ -116,16 +116,16 @@ def vilt_of(model: nn.Module) -> ViltModel:
     """Return the ViLT in a model with adapters.
 
     Raises:
-        AuditError: there is none.
+        AuditError: the model has no ViLT.
     """
     for module in model.modules():
         if isinstance(module, ViltModel):
             return module
-    raise AuditError("reconstruction: its attacks are made for ViLT; leave it out for other models (--parts)")
+    raise AuditError("reconstruction: the attacks are made for ViLT; use --no-reconstruction for other models")
 
 
 def embedded(vilt: ViltModel, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what enters the first layer, (N, text + image tokens, d), for a batch of a ViLT's inputs."""
+    """Return the first layer's input, (N, text + image tokens, d), for a batch of a ViLT's inputs."""
     with torch.no_grad():
         states: Tensor = vilt.embeddings(
             inputs["input_ids"],
@@ -141,9 +141,9 @@ def embedded(vilt: ViltModel, inputs: Mapping[str, Tensor]) -> Tensor:
 
 
 def unaltered(vilt: ViltModel) -> None:
-    """Leave a model as it is."""
+    """Leave the model unchanged."""
 
 
 def of(data: ClientData, examples: Sequence[Example]) -> ClientData:
-    """Return a client with these training examples alone."""
+    """Return the client with only these training examples."""
     return replace(data, train=tuple(examples))

@@ -1,9 +1,9 @@
 """A lower bound on ε from one training run, after Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training
 Run", NeurIPS 2023, arXiv 2305.08846.
 
-Each of m canaries is put into the training data or left out by a fair coin of its own. Who sees the result guesses of
-some of them, r, on which side they are. Were training (ε, δ)-differentially private, the number of right guesses would
-hardly be above Binomial(r, 1 / (1 + e^−ε)); from how many were right follows how small ε can be at most credibly.
+A fair coin decides for each of m canaries whether it joins the training data. The attacker sees the result, and guesses
+for r of them which side the coin fell on. If training is (ε, δ)-differentially private, the number of right guesses is
+hardly above Binomial(r, 1 / (1 + e^−ε)). The number of right guesses therefore gives a lower bound on ε.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from scipy import stats
 
 from feddat.audit.statistics import Scores
 
-#: How often the bound may be wrong.
+#: Probability that the bound is wrong.
 ERROR = 0.05
-#: Shares of the canaries that are guessed; the best bound counts, and pays for the choice.
+#: Shares of the canaries that are guessed. The best bound counts, after a correction for the choice.
 SHARES = (0.1, 0.25, 0.5, 1.0)
-#: An ε beyond which nothing is looked for.
+#: Largest ε that is tried.
 _MOST = 50.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """What canaries say of a run.
+    """What canaries say about a run.
 
     Attributes:
-        epsilon: lower bound on ε, at the confidence of :data:`ERROR`; 0: nothing was found.
-        canaries: m, that were put in or left out.
-        guesses: r, that a guess was ventured on.
+        epsilon: lower bound on ε, wrong with probability :data:`ERROR` at most; 0: nothing was found.
+        canaries: m, all of them.
+        guesses: r, those that were guessed.
         right: guesses that were right.
     """
 
@@ -42,12 +42,12 @@ class Bound:
     right: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON can hold it."""
+        """Return the bound for JSON."""
         return {"epsilon": self.epsilon, "canaries": self.canaries, "guesses": self.guesses, "right": self.right}
 
 
 def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
-    """Return a bound on the probability of so many right guesses, were training (ε, δ)-differentially private.
+    """Return a bound on the probability of this many right guesses, if training is (ε, δ)-differentially private.
 
     Theorem 5.2 of the paper: with V ~ Binomial(r, e^ε / (e^ε + 1)),
     P[W ≥ v] ≤ P[V ≥ v] + 2 m δ · max_i P[v > V ≥ v − i] / i.
@@ -76,7 +76,7 @@ def p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: floa
 
 
 def epsilon_bound(canaries: int, guesses: int, right: int, delta: float, error: float = ERROR) -> float:
-    """Return the largest ε that so many right guesses rule out, but for a probability of ``error``; 0: none."""
+    """Return the largest ε that this many right guesses rule out, with error probability ``error``; 0: none."""
     if p_value(canaries, guesses, right, 0.0, delta) >= error:
         return 0.0
     low, high = 0.0, _MOST
@@ -89,16 +89,16 @@ def epsilon_bound(canaries: int, guesses: int, right: int, delta: float, error: 
 def audit_scores(
     scores: Scores, inside: np.typing.NDArray[np.bool_], delta: float, shares: Sequence[float] = SHARES
 ) -> Bound:
-    """Return the best bound over how many canaries are guessed.
+    """Return the best bound over several numbers of guesses.
 
-    The r / 2 of highest score are guessed to have been inside, the r / 2 of lowest to have been outside. Each of the
-    numbers tried gets its part of the error (Bonferroni), so that choosing the best one is allowed for.
+    The attacker guesses that the r / 2 highest scores were inside and the r / 2 lowest outside. Each number of guesses
+    gets its part of the error (Bonferroni), which corrects for choosing the best.
 
     Args:
-        scores: (m,), higher: rather inside.
-        inside: (m,), what the coins said.
+        scores: (m,), higher for canaries that are more likely inside.
+        inside: (m,), how the coins fell.
         delta: δ.
-        shares: of m that are guessed.
+        shares: of the m canaries to guess.
 
     Raises:
         ValueError: there are no canaries.

@@ -1,4 +1,4 @@
-"""The page of an audit, for people who decide and need not know how any of it works."""
+"""The page of an audit, for people who decide and need not know how attacks work."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from feddat.audit.findings import properties, reconstruction
 from feddat.audit.membership import COMBINED, CONTROL
 from feddat.audit.statistics import LEVEL
 from feddat.report import attack_plots, plots
@@ -17,10 +18,10 @@ from feddat.report.page import environment
 _VIEWS = {
     "server": ("The server", "It follows the protocol, keeps every message, and sees each client's update by itself."),
     "sum": (
-        "Whoever sees sums alone",
-        "Another client; or the server, where secure aggregation lets it see the sum of all updates and no single one.",
+        "Anyone who sees only sums",
+        "Another client; or the server, if secure aggregation shows it the sum of all updates and no single one.",
     ),
-    "model": ("Whoever is given a client's personal model", "The model and the head that a client would export."),
+    "model": ("Anyone who has a client's personal model", "The model and the head that a client would export."),
     CONTROL: (
         "Control: before the training",
         "The same attack on the model as it was before. It must find nothing: what it finds is a difference between "
@@ -29,10 +30,11 @@ _VIEWS = {
 }
 _SIGNALS = {
     "loss": "how much better the model answers it",
-    "cosine": "how its gradient lies to the update",
+    "cosine": "whether the update points where this question would have pushed it",
     "whitened": "the same, without what all questions have in common",
-    "others": "the same, compared with clients that do not have it",
-    COMBINED: "all of these together",
+    "others": "the same, compared with clients that do not have the question",
+    "calibrated": "the same, compared with a rehearsal by the attacker on its own questions",
+    COMBINED: "the first and the last of these together",
 }
 
 
@@ -41,20 +43,20 @@ def page(result: Mapping[str, Any], failures: Sequence[str], limited: bool) -> s
 
     Args:
         result: of :func:`feddat.audit.run.audit`.
-        failures: which thresholds were passed (:func:`feddat.audit.limits.exceeded`).
-        limited: whether there were thresholds.
+        failures: the limits that were exceeded (:func:`feddat.audit.limits.exceeded`).
+        limited: whether there were limits.
     """
     return environment().get_template("audit.html").render(_context(result, failures, limited))
 
 
 def best(result: Mapping[str, Any], view: str) -> tuple[str, Mapping[str, Any]]:
-    """Return the signal of highest AUC of a view, and its figures."""
+    """Return the signal with the highest AUC of a view, and its figures."""
     name, row = max(result["membership"][view].items(), key=lambda item: item[1]["auc"][0])
     return str(name), row
 
 
 def view_name(view: str) -> str:
-    """Return what a view is called."""
+    """Return what the page calls a view."""
     return _VIEWS[view][0]
 
 
@@ -87,7 +89,8 @@ def _context(result: Mapping[str, Any], failures: Sequence[str], limited: bool) 
         "forest": Markup(attack_plots.intervals(rows, 0.5, "AUC", "AUC of every attack with its interval")),
         "clients": Markup(_clients(shown)),
         "canaries": _canaries(result),
-        "reconstruction": _reconstruction(result),
+        "properties": properties(result),
+        "reconstruction": reconstruction(result),
         "setting": _setting(result),
     }
 
@@ -117,7 +120,7 @@ def _tiles(
         )
     if "reconstruction" in result:
         with_policy = sum(row["recovered"] for row in result["reconstruction"]["with_policy"].values())
-        tiles.append(("Rebuilt from a message", str(with_policy), "pieces, at a client with its policy"))
+        tiles.append(("Rebuilt from a message", str(with_policy), "pieces, if the client keeps to its policy"))
     return tiles
 
 
@@ -135,14 +138,14 @@ def _short(
             else f"picks the question that was trained on in {100 * auc:.0f} of 100 cases; a coin does in 50"
         )
         sentences.append(
-            f"{_VIEWS[view][0]} {verdict}. If it may wrongly name one in 100 of those that were not trained on, it "
-            f"rightly names {100 * named:.1f} in 100 of those that were."
+            f"{_VIEWS[view][0]} {verdict}. If it accepts to name one in 100 of the unused questions wrongly, it names "
+            f"{100 * named:.1f} in 100 of the used ones rightly."
         )
     control = shown.get(CONTROL)
     if control is not None and not control[1]["auc"][1] <= 0.5 <= control[1]["auc"][2]:
         sentences.append(
-            "The control is off: the two lists of questions differ before any training, so that the figures above are "
-            "partly of that difference."
+            "The control is off: the two lists of questions differ before any training. A part of the figures above is "
+            "this difference, and no leak."
         )
     stated = result["stated"]["epsilon"]
     if "canaries" in result and stated is not None:
@@ -179,12 +182,12 @@ def _compared(result: Mapping[str, Any]) -> str:
     few = ""
     if row["non_members"] < 1000:
         few = (
-            f" With {row['non_members']} non-members a rate of 0.1 % cannot be told from 0 %: that column is at no "
+            f" With {row['non_members']} non-members a rate of 0.1 % cannot be told from 0 %: that column allows no "
             "mistake at all."
         )
     return (
-        f"{row['members']} members, {row['non_members']} non-members ({', '.join(result['unused'])}); all have answers "
-        f"that their client knows.{few}"
+        f"{row['members']} members and {row['non_members']} non-members ({', '.join(result['unused'])}). Their clients "
+        f"know all of their answers.{few}"
     )
 
 
@@ -221,30 +224,23 @@ def _canaries(result: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _reconstruction(result: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    if "reconstruction" not in result:
-        return None
-    rows = []
-    for key, client in (("without_policy", "does as asked"), ("with_policy", "keeps to its policy")):
-        for name, row in result["reconstruction"][key].items():
-            rows.append({"what": row.get("what", name), "client": client} | dict(row))
-    return rows
-
-
 def _setting(result: Mapping[str, Any]) -> list[tuple[str, str]]:
     run, plan = result["run"], result["plan"]
     repeated = {
-        True: "the same adapter as the run's, to the last bit",
-        False: "another adapter than the run's: the machine, the package or the data is not the same",
-        None: "no earlier run that it could be compared with",
+        True: "the adapter is the same as the run's, to the last bit",
+        False: "the adapter differs from the run's: the machine, the package or the data is not the same",
+        None: "there is no earlier run to compare with",
     }[run["repeated"]]
     return [
         ("Method", run["title"]),
         ("Model", f"{run['model']}, {run['peft']}"),
         ("Clients", ", ".join(f"{name} ({count} training questions)" for name, count in run["clients"].items())),
-        ("Rounds", f"{run['rounds']}, of which attacked: {', '.join(map(str, result['attacked_rounds']))}"),
+        ("Rounds", f"{run['rounds']}; attacked: {', '.join(map(str, result['attacked_rounds']))}"),
         ("Seeds", f"run {run['seed']}, audit {plan['seed']}"),
         ("Run again for the audit", repeated),
-        ("Attacker's own questions", "of the same kind, never trained on, as many as non-members"),
+        (
+            "Attacker's own questions",
+            "of the same kind, never trained on; a rehearsal has as many as a client, if there are",
+        ),
         ("Time", human_duration(result["seconds"])),
     ]

@@ -1,55 +1,73 @@
-"""What can be rebuilt from one message, by its examples and steps, at a client that obeys and at one with a policy.
+"""What can be rebuilt from one message, by number of examples and steps, with and without the client's policy.
 
-The server of these attacks is not honest: it chooses settings, model and adapter. A client with a policy
-(docs/security.md) refuses what gives its data away; what it accepts is attacked too, as far as it goes.
+The server of these attacks is dishonest: it chooses settings, model and adapter. A client with a policy
+(docs/security.md) refuses settings that give its data away. The attacks also run within what it accepts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from feddat.audit import imprint, words
+from feddat.audit import imprint, matching, words
 from feddat.audit.candidates import Candidates
 from feddat.audit.errors import AuditError
 from feddat.audit.membership import Say
 from feddat.config import RunConfig
 from feddat.example import ClientData
 
-#: Examples per step and steps of the messages of a client that obeys.
+#: Examples per step, and steps, of messages from a client that obeys.
 OBEYED = ((1, 1), (8, 1), (32, 1), (8, 4))
-#: The least that a default policy lets through.
+#: The same for gradient matching, which suits small batches.
+MATCHED = ((1, 1), (2, 1), (8, 1), (1, 4), (2, 4), (8, 4))
+#: The fewest that the default policy accepts.
 LEAST = (8, 8)
 
 
 def reconstruct(
-    config: RunConfig, clients: Mapping[str, ClientData], candidates: Mapping[str, Candidates], folder: Path, say: Say
+    config: RunConfig,
+    clients: Mapping[str, ClientData],
+    candidates: Mapping[str, Candidates],
+    iterations: int,
+    folder: Path,
+    say: Say,
 ) -> dict[str, dict[str, Any]]:
-    """Return for both kinds of client attack -> what came out of one message, for JSON.
+    """Return for both kinds of client: attack -> what came out of one message, for JSON.
 
-    The client is the first whose task is questions. ``recovered`` counts patches of pictures, or distinct words;
-    ``refused``: why the client did not take part.
+    The client is the first whose task is questions. ``recovered`` counts patches of pictures, distinct words, or, by
+    matching, pictures; ``refused`` says why the client did not take part.
+
+    Args:
+        config: the run's.
+        clients: their data.
+        candidates: by client; the shadow examples are the attacker's own.
+        iterations: steps of gradient matching; 0: it is left out.
+        folder: for the clients' states.
+        say: receives progress.
 
     Raises:
-        AuditError: no client has questions with answers, or the model is none that the attacks are made for.
+        AuditError: no client has questions with answers, or the attacks are not made for the model.
     """
     data = next((one for one in clients.values() if one.task == "vqa"), None)
     if data is None:
-        raise AuditError("reconstruction: no client of task vqa; leave it out (--parts)")
+        raise AuditError("reconstruction: no client has task vqa; use --no-reconstruction")
     known = list(candidates[data.name].shadow)
-    pictures = partial(imprint.attack, config, data, known)
-    attacks = {
-        "patches": pictures,
+    attacks: dict[str, Callable[..., dict[str, Any]]] = {
+        "patches": partial(imprint.attack, config, data, known),
         "words-rows": partial(words.by_rows, config, data),
         "words-span": partial(words.by_span, config, data),
     }
+    sizes: dict[str, tuple[tuple[int, int], ...]] = dict.fromkeys(attacks, OBEYED)
+    if iterations:
+        for name, told in (("matching", False), ("matching-told", True)):
+            attacks[name], sizes[name] = partial(matching.attack, config, data, known, iterations, told), MATCHED
     planned: list[tuple[str, str, tuple[int, int]]] = [
         *(
             ("without_policy", name, size)
             for name in attacks
-            for size in OBEYED
+            for size in sizes[name]
             if size[0] * size[1] <= len(data.train)
         ),
         *(("with_policy", name, LEAST) for name in attacks),

@@ -1,7 +1,7 @@
-"""A run once more, with all that its server sees on the way: who keeps it can attack it later.
+"""Repeat a run and keep everything that its server sees, so that it can be attacked.
 
-A run's folder keeps its last two rounds. A run is the same numbers whenever it is run, so the rounds before are had by
-running it again, in this process and on this machine's data.
+A run's folder keeps only its last two rounds. A run gives the same numbers each time, so repeating it on this machine's
+data gives the earlier rounds.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Trace:
     """One run, with everything that its server saw.
 
     Attributes:
-        federation: its clients, with their state after the last round.
-        state: the server's after the last round.
-        seen: round -> exchanges of its training, by client's name.
+        federation: the clients, with their state after the last round.
+        state: the server's state after the last round.
+        seen: round -> client -> the exchange of its training.
     """
 
     federation: Federation
@@ -46,7 +46,7 @@ class Trace:
 
     @property
     def rounds(self) -> list[int]:
-        """The rounds in which something travelled, ascending."""
+        """The rounds in which something travelled, in ascending order."""
         return [round for round, seen in sorted(self.seen.items()) if any(one.received for one in seen.values())]
 
     def before(self, round: int) -> dict[str, Tensor]:
@@ -54,11 +54,11 @@ class Trace:
         return next(one.received for one in self.seen[round].values() if one.received)
 
     def after(self, round: int) -> dict[str, Tensor]:
-        """Return the shared part that the server made of a round."""
+        """Return the shared part that the server computed after a round."""
         return self.before(round + 1) if round + 1 in self.seen else self.state.shared
 
     def update(self, round: int, client: str) -> Tensor | None:
-        """Return what a client's training added to the shared part, (D,); ``None`` where it cannot be told."""
+        """Return what a client's training added to the shared part, (D,); ``None``: the server cannot tell."""
         one = self.seen[round].get(client)
         if one is None or not one.sent:
             return None
@@ -80,16 +80,16 @@ def replay(
     progress: Progress | None = None,
     change: Callable[[Sequence[ClientData]], Sequence[ClientData]] = lambda clients: clients,
 ) -> Trace:
-    """Run an experiment anew in a folder of its own, and return what its server sees.
+    """Repeat an experiment in a new folder, and return what its server sees.
 
     Args:
-        experiment: whose settings are run; its own folder is not touched.
-        folder: for the run, empty.
+        experiment: the one to repeat; its own folder is not touched.
+        folder: an empty folder for the run.
         progress: receives the run's events.
-        change: makes other data of the clients'.
+        change: turns the clients' data into the data to run on.
 
     Raises:
-        AuditError: no client could do its part.
+        AuditError: the run wrote no checkpoint.
         DataError, ConfigError, ModelError, ExperimentError: as for :meth:`Experiment.run`.
     """
     config = quiet(experiment.config)
@@ -112,7 +112,7 @@ def replay(
 
 
 def quiet(config: RunConfig) -> RunConfig:
-    """Return a run's settings without what does not change its numbers and takes time: scores between rounds."""
+    """Return a run's settings without what takes time and changes no numbers, such as scores between rounds."""
     evaluation = config.eval.model_copy(update={"every": config.rounds})
     runtime = config.runtime.model_copy(update={"kind": "in-process", "jobs": 1, "server": None})
     log_nowhere = config.log.model_copy(update={"tensorboard": False, "mlflow": None})
@@ -120,9 +120,9 @@ def quiet(config: RunConfig) -> RunConfig:
 
 
 def same_as(experiment: Experiment, trace: Trace) -> bool | None:
-    """Return whether a run ended with the shared part that its replay ended with, to the last bit.
+    """Return whether a run and its repetition ended with the same shared part, to the last bit.
 
-    ``None``: it has no checkpoint, or its settings differ in what travels.
+    ``None``: the run has no checkpoint of the same round to compare with.
     """
     checkpoints = Checkpoints(experiment.folder.checkpoints, config_hash(experiment.config))
     state = checkpoints.latest()

@@ -1,4 +1,4 @@
-"""One audit: a run's settings in, what its attackers find out, as a dictionary that JSON can hold."""
+"""One audit: takes a run, and returns what its attackers find out as a dictionary for JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from feddat.audit.canaries import as_candidates, bounds, make_canaries, with_can
 from feddat.audit.candidates import draw_candidates
 from feddat.audit.errors import AuditError
 from feddat.audit.membership import VIEWS, Say, attack, attacked_rounds, summarise
+from feddat.audit.properties import infer
 from feddat.audit.reconstruction import reconstruct
 from feddat.audit.replay import Trace, replay, same_as
 from feddat.config import RunConfig
@@ -20,20 +22,22 @@ from feddat.example import ClientData
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.run import Experiment
 
-#: δ of a run that states none.
+#: δ for a run that states none.
 DELTA = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How much of an audit is made.
+    """The parts and sizes of an audit.
 
     Attributes:
         views: attackers, of :data:`~feddat.audit.membership.VIEWS`.
-        examples: members per client that are asked about, at most, and as many non-members.
-        rounds: that are attacked, at most: the first, the last, and some between.
-        canaries: per client, in a second run; 0: none.
-        reconstruction: whether messages to a dishonest server are attacked too.
+        examples: largest number of members per client, and of non-members.
+        rounds: largest number of attacked rounds: the first, the last, and some between.
+        canaries: canaries per client, in a second run; 0: none.
+        reconstruction: whether to attack messages to a dishonest server.
+        matching: steps of each reconstruction by gradient matching; 0: none.
+        properties: shadow clients that show how answers and kinds of question leak; 0: none.
         seed: of every choice that the attackers make.
     """
 
@@ -42,19 +46,21 @@ class Plan:
     rounds: int = 5
     canaries: int = 40
     reconstruction: bool = True
+    matching: int = 200
+    properties: int = 40
     seed: int = 0
 
 
 def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, total: None) -> dict[str, Any]:
-    """Run an experiment again under the eyes of its attackers, and return what they find.
+    """Repeat an experiment under the eyes of its attackers, and return what they find.
 
     Args:
-        experiment: a run that is done, or settings of one that is not; its folder is only read.
-        plan: how much is attacked.
-        say: receives what is done, how much of it is done, and of how much.
+        experiment: a finished run, or settings of a future one; its folder is only read.
+        plan: parts and sizes of the audit.
+        say: receives what is being done, how much of it is done, and of how much.
 
     Raises:
-        AuditError: it cannot be attacked so.
+        AuditError: the run cannot be attacked in this way.
         DataError, ConfigError, ModelError, ExperimentError: as for :meth:`Experiment.run`.
     """
     if unknown := [view for view in plan.views if view not in VIEWS]:
@@ -64,7 +70,8 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
         trace = replay(experiment, Path(place) / "run", _events(say, "run, watched by its server"))
         clients = trace.federation.data
         candidates, spare = draw_candidates(experiment.settings, clients, plan.examples, plan.canaries, plan.seed)
-        found = attack(trace, candidates, plan.views, plan.rounds, plan.seed, _named(say, "membership"))
+        attacker = partial(attack, experiment.settings, views=plan.views, rounds=plan.rounds)
+        found = attacker(trace, candidates, folder=Path(place) / "shadow", say=_named(say, "membership"))
         result: dict[str, Any] = {
             "run": _about(experiment, trace),
             "plan": asdict(plan) | {"views": list(plan.views)},
@@ -72,6 +79,10 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
             "unused": sorted({one.source for one in candidates.values()}),
             "membership": summarise(found, plan.seed),
         }
+        if plan.properties:
+            shadows = Path(place) / "properties"
+            told = infer(experiment.settings, trace, candidates, plan.properties, plan.seed, shadows, say)
+            result |= {} if told is None else {"properties": told}
         if plan.canaries:
             canaries = make_canaries(clients, spare, plan.seed)
 
@@ -80,19 +91,19 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
 
             again = replay(experiment, Path(place) / "canaries", _events(say, "run with canaries"), change)
             asked = as_candidates(candidates, canaries)
-            scores = attack(again, asked, plan.views, plan.rounds, plan.seed, _named(say, "canaries"))
+            scores = attacker(again, asked, folder=Path(place) / "shadow-canaries", say=_named(say, "canaries"))
             result["canaries"] = bounds(scores, stated(experiment.settings)["delta"] or DELTA)
         if plan.reconstruction:
             config = experiment.settings
             messages = Path(place) / "messages"
-            result["reconstruction"] = reconstruct(config, clients, candidates, messages, say)
+            result["reconstruction"] = reconstruct(config, clients, candidates, plan.matching, messages, say)
     result["stated"] = stated(experiment.settings)
     result["seconds"] = time.perf_counter() - started
     return result
 
 
 def stated(config: RunConfig) -> dict[str, Any]:
-    """Return ε and δ that a run states under ``privacy``; ``None``: none."""
+    """Return ε, δ and scope that a run states under ``privacy``; ``None``: it states none."""
     privacy = getattr(config, "privacy", None)
     return {key: getattr(privacy, key, None) if _is_private(privacy) else None for key in ("epsilon", "delta", "scope")}
 
@@ -112,7 +123,7 @@ def _about(experiment: Experiment, trace: Trace) -> dict[str, Any]:
         "seed": config.seed,
         "rounds": config.rounds,
         "clients": {name: len(data.train) for name, data in trace.federation.data.items()},
-        # Noise for privacy is drawn anew each time.
+        # A repetition draws new noise for privacy.
         "repeated": None if _is_private(getattr(config, "privacy", None)) else same_as(experiment, trace),
     }
 

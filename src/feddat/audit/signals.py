@@ -1,7 +1,7 @@
-"""What gives a training example away: functions of losses, gradients and updates, each (n,) scores for n examples.
+"""What gives a training example away: functions of gradients and updates that return scores (n,) for n examples.
 
-A score is higher for whom the attacker takes for a member. Updates point where the training loss falls, so that the
-gradient of an example that was trained on points against them more often than that of another one.
+A score is higher for an example that the attacker takes for a member. Updates point where the training loss falls, so
+the gradient of an example that was trained on points against them more often than that of another one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 #: Added to the variance of gradients in every direction, as a share of their mean variance in those that they have.
-RIDGE = 0.1
+RIDGE = 0.03
+#: Added to the size of each entry of the gradients, as a share of the mean size.
+_LEAST = 0.01
 
 
 def cosine(gradients: Tensor, update: Tensor) -> Tensor:
@@ -20,34 +22,57 @@ def cosine(gradients: Tensor, update: Tensor) -> Tensor:
     return found
 
 
-def whitened(gradients: Tensor, update: Tensor, reference: Tensor, ridge: float = RIDGE) -> Tensor:
-    """Return −(g − μ)ᵀ (Σ + λI)⁻¹ Δ, (n,): the matched filter for g in Δ.
+def whitened(gradients: Tensor, updates: Tensor, reference: Tensor, ridge: float = RIDGE) -> Tensor:
+    """Return −(g − μ)ᵀ (Σ + λI)⁻¹ Δ for each of several updates, (k, n): the matched filter for g in Δ.
 
-    μ and Σ are mean and covariance of reference gradients, of the same distribution and not trained on. What all
-    examples have in common is in μ and along Σ's large directions, and says nothing of any one of them.
+    μ and Σ are mean and covariance of reference gradients, which come from the same distribution and were not trained
+    on. What all examples have in common is in μ and along Σ's large directions, and says nothing of any one of them.
 
     Args:
         gradients: (n, D).
-        update: (D,).
-        reference: (k, D), k ≥ 2.
+        updates: (k, D).
+        reference: (r, D), r ≥ 2.
         ridge: λ as a share of the mean eigenvalue of Σ within the span of the reference.
 
     Raises:
-        ValueError: fewer than two references.
+        ValueError: there are fewer than two reference gradients.
     """
     count = len(reference)
     if count < 2:
         raise ValueError("whitening needs at least two reference gradients")
     mean = reference.mean(dim=0)
     centred = reference - mean
-    # Of k gradients in D > k dimensions; by Woodbury, a k x k system stands for the D x D one.
-    gram = centred @ centred.T / (count - 1)
-    regulariser = ridge * gram.trace() / (count - 1) + torch.finfo(gram.dtype).tiny
-    system = gram + regulariser * torch.eye(count, dtype=gram.dtype)
-    inside = torch.linalg.solve(system, centred @ update / (count - 1))
-    direction = (update - centred.T @ inside) / regulariser
-    found: Tensor = -((gradients - mean) @ direction)
-    return found
+    # There are r gradients in D > r dimensions. By Woodbury, an r x r system replaces the D x D one; float64 there
+    # costs nothing, and the products with D are the work.
+    gram = (centred @ centred.T).double() / (count - 1)
+    regulariser = ridge * gram.trace() / (count - 1) + torch.finfo(torch.float64).tiny
+    system = gram + regulariser * torch.eye(count, dtype=torch.float64)
+    inside = torch.linalg.solve(system, (centred @ updates.T).double() / (count - 1))
+    along = (gradients @ updates.T - mean @ updates.T).double()
+    across = (gradients @ centred.T - mean @ centred.T).double()
+    found: Tensor = -(along - across @ inside) / regulariser
+    return found.T
+
+
+def scaled(gradients: Tensor, reference: Tensor) -> Tensor:
+    """Return gradients (n, D) divided by the root mean square of reference gradients (r, D), entry by entry.
+
+    AdamW moves every entry about equally far, whatever the size of its gradient. In these units an update is closer to
+    a sum of gradients.
+    """
+    size = reference.square().mean(dim=0).sqrt()
+    return gradients / (size + _LEAST * size.mean() + torch.finfo(size.dtype).tiny)
+
+
+def calibrated(own: Tensor, expected: Tensor, norms: Tensor) -> Tensor:
+    """Return how far scores (n,) are above what they would be without the example, by the size of its gradient.
+
+    Args:
+        own: of the attacked update, linear in the gradient (:func:`whitened`).
+        expected: (k, n), of k updates by clients that did not train on the example.
+        norms: (n,), of the gradients.
+    """
+    return (own - expected.mean(dim=0)) / norms.clamp_min(torch.finfo(norms.dtype).tiny)
 
 
 def against_others(own: Tensor, others: Tensor) -> Tensor:

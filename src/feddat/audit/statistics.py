@@ -1,8 +1,8 @@
-"""How well a score tells members from non-members, and how sure that is.
+"""How well a score tells members from non-members, with intervals.
 
-The true-positive rate at a low false-positive rate is what counts for the people behind the records: an attack that
-names a few of them without error is worse than one that is right about everybody a little more often than a coin
-(Carlini et al., "Membership Inference Attacks From First Principles", IEEE S&P 2022, section IV).
+For the people behind the records the true-positive rate at a low false-positive rate counts: an attack that names a few
+of them without error is worse than one that is slightly better than a coin for everybody (Carlini et al., "Membership
+Inference Attacks From First Principles", IEEE S&P 2022, section IV).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from scipy import stats
 
 Scores: TypeAlias = NDArray[np.float64]
 
-#: Bootstrap samples, and the share of them inside an interval.
+#: Number of bootstrap samples, and the level of intervals.
 SAMPLES, LEVEL = 1000, 0.95
-#: False-positive rates at which true-positive rates are told.
+#: False-positive rates at which true-positive rates are reported.
 RATES = (0.001, 0.01)
 
 
@@ -36,7 +36,7 @@ class Estimate:
 
 
 def auc(members: Scores, others: Scores) -> float:
-    """Return the probability that a member's score (n,) is above a non-member's (m,); ties count one half.
+    """Return the probability that a member's score (n,) is above a non-member's (m,). Ties count one half.
 
     Mann and Whitney, Annals of Mathematical Statistics 18(1), 1947.
     """
@@ -47,7 +47,7 @@ def auc(members: Scores, others: Scores) -> float:
 
 
 def auc_estimate(members: Scores, others: Scores, generator: np.random.Generator) -> Estimate:
-    """Return the AUC with a percentile bootstrap interval; members and non-members are drawn anew, each by themselves.
+    """Return the AUC with a percentile bootstrap interval. Members and non-members are resampled separately.
 
     Raises:
         ValueError: there are no members or no non-members.
@@ -66,11 +66,10 @@ def auc_estimate(members: Scores, others: Scores, generator: np.random.Generator
 
 
 def true_positives(members: Scores, others: Scores, rate: float) -> Estimate:
-    """Return the share of members above a threshold that at most ``rate`` of the non-members are above.
+    """Return the share of members above the lowest threshold that at most ``rate`` of the non-members exceed.
 
-    The threshold is the lowest that keeps to the rate: with fewer than 1 / rate non-members that is the highest
-    non-member's score, and the rate cannot be told from 0. The interval is Clopper and Pearson's (Biometrika 26(4),
-    1934) for the share, with the threshold as it is.
+    With fewer than 1 / rate non-members the threshold is the highest non-member's score, and the rate cannot be told
+    from 0. The interval is that of Clopper and Pearson (Biometrika 26(4), 1934), for a fixed threshold.
 
     Raises:
         ValueError: there are no members or no non-members.
@@ -83,7 +82,7 @@ def true_positives(members: Scores, others: Scores, rate: float) -> Estimate:
 
 
 def share(hits: int, of: int) -> Estimate:
-    """Return a share of independent draws with its Clopper-Pearson interval.
+    """Return the share of hits in independent draws, with its Clopper-Pearson interval.
 
     Raises:
         ValueError: there were no draws.
@@ -97,7 +96,7 @@ def share(hits: int, of: int) -> Estimate:
 
 
 def roc(members: Scores, others: Scores) -> tuple[Scores, Scores]:
-    """Return false- and true-positive rates at every threshold, both ascending from 0 to 1."""
+    """Return false- and true-positive rates at every threshold, in ascending order from 0 to 1."""
     thresholds = np.unique(np.concatenate([members, others]))[::-1]
     false = np.searchsorted(np.sort(-others), -thresholds, side="right") / len(others)
     true = np.searchsorted(np.sort(-members), -thresholds, side="right") / len(members)
@@ -105,7 +104,7 @@ def roc(members: Scores, others: Scores) -> tuple[Scores, Scores]:
 
 
 def summary(members: Scores, others: Scores, generator: np.random.Generator) -> dict[str, Any]:
-    """Return AUC and true-positive rates with intervals, and how many were compared, as JSON can hold it."""
+    """Return AUC and true-positive rates with intervals, and the numbers of examples, for JSON."""
     found: dict[str, Any] = {"members": len(members), "non_members": len(others)}
     found["auc"] = auc_estimate(members, others, generator).to_json()
     found["tpr"] = {f"{rate:g}": true_positives(members, others, rate).to_json() for rate in RATES}

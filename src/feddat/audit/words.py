@@ -1,12 +1,12 @@
 """The words of a client's questions out of one message: by rows that moved, and by the span of LoRA's gradients.
 
-*Rows*: where word embeddings train, those of words that are in no question do not move.
+*Rows*: if word embeddings train, the embeddings of words that are in no question do not move.
 
 *Span*: the gradient of LoRA's A at a layer, Bᵀ Σ δ xᵀ, has its rows in the span of the layer's inputs x. In the first
-layer they are known functions of words, so that each word can be tried. After Chen et al., "Reconstructing Training
-Data from Adapter-based Federated Large Language Models" (UTR), arXiv 2601.17533, which goes on from the unordered words
-to sentences, and Petrov et al., "DAGER", NeurIPS 2024. The server that alters the model makes all patches the same and
-takes positions away, so that there are no more directions than words. This is our own form of its first stage.
+layer the inputs are known functions of words, so the attacker can try each word. After Chen et al., "Reconstructing
+Training Data from Adapter-based Federated Large Language Models" (UTR), arXiv 2601.17533, which goes on from unordered
+words to sentences, and Petrov et al., "DAGER", NeurIPS 2024. A server that alters the model makes all patches equal and
+removes positions, so that there are no more directions than words. This is our own form of UTR's first stage.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from feddat.example import ClientData
 from feddat.experiment.single.federation import Federation
 from feddat.seeding import torch_generator
 
-#: Share of a word's input outside the span up to which the word is taken to be there.
+#: A word counts as present if at most this share of its input is outside the span.
 OUTSIDE = 0.02
-#: Directions of the gradient that are below this share of the strongest are rounding.
+#: Directions of the gradient below this share of the strongest are rounding.
 _NOISE = 1e-5
-#: Tokens that every question has.
+#: Number of tokens that every question has.
 _EVERYWHERE = 2
 _ROWS = "word_embeddings.weight"
 
 
 def by_rows(config: RunConfig, data: ClientData, batch: int, steps: int, allowed: bool, folder: Path) -> dict[str, Any]:
-    """Return how many distinct words come out of one message, where the server has the whole model trained."""
+    """Return how many distinct words come out of one message if the server has the whole model trained."""
     examples = data.train[: batch * steps]
     asked = settings(config, batch, steps, {"adapter.peft": "full"}, allowed)
     row: dict[str, Any] = {
@@ -77,7 +77,7 @@ def by_span(config: RunConfig, data: ClientData, batch: int, steps: int, allowed
 
 
 def words_alone(vilt: ViltModel) -> None:
-    """Make all patches the same, and take positions away from the words."""
+    """Make all patches equal, and remove the positions of words."""
     embeddings = vilt.embeddings
     embeddings.patch_embeddings.projection.weight.zero_()
     embeddings.position_embeddings.zero_()
@@ -85,7 +85,7 @@ def words_alone(vilt: ViltModel) -> None:
 
 
 def first_inputs(vilt: ViltModel, positions: bool) -> Tensor:
-    """Return what the first layer's products are given for every word: (vocabulary, 1, d), or one per position."""
+    """Return the input of the first layer's products for every word: (vocabulary, 1, d), or one per position."""
     text, first = vilt.embeddings.text_embeddings, cast(Any, vilt.encoder.layer[0])
     size, longest = vilt.config.vocab_size, vilt.config.max_position_embeddings if positions else 1
     ids = torch.arange(size)
@@ -99,9 +99,9 @@ def first_inputs(vilt: ViltModel, positions: bool) -> Tensor:
 
 
 def in_span(gradients: Tensor, inputs: Tensor) -> set[int]:
-    """Return the words one of whose inputs (vocabulary, positions, d) is in the row space of gradients (r, d).
+    """Return the words with an input (vocabulary, positions, d) in the row space of gradients (r, d).
 
-    Where the gradients reach every direction, every input is in their span, and nothing is said of any word.
+    If the gradients reach every direction, every input is in their span. The result is then empty.
     """
     _, sizes, rows = torch.linalg.svd(gradients.double(), full_matrices=False)
     basis = rows[sizes > _NOISE * sizes[0]]
@@ -113,7 +113,7 @@ def in_span(gradients: Tensor, inputs: Tensor) -> set[int]:
 
 
 def true_words(message: Message) -> set[int]:
-    """Return the tokens of the questions that were trained on."""
+    """Return the tokens of the training questions."""
     encoder = message.federation.foundation.backbone.encoder
     words = encoder.texts([example.text for example in message.examples])
     if not words:
@@ -122,6 +122,6 @@ def true_words(message: Message) -> set[int]:
 
 
 def scored(found: set[int], truth: set[int], vocabulary: int) -> dict[str, Any]:
-    """Return how many true words were named, of how many, how many were named wrongly, and of which vocabulary."""
+    """Return how many true words were named, how many there are, how many were wrong, and the vocabulary's size."""
     wrong = max(0, len(found - truth) - _EVERYWHERE)
     return {"recovered": len(found & truth), "of": len(truth), "wrong": wrong, "vocabulary": vocabulary}

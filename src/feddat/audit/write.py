@@ -1,4 +1,4 @@
-"""What an audit leaves: the page and its numbers."""
+"""Write an audit's page and its numbers."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from feddat.files import write_atomic, write_json
 
 
 def write(folder: Path, result: Mapping[str, Any], failures: Sequence[str], limited: bool) -> tuple[Path, Path]:
-    """Write ``audit.html`` and ``audit.json`` into a folder, which is made where there is none; return their paths.
+    """Write ``audit.html`` and ``audit.json`` into a folder, and return their paths. Create the folder if needed.
 
     Args:
-        folder: to write into.
-        result: of :func:`feddat.audit.run.audit`.
-        failures: which thresholds were passed.
-        limited: whether there were thresholds.
+        folder: the folder to write into.
+        result: from :func:`feddat.audit.run.audit`.
+        failures: the limits that were exceeded.
+        limited: whether there were limits.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shown, numbers = folder / "audit.html", folder / "audit.json"

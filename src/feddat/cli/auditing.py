@@ -1,4 +1,4 @@
-"""``feddat audit``: what a curious server or client finds out of a run."""
+"""``feddat audit``: what a curious server or client finds out from a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 #: Exit code of an audit that found more than was allowed.
 EXCEEDED = 3
-#: Without a terminal: seconds between two lines of progress.
+#: Seconds between two lines of progress without a terminal.
 _INTERVAL = 5.0
 
 
@@ -26,7 +26,7 @@ def audit(
         list[str] | None,
         typer.Argument(
             metavar="[RUN | KEY=VALUE...]",
-            help="Folder of a run; or settings of one that is not run yet.",
+            help="Folder of a run, or settings of a run that has not been made yet.",
             show_default=False,
         ),
     ] = None,
@@ -34,29 +34,37 @@ def audit(
     views: Annotated[
         str,
         typer.Option(
-            help="Attackers, with commas: server (sees each update), sum (sees their sum alone: another client, or the "
-            "server under secure aggregation), model (is given a client's personal model)."
+            help="Attackers, separated by commas: server (sees each update), sum (sees only the sum of the updates: "
+            "another client, or the server under secure aggregation), model (has a client's personal model)."
         ),
     ] = "server,sum",
-    examples: Annotated[int, typer.Option(min=8, help="Training questions per client that are asked about.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are attacked, spread over the run.")] = 5,
+    examples: Annotated[int, typer.Option(min=8, help="Training questions to attack per client.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to attack, spread over the run.")] = 5,
     canaries: Annotated[int, typer.Option(min=0, help="Canaries per client, in a second run; 0: none.")] = 40,
+    properties: Annotated[
+        int, typer.Option(min=0, help="Shadow clients that show how answers and kinds of question leak; 0: none.")
+    ] = 40,
     reconstruction: Annotated[
         bool,
         typer.Option(help="Rebuild pictures and words from messages to a dishonest server, with and without a policy."),
     ] = True,
-    seed: Annotated[int, typer.Option(min=0, help="Of every choice that the attackers make.")] = 0,
+    matching: Annotated[
+        int, typer.Option(min=0, help="Steps of each reconstruction by gradient matching; 0: none.")
+    ] = 200,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every choice that the attackers make.")] = 0,
     max_auc: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Fail where a membership attack's AUC is above.")
+        float | None, typer.Option(min=0, max=1, help="Fail if the AUC of a membership attack is higher.")
     ] = None,
     max_tpr: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Fail where more members are named, at 1 % of non-members named wrongly."),
+        typer.Option(
+            min=0, max=1, help="Fail if an attack names more members, while it names 1 % of the non-members wrongly."
+        ),
     ] = None,
-    max_epsilon: Annotated[float | None, typer.Option(min=0, help="Fail where canaries show that ε is above.")] = None,
+    max_epsilon: Annotated[float | None, typer.Option(min=0, help="Fail if canaries show that ε is higher.")] = None,
     max_reconstructed: Annotated[
         int | None,
-        typer.Option(min=0, help="Fail where more patches or words are rebuilt at a client with the default policy."),
+        typer.Option(min=0, help="Fail if more pieces are rebuilt from a client with the default policy."),
     ] = None,
     to: Annotated[
         Path | None,
@@ -64,22 +72,22 @@ def audit(
             "--out", "-o", metavar="DIR", help="Folder for audit.html and audit.json.", show_default="RUN/audit"
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON, beside the files.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Also print the results as JSON.")] = False,
 ) -> None:
-    """Attack a run, as a curious server or client would, and report what they find out.
+    """Attack a run as a curious server or client would, and report what they find out.
 
-    It is run again on this machine, with every client's data. Exit code 3: a figure is above a limit. See
+    The run is repeated on this machine, with every client's data. Exit code 3: a figure is above a limit. See
     docs/audit.md.
     """
     from feddat.config import ConfigError
 
     if canaries == 0 and max_epsilon is not None:
-        raise ConfigError("--max-epsilon: it is measured with canaries; leave --canaries 0 out")
+        raise ConfigError("--max-epsilon: canaries measure it; leave out --canaries 0")
     if not reconstruction and max_reconstructed is not None:
-        raise ConfigError("--max-reconstructed: it is measured by reconstruction; leave --no-reconstruction out")
+        raise ConfigError("--max-reconstructed: reconstruction measures it; leave out --no-reconstruction")
     folder = _run_folder(what or [])
     if folder is not None and config is not None:
-        raise ConfigError(f"--config: the run in {folder} has its own settings; give one of them")
+        raise ConfigError(f"--config: the run in {folder} has its own settings; give only one of the two")
     say_loading()
     from feddat.audit.limits import Limits, exceeded
     from feddat.audit.run import Plan
@@ -87,7 +95,7 @@ def audit(
     from feddat.audit.write import write
 
     experiment = _experiment(folder, config, what or [])
-    plan = Plan(tuple(split_names(views)), examples, rounds, canaries, reconstruction, seed)
+    plan = Plan(tuple(split_names(views)), examples, rounds, canaries, reconstruction, matching, properties, seed)
     limits = Limits(max_auc, max_tpr, max_epsilon, max_reconstructed)
     target = to or experiment.folder.path / "audit"
     with _Said() as said:
@@ -106,10 +114,10 @@ def audit(
 
 
 def _run_folder(what: list[str]) -> Path | None:
-    """Return the folder that is named, if it is one and not settings.
+    """Return the folder that is named; ``None``: there are only settings.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: there is more than a folder.
     """
     from feddat.config import ConfigError
 
@@ -117,7 +125,7 @@ def _run_folder(what: list[str]) -> Path | None:
     if not named:
         return None
     if len(what) > 1:
-        raise ConfigError(f"{named[0]}: expected the folder of a run alone, or KEY=VALUE settings and no folder")
+        raise ConfigError(f"{named[0]}: expected only the folder of a run, or only KEY=VALUE settings")
     return Path(named[0])
 
 
@@ -129,7 +137,7 @@ def _experiment(folder: Path | None, config: Path | None, overrides: list[str]) 
 
 
 class _Said:
-    """Progress of an audit: bars in a terminal, a line now and then on standard error elsewhere."""
+    """Progress of an audit: bars in a terminal, a line every few seconds on standard error elsewhere."""
 
     def __init__(self) -> None:
         self._bars = Progress(
@@ -148,7 +156,7 @@ class _Said:
             self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
-        """Take what is done, how much of it, and of how much."""
+        """Show what is being done, how much of it is done, and of how much."""
         if err.is_terminal:
             if what not in self._tasks:
                 self._tasks[what] = self._bars.add_task(what, total=total)
@@ -175,10 +183,22 @@ def _show(result: dict[str, Any]) -> None:
     for view, bound in result.get("canaries", {"views": {}})["views"].items():
         right = f"{bound['right']} of {bound['guesses']} guesses right, {bound['canaries']} canaries"
         out.print(f"canaries, {view}: ε is at least {bound['epsilon']:.2f} ({right})", highlight=False)
+    for source, row in result.get("properties", {"sources": {}})["sources"].items():
+        auc = "–" if row["answers_auc"] is None else f"{row['answers_auc'][0]:.3f}"
+        error = f"shares of kinds of question off by {100 * row['kind_error']:.1f} points"
+        out.print(f"what clients ask, from {source}: answers told apart with AUC {auc}, {error}", highlight=False)
     for kind, found in result.get("reconstruction", {}).items():
         for row in found.values():
-            rebuilt = row.get("refused") or f"{row['recovered']} of {row['of']} rebuilt"
+            rebuilt = row.get("refused") or f"{row['recovered']} of {row['of']} rebuilt{_closeness(row)}"
             who = "client with its policy" if kind == "with_policy" else "client that obeys"
             out.print(
                 f"{row['what']}, {row['examples']} examples, {row['steps']} steps, {who}: {rebuilt}", highlight=False
             )
+
+
+def _closeness(row: dict[str, Any]) -> str:
+    """Return how close gradient matching comes to the true data, beside where it starts; "" for other attacks."""
+    if "correlation" not in row:
+        return ""
+    (start, reached), (known, named, there) = row["correlation"], row["words"]
+    return f", correlation {reached:.2f} (at the start {start:.2f}), {named} of {there} words (at the start {known})"

@@ -17,6 +17,9 @@ from feddat.cli.pulling import pull
 app = typer.Typer(no_args_is_help=True, help="Fetch, prepare and inspect data before training.")
 app.command("pull")(pull)
 
+#: The most training questions of a client that the text-only baseline learns from.
+_TEXT_ONLY = 2500
+
 
 @app.command("show")
 def show(
@@ -64,7 +67,6 @@ def describe(
     benchmark: Benchmark = None,
     config: Config = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
-    most: Annotated[int, typer.Option(min=1, help="Training questions for the text-only baseline.")] = 2500,
 ) -> None:
     """Count a federation's questions and answers, and score baselines that see no pictures."""
     from feddat.config import ConfigError, load_config
@@ -83,7 +85,7 @@ def describe(
     settings = pinned(load_config(config) if benchmark is None else load_config(benchmark=benchmark))
     rows = []
     for data in load_clients(settings):
-        text_only = text_only_score(replace(data, train=data.train[:: max(1, -(-len(data.train) // most))]))
+        text_only = text_only_score(replace(data, train=data.train[:: max(1, -(-len(data.train) // _TEXT_ONLY))]))
         rows.append(federation.describe(data, majority_score(data), text_only, KIND))
     if markdown:
         typer.echo(federation.to_markdown(rows), nl=False)

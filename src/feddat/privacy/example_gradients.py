@@ -81,9 +81,7 @@ class ExampleGradients(TorchFunctionMode):
         Raises:
             UnknownGradient: a parameter was used in a way that is not recorded.
         """
-        for key, parameter in self._parameters.items():
-            if parameter.grad is not None:
-                raise UnknownGradient(f"{self._names[key]}: gradients of single examples are not known here")
+        self._check_uses()
         # The noise follows the order of the parameters, not that of the backward pass.
         used = {key: self._parts[key] for key in self._parameters if key in self._parts}
         found = {key: self._found(key, parts, examples) for key, parts in used.items()}
@@ -96,6 +94,28 @@ class ExampleGradients(TorchFunctionMode):
             factors = factors * counts.to(factors)
         # The mean's gradient is 1/N of each example's own.
         return {self._parameters[key]: one.weighted(factors * examples, finite) for key, one in found.items()}
+
+    def gradients(self, examples: int) -> dict[nn.Parameter, Tensor]:
+        """Return gᵢ by parameter, (N, *shape), float32: what :meth:`clipped_sums` adds up, for whoever wants each one.
+
+        Args:
+            examples: N, of the batch whose mean loss went backward.
+
+        Raises:
+            UnknownGradient: a parameter was used in another way than those that are known.
+        """
+        self._check_uses()
+        used = {key: self._parts[key] for key in self._parameters if key in self._parts}
+        return {
+            self._parameters[key]: self._found(key, parts, examples).each().view(examples, *self._parameters[key].shape)
+            * examples
+            for key, parts in used.items()
+        }
+
+    def _check_uses(self) -> None:
+        for key, parameter in self._parameters.items():
+            if parameter.grad is not None:
+                raise UnknownGradient(f"{self._names[key]}: gradients of single examples are not known here")
 
     def _found(self, key: int, parts: _Parts, examples: int) -> _Linear | _Plain:
         gradients = torch.cat([self._by_example(key, one, examples) for one in parts.gradients], dim=1)
@@ -206,6 +226,10 @@ class _Plain:
 
     gradients: Tensor
 
+    def each(self) -> Tensor:
+        """Return each example's gradient, (N, d)."""
+        return self.gradients
+
     def squared(self) -> Tensor:
         """Return each example's squared norm, (N,)."""
         return self.gradients.square().sum(dim=1)
@@ -225,6 +249,10 @@ class _Linear:
         self._inputs, self._gradients = inputs, gradients
         tokens, wide, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
         self._made = gradients.transpose(1, 2) @ inputs if tokens * (wide + out) > wide * out else None
+
+    def each(self) -> Tensor:
+        """Return each example's gradient, (N, out, in)."""
+        return self._gradients.transpose(1, 2) @ self._inputs if self._made is None else self._made
 
     def squared(self) -> Tensor:
         """Return each example's squared norm, (N,)."""

@@ -80,3 +80,28 @@ def over_rounds(curves: Mapping[str, Sequence[float]], rounds: Sequence[int], ti
         axes.set_xlabel("watched up to round")
         axes.set_ylabel("AUC")
         return svg(figure, title)
+
+
+def closeness(rows: Mapping[str, tuple[float, float]], enough: float, unit: str, title: str) -> str:
+    """Return a row per reconstruction: where the attacker starts (hollow) and what it reaches (filled).
+
+    Args:
+        rows: name -> value at the start, value that is reached.
+        enough: value from which on the original counts as rebuilt, a dotted line.
+        unit: of the value axis.
+        title: what a screen reader says.
+    """
+    with matplotlib.rc_context(STYLE):
+        figure, axes = new_figure(5.2, 0.7 + 0.3 * len(rows))
+        axes.axvline(enough, color=MUTED, linewidth=1, linestyle=":")
+        for index, (start, reached) in enumerate(rows.values()):
+            axes.plot([start, reached], [index, index], color=colour(0), linewidth=1.5, alpha=0.55)
+            axes.scatter([start], [index], s=26, facecolors="none", edgecolors=INK, zorder=3)
+            axes.scatter([reached], [index], s=26, color=INK, zorder=3, linewidths=0)
+        axes.set_yticks(range(len(rows)), list(rows), color=INK)
+        axes.invert_yaxis()
+        axes.set_xlim(min([0.0, *(end for row in rows.values() for end in row)]) - 0.02, 1)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(unit)
+        return svg(figure, title)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from two_clients import quick_config
 
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.cli import main
@@ -18,6 +17,7 @@ from feddat.experiment.exports.card import Origin
 from feddat.experiment.single.foundation import load_foundation
 from feddat.experiment.single.methods import resolve
 from helpers import make_unit
+from two_clients import quick_config
 
 ANSWERS = ("red", "blue", "two")
 

@@ -5,7 +5,6 @@ import shutil
 import pytest
 import yaml
 from answers import of_run, questions, same_answers
-from two_clients import SIZES
 
 import feddat
 from feddat.adapters.peft_form import read_peft
@@ -14,6 +13,7 @@ from feddat.experiment import Experiment
 from feddat.experiment.single.federation import load_federation
 from feddat.experiment.single.methods import resolve
 from feddat.site import read_site
+from two_clients import SIZES
 
 
 @pytest.fixture
