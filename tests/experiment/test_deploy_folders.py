@@ -207,6 +207,8 @@ def test_a_consortium_that_requires_privacy_of_clients_asks_for_it(tmp_path, lev
         with pytest.raises(PolicyError, match=r"^policy\.(privacy|epsilon)"):
             check_settings(policy, resolve(run.updated(less)))
     if level == "client":
+        with pytest.raises(DeployError, match="clients: 2, expected at least 3: --privacy client needs secure sums"):
+            write_consortium(tmp_path / "two", ["ann", "bob"], ["127.0.0.1"], 9092, privacy=(level, 3.0))
         with pytest.raises(PolicyError, match=r"^policy\.(privacy|secure_aggregation): "):
             check_settings(policy, resolve(run.updated({"secure_aggregation.enabled": False})))
 

@@ -26,6 +26,7 @@ from feddat.deploy.rendering import render
 from feddat.files import private_folder
 from feddat.hub import parse_address
 from feddat.privacy.secure_sum.identity import CERTIFICATE_FILE
+from feddat.privacy.secure_sum.terms import LEAST_SUM
 from feddat.yaml_files import YamlError, read_yaml
 
 __all__ = ["ServerFolder", "node_arguments", "policy_lines", "read_server", "write_consortium", "write_server"]
@@ -183,6 +184,8 @@ def write_consortium(
     """
     if not clients or len(set(clients)) != len(clients):
         raise DeployError(f"clients: expected different names, got {', '.join(clients) or 'none'}")
+    if privacy[0] == "client" and len(clients) < LEAST_SUM:
+        raise DeployError(f"clients: {len(clients)}, expected at least {LEAST_SUM}: --privacy client needs secure sums")
     for name in clients:
         check_name(name)
     server, invitation = write_server(folder, hosts, port, model, server_days, passphrase, authority, clients, privacy)

@@ -160,7 +160,7 @@ class Terms:
 
     @property
     def most(self) -> int:
-        """Largest magnitude of a number that clients can add up to, for each of them; noise can have any."""
+        """Largest magnitude of a sum, divided by the number of clients in it; with noise, the whole ring."""
         return self.levels if self.plan is None else 2 ** (self.rules.bits - 1)
 
     @cached_property
