@@ -107,5 +107,5 @@ def test_a_bundled_model_gets_a_client_of_its_own_words(tmp_path):
     assert all(example.images[0].is_file() for example in made.train)
     tokenizer = load_backbone(name).encoder.tokenizer
     assert tokenizer.unk_token_id not in tokenizer(made.train[0].text)["input_ids"]
-    with pytest.raises(ValueError, match="expected vilt-mini"):
+    with pytest.raises(ValueError, match="expected one of vilt-mini"):
         model_folder("gpt", tmp_path)

@@ -22,5 +22,7 @@ def test_a_server_that_is_lost_is_named_and_the_run_can_be_resumed(make_config):
         stop = failure
 
     runtime, experiment = launch._Runtime(Control()), Experiment(make_config())
-    with pytest.raises(DeployError, match=r"SuperLink 127\.0\.0\.1:9092: lost: .*; resume the run when it is back"):
+    with pytest.raises(
+        DeployError, match=r"SuperLink 127\.0\.0\.1:9092: connection lost: .*; resume the run when it is back"
+    ):
         launch._follow(experiment, runtime, lambda event: None, AppConfig(experiment.config))
