@@ -72,6 +72,7 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     from flwr.superlink import main
 
     from feddat.deploy.bodies import BoundedBodies
+    from feddat.deploy.outages import Outages, keep_running
     from feddat.deploy.patience import ImpatientProtocol
     from feddat.deploy.private import CONTROL_FILE, TASKS_FILE, OnlyWithToken
 
@@ -81,6 +82,8 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     private = _private_folder(arguments)
     token, tasks = secret(private / CONTROL_FILE), secret(private / TASKS_FILE)
     create, command = main.create_app, vars(cli)["_get_superexec_command"]
+    lifespan = cli.SuperLinkLifespan
+    start_superexec = lifespan._start_superexec_if_needed
 
     def create_guarded(*args: Any, **kwargs: Any) -> Any:
         app = create(*args, **kwargs)
@@ -90,11 +93,18 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
 
         # Flower uses this secret for tasks of other machines, but not for those of its own processes.
         app.state.superexec_auth_secret = tasks
+        app.add_middleware(Outages)
         app.add_middleware(OnlyWithToken, token=token)
         app.add_middleware(BoundedBodies, knows=knows if "--enable-supernode-auth" in arguments else None)
         app.add_middleware(OnlyFleetFromOutside)
         return app
 
+    def start_and_keep(self: Any) -> None:
+        start_superexec(self)
+        if self.superexec_process is not None:
+            keep_running(self, partial(start_superexec, self))
+
+    lifespan._start_superexec_if_needed = start_and_keep
     # Flower's hook for middleware works only for one of its own packages.
     main.create_app = create_guarded
     vars(cli)["_get_superexec_command"] = lambda *args, **kwargs: [

@@ -1,0 +1,114 @@
+"""A SuperLink whose storage fails for a while, and whose helper process ends."""
+
+import asyncio
+import errno
+import logging
+import sqlite3
+import subprocess
+import sys
+import time
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from feddat.deploy.outages import Outages, keep_running, storage_problem
+
+
+def ask(app, kind="http"):
+    """Return the statuses that a client gets."""
+    sent = []
+
+    async def send(message):
+        if "status" in message:
+            sent.append(message["status"])
+
+    asyncio.run(app({"type": kind}, None, send))
+    return sent
+
+
+class Server:
+    """Answers 200, or raises; ``late``: after it has begun to answer."""
+
+    def __init__(self):
+        self.error, self.late = None, False
+
+    async def __call__(self, scope, receive, send):
+        if self.error is not None and not self.late:
+            raise self.error
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [sqlite3.OperationalError("database or disk is full"), OSError(errno.ENOSPC, "No space left on device")],
+    ids=["database", "disk"],
+)
+def test_clients_are_asked_to_try_again_and_one_line_tells_of_it(error, caplog):
+    server = Server()
+    app = Outages(server)
+    assert ask(app) == [200] and not caplog.records
+    server.error = error
+    assert [ask(app) for _ in range(3)] == [[503]] * 3
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR and str(error) in record.getMessage()
+    server.error = None
+    assert ask(app) == ask(app) == [200]
+    assert "works again" in caplog.records[1].getMessage() and "3 requests failed" in caplog.records[1].getMessage()
+    assert len(caplog.records) == 2
+
+
+def test_a_real_database_that_cannot_be_written(tmp_path):
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with engine.begin() as database:
+        database.execute(text("CREATE TABLE t (x)"))
+    readonly = create_engine(f"sqlite:///file:{tmp_path / 'a.db'}?mode=ro&uri=true")
+    with pytest.raises(Exception, match="readonly") as caught, readonly.begin() as database:
+        database.execute(text("INSERT INTO t VALUES (1)"))
+    assert storage_problem(caught.value) == "attempt to write a readonly database"
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.ENOENT, "no such file"), sqlite3.IntegrityError("x")])
+def test_other_errors_stay_errors(error, caplog):
+    server = Server()
+    server.error = error
+    with pytest.raises(type(error)):
+        ask(Outages(server))
+    assert storage_problem(error) is None and not caplog.records
+
+
+def test_an_answer_that_has_begun_cannot_be_taken_back():
+    server = Server()
+    server.error, server.late = sqlite3.OperationalError("full"), True
+    with pytest.raises(sqlite3.OperationalError):
+        ask(Outages(server))
+
+
+def test_the_helper_is_started_again_until_the_superlink_stops(caplog):
+    class Lifespan:
+        superexec_process = None
+        started = 0
+
+        def start(self):
+            self.started += 1
+            seconds = "0.1" if self.started < 3 else "60"
+            self.superexec_process = subprocess.Popen(
+                [sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit(5)"]
+            )
+
+    owner = Lifespan()
+    owner.start()
+    thread = keep_running(owner, owner.start, pause=0.2)
+    until = time.monotonic() + 30
+    while owner.started < 3 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert owner.started == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "the process that starts runs has ended (code 5); starting another"
+    ] * 2
+    process, owner.superexec_process = owner.superexec_process, None
+    process.terminate()
+    process.wait()
+    thread.join(10)
+    assert not thread.is_alive() and owner.started == 3
