@@ -93,7 +93,6 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
 
         # Flower uses this secret for tasks of other machines, but not for those of its own processes.
         app.state.superexec_auth_secret = tasks
-        app.add_middleware(Outages)
         app.add_middleware(OnlyWithToken, token=token)
         app.add_middleware(BoundedBodies, knows=knows if "--enable-supernode-auth" in arguments else None)
         app.add_middleware(OnlyFleetFromOutside)
@@ -107,6 +106,7 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     lifespan._start_superexec_if_needed = start_and_keep
     # Flower's hook for middleware works only for one of its own packages.
     main.create_app = create_guarded
+    vars(main)["http_error_translator"] = Outages(vars(main)["http_error_translator"])
     vars(cli)["_get_superexec_command"] = lambda *args, **kwargs: [
         *command(*args, **kwargs),
         *("--superexec-auth-secret-file", str(private / TASKS_FILE)),

@@ -1,7 +1,7 @@
 """Outages below a SuperLink: a full disk, a locked database, a helper process that has ended.
 
-Flower's SuperLink answers 500 if its database cannot be written. After that answer, its nodes, its helper process and the
-run's server give up. They repeat a request that was answered 503, so a short outage then costs only time.
+Flower's SuperLink answers 500 if its database cannot be written. After that answer, its nodes, its helper process and
+the run's server give up. They repeat a request that was answered 503, so a short outage then costs only time.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator
 from subprocess import Popen
-from typing import Any, Protocol
+from typing import Protocol, TypeAlias
 
-from feddat.deploy.asgi import App, Receive, Scope, Send, refuse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
 from feddat.one_line import one_line
+
+CallNext: TypeAlias = Callable[[Request], Awaitable[Response]]
+Middleware: TypeAlias = Callable[[Request, CallNext], Awaitable[Response]]
 
 log = logging.getLogger(__name__)
 
@@ -27,48 +32,53 @@ _PAUSE = 3.0
 
 
 class Outages:
-    """ASGI middleware that answers 503 while the database or the disk below it fails, and logs each outage once."""
+    """Answers 503 while the database or the disk below it fails, and logs each outage once.
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    Flower turns every unknown error into 500 in an HTTP middleware of its own; this one stands inside it.
+
+    Args:
+        translate: Flower's middleware, ``flwr.supercore.error.http.http_error_translator``.
+        quiet: seconds without a failure after which an outage is over; requests that only read may succeed during one.
+    """
+
+    def __init__(self, translate: Middleware, quiet: float = 10.0) -> None:
+        self._translate, self._quiet = translate, quiet
         self._since: float | None = None
+        self._last = 0.0
         self._requests = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; if the storage fails before a response begins, ask the client to try again."""
-        begun = False
+    async def __call__(self, request: Request, call_next: CallNext) -> Response:
+        """Pass a request on; if the storage fails, ask the client to try again."""
 
-        async def noting(message: MutableMapping[str, Any]) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
+        async def guarded(request: Request) -> Response:
+            try:
+                response = await call_next(request)
+            except Exception as error:
+                if (reason := storage_problem(error)) is None:
+                    raise
+                self._failed(reason)
+                return JSONResponse({"detail": "The server's storage fails; try again."}, 503)
+            self._works()
+            return response
 
-        try:
-            await self._app(scope, receive, noting)
-        except Exception as error:
-            reason = storage_problem(error)
-            if reason is None or begun or scope["type"] != "http":
-                raise
-            self._failed(reason)
-            await refuse(send, 503, b"the server's storage fails; try again")
-        else:
-            if self._since is not None and scope["type"] == "http":
-                self._works()
+        return await self._translate(request, guarded)
 
     def _failed(self, reason: str) -> None:
         self._requests += 1
+        self._last = time.monotonic()
         if self._since is None:
-            self._since = time.monotonic()
+            self._since = self._last
             log.error("the database cannot be used: %s; clients repeat their requests until it can", reason)
 
     def _works(self) -> None:
-        if (since := self._since) is not None:
-            # The disk may have been too full for the first line.
-            log.warning(
-                "the database works again, after %.0f s in which %d requests failed",
-                time.monotonic() - since,
-                self._requests,
-            )
+        if self._since is None or time.monotonic() - self._last < self._quiet:
+            return
+        # The disk may have been too full for the first line.
+        log.warning(
+            "the database works again; %d request(s) failed within %.0f s and were repeated",
+            self._requests,
+            self._last - self._since,
+        )
         self._since, self._requests = None, 0
 
 
