@@ -51,6 +51,7 @@ class Cloud:
         link, *self._ports = free_ports(20)
         self.server = write_consortium(folder / "c", ["ann", "bob"], ["127.0.0.1"], link)
         self.control = None
+        self._nodes = {}
         self.start_link()
 
     def start_link(self):
@@ -64,11 +65,18 @@ class Cloud:
 
     def node(self, name, client="ann", place=None, address=None, heartbeat=30):
         """Start a node."""
+        self._nodes[name] = (client, place, address, heartbeat)
         place = place or self.folder / "c" / "clients" / client
         arguments = ["--log-file", str(self.log(name)), "--heartbeat", str(heartbeat)]
         arguments += node_arguments(place, address or self.server.local_address, client)
         home = {"FLWR_HOME": str(self.folder / "homes" / name)}
         self.processes.start(name, ["deploy", "node", str(self._ports.pop()), *arguments], home)
+
+    def start_refused_again(self):
+        """Start nodes that the server has turned away again, as `deploy client` does by itself."""
+        for name in self._nodes.keys() & self.processes.ended().keys():
+            self.processes.stop(name)
+            self.node(name, *self._nodes[name])
 
     def log(self, name):
         """Return the log that a node keeps of what it does."""

@@ -59,7 +59,11 @@ class Line:
             except OSError:
                 return
             still = self.still
-            other = socket.create_connection(("127.0.0.1", self._to))
+            try:
+                other = socket.create_connection(("127.0.0.1", self._to))
+            except OSError:  # the SuperLink is not up
+                one.close()
+                continue
             self._links += [one, other]  # kept, or Python would close them
             for source, sink in ((one, other), (other, one)):
                 threading.Thread(target=self._pass_on, args=(source, sink, still), daemon=True).start()
@@ -200,6 +204,8 @@ def test_a_database_that_is_damaged_is_put_aside_and_the_run_goes_on(cloud, undi
         log_of(cloud, "superlink"),
     )
     run = cloud.start_run(config, resume=True)
+    # A node that asked before its key was let in again has been turned away.
+    cloud.wait(lambda: cloud.start_refused_again() or cloud.control.failure(run) is not None)
     assert cloud.end_of(run) == ""
     same_in_the_end(config)
 

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 
+import httpx
 import pytest
 from flwr.supercore.error import http_error_translator
 from sqlalchemy import create_engine, text
 from starlette.requests import Request
 from starlette.responses import Response
 
+from feddat.deploy.node import patient_retries
 from feddat.deploy.outages import Outages, keep_running, storage_problem
 
 
@@ -97,3 +99,33 @@ def test_the_helper_is_started_again_until_the_superlink_stops(caplog):
     process.wait()
     thread.join(10)
     assert not thread.is_alive() and owner.started == 3
+
+
+def failing_with(errors):
+    """Return how often a node asks until it gets an answer, its errors in order; or the error at which it gives up."""
+    asked = []
+
+    def ask():
+        asked.append(None)
+        if len(asked) <= len(errors):
+            raise errors[len(asked) - 1]
+        return len(asked)
+
+    invoker = patient_retries()
+    invoker.wait_function = lambda seconds: None
+    return invoker.invoke(ask)
+
+
+def test_a_node_goes_on_after_a_handshake_that_broke_off():
+    broken = [
+        httpx.ConnectTimeout("_ssl.c:989: The handshake operation timed out"),
+        httpx.ConnectError("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol (_ssl.c:1006)"),
+        httpx.ReadError("[Errno 104] Connection reset by peer"),
+    ]
+    assert failing_with(broken) == 4
+
+
+def test_a_certificate_that_does_not_fit_ends_a_node():
+    wrong = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: timed out of validity")
+    with pytest.raises(httpx.ConnectError):
+        failing_with([wrong])

@@ -33,7 +33,7 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -95,6 +95,7 @@ def run_node(
     vars(internal)[name] = _settings_of_app(vars(internal)[name])
     refused = threading.Event()
     vars(connection)["NodeAuthHttpInterceptor"] = _noting(refused, accepted)
+    vars(connection)["make_simple_http_retry_invoker"] = patient_retries
     threading.Thread(target=_Tasks(f"127.0.0.1:{port}", log_file, key).serve, daemon=True).start()
     failed = False
     try:
@@ -149,6 +150,27 @@ def _noting(refused: threading.Event, accepted: Callable[[], None] | None) -> ty
             return answer
 
     return Noting
+
+
+def patient_retries() -> RetryInvoker:
+    """Return Flower's retries, which here go on after a TLS handshake that breaks off.
+
+    Flower gives up after every error that mentions TLS, and leaves a node that does nothing. A handshake also fails if
+    the server restarts, or the network stalls, in the middle of it. A certificate that does not fit is still the end.
+    """
+    invoker = make_simple_http_retry_invoker()
+    gives_up = cast(Callable[[Exception], bool], invoker.should_giveup)
+    invoker.should_giveup = lambda error: not _breaks_off(error) and gives_up(error)
+    return invoker
+
+
+def _breaks_off(error: Exception) -> bool:
+    text = str(error).lower()
+    return (
+        isinstance(error, httpx.TransportError)
+        and "certificate" not in text
+        and any(part in text for part in ("timed out", "eof occurred", "reset by peer"))
+    )
 
 
 class _Tasks:
