@@ -315,6 +315,26 @@ def test_a_superlink_is_brought_to_what_the_folder_says(server, join):
     assert len(revoked_keys(server.path)) == 1
 
 
+class Contested(Link):
+    """One to which another process makes every registration just before this one, under a name of its own."""
+
+    def __init__(self, as_name=None):
+        super().__init__()
+        self.as_name = as_name
+
+    def register(self, name, key):
+        super().register(self.as_name or name, key)
+        raise DeployError(f"client {name}: its key is refused: Public key already in use.")
+
+
+def test_two_processes_may_admit_a_client_at_once(server, join):
+    Members(server).admit(join("north"))
+    link = Contested()
+    assert let_in(link, server) == [] and link.names() == ["north"]
+    with pytest.raises(DeployError, match="already in use"):
+        let_in(Contested("south"), server)
+
+
 def test_what_is_missing_is_not_taken_out_for_good(server, join):
     link, members = Link(), Members(server)
     members.admit(join("north"))

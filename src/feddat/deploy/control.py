@@ -160,7 +160,7 @@ def let_in(control: Control, server: ServerFolder) -> list[str]:
     for name, key in keys.items():
         same = next((node for node in nodes if node.public_key == key), None)
         if same is None:
-            control.register(name, key)
+            _register(control, name, key)
         elif same.status == NodeStatus.UNREGISTERED:
             problems.append(f"client {name}: its key was removed from this SuperLink for good; it needs a new one")
         elif same.name != name:
@@ -171,6 +171,15 @@ def let_in(control: Control, server: ServerFolder) -> list[str]:
         elif node.public_key not in keys.values():
             problems.append(f"client {node.name}: its key is no longer in {server.path / FOLDER}; runs turn it away")
     return problems
+
+
+def _register(control: Control, name: str, key: bytes) -> None:
+    """Admit a key, unless another process has just done so: a starting SuperLink, or `feddat deploy admit`."""
+    try:
+        control.register(name, key)
+    except DeployError:
+        if not any((node.public_key, node.name) == (key, name) for node in control.nodes()):
+            raise
 
 
 def _reason(error: httpx.HTTPStatusError) -> str:
