@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import defaultdict
 from contextlib import contextmanager
 
 from feddat.deploy.control import Control, app_project, let_in
@@ -48,7 +49,8 @@ class Cloud:
 
     def __init__(self, folder, processes):
         self.folder, self.processes = folder, processes
-        link, *self._ports = free_ports(20)
+        link, *free = free_ports(20)
+        self._ports = defaultdict(free.pop)
         self.server = write_consortium(folder / "c", ["ann", "bob"], ["127.0.0.1"], link)
         self.control = None
         self._nodes = {}
@@ -70,7 +72,7 @@ class Cloud:
         arguments = ["--log-file", str(self.log(name)), "--heartbeat", str(heartbeat)]
         arguments += node_arguments(place, address or self.server.local_address, client)
         home = {"FLWR_HOME": str(self.folder / "homes" / name)}
-        self.processes.start(name, ["deploy", "node", str(self._ports.pop()), *arguments], home)
+        self.processes.start(name, ["deploy", "node", str(self._ports[name]), *arguments], home)
 
     def start_refused_again(self):
         """Start nodes that the server has turned away again, as `deploy client` does by itself."""

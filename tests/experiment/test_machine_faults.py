@@ -121,6 +121,12 @@ def until(cloud, run, done):
     assert done(), cloud.control.failure(run)
 
 
+def end_with_refused(cloud, run):
+    """Return the reason for which a run has ended, while nodes that are turned away come again."""
+    cloud.wait(lambda: cloud.start_refused_again() or cloud.control.failure(run) is not None)
+    return cloud.end_of(run)
+
+
 def told(folder, **fields):
     return [line for line in lines(folder.log_file) if fields.items() <= line.items()]
 
@@ -204,9 +210,7 @@ def test_a_database_that_is_damaged_is_put_aside_and_the_run_goes_on(cloud, undi
         log_of(cloud, "superlink"),
     )
     run = cloud.start_run(config, resume=True)
-    # A node that asked before its key was let in again has been turned away.
-    cloud.wait(lambda: cloud.start_refused_again() or cloud.control.failure(run) is not None)
-    assert cloud.end_of(run) == ""
+    assert end_with_refused(cloud, run) == "", "a node that asked before its key was let in again was turned away"
     same_in_the_end(config)
 
 
@@ -323,7 +327,7 @@ def test_another_account_starts_no_run_and_takes_no_task(cloud, undisturbed, tmp
         thread.start()
     try:
         run = cloud.start_run(config)
-        assert cloud.end_of(run) == ""
+        assert end_with_refused(cloud, run) == "", "bob is new, and its key still in use for some seconds"
     finally:
         over.set()
         for thread in thieves:
