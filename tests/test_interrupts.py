@@ -104,7 +104,7 @@ def test_runs_that_are_under_way(tmp_path, command):
     def ready(pid):
         return any(path.stat().st_size for path in tmp_path.rglob("metrics.jsonl"))
 
-    code, _, errors = interrupted([command[0], *settings(tmp_path), *command[1:]], ready)
+    code, _, errors = interrupted([*command, *settings(tmp_path)], ready)
     assert code == 130
     (line,) = errors
     assert line.startswith("error: interrupted; finished work is kept; continue with: feddat ")

@@ -290,7 +290,7 @@ def taker(address, authority):
 
 
 def test_another_account_starts_no_run_and_takes_no_task(cloud, undisturbed, tmp_path):
-    config, server = undisturbed, cloud.server
+    config, server = undisturbed.updated({"server.min_clients": 2, "server.wait": 300}), cloud.server
     thief = Control(server.local_address, server.authority, tmp_path)
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         thief.start_run({}, app_project(to_toml(to_flat(AppConfig(config)))))
