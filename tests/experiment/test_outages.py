@@ -10,12 +10,13 @@ import time
 
 import httpx
 import pytest
+from flwr.proto.heartbeat_pb2 import SendTaskHeartbeatResponse
 from flwr.supercore.error import http_error_translator
 from sqlalchemy import create_engine, text
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feddat.deploy.node import patient_retries
+from feddat.deploy.node import patient_retries, task_heartbeat
 from feddat.deploy.outages import Outages, keep_running, storage_problem
 
 
@@ -129,3 +130,30 @@ def test_a_certificate_that_does_not_fit_ends_a_node():
     wrong = httpx.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: timed out of validity")
     with pytest.raises(httpx.ConnectError):
         failing_with([wrong])
+
+
+class Waiting:
+    """A SuperNode that answers heartbeats of a message with this."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def SendTaskHeartbeat(self, request):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return SendTaskHeartbeatResponse(success=self.answer)
+
+
+def status(code):
+    request = httpx.Request("POST", "http://127.0.0.1")
+    return httpx.HTTPStatusError(str(code), request=request, response=httpx.Response(code, request=request))
+
+
+@pytest.mark.parametrize(
+    ("answer", "works"),
+    [(True, True), (False, True), (httpx.ReadTimeout("slow"), False), (status(503), False), (status(403), True)],
+    ids=str,
+)
+def test_a_message_that_nobody_waits_for_does_not_end_the_node(answer, works):
+    """An interrupt would be raised in this process, and end the test."""
+    assert task_heartbeat(Waiting(answer)) is works

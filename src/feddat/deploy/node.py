@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -27,10 +28,11 @@ import httpx
 from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import context_from_proto, context_to_proto
+from flwr.proto.heartbeat_pb2 import SendTaskHeartbeatRequest
 from flwr.proto.message_pb2 import Context as ProtoContext
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
@@ -152,6 +154,21 @@ def _noting(refused: threading.Event, accepted: Callable[[], None] | None) -> ty
     return Noting
 
 
+def task_heartbeat(client: RuntimeHttpClient) -> bool:
+    """Tell the SuperNode that a message is still being answered; return whether that worked.
+
+    Flower's own function interrupts its process if the SuperNode no longer waits for the answer, for example because
+    the answer has just arrived. Its process has one message; ours is the whole node, and goes on.
+    """
+    try:
+        client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    except httpx.TransportError:
+        return False
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code not in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
+    return True
+
+
 def patient_retries() -> RetryInvoker:
     """Return Flower's retries, which here go on after a TLS handshake that breaks off.
 
@@ -204,7 +221,7 @@ class _Tasks:
 
     def _answer(self, token: str) -> None:
         client = self._client(token)
-        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heartbeat = HeartbeatSender(partial(task_heartbeat, client))
         heartbeat.start()
         try:
             message, context, _, fab = pull_task_input(client)
