@@ -10,7 +10,7 @@ import time
 
 import httpx
 import pytest
-from flwr.proto.heartbeat_pb2 import SendTaskHeartbeatResponse
+from flwr.proto.runtime_pb2 import SendTaskHeartbeatResponse
 from flwr.supercore.error import http_error_translator
 from sqlalchemy import create_engine, text
 from starlette.requests import Request

@@ -28,9 +28,8 @@ import httpx
 from flwr.app import ArrayRecord, Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.common.serde import context_from_proto, context_to_proto
-from flwr.proto.heartbeat_pb2 import SendTaskHeartbeatRequest
 from flwr.proto.message_pb2 import Context as ProtoContext
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
