@@ -46,7 +46,6 @@ def test_a_message_that_never_becomes_whole_does_not_keep_the_node_from_the_next
     monkeypatch.setattr(node, "push_task_output", lambda *of: None)
     monkeypatch.setattr(node, "app_config", lambda content: components)
     monkeypatch.setattr(node, "HeartbeatSender", lambda beat: heartbeat)
-    monkeypatch.setattr(node, "make_task_heartbeat_fn_http", lambda client: None)
     tasks = node._Tasks("127.0.0.1:1", None, b"key")
     monkeypatch.setattr(tasks, "_client", SuperNode)
     reply = SimpleNamespace(has_error=lambda: False)
