@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import httpx
 import pytest
@@ -18,6 +19,28 @@ from starlette.responses import Response
 
 from feddat.deploy.node import patient_retries, task_heartbeat
 from feddat.deploy.outages import Outages, keep_running, storage_problem
+
+
+def full_database():
+    """Return the error of a database whose disk is full."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        database.execute("CREATE TABLE t (x)")
+        database.execute("PRAGMA max_page_count = 2")
+        try:
+            database.execute("INSERT INTO t VALUES (zeroblob(100000))")
+        except sqlite3.OperationalError as error:
+            return error
+    raise AssertionError("the database took what it has no room for")
+
+
+def wrong_statement():
+    """Return the error of a statement that can never succeed."""
+    with closing(sqlite3.connect(":memory:")) as database:
+        try:
+            database.execute("SELECT * FROM nothing")
+        except sqlite3.OperationalError as error:
+            return error
+    raise AssertionError("there is such a table")
 
 
 def outages():
@@ -40,7 +63,7 @@ def outages():
 
 @pytest.mark.parametrize(
     "error",
-    [sqlite3.OperationalError("database or disk is full"), OSError(errno.ENOSPC, "No space left on device")],
+    [full_database(), OSError(errno.ENOSPC, "No space left on device")],
     ids=["database", "disk"],
 )
 def test_clients_are_asked_to_try_again_and_one_line_tells_of_it(error, caplog):
@@ -66,7 +89,7 @@ def test_a_real_database_that_cannot_be_written(tmp_path):
     assert storage_problem(caught.value) == "attempt to write a readonly database"
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.ENOENT, "no such file"), sqlite3.IntegrityError("x")])
+@pytest.mark.parametrize("error", [ValueError("x"), OSError(errno.ENOENT, "no such file"), wrong_statement()])
 def test_other_errors_are_flowers_business(error):
     ask, raised = outages()
     raised.append(error)

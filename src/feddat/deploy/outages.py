@@ -27,6 +27,13 @@ log = logging.getLogger(__name__)
 
 #: Errors of the disk that can pass.
 _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM})
+#: SQLite's primary result codes for conditions that can pass; a wrong statement or a missing table is not one.
+_DATABASE = frozenset(
+    {
+        *(sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN),
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOMEM),
+    }
+)
 #: Seconds before an ended helper process is started again; also the time in which a shutdown is recognised as one.
 _PAUSE = 3.0
 
@@ -85,7 +92,8 @@ class Outages:
 def storage_problem(error: BaseException) -> str | None:
     """Return the reason in one line if an error, or one that caused it, comes from the database or the disk."""
     for one in _chain(error):
-        if isinstance(one, sqlite3.OperationalError) or (isinstance(one, OSError) and one.errno in _DISK):
+        code = one.sqlite_errorcode & 0xFF if hasattr(one, "sqlite_errorcode") else None
+        if code in _DATABASE or (isinstance(one, OSError) and one.errno in _DISK):
             return one_line(str(one))
     return None
 

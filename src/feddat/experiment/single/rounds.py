@@ -99,7 +99,7 @@ class Service:
 
         Args:
             grid: carries the messages.
-            started: ``time.perf_counter()`` at the start of this session.
+            started: ``time.perf_counter()`` when this process began to work on the run.
             order: the clients' names in the order of reports, as far as known.
             federation: returns the clients if their data is on this machine, to show some of their answers.
 
