@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -33,6 +34,15 @@ def cloud(tmp_path_factory):
         for name in ("ann", "bob"):
             cloud.node(name, client=name, heartbeat=10)
         yield cloud
+
+
+def said(processes, name, words, seconds=120):
+    """Wait until a process's log holds ``words``, and return the log."""
+    end = time.monotonic() + seconds
+    while words not in (text := processes.log(name).read_text()):
+        assert name not in processes.ended() and time.monotonic() < end, text
+        time.sleep(0.05)
+    return text
 
 
 def full_disk(pid, is_full=True):
@@ -202,12 +212,10 @@ def test_a_certificate_that_is_not_good_yet_is_refused_and_named(tmp_path):
     place = tmp_path / "early" / "clients" / "ann"
     with Processes(tmp_path / "logs") as processes:
         start_link(processes, server)
-        while "Uvicorn running" not in (text := processes.log("superlink").read_text()):
-            assert "superlink" not in processes.ended(), text
+        said(processes, "superlink", "Uvicorn running")
         found = {finding.what: finding.found for finding in check_server(place, server.local_address)}
         assert found["server"] == f"127.0.0.1:{port}: its certificate is refused: certificate is not yet valid"
         processes.start("ann", ["deploy", "client", str(place)], {"FLWR_HOME": str(tmp_path / "home")})
-        while "not let in by 127" not in (text := processes.log("ann").read_text()):
-            assert "ann" not in processes.ended(), text
+        text = said(processes, "ann", "not let in by 127")
         assert f"not let in by 127.0.0.1:{port}: server: {found['server']}" in text
         assert "SuperNode ID" not in text

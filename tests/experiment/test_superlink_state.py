@@ -78,14 +78,16 @@ def test_a_secret_is_its_owners_alone_and_stays(tmp_path):
 
 def test_a_log_on_a_full_disk_is_told_of_once_and_nothing_ends(tmp_path, capsys, monkeypatch):
     log = JsonLog(tmp_path / "log.jsonl")
+    full = tmp_path / "full.jsonl"
+    full.symlink_to("/dev/full")
     record = logging.LogRecord("feddat.x", logging.WARNING, "", 0, "something", (), None)
     log.emit(record)
     with monkeypatch.context() as patch:
-        patch.setattr(log, "path", tmp_path / "none" / "log.jsonl")
+        patch.setattr(log, "path", full)
         log.emit(record)
         log.emit(record)
     told = capsys.readouterr().err
     assert told.count("\n") == 1
-    assert "log.jsonl: No such file or directory; lines are lost until it can be written" in told
+    assert "full.jsonl: No space left on device; lines are lost until it can be written" in told
     log.emit(record)
     assert (tmp_path / "log.jsonl").read_text().count("something") == 2

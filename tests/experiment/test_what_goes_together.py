@@ -126,6 +126,8 @@ def test_a_rule_and_what_is_shared(settings, each_client_works_once, tmp_path, m
 def test_a_whole_run(settings, rule, sharing):
     config = settings("feddat", rule, sharing)
     if refused("feddat", rule, sharing, "equal"):
+        with pytest.raises(ConfigError, match=r"^share_metrics: "):
+            Experiment(config).run()
         return
     summary = Experiment(config).run()
     assert (summary["failed"], summary["refused"]) == (0, 0)
