@@ -16,7 +16,7 @@ from feddat.config import ConfigError, load_config
 
 @pytest.fixture(autouse=True)
 def process():
-    InProcessGrid(None, [])  # tells Flower whose process this is
+    InProcessGrid(None, [])  # Flower creates messages only in a process with an identity
 
 
 def reply(value, loss=1.0, extra=None):

@@ -151,7 +151,7 @@ def test_what_a_format_cannot_carry_is_refused(format, value, reason):
 
 @pytest.fixture
 def asked() -> Message:
-    InProcessGrid(None, [])  # tells Flower whose process this is
+    InProcessGrid(None, [])  # Flower creates messages only in a process with an identity
     return Message(
         messages.instruction_content(messages.to_arrays(shared(0.5)), messages.instruction_config(3, 5)), 1, "train"
     )
