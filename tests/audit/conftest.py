@@ -30,7 +30,7 @@ def noise(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(noise, tmp_path):
-    """Return a function that makes the settings of a run that memorises; its arguments override them."""
+    """Return a function that makes settings of a run that memorises; its arguments override single settings."""
     torch.set_num_threads(1)
     values = {
         **{"model": str(noise / "model"), "benchmark": None, "clients": files(noise, SIZES)},

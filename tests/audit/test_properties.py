@@ -57,6 +57,6 @@ def test_an_update_says_more_of_a_clients_answers_than_a_guess_and_the_sum_does_
     auc = {source: row["answers_auc"][0] for source, row in sources.items()}
     assert auc["server"] > max(auc["sum"], auc["guess"]) + 0.05, auc
     assert sources["server"]["kind_error"] < sources["guess"]["kind_error"]
-    # Shared counts are exact; a client that shares none does not give them away.
+    # Counts are exact, unless the clients share none.
     assert found["counts"]["scores"] == found["counts"]["counts"] == {"answers": [5, 5], "examples": [5, 5]}
     assert found["counts"]["none"]["answers"][0] < 5

@@ -43,7 +43,7 @@ def test_a_token_that_is_alone_in_its_bin_is_rebuilt():
     assert torch.equal(crafted[SITE.format(1, "down.weight")], torch.zeros(6, 4)), "the last adapter stays"
     found = imprint.rebuilt(update(crafted, tokens, pulls))
     assert imprint.matched(found, tokens) >= 4
-    # Nothing that is rebuilt from other tokens matches tokens that were not sent.
+    # Tokens that were not sent are not matched.
     mixed = imprint.rebuilt(update(crafted, tokens[[0, 0, 1, 1, 2, 2]] + 0.3 * tokens, pulls))
     assert imprint.matched(mixed, tokens + 5) == 0
 

@@ -93,7 +93,7 @@ def test_the_loss_of_a_batch_by_hand():
     copy.follow = lambda: None  # the averages stay as they are
     learner.take(member, inputs, torch.zeros(1, 1), alpha=0.4)
     with torch.no_grad():
-        learner.logits(learner.features("dat"))  # as FedDAT does; a teacher of its own is not needed
+        learner.logits(learner.features("dat"))  # FedDAT's teacher; without gradients it needs no averages
     loss = learner.task_loss(learner.logits(learner.features("global")))
     assert loss.item() == pytest.approx(2 * log(2))  # with the copy's targets, too: both tokens are equally likely
     loss.backward()

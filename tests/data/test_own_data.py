@@ -67,7 +67,7 @@ def message(folder: Path, records: list[dict[str, Any]], **spec: Any) -> str:
     return text
 
 
-# What comes out
+# What readers yield
 
 
 @pytest.mark.parametrize(

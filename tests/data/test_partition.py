@@ -1,4 +1,4 @@
-"""Splitting a client's examples: each goes to exactly one part, sizes are even, and a seed always gives the same."""
+"""Splitting a client's examples: each goes to exactly one part, sizes are even, and the seed decides the parts."""
 
 from collections import Counter
 

@@ -91,7 +91,7 @@ def test_a_layer_before_its_adapter_is_the_same_on_every_route(folder, of):
 
 
 def test_layers_that_differ_get_their_own_adapters(folder):
-    """The second layer's local adapter has fewer inner units, so the layers cannot be treated alike."""
+    """The second layer's local adapter has fewer inner units, so the weights of both layers cannot be joined."""
     backbone, adapters, _ = loaded(folder)
     layers = list(backbone._stages.vilt.encoder.layer)
     layers[1].output.update_layer("local", BottleneckConfig(reduction=8))

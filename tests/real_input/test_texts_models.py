@@ -65,7 +65,7 @@ def test_siglip_2_reads_lower_case_whatever_its_tokenizer_does(tmp_path: Path) -
     assert ids[0] == ids[1] == tokenizer.encode("what color").ids
     assert ids[2] == tokenizer.encode("what color ?").ids  # marks stay: SigLIP 2 was trained with them
     assert {len(row) for row in ids} == {16}
-    assert ids[0][ids[0].index(1) :] == [1] + [0] * (15 - ids[0].index(1))  # one end, then padding; nothing in front
+    assert ids[0][ids[0].index(1) :] == [1] + [0] * (15 - ids[0].index(1))  # one end token, then padding
     (long,) = encoder.texts(["color " * 99])
     assert (len(long), long[-1]) == (16, 1)  # a cut text keeps its end token
 

@@ -46,7 +46,7 @@ def edit_line(path: Path, number: int, **values: Any) -> None:
     path.write_text("\n".join(lines))
 
 
-# What comes out
+# What readers yield
 
 
 def test_every_source_has_a_tree() -> None:

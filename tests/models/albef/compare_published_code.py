@@ -145,7 +145,7 @@ def load_as_published(code: Path, model: nn.Module, vit: Any, state: dict[str, T
 
 
 def make_bert(folder: Path) -> Path:
-    """Write a small vocabulary, and bert-base's configuration with its size; return the folder."""
+    """Write a small vocabulary, and bert-base's configuration for it; return the folder."""
     letters = string.ascii_lowercase + string.digits
     words = {word for text in (*QUESTIONS, *ANSWERS) for word in text.lower().replace("?", "").split()}
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters)]
