@@ -1,4 +1,4 @@
-"""A SuperLink with TLS and keys, and SuperNodes, as processes on this machine: what the tests of deployments share."""
+"""A SuperLink with TLS and keys, and SuperNodes, as processes on this machine; shared by the tests of deployments."""
 
 import json
 import time
@@ -14,7 +14,10 @@ from two_clients import numbers
 
 
 def alike(folder):
-    """Everything that must be equal; only where the data is on the server's machine is anything told of it."""
+    """Return all numbers that must be equal.
+
+    Sample answers and facts about the data are left out: they exist only where the server's machine has the data.
+    """
     (folder / "predictions.json").write_text("[]")
     found = numbers(folder)
     found["summary"].pop("data", None)
@@ -23,12 +26,12 @@ def alike(folder):
 
 
 def lines(path):
-    """Return the whole lines of a log that may not be there yet."""
+    """Return the complete lines of a log; none if the file does not exist yet."""
     return [json.loads(line) for line in path.read_text().split("\n")[:-1]] if path.exists() else []
 
 
 def has(path, **fields):
-    """Tell whether a log has a line with these fields."""
+    """Return whether a log has a line with these fields."""
     return any(fields.items() <= line.items() for line in lines(path))
 
 
@@ -39,12 +42,13 @@ def log_of(cloud, name):
 
 
 class Cloud:
-    """A consortium of ann and bob, whose SuperLink runs.
+    """A consortium of ann and bob with a running SuperLink.
 
     Attributes:
-        folder, server: where everything lies, and the server's part of it.
-        processes: those that run.
-        control: the SuperLink's.
+        folder: the folder of all files.
+        server: the server's folder in it.
+        processes: the running processes.
+        control: a client of the SuperLink's Control API.
     """
 
     def __init__(self, folder, processes):
@@ -57,7 +61,7 @@ class Cloud:
         self.start_link()
 
     def start_link(self):
-        """Start the SuperLink, and wait until it answers."""
+        """Start the SuperLink, wait until it answers, and register the clients' keys."""
         if self.control is not None:
             self.control.close()
         start_link(self.processes, self.server)
@@ -75,27 +79,27 @@ class Cloud:
         self.processes.start(name, ["deploy", "node", str(self._ports[name]), *arguments], home)
 
     def start_refused_again(self):
-        """Start nodes that the server has turned away again, as `deploy client` does by itself."""
+        """Restart the nodes that have ended because the server refused them; `deploy client` does so by itself."""
         for name in self._nodes.keys() & self.processes.ended().keys():
             self.processes.stop(name)
             self.node(name, *self._nodes[name])
 
     def log(self, name):
-        """Return the log that a node keeps of what it does."""
+        """Return the path of a node's log."""
         return self.folder / "state" / f"{name}.jsonl"
 
     def start_run(self, config, **options):
-        """Start a run; return its number."""
+        """Start a run and return its number."""
         config = config.updated({"runs_dir": str(config.runs_dir.resolve())})
         return self.control.start_run({}, app_project(to_toml(to_flat(AppConfig(config, **options)))))
 
     def end_of(self, run):
-        """Return the reason for which a run has ended; empty where it has ended well."""
+        """Wait for a run to end; return why it failed, or an empty string if it succeeded."""
         self.wait(lambda: self.control.failure(run) is not None)
         return self.control.failure(run)
 
     def wait(self, done, seconds=400):
-        """Wait until something is true, and return it."""
+        """Wait until ``done`` returns something true, and return it."""
         end = time.monotonic() + seconds
         while not (found := done()):
             assert time.monotonic() < end, "\n".join(
@@ -107,7 +111,7 @@ class Cloud:
 
 @contextmanager
 def open_cloud(folder):
-    """Start a cloud, and end all of its processes."""
+    """Start a cloud, and end all of its processes on exit."""
     with Processes(folder / "logs") as processes:
         cloud = Cloud(folder, processes)
         yield cloud

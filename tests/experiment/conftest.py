@@ -1,4 +1,4 @@
-"""Two clients with files of their own and a tiny ViLT: what the tests of whole runs share."""
+"""Fixtures of whole runs: two clients with their own files, a tiny ViLT, and a local stand-in for the Hub."""
 
 import re
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from feddat.models.named import named_folder
 from hub_server import Asked, HubServer
 from two_clients import COLOURS, SIZES, quick_config, write_world
 
-#: Repositories that tests ask for where they are not.
+#: Repositories that tests request although the stand-in does not have them.
 MISSING = {"a/b", "dandelin/vilt-b32-mlm", *(dataset.repository for dataset in DATASETS.values())}
-#: Headers of requests to the Hub. The library numbers requests at random, so that the Hub can find one that went wrong,
-#: and marks those that are parts of a download.
+#: Headers that requests to the Hub may have. The library gives each request a random number, so that the Hub can trace
+#: failures, and marks requests that belong to a download.
 ALLOWED = {
     *("host", "accept", "accept-encoding", "connection", "user-agent", "range", "authorization"),
     *("x-amzn-trace-id", "x-hf-download-counter"),
@@ -38,7 +38,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def make_config(world, tmp_path):
-    """Settings of a quick run; keyword values (dots as ``__``) are put on top."""
+    """Return a function that makes settings of a quick run; keyword values (dots as ``__``) override the defaults."""
     torch.set_num_threads(1)
 
     return partial(quick_config, world, runs_dir=tmp_path / "runs")
@@ -46,7 +46,7 @@ def make_config(world, tmp_path):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub on the loopback address without repositories, and an empty cache."""
+    """A Hub on the loopback address without repositories, and an empty cache; all requests are checked at the end."""
     for key in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGING_FACE_HUB_TOKEN", "HF_HOME"):
         monkeypatch.delenv(key, raising=False)
     named_folder.cache_clear()
@@ -60,12 +60,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 
 def _holds_names_and_versions_alone(one: Asked, server: HubServer) -> None:
-    """Hold a request to what may leave the machine: who asks, and for what of whose."""
+    """Check that a request tells the Hub only who asks, and for which repository, revision and file."""
     assert one.method in ("GET", "HEAD") and not one.body
     known = {f"/{kind}s/{name}" if kind == "dataset" else f"/{name}" for kind, name in server.repos}
     known |= {f"/api/{kind}s/{name}" for kind, name in server.repos} | {f"/cdn/{sha}" for sha in server.blobs}
     tried = r"/nowhere|/(api/(models|datasets)/|datasets/)?(\S+)"
-    if not one.path.startswith(tuple(known)):  # of what is not there, its name alone
+    if not one.path.startswith(tuple(known)):  # a missing repository: only its name
         found = re.fullmatch(tried, one.path)
         assert found is not None and found[3] in (None, *MISSING), one.path
     assert one.query.lower() in ("", "blobs=true", "recursive=true&expand=false") or "discussions" in one.path

@@ -1,4 +1,4 @@
-"""Clients of one federation that answer in different ways over one backbone: by classes, by ranking, in free words."""
+"""Clients of one federation share a backbone but answer in different ways: by classes, by ranking or in free text."""
 
 import json
 
@@ -14,7 +14,7 @@ from helpers import make_tiny_albef, make_tiny_blip, make_tiny_vilt
 
 
 def with_answers(config, **ways):
-    """The configuration with a client's own way to answer."""
+    """Return the configuration with the ways in which these clients answer."""
     clients = {name: spec | {"answers": ways[name]} if name in ways else spec for name, spec in config.clients.items()}
     return config.updated({"clients": clients})
 
@@ -42,7 +42,7 @@ def test_one_client_classifies_and_another_writes(make_config, tmp_path, make, w
         losses = [x["metrics"]["loss"] for x in lines if x.get("split") == "train" and x["client"] == client]
         assert losses[-1] < losses[0]
 
-    # What writes rests at the client that only classifies: no gradient, no decay.
+    # At the client that classifies, the decoder's adapters do not change: no gradient, no decay.
     kept = [load_file(folder / "clients" / "ann" / f"round-000{n}.safetensors") for n in (2, 3)]
     local = {key for key in kept[0] if key.startswith("local.")}
     rest = {key for key in local if torch.equal(kept[0][key], kept[1][key])}
@@ -62,12 +62,12 @@ def test_tasks_with_classes_of_their_own_run_beside_written_answers(make_config,
     assert summary["clients"].keys() == {"vqa", "nlvr2", "snli-ve", "vcr"}
     heads_of = {client: heads(config.run_dir, client) for client in summary["clients"]}
     sizes = {client: max(len(value) for value in state.values()) for client, state in heads_of.items()}
-    assert sizes["vqa"] > 80  # the vocabulary's
+    assert sizes["vqa"] > 80  # word pieces of the vocabulary
     assert sizes["snli-ve"] == 64  # hidden units
 
 
 class Reads:
-    """A backbone that may write, and may classify what it has read."""
+    """A backbone that can only write answers."""
 
     name = "m"
     encoder = model = feature_dim = family = first_token_counts = None
@@ -79,10 +79,14 @@ class Reads:
 
 
 class ReadsAndPools(Reads):
+    """A backbone that can write and classify."""
+
     question_features = Reads.nothing
 
 
 class Pools:
+    """A backbone that can only classify."""
+
     name = "m"
 
 

@@ -1,4 +1,4 @@
-"""Flower's table of settings is ours, key by key."""
+"""Flower's table of settings in pyproject.toml matches the package's settings, and carries them without loss."""
 
 import tomllib
 import zipfile

@@ -1,4 +1,4 @@
-"""Whole runs that promise privacy of clients, through the command line: noise of the server, and noise in shares."""
+"""Whole runs with privacy for clients, from the command line: the server adds the noise, or each client a share."""
 
 import json
 

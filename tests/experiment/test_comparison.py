@@ -1,4 +1,4 @@
-"""Several methods and seeds, side by side."""
+"""Comparisons of several methods and seeds."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_a_comparison_keeps_what_is_done_and_goes_on_with_what_is_not(make_confi
     config = make_config(name="c", rounds=1)
     runs = comparison_runs(config, ["feddat", "local", "head"], [0])
     done = Experiment(runs["local-s0"]).run()
-    # In the way of the third: a run with other settings under its name.
+    # The third run's name is taken by a run with other settings.
     Experiment(runs["head-s0"].model_copy(update={"seed": 5})).run()
 
     events = []
@@ -58,6 +58,6 @@ def test_a_comparison_keeps_what_is_done_and_goes_on_with_what_is_not(make_confi
     assert kinds["local-s0"] == ["done"]
     assert kinds["head-s0"] == ["failure"]
     assert kinds["feddat-s0"][0] == "start"
-    # A worker computes what this process would.
+    # A worker process computes the same scores as this process.
     alone = Experiment(runs["feddat-s0"].model_copy(update={"name": "alone"})).run()
     assert alone["clients"] == comparison["runs"][0]["clients"]

@@ -1,4 +1,4 @@
-"""The example of a consortium runs to its end, whatever is killed on the way."""
+"""The consortium example runs to its end, although it kills a node and the server on the way."""
 
 import json
 import signal
@@ -12,14 +12,14 @@ import yaml
 EXAMPLE = Path(__file__).parents[2] / "examples" / "consortium"
 
 
-@pytest.mark.slow  # minutes (`make consortium`): a node that was killed must first be given up
+@pytest.mark.slow  # minutes (`make consortium`): the server must first give up the killed node
 def test_three_hospitals_go_through_it_all(tmp_path):
     script = EXAMPLE / "consortium.py"
     with subprocess.Popen([sys.executable, str(script), str(tmp_path)], stdout=subprocess.PIPE, text=True) as example:
         try:
             printed, _ = example.communicate(timeout=900)
         except subprocess.TimeoutExpired:
-            example.send_signal(signal.SIGINT)  # so that it ends what it has started
+            example.send_signal(signal.SIGINT)  # it then ends the processes that it has started
             printed, _ = example.communicate()
     print(printed)
     assert example.returncode == 0
@@ -39,7 +39,7 @@ def test_three_hospitals_go_through_it_all(tmp_path):
     assert [line["failed"] for line in lines if "failed" in line] == [
         "its node has gone: two heartbeats without a sign of life"
     ]
-    # West's state of round 1 was found again by its name, and gone on from.
+    # West went on from its state of round 1, which was found by its name.
     site = yaml.safe_load((tmp_path / "consortium" / "clients" / "west" / "client.yaml").read_text())
     states = list((tmp_path / "consortium" / "clients" / "west" / site["state"]).rglob("round-*.safetensors"))
     assert {path.parent.name for path in states} == {"west"}

@@ -43,7 +43,7 @@ def run(folder, model, *overrides):
     return folder / "run"
 
 
-#: Family -> a run's settings, what travels.
+#: Family -> settings of a run, first parts of the names of the parameters that travel.
 RUNS = {
     "smolvlm": ((), {"model.text_model"}),
     "idefics3": (("adapter.parts=[language, vision]",), {"model.text_model", "model.vision_model"}),

@@ -1,4 +1,4 @@
-"""What ``feddat deploy init`` writes, and what ``feddat deploy check`` finds missing."""
+"""What ``feddat deploy init`` writes, and which problems ``feddat deploy check`` finds."""
 
 import datetime
 import http.server
@@ -89,12 +89,12 @@ def test_a_node_is_told_its_name_and_its_file(tmp_path):
     )
 
 
-# What `check` finds, on a machine where everything is right but one thing.
+# What `check` finds on a machine with one problem, or none.
 
 
 @pytest.fixture
 def client(consortium, tmp_path, world):
-    """A filled-in client folder, and a stand-in for the server that answers /health over TLS."""
+    """Return a function that checks a filled-in client folder against a stand-in server, which answers over TLS."""
     folder, server = consortium
     place = tmp_path / "ann"
     place.mkdir()

@@ -1,6 +1,6 @@
-"""The same federation in Flower's deployment and simulation: SuperLink, SuperNodes, Ray, on this machine.
+"""The same federation in Flower's deployment and simulation: SuperLink, SuperNodes and Ray on this machine.
 
-One SuperLink with two nodes serves the tests of the first part: it takes seconds to start.
+The tests share one SuperLink, since it takes seconds to start.
 """
 
 import json
@@ -26,7 +26,7 @@ def cloud(tmp_path_factory):
         yield cloud
 
 
-# Who is not let in. No run ever reaches such a node: it has no messages to show for.
+# Nodes that are not let in. They never receive a message.
 
 
 def turned_away(cloud, name):
@@ -88,7 +88,7 @@ def test_the_same_numbers_as_in_one_process(cloud, make_config):
     assert cloud.control.failure(run) == ""
     here, there = (alike(config.runs_dir / name) for name in ("here", "there"))
     assert there == here
-    # What ann's processes did is in a log of her own, where losses and scores are hers alone.
+    # Ann's processes write her own log, which has her losses.
     lines = [json.loads(line) for line in cloud.log("ann").read_text().splitlines()]
     turns = [(line["event"], line["round"], line["client"]) for line in lines if line["event"] != "log"]
     rounds = [[(what, n, "ann") for what in ("asked", "fit", "asked", "eval")] for n in (1, 2)]
@@ -106,7 +106,7 @@ def worked(pid):
 
 @pytest.mark.slow
 def test_a_worker_killed_at_work_costs_its_client_one_turn(cloud, make_config):
-    if "ann" not in cloud.processes.running():  # this test alone
+    if "ann" not in cloud.processes.running():  # if only this test is run
         for name in ("ann", "bob"):
             cloud.node(name, client=name)
     config = make_config(threads=1, rounds=3, name="killed", **{"train.epochs": 400})
@@ -115,7 +115,7 @@ def test_a_worker_killed_at_work_costs_its_client_one_turn(cloud, make_config):
     cloud.wait(lambda: list(folder.checkpoints.glob("round-00001*")))
     pid = int(re.findall(r"worker process (\d+)", log_of(cloud, "bob"))[-1])
     before = worked(pid)
-    cloud.wait(lambda: worked(pid) > before + 0.3)  # it idles between its turns
+    cloud.wait(lambda: worked(pid) > before + 0.3)  # it is at work; between its turns it is idle
     os.kill(pid, signal.SIGKILL)
     cloud.wait(lambda: cloud.control.failure(run) is not None)
     assert cloud.control.failure(run) == ""
@@ -141,5 +141,5 @@ def test_the_same_numbers_in_a_simulation(make_config, actors):
     run_in(Experiment(there), events.append)
     assert [event["event"] for event in events][:3] == ["start", "fit", "fit"]
     here, there = (numbers(config.runs_dir / name) for name in ("here", "there"))
-    del here["summary"]["world"]["data"]  # each actor checks its own client's; the server knows nothing of it
+    del here["summary"]["world"]["data"]  # each actor checks its own client's data; the server has none
     assert there == here

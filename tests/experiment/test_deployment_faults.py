@@ -1,6 +1,6 @@
-"""What fails in a real deployment: processes killed, disks full, nodes gone, clocks wrong. Nothing computed is lost.
+"""Failures in a real deployment: killed processes, full disks, missing nodes, wrong clocks. Completed rounds are kept.
 
-All of these start processes by the dozen and wait for them: minutes (`make test-slow`).
+These tests start dozens of processes and take minutes (`make test-slow`).
 """
 
 import os
@@ -36,18 +36,18 @@ def cloud(tmp_path_factory):
 
 
 def full_disk(pid, is_full=True):
-    """Let the system refuse a process every further byte in a file, or no more; root is not needed."""
+    """Make a process's writes to files fail, as on a full disk, or allow them again; this needs no root rights."""
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (0 if is_full else hard, hard))
 
 
 def server_app(folder):
-    """Return the process that serves a run."""
+    """Return the id of the process that serves a run."""
     return [line["pid"] for line in lines(folder.log_file) if line["event"] == "start"][-1]
 
 
 def restart(cloud, config):
-    """Kill the SuperLink with all below it, start it again, and resume the run."""
+    """Kill the SuperLink and the processes below it, start it again, and resume the run."""
     cloud.processes.kill("superlink")
     cloud.start_link()
     return cloud.start_run(config, resume=True)
@@ -66,21 +66,21 @@ def test_a_server_killed_at_any_moment_ends_with_the_same_numbers(cloud, make_co
     folder = Experiment(config).folder
     cloud.start_run(config)
 
-    # The SuperLink, in the middle of a round.
+    # Kill the SuperLink in the middle of a round.
     cloud.wait(lambda: has(folder.log_file, event="fit", round=2))
     run = restart(cloud, config)
     assert not has(folder.log_file, event="round", round=2)
 
-    # The SuperLink, as a round has ended.
+    # Kill the SuperLink when a round has just ended.
     cloud.wait(lambda: list(folder.checkpoints.glob("round-00003*")))
     run = restart(cloud, config)
 
-    # The server app alone, while clients are evaluated.
+    # Kill only the server app, while clients are evaluated.
     cloud.wait(lambda: has(folder.log_file, event="asked", kind="evaluate", round=4))
     os.kill(server_app(folder), signal.SIGKILL)
     run = cloud.start_run(config, resume=True)
 
-    # Its disk is full in the last round.
+    # Its disk fills up in the last round.
     cloud.wait(lambda: has(folder.log_file, event="asked", kind="train", round=5))
     full_disk(server_app(folder))
     told = cloud.end_of(run)
@@ -101,7 +101,7 @@ def test_a_node_too_few_is_waited_for_then_the_run_stops_and_can_be_resumed(clou
     config = config.updated({"name": "there", "server.min_clients": 2, "server.wait": 5})
     folder = Experiment(config).folder
 
-    # bob's node goes for good in the middle of round 2.
+    # Bob's node disappears in the middle of round 2, and the wait for it ends.
     run = cloud.start_run(config)
     cloud.wait(lambda: has(folder.log_file, event="asked", kind="train", round=2))
     cloud.processes.kill("bob")
@@ -110,7 +110,7 @@ def test_a_node_too_few_is_waited_for_then_the_run_stops_and_can_be_resumed(clou
     assert f"round 2: 1 of at least 2 clients connected after 5 s (ann); {kept}" in told
     assert [path.name for path in folder.checkpoints.glob("round-*")] == ["round-00001"]
 
-    # It is back; and in round 3 it goes and comes back in time.
+    # It is back; in round 3 it disappears and comes back in time.
     cloud.node("bob", client="bob", heartbeat=10)
     config = config.updated({"server.wait": 200})
     run = cloud.start_run(config, resume=True)
@@ -149,7 +149,7 @@ def test_a_client_whose_disk_is_full_misses_that_turn_alone(cloud, make_config):
     assert store.read(3)[2]["previous"] == 1, "it went on from its state of round 1"
 
 
-# Clocks. The process whose clock is wrong is given one: Flower, TLS and we ask it for the time.
+# Clocks. A patched ``datetime`` gives one process a wrong clock, which Flower and this package read.
 
 WRONG_CLOCK = """
 import datetime
@@ -165,7 +165,7 @@ datetime.datetime = Wrong
 
 @pytest.fixture
 def client(cloud, world):
-    """ann's folder, filled in."""
+    """Ann's client folder, filled in."""
     place = cloud.folder / "c" / "clients" / "ann"
     site = yaml.safe_load((place / "client.yaml").read_text())
     site["server"] = cloud.server.local_address
@@ -190,7 +190,7 @@ def test_a_node_whose_clock_is_wrong_is_told_so(cloud, client, tmp_path, seconds
 
 
 def test_a_certificate_that_is_not_good_yet_is_refused_and_named(tmp_path):
-    """As when the server's clock, or that of whoever made the certificate, is ahead of everybody's."""
+    """The certificate is made as if the clock of the machine that signs it were ahead."""
     (port,) = free_ports(1)
     server = write_consortium(tmp_path / "early", ["ann"], ["127.0.0.1"], port)
     key = load_pem_private_key((tmp_path / "early" / "authority" / "ca.key").read_bytes(), None)

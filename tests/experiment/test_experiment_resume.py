@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends with the same numbers, to the last bit."""
+"""A run that is stopped or killed and then resumed ends with the same numbers, bit for bit."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from two_clients import numbers
 
 
 class Stop(KeyboardInterrupt):
-    """Not an Exception, so that nothing on the way takes it for a failure of a client."""
+    """Not an Exception, so that no handler takes it for a client's failure."""
 
 
 def stop_at(count):
@@ -39,7 +39,7 @@ def stop_at(count):
 
 @pytest.fixture(scope="module")
 def uninterrupted(world, tmp_path_factory):
-    """The numbers of undisturbed runs, by their settings."""
+    """Return a function that gives the numbers of an undisturbed run with these settings."""
     known = {}
 
     def of(make_config, **values):
@@ -53,7 +53,7 @@ def uninterrupted(world, tmp_path_factory):
     return of
 
 
-# Events: 0 start, 1-6 round 1 (fit fit updates eval eval round), 7-12 round 2, 13-20 round 3, 21 done.
+# Events by index: 0 start, 1-6 round 1 (fit fit updates eval eval round), 7-12 round 2, 13-20 round 3, 21 done.
 @pytest.mark.parametrize("count", [2, 4, 7, 9, 13, 15, 21])
 def test_stopped_at_an_event(make_config, uninterrupted, count):
     config = make_config(rounds=3)
@@ -106,7 +106,7 @@ def test_stopped_around_a_write(make_config, uninterrupted, monkeypatch, owner, 
 
     def interrupted(self, *args):
         calls.append(1)
-        last = len(calls) == (4 if owner is PersonalStore else 2)  # bob's or the server's, in round 2
+        last = len(calls) == (4 if owner is PersonalStore else 2)  # bob's state or the server's checkpoint of round 2
         if last and when == "before":
             raise Stop
         result = save(self, *args)
@@ -124,7 +124,7 @@ def test_stopped_around_a_write(make_config, uninterrupted, monkeypatch, owner, 
 
 @pytest.mark.parametrize("call", [5, 6])
 def test_stopped_between_personal_state_and_residual(make_config, uninterrupted, monkeypatch, call):
-    """With int8 a client writes two files a round: what it keeps, and what its message has lost."""
+    """With int8 a client writes two files per round: its personal state, and what rounding took from its message."""
     values = {"rounds": 2, "wire.format": "int8", "wire.delta": True}
     config = make_config(**values)
     save = PersonalStore.save
@@ -220,7 +220,7 @@ def test_when_too_much_is_damaged_nothing_is_made_up(make_config, monkeypatch):
 
 
 def test_a_run_of_an_earlier_version_goes_on(make_config, uninterrupted, monkeypatch):
-    """There a round was one file, with what is in both files of its folder now."""
+    """An earlier version wrote a round as one file, with the contents of both files in today's folder."""
     config = make_config(rounds=3)
     folder = stop_after_checkpoint(config, monkeypatch, round=2).parent
     with safe_open(folder / "state.safetensors", "pt") as file:
@@ -232,7 +232,7 @@ def test_a_run_of_an_earlier_version_goes_on(make_config, uninterrupted, monkeyp
     for path in folder.parent.iterdir():
         if path.suffix != ".safetensors" or path.name.startswith("adapter"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    (config.run_dir / ".seal.key").unlink()  # nor had it seals
+    (config.run_dir / ".seal.key").unlink()  # it had no seals either
     Experiment(config).run(resume=True)
     found, expected = numbers(config.run_dir), dict(uninterrupted(make_config, rounds=3))
     of_round_2 = [name for name in expected["states"] if name.startswith("checkpoints/round-00002/")]

@@ -39,7 +39,7 @@ def test_a_run_leaves_its_folder(make_config):
     }
     assert json.loads((folder / "summary.json").read_text()) == summary
     opened = Experiment.open(folder).config
-    assert opened.model_weights is not None  # of the weights it ran with
+    assert opened.model_weights is not None  # the hash of the weights that it ran with
     assert opened.model_copy(update={"model_weights": None}) == Experiment(config).config
 
     assert summary["method"] == "feddat"
@@ -88,7 +88,7 @@ def test_samples_show_question_truth_and_answers(make_config):
         assert Image.open(config.run_dir / picture).size == (32, 32)
 
 
-#: Rules that need more than two clients' replies.
+#: Methods whose server rules need more than two clients.
 CROWD = {"krum", "fedtrimmedavg"}
 
 
@@ -141,12 +141,12 @@ def test_feddat_needs_adapters_that_can_be_mixed(make_config, kind):
 @pytest.mark.parametrize(
     ("method", "stays", "known"),
     [
-        # The anchor is the adapter as it was received: the server knows it.
+        # The server knows the anchor: it is the adapter that the client received.
         ("feddat", ["head/", "local."], "anchor."),
         ("fedsa-lora", ["head/", "global.encoder"], "-"),
         ("fedper", ["head/", "global.encoder.layer.1"], "-"),
         ("feddpa", ["head/", "local.", "state.instances"], "-"),
-        # The local adapter is what it sends; the rest of the world is made of what the server sent.
+        # The client sends the local adapter; the anchor, the rest of the world, is made of what the server sent.
         ("fedalt", ["head/", "state.mixer"], ("local.", "anchor.")),
     ],
 )
@@ -183,7 +183,7 @@ def test_what_leaves_a_client_is_the_shared_part_counts_and_metrics(make_config,
 
 
 def test_fedex_answers_with_its_residuals_and_leaves_none_behind(make_config):
-    """The frozen weights move with the residuals; another method of the process finds them as they were."""
+    """Residuals shift the frozen weights; a later run in the same process finds them unchanged."""
     before = Experiment(make_config(method="fedavg-lora", name="before")).run()
     config = make_config(method="fedex-lora")
     summary = Experiment(config).run()

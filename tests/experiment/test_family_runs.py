@@ -1,6 +1,6 @@
-"""Whole runs, from the command line, on a small random model of each family.
+"""Whole runs from the command line on a small random model of each family, except decoders.
 
-Losses fall, both adapters move, nothing but the shared part travels, and the trained model answers.
+Losses fall, both adapters change, only the shared part travels, and the trained model answers.
 """
 
 import json
@@ -21,7 +21,7 @@ from helpers import sent_in
 
 ROUNDS = 3
 EVERYWHERE = r"adapter.sites='(.*\.)?layer\.\d+\.output'"
-#: A run's family and settings -> first names of the parts that travel; the personal heads.
+#: Name, which starts with the family -> settings, first parts of the names that travel, prefixes of the personal heads.
 RUNS = {
     "vilt": ((), {"encoder"}, {"head"}),
     "vilt-bert, adapters in both": ((EVERYWHERE,), {"vilt", "bert"}, {"head"}),
@@ -49,18 +49,19 @@ def call(*arguments):
 
 
 def parameters(path, prefix):
-    """Parameters in a file below a prefix, by the rest of their names."""
+    """Return the parameters in a file whose names start with ``prefix``, by the rest of their names."""
     return {key.removeprefix(prefix): value for key, value in load_file(path).items() if key.startswith(prefix)}
 
 
 def moved(earlier, later):
-    """Whether every tensor has changed."""
+    """Return whether every tensor has changed."""
     assert earlier.keys() == later.keys()
     return [key for key in earlier if torch.equal(earlier[key], later[key])] == []
 
 
 def test_every_family_runs():
-    assert {name.partition(",")[0] for name in RUNS} == FAMILIES.keys() - set(DECODERS)  # those: test_decoder_runs.py
+    # Decoders are in test_decoder_runs.py.
+    assert {name.partition(",")[0] for name in RUNS} == FAMILIES.keys() - set(DECODERS)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -78,7 +79,7 @@ def test_a_family_learns_answers_and_only_its_shared_part_travels(name, tmp_path
         "test_examples": 4,
         "train.batch_size": 8,
         "train.lr": 0.003,
-        "adapter.reduction": 2,  # of so few units in a smaller adapter, none may be active
+        "adapter.reduction": 2,  # a smaller adapter has so few units that possibly none is active
         "eval.every": ROUNDS,
     }
     call("run", *(f"{key}={value}" for key, value in settings.items()), *overrides)

@@ -1,4 +1,4 @@
-"""What is loaded for a run of own data."""
+"""What is loaded for a run: the examples, and the model in the format that the settings ask for."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_frozen_weights_are_rounded_for_bf16_unless_they_move(make_config, setti
     foundation = load_foundation(resolve(make_config(**given)))
     layers = [p.dtype for n, p in foundation.backbone.model.named_parameters() if "layer.1.attention.output" in n]
     assert layers and all((dtype == torch.bfloat16) == rounded for dtype in layers)
-    # Sites that compute in another format work together: the weights are the same.
+    # Clients that compute in different formats can work together: the hash is of the file's weights.
     assert foundation.model["weights"] == exact.model["weights"]
 
 

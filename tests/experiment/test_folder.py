@@ -1,4 +1,4 @@
-"""What a run folder allows, and how it takes a full disk."""
+"""Run folders: when a run may write to one, which settings must match, and what happens on a full disk."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""A tiny random BLIP from the command line to its answers: what a model that writes does in a whole federation."""
+"""Whole runs of a tiny random BLIP, which ranks or writes answers, from the command line to predictions."""
 
 import json
 from pathlib import Path

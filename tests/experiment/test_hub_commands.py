@@ -1,4 +1,4 @@
-"""Commands about the Hub as they are typed: models, data, comparisons, all in one; killed, offline, refused."""
+"""Commands that use the Hub, as users type them: models, data, comparisons; also after a kill, offline, on errors."""
 
 import json
 import os
@@ -81,7 +81,7 @@ def test_killed_while_it_pulls_data_and_gone_on_with(hub: HubServer, tmp_path: P
 
 
 def kill_in_the_middle(hub: HubServer, *arguments: str) -> None:
-    """Start a command in a process of its own, and kill it while it downloads a large file."""
+    """Start a command in its own process, and kill it while it downloads a large file."""
     hub.pause, hub.sent = 0.2, 0
     command = [sys.executable, "-c", "from feddat.cli import main; main()", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=dict(os.environ))
@@ -100,7 +100,7 @@ def test_killed_while_it_pulls_and_gone_on_with(hub: HubServer, models: Path, tm
     assert not list((tmp_path / "cache").rglob("model.safetensors"))
     asked = len(hub.asked)
     assert call("models", "pull", VILT) == 0
-    # What was complete is not fetched again.
+    # Files that were complete are not fetched again.
     again = [one.path for one in hub.asked[asked:] if one.method == "GET" and "/resolve/" in one.path]
     assert not [path for path in again if path.endswith("/config.json")]
     (found,) = (tmp_path / "cache").rglob("model.safetensors")
@@ -134,13 +134,13 @@ def test_albef_is_converted_from_its_published_address(
     hub.breaks = 1
     options = ["--bert", "google-bert/bert-base-uncased", "--image-size", "64"]
     assert call("convert", f"{hub.url}/cdn/ALBEF.pth", "--out", str(tmp_path / "albef"), *options) == 0
-    assert len([one for one in hub.asked if "range" in one.headers]) == 1  # it went on where the connection broke
+    assert len([one for one in hub.asked if "range" in one.headers]) == 1  # it continued where the connection broke
     backbone = load_backbone(str(tmp_path / "albef"))
     assert backbone.family == "albef"
     norm = backbone.model.state_dict()["vision.layernorm.weight"]
     assert torch.equal(norm, state["visual_encoder.norm.weight"])
     assert load_file(tmp_path / "albef" / "model.safetensors")
-    # Once: what was fetched is not fetched again.
+    # A second conversion does not fetch the file again.
     asked = len([path for path in hub.paths() if path == "/cdn/ALBEF.pth"])
     assert call("convert", f"{hub.url}/cdn/ALBEF.pth", "--out", str(tmp_path / "again"), *options) == 0
     assert len([path for path in hub.paths() if path == "/cdn/ALBEF.pth"]) == asked
@@ -162,7 +162,7 @@ def test_a_pickle_that_would_run_something_is_refused(
 
 
 def one_after_the_other(function, tasks, jobs, on_event):
-    """Do tasks as :func:`feddat.workers.run_parallel` does, in this process."""
+    """Do tasks like :func:`feddat.workers.run_parallel`, but in this process."""
     return {name: function(task, lambda event, n=name: on_event(n, event)) for name, task in tasks.items()}, {}
 
 
@@ -191,7 +191,7 @@ def test_one_command_compares_on_real_data(
     table = capsys.readouterr().out
     assert "| method | trained | sent | vqa-rad | slake | pathvqa |" in table and "| vqa-rad, closed |" in table
 
-    # All is there now: the same command goes on offline, and has nothing to do, which needs no other process.
+    # Everything is there now: the same command succeeds offline. It has nothing to compute, so this process is enough.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("feddat.experiment.grids.comparison.run_parallel", one_after_the_other)
     asked = len(hub.asked)
@@ -214,7 +214,7 @@ def test_one_command_compares_on_real_data(
 def test_the_suite_of_medical_federations_says_what_it_takes(
     hub: HubServer, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Without the datasets, nothing is computed: the first one that is missing is named.
+    # Without the datasets nothing is computed; the error names the first missing one.
     hub.add("model", VILT, models / "vilt")
     assert call("compare", "--suite", "medical", f"model={VILT}", f"runs_dir={tmp_path}") == 2
     captured = capsys.readouterr()
@@ -262,7 +262,7 @@ def test_archives_of_the_paper_go_on_where_they_were_and_name_what_to_ask_for(
     assert not hub.asked and not root.exists()
 
     (root / "vqav2").mkdir(parents=True)
-    (root / "vqav2" / "one.zip.part").write_bytes(data[:1000])  # as a kill leaves it
+    (root / "vqav2" / "one.zip.part").write_bytes(data[:1000])  # as after a kill
     hub.breaks = 1
     assert call("data", "pull", "paper/task", "--root", str(root)) == 0
     ranges = [one.headers["range"] for one in hub.asked if "range" in one.headers]

@@ -1,4 +1,4 @@
-"""A run whose clients keep their scores to themselves: everything that shows scores says so."""
+"""If clients do not share their scores, everything that shows scores says so."""
 
 import io
 import json

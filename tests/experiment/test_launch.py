@@ -1,4 +1,4 @@
-"""A run that is driven from here while its server is elsewhere."""
+"""A run that this process follows while its server is on another machine."""
 
 import httpx
 import pytest

@@ -1,4 +1,4 @@
-"""The log of a run, and how far the run is by it, read while it goes on, after a kill, and at its end."""
+"""The log of a run, and the progress read from it: during the run, after an interruption, and at the end."""
 
 import json
 import logging
@@ -71,7 +71,7 @@ def test_a_run_as_it_goes_on_is_stopped_and_resumed(make_config, monkeypatch):
     done = progress_of(config)
     assert (done.state, done.round, done.score) == ("finished", 3, summary["mean"])
     assert done.bytes == {way: summary["bytes"][way] for way in ("up", "down")}
-    # ann's third round was begun twice and counts once; bob missed the second.
+    # Ann began round 3 twice, which counts once; bob missed round 2.
     assert [(client.rounds, client.troubles) for client in done.clients] == [(3, 0), (2, 1)]
     assert [n for n, _ in done.curves["validation"]] == [n for n, _ in done.losses] == [1, 2, 3]
 
@@ -118,7 +118,7 @@ def test_warnings_of_the_package_are_in_the_log(tmp_path):
 
 
 def test_a_client_that_is_a_process_of_its_own_has_its_own_log(tmp_path):
-    """Its turns are said by its app, as events beside the words."""
+    """An event that the client app attaches to a message becomes fields of the log line."""
     log = JsonLog(tmp_path / "log.jsonl", logging.INFO)
     logger = logging.getLogger("feddat.app.client")
     logger.addHandler(log)

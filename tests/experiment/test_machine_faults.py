@@ -1,7 +1,7 @@
-"""What goes wrong with machines and lines below a deployment, and other accounts of its machine: real processes.
+"""Failures of machines and connections below a deployment of real processes, and attacks from other accounts.
 
-A line that stands still, processes that are stopped or out of memory, a disk that is full below the SuperLink, clocks
-that jump. After each, nothing that was computed is lost, and one line says what happened.
+A connection stalls, processes are stopped or run out of memory, the SuperLink's disk is full or its database damaged,
+clocks jump. Each costs time, one turn of a client, or a resumed run; completed rounds are kept.
 """
 
 import os
@@ -32,9 +32,9 @@ pytestmark = pytest.mark.slow
 
 
 class Line:
-    """A line between a node and the SuperLink that can stand still: nothing is closed, and nothing gets through.
+    """A proxy between a node and the SuperLink that can stall: nothing is closed, and nothing gets through.
 
-    Connections of the time when it stood still stay dead for good, as those do that a firewall has forgotten.
+    Connections that were open during a stall stay dead afterwards, as if a firewall had forgotten them.
     """
 
     def __init__(self, to):
@@ -61,10 +61,10 @@ class Line:
             still = self.still
             try:
                 other = socket.create_connection(("127.0.0.1", self._to))
-            except OSError:  # the SuperLink is not up
+            except OSError:  # the SuperLink is down
                 one.close()
                 continue
-            self._links += [one, other]  # kept, or Python would close them
+            self._links += [one, other]  # keep references, or Python would close them
             for source, sink in ((one, other), (other, one)):
                 threading.Thread(target=self._pass_on, args=(source, sink, still), daemon=True).start()
 
@@ -91,7 +91,7 @@ def cloud(tmp_path_factory):
 
 @pytest.fixture
 def undisturbed(make_config):
-    """A run in this process, and its settings under another name."""
+    """Complete a run in this process, and return its settings under another name."""
     config = make_config(threads=1, rounds=4)
     Experiment(config.updated({"name": "here"})).run()
     return config.updated({"name": "there"})
@@ -104,25 +104,25 @@ def same_in_the_end(config):
 
 
 def worker(cloud, name):
-    """Return the process in which a client works."""
+    """Return the id of the process in which a client works."""
     return int(re.findall(r"worker process (\d+)", cloud.wait(lambda: log_of(cloud, name)))[-1])
 
 
 def limit(pid, kind, most):
-    """Set a limit of a process; return what it was."""
+    """Set the soft limit of a process; return the limits before."""
     before = resource.prlimit(pid, kind)
     resource.prlimit(pid, kind, (most, before[1]))
     return before
 
 
 def until(cloud, run, done):
-    """Wait until something is true while a run goes on."""
+    """Wait until ``done`` returns something true; fail if the run ends before."""
     cloud.wait(lambda: done() or cloud.control.failure(run) is not None)
     assert done(), cloud.control.failure(run)
 
 
 def end_with_refused(cloud, run):
-    """Return the reason for which a run has ended, while nodes that are turned away come again."""
+    """Wait for a run to end, and restart nodes that are refused; return why it failed, or an empty string."""
     cloud.wait(lambda: cloud.start_refused_again() or cloud.control.failure(run) is not None)
     return cloud.end_of(run)
 
@@ -188,7 +188,7 @@ def test_a_disk_that_is_full_below_the_superlink_loses_nothing(cloud, undisturbe
     before = limit(pid, resource.RLIMIT_FSIZE, 0)
     time.sleep(5)
     limit(pid, resource.RLIMIT_FSIZE, before[0])
-    if end := cloud.end_of(run):  # it was in the middle of sending a message
+    if end := cloud.end_of(run):  # the run was sending a message when the disk was full
         assert "\n" not in end
         run = cloud.start_run(config, resume=True)
         assert cloud.end_of(run) == ""
@@ -244,7 +244,7 @@ datetime.datetime = Jumping
 
 
 def test_clocks_that_jump_in_a_round_cost_time_alone(cloud, undisturbed, tmp_path):
-    """A node's clock is an hour ahead, and later right again: its signatures are not taken, and it is told so."""
+    """While a node's clock is an hour ahead, its signatures are refused and its log says why."""
     config = undisturbed.updated({"server.min_clients": 2, "server.wait": 300})
     folder = Experiment(config).folder
     clock = tmp_path / "clock"
@@ -278,11 +278,11 @@ def test_clocks_that_jump_in_a_round_cost_time_alone(cloud, undisturbed, tmp_pat
     assert there["clients"] == here["clients"]
 
 
-# Other accounts of the machine, who can connect to whatever listens on its loopback address.
+# Other accounts of the machine, which can connect to every port on its loopback address.
 
 
 def taker(address, authority):
-    """Return a client as Flower's own processes are, without the secret."""
+    """Return a client of the Runtime API like those of Flower's own processes, but without the secret."""
     return RuntimeHttpClient.from_server_address(
         server_address=address,
         insecure=authority is None,
@@ -305,7 +305,7 @@ def test_another_account_starts_no_run_and_takes_no_task(cloud, undisturbed, tmp
     for name in ("control.token", "tasks.secret"):
         assert (server.path / "state" / name).stat().st_mode & 0o777 == 0o600
 
-    # While a run is on, it asks for tasks far more often than those whose they are.
+    # During a run, the other account asks for tasks far more often than their owners do.
     command = Path(f"/proc/{cloud.processes._running['ann'].pid}/cmdline").read_text().split("\0")
     node = next(int(word) for word in command if word.isdigit())
     refused, taken, over = [], [], threading.Event()

@@ -1,4 +1,4 @@
-"""Who joins, is let in and taken out, and what is renewed: requests, keys and certificates, without a server."""
+"""Joining, admission, revocation and renewal: requests, keys and certificates, without a running server."""
 
 import datetime
 import io
@@ -42,7 +42,7 @@ def authority(server):
 
 @pytest.fixture
 def join(server, tmp_path):
-    """Make a client's folder on its machine, and return the request that the server's administrator is sent."""
+    """Return a function that makes a client's folder, and returns its request to the server's administrator."""
 
     def joining(name, to=None):
         folder = tmp_path / (to or name)
@@ -102,7 +102,7 @@ def test_names_that_cannot_be_a_clients(server, join, tmp_path, authority, name)
     with pytest.raises(DeployError, match="expected letters from a to z"):
         join(name, "folder")
     assert not (tmp_path / "folder").exists()
-    if 0 < len(name) <= 64:  # and where somebody else wrote the request
+    if 0 < len(name) <= 64:  # also if somebody else wrote the request
         path = tmp_path / "r.csr"
         pki.write_request(path, new_request(name, pki.new_key(), authority))
         with pytest.raises(DeployError, match="expected letters from a to z"):
@@ -128,7 +128,7 @@ def test_requests_that_are_none(server, join, authority, tmp_path):
     join("north")
     good = (tmp_path / "north" / "north.csr").read_bytes()
     lines = good.splitlines()
-    torn = lines[-2][:-8] + bytes(lines[-2][-8:-4][::-1]) + lines[-2][-4:]  # of the signature
+    torn = lines[-2][:-8] + bytes(lines[-2][-8:-4][::-1]) + lines[-2][-4:]  # inside the signature
     path.write_bytes(b"\n".join([*lines[:-2], torn, lines[-1]]))
     with pytest.raises((DeployError, pki.CertificateError), match=r"altered in transit|not a PEM certificate request"):
         read_client_request(path, authority)
@@ -137,7 +137,7 @@ def test_requests_that_are_none(server, join, authority, tmp_path):
         read_client_request(path, authority)
 
 
-# Who is in
+# Admission and revocation
 
 
 def test_let_in_and_taken_out(server, join):
@@ -265,7 +265,7 @@ def test_a_signature_for_another_key_name_or_consortium_renews_nothing(server, j
         assert members.is_new(asked)
     pki.write_request(tmp_path / "r.csr", good)
     asked = read_client_request(tmp_path / "r.csr", authority)
-    taken = type(asked)("north", pki.new_key().public_key(), asked.proof)  # the proof of one key, put beside another
+    taken = type(asked)("north", pki.new_key().public_key(), asked.proof)  # the proof of one key beside another key
     assert members.is_new(taken) and not members.is_new(asked)
 
 
@@ -273,16 +273,16 @@ def test_killed_in_the_middle_of_a_change_of_keys(join, server, tmp_path):
     join("north")
     place = tmp_path / "north"
     client_folder.renew_key(place, "north")
-    (place / "node-new.key").replace(place / "node.key")  # and no further
+    (place / "node-new.key").replace(place / "node.key")  # and it was killed here
     client_folder.mend_key_pair(place)
     pki.check_key_pair(place / "node.key", place / "node.pub")
 
 
-# What a SuperLink is told
+# What a SuperLink learns of the clients
 
 
 class Link:
-    """Stands for a SuperLink's Control interface: what it knows, and that it takes no key twice."""
+    """A stand-in for a SuperLink's Control API: it remembers nodes, and takes no key twice."""
 
     def __init__(self):
         self.known = []
@@ -316,7 +316,7 @@ def test_a_superlink_is_brought_to_what_the_folder_says(server, join):
 
 
 class Contested(Link):
-    """One to which another process makes every registration just before this one, under a name of its own."""
+    """A SuperLink where another process registers every key first, under ``as_name`` or the same name."""
 
     def __init__(self, as_name=None):
         super().__init__()
@@ -347,7 +347,7 @@ def test_what_is_missing_is_not_taken_out_for_good(server, join):
     assert link.names() == ["north"]
     key.write_bytes(content)
     assert let_in(link, server) == []
-    link.unregister(0)  # by somebody else's hand
+    link.unregister(0)  # removed by somebody else
     assert let_in(link, server) == [
         "client north: its key was removed from this SuperLink for good; it needs a new one"
     ]
@@ -418,7 +418,7 @@ def said(capsys, *arguments, code=0):
 
 
 def test_nobody_is_taken_whose_fingerprint_was_not_compared(server, join, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody is there to be asked
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal for questions
     monkeypatch.chdir(tmp_path)
     invitation = "c/invitation.json"
     assert "and give --fingerprint" in said(capsys, "join", invitation, "--name", "north", code=2)
@@ -436,7 +436,7 @@ def test_nobody_is_taken_whose_fingerprint_was_not_compared(server, join, tmp_pa
 
 
 def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody is there to be asked
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal for questions
     place, file = tmp_path / "c", tmp_path / "passphrase"
     text = said(capsys, "init", "--host", "h", "-o", place)
     assert f"{place / 'authority' / 'ca.key'} is not encrypted" in text
@@ -465,8 +465,8 @@ def test_a_renewed_key_needs_a_new_certificate_for_secure_sums(join, tmp_path, c
 
 @pytest.mark.parametrize(("variable", "open_to"), [(None, 0o077), ("027", 0o027)])
 def test_a_command_writes_for_its_user_alone(tmp_path, capsys, monkeypatch, variable, open_to):
-    """Under the usual umask; and as a group wants it, where the group says so."""
-    monkeypatch.setattr(sys, "stdin", io.StringIO())  # nobody is there to be asked
+    """Files are closed to others under the umask 022; FEDDAT_UMASK can open them to the group."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal for questions
     monkeypatch.delenv("FEDDAT_UMASK", raising=False)
     if variable is not None:
         monkeypatch.setenv("FEDDAT_UMASK", variable)

@@ -1,7 +1,7 @@
-"""A consortium through the real command line, as hospitals would have it, under the usual umask of 022.
+"""A consortium run with the real commands, as hospitals would use them, under the usual umask of 022.
 
-Its clients make their keys themselves. In one run one of them is revoked, another one joins, a third changes its key,
-and the server its certificate; nothing is started again for it. Others on the machine can read none of it.
+The clients make their own keys. During one run, one client is revoked, another joins, a third renews its key, and the
+server renews its certificate, all without restarts. Other users of the machine can read none of the files.
 """
 
 import json
@@ -22,13 +22,13 @@ from clouds import has, lines
 from feddat.deploy.processes import Processes, free_ports
 from two_clients import SIZES
 
-pytestmark = pytest.mark.slow  # a SuperLink, three nodes and a run: a minute or two
+pytestmark = pytest.mark.slow  # a SuperLink, three nodes and a run take a minute or two
 ROUNDS = 12
 PASSPHRASE = "correct horse battery"
 
 
 class Consortium:
-    """What the administrators do, each in the folder of his own."""
+    """What the administrators do, each in their own folder."""
 
     def __init__(self, folder, world, processes):
         self.folder, self.world, self.processes = folder, world, processes
@@ -40,14 +40,14 @@ class Consortium:
         self.said = {}
 
     def feddat(self, *arguments, code=0):
-        """Run a command; return what it says on both ways."""
+        """Run a command; return its standard output and standard error."""
         command = [sys.executable, "-m", "feddat.cli", *map(str, arguments)]
         ended = subprocess.run(command, capture_output=True, text=True, cwd=self.folder, stdin=subprocess.DEVNULL)
         assert ended.returncode == code, (command, ended.stdout, ended.stderr)
         return ended.stdout + ended.stderr
 
     def init(self):
-        """Set the server up, and say what is particular to this test."""
+        """Set up the server with the settings of this test."""
         self.said["init"] = self.feddat(
             *("deploy", "init", "--host", "127.0.0.1", "--port", self.port, "--model", self.world / "model"),
             *("-o", "c", "--authority", self.authority, "--ca-passphrase-file", self.passphrase),
@@ -62,7 +62,7 @@ class Consortium:
         path.write_text(yaml.safe_dump(settings))
 
     def join(self, name, data):
-        """Let a client make its key and its folder; fill in its file."""
+        """Make a client's key and folder, and fill in its client.yaml."""
         told = re.search(r"authority's fingerprint: (\w+)", self.said["init"])[1]
         said = self.feddat("deploy", "join", "c/invitation.json", "--name", name, "--fingerprint", told)
         self.said[name] = re.search(r"this client's fingerprint: (SHA256:\S+)", said)[1]
@@ -76,7 +76,7 @@ class Consortium:
         path.write_text(yaml.safe_dump(settings))
 
     def admit(self, name, *options, code=0):
-        """Let a client in, or not."""
+        """Admit a client, and return what the command says."""
         return self.feddat("deploy", "admit", f"{name}/{name}.csr", "-f", self.server, *options, code=code)
 
     def start(self, name):
@@ -94,7 +94,7 @@ class Consortium:
         return self.server / "runs" / "first"
 
     def wait(self, done, seconds=600):
-        """Wait until something is true, and return it."""
+        """Wait until ``done`` returns something true, and return it."""
         end = time.monotonic() + seconds
         while not (found := done()):
             logs = (f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted((self.folder / "logs").iterdir()))
@@ -106,7 +106,7 @@ class Consortium:
         return self.processes.log(name).read_text()
 
     def certificate(self):
-        """Return the hash of the certificate that the server shows."""
+        """Return the hash of the certificate that the server presents."""
         context = ssl.create_default_context(cafile=str(self.server / "ca.crt"))
         with (
             socket.create_connection(("127.0.0.1", self.port), 10) as plain,
@@ -133,7 +133,7 @@ def through_it_all(c):
     c.processes.start("server", ["deploy", "server", str(c.server)])
     c.wait(lambda: "Uvicorn running" in c.log("server"))
     c.start("ann")
-    c.wait(lambda: "not let in by the server" in c.log("ann"))  # it is not known yet, and tries again
+    c.wait(lambda: "not let in by the server" in c.log("ann"))  # its key is not admitted yet; it tries again
     for name in ("ann", "bob"):
         c.admit(name, "--fingerprint", c.said[name])
     c.start("bob")
@@ -142,7 +142,7 @@ def through_it_all(c):
 
     c.said["revoked"] = c.feddat("deploy", "revoke", "bob", "-f", c.server)
     c.wait(lambda: has(c.run / "log.jsonl", event="failed", client="bob") or "not let in by the server" in c.log("bob"))
-    # Alone, ann is too few: the run waits for one more. Meanwhile the server and ann change their keys.
+    # Ann alone is too few: the run waits for another client. The server renews its certificate, and ann her key.
     before = c.certificate()
     c.feddat(
         *("deploy", "renew", c.server, "--authority", c.authority, "--ca-passphrase-file", c.passphrase),
@@ -150,7 +150,7 @@ def through_it_all(c):
     c.wait(lambda: c.certificate() != before, 120)
     c.said["old"] = (c.folder / "ann" / "node.pub").read_text().split()[1]
     c.feddat("deploy", "renew", "ann")
-    c.said["new"] = c.admit("ann")  # its old key has signed for it: nobody has to compare anything
+    c.said["new"] = c.admit("ann")  # signed by the old key: nobody has to compare fingerprints
     c.wait(lambda: "the server accepts the new key" in c.log("ann"))
     c.admit("carl", "--fingerprint", c.said["carl"])
     c.start("carl")

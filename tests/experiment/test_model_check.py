@@ -1,4 +1,4 @@
-"""`feddat models check` and `make-tiny`: what they say of a folder, and how memory is counted."""
+"""`feddat models check` and `make-tiny`: what they report about a folder, and how memory is counted."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_bytes_kept_for_backward_are_counted_once_and_at_their_most():
         loss.backward()
         del one, loss
         (torch.rand(20) * torch.ones(20, requires_grad=True)).sum().backward()
-    assert counter.most == 20 * 4  # the first graph is gone: not added up
+    assert counter.most == 20 * 4  # the first graph is gone, so its bytes are not added
 
 
 def test_what_a_folder_is_and_what_a_step_needs(tmp_path):

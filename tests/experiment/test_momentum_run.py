@@ -1,4 +1,4 @@
-"""Momentum distillation in a federation: where the copy lives, what it follows, and what it changes."""
+"""Momentum distillation in a federation: where the copy is kept, what it follows, and what it changes."""
 
 import json
 
@@ -14,7 +14,8 @@ from helpers import make_tiny_albef, make_tiny_vilt, sent_in
 def test_the_copy_is_personal_and_follows_adapters_and_head(make_config, tmp_path):
     model = make_tiny_albef(tmp_path / "albef")
     config = json.loads((model / "config.json").read_text())
-    config["text_config"] |= {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}  # the copy would draw masks
+    # With dropout, the copy would draw masks.
+    config["text_config"] |= {"hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
     (model / "config.json").write_text(json.dumps(config))
     settings = {"model": str(model), "train__steps": 1, "momentum__decay": 0.75, "adapter__reduction": 2}
     runs = {}
@@ -33,12 +34,13 @@ def test_the_copy_is_personal_and_follows_adapters_and_head(make_config, tmp_pat
     assert kept[0].keys() - momentum.values() == plain.keys()
     assert sent.keys() == sent_in(runs["plain"], 1).keys()
 
-    # One step a round: the copy moves before it, towards what the last round left; the global one towards the mean.
+    # With one step per round, the copy moves before the step, towards what the last round left. Its global part moves
+    # towards the mean of the clients.
     for name, key in momentum.items():
         left = sent[name.removeprefix("global.")] if name.startswith("global.") else kept[0][name]
         torch.testing.assert_close(kept[1][key], 0.75 * kept[0][key] + 0.25 * left)
 
-    # At the first step of all, the copy has no weight yet; later it has.
+    # In the very first step, the copy has no weight in the loss; later it has.
     losses = {}
     for name, folder in runs.items():
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Datasets by their names on the Hub, and the federations made of them, against a Hub on the loopback address."""
+"""Datasets named on the Hub, and federations made of them, with a stand-in for the Hub on the loopback address."""
 
 import json
 import logging
@@ -66,14 +66,14 @@ def test_a_client_names_a_dataset(
 ) -> None:
     commit = add_parquet(hub, "vqa-rad", {"train": 20, "test": 6})
     spec = {"format": "hf", "root": RAD}
-    monkeypatch.setattr(logging.getLogger("feddat"), "propagate", True)  # the commands' log is off the root's
+    monkeypatch.setattr(logging.getLogger("feddat"), "propagate", True)  # commands detach it from the root logger
     with caplog.at_level(logging.INFO, "feddat.data"):
         client = read_client("radiology", spec)
     assert "columns taken as image=image, question=question, answers=answer" in caplog.text
     assert (len(client.train), len(client.validation), len(client.test)) == (18, 2, 6)
     assert client.test[0].images[0] == picture(11)
     assert client.test[2].answers == {"lung": 1.0}
-    # Two questions about one picture share its bytes, and only the two splits were fetched.
+    # Two questions about one picture share its bytes.
     assert client.test[0].images[0] is client.test[1].images[0]
     assert not [path for path in hub.paths() if path.endswith("KG.zip")]
     assert pin_data(spec) == {"format": "hf", "root": f"{RAD}@{commit}"}
@@ -178,7 +178,7 @@ def test_links_of_the_cache_are_followed_and_no_others(hub: HubServer, tmp_path:
     spec = {"train": f"{place}/train.jsonl", "test": f"{place}/train.jsonl", "images": f"{place}/pictures"}
     (path,) = {example.images[0] for example in read_client("c", spec).test}
     assert isinstance(path, Path) and path.is_symlink()
-    # Where the library keeps the files of all repositories in one place, a repository's own are links, too.
+    # If the library keeps the files of all repositories in one place, a repository's own blobs are links, too.
     blob, shared = path.resolve(), cache_folder() / "blobs" / "ab" / "cd"
     shared.parent.mkdir(parents=True)
     blob.rename(shared)
@@ -191,7 +191,7 @@ def test_links_of_the_cache_are_followed_and_no_others(hub: HubServer, tmp_path:
         read_client("c", spec)
 
 
-#: What the datasets' cards on the Hub say: columns, numbers of questions by split, licence.
+#: From the datasets' cards on the Hub: columns, numbers of questions by split, licence.
 CARDS = {
     "vqa-rad": (
         {"image": "image", "question": "string", "answer": "string"},
@@ -232,7 +232,7 @@ def test_tables_of_the_published_schema_are_read(hub: HubServer, name: str) -> N
 
 @pytest.fixture
 def medical(hub: HubServer, tmp_path: Path) -> HubServer:
-    """A Hub with all medical datasets, small."""
+    """A Hub with small versions of all medical datasets."""
     add_parquet(hub, "vqa-rad", {"train": 40, "test": 12})
     add_parquet(hub, "pathvqa", {"train": 40, "validation": 8, "test": 12})
     add_parquet(hub, "kvasir", {"raw": 80})
@@ -306,7 +306,7 @@ def test_numbers_of_questions_are_those_of_the_cards() -> None:
 
 
 def client_of(counts: list[int]) -> ClientData:
-    """Return a client with so many images per label, two questions each, in every split."""
+    """Return a client with ``counts[i]`` images of label i and two questions per image, in every split."""
     made = {}
     for split in ("train", "validation", "test"):
         made[split] = tuple(

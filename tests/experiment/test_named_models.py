@@ -1,4 +1,4 @@
-"""Models by their names on the Hub, against a Hub on the loopback address."""
+"""Models named on the Hub, with a stand-in for the Hub on the loopback address."""
 
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ VILT = "dandelin/vilt-b32-mlm"
 
 @pytest.fixture(scope="module")
 def vilt(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of a tiny ViLT, with what a repository has beside them."""
+    """The files of a tiny ViLT, and other files that repositories have."""
     folder = make_unit("vilt", tmp_path_factory.mktemp("vilt") / "tiny")
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
     beside = {"README.md": b"# a card", "onnx/model.onnx": b"x", "pytorch_model.bin": b"pickle", "code.py": b"1/0"}
@@ -69,7 +69,7 @@ def test_only_what_the_family_needs_is_fetched(hub: HubServer, vilt: dict[str, b
     assert (backbone.family, backbone.name) == ("vilt", pinned)
     fetched = {path.name for path in named_folder(pinned).iterdir()}
     assert fetched == vilt.keys() - {"README.md", "onnx/model.onnx", "pytorch_model.bin", "code.py"}
-    # All is there: neither the name with a commit nor what encodes asks again.
+    # Everything is cached: neither a pinned name nor the encoder asks the Hub again.
     before = len(hub.asked)
     named_folder.cache_clear()
     assert load_encoder(pinned).fingerprint == backbone.encoder.fingerprint
@@ -146,7 +146,7 @@ def test_a_gated_repository_says_where_to_ask(
         pin_model("google/gated")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert pin_model("google/gated").startswith("google/gated@")
-    # The token goes to the Hub alone, not to where it keeps large files.
+    # The token goes only to the Hub, not to the address of its large files.
     stored = [one for one in hub.asked if one.path.startswith("/cdn/")]
     assert stored and not [one for one in stored if "authorization" in one.headers]
 
@@ -168,7 +168,7 @@ def test_what_is_not_there_is_one_line(hub: HubServer, vilt: dict[str, bytes], m
     monkeypatch.setenv("HF_TOKEN", "hf_x")
     with pytest.raises(ModelError, match="your token has no access"):
         pin_model("a/b")
-    assert not [path for path in hub.paths() if path.startswith("/cdn/")]  # of BERT, only the configuration was fetched
+    assert not [path for path in hub.paths() if path.startswith("/cdn/")]  # no weights were fetched
 
 
 def test_broken_connections_and_crowds_are_waited_for(
@@ -180,7 +180,7 @@ def test_broken_connections_and_crowds_are_waited_for(
     named = pin_model(VILT)
     weights = named_folder(named) / "model.safetensors"
     assert weights.read_bytes() == vilt["model.safetensors"]
-    # It went on about where the connection broke, and when the crowd was gone.
+    # The download continued about where the connection broke, and after the Hub stopped refusing it as too busy.
     (again,) = [one.headers["range"] for one in hub.asked if "range" in one.headers]
     half = len(vilt["model.safetensors"]) // 2
     assert half - 1024 < int(again.removeprefix("bytes=").rstrip("-")) <= half
@@ -196,7 +196,7 @@ def test_too_many_requests_are_said(hub: HubServer, vilt: dict[str, bytes]) -> N
 
 
 def test_requests_name_who_asks_and_what_for_alone(hub: HubServer, vilt: dict[str, bytes]) -> None:
-    """The fixture holds all requests of all tests to this; here it is seen that there are some, and what is in them."""
+    """The ``hub`` fixture checks every request of every test; this test checks that requests exist, and their parts."""
     hub.add("model", VILT, vilt)
     load_backbone(pin_model(VILT))
     assert {one.path.split("/")[1] for one in hub.asked} == {"api", "dandelin", "cdn"}
@@ -219,7 +219,7 @@ def test_a_run_holds_on_to_its_revision_and_weights(
     page = (experiment.folder.path / "report.html").read_text()
     assert commit in page and summary["model_weights"] in page
 
-    # The revision moves on: the run's folder stays with the old one, and a new run with the name is another.
+    # The branch moves on: the run stays with the old commit, and the name now means another run.
     other = make_unit("vilt", tmp_path / "other", ["other"])
     moved = hub.add("model", VILT, {path.name: path.read_bytes() for path in other.iterdir()})
     assert moved != commit
@@ -257,7 +257,7 @@ def test_a_consortium_agrees_on_a_commit_and_each_client_takes_it_himself(
     assert written["model"] == pinned
     config = load_config(None, None, model=pinned, clients={"ann": {}}, benchmark=None)
     assert read_site(path).applied(config).model == pinned
-    # A server that names another model makes nobody download it.
+    # A client downloads no model that its own file does not name.
     path.write_text(yaml.safe_dump({key: value for key, value in written.items() if key != "model"}))
     with pytest.raises(ConfigError, match=r"client ann: the run's model is dandelin/.*; name it in client\.yaml"):
         read_site(path).applied(config)

@@ -1,4 +1,4 @@
-"""How a node takes its messages: what became of one does not keep it from the next."""
+"""A node goes on with the next message if one never arrives completely or cannot be answered."""
 
 import threading
 from contextlib import suppress
@@ -12,7 +12,7 @@ from feddat.deploy.names import CLIENT_APP
 
 
 def test_a_message_that_never_becomes_whole_does_not_keep_the_node_from_the_next(monkeypatch, caplog):
-    """Its server was killed while it sent it; Flower waits two hours for the rest."""
+    """The server was killed while it sent the message; Flower waits two hours for the rest."""
     tokens, answered, over = ["torn", "broken", "whole"], [], threading.Event()
 
     class SuperNode:

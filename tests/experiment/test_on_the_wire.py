@@ -1,4 +1,4 @@
-"""What passes between the machines of a deployment, as whoever taps an unencrypted line would see it."""
+"""What an eavesdropper sees on an unencrypted line of a deployment, and what other machines can reach."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ def test_nothing_of_the_data_and_nothing_personal_is_on_the_line(make_config, tm
         processes.start("superlink", ["deploy", "link", *arguments], {"FLWR_HOME": str(tmp_path / "home")})
         control = Control(f"127.0.0.1:{link}", None, tmp_path / "home")
         control.wait(120)
-        # Unlike a real run's, these settings must not name the clients' files: they travel.
+        # Settings travel, so here they must not name the clients' files.
         server_config = config.updated({"runs_dir": str(tmp_path / "runs"), "clients": {"ann": {}, "bob": {}}})
         for name, port in zip(("ann", "bob"), ports, strict=True):
             site = tmp_path / f"{name}.yaml"
@@ -80,7 +80,7 @@ def test_nothing_of_the_data_and_nothing_personal_is_on_the_line(make_config, tm
     tap.close()
     line = bytes(tap.up + tap.down)
     folder = Experiment(server_config).folder
-    # The tap works: what is meant to travel is there, to the byte.
+    # The tap works: it has every byte of the shared adapter.
     shared = load_file(folder.checkpoints / "round-00001" / "adapter_model.safetensors")
     assert all(value.numpy().tobytes() in line for value in shared.values() if value.count_nonzero())
     for word in (b"what is", b"color", b"green", b"blue", b".png", b".jsonl", b"train0"):
@@ -89,7 +89,7 @@ def test_nothing_of_the_data_and_nothing_personal_is_on_the_line(make_config, tm
     assert len(states) == 2
     for state in states:
         for key, value in load_file(state).items():
-            # The anchor is the adapter as it was received.
+            # The anchor is the adapter that the client received.
             if value.numel() > 4 and value.count_nonzero() and not key.startswith("anchor."):
                 assert value.numpy().tobytes() not in line, f"{state.parent.name}: {key}"
     assert folder.summary()["bytes"]["up"] < len(tap.up)

@@ -1,4 +1,4 @@
-"""A SuperLink whose storage fails for a while, and whose helper process ends."""
+"""A SuperLink whose storage fails for a while or whose helper process ends, and nodes that survive errors."""
 
 import asyncio
 import errno
@@ -44,7 +44,7 @@ def wrong_statement():
 
 
 def outages():
-    """Return the middleware around Flower's own, and what a handler raises next."""
+    """Return a function that sends a request and gives its status, and a list for the error that the handler raises."""
     raised = []
 
     async def handler(request):
@@ -126,7 +126,7 @@ def test_the_helper_is_started_again_until_the_superlink_stops(caplog):
 
 
 def failing_with(errors):
-    """Return how often a node asks until it gets an answer, its errors in order; or the error at which it gives up."""
+    """Return the number of a node's attempts if the first raise ``errors``; raise the error at which it gives up."""
     asked = []
 
     def ask():
@@ -156,7 +156,7 @@ def test_a_certificate_that_does_not_fit_ends_a_node():
 
 
 class Waiting:
-    """A SuperNode that answers heartbeats of a message with this."""
+    """A SuperNode that answers a message's heartbeats with ``answer``, or raises it."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -178,5 +178,5 @@ def status(code):
     ids=str,
 )
 def test_a_message_that_nobody_waits_for_does_not_end_the_node(answer, works):
-    """An interrupt would be raised in this process, and end the test."""
+    """Flower's own function would interrupt this process, which would end the test."""
     assert task_heartbeat(Waiting(answer)) is works

@@ -1,4 +1,4 @@
-"""Algorithms of other packages: found by name, run like ours, and what is wrong with one is said."""
+"""Algorithms of other packages are found by name and run like built-in ones; errors name what is wrong with one."""
 
 import shutil
 import subprocess
@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "own-method"
 
 
 def installed(root: Path, package: str, points: str, module: str = "") -> Path:
-    """Lay a package out as an installer does: its module, its metadata."""
+    """Write a package's module and metadata as an installer does, and return ``root``."""
     (root / f"{package}.py").write_text(module)
     info = root / f"{package}-0.1.dist-info"
     info.mkdir()
@@ -110,7 +110,7 @@ def test_a_notebook_adds_one_to_its_own_process():
     first, again = Mine(), Mine()
     methods.add(first)
     assert methods["mine"] is first and list(methods) == ["fedavg", "mine"] and methods.own == ("fedavg",)
-    methods.add(again)  # a cell that is executed again
+    methods.add(again)  # as when a notebook cell is run again
     assert methods["mine"] is again and len(methods) == 2
     with pytest.raises(ConfigError, match="method fedavg: this name is already taken"):
         methods.add(Taken())

@@ -1,4 +1,4 @@
-"""From published files to a folder that runs start from: the same data, decoded once, whatever happens in between."""
+"""Prepared folders hold the same data as published files, decoded once, also after interruptions and damage."""
 
 import errno
 import json
@@ -44,14 +44,14 @@ def request_(published, model):
 
 @pytest.fixture(scope="module")
 def done(published, model, tmp_path_factory):
-    """The folder of a preparation that was never disturbed; not to be changed."""
+    """The folder of an undisturbed preparation; tests must not change it."""
     folder = tmp_path_factory.mktemp("done") / "task"
     prepare(Request("paper/task", published, str(model), sizes=SIZES), folder, jobs=1)
     return folder
 
 
 def contents(folder: Path) -> dict:
-    """Everything that a benchmark gives, pixels included."""
+    """Return all questions of a prepared folder by client, with pixels."""
     return {
         client.name: [
             (split, e.id, e.text, e.answers, e.choices, e.label, [image.tobytes() for image in e.images])
@@ -101,7 +101,7 @@ def test_a_run_over_a_prepared_folder_decodes_nothing(done, model, tmp_path, mon
     )
     before = shard_files(done)
     values = {"benchmark": str(done), "model": str(model), "runs_dir": tmp_path, "rounds": 1, "threads": 1}
-    # The samples for the report are encoded in memory.
+    # The samples for the report would be tokenised.
     monkeypatch.setattr("feddat.experiment.single.rounds.write_samples", lambda *arguments: [])
     experiment = Experiment.load(None, **values)
     summary = experiment.run()
@@ -151,7 +151,7 @@ def test_an_interrupted_preparation_goes_on_where_it_was(done, request_, tmp_pat
     assert not is_prepared(folder, request_)
     with pytest.raises(DataError, match="`feddat data prepare` has not finished this folder"):
         load_prepared(folder)
-    monkeypatch.setattr(prepare_module, "draw_client", no_decoding)  # the questions are drawn already
+    monkeypatch.setattr(prepare_module, "draw_client", no_decoding)  # the questions have already been drawn
     prepare(request_, folder, jobs=1)
     after = shard_files(folder)
     assert len(after) > len(before) and after.items() >= before.items()
@@ -167,7 +167,7 @@ def test_worker_processes_give_the_same(done, request_, tmp_path, monkeypatch):
 
 
 def test_what_workers_are_given_can_be_sent_and_their_failure_is_told(done, request_, tmp_path, monkeypatch):
-    """The same without processes, which take long to load their libraries."""
+    """The tasks are pickled but run in this process, since new processes take long to load their libraries."""
     sent = []
 
     def run_here(function, tasks, jobs, on_event):

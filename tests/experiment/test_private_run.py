@@ -1,4 +1,4 @@
-"""Runs that promise privacy: what travels, what is paid, and the same numbers wherever the clients are."""
+"""Private runs: what clients report, how much budget is spent, and the same numbers in every runtime."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_a_private_run_shares_no_number_and_has_scores_where_all_data_is(make_co
     for client in ("ann", "bob"):
         ledger = json.loads((config.run_dir / "clients" / client / "privacy.json").read_text())
         (steps,) = ledger["steps"]
-        # 2 rounds of 2 steps, each of 5 of 10 records.
+        # 2 rounds of 2 steps; each step takes 5 of 10 records.
         assert (steps["count"], steps["rate"], ledger["epsilon"]) == (4, 0.5, 8.0)
         assert steps["releases"] == (2 if (method, settings) == ("feddat", {}) else 1)
     again = make_config(method=method, name="again", **PRIVATE | settings)
@@ -84,7 +84,7 @@ def test_the_same_numbers_in_a_deployment(make_config, tmp_path):
         assert cloud.wait(lambda: cloud.control.failure(run) is not None)
         assert cloud.control.failure(run) == ""
     ours, theirs = (alike(config.runs_dir / name) for name in ("here", "there"))
-    for found in (ours, theirs):  # with all data here, the summary has scores of its own
+    for found in (ours, theirs):  # only a process that has all data adds scores to its summary
         for key in ("clients", "mean", "missing"):
             found["summary"].pop(key, None)
     assert theirs == ours

@@ -1,4 +1,4 @@
-"""The processes of a deployment: none is left behind."""
+"""No process of a deployment is left behind."""
 
 import os
 import sys
@@ -35,7 +35,7 @@ def until(true, seconds=20):
 @pytest.mark.skipif(not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(), reason="not told here")
 @pytest.mark.parametrize("end", ["kill", "stop"])
 def test_what_a_process_started_in_a_group_of_its_own_goes_with_it(tmp_path, monkeypatch, end):
-    """As Flower's SuperLink starts its server apps."""
+    """Flower's SuperLink starts its server apps in this way."""
     (tmp_path / "parent.py").write_text(PARENT)
     popen = processes.subprocess.Popen
 

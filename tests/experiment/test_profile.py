@@ -1,4 +1,4 @@
-"""Where a run's time goes: own seconds per phase, traces of the steps they say, and the same numbers as without."""
+"""Profiles: each phase's own seconds, traces of a few steps, and the same numbers as without a profile."""
 
 import json
 
@@ -14,7 +14,7 @@ from two_clients import numbers
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that this test moves."""
+    """Replace the profile's clock; return a function that moves it."""
     now = [0.0]
     monkeypatch.setattr(profile.time, "perf_counter", lambda: now[0])
 
@@ -58,7 +58,7 @@ def test_a_phase_takes_its_own_time_without_that_of_phases_in_it(clock):
         broken = True
         with pytest.raises(ZeroDivisionError):
             forward()
-    read()  # nobody listens any more
+    read()  # no profile listens any more
     taken = {row["phase"]: (row["calls"], row["seconds"]) for row in watched.phases() if row["phase"] != "profiler"}
     own = {"forward": (3, 9 + 9 + 4), "backward": (3, 21), "inputs": (1, 2), "evaluation": (1, 3), "other": (None, 1)}
     assert taken == own
@@ -85,7 +85,7 @@ def test_a_profiled_run_has_the_same_numbers_and_traces_of_a_few_steps(make_conf
 
     seen = marks(files["trace-training.json"])
     assert seen["forward"] == STEPS
-    assert seen["backward"] == seen["update"] == 2 * STEPS  # one of either adapter
+    assert seen["backward"] == seen["update"] == 2 * STEPS  # one for each of the two adapters
     tables = json.loads(files["profile.json"].read_text())
     found = {row["phase"]: row for row in tables["phases"]}
     assert found.keys() >= set("loading inputs forward backward update evaluation messages checkpoints other".split())

@@ -1,4 +1,4 @@
-"""A record of runs: what has a line is not computed again, and lines say what runs measured."""
+"""Records of runs: a run with a line is not computed again, and lines contain what runs measured."""
 
 import json
 
@@ -17,7 +17,7 @@ def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path):
     assert lines[0]["settings"]["train"] == {"batch_size": 5, "lr": 0.01}
     assert set(lines[0]["summary"]["training_scores"]) == {"dat", "local", "global"}
 
-    # Another machine has the file, but no folders.
+    # As on another machine, which has the record but no run folders.
     events = []
     elsewhere = config.updated({"runs_dir": tmp_path / "elsewhere"})
     second = compare(elsewhere, ["feddat", "local"], [0], 1, events.append, record=RunRecord(file))
@@ -25,7 +25,7 @@ def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path):
     assert not list((tmp_path / "elsewhere").rglob("config.yaml"))
     for one, other in zip(first["runs"], second["runs"], strict=True):
         assert other["mean"] == pytest.approx(one["mean"], abs=1e-4)
-    # Another setting is another run; other files are read and not written.
+    # Another setting means another run; further record files are only read.
     before, new = file.read_bytes(), tmp_path / "new.jsonl"
     changed = elsewhere.updated({"train.lr": 0.02})
     third = compare(changed, ["local"], [0], 1, events.append, record=RunRecord(new, [file]))

@@ -1,4 +1,4 @@
-"""A run that is resumed goes on with the model and the data that it began with, or says what was exchanged."""
+"""A resumed run goes on with the model and data that it began with, or names what was exchanged."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ from two_clients import SIZES, numbers
 
 @pytest.fixture
 def place(world, tmp_path):
-    """The model and the two clients' files, where they may be exchanged."""
+    """A copy of the model and of two clients' files, which tests may exchange."""
     torch.set_num_threads(1)
     return Path(shutil.copytree(world, tmp_path / "place"))
 
@@ -44,7 +44,7 @@ def settings(place, tmp_path):
 
 
 def another_process():
-    """Forget what this one has loaded, as a new one would."""
+    """Clear what this process has loaded, as if it were a new one."""
     foundation._load_model.cache_clear()
     client_data._load_benchmark.cache_clear()
 
@@ -103,7 +103,7 @@ CHANGES = [
 
 def stopped_after_a_round(config):
     with pytest.raises(Stop):
-        Experiment(config).run(stop_at(8))  # of two clients: in round 2
+        Experiment(config).run(stop_at(8))  # in round 2, with two clients
     another_process()
 
 
@@ -124,7 +124,7 @@ def test_what_was_exchanged_is_named_and_nothing_is_touched(settings, place, tmp
 def test_what_is_put_back_or_copied_is_the_same_again(settings, place):
     Experiment(settings(name="whole")).run()
     stopped_after_a_round(settings())
-    copy = shutil.copytree(place, place.with_name("copy"), copy_function=shutil.copyfile)  # with other times
+    copy = shutil.copytree(place, place.with_name("copy"), copy_function=shutil.copyfile)  # with new times
     for _, (change, _) in zip(range(4), CHANGES, strict=False):
         change(place)
     shutil.rmtree(place)
@@ -156,7 +156,7 @@ def test_changes_that_are_accepted_stand_in_summary_and_report(settings, place, 
         Experiment(settings(rounds=3)).run(stop_at(8), resume=True, accept_changes=True)
     assert "continues after round 1 despite changes to model weights, client ann: test images" in caplog.text
     another_process()
-    summary = Experiment(settings(rounds=3)).run(resume=True)  # accepted once, it is the run's world
+    summary = Experiment(settings(rounds=3)).run(resume=True)  # accepted once, the change needs no second consent
     assert summary["changes"] == [{"round": 1, "what": ["model weights", "client ann: test images"]}]
     page = (settings().run_dir / "report.html").read_text(encoding="utf-8")
     assert "Exchanged during the run" in page
@@ -204,7 +204,7 @@ def test_a_folder_of_a_version_without_hashes_is_resumed(settings):
     state = json.loads(metadata["state"])
     del state["world"], state["changes"], metadata["seal"]
     save_file(load_file(path), path, metadata=metadata | {"state": json.dumps(state)})
-    (config.run_dir / ".seal.key").unlink()  # nor had it seals
+    (config.run_dir / ".seal.key").unlink()  # it had no seals either
     assert Experiment(config).run(resume=True)["changes"] == []
     assert numbers(settings(name="whole").run_dir) == numbers(config.run_dir)
     assert Checkpoints(config.run_dir / "checkpoints", config_hash(config)).world()[1], "from now on it has some"
@@ -249,7 +249,7 @@ def test_a_client_of_its_own_process_sees_to_its_data_itself(settings, place, tm
     participant().store.save(1, {"x": torch.ones(1)})
     check_client(participant())
     questions("bob", "train")(place)
-    check_client(participant())  # is another client's business
+    check_client(participant())  # another client's data does not matter to ann
     questions("ann", "train")(place)
     with pytest.raises(StoreError, match=r"client ann: changed .*: client ann: train questions; .*accept_changes"):
         check_client(participant())

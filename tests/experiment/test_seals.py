@@ -1,4 +1,4 @@
-"""State files that were altered after they were written: refused, and named, wherever they are read."""
+"""State files that were altered after they were written are refused and named wherever they are read."""
 
 import hashlib
 import hmac
@@ -34,7 +34,7 @@ def store(tmp_path):
 
 
 def rewritten(path, change=lambda tensors, metadata: None):
-    """Write a file anew as somebody without the key can."""
+    """Rewrite a file as somebody without the key could."""
     with safe_open(path, framework="pt") as file:
         found, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
     change(found, metadata)
@@ -150,7 +150,7 @@ def test_without_its_key_a_state_is_refused(store):
 
 
 def of_earlier_version(store, *rounds):
-    """Let a store be one that knew no seals."""
+    """Make a store look as if an earlier version without seals had written these rounds."""
     store.seal.file.unlink()
     for round in rounds:
         rewritten(store.folder / f"{store.label}-{round:04d}.safetensors", stripped)
@@ -173,7 +173,7 @@ def test_states_of_an_earlier_version_are_accepted_and_sealed_with_the_next(stor
         store.load(4)
 
 
-# The server's checkpoints.
+# Checkpoints of the server.
 
 
 def checkpoints(tmp_path):
@@ -255,7 +255,7 @@ def test_a_copy_elsewhere_is_read_without_its_key(tmp_path):
     assert there.latest(elsewhere=True).round == 1
 
 
-# In a run.
+# Whole runs.
 
 
 class Stopped(Exception):
@@ -295,7 +295,7 @@ def test_a_client_does_not_go_on_from_an_altered_state(make_config):
             content[8 + struct.unpack("<Q", content[:8])[0]] ^= 1
             place.write_bytes(content)
 
-    with pytest.raises(StoreError, match="altered after it was written"):  # as it is to show some answers
+    with pytest.raises(StoreError, match="altered after it was written"):  # at the end, when it answers samples
         Experiment(config).run(alter)
     failed = [line["failed"] for line in Experiment(config).folder.read_metrics() if "failed" in line]
     assert any(str(place) in reason and "altered after it was written: its seal" in reason for reason in failed), failed

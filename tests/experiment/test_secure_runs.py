@@ -1,4 +1,4 @@
-"""Whole runs with secure aggregation: the same numbers in every runtime, and what does not go with it."""
+"""Whole runs with secure aggregation: the same numbers in every runtime, and settings that cannot be used with it."""
 
 import json
 import os
@@ -18,7 +18,7 @@ CLIENTS = ("ann", "bob", "cid")
 
 @pytest.fixture
 def secure(make_config):
-    """Settings of a run of three clients, two of which have the same data."""
+    """Return a function that makes settings of a run of three clients, two of them with the same data."""
     ann, bob = make_config().clients.values()
     clients = dict(zip(CLIENTS, (ann, bob, bob), strict=True))
 
@@ -30,7 +30,7 @@ def secure(make_config):
 
 
 def alike(folder):
-    """Everything that a run computed; messages of a deployment carry certificates as well."""
+    """Return the numbers of a run without bytes, since messages of a deployment also carry certificates."""
     (folder / "predictions.json").write_text("[]")
     found = numbers(folder)
     found["summary"].pop("data", None)
@@ -123,7 +123,7 @@ def test_more_clients_than_the_ring_has_room_for_are_refused(secure):
 
 @pytest.mark.parametrize("method", ["local", "feddyn"])
 def test_methods_that_go_with_it(secure, method):
-    """One that sends nothing has nothing to sum, and runs as ever."""
+    """A method that sends nothing has nothing to sum, and runs as usual."""
     summary = Experiment(secure(method=method, rounds=1)).run()
     assert summary["failed"] == summary["refused"] == 0
 
@@ -138,7 +138,7 @@ def test_the_same_numbers_in_a_simulation(secure):
 
 @pytest.mark.slow
 def test_the_same_numbers_in_a_deployment(secure):
-    """Where every client's key is certified, and known to the others by its certificate."""
+    """In a deployment, each client's key is certified, and the others know it by its certificate."""
     Experiment(secure(name="here")).run()
     run_in(Experiment(secure(name="there", runtime__kind="deployment")))
     here, there = (alike(secure(name=name).run_dir) for name in ("here", "there"))
@@ -150,7 +150,7 @@ def test_the_same_numbers_in_a_deployment(secure):
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["share", "mask", "agree", "reveal"])
 def test_a_server_killed_in_mid_round_ends_with_the_same_numbers(secure, tmp_path, step):
-    """The process is killed as the first answer of a step has come, and the run is resumed."""
+    """The process is killed when bob's answer to a step of round 2 arrives, and the run is resumed."""
     import subprocess
     import sys
 

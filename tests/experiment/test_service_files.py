@@ -1,4 +1,4 @@
-"""The systemd units that ``deploy init`` writes: systemd takes them, and their limits leave room for a whole run."""
+"""systemd accepts the units that ``deploy init`` writes, and a whole run works within their limits."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FEDDAT = Path(sys.executable).parent / "feddat"
 
 
 def service(place):
-    """Return the settings of the unit in a folder, with the paths of this machine for those it was written with."""
+    """Return the ``[Service]`` settings of the unit in a folder, with the paths of this machine."""
     (file,) = place.glob("*.service")
     unit = ConfigParser(interpolation=None)
     unit.optionxform = str
@@ -36,7 +36,7 @@ def service(place):
 
 @contextmanager
 def running(place, log):
-    """Run a unit's command as systemd would: nothing in ``PATH``, no home, and one folder that can be written."""
+    """Run a unit's command as systemd would: only system folders in ``PATH``, no home, and one writable folder."""
     settings = service(place)
     assert settings["ProtectSystem"] == "strict"
     script = (
@@ -60,7 +60,7 @@ def running(place, log):
 
 
 def fill_in(place, sets, port):
-    """Fill in a client.yaml."""
+    """Fill in the client.yaml in a folder."""
     path = place / "client.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["data"] = {split: str(file) for split, file in sets.items()}

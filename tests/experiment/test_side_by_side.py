@@ -1,4 +1,4 @@
-"""Clients in worker processes: the same numbers as one after another, whatever happens to the processes."""
+"""Clients in worker processes: the same numbers as one after another, and what happens if a process is killed."""
 
 import gc
 import json
@@ -24,7 +24,7 @@ from two_clients import numbers
 
 
 def four(world, **values):
-    """Settings of a run over four clients, two of either's data."""
+    """Return settings of a run of four clients: two with ann's data, two with bob's."""
     splits = {name: f"{name}.jsonl" for name in ("train", "validation", "test")}
     sources = {"ann": "ann", "bob": "bob", "cid": "ann", "dan": "bob"}
     clients = {
@@ -115,7 +115,7 @@ def test_a_client_that_fails_does_not_disturb_the_others(make_config, world, tmp
 def test_one_process_at_a_time_works_on_a_clients_state(tmp_path, monkeypatch):
     monkeypatch.setattr("feddat.client.store.PATIENCE", 0.2)
     store = PersonalStore(tmp_path, "ann")
-    # A second file description is another process's lock, as far as the system is concerned.
+    # To the system, a lock of a second file description is like a lock of another process.
     with (
         locked(store.folder),
         pytest.raises(StoreError, match="client ann: another process is using its personal state"),
@@ -128,9 +128,9 @@ def test_one_process_at_a_time_works_on_a_clients_state(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is in memory")
 def test_frozen_weights_stay_those_of_the_file(make_config, world):
-    """Whatever a run writes to its adapters, no page of the model's file is copied: processes share it."""
+    """A run copies no page of the memory-mapped model file, so processes can share it."""
     Experiment(make_config(rounds=1)).run()
-    gc.collect()  # models of other tests, some of which do write to their weights
+    gc.collect()  # frees models of other tests, some of which write to their weights
     file = str(world / "model" / "model.safetensors")
     copied, inside = [], False
     for line in Path("/proc/self/smaps").read_text().splitlines():

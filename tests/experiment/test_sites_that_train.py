@@ -1,4 +1,4 @@
-"""Adapters at modules that no gradient reaches train nothing: that is said before a run begins."""
+"""Adapters at modules that no gradient reaches train nothing; a warning or error names them before a run begins."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def federation(folders, tmp_path):
-    """Make a federation of one made-up client on a family's small model."""
+    """Return a function that makes a federation of one made-up client on a family's small model."""
 
     def make(family, **values):
         if not (folders / family).exists():
@@ -37,7 +37,7 @@ def federation(folders, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_default_sites_of_every_family_train(federation, family, caplog):
     check_sites(federation(family))
-    if family in ("albef", "siglip", "qwen3_vl"):  # each with expressions of its own
+    if family in ("albef", "siglip", "qwen3_vl"):  # each has its own LoRA expression
         check_sites(federation(family, adapter__peft="lora"))
     assert not caplog.records
 
@@ -61,7 +61,7 @@ def test_default_sites_that_do_not_train_are_named(federation, family, settings,
 
 
 BLIP_DECODER = r"text_decoder\.bert\.encoder\.layer\.0\.output"
-#: Family, settings, expression, and which of its modules no gradient reaches.
+#: Family, settings, expression, and the modules that no gradient reaches (None: it reaches all).
 BESIDE = [
     ("clip", {}, r".*_projection", None),
     ("clip", {"fusion__kind": "transformer"}, r"visual_projection", None),

@@ -1,4 +1,4 @@
-"""Studies: which runs a study is, what it reads off them, and how it goes on after a failure."""
+"""Studies: which runs belong to a study, what it reads from them, and how it goes on after a failure."""
 
 import json
 import multiprocessing
@@ -18,7 +18,7 @@ def test_a_study_is_read_from_one_word():
     assert Study.parse("examples=5,10").keys == ("train_examples",)
     generic = Study.parse("train.lr=1e-3,0.01")
     assert (generic.name, generic.keys, generic.values) == ("train.lr", ("train.lr",), (0.001, 0.01))
-    # A study over rounds takes no values: with some, its name is the setting.
+    # The study ``rounds`` takes no values: with values, the word is the setting ``rounds``.
     assert Study.parse("rounds=2,4").keys == ("rounds",)
     with pytest.raises(ConfigError, match=r"study 'exampels': expected one of examples, .* or KEY=V1,V2"):
         Study.parse("exampels")
@@ -97,7 +97,7 @@ def test_a_killed_worker_leaves_a_study_that_can_go_on(make_config):
     plans = study.plans(config, ["feddat"], [0])
 
     def kill(event):
-        # The second round is told: the first is on the disk.
+        # When round 2 is reported, round 1 is on disk.
         if event["run"].startswith("2/") and event["event"] == "round" and event["round"] == 2:
             for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Suites: which comparisons a suite is, settings chosen for each or for all, and the files it leaves."""
+"""Suites: which comparisons belong to a suite, how settings are chosen, and which files it writes."""
 
 import json
 
@@ -53,7 +53,7 @@ def test_a_rule_of_the_server_is_a_method_whose_options_can_be_changed():
 
 
 def fake_runs(monkeypatch, score, failed=()):
-    """Let every run end at once with ``score(config)``; return what was run."""
+    """Make every run end at once with ``score(config)``; return the list of the names that were run."""
     seen = []
 
     def run_all(runs, *arguments):

@@ -1,4 +1,4 @@
-"""What a SuperLink does with its state folder before Flower begins: whose it is, and whether its database is whole."""
+"""The state folder of a SuperLink: its database, lock and secrets; and a log that cannot be written."""
 
 import logging
 import sqlite3

@@ -1,4 +1,4 @@
-"""Methods are called in print by what they are, whatever name they were asked for by."""
+"""Titles of methods follow from their settings, whatever name was asked for."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow: what was written is read back, a resumed run goes on in it, and what is missing is said."""
+"""TensorBoard and MLflow: numbers are read back, a resumed run continues in place, missing packages are named."""
 
 import sys
 
@@ -17,7 +17,7 @@ ROUND = {
 
 
 def session(config, folder, first, rounds):
-    """Tell the trackers of a stretch of rounds; the loss of ann is the number of the round."""
+    """Send the events of some rounds to the trackers; ann's loss is the number of the round."""
     with trackers(config, folder) as opened:
         assert opened
         for tell in opened:
@@ -39,7 +39,7 @@ def test_tensorboard_shows_each_round_once_after_a_resume(make_config, tmp_path)
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config = make_config(log__tensorboard=True)
     session(config, tmp_path, 1, [1, 2, 3])
-    session(config, tmp_path, 3, [3, 4])  # round 3 was not finished
+    session(config, tmp_path, 3, [3, 4])  # as if round 3 had not been finished
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(event.step, event.value) for event in found.Scalars("loss/ann")] == [(n, float(n)) for n in (1, 2, 3, 4)]
     assert [event.value for event in found.Scalars("bytes/down")] == [200.0] * 4

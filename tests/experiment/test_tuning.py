@@ -1,4 +1,4 @@
-"""The search for settings per method: on validation data, the same for all, and what a comparison does with it."""
+"""The search for each method's settings: the same runs for all, on validation data, and its use in a comparison."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Every method with every server rule and everything that clients may keep back: it runs, or is refused at once."""
+"""Every method with every server rule and every sharing of metrics runs, or is refused at once."""
 
 import typing
 from dataclasses import replace
@@ -21,13 +21,13 @@ from feddat.experiment.single.federation import load_federation
 from feddat.experiment.single.folder import RunFolder
 
 RULES = typing.get_args(ServerConfig.model_fields["rule"].annotation)
-#: Of three clients, the fewest with which every rule can do its part.
+#: Three clients are the fewest with which every rule works.
 CLIENTS = ("ann", "bob", "cid")
 OPTIONS = {"fedtrimmedavg": {"beta": 0.34}, "multikrum": {"num_nodes_to_select": 2}}
 
 
 def refused(method: str, rule: str, sharing: str, weighting: str) -> bool:
-    """What the documentation says does not go together."""
+    """Return whether the documentation excludes this combination."""
     algorithm = ALGORITHMS[method]
     has_its_own = algorithm.server is not None or not algorithm.communicates
     reads = "scores" if rule == "qfedavg" else "counts" if weighting == "examples" else "none"
@@ -59,7 +59,7 @@ def settings(make_config):
 
 @pytest.fixture
 def each_client_works_once(monkeypatch):
-    """Let clients train and answer once for each method: what they do in round 1 depends on nothing else."""
+    """Let each client train and answer once per method; in round 1, the result depends on nothing else."""
     known = {}
 
     def once(name):

@@ -1,4 +1,4 @@
-"""Worker processes: side by side, one failing without disturbing the others, none outliving its parent."""
+"""Worker processes run side by side, fail without disturbing each other, and end with their parent."""
 
 import os
 import signal
@@ -35,7 +35,7 @@ def test_a_worker_lives_long_and_is_replaced_when_it_dies(monkeypatch):
 
 
 def test_workers_work_side_by_side(tmp_path):
-    # Each waits for the other: one after the other they would never end.
+    # Each waits for the other, so they succeed only side by side.
     tasks = {"a": (str(tmp_path), "a", "b"), "b": (str(tmp_path), "b", "a")}
     assert run_parallel(meet, tasks, 2) == ({"a": True, "b": True}, {})
 

@@ -1,4 +1,4 @@
-"""What a run answers, and whether two models answer alike."""
+"""Helpers that return a run's answers and compare the answers of two models."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from feddat.experiment.single.foundation import answering_state
 
 
 def of_run(run, client, examples, route=None):
-    """What a client's model answers within the run, on a route."""
+    """Return the three likeliest answers of a client's model within the run, on a route or on its default route."""
     federation, state = Experiment.open(run)._latest()
     owner = federation.owner(client)
     final, extras = answering_state(federation.foundation, state, owner.name)

@@ -1,4 +1,4 @@
-"""Foundations with adapters whose values are drawn, as if they had been trained."""
+"""Fixtures of exports: models with random adapters, as if they had been trained, and finished runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANSWERS = ("red", "blue", "two")
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Return a family's model folder; each is made once."""
+    """Return a function that gives a family's model folder; each is made once."""
     root, made = tmp_path_factory.mktemp("families"), {}
 
     def folder(family):
@@ -36,12 +36,14 @@ def folders(tmp_path_factory):
 
 
 class Trained:
-    """A foundation with three adapters of drawn values, and a client's model on it.
+    """A foundation with three random adapters, and a client's model on it.
 
     Attributes:
-        foundation: as runs load it.
-        model: what answers on a route.
+        config: the settings.
+        foundation: the model with its adapters, as runs load it.
         member: the client.
+        model: the client's model on one route.
+        origin: what the model card says about the run.
     """
 
     def __init__(self, folder, kind, route, task="vqa", **settings):
@@ -69,7 +71,7 @@ class Trained:
         self.origin = Origin(self.config, rounds=1)
 
     def inputs(self, count=1):
-        """Return a batch of that many views, of pictures and questions of several sizes, or of one."""
+        """Return a batch of the first ``count`` of three views, whose pictures and questions differ in size."""
         generator = np.random.default_rng(0)
         sizes, texts = [(32, 32), (50, 40), (33, 90)], ["what color is the circle ?", "red", "is it blue ?"]
         pictures = [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
@@ -77,7 +79,7 @@ class Trained:
         return self.foundation.backbone.encode(views).batch(list(range(count)), torch.device("cpu"))
 
     def logits(self, inputs, answer=None):
-        """Return what the client's model gives: of classes, or of an answer's tokens."""
+        """Return the logits of the client's model: of classes, or of the tokens of ``answer``."""
         backbone, head = self.foundation.backbone, self.model.heads[MAIN_HEAD]
         self.foundation.adapters.route(self.model.route)
         with torch.no_grad():
@@ -88,13 +90,16 @@ class Trained:
 
 @pytest.fixture
 def trained(folders):
-    """Return a made-up trained model of a family and kind."""
+    """Return a function that makes a :class:`Trained` of a family and kind of adapter."""
     return lambda family, kind, route="global", **settings: Trained(folders(family), kind, route, **settings)
 
 
 @pytest.fixture(scope="session")
 def finished(world, tmp_path_factory):
-    """Return the folder of a finished quick run of ``ann`` and ``bob``; each is run once, and must not be changed."""
+    """Return a function that gives the folder of a finished quick run of ``ann`` and ``bob``.
+
+    Each run is computed once; tests must not change its folder.
+    """
     root, made = tmp_path_factory.mktemp("finished"), {}
 
     def run(**values):
@@ -111,7 +116,7 @@ def finished(world, tmp_path_factory):
 
 @pytest.fixture
 def call():
-    """Return what the command line does: its exit code."""
+    """Return a function that runs a command and returns its exit code."""
 
     def call(*arguments):
         with pytest.raises(SystemExit) as stopped:

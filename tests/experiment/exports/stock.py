@@ -1,4 +1,4 @@
-"""Models put together from what transformers and PEFT offer alone, and what they make of a batch."""
+"""Models built only from transformers and PEFT (except ALBEF), and what they compute for a batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-#: Family -> transformers' class of what adapters are put on.
+#: Family -> class of transformers that adapters are put on.
 CLASSES: dict[str, Any] = {
     "vilt": hf.ViltModel,
     "blip": hf.BlipForQuestionAnswering,
@@ -37,7 +37,7 @@ def load_base(family: str, folder: Path) -> nn.Module:
     """Return the model in a folder, in evaluation mode."""
     if family == "vilt-bert":
         return BertThenVilt(folder).eval()
-    if family == "albef":  # transformers has none
+    if family == "albef":  # transformers has no ALBEF
         from feddat.models.albef.model import AlbefForQuestionAnswering
 
         return AlbefForQuestionAnswering.from_pretrained(folder).albef.eval()
@@ -46,7 +46,7 @@ def load_base(family: str, folder: Path) -> nn.Module:
 
 
 def features(family: str, model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """Return what a classifier takes, (N, d)."""
+    """Return the features that a classifier takes, (N, d)."""
     text = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
     image = {"pixel_values": inputs["pixel_values"]}
     if family == "vilt":
@@ -66,7 +66,7 @@ def features(family: str, model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def token_logits(family: str, model: Any, head: Any, inputs: dict[str, Tensor], answer: Tensor) -> Tensor:
-    """Return logits of an answer's tokens after its start, (1, L - 1, V); of decoders those of the first, (1, 1, V)."""
+    """Return logits of an answer's tokens after its start, (1, L - 1, V); for decoders, of the first one, (1, 1, V)."""
     if family not in ("blip", "albef"):
         return model(**inputs, use_cache=False).logits[:, -1:]
     text = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
@@ -82,7 +82,7 @@ def token_logits(family: str, model: Any, head: Any, inputs: dict[str, Tensor], 
 
 
 def classifier(folder: Path, width: int) -> nn.Module:
-    """Return the classifier in ``head.safetensors``, as docs/export.md has it."""
+    """Return the classifier in ``head.safetensors``, as docs/export.md describes it."""
     state = load_file(folder / "head.safetensors")
     head = nn.Sequential(
         nn.Linear(width, 2 * width), nn.LayerNorm(2 * width), nn.GELU(), nn.Linear(2 * width, len(state["3.bias"]))

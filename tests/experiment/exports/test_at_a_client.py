@@ -1,4 +1,7 @@
-"""A deployment: the server's folder has no client's state, a client's machine has its own and a copy of that folder."""
+"""Exports from a deployment.
+
+The server's folder has no client states. A client's machine has its own state and a copy of the server's folder.
+"""
 
 import shutil
 
@@ -18,7 +21,7 @@ from two_clients import SIZES
 
 @pytest.fixture
 def machines(finished, world, tmp_path):
-    """The run as it was; the server's folder; ann's settings, data and state."""
+    """Return the original run, the server's folder, and ann's client.yaml, which has her state beside it."""
     run, server, site = finished(method="feddat"), tmp_path / "server", tmp_path / "site"
     shutil.copytree(run, server, ignore=shutil.ignore_patterns("clients"))
     shutil.copytree(run / "clients" / "ann", site / "state" / (run / "run-id").read_text().strip() / "ann")
@@ -50,7 +53,7 @@ def test_the_server_has_the_shared_adapter(machines, call, tmp_path):
 
 
 def test_a_client_may_begin_with_an_exported_local_adapter(machines, tmp_path):
-    """The run's own settings do not say so: they would name a folder of the server's."""
+    """A client takes ``start_local`` from its own file; the run's settings name folders of the server."""
     run, _, site = machines
     Experiment.open(run).export(site.parent / "old", "ann", "local")
     site.write_text(site.read_text() + "start_local: old\n")

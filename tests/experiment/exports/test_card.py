@@ -1,4 +1,4 @@
-"""The model card: what it must say, and what it must not."""
+"""The model card: what it must say, and what it must not reveal."""
 
 import json
 import re
@@ -50,15 +50,15 @@ def test_a_clients_card_has_its_own_score(finished, tmp_path):
 
 @pytest.mark.parametrize("client", [None, "ann"])
 def test_nobody_and_nothing_of_the_data_is_named(finished, tmp_path, client):
-    """Client names, questions, answers, file names; only a client's own answers are in a file, which is theirs."""
+    """An export has no client names, questions, answers or file names; only answers.json has the client's answers."""
     folder = Experiment.open(finished(method="feddat")).export(tmp_path / "out", client)
     for path in folder.iterdir():
         text = path.read_bytes().decode("latin-1").lower()
         words = ["ann", "bob", "what is the color", "jsonl", "train0", "test0"]
         words += ["red", "green", "blue"] if path.name != "answers.json" else []
-        # Of a path of this machine, which the run was given, there is no telling what it is called.
+        # The path of the model, which the run was given, may contain any word.
         text = text.replace(str(Experiment.open(finished(method="feddat")).config.model).lower(), "")
-        if path.suffix == ".safetensors":  # names and texts are in front, numbers behind
+        if path.suffix == ".safetensors":  # only the header has names and texts
             text = text[: 8 + int.from_bytes(path.read_bytes()[:8], "little")]
         assert not re.findall(rf"\b({'|'.join(words)})\b", text), path.name
 
@@ -72,8 +72,8 @@ def origin(client=None, share="scores", split="test", clients=None, **values):
 def test_scores_are_told_only_where_they_may_be():
     assert list(shared_scores(origin(), "dat").values()) == [60.0]
     assert shared_scores(origin("ann"), "local") == {"the client's own test questions": 40.0}
-    assert shared_scores(origin("bob"), "local") == {}  # it has none
-    assert shared_scores(origin(), "local") == {}  # the mean of one is that one's
+    assert shared_scores(origin("bob"), "local") == {}  # bob has no score on this route
+    assert shared_scores(origin(), "local") == {}  # the mean of one client would be its score
     assert shared_scores(origin(share="counts"), "dat") == {}
     assert shared_scores(origin(split="validation"), "dat") == {}
     assert shared_scores(origin(clients={"ann": {"score": 1.0}, "bob": {"score": 2.0}}), "global")

@@ -1,4 +1,4 @@
-"""Every family, way to answer and task, out of a run and in again with ``feddat.load``."""
+"""Models of many families, and of every way to answer and task, exported from a run and loaded with ``feddat.load``."""
 
 import json
 
@@ -14,8 +14,8 @@ from feddat.experiment import Experiment
 from feddat.experiment.exports.write import Options, export
 
 FUSED = {"fusion__kind": "transformer", "fusion__side": "shared"}
-#: Family and settings; the kind of adapter is bottleneck, or LoRA where it is merged too. Without the federation, every
-#: kind is in test_kinds_exported.py.
+#: Name, which starts with the family -> settings. Adapters are bottlenecks, or LoRA if merging is tested as well.
+#: test_kinds_exported.py tests every kind, without a federation.
 RUNS = {
     "vilt-bert, LoRA": {"adapter__peft": "lora"},
     "vilt, words, LoRA": {"head__init": "words", "adapter__peft": "lora"},
@@ -46,7 +46,7 @@ def test_what_is_loaded_answers_as_the_run_does(finished, folders, tmp_path, nam
 
 @pytest.fixture(scope="module")
 def tasks(finished, folders):
-    """A run over one client of each task."""
+    """The folder of a run with one client of each task."""
     return finished(
         model=str(folders("vilt")), rounds=1, method="feddat-lora", clients=None, benchmark="mini/task",
         train_examples=16, test_examples=4, train__batch_size=8,
@@ -54,7 +54,7 @@ def tasks(finished, folders):
 
 
 def client_of(run, task):
-    """The first client with a task, and some of its questions."""
+    """Return the first client with a task, and two of its questions."""
     federation, _ = Experiment.open(run)._latest()
     name = next(name for name, data in federation.data.items() if data.task == task)
     return name, federation.data[name].test[:2]
@@ -127,7 +127,7 @@ def test_what_cannot_be_answered_is_said(finished, tmp_path, asked, message):
 
 
 def test_a_picture_is_the_same_in_every_form(finished, tmp_path):
-    """As a file, its name, its bytes, its pixels, and Pillow's image of it, with what is transparent white."""
+    """A path, its name, bytes, pixels and Pillow images give the same answers; transparency counts as white."""
     model = feddat.load(Experiment.open(finished(method="feddat")).export(tmp_path / "out", "ann"))
     image = stock.Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 40, 4), dtype=np.uint8), "RGBA")
     image.save(tmp_path / "x.png")

@@ -1,4 +1,4 @@
-"""Equal logits: every family and kind of adapter, exported, loaded with nothing but transformers and PEFT."""
+"""Exported models of every family and kind of adapter give equal logits, loaded with only transformers and PEFT."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feddat.models.catalog import DECODERS, FAMILIES
 
 WRITERS = ("blip", "albef", *DECODERS)
 ENCODERS = ("vilt", "vilt-bert", "clip", "siglip")
-#: One decoder stands for all, but for what is their own: where positions come from, and where pictures enter.
+#: Decoders that are tested with every kind; they differ in where positions come from and where pictures enter.
 FEW_DECODERS = ("smolvlm", "qwen2_vl")
 KINDS = {"bottleneck": "dat", "lora": "dat", "prompt": "global", "bias": "global", "norm": "global"}
 MERGED = {"lora": "dat", "bias": "global", "norm": "global", "full": "global", "head": "none"}
@@ -25,12 +25,12 @@ MERGED = {"lora": "dat", "bias": "global", "norm": "global", "full": "global", "
 def cases(kinds):
     full = [(family, kind) for family in (*ENCODERS, "blip", "albef", *FEW_DECODERS) for kind in kinds]
     rest = [(family, "lora") for family in DECODERS if family not in FEW_DECODERS]
-    # A decoder has no head that could train.
+    # A decoder has no trainable head.
     return [(family, kind) for family, kind in full + rest if kind != "head" or family not in DECODERS]
 
 
 def answer_of(made):
-    """Return token ids of an answer, (1, L); of decoders, of which only the first token is looked at, (1, 2)."""
+    """Return token ids of an answer, (1, L); for decoders, where only the first token is compared, (1, 2)."""
     backbone = made.foundation.backbone
     ids = torch.tensor(backbone.answer_tokens(["red"]))
     return ids[:, :2] if backbone.family in DECODERS else ids
@@ -57,7 +57,7 @@ def head_beside(made, family, folder):
     if family in DECODERS:
         assert not (folder / "head.safetensors").exists()
         return None
-    head = made.foundation.backbone.answer_head()  # BERT's masked-word head: of transformers' own modules
+    head = made.foundation.backbone.answer_head()  # BERT's masked-word head, built from modules of transformers
     head.load_state_dict(load_file(folder / "head.safetensors"))
     return head
 
@@ -77,7 +77,7 @@ def test_an_adapter_is_one_that_peft_loads(trained, folders, tmp_path, family, k
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(folders(family))
     if kind == "lora":
-        assert (config["r"], config["lora_alpha"]) == (4, 4)  # two of rank 2 and scale 2, halves weighed in
+        assert (config["r"], config["lora_alpha"]) == (4, 4)  # two adapters of rank 2 and scale 2, each weighted by 0.5
     if kind == "bottleneck":
         assert PeftConfig.from_pretrained(folder).count == 2
 
@@ -88,7 +88,7 @@ def test_a_merged_model_is_one_that_transformers_loads(trained, folders, tmp_pat
     folder = export(tmp_path / "out", made.foundation, made.model, made.origin, Options(merge=True))
     assert not (folder / "adapter_config.json").exists()
     inputs = made.inputs(1 if family in WRITERS else 3)
-    if family == "vilt":  # its own class has the head
+    if family == "vilt":  # the class of transformers includes the head
         whole = stock.hf.ViltForQuestionAnswering.from_pretrained(folder).eval()
         assert whole.config.id2label == {0: "red", 1: "blue", 2: "two"}
         with torch.no_grad():
@@ -105,7 +105,7 @@ def test_a_merged_model_is_one_that_transformers_loads(trained, folders, tmp_pat
     head = stock.classifier(folder, made.foundation.backbone.feature_dim) if family not in WRITERS else None
     compare(made, family, stock.load_base(family, folder), head, inputs)
     if family in DECODERS:
-        # The names of the tensors are those of the folder that it was, so that other software reads it as that.
+        # The tensors keep the names of the original folder, so that other software can read them.
         names = [load_file(place / "model.safetensors").keys() for place in (folder, folders(family))]
-        extra = {"lm_head.weight"} if kind == "full" else set()  # no longer that of the word embeddings
+        extra = {"lm_head.weight"} if kind == "full" else set()  # no longer tied to the word embeddings
         assert names[0] - extra == names[1] - extra

@@ -1,4 +1,4 @@
-"""``feddat export --push`` against a server on this machine: what is asked of it, and only if it is asked for."""
+"""``feddat export --push`` against a local stand-in for the Hub; without the option, nothing is sent."""
 
 import base64
 import json
@@ -11,13 +11,13 @@ import pytest
 
 
 class Uploads:
-    """As much of the Hub as taking uploads needs: every file comes in the commit itself.
+    """The part of the Hub that takes uploads; every file comes in the commit itself.
 
     Attributes:
         asked: method and path of every request.
-        made: what was said of new repositories.
-        files: name -> content of what was committed.
-        token: what a request must bear; others are refused.
+        made: bodies of the requests that create repositories.
+        files: name -> content of the committed files.
+        token: the token that a request must have; others are refused.
     """
 
     def __init__(self):
@@ -68,7 +68,7 @@ class Uploads:
 
 @pytest.fixture
 def uploads(monkeypatch):
-    """A Hub that this process may ask, with the token that it takes."""
+    """A stand-in for the Hub, with its address and token in the environment."""
     made = Uploads()
     with made.serving() as address:
         monkeypatch.setenv("HF_ENDPOINT", address)

@@ -23,7 +23,7 @@ def exported(run, tmp_path):
     return Experiment.open(run).export(tmp_path / "ann", "ann")
 
 
-#: Records of questions; what they know of the answer, or hold otherwise, is not looked at.
+#: Records of questions; answers and further fields in them are ignored.
 RECORDS = [
     {"image": "test0.png", "question": "what is the color ?", "answers": "nonsense"},
     {"id": "two", "image": "test1.png", "question": "is it red ?"},

@@ -1,4 +1,4 @@
-"""From a finished run to a folder and to answers, through the command line: the same as the run itself gives."""
+"""Finished runs exported from the command line: the exported models answer as the runs do."""
 
 import dataclasses
 import json
@@ -18,7 +18,7 @@ from feddat.experiment.single.foundation import answering_state
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.settings import SIZES
 
-#: Method and settings -> a route that its clients answer on.
+#: Name -> settings, a route that the clients answer on.
 RUNS = {
     "feddat": ({"method": "feddat"}, "dat"),
     "feddat, local": ({"method": "feddat"}, "local"),
@@ -84,7 +84,7 @@ def test_the_shared_adapter_and_checkpoints_are_what_peft_loads(finished, call, 
         expected = backbone.features(inputs)
     adapters.shift({})
     places = [tmp_path / "shared"] if extras else [tmp_path / "shared", run / "checkpoints"]
-    for place in places:  # the residuals that FedEx-LoRA adds are in the server's state alone
+    for place in places:  # only the server's state has FedEx-LoRA's residuals
         model = PeftModel.from_pretrained(stock.load_base("vilt", world / "model"), place).eval()
         with torch.no_grad():
             torch.testing.assert_close(stock.features("vilt", model, inputs), expected, atol=2e-5, rtol=1e-4)
@@ -97,7 +97,7 @@ def test_the_shared_adapter_and_checkpoints_are_what_peft_loads(finished, call, 
 
 
 def test_transformers_answers_from_a_merged_model_as_predict_does(finished, call, tmp_path):
-    """With its own image processor: the pictures are not resized, so that its pixels are ours."""
+    """The image processor of transformers gives the same pixels, since the pictures are not resized."""
     run = finished(method="feddat-lora")
     assert call("export", run, "--client", "ann", "--merge", "--out", tmp_path / "ann") == 0
     model = stock.hf.AutoModelForVisualQuestionAnswering.from_pretrained(tmp_path / "ann")

@@ -1,4 +1,4 @@
-"""Federations that begin from exported adapters, and clients that join with one."""
+"""Federations and clients that start from exported adapters."""
 
 import json
 import shutil
@@ -19,12 +19,12 @@ from helpers import sent_in
 
 
 def rest(**values):
-    """Settings of a run that changes next to nothing: what it begins with is what it ends with."""
+    """Return settings of a run that hardly trains, so that it ends with the adapters that it starts from."""
     return {"rounds": 1, "train__lr": 1e-12} | values
 
 
 def own_state(run, client, part="local"):
-    """A client's own adapter after the first round."""
+    """Return a client's own adapter after the first round."""
     found = load_file(run / "clients" / client / "round-0001.safetensors")
     return {key.removeprefix(f"{part}."): value for key, value in found.items() if key.startswith(f"{part}.")}
 
@@ -111,7 +111,7 @@ def test_a_client_begins_with_its_old_local_adapter_until_it_has_trained(finishe
             own_state(config.run_dir, client),
             {key.removeprefix("local."): value for key, value in expected.items() if key.startswith("local.")},
         )
-    # All have trained: nobody needs the folder any more.
+    # All clients have trained, so the folder is no longer needed.
     shutil.rmtree(tmp_path / "local")
     experiment = Experiment.open(config.run_dir)
     same_answers(experiment.predict("ann", questions(run)), of_run(config.run_dir, "ann", questions(run)))
@@ -148,7 +148,7 @@ def test_a_run_goes_on_without_the_folder_that_it_began_from(finished, make_conf
 
 @pytest.fixture
 def exported(finished, tmp_path):
-    """The shared adapter of FedDAT, and ann's route of two adapters."""
+    """Exports of FedDAT's shared adapter, and of ann's route, which combines two adapters."""
     experiment = Experiment.open(finished(method="feddat"))
     return {"shared": experiment.export(tmp_path / "shared"), "dat": experiment.export(tmp_path / "dat", "ann")}
 
@@ -185,7 +185,7 @@ def test_what_cannot_be_begun_with_is_said_before_anything_starts(exported, make
 
 
 def test_where_adapters_begin_is_no_setting_that_all_must_share(exported, make_config):
-    """In a deployment it is the server's own, and each client's own: the settings that they compare are the same."""
+    """Each side of a deployment chooses its own start, so the settings that the sides compare leave it out."""
     starts = ({}, {"adapter__start": exported["shared"]})
     plain, begun = (load_foundation(resolve(make_config(**values))).model["settings"] for values in starts)
     assert plain == begun

@@ -16,10 +16,10 @@ from feddat.kinds import KINDS, MIXING, named_variants
 from feddat.report.tables import METHODS
 
 
-def _twice_the_epochs(config: RunConfig) -> RunConfig:
+def _twice_the_epochs(method: str, config: RunConfig) -> RunConfig:
     steps = None if config.train.steps is None else 2 * config.train.steps
     train = config.train.model_copy(update={"epochs": 2 * config.train.epochs, "steps": steps})
-    return config.model_copy(update={"method": "fedavg", "train": train})
+    return config.model_copy(update={"method": method, "train": train})
 
 
 def _fine_tuned(config: RunConfig) -> RunConfig:
@@ -72,7 +72,14 @@ VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
     "feddat-heads": ("FedDAT with a separate head for the global route", partial(_separate_heads, 0.5)),
     "feddat-mild-heads": ("FedDAT with mild distillation and separate heads", partial(_separate_heads, 0.1)),
     "feddat-nokd": ("FedDAT without distillation: only the dual adapters", partial(_distilled, 0.0)),
-    "fedavg-2x": ("FedAvg with twice the local epochs: as much computation as two adapters need", _twice_the_epochs),
+    "fedavg-2x": (
+        "FedAvg with twice the local epochs: as much computation as two adapters need",
+        partial(_twice_the_epochs, "fedavg"),
+    ),
+    "feddat-2-2x": (
+        "FedDAT-2 with twice the local epochs: as much computation as FedDAT",
+        partial(_twice_the_epochs, "feddat-2"),
+    ),
     "fedavg-ft": ("FedAvg, followed by one epoch of personal fine-tuning that is not shared", _fine_tuned),
     **{
         name: (f"{method} with adapter.peft={kind}: {KINDS[kind].trains}", partial(_of_kind, method, kind))
