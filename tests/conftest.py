@@ -1,4 +1,4 @@
-"""What is skipped is listed at the end of a run; with ``--forbid-skips`` only missing hardware may be a reason."""
+"""List skipped tests at the end of a run; with ``--forbid-skips``, fail on any reason but missing hardware."""
 
 import logging
 import re
@@ -7,12 +7,12 @@ from collections import defaultdict
 
 import pytest
 
-#: Reasons that a test may be skipped for: what a machine is, which no installation can change.
+#: Reasons for which a test may be skipped: properties of a machine that no installation can change.
 HARDWARE = (
     r"needs a GPU",
     r"(a|this) CPU (that )?multiplies (no )?8-bit numbers",
 )
-#: The same for another system than Linux.
+#: More such reasons on systems other than Linux.
 ELSEWHERE = (
     r"asks Linux\b",
     r"reads what Linux says\b",
@@ -25,7 +25,7 @@ ELSEWHERE = (
 
 @pytest.fixture(autouse=True)
 def log_as_a_library():
-    """Give every test the package's log as a program finds it that imports it; the command line sets up its own."""
+    """Give every test the logger as importing the package leaves it; the command line sets up its own logging."""
     logger = logging.getLogger("feddat")
     logger.handlers, logger.propagate = [], True
     for name in ("", ".data", ".models", ".app.strategy"):
@@ -33,7 +33,7 @@ def log_as_a_library():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--forbid-skips", action="store_true", help="fail if a test is skipped that hardware allows")
+    parser.addoption("--forbid-skips", action="store_true", help="fail if a test that the hardware allows is skipped")
 
 
 def reason_of(report):
@@ -44,7 +44,7 @@ def reason_of(report):
 
 
 def may_skip(reason, platform=sys.platform):
-    """Tell whether a machine may lack what a test needs."""
+    """Return whether a test may be skipped for this reason on this platform."""
     allowed = HARDWARE if platform.startswith("linux") else HARDWARE + ELSEWHERE
     return any(re.match(pattern, reason) for pattern in allowed)
 

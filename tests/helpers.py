@@ -1,4 +1,4 @@
-"""What the tests of several rooms share: small random models that know a few words, and what a machine must have."""
+"""Helpers for tests of several rooms: small random models with a few words, a command runner, a CPU requirement."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +29,12 @@ def call(*arguments: str) -> int:
 
 
 def make_vocabulary(words: Sequence[str] = ()) -> dict[str, int]:
-    """Return a BERT vocabulary of ``WORDS``, ``words`` and, as word pieces, every lower-case letter and digit."""
+    """Return a BERT vocabulary of ``WORDS``, ``words``, and every lower-case letter and digit as a word piece."""
     return bert_vocabulary([*WORDS, *words])
 
 
 def make_unit(family: str, folder: Path, words: Sequence[str] = ()) -> Path:
-    """Write a model of the size for unit tests, which knows ``WORDS`` and ``words``, and return its folder."""
+    """Write a model of unit-test size that knows ``WORDS`` and ``words``, and return its folder."""
     return make_tiny(family, folder, SIZES["unit"], [*WORDS, *words])
 
 
@@ -54,11 +54,11 @@ def make_tiny_albef(folder: Path, words: Sequence[str] = ()) -> Path:
 
 
 def tiny_albef_config(vocab_size: int | None = None, **changes) -> AlbefConfig:
-    """Return a small ALBEF's configuration: width 32, 2 + 4 + 2 layers of which 2 fuse, images of 32 pixels."""
+    """Return a small ALBEF's configuration: width 32, 2 + 4 + 2 layers, 2 of them fusion layers, 32-pixel images."""
     config = albef_config(SIZES["unit"], vocab_size or len(make_vocabulary()))
     return AlbefConfig(**(config.to_dict() | changes)) if changes else config
 
 
 def sent_in(run: Path, round: int) -> dict[str, Tensor]:
-    """Return what a run's server sent out after a round, by the names that adapters have."""
+    """Return the shared state that a run's server sent after a round, keyed by the adapters' parameter names."""
     return read_state(run / "checkpoints" / f"round-{round:05d}")[0].shared

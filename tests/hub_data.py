@@ -1,4 +1,4 @@
-"""Small datasets of the Hub in their genuine layouts: names of files, columns and types as their cards have them."""
+"""Small copies of datasets on the Hub, with the file names, columns and types of the real ones."""
 
 import json
 from io import BytesIO
@@ -14,7 +14,7 @@ from data.readers.layouts import COLOURS, write_tree
 from feddat.benchmarks.medical import DATASETS
 from hub_server import HubServer
 
-#: As Hugging Face datasets write pictures.
+#: The type in which Hugging Face datasets store pictures.
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 TYPES = {"image": IMAGE, "string": pa.string()}
 ANSWERS = ("yes", "no", "lung", "liver")
@@ -32,7 +32,7 @@ def picture(number: int) -> bytes:
 
 
 def row(number: int, picture_of: int, columns: dict[str, str]) -> dict[str, Any]:
-    """Return one question of a table with these columns."""
+    """Return one row, a question, of a table with these columns."""
     answer = ANSWERS[number % 4]
     values: dict[str, Any] = {name: f"{name} {number}" for name in columns}
     values |= {"image": {"bytes": picture(picture_of), "path": f"{picture_of}.png"}, "answer": answer}
@@ -41,7 +41,7 @@ def row(number: int, picture_of: int, columns: dict[str, str]) -> dict[str, Any]
 
 
 def shard(rows: list[dict[str, Any]], columns: dict[str, str]) -> bytes:
-    """Return a Parquet file with the schema and the notes that the datasets library writes."""
+    """Return a Parquet file with the schema and metadata that the datasets library writes."""
     kinds = {name: {"_type": "Image"} if kind == "image" else {"dtype": kind, "_type": "Value"}
              for name, kind in columns.items()}  # fmt: skip
     schema = pa.schema([(name, TYPES[kind]) for name, kind in columns.items()])
@@ -52,7 +52,7 @@ def shard(rows: list[dict[str, Any]], columns: dict[str, str]) -> bytes:
 
 
 def add_parquet(hub: HubServer, key: str, rows: dict[str, int]) -> str:
-    """Put a dataset of :data:`DATASETS` on the Hub with so many questions per published split; return the commit."""
+    """Add a dataset of :data:`DATASETS` to the Hub; ``rows`` is split -> number of questions. Return the commit."""
     dataset = DATASETS[key]
     columns = dict(dataset.columns)
     files: dict[str, bytes] = {"README.md": b"---\nlicense: x\n---\n", ".gitattributes": b""}
@@ -62,7 +62,7 @@ def add_parquet(hub: HubServer, key: str, rows: dict[str, int]) -> str:
         first += count + 2
         halves = table[: count // 2], table[count // 2 :]
         for place, half in enumerate(halves):
-            # Kvasir-VQA's files are numbered, and its card says which split they are.
+            # Kvasir-VQA's files are only numbered; its card names their split.
             name = f"data/{place:05d}.parquet" if split == "raw" else f"data/{split}-{place:05d}-of-00002-0b1a.parquet"
             files[name] = shard(half, columns)
     card: dict[str, Any] = {"license": dataset.licence.lower()}
@@ -72,7 +72,7 @@ def add_parquet(hub: HubServer, key: str, rows: dict[str, int]) -> str:
 
 
 def add_slake(hub: HubServer, folder: Path, rows: dict[str, int]) -> str:
-    """Put SLAKE on the Hub as it is there: JSON files beside an archive of pictures; return the commit."""
+    """Add SLAKE to the Hub in its published form, JSON files and an archive of pictures; return the commit."""
     import zipfile
 
     for split, count in rows.items():

@@ -1,7 +1,7 @@
-"""A Hub on the loopback address: what ``huggingface_hub`` asks of it, answered as the real one does, faults included.
+"""A fake Hub on the loopback address that answers ``huggingface_hub`` as the real one does, including its faults.
 
-Small files are served where they are, large ones (``LFS``, here those of some suffixes) by a redirect to another path,
-with ranges. Everything that was asked is kept, for tests that look at what leaves the machine.
+It serves small files directly. For large ones (``LFS``; here chosen by suffix) it redirects to another host name and
+supports ranges. It records every request, for tests that check what leaves the machine.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TOKEN = "hf_good"
 
 @dataclass
 class Repo:
-    """A repository: revision -> commit, commit -> files."""
+    """A repository. ``revisions`` maps revision -> commit, ``commits`` maps commit -> files."""
 
     kind: str
     name: str
@@ -36,7 +36,7 @@ class Repo:
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     def commit(self, files: Mapping[str, bytes], revision: str = "main") -> str:
-        """Put files at a revision, and return the commit."""
+        """Point a revision at a new commit with these files, and return the commit."""
         digest = hashlib.sha1(repr((self.name, sorted(files.items()))).encode()).hexdigest()
         self.commits[digest] = dict(files)
         self.revisions[revision] = digest
@@ -45,7 +45,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request."""
+    """One recorded request."""
 
     method: str
     path: str
@@ -55,14 +55,14 @@ class Asked:
 
 
 class HubServer:
-    """Repositories at ``url``; faults are counted down as they strike.
+    """Repositories served at ``url``. The fault counters go down by one with each fault.
 
     Attributes:
-        asked: every request so far.
-        too_many: so many questions about repositories are answered with 429.
-        crowd: so many large files are answered with 429 at first.
-        breaks: so many large files end in the middle of the connection.
-        pause: seconds after every 4 KiB of a large file.
+        asked: all requests so far.
+        too_many: number of API requests about repositories still to be answered with 429.
+        crowd: number of downloads of large files still to be answered with 429.
+        breaks: number of downloads of large files still to be cut off halfway.
+        pause: seconds to wait after every 4 KiB of a large file.
     """
 
     def __init__(self) -> None:
@@ -82,10 +82,10 @@ class HubServer:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self.store = f"http://localhost:{self._server.server_address[1]}"  # another host, as the real one's
+        self.store = f"http://localhost:{self._server.server_address[1]}"  # another host name, as at the real Hub
 
     def add(self, kind: str, name: str, files: Mapping[str, bytes] | Path, revision: str = "main", **about: Any) -> str:
-        """Add a repository, or files to one at a revision, and return the commit."""
+        """Add a repository, or a new commit at a revision of an existing one, and return the commit."""
         if isinstance(files, Path):
             files = {p.relative_to(files).as_posix(): p.read_bytes() for p in files.rglob("*") if p.is_file()}
         repo = self.repos.setdefault((kind, name), Repo(kind, name))
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _repo(self, kind: str, name: str) -> Repo | None:
         repo = self.server_hub.repos.get((kind, name))
         if repo is None:
-            # Without a token the Hub does not even say whether there is such a repository.
+            # Without a token, the Hub does not reveal whether the repository exists.
             known = self.headers.get("authorization") is not None
             headers = (
                 {"X-Error-Code": "RepoNotFound"} if known else {"X-Error-Message": "Invalid username or password."}
@@ -235,7 +235,7 @@ class _Handler(BaseHTTPRequestHandler):
                 hub.sent += len(piece)
                 if hub.pause:
                     time.sleep(hub.pause)
-        except OSError:  # whoever asked was killed
+        except OSError:  # the client was killed
             self.close_connection = True
 
     def _send(self, status: int, content: Any, headers: Mapping[str, str] | None = None) -> None:
@@ -249,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def converted_request(number: int) -> dict[str, Any]:
-    """Return the request of the Hub's converter, as the list of a repository's discussions has it."""
+    """Return a pull request of the Hub's safetensors converter, as a repository's list of discussions shows it."""
     return {
         "num": number,
         "title": "Adding `safetensors` variant of this model",

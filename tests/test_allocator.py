@@ -1,4 +1,4 @@
-"""Memory of large blocks is the system's again once they are freed, whatever lies between them."""
+"""Freed large blocks return to the system, even with small blocks between them; memory of small ones is kept."""
 
 import os
 import platform
@@ -9,7 +9,8 @@ import pytest
 
 from feddat.allocator import VARIABLES, return_large_blocks
 
-#: Frees a block of 31 MiB, then holds 20 of 16 MiB with a small one behind each, and frees the large ones.
+#: Frees a block of 31 MiB, allocates 20 of 16 MiB, each followed by a small one, and frees the large ones.
+#: Prints whether the thresholds were set, and the growth of resident memory in MiB.
 PROGRAM = """
 import ctypes, sys
 from feddat.allocator import VARIABLES, return_large_blocks
@@ -32,7 +33,7 @@ for large, _ in pairs:
     libc.free(large)
 print(done, (resident() - before) // 2**20)
 """
-#: Holds and frees six blocks of 4 MiB, ten times over.
+#: Allocates and frees six blocks of 4 MiB ten times. Prints whether the thresholds were set, and the page faults.
 AGAIN = """
 import ctypes, resource, sys
 from feddat.allocator import return_large_blocks
@@ -52,7 +53,7 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 
 
 def said(program, *arguments, **environment):
-    """Return what a program says: whether the sizes were fixed, and a number."""
+    """Run a program and return what it prints: whether the thresholds were set, and a number."""
     inherited = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     command = [sys.executable, "-c", program, *arguments]
     found = subprocess.run(command, env=inherited | environment, capture_output=True, text=True, check=True)
@@ -61,7 +62,7 @@ def said(program, *arguments, **environment):
 
 
 def growth(setting, **environment):
-    """Return whether the sizes were fixed, and by how many MiB the process has grown."""
+    """Return whether the thresholds were set, and by how many MiB the process has grown."""
     return said(PROGRAM, setting, **environment)
 
 
@@ -84,7 +85,7 @@ def test_what_the_user_has_set_stays():
 def test_what_smaller_blocks_free_is_there_for_the_next():
     done, faults = said(AGAIN)
     assert done == "True"
-    # 6,144 pages of 4 KiB the first time, and none from then on.
+    # The first of ten passes faults on 6,144 pages of 4 KiB; the others reuse them.
     assert faults < 2 * 6 * 1024
 
 

@@ -1,4 +1,4 @@
-"""The command line: quick to start, one line per error, and the whole way from own data to an answer."""
+"""The command line: a quick start, one line per error, and the whole way from own data to an answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
 def error_line(capsys: pytest.CaptureFixture[str]) -> str:
-    """Return the one line on standard error."""
+    """Return standard error, which must be one line that starts with ``error: ``."""
     captured = capsys.readouterr()
     lines = captured.err.splitlines()
     assert len(lines) == 1, captured.err
@@ -35,7 +35,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with the worked example's files and few questions."""
+    """Return a folder with the worked example's files, reduced to few questions."""
     folder = tmp_path_factory.mktemp("own") / "data"
     command = [sys.executable, str(EXAMPLE / "prepare.py"), str(folder), "--train", "24", "--test", "8"]
     subprocess.run(command, check=True, capture_output=True)
@@ -198,7 +198,7 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     words = capsys.readouterr().out.split()
     for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES, *SUITES, *KINDS):
         assert name in words
-    # The report knows what to call every method, and what to say about it.
+    # The report has a name and a note for every method.
     assert tables.METHODS.keys() == tables.NOTES.keys() == known_methods().keys()
 
 
@@ -218,7 +218,7 @@ def test_a_contact_sheet_of_own_data(data: Path, tmp_path: Path, capsys: pytest.
 
 
 def test_from_own_data_to_an_answer(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The worked example, on a tiny random model: run in a real terminal, then report and predict."""
+    """Run the worked example with a tiny random model in a real terminal, then ``report`` and ``predict``."""
     model = make_tiny_vilt(tmp_path / "tiny")
     runs = tmp_path / "runs"
     arguments = [f"model={model}", f"runs_dir={runs}", "rounds=2", "train.batch_size=8", "threads=1"]
@@ -265,7 +265,7 @@ def test_from_own_data_to_an_answer(data: Path, tmp_path: Path, capsys: pytest.C
     assert call(*asked, "--client", "nobody") == 2
     assert "clients are colours, shapes" in error_line(capsys)
 
-    # The folder is taken now.
+    # The folder of the run exists now, so the command asks for --overwrite.
     assert call("run", "--config", str(data / "clients.yaml"), *arguments) == 2
     assert "--overwrite" in error_line(capsys)
 

@@ -1,4 +1,4 @@
-"""`feddat data prepare` as it is typed: killed, gone on with, used, and refused."""
+"""`feddat data prepare` from the command line: killed, continued, its folder used for runs, and bad input refused."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from PIL import Image
 from experiment.published_tree import write_published
 from helpers import call, make_tiny_vilt
 
-#: Shards of two images, each written slowly enough to be killed among them.
+#: The command line with shards of two images, written slowly enough to kill the process between two shards.
 SLOW = """
 import time
 import feddat.data.cache, feddat.experiment.prepare as prepare
@@ -28,7 +28,7 @@ main()
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with published files and a model."""
+    """Return a folder with files in the published layout and a model."""
     root = tmp_path_factory.mktemp("world")
     write_published(root / "published", "paper/domain")
     make_tiny_vilt(root / "model")
@@ -81,7 +81,7 @@ def test_killed_gone_on_with_and_run(world: Path, tmp_path: Path, capsys: pytest
     assert call("run", "benchmark=paper/domain", f"root={world / 'published'}", *runs, *more) == 0
     assert (tmp_path / "cache" / "vizwiz").is_dir()
 
-    # A second start has nothing to do, and loads nothing for it.
+    # A second start has nothing left to do and imports no heavy library.
     code = (
         "import sys; from feddat.cli import main\n"
         "try: main(sys.argv[1:])\n"

@@ -1,4 +1,4 @@
-"""The configuration: what is refused and how it is told."""
+"""Loading a configuration: overrides, defaults, paths, and the errors for bad settings."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_a_bundled_model_brings_settings_of_its_own_where_none_are_given(tmp_pat
     own.write_text("benchmark: mini/domain\ntrain: {lr: 1.0e-4}\nadapter: {reduction: 16}\n")
     given = load_config(own, ["head.init=random"])
     assert (given.train.lr, given.adapter.reduction, given.head.init, given.head.lr) == (1e-4, 16, "random", 0.3)
-    # Whatever else is trained, or with another model, the defaults of the paper's models hold.
+    # With full fine-tuning, or with another model, the defaults for the paper's models apply.
     assert load_config(None, ["adapter.peft=full"]).train.lr == RunConfig().train.lr
     assert load_config(None, [f"model={tmp_path}"]).train.lr == RunConfig().train.lr
     with pytest.raises(ConfigError, match="train"):

@@ -1,4 +1,4 @@
-"""On a GPU: recorded passes give the numbers of plain ones, and a run ends where it ends on a CPU."""
+"""On a GPU: recorded passes give the same numbers as plain ones, and a run ends close to the same run on a CPU."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 class Recorder(CapturedRoutes):
-    """Counts the passes that were replayed."""
+    """Count the passes that were replayed."""
 
     replayed = 0
 
@@ -39,7 +39,7 @@ class Recorder(CapturedRoutes):
 
 
 def of_two_lengths(client):
-    """The client with every other question cut short, so that batches are padded."""
+    """Return the client with every other question shortened, so that batches are padded."""
 
     def cut(examples):
         return tuple(replace(e, text="what ?") if i % 2 else e for i, e in enumerate(examples))
@@ -48,7 +48,7 @@ def of_two_lengths(client):
 
 
 def trained(folder, root, device, method="feddat", recorded=False, padded=False, **settings):
-    """Two rounds of one client; return its trained adapters, scores, and how many passes were replayed."""
+    """Train one client for two rounds; return its adapters, its scores and the number of replayed passes."""
     values = {"method": method, "rounds": 2, "train.batch_size": 4, "train.lr": 1e-3, "eval.batch_size": 4}
     config = load_config(**(values | {"device": device, "train.epochs": 3} | settings))
     backbone = ViltBackbone(folder)
@@ -68,7 +68,7 @@ def trained(folder, root, device, method="feddat", recorded=False, padded=False,
         result = participant.fit(shared, round)
         shared = result.shared
     trains = recorder.replayed if recorder else 0
-    for _ in range(3):  # of two batches each, so that their passes are recorded as well
+    for _ in range(3):  # two batches each: enough for evaluation passes to be recorded too
         scores = participant.evaluate(shared, 2, "test").scores
     assert not recorder or recorder.replayed > trains
     state = {name: adapters.state(name) for name in ("global", "local")}

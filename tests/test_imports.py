@@ -1,4 +1,4 @@
-"""No module of the package talks to a hub, or to anybody, when it is imported."""
+"""Importing the modules of the package opens no network connection."""
 
 import json
 import subprocess

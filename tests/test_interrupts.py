@@ -1,4 +1,4 @@
-"""Ctrl-C, as a terminal sends it to a real process and all that it has started: one line, 130, and nobody left."""
+"""Ctrl-C, sent to a process and all its children as a terminal does: one error line, code 130, no process left."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 
 
 def group(leader: int) -> list[int]:
-    """Return the processes of a process group."""
+    """Return the process ids in a process group, without zombies."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -31,7 +31,7 @@ def group(leader: int) -> list[int]:
 
 
 def interrupted(command: list[str], ready) -> tuple[int, str, list[str]]:
-    """Start a command, press Ctrl-C when it is ready; return exit code, and the lines of output and of errors."""
+    """Start a command, send Ctrl-C when it is ready; return the exit code, the output and the lines of errors."""
     process = subprocess.Popen(
         [sys.executable, "-m", "feddat", *command],
         stdout=subprocess.PIPE,
@@ -67,7 +67,7 @@ def sleeps_a_moment(seconds, emit):
 
 
 def test_workers_do_not_notice_it_at_any_moment():
-    """Not even while they are being started, when they could not ignore it themselves yet."""
+    """Workers ignore Ctrl-C even while they start, before their own code can ask for that."""
     worker = Worker(sleeps_a_moment)
     os.kill(worker.process.pid, signal.SIGINT)
     worker.give("task", 0.1)

@@ -1,4 +1,4 @@
-"""The lock file has what pyproject.toml asks for, with hashes; torch is locked apart."""
+"""The lock file pins every requirement of pyproject.toml with hashes; torch has lock files of its own."""
 
 import re
 import tomllib
@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def locked(name):
-    """Return the requirements of a lock file and the number of hashes of each."""
+    """Return the requirements in a lock file, each with its number of hashes."""
     entries = (ROOT / "requirements" / name).read_text().replace("\\\n", " ").splitlines()
     found = []
     for entry in entries:
@@ -25,7 +25,7 @@ def locked(name):
 
 
 def wanted():
-    """Return what the package and its extra ``dev`` need, extras of its own resolved."""
+    """Return all requirements of the package and its extra ``dev`` except torch, with its own extras expanded."""
     extras = PROJECT["optional-dependencies"]
     waiting, found = [*PROJECT["dependencies"], *extras["dev"]], []
     while waiting:

@@ -1,4 +1,4 @@
-"""What is left of memory: the least of what the machine, a container and a process's own limit leave."""
+"""Free memory: the least of what the machine, a container and the process's own limit leave."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Nothing that is imported asks a hub, and nothing that it says about that reaches a terminal."""
+"""Imported libraries fetch nothing from a hub, and no warning about that reaches the terminal."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from feddat.offline import offline
 
 @pytest.fixture
 def fetcher(tmp_path, monkeypatch):
-    """A package of the name of the one that fetches kernels, which notes that it was imported."""
+    """Put a fake ``kernels`` package on the path; importing it writes the file ``asked`` into the returned folder."""
     (tmp_path / "kernels.py").write_text(f"open({str(tmp_path / 'asked')!r}, 'w').close()\nget_kernel = None\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "kernels", raising=False)
@@ -37,7 +37,10 @@ def test_what_fetches_is_not_found_inside_and_found_again_after(fetcher):
 
 
 def test_adapters_are_imported_without_a_word(fetcher):
-    """As every process does, of whatever command; on a CPU with AVX512-BF16 bitsandbytes would ask and tell."""
+    """Importing the adapters prints nothing and does not load ``kernels``.
+
+    Without protection, bitsandbytes would import it on a CPU with AVX512-BF16, and warn.
+    """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(fetcher), *filter(None, sys.path)])}
     code = "import feddat.adapters.dual, sys; print('peft' in sys.modules, 'kernels' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)

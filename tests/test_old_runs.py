@@ -1,7 +1,7 @@
-"""Run folders that earlier versions have made can still be read (CONTRIBUTING.md says what of them is promised).
+"""Run folders of earlier versions can still be read (CONTRIBUTING.md says how much of them stays readable).
 
-Each folder of ``old_runs`` was written by the version that it is named after and is never written again; ``make.py``
-there adds one before a release. A test that fails here says that a change breaks what users have on their disks.
+Each folder in ``old_runs`` was written by the version in its name and never changes. ``make.py`` there adds a folder
+before each release. If a test fails here, a change breaks the runs that users have on disk.
 """
 
 import json
@@ -19,7 +19,7 @@ VERSIONS = sorted(path.parent.name for path in OLD_RUNS.glob("*/config.yaml"))
 
 @pytest.fixture(scope="module", params=VERSIONS)
 def old(request, tmp_path_factory):
-    """A copy of one version's run."""
+    """Return a copy of one version's run."""
     return shutil.copytree(OLD_RUNS / request.param, tmp_path_factory.mktemp("old") / request.param)
 
 
@@ -56,7 +56,10 @@ def test_it_is_opened_with_the_settings_that_it_had(old):
 
 
 def test_a_client_answers_as_it_did(old, capsys):
-    """Its checkpoint is of the settings and the model as this version hashes them, and its numbers have not moved."""
+    """This version accepts the checkpoint's hashes of settings and model, and its predictions match the recorded ones.
+
+    Probabilities may differ by one percentage point.
+    """
     noted = json.loads((old / "predictions.json").read_text())
     for record in [record for record in noted if record["client"] == "sketch"]:
         asked = ["--image", str(old / record["images"][0]), "--question", record["question"], "--client", "sketch"]

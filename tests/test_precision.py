@@ -1,4 +1,4 @@
-"""What `auto` means is decided by the machine, once, and is written down."""
+"""The precision `auto` is resolved for the machine once, and the run records the result."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Rooms import only from floors below, and stay out of libraries that are another room's business (DESIGN.md)."""
+"""Rooms import only from floors below them, only some rooms import Flower, and no modules import each other."""
 
 import ast
 from pathlib import Path
@@ -41,7 +41,7 @@ def room_of(path):
 
 
 def imported(path):
-    """Yield the modules that a file imports, also inside functions."""
+    """Yield the modules that a file imports, including those inside functions."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names)
@@ -68,7 +68,7 @@ def test_only_the_apps_speak_flower(path):
 
 
 def imported_at_once(path):
-    """Return the modules of the package that a file imports as it is loaded itself."""
+    """Return the modules of the package that a file imports at its top level."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     return {node.module for node in body if isinstance(node, ast.ImportFrom) and node.module.startswith("feddat.")}
 

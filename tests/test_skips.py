@@ -1,4 +1,4 @@
-"""A run of tests ends with what it skipped, and fails where that is forbidden."""
+"""A test run lists its skipped tests at the end, and fails if ``--forbid-skips`` does not allow one of them."""
 
 from pathlib import Path
 

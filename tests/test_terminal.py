@@ -1,4 +1,4 @@
-"""The command line as other programs and other terminals have it: JSON, pipes, no colours, completion."""
+"""The command line for other programs and terminals: JSON, pipes, no colours, completion."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ def called(capsys, *arguments):
 
 @pytest.fixture(autouse=True)
 def log_as_it_was():
-    """Give the log back to other tests: a command takes it for itself."""
+    """Restore the logger after each test, because a command sets up its own."""
     logger = logging.getLogger("feddat")
     before = logger.handlers, logger.propagate
     yield
@@ -37,7 +37,7 @@ def log_as_it_was():
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A finished run of many clients with long names, and one that broke off."""
+    """Return a folder with a finished run of many clients with long names, and an unfinished run."""
     clients = {f"hospital-department-{n}": {"dat": 50.0 + n, "local": 40.0, "global": 30.0} for n in range(9)}
     summary = {"method": "feddat", "clients": clients, "mean": 54.0, "rounds": 3, "seed": 0, "split": "test"}
     summary["bytes"] = {"up": 1000, "down": 2000}
@@ -114,13 +114,13 @@ def test_what_is_no_terminal_has_no_width(capsys, runs, monkeypatch):
 
 
 def test_names_that_end_a_command_line(tmp_path):
-    """What bash asks when TAB is pressed behind `feddat stu` and `feddat models `."""
+    """Answer the requests that bash sends when TAB is pressed after `feddat stu` and `feddat models `."""
     for words, position, expected in (("feddat stu", "1", {"study"}), ("feddat models ", "2", {"check", "make-tiny"})):
         asked = {"_FEDDAT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": position}
         done = subprocess.run(FEDDAT, env=ENVIRONMENT | asked, capture_output=True, text=True)
         assert done.returncode == 0
         assert expected <= set(done.stdout.split())
-    # Typer asks which shell it was started from, and a test may have none above it.
+    # Typer detects the shell that started it, and a test may not have been started from one.
     named = ENVIRONMENT | {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     done = subprocess.run([*FEDDAT, "--show-completion", "bash"], env=named, capture_output=True, text=True)
     assert "_FEDDAT_COMPLETE=complete_bash" in done.stdout
@@ -133,7 +133,7 @@ def test_the_package_is_a_program():
 
 
 def in_terminal(arguments, environment):
-    """Return what a command shows in a terminal of 80 columns, with its control sequences."""
+    """Return what a command writes to a terminal, including control sequences."""
     leader, follower = pty.openpty()
     process = subprocess.Popen([*FEDDAT, *arguments], stdout=follower, stderr=follower, env=environment)
     os.close(follower)

@@ -1,4 +1,4 @@
-"""``import feddat`` makes this package's tuners known to PEFT, whoever imports what first."""
+"""After ``import feddat``, PEFT knows this package's tuners as soon as it is imported."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ NAMES = ("BOTTLENECK", "SOFT_PROMPT")
 
 
 def test_tuners_wait_for_peft():
-    """Libraries look whether there is PEFT without importing it."""
+    """Neither ``import feddat`` nor a check whether PEFT is installed, as libraries do it, imports PEFT or torch."""
     script = f"""
 import sys
 from importlib.util import find_spec

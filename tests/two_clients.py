@@ -1,4 +1,4 @@
-"""Two clients with files of their own: what they hold, settings to run them, and all numbers that a run leaves."""
+"""Two clients with their own files: the files, settings for a quick run, and all numbers that a run writes."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,10 +23,10 @@ def write_world(
     sizes: Mapping[str, int],
     draw: Callable[[np.random.Generator, int], tuple[NDArray[np.uint8], str]],
 ) -> Path:
-    """Write a tiny ViLT and the files of two clients into ``root``, and return it.
+    """Write a tiny ViLT and the files of two clients into ``root``; return ``root``.
 
     Args:
-        root: a folder that exists.
+        root: an existing folder.
         sizes: number of questions by split.
         draw: returns the picture (32, 32, 3) and the answer of a split's i-th question.
     """
@@ -50,7 +50,7 @@ def files(world: Path, sizes: Mapping[str, int] = SIZES) -> dict[str, dict[str, 
 
 
 def quick_config(world: Path, **values) -> RunConfig:
-    """Settings of a quick run of both; keyword values (dots as ``__``) are put on top."""
+    """Return settings for a quick run of both clients; keyword values (``__`` for a dot) override them."""
     settings = {
         "name": "run",
         "model": str(world / "model"),
@@ -64,7 +64,7 @@ def quick_config(world: Path, **values) -> RunConfig:
 
 
 def numbers(folder: Path) -> dict:
-    """Everything a run computed, without times: states on disk bit by bit, metrics, summary."""
+    """Return everything that a run computed except times: states on disk as bytes, metrics, summary, predictions."""
     states = {
         str(path.relative_to(folder)): {key: value.numpy().tobytes() for key, value in load_file(path).items()}
         for path in sorted(folder.rglob("*.safetensors"))

@@ -1,4 +1,4 @@
-"""Fixtures over the tiny models."""
+"""Fixtures that return the tiny models."""
 
 import pytest
 from tiny_models import CASES, Case
@@ -6,7 +6,7 @@ from tiny_models import CASES, Case
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
 def case(request: pytest.FixtureRequest) -> Case:
-    """Every architecture in turn."""
+    """Return every architecture in turn."""
     found: Case = request.param
     return found
 

@@ -1,4 +1,4 @@
-"""The bottleneck tuner on every architecture, against sums written out by hand."""
+"""The bottleneck tuner on every architecture, against formulas written out by hand."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def apply_adapter(layer: BottleneckLayer, name: str, hidden: Tensor) -> Tensor:
 
 
 def manual_output(case: Case, model: PeftModel, names: tuple[str, ...]) -> Tensor:
-    """Run the base model without adapter layers, with METHOD's formulas as hooks on its modules."""
+    """Run the base model without adapter layers, with the published formulas as hooks on its modules."""
     base = case.build()
     for site, layer in layers(model).items():
 
@@ -64,7 +64,7 @@ def manual_output(case: Case, model: PeftModel, names: tuple[str, ...]) -> Tenso
 
 
 def test_a_hand_made_site() -> None:
-    """d = 2, r = 2: y = (1, -2), down (1, -1), up (2, 3): A(y) = relu(3)·(2, 3) + (0, 1) = (6, 10)."""
+    """Width 2, reduction 2: y = (1, -2), down (1, -1), up (2, 3), bias (0, 1): A(y) = relu(3)·(2, 3) + (0, 1)."""
     model = nn.Sequential(nn.Linear(2, 2))
     with torch.no_grad():
         model[0].weight.copy_(torch.eye(2))
@@ -246,9 +246,9 @@ SECOND_LAYERS = {
 
 
 def test_recorded_hidden_states_are_the_adapted_ones(case: Case) -> None:
-    """What transformers reports as the first layer's output is what the second layer reads."""
+    """The hidden states that transformers records after the first layer are the second layer's input."""
     base = case.build()
-    case.forward(base, output_hidden_states=True)  # puts the recorder's hooks in place before the adapters' own
+    case.forward(base, output_hidden_states=True)  # installs the recorder's hooks before the adapters' own
     model = get_peft_model(base, BottleneckConfig())
     enlarge(model)
     read: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""Checkpointed layers give the gradients of plain ones, on whatever route backward finds the model."""
+"""Checkpointed layers give the same gradients as plain ones, whatever route is open during backward."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def settings(folder, **values):
 
 
 def trained(folder, tmp_path, checkpointed, **values):
-    """Everything that one round leaves: what travels, and what stays."""
+    """Train one round; return the shared and personal states, and how often decoder attention was computed."""
     config = settings(folder, **values)
     backbone = load_backbone(str(folder))
     adapters = build_adapters(backbone.model, **config.adapter.form())
@@ -72,12 +72,12 @@ def test_a_round_of_feddat_ends_the_same(folders, tmp_path, family, order, kind)
     assert plain.keys() == again.keys()
     for key, value in plain.items():
         torch.testing.assert_close(again[key], value, atol=1e-6, rtol=1e-5, msg=key)
-    if family != "vilt":  # decoder layers are there and were computed again
+    if family != "vilt":  # the model has decoder layers, which backward computed again
         assert twice > once > 0
 
 
 def gradients(folder, checkpointed):
-    """Gradients of both adapters from a pass on the DAT route, while backward finds the global route open."""
+    """Return the adapters and their gradients from a DAT pass, with the global route open during backward."""
     backbone = load_backbone(str(folder))
     adapters = build_adapters(backbone.model)
     generator = torch.Generator().manual_seed(0)
@@ -101,7 +101,7 @@ def gradients(folder, checkpointed):
 def test_backward_opens_the_route_of_the_forward_pass(folders, family):
     plain, _ = gradients(folders[family], False)
     found, adapters = gradients(folders[family], True)
-    assert adapters.opened == "global"  # as it was
+    assert adapters.opened == "global"  # backward restores it
     assert all(gradient is None for gradient in [*found["global"], *found["anchor"]])
     for gradient, expected in zip(found["local"], plain["local"], strict=True):
         torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=1e-5)
@@ -121,7 +121,7 @@ def test_less_is_kept_for_backward(folders):
             backbone.read(inputs)
         return sum(sizes)
 
-    assert kept(True) < kept(False) / 2  # of two layers; the prompt's keys and values are kept in any case
+    assert kept(True) < kept(False) / 2  # two layers; the prompt's keys and values are kept either way
 
 
 def test_evaluation_and_passes_without_gradients_are_as_they_were(folders):

@@ -1,4 +1,4 @@
-"""Several adapters as one: small numbers by hand."""
+"""Several adapters combined into one, checked by hand on small numbers."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def lora(a, b):
 
 
 def test_loras_side_by_side():
-    """½ · 3 · [1]ᵀ[1, 2] + ¼ · 3 · [8]ᵀ[0, 1], of scale 3, is one of rank 2 and scale 1."""
+    """½ · 3 · [1]ᵀ[1, 2] + ¼ · 3 · [8]ᵀ[0, 1]: two LoRAs of rank 1 and scale 3 become one of rank 2 and scale 1."""
     parts = [(0.5, lora([[1.0, 2.0]], [[1.0]])), (0.25, lora([[0.0, 1.0]], [[8.0]]))]
     config, state = add_lora(LoraConfig(r=1, lora_alpha=3), {"q": 3.0}, parts)
     assert (config.r, config.lora_alpha) == (2, 2)

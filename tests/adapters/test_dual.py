@@ -80,7 +80,7 @@ def test_no_route_is_the_base_model(case: Case, kind: str) -> None:
 
 @kinds
 def test_dat_is_half_and_half(kind: str) -> None:
-    """At one linear site everything is linear in the contributions: DAT lies midway between its two adapters."""
+    """With one linear site, the DAT output is the mean of the outputs of the local and the anchor adapter."""
     base = nn.Sequential(nn.Linear(6, 6))
     config = (
         BottleneckConfig(target_modules=["0"], reduction=2)
@@ -99,7 +99,7 @@ def test_dat_is_half_and_half(kind: str) -> None:
 
 
 def test_dat_weighs_lora_by_exactly_half() -> None:
-    """W = identity, A = (1, 1), B = (1, 0)ᵀ, alpha / rank = 3: local adds 3·(x₁+x₂) to y₁, half of it on DAT."""
+    """W = identity, A = (1, 1), B = (1, 0)ᵀ, alpha / rank = 3: local adds 3·(x₁+x₂) to y₁, and half of that on DAT."""
     dual = DualAdapters(nn.Sequential(nn.Linear(2, 2, bias=False)), LoraConfig(target_modules=["0"], r=1, lora_alpha=3))
     with torch.no_grad():
         next(dual.peft_model.get_base_model()[0].base_layer.parameters()).copy_(torch.eye(2))
@@ -126,7 +126,7 @@ def test_a_mapping_of_weights_is_a_route(kind: str, route: str) -> None:
 
 @kinds
 def test_weights_may_be_learned_and_differ_between_rows(kind: str) -> None:
-    """At one linear site: the derivative by an adapter's weight is what it adds, row by row."""
+    """With one linear site, the derivative with respect to an adapter's weight is what the adapter adds."""
     dual = DualAdapters(
         nn.Sequential(nn.Linear(6, 6)),
         BottleneckConfig(target_modules=["0"], reduction=2)
@@ -247,7 +247,7 @@ def test_joint_backward_equals_separate_ones(case: Case, kind: str) -> None:
     for route in ("global", "dat"):
         output(dual, route, case).square().sum().backward()
         separate[route] = gradients(dual)
-    # Both graphs are alive at once, and the route is somewhere else during backward.
+    # Both graphs exist at once, and another route is open during backward.
     total = output(dual, "global", case).square().sum() + output(dual, "dat", case).square().sum()
     dual.route("none")
     total.backward()

@@ -1,4 +1,7 @@
-"""Frozen weights rounded once give what autocast gives that rounds them in every pass; in 8 bits, nearly that."""
+"""Frozen weights rounded once give the results of autocast, which rounds them in every pass.
+
+Products in 8 bits come close to those in float32.
+"""
 
 import pytest
 import torch
@@ -42,7 +45,7 @@ def features_and_gradients(backbone, adapters, autocast=True):
     adapters.route("dat")
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         features = backbone.features(inputs)
-    # Not of their squares, whose sum a norm has fixed: gradients would be what rounding leaves of it.
+    # Not the sum of squares: the final norm fixes it, so the gradients would be only rounding errors.
     (features * torch.randn(features.shape, generator=torch.Generator().manual_seed(3))).sum().backward()
     return [features.detach(), *(p.grad for p in adapters.parameters("local") if p.grad is not None)]
 
@@ -63,7 +66,8 @@ def test_layers_are_rounded_and_nothing_else(folders):
     before = {name: parameter.detach().clone() for name, parameter in adapters.model.named_parameters()}
     count = round_frozen(adapters)
     rounded = {n: p for n, p in adapters.model.named_parameters() if p.dtype == torch.bfloat16}
-    # Per layer query, key, value, the attention's output, and both of the feed-forward block: weight and bias.
+    # In each of two layers: query, key, value, attention output and the two of the feed-forward block. Each has a
+    # weight and a bias.
     assert count == 2 * 6 and len(rounded) == 2 * count
     assert all(".layer." in name for name in rounded)
     for name, parameter in adapters.model.named_parameters():

@@ -1,4 +1,4 @@
-"""Products of rows and weights that are rounded to 8 bits, each row with a scale of its own."""
+"""Products of inputs and weights that are rounded to 8 bits, with one scale per row."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def random_layer(seed=0, size=(24, 16)):
 
 @needs_vnni
 def test_whole_numbers_with_127_among_them_are_multiplied_exactly():
-    # Scales: 1 and 2 of the weight's rows, 1 and 0.5 of the input's, 1 and 2 of the weight's columns.
+    # Scales: 1 and 2 for the weight's rows, 1 and 0.5 for the input's rows, 1 and 2 for the weight's columns.
     layer = Int8ProductLinear(linear([[127.0, -4.0], [-2.0, 254.0]], [0.5, -1.0]))
     x = torch.tensor([[127.0, 4.0], [-1.5, 63.5]], requires_grad=True)
     y = layer(x)
@@ -57,13 +57,13 @@ def test_no_product_is_further_off_than_rounding_explains(seed, size, backward):
     else:
         rows, weight, found = x, plain.weight, rounded(x) - plain.bias
     exact = rows.double() @ weight.double().T
-    # Half a step of one operand times the other, and both.
+    # Half a rounding step of each operand times the other operand, plus the product of both half steps.
     steps = [of.double().abs().amax(dim=1, keepdim=True) / 127 for of in (rows, weight)]
     bound = (
         steps[0] / 2 * weight.double().abs().sum(dim=1) + rows.double().abs().sum(dim=1, keepdim=True) * steps[1].T / 2
     )
     bound = bound + rows.shape[1] * steps[0] * steps[1].T / 4
-    bias = 1e-6 * (exact.abs().amax() + plain.bias.abs().amax())  # float32's own
+    bias = 1e-6 * (exact.abs().amax() + plain.bias.abs().amax())  # rounding of float32
     assert ((found.double() - exact).abs() <= bound * (1 + 1e-5) + bias).all()
 
 

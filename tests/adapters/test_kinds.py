@@ -1,4 +1,4 @@
-"""Kinds of adapter that replace weights or add prompts: what trains, routes, gradients, states, and their numbers."""
+"""Kinds of adapter that replace weights or add prompts: what trains, routes, gradients, states, parameter counts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from feddat.models.vilt.fast import make_fast
 
 VILT, BERT, VIT, CLIP, SMOLVLM = CASES
 ONE_AT_A_TIME = [name for name, kind in KINDS.items() if not kind.mixes]
-#: Every kind with every model that has something for it to train; `head` trains nothing anywhere.
+#: Every kind with every model in which it trains something. `head` trains nothing in any model.
 PAIRS = [
     pytest.param(case, kind, id=f"{case.name}-{kind}")
     for case in CASES
@@ -52,7 +52,7 @@ def output(adapters: Adapters, route: str, case: Case) -> Tensor:
 
 
 def gradients(adapters: Adapters) -> dict[str, list[Tensor]]:
-    """Return and drop all gradients, zeros where a parameter has none."""
+    """Return all gradients, zeros where a parameter has none, and clear them."""
     found = {}
     for name in ADAPTERS:
         found[name] = [torch.zeros_like(p) if p.grad is None else p.grad for p in adapters.parameters(name)]
@@ -76,7 +76,7 @@ def test_norms() -> None:
         "encoder.layer.0.layernorm_before.weight",
         "encoder.layer.0.layernorm_before.bias",
     ]
-    # Text embeddings, two in each of two layers, one after the last.
+    # One norm in the text embeddings, two in each of two layers, one after the last.
     assert len(keys) == 2 * (1 + 2 * 2 + 1)
     decoder = [key for key in build_adapters(SMOLVLM.build(), peft="norm").state("global") if "text_model" in key]
     assert len(decoder) == 2 * 2 + 1, "RMSNorm has weights only"
@@ -84,7 +84,7 @@ def test_norms() -> None:
 
 def test_biases() -> None:
     keys = build_adapters(VILT.build(), peft="bias").state("global")
-    # Of each layer six linear ones and two norms; three norms and pooler and patches around them.
+    # Six linear layers and two norms in each of two layers; outside them two norms, the pooler and the patches.
     assert len(keys) == 2 * (6 + 2) + 1 + 1 + 1 + 1
     assert all(key.endswith(".bias") and value.dim() == 1 for key, value in keys.items())
 
@@ -155,7 +155,7 @@ def test_joint_backward_equals_separate_ones(case: Case, kind: str) -> None:
         separate[route] = gradients(adapters)
         assert moved(separate[route]) == {route}
     total = output(adapters, "global", case).square().sum() + output(adapters, "local", case).square().sum()
-    output(adapters, "none", case)  # the route is somewhere else during backward
+    output(adapters, "none", case)  # another route is open during backward
     total.backward()
     joint = gradients(adapters)
     for route in ("global", "local"):
@@ -244,7 +244,7 @@ def test_a_copy_lives_on_its_own(kind: str) -> None:
 
 
 def _padded() -> dict[str, Tensor]:
-    """Two images of different sizes with texts of different lengths: nothing is left out of any mask."""
+    """Return two images of different sizes with texts of different lengths, so that both masks hide something."""
     generator = torch.Generator().manual_seed(1)
     mask = torch.ones(2, 32, 32, dtype=torch.long)
     mask[1, 16:] = 0
@@ -295,7 +295,7 @@ def test_norms_are_pefts_layer_norm_tuning() -> None:
 
 @torch.no_grad()
 def test_prompts_are_what_their_network_makes_of_tokens() -> None:
-    """Tokens 1, down 1 → 0 weights and bias 0, up bias b: every prompt token is b, plus its input's type embedding."""
+    """With all else zero, every prompt token is the bias of the up projection plus its input's type embedding."""
     adapters = build_adapters(VILT.build(), peft="prompt", prompt_tokens=2)
     state = {key: torch.zeros_like(value) for key, value in adapters.state("global").items()}
     state["text.up.bias"], state["image.up.bias"] = torch.full((32,), 1.0), torch.full((32,), 2.0)
@@ -325,7 +325,7 @@ def test_padding_stays_unseen_beside_prompts(case: Case) -> None:
 
 @torch.no_grad()
 def test_prompts_of_a_decoder_come_before_its_words() -> None:
-    """Positions may be given or not; a word changes only what comes after it; a filled cache is refused."""
+    """Explicit positions change nothing, a word does not affect earlier outputs, and a filled cache is refused."""
     adapters = build(SMOLVLM, "prompt")
     adapters.route("global")
     batch = SMOLVLM.batch()
@@ -355,8 +355,8 @@ def test_masks_and_positions() -> None:
 
 # Numbers --------------------------------------------------------------------------------------------------------------
 
-#: Of ViLT-B/32 by hand: width d = 768, 12 layers, feed-forward 3072, patches of 32 × 32, 26 norms (two per layer, one
-#: in the text embeddings, one at the end).
+#: Parameters of ViLT-B/32, counted by hand: width d = 768, 12 layers, feed-forward 3072, patches of 32 × 32, 26 norms
+#: (two per layer, one in the text embeddings, one at the end).
 NORM = 26 * 2 * 768
 BIAS = 12 * (4 * 768 + 3072 + 768) + 26 * 768 + 768 + 768  # linear layers, norms, patches, pooler
 LAYER = 4 * 768 * 768 + 2 * 768 * 3072

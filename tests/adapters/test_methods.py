@@ -1,4 +1,4 @@
-"""Building adapters from plain settings, and counting what they cost."""
+"""Building adapters from plain settings, and counting their parameters."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_counts(vilt: Case, kind: str) -> None:
     assert count("global", **everything) == (backbone + one, one, one)
     assert count("local") == (backbone + one, one, 0)
     assert count(head=head) == (backbone + 330, 330, 0)
-    # Half of the global adapter rests, and that half travels.
+    # Half of the global adapter is not trained, and only this half is communicated.
     keys = list(adapters.named("global"))
     half = sum(adapters.named("global")[key].numel() for key in keys[: len(keys) // 2])
     rests = set(keys[: len(keys) // 2])
@@ -97,7 +97,7 @@ def test_counts(vilt: Case, kind: str) -> None:
     assert found == (backbone + one, one - half, half)
 
 
-#: Types that transformers does not know: their own tests say where adapters go.
+#: Model types that transformers does not know. Their own tests check their adapter sites.
 OWN_TYPES = {"albef", "vilt-bert"}
 
 
@@ -109,7 +109,7 @@ def _one_layer(model_type: str) -> nn.Module:
                 setattr(part, depth, 1)
         if getattr(part, "layer_types", None):
             part.layer_types = part.layer_types[:1]
-    if model_type == "blip":  # the automatic class would be the one that writes captions
+    if model_type == "blip":  # the automatic class would be the captioning model
         return hf.BlipForQuestionAnswering(config)
     try:
         return hf.AutoModelForImageTextToText.from_config(config)
@@ -120,7 +120,7 @@ def _one_layer(model_type: str) -> nn.Module:
 @pytest.mark.parametrize("kind", ["bottleneck", "lora"])
 @pytest.mark.parametrize("model_type", sorted(DEFAULT_SITES.keys() - OWN_TYPES))
 def test_default_sites_fit_the_real_architectures(model_type: str, kind: str) -> None:
-    """One layer of each known type at full width, without memory for its weights."""
+    """Check one layer of each known type at full width, without memory for its weights."""
     with torch.device("meta"):
         adapters = build_adapters(_one_layer(model_type), peft=kind)
     names = [name for name, parameter in adapters.peft_model.named_parameters() if ".global." in name]

@@ -1,4 +1,4 @@
-"""A module that trains whole beside the adapters: a fusion on the shared side."""
+"""A module that is trained in full beside the adapters: the fusion of two towers, shared with the server."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from helpers import make_unit
 
 
 class Scale(nn.Module):
-    """x ↦ w · x, so that what a route adds up can be read off."""
+    """Compute w · x, so that the output shows how a route weighs the adapters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ def test_a_shared_fusion_trains_and_travels(clip: TwoTowersBackbone, kind: str) 
     assert sum(p.numel() for key, p in entries.items() if key.startswith("fusion.")) == fusion
     total = sum(p.numel() for p in entries.values())
     counted = count_parameters(adapters, trains=("global",), shares=lambda key: True)
-    # The untrained fusion is replaced, as is everything by a full model.
+    # The adapter's fusion replaces the original one; kind 'full' replaces the whole model.
     expected = backbone if kind == "full" else backbone - fusion + total
     assert counted == {"total": expected, "trainable": total, "communicated": total}
 

@@ -1,4 +1,4 @@
-"""Tiny random transformers models, one for each kind of architecture that adapters know."""
+"""Tiny random transformers models, one for each kind of architecture that adapters support."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _smolvlm() -> nn.Module:
 
 
 def _smolvlm_inputs() -> dict[str, Tensor]:
-    # 4 patches in 2 × 2, folded by a scale factor of 2 into one image token.
+    # The scale factor of 2 folds the 2 × 2 patches into one image token.
     tokens = _tokens()
     tokens[:, 1] = 5
     return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "pixel_values": _images(1, 3, 32, 32)}

@@ -1,4 +1,4 @@
-"""A learner that one can follow by hand: one scalar per adapter and head, two classes, plain SGD unless told."""
+"""A learner small enough to check by hand: one scalar per adapter and head, two classes, plain SGD by default."""
 
 from math import exp
 
@@ -15,7 +15,7 @@ START = {"global": 0.8, "local": -0.3, "anchor": 0.5, "head": 1.5}
 
 
 class ScalarLearner:
-    """Features are the adapters' weighted scalars; logits are (head * feature, 0); the first class is always right."""
+    """Features are the weighted sum of the adapters; logits are (head * feature, 0); the first class is correct."""
 
     def __init__(self, optimizer=torch.optim.SGD, **options):
         self.p = {name: torch.tensor(value, dtype=torch.float64) for name, value in START.items()}
@@ -78,5 +78,5 @@ def context(round=1, rounds=10, **settings):
 
 
 def slope_of_task(z):
-    """d task / dz for logits (z, 0) and the first class right."""
+    """Return d task / dz for logits (z, 0), where the first class is correct."""
     return 1 / (1 + exp(-z)) - 1

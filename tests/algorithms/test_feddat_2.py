@@ -1,4 +1,4 @@
-"""FedDAT-2 by hand: whose turn it is, what moves, how answers are mixed and the weight is chosen."""
+"""FedDAT-2 by hand: which route a step trains, what moves, how answers are mixed, and how the weight is chosen."""
 
 from math import exp, inf, log
 
@@ -13,7 +13,7 @@ METHOD = ALGORITHMS["feddat-2"]
 
 
 def slope(z):
-    """d/dz of the task loss for logits (z, 0), the first class right."""
+    """Return d/dz of the task loss for logits (z, 0), where the first class is correct."""
     return 1 / (1 + exp(-z)) - 1
 
 
@@ -57,7 +57,7 @@ def test_one_pass_a_step():
 
 
 def test_probabilities_are_mixed():
-    """Of ¼ and ¾ for the first class, at w = 0.2: 0.2 · ¼ + 0.8 · ¾ = 0.65."""
+    """Probabilities ¼ (personal) and ¾ (shared) of the first class at w = 0.2 give 0.2 · ¼ + 0.8 · ¾ = 0.65."""
     personal, shared = torch.tensor([[1.0, 3.0]]).log() + 5, torch.tensor([[3.0, 1.0]]).log()
     torch.testing.assert_close(mixed(personal, shared, 0.2).exp(), torch.tensor([[0.65, 0.35]]))
     assert mixed(personal, shared, 1.0) is personal and mixed(personal, shared, 0.0) is shared
@@ -78,7 +78,7 @@ def test_the_weight_is_where_neighbours_are_good_too():
 
 
 class WithValidation(ScalarLearner):
-    """Two batches of one question each; answers of the personal route are right in both, the shared route's in one."""
+    """Two batches of one question each; the personal route answers both correctly, the shared route only the first."""
 
     def held_out(self):
         for self.batch in range(2):
@@ -93,7 +93,10 @@ class WithValidation(ScalarLearner):
 
 
 def test_the_weight_is_chosen_on_validation_data():
-    """p_p = 0.953 and p_s = 0.002 on the second question: right from w = 0.6 on; the middlest of the smooth best."""
+    """On the second question p_p = 0.953 and p_s = 0.002, so the mixture is right for w from 0.6 on.
+
+    0.7 is the smallest of these weights whose neighbours are right, too.
+    """
     now, learner = at(0), WithValidation()
     METHOD.prepare(learner, now)
     assert now.state[WEIGHT].item() == pytest.approx(0.7)

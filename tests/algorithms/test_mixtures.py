@@ -1,4 +1,4 @@
-"""Methods that mix two adapters by weights of their own: FedDPA and FedALT, by hand."""
+"""FedDPA and FedALT, which mix two adapters with weights of their own, by hand."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from feddat.config import AlgorithmConfig, ConfigError, load_config
 
 
 def slope(z):
-    """d/dz of the task loss for logits (z, 0), the first class right."""
+    """Return d/dz of the task loss for logits (z, 0), where the first class is correct."""
     return torch.sigmoid(torch.tensor(z, dtype=torch.float64)).item() - 1
 
 
@@ -20,7 +20,7 @@ def slope(z):
 
 
 def test_feddpa_step_by_hand():
-    """The global adapter as in FedAvg; then the local one at weight a beside the moved global one."""
+    """First the global adapter trains as in FedAvg; then the local one, mixed at weight a with the new global one."""
     s, c, h, a = START["global"], START["local"], START["head"], 0.25
     g = slope(h * s)
     s_new, h_mid = s - LR * g * h, h - LR * g * s
@@ -34,7 +34,7 @@ def test_feddpa_step_by_hand():
 
 
 def test_feddpa_weighs_by_familiarity():
-    """cos with (1, 0) and (0, 1): of (2, 0) 1 and 0; of (1, 1) √½ both; of (-1, 0) -1 and 0. α is half their mean."""
+    """Cosines with (1, 0) and (0, 1): 1 and 0 for (2, 0), √½ for (1, 1), -1 and 0 for (-1, 0). α is half their mean."""
     now = context(local_weight=0.5)
     features = torch.tensor([[2.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
     assert local_weights(features, now).tolist() == [0.5] * 3, "nothing to compare with yet"
@@ -94,7 +94,7 @@ def test_a_round_begins_with_the_rest_and_the_own(previous):
 
 
 def test_fedalt_step_by_hand():
-    """The mixer starts at half and half: every step moves local, mixer and head, never the rest of the world."""
+    """The mixer starts at one half each. A step moves local adapter, mixer and head, never the rest of the world."""
     c, a, h = START["local"], START["anchor"], START["head"]
     g = slope(h * (c + a) / 2)
     learner, now, fedalt = ScalarLearner(), context(), ALGORITHMS["fedalt"]
@@ -105,7 +105,7 @@ def test_fedalt_step_by_hand():
     assert now.state["mixer.bias"].tolist() == pytest.approx([move, -move])
     expected = {"global": START["global"], "anchor": a, "local": c - LR * g * h / 2, "head": h - LR * g * (c + a) / 2}
     assert learner.values() == pytest.approx(expected)
-    # The answer uses the mixer as it stands: with features 1, softmax of (2 move, -2 move).
+    # The answer uses the mixer after the step: with features 1, softmax of (2 move, -2 move).
     w = torch.softmax(torch.tensor([2 * move, -2 * move]), dim=0).tolist()
     z = learner.p["head"].item() * (w[0] * learner.p["local"].item() + w[1] * a)
     assert fedalt.answer(learner, "mixed", now)[0, 0].item() == pytest.approx(z, rel=1e-6)

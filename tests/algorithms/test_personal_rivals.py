@@ -1,4 +1,4 @@
-"""Ditto, APFL and pFedMe against numbers done by hand: one scalar per adapter, plain SGD."""
+"""Ditto, APFL and pFedMe against numbers computed by hand: one scalar per adapter, plain SGD."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def test_apfl_by_hand():
 
 def test_apfls_share_rests_unless_learned_and_stays_within_its_bounds():
     assert apfl(ScalarLearner(), 0.3, apfl_learned=False)[1].item() == 0.3
-    assert apfl(ScalarLearner(), 0.001)[1].item() == 0.0  # the step goes below: local is the worse one
+    assert apfl(ScalarLearner(), 0.001)[1].item() == 0.0  # the step would go below 0: local is worse
 
 
 def test_apfl_answers_with_the_mixture():

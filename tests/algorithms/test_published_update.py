@@ -1,8 +1,8 @@
-"""FedDAT's step on a ViLT against METHOD's sequence written out naively: explicit adapters, passes and AdamW.
+"""FedDAT's step on a ViLT against the published sequence written out naively: explicit adapters, passes and AdamW.
 
-Both sides start from the same weights and see the same batches. They share no code but the stock ViLT and the head:
-the naive side adds x + A(x) in hooks from plain tensors, runs every pass that the paper's order names, and moves plain
-tensors by AdamW's formula.
+Both sides start from the same weights and see the same batches. They share only the stock ViLT and the head. The naive
+side adds x + A(x) in hooks from plain tensors, runs every pass in the paper's order, and updates plain tensors by
+AdamW's formula.
 """
 
 import copy
@@ -31,7 +31,7 @@ CONFIG = ViltConfig(
 
 @pytest.fixture(scope="module")
 def start():
-    """Model, head, batches: the same for both sides."""
+    """Return the model, the head and the batches, which are the same for both sides."""
     torch.manual_seed(0)
     model = ViltModel(CONFIG).double().eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -55,12 +55,12 @@ def vqa_loss(logits, targets):
 
 
 def ours(start, order, peft="bottleneck"):
-    """Five steps by the real parts; returns the adapters' weights at the start and at the end, and the head."""
+    """Run five steps with the real code; return the adapters' weights at the start and at the end, and the head."""
     model, head, batches = start
     model, head = copy.deepcopy(model), copy.deepcopy(head)
     adapters = build_adapters(model, peft=peft, reduction=4, rank=4)
     adapters.peft_model.double()
-    # Unlike a fresh start, every part of every adapter is away from zero and from its neighbours.
+    # Unlike freshly initialised adapters, these have no zeros, and all three differ.
     generator = torch.Generator().manual_seed(1)
     for name in ("global", "local", "anchor"):
         for parameter in adapters.parameters(name):
@@ -101,7 +101,7 @@ class AdamW:
 
 
 class Naive:
-    """The method as METHOD writes it: one adapter is [W_down, b_down, W_up, b_up] for each layer."""
+    """The method as it was published; an adapter is [W_down, b_down, W_up, b_up] for each layer."""
 
     def __init__(self, start, first):
         model, head, self.batches = start
@@ -182,7 +182,7 @@ def test_five_steps_equal_the_naive_sequence(start, order):
     assert largest_difference(last["local"], naive.c) < 1e-10
     assert largest_difference(head, naive.h) < 1e-10
     assert largest_difference(last["anchor"], first["anchor"]) == 0
-    # The comparison means something only if everything moved.
+    # The comparison is meaningful only if both adapters moved.
     assert largest_difference(last["global"], first["global"]) > 1e-3
     assert largest_difference(last["local"], first["local"]) > 1e-3
 

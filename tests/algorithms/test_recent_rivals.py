@@ -13,12 +13,12 @@ from feddat.config import ConfigError, load_config
 
 
 def slope(z):
-    """d/dz of the task loss for logits (z, 0), the first class right."""
+    """Return d/dz of the task loss for logits (z, 0), where the first class is correct."""
     return 1 / (1 + exp(-z)) - 1
 
 
 def close(rule, replies, shared):
-    """A round of a rule in which clients send these adapters and extra arrays."""
+    """Run a round of a rule with ``replies`` (client -> adapter, extra arrays); return the new shared state."""
     rule.open(1, shared)
     for name, (adapter, extras) in replies.items():
         arrays = [{key: value.numpy() for key, value in part.items()} for part in (adapter, extras)]
@@ -70,7 +70,7 @@ def test_the_correction_is_the_least_of_its_objective():
 
 
 def test_relevance_by_hand():
-    """Gradients at 0° , 0° and 90°: cosines 1 and 0, so weights e² : e² : 1 at τ = ½."""
+    """Gradients at 0°, 0° and 90° have cosines 1 and 0, so the weights are e² : e² : 1 at τ = ½."""
     weights = fedmosaic.relevance(torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]]))
     like, other = exp(2) / (2 * exp(2) + 1), 1 / (2 * exp(2) + 1)
     torch.testing.assert_close(weights[0], torch.tensor([like, like, other]))
@@ -92,7 +92,7 @@ def test_each_client_gets_its_own_mean_and_a_new_one_the_plain_mean():
 
 
 def test_fedmosaic_step_by_hand():
-    """Gate 0: half local, half anchor; the gate's slope is that of σ(0) = ½, times what it changes."""
+    """At gate 0 the mixture is half local, half anchor, and the gate moves with slope σ′(0) = ¼."""
 
     class Learner(ScalarLearner):
         def adapter(self, name):
@@ -114,7 +114,10 @@ def test_fedmosaic_step_by_hand():
 
 
 def test_the_router_always_takes_the_own_expert():
-    """M = 2: three logits, two for the own expert. Of softmax (½, ¼, ¼) the first two: the own alone."""
+    """M = 2 gives three logits, the first two for the client's own expert; the two largest count.
+
+    In the first row, two of them are equal, so the own expert has a weight of 1 or of ⅔.
+    """
     logits = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]).log()
     weights = fedlease.expert_weights(logits, 2)
     torch.testing.assert_close(weights[1], torch.tensor([0.25, 0.75]))
@@ -123,7 +126,7 @@ def test_the_router_always_takes_the_own_expert():
 
 
 def test_experts_are_the_means_of_clusters():
-    """Ann and bob write in one direction, cat in another: two experts, ann's first for ann, cat's first for cat."""
+    """The matrices B of ann and bob point in one direction, cat's in another; a client gets its own expert first."""
     key = "q.lora_B.weight"
     sent = {key: torch.zeros(2, 1)}
     rule = MeanRule(ALGORITHMS["fedlease"].server)
@@ -140,7 +143,7 @@ def test_experts_are_the_means_of_clusters():
 
 
 def test_clusters_by_silhouette():
-    """Two pairs at distance 0.1 within and 1 between: silhouette 0.9 of each; three clusters are worse."""
+    """Two pairs at distance 0.1 within and 1 between have silhouette 0.9; three clusters are worse."""
     distances = torch.tensor([[0, 0.1, 1, 1], [0.1, 0, 1, 1], [1, 1, 0, 0.1], [1, 1, 0.1, 0]])
     assert clusters.silhouette(distances, [0, 0, 1, 1]) == pytest.approx(0.9)
     assert clusters.by_silhouette(distances, 3) == [0, 0, 1, 1]
@@ -151,7 +154,7 @@ def test_clusters_by_silhouette():
 
 
 def test_subspaces_and_the_eigengap():
-    """Columns that span the same line are alike whatever their length; two lines at a right angle have nothing."""
+    """Columns on the same line have similarity 1 whatever their length; orthogonal ones have similarity 0."""
     key = "q.lora_B.weight"
     lines = [[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, 4.0]]
     similar = clusters.subspace_similarities([{key: torch.tensor([line]).T} for line in lines])
@@ -166,7 +169,7 @@ def test_tiers_take_turns():
 
 
 def test_overlap_by_hand():
-    """Columns (1, 0) and (1, 1) against (2, 0): products 2 and 2, squares 8."""
+    """Columns (1, 0) and (1, 1) against (2, 0): dot products 2 and 2, sum of squares 8."""
     key = "q.lora_B.weight"
     one, other = {key: torch.tensor([[1.0, 1.0], [0.0, 1.0]])}, {key: torch.tensor([[2.0], [0.0]])}
     assert hilora.overlap(one, other).item() == 8
@@ -194,7 +197,7 @@ def test_the_root_rests_when_clusters_train():
 
 
 def test_pfedmma_step_by_hand():
-    """U = 2, S = 3, product 6 on a feature of 1: both factors move by the chain rule, the product follows them."""
+    """U = 2 and S = 3 have the product 6: both factors move by the chain rule, and the adapter is their product."""
 
     class Learner(ScalarLearner):
         def __init__(self):

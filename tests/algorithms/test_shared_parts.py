@@ -1,4 +1,4 @@
-"""Methods that share or train only a part of the adapter, by hand and over real adapters."""
+"""Methods that share or train only a part of the adapter, by hand and with real adapters."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def loras(*layers):
 
 
 def test_fedrep_trains_the_head_first():
-    """Of five steps at a share of 0.4, two train the head and three the adapter."""
+    """With a head share of 0.4, the first two of five steps train the head and the other three the adapter."""
     learner, fedrep = ScalarLearner(), ALGORITHMS["fedrep"]
     for step in range(5):
         now = context(head_share=0.4)
@@ -71,7 +71,7 @@ def test_which_factors_travel_and_train(method, shared, trained):
 
 
 def test_fedex_by_hand():
-    """Factors 1·2 and 3·4: the mean product is 7, that of the means 2·3 = 6; the residuals 1 add up."""
+    """Factors 1·2 and 3·4 have the mean product 7; the means have the product 2·3 = 6. The residual 1 adds up."""
     server = FedExLora.server
     clients = [{"q.lora_A.weight": torch.tensor([[a]]), "q.lora_B.weight": torch.tensor([[b]])}
                for a, b in ((1.0, 2.0), (3.0, 4.0))]  # fmt: skip
@@ -89,7 +89,7 @@ def test_fedex_by_hand():
 
 
 def test_fedex_average_is_exact():
-    """Three clients' random pairs: with residuals, every weight is the pretrained one plus the clients' mean update."""
+    """With residuals, every weight is the pretrained one plus the mean update of three clients' random pairs."""
     clients = []
     base = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3))
     pretrained = [layer.weight.detach().clone() for layer in base]

@@ -1,4 +1,4 @@
-"""FedProx, SCAFFOLD, FedDyn and MOON against numbers done by hand: one scalar per adapter, plain SGD."""
+"""FedProx, SCAFFOLD, FedDyn and MOON against numbers computed by hand: one scalar per adapter, plain SGD."""
 
 from math import exp, log
 
@@ -80,7 +80,7 @@ def test_scaffolds_server_by_hand():
     state, shared = server.finish(
         {"w": torch.tensor([0.5])}, at, gathered(3.0, 2, 4, w=8.0), AlgorithmConfig(scaffold_lr=0.5)
     )
-    assert (state["w"].item(), shared["w"].item()) == (4.5, 2.0)  # 0.5 + 2/4 * 8; half the way from 1 to 3
+    assert (state["w"].item(), shared["w"].item()) == (4.5, 2.0)  # 0.5 + 2/4 * 8; halfway from 1 to 3
 
 
 def test_feddyn_by_hand_over_two_rounds():
@@ -115,7 +115,7 @@ def test_feddyns_server_by_hand():
 
 
 def test_the_contrastive_loss_by_hand():
-    """Row 1: cosine 1 to the received, 0 to the last. Row 2: the other way round. Temperature 1/2."""
+    """Row 1 has cosine 1 to the received features and 0 to the last ones, row 2 the reverse; temperature 1/2."""
     z = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
     towards, away = torch.tensor([[1.0, 0.0], [3.0, 0.0]]), torch.tensor([[0.0, 5.0], [0.0, 1.0]])
     one, two = -log(exp(2) / (exp(2) + 1)), -log(1 / (1 + exp(2)))
@@ -129,7 +129,7 @@ def test_moon_moves_the_global_adapter_and_remembers_it():
     metrics = algorithm.step(learner, here)
     assert learner.routes == ["anchor", "local", "global"]
     assert learner.moved == [{"global", "head"}]
-    # All features have one sign, so that every cosine is 1: the contrast is ln 2 and pulls nowhere.
+    # All features have the same sign, so every cosine is 1: the contrast is ln 2 and has no gradient.
     assert metrics["contrast"].item() == pytest.approx(log(2))
     assert metrics["loss"].item() == pytest.approx(metrics["task"].item() + 0.5 * log(2))
     algorithm.finish(learner, here)

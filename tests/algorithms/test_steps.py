@@ -1,4 +1,4 @@
-"""Every step against closed-form numbers: one scalar per adapter, one scalar head, two classes, plain SGD."""
+"""Steps of FedDAT and of the single-route methods against closed forms: scalar adapters and head, plain SGD."""
 
 from math import exp, log
 
@@ -14,7 +14,7 @@ def sigmoid(x):
 
 
 def slope(z, teacher, weight, temperature):
-    """d/dz of (1 - w) * task(z) + w * KL_T(z || teacher), for logits (z, 0) and the first class right."""
+    """Return d/dz of (1 - w) * task(z) + w * KL_T(teacher || z) for logits (z, 0), where the first class is correct."""
     return (1 - weight) * (sigmoid(z) - 1) + weight * temperature * (
         sigmoid(z / temperature) - sigmoid(teacher / temperature)
     )

@@ -1,4 +1,4 @@
-"""Small stand-ins for participants: what a client would do, in arithmetic one can do in one's head."""
+"""Fake clients whose training and scores are simple enough to compute in one's head."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from feddat.config import EvalConfig
 
 
 class Adder:
-    """Adds its own number to every weight; its score is the mean weight; remembers its turns."""
+    """A client that adds its number to every weight, scores the mean weight, and records its turns."""
 
     def __init__(self, name: str, number: float = 1.0, examples: int = 1) -> None:
         self.name, self.number, self.examples = name, number, examples
@@ -37,7 +37,7 @@ class Adder:
 
 
 def app_of(*participants):
-    """Return the ClientApp of fake participants; ``sharing`` and ``model`` are theirs, where they have them."""
+    """Return a ClientApp of fakes, with their ``sharing``, ``model`` and ``refuses_old_state`` where set."""
     by_name = {participant.name: participant for participant in participants}
 
     def find(context, run):
@@ -51,7 +51,7 @@ def app_of(*participants):
 
 
 class Recorder(InProcessGrid):
-    """A grid that keeps every message that passes."""
+    """A grid that records every message."""
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -86,7 +86,7 @@ def federate(
     model=None,
     **settings,
 ):
-    """Run rounds over fake participants; return grid, strategy and events."""
+    """Run rounds with fake participants; return grid, strategy and events."""
     grid = grid_type(app_of(*participants), [participant.name for participant in participants])
     events: list[dict] = []
     strategy = AdapterStrategy(

@@ -1,4 +1,4 @@
-"""Federations of fakes whose updates travel as shares of secure sums, and which drop out where they are told to."""
+"""Federations of fakes with secure aggregation, in which clients drop out in chosen phases."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from feddat.config import EvalConfig
 from feddat.privacy.secure_sum import fixed_point
 from feddat.privacy.secure_sum.terms import Rules
 
-#: Message types in the order of a round, by the phase before whose end a client drops out.
+#: Phase in which a client drops out -> type of its messages, in the order of a round.
 PHASES = {"keys": "train", **{step: secure_messages.message_type(step) for step in secure_messages.STEPS}}
 
 
 class Drawn:
-    """Adds numbers that its name and the round alone decide."""
+    """A client whose update depends only on its name and the round."""
 
     def __init__(self, name: str, examples: int = 1) -> None:
         self.name, self.examples = name, examples
@@ -51,7 +51,11 @@ class Drawn:
 
 
 class Dropping(Recorder):
-    """A grid in which clients drop out: (round, message type) -> names, which answer with an error from then on."""
+    """A grid in which clients drop out.
+
+    Attributes:
+        gone: (round, message type) -> names that answer with an error from there to the end of the round.
+    """
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -97,7 +101,7 @@ def secure_app(participants, folder, rules, identities=None):
 def secure_federate(
     participants, state, folder, rounds=1, rules=Rules(), gone=None, grid=None, identities=None, **settings
 ):
-    """Run rounds; return grid, strategy and events."""
+    """Run rounds with secure aggregation; return grid, strategy and events."""
     if grid is None:
         grid = Dropping(secure_app(participants, folder, rules, identities), [each.name for each in participants])
     grid.gone = gone or {}
@@ -118,13 +122,13 @@ def secure_federate(
 
 
 def plain_mean(sent, updates, rules, offered):
-    """Return what a fixed-point mean of updates makes of an adapter, without any secrets.
+    """Return an adapter plus the fixed-point mean of updates, computed without any secrets.
 
     Args:
         sent: the adapter, flat.
-        updates: flat, of those in the sum.
-        rules: of the sum.
-        offered: number of clients that began.
+        updates: flat updates of the clients in the sum.
+        rules: rules of the sum.
+        offered: number of clients that began the round.
     """
     most = fixed_point.levels(offered, rules.bits)
     total = sum(np.rint(np.clip(u.astype(np.float64) * (most / rules.clip), -most, most)) for u in updates)

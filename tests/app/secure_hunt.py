@@ -1,7 +1,7 @@
-"""A server whose clients live in other processes, and which stops wherever its memory is to be searched.
+"""A server with clients in another process, which stops at every point where a test searches its memory.
 
-Run as ``python -m secure_hunt FOLDER plain|secure``: prints a line at every stop, and goes on for each line that it is
-given. The update of ``c01`` is drawn from a seed, so that whoever searches can make it again.
+Run as ``python -m secure_hunt FOLDER plain|secure``. It prints a line at every stop and continues when it reads a line.
+The update of ``c01`` is drawn from a seed, so that the test can compute it, too.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def adapter() -> dict[str, torch.Tensor]:
 
 
 def update(round: int) -> np.ndarray:
-    """What the client adds whose update is searched for."""
+    """Return the update of ``c01``, which the test searches for."""
     return Drawn("c01").update(round, adapter())["w"].numpy()
 
 
 def needles() -> dict[str, bytes]:
-    """Forms in which the update of the first round could lie in memory: a stretch of 20 numbers of each."""
+    """Return the forms that the first round's update can have in memory: name -> a stretch of 20 numbers."""
     found = update(1)
     most = fixed_point.levels(len(NAMES), Rules().bits)
     levels = fixed_point.quantise(found, Rules().clip, most)[0]
@@ -66,7 +66,7 @@ def _app(folder: Path, secure: bool):
 
 
 class Turns:
-    """What a worker process does."""
+    """The function of the worker process: let a client answer a message."""
 
     def __init__(self, folder: Path, secure: bool) -> None:
         self.folder, self.secure = folder, secure
@@ -116,6 +116,6 @@ def main(folder: Path, secure: bool) -> None:
 
 
 if __name__ == "__main__":
-    from secure_hunt import main as run  # so that workers find what they are given under its name
+    from secure_hunt import main as run  # so that workers can import the pickled classes
 
     run(Path(sys.argv[1]), sys.argv[2] == "secure")

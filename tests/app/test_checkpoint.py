@@ -23,7 +23,7 @@ def test_a_state_comes_back_exactly(tmp_path):
     state = state_of(3)
     store.save(state)
     found = store.latest()
-    assert list(found.shared) == ["b", "a"]  # their order too
+    assert list(found.shared) == ["b", "a"]  # in the same order
     assert all(torch.equal(found.shared[key], state.shared[key]) for key in state.shared)
     assert (found.round, found.refused, found.bytes, found.seconds) == (3, 1, state.bytes, state.seconds)
 
@@ -61,7 +61,7 @@ def test_a_missing_file_is_damage_too(tmp_path):
 
 
 def test_a_file_of_an_earlier_version_is_read_and_in_time_replaced(tmp_path):
-    """There a round was one file: tensors under their own names, the rest as JSON in its metadata."""
+    """Earlier versions wrote one file per round: tensors under their own names, the rest as JSON in its metadata."""
     tmp_path = tmp_path / "checkpoints"
     tmp_path.mkdir()
     numbers = {

@@ -1,4 +1,4 @@
-"""Privacy of whole clients over messages: the noise of the server, noise in shares, who may take part, the ledgers."""
+"""Client-level privacy over messages: noise of the server, noise in shares, who may take part, and the ledgers."""
 
 import json
 import math
@@ -39,7 +39,7 @@ SHARES = SETTINGS | {"secure_aggregation.enabled": True, "secure_aggregation.bit
 
 
 def central(tmp_path, participants, state, rounds=1, values=(), **settings):
-    """Run rounds whose server adds noise; return grid, strategy, events and the ledger."""
+    """Run rounds in which the server adds noise; return grid, strategy, events and the ledger."""
     config = load_config(**SETTINGS | dict(values))
     checkpoints = Checkpoints(tmp_path / "checkpoints", "hash")
     participations = Participations(checkpoints, config)
@@ -49,7 +49,7 @@ def central(tmp_path, participants, state, rounds=1, values=(), **settings):
 
 
 def test_the_server_adds_noise_once_to_the_mean_of_clipped_updates(tmp_path):
-    """Ten numbers move by 1, by 0.1 and by 3: norms sqrt(10), 0.316 and 9.5, clipped to 0.5."""
+    """The clients move ten numbers by 1, by 0.1 and by 3: norms sqrt(10), 0.316 and 9.5, clipped to 0.5."""
     state = ServerState(shared(0.25))
     _, _, events, paid = central(tmp_path, [Adder("a", 1.0), Adder("b", 0.1), Adder("c", 3.0)], state)
     moved = (0.5 / math.sqrt(10) + 0.1 + 0.5 / math.sqrt(10)) / 3
@@ -62,7 +62,7 @@ def test_the_server_adds_noise_once_to_the_mean_of_clipped_updates(tmp_path):
 
 
 def test_one_client_moves_the_sum_by_the_norm_at_most(tmp_path):
-    """The noise is the same by its seed: what is left of the difference is that client's part."""
+    """With the same noise seed, the difference between two runs is the part of the one client that differs."""
     found = []
     for at, number in enumerate((0.0, 30.0)):
         state = ServerState(shared())
@@ -75,7 +75,7 @@ def test_rounds_are_counted_before_the_run_goes_on_and_never_taken_back(tmp_path
     clients = [Adder("a"), Adder("b")]
     *_, paid = central(tmp_path, clients, ServerState(shared()), rounds=2)
     assert paid.rounds == {"a": 2, "b": 2} and paid.most == 3
-    # The server lost its last checkpoint: what it has released stays paid.
+    # The server lost its last checkpoint, but the rounds that it has released stay counted.
     with pytest.raises(FederationError, match=r"privacy: training stops: only 0 clients can .* each may in 3"):
         central(tmp_path, clients, ServerState(shared()), rounds=3)
     ledger = json.loads((tmp_path / "checkpoints" / "privacy.json").read_text())
@@ -109,7 +109,7 @@ def test_clients_take_part_as_often_as_is_set_and_then_rest(tmp_path):
 
 
 def sums(tmp_path, participants, state, gone=None, values=()):
-    """Run one round over messages whose clients add their shares of the noise."""
+    """Run one round in which each client adds its share of the noise; return also the settings and the sum's rules."""
     config = load_config(**SHARES | dict(values))
     rules = sum_rules(config)
     by_name = {each.name: each for each in participants}

@@ -1,4 +1,4 @@
-"""What goes wrong with clients and their replies: each time the round goes on, and one line says what was done."""
+"""Faults of clients and their replies: the round continues or the run stops, and one line says why."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from feddat.app.rules import FlowerRule
 
 
 class Lying(Adder):
-    """Does what ``change`` makes of an honest result."""
+    """A client that returns its honest result after ``change``."""
 
     def __init__(self, name, change) -> None:
         super().__init__(name, 1.0, examples=5)
@@ -120,7 +120,7 @@ def test_weights_by_examples_need_their_number(caplog):
 
 
 def test_weights_by_losses_need_them(caplog):
-    """Also from a client that says it shares its loss, and does not send it."""
+    """The server refuses a client that does not share its loss, and one that claims to but does not send it."""
     honest, liar = Adder("bob"), Lying("cid", changed(metrics={}))
     honest.sharing = "counts"
     state = ServerState(shared())
@@ -133,7 +133,7 @@ def test_weights_by_losses_need_them(caplog):
 
 
 class Late(Recorder):
-    """A grid in which ``bob`` answers to training in round 2 only when he is asked in round 3."""
+    """A grid in which bob's training reply of round 2 arrives only with the replies of round 3."""
 
     kept = None
 
@@ -141,7 +141,7 @@ class Late(Recorder):
         late = self.kept
         for reply in super().send_and_receive(messages, timeout=timeout):
             if late is not None and reply.metadata.message_type == "train":
-                yield late  # it comes with the answers of a later round
+                yield late
                 late = self.kept = None
             if reply.metadata.src_node_id == 2 and self.bob.turns[-1:] == [("fit", 2)]:
                 self.kept = reply
@@ -153,7 +153,7 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_not_used(caplog):
     bob, state = Adder("bob", 10.0), ServerState(shared())
     Late.bob = bob
     federate([Adder("ann", 1.0), bob], state, rounds=3, grid_type=Late, deadline=60.0)
-    # Rounds 1 and 3: (1 + 10) / 2; round 2: ann's alone.
+    # Rounds 1 and 3: (1 + 10) / 2; round 2: only ann's 1.
     assert torch.equal(state.shared["up.bias"], torch.full((4,), 5.5 + 1.0 + 5.5))
     assert "round 2, train: client bob failed: has not answered within 60 s; a later reply is ignored" in caplog.text
     assert ("evaluate", 2, "validation", False) not in bob.turns, "still at its training, it is not asked for scores"
@@ -162,7 +162,7 @@ def test_a_straggler_is_not_waited_for_and_its_late_reply_not_used(caplog):
 
 
 class Silent(Recorder):
-    """A grid in which node 2 never answers to training."""
+    """A grid in which node 2 never answers a training message."""
 
     def send_and_receive(self, messages, *, timeout=None):
         for reply in super().send_and_receive(messages, timeout=timeout):
@@ -185,7 +185,7 @@ def test_after_the_deadline_no_further_turn_begins():
 
 
 class Moving(Recorder):
-    """A grid whose nodes come and go: ``present`` are the connected ones."""
+    """A grid whose nodes come and go; ``present`` holds the connected ones."""
 
     present: frozenset[int] = frozenset()
 
@@ -209,7 +209,7 @@ def test_a_client_that_goes_and_comes_back_is_known_by_its_name(caplog):
     assert list(roster.members) == [1]
     assert roster.size() == 2
     grid.present = {1, 2}
-    roster._ask_again.clear()  # as after a while
+    roster._ask_again.clear()  # as if some time had passed
     roster.refresh(grid, 3)
     assert list(roster.members) == [1, 2]
     assert "client bob has gone (node 2)" in caplog.text
@@ -246,7 +246,7 @@ def test_a_node_that_does_not_answer_gives_its_name_to_the_one_that_does(caplog)
 
 
 def test_replies_come_one_by_one_from_a_grid_that_is_asked_again_and_again(monkeypatch):
-    """Flower's own grids have no streaming; what is late is left with them."""
+    """Flower's own grids return all replies at once, so PollingGrid pulls them repeatedly."""
     monkeypatch.setattr("feddat.app.polling.PAUSE", 0.01)
 
     class Slow(Recorder):
@@ -265,7 +265,7 @@ def test_replies_come_one_by_one_from_a_grid_that_is_asked_again_and_again(monke
 
 
 class Gone(Moving):
-    """Node 2 goes away at its training, as often as ``times`` says; the SuperLink then answers in its own name."""
+    """A grid whose node 2 disconnects in training, ``times`` times; the SuperLink then answers in its own name."""
 
     times, back = 1, False
 
@@ -304,7 +304,7 @@ def test_for_a_node_that_has_gone_the_server_answers_and_the_round_goes_on(monke
 
 
 class Torn(Moving):
-    """Node 2 is taken out while it sends its trained adapter: the SuperLink has the beginning of it, and waits on."""
+    """A grid whose node 2 disconnects while it sends its trained adapter; the SuperLink keeps waiting for the rest."""
 
     def pull_messages(self, ids):
         for reply in super().pull_messages(ids):

@@ -1,4 +1,4 @@
-"""How large messages are, in bytes and in memory, and what is said where they are too large."""
+"""The size of messages in bytes and in memory, and the errors for messages that are too large."""
 
 import gc
 import os
@@ -79,7 +79,7 @@ def test_the_computed_size_is_that_of_flowers_protocol_buffers(arrays, metrics):
 
 
 def test_a_message_goes_when_nobody_has_it_any_more():
-    """Not when Python next looks for cycles, which may be many messages later."""
+    """Messages are in no reference cycle, so that Python frees them at once, without the garbage collector."""
     InProcessGrid(None, [])
     gc.disable()
     try:
@@ -136,10 +136,10 @@ def test_the_memory_that_messages_take_is_looked_at_first():
         check_message(shapes, {}, WireConfig(), ServerConfig(), 3, 5 * 2**30)
     with pytest.raises(ConfigError, match=r"up to 16\.0 GiB"):
         check_message(shapes, {}, WireConfig(), ServerConfig(rule="fedmedian"), 3, 10 * 2**30)
-    check_message(SHAPES, {}, WireConfig(), ServerConfig(), 3, 2**20)  # too little to be worth a look
+    check_message(SHAPES, {}, WireConfig(), ServerConfig(), 3, 2**20)  # too small to be checked
 
 
-#: Prints what each step of a large message's life takes beyond what was there, as a multiple of its arrays.
+#: Prints the peak memory that each step in the life of a large message adds, as a multiple of the message's arrays.
 MEASURE = r"""
 import gc, re, sys
 from pathlib import Path
@@ -189,7 +189,7 @@ measured("rounds", rounds)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads what Linux says about memory")
 def test_copies_of_a_large_message(tmp_path):
-    """73 MB of arrays, in a process of its own; what is allowed leaves room for a tenth of it in smaller things."""
+    """Measure a message with 72 MiB of arrays in a process of its own; the bounds leave room for smaller objects."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, "-c", MEASURE, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

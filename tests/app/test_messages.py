@@ -12,7 +12,7 @@ from feddat.app.messages import Member, ReplyError
 
 @pytest.fixture
 def asked() -> Message:
-    InProcessGrid(None, [])  # tells Flower whose process this is
+    InProcessGrid(None, [])  # Flower creates messages only in a process with an identity
     config = messages.instruction_config(3, 5)
     return Message(messages.instruction_content(messages.to_arrays(shared(0.5)), config), 1, "train")
 

@@ -1,4 +1,4 @@
-"""A client's policy: what it covers, what it takes for a policy, and what it makes of settings."""
+"""A client's policy: which settings it covers, which policies are valid, and which settings it accepts."""
 
 import types
 import typing
@@ -24,7 +24,7 @@ POLICY = PolicyConfig()
 
 
 def numeric(annotation):
-    """Tell whether values of a type can be numbers."""
+    """Return whether values of a type can be numbers."""
     if annotation in (int, float):
         return True
     parts = typing.get_args(annotation)
@@ -105,7 +105,7 @@ def test_a_policy_that_is_none_is_refused(tmp_path, policy, reason):
 
 
 def test_bounds_that_are_left_out_keep_their_defaults():
-    policy = PolicyConfig(bounds={"train.lr": ["1e-6", "1e-1"]})  # as YAML 1.1 reads them
+    policy = PolicyConfig(bounds={"train.lr": ["1e-6", "1e-1"]})  # YAML 1.1 reads them as text
     assert policy.bounds["train.lr"] == (1e-6, 0.1)
     assert {key: pair for key, pair in policy.bounds.items() if key != "train.lr"} == {
         key: pair for key, pair in POLICY.bounds.items() if key != "train.lr"
@@ -124,7 +124,7 @@ def test_what_is_no_number_has_no_bounds(value):
     assert POLICY.outside("pictures.frame", value) is None
 
 
-# 100 examples in batches of 30: 4 steps an epoch, and the fewest examples where steps are counted.
+# The default policy wants 4 steps and 64 examples or more. 100 examples in batches of 30 give 4 steps an epoch.
 @pytest.mark.parametrize(
     ("train", "examples", "reason"),
     [

@@ -1,4 +1,4 @@
-"""Rules of aggregation against numbers one can do by hand, and what is kept of them."""
+"""Aggregation rules against numbers computed by hand, their state after a resume, and combinations that are refused."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from feddat.config import ConfigError, load_config
 
 @pytest.fixture(autouse=True)
 def process():
-    InProcessGrid(None, [])  # tells Flower whose process this is
+    InProcessGrid(None, [])  # Flower creates messages only in a process with an identity
 
 
 def reply(value, loss=1.0, extra=None):
@@ -26,7 +26,7 @@ def reply(value, loss=1.0, extra=None):
 
 
 def run(rule, start, rounds, state=None, first=1):
-    """Rounds of replies given as (value, weight) or (value, weight, loss); return the values after each."""
+    """Run rounds of replies (value, weight) or (value, weight, loss); return the value after each round."""
     at = {"w": torch.tensor([start])}
     rule.start(at, state)
     values = []
@@ -53,7 +53,7 @@ THREE = [(2.0, 1.0), (4.0, 1.0), (12.0, 1.0)]  # mean 6
         ("fedadagrad", {}, 1.0, THREE, 1 + 0.1 * 5 / (5 + 1e-3)),
         ("fedmedian", {}, 1.0, THREE, 4.0),
         ("fedtrimmedavg", {"beta": 0.34}, 1.0, THREE, 4.0),
-        ("krum", {}, 1.0, THREE, 2.0),  # 2 and 4 are each other's neighbours, and 2 comes first
+        ("krum", {}, 1.0, THREE, 2.0),  # 2 and 4 are nearest to each other, and 2 comes first
         ("multikrum", {"num_nodes_to_select": 2}, 1.0, THREE, 3.0),
         ("bulyan", {}, 1.0, THREE, 6.0),
         ("qfedavg", {"q": 0.0, "client_learning_rate": 0.1, "train_loss_key": "train_loss"}, 1.0, THREE, 6.0),
@@ -64,7 +64,7 @@ def test_one_round_by_hand(name, options, start, replies, expected):
 
 
 def test_qfedavg_leans_towards_the_client_with_the_larger_loss():
-    """q = 1, L = 1: Delta = F * (w - w_k), h = (w - w_k)^2 + F; both by loss 3 and 1, replies 0 + 1 and 0 - 1."""
+    """q = 1, L = 1: Delta = F * (w - w_k), h = (w - w_k)^2 + F, for replies 1 with loss 3 and -1 with loss 1."""
     rule = FlowerRule("qfedavg", {"q": 1.0, "client_learning_rate": 1.0, "train_loss_key": "train_loss"})
     assert run(rule, 0.0, [[(1.0, 1.0, 3.0), (-1.0, 1.0, 1.0)]])[0] == pytest.approx((3 - 1) / (1 + 3 + 1 + 1))
 
@@ -101,7 +101,7 @@ def test_a_resumed_rule_goes_on_bit_by_bit(name, tmp_path):
 
 
 class Counter(ServerPart):
-    """Adds to the mean what clients report, and how often that happened; also averages squares."""
+    """Add the clients' mean extra array to the mean adapter, count the rounds, and average squares."""
 
     def start(self, shared):
         return {"rounds": torch.zeros(())}
@@ -137,7 +137,7 @@ def test_an_algorithms_server_part():
 
 
 def test_a_rule_works_in_the_loop_of_rounds():
-    """Three clients add 1, 2 and 6 to what they get: the median moves by 2 each round."""
+    """Three clients add 1, 2 and 6 to the adapter, so the median moves by 2 each round."""
     state = ServerState(shared())
     clients = [Adder("ann", 1), Adder("bob", 2), Adder("cid", 6)]
     federate(clients, state, rounds=2, rule=FlowerRule("fedmedian", {}))

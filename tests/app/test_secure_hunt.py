@@ -1,4 +1,4 @@
-"""What a server ever has of one client's update: its memory, its log and its checkpoints are searched for it."""
+"""Search a server's memory, log and checkpoints for one client's update."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ TESTS = Path(__file__).parent
 
 
 def memory_has(pid, wanted):
-    """Return which byte strings a process has in the memory that it can write to."""
+    """Return the names of the byte strings that a process has in its writable memory."""
     found = set()
     longest = max(map(len, wanted.values()))
     place = Path(f"/proc/{pid}")
@@ -33,7 +33,7 @@ def memory_has(pid, wanted):
                     memory.seek(begin)
                     part = memory.read(min(2**22, end - begin))
                 except (OSError, ValueError):
-                    break  # a page of the kernel's own
+                    break  # the kernel does not let this page be read
                 if not part:
                     break
                 text = kept + part
@@ -43,7 +43,7 @@ def memory_has(pid, wanted):
 
 
 def hunt(folder, kind):
-    """Return, for each stop of a server, the forms of the update that its memory has; and its files'."""
+    """Return the forms of the update that a server's memory has at each stop, and those that its files have."""
     wanted, found = needles(), {}
     command = [sys.executable, "-m", "secure_hunt", str(folder), kind]
     with subprocess.Popen(command, cwd=TESTS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:

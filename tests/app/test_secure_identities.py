@@ -1,4 +1,4 @@
-"""Secure sums among clients with certificates: neighbours that a server invents are not added to."""
+"""Secure sums among clients with certificates: no client sends its update to neighbours that the server made up."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_certificates_change_no_number(tmp_path, identities):
 
 @pytest.mark.parametrize("shown", ["nothing", "another's certificate", "another authority's"])
 def test_a_neighbour_that_the_server_has_made_up_gets_no_update_masked(tmp_path, identities, shown):
-    """It gives everybody keys of its own in cid's place; then no client takes part."""
+    """The server sends everybody keys of its own in place of cid's; then no client sends a masked update."""
     other = pki.new_authority("consortium")
     key = ec.generate_private_key(ec.SECP384R1())
     fake = Identity(

@@ -1,4 +1,4 @@
-"""Rounds whose updates travel as shares of secure sums: the sum, and who is in it, whoever drops out when."""
+"""Rounds with secure aggregation: the sum and who is in it, whichever clients drop out in whichever phase."""
 
 import math
 import shutil
@@ -42,7 +42,7 @@ def test_the_new_adapter_is_the_fixed_point_mean_to_the_last_bit(tmp_path, phase
 
 
 def test_what_is_lost_in_one_round_comes_in_the_next(tmp_path):
-    """The same update three times: the means' sum is that of exact means, but for the last rounding."""
+    """With the same update in three rounds, the sum of the means differs from the exact one only by one rounding."""
     everybody, state = clients(3), ServerState(shared())
     for each in everybody:
         each.update = lambda round, like, each=each: Drawn.update(each, 1, like)
@@ -74,7 +74,7 @@ def test_too_few_before_stop_the_run(tmp_path, phase):
         secure_federate(clients(5), state, tmp_path, gone=gone)
     assert state.round == 0
     assert bool((state.shared["up.bias"] == 0.5).all())
-    # Resumed, with everybody there again, it ends as if nothing had happened.
+    # Resumed with all clients, the run ends as if nothing had happened.
     secure_federate(clients(5), state, tmp_path)
     other = ServerState(shared(0.5))
     secure_federate(clients(5), other, tmp_path / "other")
@@ -101,7 +101,7 @@ def test_a_server_killed_after_the_sum_was_opened_gets_the_same_one_again(tmp_pa
 
 
 def test_a_server_that_asks_again_for_one_client_less_gets_nothing(tmp_path):
-    """The difference of the two sums would be that client's update."""
+    """The difference between the two sums would be that client's update."""
     secure_federate(clients(5), ServerState(shared()), tmp_path)
     gone = {(1, PHASES["mask"]): {"c03"}}
     with pytest.raises(FederationError, match="no client could do its part") as error:
@@ -110,7 +110,7 @@ def test_a_server_that_asks_again_for_one_client_less_gets_nothing(tmp_path):
 
 
 def test_a_client_killed_in_mid_round_goes_on_from_its_disk(tmp_path):
-    """Every message finds a new process: nothing of an attempt is in memory alone."""
+    """Every message reaches a new process, so no part of an attempt may be only in memory."""
     everybody = clients(4)
 
     class Forgetting(Dropping):
@@ -208,7 +208,7 @@ def test_one_that_seals_rubbish_for_the_others_spoils_one_round_and_is_left_out(
     grid = Lying(secure_app(everybody, tmp_path, Rules()), [each.name for each in everybody])
     state = ServerState(shared(0.5))
     _, _, events = secure_federate(everybody, state, tmp_path, rounds=3, grid=grid)
-    # It has a share of its own mask's seed alone, so that nobody can take that mask away: the sum is not opened.
+    # Only c02 has a share of the seed of its own mask, so nobody can remove that mask: the sum is not opened.
     kept = [event["reason"] for event in events if event["event"] == "kept"]
     assert kept == ["client c02's secret: 1 shares do not give it, 3 right ones are needed"]
     refused = [(event["round"], event["client"], event["reason"]) for event in events if event["event"] == "refused"]
@@ -226,7 +226,7 @@ def test_examples_beyond_what_a_client_registered_with_are_refused_as_ever(tmp_p
 
 
 def test_masked_updates_are_not_the_update(tmp_path):
-    """Across two runs the same update is masked anew; what is the same is no more than chance."""
+    """Two runs mask the same update differently; numbers are equal only by chance."""
     grids = [
         secure_federate([Large(f"c{i:02}") for i in range(3)], ServerState(large()), tmp_path / str(i))[0]
         for i in range(2)

@@ -1,4 +1,4 @@
-"""The loop of rounds: what it asks for when, what it counts, and what it lets out of a client."""
+"""The loop of rounds: what it asks for and when, what it counts, and what leaves a client."""
 
 import numpy as np
 from fakes import Adder, federate, shapes, shared

@@ -54,7 +54,7 @@ def test_the_order_of_arrival_does_not_change_a_bit():
     results, events = [], []
     for grid_type in (Recorder, Shuffled):
         state = ServerState(shared())
-        # Sums of these depend on their order, in float64 too.
+        # Sums of these numbers depend on their order, even in float64.
         clients = [Adder(f"c{i}", float(10.0 ** (4 * i - 14))) for i in range(9)]
         events.append([e.get("client") for e in federate(clients, state, 2, grid_type, judge=Judge(1e40))[2]])
         results.append(state.shared)

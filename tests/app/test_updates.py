@@ -1,4 +1,4 @@
-"""Statistics of one round's updates: numbers that can be checked by hand, and the mean over pairs of any updates."""
+"""Statistics of one round's updates, checked by hand and, for random updates, against the mean over all pairs."""
 
 import itertools
 
@@ -31,7 +31,7 @@ def test_one_update_agrees_with_nobody_and_none_is_nothing():
     assert statistics((3, 4, 0)) == pytest.approx({"norm": 5.0})
     assert statistics() == {}
     empty = UpdateStatistics()
-    empty.add({}, {})  # of a method that sends nothing
+    empty.add({}, {})  # an update of a method that sends nothing
     assert empty.values() == {}
 
 

@@ -1,4 +1,7 @@
-"""Both sides tell their version; another one's is refused in one line, and nothing that is missing is filled in."""
+"""Both sides state their version and refuse another one in one line; nothing missing is filled in from defaults.
+
+The server also notices a client whose state is older than the training that it recorded.
+"""
 
 import pytest
 import torch
@@ -15,7 +18,7 @@ from feddat.experiment.serving.app_config import AppConfig, check_complete, to_f
 
 
 class Other(Recorder):
-    """A grid on which one side is of another version: ``change`` is made to the settings of its messages."""
+    """A grid on which one side has another version; ``change`` alters the settings in its messages."""
 
     change = staticmethod(lambda config: None)
     kinds = ("query", "train", "evaluate")
@@ -100,11 +103,11 @@ def test_no_setting_of_a_run_is_filled_from_the_clients_defaults():
             check_complete({k: value for k, value in flat.items() if k != key})
 
 
-# A client whose state is older than what the server has of it.
+# A client whose state is older than the server's record of its training.
 
 
 class Restored(Adder):
-    """From round 3 on, a client whose disk is as it was after round 1."""
+    """A client whose disk is restored, before round 3, to what it was after round 1."""
 
     def kept(self):
         newest = super().kept()

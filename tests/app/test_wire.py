@@ -1,4 +1,4 @@
-"""Formats of the wire: how far a number may be off, that nothing is lost over several messages, and what is refused."""
+"""Wire formats: how far a number can be off, that nothing is lost over several messages, and what is refused."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from feddat.config import WireConfig
 FORMATS = ["fp32", "fp16", "bf16", "int8"]
 INT8 = WireConfig(format="int8")
 
-#: Tensors with no number, with one, of one and of several dimensions.
+#: Shapes of no numbers, of one number, and of one or several dimensions.
 SHAPES = nps.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5)
 
 
@@ -63,7 +63,7 @@ def test_fp16_is_off_by_a_2048th_at_most(state):
 def test_bf16_is_off_by_a_256th_at_most(state):
     for key, found in there_and_back(state, WireConfig(format="bf16")).items():
         assert found.shape == state[key].shape
-        # Below the smallest normal number a bfloat16 has fewer bits.
+        # A bfloat16 below the smallest normal number has fewer bits.
         assert ((found - state[key]).abs() <= torch.clamp(state[key].abs() * 2.0**-8, min=2.0**-134)).all()
 
 
@@ -112,7 +112,7 @@ def test_with_error_feedback_the_sums_stay_within_one_quantum(values):
 
 
 def test_without_error_feedback_they_would_not():
-    """0.4 of a quantum beside 127 of them is lost every time, unless it is kept."""
+    """0.4 of a quantum beside a number of 127 quanta is lost every time, unless the residual is kept."""
     state, residual, kept, dropped = {"w": torch.tensor([127.0, 0.4])}, {}, 0.0, 0.0
     for _ in range(10):
         packed, residual = pack(state, INT8, residual=residual)
@@ -151,7 +151,7 @@ def test_what_a_format_cannot_carry_is_refused(format, value, reason):
 
 @pytest.fixture
 def asked() -> Message:
-    InProcessGrid(None, [])  # tells Flower whose process this is
+    InProcessGrid(None, [])  # Flower creates messages only in a process with an identity
     return Message(
         messages.instruction_content(messages.to_arrays(shared(0.5)), messages.instruction_config(3, 5)), 1, "train"
     )
@@ -280,7 +280,7 @@ def test_the_servers_residual_is_in_its_checkpoint(tmp_path):
     found = checkpoints.latest()
     assert list(found.shared) == ["w"]
     assert torch.equal(found.residual["w"], state.residual["w"])
-    # 0.4 was lost at the start, and so is in what the first mean came to.
+    # Rounding lost the 0.4 at the start, so it is in the residual and not in the adapter.
     assert found.shared["w"].tolist() == [127.0, 0.0]
     assert float(found.residual["w"][1]) == pytest.approx(0.4)
 

@@ -1,4 +1,4 @@
-"""Honest clients, one that is not, and the real server app between them, over the real grid of one process."""
+"""Honest clients, an attacker, and the real server app, over the real grid of a single process."""
 
 import logging
 from types import SimpleNamespace
@@ -16,13 +16,13 @@ from feddat.app.strategy import AdapterStrategy
 from feddat.client.trainer import EvalResult, FitResult
 from feddat.config import EvalConfig
 
-#: The attacker's name: in the middle, so that others come before and after it.
+#: The attacker's name: in the middle of the alphabet, so that honest clients come before and after it.
 EVE = "eve"
 SHAPES = {"down.weight": (2, 3), "up.bias": (4,)}
 
 
 class Honest:
-    """A client that adds its number to every weight; what of it is measured is told in ``examples``."""
+    """A client that adds its number to every weight and trains on ``examples`` examples."""
 
     def __init__(self, name, number, examples=10, members=None):
         self.name, self.number, self.examples, self.members = name, number, examples, members or (name,)
@@ -42,7 +42,7 @@ class Honest:
 
 
 class Mixed:
-    """A ClientApp that is the real one, but for what the attacker makes of its own replies."""
+    """The real ClientApp, except that the attacker changes its own replies."""
 
     def __init__(self, clients, attacks):
         by_name = {client.name: client for client in clients}
@@ -69,7 +69,7 @@ def state():
 
 
 def run(attacks, rounds=1, honest=None, eve=None, rule=None, start=None, roster=None, **settings):
-    """Run rounds of two honest clients and the attacker, ``attacks``: kind of message -> content -> content."""
+    """Run rounds of two honest clients and the attacker; ``attacks`` maps kinds of message to changes of content."""
     clients = honest or [Honest("ann", 1.0), Honest("zoe", 2.0)]
     if eve is not False:
         clients = [*clients, eve or Honest(EVE, 1.5)]
@@ -88,22 +88,22 @@ def run(attacks, rounds=1, honest=None, eve=None, rule=None, start=None, roster=
 
 
 def refusals(found):
-    """Return who was refused at what, and why."""
+    """Return the client, the kind of message and the reason of each refusal and failure."""
     return [(e["client"], e["kind"], e["reason"]) for e in found.events if e["event"] in ("refused", "failed")]
 
 
 def is_mean_of_the_honest(found, value=1.5):
-    """Tell whether every weight is what the two honest clients' mean comes to."""
+    """Return whether every weight has this value, which by default is the mean of the two honest clients."""
     return all(torch.equal(v, torch.full_like(v, value)) for v in found.state.shared.values())
 
 
 def logged(caplog):
-    """Return the lines that a terminal would have shown."""
+    """Return the warnings and errors in the log, as a terminal shows them."""
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def with_array(key, array):
-    """An attack on training: another array under a key."""
+    """Return an attack on training that puts another array under a key."""
 
     def attack(content):
         arrays = dict(content.array_records["shared"])
@@ -114,7 +114,7 @@ def with_array(key, array):
 
 
 def with_values(change):
-    """An attack on training: other numbers in every array."""
+    """Return an attack on training that changes the numbers in every array."""
 
     def attack(content):
         arrays = {key: Array(change(value.numpy()).astype(np.float32)) for key, value in content["shared"].items()}
@@ -124,7 +124,7 @@ def with_values(change):
 
 
 def with_metrics(change, kind="metrics"):
-    """An attack on either kind of reply: ``change`` makes other metrics of a dictionary."""
+    """Return an attack on any reply that applies ``change`` to the dictionary of metrics."""
 
     def attack(content):
         records = dict(content.items())

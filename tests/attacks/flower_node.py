@@ -1,4 +1,4 @@
-"""A node of Flower's whose every byte is the test's to choose: it speaks to a real SuperLink with a real key."""
+"""A Flower node that connects to a real SuperLink with a real key, and sends any bytes that a test chooses."""
 
 import hashlib
 import threading
@@ -26,17 +26,17 @@ from feddat.app.grid import identify
 
 
 class Node:
-    """What it can do while it is connected.
+    """A connected node.
 
     Attributes:
-        id: its node's.
+        id: the node's id.
     """
 
     def __init__(self, connection):
         self.id, self.receive, self._send, self._run, self._fab, self._pull, self._push, self._confirm = connection
 
     def messages(self, over):
-        """Yield the messages that come, until ``over`` is set."""
+        """Yield the messages that arrive, until ``over`` is set or the connection fails."""
         while not over.is_set():
             try:
                 found = self.receive()
@@ -64,10 +64,10 @@ class Node:
         """Send a reply.
 
         Args:
-            content: of the reply.
-            asked: the message that it answers.
-            forge: what the reply says of itself, and the SuperLink is not told: name -> value.
-            whole: whether its parts are sent at all.
+            content: content of the reply.
+            asked: the message to answer.
+            forge: false metadata inside the reply, name -> value; the SuperLink gets the true metadata.
+            whole: whether to send the parts of the reply at all.
         """
         honest = Message(content, reply_to=asked).metadata
         told = dict(honest.__dict__)
@@ -79,7 +79,7 @@ class Node:
         self._deliver(asked, honest, identity, tree, parts if whole else {})
 
     def answer_with(self, asked, part, children=()):
-        """Send a reply that is one part, as it is given, and claims to have others below it."""
+        """Send a reply that consists of one given part and claims to have ``children`` below it."""
         identity = hashlib.sha256(part).hexdigest()
         tree = ObjectTree(object_id=identity, children=[ObjectTree(object_id=child) for child in children])
         metadata = Message(RecordDict({"m": MetricRecord({"a": 1})}), reply_to=asked).metadata
@@ -96,7 +96,7 @@ class Node:
 
 @contextmanager
 def connected(place, address):
-    """Connect with the key pair of a folder."""
+    """Connect with the key pair in a folder."""
     key = serialization.load_ssh_private_key((place / "node.key").read_bytes(), password=None)
     authority = (place / "ca.crt").read_bytes()
     with http_request_response(address, False, authority, (key, key.public_key()), 3, 30) as connection:
@@ -105,7 +105,7 @@ def connected(place, address):
 
 @contextmanager
 def answering(place, address, answer):
-    """Be a node that gives every message to ``answer``, in a thread, for as long as the block takes."""
+    """Run a node in a thread for the length of the block; it passes every message to ``answer``."""
     over, ready = threading.Event(), threading.Event()
 
     def work():
@@ -114,7 +114,7 @@ def answering(place, address, answer):
             for message in node.messages(over):
                 try:
                     answer(node, message)
-                except httpx.HTTPStatusError as error:  # what the SuperLink itself does not take
+                except httpx.HTTPStatusError as error:  # refused by the SuperLink itself
                     print(f"node {node.id}: {error}: {error.response.text[:300]}", flush=True)
 
     thread = threading.Thread(target=work, daemon=True)

@@ -1,17 +1,17 @@
-"""A long run under attack (`make soak`): two honest nodes, one that attacks in every round, real processes and keys.
+"""A long run under attack (`make soak`): two honest nodes and a hostile one, with real processes and keys.
 
     python tests/attacks/soak.py --minutes 60 --folder build/soak
 
-The hostile node has a key of its own and sends another attack in each round, drawn from those that the tests of this
-folder try one by one. At the end four things must hold; the exit code is 1 if one does not:
+The hostile node has a key of its own. It answers every training and evaluation message with an attack; the tests in
+this folder try most of these one by one. The exit code is 1 unless four conditions hold at the end:
 
-- the run has done all of its rounds, and no honest node has missed one;
-- nothing of the hostile node was used;
-- scores, losses and the global adapter are those of a run of the honest two alone, in one process, to the last bit;
-- no process has grown: the median of its memory in the last quarter of the run lies within 5 % + 16 MiB of that in
-  the second quarter (models are loaded and pools filled in the first).
+- the run has finished all of its rounds, and no honest node has missed one;
+- no reply of the hostile node was used;
+- scores, losses and the global adapter are bit for bit those of a run of only the two honest clients in one process;
+- no process has grown: the median of its memory in the last quarter of the run exceeds the median in the second
+  quarter by at most 5 % + 16 MiB (the first quarter loads models and fills pools).
 
-How many rounds fit into the time is measured first, in a short run over the same nodes.
+A short run over the same nodes measures first how many rounds fit into the time.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ from feddat.one_line import one_line
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "consortium"))
 from consortium import fill_in, lines, start_client, start_server, write_data
 
-#: The honest, and the domains of the mini world that they see.
+#: Honest client -> domain of the mini world that it holds.
 HONEST = {"north": "sketch", "south": "night"}
 EVE = "eve"
 EXAMPLES = 24
-#: Seconds that a client has to answer; one of the attacks keeps the server waiting for so long.
+#: Seconds that a client has to answer; one of the attacks keeps the server waiting until then.
 DEADLINE = 60.0
 SAMPLE = 5.0
-#: What a process's memory may grow by between the second quarter of the run and the last.
+#: Allowed growth of a process's memory from the second quarter of the run to the last: a share, plus MiB.
 SHARE, MIB = 0.05, 16.0
 
 
 class Eve:
-    """The hostile node: one attack for each question that it is asked, each as often as the others.
+    """The hostile node, which answers every training and evaluation message with an attack, all of them equally often.
 
     Attributes:
-        sent: name of an attack -> how often it was sent.
+        sent: name of an attack -> number of times that it was sent.
     """
 
     def __init__(self, seed: int) -> None:
@@ -100,7 +100,7 @@ class Eve:
 
 
 def attacks(kind: str) -> dict:
-    """Return the attacks on one kind of question: name -> what does it, of node, question and honest content."""
+    """Return the attacks on one kind of message: name -> function of the node, the message and the honest content."""
 
     def changed(change):
         return lambda node, asked, content: node.answer(change(content), asked)
@@ -146,7 +146,7 @@ def _of_round(content, number):
 
 
 class Memory(threading.Thread):
-    """Notes the resident memory of this process and of all below it, every few seconds, in a CSV file."""
+    """Write the resident memory of this process and its descendants into a CSV file every few seconds."""
 
     def __init__(self, path: Path, processes: Processes) -> None:
         super().__init__(daemon=True)
@@ -183,9 +183,10 @@ class Memory(threading.Thread):
         self.join()
 
     def table(self, since: float) -> list[tuple[str, float, float, float, bool]]:
-        """Return name, MiB in the second quarter and in the last, growth in MiB an hour, and whether it is flat.
+        """Return a process's name, MiB in the second and last quarter, growth in MiB an hour, and whether it is flat.
 
-        Processes that did not live for nine tenths of the time (seconds since the start) are left out.
+        Time counts from ``since`` (seconds since the start). Processes that lived for less than nine tenths of it are
+        left out.
         """
         kept = [(at, name, mib) for at, name, mib in self.rows if at >= since]
         until = max(at for at, *_ in kept)
@@ -222,7 +223,7 @@ def _role(args: str) -> str:
 
 
 def settings(folder: Path, name: str, rounds: int) -> dict:
-    """Return a run's settings, as both the deployment and the run in one process have them."""
+    """Return the settings that the deployment and the run in one process share."""
     return {
         "name": name,
         "runs_dir": str(folder / "runs"),
@@ -237,7 +238,7 @@ def settings(folder: Path, name: str, rounds: int) -> dict:
 
 
 def deploy(processes: Processes, server, folder: Path, name: str, rounds: int) -> Path:
-    """Run a federation of all three over their nodes; return the run's folder."""
+    """Run a federation of all three clients over their nodes; return the run's folder."""
     run = settings(folder, name, rounds) | {
         "clients": {client: {} for client in (*HONEST, EVE)},
         "runtime": {"kind": "deployment", "server": str(server.path)},
@@ -254,7 +255,7 @@ def deploy(processes: Processes, server, folder: Path, name: str, rounds: int) -
 
 
 def alone(folder: Path, rounds: int) -> Path:
-    """Run the honest two in this process; return the run's folder."""
+    """Run only the two honest clients, in this process; return the run's folder."""
     run = settings(folder, "alone", rounds)
     run["clients"] = {
         name: {split: str(folder / "data" / name / f"{split}.jsonl") for split in ("train", "validation", "test")}
@@ -267,14 +268,14 @@ def alone(folder: Path, rounds: int) -> Path:
 
 
 def seconds_a_round(run: Path) -> float:
-    """Return the median time between the ends of two rounds."""
+    """Return the median time between the ends of two successive rounds."""
     ends = [line["time"] for line in lines(run / "log.jsonl") if line.get("event") == "round"]
     times = [datetime.fromisoformat(end).timestamp() for end in ends]
     return statistics.median(after - before for before, after in pairwise(times))
 
 
 def differences(attacked: Path, honest: Path) -> list[str]:
-    """Say in what the honest clients' numbers differ between two runs."""
+    """Return the differences between the honest clients' numbers in two runs, in words."""
     found = []
     for name in HONEST:
         one, other = (json.loads((run / "summary.json").read_text())["clients"][name] for run in (attacked, honest))
@@ -303,13 +304,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--minutes", type=float, default=60.0, help="about how long the attacked run takes")
     parser.add_argument("--folder", type=Path, default=Path("build/soak"), help="must not exist, or be empty")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of attacks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the order of attacks")
     options = parser.parse_args()
     folder = options.folder.resolve()
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"{folder} is not empty")
     began = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # so that all processes are ended, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # so that all processes end, too
 
     def say(text: str) -> None:
         print(f"[{time.monotonic() - began:5.0f} s] {text}", flush=True)
@@ -350,7 +351,7 @@ def main() -> None:
 
 
 def report(attacked: Path, honest: Path, memory: Memory, eve: Eve, rounds: int, say) -> None:
-    """Print what was found, and end with 1 if something is not as it must be."""
+    """Print the findings, and exit with code 1 if a condition does not hold."""
     problems = differences(attacked, honest)
     told = lines(attacked / "metrics.jsonl")
     for name in HONEST:

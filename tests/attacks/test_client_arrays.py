@@ -1,4 +1,4 @@
-"""A client whose arrays are none: every one costs its own reply, without a byte that a header asks for."""
+"""A client that sends invalid arrays: each costs only that reply, and no header makes the server allocate memory."""
 
 import io
 import resource

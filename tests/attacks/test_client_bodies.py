@@ -1,4 +1,4 @@
-"""Bodies and apps that would fill a memory: what is refused before it is read or unpacked."""
+"""Request bodies and apps that would fill the memory are refused before they are read or unpacked."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ KEY, OTHER = ec.generate_private_key(ec.SECP384R1()), ec.generate_private_key(ec
 
 
 def signed(key=KEY, by=None, stamp=None):
-    """Return a head as Flower's nodes send it."""
+    """Return request headers as Flower's nodes send them."""
     stamp = stamp or datetime.datetime.now(datetime.UTC).isoformat()
     signature = sign_message(by or key, stamp.encode())
     public = public_key_to_bytes(key.public_key())
@@ -36,7 +36,7 @@ def signed(key=KEY, by=None, stamp=None):
 
 
 def posted(head, parts, path="/v1/fleet/push-object", knows=True, **options):
-    """Post a body in parts; return the status, how many bytes were read, and whether the SuperLink got it."""
+    """Post a body in parts; return the status, the number of bytes read, and whether the SuperLink received it."""
     known = public_key_to_bytes(KEY.public_key())
     left, read, sent, reached = list(parts), [], [], []
 
@@ -156,7 +156,7 @@ def test_an_app_that_is_none_is_answered_with_the_reason(content, reason):
 
 @pytest.mark.parametrize("sends", [1, 0])
 def test_a_body_that_trickles_is_read_no_further(sends):
-    """A known client that sends a byte now and then, or nothing more, would hold a connection for ever."""
+    """A known client that sends a byte now and then, or nothing more, cannot hold a connection forever."""
     sent, received = [], []
 
     async def receive():
@@ -190,7 +190,7 @@ def test_after_a_whole_body_an_answer_may_take_its_time():
     async def link(scope, receive, send):
         await receive()
         await asyncio.sleep(0.3)
-        await receive()  # is the client still there?
+        await receive()  # to see whether the client is still connected
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     guard = BoundedBodies(link, None, seconds=0.1)

@@ -1,4 +1,4 @@
-"""Replies as a SuperLink holds them, part by part: what is whole, what never will be, and what is none."""
+"""Replies fetched from a SuperLink part by part: complete, forged, too large and invalid ones; and what is logged."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ MOST = 2**20
 
 
 class Link:
-    """What a SuperLink has of one reply: its word on it, its tree, and the parts that have come."""
+    """A fake SuperLink with one reply: its own metadata of it, the tree of parts, and the parts that have arrived."""
 
     def __init__(self, content, tell=lambda metadata: None):
         identify(1)

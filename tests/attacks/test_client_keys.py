@@ -1,4 +1,4 @@
-"""A client whose key was taken out, and another key under its name, on the real server app in the middle of a run."""
+"""Keys that are revoked, replaced or admitted in the middle of a run, on the real server app."""
 
 from attackers import EVE, SHAPES, Honest, Mixed, state
 from flwr.proto.node_pb2 import NodeInfo
@@ -14,7 +14,7 @@ KEYS = {name: f"{name}'s key".encode() for name in ("ann", EVE, "zoe")}
 
 
 class Keyed(InProcessGrid):
-    """A grid of a SuperLink that knows every node's key, and was told nothing of whose is not good any more."""
+    """A grid whose SuperLink knows every node's key, but not which keys have been revoked."""
 
     def __init__(self, *args):
         super().__init__(*args)
@@ -26,7 +26,7 @@ class Keyed(InProcessGrid):
 
 
 def run(at_round, change, rounds=4, without=None):
-    """Run rounds; after one of them ``change`` alters who is let in. Return who trained in each, and refusals."""
+    """Run rounds; after one of them ``change`` alters the admitted keys. Return who trained in each, and refusals."""
     admitted, events, trained = {name: key for name, key in KEYS.items() if name != without}, [], {}
     clients = [Honest("ann", 1.0), Honest(EVE, 1.0), Honest("zoe", 1.0)]
     grid = Keyed(Mixed(clients, {}), [client.name for client in clients])
@@ -75,7 +75,7 @@ def test_a_key_that_was_let_in_under_no_name_is_nobodys():
 
 
 def test_who_is_let_in_later_takes_part_from_then_on():
-    """Of a run that names no clients: all that are let in."""
+    """A run that names no clients takes all that are admitted."""
     trained, _ = run(2, lambda admitted, grid: admitted.update(KEYS), without=EVE)
     assert trained == {1: ["ann", "zoe"], 2: ["ann", "zoe"], 3: ["ann", EVE, "zoe"], 4: ["ann", EVE, "zoe"]}
 

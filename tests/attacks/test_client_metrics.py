@@ -1,4 +1,4 @@
-"""A client whose metrics are absurd: its reply is refused, and nothing of it reaches means, logs or disks."""
+"""A client that sends absurd metrics: its reply is refused, does not count in any mean, and fills no log."""
 
 import json
 import math
@@ -149,7 +149,7 @@ def test_whatever_a_reply_brings_about_costs_that_reply_alone(error, monkeypatch
 
 
 def test_a_rule_that_breaks_leaves_the_last_good_adapter(caplog):
-    """Behind all checks: what a rule makes of numbers that nobody thought of."""
+    """A rule that raises or returns bad numbers changes neither the adapter nor the rule's state."""
 
     class Breaking(FlowerRule):
         def close(self, clients):
@@ -177,7 +177,7 @@ def test_a_rule_that_breaks_leaves_the_last_good_adapter(caplog):
         "OverflowError: (34, 'Numerical result out of range')",
     ]
     assert broken.state.refused == 4
-    # The rule goes on from where it was: a sixth round is as the second one would have been.
+    # The rule continues from its last good state: the sixth round equals the second one of an honest rule.
     again = run({}, 6, eve=False, rule=Breaking("fedavgm", {"server_momentum": 0.5}), honest=[Honest("ann", 1.0)])
     second = after(2, FlowerRule)
     assert all((again.state.shared[key] == second.state.shared[key]).all() for key in second.state.shared)

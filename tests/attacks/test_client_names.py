@@ -1,4 +1,4 @@
-"""A client that says it is another, speaks for another, or has a name that is none."""
+"""A client that claims to be another, answers for another, or sends an invalid name."""
 
 import pytest
 from attackers import EVE, Honest, Mixed, is_mean_of_the_honest, refusals, run
@@ -10,12 +10,12 @@ from feddat.app.roster import FederationError, Roster
 
 
 def saying(**changes):
-    """An attack on the question who a node is."""
+    """Return an attack that changes a node's answer to the question who it is."""
     return {"query": lambda content: RecordDict({"config": ConfigRecord({**content["config"], **changes})})}
 
 
 def everywhere(**changes):
-    """The same, and scores for whoever it says to answer for."""
+    """Return the same attack, with scores for all members that it claims to answer for."""
     members = changes["members"]
 
     def scores(content):
@@ -42,7 +42,7 @@ def test_a_node_is_who_its_key_says(name, caplog):
 @pytest.mark.parametrize("first", [True, False])
 def test_the_real_ann_is_let_in_whoever_came_first(first):
     class Late(InProcessGrid):
-        """Only the attacker's node is there at first, or at last."""
+        """A grid on which the attacker's node connects before or after the others."""
 
         asked = 0
 
@@ -104,7 +104,7 @@ NAMES = {
 
 
 def possible(where, value):
-    """Tell whether Flower has such a value in a record of settings."""
+    """Return whether a ConfigRecord of Flower can hold this value."""
     try:
         ConfigRecord({where: value})
     except TypeError:
@@ -156,7 +156,7 @@ def test_absurd_introductions_are_refused(changes, reason, caplog):
 
 
 class OfAnyKey(InProcessGrid):
-    """A grid of a SuperLink that knows no names: keys were let in by other means, or all are."""
+    """A grid whose SuperLink knows no names, because keys were admitted by other means or all keys are."""
 
     def get_nodes(self):
         return [NodeInfo(node_id=node, public_key=b"key") for node in self.get_node_ids()]
@@ -178,7 +178,7 @@ def test_a_node_that_breaks_the_question_costs_itself_alone():
 
 
 def test_an_answer_to_another_question_names_nobody():
-    """A node that was not asked now: what it says is not taken for an answer."""
+    """A reply from a node that was not asked is ignored."""
     clients = [Honest("ann", 1.0), Honest("zoe", 2.0)]
 
     class Chatty(InProcessGrid):

@@ -1,4 +1,4 @@
-"""Attacks through a real SuperLink, with real keys, on the real server app below it: another one in each round."""
+"""Attacks through a real SuperLink, with real keys, on the real server app; each round has another attack."""
 
 import json
 import re
@@ -26,7 +26,7 @@ ROUNDS = 5
 
 
 def honest(node, asked, name):
-    """Return what an honest client answers whose training adds a little to every number."""
+    """Return an honest client's answer; its training adds 0.001 to every number."""
     kind = asked.metadata.message_type
     if kind == "query":
         return messages.name_reply(asked, Member(name, (name,), {}, "scores", 10)).content
@@ -38,7 +38,7 @@ def honest(node, asked, name):
 
 
 class Eve:
-    """A client whose key is bob's, and that attacks in another way in each round."""
+    """A client with bob's key that attacks in a different way in each round."""
 
     def __init__(self):
         self.ann = None
@@ -49,25 +49,25 @@ class Eve:
             node.answer(content, asked)
             return
         match messages.read_instruction(asked).round:
-            case 1:  # it never becomes whole
+            case 1:  # a reply that never becomes complete
                 node.answer(content, asked, whole=False)
-            case 2:  # it says that it is ann's answer to the question that ann was asked
+            case 2:  # a reply that claims to be ann's answer to ann's message
                 arrays = {key: Array(np.full_like(value.numpy(), 0.5)) for key, value in content["shared"].items()}
                 forged = RecordDict({"shared": ArrayRecord(arrays), "metrics": content["metrics"]})
                 node.answer(forged, asked, forge=dict(self.ann))
-            case 3:  # it is ten times as large as it may be
+            case 3:  # a reply that is too large
                 more = ArrayRecord({**content["shared"], "more": Array(np.zeros(5_000_000, np.float32))})
                 node.answer(RecordDict({"shared": more, "metrics": content["metrics"]}), asked)
-            case 4:  # its parts are none
+            case 4:  # a reply with an invalid part
                 node.answer_with(asked, b"Message \x1b[2J,,, 9999999999\x00junk")
-            case 5:  # it is no message
+            case 5:  # a record in place of a message
                 record = content["metrics"]
                 node.answer_with(asked, record.deflate())
 
 
 @pytest.fixture(scope="module")
 def attacked(tmp_path_factory):
-    """What a run leaves in which one of two clients attacks, and another one says it is ann."""
+    """Return what a run leaves in which ann is honest, bob attacks, and carl claims to be ann."""
     folder = tmp_path_factory.mktemp("superlink")
     make_tiny_vilt(folder / "model")
     (port,) = free_ports(1)
@@ -118,7 +118,7 @@ def attacked(tmp_path_factory):
 
 
 def wait(done, processes, seconds=400):
-    """Wait until something is true."""
+    """Wait until ``done()`` is true."""
     import time
 
     end = time.monotonic() + seconds
@@ -133,7 +133,7 @@ def resident(pid):
 
 
 def bodies(port, authority, pid):
-    """Send 300 MB, of announced length and not; return the answers, and by how many MiB the server has grown."""
+    """Send 300 MB with and without an announced length; return each answer and the server's growth in MiB."""
     found = []
     for path, announced in (("/v1/fleet/push-object", True), ("/v1/fleet/pull-messages", False)):
         before = resident(pid)
@@ -154,7 +154,7 @@ def bodies(port, authority, pid):
             for _ in range(300):
                 connection.sendall(part if announced else b"100000\r\n" + part + b"\r\n")
         except OSError:
-            pass  # closed before its end
+            pass  # the server closed the connection
         try:
             answer = connection.recv(200)
         except OSError:
@@ -167,7 +167,7 @@ def bodies(port, authority, pid):
 def test_the_run_ends_with_the_honest_ones_numbers(attacked):
     assert attacked["failure"] == ""
     summary = attacked["summary"]
-    # bob's node may have ended over what the SuperLink refused of it; then he has no score.
+    # A refusal by the SuperLink can end bob's node; then bob has no score.
     assert summary["clients"] | {"bob": {"score": 50.0}} == {"ann": {"score": 50.0}, "bob": {"score": 50.0}}
     assert "carl" in summary["missing"]
     trained = [(line["round"], line["client"]) for line in attacked["metrics"] if line.get("split") == "train"]
@@ -190,7 +190,7 @@ def test_each_attack_costs_its_own_reply_and_one_line(attacked):
     assert told[1] == "has not answered within 45 s; a later reply is ignored"
     assert 2 not in told, "what was signed as ann's is bob's"
     assert told[3].startswith("its reply cannot be read: it has more than ")
-    # The SuperLink may itself refuse the parts of the last two: their replies never become whole, or the node ends.
+    # The SuperLink itself can refuse the last two attacks: then their replies never become complete, or the node ends.
     for reason in (told[4], told.get(5, "its node has gone")):
         assert re.match("its reply cannot be read: |has not answered within|its node has gone", reason)
     assert {line["client"] for line in attacked["lines"] if line["event"] == "failed"} == {"bob"}

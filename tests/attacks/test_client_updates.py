@@ -1,4 +1,4 @@
-"""A client whose update is far from the others', that says to have more data than anybody, or poisons what stays."""
+"""A client whose update is far from the others', that claims far more data, or that poisons state kept over rounds."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ NOISE = np.random.default_rng(0)
 
 
 def noise(times):
-    """Noise of so many times the norm of the honest updates, which is 1 and 2 times that of ones."""
+    """Return an attack that sends noise with ``times`` times the honest clients' mean norm (they add 1 and 2)."""
 
     def change(value):
         found = NOISE.normal(size=value.shape)
@@ -40,7 +40,7 @@ def test_an_update_far_from_the_others_is_refused(times):
 
 def test_the_reason_says_what_was_found_and_what_is_used():
     found = run(noise(99), limits=Limits(max_update=1e9))
-    allowed = 10 * 1.5 * 10**0.5  # ten examples each, so no allowance for them
+    allowed = 10 * 1.5 * 10**0.5  # ten examples each, so no allowance for more steps
     assert [reason for *_, reason in refusals(found)] == [
         f"its update's norm is {99 * 1.5 * 10**0.5:.3g}; compared with the others, at most {allowed:.3g} is accepted"
     ]
@@ -128,7 +128,7 @@ def test_its_data_does_not_grow_from_round_to_round():
 
 
 def extras(values):
-    """An attack on the extra arrays alone."""
+    """Return an attack that changes only the extra arrays."""
 
     def attack(content):
         arrays = {
@@ -154,13 +154,13 @@ def test_poisoned_control_variates_are_refused_and_not_kept(value, round):
     assert all(float(kept.abs().max()) < 4 for kept in attacked.state.rule.values())
     alone = run({}, 1, rule=scaffold(), eve=False)
     if round == 1:
-        share = 2 / 3  # of the clients that were there
+        share = 2 / 3  # |S| / N: two of three clients count
         first = run({"train": extras(value)["train"]}, 1, rule=scaffold())
         assert all(torch.allclose(first.state.rule[key], share * kept) for key, kept in alone.state.rule.items())
 
 
 def test_two_cannot_outvote_each_other_but_the_past_can(caplog):
-    """Of two replies of a first round nobody can say which one is wrong; later rounds are measured by those before."""
+    """With two replies, nobody can say which one is wrong, but later rounds are compared with earlier ones."""
     rounds = iter(range(1, 9))
 
     def attack(content):
@@ -186,7 +186,7 @@ SIZES = st.lists(st.integers(1, 150), min_size=3, max_size=8)
 @given(SIZES, st.floats(0.5, 0.75), st.data())
 @settings(max_examples=50, deadline=None)
 def test_honest_clients_of_any_sizes_are_used(sizes, power, data):
-    """Norms as measured: about the 0.75th power of the steps, and within a factor of 2 besides."""
+    """Norms are drawn as measured: up to the 0.75th power of the examples, times a factor within a range of 2."""
     measures = [
         Measures(f"c{i}", size**power * data.draw(st.floats(0.71, 1.41)), None, None, size)
         for i, size in enumerate(sizes)

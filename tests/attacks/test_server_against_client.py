@@ -1,7 +1,7 @@
 """A dishonest server against a client with a policy: the real client app, on real files, asked to give data away.
 
-Every refused attack is held to the same: the server learns a code, the client's log says why in one line, and the
-client's private state stays as it was.
+A refused attack must end like this: the server learns only a code, the client's log gives the reason in one line, and
+the client's private state does not change.
 """
 
 import json
@@ -35,9 +35,9 @@ from helpers import make_tiny_vilt
 QUESTION = "what is the color ?"
 COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
 SIZES = {"train": 80, "validation": 40, "test": 40}
-#: What an honest server asks for.
+#: Settings that an honest server asks for.
 HONEST = {"rounds": 3, "train.batch_size": 16, "train.lr": 0.01}
-#: Within these a server does what it likes: to show that what is refused otherwise would work.
+#: A policy that allows everything, to show that the refused attacks would work without a policy.
 NONE_AT_ALL = {
     "approval": "first-use",
     "methods": ["fedavg", "feddat"],
@@ -51,7 +51,7 @@ NONE_AT_ALL = {
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory) -> Path:
-    """A folder with a model, and files of a client whose every name is a secret."""
+    """Return a folder with a model and the files of a client; the names of the pictures are secret."""
     root = tmp_path_factory.mktemp("hospital")
     make_tiny_vilt(root / "model")
     generator = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def hospital(tmp_path_factory) -> Path:
 
 
 class Server:
-    """Asks one client for whatever it likes; it knows the model, and computes the hashes that an attack needs.
+    """A server that asks one client for anything. It knows the model and computes the hashes that an attack needs.
 
     Attributes:
         place: the client's folder.
@@ -92,7 +92,7 @@ class Server:
     def ask(self, kind="train", settings=None, says=None, shared=None, foundation=None, run="r1", round=1):
         """Return the client's reply to one message.
 
-        ``settings`` and ``says`` (the instruction) are changes to honest ones; a value of None takes a key out.
+        ``settings`` and ``says`` change the honest settings and the honest instruction; None in ``says`` removes a key.
         """
         flat = self.settings(settings or {})
         context = Context(1, 1, {"client": "ann", "data": str(self.file)}, RecordDict(), flat)
@@ -113,19 +113,19 @@ class Server:
         return flower.client_app(message, context)
 
     def foundation(self, changes=None):
-        """Return what an honest server, or one with other settings, would load."""
+        """Return the foundation that a server loads for the honest settings with ``changes``."""
         site = read_site(self.file)
         return load_foundation(ClientGate(self.file, self.settings(changes or {})).settings(site))
 
     def state(self):
-        """Return every file of the client's state, but the approvals and counts of its policy."""
+        """Return all files of the client's state except the approvals and counts of its policy."""
         files = sorted(path for path in (self.place / "state").rglob("*") if path.is_file() and path.name != ".lock")
         return {str(path): path.read_bytes() for path in files if ".policy" not in path.parts}
 
 
 @pytest.fixture(scope="module")
 def served(hospital, tmp_path_factory):
-    """A server that was honest for a round of run r1."""
+    """Return a server that has run one honest round of run r1."""
     torch.set_num_threads(1)
     server = Server(hospital, tmp_path_factory.mktemp("ann"))
     assert server.ask("train").has_content()
@@ -134,13 +134,13 @@ def served(hospital, tmp_path_factory):
 
 @pytest.fixture
 def server(served, hospital, tmp_path):
-    """The same with a client of its own, so that nothing of other tests is left."""
+    """Return the same server with a copy of the client, so that tests do not affect each other."""
     shutil.copytree(served.place, tmp_path / "ann")
     return Server(hospital, tmp_path / "ann")
 
 
 def refused(caplog, reply, reason, code=REFUSED):
-    """Hold a reply to what a refusal is."""
+    """Assert that a reply is a refusal with this code, and that one line of the client's log gives the reason."""
     assert reply.has_error()
     assert reply.error.reason == code
     told = [record for record in caplog.records if record.levelname == "WARNING"]
@@ -158,7 +158,7 @@ def test_an_honest_server_is_served(server):
     assert [Path(path).name for path in server.state()] == names
 
 
-# Settings by which an update would give data away, or a machine be brought down.
+# Settings that would make an update reveal data, or overload the client's machine.
 
 CLOSED_FORM = {
     "method": "fedavg",
@@ -250,7 +250,7 @@ def test_settings_whose_update_would_come_of_too_little(server, caplog, settings
 
 
 def test_a_picture_gives_its_question_away_where_there_is_no_policy(server):
-    """The attack is real: embeddings of words that are not in the one question do not move."""
+    """The attack is real: almost only the embeddings of the words in the one question move."""
     server.site(**NONE_AT_ALL, train_examples=1)
     foundation = server.foundation(CLOSED_FORM)
     shared = foundation.initial_shared()
@@ -282,7 +282,7 @@ def test_its_own_caps_hold(server):
 
 @pytest.mark.parametrize("model", ["/etc", "/nowhere", "owner/name", "hf://owner/name"])
 def test_a_server_opens_and_fetches_no_model(server, caplog, monkeypatch, model):
-    """Not even whether a folder exists can be told."""
+    """The server cannot even find out whether a folder exists."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     settings = yaml.safe_load(server.file.read_text())
     foundation = server.foundation()
@@ -403,7 +403,7 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
 
 
 def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, capsys, monkeypatch):
-    for name, value in (("propagate", True), ("handlers", [])):  # of which the command line has its own
+    for name, value in (("propagate", True), ("handlers", [])):  # the command line sets its own
         monkeypatch.setattr(logging.getLogger("feddat"), name, value)
 
     def feddat(*arguments):
@@ -415,7 +415,7 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
 
     server.site()
     for file in (server.place / "state" / ".policy").glob("waiting/*"):
-        file.unlink()  # of other tests
+        file.unlink()  # left by other tests
     assert feddat() == (0, "no run is waiting for approval\n")
     server.ask("query", run="r2")
     code, told = feddat()
@@ -452,7 +452,7 @@ def test_a_server_fills_no_disk_with_runs(server, caplog):
 
 
 def damaged(hospital, folder, what):
-    """Return a client's data with something wrong in it."""
+    """Return the paths of a client's data with one fault in it: ``what``."""
     line = json.loads((hospital / "train.jsonl").read_text().splitlines()[0])
     if what == "no file":
         return {"train": str(folder / "patients-2024.jsonl")}
@@ -476,7 +476,7 @@ def test_errors_tell_the_server_nothing(served, hospital, tmp_path, caplog, kind
     else:
         server.site(damaged(hospital, tmp_path, what), approval="first-use")
     reply = server.ask(kind, foundation=foundation)
-    if kind == "query" and reply.has_content():  # nothing of a picture is needed for it
+    if kind == "query" and reply.has_content():  # a query reads no pictures
         assert what == "no picture"
         return
     refused(caplog, reply, "", FAILED)
@@ -489,7 +489,7 @@ def test_a_damaged_approval_does_not_let_a_run_in(server, caplog):
     refused(caplog, server.ask("train"), "r1.json: cannot be read", FAILED)
 
 
-# What was refused in between leaves no trace.
+# Refused requests leave no trace.
 
 
 def test_an_honest_run_ends_with_the_same_numbers_whatever_was_tried_in_between(server, hospital, tmp_path):
@@ -550,7 +550,7 @@ def test_a_run_that_promises_less_than_a_client_requires(server, caplog, require
 def test_a_run_that_promises_enough_gets_an_adapter_and_nothing_else_until_the_budget_is_spent(server, caplog):
     server.site(approval="first-use", privacy="all", epsilon=5.0)
     foundation = server.foundation(PRIVATE)
-    for _ in range(3):  # the same round over and over: three are planned
+    for _ in range(3):  # the same round each time; the budget is for three
         reply = server.ask("train", PRIVATE, foundation=foundation, run="r2")
         assert dict(reply.content.metric_records["metrics"]) == {"round": 1}
     caplog.clear()

@@ -55,7 +55,7 @@ def test_messages_of_a_sum_name_run_and_round_alone(config, problem):
 
 
 class SumServer(Server):
-    """The same, of a client whose node has keys."""
+    """A server whose client has a node with keys."""
 
     keys = True
 
@@ -76,7 +76,7 @@ CHANGED = {*ON}
 
 @pytest.fixture
 def demanding(hospital, tmp_path):
-    """A client that demands secure aggregation, with a certificate of its consortium."""
+    """Return a server whose client demands secure aggregation and has a certificate of its consortium."""
     server = SumServer(hospital, tmp_path)
     server.site(approval="first-use", secure_aggregation="required")
     authority = pki.new_authority("consortium")
@@ -90,7 +90,7 @@ def test_an_update_leaves_as_an_offer_alone(demanding):
     reply = demanding.ask("train", ON, foundation=demanding.foundation(ON))
     assert set(reply.content) == {"metrics", "sum"}
     assert 500 < len(reply.content["sum"]["bytes"]) < 1000
-    # A neighbour of the server's own making gets no share: the client tells nothing, and its log says why.
+    # A neighbour that the server made up gets no share; the server learns only that the client refers to its log.
     names = ["ann", "bob", "cid"]
     masks = bytes([9] * 32) + bytes([8] * 32)
     values = {"names": "\n".join(names), "masks": masks}

@@ -1,4 +1,4 @@
-"""Two clients whose answers can only be learnt by heart, and a model that is small enough to do so quickly."""
+"""Two clients whose answers can only be memorised, and a model small enough to memorise them quickly."""
 
 import re
 from pathlib import Path
@@ -18,7 +18,7 @@ SIZES = {"train": 32, "validation": 64, "test": 92}
 
 @pytest.fixture(scope="session")
 def noise(tmp_path_factory) -> Path:
-    """A folder with a model, and the files of clients ``ann`` and ``bob``: noise beside answers drawn by lot."""
+    """Return a folder with a model and the files of clients ``ann`` and ``bob``: noise images with random answers."""
 
     def draw(generator, i):
         coarse = Image.fromarray(generator.integers(0, 256, (4, 4, 3), dtype=np.uint8))
@@ -30,7 +30,7 @@ def noise(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(noise, tmp_path):
-    """Return settings of a run that learns by heart; changes are put on top."""
+    """Return a function that makes settings of a run that memorises; its arguments override single settings."""
     torch.set_num_threads(1)
     values = {
         **{"model": str(noise / "model"), "benchmark": None, "clients": files(noise, SIZES)},
@@ -42,7 +42,7 @@ def settings(noise, tmp_path):
 
 @pytest.fixture
 def feddat(capsys):
-    """Run a command line in this process; return its exit code and what it said."""
+    """Return a function that runs a command line in this process and returns its exit code, stdout and stderr."""
 
     def run(*arguments):
         capsys.readouterr()

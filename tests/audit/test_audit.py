@@ -1,4 +1,4 @@
-"""Whole audits: a leak that was planted is found, what is no leak is none, and the command says so by its exit code."""
+"""Whole audits find a leak in a run that memorises, find none where there is none, and set the command's exit code."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from feddat.audit.replay import replay
 from feddat.config import load_config
 from feddat.experiment import Experiment, load_clients
 
-#: Least AUC of all signals together on a run that learns by heart. FedAvg and FedDAT reach 0.68 in sums.
+#: View -> the least AUC of the combined signal on a run that memorises. FedAvg and FedDAT reach 0.68 in sums.
 LEAST = {"server": 0.7, "sum": 0.62, "model": 0.7}
 
 
@@ -22,14 +22,14 @@ LEAST = {"server": 0.7, "sum": 0.62, "model": 0.7}
 def test_a_run_that_learnt_by_heart_is_found_out_in_every_view(settings, tmp_path, method):
     experiment = Experiment(settings(method=method, adapter__reduction=1))
     trace = replay(experiment, tmp_path / "run")
-    # What was seen adds up: the mean of both clients' updates is what the server made of the round.
+    # The trace is consistent: the mean of both clients' updates is the server's update.
     both = torch.stack([trace.update(1, name) for name in ("ann", "bob")])
     assert both.norm() > 0 and torch.allclose(both.mean(dim=0), trace.mean_update(1), atol=1e-6)
     found = attacked(experiment, trace, trace.federation.data, tmp_path / "shadow")
     for view, least in LEAST.items():
         auc, low, _ = found[view]["combined"]["auc"]
         assert auc > least and low > 0.5, view
-    # Without the shadow client's head and update hardly anything is found.
+    # Calibration with shadow clients finds much more than the plain cosine.
     assert found["server"]["calibrated"]["auc"][0] > found["server"]["cosine"]["auc"][0] + 0.1
     low, high = found[CONTROL]["loss"]["auc"][1:]
     assert low <= 0.5 <= high
@@ -39,7 +39,7 @@ def test_a_run_that_learnt_by_heart_is_found_out_in_every_view(settings, tmp_pat
 
 
 def attacked(experiment, trace, clients, folder):
-    """Return the figures of all views, on 30 members and as many non-members of each client."""
+    """Return the figures of all views, on 30 members and 30 non-members of each client."""
     candidates, _ = draw_candidates(experiment.settings, clients, 30, 0, 0)
     found = attack(experiment.settings, trace, candidates, ("server", "sum", "model"), 4, folder, lambda *told: None)
     return summarise(found, 0)
@@ -48,7 +48,7 @@ def attacked(experiment, trace, clients, folder):
 def test_a_run_on_other_questions_is_not_found_out(settings, tmp_path):
     experiment = Experiment(settings(adapter__reduction=1))
     own = {data.name: data for data in load_clients(experiment.settings)}
-    # It trains on test questions, which are kept back from the attack.
+    # The run trains on test questions that the attack never gets.
     trace = replay(experiment, tmp_path / "run", change=lambda clients: [swapped(data) for data in clients])
     found = attacked(experiment, trace, {name: kept_back(data) for name, data in own.items()}, tmp_path / "shadow")
     for view, signals in found.items():
@@ -82,7 +82,7 @@ def test_unused_questions_are_unused_and_of_the_same_kind():
         ids = [example.id for group in groups for example in group]
         assert len(set(ids)) == len(ids) and used.isdisjoint(ids) and all(name.startswith("train") for name in ids)
         assert all(set(e.answers) & set(clients[name].answers) for group in groups for e in group)
-        # A member's answer would be known without it as well.
+        # Another training question has the same answer, so the answer alone does not give a member away.
         given = [answer for example in clients[name].train for answer in example.answers]
         assert all(given.count(answer) > 1 for example in those.members for answer in example.answers)
     with pytest.raises(AuditError, match=r"client sketch: .* expected at least 24; cap the training examples"):
@@ -135,7 +135,7 @@ def test_a_limit_on_the_auc_guards_what_travels(settings, feddat, tmp_path, view
     page = tmp_path / "runs" / "leaks" / "audit" / "audit.html"
     assert str(page) in told and "Above the limits" in page.read_text()
 
-    # The same run with noise for privacy passes.
+    # The same run passes under differential privacy.
     private = ("privacy.epsilon=1", "privacy.delta=1e-4", "privacy.noise_seed=1", "share_metrics=none")
     code, told, progress = feddat(*guarded, *private, "name=private")
     assert code == 0, progress

@@ -1,4 +1,4 @@
-"""What becomes of figures: limits, and the page."""
+"""The limits on an audit's figures, and the page that shows the figures."""
 
 import pytest
 

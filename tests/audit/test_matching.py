@@ -1,4 +1,4 @@
-"""Gradient matching: its measures on small tensors, and a message of the real client."""
+"""Gradient matching: its measures on small tensors, and attacks on messages of the real client."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_true_data_has_the_gradient_of_the_message(client, tmp_path, batch, step
         invented = matching.Invented.start(message, known, True, 0)
         invented.pictures.data.copy_(invented.truth["pixel_values"])
         assert invented.compared().correlations.min() > 0.999
-        # A random model's gradients are much alike; the true data's is far closer than that of the attacker's start.
+        # A random model's gradients are much alike, but the true data's gradient is far closer than the start's.
         assert 1 - invented.fit(-flat(message.update), 1) < 0.2 * (1 - start)
 
 

@@ -1,4 +1,4 @@
-"""Gradients of single examples, as an attacker computes them for a whole batch."""
+"""The attacker's per-example gradients are the same for a whole batch as for one example at a time."""
 
 import pytest
 import torch

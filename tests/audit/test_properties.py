@@ -1,4 +1,4 @@
-"""What messages say of a client's data as a whole: on numbers, and on a mini federation."""
+"""What messages reveal about a client's data as a whole: on small arrays, and on a mini federation."""
 
 import numpy as np
 
@@ -57,6 +57,6 @@ def test_an_update_says_more_of_a_clients_answers_than_a_guess_and_the_sum_does_
     auc = {source: row["answers_auc"][0] for source, row in sources.items()}
     assert auc["server"] > max(auc["sum"], auc["guess"]) + 0.05, auc
     assert sources["server"]["kind_error"] < sources["guess"]["kind_error"]
-    # Counts are exact, unless the client keeps them back.
+    # Counts are exact, unless the clients share none.
     assert found["counts"]["scores"] == found["counts"]["counts"] == {"answers": [5, 5], "examples": [5, 5]}
     assert found["counts"]["none"]["answers"][0] < 5

@@ -1,4 +1,4 @@
-"""Rebuilding on tensors that one can follow, and on messages of the real client."""
+"""Reconstruction of training data: on tensors small enough to follow, and on messages of the real client."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def shared(rows=6, width=4):
 
 
 def update(crafted, tokens, pulls):
-    """The gradient of Σ pull · A(token) by the first adapter's W_down and b_down, as autograd has it."""
+    """Replace the first adapter's W_down and b_down by their gradients of Σ pull · A(token), from autograd."""
     down, bias = (crafted[SITE.format(0, name)].clone().requires_grad_() for name in ("down.weight", "down.bias"))
     up = crafted[SITE.format(0, "up.weight")]
     out = torch.relu(tokens @ down.T + bias) @ up.T
@@ -36,14 +36,14 @@ def update(crafted, tokens, pulls):
 def test_a_token_that_is_alone_in_its_bin_is_rebuilt():
     generator = torch.Generator().manual_seed(0)
     tokens, pulls = torch.randn(6, 4, generator=generator), torch.randn(6, 4, generator=generator)
-    # As many bins as tokens, cut at the tokens' own quantiles: each is in one, the lowest is on a cut.
+    # There are as many bins as tokens, cut at the tokens' quantiles: one token in each bin, the lowest on a cut.
     crafted = imprint.bins(shared(rows=6), tokens, seed=0)
     cuts = -crafted[SITE.format(0, "down.bias")]
     assert (cuts.diff() > 0).all()
     assert torch.equal(crafted[SITE.format(1, "down.weight")], torch.zeros(6, 4)), "the last adapter stays"
     found = imprint.rebuilt(update(crafted, tokens, pulls))
     assert imprint.matched(found, tokens) >= 4
-    # Two in one bin are mixed, and neither is rebuilt.
+    # Tokens that were not sent are not matched.
     mixed = imprint.rebuilt(update(crafted, tokens[[0, 0, 1, 1, 2, 2]] + 0.3 * tokens, pulls))
     assert imprint.matched(mixed, tokens + 5) == 0
 

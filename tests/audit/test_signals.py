@@ -1,4 +1,4 @@
-"""Signals on tensors of two or three numbers."""
+"""Membership signals on small tensors."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_a_whitened_signal_finds_what_a_common_direction_hides():
 
 def test_other_clients_say_how_an_example_scores_anyway():
     own = torch.tensor([3.0, 3.0])
-    others = torch.tensor([[1.0, 3.0], [-1.0, 1.0]])  # of mean 0 and 2; all 1 away from it
+    others = torch.tensor([[1.0, 3.0], [-1.0, 1.0]])  # the means are 0 and 2; every score is 1 away from its mean
     assert signals.against_others(own, others).tolist() == [3.0, 1.0]
 
 
@@ -51,7 +51,7 @@ def test_scores_are_in_deviations_of_the_reference():
 
 
 def test_an_update_of_adamw_is_read_in_its_own_units():
-    # The first entry is a thousand times as large as the second; AdamW moves both alike.
+    # The first entry's gradient is a thousand times the second's; AdamW moves both equally far.
     reference = torch.tensor([[1000.0, 1.0], [-1000.0, -1.0]])
     found = signals.scaled(torch.tensor([[1000.0, -1.0]]), reference)
     assert found[0, 0].item() == pytest.approx(1, rel=0.01) and found[0, 1].item() == pytest.approx(-1 / 6, rel=0.01)

@@ -1,4 +1,4 @@
-"""Figures that can be worked out by hand, or that have closed forms."""
+"""Audit statistics against values worked out by hand or in closed form."""
 
 import math
 
@@ -38,9 +38,9 @@ def test_an_interval_of_chance_holds_one_half_and_one_of_a_leak_does_not():
 
 def test_a_threshold_keeps_to_the_rate_of_mistakes():
     others = np.arange(100.0)
-    # One in a hundred may be wrong: the threshold is the second highest non-member's score, 98.
+    # One false positive in a hundred is allowed: the threshold is the second highest non-member's score, 98.
     assert statistics.true_positives(scores(98.0, 98.5, 200.0, 3.0), others, 0.01).value == 0.5
-    # None may: only what is above all 100 counts.
+    # No false positive is allowed: only scores above all 100 non-members count.
     assert statistics.true_positives(scores(98.0, 98.5, 200.0, 3.0), others, 0.001).value == 0.25
 
 
@@ -61,7 +61,7 @@ def test_a_roc_curve_goes_through_its_corners():
 
 def test_guesses_of_a_coin_prove_nothing_and_right_ones_bound_epsilon():
     assert epsilon_bound(10, 10, 5, 0.0) == 0.0
-    # All r right: P[Binomial(r, q) ≥ r] = q^r, which is 0.05 at q = 0.05^(1/r), and ε = log(q / (1 − q)).
+    # All r guesses are right: P[Binomial(r, q) ≥ r] = q^r, which is 0.05 at q = 0.05^(1/r), and ε = log(q / (1 − q)).
     accuracy = 0.05 ** (1 / 20)
     assert epsilon_bound(20, 20, 20, 0.0) == pytest.approx(math.log(accuracy / (1 - accuracy)), abs=1e-3)
 
@@ -76,7 +76,7 @@ def test_delta_adds_what_the_theorem_says():
 
 
 def test_randomised_response_is_not_bounded_above_its_epsilon():
-    """Of 40 audits of a mechanism whose ε is known exactly, hardly any says more than that."""
+    """At most 5 of 40 audits of a mechanism with a known ε put the lower bound above that ε."""
     epsilon, generator = 1.0, np.random.default_rng(0)
     found = []
     for _ in range(40):

@@ -27,7 +27,7 @@ STEP = {
 
 
 def test_a_ratio_is_the_median_of_the_turns_own_ratios():
-    assert tables.ratio([3.0, 2.0, 5.0], [6.0, 8.0, 10.0]) == 2.0  # of 2, 4 and 2
+    assert tables.ratio([3.0, 2.0, 5.0], [6.0, 8.0, 10.0]) == 2.0  # the median of 2, 4 and 2
     assert tables.ratio([1.0, 2.0], [1.0, 2.0]) == 1.0
 
 
@@ -44,8 +44,8 @@ def test_a_step_is_compared_with_the_published_and_the_plain_one():
         "5.00",
     )
     assert (published["plain steps"], joint["plain steps"], plain["plain steps"]) == ("5.00", "2.00", "1.00")
-    assert joint["samples/s"] == "1.33"  # 4 in 3 s
-    assert joint["of matmul rate"] == "50 %"  # 30 GFLOP in 3 s of 20 GFLOP/s
+    assert joint["samples/s"] == "1.33"  # 4 samples in 3 s
+    assert joint["of matmul rate"] == "50 %"  # 30 GFLOP in 3 s, where 20 GFLOP/s are possible
     assert joint["peak memory"] == "2.0 MB"
 
 
@@ -80,7 +80,7 @@ def test_results_are_written_and_put_between_their_marks(tmp_path):
     assert files[2].read_bytes().startswith(b"\x89PNG")
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- bench step -->\nold\n<!-- end -->\nafter\n<!-- bench wire -->\nkept\n<!-- end -->\n")
-    for _ in range(2):  # again gives the same page
+    for _ in range(2):  # the second time changes nothing
         assert tables.fill_page(page, tmp_path / "results") == ["step"]
     text = page.read_text()
     assert text.startswith("before\n<!-- bench step -->\n\n2 cores of Abacus (beads), 1 thread, torch 2.0.\n\n| model")

@@ -1,4 +1,4 @@
-"""What `feddat bench` prints: every cell whole, however narrow the terminal is."""
+"""`feddat bench` prints every table cell in full, even on a narrow terminal."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every measurement, as small as it gets: what it counts is there and makes sense."""
+"""Every benchmark at its smallest size: its results are complete and plausible."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ from helpers import make_tiny_vilt
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A model of two layers among those that are measured."""
+    """Add a two-layer model to those that are measured; return its name."""
     words = [f"w{index}" for index in range(9)]
 
     def write(folder):
@@ -28,15 +28,16 @@ def test_steps_are_taken_in_turns_and_counted(tiny, tmp_path):
     said = []
     result = step.bench_step(tmp_path, [tiny], cycles=2, precision="fp32", memory=False, say=said.append)
     rows = {row["schedule"]: row for row in result["rows"]}
-    in_8_bits = rows.pop("int8", None)  # where the CPU can
+    in_8_bits = rows.pop("int8", None)  # only on CPUs with 8-bit products
     assert (in_8_bits is None) == (cannot_multiply("cpu") is not None)
     assert list(rows) == ["published", "alternating", "joint", "plain"]
     assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in rows.values())
     flops = {schedule: row["flops"] for schedule, row in rows.items()}
-    # Three forward passes of the whole model; one prefix and two passes above it; both orders do about the same.
+    # The published step runs the whole model three times; ours runs the prefix once and the rest twice.
+    # Both orders of ours cost about the same.
     assert flops["published"] > 1.2 * flops["alternating"]
     assert flops["alternating"] == pytest.approx(flops["joint"], rel=0.05)
-    assert flops["plain"] < 0.9 * flops["joint"]  # half of it, but for the prefix and the heads: much of a tiny model
+    assert flops["plain"] < 0.9 * flops["joint"]  # not half: a tiny model is mostly prefix and heads
     assert in_8_bits is None or in_8_bits["flops"] == pytest.approx(flops["joint"], rel=0.05)
     turns = [text.split()[1].rstrip(",") for text in said if " of 2" in text]
     assert turns == 2 * [row["schedule"] for row in result["rows"]]
@@ -61,7 +62,7 @@ def test_only_a_cold_cache_is_filled(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(ViltEncoder, "image", lambda self, image: (read.append(image), encode(self, image))[1])
     result = epoch.bench_epoch(tmp_path, tiny, cycles=1, examples=5, precision="fp32")
     assert [(row["schedule"], row["cache"]) for row in result["rows"]] == list(epoch.CASES)
-    # published: its targets' preparation and three passes; cold: once; warm: never
+    # published: once to prepare the targets, then three passes; cold: once; warm: never
     assert len(read) == 5 + 3 * 5 + 5
     assert all(row["seconds"][0] > row["reading"][0] > 0 for row in result["rows"])
 
@@ -73,7 +74,7 @@ def test_an_updates_bytes_are_its_numbers_and_little_more(tmp_path):
     assert not rows
 
 
-@pytest.mark.slow  # two processes have their libraries to load
+@pytest.mark.slow  # two processes load their libraries
 def test_turns_side_by_side_are_equal_and_compared(tiny, tmp_path):
     table = write_table(
         folders.make_client(tiny, folders.model_folder(tiny, tmp_path / "models"), tmp_path / "pictures", 4),
@@ -90,6 +91,6 @@ def test_turns_side_by_side_are_equal_and_compared(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_clients(tmp_path):
-    """Two fresh processes, 40 clients: past the number that keep what they prepared."""
+    """Compare one client with 40 in fresh processes: more clients than keep their prepared data."""
     one, many = bench_clients(tmp_path, [1, 40])["rows"]
     assert many["memory"]["peak"] < 1.1 * one["memory"]["peak"]

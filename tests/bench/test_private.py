@@ -1,4 +1,4 @@
-"""What a private step costs, measured quickly."""
+"""The benchmark of private steps, in a quick run."""
 
 from feddat.bench.private import MEASURED, bench_private
 from feddat.bench.tables import markdown

@@ -1,4 +1,4 @@
-"""What is measured is the same work: the published schedule and ours end at the same weights."""
+"""The compared schedules do the same work: the published one and ours end at the same weights."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def client(tmp_path_factory):
 
 
 def trained(folders, client, family, schedule):
-    """What three steps of a schedule move, and its clock."""
+    """Train three steps; return the adapters' first weights, the last weights of adapters and head, and the clock."""
     config = load_config(
         model=str(folders[family]),
         **{"adapter.peft": "bottleneck", "adapter.reduction": 4, "train.lr": 1e-2, "train.batch_size": BATCH},
@@ -42,7 +42,7 @@ def trained(folders, client, family, schedule):
     adapters.refresh_anchor()
     start = [p.detach().clone() for name in ("global", "local") for p in adapters.parameters(name)]
     side = Side(schedule, config, client, model)
-    backbone.model.eval()  # no dropout: BERT's would be drawn differently
+    backbone.model.eval()  # no dropout: BERT would draw other masks in each schedule
     for indices in torch.arange(BATCH * STEPS).split(BATCH):
         losses = side.step(indices)
         assert losses["loss"].isfinite()

@@ -1,4 +1,4 @@
-"""What is seen of Ray's actors, without Ray: processes below this one, and the time of a round."""
+"""How the benchmark watches Ray's actors, tested without Ray: memory of child processes, and times of rounds."""
 
 import json
 import os
@@ -19,7 +19,7 @@ sys.stdin.read()
 
 def test_actors_below_this_process_are_seen_with_the_most_they_held(monkeypatch):
     monkeypatch.setattr(simulation, "PAUSE", 0.02)
-    # A shell between them, as Ray's raylet is; the actor's title is an argument here.
+    # A shell sits between the two, as Ray's raylet does. The actor's process title is an argument here.
     command = f"{sys.executable} -c '{SCRIPT}' ray::ClientAppActor; true"
     with simulation._Actors() as seen:
         process = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)

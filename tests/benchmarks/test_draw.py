@@ -1,4 +1,4 @@
-"""Drawing a client's questions from a published dataset, here one that is made up."""
+"""Drawing a client's questions from a published dataset, tested on a made-up one."""
 
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ PART = Part("museum", "made-up", "val", "made-up")
 class MadeUp:
     """A dataset of 200 training and 60 test questions, two per image.
 
-    The answer to question n is how often n is divisible by two: half of the answers are 0, a quarter is 1, and so on.
+    The answer to question n is how often n + 1 can be halved: half of the answers are 0, a quarter are 1, and so on.
     """
 
     name: str = "made-up"
@@ -50,7 +50,7 @@ class MadeUp:
 
 @pytest.fixture
 def source(monkeypatch, tmp_path):
-    """The made-up dataset, below ``tmp_path``."""
+    """Register the made-up dataset, with its files below ``tmp_path``, and return it."""
     (tmp_path / "made-up").mkdir()
     for split in ("train", "val"):
         (tmp_path / "made-up" / f"{split}.json").touch()
@@ -75,7 +75,7 @@ def test_sizes_are_those_asked_for_and_everything_is_counted(source, tmp_path):
     assert counts["test"].published == 60
     assert [counts[split].drawn for split in counts] == [counts[split].kept for split in counts] == [50, 5, 20]
     assert data.answers == ("answer 0", "answer 1", "answer 2")
-    assert counts["test"].outside == 7  # of 1 to 60, those that 8 divides
+    assert counts["test"].outside == 7  # the multiples of 8 from 1 to 60
     for split in ("train", "validation", "test"):
         assert all(set(example.answers) & set(data.answers) for example in data.split(split))
 
@@ -104,7 +104,7 @@ def test_fewer_questions_are_some_of_more(seed, few, more, tmp_path_factory):
         backwards, _ = draw_client(PART, root, seed, Sizes(few, few, 5))
     for split in ("train", "validation", "test"):
         assert set(ids(small.split(split))) <= set(ids(large.split(split)))
-        # The order of the files has no say in what is drawn.
+        # The order of the records does not change what is drawn.
         assert set(ids(small.split(split))) == set(ids(backwards.split(split)))
 
 

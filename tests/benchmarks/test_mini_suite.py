@@ -1,4 +1,4 @@
-"""The mini federations: deterministic, disjoint, balanced, new to the bundled model, and never changed again."""
+"""The mini federations are deterministic, balanced, new to the bundled model, and never change."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def test_same_seed_same_federation_and_another_seed_another_one(name: str) -> No
         assert (len(one.train), len(one.validation), len(one.test)) == (40, 10, 20)
 
 
-#: Federation -> hash of its texts and answers, and the mean of its pixels: what recorded results were made from.
+#: Federation -> hash of its texts and answers, and mean of its pixels. Recorded results depend on this data.
 FIXED: dict[str, tuple[str, float]] = {
     "mini/domain": ("e9303a73f2beab7e", 180.64),
     "mini/function": ("f51b73e52c5f33ee", 119.86),
@@ -51,7 +51,7 @@ FIXED: dict[str, tuple[str, float]] = {
 
 @pytest.mark.parametrize("name", FIXED)
 def test_data_of_recorded_results_never_change(name: str) -> None:
-    """Texts to the letter; pixels by their mean, because processors round sines and powers differently."""
+    """Texts must be equal. Pixels are compared by their mean, since processors round sines and powers differently."""
     examples = [
         (client.name, split, e)
         for client in load_benchmark(name, 0, **SMALL).clients

@@ -1,4 +1,4 @@
-"""Made-up files in the layout of VQA v2, which measurements of `feddat data prepare` use, are read as the published."""
+"""The reader of VQA v2 accepts the made-up files that `feddat data prepare` is measured on."""
 
 from multiprocessing.pool import ThreadPool
 

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/vqav2_tree.py DIR --images 5000 --questions 20000
 
-writes DIR/vqav2 with the training split of that size and a validation split of a fifth of it. Photos are JPEG files of
+writes DIR/vqav2 with a training split of that size and a validation split a fifth as large. Photos are JPEG files of
 640 x 480 pixels (quality 90, about 130 kB each, near COCO's): smooth noise, a dozen ellipses and sensor grain.
 """
 

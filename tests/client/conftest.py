@@ -1,4 +1,4 @@
-"""Two small clients over one tiny ViLT: what the trainer's tests share."""
+"""Fixtures of the trainer's tests: a tiny ViLT, and processes that train clients on it."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def model_folder(tmp_path_factory):
 
 
 class Process:
-    """What one process has: one frozen model with adapters, and participants made on it."""
+    """One process: a frozen model with adapters, and the participants that train on it."""
 
     def __init__(self, model_folder, root, method="feddat", **settings):
         self.root = root
@@ -35,7 +35,7 @@ class Process:
         return Participant(name, members, self.config, self.backbone, self.adapters, self.algorithm, store)
 
     def initial(self):
-        """The global adapter that a server would start from."""
+        """Return the global adapter that a server would start from."""
         self.adapters.initialise(torch_generator(self.config.seed, "server", "adapter"), "global")
         return self.adapters.state("global")
 
@@ -45,7 +45,7 @@ class Process:
 
 @pytest.fixture
 def process(model_folder, tmp_path):
-    """Return a function that starts a process; each has its own disk unless given one."""
+    """Return a function that makes a process; each has its own folder unless one is given."""
     count = 0
 
     def start(method="feddat", root=None, **settings):

@@ -1,4 +1,4 @@
-"""Small clients made in memory, and when two states are the same."""
+"""Small clients made in memory, and a comparison of two states."""
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 200, 20), "blue": (20, 20, 230)}
 
 
 def vqa_client(name, answers=("red", "green", "blue"), sizes=(11, 3, 6)):
-    """A client that is asked for the colour of a noisy square."""
+    """Return a VQA client that is asked for the colour of noisy squares."""
     generator = np.random.default_rng(sum(name.encode()))
 
     def example(index, split):
@@ -22,7 +22,7 @@ def vqa_client(name, answers=("red", "green", "blue"), sizes=(11, 3, 6)):
 
 
 def label_client(task, size=9):
-    """A client whose labels follow the colour (SNLI-VE), whether two are the same (NLVR2), or a word (VCR)."""
+    """Return a client whose labels follow the colour (SNLI-VE, VCR), or whether two colours are equal (NLVR2)."""
     generator = np.random.default_rng(0)
     names = list(COLOURS)
 
@@ -43,7 +43,7 @@ def label_client(task, size=9):
 
 
 def same(a, b):
-    """Whether two sets of tensors are equal bit by bit; by name where both have names."""
+    """Return whether two sets of tensors are exactly equal: by name if the names are the same, else in order."""
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         b = [b[key] for key in a]
     a, b = (list(x.values()) if isinstance(x, dict) else list(x) for x in (a, b))

@@ -1,4 +1,4 @@
-"""What a client's administrator has approved, and what was done today."""
+"""A client's record of approved runs, and its daily counts."""
 
 import datetime
 

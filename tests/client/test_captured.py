@@ -1,6 +1,6 @@
-"""When passes are recorded and replayed, with a recorder in the place of the GPU's that runs them as they are.
+"""When passes are recorded and replayed. Here a stand-in for the GPU's recorder runs the passes as they are.
 
-That recordings give the numbers of plain passes on a GPU is `test_cuda.py`'s.
+`test_cuda.py` checks on a GPU that recordings give the numbers of plain passes.
 """
 
 import pytest
@@ -15,7 +15,7 @@ from feddat.models.vilt.backbone import ViltBackbone
 
 @pytest.fixture
 def recorder(monkeypatch, model_folder):
-    """Recordings of a tiny ViLT; what was recorded is in its list ``made``."""
+    """Return recordings of a tiny ViLT; their list ``made`` holds the inputs of each recorded pass."""
     backbone = ViltBackbone(model_folder)
     adapters = build_adapters(backbone.model, peft="bottleneck", reduction=4)
     backbone.stage(adapters.changed)
@@ -100,7 +100,7 @@ def test_a_second_pass_of_one_batch_is_run_as_it_is(recorder):
     assert recorder.features("global", inputs) is None
     recorder.begin()
     assert recorder.features("global", inputs) is not None
-    with torch.no_grad():  # a recording of its own, and no backward pass to come
+    with torch.no_grad():  # this has its own recording, and no backward pass follows
         for _ in range(2):
             assert recorder.features("global", inputs) is None
         for _ in range(2):
@@ -108,7 +108,7 @@ def test_a_second_pass_of_one_batch_is_run_as_it_is(recorder):
 
 
 def test_what_was_replayed_outlives_the_next_replay(recorder, monkeypatch):
-    """As FedDPA's features of the examples that questions are compared with: they are kept from batch to batch."""
+    """FedDPA depends on this: it keeps the features of its reference examples from batch to batch."""
 
     def record(function, samples, pool):
         with torch.no_grad():

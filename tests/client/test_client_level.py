@@ -1,4 +1,4 @@
-"""Privacy of whole clients at the client: how far its update goes, what it pays, and what is refused."""
+"""Client-level privacy on the client's side: the clipped update, the budget, and what is refused."""
 
 import json
 import math
@@ -56,7 +56,7 @@ def test_what_a_client_sends_is_within_the_norm_and_what_it_keeps_is_not_clipped
     assert max(factor) == pytest.approx(min(factor), rel=1e-2), "and the direction is that of the same training"
 
 
-# --- the budget of noise in shares ------------------------------------------------------------------------------------
+# --- the budget when each client adds a share of the noise ------------------------------------------------------------
 
 
 def test_rounds_are_paid_when_an_update_leaves_and_stop_before_the_budget_is_gone(tmp_path):
@@ -108,7 +108,7 @@ def test_a_source_is_another_one_for_each_client_and_round(tmp_path):
 
 @pytest.fixture
 def paid(tmp_path):
-    """A client that has paid for two rounds, with a state of its own."""
+    """Return settings, store and ledger file of a client that has paid for two rounds and has stored a state."""
     config, store = load_config(**SHARES), PersonalStore(tmp_path, "ann")
     for round in (1, 2):
         NoiseShares(config, store).pay(round)
@@ -153,7 +153,7 @@ def test_a_ledger_of_an_earlier_version_is_sealed_with_the_states(tmp_path):
     NoiseShares(config, store).pay(1)
 
 
-# --- what goes with it ------------------------------------------------------------------------------------------------
+# --- what can be combined with it -------------------------------------------------------------------------------------
 
 
 def refusal(values):
@@ -170,7 +170,7 @@ def test_methods_that_send_an_adapter_alone_can_and_others_are_refused(method):
     found = refusal({"method": method})
     if method in cannot:
         assert found is not None and found.startswith("privacy.unit: client, but ")
-    elif method != "hilora":  # its server's part is made for each run
+    elif method != "hilora":  # HiLoRA makes its server part for each run
         assert found is None or "looks at every client's by itself" in found
 
 

@@ -1,4 +1,4 @@
-"""Encoding through the cache gives what encoding in memory gives, and decodes once."""
+"""Encoding through the cache gives the same as encoding in memory, and decodes each image once."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def backbone(model_folder):
 
 @pytest.fixture
 def views(tmp_path):
-    """Views of files of two sizes, one of them shared, of pixels and of bytes."""
+    """Return views of two image files of different sizes, one of them used twice, of pixels and of bytes."""
     generator = np.random.default_rng(0)
     for name, size in {"a.png": (40, 60), "b.jpg": (70, 33)}.items():
         Image.fromarray(generator.integers(0, 256, (*size, 3), dtype=np.uint8)).save(tmp_path / name)
@@ -63,7 +63,7 @@ def test_only_what_is_new_is_decoded(backbone, views, tmp_path, monkeypatch):
     encode = backbone.encoder.image
     monkeypatch.setattr(backbone.encoder, "image", lambda image: decoded.append(image) or encode(image))
     encode_cached(backbone.encoder, views[:4], cache_in(tmp_path, backbone))
-    assert len(decoded) == 2  # b.jpg and the pixels: a.png was there
+    assert len(decoded) == 2  # b.jpg and the pixels; a.png was in the cache
 
 
 def test_a_torn_shard_is_made_again(backbone, views, tmp_path):

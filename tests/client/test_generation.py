@@ -27,7 +27,7 @@ def questions(count, seed=1):
 
 
 def likelihood(backbone, question, answer):
-    """log p(answer), token by token."""
+    """Return log p(answer), token by token."""
     tokens = backbone.answer_tokens([answer])[0]
     state, total = question.clone(), []
     for token, following in pairwise(tokens):
@@ -142,7 +142,7 @@ def test_a_learner_answers_with_the_ranking_and_trains_on_the_annotated():
 
 
 class Speller(Writer):
-    """Writes a text of its own for each question, sure of every token by e^5 to 1 (of 8 tokens)."""
+    """Writes a given text for each question; every token of it is e^5 times as likely as each of the 7 others."""
 
     def __init__(self, *texts):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the trainer does for algorithms that ask for more than a step."""
+"""The trainer's hooks for algorithms that need more than a step."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ from feddat.client.store import StoreError
 
 
 class Half(Algorithm):
-    """Shares and trains one half of the entries each; counts its steps over all rounds."""
+    """Shares one half of the entries, trains another half, and counts its steps over all rounds."""
 
     name, trains, routes = "half", ("global",), ("global",)
 
@@ -55,7 +55,7 @@ def test_own_tensors_last_from_round_to_round_and_are_not_counted_twice(process)
     participant = p.participant(MUSEUM)
     shared = {key: value for key, value in p.initial().items() if "layer.0" in key}
     steps = int(participant.fit(shared, 1).metrics["steps"])
-    for _ in range(2):  # the second is a repetition after an interruption
+    for _ in range(2):  # the second time repeats the round, as after an interruption
         participant.fit(shared, 2)
         assert stored(participant, 2)["state.count"] == 2 * steps
 
@@ -73,7 +73,7 @@ def test_a_second_process_goes_on_with_the_personal_half(process):
 
 
 class Courier(Algorithm):
-    """Sends back what it received, doubled; trains nothing but the head."""
+    """Sends back twice what it received; trains only the head."""
 
     name, trains, routes = "courier", (), ("none",)
 
@@ -116,7 +116,7 @@ def test_extra_arrays_that_do_not_fit_are_refused(process, extras, message):
 
 
 class Mixture(Algorithm):
-    """Answers with a learned mixture; the local adapter rests."""
+    """Answers with a learned mixture of both adapters; does not train the local one."""
 
     name, trains, keeps, routes = "mixture", ("global",), ("local",), ("mix", "global")
 

@@ -7,7 +7,7 @@ from feddat.client.learner import BatchLearner
 
 
 def learner(clip=None):
-    """A learner whose features are one trained weight times the input."""
+    """Return a learner and its only weight; its features are the weight times the input."""
     weight = torch.nn.Parameter(torch.tensor([[2.0, 1.0]]))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     backbone = SimpleNamespace(features=lambda inputs: inputs["x"] * weight)

@@ -1,4 +1,4 @@
-"""Momentum distillation by hand: averages, what stands in for what, and the loss of a batch."""
+"""Momentum distillation, worked out by hand: the averages, using them in place of the weights, and a batch's loss."""
 
 from math import log
 from types import SimpleNamespace
@@ -42,7 +42,7 @@ def test_averages_stand_in_without_disturbing_a_graph_that_waits():
         assert not taught.requires_grad
     assert weight.item() == 2.0
     loss.backward()
-    assert weight.grad.item() == 4.0  # of the weight itself, not of 10
+    assert weight.grad.item() == 4.0  # the gradient at the weight itself, not at 10
     with pytest.raises(KeyError), copy.instead():
         raise KeyError
     assert weight.item() == 2.0
@@ -67,14 +67,14 @@ def test_the_weight_rises_in_the_first_round_alone():
 
 
 class Uniform(Writer):
-    """A writer whose states are all 0: every token is as likely as its bias in the head says."""
+    """A writer with states of 0, so that only the head's biases decide how likely a token is."""
 
     def decode(self, questions, ids, mask):
         return torch.zeros(*ids.shape, 3)
 
 
 def test_the_loss_of_a_batch_by_hand():
-    # One token besides the end: "a" and END are each 1 of 2 for the model, ¾ and ¼ of the copy's prediction.
+    # The model gives "a" and END a probability of ½ each; the copy gives them ¾ and ¼.
     bias = parameter(*[-1e4] * 8)
     head = nn.Linear(3, 8)
     head.bias, backbone = bias, Uniform()
@@ -90,14 +90,14 @@ def test_the_loss_of_a_batch_by_hand():
     learner = BatchLearner(backbone, SimpleNamespace(route=lambda route: None), "fp32", momentum=copy)
     inputs = {"question": torch.zeros(1, 1, 3)}
     inputs |= AnnotatedAnswers([Example("0", (), "?", answers={"a": 1.0})], backbone).batch(torch.tensor([0]), CPU)
-    copy.follow = lambda: None  # the averages rest here
+    copy.follow = lambda: None  # the averages stay as they are
     learner.take(member, inputs, torch.zeros(1, 1), alpha=0.4)
     with torch.no_grad():
-        learner.logits(learner.features("dat"))  # as FedDAT does; a teacher of its own is not needed
+        learner.logits(learner.features("dat"))  # FedDAT's teacher; without gradients it needs no averages
     loss = learner.task_loss(learner.logits(learner.features("global")))
-    assert loss.item() == pytest.approx(2 * log(2))  # of the copy's expectation too: the model gives both the same
+    assert loss.item() == pytest.approx(2 * log(2))  # with the copy's targets, too: both tokens are equally likely
     loss.backward()
-    # p − target of both tokens, target 0.6 · (one right) + 0.4 · (¾, ¼): "a" then END.
+    # p − target, for "a" and then for END. The target is 0.6 · (one right) + 0.4 · (¾, ¼).
     gradient = (0.5 - (0.6 + 0.4 * 0.75)) + (0.5 - 0.4 * 0.75)
     assert bias.grad[1].item() == pytest.approx(gradient)
     assert bias.grad[7].item() == pytest.approx(-gradient)

@@ -1,4 +1,4 @@
-"""What is counted of passes through the backbone, and what an algorithm sees of validation data."""
+"""The counts of passes through the backbone, and how an algorithm sees validation data."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ MUSEUM = vqa_client("museum")
         ("feddat", 2, 2),
         ("ditto", 2, 2),
         ("feddat-2", 1, 1),
-        ("fedalt", 2, 1),  # the frozen model's features are looked at first
+        ("fedalt", 2, 1),  # it looks at the frozen model's features first
         ("head", 1, 0),
     ],
 )
@@ -31,7 +31,7 @@ def test_passes_of_a_round(process, method, forward, backward):
 
 
 def test_validation_data_is_seen_as_in_an_evaluation(process, monkeypatch):
-    """In training, too: without gradients, with the model's mode as it was afterwards, and nothing is drawn."""
+    """During training as well: without gradients, with the model's mode restored, and without random draws."""
     seen = []
 
     def begin(self, learner, context: RoundContext):

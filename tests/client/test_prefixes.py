@@ -1,4 +1,4 @@
-"""What is frozen of the forward pass is kept: the same training, less computing, within a budget."""
+"""Cached outputs of the frozen prefix: the same training, less computing, within a memory budget."""
 
 import pytest
 import torch
@@ -100,7 +100,7 @@ def test_under_dropout_nothing_is_kept(staged):
 
 @pytest.mark.parametrize("method", ["feddat", "fedavg", "feddpa"])
 def test_training_and_scores_are_the_same_with_and_without(process, method):
-    """To the sixth digit; and to the last bit whether or not prefixes were kept from the rounds before."""
+    """Within rounding; and exactly, whether or not the prefixes of earlier rounds were kept."""
     client = vqa_client("a")
     results = []
     for cache in (None, PrefixCache(PLENTY), PrefixCache(PLENTY)):
@@ -119,7 +119,7 @@ def test_training_and_scores_are_the_same_with_and_without(process, method):
 
 
 def test_heads_alone_train_on_features_that_are_kept_whole(process):
-    """The whole model is computed once, without the adapters that stand in it, whatever route was open before."""
+    """The features are those of the model without its adapters, whichever route was set before."""
     client = vqa_client("a")
     scores = []
     for cache in (None, PrefixCache(PLENTY)):
@@ -129,10 +129,10 @@ def test_heads_alone_train_on_features_that_are_kept_whole(process):
         fits = [whole.fit(None, round).metrics["loss"] for round in (1, 2)]
         scores.append((fits, whole.evaluate(None, 2, "test").scores))
         if cache is None:
-            # As if routes changed every layer.
+            # Stage the model as if routes changed every layer.
             whole.backbone.stage(fresh.adapters.changed)
             assert whole.evaluate(None, 2, "test").scores == scores[0][1]
     assert scores[0][0] == pytest.approx(scores[1][0], rel=1e-5)
     assert scores[0][1] == scores[1][1]
     states = cache.views(("a", "a", "train"), None, None, None)
-    assert {len(row) for row in states._states} == {1}  # the first token is all that is asked for again
+    assert {len(row) for row in states._states} == {1}  # only the first token is needed again

@@ -1,4 +1,4 @@
-"""Training under differential privacy: what is released, how far one record moves it, and what is paid for it."""
+"""Training under differential privacy: the releases, how far one record moves them, and what they cost."""
 
 import json
 
@@ -27,7 +27,7 @@ MUSEUM = vqa_client("museum")
 PRIVATE = {"privacy.epsilon": 8.0, "privacy.delta": 1e-3, "privacy.noise_seed": 1, "share_metrics": "none"}
 SHARED = {"privacy.scope": "shared", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
 JOINT = {"algorithm.order": "joint"}
-#: Everything that can be private.
+#: Name -> method and settings of a run that can be private.
 RUNS = {
     "feddat, all, alternating": ("feddat", {}),
     "feddat, all, joint": ("feddat", JOINT),
@@ -44,11 +44,11 @@ RUNS = {
 }
 
 
-# --- gradients by example, in whole models ----------------------------------------------------------------------------
+# --- per-example gradients of whole models ----------------------------------------------------------------------------
 
 
 def gradients(backbone, adapters, member, named, indices, record=None):
-    """Run one batch forward and backward, all of it at once or under a record."""
+    """Run one batch forward and backward, under a record if one is given."""
     part = member.prepared("train")
     learner = BatchLearner(backbone, adapters, "fp32")
     learner.take(member, member.training_inputs(part, indices), part.targets[indices])
@@ -98,16 +98,16 @@ def test_gradients_by_example_are_those_of_single_examples(family, peft, task, t
             parameter.grad = None
 
 
-# --- what one record moves --------------------------------------------------------------------------------------------
+# --- how far one record moves a release -------------------------------------------------------------------------------
 
 
 def releases_of(process, monkeypatch, method, settings, plan, clip=0.05):
-    """Train some steps whose noisy sums are the same whatever the records; return the sums without the noise."""
+    """Train some steps with fixed gradients, whatever the records; return each release's sums before the noise."""
     seen = []
 
     def noisy(sums, noise, divisor):
         seen.append(torch.cat([total.flatten() for total in sums.values()]))
-        for parameter in sums:  # what comes out is fixed, so that the next release is compared at the same outputs
+        for parameter in sums:  # fixed, so that the next release is compared at the same weights
             parameter.grad = torch.full_like(parameter, 0.01)
 
     monkeypatch.setattr(private_training, "noisy", noisy)
@@ -120,7 +120,7 @@ def releases_of(process, monkeypatch, method, settings, plan, clip=0.05):
 
 
 def moved(process, monkeypatch, method, settings, clip=0.05):
-    """How far each release moves when a record is in all samples: the norm of its difference."""
+    """Return how far each release moves when one more record is in all samples: the norm of the difference."""
     samples = [torch.tensor(rows) for rows in ([0, 1, 2, 3, 4, 5], [2, 3, 5, 7], [0, 3, 4, 8, 9], [1, 2, 4, 7])]
     more = [torch.cat([sample, torch.tensor([10])]) for sample in samples]
     without = releases_of(process, monkeypatch, method, settings, samples, clip)
@@ -136,13 +136,13 @@ def test_one_record_moves_every_release_by_the_clip_at_most(process, monkeypatch
     found = moved(process, monkeypatch, method, settings, clip)
     config = load_config(**PRIVATE | settings | {"method": method})
     assert len(found) == 4 * releases(config)
-    # bfloat16 rounds by where a row lies in a batch.
+    # In bfloat16, rounding depends on a row's place in the batch.
     assert all(0 < far <= clip * (1.05 if "bf16" in run else 1.0001) for far in found), found
 
 
 @pytest.mark.parametrize("leak", [{"algorithm.heads": "shared"}, {"algorithm.alpha": 0.9}])
 def test_what_scope_shared_refuses_would_move_releases_further(process, monkeypatch, leak):
-    # The control of the test above: through a shared head, or the teacher, others' gradients move, too.
+    # The control of the test above: through a shared head or the teacher, a record moves others' gradients as well.
     found = moved(process, monkeypatch, "feddat", SHARED | leak | {"train.lr": 0.3}, clip=0.05)
     assert max(found) > 0.06
 
@@ -170,7 +170,7 @@ def test_in_scope_all_nothing_trains_without_noise(process, monkeypatch, run):
 
 @pytest.mark.parametrize(("method", "extra"), [("feddat", {}), ("feddat", JOINT), ("fedavg", {}), ("local", {})])
 def test_without_clipping_and_noise_it_is_the_published_step(process, monkeypatch, method, extra):
-    # Every record in every sample, no clip, no noise: the same update as without privacy.
+    # With every record in every sample, no clipping and no noise, the update is the one without privacy.
     settings = {"train.batch_size": 11, "train.eps": 1e-3}
     plain, private = process(method, **settings | extra), process(method, **PRIVATE | settings | extra)
     turn = PrivateTurn((torch.arange(11),), 11.0, 1e6, 0.0, 2, NoiseSource.seeded(0))
@@ -256,7 +256,7 @@ def test_planned_rounds_fit_and_one_more_does_not(process):
     with pytest.raises(
         BudgetError, match=r"^client museum: privacy: training stops: 6 steps are done, and 3 more would go beyond "
     ):
-        participant.fit(shared, 2)  # a server that asks again: its first answer is out
+        participant.fit(shared, 2)  # the server asks again, although the first answer has left
     assert (participant.store.rounds(), (participant.store.folder / "privacy.json").read_bytes()) == before
 
 
@@ -304,7 +304,7 @@ def test_a_delta_that_gives_a_record_away_is_refused(process):
 
 # --- what can be combined ---------------------------------------------------------------------------------------------
 
-#: Setting -> value that has no argument, under every method and scope.
+#: Setting -> a value without a privacy argument, under every method and scope.
 NEVER = {
     "share_metrics": "counts",
     "server.weighting": "examples",

@@ -34,7 +34,7 @@ def test_the_last_ones_keep_theirs():
 
 
 def test_clients_that_let_go_between_turns_train_the_same(process):
-    """Two clients in turns, with room for both and for one."""
+    """Two clients take turns, with room for both and with room for one."""
     results = []
     for limit in (2, 1):
         fresh = process()

@@ -451,7 +451,7 @@ def test_personal_fine_tuning(process):
     assert list(final) == ["local"]
     assert final["local"] > plain["global"]
     assert not same(p.weights("local"), shared)
-    # It is kept beside the personal state, which stays as it was; what travels is untouched.
+    # The tuned adapter is stored beside the personal state. That state and the shared adapter stay as they were.
     assert same(p.weights("global"), shared)
     assert same(stored(participant, 1), kept)
     assert participant.evaluate(shared, 1, "train").scores["museum"] == plain

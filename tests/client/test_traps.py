@@ -1,4 +1,4 @@
-"""The published code's faults on purpose: what each changes by hand, and that nothing changes by default."""
+"""Faults of the published code, reproduced on request: what each changes, by hand, and that none is on by default."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_the_local_adapter_is_lost_after_the_first_evaluation():
     for trap in ("frozen-local", "all"):
         assert traps(trap).trained(ALGORITHMS["feddat"], 1) == ("global", "local")
         assert traps(trap).trained(ALGORITHMS["feddat"], 2) == ("global",)
-    # Without a global adapter there is no evaluation that would leave it the only one.
+    # A method without a global adapter never runs the evaluation that leaves only that one trainable.
     assert traps("frozen-local").trained(ALGORITHMS["local"], 2) == ("local",)
 
 
@@ -57,7 +57,7 @@ def test_zeroed_gradients_move_what_rests(process, zeroes):
     learner.update((moving + resting).sum())
     assert torch.allclose(resting, start - 0.5)
     learner.update(moving.sum())
-    # With a gradient of zero, half of the momentum goes on: 0.5 * 0.5.
+    # With a gradient of zero, half of the momentum is left and moves it: 0.5 * 0.5.
     assert torch.allclose(resting, start - (0.75 if zeroes else 0.5))
 
 

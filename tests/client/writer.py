@@ -1,4 +1,4 @@
-"""A backbone that writes answers and that one can follow by hand: letters are tokens, states are sums of embeddings."""
+"""A generative backbone that is easy to follow by hand: letters are tokens, states are sums of embeddings."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ START, END = 6, 7  # 0 is padding, 1 to 5 are the letters
 
 
 class Writer:
-    """Reads ``inputs["question"]`` (N, 1, d); the state of a token is that plus all embeddings up to the token."""
+    """Reads ``inputs["question"]`` (N, 1, d); a token's state is the question plus all embeddings up to that token."""
 
     name, family, feature_dim = "writer", "writer", 3
 

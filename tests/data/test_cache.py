@@ -1,4 +1,4 @@
-"""The store of encoded images and texts: what goes in comes out, and damage is noticed."""
+"""The store of encoded images and texts returns what was put in, and notices damage."""
 
 import errno
 import os
@@ -161,4 +161,4 @@ def test_an_encoded_image_is_an_image_like_any_other():
     assert np.array_equal(PictureReader().read(image), pixels.transpose(1, 2, 0))
     assert np.array_equal(image.encoded, pixels)
     assert np.shares_memory(image.encoded, pixels)
-    assert image[:2].encoder == ""  # a part of it is not what the encoder made
+    assert image[:2].encoder == ""  # the encoder did not make this part of it

@@ -1,4 +1,4 @@
-"""The mini world: scenes, pixels and texts say the same thing, and splits share nothing."""
+"""The mini world: scenes, pixels and texts agree, and splits share no combination of objects."""
 
 from random import Random
 
@@ -31,7 +31,7 @@ HAND_MADE = scene(["dog", None, "apple", "cat"], ["red", "red", "blue", "green"]
 
 
 def asked(maker: q.Maker, view: SceneView = HAND_MADE) -> dict[str, str]:
-    """Everything that a maker asks of the hand-made scene."""
+    """Return the questions that a maker asks about a scene, with their answers."""
     found = [maker(view, Random(seed)) for seed in range(300)]
     return {item.text: item.answer for item in found if item is not None}
 
@@ -263,7 +263,7 @@ def test_most_objects_are_of_the_group_and_some_stray() -> None:
     for stray, low, high in ((0.0, 1.0, 1.0), (0.3, 0.7, 0.8)):
         drawn = sample_scenes(np.random.default_rng(0), 2000, "train", group="food", stray=stray).objects
         shown = drawn[drawn != EMPTY]
-        assert low <= np.isin(shown, list(group)).mean() <= high  # a sixth of those that stray are of the group too
+        assert low <= np.isin(shown, list(group)).mean() <= high  # a sixth of the strays are of the group, too
 
 
 @given(st.integers(0, 10**6))
@@ -279,7 +279,7 @@ def test_a_hypothesis_follows_from_what_is_seen_contradicts_it_or_is_left_open(s
 
 
 def judged(text: str, view: SceneView, covered: int) -> int:
-    """Read a hypothesis again, word by word: 0 true, 1 open, 2 false of what is not covered."""
+    """Judge a hypothesis word by word by what is not covered: 0 true, 1 open, 2 false."""
     words = text.split()
     visible = [cell for cell in range(4) if cell != covered]
     places = {view.place(cell): cell for cell in range(4)}

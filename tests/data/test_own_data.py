@@ -1,4 +1,4 @@
-"""Readers of own data: what comes out of each format, and what is said about input that cannot be used."""
+"""Readers of a client's own data: what each format yields, and the errors about input that cannot be used."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def message(folder: Path, records: list[dict[str, Any]], **spec: Any) -> str:
     return text
 
 
-# What comes out
+# What readers yield
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_csv_cell_over_several_lines_and_a_byte_order_mark(folder: Path) -> No
         to_example(second, "vqa", folder)
 
 
-# What is said about input that cannot be used
+# Errors about input that cannot be used
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Dealing one client's examples out: nothing lost, nothing twice, evenly, the same every time."""
+"""Splitting a client's examples: each goes to exactly one part, sizes are even, and the seed decides the parts."""
 
 from collections import Counter
 

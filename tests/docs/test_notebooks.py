@@ -16,7 +16,7 @@ SPEC.loader.exec_module(hook)
 
 @pytest.mark.parametrize("name", ["federation", "own_method"])
 def test_a_notebook_runs_and_shows_what_it_says(name, tmp_path, monkeypatch):
-    # The kernel is another process: it must find this package, and not use every core beside other tests.
+    # The kernel is another process. It must find this package, and must not use every core beside other tests.
     monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     notebook = hook.execute(ROOT / "docs" / "notebooks" / f"{name}.ipynb", tmp_path)

@@ -1,4 +1,4 @@
-"""The site's hooks, and what its pages must say; `make docs` builds the whole of it and looks at every link."""
+"""The site's hooks, and what its pages must say. `make docs` builds the whole site and checks every link."""
 
 import importlib.util
 import re
@@ -63,7 +63,7 @@ def test_every_rival_has_a_paragraph_with_its_file():
     for name in set(ALGORITHMS.own) - {"feddat"}:
         (paragraph,) = (part for part in page.split("\n\n") if f"(`{name}`)" in part)
         assert f"algorithms/{name.replace('-', '_')}.py" in paragraph
-    # One that the page does not name yet is told of by its own docstring.
+    # A method that the page does not name yet is described by its own docstring.
     told = reference.rival(folder / "ditto.py", "")
     assert told.startswith("(`ditto`) Ditto: FedAvg's shared adapter, and") and "abs/2012.04221)" in told
     table = (DOCS / "methods.md").read_text()
@@ -110,7 +110,7 @@ def test_the_reading_test_finds_its_answers():
 
 
 def test_paragraphs_are_short():
-    """No paragraph of a page has more than five lines of 120 characters; tables, lists and code may be longer."""
+    """No paragraph has more than about five lines of 120 characters. Tables, lists and code may be longer."""
     for path in sorted(DOCS.rglob("*.md")):
         text = repository.FENCE.sub("", path.read_text())
         for part in text.split("\n\n"):

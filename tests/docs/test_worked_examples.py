@@ -1,4 +1,4 @@
-"""The worked examples of docs/dev, put into a copy of the package: a reader, a model family, a kind of adapter."""
+"""The worked examples of docs/dev, applied to a copy of the package: a reader, a model family, a kind of adapter."""
 
 import json
 import os
@@ -35,7 +35,7 @@ ViTImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
 
 
 def applied(text: str, diff: str) -> str:
-    """Return a file with a page's diff in it: its context must be there, once."""
+    """Return a file's text with a page's diff applied; the text before the change must occur in it once."""
     lines = diff.splitlines()
     before = "\n".join(line[1:] for line in lines if not line.startswith("+")) + "\n"
     after = "\n".join(line[1:] for line in lines if not line.startswith("-")) + "\n"
@@ -45,7 +45,7 @@ def applied(text: str, diff: str) -> str:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory):
-    """Return a copy of the package with everything in it that the pages say."""
+    """Return the root of a copy of the package with every change that the pages show."""
     root = tmp_path_factory.mktemp("extended")
     copy = root / "src" / "feddat"
     shutil.copytree(ROOT / "src" / "feddat", copy, ignore=shutil.ignore_patterns("__pycache__", "assets"))
@@ -98,7 +98,7 @@ def test_a_run_uses_all_three(extended, tmp_path):
     run("-m", "feddat", "run", "--config", "run.yaml", *settings)
     summary = json.loads((tmp_path / "runs" / "all" / "summary.json").read_text())
     assert summary["clients"].keys() == {"ann", "bob"}
-    # Two layers of 16 in either tower: a vector at each.
+    # Each tower has two layers of width 16, with one vector at each.
     assert summary["parameters"]["communicated"] == 4 * 16
     adapter = json.loads((tmp_path / "runs" / "all" / "checkpoints" / "adapter_config.json").read_text())
     assert adapter["peft_type"] == "FEATURE_SHIFT"

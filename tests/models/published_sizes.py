@@ -73,7 +73,7 @@ def _siglip() -> tuple[nn.Module, nn.Module]:
     return TwoTowers(SiglipModel(SiglipConfig())), _classifier(3 * 768)
 
 
-#: SigLIP-so400m with 14 px patches, as SmolVLM and PaliGemma have it.
+#: SigLIP-so400m with 14 px patches, as in SmolVLM and PaliGemma.
 _SO400M = {
     "hidden_size": 1152,
     "intermediate_size": 4304,
@@ -81,7 +81,7 @@ _SO400M = {
     "num_attention_heads": 16,
     "patch_size": 14,
 }
-#: ``model_type`` and configuration of published decoders; :data:`PARAMETERS` says that they are the published sizes.
+#: Name -> ``model_type`` and configuration of a published decoder. Its size is checked against :data:`PARAMETERS`.
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "SmolVLM-Instruct": (
         "idefics3",
@@ -206,7 +206,7 @@ def _decoder(name: str) -> tuple[nn.Module, nn.Module]:
     return model, nn.Identity()  # its vocabulary head is frozen
 
 
-#: Name in print -> what returns the frozen model and a client's head.
+#: Printed name -> function that returns the frozen model and a client's head.
 MODELS: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "ViLT-B/32": _vilt,
     "ViLT-B/32 behind BERT-base": _vilt_bert,

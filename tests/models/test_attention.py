@@ -40,7 +40,7 @@ def run(attend, dtype, mask, **settings):
 @pytest.mark.parametrize("scale", [None, 0.1])
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
 def test_in_bf16_it_has_the_gradients_of_float64(monkeypatch, kind, scale):
-    """157 tokens take another backward pass than autograd's; it is as exact, and gives nothing to what is masked."""
+    """157 tokens use our own backward pass. It is about as exact as autograd's; masked keys get no gradient."""
     mask = mask_of(kind)
     exact = run(scaled_dot_product_attention, torch.float64, mask, scale=scale)
     ours = run(attention, torch.bfloat16, mask, scale=scale)
@@ -64,7 +64,7 @@ def test_in_float32_it_is_torchs_own():
 
 @pytest.fixture
 def counted(monkeypatch):
-    """The calls of ours that transformers' interface makes."""
+    """Return the list of calls that transformers' interface makes to our attention."""
     calls = []
     monkeypatch.setattr(module, "attention", lambda *args: calls.append(args) or attention(*args))
     use_in_transformers()
@@ -94,7 +94,7 @@ def test_what_it_does_not_know_is_left_to_transformers(counted):
     assert torch.equal(ask(query, key, value, is_causal=True), expected)
     ask(query, key[:, :1], value[:, :1], num_key_value_groups=3)
     assert not counted
-    ask(query, key, value, mask_of("bool"), is_causal=True)  # the mask has it
+    ask(query, key, value, mask_of("bool"), is_causal=True)  # a mask makes is_causal irrelevant
     ask(query[:, :, :1], key, value, is_causal=True)
     assert len(counted) == 2
 

@@ -59,7 +59,7 @@ def test_the_catalog_knows_it(folder):
 
 def test_images_are_those_of_the_stock_processor(backbone, folder):
     stock = BlipImageProcessorPil.from_pretrained(folder)(VIEWS[0].image, return_tensors="pt")["pixel_values"]
-    assert (batch(backbone)["pixel_values"][:1] - stock).abs().max() < 0.02  # one level of 256, over the deviation
+    assert (batch(backbone)["pixel_values"][:1] - stock).abs().max() < 0.02  # one of 256 levels, over the deviation
 
 
 def test_answers_stand_between_start_and_end(backbone):
@@ -73,7 +73,7 @@ def test_answers_stand_between_start_and_end(backbone):
 
 @pytest.mark.parametrize("row", range(3))
 def test_logits_are_the_stock_models(backbone, stock, row):
-    """Of one question at a time: the stock model lets padding of questions through to the answers."""
+    """Compare one question at a time: in the stock model, a question's padding influences the answers."""
     inputs = annotated(backbone, [row])
     logits = backbone.answer_head()(backbone.features(inputs))
     ids, mask = inputs["answer_ids"], inputs["answer_mask"]
@@ -84,7 +84,7 @@ def test_logits_are_the_stock_models(backbone, stock, row):
 
 
 def test_the_loss_is_the_stock_models(backbone, stock):
-    """One answer of weight 1 per question: the stock loss of that question, summed over its tokens."""
+    """With one answer of weight 1, the loss is the stock loss summed over the answer's tokens."""
     inputs = batch(backbone, [0])
     examples = [Example("0", (), "", answers={"blue square": 1.0})]
     inputs |= AnnotatedAnswers(examples, backbone).batch(torch.tensor([0]), CPU)
@@ -158,7 +158,7 @@ def test_adapters_move_the_answers_and_get_gradients(backbone, sites):
         adapters.route(route)
         results.append(backbone.features(inputs))
     assert not torch.equal(results[0], results[1]) and not torch.equal(results[1], results[2])
-    # The sum of what a layer norm gives is constant, so each state gets a weight.
+    # The sum of a layer norm's outputs is constant, so each state gets its own weight.
     weight = torch.randn(results[1].shape)
     (weight * (results[1] + results[2])).sum().backward()
     for name in ("global", "local"):

@@ -1,4 +1,4 @@
-"""Decoder vision-language models against transformers' own, on a tiny random folder of each family."""
+"""Decoder vision-language models compared with transformers' own, on a tiny random folder of each family."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ from feddat.models.tiny.settings import SIZES
 
 CPU = torch.device("cpu")
 ANSWERS = ("red", "no", "blue square", "two")
-#: Larger than the models see them and of several shapes, so that prompts differ in length too.
+#: Larger than the models' inputs and of several shapes, so that prompts differ in length as well.
 PICTURES = ((40, 56), (100, 70), (32, 32))
 QUESTIONS = ("what is the color?", "is the circle red, or is it blue?", "two?")
 
@@ -57,7 +57,7 @@ def folder(request, folders):
 
 @pytest.fixture(scope="module")
 def bare(folder):
-    """A backbone that no test puts adapters on."""
+    """Return a backbone that no test puts adapters on."""
     return DecoderBackbone(folder)
 
 
@@ -86,11 +86,11 @@ def annotated(backbone, rows=(0, 1, 2)):
 
 
 def stock_logits(stock, prompt, tokens):
-    """Token logits (L, V) of an answer behind one prompt, by the stock model on the whole sequence, without a cache."""
+    """Return token logits (L, V) of an answer after one prompt, from the stock model on the whole sequence."""
     length, answer = prompt["input_ids"].shape[1], torch.tensor([tokens])
     whole = prompt | {"input_ids": torch.cat([prompt["input_ids"], answer], dim=1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    for key, value in (("mm_token_type_ids", 0), ("token_type_ids", 1)):  # words; what PaliGemma calls a suffix
+    for key, value in (("mm_token_type_ids", 0), ("token_type_ids", 1)):  # types: words, PaliGemma's suffix
         if key in whole:
             whole[key] = torch.cat([whole[key], torch.full_like(answer, value)], dim=1)
     with torch.no_grad():
@@ -112,7 +112,7 @@ def test_the_catalog_knows_every_family(folder):
 
 @pytest.mark.parametrize("row", range(3))
 def test_inputs_are_the_stock_processors(bare, row):
-    """Pictures were made smaller first, and prompts tokenised with one token for the picture."""
+    """They are equal although we shrink pictures first, and tokenise prompts with one token for the picture."""
     processor, tokenizer = bare.encoder.processor, bare.encoder.tokenizer
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": QUESTIONS[row]}]}]
     text = f"<image>{QUESTIONS[row]}"
@@ -126,7 +126,7 @@ def test_inputs_are_the_stock_processors(bare, row):
 
 
 def test_smolvlms_picture_tokens_are_its_own_processors(folders):
-    """The processor at work is Idefics3's, which needs no library for videos."""
+    """We use Idefics3's processor, which needs no video library."""
     from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
     encoder = DecoderBackbone(folders["smolvlm"]).encoder
@@ -150,13 +150,13 @@ def test_questions_and_answers_have_the_templates_form(folders, family, asked, a
     (prompt,) = backbone.encoder.texts([QUESTIONS[0]])
     assert tokenizer.decode(prompt).endswith(asked)
     (tokens,) = backbone.answer_tokens(["red"])
-    # As one would read them after the prompt.
+    # The answer as it reads after the prompt.
     assert tokenizer.decode(prompt + tokens[1:])[len(tokenizer.decode(prompt)) :] == answered
     assert backbone.answer_text(tokens[1:-1]) == "red"
 
 
 def test_logits_are_the_stock_models(bare, stock):
-    """A question's answers follow one reading of it, padded beside others; the stock model reads each row alone."""
+    """We read each question once for all its answers, padded in a batch; the stock model reads each row alone."""
     inputs = annotated(bare)
     with torch.no_grad():
         logits = bare.answer_head()(bare.features(inputs))
@@ -239,7 +239,7 @@ def test_adapters_in_every_part_move_answers_and_get_gradients(backbone, kind):
     torch.stack(logits[1:]).log_softmax(dim=-1)[..., 0].sum().backward()
     for name in ("global", "local"):
         without = [key for key, p in adapters.named(name).items() if p.grad is None or not p.grad.abs().sum() > 0]
-        # LLaVA's picture features are those before the last layer of its tower.
+        # LLaVA takes its picture features before the last layer of its tower.
         assert all("vision_tower" in key and ".layers.1" in key for key in without), without
         assert not without or backbone.family == "llava"
     assert all(p.dtype == torch.float32 for p in adapters.parameters("global"))
@@ -250,7 +250,7 @@ def test_routes_share_the_pictures_unless_adapters_change_them(backbone):
     adapters = build_adapters(backbone.model)
     adapters.route("global")
     expected = backbone.features(inputs)
-    assert backbone.prefix(inputs) is inputs  # not divided yet
+    assert backbone.prefix(inputs) is inputs  # not staged yet
     backbone.stage(adapters.changed)
     with torch.no_grad():
         shared = backbone.prefix(inputs)
@@ -281,7 +281,7 @@ def test_other_kinds_of_adapter(backbone, kind):
 
 
 def test_soft_prompts_are_seen_by_cached_answers(llava):
-    """The prompt's tokens lie in the cache: answers behind it are those of one whole sequence."""
+    """The soft prompt's tokens are in the cache; answers after it get the logits of one whole sequence."""
     adapters = build_adapters(llava.model, peft="prompt")
     adapters.route("global")
     inputs = annotated(llava, [1])
@@ -330,7 +330,7 @@ def test_every_route_of_feddat_is_known_to_the_decoder(llava):
         assert llava.features(inputs).isfinite().all()
 
 
-# Folders that are not as they should be.
+# Unusable folders
 
 
 def _rewrite(name, change):

@@ -75,7 +75,7 @@ def test_unknown_view_is_refused():
 
 
 class Slow:
-    """An encoder that remembers how many threads torch had, and keeps a picture's first value."""
+    """An encoder that records torch's number of threads, and fills each image with the picture's first value."""
 
     widest = 200.0
 

@@ -1,4 +1,4 @@
-"""What every family of backbones must do alike, on a tiny random folder of each."""
+"""Behaviour that all families of backbones share, on a tiny random folder of each."""
 
 import shutil
 
@@ -46,12 +46,12 @@ def backbone(folder):
 
 @pytest.fixture
 def copied(folder, tmp_path):
-    """A copy of the folder that may be damaged."""
+    """Return a copy of the folder, which a test may damage."""
     return shutil.copytree(folder, tmp_path / "copy")
 
 
 def features(backbone, views=VIEWS, rows=None):
-    """Features of each view; of backbones that write, those of "red" as the answer to each."""
+    """Return features of each view; for generative backbones, those of the answer "red" to each."""
     rows = range(len(views)) if rows is None else rows
     inputs = backbone.encode(views).batch(list(rows), CPU)
     if isinstance(backbone, GenerativeBackbone):
@@ -62,7 +62,7 @@ def features(backbone, views=VIEWS, rows=None):
 
 
 def files(folder, name):
-    """Every file of that name in a folder and in those of its parts."""
+    """Return every file of that name in a folder and in the folders of its parts."""
     return [path for path in folder.rglob(name) if path.is_file()]
 
 
@@ -147,7 +147,7 @@ def test_a_saved_folder_gives_the_same_model(backbone, tmp_path):
     again = load_backbone(str(tmp_path / "saved"))
     assert torch.equal(features(again), features(backbone))
     assert again.encoder.fingerprint == backbone.encoder.fingerprint
-    again.save(tmp_path / "saved")  # onto itself: nothing lost
+    again.save(tmp_path / "saved")  # saving over itself loses nothing
     load_backbone(str(tmp_path / "saved"))
 
 

@@ -19,7 +19,7 @@ def config(**changes) -> ViltConfig:
 
 
 def stock_model(**changes) -> ViltModel:
-    """A model whose position embeddings and biases are not the zeros of a fresh one."""
+    """Return a model with random parameters; a fresh one has zeros as position embeddings and biases."""
     torch.manual_seed(0)
     model = ViltModel(config(**changes)).eval()
     for parameter in model.parameters():
@@ -28,7 +28,7 @@ def stock_model(**changes) -> ViltModel:
 
 
 def inputs(sizes: list[tuple[int, int]], pad_text: bool = True) -> dict[str, torch.Tensor]:
-    """Images of the given pixel sizes, padded to the largest, beside random texts of unequal lengths."""
+    """Return images of the given pixel sizes, padded to the largest, and random texts of unequal lengths."""
     generator = torch.Generator().manual_seed(1)
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     pixels = torch.zeros(len(sizes), 3, height, width)
@@ -46,7 +46,7 @@ def inputs(sizes: list[tuple[int, int]], pad_text: bool = True) -> dict[str, tor
 
 
 def token_mask(model: ViltModel, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Which text and image tokens a model attends to, (N, tokens)."""
+    """Return which text and image tokens a model attends to, (N, tokens)."""
     torch.manual_seed(3)
     mask = model.embeddings(
         batch["input_ids"], batch["attention_mask"], None, batch["pixel_values"], batch["pixel_mask"], None, None
@@ -55,7 +55,7 @@ def token_mask(model: ViltModel, batch: dict[str, torch.Tensor]) -> torch.Tensor
 
 
 def assert_same_set(a: torch.Tensor, b: torch.Tensor) -> None:
-    """Rows of a and b are equal up to their order."""
+    """Assert that the rows of a and b are equal up to their order."""
     assert a.shape == b.shape
     distance = torch.cdist(a, b)
     assert distance.amin(dim=1).max() < 1e-4
@@ -135,7 +135,8 @@ def test_too_many_patches_are_thinned_evenly_and_always_alike():
     ones[1, :, 32:] = 0
     all_tokens, _, _ = fast.embeddings.visual_embed(pixels, ones, -1)
     kept, mask, _ = fast.embeddings.visual_embed(pixels, ones, 3)
-    # 8 patches: 0, 8//3, 16//3; the narrower image has 4 (columns 0, 1 of two rows of 4), and keeps the first 3.
+    # Of 8 patches, 0, 8 // 3 and 16 // 3 are kept. The narrower image has 4 patches (columns 0 and 1 of two rows
+    # of 4), of which the first 3 are kept.
     torch.testing.assert_close(kept[0], all_tokens[0, [0, 1, 3, 6]])
     torch.testing.assert_close(kept[1], all_tokens[1, [0, 1, 2, 5]])
     assert mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 1]]

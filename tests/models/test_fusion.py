@@ -30,7 +30,7 @@ def test_padding_changes_nothing(fusion, training):
 def test_words_are_told_from_patches(fusion):
     a, b = torch.randn(2, 1, 2, 8)
     assert not torch.allclose(fusion(torch.cat([a, b], dim=1)), fusion(torch.cat([b, a], dim=1)), atol=1e-3)
-    # Within a stream the towers have put the order in: here it says nothing more.
+    # The towers have encoded the order within a stream; the fusion ignores it.
     swapped = torch.cat([a, b], dim=1)[:, [1, 0, 2, 3]]
     torch.testing.assert_close(fusion(swapped), fusion(torch.cat([a, b], dim=1)), atol=1e-5, rtol=0)
 

@@ -1,4 +1,4 @@
-"""The table of published sizes in docs/models.md is what the code counts."""
+"""The table of model sizes in docs/models.md has the numbers that the code counts."""
 
 from pathlib import Path
 

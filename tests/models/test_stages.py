@@ -1,4 +1,4 @@
-"""A forward pass that stops where adapters begin, and goes on from there, gives what the whole pass gives."""
+"""A forward pass in two stages, which meet where adapters begin, gives the same as the whole pass."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from helpers import make_tiny_blip, make_tiny_vilt, make_unit
 
 CPU = torch.device("cpu")
 KINDS = ("bottleneck", "lora", "prompt", "norm", "bias", "full", "head")
-#: Sites that leave the usual path: the second layer alone, whole layers, parts of them.
+#: Unusual adapter sites: only the second layer, whole layers, and parts of layers.
 SITES = tuple(
     rf"(.*\.)?layer\.{site}"
     for site in (r"1\.output", r"\d+", r"\d+\.attention", r"\d+\.attention\.output", r"\d+\.intermediate")
@@ -32,7 +32,7 @@ def folders(tmp_path_factory):
 
 
 def load(folders, family, peft="bottleneck", sites=None):
-    """A backbone with adapters none of which is near zero or near another, and a batch with padded text and images."""
+    """Return a backbone, adapters that are neither zero nor alike, and a batch with padded text and images."""
     backbone = {"vilt": ViltBackbone, "vilt-bert": ViltBertBackbone, "blip": BlipBackbone}[family](folders[family])
     adapters = build_adapters(backbone.model, peft=peft, reduction=4, rank=4, sites=sites)
     generator = torch.Generator().manual_seed(1)
@@ -77,7 +77,7 @@ def assert_same(adapters, features, expected):
 
 
 def as_under_autocast(stages, which, states):
-    """Layers in one format where they can be; it is float32 here."""
+    """Return layers in one number format if they support it, as under autocast; the format is float32 here."""
     layers = [] if stages._whole_stack else list(stages.vilt.encoder.layer[which])
     return pure_layers(layers, torch.float32) or [PlainLayer(layer) for layer in layers]
 
@@ -116,7 +116,7 @@ def test_other_families_too(folders, family, peft):
     backbone.stage(adapters.changed)
     with torch.no_grad():
         prefix = backbone.prefix(inputs)
-    # Norms and biases are everywhere; the others leave the tower in front alone.
+    # Norms and biases are in every layer; other kinds do not change the first tower.
     assert (prefix is inputs) == (peft in ("norm", "bias", "full"))
     assert peft in ("norm", "bias", "full") or "pixel_values" not in prefix
     for route in routes(peft):

@@ -44,7 +44,7 @@ def batch(backbone, texts=TEXTS):
 
 
 def stock_output(folder):
-    """What the stock pipeline returns for TEXTS and their pictures."""
+    """Return the stock pipeline's output for TEXTS and their pictures."""
     images = [picture(seed=i) for i in range(len(TEXTS))]
     if folder.name == "clip":
         words = CLIPTokenizer.from_pretrained(folder)(TEXTS, padding=True, truncation=True, max_length=16)
@@ -71,7 +71,7 @@ def test_embeddings_equal_the_stock_models(folder, backbone):
 
 
 def test_product_by_hand():
-    # Of length √2 each: (3, 4) / 5 · √2 and (1, 0) · √2.
+    # Both inputs are scaled to length √2: (3, 4) / 5 · √2 and (1, 0) · √2.
     fused = product_fusion(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0, 0.0]]))
     root = 2**0.5
     torch.testing.assert_close(fused, torch.tensor([[0.6 * root, 0.8 * root, root, 0.0, 1.2, 0.0]]))
@@ -97,7 +97,8 @@ def test_tokens_hold_the_embeddings_and_padding_is_zero(folder, backbone):
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 80), (80, 47), (333, 517), (20, 20), (10, 90)])
 def test_pixels_equal_the_stock_processors_to_one_of_256_levels(folder, backbone, height, width):
-    # Noise would be cut at 0 and 255 between the two passes of resampling, which Pillow and torch may take in turn.
+    # Smooth images only: noise would be clipped at 0 and 255 between the two passes of resampling, whose order may
+    # differ between Pillow and torch.
     image = np.asarray(Image.fromarray(picture(6, 6)).resize((width, height), Image.Resampling.BICUBIC))
     processor = PROCESSORS[folder.name].from_pretrained(folder)
     expected = processor(image, return_tensors="pt")["pixel_values"]

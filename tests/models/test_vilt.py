@@ -35,7 +35,7 @@ def test_backbone_is_frozen_and_in_eval_mode(backbone):
 
 @torch.no_grad()
 def test_features_equal_the_stock_pipeline(backbone):
-    # Of the sizes that they would be resized to: resampling has a test of its own.
+    # These images need no resizing; another test covers resampling.
     images, texts = [picture(32, 48), picture(48, 32, seed=1)], ["what color is the circle ?", "red"]
     stock = ViltModel.from_pretrained(backbone.folder).eval()
     processor = ViltImageProcessorPil.from_pretrained(backbone.folder)
@@ -175,7 +175,7 @@ def test_saved_folder_gives_the_same_model(backbone, tmp_path):
     views = [View(picture(), "what is red ?")]
     expected = backbone.features(backbone.encode(views).batch([0], CPU))
     assert torch.equal(copied.features(copied.encode(views).batch([0], CPU)), expected)
-    copied.save(tmp_path / "copy")  # onto itself: nothing lost
+    copied.save(tmp_path / "copy")  # saving over itself loses nothing
     ViltBackbone(tmp_path / "copy")
 
 

@@ -1,4 +1,4 @@
-"""A layer as one function of tensors gives what the layer gives; what it does not know runs as it is."""
+"""A layer as one function of tensors gives the same as the layer; unknown kinds of layers run as they are."""
 
 import inspect
 
@@ -91,7 +91,7 @@ def test_a_layer_before_its_adapter_is_the_same_on_every_route(folder, of):
 
 
 def test_layers_that_differ_get_their_own_adapters(folder):
-    """The second has fewer inner units: what is joined of some cannot be joined of all."""
+    """The second layer's local adapter has fewer inner units, so the weights of both layers cannot be joined."""
     backbone, adapters, _ = loaded(folder)
     layers = list(backbone._stages.vilt.encoder.layer)
     layers[1].output.update_layer("local", BottleneckConfig(reduction=8))
@@ -122,7 +122,7 @@ def test_under_autocast_a_model_runs_in_its_format_and_near_its_modules(folder, 
     if precision == "int8" and cannot_multiply("cpu"):
         pytest.skip(cannot_multiply("cpu"))
     backbone, adapters, _ = loaded(folder)
-    with torch.no_grad():  # of a size that a route makes a difference
+    with torch.no_grad():  # large enough for routes to differ
         for parameter in adapters.parameters("local"):
             parameter.mul_(4)
     prepare_frozen(adapters, precision)
@@ -164,7 +164,7 @@ def test_states_are_in_one_format_between_layers_whatever_autocast_does(folder):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
 @pytest.mark.parametrize("padded", [False, True])
 def test_gradients_are_as_near_to_float32_as_those_of_modules_under_autocast(folder, monkeypatch, padded, device):
-    """Medians over tensors, over six draws: a ReLU unit that rounding turns off moves its gradient by far more."""
+    """Compare medians over tensors, averaged over six draws; a ReLU unit that rounding turns off is an outlier."""
     ways = {"pure": vilt_stages.pure_layers, "plain": lambda layers, dtype, fused: None}
     errors = {"pure": [], "plain": []}
     backbone, adapters, _ = loaded(folder)
@@ -218,7 +218,7 @@ def test_a_layer_of_another_kind_is_not_taken_for_one(folder, change):
 
 
 def test_what_a_protocol_asks_for_is_seen_by_every_python(folder):
-    # From 3.12 on, isinstance() does not ask __getattr__, by which modules give their children.
+    # Since Python 3.12, isinstance() with a protocol does not call __getattr__, which returns a module's children.
     _, _, layer = loaded(folder)
     asked = [name for name in {**AddsToOutput.__annotations__, **vars(AddsToOutput)} if not name.startswith("_")]
     assert {"adds_to_output", "get_base_layer"} <= set(asked)

@@ -1,4 +1,4 @@
-"""Weights in PyTorch's own files, as many published folders have them: the same model, and never more than tensors."""
+"""Weights in PyTorch's own files, as in many published folders: they give the same model, and only tensors load."""
 
 import json
 import pickle
@@ -35,7 +35,7 @@ def old(state, folder):
 
 
 def rewritten(folder: Path, write) -> None:
-    """Replace the safetensors of a folder, and of its parts, by what ``write`` makes of them."""
+    """Replace the safetensors of a folder and of its parts by the files that ``write`` makes from their tensors."""
     for path in folder.rglob("model.safetensors"):
         state = load_file(path)
         path.unlink()
@@ -73,7 +73,7 @@ def folder(source, tmp_path):
 
 
 class Trap:
-    """Makes a file where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path

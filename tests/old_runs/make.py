@@ -1,8 +1,8 @@
-"""Make a run folder of this version for later versions to open: `python tests/old_runs/make.py` before each release.
+"""Make a run folder that later versions must open. Before each release, run `python tests/old_runs/make.py`.
 
-It writes ``tests/old_runs/VERSION``: two rounds of FedDAT over ``vilt-mini`` on few questions of ``mini-v1/domain``. To
-stay small it keeps the last checkpoint, and the personal state of one client. A folder that is committed is never made
-again: what later versions have to open is what this version wrote.
+It writes ``tests/old_runs/VERSION``: two rounds of FedDAT with ``vilt-mini`` on a few questions of ``mini-v1/domain``.
+To stay small, it keeps only the last checkpoint and one client's personal state. A committed folder is never made
+again: later versions must open what this version wrote.
 """
 
 import shutil
@@ -19,7 +19,7 @@ KEPT = "sketch"
 
 
 def main() -> None:
-    """Run, and drop what is not needed."""
+    """Run, and keep only what is needed."""
     target = HERE / version("feddat")
     if target.exists():
         sys.exit(f"{target} is there already: a folder of a version stays as that version made it")

@@ -1,4 +1,4 @@
-"""The recipe of albef-mini: what it starts from, what its losses see, and that its model folder answers the same."""
+"""The recipe of albef-mini: its starting weights, its losses, and that its saved folder gives the same answers."""
 
 import json
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_only_captions_end_with_sep() -> None:
 
 
 def test_negatives_are_wrong_and_mostly_the_likely_ones() -> None:
-    # Image 0 resembles text 1 most, text 0 image 2; the diagonal is what fits.
+    # Fitting pairs are on the diagonal. Of the others, image 0 is most similar to text 1, and text 0 to image 2.
     scores = torch.tensor([[99.0, 4.0, 0.0], [0.0, 99.0, 0.0], [4.0, 0.0, 99.0]])
     drawn = [draw_negatives(scores, seed) for seed in range(200)]
     texts = torch.stack([text for text, _ in drawn])
@@ -161,7 +161,7 @@ def test_frozen_layers_stay_and_all_others_move(whole: Path) -> None:
 
 
 def test_the_model_folder_answers_as_it_was_measured(whole: Path) -> None:
-    """What pretraining calls an answer is what a federation's client gets from the folder, from the question's text."""
+    """A client that loads the folder and asks in text gets the answers that pretraining measured."""
     backbone, model, batch = load_backbone(str(whole / "model")), _load(whole), _batch("question")
     tokenizer = AutoTokenizer.from_pretrained(whole / "model")
     rows = zip(batch.inputs["input_ids"], batch.inputs["attention_mask"].bool(), strict=True)
@@ -187,7 +187,7 @@ def test_the_bundled_model_keeps_its_promised_quality() -> None:
     model.albef = load_weights(AlbefForQuestionAnswering, folder, "ALBEF").eval()
     quality = {
         k: v for k, v in measure(model, maker(), 256, "test").items() if k != "match"
-    }  # its read-out is not kept
+    }  # the folder has no read-out for it
     published = json.loads((folder / "quality.json").read_text())
     assert published.keys() - quality.keys() == {"match"}
     for kind in ("word", "question"):

@@ -1,4 +1,4 @@
-"""Pretraining: what batches hold, that losses fall, and that a resumed run equals an uninterrupted one."""
+"""Pretraining: the content of batches, resumed runs, settings, and the quality of the bundled model."""
 
 import json
 from pathlib import Path
@@ -87,7 +87,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
         pretrain(tmp_path / "cut", parse_settings([*TINY, "steps=8"]))
 
 
-@pytest.mark.slow  # two processes have their libraries to load
+@pytest.mark.slow  # two processes load their libraries
 def test_two_processes_train_one_model(tmp_path: Path) -> None:
     events: list[dict[str, object]] = []
     pretrain(tmp_path, parse_settings([*TINY, "steps=2", "jobs=2"]), events.append)

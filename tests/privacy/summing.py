@@ -1,4 +1,4 @@
-"""A whole attempt at a sum without any messages: what tests of the protocol share."""
+"""A complete attempt at a secure sum without messages, for the tests of the protocol."""
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -55,7 +55,7 @@ class Attempt:
             self.server.add_shares(name, self.clients[name].reveal(bitmap, tags, self.channels[name]))
 
     def run_all(self, gone=None):
-        """Take all steps; ``gone``: phase -> names that are gone from it on. Return the sum of levels."""
+        """Take all steps and return the sum of levels. ``gone`` maps a phase to the names that drop out in it."""
         here = list(self.names)
         steps = {"offer": self.begin, "share": self.share, "mask": self.mask, "agree": self.agree}
         for phase, step in (steps | {"reveal": self.reveal}).items():

@@ -1,4 +1,4 @@
-"""What steps add up to, against closed forms and known values."""
+"""The privacy cost of steps, compared with closed forms and known values."""
 
 import math
 
@@ -15,7 +15,7 @@ DELTA = 1e-5
 
 
 def gaussian_epsilon(mu, delta):
-    """ε of the Gaussian mechanism of sensitivity/noise μ (Balle and Wang, ICML 2018, theorem 8)."""
+    """Return ε of the Gaussian mechanism of sensitivity/noise μ (Balle and Wang, ICML 2018, theorem 8)."""
 
     def delta_of(epsilon):
         upper = norm.cdf(mu / 2 - epsilon / mu)
@@ -34,12 +34,13 @@ def test_without_sampling_it_is_the_gaussian_mechanism(noise, count, releases):
 def test_two_releases_of_a_sample_cost_what_one_with_less_noise_does():
     two = epsilon_of([Steps(0.1, 2.0, 2, 50)], DELTA)
     assert two == pytest.approx(epsilon_of([Steps(0.1, math.sqrt(2), 1, 50)], DELTA), rel=1e-6)
-    # ... and at least what two samples with one release each do.
+    # They cost at least as much as two samples with one release each.
     assert two >= epsilon_of([Steps(0.1, 2.0, 1, 100)], DELTA) * 0.999
 
 
 def test_the_example_that_everybody_knows():
-    # Abadi et al. 2016, section 3.2: q = 0.01, σ = 4, 10,000 steps, δ = 1e-5: 1.26 by moments, which are looser.
+    # Abadi et al. 2016, section 3.2: for q = 0.01, σ = 4, 10,000 steps and δ = 1e-5, the moments accountant, which is
+    # looser, gives 1.26.
     central_limit = gaussian_epsilon(0.01 * 100 * math.sqrt(math.exp(1 / 16) - 1), DELTA)  # Bu et al. 2020, theorem 5
     assert central_limit < epsilon_of([Steps(0.01, 4.0, 1, 10_000)], DELTA) < 1.26
 

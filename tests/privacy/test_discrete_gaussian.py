@@ -1,4 +1,4 @@
-"""Discrete Gaussian noise: the distribution that it has, and that no floating point is in it."""
+"""Discrete Gaussian noise: its distribution, the parts that it is made of, and its seeds."""
 
 import math
 
@@ -19,7 +19,7 @@ from feddat.privacy.noise import NoiseSource
 
 
 def fits(found, values, weights):
-    """Tell whether counts of whole numbers fit probabilities: chi-square within five standard deviations."""
+    """Return whether counts of whole numbers fit probabilities: chi-square within five standard deviations."""
     expected = weights / weights.sum() * len(found)
     large = expected > 5
     counts = np.array([(found == value).sum() for value in values])
@@ -34,7 +34,7 @@ def test_it_is_the_discrete_gaussian(variance):
     values = np.arange(-60, 61)
     assert found.dtype == np.int64 and found.shape == (60_000,)
     assert fits(found, values, np.exp(-(values**2) / (2 * variance)))
-    # A continuous Gaussian rounded to whole numbers is another distribution, and is told apart.
+    # At small variances, a continuous Gaussian rounded to whole numbers does not fit.
     rounded = np.rint(np.random.default_rng(0).normal(0, math.sqrt(variance), 60_000))
     assert variance > 2 or not fits(rounded, values, np.exp(-(values**2) / (2 * variance)))
 
@@ -64,7 +64,7 @@ def test_whole_numbers_below_a_bound(bound, count, seed):
 
 
 def test_whole_numbers_below_a_bound_are_as_likely():
-    # Of 2^64 words, those above the largest multiple of the bound are drawn again: nothing is left over.
+    # Words of 64 bits above the largest multiple of the bound are drawn again, so that no number is favoured.
     assert fits(_below(5, 50_000, NoiseSource.seeded(3)), np.arange(5), np.ones(5))
 
 

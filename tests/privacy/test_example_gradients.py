@@ -1,4 +1,4 @@
-"""Gradients by example against sums done by hand, Opacus, and loops over single examples."""
+"""Per-example gradients, compared with sums by hand, Opacus, and loops over single examples."""
 
 import copy
 import warnings
@@ -15,7 +15,7 @@ ENDLESS = 1e9
 
 
 def of_examples(record, examples):
-    """Each example's own gradients: example -> parameter -> gradient."""
+    """Return each example's gradients: a list of mappings from a parameter's id to its gradient."""
     found = [record.clipped_sums(ENDLESS, examples, F.one_hot(torch.tensor(i), examples)) for i in range(examples)]
     return [{id(parameter): gradient for parameter, gradient in one.items()} for one in found]
 
@@ -34,7 +34,7 @@ def test_two_numbers_are_clipped_and_added_by_hand():
 
 
 def test_all_parameters_share_one_norm():
-    # Gradient (3, 4) of weight and bias by one example has norm 5; clipped to 1: (0.6, 0.8).
+    # One example's gradient of weight and bias is (12, 4), of norm √160; it is clipped to norm 1.
     weight, bias = nn.Parameter(torch.tensor([[1.0]])), nn.Parameter(torch.tensor([1.0]))
     record = ExampleGradients({"w": weight, "b": bias})
     with record:
@@ -84,7 +84,7 @@ def test_rows_that_belong_to_no_example_are_found_out():
 
 
 class Network(nn.Module):
-    """A head and a bottleneck, over tokens."""
+    """A bottleneck that is used twice, over tokens, and a head."""
 
     def __init__(self, tokens):
         super().__init__()
@@ -98,7 +98,7 @@ class Network(nn.Module):
         return self.head(x.mean(dim=1))
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 40])  # with and without gradients of weights made by example
+@pytest.mark.parametrize("tokens", [1, 2, 40])  # with and without forming per-example weight gradients
 def test_the_same_as_opacus(tokens):
     torch.manual_seed(tokens)
     ours = Network(tokens)

@@ -1,4 +1,4 @@
-"""Who the others in a sum are: certificates of the consortium, whatever a server says."""
+"""Clients in a sum know each other by certificates of the consortium, whatever the server says."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -45,7 +45,7 @@ def test_a_client_is_known_by_its_certificate_in_one_run_with_one_key(authority)
 
 
 def test_a_server_cannot_invent_a_client(authority):
-    """It has the certificate of a server, keys of its own, and perhaps an authority of its own."""
+    """A server's certificate does not pass as a client's, nor does one of the server's own authority."""
     bob = member(authority, "bob")
     certificate, key = pki.server_certificate(authority, ["ann"])
     server = Identity("ann", key, certificate.public_bytes(Encoding.DER), authority.certificate)

@@ -1,4 +1,4 @@
-"""Random numbers: which cipher, which distribution, and that nobody gets the same ones twice."""
+"""Random numbers: their cipher, their distribution, and that they never repeat."""
 
 import pytest
 import torch

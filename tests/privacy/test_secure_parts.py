@@ -1,4 +1,4 @@
-"""Sharing, fixed point and masks: what they promise, on numbers of any kind."""
+"""The parts of a secure sum: secret sharing, fixed-point numbers, masks and terms."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from feddat.privacy.secure_sum.terms import Offer, Rules, Terms
 
 
 def test_the_field_is_one():
-    """Miller-Rabin with many bases, and no prime between it and 2^128."""
+    """The modulus is the smallest prime above 2^128, by Miller-Rabin with 14 bases."""
 
     def is_prime(number):
         odd, twos = number - 1, 0
@@ -52,7 +52,7 @@ def test_enough_shares_give_the_secret_and_others_do_not(secret, data):
 
 
 def test_a_share_below_the_threshold_says_nothing():
-    """A line through one share and any secret at all: every secret is as likely as every other."""
+    """Some line goes through one share and any given secret, so every secret is equally likely."""
     shares = shamir.split(b"sixteen of bytes", 2, [1, 2])
     first = int.from_bytes(shares[0])
     for guess in (0, 1, 2**127):

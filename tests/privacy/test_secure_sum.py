@@ -1,4 +1,4 @@
-"""The sum of masked updates: exact whoever drops out when, and nothing at all where a server does not keep to it."""
+"""The sum of masked updates is exact whenever clients drop out; a server that breaks the protocol gets nothing."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_a_sum_of_one_or_two_is_never_begun(count):
 
 
 def test_what_the_server_sees_of_a_client_is_uniform_and_new_every_time():
-    """The same update, twice: no number of what is sent says anything; a chi-squared test over the 4096 values."""
+    """Send the same update twice: the numbers and their differences pass a chi-squared test for uniformity."""
     seen = []
     for _ in range(2):
         attempt = Attempt({name: np.zeros(40_000, np.float32) for name in ("ann", "bob", "cid")})
@@ -66,7 +66,7 @@ def test_what_the_server_sees_of_a_client_is_uniform_and_new_every_time():
 
 
 def test_a_late_update_stays_hidden():
-    """Its masks with others can be taken away once its keys are revealed; its own mask stays."""
+    """Once its keys are revealed, its masks with other clients can be removed, but its own mask stays."""
     attempt = Attempt(updates(5))
     attempt.begin(attempt.names)
     attempt.share(attempt.names)
@@ -77,7 +77,7 @@ def test_a_late_update_stays_hidden():
     attempt.reveal(here)
     assert (attempt.server.result() == attempt.plain(here)).all()
     attempt.server.add_masked("c04", late)
-    with pytest.raises(SumError, match="c04's secret"):  # of whom shares of the other secret were revealed
+    with pytest.raises(SumError, match="c04's secret"):  # the others revealed shares of another secret
         attempt.server.result()
 
 
@@ -91,9 +91,8 @@ def test_a_server_that_tells_two_sets_of_survivors_learns_nothing():
     tags = {}
     for name in attempt.names[3:]:
         tags[name] = attempt.clients[name].agree(attempt.terms.bitmap(attempt.names[1:]), attempt.channels[name])
-    for name in attempt.names[
-        3:
-    ]:  # they are shown their own kind, and the first three's tags, which are on another set
+    # The last three get each other's tags; the first three have agreed to another set.
+    for name in attempt.names[3:]:
         others = attempt.terms.bitmap(attempt.names[3:])
         found = b"".join(
             tags[other][16 * (sorted(attempt.names[1:]).index(name) - (other < name)) :][:16]
@@ -139,7 +138,7 @@ def test_a_client_answers_each_step_once_and_in_order():
 
 
 def test_a_server_cannot_put_keys_in_another_ones_place():
-    """As the terms then differ, nothing that the others have sealed can be opened."""
+    """The terms then differ, so the client cannot open what the others have sealed."""
     attempt, other = Attempt(updates(3)), Attempt(updates(3))
     attempt.begin(attempt.names)
     told = attempt.terms

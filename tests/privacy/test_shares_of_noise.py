@@ -1,4 +1,4 @@
-"""Noise in shares: the sensitivity of what is added up, how much noise is left, and that the sum is exact."""
+"""Noise that clients add in shares: the sensitivity of the sum, how much noise is left, and that sums are exact."""
 
 import math
 
@@ -23,7 +23,7 @@ def whole(bound):
 
 
 class NoisyAttempt(Attempt):
-    """An attempt whose clients' noise follows from their names."""
+    """An attempt in which each client's name is the seed of its noise."""
 
     def source(self, name):
         return NoiseSource.seeded(5, name)
@@ -48,7 +48,7 @@ class NoisyAttempt(Attempt):
 
 def test_a_plan_by_hand():
     plan = plan_noise(clients=4, honest=2, size=9, bits=12, limit=0.5, norm=1.0, multiplier=2.0)
-    # D² = S² + 9 / 4 + S + 3 / 2, below (S + 3)²; each of the two has half of (2 D)².
+    # D² = S² + 9 / 4 + S + 3 / 2, below (S + 3)²; each of the two honest clients adds half of (2 D)².
     square = plan.scale**2 + plan.scale + 3.75
     assert plan.square == math.floor(square) and plan.variance == math.ceil(4 * plan.square / 2)
     assert plan.levels == math.ceil(plan.scale / 2) and plan.step == 1 / plan.scale
@@ -112,14 +112,14 @@ def test_the_sum_is_that_of_updates_and_noise_to_the_last_bit(gone):
     assert all((left == 0).all() for left in attempt.left.values())
     mean = fixed_point.mean(total, attempt.terms.step, len(inside))
     clipped = [u * min(1, 1 / float(np.linalg.norm(u))) for u in (updates[name] for name in inside)]
-    # Noise of all in it, of which three would be enough, with their two honest ones' share.
+    # All clients in the sum add noise, although that of two honest ones would be enough.
     spread = attempt.terms.step * math.sqrt(attempt.terms.plan.variance / len(inside))
     assert np.abs(mean - np.mean(clipped, axis=0)).max() < 5 * spread + attempt.terms.step
 
 
 @pytest.mark.parametrize(("variance", "count"), [(0.35, 2), (0.5, 3), (1.0, 2), (1.0, 4)])
 def test_a_sum_of_discrete_gaussians_is_as_close_to_one_as_is_said(variance, count):
-    """Lemma 8 of docs/privacy.md, in numbers, where the difference can be seen: far below the variance that is used."""
+    """Lemma 8 of docs/privacy.md in numbers, at variances far below those in use, where the difference is visible."""
     values = np.arange(-200, 201)
     one = np.exp(-(values**2) / (2 * variance))
     total = one = one / one.sum()

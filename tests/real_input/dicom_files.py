@@ -1,4 +1,4 @@
-"""Small DICOM files, made here; what their headers say of a patient is one word, which may be found nowhere else."""
+"""Small DICOM files, made here. The texts of their headers are one secret word, which must not appear elsewhere."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-#: Stands in every element that can hold a text.
+#: The value of the header's texts.
 SECRET = "ZEPHYRINE"
 _TEXTS = (
     "PatientName", "PatientID", "PatientAddress", "OtherPatientNames", "ReferringPhysicianName", "OperatorsName",
@@ -41,10 +41,10 @@ def dataset(
     """Return a picture with a header.
 
     Args:
-        values: (H, W), (H, W, 3), or with several frames in front, with ``NumberOfFrames`` among the elements.
-        photometric: what they mean.
-        stored: bits that count; default: all.
-        elements: more of the header, by keyword.
+        values: (H, W) or (H, W, 3); with ``NumberOfFrames`` among the elements, the first axis holds the frames.
+        photometric: the photometric interpretation of the values.
+        stored: number of bits in use; default: all.
+        elements: more header elements, by keyword.
     """
     made = FileDataset(None, {}, file_meta=FileMetaDataset(), preamble=bytes(128))
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -81,9 +81,9 @@ def written(made: Dataset, syntax: str | None = None, bare: bool = False) -> byt
     """Return a dataset as a file's bytes.
 
     Args:
-        made: the dataset, of pixels that are not compressed, or compressed as it says.
-        syntax: to write or compress it in.
-        bare: without preamble and the header's header, as before there were such.
+        made: the dataset; its pixels are not compressed, or compressed in its own transfer syntax.
+        syntax: transfer syntax to write or compress it in.
+        bare: whether to leave out preamble and file meta information, as in files from before these existed.
     """
     if syntax in NATIVE:
         made.file_meta.TransferSyntaxUID = syntax
@@ -109,7 +109,7 @@ def written(made: Dataset, syntax: str | None = None, bare: bool = False) -> byt
 
 
 def of_frames(frames: list[bytes], like: Dataset, syntax: str) -> bytes:
-    """Return a file whose picture is in these frames, compressed."""
+    """Return a file with these compressed frames as its picture."""
     like.file_meta.TransferSyntaxUID = syntax
     like.PixelData = encapsulate(frames)
     like["PixelData"].VR = "OB"
@@ -128,7 +128,7 @@ def _jpeg_without_loss(values: np.ndarray, predictor: int = 1) -> bytes:
     )
 
 
-#: What pydicom does not compress.
+#: Transfer syntax that pydicom cannot write -> encoder.
 BY_IMAGECODECS = {
     JPEGLosslessSV1: _jpeg_without_loss,
     JPEGLossless: lambda values: _jpeg_without_loss(values, 4),

@@ -1,4 +1,4 @@
-"""Small files as the world has them, made here: whole, odd and damaged."""
+"""Small files like those found in practice, made here: whole, odd and damaged ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 NOISE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
-#: A smooth picture, which JPEG keeps nearly as it is: red to the right, green to the bottom.
+#: A smooth picture, which JPEG hardly changes: red grows to the right, green to the bottom.
 SMOOTH = np.stack(
     [np.tile(np.linspace(0, 255, 56), (40, 1)), np.tile(np.linspace(0, 255, 40), (56, 1)).T, np.full((40, 56), 90)], 2
 ).astype(np.uint8)
@@ -26,24 +26,24 @@ def saved(image: Image.Image | np.ndarray, form: str, **options) -> bytes:
 
 
 def by_pillow(data: bytes) -> np.ndarray:
-    """Return what Pillow shows of a file."""
+    """Return a file's pixels as Pillow decodes them."""
     with Image.open(BytesIO(data)) as image:
         return np.array(image.convert("RGB"))
 
 
 def with_segment(data: bytes, marker: int, body: bytes) -> bytes:
-    """Return a JPEG file with one more segment, behind its first two bytes."""
+    """Return a JPEG file with one more segment, after its first two bytes."""
     return data[:2] + bytes([0xFF, marker]) + (len(body) + 2).to_bytes(2) + body + data[2:]
 
 
 def before_marker(data: bytes, marker: int, junk: bytes) -> bytes:
-    """Return a JPEG file with bytes that belong nowhere before its first segment of a kind."""
+    """Return a JPEG file with stray bytes before its first segment with a marker."""
     at = data.index(bytes([0xFF, marker]), 2)
     return data[:at] + junk + data[at:]
 
 
 def exif(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
-    """Return EXIF whose directory has these entries: tag, type, count, value (more than 4 bytes stand behind it)."""
+    """Return EXIF with directory entries of tag, type, count, value (above 4 bytes, it follows the directory)."""
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}L", 8)
     behind, at = b"", 8 + 2 + 12 * len(entries) + 4
     rows = []
@@ -63,7 +63,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(rows: np.ndarray, bits: int, colour: int, *chunks: bytes) -> bytes:
-    """Return a PNG file: rows of bytes (H, bytes of a row), and chunks before the pixels."""
+    """Return a PNG file of rows of bytes (H, bytes per row), with chunks before the pixels."""
     width = rows.shape[1] * 8 // bits // {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
     head = struct.pack(">LLBBBBB", width, rows.shape[0], bits, colour, 0, 0, 0)
     pixels = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
@@ -80,12 +80,12 @@ def tiff(values: np.ndarray, bits: int = 16, order: str = "<", photometric: int 
     """Return a grey TIFF file of one strip, not compressed.
 
     Args:
-        values: (H, W) numbers; of 12 bits two are packed into three bytes.
-        bits: of a number.
-        order: of its bytes.
-        photometric: 1: the larger the brighter; 0: the darker.
-        form: 1: whole numbers from 0, 2: signed ones, 3: floating-point ones.
-        tags: by name: ``smallest``, ``largest`` (a number of 8 bytes), ``orientation`` (type, bytes of the value).
+        values: numbers (H, W); with 12 bits, two are packed into three bytes.
+        bits: bits per number.
+        order: byte order, ``<`` or ``>``.
+        photometric: 1 if larger numbers are brighter, 0 if they are darker.
+        form: 1 for unsigned whole numbers, 2 for signed ones, 3 for floating-point numbers.
+        tags: by name: ``smallest``, ``largest`` (stored in 8 bytes), ``orientation`` (type, bytes of the value).
     """
     height, width = values.shape
     if bits == 12:

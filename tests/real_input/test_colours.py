@@ -25,7 +25,7 @@ def test_white_is_white_in_every_mode(mode):
     assert pixels.min() >= (254 if mode == "LAB" else 255)
 
 
-#: What is to be seen -> files that show it. One row of pixels each.
+#: The row of pixels that every file in ``CLEAR`` must show.
 RED_AND_CLEAR = [[255, 0, 0], [255, 255, 255]]
 RGBA = np.array([[[255, 0, 0, 255], [0, 0, 0, 0]]], np.uint8)
 PALETTE = Image.new("P", (2, 1))
@@ -54,7 +54,7 @@ def test_what_is_half_clear_is_half_white():
     assert read(saved(Image.fromarray(np.array([[[0, 64]]], np.uint8)), "PNG")).tolist() == [[[191] * 3]]
 
 
-# CMYK: ink cyan 100 %, magenta and yellow 50 %, black 25 %
+# CMYK: patches of 100 % cyan, 50 % magenta, 50 % yellow and 25 % black
 INKS = np.array([[[255, 0, 0, 0], [0, 128, 0, 0], [0, 0, 128, 0], [0, 0, 0, 64]]], np.uint8).repeat(8, 0).repeat(8, 1)
 INKS_SHOWN = np.array([[0, 255, 255], [255, 127, 255], [255, 255, 127], [191, 191, 191]])
 
@@ -66,7 +66,7 @@ def without_adobe(data: bytes) -> bytes:
 
 def test_inks_are_the_same_with_and_without_the_inversion_of_adobe():
     picture = Image.fromarray(INKS, "CMYK")
-    adobe = saved(picture, "JPEG", quality=100)  # Pillow writes CMYK as Adobe does: inverted, with its segment
+    adobe = saved(picture, "JPEG", quality=100)  # Pillow writes CMYK as Adobe does: inverted, with Adobe's segment
     plain = without_adobe(saved(Image.fromarray(255 - INKS, "CMYK"), "JPEG", quality=100))
     for data in (adobe, plain, saved(picture, "TIFF"), saved(picture, "TIFF", compression="jpeg", quality=100)):
         shown = read(data)[4, 4::8].astype(int)
@@ -78,7 +78,7 @@ def test_inks_are_the_same_with_and_without_the_inversion_of_adobe():
     [((54.29, 80.81, 69.89), (255, 0, 0)), ((87.82, -79.29, 80.99), (0, 255, 0)), ((53.59, 0, 0), (128, 128, 128))],
 )
 def test_lab_is_what_it_is_defined_as(lab, rgb):
-    """Values of sRGB's primaries and of its middle grey in CIE L*a*b* under D50."""
+    """The values are sRGB's red, green and middle grey in CIE L*a*b* under D50."""
     stored = tuple(round(value) for value in (lab[0] * 2.55, lab[1] + 128, lab[2] + 128))
     shown = read(saved(Image.new("LAB", (2, 2), stored), "TIFF"))[0, 0].astype(int)
     assert np.abs(shown - rgb).max() <= 16  # dark values are steep in sRGB, and L*a*b* is stored in whole numbers
@@ -93,7 +93,7 @@ def s15(value: float) -> bytes:
 
 @cache
 def profile(gamma: float, primaries: str = "srgb", space: bytes = b"RGB ") -> bytes:
-    """Return a profile of a display, version 2: primaries, a gamma, nothing else."""
+    """Return a version 2 display profile with only primaries and a gamma."""
     xyz = {
         "srgb": [(0.4360, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)],
         "swapped": [(0.1431, 0.0606, 0.7141), (0.3851, 0.7169, 0.0971), (0.4360, 0.2225, 0.0139)],

@@ -47,7 +47,7 @@ def row(*values: int, kind: type = np.uint16) -> np.ndarray:
 
 
 def lut(first: int, entries: list[int], bits: int, kind: str = "US") -> Dataset:
-    """Return an item with a lookup table, of numbers (US), of words (OW) or of bytes in words (OB)."""
+    """Return an item with a lookup table of numbers (US), of words (OW), or of bytes in words (OB)."""
     item = Dataset()
     item.add_new("LUTDescriptor", "US", [len(entries), first, bits])
     if kind == "US":
@@ -58,7 +58,7 @@ def lut(first: int, entries: list[int], bits: int, kind: str = "US") -> Dataset:
 
 
 def frame_groups(**elements) -> Dataset:
-    """Return an item of functional groups with rescale and window of its own."""
+    """Return an item of functional groups with its own rescale and window."""
     values, window, group = Dataset(), Dataset(), Dataset()
     values.RescaleSlope, values.RescaleIntercept = elements["slope"], elements["intercept"]
     window.WindowCenter, window.WindowWidth = elements["center"], elements["width"]
@@ -67,7 +67,8 @@ def frame_groups(**elements) -> Dataset:
 
 
 CT = {"RescaleSlope": 1, "RescaleIntercept": -1024, "WindowCenter": 40, "WindowWidth": 400}
-#: name -> picture of one row, what a viewer shows. A window of 40 and 400 goes from -160 to 239 (PS3.3 C.11.2.1.2.1).
+#: Name -> picture of one row, and the levels that a viewer shows. A window with center 40 and width 400 goes from -160
+#: to 239 (PS3.3 C.11.2.1.2.1).
 SHOWN = {
     "a window over all 8 bits": (
         dataset(row(0, 1, 128, 255, kind=np.uint8), WindowCenter=128, WindowWidth=256), [0, 1, 128, 255]),
@@ -245,7 +246,7 @@ def test_a_palette_is_applied(entries):
         setattr(made, f"{name}PaletteColorLookupTableDescriptor", [3, 0, 8 if entries == "8 bits" else 16])
         setattr(made, f"{name}PaletteColorLookupTableData", data + b"\0" * (len(data) % 2))
     if entries == "8 bits":
-        for name in colours:  # of an even length, and so of an even count
+        for name in colours:  # the data has an even length, so the count is even
             getattr(made, f"{name}PaletteColorLookupTableDescriptor")[0] = 4
     assert read(written(made))[0].tolist() == [[0, 0, 0], [255, 128, 1], [9, 200, 77], [9, 200, 77]]
 

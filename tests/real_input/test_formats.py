@@ -85,7 +85,7 @@ def test_what_is_cut_short_is_refused_in_one_line_and_read_where_settings_say_so
     reader = PictureReader(PictureSettings(truncated=True))
     try:
         pixels = reader.read(cut)
-    except DataError as error:  # nothing can be had of some formats
+    except DataError as error:  # some formats yield nothing when cut
         assert "\n" not in str(error)
         assert kept < 0.9 or not name.startswith(("PNG", "PNM", "BMP", "JPEG,", "GIF"))
     else:
@@ -138,7 +138,7 @@ def test_a_picture_that_a_file_has_not_is_refused(form):
     with pytest.raises(DataError, match=r"^image in memory: the file holds 5 pictures, but pictures\.frame is 6$"):
         PictureReader(PictureSettings(frame=6)).read(several(form))
     reader = PictureReader(PictureSettings(frame=6))
-    assert reader.read(several(form, 1)).shape == (16, 16, 3)  # of one there is nothing to choose
+    assert reader.read(several(form, 1)).shape == (16, 16, 3)  # with one picture there is nothing to choose
     assert not reader.notes.counts
 
 
@@ -146,7 +146,7 @@ def test_a_picture_that_a_file_has_not_is_refused(form):
 
 
 def large_png(side: int) -> bytes:
-    """Return a small PNG file of a black picture, made without making the picture."""
+    """Return a small PNG file of a large black picture, without making the picture."""
     packer, rows = zlib.compressobj(9), bytes(1 + side * 3)
     body = b"".join(packer.compress(rows) for _ in range(side)) + packer.flush()
     head = side.to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
@@ -184,7 +184,7 @@ for name in sys.argv[1:]:
 
 
 def test_a_small_file_of_many_pixels_takes_no_memory_and_a_large_picture_little_more_than_its_pixels(tmp_path):
-    """The first file has 169 million pixels: decoded, they would take 1.7 GB."""
+    """The first file has 169 million pixels, which would take more than 1 GB when decoded."""
     sides = {"bomb.png": 13_000, "large.png": 4_000}
     for name, side in sides.items():
         (tmp_path / name).write_bytes(large_png(side))
@@ -193,9 +193,8 @@ def test_a_small_file_of_many_pixels_takes_no_memory_and_a_large_picture_little_
     assert "bomb.png: 13000 x 13000 pixels are more than pictures.max_pixels (100000000) allows" in refused
     assert int(refused.split()[-1]) <= 16  # MiB
     assert read.startswith("(4000, 4000, 3) ")
-    assert (
-        int(read.split()[-1]) <= (7 * 4000 * 4000 >> 20) + 32
-    )  # four bytes are Pillow's, three are given, and a strip
+    # Per pixel, Pillow takes four bytes and the result three; a strip comes on top.
+    assert int(read.split()[-1]) <= (7 * 4000 * 4000 >> 20) + 32
 
 
 def test_every_format_that_is_read_is_tried_here():

@@ -1,4 +1,4 @@
-"""Whatever bytes come in, a picture or one line comes out, in little time and memory."""
+"""Any bytes give a picture or an error of one line, in little time and memory."""
 
 import resource
 import subprocess
@@ -28,7 +28,7 @@ SEEDS = {
     "DICOM": [written(dataset(GREYS, stored=12, WindowCenter=500, WindowWidth=900)), written(dataset(NOISE, "RGB")),
               *(written(dataset(GREYS, stored=12), syntax) for syntax in LOSSLESS)],
 }  # fmt: skip
-#: What is done to a file: at which thousandth of it (small numbers are headers), and what.
+#: A change of a file: kind, place (up to 500: a byte; above: a thousandth of the file), and bytes or length.
 CHANGE = st.one_of(
     st.tuples(st.just("set"), st.integers(0, 1000), st.binary(min_size=1, max_size=4)),
     st.tuples(st.just("put"), st.integers(0, 1000), st.binary(min_size=1, max_size=8)),
@@ -112,7 +112,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
 
 
 def test_sizes_that_headers_make_up_take_no_memory(tmp_path):
-    """In a process of its own, so that what others have taken before does not hide it."""
+    """Run in a separate process, so that memory taken by earlier tests does not hide the peak."""
     names = []
     for number, data in enumerate(seeds for form in SEEDS.values() for seeds in form):
         (tmp_path / str(number)).write_bytes(data)

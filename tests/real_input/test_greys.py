@@ -1,4 +1,4 @@
-"""Greys of more than 8 bits become 8 by the range that their file declares, or by the picture's own percentiles."""
+"""Greys of more than 8 bits are scaled to 8 by the range that the file declares, or by the picture's percentiles."""
 
 from io import BytesIO
 
@@ -32,7 +32,7 @@ def u16(*values: int) -> np.ndarray:
     return np.array([values], np.uint16)
 
 
-#: name -> file, first row of the picture, what is told of it. One row unless said otherwise.
+#: Name -> file of one row, the levels that it shows, and the notes about it.
 DECLARED = {
     "PNG of 16 bits": (png16([[0, 128 * 257, 65535]]), [0, 128, 255], {Note.FULL_RANGE}),
     "PNG of 12 bits in the lower ones": (png16([[0, 2047, 4095]], sbit(12)), [0, 127, 255], {Note.DECLARED_RANGE}),

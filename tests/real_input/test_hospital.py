@@ -1,4 +1,4 @@
-"""A run over DICOM files, through the command line: what is done is told, and nobody's name is found anywhere."""
+"""A run over DICOM files from the command line says what it did to the pictures, and leaks no patient's name."""
 
 import json
 import logging
@@ -21,7 +21,7 @@ QUESTIONS = {"train": 8, "validation": 2, "test": 3}
 
 
 def scan(number: int, bright: bool) -> bytes:
-    """Return a scan of 12 bits without a window, in one transfer syntax after the other."""
+    """Return a 12-bit scan without a window; the number also chooses its transfer syntax."""
     values = np.random.default_rng(number).integers(0, 1200, (48, 40)).astype(np.uint16)
     made = dataset(values + 1500 * bright, stored=12, PatientName=f"{SECRET}^{number}")
     return written(made, LOSSLESS[number % len(LOSSLESS)])
@@ -29,7 +29,7 @@ def scan(number: int, bright: bool) -> bytes:
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
-    """A folder with a model, and a clinic's scans with questions about them."""
+    """Return a folder with a model, and a clinic's scans with questions about them."""
     root = tmp_path_factory.mktemp("hospital")
     make_tiny_vilt(root / "model")
     (root / "scans").mkdir()
@@ -73,7 +73,7 @@ def test_a_run_over_scans_tells_what_was_done_once_and_names_nobody(hospital, tm
 
 
 def test_a_scan_that_cannot_be_read_is_named_and_nobody_else(hospital, capfd, caplog):
-    """Every element of the header damaged in turn: what is said of it may not quote it."""
+    """Damage the header at every fifth byte in turn: no error, log line or warning quotes it."""
     whole = scan(1, True)
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
@@ -126,7 +126,7 @@ def test_settings_that_cannot_be_used_are_named(hospital, tmp_path, own, wanted)
 
 
 def test_what_changes_pixels_has_a_cache_of_its_own(hospital):
-    """Settings that only decide whether a picture is read share one."""
+    """Settings that only decide whether a picture is read share a cache."""
     from feddat.client.encode import encode_cached
     from feddat.example import View
     from feddat.models.catalog import load_encoder

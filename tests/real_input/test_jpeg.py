@@ -1,4 +1,4 @@
-"""JPEG files as scanners, phones and disks leave them: what viewers read is read, with the same pixels."""
+"""JPEG files as scanners, phones and disks leave them: if viewers read a file, so do we, with the same pixels."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ RESTARTS = saved(NOISE, "JPEG", restart_marker_rows=1)
 
 
 def flipped(data: bytes, behind: int) -> bytes:
-    """Return a JPEG file with one bit of its scan changed, ``behind`` bytes after the scan's beginning."""
+    """Return a JPEG file with one bit of its scan changed, about ``behind`` bytes after the scan's start."""
     at = data.index(bytes([0xFF, SOS])) + 14 + behind
     while 0xFF in data[at - 1 : at + 2]:
         at += 1
@@ -47,7 +47,7 @@ def test_what_viewers_read_is_read_with_the_same_pixels_and_counted(name):
     data, reader = DAMAGED[name], PictureReader()
     pixels = reader.read(data)
     assert np.array_equal(pixels, by_pillow(data))
-    if "flipped" not in name or reader.notes.counts:  # what is flipped may still be JPEG
+    if "flipped" not in name or reader.notes.counts:  # a flipped bit can leave valid JPEG
         assert reader.notes.counts == {Note.DAMAGED: 1}
         assert reader.notes.news() == "1 damaged or unusual JPEG, read as other viewers do"
     assert reader.notes.news() == ""
@@ -111,7 +111,7 @@ def test_of_several_pictures_in_a_file_the_first_is_read():
 
 @pytest.mark.parametrize("marker", [0xC1, 0xC3, 0xC9, 0xF7])
 def test_kinds_that_nothing_here_decodes_are_refused_in_one_line(marker):
-    """Of 12 bits, without loss, arithmetic, JPEG-LS: as a frame of 12 bits each is beyond both decoders."""
+    """Extended, lossless, arithmetic and JPEG-LS: with 12 bits, neither decoder reads them."""
     at = PLAIN.index(bytes([0xFF, SOF]))
     data = PLAIN[: at + 1] + bytes([marker]) + PLAIN[at + 2 : at + 4] + b"\x0c" + PLAIN[at + 5 :]
     with pytest.raises(DataError, match=r"^image in memory: cannot be decoded \([^\n]*\)$"):

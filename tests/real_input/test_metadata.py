@@ -1,4 +1,4 @@
-"""EXIF and its like turn a picture and decide nothing else, however malformed they are."""
+"""EXIF and similar metadata can turn a picture, and change nothing else, however malformed they are."""
 
 import struct
 from io import BytesIO
@@ -26,7 +26,7 @@ def jpeg_with(data: bytes) -> bytes:
 
 
 def upright(pixels: np.ndarray, value: int) -> np.ndarray:
-    """Return what Pillow makes of a picture with this orientation."""
+    """Return a picture as Pillow turns it for this orientation."""
     image, told = Image.fromarray(pixels), Image.Exif()
     told[ORIENTATION] = value
     out = BytesIO()
@@ -105,7 +105,7 @@ CARRIERS = {
 
 
 def avif(data: bytes) -> bytes:
-    """Return an AVIF file with EXIF, which turns nothing there; what does is another box, which says the same."""
+    """Return an AVIF file with EXIF, which turns nothing in AVIF, and with the box that turns it in the same way."""
     told = Image.Exif()
     told[0x010E] = "x" * 300
     told[ORIENTATION] = 6 if data in MALFORMED.values() else 1
@@ -116,7 +116,7 @@ def avif(data: bytes) -> bytes:
 
 
 def png_of_old(data: bytes) -> bytes:
-    """Return a PNG file with EXIF as ImageMagick has written it before there was a chunk for it."""
+    """Return a PNG file with EXIF as ImageMagick wrote it before PNG had a chunk for it."""
     digits = data.hex()
     lines = "\n".join(digits[at : at + 72] for at in range(0, len(digits), 72))
     text = b"Raw profile type exif\0" + f"\nexif\n{len(data):8d}\n{lines}\n".encode()

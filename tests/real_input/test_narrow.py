@@ -1,4 +1,4 @@
-"""Pictures of a few pixels a side: the same words from every family, or white beside them."""
+"""Pictures of a few pixels a side: every family refuses them with the same error, or takes them padded with white."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_every_family_takes_them_padded(encoder, tmp_path):
         picture = encode_image(encoder, saved(tmp_path, height, width), reader)
         assert reader.notes.counts == {Note.PADDED: 1}
         assert picture.shape[0] == 3 and min(picture.shape[1:]) >= 1
-        assert int(picture[1].max()) > 0  # white came beside what is red
+        assert int(picture[1].max()) > 0  # white was added to the red
         if hasattr(encoder, "process"):
             assert encoder.process(picture)[1]
 

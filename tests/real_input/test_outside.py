@@ -1,4 +1,4 @@
-"""What a record names lies in the images folder, in every format of records, unless the owner says otherwise."""
+"""Records of every format can name only files in the images folder, unless the owner allows others."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from feddat.site import SiteConfig
 
 @pytest.fixture
 def folder(tmp_path):
-    """An images folder with a picture, a folder, and links to what is inside and outside it."""
+    """Return an images folder with a picture, a folder, and links to files inside and outside it."""
     images = tmp_path / "client" / "images"
     (images / "sub").mkdir(parents=True)
     for path in (images / "in.png", images / "sub" / "in.png", tmp_path / "out.png", tmp_path / "client" / "near.png"):
@@ -104,7 +104,7 @@ def test_own_data_names_nothing_outside_in_any_format_unless_the_yaml_says_so(fo
     )
     with pytest.raises(DataError, match=wanted):
         own(folder, suffix, "../near.png")
-    for spec in ({"skip_missing": True}, {"pictures": {"outside": False}}):  # it is not missing
+    for spec in ({"skip_missing": True}, {"pictures": {"outside": False}}):  # such a file is not missing
         with pytest.raises(DataError, match="lies outside"):
             own(folder, suffix, "../near.png", **spec)
     data = own(folder, suffix, "../near.png", pictures={"outside": True})
@@ -153,7 +153,7 @@ def test_no_published_format_leads_out_of_its_folders(tmp_path, name, monkeypatc
     assert below and (tmp_path / below / image).is_file()
     moved = tmp_path / "elsewhere"
     (tmp_path / below).rename(moved)
-    (tmp_path / below).symlink_to(moved)  # as where datasets share images
+    (tmp_path / below).symlink_to(moved)  # as if datasets shared images
     assert len(list(source.read(tmp_path, split))) == len(examples)
     target = moved / image
     target.rename(tmp_path / "out.png")

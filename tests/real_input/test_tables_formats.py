@@ -1,4 +1,4 @@
-"""Tables and JSON as spreadsheets, data frames and shells write them: what is read, and what is said of the rest."""
+"""Tables and JSON as spreadsheets, data frames and shells write them: what is read, and the errors about the rest."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feddat.data.readers.own import read_records
 from feddat.data.readers.records import to_example
 from feddat.example import DataError
 
-#: The same two records, in every file of this module.
+#: The two records that the good files of this module hold.
 EXPECTED = [("what color ?", {"café": 1.0}), ("how many, in all ?", {"2": 1.0})]
 ROWS = [["image", "question", "answers"], ["a.png", "what color ?", "café"], ["a.png", "how many, in all ?", "2"]]
 RECORDS = [dict(zip(ROWS[0], row, strict=True)) for row in ROWS[1:]]

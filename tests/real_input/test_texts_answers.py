@@ -41,7 +41,7 @@ def record(task: str = "vqa", **values: Any) -> dict[str, Any]:
 
 
 def read(folder: Path, records: list[dict[str, Any]], task: str = "vqa", **spec: Any) -> ClientData:
-    """Return a client with these training records, and two more; validation and test are those two."""
+    """Return a client with these training records and two more; validation and test have three records."""
     for name, content in (("train", records), ("test", [record(task)])):
         lines = [json.dumps(line) + "\n" for line in [*content, record(task, id="y"), record(task, id="z")]]
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What of a client's data cannot count is said: in the log, beside the scores and in the report, and in no message."""
+"""Data that cannot count is reported in the log, beside the scores and on the page; nodes do not tell the server."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_texts_that_a_model_does_not_read_whole(tmp_path: Path, family: str) -> 
     assert encoder.unread([fits, long, "  "]) == [None, "cut", "empty"]
     assert encoder.unread([]) == []
     if family in ("vilt", "vilt-bert", "blip", "albef", "clip", "siglip"):
-        # Of what is cut, the model reads as much as of the longest text that is not.
+        # Of a cut text, the model reads as much as of the longest text that fits.
         reds = [" ".join(["red"] * count) for count in range(30)]
         most = encoder.unread(reds[1:]).index("cut")
         shorter, longest, cut = encoder.texts(reds[most - 1 : most + 2])

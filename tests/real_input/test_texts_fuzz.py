@@ -1,4 +1,4 @@
-"""Damaged files: whatever bytes a reader gets, it reads them or says one line of its own, in little time and memory."""
+"""Damaged files: readers read any bytes or raise their own error of one line, in little time and memory."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ clients:
 train: {lr: 1.0e-3, betas: [0.9, 0.98]}
 """
 SITE = "client: north\nserver: h:9092\ndata: {train: a.jsonl, test: b.jsonl}\nstate: state\nshare_metrics: counts\n"
-#: What has a meaning of its own somewhere.
+#: Bytes with a special meaning in some format.
 TOKENS = [
     *(sign.encode() for sign in "\"',;\t\n\r|[]{}:#\\%@`ü\u2028\ufeff"),
     *(
@@ -75,7 +75,7 @@ TOKENS = [
 
 
 def damaged(content: bytes) -> st.SearchStrategy[bytes]:
-    """Return this content with a few pieces put in, taken out or doubled; or in another encoding."""
+    """Return a strategy for this content with pieces put in, taken out or doubled, and maybe in another encoding."""
     place = st.integers(0, len(content))
     change = st.tuples(
         st.sampled_from(["put", "take", "double"]), place, place, st.sampled_from(TOKENS) | st.binary(max_size=4)
@@ -104,13 +104,13 @@ FILES = {
 
 
 def read_all(path: Path) -> int:
-    """Read a file for every task; return how many examples came of it. Anything but our own error gets out."""
+    """Read a file for every task and return the number of examples. Only our own error is caught."""
     count = 0
     for task in COLUMNS:
         try:
             for example in to_examples(read_records(path), task, ImageFolder(path.parent), True, Counter()):
                 count += 1
-                # What comes out is text that can be written anywhere.
+                # Every text can be encoded.
                 json.dumps(
                     [example.text, *example.answers, *example.meta.items(), *example.choices, example.id]
                 ).encode()
@@ -226,7 +226,7 @@ def test_published_files_take_little_memory(folder: Path, key: str) -> None:
         tracemalloc.stop()
 
 
-#: Values with nothing but brackets, quotation marks and backslashes in their texts and keys.
+#: Values with many brackets, quotation marks and backslashes in their texts and keys.
 VALUES = st.recursive(
     st.text('[]{}"\\a', max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('[]{}"\\', max_size=3), inner, max_size=3),

@@ -1,4 +1,4 @@
-"""Answers that a model writes: whatever its tokenizer makes of an answer of the list, it is found there again."""
+"""Answers that a model writes are found in the answer list, whatever its tokenizer makes of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from helpers import make_unit
 
 WRITERS = [family for family in FAMILIES if family not in ("vilt", "vilt-bert", "clip", "siglip")]
 MARKS = (*string.punctuation, "°")
-#: As people answer everyday questions; some differ in nothing but a mark.
+#: Answers to everyday questions; some differ only in a punctuation mark.
 EVERYDAY = (
     """
 yes|no|2|don't know|10:15|men's|1.5|15|café|naïve|t-shirt|2,000|2, 3|23|o'clock|yes, sir|black/white|r&b|50%|$5|p.m.
@@ -107,7 +107,7 @@ def test_answers_that_the_list_does_not_have_are_not_found(backbone: GenerativeB
 
 
 class Dictated:
-    """A backbone that writes the tokens it is told to, with the tokenizer of another."""
+    """A backbone that writes given texts, with the tokenizer of another backbone."""
 
     first_token_counts = 1
 
@@ -127,7 +127,7 @@ class Dictated:
 
 def test_the_longest_answers_of_a_list_can_be_given(backbone: GenerativeBackbone) -> None:
     words = ["red", "blue", "green"]
-    # As long as this tokenizer lets answers be: those of BERT are cut at 14 here.
+    # As long as the tokenizers allow: BERT's cut answers at 14 tokens here.
     answers = ["red", " ".join(words[n % 3] for n in range(13)), " ".join(words[n % 2] for n in range(13))]
     assert all(len(ids) - 2 > FEWEST_TOKENS for ids in backbone.answer_tokens(answers[1:]))
     dictated: Any = Dictated(backbone, answers)

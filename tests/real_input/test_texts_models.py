@@ -1,4 +1,4 @@
-"""What becomes of texts and pixels in front of each family of models: the steps that its published processor takes."""
+"""Each family of models prepares texts and pixels by the steps of its published processor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feddat.models.catalog import encoder_fingerprint, load_backbone, load_encod
 from helpers import make_unit
 
 CPU = torch.device("cpu")
-#: As people type, and longer than any model of the tests reads.
+#: Texts as people type them, one of them longer than any model of the tests reads.
 TEXTS = ["What Color", "WHAT COLOR IS THE CIRCLE ?", "what’s  this\n", "Is it red, or blue?!", "É", "red " * 60, ""]
 WITH_PROCESSOR = ("vilt", "blip", "albef", "clip", "siglip")
 
@@ -39,7 +39,7 @@ def change(folder: Path, name: str, **values: Any) -> None:
 
 
 def gemma(folder: Path) -> Tokenizer:
-    """Put a tokenizer of Gemma's kind into a folder, as SigLIP 2's published ones have it: it knows letter case."""
+    """Write a tokenizer of Gemma's kind into a folder, as for SigLIP 2, and return it; it is case-sensitive."""
     characters = sorted(set("▁WhatColrwcieIsq?! dbu"))
     merges = [("c", "o"), ("l", "o"), ("co", "lo"), ("colo", "r"), ("C", "o"), ("w", "h"), ("W", "h")]
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", *characters, *("".join(pair) for pair in merges)]
@@ -65,9 +65,9 @@ def test_siglip_2_reads_lower_case_whatever_its_tokenizer_does(tmp_path: Path) -
     assert ids[0] == ids[1] == tokenizer.encode("what color").ids
     assert ids[2] == tokenizer.encode("what color ?").ids  # marks stay: SigLIP 2 was trained with them
     assert {len(row) for row in ids} == {16}
-    assert ids[0][ids[0].index(1) :] == [1] + [0] * (15 - ids[0].index(1))  # one end, then padding; nothing in front
+    assert ids[0][ids[0].index(1) :] == [1] + [0] * (15 - ids[0].index(1))  # one end token, then padding
     (long,) = encoder.texts(["color " * 99])
-    assert (len(long), long[-1]) == (16, 1)  # what is cut keeps its end
+    assert (len(long), long[-1]) == (16, 1)  # a cut text keeps its end token
 
     backbone = load_backbone(str(folder))
     picture = np.zeros((32, 32, 3), dtype=np.uint8)

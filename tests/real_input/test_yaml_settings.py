@@ -1,4 +1,4 @@
-"""Settings as people write them: what is read, and the mistakes that are named instead of passed over."""
+"""Settings as people write them: what is read, and the mistakes that are reported instead of ignored."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def said(file: Path, content: str | bytes) -> str:
-    """Return what is said of a file, without its name."""
+    """Return the error about a file, without the file's name."""
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ConfigError) as caught:
         load_config(file)
@@ -274,7 +274,7 @@ def test_every_setting_is_near_itself_and_words_with_little_in_common_are_near_n
     for key in keys:
         assert key in nearest(key, keys)
         assert key in nearest(key.rpartition(".")[2], keys)
-    # Options of commands are no settings; none of them looks like one by chance but those that nearly are.
+    # Options of commands are not settings. An option is near a setting only if they share a word or a first letter.
     options = {option.lstrip("-") for command in typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
                for parameter in command.params for option in parameter.opts if option.startswith("--")}  # fmt: skip
     near = {option: nearest(option, keys) for option in sorted(options - set(keys)) if nearest(option, keys)}

@@ -16,7 +16,7 @@ QUESTIONS = (("What colour is the ball?", "red"), ("Is there a <b>dog</b>?", "no
 
 
 def summary(method: str, seed: int = 0, shift: float = 0.0) -> dict[str, Any]:
-    """Return a summary whose own-answer scores are LEVEL + client index + seed + shift."""
+    """Return a summary with own-answer scores of LEVEL + client index + seed + shift."""
     routes = ROUTES.get(method, ("score",))
     clients = {
         client: {route: LEVEL[method] + place + seed + shift - 3 * r for r, route in enumerate(routes)}

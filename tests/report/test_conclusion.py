@@ -1,4 +1,4 @@
-"""What a page says in words: who is ahead, who is not, and how far the runs carry."""
+"""A page's conclusion in words: which methods lead, and how far the runs support that."""
 
 from made_up import summary
 
@@ -6,7 +6,7 @@ from feddat.report.conclusion import conclusion
 
 
 def shifted(method, seed, by, **more):
-    """Return a summary with every client's scores moved by its own number."""
+    """Return a summary with each client's scores shifted by its entry in ``by``."""
     made = summary(method, seed)
     for client, move in zip(made["clients"].values(), by, strict=True):
         for route in client:

@@ -1,4 +1,4 @@
-"""Tables on consoles of any width: every cell whole, no line too long, and in one piece where there is room."""
+"""Tables on consoles of any width: every cell in full, no line too long, and in one piece if there is room."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The papers' table: one row per method, with what it trains and sends, and its distance from FedDAT."""
+"""The table of methods: how many parameters each trains and sends, its scores, and its difference to FedDAT."""
 
 from __future__ import annotations
 

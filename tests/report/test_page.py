@@ -1,4 +1,4 @@
-"""The page of a run and of a comparison: self-contained, holds the numbers, and a browser shows it."""
+"""The pages of runs and comparisons hold the numbers, are self-contained, and display in a browser."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_comparison_page_holds_the_table_and_every_section(tmp_path: Path) -> No
     assert "Mean 69.0 ± 1.0 61.0 ± 1.0 58.0 ± 1.0 44.0 ± 1.0" in text
     for heading in ("Accuracy", "Learning curves", "Communication and computing", "Sample predictions", "Setting"):
         assert f"<h2>{heading}</h2>" in html
-    # Plots of means and of differences, a panel per client, one for their mean, and who sends what to whom.
+    # Plots of means and of differences, a panel per client, one for their mean, and the diagram of what is sent.
     assert html.count("<svg ") == 2 + len(CLIENTS) + 1 + 1
     assert "FedDAT 9.0 M 450 k 150 k 1.67 % 30.0 MB 60.0 MB 5.4 GB" in text
     assert "method: feddat" in html
@@ -177,7 +177,7 @@ def test_a_browser_shows_the_page(tmp_path: Path, width: int) -> None:
     with Image.open(picture) as opened:
         assert opened.size == (width, 1600)
         pixels = np.asarray(opened.convert("RGB")).astype(int)
-    # Text in its rows, cards of their own colour, and the first series' blue in the plots.
+    # The picture has many colours, rows that are not blank, and the first series' blue of the plots.
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
     assert (pixels.std(axis=(1, 2)) > 3).mean() > 0.3
     blue = (pixels[..., 2] > 180) & (pixels[..., 0] < 100) & (pixels[..., 1] < 130)

@@ -21,7 +21,7 @@ def file(tmp_path):
     for benchmark, shift in (("mini/domain", 0.0), ("mini/scene", 10.0)):
         for method in ("fedavg", "feddat", "local"):
             found += [summary(method, seed, shift) | {"benchmark": benchmark} for seed in (1, 0)]
-    found.append(summary("local", 10_000) | {"split": "validation"})  # of a search for settings
+    found.append(summary("local", 10_000) | {"split": "validation"})  # from a search for settings
     return write(tmp_path / "record.jsonl", found)
 
 

@@ -56,7 +56,7 @@ def sheet_of(*images: Path | bytes, **settings: object) -> np.ndarray:
 
 
 def test_images_are_drawn_as_models_read_them(tmp_path: Path) -> None:
-    """Grey, of 16 bits with the client's own settings, and of one row, from files and from memory."""
+    """A grey image, one of 16 bits with the client's settings, and one of a single row; from files and memory."""
     Image.new("L", (4, 3), 77).save(tmp_path / "grey.png")
     Image.fromarray(np.array([[0, 4000]] * 2, np.uint16)).save(tmp_path / "deep.png")
     Image.new("RGB", (3000, 1), (1, 2, 3)).save(tmp_path / "thin.png")

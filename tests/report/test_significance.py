@@ -1,4 +1,4 @@
-"""The paired bootstrap, on tables whose bootstrap distribution can be written down."""
+"""The paired bootstrap, on tables with a bootstrap distribution that can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_two_clients_of_one_seed() -> None:
 
 
 def test_rows_and_columns_are_drawn_whole() -> None:
-    # One seed gains 2 on each of ten clients, the other nothing. Were the twenty cells drawn one by one, a mean of 0
-    # would all but never come; with whole seeds it comes a quarter of the time.
+    # One seed gains 2 on each of ten clients, the other gains nothing. If the twenty cells were drawn one by one, a
+    # mean of 0 would hardly ever occur; with whole seeds it occurs a quarter of the time.
     clients = [str(i) for i in range(10)]
     ours = scores(dict.fromkeys(clients, 52.0), dict.fromkeys(clients, 50.0))
     theirs = scores(*[dict.fromkeys(clients, 50.0)] * 2)

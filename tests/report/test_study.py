@@ -1,4 +1,4 @@
-"""A study's table and plot: from made-up records to files, and what is said about files that are none."""
+"""A study's table and plot, from made-up records to files, and the errors about files that are not a study."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_a_suite_is_one_page_and_three_files(suite: Path) -> None:
     text = (suite / "results.md").read_text(encoding="utf-8")
     headings = [line for line in text.splitlines() if line.startswith("#")]
     assert headings == ["### All federations", "### mini/domain", "### mini/task", "### train.lr chosen on mini/domain"]
-    # FedDAT's level is 66 and local's 55, and every client is the same two above, three with the second seed.
+    # The levels are 66 for FedDAT and 55 for local; the clients' mean is 2 above that, and 3 with the second seed.
     assert "| 57.5 ± 0.7 | −11.0 [−11.0, −11.0] |" in text
     assert (suite / "results.csv").read_text().startswith("method,trained,sent,mini/domain mean,")
     assert (suite / "results.tex").read_text().count(r"\begin{tabular}") == 3

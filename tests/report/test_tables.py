@@ -1,4 +1,4 @@
-"""Tables: means, deviations and the best of each row, by hand-checkable numbers, in every form."""
+"""Tables in every format: means, deviations and the best of each row, with numbers that can be checked by hand."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def test_no_answers_is_an_error():
 
 
 def test_the_loss_by_hand():
-    """Two answers of two tokens over two words, the second one's last place padding."""
+    """Two answers of two tokens over two words; the second answer's last place is padding."""
     sure = log(3)  # p = 3/4 and 1/4
     logits = torch.tensor([[[sure, 0.0], [0.0, 0.0]], [[0.0, sure], [5.0, 0.0]]])
     tokens, mask = torch.tensor([[0, 1], [0, 0]]), torch.tensor([[True, True], [True, False]])

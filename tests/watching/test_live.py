@@ -1,4 +1,4 @@
-"""Live progress: what is said without a terminal, what is drawn in one, and the estimate of the time left."""
+"""Live progress: its lines without a terminal, its display in a terminal, and the estimate of the time left."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then() -> None:
             clock.now = now
             feed(display, number)
             display(round_event(number, 50.0 + number, left=4.0 - number))
-    # Round 2 comes one second after the first line: too soon. The last round is always told.
+    # Round 2 comes one second after the first line: too soon. The last round is always shown.
     assert file.getvalue().splitlines() == [
         "FedDAT on mini/domain",
         SAID,

@@ -1,4 +1,4 @@
-"""How far runs are, from logs with times one can add in one's head; in a terminal, and over HTTP in a browser."""
+"""The progress of runs, read from logs with simple times, and shown in a terminal and over HTTP in a browser."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Log:
 
 
 def whole_round(log: Log, at: float, round: int) -> None:
-    """One round of 8 seconds: ann answers after 1, bob after 2, cid after 4; then it is scored."""
+    """Log a round of 8 seconds: ann answers after 1 s, bob after 2 s, cid after 4 s; then it is scored."""
     log.say(at, "asked", round, kind="train", clients=["ann", "bob", "cid"])
     for client, took in (("ann", 1), ("bob", 2), ("cid", 4)):
         log.say(at + took, "fit", round, client)
@@ -149,7 +149,7 @@ def test_runs_are_found_wherever_they_lie_and_not_inside_each_other(tmp_path: Pa
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """One run that goes on, one that failed, one that is finished."""
+    """Return a folder with three runs: one is running, one has failed, one has finished."""
     root = tmp_path / "runs"
     live = Log(root / "live")
     live.start(-40)
@@ -311,7 +311,7 @@ def test_a_browser_shows_the_runs(server: Dashboard, tmp_path: Path) -> None:
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 100
     assert (pixels.std(axis=(1, 2)) > 3).mean() > 0.3
     dom = run_browser(tmp_path, server.url, *flags, "--dump-dom")
-    # A curve for each of the three runs with scores of more than one client, in two rounds or one.
+    # Each of the three runs has one curve.
     assert dom.count('fill="none"') == 3
     assert "&lt;b&gt;no&lt;/b&gt; client" in dom
     text = " ".join(re.sub(r"<[^>]+>", " ", dom).split())

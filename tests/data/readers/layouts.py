@@ -17,11 +17,11 @@ LABELS = ("entailment", "neutral", "contradiction")
 
 
 def write_tree(name: str, root: Path, splits: Sequence[str], count: int = 6) -> Path:
-    """Write ``count`` examples per split of the dataset ``name`` below ``root`` and return it.
+    """Write ``count`` examples per split of the dataset ``name`` below ``root``; return ``root``.
 
-    Example i shows a plain colour, red, green or blue in turn, in an image of 40 x 30 pixels of its own (all but AQUA,
-    where two questions share one). VQA datasets ask for the colour. In classes, example i has label i modulo their
-    number. SNLI-VE has one more record in front, without a gold label.
+    Example i has its own image of 40 x 30 pixels in one colour: red, green or blue in turn. In AQUA two questions share
+    an image. VQA datasets ask for the colour. With class labels, example i has label i modulo the number of classes.
+    SNLI-VE starts with one more record, which has no gold label.
     """
     for split in splits:
         WRITERS[name](root, split, count)
@@ -44,7 +44,7 @@ def write_image(path: Path, index: int) -> None:
 
 
 def ten_answers(index: int) -> list[dict[str, Any]]:
-    """Return ten annotators' answers: two of them grey, and eight the colour, written differently."""
+    """Return ten annotators' answers: two say grey, and eight the colour, in different spellings."""
     colour = NAMES[index % 3]
     texts = ["grey", "Grey.", f"the {colour}", colour.upper(), *[colour] * 6]
     return [{"answer": text, "answer_confidence": "maybe", "answer_id": i} for i, text in enumerate(texts, 1)]
@@ -214,7 +214,7 @@ def write_vcr(root: Path, split: str, count: int) -> None:
 
 
 def write_vqa_rad(root: Path, split: str, count: int) -> None:
-    """Write one file for both splits, as published: another split's questions stay in it."""
+    """Write one file for both splits, as published; questions of the other split stay in it."""
     path = root / "VQA_RAD Dataset Public.json"
     rows = json.loads(path.read_text(encoding="utf-8-sig")) if path.is_file() else []
     phrase = "test_freeform" if split == "test" else "freeform"
@@ -244,7 +244,7 @@ def write_vqa_rad(root: Path, split: str, count: int) -> None:
 
 
 def write_slake(root: Path, split: str, count: int) -> None:
-    """Write English questions, and a Chinese one in front."""
+    """Write a Chinese question, followed by English ones."""
     row = {
         "base_type": "vqa",
         "location": "Lung",
@@ -298,7 +298,7 @@ def write_pmc_vqa(root: Path, split: str, count: int) -> None:
     write_lines(root / f"{split}.csv", lines)
 
 
-#: Dataset name -> writes one split: (root, split, number of examples).
+#: Dataset name -> function that writes one split, called with root, split and number of examples.
 WRITERS: dict[str, Callable[[Path, str, int], None]] = {
     "vqav2": partial(
         write_vqa,

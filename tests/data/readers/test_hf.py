@@ -1,4 +1,4 @@
-"""Folders of Hugging Face datasets, as a client names them: shards of Parquet, or what save_to_disk writes."""
+"""Clients that name the folder of a Hugging Face dataset: Parquet shards, or the output of save_to_disk."""
 
 import json
 from io import BytesIO
@@ -29,7 +29,7 @@ def row(**values: Any) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]], classes: dict[str, list[str]] | None = None) -> pa.Table:
-    """Return rows as the datasets library writes them: the schema's metadata tells the class names."""
+    """Return rows as the datasets library writes them, with the class names in the schema's metadata."""
     features = {name: {"names": names, "_type": "ClassLabel"} for name, names in (classes or {}).items()}
     note = {"huggingface": json.dumps({"info": {"features": {"q": {"_type": "Value"}} | features}})}
     return pa.Table.from_pylist(rows).replace_schema_metadata(note)

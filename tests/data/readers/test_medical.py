@@ -1,4 +1,4 @@
-"""Medical datasets, conversations and captions in their genuine files: what their readers make of the odd parts."""
+"""How readers treat the peculiarities of medical datasets, conversations and captions in their genuine files."""
 
 import json
 import zipfile
@@ -85,7 +85,7 @@ def test_every_answer_of_mimic_cxr_vqa_is_right_and_none_is_one(tmp_path: Path) 
     assert first.answers == {"red": 1.0, "grey": 1.0}
     assert second.answers == {"none": 1.0}
     assert [example.meta["answer_type"] for example in (first, second)] == ["open", "closed"]
-    assert not {"subject_id", "study_id"} & first.meta.keys()  # nothing of a patient is carried on
+    assert not {"subject_id", "study_id"} & first.meta.keys()  # nothing that identifies a patient is kept
 
 
 @pytest.mark.parametrize("changed", [False, True])

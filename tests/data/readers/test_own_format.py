@@ -22,7 +22,7 @@ def test_published_splits_are_taken_in_order(tmp_path: Path, name: str, validati
         write_tree(name, tmp_path, [split], count)
     client = read_client("c", {"format": name, "root": str(tmp_path)})
     assert client.task == source.task
-    if validation is None:  # train, one between, and the last
+    if validation is None:  # train, one in between, and the last split
         assert (len(client.train), len(client.validation), len(client.test)) == (12, 5, 4)
     else:  # a tenth of train is held out
         assert (len(client.train), len(client.validation), len(client.test)) == (11, 1, 5)

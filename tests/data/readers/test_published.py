@@ -1,4 +1,4 @@
-"""Every published dataset: what its reader yields from a small tree in the genuine layout, and says of a bad one."""
+"""Every published dataset: what its reader yields from a small tree in the genuine layout, and its errors."""
 
 import json
 from collections import Counter
@@ -46,7 +46,7 @@ def edit_line(path: Path, number: int, **values: Any) -> None:
     path.write_text("\n".join(lines))
 
 
-# What comes out
+# What readers yield
 
 
 def test_every_source_has_a_tree() -> None:
@@ -192,7 +192,7 @@ def test_any_lines_come_back_as_written(tmp_path: Path, rows: list[tuple[str, in
     assert [record.text("kind") for record in found] == [cocoqa.KINDS[kind] for _, _, kind in rows]
 
 
-# What is said about files that cannot be used
+# Errors about files that cannot be used
 
 
 @ALL
@@ -385,7 +385,7 @@ def replaced(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 def test_any_wrong_value_is_read_or_named(tmp_path: Path, name: str, data: st.DataObject) -> None:
     split = SOURCES[name].splits[0]
     for path in SOURCES[name].files(tmp_path, split):
-        path.unlink(missing_ok=True)  # of the draw before
+        path.unlink(missing_ok=True)  # left by the previous draw
     write_tree(name, tmp_path, [split], 1)
     path = SOURCES[name].files(tmp_path, split)[-1]
     lines = path.read_text().splitlines()

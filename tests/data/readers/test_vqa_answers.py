@@ -1,4 +1,4 @@
-"""Answers as the VQA evaluation compares them: hand-made cases, and what holds of any answer."""
+"""Normalising answers as the VQA evaluation does: hand-made cases, and properties of any answer."""
 
 from pathlib import Path
 

@@ -4,9 +4,9 @@
     python tests/models/albef/compare_published_code.py ALBEF                                           # random weights
     python tests/models/albef/compare_published_code.py ALBEF --checkpoint ALBEF.pth --bert bert-base-uncased
 
-The published code wants timm and a transformers of 2021. What it takes from them is little, and stands in here, so that
-it runs beside today's versions. Weights are converted by feddat, and loaded into the published model by the published
-script's own lines. The exit code is 1 if anything differs by more than 1e-4.
+The published code needs timm and a transformers version of 2021. It uses little of them, and stand-ins below provide
+that, so that the code runs with today's versions. feddat converts the weights, and the published script's own lines
+load them into the published model. The exit code is 1 if anything differs by more than 1e-4.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ANSWERS = ("red", "dark red", "yes", "no", "two", "2", "two people", "three", "b
 
 
 class OldPreTrainedModel(nn.Module):
-    """What the published BERT takes from the ``PreTrainedModel`` of its time."""
+    """The parts of the old ``PreTrainedModel`` that the published BERT uses."""
 
     dtype = torch.float32
 
@@ -52,11 +52,11 @@ class OldPreTrainedModel(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str, config: BertConfig, **kwargs: Any) -> OldPreTrainedModel:
-        """Return a model with random weights: a checkpoint's replace them."""
+        """Return a model with random weights, which a checkpoint replaces later."""
         return cls(config, **kwargs)
 
     def init_weights(self) -> None:
-        """Draw weights, and make one of the word embeddings and the matrix of the vocabulary head."""
+        """Draw weights, and tie the vocabulary head's matrix to the word embeddings."""
         self.apply(self._init_weights)
         if hasattr(self, "get_output_embeddings"):
             self.get_output_embeddings().weight = self.bert.embeddings.word_embeddings.weight
@@ -66,12 +66,12 @@ class OldPreTrainedModel(nn.Module):
         return [None] * layers
 
     def invert_attention_mask(self, mask: Tensor) -> Tensor:
-        """Return what is added to attention scores (N, 1, 1, L)."""
+        """Return the term (N, 1, 1, L) that is added to attention scores."""
         return (1.0 - mask[:, None, None, :].float()) * -1e9
 
 
 class PatchEmbed(nn.Module):
-    """timm's: one convolution."""
+    """timm's patch embedding: one convolution."""
 
     def __init__(self, img_size: int, patch_size: int, in_chans: int, embed_dim: int) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def import_published(code: Path) -> tuple[Any, Any]:
 
 
 def load_as_published(code: Path, model: nn.Module, vit: Any, state: dict[str, Tensor]) -> None:
-    """Load a checkpoint as the published ``VQA.py`` does, renaming included where the checkpoint has no decoder."""
+    """Load a checkpoint as the published ``VQA.py`` does; rename its tensors as there if it has no decoder."""
     state["visual_encoder.pos_embed"] = vit.interpolate_pos_embed(
         state["visual_encoder.pos_embed"], model.visual_encoder
     )
@@ -137,7 +137,7 @@ def load_as_published(code: Path, model: nn.Module, vit: Any, state: dict[str, T
             for node in ast.walk(script)
             if isinstance(node, ast.For) and ast.unparse(node.iter) == "list(state_dict.keys())"
         )
-        # It takes the first six layers out of the text encoder's dictionary entry by entry, after copying them.
+        # The loop copies each tensor of the text encoder to its new names and removes the old entry.
         exec(compile(ast.Module([loop], []), "VQA.py", "exec"), {"state_dict": state})
     message = model.load_state_dict(state, strict=False)
     if missing := [name for name in message.missing_keys if not name.endswith("position_ids")]:
@@ -145,7 +145,7 @@ def load_as_published(code: Path, model: nn.Module, vit: Any, state: dict[str, T
 
 
 def make_bert(folder: Path) -> Path:
-    """Write a small vocabulary and the configuration of bert-base beside it, and return the folder."""
+    """Write a small vocabulary, and bert-base's configuration for it; return the folder."""
     letters = string.ascii_lowercase + string.digits
     words = {word for text in (*QUESTIONS, *ANSWERS) for word in text.lower().replace("?", "").split()}
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *("##" + c for c in letters)]
@@ -156,10 +156,10 @@ def make_bert(folder: Path) -> Path:
 
 
 def random_checkpoint(model: nn.Module, path: Path, pretrained: bool) -> Path:
-    """Write random weights in the layout of the fine-tuned files, or of the pretrained ones, for smaller images."""
+    """Write random weights in the layout of the fine-tuned files, or of the pretrained ones with smaller images."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for parameter in model.parameters():  # nothing stays 0 or 1; more noise would drown what tells tokens apart
+        for parameter in model.parameters():  # no value stays 0 or 1; more noise would hide how tokens differ
             parameter.add_(torch.empty_like(parameter).normal_(std=0.01))
     state = model.state_dict()
     if pretrained:

@@ -1,4 +1,4 @@
-"""A published checkpoint of ALBEF and a BERT folder in their genuine layouts, on tensors of the tiny model's sizes."""
+"""A published checkpoint of ALBEF and a BERT folder in their genuine layouts, in the tiny model's sizes."""
 
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def words(prefix: str) -> dict[str, torch.Tensor]:
 
 
 def published(kind: str, grid: int = 2) -> dict[str, torch.Tensor]:
-    """The names that the published files have, on tensors of the tiny model's sizes."""
+    """Return random tensors of the tiny model's sizes, under the names that the published files have."""
     torch.manual_seed(0)
     vision = ("norm1", "norm2", "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     state = {

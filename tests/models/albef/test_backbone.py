@@ -1,4 +1,4 @@
-"""ALBEF as the rest of the house sees it; losses and rankings are recomputed here as the published code has them."""
+"""ALBEF as a backbone. The tests recompute losses and rankings as the published code does."""
 
 import re
 
@@ -32,7 +32,7 @@ def inputs(backbone) -> dict[str, torch.Tensor]:
 
 
 def log_likelihoods(backbone, head, batch, question: int, answer: str) -> list[float]:
-    """log p of an answer's tokens, one question and one answer at a time, without padding."""
+    """Return log p of each token of an answer, computed for one question and one answer without padding."""
     kept = batch["attention_mask"][question].bool()
     ids, mask = batch["input_ids"][question, kept][None], torch.ones(1, int(kept.sum()))
     states = backbone.model.encode(ids, mask, batch["pixel_values"][question][None])
@@ -82,7 +82,7 @@ def test_it_writes_freely_too(backbone):
     head = backbone.answer_head()
     head.decoder.bias[backbone.encoder.tokenizer.convert_tokens_to_ids("[SEP]")] += 100
     generation.answer(head, inputs(backbone))
-    assert [text for text, _ in generation.written] == ["", ""]  # nothing but the end
+    assert [text for text, _ in generation.written] == ["", ""]  # only the end token
 
 
 @pytest.mark.parametrize(("kind", "count"), [("bottleneck", 30), ("lora", 60)])
@@ -91,7 +91,7 @@ def test_the_published_model_has_a_site_in_every_layer(kind, count):
         model = AlbefModel(AlbefConfig())
     pattern = getattr(default_sites("albef"), kind)
     names = [name for name, _ in model.named_modules() if re.fullmatch(pattern, name)]
-    assert len(names) == count  # 12 + 12 + 6 layers; LoRA: query and value of their self-attention
+    assert len(names) == count  # 12 + 12 + 6 layers; LoRA: query and value of each self-attention
 
 
 @pytest.mark.parametrize("kind", ["bottleneck", "lora", "prompt"])
