@@ -61,9 +61,12 @@ def test_a_client_answers_as_it_did(old, capsys):
     Probabilities may differ by one percentage point.
     """
     noted = json.loads((old / "predictions.json").read_text())
-    for record in [record for record in noted if record["client"] == "sketch"]:
+    records = [record for record in noted if record["client"] == "sketch"]
+    assert records
+    for record in records:
         asked = ["--image", str(old / record["images"][0]), "--question", record["question"], "--client", "sketch"]
         told = [line.split() for line in feddat(capsys, "predict", "--run", str(old), *asked).splitlines() if line]
+        assert len(told) >= len(record["top"]) > 0
         for line, (answer, probability) in zip(told, record["top"], strict=False):
             assert line[0] == answer
             assert float(line[1]) == pytest.approx(100 * probability, abs=1)

@@ -36,7 +36,8 @@ def test_one_update_agrees_with_nobody_and_none_is_nothing():
 
 
 def test_an_update_of_nothing_has_no_direction():
-    assert statistics((0, 0, 0), (3, 4, 0))["norm"] == pytest.approx(2.5)
+    assert statistics((0, 0, 0), (3, 4, 0)) == pytest.approx({"norm": 2.5})
+    assert statistics((0, 0, 0), (3, 4, 0), (3, 4, 0)) == pytest.approx({"norm": 10 / 3, "agreement": 1.0})
 
 
 @given(st.lists(st.tuples(*[st.integers(-9, 9)] * 3).filter(any), min_size=2, max_size=6))

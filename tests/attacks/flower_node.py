@@ -17,6 +17,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 )
 from flwr.supercore.inflatable.inflatable_utils import (
     ObjectPullError,
+    ObjectPushError,
     ObjectUnavailableError,
     inflate_object_from_contents,
 )
@@ -105,17 +106,23 @@ def connected(place, address):
 
 @contextmanager
 def answering(place, address, answer):
-    """Run a node in a thread for the length of the block; it passes every message to ``answer``."""
+    """Run a node in a thread for the length of the block; it passes every message to ``answer``.
+
+    The node goes on after an answer that the SuperLink does not take, and connects again when its connection is lost.
+    """
     over, ready = threading.Event(), threading.Event()
 
     def work():
-        with connected(place, address) as node:
-            ready.set()
-            for message in node.messages(over):
-                try:
-                    answer(node, message)
-                except httpx.HTTPStatusError as error:  # refused by the SuperLink itself
-                    print(f"node {node.id}: {error}: {error.response.text[:300]}", flush=True)
+        while not over.is_set():
+            with connected(place, address) as node:  # Flower logs what ends a connection, and does not raise it
+                ready.set()
+                for message in node.messages(over):
+                    try:
+                        answer(node, message)
+                    except (httpx.HTTPError, ObjectPushError) as error:
+                        reason = error.response.text[:300] if isinstance(error, httpx.HTTPStatusError) else ""
+                        print(f"node {node.id}: {error}: {reason}", flush=True)
+            over.wait(1)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()

@@ -3,9 +3,10 @@
     python tests/attacks/soak.py --minutes 60 --folder build/soak
 
 The hostile node has a key of its own. It answers every training and evaluation message with an attack; the tests in
-this folder try most of these one by one. The exit code is 1 unless four conditions hold at the end:
+this folder try most of these one by one. The exit code is 1 unless five conditions hold at the end:
 
 - the run has finished all of its rounds, and no honest node has missed one;
+- the hostile node has attacked in every round;
 - no reply of the hostile node was used;
 - scores, losses and the global adapter are bit for bit those of a run of only the two honest clients in one process;
 - no process has grown: the median of its memory in the last quarter of the run exceeds the median in the second
@@ -358,6 +359,9 @@ def report(attacked: Path, honest: Path, memory: Memory, eve: Eve, rounds: int, 
         trained = sum(line.get("client") == name and line.get("split") == "train" for line in told)
         if trained != rounds:
             problems.append(f"{name} trained in {trained} of {rounds} rounds")
+    attacks_in = {line["round"] for line in told if line.get("client") == EVE}
+    if len(attacks_in) < rounds:
+        problems.append(f"{EVE} attacked in {len(attacks_in)} of {rounds} rounds")
     if used := [line for line in told if line.get("client") == EVE and "metrics" in line]:
         problems.append(f"{len(used)} replies of {EVE} were used, the first in round {used[0]['round']}")
     stopped = sum(line.get("client") == EVE and ("failed" in line or "refused" in line) for line in told)

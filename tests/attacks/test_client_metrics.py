@@ -49,15 +49,15 @@ TRAIN = {
     ),
     "settings for metrics": (
         lambda content: RecordDict({"shared": content["shared"], "metrics": ConfigRecord({"round": 1})}),
-        "",
+        "answers for round None",
     ),
     "arrays for metrics": (
         lambda content: RecordDict({"shared": content["shared"], "metrics": ArrayRecord()}),
-        "",
+        "answers for round None",
     ),
     "metrics for arrays": (
         lambda content: RecordDict({"shared": content["metrics"], "metrics": content["metrics"]}),
-        "",
+        "keys of the shared part do not fit: missing down.weight, up.bias",
     ),
     "nothing": (lambda content: RecordDict(), "missing metrics, shared"),
 }

@@ -151,7 +151,7 @@ def test_absurd_introductions_are_refused(changes, reason, caplog):
     found = run(saying(**changes))
     [(client, kind, told)] = refusals(found)
     assert (client, kind) == (EVE, "query")
-    assert reason.replace("\\\\", "\\") in told
+    assert reason in told
     assert is_mean_of_the_honest(found)
 
 

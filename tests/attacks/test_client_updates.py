@@ -199,13 +199,9 @@ def test_what_a_client_is_allowed_for_its_examples():
 
     def allowed(examples, **settings):
         norms = np.geomspace(1, 1e4, 20_001)
-        judge = Judge(**settings)
-        used = [
-            n
-            for n in norms
-            if not judge.__class__(**settings).outliers([*others, Measures("c", n, None, None, examples)])
-        ]
-        return max(used)
+        return max(
+            n for n in norms if not Judge(**settings).outliers([*others, Measures("c", n, None, None, examples)])
+        )
 
     assert allowed(10) == pytest.approx(10, rel=1e-3)
     assert allowed(1) == pytest.approx(10, rel=1e-3)

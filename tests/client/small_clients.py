@@ -43,8 +43,10 @@ def label_client(task, size=9):
 
 
 def same(a, b):
-    """Return whether two sets of tensors are exactly equal: by name if the names are the same, else in order."""
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+    """Return whether two sets of tensors are exactly equal: by name if both have names, else in order."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            return False
         b = [b[key] for key in a]
     a, b = (list(x.values()) if isinstance(x, dict) else list(x) for x in (a, b))
     return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -82,10 +82,6 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def as_a_pickle(content, path):
-    path.write_bytes(pickle.dumps(content, protocol=2))
-
-
 @pytest.mark.parametrize("family", ["vilt", "clip", "smolvlm"])
 @pytest.mark.parametrize(
     "save", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))]

@@ -6,8 +6,6 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from summing import Attempt
-from test_secure_sum import updates
 
 from feddat.deploy import pki
 from feddat.deploy.certify import certify, client_certificate
@@ -121,8 +119,3 @@ def test_a_certificate_says_what_it_is_good_for(authority):
     certificate = client_certificate(authority, "ann", key.public_key(), days=3)
     assert certificate.not_valid_after_utc - certificate.not_valid_before_utc == timedelta(days=3)
     assert not certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-
-
-def test_sums_need_no_certificates_where_there_are_none():
-    attempt = Attempt(updates(3))
-    attempt.run_all()

@@ -21,7 +21,7 @@ class UpdateStatistics:
     """Norm and agreement of the updates u_k = A_k − A, k = 1 … K, of one round."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self._count = self._directed = 0
         self._norms = 0.0
         self._directions: dict[str, NDArray[np.float32]] = {}
 
@@ -32,8 +32,11 @@ class UpdateStatistics:
         norm = math.sqrt(sum(_squares(returned[key] - _array(value)) for key, value in sent.items()))
         self._count += 1
         self._norms += norm
+        if not norm:
+            return
+        self._directed += 1
         for key, value in sent.items():
-            direction = (returned[key] - _array(value)) / np.float32(norm or 1.0)
+            direction = (returned[key] - _array(value)) / np.float32(norm)
             if key in self._directions:
                 self._directions[key] += direction
             else:
@@ -42,15 +45,15 @@ class UpdateStatistics:
     def values(self) -> dict[str, float]:
         """Return ``norm``, the mean of ‖u_k‖, and ``agreement``, the mean cosine of two clients' updates.
 
-        The latter is (‖Σ u_k/‖u_k‖‖² − K) / (K² − K); it is absent with a single client. Return an empty dictionary if
-        nothing was added.
+        The latter is (‖Σ u_k/‖u_k‖‖² − K) / (K² − K) over the K clients whose update is not 0; it is absent with fewer
+        than two of them. Return an empty dictionary if nothing was added.
         """
         if not self._count:
             return {}
         found = {"norm": self._norms / self._count}
-        if self._count > 1:
+        if self._directed > 1:
             total = sum(_squares(direction) for direction in self._directions.values())
-            found["agreement"] = (total - self._count) / (self._count**2 - self._count)
+            found["agreement"] = (total - self._directed) / (self._directed**2 - self._directed)
         return found
 
 
