@@ -9,27 +9,34 @@ Federated Learning", AAAI 2024, arXiv 2308.12305.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
 from feddat.algorithms.distillation import ramp
-from feddat.config import AlgorithmConfig
+from feddat.algorithms.mixed_answers import choose_weight, mixed_answers
+from feddat.config import AlgorithmConfig, RunConfig
 
 
 class FedDAT(Algorithm):
     """The published method, with both orders of a step (``algorithm.order``).
 
-    As published, all routes share one personal head; with ``algorithm.heads=separate``, the global route has its own.
+    As published, all routes share one personal head, and the dual teacher answers. With ``algorithm.heads=separate``,
+    the global route has its own head; with ``algorithm.answer=mixture``, a client mixes both routes' answers.
     """
 
     name = "feddat"
     trains = ("global", "local")
     keeps = ("local", "anchor")
-    routes = ("dat", "local", "global")
+    routes: ClassVar[tuple[str, ...]] = ("dat", "local", "global")
     logs = ("loss", "task_global", "task_dat", "kl_global", "kl_dat")
+
+    def for_run(self, config: RunConfig, keys: Sequence[str]) -> FedDAT:
+        """Return the method that answers as ``algorithm.answer`` says."""
+        return MixedFedDAT() if config.algorithm.answer == "mixture" else self
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head if ``algorithm.heads`` asks for it."""
@@ -44,6 +51,25 @@ class FedDAT(Algorithm):
         if context.config.order == "joint":
             return _joint(learner, context)
         return _alternating(learner, context)
+
+
+class MixedFedDAT(FedDAT):
+    """The same training; a client answers with a mixture of the dual teacher's and the global adapter's answers."""
+
+    routes = ("mixed", "dat", "local", "global")
+
+    def prepare(self, learner: Learner, context: RoundContext) -> None:
+        """Choose the weight of the dual teacher's answers."""
+        choose_weight(learner, context, lambda: self._pair(learner, context))
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the scores on one route, or the log-probabilities of the mixture."""
+        if route == "mixed":
+            return mixed_answers(context, lambda: self._pair(learner, context))
+        return super().answer(learner, route, context)
+
+    def _pair(self, learner: Learner, context: RoundContext) -> tuple[Tensor, Tensor]:
+        return super().answer(learner, "dat", context), super().answer(learner, "global", context)
 
 
 def _alternating(learner: Learner, context: RoundContext) -> dict[str, Tensor]:

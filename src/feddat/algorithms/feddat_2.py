@@ -17,19 +17,14 @@ whose one weight w it chooses before it answers, by the score on its own validat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext
+from feddat.algorithms.mixed_answers import choose_weight, mixed_answers
 from feddat.config import AlgorithmConfig
 
-#: The personal route's share in the answer, w, as it was chosen.
-WEIGHT = "weight"
-#: What w is chosen from, and what it is where there is no validation data.
-GRID, UNKNOWN = tuple(step / 10 for step in range(11)), 0.5
 #: Name of the head of the shared route; the personal route has the main one.
 SHARED_HEAD = "global"
 #: Weight of each adapter on the personal route.
@@ -59,14 +54,8 @@ class FedDAT2(Algorithm):
         return {"loss": loss.detach()}
 
     def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Choose w: the score of every candidate on the validation data, from one pass on each route."""
-        found = []
-        for _ in learner.held_out():
-            personal, shared = self._routes(learner)
-            found.append(torch.stack([learner.scores(mixed(personal, shared, weight)) for weight in GRID]))
-        if found:
-            weight = chosen(torch.cat(found, dim=1).double().mean(dim=1).tolist())
-            context.state[WEIGHT] = torch.tensor(weight)
+        """Choose the weight of the personal route's answers."""
+        choose_weight(learner, context, lambda: _routes(learner))
 
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
         """Return the scores on one route, or the log-probabilities of their mixture."""
@@ -74,43 +63,18 @@ class FedDAT2(Algorithm):
             return learner.answers("global", SHARED_HEAD)
         if route == "personal":
             return learner.answers(PERSONAL)
-        weight = context.state.get(WEIGHT)
-        return mixed(*self._routes(learner), UNKNOWN if weight is None else round(weight.item(), 1))
+        return mixed_answers(context, lambda: _routes(learner))
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
         """Return the adapters of one route; the mixture is of answers, not of adapters."""
         return {"personal": PERSONAL, "global": {"global": 1.0}}.get(route)
 
-    def _routes(self, learner: Learner) -> tuple[Tensor, Tensor]:
-        return learner.answers(PERSONAL), learner.answers("global", SHARED_HEAD)
+
+def _routes(learner: Learner) -> tuple[Tensor, Tensor]:
+    return learner.answers(PERSONAL), learner.answers("global", SHARED_HEAD)
 
 
 def is_shared(context: RoundContext) -> bool:
     """Return whether a step is the shared route's: every second one, counted from round to round."""
     done = (context.round - 1) * context.steps
     return (done + context.step) % 2 == 0
-
-
-def mixed(personal: Tensor, shared: Tensor, weight: float) -> Tensor:
-    """Return log(w · p_p + (1 − w) · p_s), (N, C), of two routes' scores (N, C), each softmaxed.
-
-    Scores of −inf (written answers that were not considered) have no probability; a route of weight 0 is not looked at.
-    """
-    if weight == 0.0:
-        return shared
-    if weight == 1.0:
-        return personal
-    # A row of −inf alone answers nothing; it stays as it is.
-    logs = [
-        torch.log_softmax(scores, dim=1).nan_to_num(nan=-math.inf, neginf=-math.inf) for scores in (personal, shared)
-    ]
-    return torch.logaddexp(logs[0] + math.log(weight), logs[1] + math.log(1 - weight))
-
-
-def chosen(scores: list[float]) -> float:
-    """Return the weight of :data:`GRID` whose score is highest, averaged with its neighbours'; of equals the middle."""
-    smooth = []
-    for place in range(len(GRID)):
-        around = scores[max(0, place - 1) : place + 2]
-        smooth.append(sum(around) / len(around))
-    return max(zip(smooth, GRID, strict=True), key=lambda pair: (round(pair[0], 6), -abs(pair[1] - 0.5)))[1]

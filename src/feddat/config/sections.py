@@ -143,6 +143,11 @@ class AlgorithmConfig(Section):
         "shared",
         description="methods with a global and a personal route: one personal head for both routes, or one for each",
     )
+    answer: Literal["dat", "mixture"] = Field(
+        "dat",
+        description="feddat: the dual teacher answers, as published; or a mixture of its and the global adapter's "
+        "answers, weighted by each client on its validation data",
+    )
     head_share: float = Field(0.5, ge=0, le=1, description="fedrep: share of a round's steps that train only the head")
     personal_layers: int = Field(
         1, ge=1, description="fedper: the adapters of this many last layers stay with their client"

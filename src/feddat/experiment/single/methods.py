@@ -42,6 +42,11 @@ def _separate_heads(weight: float, config: RunConfig) -> RunConfig:
     return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
 
 
+def _mixed_answers(config: RunConfig) -> RunConfig:
+    algorithm = config.algorithm.model_copy(update={"alpha": 0.1, "beta": 0.1, "answer": "mixture"})
+    return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
+
+
 def _of_kind(method: str, kind: str, config: RunConfig) -> RunConfig:
     adapter = config.adapter.model_copy(update={"peft": kind})
     return config.model_copy(update={"method": method, "adapter": adapter})
@@ -71,6 +76,7 @@ VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
     "feddat-mild": ("FedDAT with mild distillation: alpha = beta = 0.1", partial(_distilled, 0.1)),
     "feddat-heads": ("FedDAT with a separate head for the global route", partial(_separate_heads, 0.5)),
     "feddat-mild-heads": ("FedDAT with mild distillation and separate heads", partial(_separate_heads, 0.1)),
+    "feddat-mixed": ("FedDAT with mild distillation; each client mixes the answers of both routes", _mixed_answers),
     "feddat-nokd": ("FedDAT without distillation: only the dual adapters", partial(_distilled, 0.0)),
     "fedavg-2x": (
         "FedAvg with twice the local epochs: as much computation as two adapters need",

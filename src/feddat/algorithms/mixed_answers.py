@@ -1,0 +1,68 @@
+"""Answers that are a mixture of two routes' probabilities, with a weight that each client chooses on validation data.
+
+    p(y) = w · p_first(y) + (1 − w) · p_second(y)
+
+A client knows best which of its routes serves it: where clients have everything in common, that is the global adapter;
+where they differ in kind, the personal one. The choice costs one pass of the validation examples on each route, at an
+evaluation and not in training. The weight stays with the client, and is chosen anew each time, since adapters change.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from feddat.algorithms.base import Learner, RoundContext
+
+#: Key of the chosen weight w in a client's state.
+WEIGHT = "weight"
+#: The candidates for w, and the value without validation data.
+GRID, UNKNOWN = tuple(step / 10 for step in range(11)), 0.5
+
+#: Returns the current batch's scores, (N, C), on the first and on the second route.
+Routes = Callable[[], tuple[Tensor, Tensor]]
+
+
+def choose_weight(learner: Learner, context: RoundContext, routes: Routes) -> None:
+    """Store the best w of :data:`GRID` on the validation data in the state; without such data, store nothing."""
+    found = []
+    for _ in learner.held_out():
+        first, second = routes()
+        found.append(torch.stack([learner.scores(mixed(first, second, weight)) for weight in GRID]))
+    if found:
+        context.state[WEIGHT] = torch.tensor(best_weight(torch.cat(found, dim=1).double().mean(dim=1).tolist()))
+
+
+def mixed_answers(context: RoundContext, routes: Routes) -> Tensor:
+    """Return the current batch's log-probabilities, (N, C), mixed with the stored weight."""
+    weight = context.state.get(WEIGHT)
+    return mixed(*routes(), UNKNOWN if weight is None else round(weight.item(), 1))
+
+
+def mixed(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """Return log(w · p_first + (1 − w) · p_second), (N, C), of two routes' scores (N, C), each softmaxed.
+
+    Scores of −inf (written answers that were not considered) have probability 0. A route of weight 0 is ignored.
+    """
+    if weight == 0.0:
+        return second
+    if weight == 1.0:
+        return first
+    # The softmax of a row that holds only −inf is NaN; such a row stays as it is.
+    logs = [torch.log_softmax(scores, dim=1).nan_to_num(nan=-math.inf, neginf=-math.inf) for scores in (first, second)]
+    return torch.logaddexp(logs[0] + math.log(weight), logs[1] + math.log(1 - weight))
+
+
+def best_weight(scores: list[float]) -> float:
+    """Return the weight of :data:`GRID` with the highest score, averaged with its neighbours' scores.
+
+    Of equal ones, the weight nearest to ½ is returned.
+    """
+    smooth = []
+    for place in range(len(GRID)):
+        around = scores[max(0, place - 1) : place + 2]
+        smooth.append(sum(around) / len(around))
+    return max(zip(smooth, GRID, strict=True), key=lambda pair: (round(pair[0], 6), -abs(pair[1] - 0.5)))[1]
