@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from feddat.cli import main
+from feddat.config import ConfigError
 from feddat.example import DataError
 from feddat.experiment import Experiment, Study, compare, run_study
 from feddat.experiment.grids.record import RunRecord, curve_of
@@ -94,3 +96,25 @@ def test_a_run_is_scored_on_any_split(make_config):
     summary = experiment.run()
     assert experiment.evaluate("test") == summary["clients"]
     assert experiment.evaluate("train").keys() == {"ann", "bob"}
+
+
+def test_a_finished_run_answers_with_a_mixture(make_config, capsys):
+    own = Experiment(make_config(method="feddat-mild", name="own"))
+    summary = own.run()
+    mixed = Experiment(make_config(method="feddat-mixed", name="mixed")).run()
+    found = own.evaluate("test", answer="mixture")
+    assert found == mixed["clients"], "as if the run had been made with this setting"
+    assert {name: {route: scores[route] for route in ("dat", "local", "global")} for name, scores in found.items()} == (
+        summary["clients"]
+    )
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        main(["evaluate", str(own.folder.path), "--answer", "mixture", "--json"])
+    assert not stopped.value.code
+    assert json.loads(capsys.readouterr().out) == found
+    with pytest.raises(ConfigError, match=r"algorithm\.answer: Input should be 'dat' or 'mixture'"):
+        own.evaluate("test", answer="blend")
+    other = Experiment(make_config(method="fedavg", name="other", rounds=1))
+    other.run()
+    with pytest.raises(ConfigError, match="answer: mixture, but only method feddat has this choice, not fedavg"):
+        other.evaluate("test", answer="mixture")

@@ -183,6 +183,10 @@ def report(
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    answer: Annotated[
+        str | None, typer.Option(help="FedDAT: dat or mixture, instead of the run's own algorithm.answer.")
+    ] = None,
+    as_json: Json = False,
     accept_changes: AcceptChanges = False,
 ) -> None:
     """Score a run's clients on a split after the last finished round; write nothing."""
@@ -194,7 +198,10 @@ def evaluate(
     from feddat.experiment import Experiment
     from feddat.report import tables
 
-    scores = Experiment.open(run).evaluate(split, accept_changes)
+    scores = Experiment.open(run).evaluate(split, accept_changes, answer)
+    if as_json:
+        print_json(scores)
+        return
     table = tables.split_table(scores)
     out.print(tables.to_rich(table, f"{split.capitalize()} scores (%)"))
 

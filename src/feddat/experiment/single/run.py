@@ -19,7 +19,7 @@ from feddat.app.grid import InProcessGrid
 from feddat.app.worker_grid import WorkerGrid
 from feddat.benchmarks import list_benchmarks
 from feddat.benchmarks.medical import MEDICAL, pin_revisions
-from feddat.config import RunConfig, load_config
+from feddat.config import ConfigError, RunConfig, load_config
 from feddat.data.readers.hub_data import data_address, pin_data
 from feddat.example import Example
 from feddat.experiment.exports.answerer import Answerer
@@ -318,8 +318,15 @@ class Experiment:
         origin = Origin(self.config, state.round, self.folder.summary(), client)
         return export(Path(folder), foundation, trained, origin, options)
 
-    def evaluate(self, split: str, accept_changes: bool = False) -> dict[str, dict[str, float]]:
+    def evaluate(
+        self, split: str, accept_changes: bool = False, answer: str | None = None
+    ) -> dict[str, dict[str, float]]:
         """Return every client's scores on ``train``, ``validation`` or ``test`` after the last finished round.
+
+        Args:
+            split: the examples to score.
+            accept_changes: score even if the model has been exchanged since the last checkpoint.
+            answer: a value of ``algorithm.answer`` to use instead of the run's own; training does not depend on it.
 
         Returns:
             Client -> route -> percent; the only route of a method is called ``score``. Clients without examples in the
@@ -328,12 +335,20 @@ class Experiment:
         Raises:
             ExperimentError: the run has no checkpoint yet, or the model has been exchanged since the last checkpoint
                 and ``accept_changes`` is off.
+            ConfigError: the run's method cannot answer in this way.
         """
-        return evaluate(*self._latest(accept_changes), split)
+        settings = self.settings
+        if answer is not None:
+            if settings.method != "feddat":
+                raise ConfigError(f"answer: {answer}, but only method feddat has this choice, not {settings.method}")
+            settings = settings.updated({"algorithm.answer": answer})
+        return evaluate(*self._latest(accept_changes, settings), split)
 
-    def _latest(self, accept_changes: bool = False) -> tuple[Federation, ServerState]:
+    def _latest(
+        self, accept_changes: bool = False, settings: RunConfig | None = None
+    ) -> tuple[Federation, ServerState]:
         self._let_world_speak(False, accept_changes)
-        federation = load_federation(self.settings, self.clients, self.seal_key)
+        federation = load_federation(settings or self.settings, self.clients, self.seal_key)
         return federation, self._latest_state(federation.foundation, accept_changes)
 
     def _latest_state(self, foundation: Foundation, accept_changes: bool) -> ServerState:
