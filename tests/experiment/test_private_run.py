@@ -19,6 +19,9 @@ PRIVATE = {
     "share_metrics": "none",
     "threads": 1,
 }
+#: Privacy of whole clients; the server adds the noise.
+CLIENT = {"privacy.unit": "client", "privacy.clip": 0.05}
+units = pytest.mark.parametrize("unit", [{}, CLIENT], ids=["record", "client"])
 SHARED = {"privacy.scope": "shared", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
 
 
@@ -73,8 +76,9 @@ def test_a_search_over_private_runs_is_refused(make_config):
 
 
 @pytest.mark.slow  # a SuperLink and two nodes
-def test_the_same_numbers_in_a_deployment(make_config, tmp_path):
-    config = make_config(**PRIVATE)
+@units
+def test_the_same_numbers_in_a_deployment(make_config, tmp_path, unit):
+    config = make_config(**PRIVATE | unit)
     Experiment(config.updated({"name": "here"})).run()
     with open_cloud(tmp_path / "cloud") as cloud:
         for name in ("ann", "bob"):
@@ -91,9 +95,10 @@ def test_the_same_numbers_in_a_deployment(make_config, tmp_path):
 
 
 @pytest.mark.slow  # Ray takes half a minute to start
-def test_the_same_numbers_in_a_simulation(make_config):
+@units
+def test_the_same_numbers_in_a_simulation(make_config, unit):
     pytest.importorskip("ray")
-    config = make_config(name="here", **PRIVATE)
+    config = make_config(name="here", **PRIVATE | unit)
     Experiment(config).run()
     there = config.updated({"name": "there", "runtime.kind": "simulation", "runtime.actors": 2})
     run_in(Experiment(there), lambda event: None)
@@ -102,8 +107,9 @@ def test_the_same_numbers_in_a_simulation(make_config):
         assert theirs[part] == ours[part]
 
 
-def test_the_same_numbers_in_worker_processes(make_config):
-    config = make_config(name="here", rounds=1, **PRIVATE)
+@units
+def test_the_same_numbers_in_worker_processes(make_config, unit):
+    config = make_config(name="here", rounds=1, **PRIVATE | unit)
     Experiment(config).run()
     there = config.updated({"name": "there"})
     Experiment(there).run(jobs=2)
