@@ -3,21 +3,25 @@
 import asyncio
 import errno
 import logging
+import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import httpx
 import pytest
-from flwr.proto.runtime_pb2 import SendTaskHeartbeatResponse
+from flwr.proto.runtime_pb2 import SendTaskHeartbeatRequest, SendTaskHeartbeatResponse
 from flwr.supercore.error import http_error_translator
+from flwr.supercore.run import RunNotRunningException
 from sqlalchemy import create_engine, text
 from starlette.requests import Request
 from starlette.responses import Response
 
-from feddat.deploy.node import patient_retries, task_heartbeat
+from feddat.deploy.node import patient_retries, task_client, task_heartbeat
 from feddat.deploy.outages import Outages, keep_running, storage_problem
 
 
@@ -102,11 +106,11 @@ def test_the_helper_is_started_again_until_the_superlink_stops(caplog):
         started = 0
 
         def start(self):
-            self.started += 1
-            seconds = "0.1" if self.started < 3 else "60"
+            seconds = "0.1" if self.started < 2 else "60"
             self.superexec_process = subprocess.Popen(
                 [sys.executable, "-c", f"import time; time.sleep({seconds}); raise SystemExit(5)"]
             )
+            self.started += 1
 
     owner = Lifespan()
     owner.start()
@@ -174,9 +178,52 @@ def status(code):
 
 @pytest.mark.parametrize(
     ("answer", "works"),
-    [(True, True), (False, True), (httpx.ReadTimeout("slow"), False), (status(503), False), (status(403), True)],
+    [(True, True), (False, True), (httpx.ReadTimeout("slow"), False), (status(503), False), (status(401), True)],
     ids=str,
 )
 def test_a_message_that_nobody_waits_for_does_not_end_the_node(answer, works):
     """Flower's own function would interrupt this process, which would end the test."""
     assert task_heartbeat(Waiting(answer)) is works
+
+
+@contextmanager
+def refusing(code):
+    """Serve ``code`` to every POST request on a loopback port; give the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def interrupts(monkeypatch):
+    """Return a list of the signals that this process sends to itself, which then have no effect."""
+    sent = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: sent.append(number))
+    return sent
+
+
+@pytest.mark.parametrize("code", [401, 403])
+def test_a_heartbeat_after_the_answer_does_not_end_the_node(code, interrupts):
+    """401: the message's token is no longer valid. 403: the run has ended."""
+    with refusing(code) as address, task_client(address, "token") as client:
+        assert task_heartbeat(client) is True
+        with pytest.raises((httpx.HTTPStatusError, RunNotRunningException)):
+            client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    assert interrupts == []

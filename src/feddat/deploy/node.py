@@ -35,6 +35,7 @@ from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -161,11 +162,38 @@ def task_heartbeat(client: RuntimeHttpClient) -> bool:
     """
     try:
         client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    except RunNotRunningException:
+        return True
     except httpx.TransportError:
         return False
     except httpx.HTTPStatusError as error:
         return error.response.status_code not in (httpx.codes.SERVICE_UNAVAILABLE, httpx.codes.GATEWAY_TIMEOUT)
     return True
+
+
+def task_client(address: str, token: str) -> RuntimeHttpClient:
+    """Return a client for one message, which talks to the SuperNode at ``address`` with the message's token.
+
+    Flower's retries interrupt the process if the token is refused, as it is once the message has been answered: a
+    heartbeat can arrive just after that. Here the call raises ``httpx.HTTPStatusError``, and the node goes on.
+    """
+    invoker = make_simple_http_retry_invoker()
+    gives_up = cast(Callable[[Exception], bool], invoker.should_giveup)
+    invoker.should_giveup = lambda error: _is_unauthorized(error) or gives_up(error)
+    return RuntimeHttpClient.from_server_address(
+        server_address=address,
+        insecure=True,
+        root_certificates=None,
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+            RuntimeTokenHttpInterceptor(token),
+        ],
+        retry_invoker=invoker,
+    )
+
+
+def _is_unauthorized(error: Exception) -> bool:
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED
 
 
 def patient_retries() -> RetryInvoker:
@@ -215,11 +243,13 @@ class _Tasks:
     def _try_to_answer(self, token: str) -> None:
         try:
             self._answer(token)
+        except RunNotRunningException:  # Flower derives it from BaseException
+            log.warning("the run has ended, and its message needs no answer")
         except Exception:  # A message that cannot be answered must not block the next one.
             log.exception("a message could not be answered")
 
     def _answer(self, token: str) -> None:
-        client = self._client(token)
+        client = task_client(self._address, token)
         heartbeat = HeartbeatSender(partial(task_heartbeat, client))
         heartbeat.start()
         try:
@@ -238,18 +268,12 @@ class _Tasks:
                 heartbeat.stop()
             client.close()
 
-    def _client(self, token: str | None = None) -> RuntimeHttpClient:
-        interceptors: list[Any] = [RuntimeVersionHttpInterceptor(component_name="SuperExec")]
-        if token is not None:
-            interceptors.append(RuntimeTokenHttpInterceptor(token))
-        else:
-            interceptors.append(task_signer(self._key))
+    def _client(self) -> RuntimeHttpClient:
         return RuntimeHttpClient.from_server_address(
             server_address=self._address,
             insecure=True,
             root_certificates=None,
-            interceptors=interceptors,
-            retry_invoker=make_simple_http_retry_invoker() if token is not None else None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), task_signer(self._key)],
         )
 
 
