@@ -6,6 +6,7 @@ import csv
 import io
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -135,3 +136,16 @@ def test_an_empty_cell_is_a_dash() -> None:
 def test_the_centralised_reference_is_never_the_best() -> None:
     rows = [run("fedavg", 0, art=50.0), run("local", 0, art=40.0), run("central", 0, art=90.0)]
     assert texts(score_table(rows))["art"] == ["*50.0", "40.0", "90.0"]
+
+
+@pytest.mark.parametrize(
+    ("routes", "own"),
+    [
+        (("mixed", "dat", "local", "global"), "mixed"),
+        (("dat", "local", "global", "mixed"), "mixed"),
+        (("global", "dat"), "dat"),
+        (("score",), "score"),
+    ],
+)
+def test_a_methods_own_answer_does_not_depend_on_the_order_of_routes(routes: tuple[str, ...], own: str) -> None:
+    assert tables.own_route(dict.fromkeys(routes, 0.0)) == own
