@@ -13,6 +13,7 @@ from feddat.algorithms.mixed_answers import WEIGHT, best_weight, mixed
 #: Method -> its personal route, and the options with which both routes have a head of their own.
 METHODS = {
     "feddat-2": (ALGORITHMS["feddat-2"], "personal", {}),
+    "fedavg-local": (ALGORITHMS["fedavg-local"], "local", {}),
     "feddat": (MixedFedDAT(), "dat", {}),
     "feddat, separate heads": (MixedFedDAT(), "dat", {"heads": "separate"}),
 }
@@ -98,3 +99,12 @@ def test_only_feddats_answers_change():
     assert one.values() == two.values()
     assert other.mixture("mixed", context()) is None, "no single adapter gives these answers"
     assert other.mixture("dat", context()) == feddat.mixture("dat", context())
+
+
+def test_side_by_side_is_fedavg_and_local_training():
+    both, fedavg, local = ScalarLearner(), ScalarLearner(), ScalarLearner()
+    metrics = ALGORITHMS["fedavg-local"].step(both, context())
+    told = [ALGORITHMS[name].step(learner, context()) for name, learner in (("fedavg", fedavg), ("local", local))]
+    assert (both.p["global"], both.p["head.global"]) == (fedavg.p["global"], fedavg.p["head"])
+    assert (both.p["local"], both.p["head"]) == (local.p["local"], local.p["head"])
+    assert (metrics["task_global"], metrics["task_local"]) == (told[0]["loss"], told[1]["loss"])

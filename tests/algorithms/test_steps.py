@@ -123,6 +123,7 @@ def test_the_table_of_methods():
         "feddat": (("global", "local"), True, False, ("dat", "local", "global")),
         "feddat-2": (("global", "local"), True, False, ("mixed", "personal", "global")),
         "fedavg": (("global",), True, False, ("global",)),
+        "fedavg-local": (("global", "local"), True, False, ("mixed", "local", "global")),
         "fedprox": (("global",), True, False, ("global",)),
         "scaffold": (("global",), True, False, ("global",)),
         "feddyn": (("global",), True, False, ("global",)),

@@ -17,6 +17,7 @@ MUSEUM = vqa_client("museum")
         ("feddat", 2, 2),
         ("ditto", 2, 2),
         ("feddat-2", 1, 1),
+        ("fedavg-local", 2, 2),
         ("fedalt", 2, 1),  # it looks at the frozen model's features first
         ("head", 1, 0),
     ],

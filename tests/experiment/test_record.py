@@ -118,3 +118,12 @@ def test_a_finished_run_answers_with_a_mixture(make_config, capsys):
     other.run()
     with pytest.raises(ConfigError, match="answer: mixture, but only method feddat has this choice, not fedavg"):
         other.evaluate("test", answer="mixture")
+
+
+def test_side_by_side_scores_as_fedavg_and_local_training(make_config):
+    found = {m: Experiment(make_config(method=m, name=m)).run()["clients"] for m in ("fedavg-local", "fedavg", "local")}
+    for client, scores in found["fedavg-local"].items():
+        assert (scores["global"], scores["local"]) == (
+            found["fedavg"][client]["score"],
+            found["local"][client]["score"],
+        )

@@ -8,6 +8,7 @@ from feddat.algorithms.central import Central
 from feddat.algorithms.ditto import Ditto
 from feddat.algorithms.fedalt import FedALT
 from feddat.algorithms.fedavg import FedAvg
+from feddat.algorithms.fedavg_local import FedAvgLocal
 from feddat.algorithms.feddat import FedDAT
 from feddat.algorithms.feddat_2 import FedDAT2
 from feddat.algorithms.feddpa import FedDPA
@@ -36,6 +37,7 @@ ALGORITHMS = Registry(
         FedDAT(),
         FedDAT2(),
         FedAvg(),
+        FedAvgLocal(),
         FedProx(),
         Scaffold(),
         FedDyn(),

@@ -101,7 +101,7 @@ METHODS = (
         "feddpa",
         "fedalt",
     ),
-    *("feddat-2", "fedlease", "hilora", "lora-fair"),
+    *("feddat-2", "fedavg-local", "fedlease", "hilora", "lora-fair"),
     *("fedsa-lora", "ffa-lora", "local", "head"),
 )
 

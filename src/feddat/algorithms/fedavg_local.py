@@ -1,0 +1,60 @@
+"""FedAvg and local training side by side: two adapters with heads of their own, and a mixture of their answers.
+
+The reference for methods with two adapters, at the same compute: here the adapters have nothing to do with each other.
+Each one trains as it would alone, so the global route is FedAvg (:mod:`.fedavg`) and the local one is :mod:`.local`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext
+from feddat.algorithms.mixed_answers import choose_weight, mixed_answers
+from feddat.config import AlgorithmConfig
+
+#: Name of the global route's head; the local route has the main one.
+GLOBAL_HEAD = "global"
+
+
+class FedAvgLocal(Algorithm):
+    """Both adapters train on every batch, each alone; a client mixes their answers by its validation data."""
+
+    name = "fedavg-local"
+    trains = ("global", "local")
+    keeps = ("local",)
+    routes = ("mixed", "local", "global")
+    logs = ("loss", "task_global", "task_local")
+    kinds = ("bottleneck", "lora")
+    needs = "two adapters in one model"
+
+    def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
+        """Return the global route's own head."""
+        return {"global": GLOBAL_HEAD}
+
+    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
+        """Take one step for each adapter; logs ``loss`` (the sum of both), ``task_global`` and ``task_local``."""
+        task_global = learner.task_loss(learner.logits(learner.features("global"), GLOBAL_HEAD))
+        learner.update(task_global)
+        task_local = learner.task_loss(learner.logits(learner.features("local")))
+        learner.update(task_local)
+        return {
+            "loss": (task_global + task_local).detach(),
+            "task_global": task_global.detach(),
+            "task_local": task_local.detach(),
+        }
+
+    def prepare(self, learner: Learner, context: RoundContext) -> None:
+        """Choose the weight of the local route's answers."""
+        choose_weight(learner, context, lambda: _routes(learner))
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the scores on one route, or the log-probabilities of their mixture."""
+        if route == "mixed":
+            return mixed_answers(context, lambda: _routes(learner))
+        return learner.answers(route, GLOBAL_HEAD if route == "global" else MAIN_HEAD)
+
+
+def _routes(learner: Learner) -> tuple[Tensor, Tensor]:
+    return learner.answers("local"), learner.answers("global", GLOBAL_HEAD)
