@@ -46,6 +46,7 @@ def test_a_message_that_never_becomes_whole_does_not_keep_the_node_from_the_next
     monkeypatch.setattr(node, "push_task_output", lambda *of: None)
     monkeypatch.setattr(node, "app_config", lambda content: components)
     monkeypatch.setattr(node, "HeartbeatSender", lambda beat: heartbeat)
+    monkeypatch.setattr(node, "task_client", lambda address, token: SuperNode(token))
     tasks = node._Tasks("127.0.0.1:1", None, b"key")
     monkeypatch.setattr(tasks, "_client", SuperNode)
     reply = SimpleNamespace(has_error=lambda: False)
