@@ -10,21 +10,22 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext
-from feddat.algorithms.mixed_answers import choose_weight, mixed_answers
+from feddat.algorithms.base import Learner, RoundContext
+from feddat.algorithms.mixed_answers import MixedAnswers
 from feddat.config import AlgorithmConfig
 
 #: Name of the global route's head; the local route has the main one.
 GLOBAL_HEAD = "global"
 
 
-class FedAvgLocal(Algorithm):
+class FedAvgLocal(MixedAnswers):
     """Both adapters train on every batch, each alone; a client mixes their answers by its validation data."""
 
     name = "fedavg-local"
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "local", "global")
+    mixes = ("local", "global")
     logs = ("loss", "task_global", "task_local")
     kinds = ("bottleneck", "lora")
     needs = "two adapters in one model"
@@ -44,17 +45,3 @@ class FedAvgLocal(Algorithm):
             "task_global": task_global.detach(),
             "task_local": task_local.detach(),
         }
-
-    def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Choose the weight of the local route's answers."""
-        choose_weight(learner, context, lambda: _routes(learner))
-
-    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the scores on one route, or the log-probabilities of their mixture."""
-        if route == "mixed":
-            return mixed_answers(context, lambda: _routes(learner))
-        return learner.answers(route, GLOBAL_HEAD if route == "global" else MAIN_HEAD)
-
-
-def _routes(learner: Learner) -> tuple[Tensor, Tensor]:
-    return learner.answers("local"), learner.answers("global", GLOBAL_HEAD)

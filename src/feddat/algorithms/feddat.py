@@ -17,7 +17,7 @@ from torch import Tensor
 
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
 from feddat.algorithms.distillation import ramp
-from feddat.algorithms.mixed_answers import choose_weight, mixed_answers
+from feddat.algorithms.mixed_answers import MixedAnswers
 from feddat.config import AlgorithmConfig, RunConfig
 
 
@@ -53,23 +53,11 @@ class FedDAT(Algorithm):
         return _alternating(learner, context)
 
 
-class MixedFedDAT(FedDAT):
+class MixedFedDAT(MixedAnswers, FedDAT):
     """The same training; a client answers with a mixture of the dual teacher's and the global adapter's answers."""
 
     routes = ("mixed", "dat", "local", "global")
-
-    def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Choose the weight of the dual teacher's answers."""
-        choose_weight(learner, context, lambda: self._pair(learner, context))
-
-    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the scores on one route, or the log-probabilities of the mixture."""
-        if route == "mixed":
-            return mixed_answers(context, lambda: self._pair(learner, context))
-        return super().answer(learner, route, context)
-
-    def _pair(self, learner: Learner, context: RoundContext) -> tuple[Tensor, Tensor]:
-        return super().answer(learner, "dat", context), super().answer(learner, "global", context)
+    mixes = ("dat", "global")
 
 
 def _alternating(learner: Learner, context: RoundContext) -> dict[str, Tensor]:

@@ -21,8 +21,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext
-from feddat.algorithms.mixed_answers import choose_weight, mixed_answers
+from feddat.algorithms.base import MAIN_HEAD, Learner, RoundContext
+from feddat.algorithms.mixed_answers import MixedAnswers
 from feddat.config import AlgorithmConfig
 
 #: Name of the head of the shared route; the personal route has the main one.
@@ -31,13 +31,14 @@ SHARED_HEAD = "global"
 PERSONAL: Mapping[str, float] = {"local": 1.0, "global": 1.0}
 
 
-class FedDAT2(Algorithm):
+class FedDAT2(MixedAnswers):
     """Both adapters and both heads train on the task loss; the global adapter travels."""
 
     name = "feddat-2"
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "personal", "global")
+    mixes = ("personal", "global")
     logs = ("loss",)
     kinds = ("bottleneck", "lora")
     needs = "adapters whose outputs can be added up"
@@ -53,25 +54,13 @@ class FedDAT2(Algorithm):
         learner.update(loss)
         return {"loss": loss.detach()}
 
-    def prepare(self, learner: Learner, context: RoundContext) -> None:
-        """Choose the weight of the personal route's answers."""
-        choose_weight(learner, context, lambda: _routes(learner))
-
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
-        """Return the scores on one route, or the log-probabilities of their mixture."""
-        if route == "global":
-            return learner.answers("global", SHARED_HEAD)
-        if route == "personal":
-            return learner.answers(PERSONAL)
-        return mixed_answers(context, lambda: _routes(learner))
+        """Return the scores on one route, or the log-probabilities of the mixture of both."""
+        return learner.answers(PERSONAL) if route == "personal" else super().answer(learner, route, context)
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
         """Return the adapters of one route; the mixture is of answers, not of adapters."""
         return {"personal": PERSONAL, "global": {"global": 1.0}}.get(route)
-
-
-def _routes(learner: Learner) -> tuple[Tensor, Tensor]:
-    return learner.answers(PERSONAL), learner.answers("global", SHARED_HEAD)
 
 
 def is_shared(context: RoundContext) -> bool:

@@ -10,36 +10,45 @@ evaluation and not in training. The weight stays with the client, and is chosen 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import Learner, RoundContext
+from feddat.algorithms.base import Algorithm, Learner, RoundContext
 
 #: Key of the chosen weight w in a client's state.
 WEIGHT = "weight"
 #: The candidates for w, and the value without validation data.
 GRID, UNKNOWN = tuple(step / 10 for step in range(11)), 0.5
 
-#: Returns the current batch's scores, (N, C), on the first and on the second route.
-Routes = Callable[[], tuple[Tensor, Tensor]]
 
+class MixedAnswers(Algorithm):
+    """A method whose first route, ``mixed``, is the mixture of two of its other routes.
 
-def choose_weight(learner: Learner, context: RoundContext, routes: Routes) -> None:
-    """Store the best w of :data:`GRID` on the validation data in the state; without such data, store nothing."""
-    found = []
-    for _ in learner.held_out():
-        first, second = routes()
-        found.append(torch.stack([learner.scores(mixed(first, second, weight)) for weight in GRID]))
-    if found:
-        context.state[WEIGHT] = torch.tensor(best_weight(torch.cat(found, dim=1).double().mean(dim=1).tolist()))
+    Attributes:
+        mixes: the first and the second of these routes.
+    """
 
+    mixes: ClassVar[tuple[str, str]]
 
-def mixed_answers(context: RoundContext, routes: Routes) -> Tensor:
-    """Return the current batch's log-probabilities, (N, C), mixed with the stored weight."""
-    weight = context.state.get(WEIGHT)
-    return mixed(*routes(), UNKNOWN if weight is None else round(weight.item(), 1))
+    def prepare(self, learner: Learner, context: RoundContext) -> None:
+        """Store the best w of :data:`GRID` on the validation data in the state; without such data, store nothing."""
+        found = []
+        for _ in learner.held_out():
+            first, second = (self.answer(learner, route, context) for route in self.mixes)
+            found.append(torch.stack([learner.scores(mixed(first, second, weight)) for weight in GRID]))
+        if found:
+            best = best_weight(torch.cat(found, dim=1).double().mean(dim=1).tolist())
+            context.state[WEIGHT] = torch.tensor(best)
+
+    def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
+        """Return the scores on one route, or the log-probabilities of the mixture, (N, C)."""
+        if route != "mixed":
+            return super().answer(learner, route, context)
+        first, second = (self.answer(learner, name, context) for name in self.mixes)
+        weight = context.state.get(WEIGHT)
+        return mixed(first, second, UNKNOWN if weight is None else round(weight.item(), 1))
 
 
 def mixed(first: Tensor, second: Tensor, weight: float) -> Tensor:

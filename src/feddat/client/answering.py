@@ -111,9 +111,11 @@ class Answering:
         """
         weights = self._algorithm.mixture(route, self._context)
         if weights is None:
+            others = [name for name in self._algorithm.routes if self._algorithm.mixture(name, self._context)]
             raise ValueError(
                 f"route {route!r} of {self._algorithm.name} weighs adapters or answers anew for each question; "
                 "a single adapter cannot do that"
+                + (f"; choose another route with --route: {', '.join(others)}" if others else "")
             )
         main = self._algorithm.heads(self._context.config).get(route, MAIN_HEAD)
         heads = {MAIN_HEAD: member.heads[main]} | {n: h for n, h in member.heads.items() if n == FUSION}

@@ -151,6 +151,7 @@ def test_a_merged_model_is_a_foundation_model(finished, call, tmp_path, make_con
         ({"method": "local"}, [], "method local: there is no shared adapter; give --client"),
         ({"method": "fedsa-lora"}, [], "and other parameters; give --client"),
         ({"method": "feddpa"}, ["--client", "ann"], "weighs adapters or answers anew for each question"),
+        ({"method": "feddat-mixed"}, ["--client", "ann"], "choose another route with --route: dat, local, global"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(finished, call, tmp_path, capsys, values, arguments, message):
