@@ -124,6 +124,15 @@ class Seal:
             raise SealError("altered after it was written: its seal does not match")
         return True
 
+    def seed(self, *names: str | int) -> int:
+        """Return a seed of 256 bits that only this machine knows, for these names; the key is created if missing.
+
+        Raises:
+            SealError: the file is not a key.
+            OSError: the key cannot be written or read.
+        """
+        return int.from_bytes(hmac.new(self._key(), json.dumps(["seed", *names]).encode(), hashlib.sha256).digest())
+
     def _key(self) -> bytes:
         """Return the key; create it if it is missing."""
         try:

@@ -111,6 +111,9 @@ class SiteConfig(BaseModel):
             "validation_examples": policy.validation_examples,
             "test_examples": policy.test_examples,
             "data_seed": policy.data_seed,
+            "privacy": config.privacy.model_copy(
+                update={"secret_seeds": policy.secret_seeds or config.privacy.secret_seeds}
+            ),
         }
         if self.model is not None:
             own["model"] = self.model

@@ -10,7 +10,8 @@ from feddat.audit.canaries import make_canaries, with_canaries
 from feddat.audit.candidates import draw_candidates
 from feddat.audit.errors import AuditError
 from feddat.audit.membership import CONTROL, attack, attacked_rounds, summarise
-from feddat.audit.replay import replay
+from feddat.audit.replay import replay, same_as
+from feddat.audit.shadow import ShadowClients
 from feddat.config import load_config
 from feddat.experiment import Experiment, load_clients
 
@@ -36,6 +37,19 @@ def test_a_run_that_learnt_by_heart_is_found_out_in_every_view(settings, tmp_pat
     assert found["server"].keys() == {"cosine", "whitened", "calibrated", "others", "loss", "combined"}
     assert found["sum"].keys() == {"cosine", "whitened", "calibrated", "loss", "combined"}
     assert found["model"].keys() == {"loss", "calibrated", "combined"}
+
+
+def test_the_audit_repeats_a_run_with_secret_seeds_and_its_attackers_do_not_know_them(settings, tmp_path):
+    experiment = Experiment(settings(adapter__reduction=1, privacy__secret_seeds=True))
+    experiment.run(jobs=2)  # the clients' processes find the same keys
+    trace = replay(experiment, tmp_path / "replay")
+    assert same_as(experiment, trace)
+    other = replay(Experiment(settings(adapter__reduction=1, privacy__secret_seeds=True, name="other")), tmp_path / "o")
+    assert not same_as(experiment, other)
+    candidates, _ = draw_candidates(experiment.settings, trace.federation.data, 30, 0, 0)
+    shadows = ShadowClients(experiment.settings, trace, candidates, tmp_path / "shadow")
+    owners = [(trace.federation.owner(name), shadows.federation.owner(name)) for name in ("ann", "bob")]
+    assert all(own.store.seed(0) != shadow.store.seed(0) for own, shadow in owners)
 
 
 def attacked(experiment, trace, clients, folder):

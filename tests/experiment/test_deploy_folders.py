@@ -202,6 +202,7 @@ def test_a_consortium_that_requires_privacy_of_clients_asks_for_it(tmp_path, lev
     policy = PolicyConfig.model_validate(client["policy"])
     wanted = (level, 3.0, "required" if level == "client" else "optional")
     assert (policy.privacy, policy.epsilon, policy.secure_aggregation) == wanted
+    assert policy.secret_seeds
     check_settings(policy, resolve(run))
     for less in ({"privacy.epsilon": None}, {"privacy.epsilon": 4.0}, {"privacy.unit": "record"}):
         with pytest.raises(PolicyError, match=r"^policy\.(privacy|epsilon)"):
@@ -228,3 +229,25 @@ def test_a_consortium_that_requires_privacy_asks_for_it(tmp_path, level):
     policy = PolicyConfig.model_validate(client["policy"])
     assert (policy.privacy, policy.epsilon, client["share_metrics"]) == (level, 3.0, "none")
     check_settings(policy, resolve(run))
+
+
+def test_a_client_keeps_its_seed_to_itself_whatever_the_run_asks_for(tmp_path):
+    """The server need not know: settings with and without it count as the same."""
+    from feddat.config import load_config
+    from feddat.experiment.single.federation import participant_names
+    from feddat.experiment.single.foundation import load_foundation
+    from feddat.experiment.single.methods import resolve
+    from feddat.site import read_site
+
+    write_consortium(tmp_path / "c", ["ann", "bob"], ["127.0.0.1"], 9092)
+    path = tmp_path / "c" / "clients" / "ann" / "client.yaml"
+    asked = resolve(load_config(None, None, clients={"ann": {}}, benchmark=None))
+    for own, wanted in ((False, False), (True, False), (False, True), (True, True)):
+        path.write_text(
+            path.read_text().replace(f"secret_seeds: {str(not own).lower()}", f"secret_seeds: {str(own).lower()}")
+        )
+        run = asked.updated({"privacy.secret_seeds": wanted})
+        settings = read_site(path).applied(run)
+        assert settings.privacy.secret_seeds == (own or wanted)
+        assert participant_names(settings) == ["ann"]
+        assert load_foundation(settings).model["settings"] == load_foundation(asked).model["settings"]

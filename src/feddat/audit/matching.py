@@ -4,7 +4,8 @@ After Zhu, Liu and Han, "Deep Leakage from Gradients", NeurIPS 2019, and Geiping
 "Inverting Gradients: How Easy Is It to Break Privacy in Federated Learning?", NeurIPS 2020: the cosine between the two
 gradients, and total variation as prior of pictures. Words are mixtures of word embeddings.
 
-The server changes neither the model nor the adapter. It knows the head of the first round, which the seed decides. We
+The server changes neither the model nor the adapter. It knows the head of the first round, which the seed decides,
+unless clients have seeds of their own. We
 give it what it would otherwise have to guess: the right answers, the lengths of the questions, and in one variant the
 questions. It starts from what it knows anyway: the mean of its own pictures, and how often each word is in its own
 questions. Only what it finds beyond that counts.
@@ -26,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.audit.message import Message, of, received, refusal, settings, unaltered, vilt_of
 from feddat.audit.replay import flat
+from feddat.client.member import Member
 from feddat.config import RunConfig
 from feddat.example import ClientData, Example
 from feddat.experiment.single.federation import Federation
@@ -155,8 +157,11 @@ class Invented:
     ) -> None:
         (participant,) = message.federation.participants.values()
         (member,) = participant.members.values()
-        member.reset_heads()  # that of the first round, which the seed decides
-        self._foundation, self._member = message.federation.foundation, member
+        foundation = message.federation.foundation
+        if foundation.config.privacy.secret_seeds:  # the attacker knows only the run's seed
+            member = Member(member.data, foundation.config, foundation.backbone, member.device)
+        member.reset_heads()  # that of the first round, as far as the attacker knows it
+        self._foundation, self._member = foundation, member
         self._embeddings = vilt_of(self._foundation.backbone.model).embeddings.text_embeddings
         self._targets = member.prepared("train").targets
         self.truth = dict(truth)

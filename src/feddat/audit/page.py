@@ -28,6 +28,7 @@ _VIEWS = {
         "the two lists of questions, and no leak.",
     ),
 }
+_OWN = " (clients draw from seeds that the attackers do not know)"
 _SIGNALS = {
     "loss": "how much better the model answers it",
     "cosine": "whether the update points where the question pushes it",
@@ -242,7 +243,7 @@ def _setting(result: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Model", f"{run['model']}, {run['peft']}"),
         ("Clients", ", ".join(f"{name} ({count} training questions)" for name, count in run["clients"].items())),
         ("Rounds", f"{run['rounds']}; attacked: {', '.join(map(str, result['attacked_rounds']))}"),
-        ("Seeds", f"run {run['seed']}, audit {plan['seed']}"),
+        ("Seeds", f"run {run['seed']}{_OWN if run.get('secret_seeds') else ''}, audit {plan['seed']}"),
         ("Run again for the audit", repeated),
         (
             "Attacker's own questions",

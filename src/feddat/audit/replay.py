@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
 from feddat.app.tap import Seen, TappedApp
 from feddat.audit.errors import AuditError
+from feddat.client.store import KEY_FILE
 from feddat.config import RunConfig
 from feddat.example import ClientData
 from feddat.experiment.single.client_data import load_clients
@@ -95,7 +97,7 @@ def replay(
     config = quiet(experiment.config)
     again = Experiment(config, folder)
     clients = change(load_clients(again.settings))
-    federation = build_federation(again.settings, clients, again.clients)
+    federation = build_federation(again.settings, clients, again.clients, partial(_key_of, experiment))
     seen: dict[int, dict[str, Seen]] = {}
 
     def watch(one: Seen) -> None:
@@ -109,6 +111,12 @@ def replay(
     if state is None:
         raise AuditError(f"run {folder}: no checkpoint was written")
     return Trace(federation, state, seen)
+
+
+def _key_of(experiment: Experiment, client: str) -> Path | None:
+    """Return a client's key in the run that is repeated, which determines its secret seed; ``None``: it has none."""
+    key = experiment.clients / client / KEY_FILE
+    return key if key.is_file() else None
 
 
 def quiet(config: RunConfig) -> RunConfig:

@@ -121,6 +121,7 @@ def _about(experiment: Experiment, trace: Trace) -> dict[str, Any]:
         "peft": experiment.settings.adapter.peft,
         "source": config.benchmark or "own data",
         "seed": config.seed,
+        "secret_seeds": config.privacy.secret_seeds,
         "rounds": config.rounds,
         "clients": {name: len(data.train) for name, data in trace.federation.data.items()},
         # A repetition draws new noise for privacy.

@@ -50,6 +50,7 @@ class LocalTraining:
         adapters: the adapters of that model.
         carry: applied to every split before its first batch, when the model is already in its training or evaluation
             mode.
+        seed: returns the seed of batches and dropout.
         captured: recordings of passes on a GPU; ``None``: no pass is recorded.
     """
 
@@ -61,6 +62,7 @@ class LocalTraining:
         backbone: Backbone,
         adapters: Adapters,
         carry: Carry,
+        seed: Callable[[], int],
         captured: CapturedRoutes | None = None,
     ) -> None:
         self.name = name
@@ -69,6 +71,7 @@ class LocalTraining:
         self.backbone = backbone
         self.adapters = adapters
         self._carry = carry
+        self._seed = seed
         self._captured = captured
 
     def run(
@@ -106,7 +109,7 @@ class LocalTraining:
         prepared = {name: member.prepared("train") for name, member in self.members.items()}
         sizes = {name: part.size for name, part in prepared.items()}
         plan = (
-            plan_batches(sizes, epochs, config.batch_size, self.config.seed, turn, steps)
+            plan_batches(sizes, epochs, config.batch_size, self._seed(), turn, steps)
             if private is None
             else [(name, indices) for name in sizes for indices in private.plan]
         )
@@ -149,7 +152,7 @@ class LocalTraining:
         context.steps = len(plan)
         # If batches are secret, so is the assignment of dropout masks to examples.
         torch.manual_seed(
-            derive(self.config.seed, self.name, turn, "dropout") if private is None else private.source.seed()
+            derive(self._seed(), self.name, turn, "dropout") if private is None else private.source.seed()
         )
         self.backbone.model.train()
         for head in heads:

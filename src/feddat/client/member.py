@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,14 @@ class Prepared:
 class Member:
     """One client's data with its task and heads.
 
+    Args:
+        data: the client's data.
+        config: the settings of the run.
+        backbone: the frozen model.
+        device: where heads and targets are.
+        extra_heads: names of further heads, for routes with their own.
+        seed: returns the seed of the heads' initialisation; default: the run's.
+
     Attributes:
         name: the client's name.
         answering: how the client answers, one of :data:`feddat.example.ANSWERING`.
@@ -71,6 +79,7 @@ class Member:
         backbone: Backbone,
         device: torch.device,
         extra_heads: Iterable[str] = (),
+        seed: Callable[[], int] | None = None,
     ) -> None:
         self.name = data.name
         self.data = data
@@ -80,6 +89,7 @@ class Member:
             raise DataError(f"client {data.name}: {error}") from None
         self.device = device
         self._config = config
+        self._seed = seed or (lambda: config.seed)
         self._backbone = backbone
         self.answering = answering(data, config, backbone)
         self.generation: Generation | None = None
@@ -93,7 +103,7 @@ class Member:
         self._extra_heads = tuple(extra_heads)
         self._heads: dict[str, nn.Module] = {}
         if config.head.init == "words":
-            self.reset_heads()  # an error shows now, not in the first round
+            self._new_head(config.seed)  # an error shows now, not in the first round
 
     @property
     def heads(self) -> dict[str, nn.Module]:
@@ -111,12 +121,12 @@ class Member:
         self._prepared.clear()
 
     def reset_heads(self) -> None:
-        """Reset all heads to the same initialisation, which depends only on the seed and the client's name.
+        """Reset all heads to the same initialisation, which depends only on the client's seed and name.
 
         Raises:
             ConfigError: ``head.init`` is ``words`` and the backbone has no masked-word head.
         """
-        head = self._new_head().to(self.device).requires_grad_(self._config.head.lr > 0)
+        head = self._new_head(self._seed()).to(self.device).requires_grad_(self._config.head.lr > 0)
         self._heads = {MAIN_HEAD: head} | {name: copy.deepcopy(head) for name in self._extra_heads}
         fusion = self._backbone.personal_fusion() if isinstance(self._backbone, FusedBackbone) else None
         if fusion is not None:
@@ -126,11 +136,11 @@ class Member:
         """Return a backbone's features as the heads expect them, after the personal fusion if there is one."""
         return self.heads[FUSION](features) if FUSION in self.heads else features
 
-    def _new_head(self) -> nn.Module:
+    def _new_head(self, seed: int) -> nn.Module:
         if self.generation is not None and isinstance(self._backbone, GenerativeBackbone):
             return self._backbone.answer_head()
         words = None
-        torch.manual_seed(derive(self._config.seed, self.name, "head"))
+        torch.manual_seed(derive(seed, self.name, "head"))
         if self._config.head.init == "words" and self.data.answers:
             words = self._backbone.word_head(self.data.answers)
             if words is None:

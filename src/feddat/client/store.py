@@ -33,7 +33,7 @@ KEEP = 2
 PATIENCE = 10.0
 
 #: File of the seal key in a client's folder, unless the key is kept elsewhere.
-_KEY = ".seal.key"
+KEY_FILE = ".seal.key"
 #: In a client's folder, what it has spent of its privacy budget.
 LEDGER_FILE = "privacy.json"
 
@@ -66,11 +66,24 @@ class PersonalStore:
         self.root = Path(root)
         self.folder = self.root / client
         self.label = label
-        self.seal = Seal(key or self.folder / _KEY)
+        self.seal = Seal(key or self.folder / KEY_FILE)
 
     def beside(self, label: str) -> PersonalStore:
         """Return the store for another kind of state of the same client."""
         return PersonalStore(self.root, self.client, label, self.seal.file)
+
+    def seed(self, seed: int) -> int:
+        """Return the client's own seed for a run with this seed: the same in every turn, and known only here.
+
+        Raises:
+            StoreError: the key that it is derived from cannot be used, or is missing although there are states.
+        """
+        try:
+            if not self.seal.exists and self.rounds():
+                raise SealError(f"{self.seal.file} is missing, but it determines the client's seed")
+            return self.seal.seed(self.client, seed)
+        except (OSError, SealError) as error:
+            raise StoreError(f"client {self.client}: privacy.secret_seeds: {error}") from None
 
     @phase("checkpoints")
     def save(self, round: int, tensors: dict[str, Tensor], meta: dict[str, Any] | None = None) -> None:

@@ -88,7 +88,8 @@ class Participant:
     """One client of the federation, or the single participant that holds all data (``central``).
 
     Args:
-        name: stable name; keys the personal store and the seeds.
+        name: stable name; keys the personal store and the seeds, which only this client knows with
+            ``privacy.secret_seeds``.
         members: the data that it holds: its own, or every client's for a centralised algorithm. Each member has its
             own head.
         config: the settings of the run.
@@ -132,11 +133,19 @@ class Participant:
             backbone.stage(adapters.changed if algorithm.trains else ())
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
-        self.members = {data.name: Member(data, config, backbone, self._device, extra_heads) for data in members}
+        self.members = {
+            data.name: Member(data, config, backbone, self._device, extra_heads, self._seed) for data in members
+        }
         check_model(config, backbone, any(member.generation for member in self.members.values()))
         self._personal_store = store.beside("personal")
-        self._training = LocalTraining(name, self.members, config, backbone, adapters, self._carried, captured)
+        self._training = LocalTraining(
+            name, self.members, config, backbone, adapters, self._carried, self._seed, captured
+        )
         self._averages: dict[str, Tensor] = {}  # averages of momentum distillation in the last restored state
+
+    def _seed(self) -> int:
+        """Return the seed of all that this client draws itself. Nothing is written before its first turn."""
+        return self.store.seed(self.config.seed) if self.config.privacy.secret_seeds else self.config.seed
 
     def routes(self, final: bool = False) -> tuple[str, ...]:
         """Return the routes that :meth:`evaluate` scores; the first one gives the method's own answer."""
@@ -386,7 +395,7 @@ class Participant:
         if shared is not None:
             load_shared(self.algorithm, self.adapters, shared)
         self.adapters.refresh_anchor()
-        self._begin("local", torch_generator(self.config.seed, self.name, "local"))
+        self._begin("local", torch_generator(self._seed(), self.name, "local"))
         context = RoundContext(round, self.config.rounds, self.config.algorithm)
         self._check_extras(extras or {}, shared or {}, training)
         context.received = {key: value.to(self._device) for key, value in (extras or {}).items()}

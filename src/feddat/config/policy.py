@@ -130,6 +130,9 @@ class PolicyConfig(Section):
     )
     epsilon: float = Field(8.0, gt=0, description="largest privacy.epsilon of a run, where privacy is required")
     delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, where privacy is required")
+    secret_seeds: bool = Field(
+        False, description="train with a seed that only this client knows, even if the run does not ask for it"
+    )
     secure_aggregation: Literal["optional", "required"] = Field(
         "optional",
         description="required: send updates only through secure aggregation, with neighbours whose keys are certified",

@@ -71,6 +71,11 @@ class PrivacyConfig(Section):
         ge=0,
         description="only for tests: whoever knows the seed can subtract the noise; default: the system draws it",
     )
+    secret_seeds: bool = Field(
+        False,
+        description="each client draws its head, its local adapter, its batches and its dropout from a seed that only "
+        "it knows, so that nobody else can repeat its training; also without epsilon",
+    )
 
     @property
     def on(self) -> bool:

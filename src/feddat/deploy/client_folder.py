@@ -81,6 +81,7 @@ def write_client(
         "policy": policy_lines(
             privacy=privacy[0],
             epsilon=privacy[1],
+            secret_seeds=privacy[0] != "none",
             secure_aggregation="required" if privacy[0] == "client" else "optional",
         ),
         "privacy": privacy[0],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -111,14 +111,20 @@ def load_federation(config: RunConfig, clients_folder: Path, seal_key: Path | No
         DataError: data cannot be read, or a split is empty.
         StoreError: a client's name cannot be a folder name.
     """
-    return build_federation(config, load_clients(config), clients_folder, seal_key)
+    return build_federation(config, load_clients(config), clients_folder, lambda name: seal_key)
 
 
 @phase("loading")
 def build_federation(
-    config: RunConfig, clients: Sequence[ClientData], clients_folder: Path, seal_key: Path | None = None
+    config: RunConfig,
+    clients: Sequence[ClientData],
+    clients_folder: Path,
+    seal_key: Callable[[str], Path | None] = lambda name: None,
 ) -> Federation:
-    """Load the model and build a federation of the given clients; see :func:`load_federation`."""
+    """Load the model and build a federation of the given clients; see :func:`load_federation`.
+
+    ``seal_key`` returns the file of the key that seals a client's states; ``None``: it is beside them.
+    """
     data = {client.name: client for client in clients}
     for client in data.values():
         for split in ("train", config.eval.split):
@@ -127,7 +133,7 @@ def build_federation(
     foundation = load_foundation(config)
     backbone, adapters, algorithm = foundation.backbone, foundation.adapters, foundation.algorithm
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
-    stores = {name: PersonalStore(clients_folder, name, key=seal_key) for name in groups}
+    stores = {name: PersonalStore(clients_folder, name, key=seal_key(name)) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)

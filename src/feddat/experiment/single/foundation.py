@@ -194,10 +194,10 @@ def _moved_weights(config: RunConfig) -> str | None:
 
 def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but each side's model, data and threads."""
-    # Each client may restrict its pictures and its shared metrics.
+    # Each client may restrict its pictures and its shared metrics, and keep its seed to itself.
     places = {key for key in CLIENTS_OWN if "." not in key} | {"model", "pictures", "share_metrics", "rounds"}
     exclude: dict[str, Any] = dict.fromkeys(places, True)
-    exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
+    exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}, "privacy": {"secret_seeds"}}
     return config.model_dump(mode="json", exclude=exclude)
 
 
