@@ -231,7 +231,7 @@ class ComparisonDisplay(Display):
         elif kind == "round":
             line.done, line.losses = event["round"], event["metrics"]
             for scores in event["scores"].values():
-                line.mean = scores[own_route(scores)]
+                line.mean = scores[own_route(scores)] if scores else line.mean  # private runs share no scores
             self._tell(line)
         elif kind == "done":
             self.finish(event["run"], event["summary"]["mean"])

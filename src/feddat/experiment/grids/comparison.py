@@ -166,7 +166,9 @@ def comparison_runs(
     """
     if config.runtime.kind != "in-process":
         raise ConfigError(f"runtime: {config.runtime.kind}, but comparisons run in-process; leave out runtime")
-    if config.share_metrics != "scores" and not config.privacy.on:  # with privacy, runs are scored where the data is
+    if config.privacy.on:  # a private run shares no scores; it is scored where the data is
+        config = config.updated({"share_metrics": "none"})
+    elif config.share_metrics != "scores":
         raise ConfigError(f"share_metrics: {config.share_metrics}, but comparisons need scores; leave it out")
     if config.runtime.jobs not in (1, "auto"):
         raise ConfigError(

@@ -182,6 +182,14 @@ STUDIES: dict[str, Study] = {
             methods=("feddat", "fedavg"),
         ),
         Study(
+            "epsilon",
+            "what differential privacy of records costs: the largest epsilon of a run (none: no privacy)",
+            "epsilon",
+            (1.0, 3.0, 8.0, None),
+            ("privacy.epsilon",),
+            methods=("feddat-one-way", "feddat", "fedavg", "local"),
+        ),
+        Study(
             "traps",
             "the cost of the faults in the published code",
             "fault reproduced",

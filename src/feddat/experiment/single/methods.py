@@ -47,6 +47,13 @@ def _mixed_answers(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
 
 
+def _one_way(config: RunConfig) -> RunConfig:
+    changes = {"alpha": 0.0, "beta": 0.1, "heads": "separate", "order": "joint"}
+    algorithm = config.algorithm.model_copy(update=changes)
+    privacy = config.privacy.model_copy(update={"scope": "shared"})
+    return config.model_copy(update={"method": "feddat", "algorithm": algorithm, "privacy": privacy})
+
+
 def _of_kind(method: str, kind: str, config: RunConfig) -> RunConfig:
     adapter = config.adapter.model_copy(update={"peft": kind})
     return config.model_copy(update={"method": method, "adapter": adapter})
@@ -77,6 +84,10 @@ VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
     "feddat-heads": ("FedDAT with a separate head for the global route", partial(_separate_heads, 0.5)),
     "feddat-mild-heads": ("FedDAT with mild distillation and separate heads", partial(_separate_heads, 0.1)),
     "feddat-mixed": ("FedDAT with mild distillation; each client mixes the answers of both routes", _mixed_answers),
+    "feddat-one-way": (
+        "FedDAT whose global adapter learns nothing from the local side, for privacy.scope=shared",
+        _one_way,
+    ),
     "feddat-nokd": ("FedDAT without distillation: only the dual adapters", partial(_distilled, 0.0)),
     "fedavg-2x": (
         "FedAvg with twice the local epochs: as much computation as two adapters need",
