@@ -143,11 +143,17 @@ def report(
         str | None,
         typer.Option(metavar="METHOD", help="Record: method to compare the others with.", show_default="feddat"),
     ] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Record: scores against this setting, for example privacy.epsilon."),
+    ] = None,
 ) -> None:
     """Write the report page of a run, comparison or suite, or the tables and plot of a study or a record of runs.
 
     Prints the paths of the files.
     """
+    if by is not None and not run.is_file():
+        raise typer.BadParameter(f"{run} is not a record of runs (FILE.jsonl)", param_hint="--by")
     if as_json:
         from feddat.report.folder import read_result
 
@@ -156,6 +162,9 @@ def report(
         from feddat.report import record
 
         rows = split_names(methods) if methods else None
+        if by is not None:
+            _report_by(run, by, rows, markdown)
+            return
         if markdown:
             typer.echo(record.record_markdown(run, rows, reference), nl=False)
             return
@@ -178,6 +187,27 @@ def report(
         from feddat.report.page import write_report
 
         typer.echo(write_report(run))
+
+
+def _report_by(file: Path, key: str, methods: list[str] | None, markdown: bool) -> None:
+    """Print or write a record's scores against one setting."""
+    from pydantic import BaseModel
+
+    from feddat.config import ConfigError, RunConfig
+    from feddat.report import by_setting
+
+    try:
+        default = RunConfig().value(key)
+    except (AttributeError, KeyError):
+        raise ConfigError(f"--by: {key!r} is not a configuration key") from None
+    if isinstance(default, BaseModel):
+        raise ConfigError(f"--by: {key!r} is a section; expected one of its keys")
+    found = by_setting.studies(file, key, default, methods)
+    if markdown:
+        typer.echo(by_setting.markdown(found), nl=False)
+        return
+    for path in by_setting.write(file, key, found):
+        typer.echo(path)
 
 
 def evaluate(

@@ -129,7 +129,7 @@ def search_markdown(path: Path) -> str:
             searched.setdefault(str(line["summary"].get("benchmark") or "own data"), []).append(line)
     parts = []
     for source, lines in searched.items():
-        settings = [_flat(line["settings"]) for line in lines]
+        settings = [flat(line["settings"]) for line in lines]
         keys = sorted(
             key for key in set().union(*settings) - {"seed", "method"} if len({str(s.get(key)) for s in settings}) > 1
         )
@@ -144,11 +144,12 @@ def search_markdown(path: Path) -> str:
     return "\n".join(parts)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
 
 
 def write_record(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> list[Path]:

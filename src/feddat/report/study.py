@@ -155,31 +155,62 @@ def study_figure(study: Mapping[str, Any]) -> Figure:
 
     Values that are not numbers are placed at equal distances in their order.
     """
-    numbers = [record["x"] for record in study["records"]]
-    places: dict[str, float] = {}
-    if None in numbers:
-        places = {point: float(i) for i, point in enumerate(dict.fromkeys(r["point"] for r in study["records"]))}
     with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
-        for index, (name, records) in enumerate(_series(study).items()):
-            _draw_line(axes, index, name, _by_place(records, places), study["curve"])
-        if places:
-            axes.set_xticks(list(places.values()), list(places))
-        elif study["curve"]:
-            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        elif min(numbers) > 0 and max(numbers) >= LOG_FROM * min(numbers):
-            axes.set_xscale("log")
-            ticks = sorted(set(numbers))
-            axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.xaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_locator(MaxNLocator(7))
+        _draw(axes, study)
         axes.set_xlabel(study["axis"])
         axes.set_ylabel(f"{study['split']} score, mean over clients (%)")
         title = f"{study.get('benchmark') or 'own data'}: {study.get('description', '')}"
         axes.set_title(textwrap.fill(title, _TITLE_WIDTH), fontsize=9, loc="left")
         figure.legend(loc="outside right center", frameon=False)
     return figure
+
+
+def study_panels(studies: Mapping[str, Mapping[str, Any]]) -> bytes:
+    """Return the plots of several studies of one setting side by side, by title, as PNG.
+
+    All studies have the same methods in the same order, or a part of them.
+    """
+    columns = min(3, len(studies))
+    rows = -(-len(studies) // columns)
+    series = list(dict.fromkeys(name for study in studies.values() for name in _series(study)))
+    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
+        figure = Figure(figsize=(3.2 * columns + 2.4, 2.6 * rows + 0.4), layout="constrained", facecolor="white")
+        every = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, (title, study) in zip(every, studies.items(), strict=False):
+            _draw(axes, study, series)
+            axes.set_title(title, fontsize=9)
+        for axes in every[len(studies) :]:
+            axes.set_axis_off()
+        first = next(iter(studies.values()))
+        figure.supxlabel(first["axis"], fontsize=9)
+        figure.supylabel(f"{first['split']} score, mean over clients (%)", fontsize=9)
+        handles = dict(pair for axes in every for pair in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    return _picture(figure, "png")
+
+
+def _draw(axes: Axes, study: Mapping[str, Any], series: Sequence[str] = ()) -> None:
+    """Draw a study's lines; ``series`` names all series in the order of their colours, by default the study's own."""
+    numbers = [record["x"] for record in study["records"]]
+    places: dict[str, float] = {}
+    if None in numbers:
+        places = {point: float(i) for i, point in enumerate(dict.fromkeys(r["point"] for r in study["records"]))}
+    own = _series(study)
+    for index, name in enumerate(series or own):
+        if name in own:
+            _draw_line(axes, index, name, _by_place(own[name], places), study["curve"])
+    if places:
+        axes.set_xticks(list(places.values()), list(places))
+    elif study["curve"]:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    elif min(numbers) > 0 and max(numbers) >= LOG_FROM * min(numbers):
+        axes.set_xscale("log")
+        ticks = sorted(set(numbers))
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_locator(MaxNLocator(7))
 
 
 def _draw_line(axes: Axes, index: int, name: str, curve: Mapping[float, Sequence[float]], bare: bool) -> None:

@@ -1,0 +1,111 @@
+"""A record of runs against one setting: a table per federation, and one plot (``feddat report FILE --by KEY``)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from feddat.example import DataError
+from feddat.files import write_atomic
+from feddat.report.record import OVERVIEW, flat, read_lines
+from feddat.report.study import study_panels, study_table
+from feddat.report.tables import own_scores, to_markdown
+
+
+def studies(path: Path, key: str, default: Any, methods: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+    """Return a record's runs as studies of one setting (``study.json``) by federation.
+
+    If there are several federations, their mean comes first. It counts a method at a value of the setting only with
+    the seeds that have a run on every federation.
+
+    Args:
+        path: the record.
+        key: dotted configuration key.
+        default: value of runs whose line does not name the key.
+        methods: series, in this order; default: all.
+
+    Raises:
+        DataError: see :func:`feddat.report.record.read_lines`; no run is left; or two runs of one method, federation,
+            value and seed differ in other settings.
+    """
+    found: dict[str, dict[tuple[str, Any, int], dict[str, Any]]] = {}
+    for line in read_lines(path):
+        summary = line["summary"]
+        if summary.get("split") == "validation" or (methods and summary["method"] not in methods):
+            continue
+        value = flat(line["settings"]).get(key, default)
+        runs = found.setdefault(str(summary.get("benchmark") or "own data"), {})
+        name = (summary["method"], str(value), summary["seed"])
+        if name in runs:
+            raise DataError(
+                f"{path}: {summary['method']} on {summary.get('benchmark')}, {key} {value}, seed {summary['seed']}, "
+                f"occurs with several other settings; expected runs that differ only in {key}"
+            )
+        runs[name] = {"value": value, "scores": own_scores(summary)}
+    if not found:
+        raise DataError(f"{path}: contains no runs to compare")
+    made = {federation: _study(federation, key, runs, methods) for federation, runs in found.items()}
+    if len(found) == 1:
+        return made
+    every: dict[tuple[str, Any, int], dict[str, Any]] = {}
+    for name in dict.fromkeys(name for runs in found.values() for name in runs):
+        if all(name in runs for runs in found.values()):
+            scores = {f"{fed}/{c}": s for fed, runs in found.items() for c, s in runs[name]["scores"].items()}
+            every[name] = {"value": next(iter(found.values()))[name]["value"], "scores": scores}
+    return ({OVERVIEW: _study(OVERVIEW, key, every, methods)} if every else {}) | made
+
+
+def _study(
+    federation: str, key: str, runs: Mapping[tuple[str, Any, int], Mapping[str, Any]], methods: Sequence[str] | None
+) -> dict[str, Any]:
+    order = list(methods or dict.fromkeys(method for method, _, _ in runs))
+    ranked = sorted(runs.items(), key=lambda item: (_rank(item[1]["value"]), order.index(item[0][0]), item[0][2]))
+    return {
+        "axis": key,
+        "rows": key,
+        "curve": False,
+        "by_route": False,
+        "split": "test",
+        "benchmark": federation,
+        "records": [
+            {
+                "method": method,
+                "route": "score",
+                "seed": seed,
+                "point": "none" if run["value"] is None else f"{run['value']}",
+                "x": run["value"] if _is_number(run["value"]) else None,
+                "score": statistics.fmean(run["scores"].values()),
+            }
+            for (method, _, seed), run in ranked
+        ],
+    }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _rank(value: Any) -> tuple[int, float, str]:
+    """Sort numbers by size, then texts, then ``None``, which usually stands for no limit."""
+    if _is_number(value):
+        return 0, float(value), ""
+    return (2, 0.0, "") if value is None else (1, 0.0, str(value))
+
+
+def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the tables of :func:`studies` in Markdown: values as rows, methods as columns."""
+    return "\n".join(f"### {title}\n\n{to_markdown(study_table(study))}" for title, study in found.items())
+
+
+def write(path: Path, key: str, found: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """Write the tables (``.md``) and the plot (``.png``) beside a record, named after the setting; return their paths.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    written = [path.with_suffix(f".{key}.md"), path.with_suffix(f".{key}.png")]
+    write_atomic(written[0], markdown(found).encode())
+    write_atomic(written[1], study_panels(found))
+    return written
