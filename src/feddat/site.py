@@ -100,6 +100,7 @@ class SiteConfig(BaseModel):
             "benchmark": None,
             "root": None,
             "split_clients": 1,
+            "only_clients": None,
             # Only this client's own settings, which are in `data`, decide where its records may point.
             "pictures": config.pictures.model_copy(update={"outside": False}),
             "data_cache": self.data_cache,

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: Default methods of `feddat compare`.
 METHODS = "feddat,fedavg,local,head"
+#: Default methods of `feddat newcomers`.
+NEWCOMER_METHODS = "feddat,fedavg,local"
 #: Default methods of `feddat real`.
 REAL_METHODS = METHODS
 #: Default methods of `feddat demo`: in so few steps, the published distillation teaches little (docs/results.md).
@@ -327,6 +329,49 @@ def study(
     out.print(tables.to_rich(study_table(result), f"{split.capitalize()} scores on {source} (%)"))
     folder = settings.run_dir
     print_paths(folder=folder, table=folder / "study.md", plot=folder / "study.png")
+    _fail_for(result["failed"], len(runs))
+
+
+def newcomers(
+    overrides: Overrides = None,
+    benchmark: Benchmark = None,
+    methods: Annotated[
+        str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")
+    ] = NEWCOMER_METHODS,
+    clients: Annotated[
+        str | None, typer.Option(metavar="NAMES", help="Newcomers, comma-separated.", show_default="each in its turn")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Local epochs of a newcomer.")] = 5,
+    seeds: Seeds = 3,
+    jobs: Jobs = None,
+    name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="newcomers-BENCHMARK")] = None,
+    tune: Tune = None,
+    config: Config = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Leave each client out of a federation, and let it join afterwards: from the global adapter, with a few epochs."""
+    from feddat.config import load_config
+
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    settings = load_config(config, _without_method(overrides), **values)
+    say_loading()
+    from feddat.experiment import Newcomers, pinned, run_newcomers
+    from feddat.report import method_table
+    from feddat.report.newcomers import newcomers_table, newcomers_title
+
+    names = split_names(methods)
+    late = [] if clients is None else split_names(clients)
+    settings = pinned(settings)
+    with interruptible():
+        Newcomers.plan(settings, names, range(seeds), epochs, late)  # find mistakes before the search
+        chosen = _tuning({"": settings}, names, tune, jobs, overwrite, None).get("")
+        plan = Newcomers.plan(settings, names, range(seeds), epochs, late, chosen)
+        runs = plan.federations() | plan.alone()
+        source = settings.benchmark or "own data"
+        with _display(runs, f"{len(runs)} runs on {source}: {len(plan.clients)} newcomers", overwrite) as display:
+            result = run_newcomers(plan, jobs, display, overwrite)
+    out.print(method_table.to_rich(newcomers_table(result), newcomers_title(result)))
+    print_paths(folder=plan.folder, table=plan.folder / "newcomers.md")
     _fail_for(result["failed"], len(runs))
 
 

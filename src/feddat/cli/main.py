@@ -41,6 +41,7 @@ for command in (
     comparing.compare,
     comparing.demo,
     comparing.real,
+    comparing.newcomers,
     comparing.study,
     comparing.tune,
     runs.report,

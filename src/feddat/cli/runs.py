@@ -131,7 +131,9 @@ def _show_profile(profile: Profile) -> None:
 def report(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Folder of a run, comparison, study or suite; or a record of runs."),
+        typer.Argument(
+            metavar="RUN", help="Folder of a run, comparison, study, suite, newcomers; or a record of runs."
+        ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and write nothing.")] = False,
@@ -179,6 +181,10 @@ def report(
 
         for path in write_study(run):
             typer.echo(path)
+    elif (run / "newcomers.json").is_file():
+        from feddat.report.newcomers import write_newcomers
+
+        typer.echo(write_newcomers(run))
     elif (run / "suite.json").is_file():
         from feddat.report.suite import write_suite
 

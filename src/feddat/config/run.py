@@ -78,6 +78,9 @@ class RunConfig(Section):
         ge=1,
         description="cap on validation examples per client; default: the cap on test examples, for mini/* half of it",
     )
+    only_clients: tuple[str, ...] | None = Field(
+        None, min_length=1, description="names of the data's clients that take part; default: all"
+    )
     split_clients: int = Field(
         1, ge=1, description="split each client's training examples among this many clients, each with all its tests"
     )

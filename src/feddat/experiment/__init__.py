@@ -5,6 +5,7 @@ compare(load_config(benchmark="mini/domain"), ["feddat", "fedavg"], seeds=[0, 1,
 """
 
 from feddat.experiment.grids.comparison import Plan, all_runs, compare, compare_each, comparison_runs
+from feddat.experiment.grids.newcomers import Newcomers, run_newcomers
 from feddat.experiment.grids.studies import STUDIES, Study, run_study
 from feddat.experiment.grids.suites import SUITES, Suite, run_suite
 from feddat.experiment.grids.tuning import Search, read_tuning, search
@@ -19,6 +20,7 @@ __all__ = [
     "VARIANTS",
     "Experiment",
     "ExperimentError",
+    "Newcomers",
     "Plan",
     "Search",
     "Study",
@@ -31,6 +33,7 @@ __all__ = [
     "load_clients",
     "pinned",
     "read_tuning",
+    "run_newcomers",
     "run_study",
     "run_suite",
     "search",

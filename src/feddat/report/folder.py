@@ -91,7 +91,7 @@ def read_result(path: Path) -> Any:
         return read_lines(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such run folder")
-    for name in ("suite.json", "study.json", "comparison.json", "summary.json"):
+    for name in ("suite.json", "study.json", "newcomers.json", "comparison.json", "summary.json"):
         if (path / name).is_file():
             return _json(path / name)
     raise _nothing_in(path)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from feddat.report import data_table, method_table, tables
+from feddat.report import data_table, method_table, newcomers, tables
 from feddat.report.folder import read_folder
 from feddat.report.study import read_study, study_markdown
 from feddat.report.suite import kinds_markdown, read_suite, suite_markdown
 
 
 def markdown(folder: Path) -> str:
-    """Return the tables of a run, a comparison (with settings chosen on validation data), a study or a suite.
+    """Return the tables of a run, a comparison (with settings chosen on validation data), a study, suite or newcomers.
 
     Raises:
         DataError: the folder is none of these, or a file in it cannot be read.
@@ -20,6 +20,8 @@ def markdown(folder: Path) -> str:
         return suite_markdown(read_suite(folder)[1])
     if (folder / "study.json").is_file():
         return study_markdown(read_study(folder))
+    if (folder / newcomers.FILE).is_file():
+        return newcomers.newcomers_markdown(newcomers.read_newcomers(folder))
     content = read_folder(folder)
     table = data_table.data_table(content.summaries)
     notes = [] if table is None else [data_table.to_markdown(table)]

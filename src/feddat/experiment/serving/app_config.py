@@ -42,6 +42,7 @@ CLIENTS_OWN = frozenset(
             "adapter.start_local",
         ),
         *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
+        "only_clients",
     }
 )
 #: Limits on a server's settings: keys, characters in a key, characters in a value, and brackets in a value, since

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from feddat.config import RunConfig
+from feddat.config import ConfigError, RunConfig
 from feddat.data.partition import split_clients
 from feddat.example import ClientData
 from feddat.phases import phase
@@ -21,6 +22,7 @@ def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
     Raises:
         BenchmarkError: the benchmark is unknown.
         DataError: own data cannot be read, or there is too little of it to split.
+        ConfigError: ``only_clients`` names an unknown client.
     """
     return split_clients(_whole_clients(config), config.split_clients, config.data_seed)
 
@@ -29,7 +31,8 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
 
-        clients = tuple(read_client(name, spec, config.pictures) for name, spec in config.clients.items())
+        names = chosen_clients(config, config.clients)
+        clients = tuple(read_client(name, config.clients[name], config.pictures) for name in names)
     else:
         found = _load_benchmark(
             str(config.benchmark),
@@ -41,8 +44,23 @@ def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
             config.pictures.outside,
             tuple(sorted((config.revisions or {}).items())),
         )
-        clients = tuple(replace(client, pictures=config.pictures) for client in found)
+        names = chosen_clients(config, [client.name for client in found])
+        clients = tuple(replace(client, pictures=config.pictures) for client in found if client.name in names)
     return tuple(_kept(_capped(client, config), config) for client in clients)
+
+
+def chosen_clients(config: RunConfig, names: Iterable[str]) -> list[str]:
+    """Return the names of the clients that take part (``only_clients``), in the order of ``names``.
+
+    Raises:
+        ConfigError: ``only_clients`` names an unknown client.
+    """
+    names = list(names)
+    if config.only_clients is None:
+        return names
+    if unknown := [name for name in config.only_clients if name not in names]:
+        raise ConfigError(f"only_clients: {unknown[0]!r} is unknown; the clients are {', '.join(names)}")
+    return [name for name in names if name in config.only_clients]
 
 
 def _kept(data: ClientData, config: RunConfig) -> ClientData:

@@ -27,7 +27,7 @@ from feddat.client.summing import SecureMember
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
 from feddat.example import ClientData, DataError
-from feddat.experiment.single.client_data import load_clients
+from feddat.experiment.single.client_data import chosen_clients, load_clients
 from feddat.experiment.single.foundation import Foundation, device_of, load_foundation
 from feddat.experiment.single.starting import client_starts
 from feddat.kinds import CHOOSING
@@ -174,7 +174,7 @@ def participant_names(config: RunConfig) -> list[str]:
     if ALGORITHMS[config.method].centralised:
         return [CENTRAL]
     if config.clients is not None and config.split_clients == 1:
-        return sorted(config.clients)
+        return sorted(chosen_clients(config, config.clients))
     return sorted(client.name for client in load_clients(config))
 
 

@@ -35,7 +35,7 @@ _MODEL = {"weights": "model weights", "encoder": "tokenizer or image processor",
 #: Settings that determine model and data.
 _NAMED = {
     *("model", "weights", "fusion", "benchmark", "root", "clients", "train_examples", "test_examples", "split_clients"),
-    *("data_seed", "validation_examples", "revisions", "pictures"),
+    *("data_seed", "validation_examples", "revisions", "pictures", "only_clients"),
 }
 #: Name of the file in a client's store.
 _FILE = "data.json"

@@ -1,0 +1,174 @@
+"""Newcomers: how well a client does that joins after the training, with the federation's adapter and a few epochs.
+
+Each client in turn is left out of a federation. Afterwards it starts from that federation's global adapter and trains
+alone for a few epochs. A method without a global adapter starts from nothing; it shows what the adapter is worth.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from feddat.algorithms import ALGORITHMS
+from feddat.config import ConfigError, RunConfig
+from feddat.experiment.exports.folder import is_export
+from feddat.experiment.grids.comparison import comparison_runs, labelled, run_all
+from feddat.experiment.single.client_data import load_clients
+from feddat.experiment.single.events import Progress
+from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
+from feddat.experiment.single.methods import resolve, title
+from feddat.experiment.single.run import Experiment
+from feddat.report import newcomers as report
+
+
+@dataclass(frozen=True, slots=True)
+class Newcomers:
+    """The runs: one federation without each newcomer, and one run of each newcomer alone.
+
+    Attributes:
+        config: settings of all federations; ``name`` is that of the folder (default ``newcomers-BENCHMARK``).
+        methods: as in a comparison.
+        seeds: of each method.
+        epochs: local epochs of a newcomer; methods with twice the epochs take twice as many.
+        clients: newcomers.
+        tuning: see :class:`~feddat.experiment.grids.comparison.Plan`.
+    """
+
+    config: RunConfig
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    epochs: int
+    clients: Sequence[str]
+    tuning: Mapping[str, Any] | None = None
+
+    @classmethod
+    def plan(
+        cls,
+        config: RunConfig,
+        methods: Sequence[str],
+        seeds: Sequence[int],
+        epochs: int = 5,
+        clients: Sequence[str] = (),
+        tuning: Mapping[str, Any] | None = None,
+    ) -> Newcomers:
+        """Return the plan; ``clients`` defaults to all clients of the data, each in its turn.
+
+        Raises:
+            ConfigError: there is no such client, or fewer than two stay; or a method is unknown or pools the data.
+        """
+        names = [client.name for client in load_clients(config)]
+        if unknown := [name for name in clients if name not in names]:
+            raise ConfigError(f"newcomer {unknown[0]!r}: expected some of {', '.join(names)}")
+        if len(names) < 3:
+            raise ConfigError(f"newcomers: {len(names)} clients, expected at least 3, so that two can federate")
+        for method in methods:
+            if ALGORITHMS[resolve(config.model_copy(update={"method": method})).method].centralised:
+                raise ConfigError(f"method: {method} pools the data of all clients; a newcomer's would be among them")
+        named = config.updated({"name": config.name or f"newcomers-{config.source_name}"})
+        plan = cls(named, methods, seeds, epochs, list(clients) or names, tuning)
+        plan.federations(), plan.alone()  # an unknown method is an error before the first run
+        return plan
+
+    @property
+    def folder(self) -> Path:
+        """The folder of all runs."""
+        return self.config.run_dir
+
+    def federations(self) -> dict[str, RunConfig]:
+        """Return the runs without a newcomer, by ``without-CLIENT/METHOD-sSEED``."""
+        names = [client.name for client in load_clients(self.config)]
+        return {
+            labelled(f"without-{client}", name): run
+            for client in self.clients
+            for name, run in self._runs(
+                f"without-{client}", {"only_clients": [other for other in names if other != client]}
+            ).items()
+            if _has_global(run)
+        }
+
+    def alone(self) -> dict[str, RunConfig]:
+        """Return the runs of newcomers, by ``CLIENT/METHOD-sSEED``."""
+        return {
+            labelled(client, name): run.updated({"adapter.start": self.start(client, name)})
+            if _has_global(run)
+            else run
+            for client in self.clients
+            for name, run in self._runs(
+                client, {"only_clients": [client], "rounds": self.epochs, "train.steps": None}
+            ).items()
+        }
+
+    def start(self, client: str, name: str) -> Path:
+        """Return the folder of the global adapter of the federation without ``client``."""
+        return self.folder / "start" / client / name
+
+    def _runs(self, label: str, changes: Mapping[str, Any]) -> dict[str, RunConfig]:
+        place = {"runs_dir": self.folder, "name": label}
+        return comparison_runs(self.config.updated({**changes, **place}), self.methods, self.seeds, self.tuning)
+
+
+def _has_global(config: RunConfig) -> bool:
+    return ALGORITHMS[resolve(config).method].communicates
+
+
+def run_newcomers(
+    plan: Newcomers, jobs: int | None = None, progress: Progress | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Run a plan, and write ``newcomers.json`` and its table; finished runs are kept, interrupted ones are resumed.
+
+    Returns:
+        The content of ``newcomers.json``: ``benchmark``, ``model``, ``epochs``, ``failed`` (run -> reason), and
+        ``runs``: a summary for each method and seed, whose clients are the newcomers.
+
+    Raises:
+        ExperimentError: no newcomer could be scored; the message says why the first failed.
+    """
+    before, after = plan.federations(), plan.alone()
+    done, failed = run_all(before, jobs, progress, overwrite) if before else ({}, {})
+    for name, run in before.items():
+        if name in done:
+            client, _, own = name.removeprefix("without-").rpartition("/")
+            _export(run, plan.start(client, own), overwrite)
+    ready = {name: run for name, run in after.items() if run.adapter.start is None or is_export(run.adapter.start)}
+    scored, not_scored = run_all(ready, jobs, progress, overwrite) if ready else ({}, {})
+    failed = {**failed, **not_scored}
+    if not scored:
+        name, reason = next(iter(failed.items()))
+        raise ExperimentError(f"newcomers {plan.folder}: no run succeeded; {name}: {reason}")
+    result = {
+        "benchmark": plan.config.benchmark,
+        "model": plan.config.model,
+        "epochs": plan.epochs,
+        "failed": failed,
+        "runs": _joined(after, scored),
+    }
+    RunFolder(plan.folder).write_json(plan.folder / report.FILE, result)
+    with disk_errors(plan.folder):
+        report.write_newcomers(plan.folder)
+    return result
+
+
+def _export(run: RunConfig, folder: Path, overwrite: bool) -> None:
+    if is_export(folder) and not overwrite:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    Experiment(run).export(folder, route="global")
+
+
+def _joined(runs: Mapping[str, RunConfig], scored: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one summary per method and seed, with the scores of all newcomers."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for name, run in runs.items():
+        if name in scored:
+            summary = scored[name]
+            own = {key: summary[key] for key in ("method", "model", "seed", "parameters") if key in summary}
+            entry = found.setdefault((run.method, run.seed), {**own, "title": title(run), "clients": {}})
+            entry["clients"] |= summary["clients"]
+    for entry in found.values():
+        entry["mean"] = statistics.fmean(next(iter(scores.values())) for scores in entry["clients"].values())
+    return list(found.values())

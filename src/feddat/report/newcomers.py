@@ -1,0 +1,61 @@
+"""The table of newcomers (``newcomers.json``): a row per method, a column per client that joined late."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from feddat.example import DataError
+from feddat.files import write_atomic
+from feddat.report import method_table
+
+FILE = "newcomers.json"
+
+
+def read_newcomers(folder: Path) -> dict[str, Any]:
+    """Return the content of ``newcomers.json``.
+
+    Raises:
+        DataError: the file cannot be read, or is not that of newcomers.
+    """
+    file = folder / FILE
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in ("benchmark", "epochs", "runs") if key not in found]
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: not JSON: {error}") from None
+    if missing:
+        raise DataError(f"{file}: key {missing[0]!r} is missing")
+    return found
+
+
+def newcomers_table(result: Mapping[str, Any], reference: str | None = None) -> method_table.MethodTable:
+    """Return the table method x newcomer, with differences to the reference (default: FedDAT)."""
+    return method_table.method_table(result["runs"], reference)
+
+
+def newcomers_title(result: Mapping[str, Any]) -> str:
+    """Return what the table shows, in one line."""
+    source = result["benchmark"] or "own data"
+    epochs = result["epochs"]
+    return f"Newcomers of {source} after {epochs} epoch{'s'[: epochs != 1]}: test scores (%)"
+
+
+def newcomers_markdown(result: Mapping[str, Any]) -> str:
+    """Return the table in Markdown."""
+    return f"{newcomers_title(result)}\n\n{method_table.to_markdown(newcomers_table(result))}"
+
+
+def write_newcomers(folder: Path) -> Path:
+    """Write ``newcomers.md`` beside ``newcomers.json``; return its path.
+
+    Raises:
+        DataError: see :func:`read_newcomers`.
+    """
+    path = folder / "newcomers.md"
+    write_atomic(path, newcomers_markdown(read_newcomers(folder)).encode())
+    return path
