@@ -39,6 +39,10 @@ RUNS = {
     "fedavg, LoRA": ("fedavg", {"adapter.peft": "lora"}),
     "feddat, LoRA": ("feddat", {"adapter.peft": "lora"}),
     "feddat, bf16": ("feddat", {"train.precision": "bf16"}),
+    "feddat-2, all": ("feddat-2", {}),
+    "feddat-2, all, LoRA": ("feddat-2", {"adapter.peft": "lora"}),
+    "fedavg-local, all": ("fedavg-local", {}),
+    "fedavg-local, shared": ("fedavg-local", {"privacy.scope": "shared"}),
     "local": ("local", {}),
     "head": ("head", {}),
 }
@@ -140,10 +144,14 @@ def test_one_record_moves_every_release_by_the_clip_at_most(process, monkeypatch
     assert all(0 < far <= clip * (1.05 if "bf16" in run else 1.0001) for far in found), found
 
 
-@pytest.mark.parametrize("leak", [{"algorithm.heads": "shared"}, {"algorithm.alpha": 0.9}])
-def test_what_scope_shared_refuses_would_move_releases_further(process, monkeypatch, leak):
-    # The control of the test above: through a shared head or the teacher, a record moves others' gradients as well.
-    found = moved(process, monkeypatch, "feddat", SHARED | leak | {"train.lr": 0.3}, clip=0.05)
+@pytest.mark.parametrize(
+    ("method", "leak"),
+    [("feddat", {"algorithm.heads": "shared"}), ("feddat", {"algorithm.alpha": 0.9}), ("feddat-2", {})],
+)
+def test_what_scope_shared_refuses_would_move_releases_further(process, monkeypatch, method, leak):
+    # The control of the test above: through a shared head, the teacher or the local adapter, a record moves others'
+    # gradients as well.
+    found = moved(process, monkeypatch, method, SHARED | leak | {"train.lr": 0.3}, clip=0.05)
     assert max(found) > 0.06
 
 
@@ -168,7 +176,10 @@ def test_in_scope_all_nothing_trains_without_noise(process, monkeypatch, run):
         assert same(p.weights("global"), first["global"])
 
 
-@pytest.mark.parametrize(("method", "extra"), [("feddat", {}), ("feddat", JOINT), ("fedavg", {}), ("local", {})])
+@pytest.mark.parametrize(
+    ("method", "extra"),
+    [("feddat", {}), ("feddat", JOINT), ("fedavg", {}), ("feddat-2", {}), ("fedavg-local", {}), ("local", {})],
+)
 def test_without_clipping_and_noise_it_is_the_published_step(process, monkeypatch, method, extra):
     # With every record in every sample, no clipping and no noise, the update is the one without privacy.
     settings = {"train.batch_size": 11, "train.eps": 1e-3}
@@ -322,6 +333,9 @@ ALLOWED = {
     ("feddat", "shared"),
     ("fedavg", "all"),
     ("fedavg", "shared"),
+    ("fedavg-local", "all"),
+    ("fedavg-local", "shared"),
+    ("feddat-2", "all"),
     ("local", "all"),
     ("head", "all"),
 }

@@ -23,6 +23,8 @@ from feddat.models.base import Backbone
 SCOPES: dict[str, tuple[Scope, ...]] = {
     "feddat": ("all", "shared"),
     "fedavg": ("all", "shared"),
+    "fedavg-local": ("all", "shared"),
+    "feddat-2": ("all",),
     "local": ("all",),
     "head": ("all",),
 }
@@ -43,6 +45,12 @@ WHY_NOT: dict[str, str] = {
     "ffa-lora": "a part of its adapter does not train",
     "fedex-lora": "its server adds exact residuals of LoRA to frozen weights",
     "central": "one place holds all clients' records, and nothing leaves it",
+}
+#: Methods with an argument only for scope ``all`` -> why not for ``shared``.
+WHY_NOT_SHARED: dict[str, str] = {
+    "feddat-2": "its global adapter also trains beside the local one, which would have no noise",
+    "local": "it shares nothing",
+    "head": "it shares nothing",
 }
 #: Kinds of adapter whose gradients by example are known.
 KINDS = ("bottleneck", "lora", "norm", "bias", "head")
@@ -186,7 +194,7 @@ def _check_records(config: RunConfig) -> None:
         why = WHY_NOT.get(method, "nobody has written down what it releases")
         raise ConfigError(f"privacy: {method}: {why}; methods that can be private: {', '.join(SCOPES)}")
     if scope not in SCOPES[method]:
-        raise ConfigError(f"privacy.scope: {scope}, but {method} shares nothing; set privacy.scope=all")
+        raise ConfigError(f"privacy.scope: {scope}, but {method}: {WHY_NOT_SHARED[method]}; set privacy.scope=all")
     _apply((*RULES, *RECORD_RULES), config)
 
 
@@ -246,8 +254,8 @@ def check_model(config: RunConfig, backbone: Backbone, writes: bool) -> None:
 
 def releases(config: RunConfig) -> int:
     """Return how many noisy sums a step makes of one sample (docs/privacy.md)."""
-    private_half_steps = config.method == "feddat" and config.algorithm.order == "alternating" and not _shared(config)
-    return 2 if private_half_steps else 1
+    half_steps = {"feddat": config.algorithm.order == "alternating", "fedavg-local": True}
+    return 2 if half_steps.get(config.method, False) and not _shared(config) else 1
 
 
 def private_adapters(algorithm: Algorithm, scope: Scope) -> tuple[str, ...]:
