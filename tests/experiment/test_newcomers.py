@@ -86,6 +86,20 @@ def test_what_a_newcomer_learns_depends_on_the_others_adapter(three):
     assert any(not torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
+def test_newcomers_can_train_with_another_method(three):
+    """The rows stay those of the federations, and the start is theirs."""
+    plan = Newcomers.plan(three(name="late"), ["feddat-2"], [0], epochs=1, clients=["ann"], train_as="fedavg")
+    result = run_newcomers(plan, jobs=1)
+    summary = json.loads((plan.alone()["ann/feddat-2-s0"].run_dir / "summary.json").read_text())
+    assert summary["method"] == "fedavg" and result["runs"][0]["method"] == "feddat-2"
+    assert result["runs"][0]["clients"] == summary["clients"]
+    assert "trained as FedAvg" in newcomers_markdown(result) and "| FedDAT-2 |" in newcomers_markdown(result)
+    with pytest.raises(ConfigError, match="central pools"):
+        Newcomers.plan(three(), ["fedavg"], [0], train_as="central")
+    with pytest.raises(ConfigError, match="local has no global adapter"):
+        Newcomers.plan(three(), ["fedavg"], [0], train_as="local")
+
+
 def test_finished_runs_are_kept(three):
     plan = Newcomers.plan(three(name="late"), ["fedavg"], [0], epochs=1, clients=["ann"])
     first, events = run_newcomers(plan, jobs=1), []

@@ -342,6 +342,10 @@ def newcomers(
         str | None, typer.Option(metavar="NAMES", help="Newcomers, comma-separated.", show_default="each in its turn")
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Local epochs of a newcomer.")] = 5,
+    train_as: Annotated[
+        str | None,
+        typer.Option("--as", metavar="METHOD", help="Method of all newcomers.", show_default="the federation's"),
+    ] = None,
     seeds: Seeds = 3,
     jobs: Jobs = None,
     name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="newcomers-BENCHMARK")] = None,
@@ -363,9 +367,9 @@ def newcomers(
     late = [] if clients is None else split_names(clients)
     settings = pinned(settings)
     with interruptible():
-        Newcomers.plan(settings, names, range(seeds), epochs, late)  # find mistakes before the search
+        Newcomers.plan(settings, names, range(seeds), epochs, late, None, train_as)  # find mistakes before the search
         chosen = _tuning({"": settings}, names, tune, jobs, overwrite, None).get("")
-        plan = Newcomers.plan(settings, names, range(seeds), epochs, late, chosen)
+        plan = Newcomers.plan(settings, names, range(seeds), epochs, late, chosen, train_as)
         runs = plan.federations() | plan.alone()
         source = settings.benchmark or "own data"
         with _display(runs, f"{len(runs)} runs on {source}: {len(plan.clients)} newcomers", overwrite) as display:

@@ -10,6 +10,7 @@ from typing import Any
 from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import method_table
+from feddat.report.tables import method_name
 
 FILE = "newcomers.json"
 
@@ -42,7 +43,8 @@ def newcomers_title(result: Mapping[str, Any]) -> str:
     """Return what the table shows, in one line."""
     source = result["benchmark"] or "own data"
     epochs = result["epochs"]
-    return f"Newcomers of {source} after {epochs} epoch{'s'[: epochs != 1]}: test scores (%)"
+    trained = f", trained as {method_name(result['train_as'])}" if result.get("train_as") else ""
+    return f"Newcomers of {source} after {epochs} epoch{'s'[: epochs != 1]}{trained}: test scores (%)"
 
 
 def newcomers_markdown(result: Mapping[str, Any]) -> str:

@@ -36,6 +36,7 @@ class Newcomers:
         epochs: local epochs of a newcomer; methods with twice the epochs take twice as many.
         clients: newcomers.
         tuning: see :class:`~feddat.experiment.grids.comparison.Plan`.
+        train_as: method with which newcomers train; default: each federation's own.
     """
 
     config: RunConfig
@@ -44,6 +45,7 @@ class Newcomers:
     epochs: int
     clients: Sequence[str]
     tuning: Mapping[str, Any] | None = None
+    train_as: str | None = None
 
     @classmethod
     def plan(
@@ -54,6 +56,7 @@ class Newcomers:
         epochs: int = 5,
         clients: Sequence[str] = (),
         tuning: Mapping[str, Any] | None = None,
+        train_as: str | None = None,
     ) -> Newcomers:
         """Return the plan; ``clients`` defaults to all clients of the data, each in its turn.
 
@@ -65,11 +68,15 @@ class Newcomers:
             raise ConfigError(f"newcomer {unknown[0]!r}: expected some of {', '.join(names)}")
         if len(names) < 3:
             raise ConfigError(f"newcomers: {len(names)} clients, expected at least 3, so that two can federate")
-        for method in methods:
+        for method in [*methods, *([train_as] if train_as else [])]:
             if ALGORITHMS[resolve(config.model_copy(update={"method": method})).method].centralised:
                 raise ConfigError(f"method: {method} pools the data of all clients; a newcomer's would be among them")
+        if train_as and not _has_global(config.model_copy(update={"method": train_as})):
+            raise ConfigError(
+                f"newcomers: {train_as} has no global adapter, so newcomers cannot start from one with it"
+            )
         named = config.updated({"name": config.name or f"newcomers-{config.source_name}"})
-        plan = cls(named, methods, seeds, epochs, list(clients) or names, tuning)
+        plan = cls(named, methods, seeds, epochs, list(clients) or names, tuning, train_as)
         plan.federations(), plan.alone()  # an unknown method is an error before the first run
         return plan
 
@@ -91,16 +98,17 @@ class Newcomers:
         }
 
     def alone(self) -> dict[str, RunConfig]:
-        """Return the runs of newcomers, by ``CLIENT/METHOD-sSEED``."""
-        return {
-            labelled(client, name): run.updated({"adapter.start": self.start(client, name)})
-            if _has_global(run)
-            else run
-            for client in self.clients
-            for name, run in self._runs(
-                client, {"only_clients": [client], "rounds": self.epochs, "train.steps": None}
-            ).items()
-        }
+        """Return the runs of newcomers, by ``CLIENT/METHOD-sSEED``, where the method is the federation's."""
+        found = {}
+        for client in self.clients:
+            changes = {"only_clients": [client], "rounds": self.epochs, "train.steps": None}
+            place = f"{client}-as-{self.train_as}" if self.train_as else client
+            for name, run in self._runs(place, changes).items():
+                own: dict[str, Any] = {"method": self.train_as or run.method}
+                if _has_global(run):
+                    own["adapter.start"] = self.start(client, name)
+                found[labelled(client, name)] = run.updated(own)
+        return found
 
     def start(self, client: str, name: str) -> Path:
         """Return the folder of the global adapter of the federation without ``client``."""
@@ -121,8 +129,8 @@ def run_newcomers(
     """Run a plan, and write ``newcomers.json`` and its table; finished runs are kept, interrupted ones are resumed.
 
     Returns:
-        The content of ``newcomers.json``: ``benchmark``, ``model``, ``epochs``, ``failed`` (run -> reason), and
-        ``runs``: a summary for each method and seed, whose clients are the newcomers.
+        The content of ``newcomers.json``: ``benchmark``, ``model``, ``epochs``, ``train_as``, ``failed`` (run ->
+        reason), and ``runs``: a summary for each method and seed, whose clients are the newcomers.
 
     Raises:
         ExperimentError: no newcomer could be scored; the message says why the first failed.
@@ -144,7 +152,8 @@ def run_newcomers(
         "model": plan.config.model,
         "epochs": plan.epochs,
         "failed": failed,
-        "runs": _joined(after, scored),
+        "train_as": plan.train_as,
+        "runs": _joined(plan, scored),
     }
     RunFolder(plan.folder).write_json(plan.folder / report.FILE, result)
     with disk_errors(plan.folder):
@@ -160,15 +169,19 @@ def _export(run: RunConfig, folder: Path, overwrite: bool) -> None:
     Experiment(run).export(folder, route="global")
 
 
-def _joined(runs: Mapping[str, RunConfig], scored: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one summary per method and seed, with the scores of all newcomers."""
-    found: dict[tuple[str, int], dict[str, Any]] = {}
-    for name, run in runs.items():
-        if name in scored:
-            summary = scored[name]
-            own = {key: summary[key] for key in ("method", "model", "seed", "parameters") if key in summary}
-            entry = found.setdefault((run.method, run.seed), {**own, "title": title(run), "clients": {}})
-            entry["clients"] |= summary["clients"]
-    for entry in found.values():
-        entry["mean"] = statistics.fmean(next(iter(scores.values())) for scores in entry["clients"].values())
-    return list(found.values())
+def _joined(plan: Newcomers, scored: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return one summary per method and seed of the federations, with the scores of all newcomers."""
+    found: list[dict[str, Any]] = []
+    for name, run in comparison_runs(plan.config, plan.methods, plan.seeds, plan.tuning).items():
+        own = [scored[key] for client in plan.clients if (key := labelled(client, name)) in scored]
+        if not own:
+            continue
+        clients = {client: scores for summary in own for client, scores in summary["clients"].items()}
+        found.append(
+            {
+                **{key: own[0][key] for key in ("model", "parameters") if key in own[0]},
+                **{"method": run.method, "title": title(run), "seed": run.seed, "clients": clients},
+                "mean": statistics.fmean(next(iter(scores.values())) for scores in clients.values()),
+            }
+        )
+    return found
