@@ -112,6 +112,8 @@ def test_who_cannot_be_a_newcomer(three, make_config):
         Newcomers.plan(three(), ["fedavg"], [0], clients=["dan"])
     with pytest.raises(ConfigError, match="newcomers: 2 clients, expected at least 3"):
         Newcomers.plan(make_config(), ["fedavg"], [0])
+    with pytest.raises(ConfigError, match="split_clients: 2, but newcomers are whole clients"):
+        Newcomers.plan(three(split_clients=2), ["fedavg"], [0])
     with pytest.raises(ConfigError, match="central pools the data of all clients"):
         Newcomers.plan(three(), ["central"], [0])
 

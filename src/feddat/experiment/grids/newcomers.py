@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from feddat.algorithms import ALGORITHMS
+from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.exports.folder import is_export
 from feddat.experiment.grids.comparison import comparison_runs, labelled, run_all
@@ -61,17 +61,20 @@ class Newcomers:
         """Return the plan; ``clients`` defaults to all clients of the data, each in its turn.
 
         Raises:
-            ConfigError: there is no such client, or fewer than two stay; or a method is unknown or pools the data.
+            ConfigError: there is no such client, or fewer than two stay; clients are split; or a method is unknown or
+                pools the data.
         """
+        if config.split_clients > 1:
+            raise ConfigError(f"split_clients: {config.split_clients}, but newcomers are whole clients; leave it out")
         names = [client.name for client in load_clients(config)]
         if unknown := [name for name in clients if name not in names]:
             raise ConfigError(f"newcomer {unknown[0]!r}: expected some of {', '.join(names)}")
         if len(names) < 3:
             raise ConfigError(f"newcomers: {len(names)} clients, expected at least 3, so that two can federate")
-        for method in [*methods, *([train_as] if train_as else [])]:
-            if ALGORITHMS[resolve(config.model_copy(update={"method": method})).method].centralised:
+        for method in [*methods, *filter(None, [train_as])]:
+            if _algorithm(config, method).centralised:
                 raise ConfigError(f"method: {method} pools the data of all clients; a newcomer's would be among them")
-        if train_as and not _has_global(config.model_copy(update={"method": train_as})):
+        if train_as and not _algorithm(config, train_as).communicates:
             raise ConfigError(
                 f"newcomers: {train_as} has no global adapter, so newcomers cannot start from one with it"
             )
@@ -88,20 +91,19 @@ class Newcomers:
     def federations(self) -> dict[str, RunConfig]:
         """Return the runs without a newcomer, by ``without-CLIENT/METHOD-sSEED``."""
         names = [client.name for client in load_clients(self.config)]
-        return {
-            labelled(f"without-{client}", name): run
-            for client in self.clients
-            for name, run in self._runs(
-                f"without-{client}", {"only_clients": [other for other in names if other != client]}
-            ).items()
-            if _has_global(run)
-        }
+        found = {}
+        for client in self.clients:
+            label, others = f"without-{client}", [name for name in names if name != client]
+            for name, run in self._runs(label, {"only_clients": others}).items():
+                if _has_global(run):
+                    found[labelled(label, name)] = run
+        return found
 
     def alone(self) -> dict[str, RunConfig]:
         """Return the runs of newcomers, by ``CLIENT/METHOD-sSEED``, where the method is the federation's."""
         found = {}
         for client in self.clients:
-            changes = {"only_clients": [client], "rounds": self.epochs, "train.steps": None}
+            changes = {"only_clients": [client], "rounds": self.epochs, "train.epochs": 1, "train.steps": None}
             place = f"{client}-as-{self.train_as}" if self.train_as else client
             for name, run in self._runs(place, changes).items():
                 own: dict[str, Any] = {"method": self.train_as or run.method}
@@ -119,8 +121,12 @@ class Newcomers:
         return comparison_runs(self.config.updated({**changes, **place}), self.methods, self.seeds, self.tuning)
 
 
+def _algorithm(config: RunConfig, method: str) -> Algorithm:
+    return ALGORITHMS[resolve(config.model_copy(update={"method": method})).method]
+
+
 def _has_global(config: RunConfig) -> bool:
-    return ALGORITHMS[resolve(config).method].communicates
+    return _algorithm(config, config.method).communicates
 
 
 def run_newcomers(
