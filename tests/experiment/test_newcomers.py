@@ -100,6 +100,13 @@ def test_newcomers_can_train_with_another_method(three):
         Newcomers.plan(three(), ["fedavg"], [0], train_as="local")
 
 
+def test_a_method_without_a_whole_global_adapter_does_not_stop_the_others(three):
+    plan = Newcomers.plan(three(name="late", adapter__peft="lora"), ["fedsa-lora", "fedavg"], [0], 1, ["ann"])
+    result = run_newcomers(plan, jobs=1)
+    assert [run["method"] for run in result["runs"]] == ["fedavg"]
+    assert list(result["failed"]) == ["without-ann/fedsa-lora-s0"]
+
+
 def test_finished_runs_are_kept(three):
     plan = Newcomers.plan(three(name="late"), ["fedavg"], [0], epochs=1, clients=["ann"])
     first, events = run_newcomers(plan, jobs=1), []

@@ -15,7 +15,7 @@ from typing import Any
 
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.config import ConfigError, RunConfig
-from feddat.experiment.exports.folder import is_export
+from feddat.experiment.exports.folder import ExportError, is_export
 from feddat.experiment.grids.comparison import comparison_runs, labelled, run_all
 from feddat.experiment.single.client_data import load_clients
 from feddat.experiment.single.events import Progress
@@ -146,7 +146,10 @@ def run_newcomers(
     for name, run in before.items():
         if name in done:
             client, _, own = name.removeprefix("without-").rpartition("/")
-            _export(run, plan.start(client, own), overwrite)
+            try:
+                _export(run, plan.start(client, own), overwrite)
+            except ExportError as error:  # a method that keeps a part of its adapter at each client, for example
+                failed = {**failed, name: str(error)}
     ready = {name: run for name, run in after.items() if run.adapter.start is None or is_export(run.adapter.start)}
     scored, not_scored = run_all(ready, jobs, progress, overwrite) if ready else ({}, {})
     failed = {**failed, **not_scored}
