@@ -44,21 +44,21 @@ def test_values_are_sorted_as_numbers_with_the_default_last_if_it_is_none(file):
     found = by_setting.studies(file, KEY, None)
     assert list(found) == ["All federations", "mini/domain", "mini/scene"]
     points = list(dict.fromkeys(r["point"] for r in found["mini/domain"]["records"]))
-    assert points == ["2.0", "10.0", "none"]
+    assert points == ["2", "10", "none"]
 
 
 def test_scores_are_means_over_clients(file):
     found = cells(by_setting.studies(file, KEY, None)["mini/domain"])
     # FedDAT's level is 66; clients add 0 … 4, seeds 0 and 1, and each step of epsilon takes 2.
     assert found["feddat", "none", 0] == 68.0
-    assert found["feddat", "2.0", 1] == 65.0
-    assert found["fedavg", "10.0", 1] == 57.0 + 2
+    assert found["feddat", "2", 1] == 65.0
+    assert found["fedavg", "10", 1] == 57.0 + 2
 
 
 def test_the_mean_counts_only_seeds_with_every_federation(file):
     every = cells(by_setting.studies(file, KEY, None)["All federations"])
-    assert every["fedavg", "10.0", 0] == 63.0 and ("fedavg", "10.0", 1) not in every
-    assert every["feddat", "10.0", 1] == 72.0
+    assert every["fedavg", "10", 0] == 63.0 and ("fedavg", "10", 1) not in every
+    assert every["feddat", "10", 1] == 72.0
 
 
 def test_methods_can_be_chosen_and_ordered(file):

@@ -74,7 +74,7 @@ def _study(
                 "method": method,
                 "route": "score",
                 "seed": seed,
-                "point": "none" if run["value"] is None else f"{run['value']}",
+                "point": _text(run["value"]),
                 "x": run["value"] if _is_number(run["value"]) else None,
                 "score": statistics.fmean(run["scores"].values()),
             }
@@ -85,6 +85,10 @@ def _study(
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    return "none" if value is None else f"{value:g}" if _is_number(value) else str(value)
 
 
 def _rank(value: Any) -> tuple[int, float, str]:
