@@ -37,7 +37,7 @@ def studies(path: Path, key: str, default: Any, methods: Sequence[str] | None = 
             continue
         value = flat(line["settings"]).get(key, default)
         runs = found.setdefault(str(summary.get("benchmark") or "own data"), {})
-        name = (summary["method"], str(value), summary["seed"])
+        name = (summary["method"], _text(value), summary["seed"])
         if name in runs:
             raise DataError(
                 f"{path}: {summary['method']} on {summary.get('benchmark')}, {key} {value}, seed {summary['seed']}, "
