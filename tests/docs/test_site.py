@@ -116,3 +116,10 @@ def test_paragraphs_are_short():
         for part in text.split("\n\n"):
             if not re.match(r"[\s]*([|>#<:!-]|\d+\.|\*)", part):
                 assert len(part) <= 5 * 125, f"{path.relative_to(DOCS)}: {part[:60]!r}: {len(part)} characters"
+
+
+def test_links_to_headings_work_on_the_site_and_in_the_repository():
+    """A heading's anchor keeps letters like ε in the repository, and loses them on the site."""
+    for path in sorted(DOCS.rglob("*.md")):
+        for target in re.findall(r"\]\(([^)\s]*#[^)\s]*)\)", repository.FENCE.sub("", path.read_text())):
+            assert target.isascii(), f"{path.relative_to(DOCS)}: {target}; link to the page instead"
