@@ -33,8 +33,8 @@ def test_head_local_adapter_and_training_differ_only_if_seeds_are_secret(process
     assert same(one[2], other[2]) != secret  # what is sent
 
 
-def test_batches_and_dropout_follow_the_secret_seed_too(process):
-    """The head does not train, and there is no local adapter: only batches and dropout are left to differ."""
+def test_what_training_draws_follows_the_secret_seed_too(process):
+    """The head does not train, and there is no local adapter: only batches (and dropout) are left to differ."""
     sent = []
     for secret in (False, True):
         p = process("fedavg", **{"head.lr": 0, "privacy.secret_seeds": secret})

@@ -76,7 +76,7 @@ def test_each_newcomer_starts_from_the_adapter_of_the_others(three, tmp_path):
 
 
 def test_what_a_newcomer_learns_depends_on_the_others_adapter(three):
-    """A later start gives other numbers than a random one, and the same ones when everything is repeated."""
+    """Starting from the others' adapter ends elsewhere than starting from a random one."""
     plan = Newcomers.plan(three(name="late", rounds=4), ["fedavg"], [0], epochs=1, clients=["ann"])
     run_newcomers(plan, jobs=1)
     late = plan.alone()["ann/fedavg-s0"]

@@ -5,6 +5,7 @@ import json
 import pytest
 from clouds import alike, open_cloud
 
+from feddat.cli import main
 from feddat.config import ConfigError
 from feddat.deploy.launch import run_in
 from feddat.experiment import Experiment, ExperimentError
@@ -114,6 +115,23 @@ def test_the_same_numbers_in_worker_processes(make_config, unit):
     there = config.updated({"name": "there"})
     Experiment(there).run(jobs=2)
     assert numbers(config.runs_dir / "there") == numbers(config.runs_dir / "here")
+
+
+def test_a_study_of_epsilon_shares_no_scores_and_shows_them_all(make_config, tmp_path, capsys):
+    """Through the command, whose display has no scores to show between the rounds."""
+    config = make_config(name="eps", **{**PRIVATE, "rounds": 2, "eval.every": 1, "privacy.epsilon": None})
+    config = config.updated({"share_metrics": "scores"})
+    (tmp_path / "c.yaml").write_text(config.to_yaml())
+    asked = ["study", "epsilon=8,null", "-c", str(tmp_path / "c.yaml"), "-m", "fedavg,feddat-one-way", "--seeds", "1"]
+    with pytest.raises(SystemExit) as end:
+        main([*asked, "--jobs", "1"])
+    assert end.value.code == 0, capsys.readouterr().err
+    study = json.loads((config.run_dir / "study.json").read_text())
+    assert {(r["method"], r["point"]) for r in study["records"]} == {
+        (method, point) for method in ("fedavg", "feddat-one-way") for point in ("8", "none")
+    }
+    private = json.loads((config.run_dir / "8" / "feddat-one-way-s0" / "summary.json").read_text())
+    assert private["privacy"]["scope"] == "shared" and private["not_shared"] == ["ann", "bob"]
 
 
 def test_private_runs_can_be_compared(make_config):

@@ -107,6 +107,12 @@ def test_a_key_that_does_not_exist_is_an_error(file, capsys, key, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("other", [["--json"], ["--reference", "fedavg"]])
+def test_options_that_it_would_ignore_are_refused(file, capsys, other):
+    assert run("report", file, "--by", KEY, *other) == 2
+    assert "goes with --markdown and --methods only" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_folder_has_no_settings_to_compare(tmp_path, capsys):
     assert run("report", tmp_path, "--by", KEY) == 2
     assert "is not a record of runs" in capsys.readouterr().err

@@ -5,10 +5,9 @@ After Zhu, Liu and Han, "Deep Leakage from Gradients", NeurIPS 2019, and Geiping
 gradients, and total variation as prior of pictures. Words are mixtures of word embeddings.
 
 The server changes neither the model nor the adapter. It knows the head of the first round, which the seed decides,
-unless clients have seeds of their own. We
-give it what it would otherwise have to guess: the right answers, the lengths of the questions, and in one variant the
-questions. It starts from what it knows anyway: the mean of its own pictures, and how often each word is in its own
-questions. Only what it finds beyond that counts.
+unless clients have seeds of their own. We give it what it would otherwise have to guess: the right answers, the
+lengths of the questions, and in one variant the questions. It starts from what it knows anyway: the mean of its own
+pictures, and how often each word is in its own questions. Only what it finds beyond that counts.
 """
 
 from __future__ import annotations

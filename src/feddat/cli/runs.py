@@ -156,6 +156,8 @@ def report(
     """
     if by is not None and not run.is_file():
         raise typer.BadParameter(f"{run} is not a record of runs (FILE.jsonl)", param_hint="--by")
+    if by is not None and (as_json or reference is not None):
+        raise typer.BadParameter("goes with --markdown and --methods only", param_hint="--by")
     if as_json:
         from feddat.report.folder import read_result
 

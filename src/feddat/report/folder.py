@@ -97,6 +97,24 @@ def read_result(path: Path) -> Any:
     raise _nothing_in(path)
 
 
+def read_keys(file: Path, keys: Sequence[str]) -> dict[str, Any]:
+    """Return a JSON object that has at least ``keys``.
+
+    Raises:
+        DataError: the file cannot be read, is not JSON, or lacks a key; the message names it.
+    """
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        missing = [key for key in keys if key not in found]
+    except OSError as error:
+        raise DataError(f"{file}: {error.strerror}") from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: not JSON: {error}") from None
+    if missing:
+        raise DataError(f"{file}: key {missing[0]!r} is missing")
+    return found
+
+
 def _nothing_in(path: Path) -> DataError:
     hint = "; the run has not finished" if (path / "config.yaml").is_file() else ""
     return DataError(f"{path}: neither summary.json nor comparison.json in this folder{hint}")

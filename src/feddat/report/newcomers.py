@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import method_table
+from feddat.report.folder import read_keys
 from feddat.report.tables import method_name
 
 FILE = "newcomers.json"
@@ -21,17 +20,7 @@ def read_newcomers(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, or is not that of newcomers.
     """
-    file = folder / FILE
-    try:
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        missing = [key for key in ("benchmark", "epochs", "runs") if key not in found]
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: not JSON: {error}") from None
-    if missing:
-        raise DataError(f"{file}: key {missing[0]!r} is missing")
-    return found
+    return read_keys(folder / FILE, ("benchmark", "epochs", "runs"))
 
 
 def newcomers_table(result: Mapping[str, Any], reference: str | None = None) -> method_table.MethodTable:

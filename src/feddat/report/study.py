@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -18,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots, tables
+from feddat.report.folder import read_keys
 from feddat.report.numbers import human_bytes
 
 #: One run's score at one point, as ``study.json`` lists them.
@@ -61,17 +60,7 @@ def read_study(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the file is missing or is not that of a study.
     """
-    file = folder / "study.json"
-    try:
-        study: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        missing = [key for key in ("axis", "rows", "curve", "by_route", "split", "records") if key not in study]
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: not JSON: {error}") from None
-    if missing:
-        raise DataError(f"{file}: key {missing[0]!r} is missing")
-    return study
+    return read_keys(folder / "study.json", ("axis", "rows", "curve", "by_route", "split", "records"))
 
 
 def study_table(study: Mapping[str, Any]) -> tables.Table:
