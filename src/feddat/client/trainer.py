@@ -11,32 +11,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-import torch
 from torch import Tensor
 
 from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.algorithms.local import Local
-from feddat.algorithms.server import ServerPart
 from feddat.client.answering import Answering
 from feddat.client.captured import CapturedRoutes
 from feddat.client.client_level import NoiseShares, clipped_update
 from feddat.client.learner import BatchLearner, autocast
 from feddat.client.local_training import LocalTraining
 from feddat.client.member import Member, Prepared
-from feddat.client.momentum import MomentumCopy
-from feddat.client.personal import averages, load_shared, pack, shared_state, trained, unpack
+from feddat.client.personal import shared_state
 from feddat.client.prefixes import PrefixCache
 from feddat.client.private_rules import check_model
 from feddat.client.private_training import PrivateTurn, open_turn
 from feddat.client.recent import Recent
-from feddat.client.store import PersonalStore, State, StoreError
+from feddat.client.state import ClientState
+from feddat.client.store import PersonalStore
 from feddat.client.trained import TrainedModel
 from feddat.config import AlgorithmConfig, RunConfig
 from feddat.example import ClientData, Example
 from feddat.models.base import Backbone, StagedBackbone
 from feddat.phases import phase
-from feddat.seeding import torch_generator
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +124,6 @@ class Participant:
         self._prefixes = prefixes
         self._recent = recent
         self._captured = captured
-        self._starts = starts
         if isinstance(backbone, StagedBackbone):
             # If only heads train, no route has an adapter, and the whole model needs to run only once.
             backbone.stage(adapters.changed if algorithm.trains else ())
@@ -137,11 +133,12 @@ class Participant:
             data.name: Member(data, config, backbone, self._device, extra_heads, self._seed) for data in members
         }
         check_model(config, backbone, any(member.generation for member in self.members.values()))
-        self._personal_store = store.beside("personal")
+        self._state = ClientState(
+            name, self.members, config, algorithm, adapters, store, self._device, self._seed, starts
+        )
         self._training = LocalTraining(
             name, self.members, config, backbone, adapters, self._carried, self._seed, captured
         )
-        self._averages: dict[str, Tensor] = {}  # averages of momentum distillation in the last restored state
 
     def _seed(self) -> int:
         """Return the seed of all that this client draws itself. Nothing is written before its first turn."""
@@ -181,16 +178,14 @@ class Participant:
         with self.store.held():
             context = self._restore(shared, round, extras, training=True)
             self.adapters.refresh_anchor()  # the stored anchor is from the last round
-            copy = self._momentum_copy()
+            copy = self._state.momentum_copy() if self._distils_momentum() else None
             if self.config.privacy.of_clients and self.config.secure_aggregation.enabled:
                 NoiseShares(self.config, self.store).check()
             private = self._private_turn(round)
             metrics, sent = self._training.run(
                 self.algorithm, self.config.train.epochs, round, context, self.config.train.steps, copy, private
             )
-            kept = copy.state() if copy is not None else {}
-            state = pack(self.algorithm, self.adapters, self.members, context.state, kept)
-            self.store.save(round, state, self._meta(context.previous))
+            self._state.save(round, context, copy.state() if copy is not None else {})
         sent_adapter = None
         if self.algorithm.communicates and shared is not None:
             sent_adapter = clipped_update(shared_state(self.algorithm, self.adapters), shared, self.config)
@@ -315,15 +310,15 @@ class Participant:
         records = sum(len(member.data.train) for member in self.members.values())
         return open_turn(self.config, self.store, records, round)
 
-    def _momentum_copy(self) -> MomentumCopy | None:
-        """Return the teacher of momentum distillation from this client's last state; ``None`` without distillation."""
-        if self.config.momentum.alpha == 0 or not any(member.generation for member in self.members.values()):
-            return None
-        parameters = trained(self.algorithm, self.adapters, self.members)
-        try:
-            return MomentumCopy(parameters, self.config.momentum.decay, self._averages)
-        except ValueError as error:
-            raise StoreError(f"client {self.name}: personal state does not fit: {error}") from None
+    def _distils_momentum(self) -> bool:
+        return self.config.momentum.alpha != 0 and any(member.generation for member in self.members.values())
+
+    def _restore(
+        self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None, training: bool
+    ) -> RoundContext:
+        if self._recent is not None:
+            self._recent.turn(self)
+        return self._state.restore(shared, round, extras, training)
 
     @phase("prefix")
     def _carried(self, member: str, part: Prepared, split: str) -> Prepared:
@@ -365,91 +360,8 @@ class Participant:
 
     def _personalise(self, context: RoundContext, round: int) -> None:
         """Fine-tune the received adapter (as the local one) and the head, or load the result of an earlier call."""
-        state = self._personal_store.read(round)
-        if state is not None:
-            self._load_personal(Local(), state)
+        if self._state.load_personalised(round):
             return
         self.adapters.copy("global", "local")
         self._training.run(Local(), self.config.algorithm.personal_epochs, "personal", context)
-        with self._personal_store.held():
-            self._personal_store.save(round, pack(Local(), self.adapters, self.members, {}), self._meta(None))
-
-    @phase("checkpoints")
-    def _restore(
-        self, shared: dict[str, Tensor] | None, round: int, extras: Mapping[str, Tensor] | None, training: bool
-    ) -> RoundContext:
-        """Load this client's state before ``round`` and the received arrays into the shared model.
-
-        Args:
-            shared: the received entries of the global adapter.
-            round: the round to train, or the round after the evaluated one.
-            extras: the received extra arrays.
-            training: whether the round is to be trained.
-        """
-        if self._recent is not None:
-            self._recent.turn(self)
-        if self.algorithm.communicates and shared is None:
-            raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter, but received none")
-        # Entries that do not travel start the same everywhere; if nothing travels, that is all of them.
-        self._begin("global", torch_generator(self.config.seed, "server", "adapter"))
-        if shared is not None:
-            load_shared(self.algorithm, self.adapters, shared)
-        self.adapters.refresh_anchor()
-        self._begin("local", torch_generator(self._seed(), self.name, "local"))
-        context = RoundContext(round, self.config.rounds, self.config.algorithm)
-        self._check_extras(extras or {}, shared or {}, training)
-        context.received = {key: value.to(self._device) for key, value in (extras or {}).items()}
-        self.adapters.shift(self.algorithm.shift(context))
-        stored = self.store.load(round)
-        self._averages = averages(stored[1]) if stored is not None else {}
-        if stored is None:
-            for member in self.members.values():
-                member.reset_heads()
-        else:
-            own = self._load_personal(self.algorithm, stored)
-            context.state = {key: value.to(self._device) for key, value in own.items()}
-            context.previous = stored[0]
-        return context
-
-    def _begin(self, adapter: str, generator: torch.Generator) -> None:
-        """Set an adapter to its initial state."""
-        if adapter in self._starts:
-            self.adapters.load(adapter, self._starts[adapter])
-        else:
-            self.adapters.initialise(generator, adapter)
-
-    def _check_extras(self, extras: Mapping[str, Tensor], shared: Mapping[str, Tensor], training: bool) -> None:
-        """Raise ``ValueError`` unless the extra arrays match what the algorithm's server sends."""
-        server = self.algorithm.server or ServerPart()
-        sent = (server.sends if training else server.answers)(server.start(shared))
-        expected = {key: value.shape for key, value in sent.items()}
-        found = {key: value.shape for key, value in extras.items()}
-        for key in sorted(found.keys() | expected.keys()):
-            if found.get(key) != expected.get(key):
-                raise ValueError(
-                    f"client {self.name}: extra array {key}: got {_shape(found.get(key))}, "
-                    f"{self.algorithm.name} expects {_shape(expected.get(key))}"
-                )
-
-    def _load_personal(self, algorithm: Algorithm, state: State) -> dict[str, Tensor]:
-        round, tensors, meta = state
-        if meta.get("algorithm") != self.algorithm.name or meta.get("classes") != self._classes():
-            raise StoreError(
-                f"client {self.name}: personal state of round {round} in {self.store.folder} belongs to another "
-                "method, task or answer list; start a new run"
-            )
-        try:
-            return unpack(algorithm, self.adapters, self.members, tensors)
-        except (ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise StoreError(f"client {self.name}: personal state of round {round} does not fit: {reason}") from error
-
-    def _meta(self, previous: int | None) -> dict[str, object]:
-        return {"algorithm": self.algorithm.name, "classes": self._classes(), "previous": previous}
-
-    def _classes(self) -> dict[str, str]:
-        return {name: member.digest() for name, member in self.members.items()}
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "nothing" if shape is None else f"shape {tuple(shape)}"
+        self._state.save_personalised(round)
