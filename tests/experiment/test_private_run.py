@@ -135,6 +135,6 @@ def test_a_study_of_epsilon_shares_no_scores_and_shows_them_all(make_config, tmp
 
 
 def test_private_runs_can_be_compared(make_config):
-    found = compare(make_config(name=None, rounds=1, **PRIVATE), ["fedavg", "local"], [0])
+    found = compare(make_config(name=None, rounds=1, **PRIVATE), ["fedavg", "local"], [0], jobs=1)
     assert {summary["method"] for summary in found["runs"]} == {"fedavg", "local"}
     assert all(summary["mean"] is not None and summary["privacy"]["epsilon"] == 8.0 for summary in found["runs"])
