@@ -8,6 +8,7 @@ from made_up import summary
 from feddat.cli import main
 from feddat.example import DataError
 from feddat.report import by_setting
+from feddat.report.record import read_record
 
 KEY = "privacy.epsilon"
 
@@ -41,14 +42,14 @@ def cells(study):
 
 
 def test_values_are_sorted_as_numbers_with_the_default_last_if_it_is_none(file):
-    found = by_setting.studies(file, KEY, None)
+    found = by_setting.studies(read_record(file), KEY, None)
     assert list(found) == ["All federations", "mini/domain", "mini/scene"]
     points = list(dict.fromkeys(r["point"] for r in found["mini/domain"]["records"]))
     assert points == ["2", "10", "none"]
 
 
 def test_scores_are_means_over_clients(file):
-    found = cells(by_setting.studies(file, KEY, None)["mini/domain"])
+    found = cells(by_setting.studies(read_record(file), KEY, None)["mini/domain"])
     # FedDAT's level is 66; clients add 0 … 4, seeds 0 and 1, and each step of epsilon takes 2.
     assert found["feddat", "none", 0] == 68.0
     assert found["feddat", "2", 1] == 65.0
@@ -56,24 +57,24 @@ def test_scores_are_means_over_clients(file):
 
 
 def test_the_mean_counts_only_seeds_with_every_federation(file):
-    every = cells(by_setting.studies(file, KEY, None)["All federations"])
+    every = cells(by_setting.studies(read_record(file), KEY, None)["All federations"])
     assert every["fedavg", "10", 0] == 63.0 and ("fedavg", "10", 1) not in every
     assert every["feddat", "10", 1] == 72.0
 
 
 def test_methods_can_be_chosen_and_ordered(file):
-    table = by_setting.markdown(by_setting.studies(file, KEY, None, ["feddat", "fedavg"]))
+    table = by_setting.markdown(by_setting.studies(read_record(file), KEY, None, ["feddat", "fedavg"]))
     assert "| privacy.epsilon | FedDAT | FedAvg |" in table
-    assert "FedAvg" not in by_setting.markdown(by_setting.studies(file, KEY, None, ["feddat"]))
+    assert "FedAvg" not in by_setting.markdown(by_setting.studies(read_record(file), KEY, None, ["feddat"]))
 
 
 def test_runs_that_differ_in_something_else_are_refused(tmp_path):
     file = write(tmp_path / "r.jsonl", [(1.0, summary("local")), (1.0, summary("local", shift=1.0))])
     with pytest.raises(DataError, match=r"local on mini/domain, privacy\.epsilon 1\.0, seed 0, occurs with several"):
-        by_setting.studies(file, KEY, None)
+        by_setting.studies(read_record(file), KEY, None)
     searched = write(tmp_path / "s.jsonl", [(1.0, summary("local") | {"split": "validation"})])
     with pytest.raises(DataError, match="contains no runs to compare"):
-        by_setting.studies(searched, KEY, None)
+        by_setting.studies(read_record(searched), KEY, None)
 
 
 def run(*arguments):
@@ -110,7 +111,7 @@ def test_a_key_that_does_not_exist_is_an_error(file, capsys, key, message):
 @pytest.mark.parametrize("other", [["--json"], ["--reference", "fedavg"]])
 def test_options_that_it_would_ignore_are_refused(file, capsys, other):
     assert run("report", file, "--by", KEY, *other) == 2
-    assert "goes with --markdown and --methods only" in " ".join(capsys.readouterr().err.split())
+    assert "goes with --markdown, --methods and --to only" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_has_no_settings_to_compare(tmp_path, capsys):

@@ -130,9 +130,10 @@ def _show_profile(profile: Profile) -> None:
 
 def report(
     run: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            metavar="RUN", help="Folder of a run, comparison, study, suite, newcomers; or a record of runs."
+            metavar="RUN...",
+            help="Folder of a run, comparison, study, suite, newcomers; or files of a record.",
         ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown, and write nothing.")] = False,
@@ -149,73 +150,106 @@ def report(
         str | None,
         typer.Option(metavar="KEY", help="Record: scores against this setting, for example privacy.epsilon."),
     ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="NAME", help="Record: name of the files, without ending.", show_default="first file's"),
+    ] = None,
 ) -> None:
     """Write the report page of a run, comparison or suite, or the tables and plot of a study or a record of runs.
 
     Prints the paths of the files.
     """
-    if by is not None and not run.is_file():
-        raise typer.BadParameter(f"{run} is not a record of runs (FILE.jsonl)", param_hint="--by")
+    folder = next((path for path in run if not path.is_file()), None)
+    if folder is not None:
+        if len(run) > 1:
+            raise typer.BadParameter(
+                f"{folder} is not a record of runs (FILE.jsonl); only files of a record are reported together",
+                param_hint="RUN",
+            )
+        for name, value in (("--methods", methods), ("--reference", reference), ("--by", by), ("--to", to)):
+            if value is not None:
+                raise typer.BadParameter(f"{folder} is not a record of runs (FILE.jsonl)", param_hint=name)
+        _report_folder(folder, markdown, as_json)
+        return
     if by is not None and (as_json or reference is not None):
-        raise typer.BadParameter("goes with --markdown and --methods only", param_hint="--by")
+        raise typer.BadParameter("goes with --markdown, --methods and --to only", param_hint="--by")
+    if to is not None and (as_json or markdown):
+        raise typer.BadParameter("nothing is written with --markdown or --json", param_hint="--to")
+    _report_record(run, split_names(methods) if methods else None, reference, by, markdown, as_json, to)
+
+
+def _report_folder(folder: Path, markdown: bool, as_json: bool) -> None:
+    """Print or write the results in a folder."""
     if as_json:
         from feddat.report.folder import read_result
 
-        print_json(read_result(run))
-    elif run.is_file():
-        from feddat.report import record
-
-        rows = split_names(methods) if methods else None
-        if by is not None:
-            _report_by(run, by, rows, markdown)
-            return
-        if markdown:
-            typer.echo(record.record_markdown(run, rows, reference), nl=False)
-            return
-        for path in record.write_record(run, rows, reference):
-            typer.echo(path)
+        print_json(read_result(folder))
     elif markdown:
         from feddat.report.markdown import markdown as tables
 
-        typer.echo(tables(run), nl=False)
-    elif (run / "study.json").is_file():
+        typer.echo(tables(folder), nl=False)
+    elif (folder / "study.json").is_file():
         from feddat.report.study import write_study
 
-        for path in write_study(run):
+        for path in write_study(folder):
             typer.echo(path)
-    elif (run / "newcomers.json").is_file():
+    elif (folder / "newcomers.json").is_file():
         from feddat.report.newcomers import write_newcomers
 
-        typer.echo(write_newcomers(run))
-    elif (run / "suite.json").is_file():
+        typer.echo(write_newcomers(folder))
+    elif (folder / "suite.json").is_file():
         from feddat.report.suite import write_suite
 
-        typer.echo(write_suite(run))
+        typer.echo(write_suite(folder))
     else:
         from feddat.report.page import write_report
 
-        typer.echo(write_report(run))
+        typer.echo(write_report(folder))
 
 
-def _report_by(file: Path, key: str, methods: list[str] | None, markdown: bool) -> None:
-    """Print or write a record's scores against one setting."""
+def _report_record(
+    files: list[Path],
+    methods: list[str] | None,
+    reference: str | None,
+    by: str | None,
+    markdown: bool,
+    as_json: bool,
+    to: Path | None,
+) -> None:
+    """Print or write the results in a record."""
+    from feddat.report import by_setting, record
+
+    runs = record.read_record(*files)
+    stem = to or files[0].with_suffix("")
+    if as_json:
+        print_json(runs.lines)
+    elif by is not None:
+        found = by_setting.studies(runs, by, _default(by), methods)
+        if markdown:
+            typer.echo(by_setting.markdown(found), nl=False)
+            return
+        for path in by_setting.write(stem, by, found):
+            typer.echo(path)
+    elif markdown:
+        typer.echo(record.record_markdown(runs, methods, reference), nl=False)
+    else:
+        for path in record.write_record(runs, stem, methods, reference):
+            typer.echo(path)
+
+
+def _default(key: str) -> object:
+    """Return the default of the configuration key given to ``--by``."""
     from pydantic import BaseModel
 
     from feddat.config import ConfigError, RunConfig
-    from feddat.report import by_setting
 
     try:
-        default = RunConfig().value(key)
+        default: object = RunConfig().value(key)
     except (AttributeError, KeyError):
         raise ConfigError(f"--by: {key!r} is not a configuration key") from None
     if isinstance(default, BaseModel):
         raise ConfigError(f"--by: {key!r} is a section; expected one of its keys")
-    found = by_setting.studies(file, key, default, methods)
-    if markdown:
-        typer.echo(by_setting.markdown(found), nl=False)
-        return
-    for path in by_setting.write(file, key, found):
-        typer.echo(path)
+    return default
 
 
 def evaluate(

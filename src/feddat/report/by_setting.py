@@ -9,29 +9,28 @@ from typing import Any
 
 from feddat.example import DataError
 from feddat.files import write_atomic
-from feddat.report.record import OVERVIEW, flat, read_lines
+from feddat.report.record import OVERVIEW, Record, flat
 from feddat.report.study import study_panels, study_table
 from feddat.report.tables import own_scores, to_markdown
 
 
-def studies(path: Path, key: str, default: Any, methods: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+def studies(record: Record, key: str, default: Any, methods: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     """Return a record's runs as studies of one setting (``study.json``) by federation.
 
     If there are several federations, their mean comes first. It counts a method at a value of the setting only with
     the seeds that have a run on every federation.
 
     Args:
-        path: the record.
+        record: the runs.
         key: dotted configuration key.
         default: value of runs whose line does not name the key.
         methods: series, in this order; default: all.
 
     Raises:
-        DataError: see :func:`feddat.report.record.read_lines`; no run is left; or two runs of one method, federation,
-            value and seed differ in other settings.
+        DataError: no run is left; or two runs of one method, federation, value and seed differ in other settings.
     """
     found: dict[str, dict[tuple[str, Any, int], dict[str, Any]]] = {}
-    for line in read_lines(path):
+    for line in record.lines:
         summary = line["summary"]
         if summary.get("split") == "validation" or (methods and summary["method"] not in methods):
             continue
@@ -40,12 +39,12 @@ def studies(path: Path, key: str, default: Any, methods: Sequence[str] | None = 
         name = (summary["method"], _text(value), summary["seed"])
         if name in runs:
             raise DataError(
-                f"{path}: {summary['method']} on {summary.get('benchmark')}, {key} {value}, seed {summary['seed']}, "
-                f"occurs with several other settings; expected runs that differ only in {key}"
+                f"{record.name}: {summary['method']} on {summary.get('benchmark')}, {key} {value}, seed "
+                f"{summary['seed']}, occurs with several other settings; expected runs that differ only in {key}"
             )
         runs[name] = {"value": value, "scores": own_scores(summary)}
     if not found:
-        raise DataError(f"{path}: contains no runs to compare")
+        raise DataError(f"{record.name}: contains no runs to compare")
     made = {federation: _study(federation, key, runs, methods) for federation, runs in found.items()}
     if len(found) == 1:
         return made
@@ -103,13 +102,13 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(f"### {title}\n\n{to_markdown(study_table(study))}" for title, study in found.items())
 
 
-def write(path: Path, key: str, found: Mapping[str, Mapping[str, Any]]) -> list[Path]:
-    """Write the tables (``.md``) and the plot (``.png``) beside a record, named after the setting; return their paths.
+def write(stem: Path, key: str, found: Mapping[str, Mapping[str, Any]]) -> list[Path]:
+    """Write the tables (``STEM.KEY.md``) and the plot (``STEM.KEY.png``); return their paths.
 
     Raises:
         OSError: a file cannot be written.
     """
-    written = [path.with_suffix(f".{key}.md"), path.with_suffix(f".{key}.png")]
+    written = [stem.with_name(f"{stem.name}.{key}{suffix}") for suffix in (".md", ".png")]
     write_atomic(written[0], markdown(found).encode())
     write_atomic(written[1], study_panels(found))
     return written

@@ -78,17 +78,11 @@ def read_folder(path: Path | str) -> Folder:
 
 
 def read_result(path: Path) -> Any:
-    """Return the JSON result in the folder of a suite, a study, a comparison or a run.
-
-    For a file, a record of runs, return its lines.
+    """Return the JSON result in the folder of a suite, a study, newcomers, a comparison or a run.
 
     Raises:
-        DataError: the folder is none of these, or the file cannot be read; the message names it.
+        DataError: the folder is none of these, or its file cannot be read; the message names it.
     """
-    if path.is_file():
-        from feddat.report.record import read_lines
-
-        return read_lines(path)
     if not path.is_dir():
         raise DataError(f"{path}: no such run folder")
     for name in ("suite.json", "study.json", "newcomers.json", "comparison.json", "summary.json"):

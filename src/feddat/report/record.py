@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,29 @@ from feddat.report.tables import Summary
 KEYS = ("run", "settings", "summary", "curve")
 #: Title of the table over all federations.
 OVERVIEW = "All federations"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The lines of one or more files.
+
+    Attributes:
+        name: the files' names, for messages.
+        lines: their lines in order, each run once.
+    """
+
+    name: str
+    lines: Sequence[Mapping[str, Any]]
+
+
+def read_record(*paths: Path) -> Record:
+    """Read files of a record; a run that is in several of them counts once.
+
+    Raises:
+        DataError: see :func:`read_lines`.
+    """
+    lines = {line["run"]: line for path in reversed(paths) for line in reversed(read_lines(path))}
+    return Record(", ".join(map(str, paths)), list(reversed(lines.values())))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -42,20 +66,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def federations(path: Path) -> dict[str, list[Summary]]:
+def federations(record: Record) -> dict[str, list[Summary]]:
     """Return a record's summaries by federation, with methods in order of first appearance and seeds ascending.
 
     Runs scored on validation data are left out; they were made to choose settings.
 
     Raises:
-        DataError: see :func:`read_lines`; or there is no run, or there are two runs of one method, federation and seed
-            with different settings, which do not fit into one table.
+        DataError: there is no run, or there are two runs of one method, federation and seed with different settings,
+            which do not fit into one table.
     """
-    found_lines = read_lines(path)
-    lines = [line for line in found_lines if line["summary"].get("split") != "validation"]
+    lines = [line for line in record.lines if line["summary"].get("split") != "validation"]
     if not lines:
-        searched = f"; runs on validation data ({len(found_lines)}) only choose settings" if found_lines else ""
-        raise DataError(f"{path}: contains no runs to compare{searched}")
+        searched = f"; runs on validation data ({len(record.lines)}) only choose settings" if record.lines else ""
+        raise DataError(f"{record.name}: contains no runs to compare{searched}")
     found: dict[str, dict[tuple[str, int], Summary]] = {}
     for line in lines:
         summary = line["summary"]
@@ -63,8 +86,8 @@ def federations(path: Path) -> dict[str, list[Summary]]:
         key = (summary["method"], summary["seed"])
         if key in runs:
             raise DataError(
-                f"{path}: {summary['method']} on {summary['benchmark']}, seed {summary['seed']}, occurs with several "
-                "settings; make the tables with the command that wrote the record"
+                f"{record.name}: {summary['method']} on {summary['benchmark']}, seed {summary['seed']}, occurs with "
+                "several settings; make the tables with the command that wrote the record"
             )
         runs[key] = summary
     methods = list(dict.fromkeys(line["summary"]["method"] for line in lines))
@@ -98,13 +121,13 @@ def _rows(summaries: Sequence[Summary], methods: Sequence[str] | None) -> list[S
     )
 
 
-def record_markdown(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> str:
+def record_markdown(record: Record, methods: Sequence[str] | None = None, reference: str | None = None) -> str:
     """Return a record as Markdown: its conclusion in sentences, its tables, and its searches for settings.
 
     Raises:
         DataError: see :func:`federations`.
     """
-    found = federations(path)
+    found = federations(record)
     chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
     runs = joined(chosen) if len(chosen) > 1 else next(iter(chosen.values()))
     parts = [" ".join(conclusion(runs, reference)) + "\n"]
@@ -112,19 +135,16 @@ def record_markdown(path: Path, methods: Sequence[str] | None = None, reference:
         f"### {title}\n\n{method_table.to_markdown(table)}"
         for title, table in record_tables(found, methods, reference).items()
     ]
-    return "\n".join([*parts, search_markdown(path)])
+    return "\n".join([*parts, search_markdown(record)])
 
 
-def search_markdown(path: Path) -> str:
+def search_markdown(record: Record) -> str:
     """Return a record's searches for settings as Markdown: validation scores by method and setting.
 
     Columns are the settings in which the runs of one federation differ. A number is the mean over clients and seeds.
-
-    Raises:
-        DataError: see :func:`read_lines`.
     """
-    searched: dict[str, list[dict[str, Any]]] = {}
-    for line in read_lines(path):
+    searched: dict[str, list[Mapping[str, Any]]] = {}
+    for line in record.lines:
         if line["summary"].get("split") == "validation":
             searched.setdefault(str(line["summary"].get("benchmark") or "own data"), []).append(line)
     parts = []
@@ -152,16 +172,18 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def write_record(path: Path, methods: Sequence[str] | None = None, reference: str | None = None) -> list[Path]:
-    """Write the tables (``.md``) and the forest plot (``.png``) of a record beside it; return their paths.
+def write_record(
+    record: Record, stem: Path, methods: Sequence[str] | None = None, reference: str | None = None
+) -> list[Path]:
+    """Write the tables (``STEM.md``) and the forest plot (``STEM.png``) of a record; return their paths.
 
     Raises:
         DataError: see :func:`federations`.
+        OSError: a file cannot be written.
     """
-    text = record_markdown(path, methods, reference)
-    found = federations(path)
-    written = [path.with_suffix(".md"), path.with_suffix(".png")]
+    text = record_markdown(record, methods, reference)
+    chosen = {name: _rows(summaries, methods) for name, summaries in federations(record).items()}
+    written = [stem.with_name(stem.name + suffix) for suffix in (".md", ".png")]
     write_atomic(written[0], text.encode())
-    chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
     write_atomic(written[1], forest.picture(chosen, reference))
     return written
