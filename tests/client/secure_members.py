@@ -27,7 +27,7 @@ class Members:
         self.rules, self.size = rules, size
         self.of = {name: SecureMember(PersonalStore(folder, name), rules) for name in self.names}
         self.updates = {
-            name: torch.from_numpy(np.random.default_rng(place).normal(0, 0.004, size).astype(np.float32))
+            name: torch.from_numpy(np.random.default_rng(place).normal(0, 0.002, size).astype(np.float32))
             for place, name in enumerate(self.names)
         }
 
