@@ -127,7 +127,12 @@ def test_a_client_killed_in_mid_round_goes_on_from_its_disk(tmp_path):
 
 def test_nothing_but_what_the_protocol_says_leaves_a_client(tmp_path):
     grid, _, _ = secure_federate(clients(4), ServerState(shared()), tmp_path, rounds=2)
-    allowed = {"train": {"metrics", "sum"}, "query.mask": {"masked", "sum"}, "evaluate": {"metrics"}, "query": {"config"}}
+    allowed = {
+        "train": {"metrics", "sum"},
+        "query.mask": {"masked", "sum"},
+        "evaluate": {"metrics"},
+        "query": {"config"},
+    }
     for message in grid.up:
         kind = message.metadata.message_type
         assert set(message.content) == allowed.get(kind, {"sum"}), kind

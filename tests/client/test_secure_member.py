@@ -23,7 +23,7 @@ def test_clients_that_received_different_adapters_send_no_masked_update(tmp_path
     members = Members(tmp_path, 5)
     for name in members.names[1:]:
         members.updates[name] = torch.zeros(members.size)
-    attempt = Attempt(members, members.names, received={name: -5.0 for name in members.names[1:]})
+    attempt = Attempt(members, members.names, received=dict.fromkeys(members.names[1:], -5.0))
     attempt.share()
     attempt.mask(["c0"])
     assert attempt.refused == {
@@ -156,7 +156,7 @@ def subsets(names):
 
 
 @settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -206,7 +206,7 @@ def test_after_a_power_cut_no_step_is_taken_twice(tmp_path, monkeypatch, step):
     members, flushed, flush = Members(tmp_path, 3), {}, os.fsync
 
     def noted(descriptor):
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if path.name.startswith(".sum.json"):
             flushed[path.parent] = path.read_bytes()
         flush(descriptor)

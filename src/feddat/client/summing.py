@@ -153,7 +153,8 @@ class SecureMember:
     def mask(self, run: str, round: int, sharers: bytes, sealed: bytes) -> tuple[NDArray[np.uint8], bytes]:
         """Return the masked update and a bitmap of the clients whose shares could be opened.
 
-        What rounding and clipping leave of the update is kept for the next one. With noise in shares the client pays for the update first, and nothing is left for the next one.
+        What rounding and clipping leave of the update is kept for the next one. With noise in shares, nothing is left
+        for the next one, and the client pays for the update first.
 
         Raises:
             SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.mask`.

@@ -4,7 +4,7 @@
 | --- | --- | --- | --- |
 | offer | | | its keys, and a commitment to its own mask's seed |
 | share | all clients' keys | its own are among them, there are enough | two sealed shares for each other client |
-| mask | who shared, and what they sealed for it | it can open enough of it | its masked update, and whose shares it opened |
+| mask | who shared, and what they sealed for it | it can open enough | its masked update, and whose shares it opened |
 | agree | whose update has come | enough, and it opened the shares of all | a tag on that set for each other client |
 | reveal | the others' tags | enough have seen the same set | one share per client |
 
