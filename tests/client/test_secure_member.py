@@ -155,6 +155,39 @@ def subsets(names):
         yield from map(frozenset, itertools.combinations(names, size))
 
 
+@pytest.mark.parametrize("early", [True, False])
+def test_every_second_attempt_after_a_sum(tmp_path, monkeypatch, early):
+    """Real clients, and all combinations of who helps, who is in the second attempt, and whose masks are made up.
+
+    ``early``: the first sum is opened before the second attempt begins; otherwise only one client has gone on to it.
+    """
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    opened = 0
+    choices = itertools.product([range(7), range(3, 7)], [range(7), range(6), range(5)], [None, 1, 3, 4], [True, False])
+    for number, (first_helpers, second_names, fake, fresh_alone) in enumerate(choices):
+        members = Members(tmp_path / str(number), 7, size=1)
+        first = Attempt(members, members.names)
+        first.share()
+        first.mask()
+        helpers = {members.names[at] for at in first_helpers}
+        if early:
+            first.open(helpers)
+        names = [members.names[at] for at in second_names]
+        fakes = [] if fake is None else [members.names[fake]]
+        second = Attempt(members, names, fakes)
+        if not early:  # the attempt has ended for all whose offer is newer
+            first.open(helpers)
+        real = set(names) - set(fakes)
+        second.share(real)
+        second.mask(real, set(second.server.sharers))
+        second.open(real - helpers if fresh_alone else real, second.masked | set(fakes))
+        sets = [names for attempt in (first, second) for names, _ in attempt.opened()]
+        opened += len(sets)
+        for one, other in itertools.combinations(sets, 2):
+            assert one == other or len(one ^ other) >= 3, (sets, fakes)
+    assert opened > (10 if early else 0)
+
+
 @settings(
     max_examples=15,
     deadline=None,
