@@ -163,7 +163,7 @@ def test_every_second_attempt_after_a_sum(tmp_path, monkeypatch, early):
     """
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     opened = 0
-    choices = itertools.product([range(7), range(3, 7)], [range(7), range(6), range(5)], [None, 1, 3, 4], [True, False])
+    choices = itertools.product([range(7), range(3, 7)], [range(7), range(5)], [None, 1, 4], [True, False])
     for number, (first_helpers, second_names, fake, fresh_alone) in enumerate(choices):
         members = Members(tmp_path / str(number), 7, size=1)
         first = Attempt(members, members.names)
@@ -185,11 +185,11 @@ def test_every_second_attempt_after_a_sum(tmp_path, monkeypatch, early):
         opened += len(sets)
         for one, other in itertools.combinations(sets, 2):
             assert one == other or len(one ^ other) >= 3, (sets, fakes)
-    assert opened > (10 if early else 0)
+    assert opened > (8 if early else 0)
 
 
 @settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
