@@ -174,7 +174,7 @@ def test_noise_and_collusion_are_among_what_clients_agree_on():
     rules = sum_rules(load_config(**SHARES))
     names = ("a", "b", "c")
     offers = tuple(Offer(bytes([at]) * 32, bytes([at + 9]) * 32, bytes(16)) for at in range(3))
-    one = Terms("run", 1, 4, rules, names, offers)
+    one = Terms("run", 1, 4, rules, bytes(32), names, offers)
     for other in (replace(rules, noise=rules.noise * 1.01), replace(rules, colluders=0), replace(rules, norm=1.0)):
-        assert Terms("run", 1, 4, other, names, offers).transcript != one.transcript
+        assert Terms("run", 1, 4, other, bytes(32), names, offers).transcript != one.transcript
     assert Terms.from_json(json.loads(json.dumps(one.to_json()))) == one

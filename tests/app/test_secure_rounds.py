@@ -127,7 +127,12 @@ def test_a_client_killed_in_mid_round_goes_on_from_its_disk(tmp_path):
 
 def test_nothing_but_what_the_protocol_says_leaves_a_client(tmp_path):
     grid, _, _ = secure_federate(clients(4), ServerState(shared()), tmp_path, rounds=2)
-    allowed = {"train": {"metrics", "sum"}, "query.mask": {"masked"}, "evaluate": {"metrics"}, "query": {"config"}}
+    allowed = {
+        "train": {"metrics", "sum"},
+        "query.mask": {"masked", "sum"},
+        "evaluate": {"metrics"},
+        "query": {"config"},
+    }
     for message in grid.up:
         kind = message.metadata.message_type
         assert set(message.content) == allowed.get(kind, {"sum"}), kind
@@ -208,9 +213,9 @@ def test_one_that_seals_rubbish_for_the_others_spoils_one_round_and_is_left_out(
     grid = Lying(secure_app(everybody, tmp_path, Rules()), [each.name for each in everybody])
     state = ServerState(shared(0.5))
     _, _, events = secure_federate(everybody, state, tmp_path, rounds=3, grid=grid)
-    # Only c02 has a share of the seed of its own mask, so nobody can remove that mask: the sum is not opened.
+    # The others would not open a sum with a client in it whose shares they cannot open.
     kept = [event["reason"] for event in events if event["event"] == "kept"]
-    assert kept == ["client c02's secret: 1 shares do not give it, 3 right ones are needed"]
+    assert kept == ["client c02's secret: 4 of 5 clients cannot open their shares of it"]
     refused = [(event["round"], event["client"], event["reason"]) for event in events if event["event"] == "refused"]
     left_out = "is left out: it sealed shares that open nothing in round 1"
     assert refused == [(2, "c02", left_out), (3, "c02", left_out)]

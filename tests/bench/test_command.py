@@ -25,9 +25,12 @@ def test_secure_sums_cost_little_more_than_int8(tmp_path, capsys):
     places = ["--out", str(tmp_path / "out"), "--work", str(tmp_path / "work")]
     assert call("bench", "sums", "--quick", *places) == 0
     rows = json.loads((tmp_path / "out" / "sums.json").read_text())["rows"]
-    assert [(row["way"], row["lost"]) for row in rows] == [("int8", 0), ("sums", 0), ("sums", 20), ("sums", 40)]
+    sums = [(bits, lost) for bits in (12, 16) for lost in (0, 20, 40)]
+    assert [(row.get("bits"), row["lost"]) for row in rows] == [(None, 0), *sums]
     plain, *sums = (row["up"] + row["down"] for row in rows)
     assert all(0.5 < each / plain < 1.3 for each in sums)
+    for few, more in (sums[:3], sums[3:]), (sums[3:], [2 * each for each in sums[:3]]):
+        assert all(one < other for one, other in zip(few, more, strict=True)), "16 bits take more than 12"
     assert sums[0] > sums[1] > sums[2], "who has gone sends nothing"
     assert call("bench", "sums", "--counts", "2") == 2
     assert "expected numbers of clients of at least 3, separated by commas, got '2'" in capsys.readouterr().err

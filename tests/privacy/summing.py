@@ -14,19 +14,19 @@ PHASES = ("offer", "share", "mask", "agree", "reveal")
 class Attempt:
     """Clients, their key pairs and updates, and the server."""
 
-    def __init__(self, updates, rules=Rules(), run="run", round=1):
+    def __init__(self, updates, rules=Rules(), run="run", round=1, received=bytes(32)):
         self.names = sorted(updates)
         self.updates = updates
         self.channels = {name: X25519PrivateKey.generate() for name in self.names}
         self.clients = {name: ClientSum(name) for name in self.names}
         self.left = {}
         self.rules, self.run, self.round = rules, run, round
-        self.server = None
+        self.received, self.server = received, None
 
     def begin(self, names):
         size = len(next(iter(self.updates.values())))
         offers = tuple(self.clients[name].offer(self.channels[name]) for name in names)
-        self.terms = Terms(self.run, self.round, size, self.rules, tuple(names), offers)
+        self.terms = Terms(self.run, self.round, size, self.rules, self.received, tuple(names), offers)
         self.server = ServerSum(self.terms)
 
     def share(self, names):
@@ -41,7 +41,7 @@ class Attempt:
 
     def mask(self, names):
         for name in names:
-            self.server.add_masked(name, self.masked(name))
+            self.server.add_masked(name, self.masked(name), self.clients[name].opened)
 
     def agree(self, names, survivors=None):
         survivors = self.terms.bitmap(survivors or self.server.survivors)

@@ -167,16 +167,18 @@ def offers(count):
 
 def test_terms_differ_wherever_anything_in_them_does():
     names = ("ann", "bob", "cid", "dan")
-    terms = Terms("run", 1, 10, Rules(), names, offers(4))
+    terms = Terms("run", 1, 10, Rules(), bytes(32), names, offers(4))
     others = [
-        Terms("other", 1, 10, Rules(), names, offers(4)),
-        Terms("run", 2, 10, Rules(), names, offers(4)),
-        Terms("run", 1, 11, Rules(), names, offers(4)),
-        Terms("run", 1, 10, Rules(clip=1.0), names, offers(4)),
-        Terms("run", 1, 10, Rules(), ("ann", "bob", "cid", "eve"), offers(4)),
-        Terms("run", 1, 10, Rules(), names, offers(4)[::-1]),
+        Terms("other", 1, 10, Rules(), bytes(32), names, offers(4)),
+        Terms("run", 2, 10, Rules(), bytes(32), names, offers(4)),
+        Terms("run", 1, 11, Rules(), bytes(32), names, offers(4)),
+        Terms("run", 1, 10, Rules(clip=1.0), bytes(32), names, offers(4)),
+        Terms("run", 1, 10, Rules(settings="other"), bytes(32), names, offers(4)),
+        Terms("run", 1, 10, Rules(), bytes(31) + b"\x01", names, offers(4)),
+        Terms("run", 1, 10, Rules(), bytes(32), ("ann", "bob", "cid", "eve"), offers(4)),
+        Terms("run", 1, 10, Rules(), bytes(32), names, offers(4)[::-1]),
     ]
-    assert len({one.transcript for one in (terms, *others)}) == 7
+    assert len({one.transcript for one in (terms, *others)}) == 1 + len(others)
     assert Terms.from_json(terms.to_json()).transcript == terms.transcript
     assert terms.named(terms.bitmap(["bob", "dan"])) == ("bob", "dan")
     for wrong in (b"", b"\x1f", b"\x01\x00"):
@@ -187,7 +189,7 @@ def test_terms_differ_wherever_anything_in_them_does():
 @pytest.mark.parametrize(("clients", "share", "enough"), [(3, 0.5, 3), (5, 0.5, 3), (20, 0.5, 11), (5, 0.6, 4)])
 def test_more_than_the_share_are_needed(clients, share, enough):
     names = tuple(f"c{i:02}" for i in range(clients))
-    assert Terms("run", 1, 10, Rules(share), names, offers(clients)).enough == enough
+    assert Terms("run", 1, 10, Rules(share), bytes(32), names, offers(clients)).enough == enough
 
 
 @pytest.mark.parametrize(
@@ -203,10 +205,10 @@ def test_more_than_the_share_are_needed(clients, share, enough):
 )
 def test_terms_that_no_honest_server_makes(rules, names, problem):
     with pytest.raises(SumError, match=problem):
-        Terms("run", 1, 10, rules, names, offers(len(names)))
+        Terms("run", 1, 10, rules, bytes(32), names, offers(len(names)))
 
 
 def test_no_two_clients_offer_the_same_key():
     same = (*offers(3)[:2], offers(3)[0])
     with pytest.raises(SumError, match="the same key"):
-        Terms("run", 1, 10, Rules(), ("ann", "bob", "cid"), same)
+        Terms("run", 1, 10, Rules(), bytes(32), ("ann", "bob", "cid"), same)

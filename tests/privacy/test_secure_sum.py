@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from summing import PHASES, Attempt
 
-from feddat.privacy.secure_sum.client import ClientSum
+from feddat.privacy.secure_sum.client import SEALED_BYTES, ClientSum
 from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.terms import Rules
 
@@ -76,7 +76,7 @@ def test_a_late_update_stays_hidden():
     attempt.agree(here)
     attempt.reveal(here)
     assert (attempt.server.result() == attempt.plain(here)).all()
-    attempt.server.add_masked("c04", late)
+    attempt.server.add_masked("c04", late, attempt.clients["c04"].opened)
     with pytest.raises(SumError, match="c04's secret"):  # the others revealed shares of another secret
         attempt.server.result()
 
@@ -143,9 +143,9 @@ def test_a_server_cannot_put_keys_in_another_ones_place():
     other.begin(other.names)
     fake = other.terms.offers[2]
     attempt.share(["c01", "c02"])
-    lied = type(told)(told.run, told.round, told.size, told.rules, told.names, (*told.offers[:2], fake))
+    lied = type(told)(told.run, told.round, told.size, told.rules, told.received, told.names, (*told.offers[:2], fake))
     attempt.clients["c00"].share(lied, attempt.channels["c00"])
-    attempt.server.add_sealed("c00", bytes(100))
+    attempt.server.add_sealed("c00", bytes(2 * SEALED_BYTES))
     with pytest.raises(SumError, match="the shares of c01, c02 cannot be opened"):
         attempt.masked("c00")
 
@@ -222,4 +222,4 @@ def test_a_server_refuses_what_is_too_short(step):
     with pytest.raises(SumError, match="1 bytes of"):
         getattr(attempt.server, step)("c00", b"1")
     with pytest.raises(SumError, match="2 bytes of packed numbers, expected 75"):
-        attempt.server.add_masked("c00", np.zeros(2, np.uint8))
+        attempt.server.add_masked("c00", np.zeros(2, np.uint8), b"\x07")

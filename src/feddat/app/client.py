@@ -148,8 +148,9 @@ def make_client_app(
         def answer(own: Gate | None) -> Message:
             ask, here = instructed(message, context, own)
             _tell("asked", here, ask, "asked to train", kind="train")
+            told = b"" if here.sums is None else messages.hash_of(ask)  # before training: it may change the extras
             result = here.works.fit(ask.shared, ask.round, ask.extras)
-            offer = _offered(here, ask, result)
+            offer = _offered(here, ask, result, told)
             packed = _packed(here.works, ask, result.shared or {}) if offer is None else {}
             _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
             reply = messages.train_reply(
@@ -242,13 +243,16 @@ def _step_of_sum(
 
 
 @phase("messages")
-def _offered(here: Site, ask: messages.Instruction, result: FitResult) -> bytes | None:
-    """Return a client's offer to have its update summed, and keep the update here; ``None``: it travels unmasked."""
+def _offered(here: Site, ask: messages.Instruction, result: FitResult, told: bytes) -> bytes | None:
+    """Return a client's offer to have its update summed, and keep the update here; ``None``: it travels unmasked.
+
+    ``told`` is the hash of what the client received (:func:`~feddat.app.messages.hash_of`).
+    """
     if here.sums is None:
         return None
     if result.extras or not result.shared or ask.shared is None:
         raise SumError("this method sends more than its adapter, which secure aggregation cannot sum")
-    return here.sums.offer(ask.run, ask.round, result.shared, ask.shared)
+    return here.sums.offer(ask.run, ask.round, result.shared, ask.shared, told)
 
 
 @phase("messages")

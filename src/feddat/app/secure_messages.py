@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | train | as without secure aggregation | examples, losses; two keys, a commitment, its certificate |
 | query.share | names, keys; certificates that are new | two sealed shares for each other client |
-| query.mask | who has shared; the shares that they sealed for this client | its masked update |
+| query.mask | who has shared; what they sealed for this client | its masked update, and whose shares it opened |
 | query.agree | whose update is in the sum | a tag on that set for each other client |
 | query.reveal | the others' tags | one share for each client |
 
@@ -94,9 +94,9 @@ def answer_step(member: SecureMember, message: Message, step: str) -> Message:
         names = found.text("names").split(_BETWEEN)
         return _answer(message, member.share(run, round, names, found.bytes("masks"), fresh))
     if step == "mask":
-        packed = member.mask(run, round, found.bytes("sharers"), found.bytes("sealed"))
+        packed, opened = member.mask(run, round, found.bytes("sharers"), found.bytes("sealed"))
         arrays = ArrayRecord({MASKED: messages.to_array(packed)})
-        return Message(RecordDict({MASKED: arrays}), reply_to=message)
+        return Message(RecordDict({MASKED: arrays, SUM: ConfigRecord({"bytes": opened})}), reply_to=message)
     if step == "agree":
         return _answer(message, member.agree(run, round, found.bytes("survivors")))
     return _answer(message, member.reveal(run, round, found.bytes("witnesses"), found.bytes("tags")))
@@ -185,20 +185,21 @@ def read_bytes(message: Message, client: str) -> bytes:
     return _bytes(message, client)
 
 
-def read_masked(message: Message, client: str, size: int) -> NDArray[np.uint8]:
-    """Return a masked update, uint8 (size,).
+def read_masked(message: Message, client: str, size: int) -> tuple[NDArray[np.uint8], bytes]:
+    """Return a masked update, uint8 (size,), and the bitmap of the clients whose shares the client could open.
 
     Raises:
         ReplyError: the client failed, or its answer has another form.
     """
-    messages.check_records(message, client, {MASKED})
+    messages.check_records(message, client, {MASKED, SUM})
     record = message.content[MASKED]
     try:
         if not isinstance(record, ArrayRecord) or set(record) != {MASKED}:
             raise ArrayError("is missing")
-        return cast(NDArray[np.uint8], read_array(record[MASKED], np.dtype(np.uint8), (size,)))
+        packed = cast(NDArray[np.uint8], read_array(record[MASKED], np.dtype(np.uint8), (size,)))
     except ArrayError as error:
         raise ReplyError(client, f"the masked update {error}") from None
+    return packed, _bytes(message, client)
 
 
 def _bytes(message: Message, client: str) -> bytes:

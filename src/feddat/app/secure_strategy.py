@@ -15,7 +15,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from feddat.algorithms import Algorithm
@@ -55,6 +56,16 @@ class SecureStrategy(AdapterStrategy):
         self._shown: dict[str, dict[str, bytes]] = {}
         #: Client -> round whose sum it spoiled.
         self._spoiled: dict[str, int] = {}
+        #: Hash of what this round's clients train from.
+        self._told = b""
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Return the messages that ask the sampled clients to train; keep the hash of what they receive."""
+        asked = super().configure_train(server_round, arrays, config, grid)
+        self._told = messages.hash_of(messages.read_instruction(asked[0])) if asked else b""
+        return asked
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -90,25 +101,34 @@ class SecureStrategy(AdapterStrategy):
         for name in attempt.survivors:
             losses.add(told[name].metrics)
         metrics = MetricRecord({key: float(value) for key, value in losses.value().items()})
+        try:
+            attempt.check_ready()
+        except SpoiledError as error:
+            return self._without_sum(server_round, error), metrics
         self._agree(server_round, attempt)
         try:
             self._reveal(server_round, attempt)
             total = attempt.result()
         except (SumError, FederationError) as error:
-            if isinstance(error, SpoiledError):
-                self._spoiled[error.client] = server_round
-            return messages.to_arrays(self._kept(server_round, str(error))), metrics
+            return self._without_sum(server_round, error), metrics
         names = attempt.survivors
         log.info("round %d: the sum is of %d clients: %s", server_round, len(names), ", ".join(names))
         assert isinstance(self.rule, MeanRule)
         self.rule.add_mean(self._moved(total, attempt.terms, len(names)), len(names))
         return messages.to_arrays(self._closed(server_round, may_be_few=False)), metrics
 
+    def _without_sum(self, round: int, error: SumError | FederationError) -> ArrayRecord:
+        """Return the adapter that was sent out, and leave out from now on the client that spoiled the sum, if any."""
+        if isinstance(error, SpoiledError):
+            self._spoiled[error.client] = round
+        return messages.to_arrays(self._kept(round, str(error)))
+
     def _attempt(self, round: int, offers: Mapping[str, Offer]) -> ServerSum:
         names = tuple(sorted(offers))
         size = sum(int(np.prod(shape)) for shape in self.shapes.values())
         try:
-            terms = Terms(self.roster.run, round, size, self.sums, names, tuple(offers[name] for name in names))
+            parts = tuple(offers[name] for name in names)
+            terms = Terms(self.roster.run, round, size, self.sums, self._told, names, parts)
         except SumError as error:
             raise FederationError(f"round {round}: {error}; {_RESUME}") from None
         return ServerSum(terms)
@@ -147,7 +167,7 @@ class SecureStrategy(AdapterStrategy):
             return {"sharers": sharers, "sealed": attempt.sealed_for(name)}
 
         def take(name: str, message: Message) -> None:
-            attempt.add_masked(name, secure_messages.read_masked(message, name, size))
+            attempt.add_masked(name, *secure_messages.read_masked(message, name, size))
 
         self._exchange(round, "mask", attempt.sharers, values, take)
         self._check_enough(round, "mask", attempt.survivors, attempt)
@@ -158,7 +178,7 @@ class SecureStrategy(AdapterStrategy):
         def take(name: str, message: Message) -> None:
             attempt.add_tags(name, secure_messages.read_bytes(message, name))
 
-        self._exchange(round, "agree", attempt.survivors, lambda name: {"survivors": survivors}, take)
+        self._exchange(round, "agree", attempt.ready, lambda name: {"survivors": survivors}, take)
         self._check_enough(round, "agree", attempt.witnesses, attempt)
 
     def _reveal(self, round: int, attempt: ServerSum) -> None:
@@ -226,14 +246,18 @@ class SecureStrategy(AdapterStrategy):
         return {key: found[key] for key in self._sent}
 
 
-def sum_rules(config: RunConfig) -> Rules:
+def sum_rules(config: RunConfig, settings: str = "") -> Rules:
     """Return the rules of sums that a run's settings describe.
+
+    Args:
+        config: the run.
+        settings: hash of all of its settings that clients share.
 
     Raises:
         ConfigError: no noise keeps the run within its privacy budget.
     """
     secure, privacy = config.secure_aggregation, config.privacy
-    plain = Rules(secure.threshold, secure.min_clients, secure.bits, secure.clip)
+    plain = Rules(secure.threshold, secure.min_clients, secure.bits, secure.clip, settings=settings)
     if not privacy.of_clients:
         return plain
     return replace(plain, norm=privacy.clip, noise=share_noise(config), colluders=privacy.colluders)

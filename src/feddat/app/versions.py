@@ -12,8 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from feddat.one_line import one_line
 
 #: Version of the message contents. 1: sends no version; 2: adds versions and the round in which a client trained last;
-#: 3: clients of a secure sum are not told each other's commitments.
-PROTOCOL = 3
+#: 3: clients of a secure sum are not told each other's commitments; 4: they agree on what they received, and say whose
+#: shares they opened.
+PROTOCOL = 4
 #: Keys of a ConfigRecord.
 PACKAGE, NUMBER = "feddat", "messages"
 #: How many characters of the other side's version to show.

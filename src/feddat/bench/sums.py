@@ -24,6 +24,7 @@ def bench_sums(
     counts: Sequence[int] = (5, 20, 100),
     lost: Sequence[int] = (0, 20, 40),
     models: Sequence[str] = ("vilt-mini",),
+    bits: Sequence[int] = (12, 16),
     cycles: int = 3,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -34,6 +35,7 @@ def bench_sums(
         counts: numbers of clients.
         lost: percentages of clients that drop out after sharing their keys, when the others have masked their updates.
         models: keys of :data:`feddat.bench.folders.MODELS`; each gets the adapter of a run with default settings.
+        bits: of a number in the ring: 12 is the default of a run, and noise in shares takes 16.
         cycles: repetitions of every row.
         say: called with a short text before each measurement.
     """
@@ -46,14 +48,16 @@ def bench_sums(
         count = sum(math.prod(shape) for shape in shapes[model].values())
         for clients in counts:
             cells = {"model": model, "title": MODELS[model].title, "parameters": count, "clients": clients}
-            rows += [cells | {"way": "int8", "lost": 0, "server": [], "client": []}]
-            rows += [cells | {"way": "sums", "lost": percent, "server": [], "client": []} for percent in lost]
+            ways = [{"way": "int8", "lost": 0}]
+            ways += [{"way": "sums", "bits": size, "lost": percent} for size in bits for percent in lost]
+            rows += [cells | way | {"server": [], "client": []} for way in ways]
     for cycle in range(cycles):
         for row in rows:
-            say(f"{row['clients']} clients, {row['way']}, {row['lost']} % gone, turn {cycle + 1} of {cycles}")
+            name = "int8" if row["way"] == "int8" else f"sums of {row['bits']} bits"
+            say(f"{row['clients']} clients, {name}, {row['lost']} % gone, turn {cycle + 1} of {cycles}")
             place = folder / "sums"
             shutil.rmtree(place, ignore_errors=True)
-            rules = None if row["way"] == "int8" else Rules()
+            rules = None if row["way"] == "int8" else Rules(bits=row["bits"])
             gone = row["clients"] * row["lost"] // 100
             found = measure_rounds(place, shapes[row["model"]], row["clients"], gone, rules)
             row["server"].append(found.server)

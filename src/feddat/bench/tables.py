@@ -213,7 +213,7 @@ def _sums(rows: Sequence[Result]) -> list[Cells]:
         cells.append(
             {
                 "model, clients": f"{row['title']}, {row['clients']}",
-                "updates": "int8" if row["way"] == "int8" else f"secure sum, {row['lost']} % gone",
+                "updates": "int8" if row["way"] == "int8" else f"{row['bits']} bits, {row['lost']} % gone",
                 "bytes up": str(row["up"]),
                 "bytes down": str(row["down"]),
                 "times int8": f"{total / (plain['up'] + plain['down']):.2f}",

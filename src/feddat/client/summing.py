@@ -5,12 +5,16 @@
 | ``sum-channel.json`` | this client's key of the run, and the others' keys, each with its owner proven | the next run |
 | ``sum.json`` | secrets of the current attempt (:class:`~feddat.privacy.secure_sum.client.ClientSum`) | its end |
 | ``sum.f32`` | the update to mask, float32, not rounded yet | it is masked |
-| ``sums.json`` | round -> hash of the clients in its sum, for sums that this client helped to open | the next run |
+| ``sums.json`` | of every round whose sum this client helped to open: whose updates were in it | the next run |
 
-Every state is on the disk before the answer that goes with it leaves. So a client that is killed and asked again
-reveals nothing new. Only the last file is flushed against power cuts; losing one of the others costs one attempt. A
-round's sum is opened for only one set of clients. Otherwise a server could ask for the round again with one client
-less, and find that client's update by subtraction.
+Every state is on the disk before the answer that goes with it leaves, and from ``share`` on it is flushed. So a client
+that is killed and asked again, even after a power cut, makes no mask twice and reveals nothing new. Losing one of the
+other files costs one attempt.
+
+A client that helped to open a round's sum opens no other of that round. It takes part in another attempt at the round
+only if this attempt has all clients of that sum, and no more clients than the attempt that opened it. Otherwise a
+server could open the round again with one client less, and find that client's update by subtraction. The proof is in
+docs/secure-aggregation.md.
 """
 
 from __future__ import annotations
@@ -18,9 +22,9 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,10 +47,33 @@ from feddat.privacy.secure_sum.terms import NO_COMMITMENT, Offer, Rules, Terms
 log = logging.getLogger(__name__)
 
 _CHANNEL, _STATE, _UPDATE, _DONE = "sum-channel.json", "sum.json", "sum.f32", "sums.json"
+_OPENED = "this round's sum was opened before, over other clients, and is not opened again"
 #: Key of what rounding and clipping left of earlier updates.
 _LEFT = "left"
 
 Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A sum that a client helped to open.
+
+    Attributes:
+        names: of the clients whose updates are in it, sorted.
+        clients: number of clients in the attempt.
+    """
+
+    names: tuple[str, ...]
+    clients: int
+
+    def allows(self, names: Collection[str]) -> bool:
+        """Return whether a client that helped to open this sum takes part in another attempt at its round.
+
+        ``names``: the clients in the attempt. If they include this sum's, and are no more than in the attempt that
+        opened it, then each of two groups has more than half of them: those who know of this sum, and those who would
+        open another one. So one client is in both, and opens no other sum.
+        """
+        return set(self.names) <= set(names) and len(names) <= self.clients
 
 
 class SecureMember:
@@ -64,7 +91,9 @@ class SecureMember:
     ) -> None:
         self.store, self.rules, self.identity, self.noise = store, rules, identity, noise
 
-    def offer(self, run: str, round: int, shared: Mapping[str, Tensor], received: Mapping[str, Tensor]) -> bytes:
+    def offer(
+        self, run: str, round: int, shared: Mapping[str, Tensor], received: Mapping[str, Tensor], told: bytes
+    ) -> bytes:
         """Begin an attempt with a trained adapter, and return the client's offer as bytes.
 
         Args:
@@ -72,12 +101,13 @@ class SecureMember:
             round: of the update.
             shared: the trained adapter, as far as it travels.
             received: the adapter that training began with.
+            told: hash of all that the server sent for this training, 32 bytes; it must be the same for all clients.
         """
         update = flat({key: value.detach().to("cpu", torch.float32) - received[key] for key, value in shared.items()})
         with self.store.held():
             channel = self._channel(run)
             state = ClientSum(self.store.client)
-            self._write(_STATE, {"run": run, "round": round, "sum": state.to_json()})
+            self._write(_STATE, {"run": run, "round": round, "told": told.hex(), "sum": state.to_json()})
             self._write_bytes(_UPDATE, update.tobytes())
             made = state.offer(channel)
         credential = b"" if self.identity is None else self.identity.credential(run, made.channel)
@@ -100,13 +130,15 @@ class SecureMember:
             fresh: name -> key of the run and credential, of clients that this one may not have been shown yet.
 
         Raises:
-            SumError: a client is not who the server says, or the terms are not acceptable.
+            SumError: a client is not who the server says, the terms are not acceptable, or this client helped to open
+                another sum of this round.
         """
         others = [name for name in names if name != self.store.client]
         if len(masks) != len(others) * KEY_BYTES:
             raise SumError(f"{len(masks)} bytes of keys, expected {len(others) * KEY_BYTES} for {len(others)} others")
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
+            self._check_again(run, round, names)
             channels = self._shown(run, fresh) | {self.store.client: public_bytes(channel)}
             if unknown := [name for name in names if name not in channels]:
                 raise SumError(f"no key of this run is known of {', '.join(unknown[:5])}")
@@ -114,26 +146,28 @@ class SecureMember:
             keys[self.store.client] = state.offer(channel).mask
             offers = tuple(Offer(channels[name], keys[name], NO_COMMITMENT) for name in names)
             size = self._update().size
-            return state.share(Terms(run, round, size, self.rules, tuple(names), offers), channel)
+            return state.share(Terms(run, round, size, self.rules, self._told(), tuple(names), offers), channel)
 
         return self._step(run, round, take)
 
-    def mask(self, run: str, round: int, sharers: bytes, sealed: bytes) -> NDArray[np.uint8]:
-        """Return the masked update, and keep what rounding and clipping leave of it for the next one.
+    def mask(self, run: str, round: int, sharers: bytes, sealed: bytes) -> tuple[NDArray[np.uint8], bytes]:
+        """Return the masked update and a bitmap of the clients whose shares could be opened.
 
-        With noise in shares the client pays for the update first, and nothing is left for the next one.
+        What rounding and clipping leave of the update is kept for the next one. With noise in shares, nothing is left
+        for the next one, and the client pays for the update first.
 
         Raises:
             SumError: as :meth:`~feddat.privacy.secure_sum.client.ClientSum.mask`.
             BudgetError: the update would go beyond the client's privacy budget.
         """
-        residuals = PersonalStore(self.store.root, self.store.client, label="residual")
+        residuals = self.store.beside("residual")
 
-        def with_noise(state: ClientSum, channel: X25519PrivateKey) -> NDArray[np.uint8]:
+        def with_noise(state: ClientSum, channel: X25519PrivateKey) -> tuple[NDArray[np.uint8], bytes]:
             assert self.noise is not None
-            return state.mask(sharers, sealed, self._update(), channel, self.noise.pay(round))[0]
+            packed, _ = state.mask(sharers, sealed, self._update(), channel, self.noise.pay(round))
+            return packed, state.opened
 
-        def take(state: ClientSum, channel: X25519PrivateKey) -> NDArray[np.uint8]:
+        def take(state: ClientSum, channel: X25519PrivateKey) -> tuple[NDArray[np.uint8], bytes]:
             update = self._update()
             before, kept, _ = residuals.load(round) or (None, {}, {})
             if _LEFT in kept and kept[_LEFT].shape == update.shape:
@@ -142,11 +176,11 @@ class SecureMember:
             residuals.save(round, {_LEFT: torch.from_numpy(left)}, {"previous": before})
             clipped = float((np.abs(update) > self.rules.clip).mean()) if update.size else 0.0
             log.info("client %s, round %d: %.2g %% of its numbers were clipped", state.name, round, 100 * clipped)
-            return packed
+            return packed, state.opened
 
-        packed = self._step(run, round, take if self.noise is None else with_noise)
+        answer = self._step(run, round, take if self.noise is None else with_noise)
         self._path(_UPDATE).unlink(missing_ok=True)
-        return packed
+        return answer
 
     def agree(self, run: str, round: int, survivors: bytes) -> bytes:
         """Return tags on the set of clients in the sum.
@@ -158,8 +192,7 @@ class SecureMember:
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
             tags = state.agree(survivors, channel)
-            if self._opened(run).get(str(round), _digest(state.survivors)) != _digest(state.survivors):
-                raise SumError("this round's sum was opened before, over other clients, and is not opened again")
+            self._check_same(run, round, state.survivors)
             return tags
 
         return self._step(run, round, take)
@@ -173,10 +206,12 @@ class SecureMember:
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
             shares = state.reveal(witnesses, tags, channel)
-            opened = self._opened(run)
-            if opened.get(str(round), _digest(state.survivors)) != _digest(state.survivors):
-                raise SumError("this round's sum was opened before, over other clients, and is not opened again")
-            self._write(_DONE, {"run": run, "rounds": opened | {str(round): _digest(state.survivors)}}, flushed=True)
+            self._check_same(run, round, state.survivors)
+            assert state.terms is not None
+            if (opened := self._opened(run)).get(round) is None:
+                opened[round] = Opened(state.survivors, state.terms.clients)
+                rounds = {str(round): asdict(found) for round, found in opened.items()}
+                self._write(_DONE, {"run": run, "rounds": rounds}, flushed=True)
             return shares
 
         shares = self._step(run, round, take)
@@ -195,8 +230,8 @@ class SecureMember:
             state, channel = ClientSum.from_json(found["sum"]), self._channel(run)
             try:
                 return take(state, channel)
-            finally:  # a step that fails is not taken again either
-                self._write(_STATE, found | {"sum": state.to_json()})
+            finally:  # a step that fails is not taken again either, nor is one before a power cut
+                self._write(_STATE, found | {"sum": state.to_json()}, flushed=True)
 
     def _channel(self, run: str) -> X25519PrivateKey:
         """Return this client's key pair of a run; make it at the run's first message."""
@@ -219,10 +254,35 @@ class SecureMember:
             self._write(_CHANNEL, found)
         return {name: bytes.fromhex(channel) for name, channel in found["others"].items()}
 
-    def _opened(self, run: str) -> dict[str, str]:
-        """Return round -> hash of the clients in its sum, for the sums that this client helped to open."""
+    def _opened(self, run: str) -> dict[int, Opened]:
+        """Return round -> its sum, for the sums that this client helped to open."""
         found = self._read(_DONE)
-        return dict(found["rounds"]) if found is not None and found["run"] == run else {}
+        if found is None or found["run"] != run:
+            return {}
+        # A text is from an earlier version, which did not keep the names: that round is not opened again.
+        return {
+            int(round): Opened((), 0) if isinstance(one, str) else Opened(tuple(one["names"]), one["clients"])
+            for round, one in found["rounds"].items()
+        }
+
+    def _check_again(self, run: str, round: int, names: Sequence[str]) -> None:
+        """Refuse an attempt at a round whose sum was opened, unless only the same clients' sum can come of it.
+
+        Raises:
+            SumError: clients of that sum are missing, or there are more clients than in the attempt that opened it.
+        """
+        before = self._opened(run).get(round)
+        if before is not None and not before.allows(names):
+            raise SumError(_OPENED)
+
+    def _check_same(self, run: str, round: int, names: tuple[str, ...]) -> None:
+        before = self._opened(run).get(round)
+        if before is not None and before.names != names:
+            raise SumError(_OPENED)
+
+    def _told(self) -> bytes:
+        """Return the hash of what this client received for the current attempt."""
+        return bytes.fromhex((self._read(_STATE) or {}).get("told", ""))
 
     def _update(self) -> NDArray[np.float32]:
         try:
@@ -276,7 +336,3 @@ def flat(values: Mapping[str, Tensor]) -> NDArray[np.float32]:
     """Return tensors as one vector, float32 (N,), in the order of their keys: the same on both sides."""
     parts = [values[key].reshape(-1).numpy() for key in sorted(values)]
     return np.concatenate(parts) if parts else np.zeros(0, np.float32)
-
-
-def _digest(names: Sequence[str]) -> str:
-    return sha256("\0".join(names).encode()).hexdigest()

@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 
 import feddat
 from feddat.experiment import Experiment
-from feddat.experiment.exports.card import Origin, public_name, shared_scores
+from feddat.experiment.exports.card import Origin, _privacy, public_name, shared_scores
 from feddat.experiment.exports.write import Options
 from feddat.models.catalog import load_backbone
 from feddat.models.weights import weights_hash
@@ -132,3 +132,24 @@ def test_the_card_says_what_is_promised_of_clients(finished, tmp_path):
     assert promise in text and "the server added to the mean of updates" in text
     own = card_of(Experiment.open(run).export(tmp_path / "own", "ann", "local")).text
     assert promise not in own and "but this model is not" in own
+
+
+NONE = "no differential privacy and no secure aggregation"
+SUMS = "The server saw sums of their updates, but no single update"
+
+
+@pytest.mark.parametrize(
+    ("values", "said", "not_said"),
+    [
+        ({}, NONE, SUMS),
+        ({"secure_aggregation.enabled": True}, f"{SUMS} (secure aggregation). There was no differential privacy", NONE),
+        ({"secure_aggregation.enabled": True, "method": "feddat-lora"}, SUMS, NONE),
+        ({"secure_aggregation.enabled": True, "method": "local"}, NONE, SUMS),
+        ({"privacy.epsilon": 8.0, "secure_aggregation.enabled": True}, "DP-SGD at each client", NONE),
+    ],
+)
+@pytest.mark.parametrize("client", [None, "ann"])
+def test_the_card_says_how_updates_were_protected(values, said, not_said, client):
+    """A method that sends nothing has no sums."""
+    text = _privacy(origin(client, **values), personal=client is not None)
+    assert said in text and not_said not in text

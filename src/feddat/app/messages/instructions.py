@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, cast
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
@@ -155,6 +158,27 @@ def read_instruction(message: Message) -> Instruction:
         },
         wire=wire,
     )
+
+
+@phase("messages")
+def hash_of(ask: Instruction) -> bytes:
+    """Return a hash of all that a client's training depends on in an instruction, 32 bytes.
+
+    It covers the arrays as the client decodes them: names, shapes and numbers. So it is the same for all clients of a
+    round, whatever the wire format, and for one that missed earlier rounds. Left out is ``ledger``, which differs
+    between clients and only leads to a warning.
+    """
+    told = {key: getattr(ask, key) for key in ("run", "round", "rounds", "final", "split", "model")}
+    told |= {"format": ask.wire.format, "delta": ask.wire.delta}
+    arrays = [("shared", key, value) for key, value in sorted((ask.shared or {}).items())]
+    arrays += [("extra", key, value) for key, value in sorted(ask.extras.items())]
+    told["arrays"] = [(kind, key, str(value.dtype), list(value.shape)) for kind, key, value in arrays]
+    text = json.dumps(told, sort_keys=True).encode()
+    found = sha256(b"feddat received\0" + len(text).to_bytes(8) + text)
+    for _, _, value in arrays:
+        numbers = value.numpy()
+        found.update(np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<")).data)
+    return found.digest()
 
 
 def check_instructed(config: Mapping[str, Any]) -> None:

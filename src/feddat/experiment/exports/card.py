@@ -17,9 +17,11 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from feddat.adapters.peft_form import hub_name
+from feddat.algorithms import ALGORITHMS
+from feddat.app.secure_strategy import uses_sums
 from feddat.config import RunConfig
 from feddat.experiment.exports.folder import ANSWERS_FILE, CARD_FILE, HEAD_FILE, ExportInfo
-from feddat.experiment.single.methods import title
+from feddat.experiment.single.methods import resolve, title
 from feddat.kinds import KINDS
 from feddat.models.catalog import list_models
 
@@ -174,9 +176,15 @@ def _privacy(origin: Origin, personal: bool) -> str:
             "a question with its pictures and answers). The guarantee does not cover test questions and answer lists."
         )
     else:
+        protection = "Their updates had no further protection: no differential privacy and no secure aggregation."
+        config = resolve(origin.config)
+        if uses_sums(config, ALGORITHMS[config.method]):
+            protection = (
+                "The server saw sums of their updates, but no single update (secure aggregation). There was no "
+                "differential privacy."
+            )
         level = (
-            "The clients' data did not leave them. Their updates had no further protection: no differential privacy "
-            "and no secure aggregation. A trained model can reveal parts of its training data."
+            f"The clients' data did not leave them. {protection} A trained model can reveal parts of its training data."
         )
         if origin.config.privacy.on:
             level = (

@@ -28,7 +28,7 @@ from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
 from feddat.example import ClientData, DataError
 from feddat.experiment.single.client_data import chosen_clients, load_clients
-from feddat.experiment.single.foundation import Foundation, device_of, load_foundation
+from feddat.experiment.single.foundation import Foundation, device_of, load_foundation, settings_hash
 from feddat.experiment.single.starting import client_starts
 from feddat.kinds import CHOOSING
 from feddat.models.base import Backbone, StagedBackbone
@@ -68,7 +68,8 @@ class Federation:
         sums = None
         if uses_sums(config, self.foundation.algorithm):
             noise = NoiseShares(config, works.store) if config.privacy.of_clients else None
-            sums = SecureMember(works.store, sum_rules(config), identity, noise)
+            rules = sum_rules(config, settings_hash(config))
+            sums = SecureMember(works.store, rules, identity, noise)
         return Site(self._members[name], works, self.foundation.model, sums)
 
     @cached_property

@@ -192,6 +192,11 @@ def _moved_weights(config: RunConfig) -> str | None:
     return None
 
 
+def settings_hash(config: RunConfig) -> str:
+    """Return a hash of the settings that clients and server must share, as long as one that nobody can make twice."""
+    return hashlib.sha256(json.dumps(_common(config), sort_keys=True).encode()).hexdigest()
+
+
 def _common(config: RunConfig) -> dict[str, Any]:
     """Return the settings that clients and server must share: all but each side's model, data and threads."""
     # Each client may restrict its pictures and its shared metrics, and keep its seed to itself.

@@ -32,7 +32,7 @@ from feddat.example import ClientData, Example
 from feddat.experiment.single.events import Announcer
 from feddat.experiment.single.federation import Federation
 from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps, passes
-from feddat.experiment.single.foundation import Foundation, answering_state
+from feddat.experiment.single.foundation import Foundation, answering_state, settings_hash
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.samples import write_samples
 from feddat.experiment.single.starting import Start, read_start
@@ -163,7 +163,7 @@ class Service:
         )
         make: Callable[..., AdapterStrategy] = AdapterStrategy
         if sums:
-            make = partial(SecureStrategy, sums=sum_rules(settings))
+            make = partial(SecureStrategy, sums=sum_rules(settings, settings_hash(settings)))
         participations = Participations(checkpoints, settings) if settings.privacy.of_clients else None
         if participations is not None and not sums:
             privacy = settings.privacy

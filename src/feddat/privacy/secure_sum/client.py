@@ -4,9 +4,12 @@
 | --- | --- | --- | --- |
 | offer | | | its keys, and a commitment to its own mask's seed |
 | share | all clients' keys | its own are among them, there are enough | two sealed shares for each other client |
-| mask | who shared, and what they sealed for it | enough shared, and can be opened | its masked update |
-| agree | whose update has come | it is among them, there are enough | a tag on that set for each other client |
+| mask | who shared, and what they sealed for it | it can open enough | its masked update, and whose shares it opened |
+| agree | whose update has come | enough, and it opened the shares of all | a tag on that set for each other client |
 | reveal | the others' tags | enough have seen the same set | one share per client |
+
+A client opens another's shares only if both were told the same terms, and received the same adapter and settings. So
+the clients that it agrees to are really in the sum: the server cannot name one whose masks it made up itself.
 
 For each client it reveals a share of only one secret. For a client in the sum, that is the seed of its own mask. For
 one that dropped out, it is the seed of the keys of its masks with others. A server that tells clients different sets of
@@ -18,7 +21,7 @@ Between steps the state is JSON, because the client's process can end after each
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +37,10 @@ from feddat.privacy.secure_sum.shamir import SECRET_BYTES, SHARE_BYTES
 from feddat.privacy.secure_sum.shares_of_noise import noise_share, rounded
 from feddat.privacy.secure_sum.terms import Offer, Terms
 
-#: What one client seals for another: a share of either secret.
-SEALED_BYTES = 2 * SHARE_BYTES + SEAL_BYTES
+#: The first bytes of the hash of what a client received, for the others' errors. The terms have the whole hash.
+TOLD_BYTES = 8
+#: What one client sends to another: these bytes, and a sealed share of either secret.
+SEALED_BYTES = TOLD_BYTES + 2 * SHARE_BYTES + SEAL_BYTES
 #: Stands for a share that a client does not have; no share has this value.
 NO_SHARE = b"\xff" * SHARE_BYTES
 #: The steps in their order.
@@ -82,11 +87,12 @@ class ClientSum:
         if (told.channel, told.mask) != (made.channel, made.mask):
             raise SumError("the server gives an offer as this client's that it has not made")
         points = range(1, terms.clients + 1)
-        pair, own = (shamir.split(seed, terms.threshold, points) for seed in (self.pair_seed, self.self_seed))
+        pair, own = (shamir.split(seed, terms.enough, points) for seed in (self.pair_seed, self.self_seed))
         self.terms = terms
         self.held = {self.name: pair[terms.place(self.name)] + own[terms.place(self.name)]}
+        mark = terms.received[:TOLD_BYTES]
         return b"".join(
-            masks.seal(self._key(channel, name, "shares", f"{self.name}\0{name}"), pair[place] + own[place])
+            mark + masks.seal(self._key(channel, name, "shares", f"{self.name}\0{name}"), pair[place] + own[place])
             for place, name in enumerate(terms.names)
             if name != self.name
         )
@@ -117,17 +123,7 @@ class ClientSum:
         others = [name for name in self.sharers if name != self.name]
         if len(sealed) != SEALED_BYTES * len(others):
             raise SumError(f"{len(sealed)} bytes of shares, expected {SEALED_BYTES * len(others)}")
-        unopened = []
-        for place, name in enumerate(others):
-            key = self._key(channel, name, "shares", f"{name}\0{self.name}")
-            try:
-                self.held[name] = masks.open_sealed(key, sealed[SEALED_BYTES * place : SEALED_BYTES * (place + 1)])
-            except KeyAgreementError:
-                unopened.append(name)
-        if len(self.held) < terms.enough:
-            raise SumError(
-                f"the shares of {_some(unopened)} cannot be opened: they were told other offers, or sent none"
-            )
+        self._open(others, sealed, channel)
         if update.shape != (terms.size,):
             raise SumError(f"an update of {update.size} numbers, and the sum is of {terms.size}")
         if terms.plan is None:
@@ -143,15 +139,47 @@ class ClientSum:
             masks.add_mask(values, pair_mask(terms, pair, name), sign)
         return fixed_point.pack(values, terms.rules.bits), left
 
+    def _open(self, others: Sequence[str], sealed: bytes, channel: X25519PrivateKey) -> None:
+        """Open what others have sealed for this client; what cannot be opened is left out.
+
+        Raises:
+            SumError: too few of them can be opened; says whose cannot, and why.
+        """
+        terms, unlike, unopened = self._terms, list[str](), list[str]()
+        for place, name in enumerate(others):
+            found = sealed[SEALED_BYTES * place : SEALED_BYTES * (place + 1)]
+            key = self._key(channel, name, "shares", f"{name}\0{self.name}")
+            try:
+                self.held[name] = masks.open_sealed(key, found[TOLD_BYTES:])
+            except KeyAgreementError:
+                (unopened if found[:TOLD_BYTES] == terms.received[:TOLD_BYTES] else unlike).append(name)
+        if len(self.held) >= terms.enough:
+            return
+        if unlike:
+            raise SumError(
+                f"clients received different adapters or settings: {_some(unlike)} not the same as {self.name}"
+            )
+        raise SumError(f"the shares of {_some(unopened)} cannot be opened: they were told other offers, or sent none")
+
+    @property
+    def opened(self) -> bytes:
+        """Bitmap of the clients whose shares this one holds, itself included; from ``mask`` on."""
+        return self._terms.bitmap(self.held)
+
     def agree(self, survivors: bytes, channel: X25519PrivateKey) -> bytes:
         """Return a tag on the set of survivors for each of the others in it, in the order of names.
 
         Raises:
-            SumError: this client is not among them, or they are too few.
+            SumError: this client is not among them, they are too few, or it could not open the shares of one of them.
         """
         self._take("agree")
         terms = self._terms
         self.survivors = self._set(survivors, self.sharers, "are in the sum")
+        if strange := [name for name in self.survivors if name not in self.held]:
+            raise SumError(
+                f"the sum would have {_some(strange)}, whose shares cannot be opened here: the server may have made up "
+                "their masks"
+            )
         content = terms.agreed(self.survivors)
         return b"".join(
             masks.tag(self._key(channel, name, "set", f"{self.name}\0{name}"), content)

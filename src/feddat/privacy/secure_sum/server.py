@@ -5,6 +5,7 @@ It holds at most one masked update beside the running sum, and never an update w
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class ServerSum:
     _sealed: dict[str, bytes] = field(default_factory=dict)
     _total: Ring | None = None
     _masked: list[str] = field(default_factory=list)
+    _opened: dict[str, frozenset[str]] = field(default_factory=dict)
     _tags: dict[str, bytes] = field(default_factory=dict)
     _shares: dict[str, bytes] = field(default_factory=dict)
     _weights: dict[tuple[int, ...], Mapping[int, int]] = field(default_factory=dict)
@@ -47,6 +49,12 @@ class ServerSum:
     def survivors(self) -> tuple[str, ...]:
         """The clients whose masked update is in the sum, in the order of names."""
         return tuple(sorted(self._masked))
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        """The clients that will confirm the set of survivors: those that could open the shares of all of them."""
+        survivors = set(self._masked)
+        return tuple(name for name in self.survivors if survivors <= self._opened[name])
 
     @property
     def witnesses(self) -> tuple[str, ...]:
@@ -73,13 +81,14 @@ class ServerSum:
                 pieces.append(self._sealed[sender][SEALED_BYTES * place : SEALED_BYTES * (place + 1)])
         return b"".join(pieces)
 
-    def add_masked(self, name: str, packed: NDArray[np.uint8]) -> None:
-        """Add a client's masked update to the sum.
+    def add_masked(self, name: str, packed: NDArray[np.uint8], opened: bytes) -> None:
+        """Add a client's masked update to the sum; ``opened``: bitmap of the clients whose shares it could open.
 
         Raises:
-            SumError: it has the wrong size.
+            SumError: either has the wrong size.
         """
         terms = self.terms
+        found = frozenset(terms.named(opened))
         try:
             values = fixed_point.unpack(packed, terms.size, terms.rules.bits)
         except RingError as error:
@@ -88,6 +97,20 @@ class ServerSum:
             self._total = np.zeros(terms.size, fixed_point.ring_dtype(terms.rules.bits))
         self._total += values
         self._masked.append(name)
+        self._opened[name] = found
+
+    def check_ready(self) -> None:
+        """Check that enough clients will confirm the set of survivors.
+
+        Raises:
+            SpoiledError: they will not, because they could not open a client's shares. It names the client of which
+                most say so.
+        """
+        if self.enough(self.ready):
+            return
+        refused = Counter(name for one in self._masked for name in set(self._masked) - self._opened[one])
+        client, count = min(refused.items(), key=lambda item: (-item[1], item[0]))
+        raise SpoiledError(client, f"{count} of {len(self._masked)} clients cannot open their shares of it")
 
     def add_tags(self, name: str, tags: bytes) -> None:
         """Take a client's tags on the set of survivors.
@@ -156,8 +179,8 @@ class ServerSum:
             if shamir.is_share(share := self._shares[holder][SHARE_BYTES * place : SHARE_BYTES * (place + 1)])
         }
         for left_out in (None, *found):
-            points = tuple(point for point in found if point != left_out)[: terms.threshold]
-            if len(points) < terms.threshold:
+            points = tuple(point for point in found if point != left_out)[: terms.enough]
+            if len(points) < terms.enough:
                 continue
             if points not in self._weights:
                 self._weights[points] = dict(zip(points, shamir.weights(points), strict=True))
@@ -165,8 +188,8 @@ class ServerSum:
                 seed = shamir.combine({point: found[point] for point in points}, self._weights[points])
                 if self._fits(name, seed):
                     return seed
-        reason = f"{len(found)} shares do not give it, {terms.threshold} right ones are needed"
-        if len(self._shares) >= terms.threshold:
+        reason = f"{len(found)} shares do not give it, {terms.enough} right ones are needed"
+        if len(self._shares) >= terms.enough:
             raise SpoiledError(name, reason)
         raise SumError(f"client {name}'s secret: {reason}")
 

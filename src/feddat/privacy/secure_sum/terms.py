@@ -16,6 +16,8 @@ from feddat.privacy.secure_sum.shares_of_noise import NoisePlan, plan_noise
 
 #: A sum of fewer is never made: of two, each client would know the other's update.
 LEAST_SUM = 3
+#: Bytes of the hash of what clients received.
+HASH_BYTES = 32
 #: Bytes of a commitment, and its place in an offer that its holder has not been told of: clients need none.
 COMMITMENT_BYTES = 16
 NO_COMMITMENT = bytes(COMMITMENT_BYTES)
@@ -58,6 +60,8 @@ class Rules:
         norm: L2 norm that updates are clipped to; only where clients add noise.
         noise: multiplier of the noise that clients add in shares; 0: they add none.
         colluders: number of clients whose noise does not count.
+        settings: hash of all settings of the run that its clients share. With other settings, for example a tiny
+            learning rate, a client's update could be known in advance.
     """
 
     threshold: float = 0.5
@@ -67,16 +71,16 @@ class Rules:
     norm: float = 0.0
     noise: float = 0.0
     colluders: int = 0
-
-
-def threshold(rules: Rules, clients: int) -> int:
-    """Return how many of an attempt's clients must stay to the end: always more than half."""
-    return math.floor(rules.threshold * clients + 1e-9) + 1
+    settings: str = ""
 
 
 def enough(rules: Rules, clients: int) -> int:
-    """Return the smallest number of clients whose sum is opened, in an attempt that begins with ``clients``."""
-    return max(threshold(rules, clients), rules.least, LEAST_SUM)
+    """Return t: how many of an attempt's clients must stay to the end, and how many shares give a secret.
+
+    It is more than half of them, and at least the smallest number of clients in a sum. So at least that many clients
+    know of every sum that was opened.
+    """
+    return max(math.floor(rules.threshold * clients + 1e-9) + 1, rules.least, LEAST_SUM)
 
 
 def plan_of(rules: Rules, clients: int, size: int) -> NoisePlan | None:
@@ -99,6 +103,10 @@ class Terms:
         run, round: which the sum belongs to.
         size: numbers of an update.
         rules: of the run's sums.
+        received: hash of what the clients trained from, 32 bytes: adapter, extra arrays, and all else that the server
+            tells each of them. A client's update says more about its data if the others trained from another adapter
+            (Pasquini, Francati, Ateniese, "Eluding Secure Aggregation in Federated Learning via Model Inconsistency",
+            CCS 2022, doi 10.1145/3548606.3560557), so their masks then do not fit each other.
         names: of the clients in the attempt, sorted.
         offers: theirs, in this order.
     """
@@ -107,6 +115,7 @@ class Terms:
     round: int
     size: int
     rules: Rules
+    received: bytes
     names: tuple[str, ...]
     offers: tuple[Offer, ...]
 
@@ -118,6 +127,8 @@ class Terms:
         """
         if list(self.names) != sorted(set(self.names)) or len(self.offers) != len(self.names):
             raise SumError("the clients' names are not sorted, each once, with an offer each")
+        if len(self.received) != HASH_BYTES:
+            raise SumError(f"a hash of {len(self.received)} bytes, expected {HASH_BYTES}")
         keys = {key for offer in self.offers for key in (offer.channel, offer.mask)}
         if len(keys) < 2 * len(self.offers):
             raise SumError("two clients offer the same key")
@@ -134,13 +145,8 @@ class Terms:
         return len(self.names)
 
     @property
-    def threshold(self) -> int:
-        """How many clients must stay to the end, and how many shares give a secret."""
-        return threshold(self.rules, self.clients)
-
-    @property
     def enough(self) -> int:
-        """Smallest number of clients whose sum is opened."""
+        """How many clients must stay to the end, and how many shares give a secret (:func:`enough`)."""
         return enough(self.rules, self.clients)
 
     @cached_property
@@ -167,7 +173,8 @@ class Terms:
     def transcript(self) -> bytes:
         """32 bytes that differ if anything differs that clients must agree on: everything but the commitments."""
         offers = [[name, o.channel.hex(), o.mask.hex()] for name, o in zip(self.names, self.offers, strict=True)]
-        said = {"run": self.run, "round": self.round, "size": self.size, "rules": asdict(self.rules), "offers": offers}
+        said = {"run": self.run, "round": self.round, "size": self.size, "rules": asdict(self.rules)}
+        said |= {"received": self.received.hex(), "offers": offers}
         return sha256(b"feddat secure sum terms\0" + json.dumps(said, sort_keys=True).encode()).digest()
 
     def place(self, name: str) -> int:
@@ -213,6 +220,7 @@ class Terms:
             "round": self.round,
             "size": self.size,
             "rules": asdict(self.rules),
+            "received": self.received.hex(),
             "names": list(self.names),
             "offers": [[offer.channel.hex(), offer.mask.hex(), offer.commitment.hex()] for offer in self.offers],
         }
@@ -226,6 +234,7 @@ class Terms:
             round=int(found["round"]),  # type: ignore[call-overload]
             size=int(found["size"]),  # type: ignore[call-overload]
             rules=Rules(**found["rules"]),  # type: ignore[arg-type]
+            received=bytes.fromhex(str(found["received"])),
             names=tuple(found["names"]),  # type: ignore[arg-type]
             offers=offers,
         )
