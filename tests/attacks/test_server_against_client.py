@@ -77,12 +77,12 @@ class Server:
         self.hospital, self.place, self.file = hospital, place, place / "client.yaml"
         self.site(approval="first-use")
 
-    def site(self, data=None, **policy):
-        """Write the client's file."""
+    def site(self, data=None, own=None, **policy):
+        """Write the client's file; ``own``: further keys of it."""
         files = {split: str(self.hospital / f"{split}.jsonl") for split in SIZES} | (data or {})
         settings = {"client": "ann", "data": files, "model": str(self.hospital / "model"), "threads": 1}
         settings["accept_changes"] = data is not None
-        self.file.write_text(yaml.safe_dump(settings | {"policy": policy}))
+        self.file.write_text(yaml.safe_dump(settings | (own or {}) | {"policy": policy}))
 
     def settings(self, changes):
         """Return a run's settings as a server sends them."""
@@ -545,6 +545,24 @@ def test_a_run_that_promises_less_than_a_client_requires(server, caplog, require
     server.site(approval="first-use", privacy=required, epsilon=5.0)
     refused(caplog, server.ask("query", settings, run="r2"), reason)
     assert server.state() == before
+
+
+def test_a_clients_own_start_is_held_to_the_runs_promise(server, caplog):
+    """The start is in the client's own file, so it is checked after the file's settings are applied."""
+    server.site(own={"start_local": "exported"})
+    before = server.state()
+    reason = "exported: it may have learned from the same records without noise, and reaches the global adapter through"
+    refused(caplog, server.ask("query", PRIVATE | {"method": "feddat"}, run="r2"), reason)
+    assert server.state() == before
+    scope = {"method": "feddat", "privacy.scope": "shared", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
+    settings = ClientGate(server.file, server.settings(PRIVATE | scope)).settings(read_site(server.file))
+    assert settings.adapter.start_local.name == "exported"
+
+
+def test_no_collusion_is_not_assumed(server, caplog):
+    server.site(approval="first-use", privacy="client")
+    asked = CLIENTS | SUMS | {"privacy.colluders": 0}
+    refused(caplog, server.ask("query", asked, run="r2"), "policy.bounds: privacy.colluders is 0, expected 1 to 1e")
 
 
 def test_a_run_that_promises_enough_gets_an_adapter_and_nothing_else_until_the_budget_is_spent(server, caplog):

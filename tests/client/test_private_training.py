@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from small_clients import label_client, same, vqa_client
 
 from feddat.adapters.methods import build_adapters
@@ -374,6 +375,8 @@ def test_every_combination_has_an_argument_or_is_refused(method, scope, wire):
         (SHARED | {"algorithm.heads": "shared"}, "algorithm.heads is shared: a shared head carries"),
         (SHARED | {"algorithm.alpha": 0.1}, "algorithm.alpha is 0.1: the teacher's logits carry"),
         ({"method": "fedavg", "algorithm.personal_epochs": 1}, "personal fine-tuning has no noise"),
+        ({"adapter.start_local": "x"}, "adapter.start_local is x: it may have learned from the same records without"),
+        ({"method": "local", "adapter.start_local": "x"}, "or set privacy.scope=shared"),
         ({"adapter.peft": "prompt"}, "gradients by example of this kind are not known"),
         ({"method": "fedavg", "adapter.peft": "norm", "train.precision": "bf16"}, "train.precision is bf16"),
     ],
@@ -395,6 +398,81 @@ def test_personal_fine_tuning_is_post_processing_in_scope_shared(process):
 
 def test_without_epsilon_nothing_is_refused():
     check_privacy(RunConfig(method="scaffold"))
+    check_privacy(RunConfig().updated({"adapter.start_local": "x"}))
+
+
+@pytest.mark.parametrize("values", [SHARED, {"privacy.unit": "client"}])
+def test_a_local_start_is_left_to_clients_whose_local_adapter_is_not_private(values):
+    assert refusal(values | {"adapter.start_local": "x"}) is None
+
+
+# --- what a client's state may have learned from ----------------------------------------------------------------------
+
+ALL = PRIVATE | {"algorithm.heads": "separate"}
+OPEN = {"share_metrics": "none", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
+OF_CLIENTS = OPEN | {"privacy.epsilon": 8.0, "privacy.delta": 1e-3, "privacy.unit": "client"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason"),
+    [
+        (OPEN, ALL, r"was trained without noise of records, but this run promises privacy\.scope=all; begin a new run"),
+        (OPEN, PRIVATE | SHARED, r"without noise of records, but this run promises privacy\.scope=shared"),
+        (OF_CLIENTS, ALL, "without noise of records"),
+        (PRIVATE | SHARED, ALL, r"was trained with privacy\.scope=shared, but"),
+        (ALL, ALL, None),
+        (ALL, PRIVATE | SHARED, None),
+        (PRIVATE | SHARED, OPEN, None),
+        (OPEN, OF_CLIENTS, None),
+    ],
+)
+def test_a_state_that_learned_without_the_promised_noise_is_not_continued(process, before, now, reason):
+    first = process(**before)
+    shared = first.participant(MUSEUM).fit(first.initial(), 1).shared
+    participant = process(root=first.root, **now).participant(MUSEUM)
+    if reason is None:
+        participant.fit(shared, 2)
+        return
+    for accepted in (False, True):  # a client that accepts what was altered does not make it private
+        if accepted:
+            participant.store.accept()
+        with pytest.raises(StoreError, match=rf"^client museum: privacy: personal state .*round-0001.*{reason}"):
+            participant.fit(shared, 2)
+    assert participant.store.rounds() == [1]
+
+
+def test_a_round_without_noise_in_the_middle_of_a_private_run_ends_it(process):
+    first = process(**ALL)
+    shared = first.participant(MUSEUM).fit(first.initial(), 1).shared
+    shared = process(root=first.root, **OPEN).participant(MUSEUM).fit(shared, 2).shared
+    with pytest.raises(StoreError, match=r"round-0002\.safetensors was trained without noise of records"):
+        process(root=first.root, **ALL).participant(MUSEUM).fit(shared, 3)
+
+
+def test_a_residual_of_plain_rounds_is_not_sent_by_a_private_one(tmp_path):
+    """The states are removed, but the residual of int8 is left; it is made of adapters that had no noise."""
+    PersonalStore(tmp_path, "ann").beside("residual").save(1, {"x": torch.ones(2)})
+    private = PersonalStore(tmp_path, "ann", promise="all")
+    with pytest.raises(StoreError, match=r"residual-0001\.safetensors was trained without noise"):
+        private.beside("residual").load(2)
+
+
+@pytest.mark.parametrize(("scope", "good"), [("all", True), ("shared", False)])
+def test_a_state_of_an_earlier_version_is_what_its_ledger_says(process, scope, good):
+    p = process(**ALL)
+    shared = p.participant(MUSEUM).fit(p.initial(), 1).shared
+    store = p.participant(MUSEUM).store
+    path = store.folder / "round-0001.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != "privacy"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    store._write(path, tensors, metadata)
+    store.write_ledger(store.read_ledger() | {"scope": scope})
+    if good:
+        p.participant(MUSEUM).fit(shared, 2)
+    else:
+        with pytest.raises(StoreError, match=r"was trained with privacy\.scope=shared"):
+            p.participant(MUSEUM).fit(shared, 2)
 
 
 def test_models_whose_gradients_by_example_are_not_known_are_refused(process):

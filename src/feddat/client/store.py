@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feddat.client_names import name_problem
+from feddat.config.privacy import Promise, keeps
 from feddat.files import locked, write_json
 from feddat.phases import phase
 from feddat.seals import BLANK, SEAL, Seal, SealError
@@ -36,6 +37,8 @@ PATIENCE = 10.0
 KEY_FILE = ".seal.key"
 #: In a client's folder, what it has spent of its privacy budget.
 LEDGER_FILE = "privacy.json"
+#: Metadata key of what the run that wrote a state promised about records.
+PROMISE = "privacy"
 
 #: Round, tensors by name, and metadata.
 State: TypeAlias = tuple[int, dict[str, Tensor], dict[str, Any]]
@@ -48,7 +51,9 @@ class StoreError(RuntimeError):
 class PersonalStore:
     """The personal states of one client, below ``root/client/``."""
 
-    def __init__(self, root: Path, client: str, label: str = "round", key: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, client: str, label: str = "round", key: Path | None = None, promise: Promise = "none"
+    ) -> None:
         """Open the store; nothing is written before the first :meth:`save`.
 
         Args:
@@ -56,6 +61,8 @@ class PersonalStore:
             client: stable client name; used as a folder name.
             label: first part of the file names, so that two kinds of state can share a folder.
             key: file of the key that seals the states; default: a file in the client's folder.
+            promise: what the run promises about records. It is noted with each state, and a state that does not keep it
+                is refused.
 
         Raises:
             StoreError: the client's name cannot be used as a folder name.
@@ -66,11 +73,12 @@ class PersonalStore:
         self.root = Path(root)
         self.folder = self.root / client
         self.label = label
+        self.promise: Promise = promise
         self.seal = Seal(key or self.folder / KEY_FILE)
 
     def beside(self, label: str) -> PersonalStore:
         """Return the store for another kind of state of the same client."""
-        return PersonalStore(self.root, self.client, label, self.seal.file)
+        return PersonalStore(self.root, self.client, label, self.seal.file, self.promise)
 
     def seed(self, seed: int) -> int:
         """Return the client's own seed for a run with this seed: the same in every turn, and known only here.
@@ -96,6 +104,7 @@ class PersonalStore:
             StoreError: the state cannot be written (disk full, read-only, ...); the previous state is intact.
         """
         metadata = {"round": str(round), "client": self.client, "meta": json.dumps(meta or {})}
+        metadata[PROMISE] = self.promise
         path = self._path(round)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +177,8 @@ class PersonalStore:
         """Return the state of exactly ``round``, or ``None`` if it is missing or unreadable (logged).
 
         Raises:
-            StoreError: the state is readable, but was altered after it was written.
+            StoreError: the state is readable, but was altered after it was written, or was trained without the noise
+                that the run promises.
         """
         path = self._path(round)
         if not path.exists():
@@ -189,9 +199,27 @@ class PersonalStore:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             log.warning("client %s: personal state %s is unreadable and is skipped: %s", self.client, path, error)
             return None
+        self._check_promise(path, header)
         if not sealed:
             log.warning("client %s: personal state %s has no seal: it is from an earlier version", self.client, path)
         return round, tensors, meta
+
+    def _check_promise(self, path: Path, header: Mapping[str, str]) -> None:
+        """Refuse a state that was trained without the noise that the run promises.
+
+        Raises:
+            StoreError: it was, or nothing says how it was trained.
+        """
+        found = header.get(PROMISE)
+        if found is None:  # of an earlier version, which noted the scope only in the ledger
+            ledger = self.read_ledger() or {}
+            found = str(ledger.get("scope")) if ledger.get("unit", "record") == "record" else "client"
+        if not keeps(found, self.promise):
+            how = f"with privacy.scope={found}" if found == "shared" else "without noise of records"
+            raise StoreError(
+                f"client {self.client}: privacy: personal state {path} was trained {how}, but this run promises "
+                f"privacy.scope={self.promise}; begin a new run"
+            )
 
     def read_ledger(self) -> dict[str, Any] | None:
         """Return the client's ledger of its privacy budget; ``None`` where there is none.

@@ -74,7 +74,7 @@ BOUNDS: dict[str, Bounds] = {
     "privacy.clip": (1e-4, 1e4),
     "privacy.noise_multiplier": (0.2, 1000),
     "privacy.participations": (1, 1e6),
-    "privacy.colluders": (0, 1e6),
+    "privacy.colluders": (1, 1e6),
     "privacy.noise_seed": (0, 2**63 - 1),
     "secure_aggregation.threshold": (0.5, 1),
     "secure_aggregation.min_clients": (3, 1e6),

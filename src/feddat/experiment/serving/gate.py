@@ -111,6 +111,7 @@ class ClientGate:
             policy.check_settings(site.policy, settings)
             check_privacy(settings)
             settings = site.applied(settings)
+            check_privacy(settings)  # again, since the client's own file can add a start
         except ConfigError as error:
             raise PolicyError(str(error)) from None
         if ALGORITHMS[settings.method].centralised:
