@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load
 
 from feddat.app import messages
-from feddat.app.client import FAILED, OTHER_MODEL, REFUSED
+from feddat.app.client import FAILED, OLD_STATE, OTHER_MODEL, REFUSED
 from feddat.app.grid import identify
 from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
@@ -557,6 +557,27 @@ def test_a_clients_own_start_is_held_to_the_runs_promise(server, caplog):
     scope = {"method": "feddat", "privacy.scope": "shared", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
     settings = ClientGate(server.file, server.settings(PRIVATE | scope)).settings(read_site(server.file))
     assert settings.adapter.start_local.name == "exported"
+
+
+@pytest.mark.parametrize("old_state", ["refuse", "continue"])
+def test_an_older_backup_of_the_budget_is_noticed_without_the_server(server, caplog, old_state):
+    server.site(own={"old_state": old_state}, approval="first-use", privacy="all", epsilon=5.0)
+    foundation = server.foundation(PRIVATE)
+    server.ask("train", PRIVATE, foundation=foundation, run="r2")
+    kept = {path: path.read_bytes() for path in (server.place / "state" / "r2").rglob("*") if path.is_file()}
+    server.ask("train", PRIVATE, foundation=foundation, run="r2", round=2)
+    shutil.rmtree(server.place / "state" / "r2")
+    for path, content in kept.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    caplog.clear()
+    reply = server.ask("train", PRIVATE, foundation=foundation, run="r2", round=2)
+    if old_state == "refuse":
+        refused(caplog, reply, "is older than its copy beside the seal key: restored from an older backup?", OLD_STATE)
+        return
+    assert reply.has_content() and "the copy counts" in caplog.text
+    (steps,) = json.loads((server.place / "state" / "r2" / "ann" / "privacy.json").read_text())["steps"]
+    assert steps["count"] == 15
 
 
 def test_no_collusion_is_not_assumed(server, caplog):

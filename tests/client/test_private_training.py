@@ -300,6 +300,47 @@ def test_a_damaged_ledger_is_no_new_budget(tmp_path):
         Budget(PersonalStore(tmp_path, "ann"), load_config(**PRIVATE).privacy).spend(0.1, 1, 5, 20)
 
 
+@pytest.mark.parametrize("what", ["restored", "removed", "folder removed"])
+def test_an_older_ledger_gives_no_budget_back_where_the_key_has_a_folder_of_its_own(tmp_path, caplog, what):
+    settings = load_config(**PRIVATE).privacy
+    store = PersonalStore(tmp_path / "state", "ann", key=tmp_path / "seals" / "r1.key")
+    budget, path = Budget(store, settings), store.folder / "privacy.json"
+    noise = budget.spend(0.1, 1, 5, 20)
+    backup = path.read_bytes()
+    budget.spend(0.1, 1, 5, 20)
+    if what == "restored":
+        path.write_bytes(backup)
+    else:
+        path.unlink()
+    if what == "removed":
+        store.save(1, {"x": torch.zeros(1)})
+    assert budget.spent() == [Steps(0.1, noise, 1, 10)]
+    assert "has spent less than its copy beside the seal key" in caplog.text
+    for _ in range(2):
+        budget.spend(0.1, 1, 5, 20)
+    with pytest.raises(BudgetError, match="training stops: 20 steps are done"):
+        budget.spend(0.1, 1, 5, 20)
+    assert path.read_bytes() == (tmp_path / "seals" / "r1.spent.json").read_bytes()
+
+
+def test_a_ledger_without_a_copy_is_that_of_an_earlier_version(tmp_path):
+    settings = load_config(**PRIVATE).privacy
+    store = PersonalStore(tmp_path / "state", "ann", key=tmp_path / "seals" / "r1.key")
+    Budget(store, settings).spend(0.1, 1, 5, 20)
+    (tmp_path / "seals" / "r1.spent.json").unlink()
+    assert [part.count for part in Budget(store, settings).spent()] == [5]
+
+
+def test_a_copy_that_was_altered_is_refused(tmp_path):
+    settings = load_config(**PRIVATE).privacy
+    store = PersonalStore(tmp_path / "state", "ann", key=tmp_path / "seals" / "r1.key")
+    Budget(store, settings).spend(0.1, 1, 5, 20)
+    copy = tmp_path / "seals" / "r1.spent.json"
+    copy.write_text(copy.read_text().replace('"count": 5', '"count": 4'))
+    with pytest.raises(StoreError, match=r"r1\.spent\.json: altered after it was written"):
+        Budget(store, settings).spent()
+
+
 def test_a_round_that_fails_is_paid_for(process, monkeypatch):
     p = process("fedavg", **PRIVATE)
     participant = p.participant(MUSEUM)

@@ -158,8 +158,8 @@ RECORD_RULES: tuple[Rule, ...] = (
     Rule(
         "adapter.start_local",
         lambda config: config.adapter.start_local is not None and not _shared(config),
-        "it may have learned from the same records without noise, and reaches the global adapter through the teacher or "
-        "the head; leave it out (start_local in client.yaml), or set privacy.scope=shared",
+        "it may have learned from the same records without noise, and reaches the global adapter through teacher or "
+        "head; leave it out (start_local in client.yaml), or set privacy.scope=shared",
     ),
     Rule(
         "algorithm.personal_epochs",

@@ -37,6 +37,8 @@ PATIENCE = 10.0
 KEY_FILE = ".seal.key"
 #: In a client's folder, what it has spent of its privacy budget.
 LEDGER_FILE = "privacy.json"
+#: Ending of the ledger's copy, beside a seal key that is in a folder of its own.
+COPY_ENDING = ".spent.json"
 #: Metadata key of what the run that wrote a state promised about records.
 PROMISE = "privacy"
 
@@ -227,7 +229,22 @@ class PersonalStore:
         Raises:
             StoreError: it cannot be read, or was altered after it was written.
         """
-        path = self.folder / LEDGER_FILE
+        return self._read_ledger(self.folder / LEDGER_FILE)
+
+    def read_ledger_copy(self) -> dict[str, Any] | None:
+        """Return the ledger's copy beside the seal key, which outlives the client's folder; ``None`` if there is none.
+
+        Raises:
+            StoreError: as :meth:`read_ledger`.
+        """
+        return None if (path := self._ledger_copy()) is None else self._read_ledger(path)
+
+    def _ledger_copy(self) -> Path | None:
+        """Return the path of the ledger's copy; ``None`` if the seal key is beside the states, where a copy is idle."""
+        apart = self.seal.file.parent.resolve() != self.folder.resolve()
+        return self.seal.file.with_suffix(COPY_ENDING) if apart else None
+
+    def _read_ledger(self, path: Path) -> dict[str, Any] | None:
         where = f"client {self.client}: privacy: {path}"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -248,7 +265,7 @@ class PersonalStore:
         return found
 
     def write_ledger(self, values: Mapping[str, Any]) -> None:
-        """Write the client's ledger of its privacy budget, sealed, whole or not at all.
+        """Write the client's ledger of its privacy budget, sealed, whole or not at all; then its copy.
 
         Raises:
             StoreError: the disk refuses.
@@ -257,7 +274,11 @@ class PersonalStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._begin_seals()
-            write_json(path, self.seal.sealed_values(values, LEDGER_FILE))
+            sealed = self.seal.sealed_values(values, LEDGER_FILE)
+            write_json(path, sealed)
+            if (copy := self._ledger_copy()) is not None:
+                path = copy
+                write_json(path, sealed)
         except OSError as error:
             raise StoreError(f"client {self.client}: cannot write {path}: {error.strerror or error}") from error
 

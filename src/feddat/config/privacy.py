@@ -16,6 +16,14 @@ Scope: TypeAlias = Literal["shared", "all"]
 #: records.
 Level: TypeAlias = Literal["none", "central", "client", "shared", "all"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+#: Level -> levels that accept only runs that it accepts too.
+AT_LEAST: dict[Level, tuple[Level, ...]] = {
+    "none": LEVELS,
+    "central": ("central", "client"),
+    "client": ("client",),
+    "shared": ("shared", "all"),
+    "all": ("all",),
+}
 #: What a client's personal state may have learned from, as it is noted with the state: ``none``: records, without noise
 #: of records; ``client``: the same, in a run with unit ``client``; ``shared``, ``all``: the scope of records.
 Promise: TypeAlias = Literal["none", "client", "shared", "all"]

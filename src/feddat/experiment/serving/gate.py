@@ -19,10 +19,11 @@ from flwr.app import Message, MessageType
 
 from feddat.algorithms import ALGORITHMS
 from feddat.app import policy, secure_messages
-from feddat.app.client import Works
+from feddat.app.client import OldStateError, Works
 from feddat.app.messages import Instruction
 from feddat.app.policy import PolicyError
 from feddat.client.approvals import Approvals, changes
+from feddat.client.budget import newest_ledger
 from feddat.client.ledger import Ledger
 from feddat.client.private_rules import check_privacy
 from feddat.client.trainer import Participant
@@ -76,6 +77,7 @@ class ClientGate:
         Raises:
             PolicyError: the policy does not allow the instruction; the reason is for the client's own log.
             StoreError: the client's data has changed, and its file does not accept that.
+            OldStateError: the client's privacy ledger is older than its copy, and its file refuses an old state.
         """
         site = read_site(self.file)
         own = site.policy
@@ -89,6 +91,11 @@ class ClientGate:
         else:
             for member in works.members.values():
                 policy.check_scores(own, len(member.data.split(ask.split)))
+        if site.old_state == "refuse" and newest_ledger(works.store)[1]:
+            raise OldStateError(
+                f"the privacy ledger in {works.store.folder} is older than its copy beside the seal key: restored from "
+                "an older backup? It does nothing until the right state is restored (old_state: refuse)"
+            )
         if works not in _COMPARED:  # only now, since the check writes the hashes to disk
             check_client(works, site.accept_changes)
             _COMPARED.add(works)
