@@ -210,12 +210,9 @@ class PersonalStore:
         """Refuse a state that was trained without the noise that the run promises.
 
         Raises:
-            StoreError: it was, or nothing says how it was trained.
+            StoreError: it was; a state of an earlier version, which had no privacy, says nothing.
         """
-        found = header.get(PROMISE)
-        if found is None:  # of an earlier version, which noted the scope only in the ledger
-            ledger = self.read_ledger() or {}
-            found = str(ledger.get("scope")) if ledger.get("unit", "record") == "record" else "client"
+        found = header.get(PROMISE, "none")
         if not keeps(found, self.promise):
             how = f"with privacy.scope={found}" if found == "shared" else "without noise of records"
             raise StoreError(

@@ -287,7 +287,8 @@ class _Linear:
             return _weighted(self._made, factors, finite)
         hidden = ~finite[:, None, None]
         weighed = self._gradients.masked_fill(hidden, 0.0) * factors[:, None, None]
-        return weighed.flatten(0, 1).T @ self._inputs.masked_fill(hidden, 0.0).flatten(0, 1)
+        total: Tensor = weighed.flatten(0, 1).T @ self._inputs.masked_fill(hidden, 0.0).flatten(0, 1)
+        return total
 
 
 def _blocks(gradients: Tensor) -> Iterator[slice]:
