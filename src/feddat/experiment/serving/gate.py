@@ -26,6 +26,7 @@ from feddat.client.approvals import Approvals, changes
 from feddat.client.budget import newest_ledger
 from feddat.client.ledger import Ledger
 from feddat.client.private_rules import check_privacy
+from feddat.client.totals import TotalError, Totals
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.serving.app_config import asked_settings, asked_values, check_complete
@@ -40,6 +41,11 @@ log = logging.getLogger(__name__)
 _COMPARED: WeakSet[Participant] = WeakSet()
 #: How the client's administrator can approve a run.
 _HOW = "approve it with `feddat deploy approve {}`"
+
+
+def totals(site: SiteConfig) -> Totals:
+    """Return the ledger of a client over all its runs."""
+    return Totals(site.client, site.state, site.seals)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,10 @@ class ClientGate:
             policy.check_step(settings, message)
         elif kind != MessageType.QUERY:
             policy.check_instruction(site.policy, settings, message)
+        try:  # before the run is approved, pinned or counted
+            totals(site).check(run, settings.privacy, site.policy)
+        except TotalError as error:
+            raise PolicyError(str(error)) from None
         self._approved(site, run)
 
     def allow(self, message: Message, ask: Instruction, works: Works) -> None:
@@ -76,7 +86,8 @@ class ClientGate:
 
         Raises:
             PolicyError: the policy does not allow the instruction; the reason is for the client's own log.
-            StoreError: the client's data has changed, and its file does not accept that.
+            StoreError: the client's data has changed, and its file does not accept that; or what earlier runs have
+                spent is not known.
             OldStateError: the client's privacy ledger is older than its copy, and its file refuses an old state.
         """
         site = read_site(self.file)
@@ -99,6 +110,11 @@ class ClientGate:
         if works not in _COMPARED:  # only now, since the check writes the hashes to disk
             check_client(works, site.accept_changes)
             _COMPARED.add(works)
+        if message.metadata.message_type == MessageType.TRAIN:
+            try:
+                totals(site).grant(ask.run, works.config.privacy, own)
+            except TotalError as error:
+                raise PolicyError(str(error)) from None
         self._counted(site, message)
 
     def settings(self, site: SiteConfig) -> RunConfig:
