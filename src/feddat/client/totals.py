@@ -1,12 +1,12 @@
 """What all runs on a client's data have promised together, kept beside the states and not in any run's folder.
 
-Runs compose: whoever sees what several runs release knows at most what the sums of their ε and δ allow (basic
-composition; Dwork, Roth, "The Algorithmic Foundations of Differential Privacy", 2014, theorem 3.16). A run counts from
-its first training on, with the ε and δ that it promises, whether or not it spends them. A run that is repeated or resumed
-counts once; if its promise was changed, with the largest.
+Whoever sees what several runs release learns at most what the sums of their ε and δ allow (basic composition; Dwork,
+Roth, "The Algorithmic Foundations of Differential Privacy", 2014, theorems 3.16 and B.1). A run counts from its first
+training on, with the ε and δ that it promises, whether or not it spends them. A run that is repeated or resumed counts
+once; if its promise was changed, with the largest.
 
-There are two copies, sealed with a key of their own: with the approvals, and beside the key. The larger entry of each run
-counts, so an old backup of one of them forgets nothing.
+There are two copies, sealed with a key of their own: with the approvals, and beside the key. The larger entry of each
+run counts, so an old backup of one of them forgets nothing.
 """
 
 from __future__ import annotations
