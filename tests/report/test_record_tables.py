@@ -113,9 +113,9 @@ def test_several_files_make_one_table_and_a_run_in_both_counts_once(file, tmp_pa
         for n, name in enumerate(("mini/domain", "mini/scene"))
     ]
     other.write_text(lines[0] + "".join(json.dumps(line) + "\n" for line in new))
-    assert command(file, other, "--to", tmp_path / "both", "--reference", "ditto") == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / "both.md"), str(tmp_path / "both.png")]
-    text = (tmp_path / "both.md").read_text()
+    assert command(file, other, "--to", tmp_path / "new" / "both", "--reference", "ditto") == 0
+    assert capsys.readouterr().out.split() == [str(tmp_path / "new" / name) for name in ("both.md", "both.png")]
+    text = (tmp_path / "new" / "both.md").read_text()
     assert "| Ditto |" in text and "| FedAvg |" in text and "Δ to Ditto" in text
     assert not file.with_suffix(".md").exists()
     assert command(file, other, "--json") == 0

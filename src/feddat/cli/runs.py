@@ -221,6 +221,8 @@ def _report_record(
 
     runs = record.read_record(*files)
     stem = to or files[0].with_suffix("")
+    if to is not None:
+        to.parent.mkdir(parents=True, exist_ok=True)
     if as_json:
         print_json(runs.lines)
     elif by is not None:
