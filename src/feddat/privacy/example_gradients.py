@@ -279,7 +279,8 @@ class _Linear:
         examples, tokens = x.shape[:2]
         roundings = tokens * tokens + examples * tokens + x.shape[2] + g.shape[2] + 8
         size = (x.norm(dim=2) * g.norm(dim=2)).sum(dim=1)
-        return alike.sum(dim=(1, 2)).clamp(min=0.0) + 4 * roundings * _ROUNDOFF * size.square()
+        bound: Tensor = alike.sum(dim=(1, 2)).clamp(min=0.0) + 4 * roundings * _ROUNDOFF * size.square()
+        return bound
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
         """Return the sum of all examples' gradients times their factors; gradients that are not finite count as 0."""
