@@ -14,6 +14,8 @@ from secure_fakes import Drawn, Dropping, secure_federate
 from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.client import Site, client_name, make_client_app
 from feddat.app.client_level import NoisyMean, Participations
+from feddat.app.judge import Judge
+from feddat.app.limits import Limits
 from feddat.app.messages import Member
 from feddat.app.roster import FederationError
 from feddat.app.secure_strategy import check_secure, sum_rules
@@ -69,6 +71,20 @@ def test_one_client_moves_the_sum_by_the_norm_at_most(tmp_path):
         central(tmp_path / str(at), [Adder("a", 0.01), Adder("b", number)], state)
         found.append(2 * flat(state.shared).astype(np.float64))
     assert np.linalg.norm(found[1] - found[0]) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_how_far_an_update_goes_does_not_decide_whether_it_counts(tmp_path):
+    """Client b moves far beyond server.max_update. It counts as the others do, clipped: the mean is of three."""
+    found = []
+    for at, number in enumerate((0.01, 3e5)):
+        state = ServerState(shared())
+        clients = [Adder("a", 0.01), Adder("b", number), Adder("c", 0.01)]
+        limits, judge = Limits(max_update=1e5, clipped=True), Judge(math.inf)
+        _, strategy, events, paid = central(tmp_path / str(at), clients, state, limits=limits, judge=judge)
+        assert strategy.refused == 0 and not [event for event in events if event["event"] == "refused"]
+        assert paid.rounds == {"a": 1, "b": 1, "c": 1}
+        found.append(3 * flat(state.shared).astype(np.float64))
+    assert np.linalg.norm(found[1] - found[0]) <= 0.5 * (1 + 1e-5)
 
 
 def test_rounds_are_counted_before_the_run_goes_on_and_never_taken_back(tmp_path):

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load
 
 from feddat.app import messages
-from feddat.app.client import FAILED, OTHER_MODEL, REFUSED
+from feddat.app.client import FAILED, OLD_STATE, OTHER_MODEL, REFUSED
 from feddat.app.grid import identify
 from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
@@ -77,12 +77,12 @@ class Server:
         self.hospital, self.place, self.file = hospital, place, place / "client.yaml"
         self.site(approval="first-use")
 
-    def site(self, data=None, **policy):
-        """Write the client's file."""
+    def site(self, data=None, own=None, **policy):
+        """Write the client's file; ``own``: further keys of it."""
         files = {split: str(self.hospital / f"{split}.jsonl") for split in SIZES} | (data or {})
         settings = {"client": "ann", "data": files, "model": str(self.hospital / "model"), "threads": 1}
         settings["accept_changes"] = data is not None
-        self.file.write_text(yaml.safe_dump(settings | {"policy": policy}))
+        self.file.write_text(yaml.safe_dump(settings | (own or {}) | {"policy": policy}))
 
     def settings(self, changes):
         """Return a run's settings as a server sends them."""
@@ -429,6 +429,13 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     server.ask("query", {"train.lr": 0.005}, run="r2")
     code, told = feddat()
     assert told.splitlines() == ["run r2 asks for settings that differ from the approved ones", "  train.lr: 0.005"]
+    feddat("r2")
+    server.site(privacy="all", total_epsilon=12.0)
+    server.ask("query", PRIVATE, run="r3")
+    assert feddat("r3")[1].splitlines()[-2:] == ["without privacy: 1 run", "run r3 is approved"]
+    assert server.ask("train", PRIVATE, foundation=server.foundation(PRIVATE), run="r3").has_content()
+    spent = "spent so far: ε 4, δ 1e-05 in 1 run; at most ε 12"
+    assert feddat()[1].splitlines() == [spent, "without privacy: 1 run", "no run is waiting for approval"]
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):
@@ -542,13 +549,85 @@ SUMS = {"secure_aggregation.enabled": True, "secure_aggregation.bits": 20}
 )
 def test_a_run_that_promises_less_than_a_client_requires(server, caplog, required, settings, reason):
     before = server.state()
-    server.site(approval="first-use", privacy=required, epsilon=5.0)
+    total = None if required == "none" else 50.0
+    server.site(approval="first-use", privacy=required, epsilon=5.0, total_epsilon=total)
     refused(caplog, server.ask("query", settings, run="r2"), reason)
     assert server.state() == before
 
 
+def test_a_clients_own_start_is_held_to_the_runs_promise(server, caplog):
+    """The start is in the client's own file, so it is checked after the file's settings are applied."""
+    server.site(own={"start_local": "exported"})
+    before = server.state()
+    reason = "exported: it may have learned from the same records without noise, and reaches the global adapter through"
+    refused(caplog, server.ask("query", PRIVATE | {"method": "feddat"}, run="r2"), reason)
+    assert server.state() == before
+    scope = {"method": "feddat", "privacy.scope": "shared", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
+    settings = ClientGate(server.file, server.settings(PRIVATE | scope)).settings(read_site(server.file))
+    assert settings.adapter.start_local.name == "exported"
+
+
+def test_runs_share_one_budget_and_a_run_beyond_it_is_refused_before_anything_is_done(server, caplog):
+    """Each run promises ε 4; 10 are two runs. A run that is asked again counts once."""
+    server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=10.0)
+    foundation = server.foundation(PRIVATE)
+    for run, round in (("r2", 1), ("r2", 1), ("r3", 1), ("r2", 2)):
+        assert server.ask("train", PRIVATE, foundation=foundation, run=run, round=round).has_content()
+    before = server.state()
+    reason = "policy.total_epsilon: 10; spent so far: ε 8, δ 2e-05 in 2 runs, and run r4 would add ε 4, δ 1e-05"
+    for kind in ("query", "train"):
+        caplog.clear()
+        refused(caplog, server.ask(kind, PRIVATE, foundation=foundation, run="r4"), reason)
+    assert server.state() == before and Approvals(server.place / "state").approved("r4") is None
+    server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=20.0, total_delta=2.5e-5)
+    caplog.clear()
+    reason = "policy.total_delta: 2.5e-05; spent so far: ε 8, δ 2e-05 in 2 runs"
+    refused(caplog, server.ask("train", PRIVATE, foundation=foundation, run="r4"), reason)
+    server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=20.0)
+    assert server.ask("train", PRIVATE, foundation=foundation, run="r4").has_content()
+
+
+def test_a_total_that_is_not_known_stops_private_training(server, caplog):
+    server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=10.0)
+    foundation = server.foundation(PRIVATE)
+    assert server.ask("train", PRIVATE, foundation=foundation, run="r2").has_content()
+    for path in (server.place / "state" / ".policy" / "spent.json", server.place / "seals" / ".total.spent.json"):
+        path.unlink()
+    before = server.state()
+    reply = server.ask("train", PRIVATE, foundation=foundation, run="r3")
+    assert reply.error.reason == FAILED and server.state() == before
+    assert "so what earlier runs have spent is not known; restore one of them, or remove" in caplog.text
+
+
+@pytest.mark.parametrize("old_state", ["refuse", "continue"])
+def test_an_older_backup_of_the_budget_is_noticed_without_the_server(server, caplog, old_state):
+    server.site(own={"old_state": old_state}, approval="first-use", privacy="all", epsilon=5.0, total_epsilon=50.0)
+    foundation = server.foundation(PRIVATE)
+    server.ask("train", PRIVATE, foundation=foundation, run="r2")
+    kept = {path: path.read_bytes() for path in (server.place / "state" / "r2").rglob("*") if path.is_file()}
+    server.ask("train", PRIVATE, foundation=foundation, run="r2", round=2)
+    shutil.rmtree(server.place / "state" / "r2")
+    for path, content in kept.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    caplog.clear()
+    reply = server.ask("train", PRIVATE, foundation=foundation, run="r2", round=2)
+    if old_state == "refuse":
+        refused(caplog, reply, "is older than its copy beside the seal key: restored from an older backup?", OLD_STATE)
+        return
+    assert reply.has_content() and "the copy counts" in caplog.text
+    (steps,) = json.loads((server.place / "state" / "r2" / "ann" / "privacy.json").read_text())["steps"]
+    assert steps["count"] == 15
+
+
+def test_no_collusion_is_not_assumed(server, caplog):
+    server.site(approval="first-use", privacy="client", total_epsilon=50.0)
+    asked = CLIENTS | SUMS | {"privacy.colluders": 0}
+    refused(caplog, server.ask("query", asked, run="r2"), "policy.bounds: privacy.colluders is 0, expected 1 to 1e")
+
+
 def test_a_run_that_promises_enough_gets_an_adapter_and_nothing_else_until_the_budget_is_spent(server, caplog):
-    server.site(approval="first-use", privacy="all", epsilon=5.0)
+    server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=50.0)
     foundation = server.foundation(PRIVATE)
     for _ in range(3):  # the same round each time; the budget is for three
         reply = server.ask("train", PRIVATE, foundation=foundation, run="r2")

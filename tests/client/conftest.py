@@ -31,7 +31,7 @@ class Process:
 
     def participant(self, *members, name=None):
         name = name or members[0].name
-        store = PersonalStore(self.root, name)
+        store = PersonalStore(self.root, name, promise=self.config.privacy.promise)
         return Participant(name, members, self.config, self.backbone, self.adapters, self.algorithm, store)
 
     def initial(self):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from small_clients import label_client, same, vqa_client
 
 from feddat.adapters.methods import build_adapters
@@ -98,7 +99,9 @@ def test_gradients_by_example_are_those_of_single_examples(family, peft, task, t
         for key, parameter in named.items():
             expected = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             got = found.get(parameter, torch.zeros_like(parameter))
-            torch.testing.assert_close(got, expected, rtol=2e-3, atol=2e-5, msg=lambda m, key=key: f"{key}: {m}")
+            torch.testing.assert_close(
+                got.float(), expected, rtol=2e-3, atol=2e-5, msg=lambda m, key=key: f"{key}: {m}"
+            )
             parameter.grad = None
 
 
@@ -297,6 +300,47 @@ def test_a_damaged_ledger_is_no_new_budget(tmp_path):
         Budget(PersonalStore(tmp_path, "ann"), load_config(**PRIVATE).privacy).spend(0.1, 1, 5, 20)
 
 
+@pytest.mark.parametrize("what", ["restored", "removed", "folder removed"])
+def test_an_older_ledger_gives_no_budget_back_where_the_key_has_a_folder_of_its_own(tmp_path, caplog, what):
+    settings = load_config(**PRIVATE).privacy
+    store = PersonalStore(tmp_path / "state", "ann", key=tmp_path / "seals" / "r1.key")
+    budget, path = Budget(store, settings), store.folder / "privacy.json"
+    noise = budget.spend(0.1, 1, 5, 20)
+    backup = path.read_bytes()
+    budget.spend(0.1, 1, 5, 20)
+    if what == "restored":
+        path.write_bytes(backup)
+    else:
+        path.unlink()
+    if what == "removed":
+        store.save(1, {"x": torch.zeros(1)})
+    assert budget.spent() == [Steps(0.1, noise, 1, 10)]
+    assert "has spent less than its copy beside the seal key" in caplog.text
+    for _ in range(2):
+        budget.spend(0.1, 1, 5, 20)
+    with pytest.raises(BudgetError, match="training stops: 20 steps are done"):
+        budget.spend(0.1, 1, 5, 20)
+    assert path.read_bytes() == (tmp_path / "seals" / "r1.spent.json").read_bytes()
+
+
+def test_a_ledger_without_a_copy_is_that_of_an_earlier_version(tmp_path):
+    settings = load_config(**PRIVATE).privacy
+    store = PersonalStore(tmp_path / "state", "ann", key=tmp_path / "seals" / "r1.key")
+    Budget(store, settings).spend(0.1, 1, 5, 20)
+    (tmp_path / "seals" / "r1.spent.json").unlink()
+    assert [part.count for part in Budget(store, settings).spent()] == [5]
+
+
+def test_a_copy_that_was_altered_is_refused(tmp_path):
+    settings = load_config(**PRIVATE).privacy
+    store = PersonalStore(tmp_path / "state", "ann", key=tmp_path / "seals" / "r1.key")
+    Budget(store, settings).spend(0.1, 1, 5, 20)
+    copy = tmp_path / "seals" / "r1.spent.json"
+    copy.write_text(copy.read_text().replace('"count": 5', '"count": 4'))
+    with pytest.raises(StoreError, match=r"r1\.spent\.json: altered after it was written"):
+        Budget(store, settings).spent()
+
+
 def test_a_round_that_fails_is_paid_for(process, monkeypatch):
     p = process("fedavg", **PRIVATE)
     participant = p.participant(MUSEUM)
@@ -372,6 +416,8 @@ def test_every_combination_has_an_argument_or_is_refused(method, scope, wire):
         (SHARED | {"algorithm.heads": "shared"}, "algorithm.heads is shared: a shared head carries"),
         (SHARED | {"algorithm.alpha": 0.1}, "algorithm.alpha is 0.1: the teacher's logits carry"),
         ({"method": "fedavg", "algorithm.personal_epochs": 1}, "personal fine-tuning has no noise"),
+        ({"adapter.start_local": "x"}, "adapter.start_local is x: it may have learned from the same records without"),
+        ({"method": "local", "adapter.start_local": "x"}, "or set privacy.scope=shared"),
         ({"adapter.peft": "prompt"}, "gradients by example of this kind are not known"),
         ({"method": "fedavg", "adapter.peft": "norm", "train.precision": "bf16"}, "train.precision is bf16"),
     ],
@@ -393,6 +439,76 @@ def test_personal_fine_tuning_is_post_processing_in_scope_shared(process):
 
 def test_without_epsilon_nothing_is_refused():
     check_privacy(RunConfig(method="scaffold"))
+    check_privacy(RunConfig().updated({"adapter.start_local": "x"}))
+
+
+@pytest.mark.parametrize("values", [SHARED, {"privacy.unit": "client"}])
+def test_a_local_start_is_left_to_clients_whose_local_adapter_is_not_private(values):
+    assert refusal(values | {"adapter.start_local": "x"}) is None
+
+
+# --- what a client's state may have learned from ----------------------------------------------------------------------
+
+ALL = PRIVATE | {"algorithm.heads": "separate"}
+OPEN = {"share_metrics": "none", "algorithm.heads": "separate", "algorithm.alpha": 0.0}
+OF_CLIENTS = OPEN | {"privacy.epsilon": 8.0, "privacy.delta": 1e-3, "privacy.unit": "client"}
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "reason"),
+    [
+        (OPEN, ALL, r"was trained without noise of records, but this run promises privacy\.scope=all; begin a new run"),
+        (OPEN, PRIVATE | SHARED, r"without noise of records, but this run promises privacy\.scope=shared"),
+        (OF_CLIENTS, ALL, "without noise of records"),
+        (PRIVATE | SHARED, ALL, r"was trained with privacy\.scope=shared, but"),
+        (ALL, ALL, None),
+        (ALL, PRIVATE | SHARED, None),
+        (PRIVATE | SHARED, OPEN, None),
+        (OPEN, OF_CLIENTS, None),
+    ],
+)
+def test_a_state_that_learned_without_the_promised_noise_is_not_continued(process, before, now, reason):
+    first = process(**before)
+    shared = first.participant(MUSEUM).fit(first.initial(), 1).shared
+    participant = process(root=first.root, **now).participant(MUSEUM)
+    if reason is None:
+        participant.fit(shared, 2)
+        return
+    for accepted in (False, True):  # a client that accepts what was altered does not make it private
+        if accepted:
+            participant.store.accept()
+        with pytest.raises(StoreError, match=rf"^client museum: privacy: personal state .*round-0001.*{reason}"):
+            participant.fit(shared, 2)
+    assert participant.store.rounds() == [1]
+
+
+def test_a_round_without_noise_in_the_middle_of_a_private_run_ends_it(process):
+    first = process(**ALL)
+    shared = first.participant(MUSEUM).fit(first.initial(), 1).shared
+    shared = process(root=first.root, **OPEN).participant(MUSEUM).fit(shared, 2).shared
+    with pytest.raises(StoreError, match=r"round-0002\.safetensors was trained without noise of records"):
+        process(root=first.root, **ALL).participant(MUSEUM).fit(shared, 3)
+
+
+def test_a_residual_of_plain_rounds_is_not_sent_by_a_private_one(tmp_path):
+    """The states are removed, but the residual of int8 is left; it is made of adapters that had no noise."""
+    PersonalStore(tmp_path, "ann").beside("residual").save(1, {"x": torch.ones(2)})
+    private = PersonalStore(tmp_path, "ann", promise="all")
+    with pytest.raises(StoreError, match=r"residual-0001\.safetensors was trained without noise"):
+        private.beside("residual").load(2)
+
+
+def test_a_state_of_a_version_without_privacy_has_no_noise(process):
+    p = process(**ALL)
+    shared = p.participant(MUSEUM).fit(p.initial(), 1).shared
+    store = p.participant(MUSEUM).store
+    path = store.folder / "round-0001.safetensors"
+    with safe_open(path, framework="pt") as file:
+        metadata = {key: value for key, value in file.metadata().items() if key != "privacy"}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    store._write(path, tensors, metadata)
+    with pytest.raises(StoreError, match="was trained without noise of records"):
+        p.participant(MUSEUM).fit(shared, 2)
 
 
 def test_models_whose_gradients_by_example_are_not_known_are_refused(process):

@@ -44,6 +44,16 @@ def test_noise_of_the_server(three, tmp_path):
     assert not [line for line in lines if line.get("metrics") or "score" in line or "updates" in line]
 
 
+def test_a_small_limit_on_updates_leaves_no_client_out(three, tmp_path):
+    """With a clip above ``server.max_update`` every update is too far for a run without privacy; here each counts."""
+    config = three(name="far", rounds=1, **{"server.max_update": 1e-6})
+    run(config, tmp_path)
+    ledger = json.loads((config.run_dir / "checkpoints" / "privacy.json").read_text())
+    assert ledger["rounds"] == dict.fromkeys(("ann", "bob", "cid"), 1)
+    events = [json.loads(line) for line in (config.run_dir / "log.jsonl").read_text().splitlines()]
+    assert not [event for event in events if event.get("event") == "refused"]
+
+
 def test_noise_in_shares(three, tmp_path):
     config = three(
         name="shares",

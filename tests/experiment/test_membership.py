@@ -97,6 +97,64 @@ def test_an_altered_invitation_is_refused(server, tmp_path):
         read_invitation(tmp_path / "none.json")
 
 
+def joined(capsys, place, name, *options):
+    """Join a consortium from the command line; return the client's settings and what was said."""
+    authority = pki.read_certificate(place / "c" / "server" / "ca.crt")
+    fingerprint = ("--fingerprint", pki.certificate_fingerprint(authority))
+    text = said(
+        capsys, "join", place / "c" / "invitation.json", "--name", name, "-o", place / name, *fingerprint, *options
+    )
+    return read_site(place / name / "client.yaml"), text
+
+
+def test_an_invitation_carries_the_consortiums_privacy(tmp_path, capsys):
+    write_server(tmp_path / "c", ["fl.example.org"], 9092, ("vilt-mini", HASHES), privacy=("all", 3.0))
+    site, text = joined(capsys, tmp_path, "north")
+    assert (site.policy.privacy, site.policy.epsilon) == ("all", 3.0)
+    assert (site.share_metrics, site.old_state, site.policy.secret_seeds) == ("none", "refuse", True)
+    assert "client.yaml requires privacy all with epsilon at most 3 of every run" in text and "warning" not in text
+
+
+@pytest.mark.parametrize(
+    ("invited", "options", "required", "warning"),
+    [
+        (
+            "all",
+            ["--privacy", "none"],
+            "none",
+            "privacy none, but the invitation names all: it also takes part in runs",
+        ),
+        ("all", ["--privacy", "shared"], "shared", "privacy shared, but the invitation names all: it also takes part"),
+        ("client", ["--privacy", "central"], "central", "but the invitation names client: it also takes part in runs"),
+        ("client", ["--privacy", "all"], "all", "but the invitation names client: it refuses the consortium's runs"),
+        ("shared", ["--epsilon", "5"], "shared", "allows epsilon 5, but the invitation names 3: it also takes part"),
+        ("shared", ["--privacy", "all", "--epsilon", "2"], "all", None),
+        ("none", ["--privacy", "all"], "all", None),
+    ],
+)
+def test_what_is_asked_for_when_joining_counts_and_less_is_said_aloud(
+    tmp_path, capsys, invited, options, required, warning
+):
+    write_server(tmp_path / "c", ["fl.example.org"], 9092, ("vilt-mini", HASHES), privacy=(invited, 3.0))
+    site, text = joined(capsys, tmp_path, "north", *options)
+    assert site.policy.privacy == required
+    assert ("warning" in text) == (warning is not None)
+    assert warning is None or warning in text
+
+
+def test_an_invitation_of_an_earlier_version_names_no_privacy(server, tmp_path, capsys):
+    assert "privacy" not in json.loads((tmp_path / "c" / "invitation.json").read_text())
+    site, text = joined(capsys, tmp_path, "north")
+    assert (site.policy.privacy, site.share_metrics, site.old_state) == ("none", "scores", "continue")
+    assert "privacy" not in text
+
+
+def test_an_invitation_with_an_unknown_level_is_refused(tmp_path):
+    write_server(tmp_path / "c", ["fl.example.org"], 9092, ("vilt-mini", HASHES), privacy=("secret", 3.0))
+    with pytest.raises(DeployError, match="not an invitation of"):
+        read_invitation(tmp_path / "c" / "invitation.json")
+
+
 @pytest.mark.parametrize("name", ["../north", "a/b", "-rf", "", "ü", "x" * 65, "a b"])
 def test_names_that_cannot_be_a_clients(server, join, tmp_path, authority, name):
     with pytest.raises(DeployError, match="expected letters from a to z"):

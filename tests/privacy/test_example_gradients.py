@@ -6,6 +6,8 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from opacus import GradSampleModule
 from torch import nn
 
@@ -118,7 +120,7 @@ def test_the_same_as_opacus(tokens):
         if isinstance(expected, list):  # a layer that is used twice
             expected = sum(expected)
         found = torch.stack([single[id(parameter)] for single in singles])
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found.float(), expected, rtol=1e-4, atol=1e-6)
         norms += expected.flatten(1).square().sum(dim=1)
     clip = norms.sqrt().median().item()
     factors = (clip / norms.sqrt()).clamp(max=1.0)
@@ -126,7 +128,9 @@ def test_the_same_as_opacus(tokens):
     for name, parameter in ours.named_parameters():
         grad_sample = theirs.get_parameter(f"_module.{name}").grad_sample
         expected = sum(grad_sample) if isinstance(grad_sample, list) else grad_sample
-        torch.testing.assert_close(sums[parameter], torch.tensordot(factors, expected, dims=1), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            sums[parameter].float(), torch.tensordot(factors, expected, dims=1), rtol=1e-4, atol=1e-6
+        )
 
 
 def test_biases_of_convolutions_and_norms_without_weights():
@@ -140,7 +144,7 @@ def test_biases_of_convolutions_and_norms_without_weights():
     for i, single in enumerate(of_examples(record, 3)):
         conv.zero_grad()
         conv(x[i : i + 1]).square().sum().backward()
-        torch.testing.assert_close(single[id(conv.bias)], conv.bias.grad)
+        torch.testing.assert_close(single[id(conv.bias)].float(), conv.bias.grad)
         conv.bias.grad = None
 
 
@@ -148,3 +152,87 @@ def test_a_release_is_the_noisy_sum_by_the_expected_number():
     weight = nn.Parameter(torch.zeros(1, 2))
     noisy({weight: torch.tensor([[1.0, 2.0]])}, torch.tensor([0.5, -0.5], dtype=torch.float64), 2.0)
     assert weight.grad.tolist() == [[0.75, 0.75]]
+
+
+# --- clipping in floating point ---------------------------------------------------------------------------------------
+
+
+class Parts(nn.Module):
+    """One use of every kind of parameter: a bottleneck, LoRA, a norm, biases, a convolution's bias, and a head."""
+
+    def __init__(self, wide, inner):
+        super().__init__()
+        self.down, self.up = nn.Linear(wide, inner), nn.Linear(inner, wide)
+        self.a, self.b = nn.Linear(wide, 2, bias=False), nn.Linear(2, wide, bias=False)
+        self.norm, self.head = nn.LayerNorm(wide), nn.Linear(wide, 3)
+        self.conv = nn.Conv2d(1, 1, 1)
+        self.conv.weight.requires_grad_(False)
+
+    def forward(self, x):
+        x = self.conv(x[:, None])[:, 0]
+        return self.head(x + self.up(self.down(x)) + self.b(self.a(x)) + self.norm(x))
+
+
+def summed(record, examples, clip):
+    """Return what each example adds to the sums, one row of float64 numbers per example."""
+    rows = []
+    for i in range(examples):
+        sums = record.clipped_sums(clip, examples, F.one_hot(torch.tensor(i), examples))
+        rows.append(torch.cat([total.double().flatten() for total in sums.values()]))
+    return torch.stack(rows)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    examples=st.integers(1, 4),
+    tokens=st.sampled_from([1, 2, 3, 30]),
+    wide=st.sampled_from([4, 24]),
+    size=st.integers(-30, 38).map(lambda power: 10.0**power),
+    slope=st.integers(-30, 30).map(lambda power: 10.0**power),
+    apart=st.sampled_from([0.0, 1e-7, 1e-3, 1.0]),
+    clip=st.sampled_from([1e-3, 1.0, 1e4]),
+    bad=st.sampled_from([None, float("inf"), float("nan"), -3e38]),
+)
+@settings(max_examples=150, deadline=None)
+@example(0, 4, 2, 24, 1e7, 1.0, 1e-6, 1.0, None)
+@example(0, 2, 2, 24, 1e38, 1e30, 1e-7, 1.0, None)
+@example(1, 3, 30, 4, 1e-30, 1e-30, 1.0, 1.0, float("inf"))
+def test_no_example_adds_more_than_the_clip(seed, examples, tokens, wide, size, slope, apart, clip, bad):
+    """Tokens cancel each other, and numbers are as large as float32 has them, or not finite."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = Parts(wide, 2)
+    x = torch.randn(examples, 1, wide, generator=generator) * (1 + apart * torch.randn(1, tokens, 1))
+    x, weights = (x * size).clamp(-3e38, 3e38), torch.randn(examples, tokens, 3, generator=generator)
+    weights[:, 0] -= weights.sum(dim=1)  # their sum is 0, so that alike tokens cancel each other
+    if bad is not None:
+        x[0, 0, 0] = bad
+    record = ExampleGradients({name: p for name, p in model.named_parameters() if p.requires_grad})
+    with record:
+        output = model(x)
+    (output * (weights * slope).clamp(-3e38, 3e38)).flatten(1).sum(dim=1).mean().backward()
+    added = summed(record, examples, clip)
+    assert added.isfinite().all()
+    assert (added.norm(dim=1) <= clip).all()
+    whole = torch.cat([total.flatten() for total in record.clipped_sums(clip, examples).values()])
+    assert (whole - added[1:].sum(dim=0)).norm() <= clip
+
+
+@pytest.mark.parametrize("size", [1.0, 1e5, 1e7])
+def test_tokens_that_cancel_each_other_are_clipped_by_what_is_left(size):
+    """Each example's two tokens are ``size`` long and differ by 30; the gradient is of norm 30, and is never formed."""
+    torch.manual_seed(0)
+    layer = nn.Linear(768, 48, bias=False)
+    base, apart, slope = torch.randn(768), torch.randn(768), torch.randn(48)
+    base, apart = size * base / base.norm(), 30 * apart / apart.norm()
+    x, slope = torch.stack([base + apart, base]).expand(4, 2, 768), slope / slope.norm()
+    record = ExampleGradients({"w": layer.weight})
+    with record:
+        output = layer(x)
+    ((output[:, 0] - output[:, 1]) @ slope).mean().backward()
+    difference = x[0, 0].double() - x[0, 1].double()  # the tokens as they were rounded
+    expected = torch.outer(slope.double(), difference) / difference.norm()
+    (total,) = record.clipped_sums(1.0, 4, torch.tensor([1, 0, 0, 0])).values()
+    assert total.norm() <= 1.0
+    assert (total / total.norm() - expected / expected.norm()).norm() < 1e-6
+    assert total.norm() > 0.9, "the bound on rounding is not much larger than the gradient"

@@ -81,11 +81,14 @@ class Limits:
             the one sent, or of 1 if that norm is smaller.
         max_examples: the largest number of training examples.
         agreed: client -> the largest number of training examples agreed on.
+        clipped: the rule clips each update, or sees only their sum. The distance of a single adapter is then no reason
+            to refuse a reply: with privacy of clients, one client's data would decide how many updates a mean has.
     """
 
     max_update: float = 100.0
     max_examples: int = 10_000_000
     agreed: Mapping[str, int] = field(default_factory=dict)
+    clipped: bool = False
     _sent: Mapping[str, Tensor] = field(default_factory=dict)
     _examples: dict[str, int] = field(default_factory=dict)
 
@@ -101,7 +104,7 @@ class Limits:
                 than before. A client's training data does not change within a run, and the number can be its weight.
         """
         client = member.name
-        if reply.shared and (far := self.too_far(reply.shared)):
+        if reply.shared and not self.clipped and (far := self.too_far(reply.shared)):
             raise ReplyError(client, f"its adapter is {far} (server.max_update)")
         for key, value in reply.extras.items():
             if value.size and max(value.max(), -value.min()) > MOST_EXTRA:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -23,6 +23,9 @@ from feddat.cli.membership import (
     say_note,
     tell_fingerprint,
 )
+
+if TYPE_CHECKING:
+    from feddat.site import SiteConfig
 
 app = typer.Typer(no_args_is_help=True, help="Set up and run a federation over several machines.")
 _FLOWER = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -128,7 +131,8 @@ def approve(
     from feddat.experiment.serving.app_config import asked_settings, asked_values
     from feddat.site import read_site
 
-    approvals = Approvals(read_site(folder / "client.yaml").state)
+    site = read_site(folder / "client.yaml")
+    approvals = Approvals(site.state)
     waiting = approvals.waiting()
     usual = asked_values(asked_settings({}))
     for name in waiting if run is None else {run} & waiting.keys():
@@ -137,11 +141,27 @@ def approve(
         out.print(Text.assemble("run ", (name, "bold"), f" {title}"), soft_wrap=True)
         for key in changes(usual if before is None else before, waiting[name]):
             out.print(Text(f"  {key}: {waiting[name].get(key)!r}"), soft_wrap=True)
+    _tell_spent(site)
     if run is not None:
         approvals.approve(run)
         out.print(f"run {run} is approved", markup=False)
     elif not waiting:
         out.print("no run is waiting for approval")
+
+
+def _tell_spent(site: SiteConfig) -> None:
+    """Print what earlier runs have spent of the client's privacy, if any of them trained."""
+    from feddat.client.totals import Totals
+
+    known = Totals(site.client, site.state, site.seals)
+    spent, plain = known.spent(), known.plain_runs()
+    for unit, total in spent.items():
+        whose = "" if unit == "record" else ", for this client as a whole"
+        limits = {"ε": site.policy.total_epsilon, "δ": site.policy.total_delta}
+        most = ", ".join(f"{name} {value:g}" for name, value in limits.items() if value is not None)
+        out.print(f"spent so far: {total}{whose}" + (f"; at most {most}" if most else ""), highlight=False)
+    if plain and (spent or site.policy.privacy != "none"):
+        out.print(f"without privacy: {len(plain)} run{'s'[: len(plain) != 1]}", highlight=False)
 
 
 @app.command("server")

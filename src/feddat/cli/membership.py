@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 #: Minimum length of a passphrase, in characters.
 _SHORTEST = 12
 
-Privacy = Annotated[
-    str,
-    typer.Option(
-        help="Minimum privacy that clients require of a run: none; central or client: of whole clients, with noise of "
-        "the server or in shares; shared or all: of records (docs/privacy.md)."
-    ),
-]
+_PRIVACY = (
+    "Minimum privacy that clients require of a run: none; central or client: of whole clients, with noise of the "
+    "server or in shares; shared or all: of records (docs/privacy.md)."
+)
+Privacy = Annotated[str, typer.Option(help=_PRIVACY)]
 Epsilon = Annotated[float, typer.Option(min=0.01, help="Maximum epsilon that clients allow a run.")]
 PassphraseFile = Annotated[
     Path | None,
@@ -53,8 +51,13 @@ def join(
         Path | None, typer.Option("--out", "-o", metavar="DIR", help="New folder.", show_default="the name")
     ] = None,
     fingerprint: Fingerprint = None,
-    privacy: Privacy = "none",
-    epsilon: Epsilon = 8.0,
+    privacy: Annotated[
+        str | None, typer.Option(help=_PRIVACY, show_default="the invitation's, or none", metavar="LEVEL")
+    ] = None,
+    epsilon: Annotated[
+        float | None,
+        typer.Option(min=0.01, help="Maximum epsilon that this client allows a run.", show_default="the invitation's"),
+    ] = None,
 ) -> None:
     """On a client's machine: create its key, its folder, and a request for the server's administrator."""
     from feddat.deploy.client_folder import join as join_consortium
@@ -64,8 +67,11 @@ def join(
     invited = read_invitation(invitation)
     found = certificate_fingerprint(invited.authority)
     _compare("the authority", found, fingerprint, "whoever ran `feddat deploy init`")
-    request, own = join_consortium(invited, name, to or Path(name), (privacy_level(privacy), epsilon))
+    level = invited.privacy[0] if privacy is None else privacy_level(privacy)
+    required = (level, invited.privacy[1] if epsilon is None else epsilon)
+    request, own = join_consortium(invited, name, to or Path(name), required)
     print_paths(folder=request.parent, request=request)
+    _compare_privacy(invited.privacy, required)
     tell_fingerprint("this client's fingerprint", own)
     say_note(f"send {request.name} to the server's administrator, and tell them the fingerprint another way (by phone)")
 
@@ -181,6 +187,24 @@ def sign(
     out.print(f"{to} is a certificate for {', '.join(hosts)}", markup=False)
 
 
+def _compare_privacy(invited: tuple[Level, float], required: tuple[Level, float]) -> None:
+    """Say what privacy the client requires, and warn if it is less than the invitation's, or of another unit."""
+    from feddat.config.privacy import AT_LEAST
+
+    (theirs, most), (own, epsilon) = invited, required
+    if own != "none":
+        say_note(f"client.yaml requires privacy {own} with epsilon at most {epsilon:g} of every run")
+    if own not in AT_LEAST[theirs]:
+        less = theirs in AT_LEAST[own]
+        effect = "it also takes part in runs that promise less" if less else "it refuses the consortium's runs"
+        say_warning(f"this client requires privacy {own}, but the invitation names {theirs}: {effect}")
+    elif theirs != "none" and own != theirs:
+        say_note(f"that is more than the invitation's {theirs}: the client refuses runs that promise less than {own}")
+    if "none" not in (own, theirs) and epsilon > most:
+        effect = "it also takes part in runs that promise less"
+        say_warning(f"this client allows epsilon {epsilon:g}, but the invitation names {most:g}: {effect}")
+
+
 def _renew_client(folder: Path) -> None:
     from feddat.deploy.client_folder import renew_key
     from feddat.privacy.secure_sum.identity import CERTIFICATE_FILE
@@ -266,6 +290,11 @@ def fingerprint_of(certificate: Path) -> str:
 def say_note(text: str) -> None:
     """Print a note for the user to standard error."""
     err.print(Text.assemble(("note: ", "bold"), text), soft_wrap=True)
+
+
+def say_warning(text: str) -> None:
+    """Print a warning for the user to standard error."""
+    err.print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
 
 
 def tell_fingerprint(what: str, fingerprint: str) -> None:

@@ -2,17 +2,22 @@
 
 It is written before anything is released that it pays for. It is never taken back: not when the round fails, and not
 when the server goes back to an earlier round, whose answer it may have had already. The file is sealed as states are,
-so a ledger that was altered is refused.
+so a ledger that was altered is refused. Where the seal key has a folder of its own, a copy is kept beside the key. A
+ledger that was restored from a backup, or removed, has then spent less than its copy, and the copy counts.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from feddat.client.store import LEDGER_FILE, PersonalStore, StoreError
 from feddat.config.privacy import PrivacyConfig
 from feddat.privacy.accounting import Steps, epsilon_of, noise_for, steps_within
+
+log = logging.getLogger(__name__)
 
 
 class BudgetError(RuntimeError):
@@ -109,7 +114,14 @@ class Budget:
             StoreError: the ledger cannot be read, was altered, or is gone though there are states that it paid for.
         """
         path = self._store.folder / LEDGER_FILE
-        found = self._store.read_ledger()
+        found, older = newest_ledger(self._store)
+        if older:
+            log.warning(
+                "client %s: privacy: %s has spent less than its copy beside the seal key, as after restoring an older "
+                "backup; the copy counts",
+                self._client,
+                path,
+            )
         if found is None:
             if self._store.rounds():
                 raise StoreError(
@@ -136,6 +148,24 @@ class Budget:
         if self._settings.unit != "record":
             promised["unit"] = self._settings.unit
         self._store.write_ledger(promised | {"steps": [_plain(part) for part in spent]})
+
+
+def newest_ledger(store: PersonalStore) -> tuple[dict[str, Any] | None, bool]:
+    """Return a client's ledger or its copy beside the seal key, whichever has spent more; and whether it is the copy.
+
+    Raises:
+        StoreError: one of them cannot be read, or was altered.
+    """
+    ledger, copy = store.read_ledger(), store.read_ledger_copy()
+    older = copy is not None and _count(copy) > _count(ledger or {})
+    return (copy if older else ledger), older
+
+
+def _count(ledger: Mapping[str, Any]) -> int:
+    try:
+        return sum(int(part["count"]) for part in ledger.get("steps", ()))
+    except (TypeError, KeyError, ValueError):
+        return 0  # `Budget.spent` refuses it
 
 
 def within(spent: list[Steps], epsilon: float, delta: float) -> bool:

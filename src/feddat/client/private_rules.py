@@ -156,6 +156,12 @@ RECORD_RULES: tuple[Rule, ...] = (
         "gradients by example of the model's own weights are known only in float32; set train.precision=fp32",
     ),
     Rule(
+        "adapter.start_local",
+        lambda config: config.adapter.start_local is not None and not _shared(config),
+        "it may have learned from the same records without noise, and reaches the global adapter through teacher or "
+        "head; leave it out (start_local in client.yaml), or set privacy.scope=shared",
+    ),
+    Rule(
         "algorithm.personal_epochs",
         lambda config: config.algorithm.personal_epochs > 0 and not _shared(config),
         "personal fine-tuning has no noise, so not everything is private; set privacy.scope=shared",

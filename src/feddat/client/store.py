@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feddat.client_names import name_problem
+from feddat.config.privacy import Promise, keeps
 from feddat.files import locked, write_json
 from feddat.phases import phase
 from feddat.seals import BLANK, SEAL, Seal, SealError
@@ -36,6 +37,10 @@ PATIENCE = 10.0
 KEY_FILE = ".seal.key"
 #: In a client's folder, what it has spent of its privacy budget.
 LEDGER_FILE = "privacy.json"
+#: Ending of the ledger's copy, beside a seal key that is in a folder of its own.
+COPY_ENDING = ".spent.json"
+#: Metadata key of what the run that wrote a state promised about records.
+PROMISE = "privacy"
 
 #: Round, tensors by name, and metadata.
 State: TypeAlias = tuple[int, dict[str, Tensor], dict[str, Any]]
@@ -48,7 +53,9 @@ class StoreError(RuntimeError):
 class PersonalStore:
     """The personal states of one client, below ``root/client/``."""
 
-    def __init__(self, root: Path, client: str, label: str = "round", key: Path | None = None) -> None:
+    def __init__(
+        self, root: Path, client: str, label: str = "round", key: Path | None = None, promise: Promise = "none"
+    ) -> None:
         """Open the store; nothing is written before the first :meth:`save`.
 
         Args:
@@ -56,6 +63,8 @@ class PersonalStore:
             client: stable client name; used as a folder name.
             label: first part of the file names, so that two kinds of state can share a folder.
             key: file of the key that seals the states; default: a file in the client's folder.
+            promise: what the run promises about records. It is noted with each state, and a state that does not keep it
+                is refused.
 
         Raises:
             StoreError: the client's name cannot be used as a folder name.
@@ -66,11 +75,12 @@ class PersonalStore:
         self.root = Path(root)
         self.folder = self.root / client
         self.label = label
+        self.promise: Promise = promise
         self.seal = Seal(key or self.folder / KEY_FILE)
 
     def beside(self, label: str) -> PersonalStore:
         """Return the store for another kind of state of the same client."""
-        return PersonalStore(self.root, self.client, label, self.seal.file)
+        return PersonalStore(self.root, self.client, label, self.seal.file, self.promise)
 
     def seed(self, seed: int) -> int:
         """Return the client's own seed for a run with this seed: the same in every turn, and known only here.
@@ -96,6 +106,7 @@ class PersonalStore:
             StoreError: the state cannot be written (disk full, read-only, ...); the previous state is intact.
         """
         metadata = {"round": str(round), "client": self.client, "meta": json.dumps(meta or {})}
+        metadata[PROMISE] = self.promise
         path = self._path(round)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -168,7 +179,8 @@ class PersonalStore:
         """Return the state of exactly ``round``, or ``None`` if it is missing or unreadable (logged).
 
         Raises:
-            StoreError: the state is readable, but was altered after it was written.
+            StoreError: the state is readable, but was altered after it was written, or was trained without the noise
+                that the run promises.
         """
         path = self._path(round)
         if not path.exists():
@@ -189,9 +201,24 @@ class PersonalStore:
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             log.warning("client %s: personal state %s is unreadable and is skipped: %s", self.client, path, error)
             return None
+        self._check_promise(path, header)
         if not sealed:
             log.warning("client %s: personal state %s has no seal: it is from an earlier version", self.client, path)
         return round, tensors, meta
+
+    def _check_promise(self, path: Path, header: Mapping[str, str]) -> None:
+        """Refuse a state that was trained without the noise that the run promises.
+
+        Raises:
+            StoreError: it was; a state of an earlier version, which had no privacy, says nothing.
+        """
+        found = header.get(PROMISE, "none")
+        if not keeps(found, self.promise):
+            how = f"with privacy.scope={found}" if found == "shared" else "without noise of records"
+            raise StoreError(
+                f"client {self.client}: privacy: personal state {path} was trained {how}, but this run promises "
+                f"privacy.scope={self.promise}; begin a new run"
+            )
 
     def read_ledger(self) -> dict[str, Any] | None:
         """Return the client's ledger of its privacy budget; ``None`` where there is none.
@@ -199,7 +226,22 @@ class PersonalStore:
         Raises:
             StoreError: it cannot be read, or was altered after it was written.
         """
-        path = self.folder / LEDGER_FILE
+        return self._read_ledger(self.folder / LEDGER_FILE)
+
+    def read_ledger_copy(self) -> dict[str, Any] | None:
+        """Return the ledger's copy beside the seal key, which outlives the client's folder; ``None`` if there is none.
+
+        Raises:
+            StoreError: as :meth:`read_ledger`.
+        """
+        return None if (path := self._ledger_copy()) is None else self._read_ledger(path)
+
+    def _ledger_copy(self) -> Path | None:
+        """Return the path of the ledger's copy; ``None`` if the seal key is beside the states, where a copy is idle."""
+        apart = self.seal.file.parent.resolve() != self.folder.resolve()
+        return self.seal.file.with_suffix(COPY_ENDING) if apart else None
+
+    def _read_ledger(self, path: Path) -> dict[str, Any] | None:
         where = f"client {self.client}: privacy: {path}"
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -220,7 +262,7 @@ class PersonalStore:
         return found
 
     def write_ledger(self, values: Mapping[str, Any]) -> None:
-        """Write the client's ledger of its privacy budget, sealed, whole or not at all.
+        """Write the client's ledger of its privacy budget, sealed, whole or not at all; then its copy.
 
         Raises:
             StoreError: the disk refuses.
@@ -229,7 +271,11 @@ class PersonalStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._begin_seals()
-            write_json(path, self.seal.sealed_values(values, LEDGER_FILE))
+            sealed = self.seal.sealed_values(values, LEDGER_FILE)
+            write_json(path, sealed)
+            if (copy := self._ledger_copy()) is not None:
+                path = copy
+                write_json(path, sealed)
         except OSError as error:
             raise StoreError(f"client {self.client}: cannot write {path}: {error.strerror or error}") from error
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from feddat.config.privacy import Level
 from feddat.config.sections import Section
@@ -74,7 +74,7 @@ BOUNDS: dict[str, Bounds] = {
     "privacy.clip": (1e-4, 1e4),
     "privacy.noise_multiplier": (0.2, 1000),
     "privacy.participations": (1, 1e6),
-    "privacy.colluders": (0, 1e6),
+    "privacy.colluders": (1, 1e6),
     "privacy.noise_seed": (0, 2**63 - 1),
     "secure_aggregation.threshold": (0.5, 1),
     "secure_aggregation.min_clients": (3, 1e6),
@@ -130,6 +130,14 @@ class PolicyConfig(Section):
     )
     epsilon: float = Field(8.0, gt=0, description="largest privacy.epsilon of a run, where privacy is required")
     delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, where privacy is required")
+    total_epsilon: float | None = Field(
+        None,
+        gt=0,
+        description="where privacy is required: largest sum of privacy.epsilon over all runs; null: no limit",
+    )
+    total_delta: float | None = Field(
+        None, gt=0, lt=1, description="where privacy is required: largest sum of privacy.delta over all runs"
+    )
     secret_seeds: bool = Field(
         False, description="train with a seed that only this client knows, even if the run does not ask for it"
     )
@@ -173,6 +181,19 @@ class PolicyConfig(Section):
                 near = difflib.get_close_matches(str(key), BOUNDS, n=1)
                 raise ValueError(f"{key!r} has no bounds" + (f"; did you mean {near[0]!r}?" if near else ""))
         return BOUNDS | {key: _pair(key, pair) for key, pair in value.items()}
+
+    @model_validator(mode="after")
+    def _a_total_of_what_is_required(self) -> PolicyConfig:
+        totals = {"total_epsilon": self.total_epsilon, "total_delta": self.total_delta}
+        if self.privacy == "none":
+            if named := [key for key, value in totals.items() if value is not None]:
+                raise ValueError(f"{named[0]}: runs without privacy have no total; set privacy to a level")
+        elif self.approval == "first-use" and self.total_epsilon is None:
+            raise ValueError(
+                f"approval: first-use with privacy {self.privacy} lets a server begin runs without end, whose epsilon "
+                "adds up; set total_epsilon, or approval: ask"
+            )
+        return self
 
     def outside(self, key: str, value: object) -> str | None:
         """Return a message if a number is outside the bounds of its setting, else ``None``.

@@ -16,6 +16,17 @@ Scope: TypeAlias = Literal["shared", "all"]
 #: records.
 Level: TypeAlias = Literal["none", "central", "client", "shared", "all"]
 LEVELS: tuple[Level, ...] = get_args(Level)
+#: Level -> levels that accept only runs that it accepts too.
+AT_LEAST: dict[Level, tuple[Level, ...]] = {
+    "none": LEVELS,
+    "central": ("central", "client"),
+    "client": ("client",),
+    "shared": ("shared", "all"),
+    "all": ("all",),
+}
+#: What a client's personal state may have learned from, as it is noted with the state: ``none``: records, without noise
+#: of records; ``client``: the same, in a run with unit ``client``; ``shared``, ``all``: the scope of records.
+Promise: TypeAlias = Literal["none", "client", "shared", "all"]
 #: What meets each level, for error messages.
 MEETS: dict[Level, str] = {
     "none": "anything",
@@ -24,6 +35,15 @@ MEETS: dict[Level, str] = {
     "shared": "privacy.unit=record with privacy.scope=shared or all",
     "all": "privacy.unit=record with privacy.scope=all",
 }
+
+
+def keeps(state: str, promise: Promise) -> bool:
+    """Return whether a run that makes ``promise`` may continue from a personal state that was trained with another.
+
+    What learned without noise of records may not enter a run that promises something for records: the head or the local
+    adapter would carry it into what is released. Privacy of clients needs no such rule (docs/privacy.md, lemma 5).
+    """
+    return {"all": state == "all", "shared": state in ("shared", "all")}.get(promise, True)
 
 
 class PrivacyConfig(Section):
@@ -91,6 +111,13 @@ class PrivacyConfig(Section):
     def of_clients(self) -> bool:
         """Whether the run promises something for each client."""
         return self.on and self.unit == "client"
+
+    @property
+    def promise(self) -> Promise:
+        """What the personal state of a client in this run is trained with."""
+        if not self.on:
+            return "none"
+        return self.scope if self.unit == "record" else "client"
 
     def meets(self, level: Level, sums: bool) -> bool:
         """Return whether the run promises at least ``level``; ``sums``: it has secure aggregation.

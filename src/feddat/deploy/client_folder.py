@@ -28,7 +28,7 @@ _TEMPLATES = ("client.yaml", "start.sh", "feddat-client.service", "compose.yaml"
 
 
 def join(
-    invitation: Invitation, name: str, folder: Path, privacy: tuple[Level, float] = ("none", 8.0)
+    invitation: Invitation, name: str, folder: Path, privacy: tuple[Level, float] | None = None
 ) -> tuple[Path, str]:
     """Write a client's folder with a new key; return the path of its request, and the key's fingerprint.
 
@@ -36,7 +36,8 @@ def join(
         invitation: the invitation to the consortium. The fingerprint of its authority must have been compared.
         name: name of the client.
         folder: the folder to write, completely or not at all.
-        privacy: the least level and the largest ε that the client's policy accepts from a run.
+        privacy: the least level and the largest ε that the client's policy accepts from a run; default: those of the
+            invitation.
 
     Raises:
         DeployError: the name is not valid, or the folder is not empty.
@@ -58,7 +59,7 @@ def write_client(
     invitation: Invitation,
     name: str,
     joins: bool = False,
-    privacy: tuple[Level, float] = ("none", 8.0),
+    privacy: tuple[Level, float] | None = None,
 ) -> None:
     """Write everything in a client's folder except its keys.
 
@@ -67,8 +68,9 @@ def write_client(
         invitation: the invitation to the consortium.
         name: name of the client.
         joins: the server does not know the client yet.
-        privacy: the least level and the largest ε that the client's policy accepts from a run.
+        privacy: see :func:`join`.
     """
+    privacy = invitation.privacy if privacy is None else privacy
     host, _, port = invitation.server.rpartition(":")
     model = invitation.model
     values: dict[str, Any] = {

@@ -13,6 +13,7 @@ key is also signed by the old key, and its fingerprint need not be compared.
 from __future__ import annotations
 
 import json
+import math
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import AttributeOID, NameOID
 
+from feddat.config.privacy import LEVELS, Level
 from feddat.deploy import pki
 from feddat.deploy.errors import DeployError
 
@@ -47,6 +49,8 @@ class Invitation:
         hub_model: the model is on the Hub, and the clients' files name it.
         authority: certificate of the authority that signs the server's certificate.
         hashes: hashes of the model's parts, by which a client checks that it has the same model.
+        privacy: level and ε of the consortium's runs, which a client requires by default. Invitations of earlier
+            versions, and of consortia without privacy, do not name them.
     """
 
     server: str
@@ -54,10 +58,13 @@ class Invitation:
     hub_model: bool
     authority: x509.Certificate
     hashes: Mapping[str, str] = field(default_factory=dict)
+    privacy: tuple[Level, float] = ("none", 8.0)
 
     def content(self) -> dict[str, Any]:
         """Return the signed content."""
-        return {
+        level, epsilon = self.privacy
+        promised = {} if level == "none" else {"privacy": {"level": level, "epsilon": epsilon}}
+        return promised | {
             "version": _VERSION,
             "server": self.server,
             "model": self.model,
@@ -90,7 +97,12 @@ def read_invitation(path: Path) -> Invitation:
         version = content["version"]
         authority = x509.load_pem_x509_certificate(content["authority"].encode())
         invitation = Invitation(
-            content["server"], content["model"], content["hub_model"], authority, dict(content["hashes"])
+            content["server"],
+            content["model"],
+            content["hub_model"],
+            authority,
+            dict(content["hashes"]),
+            _privacy(content.get("privacy")),
         )
     except OSError as error:
         raise DeployError(f"{where}: {error.strerror}") from None
@@ -110,6 +122,20 @@ def read_invitation(path: Path) -> Invitation:
     if not all(isinstance(text, str) and text.isprintable() for text in texts) or not _ADDRESS.fullmatch(texts[0]):
         raise DeployError(f"{where}: expected server (HOST:PORT), model and hashes, each in one line")
     return invitation
+
+
+def _privacy(found: Any) -> tuple[Level, float]:
+    """Return the level and ε that an invitation names; the defaults if it names none.
+
+    Raises:
+        ValueError: they are not a level and an ε.
+    """
+    if found is None:
+        return ("none", 8.0)
+    level, epsilon = found["level"], float(found["epsilon"])
+    if level not in LEVELS or not 0 < epsilon < math.inf:
+        raise ValueError(level)
+    return LEVELS[LEVELS.index(level)], epsilon
 
 
 def _signed(content: Mapping[str, Any]) -> bytes:

@@ -118,7 +118,7 @@ def write_server(
         passphrase: encrypts the authority's key; ``None``: the key is not encrypted.
         authority: folder of the authority, new or empty; default: inside ``folder``.
         clients: names of the clients whose keys are made here as well.
-        privacy: the level and the ε that the written run settings promise.
+        privacy: the level and the ε that the written run settings promise, and that clients require by default.
 
     Raises:
         DeployError: a folder is not empty, or there are no hosts.
@@ -141,7 +141,7 @@ def write_server(
         pki.write_certificate(place / "ca.crt", signer.certificate)
     name, hashes = model or ("vilt-mini", {})
     of_hub = parse_address(name, "model") is not None and not Path(name).is_dir()
-    invitation = Invitation(f"{hosts[0]}:{port}", name, of_hub, signer.certificate, hashes)
+    invitation = Invitation(f"{hosts[0]}:{port}", name, of_hub, signer.certificate, hashes, privacy)
     write_invitation(folder / "invitation.json", invitation, signer.key)
     values: dict[str, Any] = {
         "clients": list(clients),

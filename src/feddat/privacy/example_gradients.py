@@ -13,7 +13,7 @@ one has a gradient after the backward pass, it was used in another way, and that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+#: Examples are clipped to C·(1 − this), so that rounding in float64 does not take the sum's sensitivity above C. An
+#: example moves a sum of N ≤ 10,000 by at most C, plus 2·N²·2⁻⁵³·C through the rounding of the others' sum.
+MARGIN = 1e-7
+#: Unit roundoff of float64.
+_ROUNDOFF = 2.0**-53
+#: Most bytes of the float64 copy of gradients that are added up at a time.
+_BLOCK = 32 * 2**20
 
 
 class UnknownGradient(RuntimeError):
@@ -68,10 +76,11 @@ class ExampleGradients(TorchFunctionMode):
         self._parts.clear()
 
     def clipped_sums(self, clip: float, examples: int, counts: Tensor | None = None) -> dict[nn.Parameter, Tensor]:
-        """Return Σᵢ wᵢ·gᵢ·min(1, C/‖gᵢ‖) by parameter, float32, of all backward passes since :meth:`clear`.
+        """Return Σᵢ wᵢ·gᵢ·min(1, C/‖gᵢ‖) by parameter, float64, of all backward passes since :meth:`clear`.
 
         gᵢ is the gradient of example i's own loss; the backward passes were of the mean over the examples. The norm
-        is over all parameters together. An example whose gradient is not finite adds nothing.
+        is over all parameters together. What one example adds has a norm of at most C, rounding included
+        (:data:`MARGIN`). An example whose gradient is not finite adds nothing.
 
         Args:
             clip: C.
@@ -89,7 +98,8 @@ class ExampleGradients(TorchFunctionMode):
             return {}
         norms = torch.stack([one.squared() for one in found.values()]).sum(dim=0).sqrt() * examples
         finite = norms.isfinite()
-        factors = torch.where(finite, (clip / norms.clamp(min=clip)), 0.0)
+        most = clip * (1 - MARGIN)
+        factors = torch.where(finite, most / norms.clamp(min=most), 0.0)
         if counts is not None:
             factors = factors * counts.to(factors)
         # The mean's gradient is 1/N of each example's own.
@@ -231,12 +241,12 @@ class _Plain:
         return self.gradients
 
     def squared(self) -> Tensor:
-        """Return each example's squared norm, (N,)."""
-        return self.gradients.square().sum(dim=1)
+        """Return each example's squared norm, (N,) float64."""
+        return _squared(self.gradients)
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
         """Return the sum of all examples' gradients times their factors; gradients that are not finite count as 0."""
-        return factors @ self.gradients.masked_fill(~finite[:, None], 0.0)
+        return _weighted(self.gradients, factors, finite)
 
 
 class _Linear:
@@ -246,29 +256,63 @@ class _Linear:
     """
 
     def __init__(self, inputs: Tensor, gradients: Tensor) -> None:
-        self._inputs, self._gradients = inputs, gradients
         tokens, wide, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-        self._made = gradients.transpose(1, 2) @ inputs if tokens * (wide + out) > wide * out else None
+        made = tokens * (wide + out) > wide * out
+        self._made = gradients.transpose(1, 2) @ inputs if made else None
+        self._inputs, self._gradients = (inputs, gradients) if made else (inputs.double(), gradients.double())
 
     def each(self) -> Tensor:
-        """Return each example's gradient, (N, out, in)."""
-        return self._gradients.transpose(1, 2) @ self._inputs if self._made is None else self._made
+        """Return each example's gradient, (N, out, in) float32."""
+        return (self._gradients.transpose(1, 2) @ self._inputs).float() if self._made is None else self._made
 
     def squared(self) -> Tensor:
-        """Return each example's squared norm, (N,)."""
+        """Return an upper bound of each example's squared norm, (N,) float64.
+
+        It is the squared norm to the last digits, unless an example's tokens cancel each other almost entirely.
+        """
         if self._made is not None:
-            return self._made.square().sum(dim=(1, 2))
-        alike = (self._inputs @ self._inputs.transpose(1, 2)) * (self._gradients @ self._gradients.transpose(1, 2))
-        return alike.sum(dim=(1, 2)).clamp(min=0.0)  # rounding
+            return _squared(self._made)
+        x, g = self._inputs, self._gradients
+        alike = (x @ x.transpose(1, 2)) * (g @ g.transpose(1, 2))
+        # |error| of the sum over pairs of tokens, and what the rounding of `weighted` adds: each at most
+        # γₙ·(Σₗ‖xₗ‖‖gₗ‖)², where n is the number of roundings that one number goes through.
+        examples, tokens = x.shape[:2]
+        roundings = tokens * tokens + examples * tokens + x.shape[2] + g.shape[2] + 8
+        size = (x.norm(dim=2) * g.norm(dim=2)).sum(dim=1)
+        bound: Tensor = alike.sum(dim=(1, 2)).clamp(min=0.0) + 4 * roundings * _ROUNDOFF * size.square()
+        return bound
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
         """Return the sum of all examples' gradients times their factors; gradients that are not finite count as 0."""
-        hidden = ~finite[:, None, None]
         if self._made is not None:
-            total: Tensor = torch.tensordot(factors, self._made.masked_fill(hidden, 0.0), dims=1)
-            return total
+            return _weighted(self._made, factors, finite)
+        hidden = ~finite[:, None, None]
         weighed = self._gradients.masked_fill(hidden, 0.0) * factors[:, None, None]
-        return weighed.flatten(0, 1).T @ self._inputs.masked_fill(hidden, 0.0).flatten(0, 1)
+        total: Tensor = weighed.flatten(0, 1).T @ self._inputs.masked_fill(hidden, 0.0).flatten(0, 1)
+        return total
+
+
+def _blocks(gradients: Tensor) -> Iterator[slice]:
+    """Yield slices of the examples whose float64 copies fit into a block."""
+    at_a_time = max(1, _BLOCK // max(1, 8 * gradients[0].numel()))
+    for begin in range(0, len(gradients), at_a_time):
+        yield slice(begin, begin + at_a_time)
+
+
+def _squared(gradients: Tensor) -> Tensor:
+    """Return the squared norm of each example's gradient (N, ...) as (N,) float64."""
+    return torch.cat([gradients[part].flatten(1).double().square().sum(dim=1) for part in _blocks(gradients)])
+
+
+def _weighted(gradients: Tensor, factors: Tensor, finite: Tensor) -> Tensor:
+    """Return Σᵢ fᵢ·gᵢ in float64 of gradients (N, ...) and factors (N,); examples that are not finite count as 0."""
+    total = torch.zeros(gradients.shape[1:], dtype=torch.float64, device=gradients.device)
+    for part in _blocks(gradients):
+        rows = gradients[part].flatten(1)
+        if not finite[part].all():
+            rows = rows.masked_fill(~finite[part, None], 0.0)
+        total += (factors[part] @ rows.double()).view_as(total)
+    return total
 
 
 def noisy(sums: Mapping[nn.Parameter, Tensor], noise: Tensor, divisor: float) -> None:

@@ -19,12 +19,14 @@ from flwr.app import Message, MessageType
 
 from feddat.algorithms import ALGORITHMS
 from feddat.app import policy, secure_messages
-from feddat.app.client import Works
+from feddat.app.client import OldStateError, Works
 from feddat.app.messages import Instruction
 from feddat.app.policy import PolicyError
 from feddat.client.approvals import Approvals, changes
+from feddat.client.budget import newest_ledger
 from feddat.client.ledger import Ledger
 from feddat.client.private_rules import check_privacy
+from feddat.client.totals import TotalError, Totals
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.serving.app_config import asked_settings, asked_values, check_complete
@@ -39,6 +41,11 @@ log = logging.getLogger(__name__)
 _COMPARED: WeakSet[Participant] = WeakSet()
 #: How the client's administrator can approve a run.
 _HOW = "approve it with `feddat deploy approve {}`"
+
+
+def totals(site: SiteConfig) -> Totals:
+    """Return the ledger of a client over all its runs."""
+    return Totals(site.client, site.state, site.seals)
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,10 @@ class ClientGate:
             policy.check_step(settings, message)
         elif kind != MessageType.QUERY:
             policy.check_instruction(site.policy, settings, message)
+        try:  # before the run is approved, pinned or counted
+            totals(site).check(run, settings.privacy, site.policy)
+        except TotalError as error:
+            raise PolicyError(str(error)) from None
         self._approved(site, run)
 
     def allow(self, message: Message, ask: Instruction, works: Works) -> None:
@@ -75,7 +86,9 @@ class ClientGate:
 
         Raises:
             PolicyError: the policy does not allow the instruction; the reason is for the client's own log.
-            StoreError: the client's data has changed, and its file does not accept that.
+            StoreError: the client's data has changed, and its file does not accept that; or what earlier runs have
+                spent is not known.
+            OldStateError: the client's privacy ledger is older than its copy, and its file refuses an old state.
         """
         site = read_site(self.file)
         own = site.policy
@@ -89,9 +102,19 @@ class ClientGate:
         else:
             for member in works.members.values():
                 policy.check_scores(own, len(member.data.split(ask.split)))
+        if site.old_state == "refuse" and newest_ledger(works.store)[1]:
+            raise OldStateError(
+                f"the privacy ledger in {works.store.folder} is older than its copy beside the seal key: restored from "
+                "an older backup? It does nothing until the right state is restored (old_state: refuse)"
+            )
         if works not in _COMPARED:  # only now, since the check writes the hashes to disk
             check_client(works, site.accept_changes)
             _COMPARED.add(works)
+        if message.metadata.message_type == MessageType.TRAIN:
+            try:
+                totals(site).grant(ask.run, works.config.privacy, own)
+            except TotalError as error:
+                raise PolicyError(str(error)) from None
         self._counted(site, message)
 
     def settings(self, site: SiteConfig) -> RunConfig:
@@ -111,6 +134,7 @@ class ClientGate:
             policy.check_settings(site.policy, settings)
             check_privacy(settings)
             settings = site.applied(settings)
+            check_privacy(settings)  # again, since the client's own file can add a start
         except ConfigError as error:
             raise PolicyError(str(error)) from None
         if ALGORITHMS[settings.method].centralised:

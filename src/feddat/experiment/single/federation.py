@@ -134,7 +134,8 @@ def build_federation(
     foundation = load_foundation(config)
     backbone, adapters, algorithm = foundation.backbone, foundation.adapters, foundation.algorithm
     groups = {CENTRAL: list(data.values())} if algorithm.centralised else {n: [c] for n, c in sorted(data.items())}
-    stores = {name: PersonalStore(clients_folder, name, key=seal_key(name)) for name in groups}
+    promise = config.privacy.promise
+    stores = {name: PersonalStore(clients_folder, name, key=seal_key(name), promise=promise) for name in groups}
     prefixes = PrefixCache(config.cache_prefix * 2**20) if config.cache_prefix else None
     recent = Recent(config.keep_clients, len(groups))
     captured = _captured(config, backbone, adapters)

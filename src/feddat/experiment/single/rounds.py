@@ -181,7 +181,9 @@ class Service:
             wire=settings.wire,
             notify=self.announcer,
             roster=roster,
-            limits=Limits(server.max_update, server.max_examples, server.agreed_examples),
+            limits=Limits(
+                server.max_update, server.max_examples, server.agreed_examples, clipped=settings.privacy.of_clients
+            ),
             judge=Judge(
                 # With privacy of clients, no client's data decides whether another one's update counts.
                 server.max_outlier if participations is None else math.inf,
