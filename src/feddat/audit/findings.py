@@ -15,6 +15,7 @@ _SOURCES = {
     "server": "each client's update",
     "sum": "the sum of all updates",
     "losses": "the training losses that each client reports",
+    "scores": "the scores that each client reports after the round",
     GUESS: "nothing: a guess from the attacker's own questions",
 }
 #: Kind of client in a reconstruction's results -> what the page says that it does.

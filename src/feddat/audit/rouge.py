@@ -34,7 +34,7 @@ def rouge(found: Sequence[Hashable], truth: Sequence[Hashable]) -> tuple[float, 
 
 
 def closest(found: Sequence[Sequence[Hashable]], truths: Sequence[Sequence[Hashable]]) -> tuple[float, float, float]:
-    """Return the means over true texts of ROUGE-1, -2 and -L, each text with the found one whose sum of them is largest.
+    """Return the means over true texts of ROUGE-1, -2 and -L, each with the found text whose sum is largest.
 
     Texts that are equal can share the one that was found.
     """

@@ -6,10 +6,10 @@ and on no others. So a question is found word by word: a beginning is extended b
 if the state of its last token is in the span. A question is complete where the token for its end is.
 
 Chen et al. (UTR, arXiv 2601.17533) order words by a search for consistency with the gradient. Petrov et al. ("DAGER",
-NeurIPS 2024) extend beginnings in decoders, which look back by themselves; the altered attention makes it possible here.
-LoRA is at the second product of the first layer's feed-forward block. A gradient has as many directions as that product
-has outputs, which is the width d of a state. With more distinct beginnings than d in a message, nothing is found. This
-is our own form of the attack.
+NeurIPS 2024) extend beginnings in decoders, which look back by themselves; the altered attention makes it possible
+here. LoRA is at the second product of the first layer's feed-forward block. A gradient has as many directions as that
+product has outputs, which is the width d of a state. With more distinct beginnings than d in a message, nothing is
+found. This is our own form of the attack.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ Tokens: TypeAlias = tuple[int, ...]
 #: A beginning stays if at most this share of its last token's input is outside the span.
 OUTSIDE = 0.003
 #: Directions of the gradient below this share of the strongest are rounding.
-_NOISE = 1e-6
-#: Standard deviation of LoRA's B.
-_OUTWARD = 1e-3
+_NOISE = 1e-7
+#: Factor on LoRA's A, so that its updates do not drown in its rounding; and standard deviation of B.
+_INWARD, _OUTWARD = 1e-4, 1e-3
 #: Largest number of beginnings of one length, and of those that are tried at a time.
 _MOST, _CHUNK = 4096, 8192
 #: How strongly attention is drawn away from later words; how much a token takes over from the words before it; and how
@@ -61,7 +61,7 @@ def attack(target: Target, batch: int, steps: int, kind: Kind, folder: Path) -> 
         return row | {"recovered": 0, "of": 0, "refused": asked.refused}
 
     def craft(federation: Federation, shared: dict[str, Tensor]) -> dict[str, Tensor]:
-        return factors(shared, 1.0, _OUTWARD, target.config.seed)
+        return factors(shared, _INWARD, _OUTWARD, target.config.seed)
 
     alter = look_back if kind == "obeys" else unaltered
     with received(asked, folder, alter, craft) as message:
