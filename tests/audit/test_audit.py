@@ -132,7 +132,7 @@ def test_the_command_on_a_run_and_on_settings(settings, feddat, tmp_path):
     assert found["run"]["repeated"] is True and found["exceeded"] == []
     assert found["membership"].keys() == {"server", "sum", "control"}
     assert found["canaries"]["views"]["sum"]["canaries"] == 12
-    assert found["properties"]["sources"].keys() == {"server", "sum", "losses", "guess"}
+    assert found["properties"]["sources"].keys() == {"server", "sum", "losses", "scores", "guess"}
     assert json.loads((tmp_path / "a" / "audit.json").read_text()) == found
     assert "run, watched by its server: 0 of 1" in progress and "membership: 0 of 3" in progress
     assert sorted(path for path in folder.rglob("*")) == before, "the run's own folder is only read"

@@ -40,7 +40,10 @@ def result():
             **{"delta": 1e-5, "confidence": 0.95},
             "views": {"server": {"epsilon": 1.5, "canaries": 40, "guesses": 20, "right": 18}},
         },
-        "stated": {"epsilon": 1.0, "delta": 1e-5, "scope": "shared"},
+        "stated": {
+            **{"epsilon": 1.0, "delta": 1e-5, "unit": "record", "scope": "shared", "record": 1.0},
+            "views": ["server", "sum"],
+        },
         "seconds": 5.0,
     }
 
@@ -55,17 +58,22 @@ def test_limits_are_held_against_every_attack_but_the_control(result):
     assert epsilon == "canaries (server): ε is at least 1.50, at most 1 allowed"
 
 
-def test_what_is_rebuilt_at_a_client_with_a_policy_counts_and_no_other(result):
+def test_what_is_rebuilt_at_a_client_with_the_runs_settings_counts_and_no_other(result):
     result["reconstruction"] = {
         "without_policy": {"patches, 8 x 1": {"recovered": 60, "of": 128, "examples": 8, "steps": 1}},
-        "with_policy": {"patches, 8 x 8": {"recovered": 1, "of": 1024, "examples": 64, "steps": 8}},
+        "with_policy": {"patches, 8 x 8": {"recovered": 9, "of": 1024, "examples": 64, "steps": 8}},
+        "this_run": {
+            "patches, this run": {"recovered": 1, "of": 2892, "examples": 200, "steps": 7},
+            "words-rows, this run": {"recovered": 0, "of": 0, "examples": 200, "steps": 7, "refused": "not <possible>"},
+        },
     }
     assert exceeded(result, Limits(reconstructed=1)) == []
     assert exceeded(result, Limits(reconstructed=0)) == [
-        "reconstruction (patches, 8 x 8): 1 recovered, at most 0 allowed"
+        "reconstruction (patches, this run): 1 recovered, at most 0 allowed"
     ]
     text = page(result, [], False)
-    assert "keeps to its policy" in text and "<td>1024</td>" in text
+    assert "keeps to its policy" in text and "<td>1024</td>" in text and "not &lt;possible&gt;" in text
+    assert "pieces, with this run&#39;s settings" in text
 
 
 def test_a_limit_on_what_was_not_measured_is_no_pass(result):
@@ -85,7 +93,7 @@ def test_the_page_says_it_in_words_and_escapes_names(result):
 
 def test_a_page_without_a_leak_says_so(result):
     result["membership"] = {"server": {"loss": row(0.51)}, "control": {"loss": row(0.5)}}
-    result["stated"] = {"epsilon": None, "delta": None, "scope": None}
+    result["stated"] = dict.fromkeys(("epsilon", "delta", "unit", "scope", "record", "views"))
     text = page(result, [], True)
     assert "no better than a coin" in text and "within the limits" in text and "states no ε" in text
     assert "The control is off" not in text
@@ -112,7 +120,9 @@ def test_matching_is_shown_beside_its_start(result):
     result["reconstruction"] = {
         "without_policy": {"matching, 2 x 1": row | close},
         "with_policy": {"matching, 8 x 8": row | refused},
+        "this_run": {"sentences, this run": row | {"rouge": [1.0, 0.5, 1.0], "rouge_guess": [0.25, 0.0, 0.25]}},
     }
     text = page(result, [], False)
     assert "<td>0.55 (0.21)</td><td>15.8 (14.3)</td><td>3 of 7 (2)</td>" in text
+    assert "ROUGE-1/2/L 100 / 50 / 100 (a guess: 25 / 0 / 25)" in text
     assert text.count("<svg") == 4 and "By trial and error" in text and "keeps to its policy" in text

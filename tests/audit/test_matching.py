@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from feddat.audit import matching
-from feddat.audit.message import of, received, settings, unaltered
+from feddat.audit.message import Target, ask, received, unaltered
 from feddat.audit.replay import flat
 from feddat.experiment import Experiment, load_clients
 
@@ -24,17 +24,14 @@ def test_total_variation_is_the_mean_step_between_neighbours():
 @pytest.fixture
 def client(settings):
     experiment = Experiment(settings())
-    data = load_clients(experiment.settings)[0]
-    return experiment.settings, data, list(data.test[:16])
+    clients = load_clients(experiment.settings)
+    return Target(experiment.settings, tuple(clients), clients[0].test[:16])
 
 
 @pytest.mark.parametrize(("batch", "steps"), [(1, 1), (2, 4)])
 def test_true_data_has_the_gradient_of_the_message(client, tmp_path, batch, steps):
-    config, data, known = client
-    changes = matching.changes(config, steps, allowed=False)
-    asked = settings(config, batch, steps, changes, allowed=False)
-    examples = data.train[: batch * steps]
-    with received(asked, of(data, examples), tmp_path, unaltered, lambda federation, shared: shared) as message:
+    asked, known = ask(client, "obeys", batch, steps, matching.changes(steps), "bottleneck"), list(client.known)
+    with received(asked, tmp_path, unaltered, lambda federation, shared: shared) as message:
         invented = matching.Invented.start(message, known, True, 0)
         start = invented.fit(-flat(message.update), 1)
         invented = matching.Invented.start(message, known, True, 0)
@@ -45,9 +42,8 @@ def test_true_data_has_the_gradient_of_the_message(client, tmp_path, batch, step
 
 
 def test_a_picture_to_a_known_question_comes_closer(client, tmp_path):
-    config, data, known = client
-    row = matching.attack(config, data, known, 150, True, 1, 1, False, tmp_path / "a")
+    row = matching.attack(client, 150, True, 1, 1, "obeys", tmp_path / "a")
     start, reached = row["correlation"]
     assert reached > start + 0.05 and row["matched"] > 0.995 and row["words"] == [5, 5, 5]
-    refused = matching.attack(config, data, known, 150, True, 8, 4, True, tmp_path / "b")
+    refused = matching.attack(client, 150, True, 8, 4, "policy", tmp_path / "b")
     assert "min_examples" in refused["refused"] and refused["recovered"] == 0

@@ -1,5 +1,7 @@
 """What messages reveal about a client's data as a whole: on small arrays, and on a mini federation."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from feddat.audit.candidates import draw_candidates
@@ -53,10 +55,28 @@ def test_an_update_says_more_of_a_clients_answers_than_a_guess_and_the_sum_does_
     found = infer(experiment.settings, trace, candidates, 24, 0, tmp_path / "shadows", lambda *told: None)
     assert (found["clients"], found["shadow_clients"]) == (5, 24)
     sources = found["sources"]
-    assert sources.keys() == {"server", "sum", "losses", "guess"}
+    assert list(sources) == ["server", "sum", "losses", "scores", "guess"]
     auc = {source: row["answers_auc"][0] for source, row in sources.items()}
     assert auc["server"] > max(auc["sum"], auc["guess"]) + 0.05, auc
     assert sources["server"]["kind_error"] < sources["guess"]["kind_error"]
     # Counts are exact, unless the clients share none.
     assert found["counts"]["scores"] == found["counts"]["counts"] == {"answers": [5, 5], "examples": [5, 5]}
     assert found["counts"]["none"]["answers"][0] < 5
+
+
+def test_what_a_run_does_not_share_is_not_read(settings, tmp_path):
+    """Clients of different sizes: counts tell them, and without counts the attacker has one guess for all."""
+
+    def shrunk(clients):
+        return [replace(data, train=data.train[: 32 - 8 * place]) for place, data in enumerate(clients)]
+
+    found = {}
+    for level in ("scores", "none"):
+        experiment = Experiment(settings(rounds=1, train__epochs=1, share_metrics=level))
+        trace = replay(experiment, tmp_path / level, change=shrunk)
+        candidates, _ = draw_candidates(experiment.settings, trace.federation.data, 16, 0, 0)
+        folder = tmp_path / f"{level}-shadows"
+        found[level] = infer(experiment.settings, trace, candidates, 6, 0, folder, lambda *told: None)
+    assert found["scores"]["sources"].keys() - found["none"]["sources"].keys() == {"losses", "scores"}
+    for counted in (one["counts"] for one in found.values()):
+        assert counted["counts"]["examples"] == [2, 2] and counted["none"]["examples"][0] < 2

@@ -15,7 +15,14 @@ _SOURCES = {
     "server": "each client's update",
     "sum": "the sum of all updates",
     "losses": "the training losses that each client reports",
+    "scores": "the scores that each client reports after the round",
     GUESS: "nothing: a guess from the attacker's own questions",
+}
+#: Kind of client in a reconstruction's results -> what the page says that it does.
+CLIENTS = {
+    "without_policy": "does as asked",
+    "with_policy": "keeps to its policy",
+    "this_run": "this run's settings",
 }
 _SHARING = {
     "scores": "scores and counts (the default)",
@@ -64,14 +71,24 @@ def _of(share: float, clients: int) -> str:
     return f"{round(share * clients)} of {clients}"
 
 
+def remark(row: Mapping[str, Any]) -> str:
+    """Return why an attack was not made, or how close whole questions come to the true ones; "": nothing to say."""
+    if "refused" in row:
+        return str(row["refused"])
+    if "rouge" in row:
+        figures = (" / ".join(f"{100 * figure:.0f}" for figure in row[key]) for key in ("rouge", "rouge_guess"))
+        return "ROUGE-1/2/L {} (a guess: {})".format(*figures)
+    return ""
+
+
 def reconstruction(result: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the section on rebuilt pictures and words; ``None``: the audit did not try."""
     if (found := result.get("reconstruction")) is None:
         return None
     rows, matched, curves = [], [], {}
-    for key, client in (("without_policy", "does as asked"), ("with_policy", "keeps to its policy")):
+    for key, client in CLIENTS.items():
         for name, row in found[key].items():
-            one = {"what": row.get("what", name), "client": client} | dict(row)
+            one = {"what": row.get("what", name), "client": client, "remark": remark(row)} | dict(row)
             if "correlation" not in row:
                 rows.append(one)
                 continue

@@ -18,7 +18,8 @@ class Limits:
         auc: the AUC of the best membership attack, between 0 and 1.
         tpr: its true-positive rate at 1 % false positives, between 0 and 1.
         epsilon: the lower bound on ε.
-        reconstructed: patches, words or pictures rebuilt from one message of a client with the default policy.
+        reconstructed: patches, words, questions or pictures rebuilt from one message of a client of the run, with the
+            run's own settings.
     """
 
     auc: float | None = None
@@ -55,7 +56,7 @@ def exceeded(result: Mapping[str, Any], limits: Limits) -> list[str]:
                     f"canaries ({view}): ε is at least {bound['epsilon']:.2f}, at most {limits.epsilon:g} allowed"
                 )
     if limits.reconstructed is not None:
-        for name, row in _part(result, "reconstruction", "reconstruction")["with_policy"].items():
+        for name, row in _part(result, "reconstruction", "reconstruction")["this_run"].items():
             if row["recovered"] > limits.reconstructed:
                 found.append(
                     f"reconstruction ({name}): {row['recovered']} recovered, at most {limits.reconstructed} allowed"

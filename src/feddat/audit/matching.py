@@ -24,17 +24,19 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from feddat.algorithms.base import MAIN_HEAD
-from feddat.audit.message import Message, of, received, refusal, settings, unaltered, vilt_of
+from feddat.audit.message import Kind, Message, Target, ask, received, unaltered, vilt_of
 from feddat.audit.replay import flat
+from feddat.client.learner import autocast
 from feddat.client.member import Member
-from feddat.config import RunConfig
-from feddat.example import ClientData, Example
+from feddat.example import Example
 from feddat.experiment.single.federation import Federation
 from feddat.models.base import Encoder
 from feddat.seeding import torch_generator
 
 #: Correlation with the true picture from which on a picture counts as rebuilt.
 REBUILT = 0.9
+#: Largest number of examples that are looked for: a search for more takes long, and finds less.
+MOST = 16
 #: Weight of total variation, and the steps' sizes for pixels (in normalised units) and for logits of words.
 _VARIATION, _PIXEL_LR, _WORD_LR = 0.2, 0.05, 0.2
 #: Size of the noise that pictures start with, and of the one in words' logits: equal slots would stay equal.
@@ -48,54 +50,41 @@ _WHAT = {True: "pictures to known questions: gradient matching", False: "picture
 
 
 def attack(
-    config: RunConfig,
-    data: ClientData,
-    known: list[Example],
-    iterations: int,
-    told: bool,
-    batch: int,
-    steps: int,
-    allowed: bool,
-    folder: Path,
+    target: Target, iterations: int, told: bool, batch: int, steps: int, kind: Kind, folder: Path
 ) -> dict[str, Any]:
     """Return how close optimisation comes to a client's pictures and words, from one message.
 
+    Of a message with more than :data:`MOST` examples, the first ones are looked for.
+
     Args:
-        config: the run's.
-        data: the client's.
-        known: the attacker's own examples.
+        target: whom to attack.
         iterations: steps of the optimisation.
         told: the attacker knows the questions, and looks for their pictures.
         batch: examples per step.
         steps: of the round.
-        allowed: the client keeps to its default policy.
-        folder: for the client's state.
+        kind: of client; one of the run has its own batches and steps.
+        folder: for the clients' states.
     """
-    examples = data.train[: batch * steps]
-    asked = settings(config, batch, steps, changes(config, steps, allowed), allowed)
-    row: dict[str, Any] = {"what": _WHAT[told], "examples": len(examples), "steps": steps}
-    if allowed and (reason := refusal(asked, len(examples))):
-        return row | {"recovered": 0, "of": len(examples), "refused": reason}
+    adapter = target.config.adapter.peft if target.config.adapter.peft in ("bottleneck", "lora") else "bottleneck"
+    asked = ask(target, kind, batch, steps, changes(steps) if kind == "obeys" else {}, str(adapter))
+    row: dict[str, Any] = {"what": _WHAT[told], "examples": asked.examples, "steps": asked.steps}
+    if asked.refused:
+        return row | {"recovered": 0, "of": asked.examples, "refused": asked.refused}
 
     def craft(federation: Federation, shared: dict[str, Tensor]) -> dict[str, Tensor]:
         return shared
 
-    with received(asked, of(data, examples), folder, unaltered, craft) as message:
-        invented = Invented.start(message, known, told, config.seed)
+    with received(asked, folder, unaltered, craft) as message:
+        invented = Invented.start(message, list(target.known), told, target.config.seed)
         before = invented.compared()
         matched = invented.fit(-flat(message.update), iterations)
         after = invented.compared()
     return row | after.to_json(before, invented.guessed(len(after.named))) | {"matched": matched}
 
 
-def changes(config: RunConfig, steps: int, allowed: bool) -> dict[str, Any]:
-    """Return what the attacker asks for beside the settings of every attack on one message."""
-    found: dict[str, Any] = {
-        "adapter.peft": config.adapter.peft if config.adapter.peft in ("bottleneck", "lora") else "bottleneck"
-    }
-    if not allowed:
-        found |= _PASSED | ({} if steps == 1 else {"train.lr": _SMALL_LR})
-    return found
+def changes(steps: int) -> dict[str, Any]:
+    """Return what the attacker asks of an obeying client beside the settings of every attack on one message."""
+    return _PASSED | ({} if steps == 1 else {"train.lr": _SMALL_LR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +143,13 @@ class Invented:
         peak: float,
         told: bool,
     ) -> None:
-        (participant,) = message.federation.participants.values()
-        (member,) = participant.members.values()
-        foundation = message.federation.foundation
+        member, foundation = message.victim, message.federation.foundation
         if foundation.config.privacy.secret_seeds:  # the attacker knows only the run's seed
             member = Member(member.data, foundation.config, foundation.backbone, member.device)
         member.reset_heads()  # that of the first round, as far as the attacker knows it
         self._foundation, self._member = foundation, member
         self._embeddings = vilt_of(self._foundation.backbone.model).embeddings.text_embeddings
-        self._targets = member.prepared("train").targets
+        self._targets = member.prepared("train").targets[: len(pictures)]
         self.truth = dict(truth)
         special = _special(message.federation.foundation.backbone.encoder)
         self._fixed = torch.isin(truth["input_ids"], torch.tensor(sorted(special))) | ~truth["attention_mask"].bool()
@@ -172,9 +159,8 @@ class Invented:
     @classmethod
     def start(cls, message: Message, known: list[Example], told: bool, seed: int) -> Invented:
         """Return what the attacker starts with: its own pictures' mean, its own words' frequencies, and noise."""
-        (participant,) = message.federation.participants.values()
-        (member,) = participant.members.values()
-        count = len(message.examples)
+        member = message.victim
+        count = min(MOST, len(member.data.train))
         truth = member.inputs(member.prepared("train").views, torch.arange(count))
         own = member.inputs(member.encode_unseen(known), torch.arange(len(known)))
         generator = torch_generator(seed, "audit", "matching")
@@ -207,12 +193,13 @@ class Invented:
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, iterations))
         adapters.route("global")
         backbone.model.eval()
-        reached = 0.0
+        reached, precision = 0.0, self._foundation.config.train.precision
         # Only the plain form of attention has second derivatives.
         with sdpa_kernel(SDPBackend.MATH):
             for _ in range(iterations):
                 optimizer.zero_grad()
-                features = backbone.features(self._inputs())
+                with autocast(self._member.device, precision):
+                    features = backbone.features(self._inputs())
                 loss = self._member.task.loss(self._member.task.logits(head, features.float()), self._targets)
                 found = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
                 pairs = zip(found, parameters, strict=True)
@@ -229,7 +216,7 @@ class Invented:
     def _inputs(self) -> dict[str, Tensor]:
         """Return the model's inputs; special tokens are where they always are, and what is padding stays so."""
         ids = self.truth["input_ids"]
-        weights = self._embeddings.word_embeddings.weight
+        weights = self._embeddings.word_embeddings.weight.float()
         mixed = self.words.softmax(dim=-1) @ weights
         embedded = torch.where(self._fixed[..., None], weights[ids], mixed)
         given = {key: value for key, value in self.truth.items() if key != "input_ids"}

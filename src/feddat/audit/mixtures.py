@@ -54,7 +54,9 @@ class Pool:
         return found
 
 
-def draw_mixtures(pool: Pool, count: int, size: int, like: ClientData, seed: int) -> list[ClientData]:
+def draw_mixtures(
+    pool: Pool, count: int, size: int, like: ClientData, seed: int, scored_on: int = 1
+) -> list[ClientData]:
     """Return shadow clients with ``size`` questions each, whose sources and kinds have shares drawn at random.
 
     Args:
@@ -63,6 +65,7 @@ def draw_mixtures(pool: Pool, count: int, size: int, like: ClientData, seed: int
         size: questions of each, at most half of the pool.
         like: a client of the run, for how pictures are read.
         seed: of the draws.
+        scored_on: questions that each is scored on, of the same mixture.
     """
     kinds = np.array([pool.kind(example) for example in pool.examples])
     cells = pool.sources * (len(pool.kinds) + 1) + kinds
@@ -79,7 +82,10 @@ def draw_mixtures(pool: Pool, count: int, size: int, like: ClientData, seed: int
         drawn = tuple(pool.examples[i] for i in chosen)
         answers = _by_frequency(answer for example in drawn for answer in example.answers)
         own = replace(like, name=f"shadow-{place}", train=drawn, answers=answers, encodings=None)
-        found.append(replace(own, validation=drawn[:1], test=drawn[:1]))  # may not be empty, and are not used
+        rest = np.setdiff1d(np.arange(len(pool.examples)), chosen)
+        scored = generator.choice(rest, min(scored_on, len(rest)), replace=False, p=weights[rest] / weights[rest].sum())
+        others = tuple(pool.examples[i] for i in scored)
+        found.append(replace(own, validation=others, test=others))
     return found
 
 

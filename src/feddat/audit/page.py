@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from feddat.audit.findings import properties, reconstruction
 from feddat.audit.membership import COMBINED, CONTROL
+from feddat.audit.promise import contradicted, sentence
 from feddat.audit.statistics import LEVEL
 from feddat.report import attack_plots, plots
 from feddat.report.numbers import human_duration
@@ -27,6 +28,13 @@ _VIEWS = {
         "The same attack on the model as it was before. It must find nothing: what it finds is a difference between "
         "the two lists of questions, and no leak.",
     ),
+}
+#: Attackers that the stated ε holds against -> what the page says of it.
+_AGAINST = {
+    "server, sum, model": "It holds against every attacker here.",
+    "server, sum": "It holds against whoever sees messages, and not against whoever has a client's own model.",
+    "sum": "It holds against whoever sees sums, and not against a server that sees single updates, or whoever has a "
+    "client's own model.",
 }
 _OWN = " (clients draw from seeds that the attackers do not know)"
 _SIGNALS = {
@@ -115,13 +123,13 @@ def _tiles(
             for view, bound in result["canaries"]["views"].items()
             if view != "model" or len(attackers) == 1
         )
-        stated = result["stated"]["epsilon"]
+        stated = result["stated"]["record"]
         tiles.append(
-            ("ε is at least", f"{least:.2f}", "none is stated" if stated is None else f"stated: at most {stated:g}")
+            ("ε is at least", f"{least:.2f}", "none is stated" if stated is None else f"stated: at most {stated:.3g}")
         )
     if "reconstruction" in result:
-        with_policy = sum(row["recovered"] for row in result["reconstruction"]["with_policy"].values())
-        tiles.append(("Rebuilt from a message", str(with_policy), "pieces, if the client keeps to its policy"))
+        rebuilt = sum(row["recovered"] for row in result["reconstruction"]["this_run"].values())
+        tiles.append(("Rebuilt from a message", str(rebuilt), "pieces, with this run's settings"))
     return tiles
 
 
@@ -148,15 +156,15 @@ def _short(
             "The control is off: the two lists of questions differ before any training. A part of the figures above is "
             "this difference, and no leak."
         )
-    stated = result["stated"]["epsilon"]
-    if "canaries" in result and stated is not None:
-        broken = [v for v, bound in result["canaries"]["views"].items() if bound["epsilon"] > stated]
+    stated = sentence(result["stated"])
+    if "canaries" in result and stated:
+        broken = contradicted(result)
         sentences.append(
-            f"The run states ε = {stated:g}; the canaries contradict it ({', '.join(map(view_name, broken))})."
+            f"The run states {stated}; the canaries contradict it ({', '.join(map(view_name, broken))})."
             if broken
-            else f"The run states ε = {stated:g}; nothing that we found contradicts it."
+            else f"The run states {stated}; nothing that we found contradicts it."
         )
-    elif stated is None:
+    elif not stated:
         sentences.append("The run states no ε: nothing bounds what a better attack would find.")
     return sentences
 
@@ -213,9 +221,11 @@ def _clients(shown: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Markup:
 def _canaries(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if "canaries" not in result:
         return None
-    found, stated = result["canaries"], result["stated"]["epsilon"]
+    found, stated = result["canaries"], sentence(result["stated"])
     some = next(iter(found["views"].values()))
-    said = "This run states none." if stated is None else f"This run states ε = {stated:g} at δ = {found['delta']:g}."
+    said = "This run states none."
+    if stated:
+        said = f"This run states {stated}, at δ = {found['delta']:g}. {_AGAINST[', '.join(result['stated']['views'])]}"
     return {
         "stated": said,
         "rows": [

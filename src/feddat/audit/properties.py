@@ -10,6 +10,7 @@ Feature Leakage in Collaborative Learning", IEEE S&P 2019.
 | ``server`` | the client's own update |
 | ``sum`` | the mean of all updates, the same for every client |
 | ``losses`` | the training losses that the client reports (``share_metrics: scores``) |
+| ``scores`` | the scores on its own questions that it reports after the round (``share_metrics: scores``) |
 | ``guess`` | nothing: it guesses what its own questions are like on average |
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from feddat.audit.candidates import Candidates
 from feddat.audit.membership import Say
@@ -86,10 +88,19 @@ def infer(
         return None
     pool = Pool.of({name: [*candidates[name].shadow, *candidates[name].reference] for name in clients}, KINDS)
     size = int(np.median([len(data.train) for data in clients.values()]))
-    mixtures = draw_mixtures(pool, shadows, size, next(iter(clients.values())), seed)
-    federation = build_federation(shadow_config(config, trace.federation), mixtures, folder)
-    results = _played(federation, trace, say)
+    split = config.eval.curve_split
+    scored_on = int(np.median([len(data.split(split)) for data in clients.values()]))
+    mixtures = draw_mixtures(pool, shadows, size, next(iter(clients.values())), seed, max(1, scored_on))
+    federation = build_federation(shadow_config(config, trace.federation), mixtures, folder / "shadows")
+    # The run's own clients once more, up to the scores that they report after the first round.
+    asked = _scores_of_run(config, trace, clients, folder / "clients", say)
+    results, scores = _played(federation, trace, split if asked is not None else None, say)
     sources = _sources(trace, clients, results)
+    if asked is not None:
+        routes = [route for route in scores[0] if all(route in one for one in (*scores, *asked))]
+        tables = (np.array([[one[route] for route in routes] for one in told]) for told in (scores, asked))
+        guess = sources.pop(GUESS)
+        sources |= {"scores": _standardised(*tables), GUESS: guess}
 
     answers = pool.answers
     present = np.array([[answer in data.answers for answer in answers] for data in clients.values()])
@@ -121,17 +132,43 @@ def infer(
     }
 
 
-def _played(federation: Federation, trace: Trace, say: Say) -> list[FitResult]:
-    """Return what every shadow client makes of the first round's adapter."""
-    round, found = trace.rounds[0], []
-    received = trace.before(round)
-    whole = federation.foundation.initial_shared() | received
+def _played(
+    federation: Federation, trace: Trace, split: str | None, say: Say
+) -> tuple[list[FitResult], list[dict[str, float]]]:
+    """Return what every client makes of the first round's adapter, and its scores by route on a split after the round.
+
+    ``None`` as split: there are no scores.
+    """
+    round, found, scores = trace.rounds[0], [], []
+    initial = federation.foundation.initial_shared()
+    before, after = initial | trace.before(round), initial | trace.after(round)
     for done, name in enumerate(federation.data):
         say("properties", done, len(federation.data))
         owner = federation.owner(name)
-        found.append(owner.fit({key: value.clone() for key, value in whole.items()}, round))
+        found.append(owner.fit(_copied(before), round))
+        if split is not None:
+            scores.append(owner.evaluate(_copied(after), round, split).scores.get(name, {}))
         owner.release()
-    return found
+    return found, scores
+
+
+def _scores_of_run(
+    config: RunConfig, trace: Trace, clients: Mapping[str, ClientData], folder: Path, say: Say
+) -> list[dict[str, float]] | None:
+    """Return the scores by route that a run's clients report after the first round; ``None``: they report none.
+
+    They come from a repetition of the round, because the run itself may be scored only in later rounds.
+    """
+    algorithm = trace.federation.foundation.algorithm
+    split = config.eval.curve_split
+    alone = algorithm.server is None and not algorithm.centralised
+    if config.share_metrics != "scores" or not alone or not all(data.split(split) for data in clients.values()):
+        return None
+    return _played(build_federation(config, list(clients.values()), folder), trace, split, say)[1]
+
+
+def _copied(shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in shared.items()}
 
 
 def _sources(
@@ -209,24 +246,29 @@ def answer_shares(examples: Sequence[Example], answers: Sequence[str]) -> Matrix
 def _counts(
     trace: Trace, clients: Mapping[str, ClientData], federation: Federation, mixtures: Sequence[ClientData]
 ) -> dict[str, Any]:
-    """Return what clients' counts give away exactly: numbers of examples and of answers, by ``share_metrics``.
+    """Return for how many clients the attacker knows the numbers of answers and examples, by ``share_metrics``.
 
     A client tells how many parameters it has, for reports. Its head has so many per answer, which shadow clients show.
+    It also tells how many examples it has. With ``none`` it tells neither, and the attacker guesses.
     """
     sizes = np.array([len(one.answers) for one in mixtures])
     totals = np.array([federation.site(one.name).who.parameters["total"] for one in mixtures])
     per_answer, rest = np.polyfit(sizes, totals, 1) if len(set(sizes.tolist())) > 1 else (0.0, 0.0)
-    truth = [len(data.answers) for data in clients.values()]
-    told = [trace.federation.site(trace.federation.owner(name).name).who.parameters["total"] for name in clients]
-    read = [round((total - rest) / per_answer) if per_answer else -1 for total in told]
-    guessed = round(float(np.median(sizes)))
-    exact = {"answers": _right(read, truth), "examples": [len(truth), len(truth)]}
-    examples = [len(data.train) for data in clients.values()]
-    typical = round(float(np.median([len(one.train) for one in mixtures])))
-    nothing = {
-        "answers": _right([guessed] * len(truth), truth),
-        "examples": _right([typical] * len(examples), examples),
+    told = [trace.federation.site(trace.federation.owner(name).name).who for name in clients]
+    read = {
+        "answers": [round((one.parameters["total"] - rest) / per_answer) if per_answer else -1 for one in told],
+        "examples": [-1 if one.examples is None else one.examples for one in told],
     }
+    guessed = {
+        "answers": [round(float(np.median(sizes)))] * len(told),
+        # What a consortium of this kind has, as far as its attacker's own rehearsals show.
+        "examples": [round(float(np.median([len(one.train) for one in mixtures])))] * len(told),
+    }
+    truth = {
+        "answers": [len(data.answers) for data in clients.values()],
+        "examples": [len(data.train) for data in clients.values()],
+    }
+    exact, nothing = ({what: _right(numbers[what], truth[what]) for what in truth} for numbers in (read, guessed))
     return {"scores": exact, "counts": exact, "none": nothing}
 
 

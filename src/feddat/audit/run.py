@@ -14,10 +14,10 @@ from feddat.audit.canaries import as_candidates, bounds, make_canaries, with_can
 from feddat.audit.candidates import draw_candidates
 from feddat.audit.errors import AuditError
 from feddat.audit.membership import VIEWS, Say, attack, attacked_rounds, summarise
+from feddat.audit.promise import stated
 from feddat.audit.properties import infer
 from feddat.audit.reconstruction import reconstruct
 from feddat.audit.replay import Trace, replay, same_as
-from feddat.config import RunConfig
 from feddat.example import ClientData
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.run import Experiment
@@ -102,16 +102,6 @@ def audit(experiment: Experiment, plan: Plan, say: Say = lambda what, done, tota
     return result
 
 
-def stated(config: RunConfig) -> dict[str, Any]:
-    """Return ε, δ and scope that a run states under ``privacy``; ``None``: it states none."""
-    privacy = getattr(config, "privacy", None)
-    return {key: getattr(privacy, key, None) if _is_private(privacy) else None for key in ("epsilon", "delta", "scope")}
-
-
-def _is_private(privacy: object) -> bool:
-    return getattr(privacy, "epsilon", None) is not None
-
-
 def _about(experiment: Experiment, trace: Trace) -> dict[str, Any]:
     config = experiment.config
     return {
@@ -125,7 +115,7 @@ def _about(experiment: Experiment, trace: Trace) -> dict[str, Any]:
         "rounds": config.rounds,
         "clients": {name: len(data.train) for name, data in trace.federation.data.items()},
         # A repetition draws new noise for privacy.
-        "repeated": None if _is_private(getattr(config, "privacy", None)) else same_as(experiment, trace),
+        "repeated": None if config.privacy.on else same_as(experiment, trace),
     }
 
 

@@ -11,6 +11,7 @@ removes positions, so that there are no more directions than words. This is our 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,9 +20,8 @@ from torch import Tensor
 from transformers import ViltModel
 
 from feddat.audit.errors import AuditError
-from feddat.audit.message import Message, of, received, refusal, settings, unaltered, vilt_of
-from feddat.config import RunConfig
-from feddat.example import ClientData
+from feddat.audit.message import Kind, Message, Target, ask, received, unaltered
+from feddat.client.member import Member
 from feddat.experiment.single.federation import Federation
 from feddat.seeding import torch_generator
 
@@ -32,48 +32,54 @@ _NOISE = 1e-5
 #: Number of tokens that every question has.
 _EVERYWHERE = 2
 _ROWS = "word_embeddings.weight"
+#: Standard deviation of LoRA's B, which starts at 0 and then lets no gradient through to A; and a size of both factors
+#: with which gradients stay far below AdamW's ε.
+_OUTWARD, _FAINT = 0.01, 1e-7
 
 
-def by_rows(config: RunConfig, data: ClientData, batch: int, steps: int, allowed: bool, folder: Path) -> dict[str, Any]:
+def by_rows(target: Target, batch: int, steps: int, kind: Kind, folder: Path) -> dict[str, Any]:
     """Return how many distinct words come out of one message if the server has the whole model trained."""
-    examples = data.train[: batch * steps]
-    asked = settings(config, batch, steps, {"adapter.peft": "full"}, allowed)
-    row: dict[str, Any] = {
-        **{"what": "words: rows of word embeddings that moved", "examples": len(examples), "steps": steps}
-    }
-    if allowed and (reason := refusal(asked, len(examples))):
-        return row | {"recovered": 0, "of": 0, "refused": reason}
+    asked = ask(target, kind, batch, steps, {}, "full")
+    row = {"what": "words: rows of word embeddings that moved", "examples": asked.examples, "steps": asked.steps}
+    if asked.refused:
+        return row | {"recovered": 0, "of": 0, "refused": asked.refused}
 
     def craft(federation: Federation, shared: dict[str, Tensor]) -> dict[str, Tensor]:
         return shared
 
-    with received(asked, of(data, examples), folder, unaltered, craft) as message:
+    with received(asked, folder, unaltered, craft) as message:
         (key,) = [name for name in message.update if name.endswith(_ROWS)]
         moved = {int(row) for row in message.update[key].abs().sum(dim=1).nonzero()}
         return row | scored(moved, true_words(message), len(message.update[key]))
 
 
-def by_span(config: RunConfig, data: ClientData, batch: int, steps: int, allowed: bool, folder: Path) -> dict[str, Any]:
+def by_span(target: Target, batch: int, steps: int, kind: Kind, folder: Path) -> dict[str, Any]:
     """Return how many distinct words come out of one message of LoRA's factors."""
-    examples = data.train[: batch * steps]
-    asked = settings(config, batch, steps, {"adapter.peft": "lora", "adapter.rank": 64}, allowed)
-    what = "words: span of LoRA's gradients" + ("" if allowed else ", altered model (UTR)")
-    row: dict[str, Any] = {"what": what, "examples": len(examples), "steps": steps}
-    if allowed and (reason := refusal(asked, len(examples))):
-        return row | {"recovered": 0, "of": 0, "refused": reason}
+    # The smallest learning rate that a policy allows: with tiny factors, AdamW then passes gradients on.
+    changes = {"adapter.rank": 64} | ({"train.lr": 1e-6} if kind == "policy" else {})
+    asked = ask(target, kind, batch, steps, changes, "lora")
+    what = "words: span of LoRA's gradients" + (", altered model (UTR)" if kind == "obeys" else "")
+    row: dict[str, Any] = {"what": what, "examples": asked.examples, "steps": asked.steps}
+    if asked.refused:
+        return row | {"recovered": 0, "of": 0, "refused": asked.refused}
 
     def craft(federation: Federation, shared: dict[str, Tensor]) -> dict[str, Tensor]:
-        generator = torch_generator(config.seed, "audit", "span")
-        return {
-            key: 0.01 * torch.randn(value.shape, generator=generator) if ".lora_B." in key else value
-            for key, value in shared.items()
-        }
+        return factors(shared, *((1.0, _OUTWARD) if kind == "obeys" else (_FAINT, _FAINT)), target.config.seed)
 
-    with received(asked, of(data, examples), folder, unaltered if allowed else words_alone, craft) as message:
-        vilt = vilt_of(message.federation.foundation.backbone.model)
+    with received(asked, folder, words_alone if kind == "obeys" else unaltered, craft) as message:
+        vilt = message.vilt
         rows = [value for key, value in message.update.items() if ".layer.0." in key and ".lora_A." in key]
-        found = in_span(torch.cat(rows), first_inputs(vilt, positions=allowed))
+        found = in_span(torch.cat(rows), first_inputs(vilt, positions=kind != "obeys")) if rows else set()
         return row | scored(found, true_words(message), vilt.config.vocab_size)
+
+
+def factors(shared: Mapping[str, Tensor], inward: float, outward: float, seed: int) -> dict[str, Tensor]:
+    """Return LoRA's factors for an attack: A times ``inward``, and B random of standard deviation ``outward``."""
+    generator = torch_generator(seed, "audit", "span")
+    return {
+        key: outward * torch.randn(value.shape, generator=generator) if ".lora_B." in key else inward * value
+        for key, value in shared.items()
+    }
 
 
 def words_alone(vilt: ViltModel) -> None:
@@ -114,11 +120,16 @@ def in_span(gradients: Tensor, inputs: Tensor) -> set[int]:
 
 def true_words(message: Message) -> set[int]:
     """Return the tokens of the training questions."""
-    encoder = message.federation.foundation.backbone.encoder
-    words = encoder.texts([example.text for example in message.examples])
+    words = [text for member in message.members for text in questions(message, member)]
     if not words:
         raise AuditError("reconstruction: there were no questions")
-    return {token for text in words for token in text[1:-1]}
+    return {token for text in words for token in text}
+
+
+def questions(message: Message, member: Member) -> list[tuple[int, ...]]:
+    """Return the tokens of a client's training questions, without those at both ends."""
+    encoder = message.federation.foundation.backbone.encoder
+    return [tuple(text[1:-1]) for text in encoder.texts([example.text for example in member.data.train])]
 
 
 def scored(found: set[int], truth: set[int], vocabulary: int) -> dict[str, Any]:

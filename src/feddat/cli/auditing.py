@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 EXCEEDED = 3
 #: Seconds between two lines of progress without a terminal.
 _INTERVAL = 5.0
+#: Kind of client in a reconstruction's results -> what the terminal says.
+_CLIENTS = {
+    "without_policy": "client that obeys",
+    "with_policy": "client with the default policy",
+    "this_run": "client with this run's settings",
+}
 
 
 def audit(
@@ -46,7 +52,10 @@ def audit(
     ] = 40,
     reconstruction: Annotated[
         bool,
-        typer.Option(help="Rebuild pictures and words from messages to a dishonest server, with and without a policy."),
+        typer.Option(
+            help="Rebuild pictures and words from messages to a dishonest server: with this run's settings, the "
+            "default policy, and none."
+        ),
     ] = True,
     matching: Annotated[
         int, typer.Option(min=0, help="Steps of each reconstruction by gradient matching; 0: none.")
@@ -64,7 +73,9 @@ def audit(
     max_epsilon: Annotated[float | None, typer.Option(min=0, help="Fail if canaries show that ε is higher.")] = None,
     max_reconstructed: Annotated[
         int | None,
-        typer.Option(min=0, help="Fail if more pieces are rebuilt from a client with the default policy."),
+        typer.Option(
+            min=0, help="Fail if an attack rebuilds more pieces from a message of a client with this run's settings."
+        ),
     ] = None,
     to: Annotated[
         Path | None,
@@ -169,6 +180,7 @@ class _Said:
 
 def _show(result: dict[str, Any]) -> None:
     """Print the figures of every attack."""
+    from feddat.audit.findings import remark
     from feddat.audit.page import percent
 
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
@@ -190,9 +202,11 @@ def _show(result: dict[str, Any]) -> None:
     for kind, found in result.get("reconstruction", {}).items():
         for row in found.values():
             rebuilt = row.get("refused") or f"{row['recovered']} of {row['of']} rebuilt{_closeness(row)}"
-            who = "client with its policy" if kind == "with_policy" else "client that obeys"
+            who = _CLIENTS[kind]
+            told = "" if "refused" in row or not (more := remark(row)) else f", {more}"
             out.print(
-                f"{row['what']}, {row['examples']} examples, {row['steps']} steps, {who}: {rebuilt}", highlight=False
+                f"{row['what']}, {row['examples']} examples, {row['steps']} steps, {who}: {rebuilt}{told}",
+                highlight=False,
             )
 
 
