@@ -156,6 +156,20 @@ def test_a_limit_on_the_auc_guards_what_travels(settings, feddat, tmp_path, view
     assert "within the limits" in (tmp_path / "runs" / "private" / "audit" / "audit.html").read_text()
 
 
+def test_a_limit_on_what_is_rebuilt_guards_the_runs_own_settings(settings, feddat, tmp_path):
+    file = tmp_path / "settings.yaml"
+    # With such an eps, steps are proportional to gradients.
+    file.write_text(settings(rounds=1, train__epochs=1, train__lr=0.001, train__eps=1e-6).to_yaml())
+    few = ("--rounds", 1, "--examples", 10, "--canaries", 0, "--properties", 0, "--matching", 0)
+    guarded = ("audit", "-c", file, *few, "--max-reconstructed", 0)
+    code, told, progress = feddat(*guarded, "name=leaks")
+    assert code == 3 and "above its limit: reconstruction (patches, this run)" in progress
+    assert "client with this run's settings" in told and "client with the default policy" in told
+    private = ("privacy.epsilon=1", "privacy.delta=1e-4", "share_metrics=none")
+    code, told, progress = feddat(*guarded, *private, "name=private")
+    assert code == 0, progress
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
