@@ -25,7 +25,8 @@ Count: TypeAlias = Annotated[int, Field(ge=0)]
 
 #: Every numeric setting of a run that reaches a client -> its bounds, unless the client sets others. AdamW hides the
 #: size of a gradient unless the gradient is small compared with ``train.eps``; then an update *is* the gradient. The
-#: bounds of eps, and of every setting that can make a loss or a gradient tiny, prevent that.
+#: bounds of eps, and of settings that can make a loss or a gradient tiny, make that harder. They do not prevent it: a
+#: server that chooses the adapter's numbers can still do it (docs/audit.md).
 BOUNDS: dict[str, Bounds] = {
     "rounds": (1, 100),
     "seed": (0, 2**63 - 1),
