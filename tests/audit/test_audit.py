@@ -164,6 +164,7 @@ def test_a_limit_on_what_is_rebuilt_guards_the_runs_own_settings(settings, fedda
     guarded = ("audit", "-c", file, *few, "--max-reconstructed", 0)
     code, told, progress = feddat(*guarded, "name=leaks")
     assert code == 3 and "above its limit: reconstruction (patches, this run)" in progress
+    told = " ".join(told.split())  # lines are as long as the terminal is wide
     assert "client with this run's settings" in told and "client with the default policy" in told
     private = ("privacy.epsilon=1", "privacy.delta=1e-4", "share_metrics=none")
     code, told, progress = feddat(*guarded, *private, "name=private")
