@@ -113,7 +113,10 @@ class SiteConfig(BaseModel):
             "test_examples": policy.test_examples,
             "data_seed": policy.data_seed,
             "privacy": config.privacy.model_copy(
-                update={"secret_seeds": policy.secret_seeds or config.privacy.secret_seeds}
+                update={
+                    "secret_seeds": policy.secret_seeds or config.privacy.secret_seeds,
+                    "guarded_steps": policy.guarded_steps or config.privacy.guarded_steps,
+                }
             ),
         }
         if self.model is not None:

@@ -143,6 +143,9 @@ class Algorithm(ABC):
         trains_head_alone: whether it has steps in which only heads train.
         logs: the keys that :meth:`step` returns; the server accepts no others.
         logs_below_zero: whether a logged value can be below 0; otherwise the server refuses such a value.
+        hides_gradients: whether what a client sends is made only of optimizer steps on gradients of its data. It is not
+            if it sends gradients, or if its loss has a term whose gradient the server knows: beside it, the optimizer
+            shows the size of the data's gradient (``privacy.guarded_steps``).
         local_from_global: whether a client's local adapter starts as a copy of the received global one.
     """
 
@@ -159,6 +162,7 @@ class Algorithm(ABC):
     trains_head_alone: ClassVar[bool] = False
     logs: ClassVar[tuple[str, ...]] = ("loss",)
     logs_below_zero: ClassVar[bool] = False
+    hides_gradients: ClassVar[bool] = True
     local_from_global: ClassVar[bool] = False
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from feddat.app import messages, versions
 from feddat.app.messages import Instruction
+from feddat.client.guarded import steps_needed
 from feddat.config import PolicyConfig, RunConfig
 from feddat.config.privacy import MEETS, PrivacyConfig
 
@@ -190,6 +191,13 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
     used = min(examples, steps * train.batch_size)
     if used < policy.min_examples:
         raise PolicyError(f"policy.min_examples: an update of {used} examples, expected at least {policy.min_examples}")
+    if settings.privacy.guarded_steps and not settings.privacy.of_records:
+        batches = math.ceil(examples / train.batch_size)
+        if (needed := steps_needed(0, steps, batches)) > steps:
+            raise PolicyError(
+                f"policy.guarded_steps: {steps} steps with {batches} batches in an epoch; {needed} or smaller batches "
+                "are needed, so that several examples make every change"
+            )
     least, most = policy.bounds["train.steps"]
     if not least <= steps <= most:
         raise PolicyError(

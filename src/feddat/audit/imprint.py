@@ -16,8 +16,10 @@ An obeying client gets a model whose layers pass tokens on unchanged, and an opt
 client with a policy, or with the run's settings, keeps its model and AdamW, which divides every number of a gradient
 by its own size. But the adapter is the server's, so it can make gradients so small that AdamW's ε outweighs them;
 then steps are proportional to gradients. Small weights make those of the other factor small, and a huge bias in the
-last adapter makes the derivative of the LayerNorm behind it small, and with it every gradient. This is our own form
-of the attack.
+last adapter makes the derivative of the LayerNorm behind it small, and with it every gradient. Rows can also
+measure a value each and be read by themselves: a row that only one patch enters gives its state as Δw / Δb. Where steps
+hide the size of gradients (``privacy.guarded_steps``), the signs of Δw / Δb are left, and a regression on the
+attacker's own patches tells which state has such signs. This is our own form of the attack.
 """
 
 from __future__ import annotations
@@ -60,18 +62,24 @@ class Size:
         down: norm of a row of W_down.
         up: of W_up.
         added: of the last adapter's output bias, as a multiple of the optimizer's lr / ε; 0: it stays.
+        alone: 0: all rows of an adapter measure the same value, and are read by differences. Otherwise every row
+            measures a value of its own, is expected to read this many patches, and is read by itself.
     """
 
     down: float
     up: float
     added: float
+    alone: float = 0.0
 
 
 #: W_up is small, so that one adapter does not change what the next one reads; so is W_down, since an update is added to
 #: it, and must not drown in its rounding.
 OBEYED = (Size(1e-3, 1e-4, 0.0),)
 #: Against AdamW, the attacker tries each, and the best one counts.
-TRIED = (Size(1e-3, 1e-3, 500.0), Size(1e-1, 1e-1, 500.0), Size(1.0, 1.0, 500.0))
+TRIED = (
+    *(Size(1e-3, 1e-3, 500.0), Size(1e-1, 1e-1, 500.0), Size(1.0, 1.0, 500.0)),
+    *(Size(1e-3, 1e-3, 0.0), Size(1e-3, 1e-3, 500.0, 1.0), Size(1e-3, 1e-3, 0.0, 1.0), Size(1e-3, 1e-3, 0.0, 4.0)),
+)
 
 
 def attack(target: Target, batch: int, steps: int, kind: Kind, folder: Path) -> dict[str, Any]:
@@ -101,7 +109,7 @@ def attack(target: Target, batch: int, steps: int, kind: Kind, folder: Path) -> 
         craft = partial(_crafted, target, asked, size)
         alter = pass_on if kind == "obeys" else unaltered
         with received(asked, folder / str(place), alter, craft) as message:
-            found.append(counted(message, target))
+            found.append(counted(message, target, bool(size.alone)))
     return row | max(found, key=lambda one: one["recovered"])
 
 
@@ -150,6 +158,14 @@ def bins(
         # What all states have in common is left out, so that thresholds are small numbers with small rounding errors.
         direction = torch.nn.functional.normalize(direction - direction @ common * common, dim=0)
         measured = seen[layer] @ direction
+        crafted[site + _OUT] = size.up * outward[:, None].expand(-1, rows).clone()
+        crafted[site + _ADDED] = torch.zeros_like(shared[site + _ADDED])
+        if size.alone:
+            each = torch.randn(rows, width, generator=generator)
+            each = torch.nn.functional.normalize(each - (each @ common)[:, None] * common, dim=1)
+            above = torch.quantile(seen[layer] @ each.T, max(1 - size.alone / tokens, 0.0), dim=0)
+            crafted[site + _DOWN], crafted[site + _BIAS] = size.down * each, -size.down * above
+            continue
         share = min(1.0, rows / tokens)
         # The lowest row must be above all that is not counted, so the bins are at the upper end.
         cuts = torch.quantile(
@@ -157,8 +173,6 @@ def bins(
         )
         crafted[site + _DOWN] = size.down * direction.expand(rows, -1).clone()
         crafted[site + _BIAS] = -size.down * cuts
-        crafted[site + _OUT] = size.up * outward[:, None].expand(-1, rows).clone()
-        crafted[site + _ADDED] = torch.zeros_like(shared[site + _ADDED])
     return crafted
 
 
@@ -168,6 +182,27 @@ def rebuilt(update: Mapping[str, Tensor], site: str) -> Tensor:
     rows, weights = torch.cat([down.diff(dim=0), down[-1:]]), torch.cat([bias.diff(), bias[-1:]])
     full = weights.abs() > _EMPTY * bias.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return rows[full] / weights[full, None]
+
+
+def alone(update: Mapping[str, Tensor], site: str, own: Tensor) -> Tensor:
+    """Return two guesses for every row of a site that moved, (2 m, d), as if one patch had entered it.
+
+    The first is Δw / Δb, and the second the state that its signs suggest.
+
+    Args:
+        update: what training added, by name.
+        site: beginning of the adapter's keys.
+        own: states of the attacker's own patches, (n, d).
+    """
+    down, bias = update[site + _DOWN].double(), update[site + _BIAS].double()
+    rows = down[bias != 0] / bias[bias != 0, None]
+
+    def signs(values: Tensor) -> Tensor:
+        return torch.cat([values.sign(), torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
+
+    known = signs(own)
+    gram = known.T @ known + torch.eye(known.shape[1], dtype=torch.float64)
+    return torch.cat([rows, signs(rows) @ torch.linalg.solve(gram, known.T @ own.double())])
 
 
 def near(truth: Tensor, found: Tensor, centre: Tensor) -> Tensor:
@@ -185,10 +220,19 @@ def near(truth: Tensor, found: Tensor, centre: Tensor) -> Tensor:
     return found_near
 
 
-def counted(message: Message, target: Target) -> dict[str, int]:
-    """Return how many patches were rebuilt, of how many that the attacker did not have anyway."""
+def counted(message: Message, target: Target, by_themselves: bool = False) -> dict[str, int]:
+    """Return how many patches were rebuilt, of how many that the attacker did not have anyway.
+
+    Args:
+        message: what the server sees.
+        target: whom it attacks.
+        by_themselves: whether every row is read by itself, instead of by differences.
+    """
     own = _states(message.federation, message.members[0], target)
-    rebuilt_there = {layer: rebuilt(message.update, site) for layer, site in sites(message.update).items()}
+    rebuilt_there = {
+        layer: alone(message.update, site, own[layer]) if by_themselves else rebuilt(message.update, site)
+        for layer, site in sites(message.update).items()
+    }
     recovered = total = 0
     precision = message.federation.foundation.config.train.precision
     for member in message.members:

@@ -19,7 +19,8 @@ from feddat.app.secure_strategy import uses_sums
 from feddat.audit.errors import AuditError
 from feddat.audit.sums import opened
 from feddat.client.member import Member
-from feddat.config import PolicyConfig, RunConfig
+from feddat.client.private_rules import check_privacy
+from feddat.config import ConfigError, PolicyConfig, RunConfig
 from feddat.config.sections import WireConfig
 from feddat.example import ClientData, Example
 from feddat.experiment.single.federation import Federation, build_federation
@@ -132,6 +133,8 @@ def ask(target: Target, kind: Kind, batch: int, steps: int, changes: Mapping[str
         sums = config.secure_aggregation.enabled
         return Asked(kind, config, target.clients if sums else target.clients[:1], impossible(config, target, adapter))
     config = settings(target.config, batch, steps, {"adapter.peft": adapter, **changes}, kind == "policy")
+    if kind == "policy":
+        config = config.updated({"privacy.guarded_steps": PolicyConfig().guarded_steps})
     clients = (of(target.victim, target.victim.train[: batch * steps]),)
     refused = refusal(config, len(clients[0].train)) if kind == "policy" else None
     return Asked(kind, config, clients, refused)
@@ -151,7 +154,7 @@ def settings(config: RunConfig, batch: int, steps: int, changes: Mapping[str, An
         },
         **{"adapter.start": None, "adapter.start_local": None, "adapter.sites": None, "adapter.layers": None},
         **{"server.rule": "mean", "wire.format": "fp32", "wire.delta": False, "model_weights": None},
-        **{"momentum.alpha": 0.0, "algorithm.options": {}, "train.trap": "none"},
+        **{"privacy.guarded_steps": False, "momentum.alpha": 0.0, "algorithm.options": {}, "train.trap": "none"},
         # The server has to ask for privacy and for sums, and this one does not.
         **{"privacy.epsilon": None, "secure_aggregation.enabled": False},
         **(_ALLOWED if allowed else _PASSED_ON | {"train.lr": 1e4 * (SCALE if steps == 1 else 1.0)}),
@@ -188,8 +191,9 @@ def refusal(config: RunConfig, examples: int) -> str | None:
     """Return why a client with the default policy refuses; ``None``: it takes part."""
     try:
         check_settings(PolicyConfig(), config)
+        check_privacy(config)
         check_training(PolicyConfig(), config, examples)
-    except PolicyError as error:
+    except (PolicyError, ConfigError) as error:
         return str(error)
     return None
 

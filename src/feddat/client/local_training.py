@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
@@ -14,6 +15,7 @@ from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.client.batches import plan_batches
 from feddat.client.captured import CapturedRoutes
+from feddat.client.guarded import EXAMPLES, GuardedAdamW, steps_needed
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member, Prepared
 from feddat.client.momentum import MomentumCopy, rising
@@ -31,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Index of the example that runs through the model if a private sample is empty.
 _STANDS_IN = torch.zeros(1, dtype=torch.long)
+#: Share of changes undone by guarded steps that is worth a line in the log; honest adapters stay far below.
+_MUCH = 0.5
 #: Returns a member's split (by name) with the frozen part of the forward pass already computed, if that is kept.
 Carry: TypeAlias = Callable[[str, Prepared, str], Prepared]
 
@@ -124,7 +128,15 @@ class LocalTraining:
             config,
             [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
             self.config.head.lr,
+            # Noise protects a private turn, and what does not travel needs no protection.
+            guarded=self.config.privacy.guarded_steps and private is None and algorithm.communicates,
         )
+        batches = min(math.ceil(size / config.batch_size) for size in sizes.values() if size)
+        if isinstance(optimizer, GuardedAdamW) and (least := steps_needed(0, len(plan), batches)) > len(plan):
+            raise TrainingError(
+                f"client {self.name}: privacy.guarded_steps: {len(plan)} steps at {batches} batches an epoch change"
+                f" nothing: {EXAMPLES} batches of different examples must agree ({least} steps); use smaller batches"
+            )
         learner = (
             BatchLearner(
                 self.backbone,
@@ -182,6 +194,8 @@ class LocalTraining:
         table = torch.stack(losses).double()
         self._check_finite(table, [*keys, "gradient norm"], turn, stops=not self.config.privacy.on)
         metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
+        if isinstance(optimizer, GuardedAdamW):
+            self._guard(optimizer, turn, len(plan), batches)
         sent = algorithm.finish(learner, context)
         metrics["examples"] = float(sum(part.size for part in prepared.values()))
         metrics["steps"] = float(len(plan))
@@ -203,6 +217,17 @@ class LocalTraining:
     @phase("forward")
     def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
         return algorithm.step(learner, context)
+
+    def _guard(self, optimizer: GuardedAdamW, turn: str | int, steps: int, batches: int) -> None:
+        """Undo changes that too few examples made, and say so if it is much."""
+        if (share := optimizer.finish(steps, batches)) > _MUCH:
+            log.warning(
+                "client %s: round %s: %.0f %% of what moved did not stay changed, because too few batches moved it "
+                "(privacy.guarded_steps); the received adapter may be made to read single examples",
+                self.name,
+                turn,
+                100 * share,
+            )
 
     def _private(self, algorithm: Algorithm) -> dict[str, nn.Parameter]:
         """Return the parameters that learn only from noisy sums, by name."""

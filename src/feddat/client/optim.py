@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from feddat.client.guarded import GuardedAdamW
 from feddat.config import Schedule, TrainConfig
 
 #: Key of a parameter group: the factor on its learning rate.
@@ -20,6 +21,7 @@ def build_optimizer(
     config: TrainConfig,
     heads: Iterable[nn.Parameter] = (),
     head_factor: float = 1.0,
+    guarded: bool = False,
 ) -> torch.optim.AdamW:
     """Return a new AdamW; biases and LayerNorm parameters (1-D) get no weight decay.
 
@@ -30,6 +32,7 @@ def build_optimizer(
         config: the optimizer's settings.
         heads: parameters that train at ``head_factor`` times the learning rate.
         head_factor: factor on the heads' learning rate; 0 freezes the heads.
+        guarded: whether steps hide the size of gradients and single examples; then ``config.eps`` has no effect.
     """
     groups: list[dict[str, Any]] = []
     for parameters, factor in ((adapters, 1.0), (heads, head_factor)):
@@ -41,9 +44,10 @@ def build_optimizer(
             {"params": decayed, "weight_decay": config.weight_decay, FACTOR: factor},
             {"params": plain, "weight_decay": 0.0, FACTOR: factor},
         ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+    if guarded:
+        return GuardedAdamW(groups, lr=config.lr, betas=config.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def schedule(step: int, steps: int, warmup: float, shape: Schedule = "linear") -> float:

@@ -190,8 +190,11 @@ def check_privacy(config: RunConfig) -> None:
     """
     if config.privacy.of_records:
         _check_records(config)
-    elif config.privacy.of_clients:
+        return
+    if config.privacy.of_clients:
         _check_clients(config)
+    if config.privacy.guarded_steps:
+        _check_guarded(config)
 
 
 def _check_records(config: RunConfig) -> None:
@@ -214,6 +217,22 @@ def _check_clients(config: RunConfig) -> None:
     check_server_part(algorithm)
     _apply((*RULES, *CLIENT_RULES), config)
     (share_noise if config.secure_aggregation.enabled else server_noise)(config)
+
+
+def _check_guarded(config: RunConfig) -> None:
+    """Refuse what would show the size of gradients although steps are guarded (:mod:`feddat.client.guarded`)."""
+    algorithm, own = ALGORITHMS[config.method], "or set policy.guarded_steps to false in client.yaml"
+    if algorithm.communicates and not algorithm.hides_gradients:
+        raise ConfigError(
+            f"privacy.guarded_steps: {config.method} sends gradients, or adds one of known size, beside which the size "
+            f"of the data's shows; take another method, {own}"
+        )
+    first, second = config.train.betas
+    if first > second:
+        raise ConfigError(
+            f"privacy.guarded_steps: train.betas is {first:g}, {second:g}: with the first above the second, steps grow "
+            f"after a lone gradient and show its size; set the second to at least the first, {own}"
+        )
 
 
 def check_server_part(algorithm: Algorithm) -> None:

@@ -142,6 +142,11 @@ class PolicyConfig(Section):
     secret_seeds: bool = Field(
         False, description="train with a seed that only this client knows, even if the run does not ask for it"
     )
+    guarded_steps: bool = Field(
+        True,
+        description="train so that a server cannot read single pictures by its choice of the adapter's numbers "
+        "(privacy.guarded_steps), even if the run does not ask for it",
+    )
     secure_aggregation: Literal["optional", "required"] = Field(
         "optional",
         description="required: send updates only through secure aggregation, with neighbours whose keys are certified",

@@ -96,6 +96,11 @@ class PrivacyConfig(Section):
         description="each client draws its head, its local adapter, its batches and its dropout from a seed that only "
         "it knows, so that nobody else can repeat its training; also without epsilon",
     )
+    guarded_steps: bool = Field(
+        False,
+        description="steps of AdamW that show neither the size of gradients nor changes by fewer than four examples, "
+        "against servers that choose an adapter to read single pictures; also without epsilon; train.eps has no effect",
+    )
 
     @property
     def on(self) -> bool:

@@ -202,7 +202,8 @@ def _common(config: RunConfig) -> dict[str, Any]:
     # Each client may restrict its pictures and its shared metrics, and keep its seed to itself.
     places = {key for key in CLIENTS_OWN if "." not in key} | {"model", "pictures", "share_metrics", "rounds"}
     exclude: dict[str, Any] = dict.fromkeys(places, True)
-    exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}, "privacy": {"secret_seeds"}}
+    exclude |= {"train": {"precision"}, "adapter": {"start", "start_local"}}
+    exclude["privacy"] = {"secret_seeds", "guarded_steps"}
     return config.model_dump(mode="json", exclude=exclude)
 
 

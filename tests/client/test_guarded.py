@@ -1,0 +1,141 @@
+"""Guarded steps (``privacy.guarded_steps``): what leaves shows neither the size of gradients nor single examples."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_clients import vqa_client
+from torch import nn
+
+from feddat.algorithms import ALGORITHMS
+from feddat.audit.imprint import states_at
+from feddat.audit.message import vilt_of
+from feddat.client.guarded import LARGEST, SMALLEST, GuardedAdamW, steps_needed
+from feddat.client.local_training import TrainingError
+from feddat.client.optim import build_optimizer
+from feddat.client.private_rules import check_privacy
+from feddat.config import ConfigError, RunConfig, TrainConfig
+
+GUARDED = {"privacy.guarded_steps": True}
+
+
+def trained(gradients, guarded=True, **config):
+    """Return what numbers that start at 0 become, given the gradient of each (a column) at each step (a row)."""
+    numbers = nn.Parameter(torch.zeros(gradients.shape[1]))
+    optimizer = build_optimizer([numbers], TrainConfig(lr=0.01, weight_decay=0, **config), guarded=guarded)
+    for row in gradients:
+        numbers.grad = row.clone()
+        optimizer.step()
+    return numbers, optimizer
+
+
+@given(
+    st.lists(
+        st.lists(st.floats(-1, 1).filter(lambda g: abs(g) > 1e-3), min_size=3, max_size=3), min_size=1, max_size=6
+    ),
+    st.tuples(*[st.integers(-40, 20)] * 3),
+)
+def test_the_size_of_a_numbers_gradients_does_not_show(gradients, powers):
+    table = torch.tensor(gradients)
+    factors = 2.0 ** torch.tensor(powers)
+    assert torch.equal(trained(table)[0], trained(table * factors)[0])
+
+
+def test_without_the_guard_the_size_shows_even_where_it_is_far_above_eps():
+    table = torch.full((1, 2), 1e-5) * torch.tensor([1.0, 3.0])
+    one, other = trained(table, guarded=False)[0].tolist()
+    assert abs(one - other) > 1e-6
+    # Except for rounding: a factor that is no power of two changes the last digit.
+    assert trained(table)[0].tolist() == pytest.approx([-0.01, -0.01], rel=1e-6)
+
+
+def test_steps_are_those_of_adamw():
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(12, 50, generator=generator) * 1e-3
+    torch.testing.assert_close(trained(table)[0], trained(table, guarded=False)[0], rtol=1e-3, atol=1e-6)
+
+
+def test_a_change_by_too_few_batches_is_undone():
+    # The first number moves in one of eight steps, the second in three, the third in four, the last in all.
+    table = torch.tensor([[step == 0, step < 3, step < 4, True] for step in range(8)]).float()
+    numbers, optimizer = trained(table)
+    assert (numbers < 0).all()
+    share = optimizer.finish(total=8, batches=8)
+    assert [value < 0 for value in numbers.tolist()] == [False, False, True, True]
+    assert share == 0.5
+
+
+def test_gradients_outside_the_range_do_not_count():
+    table = torch.tensor([[SMALLEST / 2, SMALLEST * 2, LARGEST / 2, LARGEST * 2]] * 4)
+    numbers, optimizer = trained(table)
+    assert [value < 0 for value in numbers.tolist()] == [False, True, True, False]
+    assert optimizer.finish(total=4, batches=4) == 0.0
+
+
+def test_numbers_that_are_not_finite_stay_visible():
+    for value in (float("nan"), float("inf")):
+        assert trained(torch.tensor([[value]]))[0].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("steps", "total", "batches", "needed"),
+    [
+        (8, 8, 8, 4),  # one epoch: four examples are in four batches at least
+        (16, 16, 8, 8),  # two epochs: each example comes twice
+        (40, 40, 4, 40),  # four batches an epoch: every batch must move it
+        (100, 100, 50, 50),  # half of all steps
+        (5, 10, 10, 4),  # it could move in half of the steps only
+        (3, 3, 3, 4),  # impossible
+    ],
+)
+def test_steps_needed(steps, total, batches, needed):
+    assert steps_needed(steps, total, batches) == needed
+
+
+def test_the_second_mean_must_decay_at_least_as_slowly_as_the_first():
+    with pytest.raises(ValueError, match="expected the first to be at most the second"):
+        GuardedAdamW([nn.Parameter(torch.zeros(1))], lr=0.1, betas=(0.9, 0.5))
+
+
+def test_a_unit_that_reads_one_picture_stays_as_received(process):
+    """The server puts a unit's threshold between the two pictures that excite it most."""
+    museum, sent, received = vqa_client("museum"), {}, {}
+    for guarded in (False, True):
+        p = process("fedavg", **{"privacy.guarded_steps": guarded, "train.batch_size": 2, "train.weight_decay": 0.0})
+        shared, participant = p.initial(), p.participant(museum)
+        part = participant.members["museum"].prepared("train")
+        inputs = participant.members["museum"].inputs(part.views, torch.arange(part.size))
+        states = states_at(vilt_of(p.backbone.model), inputs, "fp32")[0]  # (examples, tokens, width)
+        down, bias = (next(key for key in shared if key.endswith(f"down.{part}")) for part in ("weight", "bias"))
+        direction = torch.randn(shared[down].shape[1], generator=torch.Generator().manual_seed(0))
+        *_, second, first = sorted((states @ direction).amax(dim=1).tolist())
+        shared[down][0], shared[bias][0] = direction, -(first + second) / 2
+        sent[guarded], received = participant.fit(shared, 1).shared, shared
+    assert not torch.equal(sent[False][down][0], received[down][0]), "its gradient is the picture's state"
+    assert torch.equal(sent[True][down][0], received[down][0])
+    assert sent[True][bias][0] == received[bias][0]
+    assert not torch.equal(sent[True][down][1:], received[down][1:]), "other units train"
+
+
+def test_too_few_batches_an_epoch_is_an_error(process):
+    p = process("fedavg", **GUARDED, **{"train.batch_size": 8})
+    with pytest.raises(TrainingError, match=r"client museum: privacy\.guarded_steps: 2 steps at 2 batches an epoch"):
+        p.participant(vqa_client("museum")).fit(p.initial(), 1)
+
+
+def test_methods_that_send_gradients_or_add_known_ones_are_refused():
+    refused = {"fedprox", "scaffold", "feddyn", "pfedme", "hilora", "fedmosaic"}
+    assert {name for name, one in ALGORITHMS.items() if not one.hides_gradients} == refused
+    for name, one in ALGORITHMS.items():
+        settings = RunConfig().updated({"method": name, **GUARDED})
+        if name in refused and one.communicates:
+            with pytest.raises(ConfigError, match=rf"privacy\.guarded_steps: {name} sends gradients"):
+                check_privacy(settings)
+        else:
+            check_privacy(settings)
+        check_privacy(settings.updated({"privacy.guarded_steps": False}))
+
+
+def test_betas_with_which_steps_grow_are_refused():
+    with pytest.raises(ConfigError, match=r"privacy\.guarded_steps: train\.betas is 0\.9, 0\.8"):
+        check_privacy(RunConfig().updated({"train.betas": [0.9, 0.8], **GUARDED}))
