@@ -39,6 +39,7 @@ SIZES = {"train": 80, "validation": 40, "test": 40}
 HONEST = {"rounds": 3, "train.batch_size": 16, "train.lr": 0.01}
 #: A policy that allows everything, to show that the refused attacks would work without a policy.
 NONE_AT_ALL = {
+    "guarded_steps": False,
     "approval": "first-use",
     "methods": ["fedavg", "feddat"],
     "kinds": ["full", "bottleneck"],
@@ -244,6 +245,22 @@ def test_settings_that_a_policy_does_not_allow(served, caplog, settings, reason)
 )
 def test_settings_whose_update_would_come_of_too_little(server, caplog, settings, reason):
     server.site(approval="first-use", max_parameters=1000 if "max_parameters" in reason else 10**6)
+    before, foundation = server.state(), server.foundation(settings)
+    refused(caplog, server.ask("train", settings, foundation=foundation, run="r2"), reason)
+    assert server.state() == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"method": "fedprox"}, "privacy.guarded_steps: fedprox sends gradients, or adds one of known size"),
+        ({"method": "pfedme"}, "privacy.guarded_steps: pfedme sends gradients, or adds one of known size"),
+        ({"train.betas": [0.9, 0.8]}, "privacy.guarded_steps: train.betas is 0.9, 0.8"),
+        ({"train.batch_size": 40, "train.epochs": 4}, "policy.guarded_steps: 8 steps with 2 batches in an epoch"),
+    ],
+)
+def test_settings_that_show_gradients_although_steps_are_guarded(server, caplog, settings, reason):
+    server.site(approval="first-use")
     before, foundation = server.state(), server.foundation(settings)
     refused(caplog, server.ask("train", settings, foundation=foundation, run="r2"), reason)
     assert server.state() == before

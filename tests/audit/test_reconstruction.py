@@ -81,6 +81,27 @@ def test_closeness_counts_from_the_average():
     assert imprint.near(truth, torch.tensor([[10.0, 0.75]]), centre).tolist() == [False, False]
 
 
+def test_a_patch_that_is_alone_in_its_row_is_rebuilt_from_its_sizes_and_guessed_from_its_signs():
+    generator = torch.Generator().manual_seed(0)
+    own, tokens = torch.randn(500, 4, generator=generator), torch.randn(6, 4, generator=generator)
+    crafted = imprint.bins(shared(rows=6), {0: own}, 6, imprint.Size(1.0, 1e-4, 0.0, alone=1.0), seed=0)
+    site = SITE.format(0, "").removesuffix("bottleneck_")
+    down, bias = crafted[site + "bottleneck_down.weight"], crafted[site + "bottleneck_down.bias"]
+    assert ((own @ down.T + bias > 0).float().mean(dim=0) * 6).tolist() == pytest.approx([1] * 6, abs=0.02)
+    pulls = torch.randn(6, 4, generator=generator)
+    alone = [row for row in range(6) if (tokens @ down[row] + bias[row] > 0).sum() == 1]
+    there = torch.stack([(tokens @ down[row] + bias[row]).argmax() for row in alone])
+    assert len(alone) >= 2
+    moved = update(crafted, tokens, pulls)
+    guesses, middle = imprint.alone(moved, site, own), len(imprint.alone(moved, site, own)) // 2
+    assert imprint.near(tokens[there], guesses[:middle], torch.zeros(4)).all()
+    # Guarded steps leave the signs: none is close, but most guesses point the right way.
+    signs = {key: value.sign() if "down" in key else value for key, value in moved.items()}
+    guesses = imprint.alone(signs, site, own)[middle:]
+    closest = torch.nn.functional.cosine_similarity(tokens[there].double()[:, None], guesses[None], dim=-1).amax(dim=1)
+    assert (closest > 0.6).all()
+
+
 def test_words_in_the_span_are_named_and_others_are_not():
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(30, 1, 16, generator=generator)

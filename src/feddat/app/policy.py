@@ -191,6 +191,12 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
     used = min(examples, steps * train.batch_size)
     if used < policy.min_examples:
         raise PolicyError(f"policy.min_examples: an update of {used} examples, expected at least {policy.min_examples}")
+    least, most = policy.bounds["train.steps"]
+    if not least <= steps <= most:
+        raise PolicyError(
+            f"policy.bounds: train.steps is {steps} ({examples} examples in batches of {train.batch_size}), expected "
+            f"{least:g} to {most:g}"
+        )
     if settings.privacy.guarded_steps and not settings.privacy.of_records:
         batches = math.ceil(examples / train.batch_size)
         if (needed := steps_needed(0, steps, batches)) > steps:
@@ -198,12 +204,6 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
                 f"policy.guarded_steps: {steps} steps with {batches} batches in an epoch; {needed} or smaller batches "
                 "are needed, so that several examples make every change"
             )
-    least, most = policy.bounds["train.steps"]
-    if not least <= steps <= most:
-        raise PolicyError(
-            f"policy.bounds: train.steps is {steps} ({examples} examples in batches of {train.batch_size}), expected "
-            f"{least:g} to {most:g}"
-        )
 
 
 def check_scores(policy: PolicyConfig, questions: int) -> None:
