@@ -238,6 +238,7 @@ def test_settings_that_a_policy_does_not_allow(served, caplog, settings, reason)
     ("settings", "reason"),
     [
         ({"train.batch_size": 80}, "train.steps is 1 (80 examples in batches of 80), expected 4 to 10000"),
+        ({"train.batch_size": 40, "train.epochs": 4}, "policy.guarded_steps: 8 steps with 2 batches in an epoch"),
         ({"train.steps": 4, "train.batch_size": 8}, "min_examples: an update of 32 examples, expected at least 64"),
         ({"method": "fedrep", "algorithm.head_share": 0.8}, "policy.min_examples: an update of 16 examples"),
         ({"adapter.reduction": 2}, "policy.max_parameters: "),
@@ -256,14 +257,15 @@ def test_settings_whose_update_would_come_of_too_little(server, caplog, settings
         ({"method": "fedprox"}, "privacy.guarded_steps: fedprox sends gradients, or adds one of known size"),
         ({"method": "pfedme"}, "privacy.guarded_steps: pfedme sends gradients, or adds one of known size"),
         ({"train.betas": [0.9, 0.8]}, "privacy.guarded_steps: train.betas is 0.9, 0.8"),
-        ({"train.batch_size": 40, "train.epochs": 4}, "policy.guarded_steps: 8 steps with 2 batches in an epoch"),
     ],
 )
 def test_settings_that_show_gradients_although_steps_are_guarded(server, caplog, settings, reason):
     server.site(approval="first-use")
-    before, foundation = server.state(), server.foundation(settings)
-    refused(caplog, server.ask("train", settings, foundation=foundation, run="r2"), reason)
+    before = server.state()
+    refused(caplog, server.ask("train", settings, foundation=server.foundation(), run="r2"), reason)
     assert server.state() == before
+    server.site(approval="first-use", guarded_steps=False, bounds={"train.betas": [0.5, 1]})
+    assert not server.ask("train", settings, foundation=server.foundation(settings), run="r2").has_error()
 
 
 def test_a_picture_gives_its_question_away_where_there_is_no_policy(server):
