@@ -22,7 +22,8 @@ GUARDED = {"privacy.guarded_steps": True}
 def trained(gradients, guarded=True, **config):
     """Return what numbers that start at 0 become, given the gradient of each (a column) at each step (a row)."""
     numbers = nn.Parameter(torch.zeros(gradients.shape[1]))
-    optimizer = build_optimizer([numbers], TrainConfig(lr=0.01, weight_decay=0, **config), guarded=guarded)
+    leaving = [numbers] if guarded else None
+    optimizer = build_optimizer([numbers], TrainConfig(lr=0.01, weight_decay=0, **config), guarded=leaving)
     for row in gradients:
         numbers.grad = row.clone()
         optimizer.step()
@@ -65,6 +66,17 @@ def test_a_change_by_too_few_batches_is_undone():
     assert share == 0.5
 
 
+def test_what_stays_with_the_client_may_learn_from_one_batch():
+    stays, leaves = (nn.Parameter(torch.zeros(1)) for _ in range(2))
+    optimizer = build_optimizer([stays, leaves], TrainConfig(), guarded=[leaves])
+    for step in range(8):
+        stays.grad, leaves.grad = (torch.tensor([float(step == 0)]) for _ in range(2))
+        optimizer.step()
+    optimizer.finish(total=8, batches=8)
+    assert stays.item() < 0
+    assert leaves.item() == 0
+
+
 def test_gradients_outside_the_range_do_not_count():
     table = torch.tensor([[SMALLEST / 2, SMALLEST * 2, LARGEST / 2, LARGEST * 2]] * 4)
     numbers, optimizer = trained(table)
@@ -94,7 +106,7 @@ def test_steps_needed(steps, total, batches, needed):
 
 def test_the_second_mean_must_decay_at_least_as_slowly_as_the_first():
     with pytest.raises(ValueError, match="expected the first to be at most the second"):
-        GuardedAdamW([nn.Parameter(torch.zeros(1))], lr=0.1, betas=(0.9, 0.5))
+        GuardedAdamW([nn.Parameter(torch.zeros(1))], [], lr=0.1, betas=(0.9, 0.5))
 
 
 def test_a_unit_that_reads_one_picture_stays_as_received(process):
@@ -115,6 +127,22 @@ def test_a_unit_that_reads_one_picture_stays_as_received(process):
     assert torch.equal(sent[True][down][0], received[down][0])
     assert sent[True][bias][0] == received[bias][0]
     assert not torch.equal(sent[True][down][1:], received[down][1:]), "other units train"
+
+
+@pytest.mark.parametrize(
+    "method", [name for name, one in ALGORITHMS.items() if one.hides_gradients and one.server is None]
+)
+def test_every_method_trains_and_scores_under_the_guard(process, method):
+    algorithm = ALGORITHMS[method]
+    p = process(method, **GUARDED, **{"train.batch_size": 1, "adapter.peft": (*algorithm.kinds, "bottleneck")[0]})
+    participant = p.participant(vqa_client("museum"))
+    shared = {key: value for key, value in p.initial().items() if participant.algorithm.shares(key)}
+    shared = shared if algorithm.communicates else None
+    result = participant.fit(shared, 1)
+    if algorithm.communicates and algorithm.trains:
+        moved = [key for key in result.shared if not torch.equal(result.shared[key], shared[key])]
+        assert moved, "honest training leaves"
+    assert participant.evaluate(result.shared, 1, "test").scores["museum"]
 
 
 def test_too_few_batches_an_epoch_is_an_error(process):

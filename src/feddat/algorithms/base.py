@@ -143,6 +143,7 @@ class Algorithm(ABC):
         trains_head_alone: whether it has steps in which only heads train.
         logs: the keys that :meth:`step` returns; the server accepts no others.
         logs_below_zero: whether a logged value can be below 0; otherwise the server refuses such a value.
+        sends: the adapter whose numbers travel. A method can copy the local one into the global one after training.
         hides_gradients: whether what a client sends is made only of optimizer steps on gradients of its data. It is not
             if it sends gradients, or if its loss has a term whose gradient the server knows: beside it, the optimizer
             shows the size of the data's gradient (``privacy.guarded_steps``).
@@ -162,6 +163,7 @@ class Algorithm(ABC):
     trains_head_alone: ClassVar[bool] = False
     logs: ClassVar[tuple[str, ...]] = ("loss",)
     logs_below_zero: ClassVar[bool] = False
+    sends: ClassVar[str] = "global"
     hides_gradients: ClassVar[bool] = True
     local_from_global: ClassVar[bool] = False
 

@@ -55,6 +55,7 @@ class FedALT(Algorithm):
     trains = ("local",)
     keeps = MIXED
     routes = ("mixed",)
+    sends = "local"
     reads_features = True
     local_from_global = True
     server = CountedMean()

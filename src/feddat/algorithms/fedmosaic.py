@@ -91,6 +91,7 @@ class FedMosaic(Algorithm):
     trains = ("local",)
     keeps = ("local",)
     routes = ("mixed",)
+    sends = "local"
     hides_gradients = False  # the task gradient travels
     logs = ("loss", "gate")
     local_from_global = True

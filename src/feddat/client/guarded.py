@@ -18,6 +18,7 @@ Signs remain, and so does what many examples have in common: this is no proof of
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -46,18 +47,30 @@ def steps_needed(steps: int, total: int, batches: int) -> int:
 
 
 class GuardedAdamW(torch.optim.AdamW):
-    """AdamW with both protections, for one round. Arguments are those of :class:`torch.optim.AdamW`.
+    """AdamW with both protections, for one round.
+
+    Args:
+        parameters: as of :class:`torch.optim.AdamW`, like the other arguments.
+        leaving: the parameters among them that leave the client; only their changes need several examples.
 
     The first running mean must not decay more slowly than the second (β₁ ≤ β₂). Otherwise steps grow after a lone
     gradient until they reach ε.
     """
 
-    def __init__(self, parameters: ParamsT, lr: float, betas: tuple[float, float], fused: bool | None = None) -> None:
+    def __init__(
+        self,
+        parameters: ParamsT,
+        leaving: Iterable[Tensor],
+        lr: float,
+        betas: tuple[float, float],
+        fused: bool | None = None,
+    ) -> None:
         super().__init__(parameters, lr=lr, betas=betas, eps=_EPS, fused=fused)
         first, second = betas
         if first > second:
             raise ValueError(f"betas {first:g}, {second:g}: expected the first to be at most the second")
-        # By parameter: its value before its first step, how often each number moved, and the number of steps.
+        self._leaving = set(leaving)
+        # By parameter that leaves: its value before its first step, how often each number moved, and how many steps.
         self._before: dict[Tensor, Tensor] = {}
         self._moved: dict[Tensor, Tensor] = {}
         self._steps: dict[Tensor, int] = {}
@@ -72,14 +85,16 @@ class GuardedAdamW(torch.optim.AdamW):
         return super().step(closure)
 
     def _watch(self, parameter: Tensor, gradient: Tensor) -> None:
-        if parameter not in self._before:
-            self._before[parameter] = parameter.detach().clone()
-            self._moved[parameter] = torch.zeros_like(parameter, dtype=torch.int16)
-            self._steps[parameter] = 0
         size = gradient.abs()
         # NaN is kept, so that the check for finite losses and gradients finds it.
         counts = (size >= SMALLEST) & (size <= LARGEST) | size.isnan()
         gradient.mul_(counts).mul_(_SCALE)
+        if parameter not in self._leaving:
+            return
+        if parameter not in self._before:
+            self._before[parameter] = parameter.detach().clone()
+            self._moved[parameter] = torch.zeros_like(parameter, dtype=torch.int16)
+            self._steps[parameter] = 0
         self._moved[parameter] += counts
         self._steps[parameter] += 1
 

@@ -123,16 +123,18 @@ class LocalTraining:
         named = [item for name in traps.trained(algorithm, context.round) for item in self.adapters.named(name).items()]
         parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
         heads = [head for member in self.members.values() for head in member.heads.values()]
+        # Noise protects a private turn.
+        guarded = self.config.privacy.guarded_steps and private is None
+        leaving = self._leaving(algorithm) if guarded else None
         optimizer = build_optimizer(
             parameters,
             config,
             [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
             self.config.head.lr,
-            # Noise protects a private turn, and what does not travel needs no protection.
-            guarded=self.config.privacy.guarded_steps and private is None and algorithm.communicates,
+            guarded=leaving,
         )
         batches = min(math.ceil(size / config.batch_size) for size in sizes.values() if size)
-        if isinstance(optimizer, GuardedAdamW) and (least := steps_needed(0, len(plan), batches)) > len(plan):
+        if leaving and (least := steps_needed(0, len(plan), batches)) > len(plan):
             raise TrainingError(
                 f"client {self.name}: privacy.guarded_steps: {len(plan)} steps at {batches} batches an epoch change"
                 f" nothing: {EXAMPLES} batches of different examples must agree ({least} steps); use smaller batches"
@@ -217,6 +219,13 @@ class LocalTraining:
     @phase("forward")
     def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
         return algorithm.step(learner, context)
+
+    def _leaving(self, algorithm: Algorithm) -> list[nn.Parameter]:
+        """Return the parameters whose changes leave the client."""
+        if not algorithm.communicates:
+            return []
+        named = self.adapters.named(algorithm.sends)
+        return [parameter for key, parameter in named.items() if algorithm.shares(key)]
 
     def _guard(self, optimizer: GuardedAdamW, turn: str | int, steps: int, batches: int) -> None:
         """Undo changes that too few examples made, and say so if it is much."""
