@@ -140,7 +140,7 @@ def fill_in(path: Path, data: Path, port: int) -> None:
     settings["data"] = {split: str(data / f"{split}.jsonl") for split in ("train", "validation", "test")}
     settings |= {"node_port": port, "threads": 1, "heartbeat": HEARTBEAT}
     # So little data is enough only for an example. Approve the run automatically, since nobody is there to do it.
-    settings["policy"] |= {"approval": "first-use", "min_examples": 24, "min_questions": 12}
+    settings["policy"] |= {"approval": "first-use", "min_examples": 24, "min_questions": 12, "guarded_steps": False}
     settings["policy"]["bounds"]["train.steps"] = [3, 1000]
     path.write_text(yaml.safe_dump(settings, sort_keys=False))
 

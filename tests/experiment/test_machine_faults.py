@@ -254,7 +254,7 @@ def test_clocks_that_jump_in_a_round_cost_time_alone(cloud, undisturbed, tmp_pat
     site = yaml.safe_load((place / "client.yaml").read_text())
     site |= {"server": cloud.server.local_address, "data": dict(config.clients["bob"]), "heartbeat": 10, "threads": 1}
     site["model"] = str(Path(config.model).resolve())
-    site["policy"] |= {"approval": "first-use", "min_examples": 1, "min_questions": 1}
+    site["policy"] |= {"approval": "first-use", "min_examples": 1, "min_questions": 1, "guarded_steps": False}
     site["policy"]["bounds"] |= {"train.steps": [1, 1000], "train.batch_size": [1, 100]}
     (site["node_port"],) = free_ports(1)
     (place / "client.yaml").write_text(yaml.safe_dump(site))

@@ -71,7 +71,7 @@ class Consortium:
         settings["data"] = {split: str(self.world / data / f"{split}.jsonl") for split in SIZES}
         settings |= {"node_port": self.node_ports.pop(), "threads": 1, "heartbeat": 10}
         settings["model"] = str(self.world / "model")
-        settings["policy"] |= {"approval": "first-use", "min_examples": 10, "min_questions": 3}
+        settings["policy"] |= {"approval": "first-use", "min_examples": 10, "min_questions": 3, "guarded_steps": False}
         settings["policy"]["bounds"]["train.steps"] = [1, 10]
         path.write_text(yaml.safe_dump(settings))
 

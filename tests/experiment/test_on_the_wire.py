@@ -63,7 +63,7 @@ def test_nothing_of_the_data_and_nothing_personal_is_on_the_line(make_config, tm
         server_config = config.updated({"runs_dir": str(tmp_path / "runs"), "clients": {"ann": {}, "bob": {}}})
         for name, port in zip(("ann", "bob"), ports, strict=True):
             site = tmp_path / f"{name}.yaml"
-            policy = {"approval": "first-use", "min_examples": 10, "min_questions": 3}
+            policy = {"approval": "first-use", "min_examples": 10, "min_questions": 3, "guarded_steps": False}
             policy["bounds"] = {"train.steps": [2, 2], "train.batch_size": [5, 5]}
             own = {"client": name, "data": config.clients[name], "state": str(tmp_path / "state"), "policy": policy}
             site.write_text(json.dumps(own | {"model": config.model, "threads": 1}))

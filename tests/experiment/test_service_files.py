@@ -64,7 +64,7 @@ def fill_in(place, sets, port):
     path = place / "client.yaml"
     settings = yaml.safe_load(path.read_text())
     settings["data"] = {split: str(file) for split, file in sets.items()}
-    settings["policy"] |= {"approval": "first-use", "min_examples": 10, "min_questions": 3}
+    settings["policy"] |= {"approval": "first-use", "min_examples": 10, "min_questions": 3, "guarded_steps": False}
     settings["policy"]["bounds"]["train.steps"] = [1, 10]
     path.write_text(yaml.safe_dump(settings | {"node_port": port, "threads": 1}))
 
