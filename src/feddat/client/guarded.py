@@ -93,7 +93,7 @@ class GuardedAdamW(torch.optim.AdamW):
             return
         if parameter not in self._before:
             self._before[parameter] = parameter.detach().clone()
-            self._moved[parameter] = torch.zeros_like(parameter, dtype=torch.int16)
+            self._moved[parameter] = torch.zeros_like(parameter, dtype=torch.int32)
             self._steps[parameter] = 0
         self._moved[parameter] += counts
         self._steps[parameter] += 1

@@ -123,8 +123,8 @@ class LocalTraining:
         named = [item for name in traps.trained(algorithm, context.round) for item in self.adapters.named(name).items()]
         parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
         heads = [head for member in self.members.values() for head in member.heads.values()]
-        # Noise protects a private turn.
-        guarded = self.config.privacy.guarded_steps and private is None
+        # Noise protects a private turn, and what stays with the client needs no protection.
+        guarded = self.config.privacy.guarded_steps and private is None and algorithm.communicates
         leaving = self._leaving(algorithm) if guarded else None
         optimizer = build_optimizer(
             parameters,
@@ -134,7 +134,7 @@ class LocalTraining:
             guarded=leaving,
         )
         batches = min(math.ceil(size / config.batch_size) for size in sizes.values() if size)
-        if leaving and (least := steps_needed(0, len(plan), batches)) > len(plan):
+        if leaving is not None and (least := steps_needed(0, len(plan), batches)) > len(plan):
             raise TrainingError(
                 f"client {self.name}: privacy.guarded_steps: {len(plan)} steps at {batches} batches an epoch change"
                 f" nothing: {EXAMPLES} batches of different examples must agree ({least} steps); use smaller batches"
@@ -222,8 +222,6 @@ class LocalTraining:
 
     def _leaving(self, algorithm: Algorithm) -> list[nn.Parameter]:
         """Return the parameters whose changes leave the client."""
-        if not algorithm.communicates:
-            return []
         named = self.adapters.named(algorithm.sends)
         return [parameter for key, parameter in named.items() if algorithm.shares(key)]
 
