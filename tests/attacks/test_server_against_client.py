@@ -254,8 +254,8 @@ def test_settings_whose_update_would_come_of_too_little(server, caplog, settings
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"method": "fedprox"}, "privacy.guarded_steps: fedprox sends gradients, or adds one of known size"),
-        ({"method": "pfedme"}, "privacy.guarded_steps: pfedme sends gradients, or adds one of known size"),
+        ({"method": "fedprox"}, "privacy.guarded_steps: fedprox sends more than they cover"),
+        ({"method": "pfedme"}, "privacy.guarded_steps: pfedme sends more than they cover"),
         ({"train.betas": [0.9, 0.8]}, "privacy.guarded_steps: train.betas is 0.9, 0.8"),
     ],
 )

@@ -10,6 +10,7 @@ from torch import nn
 from feddat.algorithms import ALGORITHMS
 from feddat.audit.imprint import states_at
 from feddat.audit.message import vilt_of
+from feddat.client import local_training
 from feddat.client.guarded import LARGEST, SMALLEST, GuardedAdamW, steps_needed
 from feddat.client.local_training import TrainingError
 from feddat.client.optim import build_optimizer
@@ -109,8 +110,9 @@ def test_the_second_mean_must_decay_at_least_as_slowly_as_the_first():
         GuardedAdamW([nn.Parameter(torch.zeros(1))], [], lr=0.1, betas=(0.9, 0.5))
 
 
-def test_a_unit_that_reads_one_picture_stays_as_received(process):
+def test_a_unit_that_reads_one_picture_stays_as_received(process, caplog, monkeypatch):
     """The server puts a unit's threshold between the two pictures that excite it most."""
+    monkeypatch.setattr(local_training, "_MUCH", 0.0)
     museum, sent, received = vqa_client("museum"), {}, {}
     for guarded in (False, True):
         p = process("fedavg", **{"privacy.guarded_steps": guarded, "train.batch_size": 2, "train.weight_decay": 0.0})
@@ -127,6 +129,8 @@ def test_a_unit_that_reads_one_picture_stays_as_received(process):
     assert torch.equal(sent[True][down][0], received[down][0])
     assert sent[True][bias][0] == received[bias][0]
     assert not torch.equal(sent[True][down][1:], received[down][1:]), "other units train"
+    (said,) = [record.getMessage() for record in caplog.records if "guarded_steps" in record.getMessage()]
+    assert said.startswith("client museum: round 1: ") and "did not stay changed" in said
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,21 @@ def test_every_method_trains_and_scores_under_the_guard(process, method):
     assert participant.evaluate(result.shared, 1, "test").scores["museum"]
 
 
+def test_arrays_beside_the_adapter_do_not_leave(process):
+    p = process("fedavg", **GUARDED, **{"train.batch_size": 2})
+    participant = p.participant(vqa_client("museum"))
+
+    class Sending(type(participant.algorithm)):
+        name = "sending"
+
+        def finish(self, learner, context):
+            return {"gradient": torch.ones(1)}
+
+    participant.algorithm = Sending()
+    with pytest.raises(TrainingError, match=r"guarded_steps: sending sends arrays beside the adapter"):
+        participant.fit(p.initial(), 1)
+
+
 def test_too_few_batches_an_epoch_is_an_error(process):
     p = process("fedavg", **GUARDED, **{"train.batch_size": 8})
     with pytest.raises(TrainingError, match=r"client museum: privacy\.guarded_steps: 2 steps at 2 batches an epoch"):
@@ -152,12 +171,12 @@ def test_too_few_batches_an_epoch_is_an_error(process):
 
 
 def test_methods_that_send_gradients_or_add_known_ones_are_refused():
-    refused = {"fedprox", "scaffold", "feddyn", "pfedme", "hilora", "fedmosaic"}
+    refused = {"fedprox", "scaffold", "feddyn", "pfedme", "pfedmma", "hilora", "fedmosaic"}
     assert {name for name, one in ALGORITHMS.items() if not one.hides_gradients} == refused
     for name, one in ALGORITHMS.items():
         settings = RunConfig().updated({"method": name, **GUARDED})
         if name in refused and one.communicates:
-            with pytest.raises(ConfigError, match=rf"privacy\.guarded_steps: {name} sends gradients"):
+            with pytest.raises(ConfigError, match=rf"privacy\.guarded_steps: {name} sends more than they cover"):
                 check_privacy(settings)
         else:
             check_privacy(settings)

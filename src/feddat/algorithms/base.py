@@ -144,9 +144,9 @@ class Algorithm(ABC):
         logs: the keys that :meth:`step` returns; the server accepts no others.
         logs_below_zero: whether a logged value can be below 0; otherwise the server refuses such a value.
         sends: the adapter whose numbers travel. A method can copy the local one into the global one after training.
-        hides_gradients: whether what a client sends is made only of optimizer steps on gradients of its data. It is not
-            if it sends gradients, or if its loss has a term whose gradient the server knows: beside it, the optimizer
-            shows the size of the data's gradient (``privacy.guarded_steps``).
+        hides_gradients: whether guarded steps (``privacy.guarded_steps``) cover all that a client sends. They do not if
+            it sends gradients or arrays beside the adapter, or if its loss has a term whose gradient the server knows:
+            beside it, the optimizer shows the size of the data's gradient.
         local_from_global: whether a client's local adapter starts as a copy of the received global one.
     """
 

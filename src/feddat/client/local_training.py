@@ -199,6 +199,11 @@ class LocalTraining:
         if isinstance(optimizer, GuardedAdamW):
             self._guard(optimizer, turn, len(plan), batches)
         sent = algorithm.finish(learner, context)
+        if guarded and sent:  # a method of another package; those of this one are refused earlier
+            raise TrainingError(
+                f"client {self.name}: privacy.guarded_steps: {algorithm.name} sends arrays beside the adapter, which "
+                "guarded steps do not cover"
+            )
         metrics["examples"] = float(sum(part.size for part in prepared.values()))
         metrics["steps"] = float(len(plan))
         metrics |= {name: float(count) for name, count in learner.passes.items()}

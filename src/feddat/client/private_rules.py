@@ -224,8 +224,8 @@ def _check_guarded(config: RunConfig) -> None:
     algorithm, own = ALGORITHMS[config.method], "or set policy.guarded_steps to false in client.yaml"
     if algorithm.communicates and not algorithm.hides_gradients:
         raise ConfigError(
-            f"privacy.guarded_steps: {config.method} sends gradients, or adds one of known size, beside which the size "
-            f"of the data's shows; take another method, {own}"
+            f"privacy.guarded_steps: {config.method} sends more than they cover: gradients, arrays beside the adapter, "
+            f"or steps on a term whose gradient is known; take another method, {own}"
         )
     first, second = config.train.betas
     if first > second:
