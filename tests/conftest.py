@@ -6,6 +6,11 @@ import sys
 from collections import defaultdict
 
 import pytest
+from hypothesis import settings
+
+# A busy machine makes any example slow; benchmarks measure time.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 #: Reasons for which a test may be skipped: properties of a machine that no installation can change.
 HARDWARE = (

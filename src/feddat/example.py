@@ -6,7 +6,7 @@ each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +18,13 @@ from feddat.picture_settings import PictureSettings
 
 #: Pixels (uint8, H x W x 3, RGB), the path of an image file, or the bytes of one.
 Image: TypeAlias = NDArray[np.uint8] | Path | bytes
+
+
+def image_identity(image: Image) -> Hashable:
+    """Return a key that is the same for the same path, bytes or pixels in memory, as long as these are kept."""
+    if isinstance(image, Path | bytes):
+        return image
+    return image.__array_interface__["data"][0], image.shape, image.strides
 
 
 #: Ways to answer: choose a class; rank the list of answers by likelihood; generate text freely.

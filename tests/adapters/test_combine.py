@@ -42,7 +42,7 @@ def test_bottlenecks_side_by_side():
 
 
 @given(st.integers(0, 3), st.integers(0, 3), st.integers(0, 99))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_products_are_factored_exactly_and_no_wider_than_needed(one, other, seed):
     generator = torch.Generator().manual_seed(seed)
     products = {

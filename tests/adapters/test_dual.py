@@ -152,7 +152,7 @@ def test_weights_may_be_learned_and_differ_between_rows(kind: str) -> None:
 
 @kinds
 @given(routes=st.lists(st.sampled_from(sorted(ROUTES)), min_size=1, max_size=8))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_route_does_not_depend_on_earlier_ones(kind: str, routes: list[str]) -> None:
     dual, expected = _shared_dual(kind)
     for route in routes:
@@ -286,7 +286,7 @@ OPERATIONS = {f.__name__: f for f in (_train_round, _evaluate, _save_and_load, _
 
 @kinds
 @given(operations=st.lists(st.sampled_from(sorted(OPERATIONS)), max_size=5), copied=st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_what_trains_never_changes(kind: str, operations: list[str], copied: bool) -> None:
     dual = build(VILT, kind)
     for operation in operations:
@@ -333,7 +333,7 @@ def _tensors(like: dict[str, Tensor]) -> st.SearchStrategy[dict[str, Tensor]]:
 
 @kinds
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_states_come_back_as_they_went_in(kind: str, data: st.DataObject) -> None:
     dual = _state_dual(kind)
     states = {name: data.draw(_tensors(dual.state(name))) for name in ADAPTERS}

@@ -44,7 +44,7 @@ def test_what_lies_between_is_rounded():
 
 
 @needs_vnni
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 10**6), st.floats(1e-6, 1e6), st.booleans())
 def test_no_product_is_further_off_than_rounding_explains(seed, size, backward):
     generator = torch.Generator().manual_seed(seed)

@@ -189,7 +189,7 @@ def test_compiled_model_follows_routes() -> None:
 
 @pytest.mark.parametrize("kind", ["prompt", "bias", "norm", "full"])
 @given(seed=st.integers(0, 2**31), name=st.sampled_from(ADAPTERS))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_states_come_back_as_they_went_in(kind: str, seed: int, name: str) -> None:
     adapters = _built(kind)
     generator = torch.Generator().manual_seed(seed)

@@ -55,7 +55,7 @@ def test_gradient_is_closed_form_for_student_and_none_for_teacher():
     assert teacher.grad is None
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-30, 30), min_size=3, max_size=3), st.floats(0.5, 10))
 def test_zero_only_between_equals(logits, temperature):
     a = torch.tensor([logits], dtype=torch.float64)

@@ -28,7 +28,7 @@ ARRAYS = numpy_st.arrays(
 
 
 @given(ARRAYS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_arrays_are_flowers_byte_for_byte_and_come_back(value):
     ours, flowers = messages.to_array(value), Array(value)
     assert (ours.dtype, ours.shape, ours.stype, ours.data) == (
@@ -69,7 +69,7 @@ def test_what_is_no_plain_array_is_refused(stype, change, error):
     st.dictionaries(st.text(min_size=1, max_size=200), st.integers(0, 9000), max_size=4),
     st.dictionaries(st.text(min_size=1, max_size=9), st.floats(allow_nan=False), max_size=4),
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 def test_the_computed_size_is_that_of_flowers_protocol_buffers(arrays, metrics):
     InProcessGrid(None, [])
     record = ArrayRecord({key: Array(np.zeros(size, np.int8)) for key, size in arrays.items()})

@@ -128,7 +128,7 @@ def test_other_ways_to_serialise_are_refused(array):
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_bytes_bring_about_anything_else(data):
     for begin in (b"", b"\x93NUMPY\x01\x00", saved(np.zeros(4, np.float32))[:10]):
         array = Array("float32", (4,), "numpy.ndarray", begin + data)

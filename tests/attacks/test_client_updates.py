@@ -184,7 +184,7 @@ SIZES = st.lists(st.integers(1, 150), min_size=3, max_size=8)
 
 
 @given(SIZES, st.floats(0.5, 0.75), st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_honest_clients_of_any_sizes_are_used(sizes, power, data):
     """Norms are drawn as measured: up to the 0.75th power of the examples, times a factor within a range of 2."""
     measures = [

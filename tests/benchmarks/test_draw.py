@@ -89,7 +89,7 @@ def test_no_image_is_in_training_and_in_validation(source, tmp_path):
     assert ids(data.train) == sorted(ids(data.train), key=lambda name: int(name.removeprefix("train-")))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**31), few=st.integers(1, 60), more=st.integers(60, 150))
 def test_fewer_questions_are_some_of_more(seed, few, more, tmp_path_factory):
     root = tmp_path_factory.mktemp("root")

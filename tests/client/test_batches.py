@@ -7,7 +7,7 @@ from feddat.client.batches import plan_batches
 sizes = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 20), min_size=1)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(sizes, st.integers(1, 3), st.integers(1, 7))
 def test_every_example_once_per_epoch(sizes, epochs, batch_size):
     plan = plan_batches(sizes, epochs, batch_size, seed=0, turn=1)
@@ -46,7 +46,7 @@ def test_members_batches_are_mixed_and_do_not_change_a_members_own_order():
     assert {tuple(batch.tolist()) for name, batch in both if name == "a"} == alone
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(sizes, st.integers(1, 9), st.integers(1, 7))
 def test_so_many_steps_of_every_member_that_has_examples(sizes, steps, batch_size):
     plan = plan_batches(sizes, 1, batch_size, seed=0, turn=1, steps=steps)

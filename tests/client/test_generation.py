@@ -83,7 +83,7 @@ def test_ranking_all_is_the_likelihood_of_each(counts):
         assert row.tolist() == pytest.approx([sum(terms) + (counts - 1) * terms[0] for terms in each])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     answers=st.lists(st.text(LETTERS, min_size=1, max_size=4), min_size=1, max_size=8, unique=True),
     top=st.integers(1, 9),

@@ -1,5 +1,8 @@
-"""Guarded steps (``privacy.guarded_steps``): what leaves shows neither the size of gradients nor single examples."""
+"""Guarded steps (``privacy.guarded_steps``): what leaves shows neither the size of gradients nor single pictures."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,11 +14,13 @@ from feddat.algorithms import ALGORITHMS
 from feddat.audit.imprint import states_at
 from feddat.audit.message import vilt_of
 from feddat.client import local_training
-from feddat.client.guarded import LARGEST, SMALLEST, GuardedAdamW, steps_needed
+from feddat.client.guarded import LARGEST, SMALLEST, GuardedAdamW, most_batches, steps_needed
 from feddat.client.local_training import TrainingError
 from feddat.client.optim import build_optimizer
 from feddat.client.private_rules import check_privacy
 from feddat.config import ConfigError, RunConfig, TrainConfig
+from feddat.data.cache import EncodedImage
+from feddat.example import image_identity
 
 GUARDED = {"privacy.guarded_steps": True}
 
@@ -62,7 +67,7 @@ def test_a_change_by_too_few_batches_is_undone():
     table = torch.tensor([[step == 0, step < 3, step < 4, True] for step in range(8)]).float()
     numbers, optimizer = trained(table)
     assert (numbers < 0).all()
-    share = optimizer.finish(total=8, batches=8)
+    share = optimizer.finish(repeats=1)
     assert [value < 0 for value in numbers.tolist()] == [False, False, True, True]
     assert share == 0.5
 
@@ -73,7 +78,7 @@ def test_what_stays_with_the_client_may_learn_from_one_batch():
     for step in range(8):
         stays.grad, leaves.grad = (torch.tensor([float(step == 0)]) for _ in range(2))
         optimizer.step()
-    optimizer.finish(total=8, batches=8)
+    optimizer.finish(repeats=1)
     assert stays.item() < 0
     assert leaves.item() == 0
 
@@ -82,7 +87,7 @@ def test_gradients_outside_the_range_do_not_count():
     table = torch.tensor([[SMALLEST / 2, SMALLEST * 2, LARGEST / 2, LARGEST * 2]] * 4)
     numbers, optimizer = trained(table)
     assert [value < 0 for value in numbers.tolist()] == [False, True, True, False]
-    assert optimizer.finish(total=4, batches=4) == 0.0
+    assert optimizer.finish(repeats=1) == 0.0
 
 
 def test_numbers_that_are_not_finite_stay_visible():
@@ -91,18 +96,29 @@ def test_numbers_that_are_not_finite_stay_visible():
 
 
 @pytest.mark.parametrize(
-    ("steps", "total", "batches", "needed"),
+    ("steps", "repeats", "shared", "needed"),
     [
-        (8, 8, 8, 4),  # one epoch: four examples are in four batches at least
-        (16, 16, 8, 8),  # two epochs: each example comes twice
-        (40, 40, 4, 40),  # four batches an epoch: every batch must move it
-        (100, 100, 50, 50),  # half of all steps
-        (5, 10, 10, 4),  # it could move in half of the steps only
-        (3, 3, 3, 4),  # impossible
+        (8, 1, 1, 4),  # one epoch: four examples are in four batches at least
+        (16, 2, 2, 8),  # two epochs: each example comes twice
+        (40, 10, 10, 40),  # four batches an epoch: every batch must move it
+        (100, 2, 2, 50),  # half of all steps
+        (5, 1, 1, 4),  # it could move in half of the steps only
+        (3, 1, 1, 4),  # impossible
+        (20, 1, 4, 16),  # a picture with four questions
+        (20, 1, 9, 20),  # a picture in almost half of the batches: all must agree
     ],
 )
-def test_steps_needed(steps, total, batches, needed):
-    assert steps_needed(steps, total, batches) == needed
+def test_steps_needed(steps, repeats, shared, needed):
+    assert steps_needed(steps, repeats, shared) == needed
+
+
+def test_the_most_batches_of_a_picture():
+    # Examples 0 and 2 share picture a; example 1 has two pictures.
+    pictures = ["a", "bc", "a", "d"]
+    assert most_batches([[0, 1], [2, 3]], pictures) == 2
+    assert most_batches([[0, 2], [1, 3]], pictures) == 1, "both examples are in one batch"
+    assert most_batches([[0, 2], [1, 3], [0, 1], [2, 3]], pictures) == 3
+    assert most_batches([], pictures) == 0
 
 
 def test_the_second_mean_must_decay_at_least_as_slowly_as_the_first():
@@ -110,27 +126,68 @@ def test_the_second_mean_must_decay_at_least_as_slowly_as_the_first():
         GuardedAdamW([nn.Parameter(torch.zeros(1))], [], lr=0.1, betas=(0.9, 0.5))
 
 
-def test_a_unit_that_reads_one_picture_stays_as_received(process, caplog, monkeypatch):
-    """The server puts a unit's threshold between the two pictures that excite it most."""
-    monkeypatch.setattr(local_training, "_MUCH", 0.0)
-    museum, sent, received = vqa_client("museum"), {}, {}
+def reading_unit(process, client, **config):
+    """Let a server send a unit whose threshold only one picture exceeds.
+
+    Returns:
+        The received adapter, what the client sends without and with the guard, the unit's keys (weight and bias), and
+        the examples that excite it.
+    """
+    sent = {}
     for guarded in (False, True):
-        p = process("fedavg", **{"privacy.guarded_steps": guarded, "train.batch_size": 2, "train.weight_decay": 0.0})
-        shared, participant = p.initial(), p.participant(museum)
-        part = participant.members["museum"].prepared("train")
-        inputs = participant.members["museum"].inputs(part.views, torch.arange(part.size))
+        p = process("fedavg", **{"privacy.guarded_steps": guarded, "train.weight_decay": 0.0, **config})
+        shared, participant = p.initial(), p.participant(client)
+        part = participant.members[client.name].prepared("train")
+        inputs = participant.members[client.name].inputs(part.views, torch.arange(part.size))
         states = states_at(vilt_of(p.backbone.model), inputs, "fp32")[0]  # (examples, tokens, width)
-        down, bias = (next(key for key in shared if key.endswith(f"down.{part}")) for part in ("weight", "bias"))
-        direction = torch.randn(shared[down].shape[1], generator=torch.Generator().manual_seed(0))
-        *_, second, first = sorted((states @ direction).amax(dim=1).tolist())
-        shared[down][0], shared[bias][0] = direction, -(first + second) / 2
-        sent[guarded], received = participant.fit(shared, 1).shared, shared
-    assert not torch.equal(sent[False][down][0], received[down][0]), "its gradient is the picture's state"
-    assert torch.equal(sent[True][down][0], received[down][0])
-    assert sent[True][bias][0] == received[bias][0]
-    assert not torch.equal(sent[True][down][1:], received[down][1:]), "other units train"
+        keys = [next(key for key in shared if key.endswith(f"down.{part}")) for part in ("weight", "bias")]
+        direction = torch.randn(shared[keys[0]].shape[1], generator=torch.Generator().manual_seed(0))
+        most = (states @ direction).amax(dim=1)
+        first = most.max()
+        second = most[most < first - 1e-4].max()
+        shared[keys[0]][0], shared[keys[1]][0] = direction, -(first + second) / 2
+        sent[guarded] = participant.fit(shared, 1).shared
+    return shared, sent[False], sent[True], keys, (most > second + 1e-4).nonzero().flatten().tolist()
+
+
+def test_a_unit_that_reads_one_picture_stays_as_received(process, caplog, monkeypatch):
+    monkeypatch.setattr(local_training, "_MUCH", 0.0)
+    received, open_, guarded, (down, bias), readers = reading_unit(
+        process, vqa_client("museum"), **{"train.batch_size": 2}
+    )
+    assert len(readers) == 1
+    assert not torch.equal(open_[down][0], received[down][0]), "its gradient is the picture's state"
+    assert torch.equal(guarded[down][0], received[down][0])
+    assert guarded[bias][0] == received[bias][0]
+    assert not torch.equal(guarded[down][1:], received[down][1:]), "other units train"
     (said,) = [record.getMessage() for record in caplog.records if "guarded_steps" in record.getMessage()]
     assert said.startswith("client museum: round 1: ") and "did not stay changed" in said
+
+
+def test_many_questions_about_one_picture_do_not_add_up(process, caplog):
+    """The picture that excites the unit most has seven of eleven questions, so it alone moves more than half of it."""
+    museum = vqa_client("museum")
+    (reader,) = reading_unit(process, museum, **{"train.batch_size": 1})[-1]
+    popular = museum.train[reader].images
+    asked = [each if n > 6 and n != reader else replace(each, images=popular) for n, each in enumerate(museum.train)]
+    caplog.clear()
+    received, open_, guarded, (down, _), readers = reading_unit(
+        process, replace(museum, train=tuple(asked)), **{"train.batch_size": 1}
+    )
+    assert len(readers) > 11 / 2
+    assert not torch.equal(open_[down][0], received[down][0])
+    assert torch.equal(guarded[down][0], received[down][0])
+    (said,) = [record.getMessage() for record in caplog.records if "guarded_steps" in record.getMessage()]
+    assert said.startswith(f"client museum: one picture is in {len(readers)} batches of a round")
+
+
+def test_pixels_in_memory_are_known_by_their_place(tmp_path):
+    pixels = np.zeros((3, 8, 8), np.uint8)
+    image = EncodedImage.of(pixels, "encoder")
+    assert image_identity(image) == image_identity(EncodedImage.of(pixels, "encoder")), "two views of one file"
+    assert image_identity(image) != image_identity(EncodedImage.of(pixels[:, :4], "encoder"))
+    assert image_identity(pixels) != image_identity(np.zeros((3, 8, 8), np.uint8))
+    assert image_identity(tmp_path / "a.png") == image_identity(tmp_path / "a.png") != image_identity(b"a.png")
 
 
 @pytest.mark.parametrize(
@@ -166,7 +223,7 @@ def test_arrays_beside_the_adapter_do_not_leave(process):
 
 def test_too_few_batches_an_epoch_is_an_error(process):
     p = process("fedavg", **GUARDED, **{"train.batch_size": 8})
-    with pytest.raises(TrainingError, match=r"client museum: privacy\.guarded_steps: 2 steps at 2 batches an epoch"):
+    with pytest.raises(TrainingError, match=r"client museum: privacy\.guarded_steps: 2 steps change nothing"):
         p.participant(vqa_client("museum")).fit(p.initial(), 1)
 
 

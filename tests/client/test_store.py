@@ -28,7 +28,7 @@ arrays = st.sampled_from([torch.float32, torch.float64, torch.bfloat16, torch.in
 shapes = st.lists(st.integers(0, 3), max_size=3)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     st.dictionaries(names, st.tuples(arrays, shapes, st.integers(0, 99)), max_size=4),
     st.dictionaries(st.text(max_size=5), st.integers() | st.none() | st.text(max_size=5), max_size=3),

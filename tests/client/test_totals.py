@@ -111,7 +111,7 @@ def test_an_altered_copy_is_refused(totals, tmp_path):
         totals.spent()
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.tuples(st.sampled_from(["a", "b", "c"]), st.floats(0.1, 9.0), st.sampled_from(["keep", "first", "second"])),

@@ -149,7 +149,7 @@ def test_a_wrong_caption_differs_in_one_word_and_is_false() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_splits_share_no_combination_of_objects(seed: int) -> None:
     combinations = {}
     for split in SPLIT_BUCKETS:
@@ -269,7 +269,7 @@ def test_most_objects_are_of_the_group_and_some_stray() -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_hypothesis_follows_from_what_is_seen_contradicts_it_or_is_left_open(seed: int) -> None:
     drawn = sample_scenes(np.random.default_rng(seed), 1, "train")
     view = SceneView(drawn.objects[0].tolist(), drawn.colours[0].tolist())
@@ -305,7 +305,7 @@ def judged(text: str, view: SceneView, covered: int) -> int:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_statement_about_two_pictures_is_as_true_as_it_should_be(seed: int) -> None:
     drawn = sample_scenes(np.random.default_rng(seed), 2, "train")
     views = [SceneView(o.tolist(), c.tolist()) for o, c in zip(drawn.objects, drawn.colours, strict=True)]

@@ -21,7 +21,7 @@ from feddat.data.readers.records import Record, SkippableError, to_example
 from feddat.example import DataError, Example
 from feddat.text import normal_answer, normal_text
 
-FEW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def write(path: Path, records: list[dict[str, Any]]) -> Path:

@@ -256,7 +256,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(steps=st.lists(STEP, max_size=8))
 def test_whatever_is_asked_a_name_has_one_key_and_no_revoked_one(steps, tmp_path_factory):
     server, _ = write_server(tmp_path_factory.mktemp("steps") / "c", ["h"])

@@ -70,7 +70,7 @@ def test_two_that_make_the_key_at_once_have_the_same(tmp_path):
         assert list(pool.map(write, range(8))) == [True] * 8
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_byte_of_a_sealed_file_can_be_changed(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("sealed")

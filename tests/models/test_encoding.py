@@ -52,7 +52,7 @@ def test_masks_may_stay_on_the_host():
     }  # fmt: skip
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_view_looks_the_same_in_every_batch(data):
     sizes = data.draw(st.lists(st.sampled_from([(2, 2), (2, 4), (6, 4)]), min_size=1, max_size=3))

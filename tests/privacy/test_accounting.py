@@ -50,7 +50,7 @@ def test_nothing_costs_nothing_and_no_noise_everything():
     assert epsilon_of([Steps(0.5, 0.0, 1, 1)], DELTA) == math.inf
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     st.sampled_from([1.0, 3.0, 8.0]), st.sampled_from([0.05, 0.2, 1.0]), st.sampled_from([1, 2]), st.integers(1, 200)
 )

@@ -193,7 +193,7 @@ def summed(record, examples, clip):
     clip=st.sampled_from([1e-3, 1.0, 1e4]),
     bad=st.sampled_from([None, float("inf"), float("nan"), -3e38]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example(0, 4, 2, 24, 1e7, 1.0, 1e-6, 1.0, None)
 @example(0, 2, 2, 24, 1e38, 1e30, 1e-7, 1.0, None)
 @example(1, 3, 30, 4, 1e-30, 1e-30, 1.0, 1.0, float("inf"))

@@ -35,7 +35,7 @@ def test_the_field_is_one():
     assert not any(is_prime(number) for number in range(2**128, shamir.PRIME))
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.binary(min_size=16, max_size=16), st.data())
 def test_enough_shares_give_the_secret_and_others_do_not(secret, data):
     count = data.draw(st.integers(1, 12))

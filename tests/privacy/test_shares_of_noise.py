@@ -56,7 +56,7 @@ def test_a_plan_by_hand():
     assert room < 2**11 < room * (plan.scale + 2) / plan.scale, "and no finer one fits"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(3, 200),
     st.floats(0.5, 0.95),
@@ -77,7 +77,7 @@ def test_the_noise_of_those_who_must_stay_and_do_not_collude_is_enough(clients, 
     assert clients * plan.levels + 7 * math.sqrt(clients * plan.variance) < 2**23 + 1
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(arrays(np.float32, 40, elements=st.floats(**whole(2.0**60))), st.integers(0, 2**32))
 def test_no_update_has_a_larger_norm_once_it_is_rounded(update, seed):
     plan = plan_noise(5, 2, 40, 14, 0.5, 1.0, 1.0)

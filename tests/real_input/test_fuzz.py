@@ -59,7 +59,7 @@ def seconds() -> float:
 
 
 @pytest.mark.parametrize("form", SEEDS)
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_damaged_files_give_a_picture_or_one_line(form, data):
     number = data.draw(st.integers(0, len(SEEDS[form]) - 1))
@@ -77,7 +77,7 @@ def test_damaged_files_give_a_picture_or_one_line(form, data):
         assert seconds() - before < SECONDS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=300), st.sampled_from([b"", *(seeds[0][:16] for seeds in SEEDS.values()), bytes(128) + b"DICM"])
 )

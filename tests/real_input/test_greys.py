@@ -151,7 +151,7 @@ def test_a_clear_colour_of_16_bits_is_white():
     assert pixels.tolist() == [[[255] * 3, [0] * 3]]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     values=st.lists(st.integers(0, 65535), min_size=2, max_size=20),
     grey=st.sampled_from(["declared", "percentiles"]),

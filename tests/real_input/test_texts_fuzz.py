@@ -25,7 +25,7 @@ from feddat.data.readers.records import COLUMNS, to_examples
 from feddat.example import DataError
 from feddat.site import read_site
 
-FEW = settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=80, suppress_health_check=list(HealthCheck))
 
 RECORDS: list[dict[str, Any]] = [
     {

@@ -57,7 +57,7 @@ def test_everyday_answers_are_found_as_themselves(backbone: GenerativeBackbone) 
     assert [EVERYDAY[position] for position in found if position is not None] == EVERYDAY
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     answers=st.lists(
         st.text(st.sampled_from(" 'a1,.:-/é") | st.characters(codec="utf-8"), min_size=1, max_size=12).map(

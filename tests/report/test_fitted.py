@@ -64,7 +64,7 @@ WORDS = st.text("abcdefg", min_size=1, max_size=12)
 
 
 @given(st.integers(1, 9), st.integers(0, 4), st.data(), st.integers(40, 120))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 def test_no_cell_is_lost_or_cut(columns, rows, data, width):
     heads = [f"h{n}{data.draw(WORDS)}" for n in range(columns + 1)]
     cells = [[f"r{row}c{n}{data.draw(WORDS)}" for n in range(columns + 1)] for row in range(rows)]

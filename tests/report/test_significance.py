@@ -53,7 +53,7 @@ def test_a_single_pair_has_no_interval(theirs: Scores) -> None:
     assert paired_difference({0: {"a": 1.0, "b": 2.0}}, theirs) is None
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     table=st.lists(st.lists(st.floats(-50, 50, allow_subnormal=False), min_size=3, max_size=3), min_size=1, max_size=4)
 )

@@ -199,7 +199,7 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
         )
     if settings.privacy.guarded_steps and not settings.privacy.of_records:
         batches = math.ceil(examples / train.batch_size)
-        if (needed := steps_needed(0, steps, batches)) > steps:
+        if (needed := steps_needed(0, math.ceil(steps / batches))) > steps:
             raise PolicyError(
                 f"policy.guarded_steps: {steps} steps with {batches} batches in an epoch; {needed} or smaller batches "
                 "are needed, so that several examples make every change"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from feddat.data.cache import EncodedImage, EncodingCache, image_key, shards, text_key
-from feddat.example import ClientData, DataError, Image, View
+from feddat.example import ClientData, DataError, Image, View, image_identity
 from feddat.files import locked
 from feddat.models.base import EncodedViews, Encoder
 from feddat.models.encoding import encode_images
@@ -33,12 +33,12 @@ def encode_cached(
     Raises:
         DataError: an image cannot be read or used, or the cache cannot be written.
     """
-    distinct = {_identity(view.image): view.image for view in views}
+    distinct = {image_identity(view.image): view.image for view in views}  # the views keep the images
     images = _images(encoder, list(distinct.values()), cache, reader or PictureReader())
     position = {identity: index for index, identity in enumerate(distinct)}
     return encoder.views(
         images,
-        [position[_identity(view.image)] for view in views],
+        [position[image_identity(view.image)] for view in views],
         _texts(encoder, [view.text for view in views], cache),
     )
 
@@ -60,11 +60,6 @@ def check_encoder(data: ClientData, fingerprint: str, model: str) -> None:
             f"client {data.name}: prepared for another image processor or tokenizer than model {model} uses, or "
             "with other settings of `pictures`; use the same, or prepare it again with `feddat data prepare`"
         )
-
-
-def _identity(image: Image) -> object:
-    # The views keep the arrays alive, so an id belongs to the same object throughout.
-    return id(image) if isinstance(image, np.ndarray) else image
 
 
 def _images(encoder: Encoder, images: Sequence[Image], cache: EncodingCache, reader: PictureReader) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""AdamW whose steps hide the size of gradients, and single examples (``privacy.guarded_steps``).
+"""AdamW whose steps hide the size of gradients, and single pictures (``privacy.guarded_steps``).
 
 A server that chooses the adapter's numbers can build units that read one token of one picture, and then reads that
 token off their gradient (docs/audit.md). Two things protect it here:
@@ -7,9 +7,9 @@ token off their gradient (docs/audit.md). Two things protect it here:
   shows their size in its last digits even if they are not. Here, gradients are scaled far above ε before the step. So
   the step does not change if all of a number's gradients are multiplied by the same positive factor. Gradients that are
   too small or too large for that count as 0.
-- **Number**: a number that changed in too few steps gets its received value back. Examples come once per epoch, so a
-  number stays changed only if at least :data:`EXAMPLES` examples reach it in different batches, and if at least half
-  of all steps moved it.
+- **Number**: a number that changed in too few steps gets its received value back. It stays changed only if at least
+  :data:`PICTURES` pictures in different batches moved it, and at least half of all steps. Examples often share a
+  picture, so the batches of each picture are counted.
 
 Signs remain, and so does what many examples have in common: this is no proof of privacy, only noise is
 (``privacy.epsilon``).
@@ -18,15 +18,16 @@ Signs remain, and so does what many examples have in common: this is no proof of
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-#: Fewest examples, in different batches, without which a number does not change.
-EXAMPLES = 4
+#: Fewest pictures, in different batches, without which a number does not change.
+PICTURES = 4
 #: Sizes of gradients that count; others count as 0. Honest gradients are far from both ends.
 SMALLEST, LARGEST = 1e-18, 1e9
 #: Gradients are multiplied by this (a power of two, so exactly), so that their squares are within float32's range.
@@ -35,15 +36,27 @@ _SCALE = 2.0**30
 _EPS = 1e-17
 
 
-def steps_needed(steps: int, total: int, batches: int) -> int:
+def steps_needed(steps: int, repeats: int, shared: int = 0) -> int:
     """Return in how many of its steps a number must move to stay changed; more than ``steps``: nothing can change.
 
     Args:
         steps: of the round in which this number could move.
-        total: all steps of the round.
-        batches: of an epoch. An example is in at most ceil(total / batches) batches of a round.
+        repeats: most batches of the round that hold the same example, which is the number of epochs.
+        shared: most batches of the round that hold the same picture. If one picture is in more than a quarter of the
+            batches, all steps must move the number, which then takes fewer than :data:`PICTURES` pictures.
     """
-    return max(math.ceil(steps / 2), EXAMPLES * math.ceil(total / batches))
+    return max(math.ceil(steps / 2), PICTURES * repeats, min(PICTURES * shared, steps))
+
+
+def most_batches(plan: Iterable[Sequence[int]], contents: Sequence[Iterable[Hashable]]) -> int:
+    """Return in how many batches the most frequent content is.
+
+    Args:
+        plan: the examples of each batch, by index.
+        contents: of each example, such as its pictures.
+    """
+    counts = Counter(content for batch in plan for content in {each for index in batch for each in contents[index]})
+    return max(counts.values(), default=0)
 
 
 class GuardedAdamW(torch.optim.AdamW):
@@ -51,7 +64,7 @@ class GuardedAdamW(torch.optim.AdamW):
 
     Args:
         parameters: as of :class:`torch.optim.AdamW`, like the other arguments.
-        leaving: the parameters among them that leave the client; only their changes need several examples.
+        leaving: the parameters among them that leave the client; only their changes need several pictures.
 
     The first running mean must not decay more slowly than the second (β₁ ≤ β₂). Otherwise steps grow after a lone
     gradient until they reach ε.
@@ -98,13 +111,18 @@ class GuardedAdamW(torch.optim.AdamW):
         self._moved[parameter] += counts
         self._steps[parameter] += 1
 
+    @property
+    def fewest_steps(self) -> int:
+        """Fewest steps of a parameter that leaves and had a gradient."""
+        return min(self._steps.values(), default=0)
+
     @torch.no_grad()
-    def finish(self, total: int, batches: int) -> float:
+    def finish(self, repeats: int, shared: int = 0) -> float:
         """Give numbers that moved in too few steps their received value back; return the share of those that moved.
 
         Args:
-            total: steps of the round.
-            batches: of an epoch.
+            repeats: see :func:`steps_needed`.
+            shared: see :func:`steps_needed`.
 
         Returns:
             The share of numbers with a counting gradient that did not stay changed, between 0 and 1.
@@ -112,7 +130,7 @@ class GuardedAdamW(torch.optim.AdamW):
         moved = returned = 0
         for parameter, before in self._before.items():
             often = self._moved[parameter]
-            too_few = often < steps_needed(self._steps[parameter], total, batches)
+            too_few = often < steps_needed(self._steps[parameter], repeats, shared)
             parameter.copy_(torch.where(too_few, before, parameter))
             moved += int((often > 0).sum())
             returned += int(((often > 0) & too_few).sum())

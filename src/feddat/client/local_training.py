@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -15,7 +14,7 @@ from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.client.batches import plan_batches
 from feddat.client.captured import CapturedRoutes
-from feddat.client.guarded import EXAMPLES, GuardedAdamW, steps_needed
+from feddat.client.guarded import PICTURES, GuardedAdamW, most_batches, steps_needed
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member, Prepared
 from feddat.client.momentum import MomentumCopy, rising
@@ -24,7 +23,7 @@ from feddat.client.private_rules import private_adapters, private_heads
 from feddat.client.private_training import PrivateLearner, PrivateTurn, weights_apart
 from feddat.client.traps import Traps
 from feddat.config import RunConfig
-from feddat.example import DataError
+from feddat.example import DataError, image_identity
 from feddat.models.base import Backbone
 from feddat.phases import phase
 from feddat.seeding import derive
@@ -77,6 +76,7 @@ class LocalTraining:
         self._carry = carry
         self._seed = seed
         self._captured = captured
+        self._said = False
 
     def run(
         self,
@@ -133,11 +133,11 @@ class LocalTraining:
             self.config.head.lr,
             guarded=leaving,
         )
-        batches = min(math.ceil(size / config.batch_size) for size in sizes.values() if size)
-        if leaving is not None and (least := steps_needed(0, len(plan), batches)) > len(plan):
+        repeats, shared = self._repeats(plan) if guarded else (0, 0)
+        if guarded and (least := steps_needed(0, repeats)) > len(plan):
             raise TrainingError(
-                f"client {self.name}: privacy.guarded_steps: {len(plan)} steps at {batches} batches an epoch change"
-                f" nothing: {EXAMPLES} batches of different examples must agree ({least} steps); use smaller batches"
+                f"client {self.name}: privacy.guarded_steps: {len(plan)} steps change nothing: {PICTURES} batches of "
+                f"different examples must agree ({least} steps); use smaller batches"
             )
         learner = (
             BatchLearner(
@@ -197,7 +197,7 @@ class LocalTraining:
         self._check_finite(table, [*keys, "gradient norm"], turn, stops=not self.config.privacy.on)
         metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
         if isinstance(optimizer, GuardedAdamW):
-            self._guard(optimizer, turn, len(plan), batches)
+            self._guard(optimizer, turn, repeats, shared)
         sent = algorithm.finish(learner, context)
         if guarded and sent:  # a method of another package; those of this one are refused earlier
             raise TrainingError(
@@ -230,12 +230,29 @@ class LocalTraining:
         named = self.adapters.named(algorithm.sends)
         return [parameter for key, parameter in named.items() if algorithm.shares(key)]
 
-    def _guard(self, optimizer: GuardedAdamW, turn: str | int, steps: int, batches: int) -> None:
-        """Undo changes that too few examples made, and say so if it is much."""
-        if (share := optimizer.finish(steps, batches)) > _MUCH:
+    def _repeats(self, plan: Sequence[tuple[str, Tensor]]) -> tuple[int, int]:
+        """Return the most batches of a plan that hold the same example, and that hold the same picture."""
+        repeats = shared = 0
+        for name, member in self.members.items():
+            batches = [indices.tolist() for owner, indices in plan if owner == name]
+            examples = member.data.train
+            repeats = max(repeats, most_batches(batches, [(index,) for index in range(len(examples))]))
+            shared = max(shared, most_batches(batches, [map(image_identity, each.images) for each in examples]))
+        return repeats, shared
+
+    def _guard(self, optimizer: GuardedAdamW, turn: str | int, repeats: int, shared: int) -> None:
+        """Undo changes that too few pictures made, and say so if it is much, or if one picture is too frequent."""
+        if PICTURES * shared > (steps := optimizer.fewest_steps) and not self._said:
+            self._said = True
+            log.warning(
+                "client %s: one picture is in %d batches of a round, so changes that fewer than %d pictures made can "
+                "leave, if all %d steps made them (privacy.guarded_steps)",
+                *(self.name, shared, PICTURES, steps),
+            )
+        if (share := optimizer.finish(repeats, shared)) > _MUCH:
             log.warning(
                 "client %s: round %s: %.0f %% of what moved did not stay changed, because too few batches moved it "
-                "(privacy.guarded_steps); the received adapter may be made to read single examples",
+                "(privacy.guarded_steps); the received adapter may be made to read single pictures",
                 self.name,
                 turn,
                 100 * share,

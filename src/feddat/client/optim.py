@@ -32,7 +32,7 @@ def build_optimizer(
         config: the optimizer's settings.
         heads: parameters that train at ``head_factor`` times the learning rate.
         head_factor: factor on the heads' learning rate; 0 freezes the heads.
-        guarded: parameters that leave the client, where steps hide the size of gradients and single examples; then
+        guarded: parameters that leave the client, where steps hide the size of gradients and single pictures; then
             ``config.eps`` has no effect. ``None``: steps are plain.
     """
     groups: list[dict[str, Any]] = []

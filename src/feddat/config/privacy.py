@@ -98,7 +98,7 @@ class PrivacyConfig(Section):
     )
     guarded_steps: bool = Field(
         False,
-        description="steps of AdamW that show neither the size of gradients nor changes by fewer than four examples, "
+        description="steps of AdamW that show neither the size of gradients nor changes by fewer than four pictures, "
         "against servers that choose an adapter to read single pictures; also without epsilon; train.eps has no effect",
     )
 

@@ -6,7 +6,7 @@ uses them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from feddat.example import Image, View
+from feddat.example import Image, View, image_identity
 from feddat.models.base import EncodedViews, Encoder
 from feddat.models.narrow import fitting
 from feddat.pictures import PictureReader, image_name
@@ -131,12 +131,11 @@ def encode_views(encoder: Encoder, views: Sequence[View], reader: PictureReader 
     Raises:
         DataError: an image cannot be read or used; the message names the file.
     """
-    position: dict[Path | bytes | int, int] = {}
+    position: dict[Hashable, int] = {}
     distinct: list[Image] = []
     image_of_view = []
     for view in views:
-        # `views` keeps arrays alive, so their ids stay unique.
-        key = view.image if isinstance(view.image, Path | bytes) else id(view.image)
+        key = image_identity(view.image)  # `views` keeps the images
         if key not in position:
             position[key] = len(distinct)
             distinct.append(view.image)

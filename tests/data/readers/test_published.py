@@ -20,7 +20,7 @@ from feddat.text import normal_text
 
 ALL = pytest.mark.parametrize("name", sorted(SOURCES))
 ONE_PER_FORMAT = [name for name in sorted(SOURCES) if not name.startswith("clove")] + ["clove-scene-a"]
-FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def examples(name: str, root: Path, split: str, count: int = 4) -> list[Example]:
