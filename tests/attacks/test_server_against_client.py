@@ -606,16 +606,26 @@ def test_runs_share_one_budget_and_a_run_beyond_it_is_refused_before_anything_is
     assert server.ask("train", PRIVATE, foundation=foundation, run="r4").has_content()
 
 
-def test_a_total_that_is_not_known_stops_private_training(server, caplog):
+@pytest.mark.parametrize(
+    ("lost", "run", "reason"),
+    [
+        (("state/.policy/spent.json", "seals/.total.spent.json"), "r3", "so what earlier runs have spent is not known"),
+        (("seals",), "r3", ".total.key is gone; restore the key, or remove"),
+        (("state/r2", "seals/r2.key", "seals/r2.spent.json"), "r2", "run r2 trained here before, but its ledger"),
+    ],
+)
+def test_a_total_that_is_not_known_stops_private_training(server, caplog, lost, run, reason):
     server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=10.0)
     foundation = server.foundation(PRIVATE)
     assert server.ask("train", PRIVATE, foundation=foundation, run="r2").has_content()
-    for path in (server.place / "state" / ".policy" / "spent.json", server.place / "seals" / ".total.spent.json"):
-        path.unlink()
+    for path in (server.place / name for name in lost):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     before = server.state()
-    reply = server.ask("train", PRIVATE, foundation=foundation, run="r3")
-    assert reply.error.reason == FAILED and server.state() == before
-    assert "so what earlier runs have spent is not known; restore one of them, or remove" in caplog.text
+    for kind in ("query", "train"):
+        caplog.clear()
+        reply = server.ask(kind, PRIVATE, foundation=foundation, run=run)
+        assert reply.error.reason == FAILED and reason in caplog.text
+    assert server.state() == before
 
 
 @pytest.mark.parametrize("old_state", ["refuse", "continue"])

@@ -340,3 +340,12 @@ class PersonalStore:
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{self.label}-{round:04d}.safetensors"
+
+
+def promise_of(path: Path) -> str:
+    """Return what the run that wrote a state promised about records; ``none`` for an unreadable state."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return (file.metadata() or {}).get(PROMISE, "none")
+    except (OSError, SafetensorError):
+        return "none"
