@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 import yaml
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from PIL import Image
@@ -24,6 +25,7 @@ from feddat.app.client import FAILED, OLD_STATE, OTHER_MODEL, REFUSED
 from feddat.app.grid import identify
 from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
+from feddat.client.totals import Totals
 from feddat.config import BOUNDS, RunConfig
 from feddat.experiment.serving import flower
 from feddat.experiment.serving.app_config import AppConfig, to_flat
@@ -421,20 +423,26 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
     assert server.state() == before
 
 
-def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, capsys, monkeypatch):
+@pytest.fixture
+def feddat(server, capsys, monkeypatch):
+    """Return a function that runs ``feddat deploy approve`` at the client; it returns the exit code and the output."""
     for name, value in (("propagate", True), ("handlers", [])):  # the command line sets its own
         monkeypatch.setattr(logging.getLogger("feddat"), name, value)
+    for file in (server.place / "state" / ".policy").glob("waiting/*"):
+        file.unlink()  # left by other tests
 
-    def feddat(*arguments):
+    def run(*arguments):
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             main(["deploy", "approve", *arguments, "--folder", str(server.place)])
         told = capsys.readouterr()
         return end.value.code, told.out + told.err
 
+    return run
+
+
+def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, feddat):
     server.site()
-    for file in (server.place / "state" / ".policy").glob("waiting/*"):
-        file.unlink()  # left by other tests
     assert feddat() == (0, "no run is waiting for approval\n")
     server.ask("query", run="r2")
     code, told = feddat()
@@ -455,6 +463,50 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     assert server.ask("train", PRIVATE, foundation=server.foundation(PRIVATE), run="r3").has_content()
     spent = "spent so far: ε 4, δ 1e-05 in 1 run; at most ε 12"
     assert feddat()[1].splitlines() == [spent, "without privacy: 1 run", "no run is waiting for approval"]
+
+
+def test_settings_that_arrive_while_the_administrator_reads_are_not_approved(server, feddat, monkeypatch):
+    """The server asks for a learning rate, and for another one once the first is on the screen."""
+    server.site()
+    server.ask("query", {"train.lr": 0.001}, run="r2")
+    before = Totals.spent
+
+    def late(totals):
+        server.ask("query", {"train.lr": 0.005}, run="r2")
+        return before(totals)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "spent", late)
+        code, told = feddat("r2")
+    assert code == 2 and "  train.lr: 0.001\n" in told
+    assert told.endswith(
+        "run r2: not approved, since it now asks for other settings than those shown (train.lr); look at them and approve it again\n"
+    )
+    assert Approvals(server.place / "state").approved("r2") is None
+    assert feddat("r2")[1].endswith("  train.lr: 0.005\nrun r2 is approved\n")
+    assert Approvals(server.place / "state").approved("r2")["train.lr"] == 0.005
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "code"), [((), True, 0), ((), False, 1), (("--yes",), None, 0)], ids=["yes", "no", "option"]
+)
+def test_on_a_terminal_the_administrator_is_asked_after_the_settings_are_shown(
+    server, feddat, capsys, monkeypatch, options, answer, code
+):
+    server.site()
+    server.ask("query", run="r2")
+    asked = []
+
+    def confirm(question):
+        asked.append((question, "train.lr: 0.01" in capsys.readouterr().out))
+        return answer
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(typer, "confirm", confirm)
+    assert feddat("r2", *options)[0] == code
+    assert asked == ([] if answer is None else [("Approve run r2?", True)])
+    assert (Approvals(server.place / "state").approved("r2") is not None) == (code == 0)
+    assert feddat("r9")[0] == 2 and len(asked) == (answer is not None), "nothing waits, so nothing is asked"
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):

@@ -106,7 +106,9 @@ def test_a_copy_whose_key_is_gone_is_refused_and_stays(totals, tmp_path, left):
     shutil.rmtree(tmp_path / "seals") if left == 0 else copies(tmp_path)[0].unlink()
     (tmp_path / "seals" / ".total.key").unlink(missing_ok=True)
     for ask in (totals.grant, totals.check):
-        with pytest.raises(StoreError, match=r"says what earlier runs have spent, but its key .*\.total\.key is gone") as no:
+        with pytest.raises(
+            StoreError, match=r"says what earlier runs have spent, but its key .*\.total\.key is gone"
+        ) as no:
             ask("r2", promised(8.0), TWENTY)
         assert "restore the key, or remove" in str(no.value) and "\n" not in str(no.value)
     assert path.read_bytes() == before
@@ -128,7 +130,9 @@ def test_a_counted_run_whose_files_are_removed_trains_no_more(totals, tmp_path, 
         path.unlink()
     for ask in (totals.check, totals.grant):
         for policy in (TWENTY, PolicyConfig()):
-            with pytest.raises(StoreError, match=r"run r1 trained here before, but its ledger .*privacy\.json is gone, so"):
+            with pytest.raises(
+                StoreError, match=r"run r1 trained here before, but its ledger .*privacy\.json is gone, so"
+            ):
                 ask("r1", promised(8.0, unit=unit), policy)
     assert totals.spent()[unit].epsilon == 8.0 and not (tmp_path / "state" / "r1").exists()
     totals.grant("r2", promised(8.0, unit=unit), TWENTY)
@@ -138,7 +142,9 @@ def test_a_ledger_that_is_gone_beside_its_states_is_not_begun_anew(totals, tmp_p
     store = PersonalStore(tmp_path / "state" / "r1", "ann", key=tmp_path / "seals" / "r1.key", promise="all")
     store.save(1, {})
     for _ in range(2):
-        with pytest.raises(StoreError, match=r"client ann: privacy: run r1 trained here with privacy, but its ledger .* is"):
+        with pytest.raises(
+            StoreError, match=r"client ann: privacy: run r1 trained here with privacy, but its ledger .* is"
+        ):
             totals.grant("r1", promised(8.0), TWENTY)
         with pytest.raises(StoreError, match="remove the files of run r1, which then no longer counts"):
             totals.grant("r2", promised(8.0), TWENTY)

@@ -155,7 +155,7 @@ class ClientGate:
         if site.policy.approval == "first-use":
             if not Ledger(approvals.folder).take("runs", site.policy.new_runs_a_day):
                 raise PolicyError(f"policy.new_runs_a_day: {site.policy.new_runs_a_day} runs have already begun today")
-            approvals.approve(run, asked)
+            approvals.pin(run, asked)
             log.info("run %s: settings pinned at its first message (policy.approval: first-use)", run)
             return
         approvals.wait(run, asked)
