@@ -25,6 +25,7 @@ from feddat.app.client import FAILED, OLD_STATE, OTHER_MODEL, REFUSED
 from feddat.app.grid import identify
 from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
+from feddat.client.store import SUMS_FILE, PersonalStore
 from feddat.client.totals import Totals
 from feddat.config import BOUNDS, RunConfig
 from feddat.experiment.serving import flower
@@ -480,7 +481,8 @@ def test_settings_that_arrive_while_the_administrator_reads_are_not_approved(ser
         code, told = feddat("r2")
     assert code == 2 and "  train.lr: 0.001\n" in told
     assert told.endswith(
-        "run r2: not approved, since it now asks for other settings than those shown (train.lr); look at them and approve it again\n"
+        "run r2: not approved, since it now asks for other settings than those shown (train.lr); look at them and "
+        "approve it again\n"
     )
     assert Approvals(server.place / "state").approved("r2") is None
     assert feddat("r2")[1].endswith("  train.lr: 0.005\nrun r2 is approved\n")
@@ -699,6 +701,20 @@ def test_an_older_backup_of_the_budget_is_noticed_without_the_server(server, cap
     assert reply.has_content() and "the copy counts" in caplog.text
     (steps,) = json.loads((server.place / "state" / "r2" / "ann" / "privacy.json").read_text())["steps"]
     assert steps["count"] == 15
+
+
+def test_an_older_backup_of_the_secure_sums_is_noticed_without_the_server(server, caplog):
+    server.site(own={"old_state": "refuse"}, approval="first-use")
+    foundation = server.foundation(SUMS)
+    assert server.ask("train", SUMS, foundation=foundation, run="r2").has_content()
+    store = PersonalStore(server.place / "state" / "r2", "ann", key=server.place / "seals" / "r2.key")
+    opened = {"names": ["ann", "bob", "cas"], "clients": 3}
+    store.write_record(SUMS_FILE, {"run": "r2", "rounds": {"1": opened}})
+    assert server.ask("train", SUMS, foundation=foundation, run="r2").has_content()
+    (store.folder / SUMS_FILE).unlink()
+    caplog.clear()
+    reply = server.ask("train", SUMS, foundation=foundation, run="r2")
+    refused(caplog, reply, "the record of secure sums in", OLD_STATE)
 
 
 def test_no_collusion_is_not_assumed(server, caplog):

@@ -90,8 +90,8 @@ class Approvals:
             raise ApprovalError(f"run {run}: is not waiting for approval; waiting runs: {names}")
         if shown is not None and (changed := changes(shown, settings)):
             raise ApprovalError(
-                f"run {run}: not approved, since it now asks for other settings than those shown ({', '.join(changed)}); "
-                "look at them and approve it again"
+                f"run {run}: not approved, since it now asks for other settings than those shown "
+                f"({', '.join(changed)}); look at them and approve it again"
             )
         self.pin(run, settings)
 
