@@ -24,6 +24,7 @@ class Clipped(Algorithm):
     name = "clipped"
     trains = ("global",)
     routes = ("global",)
+    hides_gradients = True
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
         """Check the settings.

@@ -1,5 +1,7 @@
 """FedDAT-2 by hand: which route a step trains, and what moves."""
 
+from dataclasses import replace
+from itertools import chain
 from math import exp, log
 
 import pytest
@@ -7,6 +9,7 @@ from scalars import LR, START, ScalarLearner, context
 
 from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.feddat_2 import is_shared
+from feddat.config import ConfigError, RunConfig
 
 METHOD = ALGORITHMS["feddat-2"]
 
@@ -43,9 +46,45 @@ def test_the_personal_step_moves_both_adapters():
     assert metrics["loss"].item() == pytest.approx(log(1 + exp(-h * both)))
 
 
+def turns(rounds, steps, batches, state=None):
+    """Return which steps are shared in the rounds that a client attends."""
+    state, found = {} if state is None else state, []
+    for round in rounds:
+        now = context(round=round)
+        now.steps, now.batches, now.state = steps, batches, state
+        found.append([is_shared(at) for at in (replace(now, step=step) for step in range(steps))])
+        METHOD.finish(ScalarLearner(), now)
+    return found
+
+
 def test_every_second_step_is_shared_from_round_to_round():
-    turns = [is_shared(at(step, round, steps=3)) for round in (1, 2, 3) for step in range(3)]
-    assert turns == [True, False] * 4 + [True]
+    assert [*chain(*turns((1, 2, 3), steps=3, batches=3))] == [True, False] * 4 + [True]
+
+
+@pytest.mark.parametrize(("steps", "batches"), [(2, 2), (4, 2), (1, 1), (1, 4), (5, 4), (9, 4), (79, 79), (158, 79)])
+def test_both_routes_take_every_place_in_an_epoch(steps, batches):
+    """No route always gets the last batch, which is smaller than the others."""
+    found = turns(range(1, 5), steps, batches)
+    for place in range(min(steps, batches)):
+        taken = [shared for turn in found for shared in turn[place::batches]]
+        assert abs(2 * sum(taken) - len(taken)) <= 1
+
+
+def test_a_client_that_attends_every_second_round_trains_both_routes():
+    assert [*chain(*turns((1, 3, 5, 7), steps=1, batches=1))] == [True, False, True, False]
+
+
+def test_a_state_of_an_earlier_version_counts_the_federations_rounds():
+    now = context(round=4)
+    now.previous = 3
+    METHOD.finish(ScalarLearner(), now)
+    assert now.state["rounds"].item() == 4
+
+
+def test_a_shared_fusion_is_refused():
+    config = RunConfig().updated({"fusion.kind": "transformer", "fusion.side": "shared"})
+    with pytest.raises(ConfigError, match=r"fusion\.side: shared, but feddat-2 adds up two adapters"):
+        METHOD.for_run(config, [])
 
 
 def test_one_pass_a_step():

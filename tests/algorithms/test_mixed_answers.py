@@ -1,6 +1,7 @@
 """Mixtures of two routes' answers by hand: probabilities, the choice of the weight, and the methods that use it."""
 
-from math import inf
+from math import exp, inf
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from scalars import ScalarLearner, context
 from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.feddat import MixedFedDAT
 from feddat.algorithms.mixed_answers import WEIGHT, best_weight, mixed
+from feddat.client.answering import Answering
 
 #: Method -> its personal route, and the options with which both routes have a head of their own.
 METHODS = {
@@ -29,9 +31,37 @@ def test_probabilities_are_mixed():
 def test_answers_that_one_route_has_not_considered():
     nothing = torch.tensor([[-inf, -inf]])
     one, other = torch.tensor([[0.0, -inf]]), torch.tensor([[-inf, -2.0]])
-    torch.testing.assert_close(mixed(one, other, 0.7).exp(), torch.tensor([[0.7, 0.3]]))
+    torch.testing.assert_close(mixed(one, other, 0.7).exp(), torch.tensor([[0.7, 0.3 * exp(-2)]]))
     assert mixed(nothing, other, 0.7).argmax().item() == 1
     assert torch.equal(mixed(nothing, nothing, 0.7), nothing), "it answers nothing, and is no NaN"
+
+
+def test_written_answers_are_mixed_by_their_likelihoods():
+    """0.4 · 0.9 beats 0.6 · 0.05, although each route has written just one answer."""
+    one, other = torch.tensor([[0.9, 0.0]]).log(), torch.tensor([[0.0, 0.05]]).log()
+    torch.testing.assert_close(mixed(one, other, 0.4).exp(), torch.tensor([[0.36, 0.03]]))
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.4, ("red", 0.36)), (0.0, ("green", 0.05)), (1.0, ("red", 0.9))])
+def test_a_free_answer_is_the_mixtures_not_the_last_routes(weight, expected):
+    written = {"personal": [("red", 0.9)], "global": [("green", 0.05)]}
+    member = SimpleNamespace(
+        generation=SimpleNamespace(written=[]), encode_unseen=lambda examples: None, inputs=lambda views, indices: {}
+    )
+
+    class Writing:
+        def take(self, *batch):
+            pass
+
+        def answers(self, route, head="main"):
+            member.generation.written = written["global" if route == "global" else "personal"]
+            return torch.full((1, 2), -inf)
+
+    now = context()
+    now.state[WEIGHT] = torch.tensor(weight)
+    found = Answering(Writing(), ALGORITHMS["feddat-2"], now, 8).likeliest(member, [None], "mixed", 1)
+    ((text, probability),) = found[0]
+    assert (text, pytest.approx(probability)) == expected
 
 
 def test_the_weight_is_where_neighbours_are_good_too():

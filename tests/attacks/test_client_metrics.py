@@ -24,7 +24,6 @@ def qfedavg():
 
 
 TRAIN = {
-    "no loss": (without("train.loss"), "keys of the metrics do not fit: missing train.loss"),
     "no round": (without("round"), "answers for round None, expected 1"),
     "no number of examples": (without("num-examples"), "num-examples is None"),
     "loss below 0": (putting(train__loss=-5.0), "metric train.loss is -5, expected 0 to 1e+09"),

@@ -257,9 +257,12 @@ def test_settings_whose_update_would_come_of_too_little(server, caplog, settings
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"method": "fedprox"}, "privacy.guarded_steps: fedprox sends more than they cover"),
-        ({"method": "pfedme"}, "privacy.guarded_steps: pfedme sends more than they cover"),
-        ({"train.betas": [0.9, 0.8]}, "privacy.guarded_steps: train.betas is 0.9, 0.8"),
+        ({"method": "fedprox"}, "privacy.guarded_steps: they do not cover fedprox"),
+        ({"method": "pfedme"}, "privacy.guarded_steps: they do not cover pfedme"),
+        (
+            {"train.clip_norm": 0.01},
+            "privacy.guarded_steps: train.clip_norm: one huge gradient would shrink all others",
+        ),
     ],
 )
 def test_settings_that_show_gradients_although_steps_are_guarded(server, caplog, settings, reason):
@@ -267,7 +270,7 @@ def test_settings_that_show_gradients_although_steps_are_guarded(server, caplog,
     before = server.state()
     refused(caplog, server.ask("train", settings, foundation=server.foundation(), run="r2"), reason)
     assert server.state() == before
-    server.site(approval="first-use", guarded_steps=False, bounds={"train.betas": [0.5, 1]})
+    server.site(approval="first-use", guarded_steps=False)
     assert not server.ask("train", settings, foundation=server.foundation(settings), run="r2").has_error()
 
 
@@ -355,6 +358,15 @@ def test_an_adapter_that_is_no_numbers(served, caplog):
     shared = {key: torch.full_like(value, float("nan")) for key, value in served.foundation().initial_shared().items()}
     before = served.state()
     refused(caplog, served.ask(shared=shared, round=2), "NaN or infinite")
+    assert served.state() == before
+
+
+def test_an_adapter_of_huge_values(served, caplog):
+    """Whether training overflows would show whether one example excites a unit."""
+    shared = served.foundation().initial_shared()
+    shared[next(iter(shared))].flatten()[0] = -1e20
+    before = served.state()
+    refused(caplog, served.ask(shared=shared, round=2), "policy.max_value: the adapter or the extra arrays have values")
     assert served.state() == before
 
 

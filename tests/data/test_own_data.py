@@ -126,6 +126,29 @@ def test_a_tenth_of_train_is_held_out_the_same_way_every_time(folder: Path) -> N
     assert len(first.train) == 36
 
 
+@pytest.mark.parametrize("questions", [1, 2, 3])
+def test_no_picture_is_in_both_parts(folder: Path, questions: int) -> None:
+    for i in range(30):
+        (folder / f"{i}.png").write_bytes(b"image")
+    records = [question(f"question {i}") | {"image": f"{i % 30}.png"} for i in range(30 * questions)]
+    found = client(folder, records)
+    parts = [{image for example in part for image in example.images} for part in (found.train, found.validation)]
+    assert not parts[0] & parts[1]
+    assert len(found.validation) == 3 * questions
+
+
+def test_examples_with_two_pictures_link_them(folder: Path) -> None:
+    """Ten chains of three examples: each shows a picture together with the next one."""
+    for i in range(40):
+        (folder / f"{i}.png").write_bytes(b"image")
+    pairs = [{"image": f"{i}.png", "image2": f"{i + 1}.png", "question": "?", "label": "true"} for i in range(40)]
+    records = [pair for i, pair in enumerate(pairs[:-1]) if i % 4 != 3]
+    found = client(folder, records, records[:1], task="nlvr2")
+    parts = [{image for example in part for image in example.images} for part in (found.train, found.validation)]
+    assert not parts[0] & parts[1]
+    assert len(found.validation) == 3
+
+
 def test_votes_that_never_reach_a_full_score_are_warned_of(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     client(folder, [question(answers=["red"]), question(answers=["blue"])])
     assert "not as a list" in caplog.text

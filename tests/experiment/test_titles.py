@@ -15,6 +15,7 @@ from feddat.experiment.single.methods import known_methods, title
         (["algorithm.alpha=0.2"], "FedDAT, alpha 0.2"),
         (["algorithm.order=joint", "algorithm.beta=0.2"], "FedDAT, joint, beta 0.2"),
         (["algorithm.heads=separate"], "FedDAT, separate heads"),
+        (["algorithm.answer=mixture"], "FedDAT, answer mixture"),
         (["method=feddat-mild", "algorithm.heads=separate"], "FedDAT, mild distillation, separate heads"),
         (["method=feddat-mild", "adapter.peft=lora"], "FedDAT, mild distillation, LoRA"),
         (["method=fedavg", "adapter.peft=norm"], "FedAvg, norms"),

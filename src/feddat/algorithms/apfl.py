@@ -31,6 +31,7 @@ class Apfl(Algorithm):
     routes = ("mixed", "local", "global")
     logs = ("loss", "task_global", "task_mixture", "alpha")
     local_from_global = True
+    hides_gradients = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head if ``algorithm.heads`` asks for it."""

@@ -35,6 +35,7 @@ class RoundContext:
         config: the algorithm's settings.
         previous: round in which this client last trained; ``None`` in its first.
         steps: number of local steps in this round.
+        batches: number of batches of an epoch.
         step: current local step, 0-based.
         received: the extra arrays that came with the adapter: :meth:`ServerPart.sends` for training,
             :meth:`ServerPart.answers` for an evaluation.
@@ -47,6 +48,7 @@ class RoundContext:
     config: AlgorithmConfig
     previous: int | None = None
     steps: int = 1
+    batches: int = 1
     step: int = 0
     received: Mapping[str, Tensor] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
@@ -146,7 +148,7 @@ class Algorithm(ABC):
         sends: the adapter whose numbers travel. A method can copy the local one into the global one after training.
         hides_gradients: whether guarded steps (``privacy.guarded_steps``) cover all that a client sends. They do not if
             it sends gradients or arrays beside the adapter, or if its loss has a term whose gradient the server knows:
-            beside it, the optimizer shows the size of the data's gradient.
+            beside it, the sign of their sum shows the size of the data's gradient.
         local_from_global: whether a client's local adapter starts as a copy of the received global one.
     """
 
@@ -164,7 +166,7 @@ class Algorithm(ABC):
     logs: ClassVar[tuple[str, ...]] = ("loss",)
     logs_below_zero: ClassVar[bool] = False
     sends: ClassVar[str] = "global"
-    hides_gradients: ClassVar[bool] = True
+    hides_gradients: ClassVar[bool] = False
     local_from_global: ClassVar[bool] = False
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
@@ -205,6 +207,10 @@ class Algorithm(ABC):
     def answer(self, learner: Learner, route: str, context: RoundContext) -> Tensor:
         """Return the current batch's scores (N, C) on one of :attr:`routes`; see :meth:`Learner.answers`."""
         return learner.answers(route, self.heads(context.config).get(route, MAIN_HEAD))
+
+    def mixed_routes(self, route: str, context: RoundContext) -> Mapping[str, float]:
+        """Return the routes whose probabilities add up to those of a route, with their weights."""
+        return {route: 1.0}
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
         """Return the weight of each adapter on one of :attr:`routes`, or ``None`` if no fixed weights exist."""

@@ -27,6 +27,7 @@ class Ditto(Algorithm):
     routes = ("local", "global")
     logs = ("loss", "task_global", "task_local")
     local_from_global = True
+    hides_gradients = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head if ``algorithm.heads`` asks for it."""

@@ -59,6 +59,7 @@ class FedALT(Algorithm):
     reads_features = True
     local_from_global = True
     server = CountedMean()
+    hides_gradients = True
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
         """Return the algorithm itself.

@@ -13,6 +13,7 @@ class FedAvg(Algorithm):
     name = "fedavg"
     trains = ("global",)
     routes = ("global",)
+    hides_gradients = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""

@@ -29,6 +29,7 @@ class FedAvgLocal(MixedAnswers):
     logs = ("loss", "task_global", "task_local")
     kinds = ("bottleneck", "lora")
     needs = "two adapters in one model"
+    hides_gradients = True
 
     def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
         """Return the global route's own head."""

@@ -33,6 +33,7 @@ class FedDAT(Algorithm):
     keeps = ("local", "anchor")
     routes: ClassVar[tuple[str, ...]] = ("dat", "local", "global")
     logs = ("loss", "task_global", "task_dat", "kl_global", "kl_dat")
+    hides_gradients = True
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> FedDAT:
         """Return the method that answers as ``algorithm.answer`` says."""

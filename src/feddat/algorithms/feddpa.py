@@ -31,6 +31,7 @@ class FedDPA(Algorithm):
     routes = ("mixed", "local", "global")
     logs = ("loss", "task_global", "task_mixed")
     reads_features = True
+    hides_gradients = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the global adapter, then one of the local adapter in the mixture; the head moves in both.

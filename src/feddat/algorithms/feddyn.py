@@ -42,7 +42,6 @@ class FedDyn(Algorithm):
     name = "feddyn"
     trains = ("global",)
     routes = ("global",)
-    hides_gradients = False  # its regulariser
     logs = ("loss", "task")
     logs_below_zero = True  # its regulariser has a linear part
     server = FedDynServer()

@@ -59,6 +59,7 @@ class FedExLora(Algorithm):
     server = Residuals()
     kinds = ("lora",)
     needs = "a low-rank pair at every site"
+    hides_gradients = True
 
     def shift(self, context: RoundContext) -> Mapping[str, Tensor]:
         """Return the received residuals."""

@@ -101,6 +101,7 @@ class FedLease(Algorithm):
     server = Experts()
     kinds = ("lora", "bottleneck")
     needs = "adapters whose outputs can be added up"
+    hides_gradients = True
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
         """Return the algorithm itself.

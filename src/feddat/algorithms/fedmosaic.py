@@ -92,7 +92,6 @@ class FedMosaic(Algorithm):
     keeps = ("local",)
     routes = ("mixed",)
     sends = "local"
-    hides_gradients = False  # the task gradient travels
     logs = ("loss", "gate")
     local_from_global = True
     server = RelevantMeans()

@@ -26,6 +26,7 @@ class FedPer(Algorithm):
     name = "fedper"
     trains = ("global",)
     routes = ("global",)
+    hides_gradients = True
 
     def __init__(self, personal: Collection[str] = ()) -> None:
         self._personal = frozenset(personal)

@@ -20,7 +20,6 @@ class FedProx(Algorithm):
     name = "fedprox"
     trains = ("global",)
     routes = ("global",)
-    hides_gradients = False  # its proximal term
     logs = ("loss", "task", "distance")
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ class FedRep(Algorithm):
     trains = ("global",)
     routes = ("global",)
     trains_head_alone = True
+    hides_gradients = True
 
     def for_run(self, config: RunConfig, keys: Sequence[str]) -> Algorithm:
         """Return the algorithm itself.

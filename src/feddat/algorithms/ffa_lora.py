@@ -19,6 +19,7 @@ class FFALora(Algorithm):
     routes = ("global",)
     kinds = ("lora",)
     needs = "a low-rank pair at every site"
+    hides_gradients = True
 
     def shares(self, key: str) -> bool:
         """Return whether an entry is not a factor A."""

@@ -101,7 +101,6 @@ class HiLora(Algorithm):
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("tiers", "global")
-    hides_gradients = False  # the penalty between tiers
     logs = ("loss", "overlap")
     kinds = ("lora", "bottleneck")
     needs = "adapters whose outputs can be added up"

@@ -56,6 +56,7 @@ class LoraFair(Algorithm):
     server = CorrectedMean()
     kinds = ("lora",)
     needs = "a low-rank pair at every site"
+    hides_gradients = True
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""

@@ -10,6 +10,7 @@ evaluation and not in training. The weight stays with the client, and is chosen 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -47,22 +48,39 @@ class MixedAnswers(Algorithm):
         if route != "mixed":
             return super().answer(learner, route, context)
         first, second = (self.answer(learner, name, context) for name in self.mixes)
-        weight = context.state.get(WEIGHT)
-        return mixed(first, second, UNKNOWN if weight is None else round(weight.item(), 1))
+        return mixed(first, second, _weight(context))
+
+    def mixed_routes(self, route: str, context: RoundContext) -> Mapping[str, float]:
+        """Return both routes of ``mixed`` with their weights, without one of weight 0."""
+        if route != "mixed":
+            return super().mixed_routes(route, context)
+        weights = dict(zip(self.mixes, (_weight(context), 1 - _weight(context)), strict=True))
+        return {name: weight for name, weight in weights.items() if weight}
+
+
+def _weight(context: RoundContext) -> float:
+    weight = context.state.get(WEIGHT)
+    return UNKNOWN if weight is None else round(weight.item(), 1)
 
 
 def mixed(first: Tensor, second: Tensor, weight: float) -> Tensor:
     """Return log(w · p_first + (1 − w) · p_second), (N, C), of two routes' scores (N, C), each softmaxed.
 
-    Scores of −inf (written answers that were not considered) have probability 0. A route of weight 0 is ignored.
+    Scores of −inf (written answers that were not considered) have probability 0. Where a route has just one answer, the
+    score is its log-likelihood and stays as it is. A route of weight 0 is ignored.
     """
     if weight == 0.0:
         return second
     if weight == 1.0:
         return first
-    # The softmax of a row that holds only −inf is NaN; such a row stays as it is.
-    logs = [torch.log_softmax(scores, dim=1).nan_to_num(nan=-math.inf, neginf=-math.inf) for scores in (first, second)]
+    logs = [_log_probabilities(scores) for scores in (first, second)]
     return torch.logaddexp(logs[0] + math.log(weight), logs[1] + math.log(1 - weight))
+
+
+def _log_probabilities(scores: Tensor) -> Tensor:
+    several = scores.isfinite().sum(dim=1, keepdim=True) > 1
+    # The softmax of a row that holds only −inf is NaN.
+    return torch.where(several, torch.log_softmax(scores, dim=1), scores)
 
 
 def best_weight(scores: list[float]) -> float:

@@ -28,6 +28,7 @@ class Moon(Algorithm):
     routes = ("global",)
     logs = ("loss", "task", "contrast")
     reads_features = True
+    hides_gradients = True
 
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """In a client's first round, use the received adapter as the previous one."""

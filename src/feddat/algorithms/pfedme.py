@@ -25,7 +25,6 @@ class PFedMe(Algorithm):
     trains = ("local",)
     keeps = ("local",)
     routes = ("local", "global")
-    hides_gradients = False  # its proximal term
     logs = ("loss", "task")
     local_from_global = True
 

@@ -67,7 +67,6 @@ class PFedMma(Algorithm):
     name = "pfedmma"
     trains = ("global",)
     routes = ("global",)
-    hides_gradients = False  # the projections travel beside the adapter
     server = SharedProjections()
     kinds = ("bottleneck",)
     needs = "an inner layer at every site"

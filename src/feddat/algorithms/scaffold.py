@@ -55,7 +55,6 @@ class Scaffold(Algorithm):
     name = "scaffold"
     trains = ("global",)
     routes = ("global",)
-    hides_gradients = False  # the control variates, which travel
     server = ScaffoldServer()
 
     def begin(self, learner: Learner, context: RoundContext) -> None:

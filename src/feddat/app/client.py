@@ -83,6 +83,7 @@ class Site:
         model: part of its model -> hash; only parts that both sides name are compared.
         sums: its part in secure aggregation; ``None``: its updates travel unmasked.
         refuses_old_state: refuse to work from a state older than its last training, for example from an old backup.
+        hides_losses: send no losses of training, since one example can change them.
     """
 
     who: messages.Member
@@ -90,6 +91,7 @@ class Site:
     model: Mapping[str, str] = field(default_factory=dict)
     sums: SecureMember | None = None
     refuses_old_state: bool = False
+    hides_losses: bool = False
 
 
 class Gate(Protocol):
@@ -153,8 +155,9 @@ def make_client_app(
             offer = _offered(here, ask, result, told)
             packed = _packed(here.works, ask, result.shared or {}) if offer is None else {}
             _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
+            told_metrics = {k: v for k, v in result.metrics.items() if not here.hides_losses or k in messages.TOLD}
             reply = messages.train_reply(
-                message, ask.round, packed, result.examples, result.metrics, result.extras, here.who.sharing
+                message, ask.round, packed, result.examples, told_metrics, result.extras, here.who.sharing
             )
             return reply if offer is None else secure_messages.with_offer(reply, offer)
 

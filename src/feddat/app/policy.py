@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from feddat.app import messages, versions
 from feddat.app.messages import Instruction
-from feddat.client.guarded import steps_needed
+from feddat.client.guarded import Guard
 from feddat.config import PolicyConfig, RunConfig
 from feddat.config.privacy import MEETS, PrivacyConfig
 
@@ -150,15 +150,19 @@ def check_step(settings: RunConfig, message: Message) -> None:
         raise PolicyError("a message of a secure sum, but secure_aggregation.enabled is false")
 
 
-def check_received(ask: Instruction) -> None:
-    """Refuse arrays with NaN or infinite values.
+def check_received(policy: PolicyConfig, ask: Instruction) -> None:
+    """Refuse arrays with NaN, infinite or huge values: whether training overflows could depend on a single example.
 
     Raises:
-        PolicyError: some value is not finite. The message names no array, since the server chose the names.
+        PolicyError: some value is not finite or too large. No array is named, since the server chose the names.
     """
     for tensor in (*(ask.shared or {}).values(), *ask.extras.values()):
         if not tensor.isfinite().all():
             raise PolicyError("the adapter or the extra arrays have NaN or infinite values")
+        if tensor.numel() and tensor.abs().max() > policy.max_value:
+            raise PolicyError(
+                f"policy.max_value: the adapter or the extra arrays have values above {policy.max_value:g}"
+            )
 
 
 def check_parameters(policy: PolicyConfig, communicated: int) -> None:
@@ -199,7 +203,7 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
         )
     if settings.privacy.guarded_steps and not settings.privacy.of_records:
         batches = math.ceil(examples / train.batch_size)
-        if (needed := steps_needed(0, math.ceil(steps / batches))) > steps:
+        if (needed := Guard((), math.ceil(steps / batches)).needs(steps)) > steps:
             raise PolicyError(
                 f"policy.guarded_steps: {steps} steps with {batches} batches in an epoch; {needed} or smaller batches "
                 "are needed, so that several examples make every change"

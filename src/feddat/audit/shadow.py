@@ -107,7 +107,10 @@ def shadow_config(config: RunConfig, federation: Federation) -> RunConfig:
 
 
 def personal_losses(federation: Federation, trace: Trace, client: str, examples: Sequence[Example]) -> Tensor:
-    """Return losses under a client's personal model and head after a run, on the route it answers on: (n,), float64."""
+    """Return losses under a client's personal model and head after a run, (n,), float64.
+
+    They are those of the first route that can be exported: a mixture of answers is not a model with a loss.
+    """
     owner, state = federation.owner(client), trace.state
     final, extras = answering_state(federation.foundation, state)
     answering = owner.answering(state.shared or None, state.round, final, extras)
@@ -115,7 +118,7 @@ def personal_losses(federation: Federation, trace: Trace, client: str, examples:
     part = Prepared(
         member.encode_unseen(examples), member.task.targets(examples).to(member.device), len(examples), None
     )
-    return answering.example_losses(member, part, owner.routes(final)[0])
+    return answering.example_losses(member, part, answering.exportable(owner.routes(final)))
 
 
 def mean_sent(turns: Mapping[str, Turn]) -> dict[str, Tensor]:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from operator import itemgetter
 
 import torch
 from torch import Tensor
 
 from feddat.adapters.base import Adapters
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, RoundContext
+from feddat.client.generation import Generation
 from feddat.client.learner import BatchLearner
 from feddat.client.member import FUSION, Member, Prepared
 from feddat.client.trained import TrainedModel
@@ -93,7 +95,7 @@ class Answering:
                 self._learner.take(member, member.inputs(views, indices), torch.empty(0))
                 logits = self._logits(route)
                 if member.generation is not None and member.generation.written:
-                    answers += [[written] for written in member.generation.written]
+                    answers += [[written] for written in self._written(member.generation, route)]
                     continue
                 top = logits.softmax(dim=-1).topk(min(k, logits.shape[1]))
                 for index, values, classes in zip(
@@ -102,6 +104,11 @@ class Answering:
                     names = examples[index].choices or member.task.classes
                     answers.append([(names[c], value) for c, value in zip(classes, values, strict=True)])
         return answers
+
+    def exportable(self, routes: Sequence[str]) -> str:
+        """Return the first of these routes that one model with fixed adapters answers, or else the first."""
+        alone = (route for route in routes if self._algorithm.mixture(route, self._context) is not None)
+        return next(alone, routes[0])
 
     def trained(self, adapters: Adapters, member: Member, route: str) -> TrainedModel:
         """Return copies of the adapters and heads that answer a member's questions on a route.
@@ -126,6 +133,19 @@ class Answering:
             {name: copy.deepcopy(head).cpu() for name, head in heads.items()},
             member,
         )
+
+    def _written(self, generation: Generation, route: str) -> list[tuple[str, float]]:
+        """Return the likeliest free answer to each question of the current batch, with its probability."""
+        routes = self._algorithm.mixed_routes(route, self._context)
+        if list(routes) == [route]:
+            return generation.written
+        found: list[dict[str, float]] = []
+        for name, weight in routes.items():
+            self._logits(name)
+            found = found or [{} for _ in generation.written]
+            for probabilities, (text, probability) in zip(found, generation.written, strict=True):
+                probabilities[text] = probabilities.get(text, 0.0) + weight * probability
+        return [max(probabilities.items(), key=itemgetter(1)) for probabilities in found]
 
     def _batches(self, size: int) -> tuple[Tensor, ...]:
         return torch.arange(size).split(self.batch_size)  # type: ignore[no-untyped-call, no-any-return]

@@ -12,7 +12,13 @@ from feddat.seeding import torch_generator
 
 
 def plan_batches(
-    sizes: Mapping[str, int], epochs: int, batch_size: int, seed: int, turn: str | int, steps: int | None = None
+    sizes: Mapping[str, int],
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    turn: str | int,
+    steps: int | None = None,
+    even: bool = False,
 ) -> list[tuple[str, Tensor]]:
     """Return the batches of one turn of training, as (member, indices into its training examples).
 
@@ -27,12 +33,15 @@ def plan_batches(
         turn: distinguishes this turn from others; usually the round.
         steps: number of batches of each member that has examples, in place of ``epochs``. Runs as many epochs as that
             takes and cuts the last one short.
+        even: make the batches of an epoch equally large, up to one example, so that none is small.
     """
     generators = {name: torch_generator(seed, name, turn, "batches") for name in sizes}
     order = torch_generator(seed, *sizes, turn, "order")
 
     def epoch(name: str) -> list[tuple[str, Tensor]]:
         shuffled = torch.randperm(sizes[name], generator=generators[name])
+        if even and sizes[name]:
+            return [(name, part) for part in shuffled.tensor_split(math.ceil(sizes[name] / batch_size))]
         return [(name, shuffled[start : start + batch_size]) for start in range(0, sizes[name], batch_size)]
 
     def mixed(batches: list[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:

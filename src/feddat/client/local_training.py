@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
@@ -14,12 +15,12 @@ from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
 from feddat.client.batches import plan_batches
 from feddat.client.captured import CapturedRoutes
-from feddat.client.guarded import PICTURES, GuardedAdamW, most_batches, steps_needed
+from feddat.client.guarded import PICTURES, Guard, GuardedAdamW, most_batches
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member, Prepared
 from feddat.client.momentum import MomentumCopy, rising
 from feddat.client.optim import build_optimizer, set_learning_rate
-from feddat.client.private_rules import private_adapters, private_heads
+from feddat.client.private_rules import private_adapters, private_heads, steps_are_guarded
 from feddat.client.private_training import PrivateLearner, PrivateTurn, weights_apart
 from feddat.client.traps import Traps
 from feddat.config import RunConfig
@@ -112,8 +113,9 @@ class LocalTraining:
         config = self.config.train
         prepared = {name: member.prepared("train") for name, member in self.members.items()}
         sizes = {name: part.size for name, part in prepared.items()}
+        guarded = steps_are_guarded(self.config)
         plan = (
-            plan_batches(sizes, epochs, config.batch_size, self._seed(), turn, steps)
+            plan_batches(sizes, epochs, config.batch_size, self._seed(), turn, steps, even=guarded)
             if private is None
             else [(name, indices) for name in sizes for indices in private.plan]
         )
@@ -123,22 +125,13 @@ class LocalTraining:
         named = [item for name in traps.trained(algorithm, context.round) for item in self.adapters.named(name).items()]
         parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
         heads = [head for member in self.members.values() for head in member.heads.values()]
-        # Noise protects a private turn, and what stays with the client needs no protection.
-        guarded = self.config.privacy.guarded_steps and private is None and algorithm.communicates
-        leaving = self._leaving(algorithm) if guarded else None
         optimizer = build_optimizer(
             parameters,
             config,
             [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
             self.config.head.lr,
-            guarded=leaving,
+            guard=self._guard(algorithm, plan) if guarded else None,
         )
-        repeats, shared = self._repeats(plan) if guarded else (0, 0)
-        if guarded and (least := steps_needed(0, repeats)) > len(plan):
-            raise TrainingError(
-                f"client {self.name}: privacy.guarded_steps: {len(plan)} steps change nothing: {PICTURES} batches of "
-                f"different examples must agree ({least} steps); use smaller batches"
-            )
         learner = (
             BatchLearner(
                 self.backbone,
@@ -164,6 +157,7 @@ class LocalTraining:
             )
         )
         context.steps = len(plan)
+        context.batches = sum(math.ceil(size / config.batch_size) for size in sizes.values())
         # If batches are secret, so is the assignment of dropout masks to examples.
         torch.manual_seed(
             derive(self._seed(), self.name, turn, "dropout") if private is None else private.source.seed()
@@ -197,7 +191,7 @@ class LocalTraining:
         self._check_finite(table, [*keys, "gradient norm"], turn, stops=not self.config.privacy.on)
         metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
         if isinstance(optimizer, GuardedAdamW):
-            self._guard(optimizer, turn, repeats, shared)
+            self._undo(optimizer, turn)
         sent = algorithm.finish(learner, context)
         if guarded and sent:  # a method of another package; those of this one are refused earlier
             raise TrainingError(
@@ -225,23 +219,32 @@ class LocalTraining:
     def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
         return algorithm.step(learner, context)
 
-    def _leaving(self, algorithm: Algorithm) -> list[nn.Parameter]:
-        """Return the parameters whose changes leave the client."""
-        named = self.adapters.named(algorithm.sends)
-        return [parameter for key, parameter in named.items() if algorithm.shares(key)]
+    def _guard(self, algorithm: Algorithm, plan: Sequence[tuple[str, Tensor]]) -> Guard:
+        """Return what guarded steps protect in this plan.
 
-    def _repeats(self, plan: Sequence[tuple[str, Tensor]]) -> tuple[int, int]:
-        """Return the most batches of a plan that hold the same example, and that hold the same picture."""
-        repeats = shared = 0
+        Raises:
+            TrainingError: there are too few batches for any change.
+        """
+        named = self.adapters.named(algorithm.sends)
+        leaving = [parameter for key, parameter in named.items() if algorithm.shares(key)]
+        often = pictures = 0
         for name, member in self.members.items():
             batches = [indices.tolist() for owner, indices in plan if owner == name]
             examples = member.data.train
-            repeats = max(repeats, most_batches(batches, [(index,) for index in range(len(examples))]))
-            shared = max(shared, most_batches(batches, [map(image_identity, each.images) for each in examples]))
-        return repeats, shared
+            often = max(often, most_batches(batches, [(index,) for index in range(len(examples))]))
+            shown = [tuple(map(image_identity, each.images)) for each in examples]
+            pictures = max(pictures, most_batches(batches, shown))
+        guard = Guard(leaving, often, pictures)
+        if (least := guard.needs(len(plan))) > len(plan):
+            raise TrainingError(
+                f"client {self.name}: privacy.guarded_steps: {len(plan)} steps change nothing: {PICTURES} batches of "
+                f"different examples must agree ({least} steps); use smaller batches"
+            )
+        return guard
 
-    def _guard(self, optimizer: GuardedAdamW, turn: str | int, repeats: int, shared: int) -> None:
+    def _undo(self, optimizer: GuardedAdamW, turn: str | int) -> None:
         """Undo changes that too few pictures made, and say so if it is much, or if one picture is too frequent."""
+        shared = optimizer.guard.pictures
         if PICTURES * shared > (steps := optimizer.fewest_steps) and not self._said:
             self._said = True
             log.warning(
@@ -249,7 +252,7 @@ class LocalTraining:
                 "leave, if all %d steps made them (privacy.guarded_steps)",
                 *(self.name, shared, PICTURES, steps),
             )
-        if (share := optimizer.finish(repeats, shared)) > _MUCH:
+        if (share := optimizer.finish()) > _MUCH:
             log.warning(
                 "client %s: round %s: %.0f %% of what moved did not stay changed, because too few batches moved it "
                 "(privacy.guarded_steps); the received adapter may be made to read single pictures",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from feddat.client.guarded import GuardedAdamW
+from feddat.client.guarded import Guard, GuardedAdamW
 from feddat.config import Schedule, TrainConfig
 
 #: Key of a parameter group: the factor on its learning rate.
@@ -21,7 +21,7 @@ def build_optimizer(
     config: TrainConfig,
     heads: Iterable[nn.Parameter] = (),
     head_factor: float = 1.0,
-    guarded: Iterable[nn.Parameter] | None = None,
+    guard: Guard | None = None,
 ) -> torch.optim.AdamW:
     """Return a new AdamW; biases and LayerNorm parameters (1-D) get no weight decay.
 
@@ -32,8 +32,7 @@ def build_optimizer(
         config: the optimizer's settings.
         heads: parameters that train at ``head_factor`` times the learning rate.
         head_factor: factor on the heads' learning rate; 0 freezes the heads.
-        guarded: parameters that leave the client, where steps hide the size of gradients and single pictures; then
-            ``config.eps`` has no effect. ``None``: steps are plain.
+        guard: what guarded steps protect; ``None``: all steps are plain.
     """
     groups: list[dict[str, Any]] = []
     for parameters, factor in ((adapters, 1.0), (heads, head_factor)):
@@ -46,8 +45,8 @@ def build_optimizer(
             {"params": plain, "weight_decay": 0.0, FACTOR: factor},
         ]
     groups = [group for group in groups if group["params"]]
-    if guarded is not None:
-        return GuardedAdamW(groups, guarded, lr=config.lr, betas=config.betas, fused=True)
+    if guard is not None:
+        return GuardedAdamW(groups, guard, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 

@@ -224,15 +224,20 @@ def _check_guarded(config: RunConfig) -> None:
     algorithm, own = ALGORITHMS[config.method], "or set policy.guarded_steps to false in client.yaml"
     if algorithm.communicates and not algorithm.hides_gradients:
         raise ConfigError(
-            f"privacy.guarded_steps: {config.method} sends more than they cover: gradients, arrays beside the adapter, "
-            f"or steps on a term whose gradient is known; take another method, {own}"
+            f"privacy.guarded_steps: they do not cover {config.method}: it sends gradients or arrays beside the "
+            f"adapter, has a loss with a known gradient, or does not declare hides_gradients; take another, {own}"
         )
-    first, second = config.train.betas
-    if first > second:
+    if config.train.clip_norm is not None:
         raise ConfigError(
-            f"privacy.guarded_steps: train.betas is {first:g}, {second:g}: with the first above the second, steps grow "
-            f"after a lone gradient and show its size; set the second to at least the first, {own}"
+            "privacy.guarded_steps: train.clip_norm: one huge gradient would shrink all others of its step to 0, which "
+            f"shows that it was there; leave it out, {own}"
         )
+
+
+def steps_are_guarded(config: RunConfig) -> bool:
+    """Return whether what leaves the client trains in guarded steps; noise for records needs none."""
+    guarded = config.privacy.guarded_steps and not config.privacy.of_records
+    return guarded and ALGORITHMS[config.method].communicates
 
 
 def check_server_part(algorithm: Algorithm) -> None:

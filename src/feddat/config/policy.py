@@ -152,6 +152,9 @@ class PolicyConfig(Section):
         description="required: send updates only through secure aggregation, with neighbours whose keys are certified",
     )
     max_parameters: Count = Field(50_000_000, description="most parameters that one update may contain")
+    max_value: float = Field(
+        1e4, gt=0, description="largest absolute value in an adapter or extra array that the server sends"
+    )
     min_examples: Count = Field(64, description="fewest training examples that an update may be based on")
     min_questions: Count = Field(32, description="fewest questions that a score may be based on")
     score_splits: tuple[Split, ...] = Field(

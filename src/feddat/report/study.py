@@ -99,7 +99,7 @@ _MEASURES = {
     **{
         f"{split} {route}": (f"{split}, {'own answer' if route == 'score' else route} (%)", 1)
         for split in ("train", "validation")
-        for route in ("score", "mixed", "dat", "local", "global")
+        for route in ("score", "mixed", "dat", "personal", "local", "tiers", "global")
     },
 }
 

@@ -104,7 +104,7 @@ def read_train_reply(
         wire: how the shared part must be packed.
         sent: the shared part that the client received, to which differences are added.
         sharing: how much of its metrics the client said it shares.
-        losses: names of the losses that the method reports; ``loss`` is required if the client shares scores.
+        losses: names of the losses that the method reports: ``loss`` and others, or none if the client keeps them.
         below_zero: whether losses may be below 0.
         beside: further records that must be there; the caller reads them.
 
@@ -201,8 +201,9 @@ def _losses(
 ) -> dict[str, float]:
     """Return a client's checked training metrics; values that rounding took below the least value are raised to it."""
     found = {key: float(value) for key, value in metrics.items() if key not in (ROUND, EXAMPLES)}
-    least = {"train.loss"} if sharing == "scores" else set()
     allowed = {f"train.{name}" for name in {*names, *TOLD}} if sharing == "scores" else set()
+    losses = {f"train.{name}" for name in names} & found.keys()
+    least = {"train.loss"} if losses and sharing == "scores" else set()
     same_keys(client, "the metrics", found, (allowed & found.keys()) | least)
     least_value = -_MOST_METRIC if below_zero else 0.0
     for key, value in found.items():

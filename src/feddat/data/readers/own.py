@@ -35,7 +35,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ from feddat.data.readers.hub_data import SHARDS, at_hand
 from feddat.data.readers.image_folder import ImageFolder, is_file, is_folder
 from feddat.data.readers.published import FORMS, SOURCES, FormatSource, Source
 from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, to_examples
-from feddat.example import ANSWERING, OUTSIDE, ClientData, DataError, Example
+from feddat.example import ANSWERING, OUTSIDE, ClientData, DataError, Example, image_identity
 from feddat.picture_settings import PictureSettings
 from feddat.seeding import numpy_generator
 from feddat.text import did_you_mean, find_file, normal_text
@@ -300,12 +300,41 @@ def _read_split(name: str, split: str, origin: _Origin, left_out: dict[str, int]
 
 
 def _hold_out(name: str, train: Sequence[Example]) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Split off a random tenth of the training records (at least one); both parts keep the order of the file."""
+    """Split off about a random tenth of the training records; both parts keep the order of the file.
+
+    Records that share a picture stay together, so that no picture is in both parts, unless each such group is more than
+    a tenth: then single records are split off.
+    """
     if len(train) < 2:
         raise DataError(f"client {name!r}: one training record cannot be split; give a validation file")
     count = max(1, math.floor(HELD_OUT * len(train)))
-    held = set(numpy_generator(0, name, "validation").permutation(len(train))[:count].tolist())
+    order = numpy_generator(0, name, "validation").permutation(len(train)).tolist()
+    together = _sharing_pictures(train)
+    held: set[int] = set()
+    for index in order:
+        if index not in held and len(held) + len(together[index]) <= count:
+            held.update(together[index])
+    held = held or set(order[:count])
     return (
         tuple(example for index, example in enumerate(train) if index not in held),
         tuple(example for index, example in enumerate(train) if index in held),
     )
+
+
+def _sharing_pictures(examples: Sequence[Example]) -> list[list[int]]:
+    """Return for each example the group of examples that share pictures with it, directly or through others."""
+    pictures = [[image_identity(image) for image in example.images] for example in examples]
+    parents: dict[Hashable, Hashable] = {}
+
+    def root(picture: Hashable) -> Hashable:
+        while (parent := parents.setdefault(picture, picture)) != picture:
+            parents[picture] = picture = parents[parent]
+        return picture
+
+    for first, *others in pictures:
+        for other in others:
+            parents[root(other)] = root(first)
+    groups: dict[Hashable, list[int]] = defaultdict(list)
+    for index, (first, *_) in enumerate(pictures):
+        groups[root(first)].append(index)
+    return [groups[root(first)] for first, *_ in pictures]

@@ -94,7 +94,7 @@ class ClientGate:
         """
         site = read_site(self.file)
         own = site.policy
-        policy.check_received(ask)
+        policy.check_received(own, ask)
         assert isinstance(works, Participant)
         if message.metadata.message_type == MessageType.TRAIN:
             shared = ask.shared or {}

@@ -20,6 +20,7 @@ from feddat.client.captured import CapturedRoutes
 from feddat.client.client_level import NoiseShares
 from feddat.client.data_notes import SplitNotes, examine
 from feddat.client.prefixes import PrefixCache
+from feddat.client.private_rules import steps_are_guarded
 from feddat.client.probe import unreached_sites
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
@@ -70,7 +71,7 @@ class Federation:
             noise = NoiseShares(config, works.store) if config.privacy.of_clients else None
             rules = sum_rules(config, settings_hash(config))
             sums = SecureMember(works.store, rules, identity, noise)
-        return Site(self._members[name], works, self.foundation.model, sums)
+        return Site(self._members[name], works, self.foundation.model, sums, hides_losses=steps_are_guarded(config))
 
     @cached_property
     def notes(self) -> dict[str, dict[str, SplitNotes]]:

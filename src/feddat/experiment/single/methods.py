@@ -163,7 +163,7 @@ def title(config: RunConfig) -> str:
 
 
 #: Settings that make FedDAT a different method.
-_FEDDAT = ("order", "alpha", "beta", "temperature", "ramp_rounds", "heads")
+_FEDDAT = ("order", "alpha", "beta", "temperature", "ramp_rounds", "heads", "answer")
 
 
 def _specific(name: str) -> int:

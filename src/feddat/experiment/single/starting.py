@@ -151,5 +151,5 @@ def _fusion(folder: Path) -> dict[str, Tensor]:
 def _hint(folder: Path) -> str:
     """Return a hint if the folder is an export of a route that combines adapters."""
     if is_export(folder) and (route := ExportInfo.read(folder).route) not in ("global", "local"):
-        return f"; route {route} combines two adapters; export it with --route global or local"
+        return f"; route {route} combines two adapters; export a route with one adapter, such as global"
     return ""
