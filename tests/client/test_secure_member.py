@@ -152,9 +152,7 @@ def test_a_run_whose_files_are_removed_opens_nothing_again(tmp_path):
     shutil.rmtree(tmp_path / "state" / "c0")
     for path in (tmp_path / "seals" / "c0").glob("[!.]*"):
         path.unlink()
-    with pytest.raises(
-        StoreError, match=r"client c0: secure sums: .*\.run\.sums\.json: its seal .*, begin a new run$"
-    ):
+    with pytest.raises(StoreError, match=r"client c0: secure sums: .*\.run\.sums\.json: its seal .*, begin a new run$"):
         honest(members, ["c0", "c3", "c4"])
 
 
