@@ -390,6 +390,6 @@ def promise_of(path: Path) -> str:
     """Return what the run that wrote a state promised about records; ``none`` for an unreadable state."""
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get(PROMISE, "none")
+            return str((file.metadata() or {}).get(PROMISE, "none"))
     except (OSError, SafetensorError):
         return "none"
