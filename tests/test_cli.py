@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from PIL import Image
 
 from feddat.cli import main
-from feddat.config import load_config
+from feddat.cli.common import split_seeds
+from feddat.config import RunConfig, load_config
 from helpers import call, make_tiny_vilt
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own-data"
@@ -75,7 +77,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "--resume", "x", "rounds=3"], "--resume uses the settings of the run's folder"),
         (["run", "--bogus"], "--bogus"),
         (["comparee"], "comparee"),
-        (["compare", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["compare", "--seeds", "0"], "Invalid value for '--seeds': '0': expected a number of seeds from 1, or seeds"),
+        (["study", "examples", "--seeds", "12-10"], "Invalid value for '--seeds': '12-10'"),
+        (["newcomers", "--seeds", "1,,2"], "Invalid value for '--seeds': '1,,2'"),
         (["report", "/nowhere"], "/nowhere: no such run folder"),
         (["compare", "--suite", "papr"], "suite 'papr': unknown; suites are paper, mini, deciding"),
         (["compare", "--suite", "mini", "-b", "mini/task"], "give either --suite or --benchmark, not both"),
@@ -139,6 +143,44 @@ def test_an_interrupted_run_says_how_to_go_on(
     assert call("run", f"runs_dir={tmp_path}", "name=x") == 130
     said = f"interrupted; finished work is kept; continue with: feddat run --resume {tmp_path / 'x'}"
     assert error_line(capsys) == f"error: {said}"
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [
+        ("3", [0, 1, 2]),
+        ("1", [0]),
+        ("10-12", [10, 11, 12]),
+        ("4-4", [4]),
+        ("10, 7,10", [10, 7]),
+        ("0-2,9", [0, 1, 2, 9]),
+    ],
+)
+def test_seeds_are_a_number_or_named(text: str, seeds: list[int]) -> None:
+    assert split_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "3-", ",", "1,", "2-1", "1-2-3", "x", "1.5", "1 2", "٣", "9" * 5000])
+def test_what_names_no_seeds_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="expected a number of seeds from 1, or seeds such as 10-12"):
+        split_seeds(text)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["compare"], ["compare", "--suite", "mini"], ["study", "rounds=1,2"], ["newcomers"]]
+)
+def test_every_grid_has_the_seeds_that_are_named(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned: list[RunConfig] = []
+
+    def stop(runs: dict[str, RunConfig], *_: object) -> None:
+        planned.extend(runs.values())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("feddat.cli.comparing._display", stop)
+    assert call(*arguments, "-m", "fedavg", "--seeds", "11,14-15", f"runs_dir={tmp_path}", "benchmark=mini/task") == 130
+    assert sorted({run.seed for run in planned}) == [11, 14, 15]
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         found = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
         if is_document(found, docs):
             uri = found.removeprefix(f"{docs}/")
+            page_of_notebook = f"{uri.removesuffix('.ipynb')}.md"
+            if uri.endswith(".ipynb") and files.get_file_from_path(page_of_notebook):
+                uri = page_of_notebook
         else:
             readme = f"{found}/README.md" if (root / found).is_dir() else found
             found = readme if (root / readme).is_file() else found

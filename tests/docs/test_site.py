@@ -4,6 +4,7 @@ import importlib.util
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -98,6 +99,27 @@ def test_dead_links_and_things_from_elsewhere_are_found(tmp_path, page, fault):
 def test_links_in_code_are_none():
     text = '[a](x.md) ![b](y.png)\n\n```python\n[c](z.md)\n```\n<img src="w.svg"> [d](https://e.org) [e](#f)\n'
     assert list(repository.links(text)) == ["x.md", "y.png", "w.svg"]
+
+
+def test_links_also_work_without_the_site():
+    """On a code host, only files of the repository can be linked; elsewhere a page must say that the site has it."""
+    generated = {DOCS / "reference" / "cli.md", DOCS / "reference" / "configuration.md"}
+    for path in sorted(DOCS.rglob("*.md")):
+        for part in re.split(r"\n(?:\n|(?=\|))", repository.FENCE.sub("", path.read_text())):
+            for target in repository.links(part):
+                found = (path.parent / target).resolve()
+                told = found in generated and "`make docs`" in part
+                assert told or found.exists(), f"{path.relative_to(DOCS)}: {target} is not in the repository"
+
+
+def test_a_link_to_a_notebook_leads_to_its_page(monkeypatch):
+    monkeypatch.setitem(repository._repository_paths, "start/x.md", "docs/start/x.md")
+    config = SimpleNamespace(config_file_path=str(DOCS.parent / "mkdocs.yml"), docs_dir=str(DOCS))
+    files = SimpleNamespace(get_file_from_path=lambda uri: uri == "notebooks/federation.md" or None)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="start/x.md"))
+    text = "[a](../notebooks/federation.ipynb#there) [b](../notebooks/other.ipynb)"
+    turned = repository.on_page_markdown(text, page, config, files)
+    assert turned == "[a](../notebooks/federation.md#there) [b](../notebooks/other.ipynb)"
 
 
 def test_the_reading_test_finds_its_answers():

@@ -111,7 +111,7 @@ def test_a_key_that_does_not_exist_is_an_error(file, capsys, key, message):
 @pytest.mark.parametrize("other", [["--json"], ["--reference", "fedavg"]])
 def test_options_that_it_would_ignore_are_refused(file, capsys, other):
     assert run("report", file, "--by", KEY, *other) == 2
-    assert "goes with --markdown, --methods and --to only" in " ".join(capsys.readouterr().err.split())
+    assert "goes with --markdown, --methods, --seeds and --to only" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_has_no_settings_to_compare(tmp_path, capsys):

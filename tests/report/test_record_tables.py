@@ -44,6 +44,17 @@ def test_rows_and_reference_can_be_chosen(file):
     assert rows[0].difference is None and rows[1].difference.mean == pytest.approx(11.0)
 
 
+def test_seeds_can_be_chosen(file, capsys):
+    runs = record.read_record(file)
+    tables = record.record_tables(record.federations(runs.of_seeds([1])))
+    assert tables["mini/domain"].rows[1].cells[0].values == (67.0,), "FedDAT's level is 66, plus the seed"
+    assert len(runs.of_seeds([1]).lines) == 7, "half of the runs, and the search"
+    with pytest.raises(SystemExit) as end:
+        main(["report", str(file), "--seeds", "1,5", "--markdown"])
+    assert end.value.code == 2
+    assert "no run with seed 5; it has 0, 1" in " ".join(capsys.readouterr().err.split())
+
+
 def test_two_settings_of_one_run_are_refused(tmp_path):
     file = write(tmp_path / "r.jsonl", [summary("local"), summary("local", shift=1.0)])
     with pytest.raises(DataError, match=r"r\.jsonl: local on mini/domain, seed 0, occurs with several settings"):

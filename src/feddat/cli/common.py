@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,7 +48,9 @@ Record = Annotated[
         "Further files are only read.",
     ),
 ]
-Seeds = Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, ...")]
+Seeds = Annotated[
+    str, typer.Option(metavar="N|LIST", help="Seeds of each method: 3 for 0, 1 and 2; 10-12 or 10,11,12 for these.")
+]
 
 
 def fail(message: str, code: int) -> int:
@@ -59,6 +62,27 @@ def fail(message: str, code: int) -> int:
 def split_names(text: str) -> list[str]:
     """Return the names in a comma-separated list, each once."""
     return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+
+
+def split_seeds(text: str) -> list[int]:
+    """Return the seeds of ``--seeds``: ``N`` means the first N, ``A-B`` and ``A,B,...`` name them.
+
+    Raises:
+        typer.BadParameter: the text is none of these, or no seed is left.
+    """
+    if re.fullmatch("[0-9]{1,9}", text) and int(text):
+        return list(range(int(text)))
+    seeds: list[int] = []
+    for part in text.split(",") if {",", "-"} & set(text) else [""]:
+        found = re.fullmatch(" *([0-9]{1,9})(?:-([0-9]{1,9}))? *", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if first > last:
+            raise typer.BadParameter(
+                f"{text!r}: expected a number of seeds from 1, or seeds such as 10-12 or 10,11,12",
+                param_hint="'--seeds'",
+            )
+        seeds.extend(range(first, last + 1))
+    return list(dict.fromkeys(seeds))
 
 
 class Interrupted(click.ClickException):

@@ -25,6 +25,7 @@ from feddat.cli.common import (
     print_paths,
     say_loading,
     split_names,
+    split_seeds,
 )
 from feddat.cli.pulling import announce
 
@@ -55,7 +56,7 @@ def compare(
             "--methods", "-m", help="Names in `feddat list`, comma-separated.", show_default=f"{METHODS}; a suite's"
         ),
     ] = None,
-    seeds: Seeds = 3,
+    seeds: Seeds = "3",
     jobs: Jobs = None,
     name: Annotated[
         str | None, typer.Option(help="Folder below runs_dir.", show_default="compare-BENCHMARK or suite-NAME")
@@ -76,11 +77,11 @@ def compare(
     if suite is None:
         if tune_on is not None:
             raise ConfigError("--tune-on names a federation of a suite; give --suite too")
-        _compare(settings, methods or METHODS, seeds, jobs, overwrite, tune, record)
+        _compare(settings, methods or METHODS, split_seeds(seeds), jobs, overwrite, tune, record)
     elif benchmark is not None:
         raise ConfigError("give either --suite or --benchmark, not both")
     else:
-        _compare_suite(settings, suite, methods, seeds, jobs, overwrite, tune, tune_on, record)
+        _compare_suite(settings, suite, methods, split_seeds(seeds), jobs, overwrite, tune, tune_on, record)
 
 
 def tune(
@@ -120,7 +121,7 @@ def demo(
     methods: Annotated[
         str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")
     ] = DEMO_METHODS,
-    seeds: Seeds = 2,
+    seeds: Seeds = "2",
     jobs: Jobs = None,
     overwrite: Overwrite = False,
 ) -> None:
@@ -131,9 +132,9 @@ def demo(
         settings = load_config(preset, overrides)
     out.print(
         f"Five clients with drawn pictures fine-tune one frozen model together: {len(split_names(methods))} methods, "
-        f"{seeds} seed{'s'[: seeds > 1]} each. This takes one to two minutes on two cores; nothing is downloaded."
+        f"{_count(split_seeds(seeds))} each. This takes one to two minutes on two cores; nothing is downloaded."
     )
-    summaries, folder = _compare(settings, methods, seeds, jobs, overwrite, notes=False)
+    summaries, folder = _compare(settings, methods, split_seeds(seeds), jobs, overwrite, notes=False)
     _explain_demo(summaries, folder)
 
 
@@ -165,7 +166,7 @@ def real(
     methods: Annotated[
         str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")
     ] = REAL_METHODS,
-    seeds: Seeds = 3,
+    seeds: Seeds = "3",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     overwrite: Overwrite = False,
     record: Record = None,
@@ -175,7 +176,7 @@ def real(
 
     with resources.as_file(resources.files("feddat") / "presets" / "real.yaml") as preset:
         settings = load_config(preset, overrides)
-    _compare(settings, methods, seeds, jobs, overwrite, record=record)
+    _compare(settings, methods, split_seeds(seeds), jobs, overwrite, record=record)
 
 
 def _without_method(overrides: Overrides) -> Overrides:
@@ -188,10 +189,14 @@ def _without_method(overrides: Overrides) -> Overrides:
     return overrides
 
 
+def _count(seeds: Sequence[int]) -> str:
+    return f"{len(seeds)} seed{'s'[: len(seeds) > 1]}"
+
+
 def _compare(
     config: RunConfig,
     methods: str,
-    seeds: int,
+    seeds: Sequence[int],
     jobs: int | None,
     overwrite: bool,
     tune: str | None = None,
@@ -203,7 +208,7 @@ def _compare(
     Args:
         config: settings of all runs.
         methods: comma-separated names.
-        seeds: number of seeds.
+        seeds: of each method.
         jobs: runs at the same time.
         overwrite: whether to replace earlier runs.
         tune: a search, or a file with a finished one.
@@ -215,17 +220,17 @@ def _compare(
     from feddat.experiment import compare, comparison_runs, pinned
     from feddat.report import method_table, tables
 
-    announce([config], names, seeds)
+    announce([config], names, len(seeds))
     config = pinned(config)
 
     source = config.benchmark or "own data"
     with interruptible():
         book = _open_record(record)
         chosen = _tuning({"": config}, names, tune, jobs, overwrite, book).get("")
-        runs = comparison_runs(config, names, range(seeds), chosen)
-        title = f"{len(runs)} runs on {source}: {len(names)} methods, {seeds} seed{'s'[: seeds > 1]}"
+        runs = comparison_runs(config, names, seeds, chosen)
+        title = f"{len(runs)} runs on {source}: {len(names)} methods, {_count(seeds)}"
         with _display(runs, title, overwrite, book) as display:
-            comparison = compare(config, names, range(seeds), jobs, display, overwrite, chosen, book)
+            comparison = compare(config, names, seeds, jobs, display, overwrite, chosen, book)
     table = method_table.method_table(comparison["runs"])
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
     if (kinds := tables.kind_table(comparison["runs"])) is not None:
@@ -242,7 +247,7 @@ def _compare_suite(
     config: RunConfig,
     name: str,
     methods: str | None,
-    seeds: int,
+    seeds: Sequence[int],
     jobs: int | None,
     overwrite: bool,
     tune: str | None,
@@ -258,13 +263,13 @@ def _compare_suite(
     suite = find_suite(name)
     names = list(suite.methods) if methods is None else split_names(methods)
     configs = suite.configs(config)
-    all_runs({label: Plan(each, names, range(seeds)) for label, each in configs.items()})  # find mistakes first
-    announce(list(configs.values()), names, seeds)
+    all_runs({label: Plan(each, names, seeds) for label, each in configs.items()})  # find mistakes first
+    announce(list(configs.values()), names, len(seeds))
     configs = {label: pinned(each) for label, each in configs.items()}
     with interruptible():
         book = _open_record(record)
         chosen = _tuning(configs, names, tune, jobs, overwrite, book, tune_on)
-        plans = {label: Plan(each, names, range(seeds), chosen.get(label)) for label, each in configs.items()}
+        plans = {label: Plan(each, names, seeds, chosen.get(label)) for label, each in configs.items()}
         runs = all_runs(plans)
         with _display(runs, f"{len(runs)} runs: {suite.description}", overwrite, book) as display:
             result = run_suite(suite, plans, jobs, display, overwrite, book)
@@ -285,7 +290,7 @@ def study(
         str | None,
         typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.", show_default="per study"),
     ] = None,
-    seeds: Seeds = 3,
+    seeds: Seeds = "3",
     jobs: Jobs = None,
     name: Annotated[
         str | None, typer.Option(help="Folder below runs_dir.", show_default="study-NAME-BENCHMARK")
@@ -315,14 +320,14 @@ def study(
 
     wanted = Study.parse(what)
     settings = settings.updated({"name": study_name(wanted, settings)})
-    names = list(wanted.methods) if methods is None else split_names(methods)
+    names, each_seed = list(wanted.methods) if methods is None else split_names(methods), split_seeds(seeds)
     settings = pinned(settings)
     source = settings.benchmark or "own data"
     with interruptible():
-        all_runs(wanted.plans(settings, names, range(seeds)))  # find mistakes before the search
+        all_runs(wanted.plans(settings, names, each_seed))  # find mistakes before the search
         book = _open_record(record)
         chosen = _tuning({"": settings}, names, tune, jobs, overwrite, book).get("")
-        plans = wanted.plans(settings, names, range(seeds), chosen, equal_steps)
+        plans = wanted.plans(settings, names, each_seed, chosen, equal_steps)
         runs = all_runs(plans)
         with _display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite, book) as display:
             result = run_study(wanted, plans, jobs, display, overwrite, book)
@@ -346,7 +351,7 @@ def newcomers(
         str | None,
         typer.Option("--as", metavar="METHOD", help="Method of all newcomers.", show_default="the federation's"),
     ] = None,
-    seeds: Seeds = 3,
+    seeds: Seeds = "3",
     jobs: Jobs = None,
     name: Annotated[str | None, typer.Option(help="Folder below runs_dir.", show_default="newcomers-BENCHMARK")] = None,
     tune: Tune = None,
@@ -363,13 +368,13 @@ def newcomers(
     from feddat.report import method_table
     from feddat.report.newcomers import newcomers_table, newcomers_title
 
-    names = split_names(methods)
+    names, each_seed = split_names(methods), split_seeds(seeds)
     late = [] if clients is None else split_names(clients)
     settings = pinned(settings)
     with interruptible():
-        Newcomers.plan(settings, names, range(seeds), epochs, late, None, train_as)  # find mistakes before the search
+        Newcomers.plan(settings, names, each_seed, epochs, late, None, train_as)  # find mistakes before the search
         chosen = _tuning({"": settings}, names, tune, jobs, overwrite, None).get("")
-        plan = Newcomers.plan(settings, names, range(seeds), epochs, late, chosen, train_as)
+        plan = Newcomers.plan(settings, names, each_seed, epochs, late, chosen, train_as)
         runs = plan.federations() | plan.alone()
         source = settings.benchmark or "own data"
         with _display(runs, f"{len(runs)} runs on {source}: {len(plan.clients)} newcomers", overwrite) as display:

@@ -24,6 +24,7 @@ from feddat.cli.common import (
     say_loading,
     say_recommended,
     split_names,
+    split_seeds,
 )
 
 if TYPE_CHECKING:
@@ -146,6 +147,14 @@ def report(
         str | None,
         typer.Option(metavar="METHOD", help="Record: method to compare the others with.", show_default="feddat"),
     ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|LIST",
+            help="Record: seeds to show: 2 for 0 and 1; 10-12 or 10,11 for these.",
+            show_default="all",
+        ),
+    ] = None,
     by: Annotated[
         str | None,
         typer.Option(metavar="KEY", help="Record: scores against this setting, for example privacy.epsilon."),
@@ -166,16 +175,18 @@ def report(
                 f"{folder} is not a record of runs (FILE.jsonl); only files of a record are reported together",
                 param_hint="RUN",
             )
-        for name, value in (("--methods", methods), ("--reference", reference), ("--by", by), ("--to", to)):
+        given = {"--methods": methods, "--reference": reference, "--seeds": seeds, "--by": by, "--to": to}
+        for name, value in given.items():
             if value is not None:
                 raise typer.BadParameter(f"{folder} is not a record of runs (FILE.jsonl)", param_hint=name)
         _report_folder(folder, markdown, as_json)
         return
     if by is not None and (as_json or reference is not None):
-        raise typer.BadParameter("goes with --markdown, --methods and --to only", param_hint="--by")
+        raise typer.BadParameter("goes with --markdown, --methods, --seeds and --to only", param_hint="--by")
     if to is not None and (as_json or markdown):
         raise typer.BadParameter("nothing is written with --markdown or --json", param_hint="--to")
-    _report_record(run, split_names(methods) if methods else None, reference, by, markdown, as_json, to)
+    chosen = split_seeds(seeds) if seeds else None
+    _report_record(run, split_names(methods) if methods else None, reference, chosen, by, markdown, as_json, to)
 
 
 def _report_folder(folder: Path, markdown: bool, as_json: bool) -> None:
@@ -211,6 +222,7 @@ def _report_record(
     files: list[Path],
     methods: list[str] | None,
     reference: str | None,
+    seeds: list[int] | None,
     by: str | None,
     markdown: bool,
     as_json: bool,
@@ -220,6 +232,8 @@ def _report_record(
     from feddat.report import by_setting, record
 
     runs = record.read_record(*files)
+    if seeds is not None:
+        runs = runs.of_seeds(seeds)
     stem = to or files[0].with_suffix("")
     if to is not None:
         to.parent.mkdir(parents=True, exist_ok=True)

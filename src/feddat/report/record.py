@@ -33,6 +33,23 @@ class Record:
     name: str
     lines: Sequence[Mapping[str, Any]]
 
+    def of_seeds(self, seeds: Sequence[int]) -> Record:
+        """Return the record with only these seeds; searches for settings stay.
+
+        Raises:
+            DataError: there is no run with one of the seeds.
+        """
+        known = {line["summary"]["seed"] for line in self.lines if not _searched(line)}
+        if missing := sorted(set(seeds) - known):
+            listed = [", ".join(map(str, some)) for some in (missing, sorted(known))]
+            raise DataError(f"{self.name}: no run with seed {listed[0]}; it has {listed[1]}")
+        return Record(self.name, [line for line in self.lines if _searched(line) or line["summary"]["seed"] in seeds])
+
+
+def _searched(line: Mapping[str, Any]) -> bool:
+    """Return whether a run was only made to choose settings."""
+    return bool(line["summary"].get("split") == "validation")
+
 
 def read_record(*paths: Path) -> Record:
     """Read files of a record; a run that is in several of them counts once.
@@ -75,7 +92,7 @@ def federations(record: Record) -> dict[str, list[Summary]]:
         DataError: there is no run, or there are two runs of one method, federation and seed with different settings,
             which do not fit into one table.
     """
-    lines = [line for line in record.lines if line["summary"].get("split") != "validation"]
+    lines = [line for line in record.lines if not _searched(line)]
     if not lines:
         searched = f"; runs on validation data ({len(record.lines)}) only choose settings" if record.lines else ""
         raise DataError(f"{record.name}: contains no runs to compare{searched}")
@@ -145,7 +162,7 @@ def search_markdown(record: Record) -> str:
     """
     searched: dict[str, list[Mapping[str, Any]]] = {}
     for line in record.lines:
-        if line["summary"].get("split") == "validation":
+        if _searched(line):
             searched.setdefault(str(line["summary"].get("benchmark") or "own data"), []).append(line)
     parts = []
     for source, lines in searched.items():

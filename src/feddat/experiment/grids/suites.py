@@ -94,7 +94,7 @@ SUITES: dict[str, Suite] = {
         ),
         Suite(
             "all",
-            "the mini federations, all rows of the other suites, all server rules, variants of FedDAT",
+            "the mini federations, every algorithm, the kinds of adapter, seven server rules, three variants",
             _MINI,
             ALL_ROWS,
         ),
@@ -105,7 +105,7 @@ SUITES: dict[str, Suite] = {
             MEDICAL_ROWS,
         ),
         Suite("mini-v1", "the mini federations of earlier results, the paper's rows", _MINI_V1, PAPER_ROWS),
-        Suite("all-v1", "the mini federations of earlier results, every row", _MINI_V1, ALL_ROWS),
+        Suite("all-v1", "the mini federations of earlier results, the rows of all", _MINI_V1, ALL_ROWS),
     )
 }
 
