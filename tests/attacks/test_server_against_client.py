@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 import yaml
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from PIL import Image
@@ -24,6 +25,8 @@ from feddat.app.client import FAILED, OLD_STATE, OTHER_MODEL, REFUSED
 from feddat.app.grid import identify
 from feddat.cli import main
 from feddat.client.approvals import MOST_WAITING, Approvals
+from feddat.client.store import SUMS_FILE, PersonalStore
+from feddat.client.totals import Totals
 from feddat.config import BOUNDS, RunConfig
 from feddat.experiment.serving import flower
 from feddat.experiment.serving.app_config import AppConfig, to_flat
@@ -433,20 +436,26 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
     assert server.state() == before
 
 
-def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, capsys, monkeypatch):
+@pytest.fixture
+def feddat(server, capsys, monkeypatch):
+    """Return a function that runs ``feddat deploy approve`` at the client; it returns the exit code and the output."""
     for name, value in (("propagate", True), ("handlers", [])):  # the command line sets its own
         monkeypatch.setattr(logging.getLogger("feddat"), name, value)
+    for file in (server.place / "state" / ".policy").glob("waiting/*"):
+        file.unlink()  # left by other tests
 
-    def feddat(*arguments):
+    def run(*arguments):
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             main(["deploy", "approve", *arguments, "--folder", str(server.place)])
         told = capsys.readouterr()
         return end.value.code, told.out + told.err
 
+    return run
+
+
+def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, feddat):
     server.site()
-    for file in (server.place / "state" / ".policy").glob("waiting/*"):
-        file.unlink()  # left by other tests
     assert feddat() == (0, "no run is waiting for approval\n")
     server.ask("query", run="r2")
     code, told = feddat()
@@ -467,6 +476,51 @@ def test_the_administrator_approves_a_run_and_sees_what_it_asks_for(server, caps
     assert server.ask("train", PRIVATE, foundation=server.foundation(PRIVATE), run="r3").has_content()
     spent = "spent so far: ε 4, δ 1e-05 in 1 run; at most ε 12"
     assert feddat()[1].splitlines() == [spent, "without privacy: 1 run", "no run is waiting for approval"]
+
+
+def test_settings_that_arrive_while_the_administrator_reads_are_not_approved(server, feddat, monkeypatch):
+    """The server asks for a learning rate, and for another one once the first is on the screen."""
+    server.site()
+    server.ask("query", {"train.lr": 0.001}, run="r2")
+    before = Totals.spent
+
+    def late(totals):
+        server.ask("query", {"train.lr": 0.005}, run="r2")
+        return before(totals)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Totals, "spent", late)
+        code, told = feddat("r2")
+    assert code == 2 and "  train.lr: 0.001\n" in told
+    assert told.endswith(
+        "run r2: not approved, since it now asks for other settings than those shown (train.lr); look at them and "
+        "approve it again\n"
+    )
+    assert Approvals(server.place / "state").approved("r2") is None
+    assert feddat("r2")[1].endswith("  train.lr: 0.005\nrun r2 is approved\n")
+    assert Approvals(server.place / "state").approved("r2")["train.lr"] == 0.005
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "code"), [((), True, 0), ((), False, 1), (("--yes",), None, 0)], ids=["yes", "no", "option"]
+)
+def test_on_a_terminal_the_administrator_is_asked_after_the_settings_are_shown(
+    server, feddat, capsys, monkeypatch, options, answer, code
+):
+    server.site()
+    server.ask("query", run="r2")
+    asked = []
+
+    def confirm(question):
+        asked.append((question, "train.lr: 0.01" in capsys.readouterr().out))
+        return answer
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr(typer, "confirm", confirm)
+    assert feddat("r2", *options)[0] == code
+    assert asked == ([] if answer is None else [("Approve run r2?", True)])
+    assert (Approvals(server.place / "state").approved("r2") is not None) == (code == 0)
+    assert feddat("r9")[0] == 2 and len(asked) == (answer is not None), "nothing waits, so nothing is asked"
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):
@@ -618,16 +672,26 @@ def test_runs_share_one_budget_and_a_run_beyond_it_is_refused_before_anything_is
     assert server.ask("train", PRIVATE, foundation=foundation, run="r4").has_content()
 
 
-def test_a_total_that_is_not_known_stops_private_training(server, caplog):
+@pytest.mark.parametrize(
+    ("lost", "run", "reason"),
+    [
+        (("state/.policy/spent.json", "seals/.total.spent.json"), "r3", "so what earlier runs have spent is not known"),
+        (("seals",), "r3", ".total.key is gone; restore the key, or remove"),
+        (("state/r2", "seals/r2.key", "seals/r2.spent.json"), "r2", "run r2 trained here before, but its ledger"),
+    ],
+)
+def test_a_total_that_is_not_known_stops_private_training(server, caplog, lost, run, reason):
     server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=10.0)
     foundation = server.foundation(PRIVATE)
     assert server.ask("train", PRIVATE, foundation=foundation, run="r2").has_content()
-    for path in (server.place / "state" / ".policy" / "spent.json", server.place / "seals" / ".total.spent.json"):
-        path.unlink()
+    for path in (server.place / name for name in lost):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     before = server.state()
-    reply = server.ask("train", PRIVATE, foundation=foundation, run="r3")
-    assert reply.error.reason == FAILED and server.state() == before
-    assert "so what earlier runs have spent is not known; restore one of them, or remove" in caplog.text
+    for kind in ("query", "train"):
+        caplog.clear()
+        reply = server.ask(kind, PRIVATE, foundation=foundation, run=run)
+        assert reply.error.reason == FAILED and reason in caplog.text
+    assert server.state() == before
 
 
 @pytest.mark.parametrize("old_state", ["refuse", "continue"])
@@ -649,6 +713,20 @@ def test_an_older_backup_of_the_budget_is_noticed_without_the_server(server, cap
     assert reply.has_content() and "the copy counts" in caplog.text
     (steps,) = json.loads((server.place / "state" / "r2" / "ann" / "privacy.json").read_text())["steps"]
     assert steps["count"] == 15
+
+
+def test_an_older_backup_of_the_secure_sums_is_noticed_without_the_server(server, caplog):
+    server.site(own={"old_state": "refuse"}, approval="first-use")
+    foundation = server.foundation(SUMS)
+    assert server.ask("train", SUMS, foundation=foundation, run="r2").has_content()
+    store = PersonalStore(server.place / "state" / "r2", "ann", key=server.place / "seals" / "r2.key")
+    opened = {"names": ["ann", "bob", "cas"], "clients": 3}
+    store.write_record(SUMS_FILE, {"run": "r2", "rounds": {"1": opened}})
+    assert server.ask("train", SUMS, foundation=foundation, run="r2").has_content()
+    (store.folder / SUMS_FILE).unlink()
+    caplog.clear()
+    reply = server.ask("train", SUMS, foundation=foundation, run="r2")
+    refused(caplog, reply, "the record of secure sums in", OLD_STATE)
 
 
 def test_no_collusion_is_not_assumed(server, caplog):

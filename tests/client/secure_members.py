@@ -20,12 +20,13 @@ OWN = masks.private_key(b"the server's own")
 
 
 class Members:
-    """Clients c0, c1, ..., whose updates depend on their names."""
+    """Clients c0, c1, ..., whose updates depend on their names; ``seals``: folder of their keys, else beside states."""
 
-    def __init__(self, folder, count, size=8, rules=Rules(bits=16)):
+    def __init__(self, folder, count, size=8, rules=Rules(bits=16), seals=None):
         self.names = [f"c{place}" for place in range(count)]
         self.rules, self.size = rules, size
-        self.of = {name: SecureMember(PersonalStore(folder, name), rules) for name in self.names}
+        keys = {name: None if seals is None else seals / name / "run.key" for name in self.names}
+        self.of = {name: SecureMember(PersonalStore(folder, name, key=keys[name]), rules) for name in self.names}
         self.updates = {
             name: torch.from_numpy(np.random.default_rng(place).normal(0, 0.002, size).astype(np.float32))
             for place, name in enumerate(self.names)

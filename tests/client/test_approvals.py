@@ -22,6 +22,22 @@ def test_a_run_waits_until_it_is_approved(tmp_path):
         approvals.approve("r")
 
 
+def test_only_the_settings_that_were_shown_are_approved(tmp_path):
+    approvals = Approvals(tmp_path)
+    approvals.wait("r", {"train.lr": 0.001, "rounds": 3})
+    shown = approvals.waiting()["r"]
+    approvals.wait("r", {"train.lr": 0.01, "rounds": 3})
+    with pytest.raises(
+        ApprovalError, match=r"run r: not approved, since it now asks for .* \(train\.lr\); look at them"
+    ):
+        approvals.approve("r", shown)
+    assert approvals.approved("r") is None and "r" in approvals.waiting()
+    approvals.approve("r", approvals.waiting()["r"])
+    assert approvals.approved("r") == {"train.lr": 0.01, "rounds": 3}
+    with pytest.raises(ApprovalError, match="is not waiting"):
+        approvals.approve("r", shown)
+
+
 @pytest.mark.parametrize("run", ["../../x", "", "r"])
 def test_what_does_not_wait_cannot_be_approved(tmp_path, run):
     with pytest.raises(ApprovalError, match="waiting runs: none"):
@@ -39,7 +55,7 @@ def test_the_newest_few_wait(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "\x00"])
 def test_a_damaged_approval_is_an_error_and_no_approval(tmp_path, content):
     approvals = Approvals(tmp_path)
-    approvals.approve("r", {})
+    approvals.pin("r", {})
     (tmp_path / ".policy" / "approved" / "r.json").write_text(content)
     with pytest.raises(ApprovalError, match=r"r\.json: .*remove it"):
         approvals.approved("r")

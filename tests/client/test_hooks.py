@@ -179,3 +179,35 @@ def test_state_that_lacks_a_head_is_refused(process):
     other = process(root=one.root, **{"algorithm.heads": "separate"})
     with pytest.raises(StoreError, match="client museum: personal state of round 1 does not fit"):
         other.participant(MUSEUM).fit(other.initial(), 2)
+
+
+@pytest.mark.parametrize("number", [4, 1e5, -1, 1.5, float("nan"), float("inf")])
+@pytest.mark.parametrize(("method", "key", "most"), [("fedlease", "experts", 3), ("fedalt", "replies", 2**24)])
+def test_a_server_chooses_no_sizes_that_a_client_computes_with(process, method, key, most, number):
+    p = process(method)
+    participant = p.participant(MUSEUM)
+    shared = p.initial()
+    server = p.algorithm.server
+    extras = dict(server.sends(server.start(shared))) | {key: torch.full((1,), number)}
+    if 0 <= number <= most and number == int(number):
+        participant.fit(shared, 1, extras)
+        return
+    with pytest.raises(ValueError, match=f"extra array {key}: got .*, expected a whole number from 0 to {most}"):
+        participant.fit(shared, 1, extras)
+    if method == "fedlease":
+        with pytest.raises(ValueError, match="expected a whole number from 0 to 3"):
+            participant.evaluate(shared, 1, "test", extras=extras)
+    assert participant.kept() == 0
+
+
+def test_the_number_of_experts_stays_the_same(process):
+    p = process("fedlease")
+    participant = p.participant(MUSEUM)
+    shared = p.initial()
+    server = p.algorithm.server
+    extras = dict(server.sends(server.start(shared)))
+    participant.fit(shared, 1, extras | {"experts": torch.full((1,), 2.0)})
+    for other in (0.0, 1.0, 3.0):
+        with pytest.raises(ValueError, match=rf"extra array experts: got {other:g}, expected 2 as in earlier rounds"):
+            participant.fit(shared, 2, extras | {"experts": torch.full((1,), other)})
+    participant.fit(shared, 2, extras | {"experts": torch.full((1,), 2.0)})

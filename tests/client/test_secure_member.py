@@ -1,7 +1,9 @@
 """A client's part in secure sums against a lying server: other adapters, other sets, invented masks; and its disk."""
 
 import itertools
+import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from secure_members import Attempt, Members, honest
 
-from feddat.client.store import PersonalStore
+from feddat.client.store import PersonalStore, StoreError
 from feddat.client.summing import Opened, SecureMember
 from feddat.privacy.secure_sum.terms import Rules, enough
 
@@ -119,6 +121,59 @@ def test_a_record_of_an_earlier_version_opens_nothing_again(tmp_path):
     for name in members.names:
         (tmp_path / name / "sums.json").write_text('{"run": "run", "rounds": {"1": "0123abcd"}}')
     assert not honest(members).opened()
+
+
+@pytest.mark.parametrize("how", ["restored", "removed"])
+def test_a_restored_backup_does_not_forget_what_was_opened(tmp_path, caplog, how):
+    """Of five, c0, c1 and c2 open the sum of all. With c0's memory gone, {c0, c3, c4} would give away c1 + c2."""
+    members = Members(tmp_path / "state", 5, seals=tmp_path / "seals")
+    place = tmp_path / "state" / "c0"
+    if how == "restored":
+        place.mkdir(parents=True)
+        members.of["c0"].store.save(1, {})
+        shutil.copytree(place, tmp_path / "backup")
+    assert len(honest(members, revealers=["c0", "c1", "c2"]).opened()) == 1
+    shutil.rmtree(place)
+    if how == "restored":
+        shutil.copytree(tmp_path / "backup", place)
+    caplog.clear()
+    second = honest(members, ["c0", "c3", "c4"])
+    assert not second.opened(), "the difference of the two sums is c1 + c2"
+    assert second.refused["c0"].startswith("this round's sum was opened before, over other clients")
+    assert "restoring an older backup; the copy counts" in caplog.text
+    again = honest(members)
+    assert [names for names, _ in again.opened()] == [frozenset(members.names)], "the same sum may be opened again"
+
+
+def test_a_run_whose_files_are_removed_opens_nothing_again(tmp_path):
+    """Its states and its key are removed. What is left beside the key says that there is something to know."""
+    members = Members(tmp_path / "state", 5, seals=tmp_path / "seals")
+    honest(members, revealers=["c0", "c1", "c2"])
+    shutil.rmtree(tmp_path / "state" / "c0")
+    for path in (tmp_path / "seals" / "c0").glob("[!.]*"):
+        path.unlink()
+    with pytest.raises(StoreError, match=r"client c0: secure sums: .*\.run\.sums\.json: its seal .*, begin a new run$"):
+        honest(members, ["c0", "c3", "c4"])
+
+
+@pytest.mark.parametrize("which", ["record", "copy"])
+@pytest.mark.parametrize("how", ["altered", "no seal", "torn", "not rounds"])
+def test_a_record_of_sums_that_was_altered_opens_nothing(tmp_path, which, how):
+    members = Members(tmp_path / "state", 5, seals=tmp_path / "seals")
+    honest(members, revealers=["c0", "c1", "c2"])
+    store = members.of["c0"].store
+    record = store.folder / "sums.json"
+    path = record if which == "record" else tmp_path / "seals" / "c0" / ".run.sums.json"
+    values = json.loads(path.read_text())
+    values["rounds"] = {} if how != "not rounds" else {"1": 1}
+    if how == "no seal":
+        del values["seal"]
+    if how == "not rounds":
+        values = store.seal.sealed_values(values, "sums.json")
+    path.write_text(json.dumps(values)[: 20 if how == "torn" else None])
+    with pytest.raises(StoreError, match="client c0: secure sums: ") as caught:
+        honest(members, ["c0", "c3", "c4"])
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("share", "least"), [(0.5, 3), (0.5, 5), (0.67, 3)])

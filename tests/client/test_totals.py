@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 from hypothesis import given, settings
@@ -81,7 +82,7 @@ def test_one_copy_is_enough(totals, tmp_path, how, which):
 
 
 @pytest.mark.parametrize("how", ["removed", "torn"])
-def test_without_a_copy_nothing_private_trains_until_the_key_is_removed_too(totals, tmp_path, how):
+def test_without_a_copy_nothing_private_trains_until_what_is_left_is_removed_too(totals, tmp_path, how):
     store = PersonalStore(tmp_path / "state" / "r1", "ann", key=tmp_path / "seals" / "r1.key")
     Budget(store, promised(8.0)).spend(0.1, 1, 5, 20)
     totals.grant("r1", promised(8.0), TWENTY)
@@ -89,10 +90,79 @@ def test_without_a_copy_nothing_private_trains_until_the_key_is_removed_too(tota
         path.unlink() if how == "removed" else path.write_text('{"runs"')
     with pytest.raises(StoreError, match=r"client ann: privacy: neither .*spent\.json nor .* can be read, so what"):
         totals.grant("r2", promised(1.0), TWENTY)
-    (tmp_path / "seals" / ".total.key").unlink()
+    for path in (tmp_path / "seals" / ".total.key", *copies(tmp_path)):
+        path.unlink(missing_ok=True)
     assert str(totals.spent()["record"]) == "ε 8, δ 1e-05 in 1 run", "what the run's own ledger says"
     totals.grant("r2", promised(1.0), TWENTY)
     assert totals.spent()["record"].epsilon == 9.0
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_copy_whose_key_is_gone_is_refused_and_stays(totals, tmp_path, left):
+    """As after the loss of the folder of keys: without the key, the copy can be neither believed nor ignored."""
+    totals.grant("r1", promised(8.0), TWENTY)
+    path = copies(tmp_path)[left]
+    before = path.read_bytes()
+    shutil.rmtree(tmp_path / "seals") if left == 0 else copies(tmp_path)[0].unlink()
+    (tmp_path / "seals" / ".total.key").unlink(missing_ok=True)
+    for ask in (totals.grant, totals.check):
+        with pytest.raises(
+            StoreError, match=r"says what earlier runs have spent, but its key .*\.total\.key is gone"
+        ) as no:
+            ask("r2", promised(8.0), TWENTY)
+        assert "restore the key, or remove" in str(no.value) and "\n" not in str(no.value)
+    assert path.read_bytes() == before
+    with pytest.raises(StoreError, match="its key"):
+        totals.spent()
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+@pytest.mark.parametrize("spent", [True, False])
+def test_a_counted_run_whose_files_are_removed_trains_no_more(totals, tmp_path, unit, spent):
+    totals.grant("r1", promised(8.0, unit=unit), TWENTY)
+    store = PersonalStore(tmp_path / "state" / "r1", "ann", key=tmp_path / "seals" / "r1.key")
+    if spent:
+        Budget(store, promised(8.0)).spend(0.1, 1, 5, 20)
+    totals.grant("r1", promised(8.0, unit=unit), TWENTY)
+    shutil.rmtree(tmp_path / "state" / "r1")
+    totals.check("r1", promised(8.0, unit=unit), TWENTY)
+    for path in (tmp_path / "seals").glob("r1*"):
+        path.unlink()
+    for ask in (totals.check, totals.grant):
+        for policy in (TWENTY, PolicyConfig()):
+            with pytest.raises(
+                StoreError, match=r"run r1 trained here before, but its ledger .*privacy\.json is gone, so"
+            ):
+                ask("r1", promised(8.0, unit=unit), policy)
+    assert totals.spent()[unit].epsilon == 8.0 and not (tmp_path / "state" / "r1").exists()
+    totals.grant("r2", promised(8.0, unit=unit), TWENTY)
+
+
+def test_a_ledger_that_is_gone_beside_its_states_is_not_begun_anew(totals, tmp_path):
+    store = PersonalStore(tmp_path / "state" / "r1", "ann", key=tmp_path / "seals" / "r1.key", promise="all")
+    store.save(1, {})
+    for _ in range(2):
+        with pytest.raises(
+            StoreError, match=r"client ann: privacy: run r1 trained here with privacy, but its ledger .* is"
+        ):
+            totals.grant("r1", promised(8.0), TWENTY)
+        with pytest.raises(StoreError, match="remove the files of run r1, which then no longer counts"):
+            totals.grant("r2", promised(8.0), TWENTY)
+    assert not (store.folder / "privacy.json").exists()
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_where_all_copies_are_removed_every_ledger_that_is_left_counts(totals, tmp_path, unit):
+    """Also of a run whose server adds the noise, and of one whose states are gone while its copy is not."""
+    for run in ("r1", "r2"):
+        totals.grant(run, promised(8.0, unit=unit), TWENTY)
+    shutil.rmtree(tmp_path / "state" / "r2")
+    for path in (tmp_path / "seals" / ".total.key", *copies(tmp_path)):
+        path.unlink()
+    assert str(totals.spent()[unit]) == "ε 16, δ 2e-05 in 2 runs"
+    (tmp_path / "seals" / "r2.key").unlink()
+    with pytest.raises(StoreError, match=r"r2\.spent\.json: its seal cannot be checked.*or remove the files of run r2"):
+        totals.spent()
 
 
 def test_an_altered_copy_is_refused(totals, tmp_path):

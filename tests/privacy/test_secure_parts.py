@@ -201,11 +201,12 @@ def test_more_than_the_share_are_needed(clients, share, enough):
         (Rules(), ("bob", "ann", "cid"), "not sorted"),
         (Rules(), ("ann", "ann", "bob"), "not sorted"),
         (Rules(bits=8), tuple(f"c{i:02}" for i in range(60)), "8 bits are too few for a sum of 60 clients"),
+        (Rules(bits=32), tuple(f"c{i:05}" for i in range(10_001)), "10001 clients in the sum, expected at most 10000"),
     ],
 )
 def test_terms_that_no_honest_server_makes(rules, names, problem):
     with pytest.raises(SumError, match=problem):
-        Terms("run", 1, 10, rules, bytes(32), names, offers(len(names)))
+        Terms("run", 1, 10, rules, bytes(32), names, offers(min(len(names), 250)))
 
 
 def test_no_two_clients_offer_the_same_key():

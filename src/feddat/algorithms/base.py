@@ -55,6 +55,20 @@ class RoundContext:
     scratch: dict[str, Any] = field(default_factory=dict)
 
 
+def received_count(context: RoundContext, key: str, most: int) -> int:
+    """Return a number that the server sends as an array of shape (1,).
+
+    A client must not take a size from a server unchecked: it could use up the client's memory.
+
+    Raises:
+        ValueError: it is not a whole number from 0 to ``most``.
+    """
+    value = context.received[key].item()
+    if not 0 <= value <= most or value != int(value):
+        raise ValueError(f"extra array {key}: got {value:g}, expected a whole number from 0 to {most}")
+    return int(value)
+
+
 class Learner(Protocol):
     """The operations that an algorithm can run on a client: forward passes, losses, updates, and copies of adapters."""
 

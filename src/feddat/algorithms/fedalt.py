@@ -16,12 +16,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, received_count
 from feddat.algorithms.server import Gathered, ServerPart
 from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
 #: The extra array that comes with the mean: the number of adapters in it, shape (1,).
 REPLIES = "replies"
+#: The largest such number that float32 holds exactly, with all below it.
+MOST_REPLIES = 2**24
 #: The mixer's weight (2, d) and bias (2,), in the order of :data:`MIXED`.
 WEIGHT, BIAS = "mixer.weight", "mixer.bias"
 MIXED = ("local", "anchor")
@@ -78,7 +80,7 @@ class FedALT(Algorithm):
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Load the rest-of-world adapter into the anchor; a client's first adapter is the received one."""
         received, own, rest = (learner.adapter(name) for name in ("global", "local", "anchor"))
-        replies = round(context.received[REPLIES].item())
+        replies = received_count(context, REPLIES, MOST_REPLIES)
         included = context.previous == context.round - 1
         for key, value in rest.items():
             value.copy_(rest_of_world(received[key], own[key] if included else None, replies))

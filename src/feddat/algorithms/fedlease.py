@@ -26,7 +26,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import Algorithm, Learner, RoundContext, need_equal_weights, task_step
+from feddat.algorithms.base import Algorithm, Learner, RoundContext, need_equal_weights, received_count, task_step
 from feddat.algorithms.clusters import by_silhouette, cosine_distances
 from feddat.algorithms.server import Gathered, ServerPart
 from feddat.config import AlgorithmConfig, RunConfig
@@ -158,7 +158,16 @@ def expert_weights(logits: Tensor, count: int) -> Tensor:
 
 
 def _count(context: RoundContext) -> int:
-    return round(context.received[COUNT].item()) if COUNT in context.received else 0
+    """Return M.
+
+    Raises:
+        ValueError: the server sends more experts than there are slots, or another number than the router was made for.
+    """
+    count = received_count(context, COUNT, len(SLOTS)) if COUNT in context.received else 0
+    router = context.state.get(ROUTER)
+    if router is not None and len(router) != 2 * count - 1:
+        raise ValueError(f"extra array {COUNT}: got {count}, expected {(len(router) + 1) // 2} as in earlier rounds")
+    return count
 
 
 def _route(features: Tensor, count: int, context: RoundContext) -> dict[str, Tensor]:

@@ -125,6 +125,7 @@ def approve(
     folder: Annotated[
         Path, typer.Option("--folder", "-f", metavar="CLIENT_DIR", help="This client's folder.")
     ] = Path(),
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Approve without a question on the terminal.")] = False,
 ) -> None:
     """Approve the settings that a run asks of this client; the run cannot change them afterwards."""
     from feddat.client.approvals import Approvals, changes
@@ -143,7 +144,9 @@ def approve(
             out.print(Text(f"  {key}: {waiting[name].get(key)!r}"), soft_wrap=True)
     _tell_spent(site)
     if run is not None:
-        approvals.approve(run)
+        if run in waiting and not yes and sys.stdin.isatty() and not typer.confirm(f"Approve run {run}?"):
+            raise typer.Exit(fail(f"run {run}: not approved", 1))
+        approvals.approve(run, waiting.get(run))
         out.print(f"run {run} is approved", markup=False)
     elif not waiting:
         out.print("no run is waiting for approval")

@@ -63,18 +63,37 @@ class Approvals:
         """
         return {file.stem: _read(file) or {} for file in self._waiting()}
 
-    def approve(self, run: str, settings: Settings | None = None) -> None:
-        """Approve a run with the settings it waits with, or with the given ones; it must keep to them from now on.
+    def pin(self, run: str, settings: Settings) -> None:
+        """Approve a run with these settings, whether it waits or not; it must keep to them from now on.
 
         Raises:
-            ApprovalError: the run is not waiting.
             OSError: the file cannot be written.
         """
-        if settings is None and (settings := self.waiting().get(run)) is None:
-            names = ", ".join(self.waiting()) or "none"
-            raise ApprovalError(f"run {run}: is not waiting for approval; waiting runs: {names}")
         self._write(self._file("approved", run), settings)
         self._file("waiting", run).unlink(missing_ok=True)
+
+    def approve(self, run: str, shown: Settings | None = None) -> None:
+        """Approve a waiting run with the settings that it waits with; it must keep to them from now on.
+
+        Args:
+            run: the run.
+            shown: the settings that the administrator has seen. A server asks every few seconds, and can ask for
+                others meanwhile; default: nobody has seen any, so those that wait now.
+
+        Raises:
+            ApprovalError: the run is not waiting, or its settings are no longer those that were shown.
+            OSError: the file cannot be written.
+        """
+        waiting = self.waiting()
+        if (settings := waiting.get(run)) is None:
+            names = ", ".join(waiting) or "none"
+            raise ApprovalError(f"run {run}: is not waiting for approval; waiting runs: {names}")
+        if shown is not None and (changed := changes(shown, settings)):
+            raise ApprovalError(
+                f"run {run}: not approved, since it now asks for other settings than those shown "
+                f"({', '.join(changed)}); look at them and approve it again"
+            )
+        self.pin(run, settings)
 
     def _file(self, kind: str, run: str) -> Path:
         return self.folder / kind / f"{run}.json"

@@ -35,6 +35,15 @@ class Budget:
     def __init__(self, store: PersonalStore, settings: PrivacyConfig) -> None:
         self._store, self._client, self._settings = store, store.client, settings
 
+    def begin(self) -> None:
+        """Begin the ledger if there is none, so that its loss shows even before anything is spent.
+
+        Raises:
+            StoreError: the ledger cannot be read or written, or is gone though there are states that it paid for.
+        """
+        if newest_ledger(self._store)[0] is None:
+            self._write(self.spent())
+
     def spend(self, rate: float, releases: int, steps: int, planned: int) -> float:
         """Pay for a round of DP-SGD, and return the noise multiplier of its steps.
 
@@ -157,7 +166,7 @@ def newest_ledger(store: PersonalStore) -> tuple[dict[str, Any] | None, bool]:
         StoreError: one of them cannot be read, or was altered.
     """
     ledger, copy = store.read_ledger(), store.read_ledger_copy()
-    older = copy is not None and _count(copy) > _count(ledger or {})
+    older = copy is not None and (ledger is None or _count(copy) > _count(ledger))
     return (copy if older else ledger), older
 
 

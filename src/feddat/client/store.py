@@ -23,7 +23,7 @@ from feddat.client_names import name_problem
 from feddat.config.privacy import Promise, keeps
 from feddat.files import locked, write_json
 from feddat.phases import phase
-from feddat.seals import BLANK, SEAL, Seal, SealError
+from feddat.seals import BLANK, SEAL, NoSealError, Seal, SealError
 from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,14 @@ PATIENCE = 10.0
 
 #: File of the seal key in a client's folder, unless the key is kept elsewhere.
 KEY_FILE = ".seal.key"
-#: In a client's folder, what it has spent of its privacy budget.
-LEDGER_FILE = "privacy.json"
+#: In a client's folder: what it has spent of its privacy budget, and the secure sums that it helped to open.
+LEDGER_FILE, SUMS_FILE = "privacy.json", "sums.json"
 #: Ending of the ledger's copy, beside a seal key that is in a folder of its own.
 COPY_ENDING = ".spent.json"
+#: File -> its copy there, named after the key. The copy of sums outlives the removal of all files ``RUN.*``.
+_COPIES = {LEDGER_FILE: "{}" + COPY_ENDING, SUMS_FILE: ".{}.sums.json"}
+#: File -> what it is about, and what is not known without it, for messages.
+_ABOUT = {LEDGER_FILE: ("privacy", "what is spent"), SUMS_FILE: ("secure sums", "what was opened")}
 #: Metadata key of what the run that wrote a state promised about records.
 PROMISE = "privacy"
 
@@ -226,7 +230,7 @@ class PersonalStore:
         Raises:
             StoreError: it cannot be read, or was altered after it was written.
         """
-        return self._read_ledger(self.folder / LEDGER_FILE)
+        return self.read_record(LEDGER_FILE)
 
     def read_ledger_copy(self) -> dict[str, Any] | None:
         """Return the ledger's copy beside the seal key, which outlives the client's folder; ``None`` if there is none.
@@ -234,32 +238,7 @@ class PersonalStore:
         Raises:
             StoreError: as :meth:`read_ledger`.
         """
-        return None if (path := self._ledger_copy()) is None else self._read_ledger(path)
-
-    def _ledger_copy(self) -> Path | None:
-        """Return the path of the ledger's copy; ``None`` if the seal key is beside the states, where a copy is idle."""
-        apart = self.seal.file.parent.resolve() != self.folder.resolve()
-        return self.seal.file.with_suffix(COPY_ENDING) if apart else None
-
-    def _read_ledger(self, path: Path) -> dict[str, Any] | None:
-        where = f"client {self.client}: privacy: {path}"
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("not a JSON object")
-            if not self.seal.check_values(found, LEDGER_FILE):
-                log.warning("%s has no seal: it is of an earlier version", where)
-        except FileNotFoundError:
-            return None
-        except SealError as error:
-            raise StoreError(
-                f"{where}: {error}; put back what was there, begin a new run, or accept it (accept_changes)"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise StoreError(
-                f"{where} cannot be read: {type(error).__name__}; what is spent is not known, so begin a new run"
-            ) from None
-        return found
+        return self.read_copy(LEDGER_FILE)
 
     def write_ledger(self, values: Mapping[str, Any]) -> None:
         """Write the client's ledger of its privacy budget, sealed, whole or not at all; then its copy.
@@ -267,17 +246,82 @@ class PersonalStore:
         Raises:
             StoreError: the disk refuses.
         """
-        path = self.folder / LEDGER_FILE
+        self.write_record(LEDGER_FILE, values)
+
+    def read_record(self, name: str) -> dict[str, Any] | None:
+        """Return what the client must not forget, :data:`LEDGER_FILE` or :data:`SUMS_FILE`; ``None`` if there is none.
+
+        Raises:
+            StoreError: it cannot be read, or was altered after it was written.
+        """
+        return self._read_record(self.folder / name, name)
+
+    def read_copy(self, name: str) -> dict[str, Any] | None:
+        """Return a record's copy beside the seal key, which outlives the client's folder; ``None`` if there is none.
+
+        Raises:
+            StoreError: as :meth:`read_record`.
+        """
+        return None if (path := self._copy(name)) is None else self._read_record(path, name)
+
+    def write_record(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a record, sealed, flushed, and whole or not at all; then its copy.
+
+        Raises:
+            StoreError: the disk refuses.
+        """
+        path = self.folder / name
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._begin_seals()
-            sealed = self.seal.sealed_values(values, LEDGER_FILE)
+            sealed = self.seal.sealed_values(values, name)
             write_json(path, sealed)
-            if (copy := self._ledger_copy()) is not None:
+            if (copy := self._copy(name)) is not None:
                 path = copy
                 write_json(path, sealed)
         except OSError as error:
             raise StoreError(f"client {self.client}: cannot write {path}: {error.strerror or error}") from error
+
+    def _copy(self, name: str) -> Path | None:
+        """Return the path of a record's copy; ``None`` if the seal key is beside the states, where a copy is idle."""
+        apart = self.seal.file.parent.resolve() != self.folder.resolve()
+        return self.seal.file.with_name(_COPIES[name].format(self.seal.file.stem)) if apart else None
+
+    def _read_record(self, path: Path, name: str) -> dict[str, Any] | None:
+        about, unknown = _ABOUT[name]
+        where = f"client {self.client}: {about}: {path}"
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("not a JSON object")
+            if not self._is_sealed(found, name):
+                log.warning("%s has no seal: it is of an earlier version", where)
+        except FileNotFoundError:
+            return None
+        except SealError as error:
+            accepted = ", or accept it (accept_changes)" if path.parent == self.folder else ""
+            raise StoreError(f"{where}: {error}; put back what was there, begin a new run{accepted}") from None
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"{where} cannot be read: {type(error).__name__}; {unknown} is not known, so begin a new run"
+            ) from None
+        return found
+
+    def _is_sealed(self, found: Mapping[str, Any], name: str) -> bool:
+        """Check a record's seal; return whether it has one.
+
+        Earlier versions did not seal the record of sums though there was a key; then there is no copy of it either.
+
+        Raises:
+            SealError: the seal is wrong, or missing although records have seals here.
+        """
+        try:
+            return self.seal.check_values(found, name)
+        except NoSealError:
+            copy = self._copy(name)
+            if name != SUMS_FILE or (copy is not None and copy.exists()):
+                raise
+            return False
 
     def accept(self) -> None:
         """Seal all states of this client again even if they were altered; log a warning for each file sealed.
@@ -297,7 +341,7 @@ class PersonalStore:
     def _seal_all(self, told: str, altered: bool) -> None:
         """Seal the client's states of all kinds without a seal and, with ``altered``, those whose seal is wrong."""
         # All files are checked before the first is sealed: from then on, a missing seal counts as an alteration.
-        ledger = self._ledger_to_seal(altered)
+        records = {name: found for name in _COPIES if (found := self._record_to_seal(name, altered)) is not None}
         for path in [path for path in sorted(self.folder.glob("*.safetensors")) if not self._is_settled(path, altered)]:
             try:
                 with safe_open(path, framework="pt") as file:
@@ -307,19 +351,19 @@ class PersonalStore:
                 continue  # `read` reports it
             self._write(path, tensors, metadata)
             log.warning("client %s: personal state %s %s", self.client, path, told)
-        if ledger is not None:
-            write_json(self.folder / LEDGER_FILE, self.seal.sealed_values(ledger, LEDGER_FILE))
-            log.warning("client %s: privacy: %s %s", self.client, self.folder / LEDGER_FILE, told)
+        for name, record in records.items():
+            write_json(self.folder / name, self.seal.sealed_values(record, name))
+            log.warning("client %s: %s: %s %s", self.client, _ABOUT[name][0], self.folder / name, told)
 
-    def _ledger_to_seal(self, altered: bool) -> dict[str, Any] | None:
-        """Return the ledger, where it has no seal, or (``altered``) one that does not fit."""
+    def _record_to_seal(self, name: str, altered: bool) -> dict[str, Any] | None:
+        """Return a record, where it has no seal, or (``altered``) one that does not fit."""
         try:
-            found = json.loads((self.folder / LEDGER_FILE).read_text(encoding="utf-8"))
-            settled = not isinstance(found, dict) or self.seal.check_values(found, LEDGER_FILE)
+            found = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            settled = not isinstance(found, dict) or self.seal.check_values(found, name)
         except SealError:
             settled = not altered
         except (OSError, ValueError):
-            return None  # `read_ledger` says so
+            return None  # `read_record` says so
         return None if settled else found
 
     def _is_settled(self, path: Path, altered: bool) -> bool:
@@ -340,3 +384,12 @@ class PersonalStore:
 
     def _path(self, round: int) -> Path:
         return self.folder / f"{self.label}-{round:04d}.safetensors"
+
+
+def promise_of(path: Path) -> str:
+    """Return what the run that wrote a state promised about records; ``none`` for an unreadable state."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return str((file.metadata() or {}).get(PROMISE, "none"))
+    except (OSError, SafetensorError):
+        return "none"

@@ -8,8 +8,9 @@
 | ``sums.json`` | of every round whose sum this client helped to open: whose updates were in it | the next run |
 
 Every state is on the disk before the answer that goes with it leaves, and from ``share`` on it is flushed. So a client
-that is killed and asked again, even after a power cut, makes no mask twice and reveals nothing new. Losing one of the
-other files costs one attempt.
+that is killed and asked again, even after a power cut, makes no mask twice and reveals nothing new. ``sums.json`` is
+sealed, and where the seal key has a folder of its own a copy is beside the key. What either of them says counts, so a
+restored backup forgets no sum. Losing one of the other files costs one attempt.
 
 A client that helped to open a round's sum opens no other of that round. It takes part in another attempt at the round
 only if this attempt has all clients of that sum, and no more clients than the attempt that opened it. Otherwise a
@@ -35,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from feddat.client.client_level import NoiseShares
-from feddat.client.store import PersonalStore, StoreError
+from feddat.client.store import SUMS_FILE, PersonalStore, StoreError
 from feddat.files import whole_file
 from feddat.phases import phase
 from feddat.privacy.secure_sum.client import ClientSum
@@ -46,7 +47,7 @@ from feddat.privacy.secure_sum.terms import NO_COMMITMENT, Offer, Rules, Terms
 
 log = logging.getLogger(__name__)
 
-_CHANNEL, _STATE, _UPDATE, _DONE = "sum-channel.json", "sum.json", "sum.f32", "sums.json"
+_CHANNEL, _STATE, _UPDATE = "sum-channel.json", "sum.json", "sum.f32"
 _OPENED = "this round's sum was opened before, over other clients, and is not opened again"
 #: Key of what rounding and clipping left of earlier updates.
 _LEFT = "left"
@@ -211,7 +212,7 @@ class SecureMember:
             if (opened := self._opened(run)).get(round) is None:
                 opened[round] = Opened(state.survivors, state.terms.clients)
                 rounds = {str(round): asdict(found) for round, found in opened.items()}
-                self._write(_DONE, {"run": run, "rounds": rounds}, flushed=True)
+                self.store.write_record(SUMS_FILE, {"run": run, "rounds": rounds})
             return shares
 
         shares = self._step(run, round, take)
@@ -255,15 +256,20 @@ class SecureMember:
         return {name: bytes.fromhex(channel) for name, channel in found["others"].items()}
 
     def _opened(self, run: str) -> dict[int, Opened]:
-        """Return round -> its sum, for the sums that this client helped to open."""
-        found = self._read(_DONE)
-        if found is None or found["run"] != run:
-            return {}
-        # A text is from an earlier version, which did not keep the names: that round is not opened again.
-        return {
-            int(round): Opened((), 0) if isinstance(one, str) else Opened(tuple(one["names"]), one["clients"])
-            for round, one in found["rounds"].items()
-        }
+        """Return round -> its sum, for the sums that this client helped to open.
+
+        Raises:
+            StoreError: the record of them cannot be read, or was altered.
+        """
+        found, older = opened_sums(self.store, run)
+        if older:
+            log.warning(
+                "client %s: secure sums: %s lacks sums that its copy beside the seal key has, as after restoring an "
+                "older backup; the copy counts",
+                self.store.client,
+                self._path(SUMS_FILE),
+            )
+        return found
 
     def _check_again(self, run: str, round: int, names: Sequence[str]) -> None:
         """Refuse an attempt at a round whose sum was opened, unless only the same clients' sum can come of it.
@@ -300,9 +306,7 @@ class SecureMember:
             return None
         except OSError as error:
             raise StoreError(f"client {self.store.client}: {self._path(name)} cannot be read: {error}") from None
-        except ValueError as error:
-            if name == _DONE:  # without it, a sum might be opened twice
-                raise StoreError(f"client {self.store.client}: {self._path(name)} is damaged: {error}") from None
+        except ValueError:
             return None
         return found if isinstance(found, dict) else None
 
@@ -319,6 +323,32 @@ class SecureMember:
                 temporary.write_bytes(content)
         except OSError as error:
             raise StoreError(f"client {self.store.client}: cannot write {path}: {error.strerror or error}") from None
+
+
+def opened_sums(store: PersonalStore, run: str) -> tuple[dict[int, Opened], bool]:
+    """Return round -> its sum, for the sums that a client helped to open; and whether its own record lacks any of them.
+
+    Raises:
+        StoreError: the record or its copy cannot be read, or was altered.
+    """
+    record, copy = (_rounds(store, found, run) for found in (store.read_record(SUMS_FILE), store.read_copy(SUMS_FILE)))
+    return copy | record, not copy.keys() <= record.keys()
+
+
+def _rounds(store: PersonalStore, found: Mapping[str, Any] | None, run: str) -> dict[int, Opened]:
+    if found is None or found.get("run") != run:
+        return {}
+    try:
+        # A text is from an earlier version, which did not keep the names: that round is not opened again.
+        return {
+            int(round): Opened((), 0) if isinstance(one, str) else Opened(tuple(one["names"]), one["clients"])
+            for round, one in found["rounds"].items()
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(
+            f"client {store.client}: secure sums: {store.folder / SUMS_FILE} cannot be read: {type(error).__name__}; "
+            "what was opened is not known, so begin a new run"
+        ) from None
 
 
 @contextmanager

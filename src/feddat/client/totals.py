@@ -6,7 +6,8 @@ training on, with the ε and δ that it promises, whether or not it spends them.
 once; if its promise was changed, with the largest.
 
 There are two copies, sealed with a key of their own: with the approvals, and beside the key. The larger entry of each
-run counts, so an old backup of one of them forgets nothing.
+run counts, so an old backup of one of them forgets nothing. Whatever is lost, no run trains as if nothing had been
+spent: a copy without its key is refused, and so is a run that trained here and whose own ledger is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from feddat.client.store import COPY_ENDING, LEDGER_FILE, PersonalStore, StoreError
+from feddat.client.budget import Budget, newest_ledger
+from feddat.client.store import COPY_ENDING, LEDGER_FILE, PersonalStore, StoreError, promise_of
 from feddat.config.policy import PolicyConfig
 from feddat.config.privacy import PrivacyConfig, Unit
 from feddat.files import locked, write_json
@@ -79,17 +81,20 @@ class Totals:
 
         Raises:
             TotalError: it is not.
-            StoreError: the ledger cannot be read, was altered, or is gone.
+            StoreError: the ledger cannot be read, was altered, or is gone; or the run trained here and its own is gone.
         """
-        if privacy.on and (policy.total_epsilon is not None or policy.total_delta is not None):
-            self._with(self.runs(), run, privacy, policy)
+        if privacy.on:
+            runs = self.runs()
+            if run in runs:
+                self._check_ledger(run)
+            self._with(runs, run, privacy, policy)
 
     def grant(self, run: str, privacy: PrivacyConfig, policy: PolicyConfig) -> None:
-        """Count a run that is about to train; a run without privacy counts nothing.
+        """Count a run that is about to train, and begin its own ledger; a run without privacy counts nothing.
 
         Raises:
             TotalError: it would exceed the client's total budget; nothing is written.
-            StoreError: the ledger cannot be read or written, was altered, or is gone.
+            StoreError: as :meth:`check`; or a ledger cannot be written.
         """
         if not privacy.on:
             return
@@ -97,6 +102,10 @@ class Totals:
             with locked(self.file.parent, wait=True):
                 before = self.runs()
                 after = self._with(before, run, privacy, policy)
+                if run in before:
+                    self._check_ledger(run)
+                else:  # first, so that a run that is counted has one
+                    Budget(self._store(run), privacy).begin()
                 if after != before or not (self.file.is_file() and self._copy.is_file()):
                     values = {"runs": {name: {u: list(pair) for u, pair in own.items()} for name, own in after.items()}}
                     sealed = self._seal.sealed_values(values, TOTALS_FILE)
@@ -123,16 +132,22 @@ class Totals:
         """Return what each run has promised.
 
         Raises:
-            StoreError: the ledger cannot be read, was altered, or is gone though its key is there.
+            StoreError: the ledger cannot be read, was altered, or is gone though its key is there; or the key is gone.
         """
         if not self._seal.exists:
+            if left := [path for path in (self.file, self._copy) if path.exists()]:
+                raise StoreError(
+                    f"client {self._client}: privacy: {left[0]} says what earlier runs have spent, but its key "
+                    f"{self._seal.file} is gone; restore the key, or remove {' and '.join(map(str, left))} to begin "
+                    "with what the runs' own ledgers say"
+                )
             return self._before()
         copies = {path: self._read(path) for path in (self.file, self._copy)}
         if not (good := [found for found in copies.values() if found is not None]):
             raise StoreError(
                 f"client {self._client}: privacy: neither {self.file} nor {self._copy} can be read, so what earlier "
-                f"runs have spent is not known; restore one of them, or remove {self._seal.file} to begin with what "
-                "the ledgers of the runs in the state folder say"
+                f"runs have spent is not known; restore one of them, or remove {self._seal.file} and "
+                "what is left of them to begin with what the runs' own ledgers say"
             )
         merged: Runs = {}
         for found in good:
@@ -185,14 +200,49 @@ class Totals:
             return None
 
     def _before(self) -> Runs:
-        """Return the promises in the ledgers of the runs in the state folder, where there is no ledger of all yet."""
+        """Return the promises in the runs' own ledgers, where there is no ledger of all yet.
+
+        Raises:
+            StoreError: the ledger of a run that trained with privacy is gone, was altered or cannot be read.
+        """
+        states = list(self._state.glob(f"*/{self._client}/round-*.safetensors"))
+        ledgers = self._state.glob(f"*/{self._client}/{LEDGER_FILE}")
+        copies = {path.name.removesuffix(COPY_ENDING) for path in self._seals.glob(f"[!.]*{COPY_ENDING}")}
         found: Runs = {}
-        for path in sorted(self._state.glob(f"*/{self._client}/{LEDGER_FILE}")):
-            run = path.parent.parent.name
-            ledger = PersonalStore(path.parent.parent, self._client, key=self._seals / f"{run}.key").read_ledger() or {}
-            pair = (_number(ledger, "epsilon"), _number(ledger, "delta"))
-            _enter(found, run, str(ledger.get("unit", "record")), pair)
+        for run in sorted({path.parent.parent.name for path in (*states, *ledgers)} | copies):
+            try:
+                ledger, _ = newest_ledger(self._store(run))
+            except StoreError as error:
+                raise StoreError(f"{error}; or remove the files of run {run}, which then no longer counts") from None
+            if ledger is not None:
+                pair = (_number(ledger, "epsilon"), _number(ledger, "delta"))
+                _enter(found, run, str(ledger.get("unit", "record")), pair)
+            elif any(promise_of(path) != "none" for path in states if path.parent.parent.name == run):
+                raise StoreError(
+                    f"client {self._client}: privacy: run {run} trained here with privacy, but its ledger "
+                    f"{self._store(run).folder / LEDGER_FILE} is gone; restore it, or remove the files of run {run}, "
+                    "which then no longer counts"
+                )
         return found
+
+    def _store(self, run: str) -> PersonalStore:
+        return PersonalStore(self._state / run, self._client, key=self._seals / f"{run}.key")
+
+    def _check_ledger(self, run: str) -> None:
+        """Refuse a run that has been counted, and of which nothing is left that says how much of it was spent.
+
+        Where only states are left, :class:`Budget` refuses to spend.
+
+        Raises:
+            StoreError: its ledger and the copy are gone, or cannot be read.
+        """
+        store = self._store(run)
+        if newest_ledger(store)[0] is None and not store.rounds():
+            raise StoreError(
+                f"client {self._client}: privacy: run {run} trained here before, but its ledger "
+                f"{store.folder / LEDGER_FILE} is gone, so what it has spent is not known; restore it, or begin a new "
+                "run"
+            )
 
 
 def _number(ledger: Mapping[str, Any], key: str) -> float:

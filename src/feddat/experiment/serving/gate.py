@@ -26,6 +26,7 @@ from feddat.client.approvals import Approvals, changes
 from feddat.client.budget import newest_ledger
 from feddat.client.ledger import Ledger
 from feddat.client.private_rules import check_privacy
+from feddat.client.summing import opened_sums
 from feddat.client.totals import TotalError, Totals
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
@@ -88,7 +89,8 @@ class ClientGate:
             PolicyError: the policy does not allow the instruction; the reason is for the client's own log.
             StoreError: the client's data has changed, and its file does not accept that; or what earlier runs have
                 spent is not known.
-            OldStateError: the client's privacy ledger is older than its copy, and its file refuses an old state.
+            OldStateError: the client's privacy ledger, or its record of secure sums, is older than its copy, and its
+                file refuses an old state.
         """
         site = read_site(self.file)
         own = site.policy
@@ -102,11 +104,8 @@ class ClientGate:
         else:
             for member in works.members.values():
                 policy.check_scores(own, len(member.data.split(ask.split)))
-        if site.old_state == "refuse" and newest_ledger(works.store)[1]:
-            raise OldStateError(
-                f"the privacy ledger in {works.store.folder} is older than its copy beside the seal key: restored from "
-                "an older backup? It does nothing until the right state is restored (old_state: refuse)"
-            )
+        if site.old_state == "refuse":
+            _check_newest(works, ask.run)
         if works not in _COMPARED:  # only now, since the check writes the hashes to disk
             check_client(works, site.accept_changes)
             _COMPARED.add(works)
@@ -155,7 +154,7 @@ class ClientGate:
         if site.policy.approval == "first-use":
             if not Ledger(approvals.folder).take("runs", site.policy.new_runs_a_day):
                 raise PolicyError(f"policy.new_runs_a_day: {site.policy.new_runs_a_day} runs have already begun today")
-            approvals.approve(run, asked)
+            approvals.pin(run, asked)
             log.info("run %s: settings pinned at its first message (policy.approval: first-use)", run)
             return
         approvals.wait(run, asked)
@@ -172,3 +171,18 @@ class ClientGate:
         what, most = limit
         if not Ledger(Approvals(site.state).folder).take(what, most):
             raise PolicyError(f"policy.{what}_a_day: {most} {what} were already made today")
+
+
+def _check_newest(works: Participant, run: str) -> None:
+    """Refuse to work where what the client must not forget is older than its copy.
+
+    Raises:
+        OldStateError: it is.
+        StoreError: it cannot be read, or was altered.
+    """
+    older = {"privacy ledger": newest_ledger(works.store)[1], "record of secure sums": opened_sums(works.store, run)[1]}
+    for what in [what for what, is_older in older.items() if is_older]:
+        raise OldStateError(
+            f"the {what} in {works.store.folder} is older than its copy beside the seal key: restored from an older "
+            "backup? It does nothing until the right state is restored (old_state: refuse)"
+        )

@@ -16,6 +16,8 @@ from feddat.privacy.secure_sum.shares_of_noise import NoisePlan, plan_noise
 
 #: A sum of fewer is never made: of two, each client would know the other's update.
 LEAST_SUM = 3
+#: The most clients of one attempt. Each shares its secrets among all others, in time that grows with their square.
+MOST_SUM = 10_000
 #: Bytes of the hash of what clients received.
 HASH_BYTES = 32
 #: Bytes of a commitment, and its place in an offer that its holder has not been told of: clients need none.
@@ -125,6 +127,8 @@ class Terms:
         Raises:
             SumError: there are too few clients, or too many for the ring, or a name or key occurs twice.
         """
+        if self.clients > MOST_SUM:
+            raise SumError(f"{self.clients} clients in the sum, expected at most {MOST_SUM}")
         if list(self.names) != sorted(set(self.names)) or len(self.offers) != len(self.names):
             raise SumError("the clients' names are not sorted, each once, with an offer each")
         if len(self.received) != HASH_BYTES:
