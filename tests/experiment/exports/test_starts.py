@@ -157,7 +157,7 @@ def exported(finished, tmp_path):
     ("values", "message"),
     [
         ({"adapter__start": "gone"}, "adapter.start: folder .*gone: no adapter_config.json; expected the folder of a"),
-        ({"adapter__start": "dat"}, "route dat combines two adapters; export it with --route global or local"),
+        ({"adapter__start": "dat"}, "route dat combines two adapters; export a route with one adapter, such as global"),
         ({"adapter__start": "shared", "adapter__peft": "lora"}, "peft_type is BOTTLENECK, but the run has .*LORA"),
         ({"adapter__start": "shared", "adapter__reduction": 2}, "has shape .*, this model expects"),
         ({"adapter__start": "shared", "adapter__layers": 1}, "unexpected key"),
