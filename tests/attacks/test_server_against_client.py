@@ -274,6 +274,16 @@ def test_settings_that_show_gradients_although_steps_are_guarded(server, caplog,
     assert not server.ask("train", settings, foundation=server.foundation(settings), run="r2").has_error()
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+def test_losses_of_training_leave_only_without_guarded_steps(server, guarded):
+    """One example changes the loss, and the server's adapter can choose which."""
+    server.site(approval="first-use", guarded_steps=guarded)
+    reply = server.ask("train", foundation=server.foundation(), run="r2")
+    told = {key for record in reply.content.metric_records.values() for key in record}
+    assert ("train.loss" in told) is not guarded
+    assert {"train.steps", "num-examples"} <= told
+
+
 def test_a_picture_gives_its_question_away_where_there_is_no_policy(server):
     """The attack is real: almost only the embeddings of the words in the one question move."""
     server.site(**NONE_AT_ALL, train_examples=1)
