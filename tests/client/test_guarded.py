@@ -247,13 +247,18 @@ def test_clipping_is_refused_because_one_gradient_could_shrink_all_others():
         check_privacy(RunConfig().updated({"train.clip_norm": 1.0, **GUARDED}))
 
 
-@pytest.mark.parametrize("method", ["feddat", "fedavg"])
-def test_losses_stay_with_the_client(method):
-    """A loss changes with a single example, which the server's adapter can choose."""
-    for guarded in (False, True):
-        config = RunConfig().updated({"method": method, "privacy.guarded_steps": guarded})
-        assert steps_are_guarded(config) is guarded
-    assert not steps_are_guarded(RunConfig().updated({"method": "local", **GUARDED}))
+@pytest.mark.parametrize(
+    ("settings", "guarded"),
+    [
+        ({"method": "fedavg"}, True),
+        ({"method": "feddat", "privacy.unit": "client", "privacy.epsilon": 8.0}, True),
+        ({"method": "fedavg", "privacy.epsilon": 8.0}, False),  # noise for records needs no guard
+        ({"method": "local"}, False),  # nothing leaves
+    ],
+)
+def test_which_runs_are_guarded(settings, guarded):
+    assert steps_are_guarded(RunConfig().updated(settings | GUARDED)) is guarded
+    assert not steps_are_guarded(RunConfig().updated(settings))
 
 
 def test_batches_are_equally_large():

@@ -103,8 +103,8 @@ class GuardedAdamW(torch.optim.AdamW):
             if state is None:
                 received = parameter.detach().clone()
                 state = self._leaving[parameter] = _Leaving(received, torch.zeros_like(received, dtype=torch.int32))
-            # 0 · NaN and 0 · ∞ are NaN, so that values that are not finite stay visible.
-            parameter.grad = parameter.grad.sign().add_(0 * parameter.grad)
+            # In place, since recorded passes write to this tensor. 0 · NaN and 0 · ∞ are NaN, so both stay visible.
+            parameter.grad.copy_(parameter.grad.sign().add_(0 * parameter.grad))
             state.moved += parameter.grad != 0
             state.steps += 1
         return super().step(closure)
