@@ -13,7 +13,7 @@ one has a gradient after the backward pass, it was used in another way, and that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,13 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-#: Examples are clipped to C·(1 − this), so that rounding in float64 does not take the sum's sensitivity above C. An
-#: example moves a sum of N ≤ 10,000 by at most C, plus 2·N²·2⁻⁵³·C through the rounding of the others' sum.
-MARGIN = 1e-7
-#: Unit roundoff of float64.
-_ROUNDOFF = 2.0**-53
-#: Most bytes of the float64 copy of gradients that are added up at a time.
-_BLOCK = 32 * 2**20
+from feddat.privacy.clipping import Formed, Unformed, factors, linear
 
 
 class UnknownGradient(RuntimeError):
@@ -79,8 +73,8 @@ class ExampleGradients(TorchFunctionMode):
         """Return Σᵢ wᵢ·gᵢ·min(1, C/‖gᵢ‖) by parameter, float64, of all backward passes since :meth:`clear`.
 
         gᵢ is the gradient of example i's own loss; the backward passes were of the mean over the examples. The norm
-        is over all parameters together. What one example adds has a norm of at most C, rounding included
-        (:data:`MARGIN`). An example whose gradient is not finite adds nothing.
+        is over all parameters together. One example moves the sum by at most C, rounding included
+        (:func:`feddat.privacy.clipping.margin`). An example whose gradient is not finite adds nothing.
 
         Args:
             clip: C.
@@ -96,14 +90,11 @@ class ExampleGradients(TorchFunctionMode):
         found = {key: self._found(key, parts, examples) for key, parts in used.items()}
         if not found:
             return {}
-        norms = torch.stack([one.squared() for one in found.values()]).sum(dim=0).sqrt() * examples
-        finite = norms.isfinite()
-        most = clip * (1 - MARGIN)
-        factors = torch.where(finite, most / norms.clamp(min=most), 0.0)
-        if counts is not None:
-            factors = factors * counts.to(factors)
         # The mean's gradient is 1/N of each example's own.
-        return {self._parameters[key]: one.weighted(factors * examples, finite) for key, one in found.items()}
+        squared = torch.stack([one.squared() for one in found.values()]).sum(dim=0) * examples**2
+        weights = factors(squared, clip, counts) * examples
+        finite = squared.isfinite()
+        return {self._parameters[key]: one.weighted(weights, finite) for key, one in found.items()}
 
     def gradients(self, examples: int) -> dict[nn.Parameter, Tensor]:
         """Return gᵢ by parameter, (N, *shape), float32: what :meth:`clipped_sums` adds up, for whoever wants each one.
@@ -127,12 +118,12 @@ class ExampleGradients(TorchFunctionMode):
             if parameter.grad is not None:
                 raise UnknownGradient(f"{self._names[key]}: gradients of single examples are not known here")
 
-    def _found(self, key: int, parts: _Parts, examples: int) -> _Linear | _Plain:
+    def _found(self, key: int, parts: _Parts, examples: int) -> Formed | Unformed:
         gradients = torch.cat([self._by_example(key, one, examples) for one in parts.gradients], dim=1)
         if not parts.inputs:
-            return _Plain(gradients.sum(dim=1))
+            return Formed(gradients.sum(dim=1))
         inputs = torch.cat([self._by_example(key, one, examples) for one in parts.inputs], dim=1)
-        return _Linear(inputs, gradients)
+        return linear(inputs, gradients)
 
     def _by_example(self, key: int, tensor: Tensor, examples: int) -> Tensor:
         """Return a tensor (R, ..., d) as float32 (N, tokens, d)."""
@@ -228,91 +219,6 @@ class _ScaleFunction(torch.autograd.Function):
         ctx.record.note(ctx.bias, gradient)
         below = gradient if ctx.weight is None else gradient * ctx.weight.detach().to(gradient.dtype)
         return below, None, None, None
-
-
-@dataclass(frozen=True)
-class _Plain:
-    """Gradients (N, d) of a vector by example."""
-
-    gradients: Tensor
-
-    def each(self) -> Tensor:
-        """Return each example's gradient, (N, d)."""
-        return self.gradients
-
-    def squared(self) -> Tensor:
-        """Return each example's squared norm, (N,) float64."""
-        return _squared(self.gradients)
-
-    def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
-        """Return the sum of all examples' gradients times their factors; gradients that are not finite count as 0."""
-        return _weighted(self.gradients, factors, finite)
-
-
-class _Linear:
-    """Gradients of a weight (out, in) by example, as x (N, tokens, in) and g (N, tokens, out).
-
-    The gradients are computed if that takes less work than comparing all tokens with each other.
-    """
-
-    def __init__(self, inputs: Tensor, gradients: Tensor) -> None:
-        tokens, wide, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-        made = tokens * (wide + out) > wide * out
-        self._made = gradients.transpose(1, 2) @ inputs if made else None
-        self._inputs, self._gradients = (inputs, gradients) if made else (inputs.double(), gradients.double())
-
-    def each(self) -> Tensor:
-        """Return each example's gradient, (N, out, in) float32."""
-        return (self._gradients.transpose(1, 2) @ self._inputs).float() if self._made is None else self._made
-
-    def squared(self) -> Tensor:
-        """Return an upper bound of each example's squared norm, (N,) float64.
-
-        It is the squared norm to the last digits, unless an example's tokens cancel each other almost entirely.
-        """
-        if self._made is not None:
-            return _squared(self._made)
-        x, g = self._inputs, self._gradients
-        alike = (x @ x.transpose(1, 2)) * (g @ g.transpose(1, 2))
-        # |error| of the sum over pairs of tokens, and what the rounding of `weighted` adds: each at most
-        # γₙ·(Σₗ‖xₗ‖‖gₗ‖)², where n is the number of roundings that one number goes through.
-        examples, tokens = x.shape[:2]
-        roundings = tokens * tokens + examples * tokens + x.shape[2] + g.shape[2] + 8
-        size = (x.norm(dim=2) * g.norm(dim=2)).sum(dim=1)
-        bound: Tensor = alike.sum(dim=(1, 2)).clamp(min=0.0) + 4 * roundings * _ROUNDOFF * size.square()
-        return bound
-
-    def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
-        """Return the sum of all examples' gradients times their factors; gradients that are not finite count as 0."""
-        if self._made is not None:
-            return _weighted(self._made, factors, finite)
-        hidden = ~finite[:, None, None]
-        weighed = self._gradients.masked_fill(hidden, 0.0) * factors[:, None, None]
-        total: Tensor = weighed.flatten(0, 1).T @ self._inputs.masked_fill(hidden, 0.0).flatten(0, 1)
-        return total
-
-
-def _blocks(gradients: Tensor) -> Iterator[slice]:
-    """Yield slices of the examples whose float64 copies fit into a block."""
-    at_a_time = max(1, _BLOCK // max(1, 8 * gradients[0].numel()))
-    for begin in range(0, len(gradients), at_a_time):
-        yield slice(begin, begin + at_a_time)
-
-
-def _squared(gradients: Tensor) -> Tensor:
-    """Return the squared norm of each example's gradient (N, ...) as (N,) float64."""
-    return torch.cat([gradients[part].flatten(1).double().square().sum(dim=1) for part in _blocks(gradients)])
-
-
-def _weighted(gradients: Tensor, factors: Tensor, finite: Tensor) -> Tensor:
-    """Return Σᵢ fᵢ·gᵢ in float64 of gradients (N, ...) and factors (N,); examples that are not finite count as 0."""
-    total = torch.zeros(gradients.shape[1:], dtype=torch.float64, device=gradients.device)
-    for part in _blocks(gradients):
-        rows = gradients[part].flatten(1)
-        if not finite[part].all():
-            rows = rows.masked_fill(~finite[part, None], 0.0)
-        total += (factors[part] @ rows.double()).view_as(total)
-    return total
 
 
 def noisy(sums: Mapping[nn.Parameter, Tensor], noise: Tensor, divisor: float) -> None:
