@@ -247,6 +247,11 @@ def test_clipping_is_refused_because_one_gradient_could_shrink_all_others():
         check_privacy(RunConfig().updated({"train.clip_norm": 1.0, **GUARDED}))
 
 
+def test_a_rule_that_reads_training_losses_is_refused_before_the_run():
+    with pytest.raises(ConfigError, match=r"^privacy\.guarded_steps: server\.rule is qfedavg, .*; take another"):
+        check_privacy(RunConfig().updated({"server.rule": "qfedavg", **GUARDED}))
+
+
 @pytest.mark.parametrize(
     ("settings", "guarded"),
     [

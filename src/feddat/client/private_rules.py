@@ -232,6 +232,11 @@ def _check_guarded(config: RunConfig) -> None:
             "privacy.guarded_steps: train.clip_norm: one huge gradient would shrink all others of its step to 0, which "
             f"shows that it was there; leave it out, {own}"
         )
+    if config.server.rule == "qfedavg":
+        raise ConfigError(
+            "privacy.guarded_steps: server.rule is qfedavg, which weights clients by training losses; these stay with "
+            f"the clients; take another rule, {own}"
+        )
 
 
 def steps_are_guarded(config: RunConfig) -> bool:
