@@ -130,7 +130,7 @@ class Probe:
                 found = torch.autograd.grad(loss, parameters, allow_unused=True)
                 pairs = zip(found, parameters, strict=True)
                 return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])[None]
-            loss.backward()  # type: ignore[no-untyped-call]
+            (loss * count).backward()  # type: ignore[no-untyped-call]
         gradients = record.gradients(count)
         head.zero_grad(set_to_none=True)
         return torch.cat(

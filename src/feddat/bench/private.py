@@ -25,6 +25,7 @@ from feddat.client.private_training import PrivateLearner, PrivateTurn, weights_
 from feddat.config import RunConfig, load_config
 from feddat.models.base import Backbone
 from feddat.precision import resolve_precision
+from feddat.privacy.clipping import Clip
 from feddat.privacy.noise import NoiseSource
 
 #: Pairs of a schedule of :data:`feddat.bench.sides.SCHEDULES` and its changed settings.
@@ -127,7 +128,8 @@ class _Steps:
         self.private = sum(p.numel() for p in named.values())
         given = (backbone, adapters, config.train.precision)
         size = float(config.train.batch_size)
-        turn = PrivateTurn((), size, config.privacy.clip, 1.0, releases(config), NoiseSource.secure())
+        clip = Clip.of_samples(config.privacy.clip, size)
+        turn = PrivateTurn((), size, clip, 1.0, releases(config), NoiseSource.secure())
         self._learners = {
             False: BatchLearner(*given, build_optimizer(trained, config.train, heads)),
             True: PrivateLearner(*given, build_optimizer(trained, config.train, heads), turn=turn, private=named),

@@ -25,6 +25,7 @@ from feddat.client.store import PersonalStore
 from feddat.config import RunConfig
 from feddat.example import DataError
 from feddat.phases import phase
+from feddat.privacy.clipping import Clip
 from feddat.privacy.example_gradients import ExampleGradients, entries, noisy
 from feddat.privacy.noise import NoiseSource, poisson_sample
 
@@ -36,15 +37,15 @@ class PrivateTurn:
     Attributes:
         plan: indices of the records of each step, drawn anew for each; a step can have none.
         expected: mean number of records of a step; sums are divided by it.
-        clip: norm that each example's gradient is clipped to.
-        noise: multiplier; the noise has a standard deviation of ``noise · clip``.
+        clip: how far one record can move a noisy sum.
+        noise: multiplier; the noise has a standard deviation of ``noise`` times the clip's norm.
         releases: largest number of noisy sums that a step can make.
         source: of the noise.
     """
 
     plan: tuple[Tensor, ...]
     expected: float
-    clip: float
+    clip: Clip
     noise: float
     releases: int
     source: NoiseSource
@@ -84,7 +85,8 @@ def open_turn(config: RunConfig, store: PersonalStore, records: int, round: int)
     if privacy.noise_seed is not None:
         source = NoiseSource.seeded(privacy.noise_seed, client, round)
     plan = tuple(poisson_sample(records, rate, source) for _ in range(steps))
-    return PrivateTurn(plan, rate * records, privacy.clip, noise, per_step, source)
+    clip = Clip.of_samples(privacy.clip, rate * records)
+    return PrivateTurn(plan, rate * records, clip, noise, per_step, source)
 
 
 class PrivateLearner(BatchLearner):
@@ -123,12 +125,15 @@ class PrivateLearner(BatchLearner):
     def backward(self, loss: Tensor) -> None:
         """Run backward on ``loss``, a mean over the batch, and set private gradients to noisy sums."""
         self._record.clear()
-        super().backward(loss)
-        self._release()
+        examples = len(self._counts)
+        super().backward(loss * examples)  # the sum: see :mod:`feddat.privacy.example_gradients`
+        for parameter in self._parameters:
+            if parameter.grad is not None:  # what learns without noise learns from the mean
+                parameter.grad.div_(examples)
+        self._release(examples)
 
     @phase("backward")
-    def _release(self) -> None:
-        examples = len(self._counts)
+    def _release(self, examples: int) -> None:
         sums = self._record.clipped_sums(self._turn.clip, examples, self._counts)
         self._record.clear()
         if not sums:
@@ -137,7 +142,7 @@ class PrivateLearner(BatchLearner):
         if self._releases > self._turn.releases:
             raise RuntimeError(f"a step makes more than the {self._turn.releases} releases that are accounted for")
         noise = self._turn.source.normal(entries(sums.values()), self._counts.device)
-        noisy(sums, noise.mul_(self._turn.noise * self._turn.clip), self._turn.expected)
+        noisy(sums, noise.mul_(self._turn.noise * self._turn.clip.norm), self._turn.expected)
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Norms and weighted sums of examples' gradients, such that no example moves a sum by more than the clip.
 
-This holds in floating point. A gradient that is formed is formed in float32, and its float32 numbers are what counts.
-Sums of their squares, and of few clipped gradients, are taken in float32 too: nothing cancels there, so a bound on
-rounding is a small part of the result, and it is allowed for. Where a gradient is never formed, everything is float64.
+This holds in floating point. What an example adds to a sum follows from that example and from public numbers alone: its
+norm and its factor do not depend on the other examples, on how many there are, or on the longest text of the batch. So
+only the rounding of the sum itself is shared, and :func:`margin` leaves room for it.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,39 +17,78 @@ from torch import Tensor
 _SINGLE, _DOUBLE = 2.0**-24, 2.0**-53
 #: Smallest normal float32. Whatever is smaller may count as 0.
 _TINY = 2.0**-126
-#: Clipped gradients that are added up in float32; the sums of so many are added up in float64.
-_TOGETHER = 8
-#: A gradient is formed if it has at most this many times the numbers that it follows from.
-_LARGER = 4
+#: Numbers that are added up in float32; such sums are added up in float64.
+_GROUP = 8
+#: Largest sum for which products and groups are in float32; the margin grows with it.
+_LARGEST = 4096
 #: Factors of smaller norms, with clips above the inverse, keep all digits in float32.
 _HUGE = 2.0**50
+#: A gradient is kept if it has at most this many times the numbers that it follows from.
+_KEPT = 4
 
 
-def margin(examples: int) -> float:
-    """Return the part of the clip C that is kept for rounding in a sum of N examples.
+@dataclass(frozen=True)
+class Clip:
+    """How far one example may move a sum.
 
-    Let no gradient be longer than c once it is clipped. Its factor and its product are rounded, each time by u = 2⁻²⁴
-    at most, so it becomes c·(1 + 3u). A float32 sum of 8 is off by 8·u of the sum of its terms' lengths, and so all of
-    them together by 8·u·N·c, with an example and without it. The parameters that are :class:`Unformed` add as much
-    again, at a right angle. So an example moves a sum by at most c·(1 + (3 + 16·√2·N)·u).
+    Attributes:
+        norm: C, the largest L2 norm.
+        most: the number of examples that rounding is allowed for. It must be public: chosen without looking at how many
+            there are in a sample. Sums of more are taken in float64.
     """
-    return (4 + 3 * _TOGETHER * examples) * _SINGLE
+
+    norm: float
+    most: int
+
+    @classmethod
+    def of_samples(cls, norm: float, expected: float) -> Clip:
+        """Return the clip for samples whose mean size is ``expected``."""
+        return cls(norm, 2 * math.ceil(expected) + 64)
+
+    @property
+    def single(self) -> bool:
+        """Whether products and small sums may be in float32."""
+        return self.most <= _LARGEST and self.norm > 1 / _HUGE
+
+    @property
+    def limit(self) -> float:
+        """The norm that gradients are clipped to: C, less what rounding can add."""
+        return self.norm * (1 - margin(self.most, self.single))
 
 
-def factors(squared: Tensor, clip: float, counts: Tensor | None = None) -> Tensor:
+def margin(most: int, single: bool = True) -> float:
+    """Return the part of C that is kept for rounding in a sum of N ≤ ``most`` examples.
+
+    Let c be the largest norm of a clipped gradient, and u = 2⁻²⁴. Factor and product are rounded, so the example adds
+    at most c·(1 + 3u). A float32 sum of 8 is off by 8·u of its terms' norms, so all of them by 8·u·N·c, with the
+    example and without it: 16·u·N·c. Parameters with :class:`Unformed` gradients add as much at a right angle: 22.7. If
+    one huge example, or one more than ``most``, turns float32 into float64, factors and products differ by 3u on one
+    side. The order in which a device adds up squares may depend on N, which changes norms by less than 6u. Together, an
+    example moves the sum by at most c·(1 + 3u + 32·N·u). With float64, a sum is off by N·N·2⁻⁵³·c.
+
+    Raises:
+        ValueError: rounding could be half of C.
+    """
+    part = (4 + 32 * most) * _SINGLE if single else 4 * (1 + most) ** 2 * _DOUBLE
+    if part >= 0.5:
+        raise ValueError(f"a sum of {most} examples cannot be clipped in float64; expected smaller batches")
+    return part
+
+
+def factors(squared: Tensor, clip: Clip, counts: Tensor | None = None) -> Tensor:
     """Return wᵢ·min(1, C/‖gᵢ‖), 0 for gradients that are not finite; (N,) float32, or float64 where that is needed.
 
     Args:
         squared: ‖gᵢ‖² over all parameters, (N,) float64.
-        clip: C.
+        clip: C, and the number of examples that it holds for.
         counts: wᵢ (N,), 0 or 1; default: all 1.
     """
     norms = squared.sqrt()
-    most = clip * (1 - margin(len(norms)))
-    found = torch.where(norms.isfinite(), most / norms.clamp(min=most), 0.0)
+    found = torch.where(norms.isfinite(), clip.limit / norms.clamp(min=clip.limit), 0.0)
     if counts is not None:
         found = found * counts.to(found)
-    return found.float() if clip > 1 / _HUGE and bool((norms < _HUGE).all()) else found
+    single = clip.single and len(norms) <= clip.most and bool((norms < _HUGE).all())
+    return found.float() if single else found
 
 
 @dataclass(frozen=True)
@@ -56,7 +96,7 @@ class Formed:
     """One parameter's gradient by example.
 
     Attributes:
-        gradients: (N, ...) float32.
+        gradients: (N, ...) float32. Its numbers, as they were rounded, are what counts.
     """
 
     gradients: Tensor
@@ -65,14 +105,16 @@ class Formed:
         """Return each example's gradient, (N, ...) float32."""
         return self.gradients
 
-    def squared(self) -> Tensor:
-        """Return an upper bound of each example's squared norm, (N,) float64; all but four digits are right."""
-        rows = self.gradients.flatten(1, -2) if self.gradients.dim() > 2 else self.gradients[:, None]
-        terms = rows.shape[2]
-        sums = rows.square().sum(dim=2).double()
-        squared: Tensor = (sums * (1 + 2 * (terms + 1) * _SINGLE) + terms * _TINY).sum(dim=1)
-        if not squared.isfinite().all():  # beyond what float32 holds, or not finite themselves
-            squared = rows.double().square().sum(dim=(1, 2))
+    def squared(self, clip: Clip) -> Tensor:
+        """Return an upper bound of each example's squared norm, (N,) float64; all but five digits are right."""
+        rows = self.each().flatten(1)
+        if not clip.single:
+            return rows.double().square().sum(dim=1)
+        # Squares add up without cancellation, so their sum is off by a fraction of itself.
+        squared = _added(rows.square(), 1) * (1 + 2 * (_GROUP + 2) * _SINGLE) + rows.shape[1] * _TINY
+        beyond = ~squared.isfinite()
+        if beyond.any():  # squares that float32 does not hold, of these examples alone
+            squared[beyond] = rows[beyond].double().square().sum(dim=1)
         return squared
 
     def weighted(self, factors: Tensor, finite: Tensor) -> Tensor:
@@ -82,23 +124,36 @@ class Formed:
             factors: fᵢ (N,), float32 or float64, the precision of the products.
             finite: (N,) bool; gradients of the others count as 0.
         """
-        rows = self.gradients
+        rows = self.each()
         apart = (-1, *[1] * (rows.dim() - 1))
         if not finite.all():
             rows = rows.masked_fill(~finite.view(apart), 0.0)
-        rows = rows * factors.view(apart)
-        left = len(rows) % _TOGETHER
-        blocks = rows[: len(rows) - left].view(-1, _TOGETHER, *rows.shape[1:]) if len(rows) > left else rows[:0, None]
-        total: Tensor = blocks.sum(dim=1).double().sum(dim=0)
-        return total + rows[len(rows) - left :].sum(dim=0) if left else total
+        return _added(rows * factors.view(apart), 0)
 
 
-class Unformed:
-    """A linear layer's gradient by example as the inputs and gradients of its tokens: Σₗ gₗ xₗᵀ.
+class Reformed(Formed):
+    """The gradient of a linear layer that sees sequences, formed anew for each use so that it takes no memory between.
 
     Args:
         inputs: x (N, tokens, in) float32.
         gradients: g (N, tokens, out) float32.
+    """
+
+    def __init__(self, inputs: Tensor, gradients: Tensor) -> None:
+        self._inputs, self._outputs = inputs, gradients
+
+    def each(self) -> Tensor:
+        """Return each example's Σₗ gₗ xₗᵀ, (N, out, in) float32."""
+        with torch.autocast(self._inputs.device.type, enabled=False):
+            return self._outputs.transpose(1, 2) @ self._inputs
+
+
+class Unformed:
+    """The gradient of a linear layer that sees one vector of each example per use, such as a head: Σₗ gₗ xₗᵀ over uses.
+
+    Args:
+        inputs: x (N, uses, in) float32.
+        gradients: g (N, uses, out) float32.
     """
 
     def __init__(self, inputs: Tensor, gradients: Tensor) -> None:
@@ -108,20 +163,20 @@ class Unformed:
         """Return each example's gradient, (N, out, in) float32."""
         return (self._gradients.transpose(1, 2) @ self._inputs).float()
 
-    def squared(self) -> Tensor:
+    def squared(self, clip: Clip) -> Tensor:
         """Return an upper bound of each example's squared norm, (N,) float64.
 
-        It is the squared norm to the last digits, unless an example's tokens cancel each other almost entirely.
+        It is the squared norm to the last digits, unless an example's uses cancel each other almost entirely.
         """
         x, g = self._inputs, self._gradients
         alike = (x @ x.transpose(1, 2)) * (g @ g.transpose(1, 2))
-        # |error| of the sum over pairs of tokens, and what the rounding of `weighted` adds: each at most
+        # |error| of the sum over pairs of uses, and what the rounding of `weighted` adds: each at most
         # γₙ·(Σₗ‖xₗ‖‖gₗ‖)², where n is the number of roundings that one number goes through.
-        examples, tokens = x.shape[:2]
-        roundings = tokens * tokens + examples * tokens + x.shape[2] + g.shape[2] + 8
+        uses = x.shape[1]
+        roundings = uses * uses + clip.most * uses + x.shape[2] + g.shape[2] + 8
         size = (x.norm(dim=2) * g.norm(dim=2)).sum(dim=1)
         # `weighted` rounds the sum of all examples by γₙ·Σᵢ fᵢ·size: with this term, less than the margin allows for.
-        others = (roundings * _DOUBLE / (_TOGETHER * _SINGLE)) ** 2
+        others = (roundings * _DOUBLE / (_GROUP * _SINGLE)) ** 2
         bound: Tensor = alike.sum(dim=(1, 2)).clamp(min=0.0) + (4 * roundings * _DOUBLE + others) * size.square()
         return bound
 
@@ -133,14 +188,27 @@ class Unformed:
         return total
 
 
-def linear(inputs: Tensor, gradients: Tensor) -> Formed | Unformed:
-    """Return the gradient of a linear layer's weight by example.
+def linear(inputs: Tensor, gradients: Tensor) -> Formed:
+    """Return the gradient by example of the weight of a linear layer that sees sequences.
+
+    It is the same number for number, whether it is kept or formed anew.
 
     Args:
         inputs: x (N, tokens, in) float32.
         gradients: g (N, tokens, out) float32.
     """
     tokens, wide, out = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-    if wide * out > _LARGER * tokens * (wide + out):
-        return Unformed(inputs, gradients)
-    return Formed(gradients.transpose(1, 2) @ inputs)
+    anew = Reformed(inputs, gradients)
+    return anew if wide * out > _KEPT * tokens * (wide + out) else Formed(anew.each())
+
+
+def _added(values: Tensor, dim: int) -> Tensor:
+    """Return the sum over a dimension in float64; groups of 8 are added up in the values' own precision."""
+    size = values.shape[dim]
+    groups = size // _GROUP
+    even, left = values.split([groups * _GROUP, size - groups * _GROUP], dim)  # type: ignore[no-untyped-call]
+    total: Tensor = left.sum(dim, dtype=torch.float64)
+    if groups:
+        shape = (*values.shape[:dim], _GROUP, groups, *values.shape[dim + 1 :])
+        total = total + even.reshape(shape).sum(dim).sum(dim, dtype=torch.float64)
+    return total

@@ -2,9 +2,12 @@
 
 The gradient of a linear layer's weight by one example is a sum over its tokens, Σₗ gₗ xₗᵀ. One forward and backward
 pass over a batch gives every x and every g. They give each example's norm and the sum of the clipped gradients (Bu,
-Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). A large layer with
-few tokens needs no gradient for its norm: ‖Σₗ gₗ xₗᵀ‖² = Σₗₘ (xₗ·xₘ)(gₗ·gₘ) ("ghost norm", Li, Tramèr, Liang,
-Hashimoto, ICLR 2022).
+Wang, Zha, Karypis, "Differentially Private Optimization on Large Model at Small Cost", ICML 2023). A head, which sees
+one vector of each example, needs no gradient for its norm: ‖Σₗ gₗ xₗᵀ‖² = Σₗₘ (xₗ·xₘ)(gₗ·gₘ) ("ghost norm", Li,
+Tramèr, Liang, Hashimoto, ICLR 2022).
+
+Backward passes must be of the *sum* of the examples' losses. With the mean, 1/N would enter every example's backward
+pass, so that one more record changes how all others' gradients are rounded.
 
 While it is open, :class:`ExampleGradients` sees every operation in any module. It takes over those that use one of its
 parameters: linear layers, layer norms, and the bias of either. These parameters then get no gradient from autograd. If
@@ -22,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from feddat.privacy.clipping import Formed, Unformed, factors, linear
+from feddat.privacy.clipping import Clip, Formed, Unformed, factors, linear
 
 
 class UnknownGradient(RuntimeError):
@@ -69,49 +72,47 @@ class ExampleGradients(TorchFunctionMode):
         """Forget what was recorded."""
         self._parts.clear()
 
-    def clipped_sums(self, clip: float, examples: int, counts: Tensor | None = None) -> dict[nn.Parameter, Tensor]:
+    def clipped_sums(self, clip: Clip, examples: int, counts: Tensor | None = None) -> dict[nn.Parameter, Tensor]:
         """Return Σᵢ wᵢ·gᵢ·min(1, C/‖gᵢ‖) by parameter, float64, of all backward passes since :meth:`clear`.
 
-        gᵢ is the gradient of example i's own loss; the backward passes were of the mean over the examples. The norm
-        is over all parameters together. One example moves the sum by at most C, rounding included
-        (:func:`feddat.privacy.clipping.margin`). An example whose gradient is not finite adds nothing.
+        gᵢ is the gradient of example i's own loss; the backward passes were of the sum over the examples. The norm is
+        over all parameters together. One example moves the sum by at most C, rounding included. An example whose
+        gradient is not finite adds nothing.
 
         Args:
-            clip: C.
+            clip: C, and the number of examples that it holds for.
             examples: N, size of the batch; every tensor has the same number of rows for each example, in their order.
             counts: wᵢ (N,), 0 or 1; default: all 1.
 
         Raises:
             UnknownGradient: a parameter was used in a way that is not recorded.
         """
-        self._check_uses()
         # The noise follows the order of the parameters, not that of the backward pass.
-        used = {key: self._parts[key] for key in self._parameters if key in self._parts}
-        found = {key: self._found(key, parts, examples) for key, parts in used.items()}
+        found = self._all(examples)
         if not found:
             return {}
-        # The mean's gradient is 1/N of each example's own.
-        squared = torch.stack([one.squared() for one in found.values()]).sum(dim=0) * examples**2
-        weights = factors(squared, clip, counts) * examples
-        finite = squared.isfinite()
+        squared = torch.stack([one.squared(clip) for one in found.values()]).sum(dim=0)
+        weights, finite = factors(squared, clip, counts), squared.isfinite()
         return {self._parameters[key]: one.weighted(weights, finite) for key, one in found.items()}
 
     def gradients(self, examples: int) -> dict[nn.Parameter, Tensor]:
         """Return gᵢ by parameter, (N, *shape), float32: what :meth:`clipped_sums` adds up, for whoever wants each one.
 
         Args:
-            examples: N, of the batch whose mean loss went backward.
+            examples: N, of the batch whose summed loss went backward.
 
         Raises:
             UnknownGradient: a parameter was used in another way than those that are known.
         """
-        self._check_uses()
-        used = {key: self._parts[key] for key in self._parameters if key in self._parts}
         return {
-            self._parameters[key]: self._found(key, parts, examples).each().view(examples, *self._parameters[key].shape)
-            * examples
-            for key, parts in used.items()
+            self._parameters[key]: one.each().view(examples, *self._parameters[key].shape)
+            for key, one in self._all(examples).items()
         }
+
+    def _all(self, examples: int) -> dict[int, Formed | Unformed]:
+        """Return the gradients by example of all used parameters, in the parameters' order."""
+        self._check_uses()
+        return {key: self._found(key, self._parts[key], examples) for key in self._parameters if key in self._parts}
 
     def _check_uses(self) -> None:
         for key, parameter in self._parameters.items():
@@ -123,7 +124,9 @@ class ExampleGradients(TorchFunctionMode):
         if not parts.inputs:
             return Formed(gradients.sum(dim=1))
         inputs = torch.cat([self._by_example(key, one, examples) for one in parts.inputs], dim=1)
-        return linear(inputs, gradients)
+        # Which of the two it is must not depend on the batch, such as on its longest text.
+        vectors = all(one.dim() == 2 for one in parts.inputs)
+        return Unformed(inputs, gradients) if vectors else linear(inputs, gradients)
 
     def _by_example(self, key: int, tensor: Tensor, examples: int) -> Tensor:
         """Return a tensor (R, ..., d) as float32 (N, tokens, d)."""
