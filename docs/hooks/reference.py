@@ -125,8 +125,7 @@ def _name(parameter: click.Parameter) -> str:
 
 
 def _meaning(parameter: click.Parameter) -> str:
-    said = getattr(parameter, "help", None)
-    return _cell(said or ("Settings of the run: [configuration](configuration.md)." if "=" in _name(parameter) else ""))
+    return _cell(getattr(parameter, "help", None) or "")
 
 
 def _option(parameter: click.Parameter) -> str:

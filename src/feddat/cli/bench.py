@@ -87,7 +87,11 @@ def epoch(
 def clients(
     counts: Annotated[
         str | None,
-        typer.Option(metavar="N1,N2,...", show_default="1,10,100,1000; quick: 1,10; simulation: 10,50,200"),
+        typer.Option(
+            metavar="N1,N2,...",
+            help="Numbers of clients.",
+            show_default="1,10,100,1000; quick: 1,10; simulation: 10,50,200",
+        ),
     ] = None,
     runtime: Annotated[str, typer.Option(help="in-process, or simulation: memory of a Ray actor.")] = "in-process",
     cycles: Cycles = None,
