@@ -16,6 +16,9 @@ MUSEUM = vqa_client("museum")
         ("fedavg", 1, 1),
         ("feddat", 2, 2),
         ("ditto", 2, 2),
+        ("apfl", 2, 2),
+        ("moon", 3, 1),
+        ("pfedme", 5, 5),
         ("feddat-2", 1, 1),
         ("fedavg-local", 2, 2),
         ("fedalt", 2, 1),  # it looks at the frozen model's features first
@@ -29,6 +32,7 @@ def test_passes_of_a_round(process, method, forward, backward):
     extras = {} if server is None else server.sends(server.start(shared))
     metrics = p.participant(MUSEUM).fit(shared, 1, extras).metrics
     assert (metrics["forward"], metrics["backward"]) == (forward * 11, backward * 11)
+    assert p.algorithm.passes(p.config.algorithm) == (forward, backward), "what estimates of cost reckon with"
 
 
 def test_validation_data_is_seen_as_in_an_evaluation(process, monkeypatch):

@@ -58,6 +58,10 @@ class Apfl(Algorithm):
         if context.config.apfl_learned:
             learner.also_train([context.state["alpha"].requires_grad_()])
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind with the global adapter and with the mixture."""
+        return 2.0, 2.0
+
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step for w, and one for v and α.
 

@@ -193,6 +193,13 @@ class Algorithm(ABC):
         """
         return self
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return how often a step takes each example forward and backward through the backbone, for estimates of cost.
+
+        A run's tables have the counted passes.
+        """
+        return 1.0, 1.0
+
     @abstractmethod
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one optimisation step (or its parts) on the current batch.

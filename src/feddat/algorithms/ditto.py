@@ -38,6 +38,10 @@ class Ditto(Algorithm):
         if context.previous is None:
             learner.copy("global", "local")
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind per adapter."""
+        return 2.0, 2.0
+
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step for each adapter; logs ``loss`` (the sum of both), ``task_global`` and ``task_local``."""
         head = self.heads(context.config).get("global", MAIN_HEAD)

@@ -87,6 +87,10 @@ class FedALT(Algorithm):
         if context.previous is None:
             learner.copy("global", "local")
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind, and one forward through the frozen model for its features."""
+        return 2.0, 1.0
+
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the local adapter, the mixer and the head."""
         with torch.no_grad():

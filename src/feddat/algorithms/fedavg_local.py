@@ -35,6 +35,10 @@ class FedAvgLocal(MixedAnswers):
         """Return the global route's own head."""
         return {"global": GLOBAL_HEAD}
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind per adapter."""
+        return 2.0, 2.0
+
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step for each adapter; logs ``loss`` (the sum of both), ``task_global`` and ``task_local``."""
         task_global = learner.task_loss(learner.logits(learner.features("global"), GLOBAL_HEAD))

@@ -43,6 +43,10 @@ class FedDAT(Algorithm):
         """Return the global route's own head if ``algorithm.heads`` asks for it."""
         return separate_heads(config)
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind on the global and on the DAT route."""
+        return 2.0, 2.0
+
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take the two half steps of ``alternating`` or the single step of ``joint``.
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.config import AlgorithmConfig
 
 #: Name of the client's own tensor with features of training examples, (instances, d).
 INSTANCES = "instances"
@@ -32,6 +33,10 @@ class FedDPA(Algorithm):
     logs = ("loss", "task_global", "task_mixed")
     reads_features = True
     hides_gradients = True
+
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind with the global adapter and with both."""
+        return 2.0, 2.0
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the global adapter, then one of the local adapter in the mixture; the head moves in both.

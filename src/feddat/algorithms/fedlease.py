@@ -116,6 +116,10 @@ class FedLease(Algorithm):
         """Load the experts into their slots."""
         _load_experts(learner, context)
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind, and one forward through the frozen model for its features."""
+        return 2.0, 1.0
+
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the own expert, the router and the head; with fewer than two experts, without a router."""
         count = _count(context)

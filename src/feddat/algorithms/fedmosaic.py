@@ -116,6 +116,10 @@ class FedMosaic(Algorithm):
             context.state[GATE] = torch.zeros((), device=device)
         learner.also_train([context.state[GATE].requires_grad_()])
 
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind, and another one on every 16th batch."""
+        return 1.0 + 1.0 / EVERY, 1.0 + 1.0 / EVERY
+
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the local adapter, the gate and the head; logs the gate's opening, σ(b)."""
         if context.step % EVERY == 0:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
-from feddat.config import ConfigError, RunConfig
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
 
 class FedRep(Algorithm):
@@ -35,6 +35,10 @@ class FedRep(Algorithm):
         if config.fusion.kind == "transformer" and config.fusion.side == "personal":
             raise ConfigError("fusion.side: personal, but fedrep trains heads on fixed features; expected shared")
         return self
+
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one forward pass; steps of the head need no backward pass through the backbone."""
+        return 1.0, 1.0 - config.head_share
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step of the head or, in the second part of the round, of the adapter."""

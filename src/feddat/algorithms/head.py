@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.config import AlgorithmConfig
 
 
 class Head(Algorithm):
@@ -15,6 +16,10 @@ class Head(Algorithm):
     communicates = False
     routes = ("none",)
     trains_head_alone = True
+
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one forward pass."""
+        return 1.0, 0.0
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step on the task loss."""

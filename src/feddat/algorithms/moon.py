@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.config import AlgorithmConfig
 
 
 class Moon(Algorithm):
@@ -34,6 +35,10 @@ class Moon(Algorithm):
         """In a client's first round, use the received adapter as the previous one."""
         if context.previous is None:
             learner.copy("global", "local")
+
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind, and one forward with the received and with the last adapter."""
+        return 3.0, 1.0
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take one step; logs ``loss`` and its parts ``task`` and ``contrast``."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from feddat.algorithms.base import Algorithm, Learner, RoundContext
 from feddat.algorithms.proximal import squared_distance
+from feddat.config import AlgorithmConfig
 
 
 class PFedMe(Algorithm):
@@ -31,6 +32,10 @@ class PFedMe(Algorithm):
     def begin(self, learner: Learner, context: RoundContext) -> None:
         """Start θ from the received w."""
         learner.copy("global", "local")
+
+    def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
+        """Return one pass of each kind per step of θ."""
+        return float(config.pfedme_steps), float(config.pfedme_steps)
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
         """Take K steps of θ and the head, then one of w; logs the last ``loss`` and its part ``task``."""

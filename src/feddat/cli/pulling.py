@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 #: (device, precision) -> share of the rate of matrix products that ViLT's steps reach (docs/benchmarks.md).
 _SHARES = {("cpu", "fp32"): 0.85, ("cpu", "bf16"): 0.75, ("cpu", "int8"): 0.53, ("cuda", "bf16"): 0.37}
 _OTHER_SHARE = 0.3
-#: Share of a forward pass in a training step of one adapter.
-_FORWARD = 0.5
 
 
 def pull(
@@ -65,34 +63,52 @@ def announce(configs: Sequence[RunConfig], methods: Sequence[str], seeds: int) -
     out.print(Text("\n".join(["downloads, unless already in the cache:", *lines])), soft_wrap=True)
     out.print(Text.assemble((f"{'to':<8}", "dim"), str(cache_folder())), soft_wrap=True)
     if known is not None and known.gflop is not None:
-        seconds = sum(_seconds(config, methods, known.gflop) for config in medical) * seeds
+        runs = [config.model_copy(update={"method": method}) for config in medical for method in methods]
+        seconds = sum(gigaflops(run, known.gflop) for run in runs) * seeds * 1e9 / _rate(medical[0])
         said = f"about {seconds / 3600:.1f} h on this {medical[0].device}, estimated from its rate of matrix products"
         out.print(Text.assemble((f"{'time':<8}", "dim"), f"{said} and docs/benchmarks.md"), soft_wrap=True)
 
 
-def _seconds(config: RunConfig, methods: Iterable[str], gflop: tuple[float, float]) -> float:
-    """Estimate the seconds of computation per seed: for dual adapters, one adapter, or a head on stored features."""
+def gigaflops(config: RunConfig, step: float) -> float:
+    """Estimate the billions of operations that the backbone takes in one run on a ``medical/*`` federation.
+
+    Args:
+        config: settings of the run; its method may be a variant.
+        step: billions of operations per question of a pass forward and one backward. Each counts half of it: frozen
+            weights need no gradients.
+    """
+    from feddat.algorithms import ALGORITHMS
+    from feddat.benchmarks.medical import MEDICAL, questions
+    from feddat.experiment.single.methods import resolve
+
+    settings = resolve(config)
+    algorithm = ALGORITHMS[settings.method]
+    name, plan = str(settings.benchmark), settings.train
+    clients = sum(part.sites for part in MEDICAL[name].parts)
+    train, test = questions(name, settings.train_examples, settings.test_examples)
+    held = test if settings.validation_examples is None else settings.validation_examples * clients
+    forward, backward = algorithm.passes(settings.algorithm)
+    if not backward:  # the cache keeps what the frozen model makes of a question
+        return step / 2 * (train + held + test)
+    per_round = plan.epochs * train if plan.steps is None else plan.steps * plan.batch_size * clients
+    trained = (forward + backward) * settings.rounds * settings.server.fraction * per_round
+    tuned = 2 * settings.algorithm.personal_epochs * train
+    curves = settings.rounds // settings.eval.every
+    evaluated = len(algorithm.routes) * (curves * held + test)
+    return step / 2 * (trained + tuned + evaluated)
+
+
+def _rate(config: RunConfig) -> float:
+    """Return the operations per second that steps on this machine should reach."""
     import torch
 
     from feddat.bench.clock import matmul_rates
-    from feddat.benchmarks.medical import questions
     from feddat.precision import resolve_precision
 
     precision = resolve_precision(config.train.precision, config.device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
     device = torch.device(config.device)
-    rate = max(matmul_rates(device, dtype).values()) * _SHARES.get((device.type, precision), _OTHER_SHARE)
-    train, test = questions(str(config.benchmark), config.train_examples, config.test_examples)
-    dual, single = gflop
-    total = 0.0
-    for method in methods:
-        if method == "head":
-            total += _FORWARD * single * (train + test)
-        elif method.startswith("feddat"):
-            total += dual * train * config.rounds * config.train.epochs + 4 * _FORWARD * single * test
-        else:
-            total += single * train * config.rounds * config.train.epochs + 2 * _FORWARD * single * test
-    return total * 1e9 / rate
+    return max(matmul_rates(device, dtype).values()) * _SHARES.get((device.type, precision), _OTHER_SHARE)
 
 
 def _pull_medical(name: str, dry_run: bool) -> None:

@@ -27,8 +27,8 @@ class Known:
         trained: parameters that FedDAT trains with the default adapter and 100 answers, in millions.
         file: size of its safetensors in gigabytes.
         note: further information.
-        gflop: billions of operations per question of a training step, with both adapters and with one; ``None`` if not
-            measured (docs/benchmarks.md).
+        gflop: billions of operations per question of a training step with one adapter: a pass forward and one backward;
+            ``None`` if not measured (docs/benchmarks.md).
     """
 
     family: str
@@ -37,7 +37,7 @@ class Known:
     trained: float
     file: float
     note: str = ""
-    gflop: tuple[float, float] | None = None
+    gflop: float | None = None
 
     @property
     def least_memory(self) -> float:
@@ -46,9 +46,7 @@ class Known:
 
 
 KNOWN: dict[str, Known] = {
-    EXAMPLE: Known(
-        "vilt", "Apache-2.0", 111.6, 3.1, 0.54, "the paper's; safetensors by the Hub's converter", (100, 51)
-    ),
+    EXAMPLE: Known("vilt", "Apache-2.0", 111.6, 3.1, 0.54, "the paper's; safetensors by the Hub's converter", 51),
     "Salesforce/blip-vqa-base": Known("blip", "BSD-3-Clause", 360.6, 25.9, 1.5, "writes its answers"),
     "openai/clip-vit-base-patch32": Known("clip", "see its card", 151.3, 7.6, 0.6),
     "google/siglip-base-patch16-224": Known("siglip", "Apache-2.0", 203.2, 14.7, 0.8),
