@@ -1,4 +1,4 @@
-"""Distillation between two sets of logits (METHOD, "mutual knowledge distillation").
+"""Distillation between two sets of logits (docs/method/feddat.md, "The objective").
 
 ``KL_T(student ‖ teacher) = T² · KL(softmax(teacher / T) ‖ softmax(student / T))``, with a detached teacher. The factor
 T² keeps the size of the gradients independent of the temperature (Hinton et al., arXiv 1503.02531).

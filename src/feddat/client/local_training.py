@@ -44,7 +44,7 @@ class TrainingError(RuntimeError):
 
 
 class LocalTraining:
-    """Trains the adapters and heads of one client in place (METHOD, "Round", step 2).
+    """Trains the adapters and heads of one client in place (docs/method/feddat.md, "One round", step 2).
 
     Args:
         name: the client's name; keys the seeds.

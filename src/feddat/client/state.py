@@ -1,4 +1,4 @@
-"""What a client keeps between turns: restored before each one, stored after it (METHOD, "Round", steps 1 and 4)."""
+"""What a client keeps between turns: restored before each, stored after it (docs/method/feddat.md, "One round")."""
 
 from __future__ import annotations
 

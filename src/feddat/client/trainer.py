@@ -1,4 +1,4 @@
-"""One client's part of a round: restore its personal state, train, store, answer (METHOD, "Round", steps 1 to 4).
+"""One client's part of a round: restore its personal state, train, store, answer (docs/method/feddat.md).
 
 All clients of a process share one frozen model with one set of adapters. Each turn first loads the client's own state
 into them. The result of a turn therefore depends only on its arguments, the client's store and the seed, never on the

@@ -1,4 +1,4 @@
-"""Faults of the published code (METHOD, "Known traps"), reproduced on purpose to measure their cost: ``train.trap``.
+"""Faults of the published code (docs/studies.md), reproduced on purpose to measure their cost: ``train.trap``.
 
 | trap | effect |
 | --- | --- |

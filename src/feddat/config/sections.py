@@ -29,7 +29,7 @@ class Section(BaseModel):
 
 
 class AdapterConfig(Section):
-    """The adapters inserted into the frozen backbone (METHOD: r = 16 reduces the width d to d / r)."""
+    """The adapters inserted into the frozen backbone (docs/method/feddat.md: r = 16 reduces the width d to d / r)."""
 
     peft: str | None = Field(
         None,
@@ -185,7 +185,7 @@ class AlgorithmConfig(Section):
 
 
 class TrainConfig(Section):
-    """Local training (METHOD: AdamW, a new optimizer and schedule each round)."""
+    """Local training (docs/method/feddat.md: AdamW, a new optimizer and schedule each round)."""
 
     epochs: int = Field(1, ge=1, description="local epochs per round")
     steps: int | None = Field(None, ge=1, description="local steps (batches) per round, instead of epochs")

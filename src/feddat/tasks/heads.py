@@ -6,7 +6,7 @@ from torch import nn
 
 
 def classifier_head(feature_dim: int, classes: int, images: int = 1) -> nn.Module:
-    """Return the classifier of METHOD: (N, images * d) to (N, classes), with 2d hidden units."""
+    """Return FedDAT's classifier (docs/method/feddat.md): (N, images * d) to (N, classes), with 2d hidden units."""
     hidden = 2 * feature_dim
     return nn.Sequential(
         nn.Linear(images * feature_dim, hidden),

@@ -1,7 +1,7 @@
 """The layer that wraps one site and adds the active adapters' contributions to it.
 
-The three kinds of site of METHOD need only two formulas. Pre-LN layers and decoder-only language models share one,
-because they differ only in the module that is the site:
+The three kinds of site of FedDAT's adapter (docs/method/feddat.md, "The adapter") need only two formulas. Pre-LN layers
+and decoder-only language models share one, because they differ only in the module that is the site:
 
 - ``output``: y ← y + Σ sᵢ·Aᵢ(y). In pre-LN layers, the site is the module whose output y includes the feed-forward
   residual (ViLT's output module; the whole layer of ViT and CLIP). In decoder-only models, it is the MLP, before its

@@ -16,7 +16,7 @@ from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import RunFolder, disk_errors
 from feddat.experiment.single.methods import SERVER_RULES
 
-#: The rows of the paper's tables (METHOD, "What FedDAT is compared with").
+#: The rows of the tables of FedDAT's paper (AAAI 2024, arXiv 2308.12305).
 PAPER_ROWS = (
     "head",
     *("fedavg-norm", "fedavg-bias", "fedavg-prompt", "fedavg-lora", "fedavg", "fedavg-full"),
