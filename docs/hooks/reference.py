@@ -90,8 +90,8 @@ def commands() -> str:
         "# Command line",
         "This page lists every command. It is generated from the commands, like `feddat COMMAND --help` in a terminal. "
         "Settings of a run are `KEY=VALUE` arguments: [configuration](configuration.md).",
-        "Exit codes are 0 for success, 1 for failed runs, a failed check or a fault of the program, 2 for a mistake that "
-        "the error explains, 3 for an audit above a limit, and 130 for Ctrl-C.",
+        "Exit codes are 0 for success, 1 for failed runs, a failed check or a fault of the program, 2 for a mistake "
+        "that the error explains, 3 for an audit above a limit, and 130 for Ctrl-C.",
     ]
     for path, command in every_command(typer.main.get_command(app), "feddat"):
         lines += [f"## {path}", _plain(command.help or ""), *_usage(path, command)]

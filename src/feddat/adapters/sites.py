@@ -2,8 +2,8 @@
 
 As in FedDAT (arXiv 2308.12305), bottleneck adapters go after every feed-forward block, LoRA on the query and value
 projections. Prompts enter beside the words, and beside the image patches of a model that sees both together. The rows
-name modules as transformers 5 does. With a leading ``(.*\\.)?``, the same row fits a bare model and a model inside a task
-model (``encoder.layer.0`` and ``vilt.encoder.layer.0``).
+name modules as transformers 5 does. With a leading ``(.*\\.)?``, the same row fits a bare model and a model inside a
+task model (``encoder.layer.0`` and ``vilt.encoder.layer.0``).
 """
 
 from __future__ import annotations

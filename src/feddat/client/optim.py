@@ -1,4 +1,4 @@
-"""The optimizer and the learning-rate schedule of one round of local training (docs/method/feddat.md, "One round", step 2)."""
+"""The optimizer and the learning-rate schedule of a round (docs/method/feddat.md, "One round", step 2)."""
 
 from __future__ import annotations
 
