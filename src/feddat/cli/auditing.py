@@ -46,7 +46,9 @@ def audit(
     ] = "server,sum",
     examples: Annotated[int, typer.Option(min=8, help="Training questions to attack per client.")] = 200,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds to attack, spread over the run.")] = 5,
-    canaries: Annotated[int, typer.Option(min=0, help="Canaries per client, in a second run; 0: none.")] = 40,
+    canaries: Annotated[
+        int, typer.Option(min=0, help="Planted training questions (canaries) per client, in a second run; 0: none.")
+    ] = 40,
     properties: Annotated[
         int, typer.Option(min=0, help="Shadow clients that show how answers and kinds of question leak; 0: none.")
     ] = 40,
@@ -67,15 +69,13 @@ def audit(
     max_tpr: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Fail if an attack names more members, while it names 1 % of the non-members wrongly."
+            min=0, max=1, help="Fail if an attack finds a larger share of the members, at 1 % false positives."
         ),
     ] = None,
     max_epsilon: Annotated[float | None, typer.Option(min=0, help="Fail if canaries show that ε is higher.")] = None,
     max_reconstructed: Annotated[
         int | None,
-        typer.Option(
-            min=0, help="Fail if an attack rebuilds more pieces from a message of a client with this run's settings."
-        ),
+        typer.Option(min=0, help="Fail if, with this run's settings, an attack rebuilds more pieces from one message."),
     ] = None,
     to: Annotated[
         Path | None,

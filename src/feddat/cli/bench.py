@@ -21,17 +21,16 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder fo
 Work = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the models, pictures and runs to measure.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Take minutes instead of an hour: smaller, fewer repeats.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads.", show_default="PyTorch's choice")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
 Cycles = Annotated[int | None, typer.Option(min=1, help="Number of times to measure each alternative.")]
 Batch = Annotated[int | None, typer.Option(min=1, help="Examples per step.", show_default="the model's")]
+_MODELS = "Models, comma-separated: vilt-mini, vilt-b32, albef-base."
 _OUT, _WORK = Path("runs/bench"), Path("runs/bench/work")
 
 
 @app.command()
 def step(
-    models: Annotated[
-        str | None, typer.Option(help="vilt-mini, vilt-b32, albef-base.", show_default="all; quick: vilt-mini")
-    ] = None,
+    models: Annotated[str | None, typer.Option(help=_MODELS, show_default="all; quick: vilt-mini")] = None,
     device: Device = "cpu",
     batch: Batch = None,
     cycles: Cycles = None,
@@ -40,7 +39,7 @@ def step(
     schedules: Annotated[
         str | None,
         typer.Option(
-            help="published, alternating, joint, int8, plain.",
+            help="Schedules to time, comma-separated: published, alternating, joint, int8, plain.",
             show_default="those that can be fastest on the device",
         ),
     ] = None,
@@ -64,7 +63,10 @@ def step(
 
 @app.command()
 def epoch(
-    model: Annotated[str | None, typer.Option(help="See step.", show_default="vilt-b32; quick: vilt-mini")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model: vilt-mini, vilt-b32 or albef-base.", show_default="vilt-b32; quick: vilt-mini"),
+    ] = None,
     device: Device = "cpu",
     batch: Batch = None,
     cycles: Cycles = None,
@@ -89,11 +91,13 @@ def clients(
         str | None,
         typer.Option(
             metavar="N1,N2,...",
-            help="Numbers of clients.",
+            help="Numbers of clients to measure.",
             show_default="1,10,100,1000; quick: 1,10; simulation: 10,50,200",
         ),
     ] = None,
-    runtime: Annotated[str, typer.Option(help="in-process, or simulation: memory of a Ray actor.")] = "in-process",
+    runtime: Annotated[
+        str, typer.Option(help="in-process, or simulation to measure the memory of Ray actors.")
+    ] = "in-process",
     cycles: Cycles = None,
     threads: Threads = 1,
     quick: Quick = False,
@@ -123,7 +127,7 @@ def clients(
 def jobs(
     overrides: Overrides = None,
     config: Config = None,
-    counts: Annotated[str, typer.Option("--jobs", metavar="N1,N2,...", help="Numbers of workers.")] = "2",
+    counts: Annotated[str, typer.Option("--jobs", metavar="N1,N2,...", help="Numbers of workers to measure.")] = "2",
     cycles: Cycles = None,
     to: Out = _OUT,
     work: Work = _WORK,
@@ -155,12 +159,12 @@ def wire(cycles: Cycles = None, quick: Quick = False, to: Out = _OUT, work: Work
 
 @app.command()
 def privacy(
-    models: Annotated[str, typer.Option(help="vilt-mini, vilt-b32.")] = "vilt-mini",
+    models: Annotated[str, typer.Option(help="Models, comma-separated: vilt-mini, vilt-b32.")] = "vilt-mini",
     device: Device = "cpu",
     batch: Batch = None,
     cycles: Cycles = None,
     threads: Threads = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Precision: auto, fp32, bf16.")] = "auto",
     quick: Quick = False,
     to: Out = _OUT,
     work: Work = _WORK,
@@ -176,8 +180,8 @@ def privacy(
 
 @app.command()
 def sums(
-    counts: Annotated[str, typer.Option(metavar="N1,N2,...", help="Numbers of clients.")] = "5,20,100",
-    models: Annotated[str, typer.Option(help="See step.")] = "vilt-mini",
+    counts: Annotated[str, typer.Option(metavar="N1,N2,...", help="Numbers of clients to measure.")] = "5,20,100",
+    models: Annotated[str, typer.Option(help=_MODELS)] = "vilt-mini",
     cycles: Cycles = None,
     quick: Quick = False,
     to: Out = _OUT,

@@ -31,13 +31,14 @@ Overrides = Annotated[
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example rounds=10 train.lr=1e-3.", show_default=False),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the results of an earlier run.")]
-Jobs = Annotated[int | None, typer.Option(min=1, help="Runs at the same time.", show_default="one per core")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Number of runs at the same time.", show_default="one per core")]
 Benchmark = Annotated[str | None, typer.Option("--benchmark", "-b", help="Name in `feddat list`.")]
 Tune = Annotated[
     str | None,
     typer.Option(
         metavar="KEY=V1,V2,...",
-        help="First choose settings per method on validation data ('K1=V,... K2=V,...' is a grid); or a tuning.json.",
+        help="Values to try: each method first gets its best ones on validation data ('K1=V,... K2=V,...' is a grid). "
+        "Or a tuning.json with an earlier choice.",
     ),
 ]
 Record = Annotated[

@@ -85,7 +85,9 @@ def compare(
 
 
 def tune(
-    search: Annotated[str, typer.Argument(metavar="KEY=V1,V2,...", help="'K1=V,... K2=V,...' is a grid.")],
+    search: Annotated[
+        str, typer.Argument(metavar="KEY=V1,V2,...", help="Values to try; 'K1=V,... K2=V,...' is a grid.")
+    ],
     overrides: Overrides = None,
     benchmark: Benchmark = None,
     methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")] = METHODS,
@@ -296,7 +298,7 @@ def study(
         str | None, typer.Option(help="Folder below runs_dir.", show_default="study-NAME-BENCHMARK")
     ] = None,
     tune: Tune = None,
-    split: Annotated[str, typer.Option(help="validation (to choose a setting) or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the scores: validation (to choose a setting) or test.")] = "test",
     equal_steps: Annotated[
         int | None,
         typer.Option(min=1, metavar="STEPS", help="Train each client for about STEPS steps in total at every point."),
@@ -344,12 +346,17 @@ def newcomers(
         str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")
     ] = NEWCOMER_METHODS,
     clients: Annotated[
-        str | None, typer.Option(metavar="NAMES", help="Newcomers, comma-separated.", show_default="each in its turn")
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Clients that join later, comma-separated.", show_default="each in its turn"
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Local epochs of a newcomer.")] = 5,
     train_as: Annotated[
         str | None,
-        typer.Option("--as", metavar="METHOD", help="Method of all newcomers.", show_default="the federation's"),
+        typer.Option(
+            "--as", metavar="METHOD", help="Method with which every newcomer trains.", show_default="the federation's"
+        ),
     ] = None,
     seeds: Seeds = "3",
     jobs: Jobs = None,

@@ -26,7 +26,7 @@ def show(
     benchmark: Benchmark = None,
     config: Config = None,
     client: Annotated[str | None, typer.Option(help="Only this client.")] = None,
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    split: Annotated[str, typer.Option(help="Split to draw: train, validation or test.")] = "train",
     to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Picture to write.")] = Path("sheet.png"),
 ) -> None:
     """Draw a contact sheet with pictures, questions and answers of each client."""
@@ -105,13 +105,17 @@ def prepare(
     ),
     train_examples: Annotated[int, typer.Option(min=1, help="Training questions per client.")] = 2500,
     test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
-    top_answers: Annotated[int, typer.Option(min=1, help="Answers per client.")] = 100,
+    top_answers: Annotated[
+        int, typer.Option(min=1, help="Size of a client's answer list: its most frequent training answers.")
+    ] = 100,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of questions.")] = 0,
     pictures: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="How to read images, for example grey=percentiles (docs/data.md)."),
     ] = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Decoding processes.", show_default="one per core")] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Number of processes that decode pictures.", show_default="one per core")
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out questions whose image is missing or cannot be decoded.")
     ] = False,

@@ -47,7 +47,7 @@ def init(
     ] = "vilt-mini",
     privacy: Privacy = "none",
     epsilon: Epsilon = 8.0,
-    to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder.")] = Path("consortium"),
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="New folder to write.")] = Path("consortium"),
     authority: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="New folder for the authority's key, on a removable medium."),
@@ -108,8 +108,8 @@ def check(
 def certify(
     authority: Annotated[Path, typer.Argument(metavar="AUTHORITY_DIR", help="Folder with ca.key and ca.crt.")],
     client: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
-    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="Its node.pub.")],
-    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The certificate.")] = Path("node.crt"),
+    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="The client's node.pub.")],
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Certificate to write.")] = Path("node.crt"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Certify a client's key, so that other clients recognise it in secure aggregation."""

@@ -18,7 +18,7 @@ def export(
         str | None, typer.Option(metavar="NAME", help="Export this client's model; default: the shared adapter.")
     ] = None,
     route: Annotated[
-        str | None, typer.Option(help="How it answers: dat, global, local, ...; default: the method's.")
+        str | None, typer.Option(help="Route on which it answers: dat, global, local, ...; default: the method's.")
     ] = None,
     merge: Annotated[
         bool, typer.Option("--merge", help="Merge the adapter into the weights of a complete model folder.")
@@ -30,7 +30,9 @@ def export(
     ] = None,
     site: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="On a client's machine: its client.yaml; RUN is a copy of the server's."),
+        typer.Option(
+            metavar="FILE", help="On a client's machine: its client.yaml; RUN is then a copy of the server's run."
+        ),
     ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Also upload it to a private repository on the Hub.")

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 _SHORTEST = 12
 
 _PRIVACY = (
-    "Minimum privacy that clients require of a run: none; central or client: of whole clients, with noise of the "
-    "server or in shares; shared or all: of records (docs/privacy.md)."
+    "Minimum privacy that clients require of a run: none; of whole clients: central (the server adds noise) or client "
+    "(clients add shares of it); of records: shared or all (docs/privacy.md)."
 )
-Privacy = Annotated[str, typer.Option(help=_PRIVACY)]
+Privacy = Annotated[str, typer.Option(metavar="LEVEL", help=_PRIVACY)]
 Epsilon = Annotated[float, typer.Option(min=0.01, help="Maximum epsilon that clients allow a run.")]
 PassphraseFile = Annotated[
     Path | None,
@@ -37,7 +37,7 @@ PassphraseFile = Annotated[
 ServerDir = Annotated[Path, typer.Option("--folder", "-f", metavar="SERVER_DIR", help="The server's folder.")]
 Fingerprint = Annotated[
     str | None,
-    typer.Option(help="Fingerprint that you received another way; default: compare on the terminal."),
+    typer.Option(help="Expected fingerprint, which you received another way; default: compare on the terminal."),
 ]
 Authority_ = Annotated[
     Path | None, typer.Option("--authority", metavar="DIR", help="Folder of the authority, with its key.")
@@ -48,7 +48,7 @@ def join(
     invitation: Annotated[Path, typer.Argument(metavar="INVITATION", help="The consortium's invitation.json.")],
     name: Annotated[str, typer.Option(help="Name of this client: letters a to z, digits, - and _.")],
     to: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="New folder.", show_default="the name")
+        Path | None, typer.Option("--out", "-o", metavar="DIR", help="New folder to write.", show_default="the name")
     ] = None,
     fingerprint: Fingerprint = None,
     privacy: Annotated[
@@ -177,7 +177,7 @@ def renew(
 def sign(
     request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The server's server.csr.")],
     authority: Annotated[Path, typer.Option("--authority", metavar="DIR", help="The authority's folder.")],
-    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The certificate.")] = Path("server.crt"),
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Certificate to write.")] = Path("server.crt"),
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """On the machine with the authority's key: issue the certificate that a server requests."""

@@ -24,7 +24,7 @@ def make_tiny(
         str,
         typer.Argument(
             metavar="FAMILY",
-            help="vilt, blip, albef, clip, smolvlm, qwen2_vl, ...",
+            help="Family: vilt, blip, albef, clip, smolvlm, qwen2_vl, ...",
         ),
     ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder to write.")],
@@ -32,7 +32,8 @@ def make_tiny(
         list[str] | None,
         typer.Argument(
             metavar="[KEY=VALUE]...",
-            help="size=bundled (about as vilt-mini) or unit; hidden, layers, heads, image, patch, tokens, seed.",
+            help="size=bundled (about as vilt-mini) or size=unit; also hidden, layers, heads, image, patch, tokens and "
+            "seed.",
             show_default=False,
         ),
     ] = None,

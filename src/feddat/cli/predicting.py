@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 
 def predict(
     run: Annotated[Path, typer.Option(metavar="DIR", help="Folder of a run or an exported model.")],
-    client: Annotated[str | None, typer.Option(help="Run: client whose model answers.")] = None,
-    image: Annotated[list[Path] | None, typer.Option(metavar="FILE", help="Picture; give two for nlvr2.")] = None,
+    client: Annotated[str | None, typer.Option(help="For a run: client whose model answers.")] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="Picture; give two for the task nlvr2.")
+    ] = None,
     question: Annotated[str | None, typer.Option(help="Question, sentence or hypothesis.")] = None,
-    choice: Annotated[list[str] | None, typer.Option(help="Answer to choose from (vcr): give four.")] = None,
+    choice: Annotated[
+        list[str] | None, typer.Option(help="Possible answer, for models of the task vcr; give four.")
+    ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("--file", "-f", metavar="FILE", help="File of questions: .jsonl, .csv or .parquet, as own data."),
+        typer.Option(
+            "--file", "-f", metavar="FILE", help="File of questions in the form of own data: .jsonl, .csv or .parquet."
+        ),
     ] = None,
     images: Annotated[
         Path | None,
@@ -33,19 +39,27 @@ def predict(
     to: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="FILE", help="Answers: .jsonl, .csv or .parquet; default: print JSON Lines."
+            "--out", "-o", metavar="FILE", help="File for answers: .jsonl, .csv or .parquet; default: print JSON Lines."
         ),
     ] = None,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Give unusable records of FILE an error instead of stopping.")
+        bool, typer.Option("--keep-going", help="Write an error for each unusable record and go on.")
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="Number of answers to show.")] = 5,
     batch: Annotated[int | None, typer.Option(min=1, help="Questions per batch; default: the run's.")] = None,
-    model: Annotated[str | None, typer.Option(help="Exported model: its foundation model, if that has moved.")] = None,
-    device: Annotated[str | None, typer.Option(help="Default: the run's; cpu for an exported model.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="For an exported model: folder or name of its foundation model, if that has moved."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Device that computes, for example cpu or cuda; default: the run's, or cpu for an export."),
+    ] = None,
     site: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="On a client's machine: its client.yaml; DIR is a copy of the server's."),
+        typer.Option(
+            metavar="FILE", help="On a client's machine: its client.yaml; DIR is then a copy of the server's run."
+        ),
     ] = None,
     accept_changes: AcceptChanges = False,
 ) -> None:

@@ -134,34 +134,40 @@ def report(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Folder of a run, comparison, study, suite, newcomers; or files of a record.",
+            help="Folder of a run, comparison, study, suite or newcomers; or files of a record.",
         ),
     ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Print tables in Markdown, and write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON, and write nothing.")] = False,
     methods: Annotated[
         str | None,
-        typer.Option("--methods", "-m", help="Record: methods to show, comma-separated.", show_default="all"),
+        typer.Option("--methods", "-m", help="For a record: methods to show, comma-separated.", show_default="all"),
     ] = None,
     reference: Annotated[
         str | None,
-        typer.Option(metavar="METHOD", help="Record: method to compare the others with.", show_default="feddat"),
+        typer.Option(metavar="METHOD", help="For a record: method to compare the others with.", show_default="feddat"),
     ] = None,
     seeds: Annotated[
         str | None,
         typer.Option(
             metavar="N|LIST",
-            help="Record: seeds to show: 2 for 0 and 1; 10-12 or 10,11 for these.",
+            help="For a record: seeds to show: 2 for 0 and 1; 10-12 or 10,11 for these.",
             show_default="all",
         ),
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Record: scores against this setting, for example privacy.epsilon."),
+        typer.Option(
+            metavar="KEY", help="For a record: show scores against this setting, for example privacy.epsilon."
+        ),
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option(metavar="NAME", help="Record: name of the files, without ending.", show_default="first file's"),
+        typer.Option(
+            metavar="NAME",
+            help="For a record: name of the files to write, without ending.",
+            show_default="first file's",
+        ),
     ] = None,
 ) -> None:
     """Write the report page of a run, comparison or suite, or the tables and plot of a study or a record of runs.
@@ -270,9 +276,9 @@ def _default(key: str) -> object:
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to score: train, validation or test.")] = "test",
     answer: Annotated[
-        str | None, typer.Option(help="FedDAT: dat or mixture, instead of the run's own algorithm.answer.")
+        str | None, typer.Option(help="For FedDAT: answer with dat or mixture, instead of the run's algorithm.answer.")
     ] = None,
     as_json: Json = False,
     accept_changes: AcceptChanges = False,

@@ -19,7 +19,7 @@ RunsDir = Annotated[Path, typer.Argument(metavar="[RUNS_DIR]", help="Folder of a
 def status(
     runs: RunsDir = Path("runs"),
     watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep updating until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="With --watch: interval.")] = 2.0,
+    every: Annotated[float, typer.Option(min=0.2, metavar="SECONDS", help="With --watch: time between updates.")] = 2.0,
     as_json: Json = False,
 ) -> None:
     """Show the progress of runs: rounds, clients that answered, are late or failed, bytes, scores, time left.
@@ -57,9 +57,9 @@ def status(
 
 def dashboard(
     runs: RunsDir = Path("runs"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Local port; 0: any free port.")] = 8642,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of this machine; 0: any free port.")] = 8642,
 ) -> None:
-    """Show the same on a web page, only on this machine, until Ctrl-C."""
+    """Show the progress of runs on a web page of this machine, until Ctrl-C."""
     from feddat.watching.dashboard import Dashboard
     from feddat.watching.progress import find_runs
 
