@@ -37,3 +37,12 @@ def test_every_argument_and_option_has_a_help_text(path: str) -> None:
     for parameter in COMMANDS[path].params:
         if not getattr(parameter, "hidden", False):
             assert getattr(parameter, "help", None), f"{path}: {parameter.name}"
+
+
+def test_commands_are_listed_under_headings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--help") == 0
+    shown = capsys.readouterr().out
+    places = [shown.index(f"─ {heading} ") for heading in ("Train and compare", "Results", "Data and models", "Deploy")]
+    assert places == sorted(places)
+    assert places[1] < shown.index("│ report ") < places[2] < shown.index("│ data ") < places[3]
+    assert "─ Commands " not in shown

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -36,30 +36,30 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Federated fine-tuning of vision-language foundation models with the Dual-Adapter Teacher (FedDAT).",
 )
-for command in (
-    runs.run,
-    comparing.compare,
-    comparing.demo,
-    comparing.real,
-    comparing.newcomers,
-    comparing.study,
-    comparing.tune,
-    runs.report,
-    runs.evaluate,
-    predicting.predict,
-    exporting.export,
-    auditing.audit,
-    watching.status,
-    watching.dashboard,
-    models.pretrain,
-    models.convert,
-):
-    app.command()(command)
-app.command("list")(runs.list_names)
-app.add_typer(data.app, name="data")
-app.add_typer(models.app, name="models")
-app.add_typer(bench.app, name="bench")
-app.add_typer(deploying.app, name="deploy")
+#: Heading in the help text -> commands below it.
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Train and compare": (
+        *(comparing.demo, runs.run, comparing.compare, comparing.study),
+        *(comparing.tune, comparing.newcomers, comparing.real),
+    ),
+    "Results": (
+        *(watching.status, watching.dashboard, runs.report, runs.evaluate),
+        *(predicting.predict, exporting.export, auditing.audit),
+    ),
+    "Data and models": (runs.list_names, models.convert, models.pretrain),
+}
+#: Name of a group of commands -> the group, and its heading.
+GROUPS = {
+    "data": (data.app, "Data and models"),
+    "models": (models.app, "Data and models"),
+    "deploy": (deploying.app, "Deploy"),
+    "bench": (bench.app, "Develop"),
+}
+for heading, commands in COMMANDS.items():
+    for command in commands:
+        app.command("list" if command is runs.list_names else None, rich_help_panel=heading)(command)
+for name, (group, heading) in GROUPS.items():
+    app.add_typer(group, name=name, rich_help_panel=heading)
 
 
 def main(arguments: list[str] | None = None) -> None:
