@@ -52,6 +52,17 @@ def test_every_command_is_there_with_its_options():
         "feddat bench step",
     ):
         assert f"## {heading}\n" in page
+    import typer.main
+
+    from feddat.cli.main import app
+
+    for path, command in reference.every_command(typer.main.get_command(app), "feddat"):
+        section = page.partition(f"## {path}\n")[2].partition("\n## ")[0]
+        for parameter in command.params:
+            if not getattr(parameter, "hidden", False):
+                name = reference._name(parameter) if parameter.param_type_name == "argument" else parameter.opts[0]
+                rows = [line for line in section.splitlines() if line.startswith(f"| `{name}`")]
+                assert rows and rows[0].split("|")[2].strip(), f"{path}: {name} is not explained"
     assert "| `--resume` `RUN_DIR` |" in page
     assert "$ feddat run [OPTIONS] [KEY=VALUE...]\n" in page
 
