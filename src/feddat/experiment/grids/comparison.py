@@ -31,8 +31,8 @@ class Plan:
         config: settings of all runs; ``name`` is that of the comparison (default ``compare-BENCHMARK``).
         methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
         seeds: seeds of each method.
-        tuning: result of :func:`~feddat.experiment.grids.tuning.search`. Each method runs with its own best values; a
-            variant that was not searched for uses those of its algorithm.
+        tuning: a result of :func:`~feddat.experiment.grids.tuning.search_each`. Each method runs with its own best
+            values; a variant that was not searched for uses those of its algorithm.
     """
 
     config: RunConfig
