@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 
 from feddat.adapters.bottleneck import BottleneckConfig
+from feddat.adapters.build import build_adapters
 from feddat.adapters.combine import add_bottlenecks, add_lora, factored
-from feddat.adapters.methods import build_adapters
 from feddat.adapters.peft_form import hub_name, put_peft, read_peft, save_peft
 
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feddat.admitted import admitted_keys, revoked_keys
-from feddat.cli.main import main
+from feddat.cli.program import main
 from feddat.deploy import client_folder, pki, renewal
 from feddat.deploy.control import let_in
 from feddat.deploy.enrolment import new_request, read_client_request, read_invitation

@@ -30,7 +30,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from feddat.admitted import FOLDER, admitted_keys, admitted_names, revoked_keys
 from feddat.deploy.errors import DeployError
 from feddat.deploy.names import CLIENT_APP, SERVER_APP
-from feddat.deploy.private import CONTROL_FILE, TokenInterceptor
+from feddat.deploy.tokens import CONTROL_FILE, TokenInterceptor
 from feddat.models.folder import first_line
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ MEASURED: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def bench_private(
+def bench_privacy(
     folder: Path,
     models: tuple[str, ...] = ("vilt-mini",),
     device: str = "cpu",
