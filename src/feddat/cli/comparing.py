@@ -34,12 +34,10 @@ if TYPE_CHECKING:
     from feddat.experiment.grids.record import RunRecord
     from feddat.watching.live import ComparisonDisplay
 
-#: Default methods of `feddat compare`.
+#: Default methods of `feddat compare`, `feddat tune` and `feddat real`.
 METHODS = "feddat,fedavg,local,head"
 #: Default methods of `feddat newcomers`.
 NEWCOMER_METHODS = "feddat,fedavg,local"
-#: Default methods of `feddat real`.
-REAL_METHODS = METHODS
 #: Default methods of `feddat demo`: in so few steps, the published distillation teaches little (docs/results.md).
 DEMO_METHODS = "feddat-mild,fedavg,local,head"
 
@@ -163,9 +161,7 @@ def _explain_demo(summaries: Sequence[Mapping[str, Any]], folder: Path) -> None:
 
 def real(
     overrides: Overrides = None,
-    methods: Annotated[
-        str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")
-    ] = REAL_METHODS,
+    methods: Annotated[str, typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.")] = METHODS,
     seeds: Seeds = "3",
     jobs: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     overwrite: Overwrite = False,
