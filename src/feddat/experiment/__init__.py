@@ -12,7 +12,8 @@ from feddat.experiment.grids.tuning import Search, read_tuning
 from feddat.experiment.single.client_data import load_clients
 from feddat.experiment.single.folder import ExperimentError
 from feddat.experiment.single.methods import VARIANTS, known_methods
-from feddat.experiment.single.run import Experiment, pinned
+from feddat.experiment.single.portable import pinned
+from feddat.experiment.single.run import Experiment
 
 __all__ = [
     "STUDIES",

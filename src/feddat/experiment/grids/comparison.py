@@ -16,7 +16,8 @@ from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.single.methods import resolve
-from feddat.experiment.single.run import Experiment, pinned
+from feddat.experiment.single.portable import pinned
+from feddat.experiment.single.run import Experiment
 from feddat.experiment.single.world import finished_worlds
 from feddat.workers import run_parallel
 

@@ -19,7 +19,7 @@ from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import ExperimentError, RunFolder
 from feddat.experiment.single.methods import resolve
-from feddat.experiment.single.run import pinned
+from feddat.experiment.single.portable import pinned
 
 #: Seed of every search run.
 TUNING_SEED = 10_000
