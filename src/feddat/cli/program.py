@@ -28,6 +28,7 @@ from feddat.cli import (
 )
 from feddat.cli.common import UNLIMITED, fail, out
 from feddat.files import private_umask
+from feddat.log import LOGGED_AS_EVENTS
 from feddat.text import nearest
 
 app = typer.Typer(
@@ -148,7 +149,8 @@ def start(
     for room in ("data", "models"):
         logging.getLogger(f"feddat.{room}").setLevel(logging.INFO)
     # The live displays show these themselves.
-    logging.getLogger("feddat.app.strategy").setLevel(logging.ERROR)
+    for name in LOGGED_AS_EVENTS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class _Stderr:
