@@ -96,7 +96,7 @@ def test_dead_links_and_things_from_elsewhere_are_found(tmp_path, page, fault):
     assert list(links.faults(tmp_path)) == ([fault] if fault else [])
 
 
-def test_links_in_code_are_none():
+def test_links_in_code_are_ignored():
     text = '[a](x.md) ![b](y.png)\n\n```python\n[c](z.md)\n```\n<img src="w.svg"> [d](https://e.org) [e](#f)\n'
     assert list(repository.links(text)) == ["x.md", "y.png", "w.svg"]
 
