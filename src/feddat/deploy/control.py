@@ -115,6 +115,10 @@ class Control:
 
         Returns:
             Flower's id of the run.
+
+        Raises:
+            DeployError: the SuperLink did not start the run.
+            httpx.HTTPStatusError: it refused the request.
         """
         content, _ = build_fab_from_files({"pyproject.toml": project.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
