@@ -24,6 +24,7 @@ from feddat.cli import (
     models,
     predicting,
     runs,
+    studying,
     watching,
 )
 from feddat.cli.common import UNLIMITED, fail, out
@@ -42,9 +43,9 @@ for command in (
     comparing.compare,
     comparing.demo,
     comparing.real,
-    comparing.newcomers,
-    comparing.study,
-    comparing.tune,
+    studying.newcomers,
+    studying.study,
+    studying.tune,
     runs.report,
     runs.evaluate,
     predicting.predict,
