@@ -306,7 +306,7 @@ def _builder(
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
     days: int,
-    now: datetime.datetime | None,
+    now: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
     # Start an hour ago, so that a client whose clock is a little behind can use it at once.
     begin = (now or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(hours=1)
