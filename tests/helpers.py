@@ -8,7 +8,7 @@ from torch import Tensor
 
 from feddat.adapters.int8_products import cannot_multiply
 from feddat.app.checkpoint import read_state
-from feddat.cli.main import main
+from feddat.cli.program import main
 from feddat.models.albef.model import AlbefConfig
 from feddat.models.tiny import make_tiny
 from feddat.models.tiny.albef import albef_config

@@ -178,7 +178,7 @@ def test_every_grid_has_the_seeds_that_are_named(
         planned.extend(runs.values())
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("feddat.cli.comparing._display", stop)
+    monkeypatch.setattr("feddat.cli.many.display", stop)
     assert call(*arguments, "-m", "fedavg", "--seeds", "11,14-15", f"runs_dir={tmp_path}", "benchmark=mini/task") == 130
     assert sorted({run.seed for run in planned}) == [11, 14, 15]
 

@@ -8,9 +8,9 @@ import torch
 from typer.testing import CliRunner
 
 from client.small_clients import vqa_client
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.algorithms import ALGORITHMS
-from feddat.cli.main import app
+from feddat.cli.program import app
 from feddat.client.captured import CapturedRoutes
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant

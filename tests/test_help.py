@@ -8,7 +8,7 @@ import click
 import pytest
 import typer.main
 
-from feddat.cli.main import app
+from feddat.cli.program import app
 from helpers import call
 
 

@@ -84,7 +84,7 @@ def commands() -> str:
     """Return the page of all commands."""
     import typer.main
 
-    from feddat.cli.main import app
+    from feddat.cli.program import app
 
     lines = [
         "# Command line",

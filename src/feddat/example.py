@@ -101,7 +101,11 @@ class ClientData:
     pictures: PictureSettings = field(default_factory=PictureSettings)
 
     def split(self, name: str) -> tuple[Example, ...]:
-        """Return the examples of ``train``, ``validation`` or ``test``."""
+        """Return the examples of ``train``, ``validation`` or ``test``.
+
+        Raises:
+            ValueError: the name is none of these.
+        """
         if name not in ("train", "validation", "test"):
             raise ValueError(f"unknown split {name!r}; expected train, validation or test")
         return getattr(self, name)  # type: ignore[no-any-return]

@@ -23,6 +23,8 @@ from typing import Any
 
 from feddat.one_line import LINE, one_line, plain
 
+#: Loggers whose warnings are also events, so that logs and live displays have them already.
+LOGGED_AS_EVENTS = ("feddat.app.intake", "feddat.app.strategy")
 #: Fields of an event that each line has anyway, or that are too long for a line.
 _NOT_FIELDS = frozenset({"event", "round", "client", "summary"})
 _LEVELS = {"failed": "WARNING", "refused": "WARNING", "kept": "WARNING", "interrupted": "WARNING", "failure": "ERROR"}
@@ -58,7 +60,7 @@ class JsonLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a log record, unless an event already covers it."""
-        if record.name == "feddat.app.strategy":
+        if record.name in LOGGED_AS_EVENTS:
             return
         event: Mapping[str, Any] = getattr(record, "event", {})
         kind, round, client = event.get("event", "log"), event.get("round"), event.get("client")

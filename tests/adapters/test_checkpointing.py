@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from feddat.adapters.build import build_adapters
 from feddat.adapters.checkpointing import checkpoint_layers
-from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant

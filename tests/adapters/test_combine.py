@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 
 from feddat.adapters.bottleneck import BottleneckConfig
+from feddat.adapters.build import build_adapters
 from feddat.adapters.combine import add_bottlenecks, add_lora, factored
-from feddat.adapters.methods import build_adapters
 from feddat.adapters.peft_form import hub_name, put_peft, read_peft, save_peft
 
 
@@ -60,7 +60,7 @@ def test_products_are_factored_exactly_and_no_wider_than_needed(one, other, seed
 
 
 @pytest.mark.parametrize("kind", ["prompt", "norm", "bias", "full"])
-def test_other_kinds_are_one_adapter_or_none(vilt, kind):
+def test_other_kinds_combine_only_one_adapter(vilt, kind):
     adapters = build_adapters(vilt.build(), peft=kind)
     state = adapters.state("global")
     assert adapters.combined([(1.0, state)])[1].keys() == state.keys()

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.adapters.bottleneck import BottleneckConfig
+from feddat.adapters.build import build_adapters
 from feddat.adapters.dual import DualAdapters
-from feddat.adapters.methods import build_adapters
 
 KINDS = ("bottleneck", "lora")
 VILT = CASES[0]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+from feddat.adapters.build import build_adapters
 from feddat.adapters.frozen import multiply_in_int8, round_frozen
 from feddat.adapters.int8_products import Int8ProductLinear
-from feddat.adapters.methods import build_adapters
 from feddat.example import View
 from feddat.models.catalog import load_backbone
 from feddat.models.generative import ANSWER_IDS, ANSWER_MASK, ANSWER_ROWS, GenerativeBackbone

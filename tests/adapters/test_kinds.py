@@ -15,7 +15,7 @@ from tiny_models import CASES, Case
 from torch import Tensor, nn
 
 from feddat.adapters.base import ADAPTERS, Adapters
-from feddat.adapters.methods import build_adapters, count_parameters
+from feddat.adapters.build import build_adapters, count_parameters
 from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.sites import PromptSite
 from feddat.adapters.soft_prompt.entry import extend_mask, extend_positions

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from feddat.adapters.bottleneck import BottleneckConfig
+from feddat.adapters.build import build_adapters, count_parameters
 from feddat.adapters.dual import DualAdapters
-from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.example import View
 from feddat.models.two_towers.backbone import TwoTowersBackbone
 from helpers import make_unit

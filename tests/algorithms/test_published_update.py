@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import ViltConfig, ViltModel
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.algorithms import ALGORITHMS, RoundContext
 from feddat.client.learner import BatchLearner
 from feddat.client.optim import build_optimizer, schedule, set_learning_rate

@@ -5,7 +5,7 @@ import torch
 from scalars import LR, START, ScalarLearner, context
 from torch import nn
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.fedex_lora import FedExLora
 from feddat.app.messages import TrainReply

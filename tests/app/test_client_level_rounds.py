@@ -81,7 +81,7 @@ def test_how_far_an_update_goes_does_not_decide_whether_it_counts(tmp_path):
         clients = [Adder("a", 0.01), Adder("b", number), Adder("c", 0.01)]
         limits, judge = Limits(max_update=1e5, clipped=True), Judge(math.inf)
         _, strategy, events, paid = central(tmp_path / str(at), clients, state, limits=limits, judge=judge)
-        assert strategy.refused == 0 and not [event for event in events if event["event"] == "refused"]
+        assert strategy.intake.refused == 0 and not [event for event in events if event["event"] == "refused"]
         assert paid.rounds == {"a": 1, "b": 1, "c": 1}
         found.append(3 * flat(state.shared).astype(np.float64))
     assert np.linalg.norm(found[1] - found[0]) <= 0.5 * (1 + 1e-5)

@@ -93,7 +93,7 @@ def test_the_page_has_every_key_with_its_default():
         ({"score_splits": ["all"]}, "'train', 'validation' or 'test'"),
     ],
 )
-def test_a_policy_that_is_none_is_refused(tmp_path, policy, reason):
+def test_invalid_policies_are_refused(tmp_path, policy, reason):
     with pytest.raises(ValidationError) as found:
         PolicyConfig.model_validate(policy)
     assert reason in str(found.value)
@@ -146,7 +146,7 @@ def test_an_update_comes_of_enough_examples_and_steps(train, examples, reason):
             check_training(POLICY, settings, examples)
 
 
-def test_a_score_comes_of_enough_questions_or_is_none():
+def test_a_score_on_too_few_questions_is_refused():
     check_scores(POLICY, 0)
     check_scores(POLICY, 32)
     with pytest.raises(PolicyError, match="a score on 1 questions, expected at least 32"):

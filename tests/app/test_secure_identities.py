@@ -37,7 +37,7 @@ def test_certificates_change_no_number(tmp_path, identities):
     everybody = [Drawn(name) for name in NAMES]
     secure_federate(everybody, plain, tmp_path / "plain", rounds=2)
     grid, strategy, _ = secure_federate(everybody, certified, tmp_path / "known", rounds=2, identities=identities)
-    assert strategy.failed == strategy.refused == 0
+    assert strategy.intake.failed == strategy.intake.refused == 0
     assert np.array_equal(flat(plain.shared), flat(certified.shared))
     up = [m.content["sum"]["bytes"] for m in grid.up if m.metadata.message_type == "train"]
     assert all(500 < len(offer) < 1000 for offer in up)

@@ -30,7 +30,7 @@ def test_honest_runs_go_on_in_every_format_and_after_missed_rounds(tmp_path, nam
     state = ServerState(shared(0.3))
     wire = WireConfig(format=name, delta=delta)
     _, strategy, events = secure_federate(everybody, state, tmp_path, rounds=3, grid=grid, gone=gone, wire=wire)
-    assert state.round == 3 and strategy.failed == 3 and strategy.refused == 0
+    assert state.round == 3 and strategy.intake.failed == 3 and strategy.intake.refused == 0
     assert not [event for event in events if event["event"] == "kept"]
     found = [messages.hash_of(messages.read_instruction(m)) for m in grid.down if m.metadata.message_type == "train"]
     assert [len(set(found[at : at + 5])) for at in (0, 5, 10)] == [1, 1, 1] and len(set(found)) == 3

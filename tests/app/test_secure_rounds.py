@@ -37,8 +37,8 @@ def test_the_new_adapter_is_the_fixed_point_mean_to_the_last_bit(tmp_path, phase
     assert bits_equal(flat(state.shared), expected)
     assert not np.array_equal(sent, expected)
     assert not [event for event in events if event["event"] == "kept"]
-    assert strategy.failed == len(gone), "each drops out once"
-    assert strategy.refused == 0
+    assert strategy.intake.failed == len(gone), "each drops out once"
+    assert strategy.intake.refused == 0
 
 
 def test_what_is_lost_in_one_round_comes_in_the_next(tmp_path):
@@ -60,7 +60,7 @@ def test_too_few_in_the_end_open_nothing_and_the_adapter_stays(tmp_path):
     kept = [event for event in events if event["event"] == "kept"]
     assert [event["round"] for event in kept] == [1]
     assert "2 shares do not give it, 3 right ones are needed" in kept[0]["reason"]
-    assert strategy.failed == 3
+    assert strategy.intake.failed == 3
     assert state.round == 2
     assert not np.array_equal(flat(state.shared), np.full(10, 0.5, np.float32)), "the second round went on from it"
 
@@ -226,7 +226,7 @@ def test_examples_beyond_what_a_client_registered_with_are_refused_as_ever(tmp_p
     everybody = clients(5)
     everybody[1].examples = 10**8
     _, strategy, events = secure_federate(everybody, ServerState(shared()), tmp_path)
-    assert strategy.refused == 1
+    assert strategy.intake.refused == 1
     assert "more than 10000000" in next(event["reason"] for event in events if event["event"] == "refused")
 
 

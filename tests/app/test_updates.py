@@ -27,7 +27,7 @@ def test_norm_is_the_mean_and_agreement_the_cosine_of_two():
     assert statistics((1, 0, 0), (-2, 0, 0)) == pytest.approx({"norm": 1.5, "agreement": -1.0}, abs=1e-6)
 
 
-def test_one_update_agrees_with_nobody_and_none_is_nothing():
+def test_one_update_has_no_agreement_and_none_have_no_statistics():
     assert statistics((3, 4, 0)) == pytest.approx({"norm": 5.0})
     assert statistics() == {}
     empty = UpdateStatistics()

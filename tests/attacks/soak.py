@@ -117,7 +117,7 @@ def attacks(kind: str) -> dict:
     shared = {
         "never whole": lambda node, asked, content: node.answer(content, asked, whole=False),
         "of another round": lambda node, asked, content: node.answer(_of_round(content, 10**6), asked),
-        "parts that are none": lambda node, asked, _: node.answer_with(asked, b"Message \x1b[2J,,, 9999999999\x00junk"),
+        "invalid parts": lambda node, asked, _: node.answer_with(asked, b"Message \x1b[2J,,, 9999999999\x00junk"),
         "no message": lambda node, asked, content: node.answer_with(asked, content["metrics"].deflate()),
         "empty": lambda node, asked, _: node.answer(RecordDict(), asked),
         "in another's name": lambda node, asked, content: node.answer(

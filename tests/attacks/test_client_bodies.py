@@ -143,7 +143,7 @@ BOMB = archive({"pyproject.toml": LARGE})
     ],
     ids=["bomb", "large", "empty", "junk", "torn", "other file", "no toml", "no text", "nested", "no app"],
 )
-def test_an_app_that_is_none_is_answered_with_the_reason(content, reason):
+def test_an_invalid_app_is_refused_with_the_reason(content, reason):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BundleError, match=reason):
         app_config(content)

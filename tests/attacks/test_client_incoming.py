@@ -122,7 +122,7 @@ def test_trees_that_are_wide_or_deep_are_refused_before_a_part_is_fetched():
         MetricRecord({"a": 1}).deflate(),
     ],
 )
-def test_parts_that_are_none_are_refused(part):
+def test_invalid_message_parts_are_refused(part):
     link, identity = Link(content()), hashlib.sha256(part).hexdigest()
     link.proto.metadata.message_id, link.tree, link.parts = identity, ObjectTree(object_id=identity), {identity: part}
     assert refused(link).startswith("its reply cannot be read: ")

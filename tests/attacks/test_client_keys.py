@@ -69,7 +69,7 @@ def test_a_client_whose_key_was_replaced_is_not_counted_as_an_attacker():
     assert trained[3] == [EVE, "zoe"] and not refused
 
 
-def test_a_key_that_was_let_in_under_no_name_is_nobodys():
+def test_a_key_admitted_without_a_name_is_refused():
     trained, refused = run(2, lambda admitted, grid: grid.names.update({2: ""}) or grid.keys.update({"": KEYS[EVE]}))
     assert trained[3] == ["ann", "zoe"] and len(refused) == 1
 

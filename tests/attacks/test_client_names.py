@@ -76,7 +76,7 @@ def test_where_one_place_has_all_data_no_two_answer_for_the_same():
 
 
 @pytest.mark.parametrize("key", ["ann/score.dat", "carl/score.dat", "ann/examples"])
-def test_a_score_under_another_name_is_none(key):
+def test_a_score_under_another_name_is_refused(key):
     def with_more(content):
         return RecordDict({"metrics": MetricRecord({**content["metrics"], key: 99})})
 

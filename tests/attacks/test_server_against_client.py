@@ -364,7 +364,7 @@ def test_every_hash_is_compared(served, caplog, part):
     assert served.state() == before
 
 
-def test_an_adapter_that_is_no_numbers(served, caplog):
+def test_an_adapter_that_is_not_numbers_is_refused(served, caplog):
     shared = {key: torch.full_like(value, float("nan")) for key, value in served.foundation().initial_shared().items()}
     before = served.state()
     refused(caplog, served.ask(shared=shared, round=2), "NaN or infinite")

@@ -107,7 +107,7 @@ def test_without_it_or_without_keys_there_is_no_update(demanding):
     assert reply.has_error() and reply.error.reason == "refused: policy"
 
 
-def test_a_key_that_nobody_has_certified_is_no_identity(demanding, caplog):
+def test_a_key_certified_by_another_authority_is_refused(demanding, caplog):
     pki.write_certificate(demanding.place / "ca.crt", pki.new_authority("another").certificate)
     reply = demanding.ask("query", ON)
     assert reply.has_error() and reply.error.reason == "failed: see its log"

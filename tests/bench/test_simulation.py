@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from feddat.bench import simulation
+from feddat.deploy.processes import descendants
 
 SCRIPT = """
 import subprocess, sys
@@ -24,8 +25,8 @@ def test_actors_below_this_process_are_seen_with_the_most_they_held(monkeypatch)
     with simulation._Actors() as seen:
         process = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert process.stdout.readline() == b"ready\n"
-        (child,) = simulation._below(process.pid)
-        assert child in simulation._below(os.getpid())
+        (child,) = descendants(process.pid)
+        assert child in descendants(os.getpid())
         deadline = simulation.threading.Event()
         while child not in seen._peaks:
             assert not deadline.wait(0.02)

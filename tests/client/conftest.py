@@ -2,7 +2,7 @@
 
 import pytest
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.algorithms import ALGORITHMS
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant

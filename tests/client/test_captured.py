@@ -6,7 +6,7 @@
 import pytest
 import torch
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.client import captured
 from feddat.client.captured import TOKENS, CapturedRoutes
 from feddat.models.stages import MASK, STATES

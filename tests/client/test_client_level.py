@@ -37,7 +37,7 @@ def test_an_update_is_clipped_over_all_its_tensors():
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
-def test_an_update_that_is_not_finite_is_none(wrong):
+def test_an_update_that_is_not_finite_changes_nothing(wrong):
     base = {"a": torch.tensor([1.0]), "b": torch.tensor([2.0])}
     found = clipped({"a": torch.tensor([wrong]), "b": torch.tensor([3.0])}, base, 1.0)
     assert found["a"].tolist() == [1.0] and found["b"].tolist() == [2.0]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from small_clients import same, vqa_client
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.client.prefixes import GROUP, PrefixCache, PrefixViews
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from small_clients import label_client, same, vqa_client
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.algorithms import ALGORITHMS
 from feddat.client import private_training
 from feddat.client.budget import Budget, BudgetError

@@ -54,7 +54,7 @@ def test_every_command_is_there_with_its_options():
         assert f"## {heading}\n" in page
     import typer.main
 
-    from feddat.cli.main import app
+    from feddat.cli.program import app
 
     for path, command in reference.every_command(typer.main.get_command(app), "feddat"):
         section = page.partition(f"## {path}\n")[2].partition("\n## ")[0]
@@ -107,7 +107,7 @@ def test_dead_links_and_things_from_elsewhere_are_found(tmp_path, page, fault):
     assert list(links.faults(tmp_path)) == ([fault] if fault else [])
 
 
-def test_links_in_code_are_none():
+def test_links_in_code_are_ignored():
     text = '[a](x.md) ![b](y.png)\n\n```python\n[c](z.md)\n```\n<img src="w.svg"> [d](https://e.org) [e](#f)\n'
     assert list(repository.links(text)) == ["x.md", "y.png", "w.svg"]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from feddat.cli.main import app
+from feddat.cli.program import app
 from feddat.experiment import Experiment
 
 COMMON = {

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feddat.admitted import admitted_keys, revoked_keys
-from feddat.cli.main import main
+from feddat.cli.program import main
 from feddat.deploy import client_folder, pki, renewal
 from feddat.deploy.control import let_in
 from feddat.deploy.enrolment import new_request, read_client_request, read_invitation
@@ -167,7 +167,7 @@ def test_names_that_cannot_be_a_clients(server, join, tmp_path, authority, name)
             read_client_request(path, authority)
 
 
-def test_requests_that_are_none(server, join, authority, tmp_path):
+def test_invalid_requests_are_refused(server, join, authority, tmp_path):
     path = tmp_path / "r.csr"
     stranger = pki.new_authority("another consortium").certificate
     pki.write_request(path, new_request("north", pki.new_key(), stranger))
@@ -539,7 +539,7 @@ def test_a_command_writes_for_its_user_alone(tmp_path, capsys, monkeypatch, vari
     assert all(mode == 0o600 for path, mode in modes.items() if path.suffix == ".key")
 
 
-def test_a_umask_that_is_none(capsys, monkeypatch):
+def test_an_invalid_umask_is_refused(capsys, monkeypatch):
     monkeypatch.setenv("FEDDAT_UMASK", "9")
     expected = "error: FEDDAT_UMASK: expected octal digits from 0 to 777, got '9'"
     assert said(capsys, "members", code=2).startswith(expected)

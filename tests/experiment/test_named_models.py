@@ -56,7 +56,7 @@ def test_paths_and_bundled_names_are_no_addresses(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["hf://a", "hf://datasets/a/b", "hf://"])
-def test_what_says_hf_and_is_none_is_refused(text: str) -> None:
+def test_invalid_hub_addresses_are_refused(text: str) -> None:
     with pytest.raises(HubError, match=text):
         parse_address(text, "model")
 

@@ -43,7 +43,7 @@ def test_a_damaged_database_is_put_aside_with_all_its_files(tmp_path, damage, ca
     assert left == ["superlink.db.damaged"] * len(left)
 
 
-def test_a_whole_database_and_none_are_left_alone(tmp_path, caplog):
+def test_a_whole_or_missing_database_is_left_alone(tmp_path, caplog):
     link._settle_database(arguments(tmp_path))
     link._settle_database(["--insecure"])
     whole(tmp_path / "superlink.db")

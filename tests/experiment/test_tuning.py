@@ -5,8 +5,8 @@ import json
 import pytest
 
 from feddat.config import ConfigError
-from feddat.experiment import ExperimentError, Search, compare, read_tuning, search
-from feddat.experiment.grids.tuning import TUNING_SEED
+from feddat.experiment import ExperimentError, Search, compare, read_tuning
+from feddat.experiment.grids.tuning import TUNING_SEED, search_each
 
 RATES = {"train.lr": (0.1, 0.2)}
 
@@ -53,7 +53,7 @@ def test_the_best_point_of_each_method_is_chosen(make_config):
 
 def test_a_comparison_runs_each_method_with_its_own_values(make_config):
     config = make_config(name="c", rounds=1)
-    tuning = search(config, ["local", "head"], Search({"train.lr": (0.01, 0.02)}), jobs=1)
+    tuning = search_each({"": config}, ["local", "head"], Search({"train.lr": (0.01, 0.02)}), jobs=1)[""]
     folder = config.runs_dir / "c"
     assert json.loads((folder / "tuning" / "tuning.json").read_text()) == tuning
     tuning["best"] = {"local": {"train.lr": 0.02, "head.lr": 0.5}, "head": {"train.lr": 0.01}}

@@ -28,7 +28,7 @@ from transformers import (
     ViltModel,
 )
 
-from feddat.adapters.methods import build_adapters, count_parameters
+from feddat.adapters.build import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS
 from feddat.models.albef.model import AlbefConfig, AlbefForQuestionAnswering
 from feddat.models.two_towers.backbone import TwoTowers

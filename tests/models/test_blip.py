@@ -6,7 +6,7 @@ import torch
 from transformers import BlipForQuestionAnswering
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.client.generation import AnnotatedAnswers, Generation
 from feddat.config import EvalConfig
 from feddat.example import Example, View

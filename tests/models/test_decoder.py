@@ -11,7 +11,7 @@ from PIL import Image as Pictures
 from transformers import AutoModelForImageTextToText
 
 from feddat.adapters.base import ROUTES
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.client.generation import FEWEST_TOKENS, AnnotatedAnswers, Generation
 from feddat.config import EvalConfig
 from feddat.example import Example, View

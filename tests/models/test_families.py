@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.example import DataError, View
 from feddat.models.base import ModelError
 from feddat.models.catalog import FAMILIES, encoder_fingerprint, load_backbone, load_encoder

@@ -6,7 +6,7 @@ import torch
 from test_decoder import annotated
 from torch import nn
 
-from feddat.adapters.methods import build_adapters, count_parameters
+from feddat.adapters.build import build_adapters, count_parameters
 from feddat.models.base import ModelError
 from feddat.models.catalog import load_backbone
 from feddat.models.decoder.backbone import DecoderBackbone

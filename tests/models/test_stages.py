@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.example import View
 from feddat.models.base import StagedBackbone
 from feddat.models.blip.backbone import BlipBackbone

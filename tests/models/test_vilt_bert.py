@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, BertModel, ViltModel
 from transformers.models.vilt.image_processing_pil_vilt import ViltImageProcessorPil
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.example import View
 from feddat.models.base import ModelError
 from feddat.models.tiny.settings import SIZES

@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from feddat.adapters.bottleneck import BottleneckConfig
+from feddat.adapters.build import build_adapters
 from feddat.adapters.frozen import prepare_frozen
 from feddat.adapters.int8_products import cannot_multiply
-from feddat.adapters.methods import build_adapters
 from feddat.models.base import AddsToOutput
 from feddat.models.stages import STATES
 from feddat.models.vilt import stages as vilt_stages

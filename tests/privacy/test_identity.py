@@ -86,7 +86,7 @@ def test_a_clients_own_files_are_checked(tmp_path):
         Identity.read(ann, "ann")
 
 
-def test_a_key_that_is_none_cannot_be_certified(tmp_path, authority):
+def test_an_invalid_key_cannot_be_certified(tmp_path, authority):
     (tmp_path / "a.pub").write_text("none")
     for path, problem in ((tmp_path / "a.pub", "not in OpenSSH's format"), (tmp_path / "b.pub", "No such file")):
         with pytest.raises(pki.CertificateError, match=problem):

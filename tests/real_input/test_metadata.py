@@ -133,7 +133,7 @@ def test_what_else_is_malformed_does_not_matter(name, carrier):
 
 @pytest.mark.parametrize("carrier", CARRIERS)
 @pytest.mark.parametrize("name", USELESS)
-def test_an_orientation_that_is_none_turns_nothing(name, carrier):
+def test_an_invalid_orientation_is_ignored(name, carrier):
     assert PictureReader().read(CARRIERS[carrier](USELESS[name])).shape == NOISE.shape
 
 

@@ -212,7 +212,7 @@ def test_json(folder: Path, caplog: pytest.LogCaptureFixture, name: str, content
     assert all(str(announced) in message for message in messages)
 
 
-def test_one_record_alone_and_none(folder: Path) -> None:
+def test_a_single_record_and_an_empty_file(folder: Path) -> None:
     for name, content in (
         ("x.json", dumped(RECORDS[0])),
         ("y.json", dumped(RECORDS[:1])),

@@ -193,7 +193,7 @@ def test_the_same_in_parquet(folder: Path) -> None:
     assert [(example.id, example.answers) for example in data.train] == [("1", {"yes": 0.3}), ("2", {"no": 0.3})]
 
 
-def test_published_files_with_blank_votes_and_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_published_files_with_blank_votes_or_without_votes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_tree("vizwiz", tmp_path, ["train", "val"], 6)
     file = tmp_path / "Annotations" / "val.json"
     content = json.loads(file.read_text())

@@ -11,7 +11,7 @@ import pytest
 import typer
 
 from feddat.cli import main
-from feddat.cli.main import app
+from feddat.cli.program import app
 from feddat.client.store import PersonalStore, StoreError
 from feddat.client_names import name_problem
 from feddat.config import ConfigError, load_config

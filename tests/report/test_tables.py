@@ -95,12 +95,6 @@ def test_markdown() -> None:
     )
 
 
-def test_plain_text_is_aligned() -> None:
-    lines = tables.to_text(score_table(RUNS)).splitlines()
-    assert lines[0] == "client       FedDAT    Head only"
-    assert lines[2] == "art     62.0 ± 2.8*  40.0 ± 0.0"
-
-
 def test_html_escapes_names_and_marks_the_best() -> None:
     html = tables.to_html(score_table([run("a&b", 0, **{"<art>": 50.0}), run("head", 0, **{"<art>": 40.0})]))
     assert "<th scope='row'>&lt;art&gt;</th><td class='best'>50.0</td><td>40.0</td>" in html

@@ -28,8 +28,8 @@ def prepare_frozen(adapters: Adapters, products: Resolved) -> None:
         multiply_in_int8(adapters)
 
 
-def round_frozen(adapters: Adapters, dtype: torch.dtype = torch.bfloat16) -> int:
-    """Convert the frozen linear layers of a model, in place, to the dtype in which autocast computes them.
+def round_frozen(adapters: Adapters) -> int:
+    """Convert the frozen linear layers of a model, in place, to bfloat16, in which autocast computes them.
 
     Only linear layers inside the model's numbered layers are converted. Other weights keep their format: word
     embeddings (looked up, not multiplied), initial values of heads, and everything that autocast computes in float32.
@@ -37,7 +37,6 @@ def round_frozen(adapters: Adapters, dtype: torch.dtype = torch.bfloat16) -> int
     Args:
         adapters: the adapters on the model. All passes must run under autocast from now on, and the model's own weights
             must neither train nor change.
-        dtype: autocast's dtype.
 
     Returns:
         The number of converted layers.
@@ -48,7 +47,7 @@ def round_frozen(adapters: Adapters, dtype: torch.dtype = torch.bfloat16) -> int
         if any(p.dtype != torch.float32 for p in parameters):
             continue
         for parameter in parameters:
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(torch.bfloat16)
         layers += 1
     return layers
 

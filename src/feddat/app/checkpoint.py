@@ -99,19 +99,11 @@ class Checkpoints:
         config_hash: hash of the settings that determine the run's numbers; a checkpoint with another hash is refused.
         form: PEFT's format of the global adapter; ``None``: PEFT has none.
         base: name of the base model, for PEFT.
-        key: file of the sealing key; default: ``.seal.key`` beside the folder, so that the folder can be shared.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        config_hash: str,
-        form: PeftForm | None = None,
-        base: str | None = None,
-        key: Path | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, config_hash: str, form: PeftForm | None = None, base: str | None = None) -> None:
         self.folder = folder
-        self._seal = Seal(key or folder.parent / ".seal.key")
+        self._seal = Seal(folder.parent / ".seal.key")  # outside the folder, so that the folder can be shared
         self.config_hash = config_hash
         self._form = form
         self._base = base

@@ -24,6 +24,7 @@ from feddat.app.versions import PROTOCOL, VERSION, VersionError
 from feddat.client.store import PersonalStore
 from feddat.client.summing import SecureMember
 from feddat.client.trainer import EvalResult, FitResult
+from feddat.one_line import one_line
 from feddat.phases import phase
 from feddat.privacy.secure_sum.errors import SumError
 
@@ -34,7 +35,7 @@ OTHER_VERSION = f"refused: another version of feddat (here {VERSION}, messages {
 OLD_STATE = "refused: its state is older than its last training"
 #: All that a client with a policy tells the server about a problem; the reason is in the client's log.
 REFUSED, OTHER_MODEL, FAILED = "refused: policy", "refused: another model or other settings", "failed: see its log"
-#: The longest log line that a server can cause, in characters.
+#: The longest text of a server in a log line, in characters.
 _LONGEST = 500
 
 
@@ -206,20 +207,14 @@ def _guarded(own: Gate | None, message: Message, context: Context, answer: Calla
 
 def _note(code: str, error: Exception, message: Message, context: Context) -> None:
     """Log the reason behind a code."""
-    kind, group = one_line(message.metadata.message_type), message.metadata.group_id
-    reason = one_line(str(error) if code in (REFUSED, OTHER_VERSION, OLD_STATE) else f"{type(error).__name__}: {error}")
+    kind, group = one_line(message.metadata.message_type, _LONGEST), message.metadata.group_id
+    text = str(error) if code in (REFUSED, OTHER_VERSION, OLD_STATE) else f"{type(error).__name__}: {error}"
+    reason = one_line(text, _LONGEST)
     what: dict[str, Any] = {"event": "failed" if code == FAILED else "refused", "kind": kind, "told": code}
     what |= {"reason": reason, "client": context.node_config.get(CLIENT_KEY)}
     what["round"] = int(group) if group.isascii() and group.isdecimal() and len(group) < 10 else None
     log.warning("%s: %s: %s", kind, code, reason, extra={"event": what})
     log.debug("traceback of the failure", exc_info=error)
-
-
-def one_line(text: str) -> str:
-    """Return a text that a server may have written in part as one line for a log or a terminal, cut if it is long."""
-    line = "".join(sign if sign.isprintable() else " " for sign in text[: 4 * _LONGEST])
-    line = " ".join(line.split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 
 def _tell(event: str, here: Site, ask: messages.Instruction, message: str, **fields: Any) -> None:

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 #: Key of a node's configuration that names its client.
 CLIENT_KEY = "client"
+#: Flower's number of the run on grids of this machine, each of which has only one.
+RUN_ID = 1
 _SERVER_NODE = 0
 
 
@@ -33,9 +35,9 @@ class LocalGrid(Grid):
         clients: client names; each gets a node id (1, 2, ... in sorted order).
     """
 
-    def __init__(self, clients: Sequence[str], run_id: int = 1) -> None:
-        self._run = Run.create_empty(run_id)
-        identify(run_id)
+    def __init__(self, clients: Sequence[str]) -> None:
+        self._run = Run.create_empty(RUN_ID)
+        identify(RUN_ID)
         self.names = dict(enumerate(sorted(clients), start=1))
         self._sent = 0
         self._replies: dict[str, Message] = {}
@@ -98,10 +100,10 @@ class InProcessGrid(LocalGrid):
         clients: client names; each gets its own Context.
     """
 
-    def __init__(self, app: ClientApp, clients: Sequence[str], run_id: int = 1) -> None:
-        super().__init__(clients, run_id)
+    def __init__(self, app: ClientApp, clients: Sequence[str]) -> None:
+        super().__init__(clients)
         self._app = app
-        self._contexts = {node: client_context(node, name, run_id) for node, name in self.names.items()}
+        self._contexts = {node: client_context(node, name, RUN_ID) for node, name in self.names.items()}
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Yield the reply of each message's client. A client takes its turn when its reply is requested."""

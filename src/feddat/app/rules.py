@@ -242,7 +242,11 @@ class FlowerRule(Rule):
         self._replies.append(Message(content, 0, MessageType.TRAIN))
 
     def close(self, clients: int) -> dict[str, Tensor]:
-        """Let the strategy aggregate, and copy its momenta."""
+        """Let the strategy aggregate, and copy its momenta.
+
+        Raises:
+            RuleError: there are too few replies for the strategy, or it returned no aggregate.
+        """
         check_count(self._name, self._options, len(self._replies))
         with _quiet(), _nothing_to_collect():
             arrays, _ = self._strategy.aggregate_train(self._round, self._replies)

@@ -91,7 +91,7 @@ class SecureStrategy(AdapterStrategy):
             event = {"event": "fit", "round": server_round, "client": member.name}
             self._notify(event | {"examples": reply.examples, "metrics": reply.metrics})
 
-        self._each(server_round, "train", replies, hold)
+        self.intake.take(server_round, "train", replies, hold)
         attempt = self._attempt(server_round, offers)
         self._share(server_round, attempt)
         self._mask(server_round, attempt)
@@ -203,7 +203,7 @@ class SecureStrategy(AdapterStrategy):
         """Send a step's message to some clients, and take their answers in the order of names."""
         run = self.roster.run
         nodes = {node: member.name for node, member in self.roster.members.items() if member.name in names}
-        self._asked = [node for node in nodes if node not in self.gone]
+        self.intake.asked = [node for node in nodes if node not in self.intake.gone]
         ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
         asked = [
             Message(
@@ -213,7 +213,7 @@ class SecureStrategy(AdapterStrategy):
                 group_id=str(round),
                 ttl=ttl,
             )
-            for node in self._asked
+            for node in self.intake.asked
         ]
 
         def fold(member: Member, message: Message) -> None:
@@ -223,7 +223,7 @@ class SecureStrategy(AdapterStrategy):
                 except SumError as error:
                     raise ReplyError(member.name, str(error)) from None
 
-        self._each(round, step, self.exchange(asked), fold)
+        self.intake.take(round, step, self.exchange(asked), fold)
 
     def _check_enough(self, round: int, step: str, names: Sequence[str], attempt: ServerSum) -> None:
         enough = max(attempt.terms.enough, self.roster.least)

@@ -93,7 +93,7 @@ class _Loop:
         self.begun = time.perf_counter()
         self.lap = self.begun if started is None else started
         self.first = state.round + 1
-        strategy.failed, strategy.refused = state.failed, state.refused
+        strategy.intake.failed, strategy.intake.refused = state.failed, state.refused
         strategy.trained.update(state.trained)
         strategy.residual = state.residual
         strategy.exchange = partial(self._exchange, "train")
@@ -116,8 +116,8 @@ class _Loop:
             self._clock("evaluate")
         state.shared, state.rule = messages.to_tensors(arrays), strategy.rule.state
         state.residual = strategy.residual
-        state.round, state.failed, state.trained = round, strategy.failed, dict(strategy.trained)
-        state.refused = strategy.refused + strategy.roster.refused
+        state.round, state.failed, state.trained = round, strategy.intake.failed, dict(strategy.trained)
+        state.refused = strategy.intake.refused + strategy.roster.refused
         self.notify(
             {
                 "event": "round",
@@ -151,7 +151,7 @@ class _Loop:
             try:
                 mean, losses = strategy.aggregate_train(round, self._exchange("train", asked))
             except FederationError as error:
-                if not strategy.gone:
+                if not strategy.intake.gone:
                     raise
                 log.warning("%s; waiting up to %.0f s, then the round begins again", error, strategy.roster.wait)
             else:

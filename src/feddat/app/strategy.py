@@ -1,8 +1,7 @@
 """The Flower Strategy: sample clients, write their instructions, and check and aggregate their replies.
 
-Replies are checked and passed to the aggregation rule in the order of client names, so the result is the same to the
-last bit whichever client answers first. A faulty reply costs only that reply. The strategy checks the rule's result
-before it becomes the global adapter.
+Replies are checked and passed to the aggregation rule in the order of client names (:mod:`feddat.app.intake`). The
+strategy checks the rule's result before it becomes the global adapter.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from feddat.algorithms.server import Shapes
 from feddat.app import messages
 from feddat.app.client_level import Participations
 from feddat.app.held import HeldReplies
+from feddat.app.intake import Intake
 from feddat.app.judge import Judge, Measures
 from feddat.app.limits import Limits
 from feddat.app.messages import Member, ReplyError, TrainReply
@@ -45,10 +45,8 @@ class AdapterStrategy(Strategy):
 
     Attributes:
         roster: which node is which client.
-        failed: number of errors that clients have reported.
-        refused: number of replies that the server has refused.
+        intake: takes in the replies, and counts those that cannot be used.
         scores: member -> route -> percent, from the latest evaluation.
-        gone: nodes that disconnected while they trained in this round.
         kept_back: members that have scores in the latest evaluation but do not share them.
         trained: client -> last round whose training it has answered.
         logs: keys of the training metrics that clients report.
@@ -87,16 +85,15 @@ class AdapterStrategy(Strategy):
         self.judge = judge or Judge()
         self.logs, self.logs_below_zero = tuple(logs), logs_below_zero
         self.roster.notify = notify
-        self.failed = self.refused = 0
+        self.intake = Intake(self.roster, deadline, notify)
         self.trained: dict[str, int] = {}
         self.roster.trained = self.trained
         self.scores: dict[str, dict[str, float]] = {}
         self.kept_back: set[str] = set()
-        self.gone: set[int] = set()
-        self._asked: list[int] = []
-        self._late: set[int] = set()
         self._split, self._final = "", False
         self._sent: dict[str, Tensor] = {}
+        #: State of the rule before the round.
+        self._rule_state: dict[str, Tensor] = {}
         #: Sends messages during a round's training, and yields the replies; set by the owner of the grid.
         self.exchange: Callable[[Sequence[Message]], Iterator[Message]] = lambda asked: iter(())
 
@@ -121,7 +118,8 @@ class AdapterStrategy(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
         """Return the messages that ask the sampled clients to train."""
-        self._sent, self._late, self.gone = messages.to_tensors(arrays), set(), set()
+        self._sent = messages.to_tensors(arrays)
+        self.intake.begin_round()
         self.limits.open(self._sent)
         self._rule_state = dict(self.rule.state)
         extras = self.rule.open(server_round, self._sent)
@@ -138,7 +136,7 @@ class AdapterStrategy(Strategy):
             FederationError: too few replies could be used, or too few for the rule although none was refused.
         """
         held, measured = HeldReplies(), list[Measures]()
-        before = self.refused
+        before = self.intake.refused
 
         def hold(member: Member, message: Message) -> None:
             with messages.checking(member.name):
@@ -161,7 +159,7 @@ class AdapterStrategy(Strategy):
             found = self.judge.outliers(measured)
             return {place: ReplyError(measured[place].client, reason) for place, reason in found.items()}
 
-        refused = self._each(server_round, "train", replies, hold, outliers)
+        refused = self.intake.take(server_round, "train", replies, hold, outliers)
         losses, updates = RunningMean(), UpdateStatistics()
         for place, (member, reply) in enumerate(held.taken()):
             if place in refused:
@@ -173,7 +171,7 @@ class AdapterStrategy(Strategy):
         # With privacy of clients, what single updates are like leaves no more than the updates themselves.
         if self.participations is None and (found := updates.values()):
             self._notify({"event": "updates", "round": server_round, "updates": found})
-        shared = self._closed(server_round, may_be_few=self.refused > before)
+        shared = self._closed(server_round, may_be_few=self.intake.refused > before)
         return messages.to_arrays(shared), MetricRecord({key: float(value) for key, value in losses.value().items()})
 
     def _read(self, member: Member, message: Message, round: int) -> TrainReply:
@@ -228,7 +226,7 @@ class AdapterStrategy(Strategy):
     def _kept(self, round: int, reason: str) -> dict[str, Tensor]:
         """Restore the rule's state from before the round, report why, and return the adapter that was sent out."""
         self.rule.start(self._sent, self._rule_state)
-        self.refused += 1
+        self.intake.refused += 1
         log.warning("round %d: the global adapter stays as it was: %s", round, reason)
         self._notify({"event": "kept", "round": round, "reason": reason})
         return self._sent
@@ -263,7 +261,7 @@ class AdapterStrategy(Strategy):
         """Return the messages that ask all clients to evaluate, except those that are late with training or gone."""
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
-        nodes = [node for node in self.roster.members if node not in self._late | self.gone]
+        nodes = [node for node in self.roster.members if node not in self.intake.late | self.intake.gone]
         return self._ask(MessageType.EVALUATE, nodes, server_round, arrays, config, extras)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -294,7 +292,7 @@ class AdapterStrategy(Strategy):
                     }
                 )
 
-        self._each(server_round, "evaluate", replies, fold)
+        self.intake.take(server_round, "evaluate", replies, fold)
         mean = RunningMean()
         for scores in self.scores.values():
             mean.add(scores)
@@ -313,7 +311,7 @@ class AdapterStrategy(Strategy):
         config: ConfigRecord,
         extras: Mapping[str, Tensor] | None = None,
     ) -> list[Message]:
-        self._asked = list(nodes)
+        self.intake.asked = list(nodes)
         names = [self.roster.members[node].name for node in nodes]
         self._notify({"event": "asked", "round": round, "kind": kind, "clients": names})
         ttl = None if self.deadline is None else self.deadline + SKEW_SECONDS
@@ -326,84 +324,6 @@ class AdapterStrategy(Strategy):
             own = messages.addressed(content, self.trained.get(name, 0))
             asked.append(Message(own, node, kind, group_id=str(round), ttl=ttl))
         return asked
-
-    def _each(
-        self,
-        round: int,
-        kind: str,
-        replies: Iterable[Message],
-        fold: Callable[[Member, Message], None],
-        outliers: Callable[[], dict[int, ReplyError]] = dict,
-    ) -> set[int]:
-        """Fold every valid reply, log and count the others and the late clients, and stop if too few are valid.
-
-        Args:
-            round, kind: round and kind of the messages.
-            replies: the replies to them.
-            fold: takes one reply, or raises.
-            outliers: called after the last reply; returns index -> reason of the folded replies not to use.
-
-        Returns:
-            The indices of the replies not to use.
-
-        Raises:
-            FederationError: no reply is valid, or too few of a training.
-        """
-        first: ReplyError | None = None
-        used = 0
-        late = {self.roster.members[node].name: node for node in self._asked}
-        for member, reply in self._in_order(replies):
-            del late[member.name]
-            try:
-                fold(member, reply)
-                used += 1
-            except ReplyError as error:
-                first = first or error
-                self._without(round, kind, error)
-                if messages.is_of_gone_node(reply):
-                    self.gone.add(reply.metadata.src_node_id)
-            del reply  # otherwise it stays in memory while waiting for the next one
-        refused = outliers()
-        used -= len(refused)
-        for outlier in refused.values():
-            first = first or outlier
-            self._without(round, kind, outlier)
-        self._late |= set(late.values())
-        for name in late:
-            within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
-            reason = f"has not answered{within}; a later reply is ignored"
-            missing = ReplyError(name, reason, failed=True)
-            first = first or missing
-            self._without(round, kind, missing)
-        if not used:
-            raise FederationError(f"round {round}, {kind}: no client could do its part; first: {first or 'no reply'}")
-        if kind == "train" and used < self.roster.least:
-            raise FederationError(
-                f"round {round}, {kind}: {used} of at least {self.roster.least} clients could do their part; first "
-                f"that could not: {first}; all results so far are kept, and the run can be resumed"
-            )
-        return set(refused)
-
-    def _without(self, round: int, kind: str, error: ReplyError) -> None:
-        word = "failed" if error.failed else "refused"
-        self.failed += error.failed
-        self.refused += not error.failed
-        log.warning("round %d, %s: client %s %s: %s", round, kind, error.client, word, error.reason)
-        self._notify({"event": word, "round": round, "kind": kind, "client": error.client, "reason": error.reason})
-
-    def _in_order(self, replies: Iterable[Message]) -> Iterator[tuple[Member, Message]]:
-        """Yield replies in the order of client names, each as soon as all earlier ones have been yielded."""
-        waiting = list(self._asked)
-        early: dict[int, Message] = {}
-        for reply in replies:
-            early[reply.metadata.src_node_id] = reply
-            del reply
-            while waiting and waiting[0] in early:
-                node = waiting.pop(0)
-                yield self.roster.members[node], early.pop(node)
-        for node in waiting:
-            if node in early:
-                yield self.roster.members[node], early[node]
 
 
 def sample_size(fraction: float, clients: int) -> int:

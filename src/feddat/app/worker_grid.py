@@ -16,7 +16,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from feddat.app.grid import LocalGrid, failure
+from feddat.app.grid import RUN_ID, LocalGrid, failure
 from feddat.workers import Function, Worker
 
 log = logging.getLogger(__name__)
@@ -50,9 +50,9 @@ class WorkerGrid(LocalGrid):
         jobs: number of processes; they start with the first messages, and end with :meth:`close`.
     """
 
-    def __init__(self, function: Function, clients: Sequence[str], jobs: int, run_id: int = 1) -> None:
-        super().__init__(clients, run_id)
-        self._function, self._jobs, self._run_id = function, jobs, run_id
+    def __init__(self, function: Function, clients: Sequence[str], jobs: int) -> None:
+        super().__init__(clients)
+        self._function, self._jobs = function, jobs
         self._idle: list[Worker] = []
         self._busy: dict[Worker, Message] = {}
         self._homes: dict[int, Worker] = {}
@@ -111,7 +111,7 @@ class WorkerGrid(LocalGrid):
         message = waiting.pop(known if known is not None else fresh if fresh is not None else -1)
         node = message.metadata.dst_node_id
         self._homes[node], self._busy[worker] = worker, message
-        worker.give(self.names[node], Turn(self.names[node], message, self._run_id))
+        worker.give(self.names[node], Turn(self.names[node], message, RUN_ID))
 
     def _received(self) -> dict[int, Message]:
         """Wait for output from any worker; return the new replies by node id."""

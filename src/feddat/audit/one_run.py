@@ -8,7 +8,6 @@ hardly above Binomial(r, 1 / (1 + e^−ε)). The number of right guesses therefo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,9 +85,7 @@ def epsilon_bound(canaries: int, guesses: int, right: int, delta: float, error: 
     return low
 
 
-def audit_scores(
-    scores: Scores, inside: np.typing.NDArray[np.bool_], delta: float, shares: Sequence[float] = SHARES
-) -> Bound:
+def audit_scores(scores: Scores, inside: np.typing.NDArray[np.bool_], delta: float) -> Bound:
     """Return the best bound over several numbers of guesses.
 
     The attacker guesses that the r / 2 highest scores were inside and the r / 2 lowest outside. Each number of guesses
@@ -98,7 +95,6 @@ def audit_scores(
         scores: (m,), higher for canaries that are more likely inside.
         inside: (m,), how the coins fell.
         delta: δ.
-        shares: of the m canaries to guess.
 
     Raises:
         ValueError: there are no canaries.
@@ -108,11 +104,11 @@ def audit_scores(
         raise ValueError("a bound needs canaries")
     order = np.argsort(scores, kind="stable")
     found = []
-    for share in shares:
+    for share in SHARES:
         half = max(1, int(share * count / 2))
         if 2 * half > count:
             continue
         right = int(inside[order[-half:]].sum() + (~inside[order[:half]]).sum())
-        bound = epsilon_bound(count, 2 * half, right, delta, ERROR / len(shares))
+        bound = epsilon_bound(count, 2 * half, right, delta, ERROR / len(SHARES))
         found.append(Bound(bound, count, 2 * half, right))
     return max(found, key=lambda bound: (bound.epsilon, bound.right / bound.guesses), default=Bound(0.0, count, 0, 0))

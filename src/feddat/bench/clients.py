@@ -31,7 +31,6 @@ def bench_clients(
     folder: Path,
     counts: Sequence[int] = (1, 10, 100, 1000),
     cycles: int = 1,
-    method: str = "feddat",
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run a federation of each size in a fresh process; return the content of ``clients.json``.
@@ -40,7 +39,6 @@ def bench_clients(
         folder: folder for the model, pictures and runs.
         counts: numbers of clients; the others are compared with the first.
         cycles: runs of each size, in turns.
-        method: method of the runs.
         say: called with a short text before each measurement.
     """
     model, table = small_world(folder, "clients", EXAMPLES)
@@ -48,7 +46,7 @@ def bench_clients(
     for cycle in range(cycles):
         for row in rows:
             say(f"{row['clients']} clients, run {cycle + 1} of {cycles}")
-            found = in_fresh_process(_run, folder, model, table, row["clients"], method)
+            found = in_fresh_process(_run, folder, model, table, row["clients"])
             row["seconds"].append(found.pop("seconds"))
             row["memory"] = {key: max(value, row["memory"].get(key, 0)) for key, value in found.items()}
     return {"kind": "clients", "hardware": hardware(torch.device("cpu")), "cycles": cycles, "rows": rows}
@@ -83,18 +81,18 @@ def own_data(table: Path, count: int) -> dict[str, dict[str, str]]:
     return {f"client-{index:04}": spec for index in range(count)}
 
 
-def _run(folder: Path, model: Path, table: Path, count: int, method: str) -> dict[str, Any]:
+def _run(folder: Path, model: Path, table: Path, count: int) -> dict[str, Any]:
     """Run one round; return the seconds per client-round, and the memory before it and at its peak."""
     device = torch.device("cpu")
-    _federate(folder, model, table, 1, method)  # warm-up: libraries and first passes take memory that no client causes
+    _federate(folder, model, table, 1)  # warm-up: libraries and first passes take memory that no client causes
     forget_peak(device)
     loaded = peak_memory(device)
-    taken = _federate(folder, model, table, count, method)
+    taken = _federate(folder, model, table, count)
     return {"seconds": taken / count, "loaded": loaded, "peak": peak_memory(device)}
 
 
-def _federate(folder: Path, model: Path, table: Path, count: int, method: str) -> float:
-    config = federation(folder, model, table, f"clients-{count}", count, method, data_cache=folder / "cache")
+def _federate(folder: Path, model: Path, table: Path, count: int) -> float:
+    config = federation(folder, model, table, f"clients-{count}", count, data_cache=folder / "cache")
     summary = Experiment(config).run(overwrite=True)
     return float(summary["seconds_in"]["train"])
 
@@ -105,7 +103,6 @@ def federation(
     table: Path,
     name: str,
     count: int,
-    method: str,
     overrides: Sequence[str] = (),
     **more: Any,
 ) -> RunConfig:
@@ -113,7 +110,6 @@ def federation(
     values: dict[str, Any] = {
         "benchmark": None,
         "clients": own_data(table, count),
-        "method": method,
         "model": str(model),
     }
     values |= {"name": name, "runs_dir": folder / "runs", "rounds": 1}

@@ -58,6 +58,12 @@ class Clock:
         self._seconds[name] += time.perf_counter() - started
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until a GPU has finished all its work; return at once on other devices."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def matmul_rates(device: torch.device, dtype: torch.dtype, seconds: float = 0.05) -> dict[int, float]:
     """Return the FLOP/s of square matrix products, keyed by the side of the matrices.
 

@@ -72,11 +72,11 @@ def model_folder(name: str, below: Path) -> str:
     return str(folder)
 
 
-def make_client(model: str, folder_or_name: str, folder: Path, examples: int, name: str = "bench") -> ClientData:
+def make_client(model: str, folder_or_name: str, folder: Path, examples: int) -> ClientData:
     """Return a client for one of :data:`MODELS`, with pictures in ``folder`` and words from the model's vocabulary."""
     encoder: Any = load_encoder(folder_or_name)
     words = sorted(word for word in encoder.tokenizer.get_vocab() if word.isalnum())
-    return write_client(folder, name, MODELS[model].side, words[:1000], MODELS[model].words, examples)
+    return write_client(folder, "bench", MODELS[model].side, words[:1000], MODELS[model].words, examples)
 
 
 def write_client(

@@ -23,9 +23,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from feddat.adapters.base import Adapters, Route
+from feddat.adapters.build import build_adapters
 from feddat.adapters.frozen import prepare_frozen
 from feddat.adapters.int8_products import cannot_multiply, product_operator
-from feddat.adapters.methods import build_adapters
 from feddat.algorithms import ALGORITHMS, RoundContext
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner
 from feddat.bench.clock import Clock

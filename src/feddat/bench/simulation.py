@@ -19,10 +19,13 @@ import torch
 from feddat.bench.clients import federation, small_world
 from feddat.bench.clock import hardware
 from feddat.deploy.launch import run_in
+from feddat.deploy.processes import descendants
 from feddat.experiment.single.run import Experiment
 
 #: Training examples of a client, and also its test examples.
 EXAMPLES = 4
+#: Processes that the clients share.
+ACTORS = 1
 #: Seconds between two checks of the actors' memory.
 PAUSE = 0.5
 _PROCESSES = Path("/proc")
@@ -31,8 +34,6 @@ _PROCESSES = Path("/proc")
 def bench_simulation(
     folder: Path,
     counts: Sequence[int] = (10, 50, 200),
-    actors: int = 1,
-    method: str = "feddat",
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Run a simulated federation of each size; return the content of ``simulation.json``.
@@ -40,8 +41,6 @@ def bench_simulation(
     Args:
         folder: folder for the model, pictures and runs.
         counts: numbers of clients; the others are compared with the first.
-        actors: number of processes that the clients share.
-        method: method of the runs.
         say: called with a short text before each measurement.
 
     Raises:
@@ -51,14 +50,14 @@ def bench_simulation(
     rows = []
     for count in counts:
         say(f"{count} clients in a simulation")
-        runtime = [f"runtime.actors={actors}", "runtime=simulation", "eval.every=3"]
-        config = federation(folder, model, table, f"simulated-{count}", count, method, runtime, rounds=3, threads=1)
+        runtime = ["runtime=simulation", f"runtime.actors={ACTORS}", "eval.every=3"]
+        config = federation(folder, model, table, f"simulated-{count}", count, runtime, rounds=3, threads=1)
         with _Actors() as seen:
             run_in(Experiment(config), overwrite=True)
         seconds, training = second_round(config.run_dir)
         memory = {"peak": seen.peak()}
         rows.append({"clients": count, "seconds": [seconds / count], "training": training, "memory": memory})
-    return {"kind": "simulation", "hardware": hardware(torch.device("cpu")), "actors": actors, "rows": rows}
+    return {"kind": "simulation", "hardware": hardware(torch.device("cpu")), "actors": ACTORS, "rows": rows}
 
 
 def second_round(folder: Path) -> tuple[float, list[float]]:
@@ -96,23 +95,10 @@ class _Actors:
 
     def _watch(self) -> None:
         while not self._over.wait(PAUSE):
-            for process in _below(os.getpid()):
+            for process in descendants(os.getpid()):
                 with suppress(OSError, StopIteration):  # the process can end at any moment
                     if b"ClientAppActor" in (_PROCESSES / str(process) / "cmdline").read_bytes():
                         self._peaks[process] = _peak(process)
-
-
-def _below(ancestor: int) -> set[int]:
-    """Return the ids of all descendants of a process."""
-    parents: dict[int, int] = {}
-    for entry in _PROCESSES.iterdir():
-        if entry.name.isdecimal():
-            with suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-    found = {ancestor}
-    while more := {process for process, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {ancestor}
 
 
 def _peak(process: int) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from feddat.adapters.int8_products import cannot_multiply
-from feddat.bench.clock import hardware, matmul_rates
+from feddat.bench.clock import hardware, matmul_rates, wait_for
 from feddat.bench.folders import MODELS, find_model, make_client, model_folder
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
 from feddat.bench.sides import PHASES, SCHEDULES, Side, SideModel, default_schedules, load_side_model, side_config
@@ -130,11 +130,11 @@ def _measure(
         for schedule, side in sides.items():
             say(f"{title}: {schedule}, step {cycle + 1} of {cycles}")
             side.clock.reset()
-            _wait(device)
+            wait_for(device)
             started = time.perf_counter()
             for _ in range(steps):
                 side.step(indices)
-            _wait(device)
+            wait_for(device)
             seconds[schedule].append((time.perf_counter() - started) / steps)
             phases[schedule].append({phase: spent / steps for phase, spent in side.clock.seconds.items()})
         for precision in set(precisions.values()):
@@ -157,11 +157,6 @@ def _measure(
             }
         )
     return rows
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _peak(schedule: str, model: str, config: RunConfig, folder: Path, precision: str) -> dict[str, int]:

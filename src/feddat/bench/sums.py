@@ -18,13 +18,16 @@ from feddat.experiment.single.methods import resolve
 from feddat.experiment.sum_rounds import measure_rounds
 from feddat.privacy.secure_sum.terms import Rules
 
+#: Percentages of clients that drop out after sharing their keys, when the others have masked their updates.
+LOST = (0, 20, 40)
+#: Bits of a number in the ring: 12 is the default of a run, and noise in shares takes 16.
+BITS = (12, 16)
+
 
 def bench_sums(
     folder: Path,
     counts: Sequence[int] = (5, 20, 100),
-    lost: Sequence[int] = (0, 20, 40),
     models: Sequence[str] = ("vilt-mini",),
-    bits: Sequence[int] = (12, 16),
     cycles: int = 3,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -33,9 +36,7 @@ def bench_sums(
     Args:
         folder: folder for models and the clients' states.
         counts: numbers of clients.
-        lost: percentages of clients that drop out after sharing their keys, when the others have masked their updates.
         models: keys of :data:`feddat.bench.folders.MODELS`; each gets the adapter of a run with default settings.
-        bits: of a number in the ring: 12 is the default of a run, and noise in shares takes 16.
         cycles: repetitions of every row.
         say: called with a short text before each measurement.
     """
@@ -49,7 +50,7 @@ def bench_sums(
         for clients in counts:
             cells = {"model": model, "title": MODELS[model].title, "parameters": count, "clients": clients}
             ways = [{"way": "int8", "lost": 0}]
-            ways += [{"way": "sums", "bits": size, "lost": percent} for size in bits for percent in lost]
+            ways += [{"way": "sums", "bits": size, "lost": percent} for size in BITS for percent in LOST]
             rows += [cells | way | {"server": [], "client": []} for way in ways]
     for cycle in range(cycles):
         for row in rows:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import torch
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.app import messages, wire
 from feddat.bench.clock import hardware
 from feddat.bench.folders import MODELS, model_folder

@@ -18,13 +18,11 @@ class Archive:
         url: published address.
         megabytes: approximate size.
         into: folder, below the dataset's own, to unpack a ZIP file into; for other files, the path of the file.
-        sha256: checksum, if one is published.
     """
 
     url: str
     megabytes: float
     into: str = ""
-    sha256: str | None = None
 
     @property
     def packed(self) -> bool:
@@ -73,10 +71,7 @@ PUBLISHED: Mapping[str, Published] = {
     "aqua": Published(
         "AQUA: Apache-2.0 (github.com/noagarcia/ArtVQA); SemArt's paintings for research (noagarcia.github.io/SemArt)",
         (
-            *(
-                Archive(f"{_GITHUB}/noagarcia/ArtVQA/master/AQUA/{s}.json", 12, f"{s}.json")
-                for s in ("train", "val", "test")
-            ),
+            *(Archive(f"{_AQUA}/{split}.json", 12, f"{split}.json") for split in ("train", "val", "test")),
             Archive("https://researchdata.aston.ac.uk/id/eprint/380/1/SemArt.zip", 3000),
         ),
     ),

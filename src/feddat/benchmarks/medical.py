@@ -214,16 +214,14 @@ def questions(name: str, train_examples: int | None, test_examples: int | None) 
     return train, test
 
 
-def load_medical(
-    name: str, seed: int = 0, answers: int | None = None, revisions: Revisions | None = None
-) -> tuple[ClientData, ...]:
+def load_medical(name: str, seed: int = 0, revisions: Revisions | None = None) -> tuple[ClientData, ...]:
     """Fetch a federation's datasets unless they are in the cache, and return its clients.
 
     Raises:
         DataError: a dataset is not available or cannot be used.
     """
     parts = MEDICAL[name].parts
-    return tuple(data for part in parts for data, _ in draw_part(part, seed, answers or TOP_ANSWERS, revisions or {}))
+    return tuple(data for part in parts for data, _ in draw_part(part, seed, TOP_ANSWERS, revisions or {}))
 
 
 def draw_part(

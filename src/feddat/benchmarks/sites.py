@@ -18,6 +18,7 @@ from feddat.data.cache import image_key
 from feddat.example import ClientData, DataError, Example
 from feddat.seeding import numpy_generator
 
+#: Parameter of the Dirichlet distribution.
 ALPHA = 0.5
 #: Largest number of draws to find one that gives every hospital enough questions.
 TRIES = 200
@@ -25,7 +26,7 @@ TRIES = 200
 LEAST = {"train": 20, "validation": 5, "test": 5}
 
 
-def split_sites(client: ClientData, count: int, seed: int, label: str, alpha: float = ALPHA) -> list[ClientData]:
+def split_sites(client: ClientData, count: int, seed: int, label: str) -> list[ClientData]:
     """Divide a client's images among ``count`` hospitals, ``NAME-1``, ``NAME-2``, ...
 
     Args:
@@ -33,7 +34,6 @@ def split_sites(client: ClientData, count: int, seed: int, label: str, alpha: fl
         count: number of hospitals.
         seed: seed of the draw; the same seed gives the same hospitals.
         label: key in the examples' ``meta``; hospitals differ in how often they see its values.
-        alpha: parameter of the Dirichlet distribution.
 
     Raises:
         DataError: an example has no such label, or there are too few questions for this many hospitals.
@@ -42,7 +42,7 @@ def split_sites(client: ClientData, count: int, seed: int, label: str, alpha: fl
     grouped = {split: _by_label(client, split, label) for split in LEAST}
     labels = sorted({name for groups in grouped.values() for name in groups})
     for _ in range(TRIES):
-        shares = {name: generator.dirichlet(np.full(count, alpha)) for name in labels}
+        shares = {name: generator.dirichlet(np.full(count, ALPHA)) for name in labels}
         dealt = {split: _deal(groups, shares, count, generator) for split, groups in grouped.items()}
         if all(len(part) >= LEAST[split] for split, parts in dealt.items() for part in parts):
             return [

@@ -3,6 +3,6 @@
 Commands import heavy libraries only when they need them, so ``feddat --help`` answers at once.
 """
 
-from feddat.cli.main import main
+from feddat.cli.program import main
 
 __all__ = ["main"]

@@ -172,9 +172,9 @@ def privacy(
     """Time steps with and without differential privacy, alternately."""
     names = tuple(split_names(models))
     with _measuring(threads) as say:
-        from feddat.bench.private import bench_private
+        from feddat.bench.privacy import bench_privacy
 
-        result = bench_private(work, names, device, cycles or (3 if quick else 9), batch, precision, say)
+        result = bench_privacy(work, names, device, cycles or (3 if quick else 9), batch, precision, say)
     _show(result, to)
 
 

@@ -49,6 +49,21 @@ Record = Annotated[
         "Further files are only read.",
     ),
 ]
+#: Methods that commands compare by default.
+METHODS = "feddat,fedavg,local,head"
+
+
+def methods_option(show_default: bool | str = True) -> Any:
+    """Return ``--methods``."""
+    return typer.Option("--methods", "-m", help="Names in `feddat list`, comma-separated.", show_default=show_default)
+
+
+def name_option(show_default: str) -> Any:
+    """Return ``--name`` of a command with many runs."""
+    return typer.Option(help="Folder below runs_dir.", show_default=show_default)
+
+
+Methods = Annotated[str, methods_option()]
 Seeds = Annotated[
     str, typer.Option(metavar="N|LIST", help="Seeds of each method: 3 for 0, 1 and 2; 10-12 or 10,11,12 for these.")
 ]
@@ -58,6 +73,27 @@ def fail(message: str, code: int) -> int:
     """Print an error to standard error and return the exit code."""
     err.print(Text.assemble(("error: ", "bold red"), message), soft_wrap=True)
     return code
+
+
+def settings_of(config: Path | None, overrides: Overrides, benchmark: str | None, name: str | None) -> RunConfig:
+    """Return the settings of a command with many runs.
+
+    Args:
+        config: file of ``--config``.
+        overrides: settings on the command line.
+        benchmark: value of ``--benchmark``.
+        name: value of ``--name``.
+
+    Raises:
+        ConfigError: a setting cannot be used, or sets one method; these commands take several.
+    """
+    from feddat.config import ConfigError, load_config
+
+    for override in overrides or ():
+        if override.partition("=")[0].strip() == "method":
+            raise ConfigError(f"{override}: set methods with --methods NAME,NAME,...")
+    values = {key: value for key, value in {"benchmark": benchmark, "name": name}.items() if value is not None}
+    return load_config(config, overrides, **values)
 
 
 def split_names(text: str) -> list[str]:

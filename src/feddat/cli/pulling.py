@@ -157,7 +157,7 @@ def _pull_paper(name: str, root: Path, keep: bool, dry_run: bool) -> None:
                 place = root / folder / (Path(archive.url).name if archive.packed else archive.into)
                 try:
                     task = shown.add_task(place.name, total=None)
-                    download(archive.url, place, archive.sha256, _Shown(shown, task))
+                    download(archive.url, place, _Shown(shown, task))
                     if archive.packed:
                         unpack(place, root / folder / archive.into)
                 except HubError as error:

@@ -70,6 +70,10 @@ class ClientState:
             round: the round to train, or the round after the evaluated one.
             extras: the received extra arrays.
             training: whether the round is to be trained.
+
+        Raises:
+            ValueError: the global adapter or an extra array is missing or does not fit.
+            StoreError: the stored state is gone, was altered or does not fit.
         """
         if self.algorithm.communicates and shared is None:
             raise ValueError(f"client {self.name}: {self.algorithm.name} needs the global adapter, but received none")

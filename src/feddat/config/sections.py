@@ -71,7 +71,7 @@ class AdapterConfig(Section):
         return self.model_copy(update={"start": None, "start_local": None})
 
     def form(self) -> dict[str, Any]:
-        """Return the keyword arguments of :func:`feddat.adapters.methods.build_adapters`."""
+        """Return the keyword arguments of :func:`feddat.adapters.build.build_adapters`."""
         return self.model_dump(exclude={"start", "start_local"})
 
     @field_validator("peft")

@@ -30,7 +30,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from feddat.admitted import FOLDER, admitted_keys, admitted_names, revoked_keys
 from feddat.deploy.errors import DeployError
 from feddat.deploy.names import CLIENT_APP, SERVER_APP
-from feddat.deploy.private import CONTROL_FILE, TokenInterceptor
+from feddat.deploy.tokens import CONTROL_FILE, TokenInterceptor
 from feddat.models.folder import first_line
 
 if TYPE_CHECKING:
@@ -115,6 +115,10 @@ class Control:
 
         Returns:
             Flower's id of the run.
+
+        Raises:
+            DeployError: the SuperLink did not start the run.
+            httpx.HTTPStatusError: it refused the request.
         """
         content, _ = build_fab_from_files({"pyproject.toml": project.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})

@@ -74,7 +74,7 @@ def run_link(arguments: Sequence[str], server: ServerFolder | None = None) -> No
     from feddat.deploy.bodies import BoundedBodies
     from feddat.deploy.outages import Outages, keep_running
     from feddat.deploy.patience import ImpatientProtocol
-    from feddat.deploy.private import CONTROL_FILE, TASKS_FILE, OnlyWithToken
+    from feddat.deploy.tokens import CONTROL_FILE, TASKS_FILE, OnlyWithToken
 
     cli = import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of this name
     if server is not None:

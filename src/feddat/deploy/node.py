@@ -44,7 +44,7 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 from feddat.app.grid import CLIENT_KEY
 from feddat.deploy.bundle import BundleError, app_config, check_bundle
 from feddat.deploy.names import CLIENT_APP
-from feddat.deploy.private import task_signer
+from feddat.deploy.tokens import task_signer
 from feddat.files import SECRET_BYTES
 from feddat.log import JsonLog
 from feddat.parent import end_with_parent

@@ -44,12 +44,12 @@ class Authority:
     key: ec.EllipticCurvePrivateKey
 
 
-def new_authority(name: str, now: datetime.datetime | None = None) -> Authority:
+def new_authority(name: str) -> Authority:
     """Return a new certificate authority."""
     key = ec.generate_private_key(ec.SECP384R1())
     who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
-        _builder(who, who, key.public_key(), AUTHORITY_DAYS, now)
+        _builder(who, who, key.public_key(), AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -306,7 +306,7 @@ def _builder(
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
     days: int,
-    now: datetime.datetime | None,
+    now: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
     # Start an hour ago, so that a client whose clock is a little behind can use it at once.
     begin = (now or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(hours=1)

@@ -68,12 +68,12 @@ class Processes:
     def kill(self, name: str) -> None:
         """Kill a process and all its descendants at once, as a power cut would."""
         process = self._running.pop(name)
-        _kill(process, _below(process.pid))
+        _kill(process, descendants(process.pid))
 
     def stop(self, name: str) -> None:
         """Ask a process to end, then kill it and its descendants if any are left after :data:`GRACE` seconds."""
         process = self._running.pop(name)
-        below = _below(process.pid)
+        below = descendants(process.pid)
         with suppress(ProcessLookupError):
             process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -102,7 +102,7 @@ def _kill(process: subprocess.Popen[bytes], below: Sequence[int]) -> None:
     process.wait()
 
 
-def _below(pid: int) -> list[int]:
+def descendants(pid: int) -> list[int]:
     """Return the descendants of a process; empty on systems other than Linux.
 
     Flower's SuperLink starts its server apps outside its own group; orphaned ones take some seconds to notice.
@@ -111,7 +111,7 @@ def _below(pid: int) -> list[int]:
     with suppress(FileNotFoundError, ProcessLookupError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             for child in (thread / "children").read_text().split():
-                found += [int(child), *_below(int(child))]
+                found += [int(child), *descendants(int(child))]
     return found
 
 

@@ -77,7 +77,7 @@ def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
     return found
 
 
-def renew(server: ServerFolder, authority: pki.Authority, days: int = pki.SERVER_DAYS) -> x509.Certificate:
+def renew(server: ServerFolder, authority: pki.Authority) -> x509.Certificate:
     """Give the server a new key and certificate, with the authority's key.
 
     Raises:
@@ -86,7 +86,7 @@ def renew(server: ServerFolder, authority: pki.Authority, days: int = pki.SERVER
     request = request_certificate(server)
     certificate = server.path / "server-new.crt"
     try:
-        sign(request, authority, certificate, days)
+        sign(request, authority, certificate)
         return install(server, certificate)
     finally:
         certificate.unlink(missing_ok=True)

@@ -8,11 +8,12 @@ from feddat.experiment.grids.comparison import Plan, all_runs, compare, compare_
 from feddat.experiment.grids.newcomers import Newcomers, run_newcomers
 from feddat.experiment.grids.studies import STUDIES, Study, run_study
 from feddat.experiment.grids.suites import SUITES, Suite, run_suite
-from feddat.experiment.grids.tuning import Search, read_tuning, search
+from feddat.experiment.grids.tuning import Search, read_tuning
 from feddat.experiment.single.client_data import load_clients
 from feddat.experiment.single.folder import ExperimentError
 from feddat.experiment.single.methods import VARIANTS, known_methods
-from feddat.experiment.single.run import Experiment, pinned
+from feddat.experiment.single.portable import pinned
+from feddat.experiment.single.run import Experiment
 
 __all__ = [
     "STUDIES",
@@ -36,5 +37,4 @@ __all__ = [
     "run_newcomers",
     "run_study",
     "run_suite",
-    "search",
 ]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from feddat.adapters.base import ADAPTERS
-from feddat.adapters.methods import count_parameters
+from feddat.adapters.build import count_parameters
 from feddat.algorithms import ALGORITHMS
 from feddat.client.member import Member
 from feddat.config import ConfigError, RunConfig

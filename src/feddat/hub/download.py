@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import zipfile
 from collections.abc import Callable
@@ -20,22 +19,16 @@ _TIMEOUT = 60.0
 Told: TypeAlias = Callable[[int, int | None], None]
 
 
-def download(
-    url: str,
-    path: Path,
-    sha256: str | None = None,
-    progress: Callable[[int, int | None], None] = lambda done, total: None,
-) -> None:
+def download(url: str, path: Path, progress: Told = lambda done, total: None) -> None:
     """Download a file; bytes from an earlier call (``NAME.part``) are not downloaded again.
 
     Args:
         url: an ``http://`` or ``https://`` address.
         path: the destination; its folder is created. Nothing is downloaded if the file exists.
-        sha256: the file's checksum, if one is published.
         progress: see :data:`Told`.
 
     Raises:
-        HubError: the file cannot be downloaded, or is not the published one; the message names the address.
+        HubError: the file cannot be downloaded; the message names the address.
     """
     import httpx
 
@@ -56,9 +49,6 @@ def download(
             raise HubError(
                 f"{error.filename or part}: {error.strerror}; run the same command again to continue"
             ) from error
-    if sha256 is not None and (found := _sha256(part)) != sha256:
-        part.unlink()
-        raise HubError(f"{url}: sha256 {found}, but {sha256} is published; the file was removed; download it again")
     part.replace(path)
 
 
@@ -112,8 +102,3 @@ def _fetch_rest(url: str, part: Path, progress: Told) -> None:
                 progress(done, total)
     if total is not None and done < total:
         raise httpx.ReadError(f"received only {done} of {total} bytes")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

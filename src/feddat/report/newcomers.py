@@ -23,9 +23,9 @@ def read_newcomers(folder: Path) -> dict[str, Any]:
     return read_keys(folder / FILE, ("benchmark", "epochs", "runs"))
 
 
-def newcomers_table(result: Mapping[str, Any], reference: str | None = None) -> method_table.MethodTable:
-    """Return the table method x newcomer, with differences to the reference (default: FedDAT)."""
-    return method_table.method_table(result["runs"], reference)
+def newcomers_table(result: Mapping[str, Any]) -> method_table.MethodTable:
+    """Return the table method x newcomer, with differences to FedDAT."""
+    return method_table.method_table(result["runs"])
 
 
 def newcomers_title(result: Mapping[str, Any]) -> str:

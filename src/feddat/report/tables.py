@@ -355,16 +355,3 @@ def to_rich(table: Table, title: str | None = None) -> FittedTable:
     ]
     means = [number for number, (name, _) in enumerate(table.rows) if name == MEAN]
     return FittedTable([table.corner, *table.columns], rows, title, means)
-
-
-def to_text(table: Table) -> str:
-    """Return the table as aligned plain text; ``*`` marks the best of each row."""
-    grid = [[table.corner, *table.columns]]
-    grid += [[name, *(str(cell) + ("*" if cell.best else " ") for cell in cells)] for name, cells in table.rows]
-    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
-    lines = []
-    for row in grid:
-        first = row[0].ljust(widths[0])
-        lines.append("  ".join([first, *(text.rjust(width) for text, width in zip(row[1:], widths[1:], strict=True))]))
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(line.rstrip() for line in lines) + "\n"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from feddat.adapters.methods import build_adapters
+from feddat.adapters.build import build_adapters
 from feddat.adapters.sites import default_sites
 from feddat.client.generation import AnnotatedAnswers, Generation
 from feddat.config import EvalConfig

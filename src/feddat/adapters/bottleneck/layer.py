@@ -71,7 +71,11 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Create (or replace) the named adapter, freshly initialised."""
+        """Create (or replace) the named adapter, freshly initialised.
+
+        Raises:
+            ValueError: the site's other adapters have another placement, or the placement does not fit the site.
+        """
         placement = resolve_placement(self.base_layer, config.placement)
         if placement != self.placement:
             raise ValueError(

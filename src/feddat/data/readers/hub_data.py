@@ -108,28 +108,6 @@ def fetch_shards(address: Address, splits: Sequence[str]) -> dict[str, tuple[Pat
     return {split: tuple(folder / path for path in known[split]) for split in splits}
 
 
-def dataset_size(address: Address, splits: Sequence[str] = (), wanted: Sequence[str] = ("*",)) -> tuple[int, str]:
-    """Return the size of a dataset's files in bytes and its licence, according to the Hub.
-
-    Args:
-        address: address of the dataset.
-        splits: count the Parquet files of these splits; empty: count files by pattern.
-        wanted: the patterns.
-
-    Raises:
-        DataError: the dataset is not available.
-    """
-    from fnmatch import fnmatchcase
-
-    repository = _repository(address) if splits else _look_up(address)
-    if splits:
-        known = find_shards(repository, address.path)
-        names = [path for split in splits for path in known.get(split, [])]
-    else:
-        names = [path for path in repository.files if any(fnmatchcase(path, pattern) for pattern in wanted)]
-    return sum(repository.files[name] for name in names), repository.licence
-
-
 def fetch_files(address: Address, wanted: Sequence[str]) -> Path:
     """Fetch the files of a dataset that match patterns and return their folder.
 

@@ -75,28 +75,44 @@ class Record:
         return f"{self.path}, {self.place}"
 
     def text(self, column: str) -> str:
-        """Return the text of a column without surrounding space; it must not be blank."""
+        """Return the text of a column without surrounding space.
+
+        Raises:
+            DataError: the value is not text, or it is blank.
+        """
         value = self.fields.get(column)
         if not isinstance(value, str) or is_missing(value):
             raise DataError(f"{self.where}: {column}: expected text, got {shown(value)}")
         return normal_text(value).strip()
 
     def whole(self, column: str) -> int:
-        """Return the whole number of a column, at least 0."""
+        """Return the whole number of a column, at least 0.
+
+        Raises:
+            DataError: the value is not such a number.
+        """
         value = self.fields.get(column)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise DataError(f"{self.where}: {column}: expected a whole number, got {shown(value)}")
         return value
 
     def identifier(self, column: str) -> str:
-        """Return the text or whole number of a column, as text."""
+        """Return the text or whole number of a column, as text.
+
+        Raises:
+            DataError: the value is neither.
+        """
         value = self.fields.get(column)
         if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
             raise DataError(f"{self.where}: {column}: expected text or a whole number, got {shown(value)}")
         return str(value)
 
     def items(self, column: str) -> list[Any]:
-        """Return the list of a column; it must not be empty."""
+        """Return the list of a column.
+
+        Raises:
+            DataError: the value is not a list, or it is empty.
+        """
         value = self.fields.get(column)
         if not isinstance(value, list) or not value:
             raise DataError(f"{self.where}: {column}: expected a list, got {shown(value)}")

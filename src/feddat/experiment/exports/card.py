@@ -81,11 +81,11 @@ def write_card(folder: Path, info: ExportInfo, origin: Origin, personal: bool) -
     parts = [
         f"---\n{data.to_yaml()}\n---",
         f"# {what}",
-        _about(info, origin, personal),
+        _about(info, personal),
         "## How it was trained",
         _table(info, origin, revision),
         "## Scores",
-        _scores(scores, origin, source),
+        _scores(scores, source),
         "## Privacy",
         _privacy(origin, personal),
         "## Use",
@@ -117,7 +117,7 @@ def shared_scores(origin: Origin, route: str) -> dict[str, float]:
     return {f"mean of {len(values)} clients, each with its own head": statistics.fmean(values)}
 
 
-def _about(info: ExportInfo, origin: Origin, personal: bool) -> str:
+def _about(info: ExportInfo, personal: bool) -> str:
     whose = "One client's model" if personal else "The shared adapter of a federation"
     form = "merged into the foundation model" if info.merged else f"a {_kind(info)} for {public_name(info.model)}"
     if info.kind == "head":
@@ -145,7 +145,7 @@ def _kind(info: ExportInfo) -> str:
     return {"full": "whole model", "head": "head"}.get(info.kind, f"{info.kind} adapter")
 
 
-def _scores(scores: Mapping[str, float], origin: Origin, source: str) -> str:
+def _scores(scores: Mapping[str, float], source: str) -> str:
     if not scores:
         return "No scores: the run is not finished, or the clients do not share their scores."
     return "\n".join(f"{score:.1f} % on {source}: {name}." for name, score in scores.items())

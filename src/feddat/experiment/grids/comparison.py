@@ -16,7 +16,8 @@ from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.single.methods import resolve
-from feddat.experiment.single.run import Experiment, pinned
+from feddat.experiment.single.portable import pinned
+from feddat.experiment.single.run import Experiment
 from feddat.experiment.single.world import finished_worlds
 from feddat.workers import run_parallel
 
@@ -31,8 +32,8 @@ class Plan:
         config: settings of all runs; ``name`` is that of the comparison (default ``compare-BENCHMARK``).
         methods: algorithms and :data:`~feddat.experiment.VARIANTS`.
         seeds: seeds of each method.
-        tuning: result of :func:`~feddat.experiment.grids.tuning.search`. Each method runs with its own best values; a
-            variant that was not searched for uses those of its algorithm.
+        tuning: a result of :func:`~feddat.experiment.grids.tuning.search_each`. Each method runs with its own best
+            values; a variant that was not searched for uses those of its algorithm.
     """
 
     config: RunConfig

@@ -19,7 +19,7 @@ from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import ExperimentError, RunFolder
 from feddat.experiment.single.methods import resolve
-from feddat.experiment.single.run import pinned
+from feddat.experiment.single.portable import pinned
 
 #: Seed of every search run.
 TUNING_SEED = 10_000
@@ -136,23 +136,6 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
     return chosen
 
 
-def search(
-    config: RunConfig,
-    methods: Sequence[str],
-    wanted: Search,
-    jobs: int | None = None,
-    progress: Progress | None = None,
-    overwrite: bool = False,
-    record: RunRecord | None = None,
-) -> dict[str, Any]:
-    """Run the search, write ``tuning.json`` beside its runs, and return its content (:meth:`Search.choose`).
-
-    As in a comparison (:func:`~feddat.experiment.grids.comparison.compare`), which accepts the result, finished runs
-    are kept and interrupted runs are resumed.
-    """
-    return search_each({"": config}, methods, wanted, jobs, progress, overwrite, record)[""]
-
-
 def search_each(
     configs: Mapping[str, RunConfig],
     methods: Sequence[str],
@@ -164,7 +147,9 @@ def search_each(
 ) -> dict[str, dict[str, Any]]:
     """Make the same search for several comparisons with one pool of workers; return the results by label.
 
-    Events name the runs as :func:`trials` does.
+    Each result (:meth:`Search.choose`), which a comparison (:func:`~feddat.experiment.grids.comparison.compare`)
+    accepts, is also in ``tuning.json`` beside the comparison's search runs. As in a comparison, finished runs are kept
+    and interrupted runs are resumed. Events name the runs as :func:`trials` does.
     """
     configs = {label: pinned(config) for label, config in configs.items()}
     results, _ = run_all(trials(configs, methods, wanted), jobs, progress, overwrite, record)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
+from feddat.adapters.build import build_adapters, count_parameters
 from feddat.adapters.frozen import prepare_frozen
 from feddat.adapters.int8_products import cannot_multiply
-from feddat.adapters.methods import build_adapters, count_parameters
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.app.checkpoint import ServerState
 from feddat.client.private_rules import check_privacy, check_server_part

@@ -17,10 +17,7 @@ from feddat.app.checkpoint import CheckpointError, Checkpoints, ServerState
 from feddat.app.client import client_name, make_client_app
 from feddat.app.grid import InProcessGrid
 from feddat.app.worker_grid import WorkerGrid
-from feddat.benchmarks import list_benchmarks
-from feddat.benchmarks.medical import MEDICAL, pin_revisions
 from feddat.config import ConfigError, RunConfig, load_config
-from feddat.data.readers.hub_data import data_address, pin_data
 from feddat.example import Example
 from feddat.experiment.exports.answerer import Answerer
 from feddat.experiment.exports.card import Origin
@@ -31,13 +28,12 @@ from feddat.experiment.single.federation import CENTRAL, Federation, check_sites
 from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.single.foundation import Foundation, answering_state, checks_weights, load_foundation
 from feddat.experiment.single.methods import resolve
+from feddat.experiment.single.portable import portable
 from feddat.experiment.single.rounds import Service, evaluate, predict, tell_notes
 from feddat.experiment.single.trackers import check_trackers
 from feddat.experiment.single.world import check_world, model_world, other_than, whole_world
 from feddat.models.catalog import list_models
 from feddat.models.known import EXAMPLE
-from feddat.models.named import pin_model
-from feddat.precision import resolve_precision
 from feddat.site import read_site
 from feddat.text import normal_text
 
@@ -62,7 +58,7 @@ class Experiment:
             ConfigError: the method is unknown.
             ModelError: the Hub does not have the model or cannot be reached.
         """
-        self.config = _portable(config)
+        self.config = portable(config)
         self.settings = resolve(self.config)
         self.folder = RunFolder(folder or config.run_dir)
         self.clients = self.folder.clients
@@ -133,7 +129,8 @@ class Experiment:
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
-            accepted = self._let_world_speak(overwrite, accept_changes)
+            accepted = self._accept_checkpoints(overwrite, accept_changes)
+            self._drop_weights_hash(overwrite, accept_changes)
             here = load_federation(self.settings, self.folder.clients)
             check_sites(here)
             if accept_changes and not overwrite:
@@ -146,7 +143,17 @@ class Experiment:
                     f"{' and '.join(other)}; restore the original, or repeat all runs (--overwrite)"
                 )
             changes = [] if overwrite else accepted + check_world(self.folder, self.config, world, accept_changes)
-            service = Service(self.config, self.folder, here.foundation, names, announcer, 0.0, resume, world, changes)
+            service = Service(
+                config=self.config,
+                folder=self.folder,
+                foundation=here.foundation,
+                names=names,
+                announcer=announcer,
+                wait=0.0,
+                resumes=resume,
+                world=world,
+                changes=changes,
+            )
             count = jobs or choose_jobs(self.settings, here)
             notes = here.notes
 
@@ -185,15 +192,23 @@ class Experiment:
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
-            accepted = self._let_world_speak(overwrite, accept_changes)
+            accepted = self._accept_checkpoints(overwrite, accept_changes)
+            self._drop_weights_hash(overwrite, accept_changes)
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
             world = model_world(foundation)
             changes = [] if overwrite else accepted + check_world(self.folder, self.config, world, accept_changes)
-            wait = self.settings.server.wait
             runtime = self.settings.runtime
-            admitted = admission(runtime.server if runtime.kind == "deployment" else None)
             service = Service(
-                *(self.config, self.folder, foundation, names, announcer, wait, resume, world, changes), admitted
+                config=self.config,
+                folder=self.folder,
+                foundation=foundation,
+                names=names,
+                announcer=announcer,
+                wait=self.settings.server.wait,
+                resumes=resume,
+                world=world,
+                changes=changes,
+                admitted=admission(runtime.server if runtime.kind == "deployment" else None),
             )
             federation = partial(load_federation, self.settings, self.folder.clients) if clients_here else None
             known = [] if names == [CENTRAL] else names
@@ -237,22 +252,28 @@ class Experiment:
             return self.config
         return self.config.model_copy(update={"model_weights": found})
 
-    def _let_world_speak(self, overwrite: bool, accept_changes: bool) -> list[str]:
-        """Drop the configuration's hash of the weights if the checkpoints have hashes, or if changes are accepted.
+    def _accept_checkpoints(self, overwrite: bool, accept_changes: bool) -> list[str]:
+        """Return ``["checkpoints"]`` if checkpoints were altered and this is accepted, else an empty list.
 
-        Returns:
-            ``["checkpoints"]`` if checkpoints were altered and this is accepted, else an empty list.
+        Raises:
+            ExperimentError: a checkpoint cannot be written.
         """
-        checkpoints = Checkpoints(self.folder.checkpoints, config_hash(self.config))
+        if overwrite or not accept_changes:
+            return []
         try:
-            accepted = ["checkpoints"] if accept_changes and not overwrite and checkpoints.accept() else []
+            return ["checkpoints"] if self._checkpoints().accept() else []
         except CheckpointError as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from None
-        noted = checkpoints.world()[1]
+
+    def _drop_weights_hash(self, overwrite: bool, accept_changes: bool) -> None:
+        """Drop the configuration's hash of the weights if the checkpoints have hashes, or if changes are accepted."""
+        noted = self._checkpoints().world()[1]
         if accept_changes or (noted and not overwrite):
             self.config = self.config.model_copy(update={"model_weights": None})
             self.settings = self.settings.model_copy(update={"model_weights": None})
-        return accepted
+
+    def _checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.folder.checkpoints, config_hash(self.config))
 
     def predict(
         self, client: str, examples: Sequence[Example], k: int = 3, accept_changes: bool = False
@@ -307,7 +328,8 @@ class Experiment:
             ExportError: the folder is not free, there is no such model, or it cannot be exported in this form.
         """
         if client is None:
-            self._let_world_speak(False, accept_changes)
+            self._accept_checkpoints(False, accept_changes)
+            self._drop_weights_hash(False, accept_changes)
             foundation = load_foundation(self.settings)
             state = self._latest_state(foundation, accept_changes)
             trained = shared_model(foundation, state, route)
@@ -347,14 +369,15 @@ class Experiment:
     def _latest(
         self, accept_changes: bool = False, settings: RunConfig | None = None
     ) -> tuple[Federation, ServerState]:
-        self._let_world_speak(False, accept_changes)
+        self._accept_checkpoints(False, accept_changes)
+        self._drop_weights_hash(False, accept_changes)
         federation = load_federation(settings or self.settings, self.clients, self.seal_key)
         return federation, self._latest_state(federation.foundation, accept_changes)
 
     def _latest_state(self, foundation: Foundation, accept_changes: bool) -> ServerState:
         check_world(self.folder, self.config, model_world(foundation), accept_changes, asked=True)
         try:
-            state = Checkpoints(self.folder.checkpoints, config_hash(self.config)).latest(elsewhere=True)
+            state = self._checkpoints().latest(elsewhere=True)
         except CheckpointError as error:
             raise ExperimentError(f"run {self.folder.path}: {error}") from None
         if state is None:
@@ -365,59 +388,6 @@ class Experiment:
 def _check_client(federation: Federation, client: str) -> None:
     if client not in federation.data:
         raise ExperimentError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
-
-
-def pinned(config: RunConfig) -> RunConfig:
-    """Return the configuration with every name on the Hub pinned to one commit.
-
-    Raises:
-        ModelError: a model is not available.
-        DataError: a dataset is not available.
-    """
-    changes: dict[str, Any] = {}
-    if config.model not in list_models():
-        changes["model"] = pin_model(config.model)
-    if config.benchmark is not None and config.benchmark in MEDICAL:
-        changes["revisions"] = pin_revisions(config.benchmark, config.revisions)
-    if config.clients is not None:
-        changes["clients"] = {name: pin_data(spec) for name, spec in config.clients.items()}
-    return config.model_copy(update=changes)
-
-
-def _portable(config: RunConfig) -> RunConfig:
-    """Return the configuration with names, paths and precision that are the same wherever the run is resumed."""
-    config = pinned(config)
-    model = Path(config.model).expanduser()
-    changes: dict[str, Any] = {}
-    if config.model not in list_models() and model.is_dir():
-        changes["model"] = str(model.resolve())
-    if config.benchmark is not None and config.benchmark not in list_benchmarks() and Path(config.benchmark).is_dir():
-        changes["benchmark"] = str(Path(config.benchmark).resolve())
-    for key in ("root", "data_cache"):
-        if (path := getattr(config, key)) is not None:
-            changes[key] = path.expanduser().resolve()
-    if config.clients is not None:
-        # Clients can repeat the run's model, which all clients share.
-        changes["clients"] = {name: _portable_client(spec) for name, spec in config.clients.items()}
-    if config.runtime.server is not None:
-        changes["runtime"] = config.runtime.model_copy(update={"server": config.runtime.server.expanduser().resolve()})
-    precision = resolve_precision(config.train.precision, config.device)
-    starts = {key: getattr(config.adapter, key) for key in ("start", "start_local")}
-    absolute = {key: path.expanduser().resolve() for key, path in starts.items() if path is not None}
-    changes["adapter"] = config.adapter.model_copy(update=absolute)
-    changes["train"] = config.train.model_copy(update={"precision": precision})
-    return config.model_copy(update=changes)
-
-
-def _portable_client(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a client's specification with absolute paths."""
-    # With a format, train, validation and test name its splits.
-    paths = ("root",) if spec.get("format") else ("train", "validation", "test", "images")
-    found = {key: value for key, value in spec.items() if key != "model"}
-    for key in paths:
-        if found.get(key) and data_address(found[key], spec.get("format")) is None:
-            found[key] = str(Path(found[key]).resolve())
-    return found
 
 
 def _say_what_model(config: RunConfig) -> None:

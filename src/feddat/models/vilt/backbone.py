@@ -105,7 +105,11 @@ class ViltBackbone:
 
 
 def read_vilt(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:
-    """Return the transformer, and the masked-word head if the folder has its weights; both are float32."""
+    """Return the transformer, and the masked-word head if the folder has its weights; both are float32.
+
+    Raises:
+        ModelError: the folder's weights are missing, damaged, or not those of a ViLT.
+    """
     # Published checkpoints name the bias of the word scores `mlm_score.bias`, newer ones `mlm_score.decoder.bias`.
     old, new = "mlm_score.bias", "mlm_score.decoder.bias"
     names: set[str] = set()

@@ -1,11 +1,11 @@
 """The benchmark of private steps, in a quick run."""
 
-from feddat.bench.private import MEASURED, bench_private
+from feddat.bench.privacy import MEASURED, bench_privacy
 from feddat.bench.tables import markdown
 
 
 def test_plain_and_private_steps_are_measured_in_turns(tmp_path):
-    result = bench_private(tmp_path, cycles=2, batch=4, precision="fp32")
+    result = bench_privacy(tmp_path, cycles=2, batch=4, precision="fp32")
     rows = result["rows"]
     assert [(row["schedule"], row["scope"], row["releases"]) for row in rows] == [
         ("plain", "all", 1), ("joint", "all", 1), ("alternating", "all", 2), ("alternating", "shared", 1)

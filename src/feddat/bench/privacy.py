@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
 from feddat.algorithms import ALGORITHMS, RoundContext
-from feddat.bench.clock import hardware
+from feddat.bench.clock import hardware, wait_for
 from feddat.bench.folders import find_model, make_client, model_folder
 from feddat.bench.sides import load_side_model, side_config
 from feddat.bench.step import Say
@@ -37,7 +37,7 @@ MEASURED: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 
 
-def bench_private(
+def bench_privacy(
     folder: Path,
     models: tuple[str, ...] = ("vilt-mini",),
     device: str = "cpu",
@@ -140,19 +140,14 @@ class _Steps:
         """Take one step on the training examples at ``indices``; return the seconds it took."""
         part, learner = self._member.prepared("train"), self._learners[private]
         with weights_apart(self._adapters, private):
-            _wait(self._member.device)
+            wait_for(self._member.device)
             started = time.perf_counter()
             targets = part.targets[indices.to(part.targets.device)]
             learner.take(self._member, self._member.training_inputs(part, indices), targets)
             if isinstance(learner, PrivateLearner):
                 learner.drawn(len(indices))
             self._algorithm.step(learner, RoundContext(1, 1, self._config.algorithm))
-            _wait(self._member.device)
+            wait_for(self._member.device)
             taken = time.perf_counter() - started
         learner.take_norm()
         return taken
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -24,10 +24,12 @@ from feddat.cli import (
     models,
     predicting,
     runs,
+    studying,
     watching,
 )
 from feddat.cli.common import UNLIMITED, fail, out
 from feddat.files import private_umask
+from feddat.log import LOGGED_AS_EVENTS
 from feddat.text import nearest
 
 app = typer.Typer(
@@ -39,8 +41,8 @@ app = typer.Typer(
 #: Heading in the help text -> commands below it.
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Train and compare": (
-        *(comparing.demo, runs.run, comparing.compare, comparing.study),
-        *(comparing.tune, comparing.newcomers, comparing.real),
+        *(comparing.demo, runs.run, comparing.compare, studying.study),
+        *(studying.tune, studying.newcomers, comparing.real),
     ),
     "Results": (
         *(watching.status, watching.dashboard, runs.report, runs.evaluate),
@@ -148,7 +150,8 @@ def start(
     for room in ("data", "models"):
         logging.getLogger(f"feddat.{room}").setLevel(logging.INFO)
     # The live displays show these themselves.
-    logging.getLogger("feddat.app.strategy").setLevel(logging.ERROR)
+    for name in LOGGED_AS_EVENTS:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class _Stderr:

@@ -10,7 +10,7 @@ import transformers as hf
 from tiny_models import Case
 from torch import nn
 
-from feddat.adapters.methods import build_adapters, count_parameters
+from feddat.adapters.build import build_adapters, count_parameters
 from feddat.adapters.sites import DEFAULT_SITES, default_sites, depths, in_last_layers, layer_of
 
 
