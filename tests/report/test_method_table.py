@@ -60,9 +60,19 @@ def test_several_federations_together() -> None:
     table = mt.overview(two)
     assert table.columns == ("mini/a", "mini/b", "Mean")
     assert [[str(cell) for cell in row.cells] for row in table.rows] == [["55.0", "10.0", "40.0"], ["50.0", "–", "–"]]
-    difference = table.rows[1].difference
-    assert difference is not None
-    assert difference.mean == -5.0, "over the clients that both have"
+    assert table.rows[1].difference is None, "as its mean, it needs all clients"
+
+
+def test_an_unfinished_seed_changes_neither_means_nor_differences() -> None:
+    done = {
+        "mini/a": [run("feddat", 0, art=50.0, photo=60.0), run("local", 0, art=40.0, photo=60.0)],
+        "mini/b": [run("feddat", 0, art=10.0), run("local", 0, art=9.0)],
+    }
+    begun = done | {
+        "mini/a": [*done["mini/a"], run("feddat", 1, art=90.0, photo=90.0), run("local", 1, art=0.0, photo=0.0)]
+    }
+    (before, after) = (mt.overview(federations).rows[1] for federations in (done, begun))
+    assert after.difference == before.difference and after.cells[-1] == before.cells[-1]
 
 
 def test_every_form_says_the_same() -> None:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from feddat.report.method_table import reference_of
-from feddat.report.significance import Difference, paired_difference, signed
+from feddat.report.significance import Difference, paired_differences, signed
 from feddat.report.tables import REFERENCES, Summary, by_method, own_scores, run_title
 
 #: With fewer local steps per client, a comparison says nothing about longer training (docs/results.md).
@@ -43,7 +43,7 @@ def _alone(runs: Sequence[Summary]) -> list[str]:
 
 def _against(ours: str, groups: Mapping[str, Sequence[Summary]]) -> list[str]:
     scores = {method: {run["seed"]: own_scores(run) for run in runs} for method, runs in groups.items()}
-    found = {m: paired_difference(scores[ours], scores[m]) for m in groups if m != ours}
+    found = paired_differences(scores, ours)
     titles = {method: run_title(runs[0]) for method, runs in groups.items()}
     ahead: list[str] = []
     behind: list[str] = []

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from feddat.example import DataError
 from feddat.report import plots
 from feddat.report.method_table import joined, reference_of
-from feddat.report.significance import Difference, Scores, paired_difference
+from feddat.report.significance import Difference, Scores, paired_differences
 from feddat.report.tables import Summary, by_method, own_scores, run_title
 
 #: Title of the panel over all federations.
@@ -45,13 +45,8 @@ def differences(
         scores: dict[str, Scores] = {
             method: {s["seed"]: own_scores(s) for s in group} for method, group in by_method(summaries).items()
         }
-        found[name] = {}
-        for method, theirs in scores.items():
-            if method == reference or reference not in scores:
-                continue
-            difference = paired_difference(scores[reference], theirs)
-            if difference is not None:
-                found[name][titles[method]] = difference
+        ahead = paired_differences(scores, reference) if reference in scores else {}
+        found[name] = {titles[method]: one for method, one in ahead.items() if one is not None}
     return titles[reference], found
 
 

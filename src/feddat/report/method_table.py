@@ -14,7 +14,7 @@ from rich.text import Text
 
 from feddat.report.fitted import FittedTable
 from feddat.report.numbers import human_count
-from feddat.report.significance import Difference, Scores, paired_difference
+from feddat.report.significance import Difference, Scores, paired_differences
 from feddat.report.tables import (
     MEAN,
     Cell,
@@ -37,7 +37,8 @@ class Row:
         trained: parameters that a client trains.
         sent: parameters that a client sends each round.
         cells: scores, one cell per column of the table.
-        difference: difference to the reference over all of the row's clients; ``None`` for the reference itself.
+        difference: difference to the reference, over the seeds with which both have scores for all clients; ``None`` if
+            there are none, and for the reference itself.
     """
 
     name: str
@@ -125,11 +126,10 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
     }
     names = [run_title(group[0]) for group in groups.values()]
     marked = [best_marked(names, column) for column in values.values()]
+    ahead = paired_differences(scores, compared) if compared in groups else {}
     rows = []
     for place, (method, group) in enumerate(groups.items()):
-        other = None
-        if compared is not None and compared in groups and method != compared:
-            other = paired_difference(scores[method], scores[compared])
+        other = ahead.get(method)
         parameters = group[0].get("parameters", {})
         rows.append(
             Row(
@@ -137,7 +137,7 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
                 int(parameters.get("trainable", 0)),
                 int(parameters.get("communicated", 0)),
                 tuple(column[place] for column in marked),
-                other,
+                None if other is None else -other,
             )
         )
     known = compared is not None and compared in groups and len(groups) > 1

@@ -5,8 +5,8 @@ which the client's difficulty and much of the seed's randomness cancel. Seeds an
 seed has the same clients. The bootstrap therefore draws seeds with replacement and, independently, clients with
 replacement, and takes the mean over the drawn rows and columns of the table of differences (the "pigeonhole bootstrap":
 Owen, Annals of Applied Statistics 1(2), 2007, arXiv 0712.1111). The interval shows where the mean difference could be
-with other seeds and other clients of the same kind. Questions are not resampled; the differences already contain their
-random variation.
+with other seeds and other clients of the same federations; with one seed, other clients alone. For other federations it
+is too narrow. Questions are not resampled; the differences already contain their random variation.
 
 Percentile intervals from three seeds and five clients are only a rough guide, and tend to be too narrow.
 """
@@ -45,8 +45,29 @@ class Difference:
         """Whether the interval excludes 0."""
         return self.low > 0 or self.high < 0
 
+    def __neg__(self) -> Difference:
+        return Difference(-self.mean, -self.high, -self.low)
+
     def __str__(self) -> str:
         return f"{signed(self.mean)} [{signed(self.low)}, {signed(self.high)}]"
+
+
+def paired_differences(scores: Mapping[str, Scores], reference: str) -> dict[str, Difference | None]:
+    """Return method -> reference minus method, of all other methods, over all clients that any of the runs has.
+
+    Only seeds with which both methods have scores of all these clients count, so that an unfinished comparison is not
+    taken for one of its part. ``None``: there is no such seed.
+
+    Args:
+        scores: method -> its scores.
+        reference: one of the methods.
+    """
+    clients = list(dict.fromkeys(client for of_seed in scores.values() for run in of_seed.values() for client in run))
+    whole = {
+        method: {seed: run for seed, run in of_seed.items() if all(client in run for client in clients)}
+        for method, of_seed in scores.items()
+    }
+    return {method: paired_difference(whole[reference], whole[method]) for method in scores if method != reference}
 
 
 def paired_difference(ours: Scores, theirs: Scores) -> Difference | None:

@@ -25,7 +25,10 @@ PAPER_ROWS = (
 #: The rows of comparisons on real medical data, ordered by what they train and send.
 MEDICAL_ROWS = ("feddat", "fedavg", "local", "head")
 #: The rows that decide whether FedDAT pays off: three variants of it, and the methods that it has to beat.
-DECIDING_ROWS = ("feddat", "feddat-mild", "feddat-heads", "fedavg", "fedavg-2x", "local", "feddpa", "central")
+DECIDING_ROWS = (
+    *("feddat", "feddat-mild", "feddat-heads"),
+    *("fedavg", "fedavg-2x", "local", "local-2x", "feddpa", "central"),
+)
 #: The rows of the comparison at the published scale; the deciding rows come first.
 PUBLISHED_ROWS = (
     *DECIDING_ROWS,

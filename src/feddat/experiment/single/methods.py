@@ -93,6 +93,10 @@ VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
         "FedAvg with twice the local epochs: as much computation as two adapters need",
         partial(_twice_the_epochs, "fedavg"),
     ),
+    "local-2x": (
+        "Local training with twice the epochs: as much computation as two adapters need",
+        partial(_twice_the_epochs, "local"),
+    ),
     "feddat-2-2x": (
         "FedDAT-2 with twice the local epochs: as much computation as FedDAT",
         partial(_twice_the_epochs, "feddat-2"),
