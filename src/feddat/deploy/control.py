@@ -117,18 +117,19 @@ class Control:
             Flower's id of the run.
 
         Raises:
-            DeployError: the SuperLink did not start the run.
-            httpx.HTTPStatusError: it refused the request.
+            DeployError: the SuperLink refuses the request, or did not start the run.
         """
         content, _ = build_fab_from_files({"pyproject.toml": project.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
-        response = self._client.StartRun(
-            StartRunRequest(
-                fab=fab_to_proto(fab),
-                override_config=user_config_to_proto(dict(settings)),
-                override_federation_config=simulation,
-            )
+        request = StartRunRequest(
+            fab=fab_to_proto(fab),
+            override_config=user_config_to_proto(dict(settings)),
+            override_federation_config=simulation,
         )
+        try:
+            response = self._client.StartRun(request)
+        except httpx.HTTPStatusError as error:
+            raise DeployError(f"SuperLink {self.address}: the run is refused: {_reason(error)}") from None
         if not response.HasField("run_id"):
             raise DeployError(f"SuperLink {self.address}: did not start the run")
         return int(response.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import signal
 import socket
@@ -108,9 +109,9 @@ def descendants(pid: int) -> list[int]:
     Flower's SuperLink starts its server apps outside its own group; orphaned ones take some seconds to notice.
     """
     found = []
-    with suppress(FileNotFoundError, ProcessLookupError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            for child in (thread / "children").read_text().split():
+    for thread in glob.glob(f"/proc/{pid}/task/*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # this thread has just ended; the others go on
+            for child in Path(thread).read_text().split():
                 found += [int(child), *descendants(int(child))]
     return found
 
