@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import signal
 import socket
@@ -108,10 +107,13 @@ def descendants(pid: int) -> list[int]:
 
     Flower's SuperLink starts its server apps outside its own group; orphaned ones take some seconds to notice.
     """
-    found = []
-    for thread in glob.glob(f"/proc/{pid}/task/*/children"):
+    found: list[int] = []
+    threads: list[Path] = []
+    with suppress(FileNotFoundError, ProcessLookupError):
+        threads = [*Path(f"/proc/{pid}/task").iterdir()]
+    for thread in threads:
         with suppress(FileNotFoundError, ProcessLookupError):  # this thread has just ended; the others go on
-            for child in Path(thread).read_text().split():
+            for child in (thread / "children").read_text().split():
                 found += [int(child), *descendants(int(child))]
     return found
 
