@@ -91,19 +91,19 @@ def factors(squared: Tensor, clip: Clip, counts: Tensor | None = None) -> Tensor
     return found.float() if single else found
 
 
-@dataclass(frozen=True)
 class Formed:
     """One parameter's gradient by example.
 
-    Attributes:
+    Args:
         gradients: (N, ...) float32. Its numbers, as they were rounded, are what counts.
     """
 
-    gradients: Tensor
+    def __init__(self, gradients: Tensor) -> None:
+        self._gradients = gradients
 
     def each(self) -> Tensor:
         """Return each example's gradient, (N, ...) float32."""
-        return self.gradients
+        return self._gradients
 
     def squared(self, clip: Clip) -> Tensor:
         """Return an upper bound of each example's squared norm, (N,) float64; all but five digits are right."""
@@ -140,12 +140,12 @@ class Reformed(Formed):
     """
 
     def __init__(self, inputs: Tensor, gradients: Tensor) -> None:
-        self._inputs, self._outputs = inputs, gradients
+        self._inputs, self._gradients = inputs, gradients
 
     def each(self) -> Tensor:
         """Return each example's Σₗ gₗ xₗᵀ, (N, out, in) float32."""
         with torch.autocast(self._inputs.device.type, enabled=False):
-            return self._outputs.transpose(1, 2) @ self._inputs
+            return self._gradients.transpose(1, 2) @ self._inputs
 
 
 class Unformed:
