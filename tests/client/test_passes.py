@@ -72,3 +72,26 @@ def test_feddat_2_answers_with_the_weight_that_it_chose(process):
     assert 0 <= weight <= 1
     assert set(scores) == {"mixed", "personal", "global"}
     assert "state.weight" not in participant.store.read(1)[1], "it is chosen anew, not stored"
+
+
+@pytest.mark.parametrize("method", ["feddat-2", "fedavg-local"])
+def test_an_evaluation_passes_each_question_once_per_adapter(process, method):
+    """The mixture shares the passes of the two routes that it mixes."""
+    p = process(method)
+    participant = p.participant(MUSEUM)
+    shared = participant.fit(p.initial(), 1).shared
+    answering = participant.answering(shared, 1, False, None)
+    answering._context.state["weight"] = torch.tensor(0.3)  # at 0 or 1, one route would be enough
+    learner, member = answering._learner, participant.members["museum"]
+    part = member.prepared("validation")
+
+    def passes(*routes):
+        before = learner.passes["forward"]
+        scores = answering.scores(member, part, routes)
+        return learner.passes["forward"] - before, scores
+
+    routes = p.algorithm.routes
+    assert passes(*routes[:1])[0] == 2 * len(MUSEUM.validation)
+    count, scores = passes(*routes)
+    assert count == 2 * len(MUSEUM.validation)
+    assert scores == {route: passes(route)[1][route] for route in routes}

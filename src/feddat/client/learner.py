@@ -69,6 +69,8 @@ class BatchLearner:
         self._inputs: dict[str, Tensor]
         self._targets: Tensor
         self._begun = False
+        # Answers to the current batch that an evaluation has already computed: a mixture shares them with its routes.
+        self._answered: dict[tuple[object, ...], Tensor] = {}
         self._held_out = held_out
         self.passes = {"forward": 0, "backward": 0}
 
@@ -76,6 +78,7 @@ class BatchLearner:
         """Make this batch the current one; ``alpha`` is the weight of the momentum copy, if any, in its loss."""
         self._member, self._inputs, self._targets, self._alpha = member, inputs, targets, alpha
         self._begun = False
+        self._answered.clear()
         self._taught_features.clear()
         self._taught_logits.clear()
         if self._momentum is not None:
@@ -125,7 +128,12 @@ class BatchLearner:
     def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
         """Return the scores of the task's classes, (N, C): logits, or log-likelihoods of written answers."""
         if (generation := self._member.generation) is None:
-            return self.logits(self.features(route), head)
+            if not torch.is_inference_mode_enabled():  # in training, adapters move between two passes of a batch
+                return self.logits(self.features(route), head)
+            key = (head, route) if isinstance(route, str) else (head, *route.items())
+            if key not in self._answered:
+                self._answered[key] = self.logits(self.features(route), head)
+            return self._answered[key]
         self._adapters.route(route)
         self._share_prefix()
         self.passes["forward"] += self._views()
