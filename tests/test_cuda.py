@@ -81,7 +81,7 @@ def close(a, b, atol):
             torch.testing.assert_close(a[name][key], b[name][key], atol=atol, rtol=1e-3, msg=f"{name} {key}")
 
 
-@pytest.mark.parametrize("method", ["feddat", "fedavg", "apfl", "moon", "pfedme", "feddpa", "fedprox"])
+@pytest.mark.parametrize("method", ["feddat", "feddat-2", "fedavg", "apfl", "moon", "pfedme", "feddpa", "fedprox"])
 def test_recorded_passes_train_what_plain_ones_train(folder, tmp_path, method):
     plain, scores, _ = trained(folder, tmp_path / "plain", "cuda", method)
     state, again, replayed = trained(folder, tmp_path / "recorded", "cuda", method, recorded=True)

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from feddat.adapters.base import ROUTES
 from feddat.algorithms import Algorithm, Learner, RoundContext
 from feddat.algorithms.base import MAIN_HEAD
 from feddat.algorithms.feddat_2 import PERSONAL, FedDAT2, is_shared
 from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
-#: Part -> weight of each adapter on the personal route.
-PARTS: dict[str, Mapping[str, float]] = {
+#: Part -> the adapters of the personal route.
+PARTS: dict[str, str | Mapping[str, float]] = {
     "none": PERSONAL,
     "one-head": PERSONAL,
-    "apart": {"local": 1.0},
+    "apart": "local",
     "halves": {"local": 0.5, "global": 0.5},
     "frozen": PERSONAL,
     "no-turns": PERSONAL,
@@ -69,4 +70,6 @@ class Part(FedDAT2):
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
         """Return the adapters of one route."""
-        return self.personal if route == "personal" else super().mixture(route, context)
+        if route != "personal":
+            return super().mixture(route, context)
+        return ROUTES[self.personal] if isinstance(self.personal, str) else self.personal

@@ -474,7 +474,7 @@ def test_initial_values_of_both_kinds() -> None:
 
 def test_unknown_names_are_refused() -> None:
     dual = build(VILT, "bottleneck")
-    with pytest.raises(ValueError, match="unknown route 'teacher'; routes are global, local, anchor, dat, none"):
+    with pytest.raises(ValueError, match="unknown route 'teacher'; routes are global, local, anchor, dat, sum, none"):
         dual.route("teacher")
     with pytest.raises(ValueError, match="unknown adapter 'head'; adapters are global, local, anchor"):
         dual.parameters("head")

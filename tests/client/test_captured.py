@@ -64,7 +64,7 @@ def test_a_shape_is_recorded_when_it_comes_for_the_third_time(recorder):
 
 def test_a_replayed_pass_gives_the_adapters_their_gradients(recorder):
     inputs = states(recorder)
-    for route, trained in (("global", "global"), ("dat", "local")):
+    for route, trained in (("global", "global"), ("dat", "local"), ("sum", "local"), ("sum", "global")):
         features = ask(recorder, inputs, route, times=4)
         features.square().sum().backward()
         found = [p.grad.clone() for p in recorder.adapters.parameters(trained)]

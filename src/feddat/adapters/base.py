@@ -30,6 +30,7 @@ ROUTES: dict[str, dict[str, float]] = {
     "local": {"local": 1.0},
     "anchor": {"anchor": 1.0},
     "dat": {"local": 0.5, "anchor": 0.5},
+    "sum": {"local": 1.0, "global": 1.0},
     "none": {},
 }
 

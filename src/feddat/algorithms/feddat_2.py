@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from feddat.adapters.base import ROUTES
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext
 from feddat.algorithms.mixed_answers import MixedAnswers
 from feddat.config import AlgorithmConfig, ConfigError, RunConfig
@@ -31,8 +32,8 @@ from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 SHARED_HEAD = "global"
 #: Key of the number of rounds that a client has trained, in its state.
 ROUNDS = "rounds"
-#: Weight of each adapter on the personal route.
-PERSONAL: Mapping[str, float] = {"local": 1.0, "global": 1.0}
+#: The adapters of the personal route, by the name of this sum (:data:`feddat.adapters.base.ROUTES`).
+PERSONAL = "sum"
 
 
 class FedDAT2(MixedAnswers):
@@ -81,7 +82,7 @@ class FedDAT2(MixedAnswers):
 
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
         """Return the adapters of one route; the mixture is of answers, not of adapters."""
-        return {"personal": PERSONAL, "global": {"global": 1.0}}.get(route)
+        return ROUTES.get({"personal": PERSONAL, "global": "global"}.get(route, ""))
 
 
 def is_shared(context: RoundContext) -> bool:
