@@ -11,7 +11,7 @@ ROOT = Path(feddat.__file__).parent
 FLOORS = (
     ("one_line",),
     (
-        *("allocator", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
+        *("allocator", "dotted", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
         *("precision", "seeding", "text", "tuners"),
     ),
     ("admitted", "client_names", "example", "hub", "seals", "tensorfile", "yaml_files"),

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from feddat.algorithms import Algorithm, Learner, RoundContext
-from feddat.algorithms.base import task_step
 from feddat.config import ConfigError, RunConfig
 
 
@@ -39,10 +38,6 @@ class Clipped(Algorithm):
         if not isinstance(norm, (int, float)) or norm <= 0:
             raise ConfigError(f"algorithm.options.norm: expected a number above 0, got {norm!r}")
         return self
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss; logs ``loss``."""
-        return task_step(learner, "global")
 
     @torch.no_grad()
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:

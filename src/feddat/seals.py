@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from feddat.files import secret
+from feddat.files import secret, write_json
 
 #: Metadata key of the seal in a safetensors file, and its placeholder value while the seal is computed.
 SEAL, BLANK = "seal", "0" * 64
@@ -27,10 +27,6 @@ _BLOCK = 2**20
 
 class SealError(ValueError):
     """A file differs from what this machine wrote; the message says how, but does not name the file."""
-
-
-class NoSealError(SealError):
-    """A file has no seal, although files of its kind written here have one."""
 
 
 class Seal:
@@ -84,7 +80,7 @@ class Seal:
         found = _place(path)
         if found is None:
             if self.exists:
-                raise NoSealError("it has no seal, but states written here have one")
+                raise SealError("it has no seal, but states written here have one")
             return False
         if not self.exists:
             raise SealError(f"its seal cannot be checked: {self.file} is missing")
@@ -115,7 +111,7 @@ class Seal:
         """
         if SEAL not in values:
             if self.exists:
-                raise NoSealError("it has no seal, but states written here have one")
+                raise SealError("it has no seal, but states written here have one")
             return False
         if not self.exists:
             raise SealError(f"its seal cannot be checked: {self.file} is missing")
@@ -123,6 +119,51 @@ class Seal:
         if not hmac.compare_digest(_values_code(self._key(), plain, name).encode(), str(values[SEAL]).encode()):
             raise SealError("altered after it was written: its seal does not match")
         return True
+
+    def read_values(self, path: Path, name: str, required: bool = True) -> tuple[dict[str, Any], bool]:
+        """Read a JSON file and check its seal; return its values and whether it has a seal.
+
+        Args:
+            path: the file.
+            name: the name under which it was sealed.
+            required: whether a missing seal is an error, as in :meth:`check`.
+
+        Raises:
+            SealError: as :meth:`check`.
+            OSError: the file or the key cannot be read; ``FileNotFoundError``: there is no such file.
+            ValueError: the file is not a JSON object.
+        """
+        found = _json_object(path)
+        if SEAL not in found and not required:
+            return found, False
+        return found, self.check_values(found, name)
+
+    def write_values(self, path: Path, values: Mapping[str, Any], name: str) -> None:
+        """Write a JSON file, sealed, whole or not at all.
+
+        Args:
+            path: the file.
+            values: any values that JSON can hold.
+            name: the name under which it is sealed.
+
+        Raises:
+            OSError: the file or the key cannot be written.
+        """
+        write_json(path, self.sealed_values(values, name))
+
+    def values_to_seal(self, path: Path, name: str, altered: bool = True) -> dict[str, Any] | None:
+        """Return the values of a JSON file that has no seal or, with ``altered``, one that does not fit.
+
+        Return ``None`` for all other files, and for files that cannot be read; :meth:`read_values` reports them.
+        """
+        try:
+            found = _json_object(path)
+            settled = self.check_values(found, name)
+        except SealError:
+            settled = not altered
+        except (OSError, ValueError):
+            return None
+        return None if settled else found
 
     def seed(self, *names: str | int) -> int:
         """Return a seed of 256 bits that only this machine knows, for these names; the key is created if missing.
@@ -149,6 +190,13 @@ def file_digest(path: Path) -> str:
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
 
 
 def _place(path: Path) -> tuple[int, str] | None:

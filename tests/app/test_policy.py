@@ -15,8 +15,9 @@ from feddat.app.policy import PolicyError, check_scores, check_settings, check_t
 from feddat.config import BOUNDS, ConfigError, PolicyConfig, RunConfig, load_config, parse_scalar
 from feddat.config.policy import METHODS
 from feddat.deploy.folder import policy_lines
-from feddat.experiment.serving.app_config import CLIENTS_OWN, asked_settings, asked_values, to_flat
+from feddat.experiment.serving.app_config import asked_settings, asked_values, to_flat
 from feddat.experiment.single.methods import VARIANTS, resolve
+from feddat.experiment.single.places import CLIENTS_OWN
 from feddat.site import read_site
 
 DOCS = Path(__file__).parents[2] / "docs" / "security.md"

@@ -10,11 +10,12 @@ from small_clients import label_client, same, vqa_client
 from feddat.adapters.build import build_adapters
 from feddat.algorithms import ALGORITHMS
 from feddat.client import private_training
+from feddat.client.batches import steps_of_round
 from feddat.client.budget import Budget, BudgetError
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
 from feddat.client.private_rules import check_model, check_privacy, releases
-from feddat.client.private_training import PrivateTurn, steps_of_round
+from feddat.client.private_training import PrivateTurn
 from feddat.client.store import PersonalStore, StoreError
 from feddat.config import ConfigError, RunConfig, load_config
 from feddat.example import DataError

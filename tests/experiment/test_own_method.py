@@ -73,7 +73,8 @@ def test_its_settings_are_its_own(clipped, make_config):
             Experiment(make_config(method="clipped", **{"algorithm.options": options})).run()
 
 
-NOT_ABSTRACT = "from feddat.algorithms import Algorithm\nclass Mine(Algorithm):\n    name = 'mine'\n"
+NAMED = "from feddat.algorithms import Algorithm\nclass Mine(Algorithm):\n    name = 'mine'\n"
+NEEDY = NAMED + "    trains, routes = (), ('none',)\n    def __init__(self, needed): ...\n"
 
 
 @pytest.mark.parametrize(
@@ -82,8 +83,9 @@ NOT_ABSTRACT = "from feddat.algorithms import Algorithm\nclass Mine(Algorithm):\
         ("mine = other:Mine", "", r"method mine, other:Mine of package other: cannot be loaded: AttributeError"),
         ("mine = other:Mine", "import nothing_such", "cannot be loaded: ModuleNotFoundError: No module named 'nothing"),
         ("mine = other:Mine", "Mine = 3", "expected a subclass of feddat.algorithms.Algorithm, got 3"),
-        ("own = other:Mine", NOT_ABSTRACT, "its `name` is 'mine'; expected 'own'"),
-        ("mine = other:Mine", NOT_ABSTRACT, "cannot be instantiated: .*step"),
+        ("own = other:Mine", NAMED, "its `name` is 'mine'; expected 'own'"),
+        ("mine = other:Mine", NAMED, "expected the class attributes `trains` and `routes`"),
+        ("mine = other:Mine", NEEDY, "cannot be instantiated: .*needed"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path, monkeypatch, point, module, said):

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from feddat.report import data_table, method_table, tables
 from feddat.report.fitted import FittedTable
+from feddat.report.methods import method_name
 from feddat.watching.live import ComparisonDisplay, RunDisplay
 from feddat.watching.progress import ClientProgress, RunProgress
 from feddat.watching.status import progress_view
@@ -87,7 +88,7 @@ def test_live_pictures(width):
         run({"event": "fit", "round": 1, "client": client, "examples": 5, "metrics": losses})
         scores = {"dat": 100.0, "local": 100.0, "global": 100.0}
         run({"event": "eval", "round": 1, "client": client, "split": "validation", "scores": scores, "examples": 5})
-    names = {f"{m}-s{n}": (f"{tables.method_name(m)} · domain/label", n, 30) for m in METHODS for n in (0, 1)}
+    names = {f"{m}-s{n}": (f"{method_name(m)} · domain/label", n, 30) for m in METHODS for n in (0, 1)}
     several = ComparisonDisplay(console, "runs", names)
     several({"event": "start", "run": "feddat-mild-s1", "round": 29, "rounds": 30, "clients": []})
     for picture in (run.render(), several.render()):

@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Part, Route, check_adapter, check_route
+from feddat.adapters.base import ADAPTERS, ROUTES, TRAINED, Adapters, Part, Route, check_adapter, check_route
 from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.combine import add_bottlenecks, add_lora
 from feddat.adapters.peft_form import PREFIX, PeftForm
@@ -27,12 +27,11 @@ from feddat.adapters.peft_internals import (
     layer_class,
     named_weights,
 )
-from feddat.adapters.states import AdapterStates
 from feddat.adapters.whole import WholeModule, put_whole_modules
 
 
-class DualAdapters(AdapterStates):
-    """Three adapters over one model, in the layers of one PEFT tuner (:class:`feddat.adapters.base.Adapters`).
+class DualAdapters(Adapters):
+    """Three adapters over one model, in the layers of one PEFT tuner.
 
     Do not use PEFT's ``set_adapter`` or ``disable_adapter`` on :attr:`peft_model`: they change which parameters train.
 
@@ -42,7 +41,7 @@ class DualAdapters(AdapterStates):
         whole: regular expression for the full names of modules that train whole (:mod:`feddat.adapters.whole`).
 
     Attributes:
-        peft_model: the wrapping ``PeftModel``.
+        peft_model: the wrapping ``PeftModel``, the same object as :attr:`model`.
 
     Raises:
         ValueError: the configuration has an option that routes cannot weigh or states cannot hold, or PEFT finds no
@@ -61,7 +60,7 @@ class DualAdapters(AdapterStates):
             self.peft_model.add_adapter(name, copy.deepcopy(config))
         put_whole_modules(self.peft_model.get_base_model(), whole)
         self._sites = collect_sites(self.peft_model)
-        super().__init__({name: self._collect(name) for name in ADAPTERS})
+        super().__init__(self.peft_model, {name: self._collect(name) for name in ADAPTERS})
         for name in TRAINED:
             for parameter in self.parameters(name):
                 parameter.requires_grad_(True)
@@ -70,11 +69,6 @@ class DualAdapters(AdapterStates):
         self._switches = {route: Switch(self._sites, weights) for route, weights in ROUTES.items()}
         self.refresh_anchor()
         self.route("global")
-
-    @property
-    def model(self) -> nn.Module:
-        """The wrapping ``PeftModel``."""
-        return self.peft_model
 
     @property
     def sites(self) -> list[str]:

@@ -14,18 +14,17 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from feddat.adapters.base import ADAPTERS, TRAINED, Route, check_adapter
+from feddat.adapters.base import ADAPTERS, TRAINED, Adapters, Route, check_adapter, single_adapter
 from feddat.adapters.peft_form import PREFIX, PeftForm
 from feddat.adapters.sites import PromptSite
 from feddat.adapters.soft_prompt import SoftPromptConfig
 from feddat.adapters.soft_prompt.entry import PromptEntry
 from feddat.adapters.soft_prompt.model import CHILD, CONTAINER
 from feddat.adapters.soft_prompt.prompt import Prompt
-from feddat.adapters.states import AdapterStates, single_adapter
 
 
-class SoftPrompts(AdapterStates):
-    """Global, local and anchor prompts of one model (:class:`feddat.adapters.base.Adapters`).
+class SoftPrompts(Adapters):
+    """Global, local and anchor prompts of one model.
 
     Args:
         model: the base model, on the device where it stays; its parameters are frozen.
@@ -40,7 +39,7 @@ class SoftPrompts(AdapterStates):
     """
 
     def __init__(self, model: nn.Module, site: PromptSite, length: int = 5) -> None:
-        self.model = model.requires_grad_(False)
+        model.requires_grad_(False)
         self._active: str | None = None
         self._name = name = _find(model, site.stack)
         config: Any = model.config
@@ -51,7 +50,9 @@ class SoftPrompts(AdapterStates):
         }
         for adapter, prompts in self._prompts.items():
             prompts.requires_grad_(adapter in TRAINED)
-        super().__init__({adapter: dict(prompts.named_parameters()) for adapter, prompts in self._prompts.items()})
+        super().__init__(
+            model, {adapter: dict(prompts.named_parameters()) for adapter, prompts in self._prompts.items()}
+        )
         self.refresh_anchor()
         self._stack = model.get_submodule(name)
         self._config = SoftPromptConfig(

@@ -18,9 +18,8 @@ from peft import LNTuningConfig, LoraConfig
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
-from feddat.adapters.base import ADAPTERS, TRAINED, Route, check_adapter
+from feddat.adapters.base import ADAPTERS, TRAINED, Adapters, Route, check_adapter, single_adapter
 from feddat.adapters.peft_form import PREFIX, PeftForm
-from feddat.adapters.states import AdapterStates, single_adapter
 
 #: Tells whether a kind trains a parameter, given the module that owns it and its name there.
 Choice = Callable[[nn.Module, str], bool]
@@ -45,8 +44,8 @@ CHOICES: dict[str, Choice] = {
 }
 
 
-class ReplacedWeights(AdapterStates):
-    """Three sets of values for chosen parameters of a model (:class:`feddat.adapters.base.Adapters`).
+class ReplacedWeights(Adapters):
+    """Three sets of values for chosen parameters of a model.
 
     Args:
         model: the base model, on the device where it stays; its own parameters are frozen.
@@ -60,19 +59,20 @@ class ReplacedWeights(AdapterStates):
     """
 
     def __init__(self, model: nn.Module, kind: str) -> None:
-        self.model = model.requires_grad_(False)
+        model.requires_grad_(False)
         self._kind = kind
         self._pretrained, self._places = _choose(model, CHOICES[kind])
         if not self._pretrained and kind != "head":
             raise ValueError(f"{type(model).__name__} has no parameters of kind {kind!r}")
         super().__init__(
+            model,
             {
                 adapter: {
                     key: nn.Parameter(value.detach().clone(), requires_grad=adapter in TRAINED)
                     for key, value in self._pretrained.items()
                 }
                 for adapter in ADAPTERS
-            }
+            },
         )
         self.route("global")
 

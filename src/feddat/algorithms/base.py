@@ -8,7 +8,6 @@ stateless: one object serves every client.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
@@ -139,8 +138,10 @@ class Learner(Protocol):
         ...
 
 
-class Algorithm(ABC):
+class Algorithm:
     """A local objective, with a table of what it trains, keeps, sends and answers with.
+
+    A method must set :attr:`name`, :attr:`trains` and :attr:`routes`. All else has a default.
 
     Attributes:
         name: key in :data:`feddat.algorithms.ALGORITHMS`.
@@ -200,26 +201,26 @@ class Algorithm(ABC):
         """
         return 1.0, 1.0
 
-    @abstractmethod
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one optimisation step (or its parts) on the current batch.
+        """Take one optimisation step (or its parts) on the current batch; default: on the task loss of the first route.
 
         Returns:
             Detached scalars to log, with exactly the keys of :attr:`logs`, which include ``loss``.
         """
+        return task_step(learner, self.routes[0])
 
     def shift(self, context: RoundContext) -> Mapping[str, Tensor]:
         """Return the additions to frozen weights, for training and answers (see ``Adapters.shift``)."""
         return {}
 
-    def begin(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027  (most have nothing to do)
+    def begin(self, learner: Learner, context: RoundContext) -> None:
         """Prepare the round; the received adapter and this client's own adapters are already loaded."""
 
     def finish(self, learner: Learner, context: RoundContext) -> Mapping[str, Tensor]:
         """End the round; return the extra arrays that travel with the adapter (:meth:`ServerPart.expects`)."""
         return {}
 
-    def prepare(self, learner: Learner, context: RoundContext) -> None:  # noqa: B027
+    def prepare(self, learner: Learner, context: RoundContext) -> None:
         """Prepare to answer; all state is loaded, and :meth:`Learner.held_out` is available.
 
         Changes to ``context.state`` last until the client's next turn and are not stored.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import Algorithm
 
 
 class Central(Algorithm):
@@ -15,7 +13,3 @@ class Central(Algorithm):
     communicates = False
     centralised = True
     routes = ("global",)
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "global")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import Algorithm
 
 
 class FedAvg(Algorithm):
@@ -14,7 +12,3 @@ class FedAvg(Algorithm):
     trains = ("global",)
     routes = ("global",)
     hides_gradients = True
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "global")

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import LORA_A, LORA_B, Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import LORA_A, LORA_B, Algorithm, RoundContext
 from feddat.algorithms.server import Gathered, ServerPart
 from feddat.config import AlgorithmConfig
 
@@ -64,10 +64,6 @@ class FedExLora(Algorithm):
     def shift(self, context: RoundContext) -> Mapping[str, Tensor]:
         """Return the received residuals."""
         return context.received
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "global")
 
 
 def products(shared: Mapping[str, Tensor]) -> dict[str, Tensor]:

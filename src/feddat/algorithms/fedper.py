@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from torch import Tensor
-
 from feddat.adapters.sites import depths, in_last_layers
-from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import Algorithm
 from feddat.config import ConfigError, RunConfig
 
 
@@ -49,7 +47,3 @@ class FedPer(Algorithm):
     def shares(self, key: str) -> bool:
         """Return whether an entry is below the personal layers."""
         return key not in self._personal
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "global")

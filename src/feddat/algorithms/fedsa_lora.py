@@ -6,9 +6,7 @@ arXiv 2410.01463. A learns what clients have in common; B learns what is specifi
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from feddat.algorithms.base import LORA_B, Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import LORA_B, Algorithm
 
 
 class FedSALora(Algorithm):
@@ -24,7 +22,3 @@ class FedSALora(Algorithm):
     def shares(self, key: str) -> bool:
         """Return whether an entry is not a factor B."""
         return LORA_B not in key
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "global")

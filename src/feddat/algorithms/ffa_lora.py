@@ -6,9 +6,7 @@ fixed A, the mean of the products B·A equals the product of the means, and half
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from feddat.algorithms.base import LORA_A, Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import LORA_A, Algorithm
 
 
 class FFALora(Algorithm):
@@ -28,7 +26,3 @@ class FFALora(Algorithm):
     def trains_key(self, key: str) -> bool:
         """Return whether an entry is not a factor A."""
         return LORA_A not in key
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "global")

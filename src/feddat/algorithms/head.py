@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import Algorithm
 from feddat.config import AlgorithmConfig
 
 
@@ -20,7 +18,3 @@ class Head(Algorithm):
     def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
         """Return one forward pass."""
         return 1.0, 0.0
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "none")

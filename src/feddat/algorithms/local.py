@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor
-
-from feddat.algorithms.base import Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import Algorithm
 
 
 class Local(Algorithm):
@@ -15,7 +13,3 @@ class Local(Algorithm):
     keeps = ("local", "anchor")
     communicates = False
     routes = ("local",)
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "local")

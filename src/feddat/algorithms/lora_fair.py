@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from feddat.algorithms.base import LORA_A, LORA_B, Algorithm, Learner, RoundContext, task_step
+from feddat.algorithms.base import LORA_A, LORA_B, Algorithm
 from feddat.algorithms.fedex_lora import products
 from feddat.algorithms.server import Gathered, ServerPart
 from feddat.config import AlgorithmConfig
@@ -57,10 +57,6 @@ class LoraFair(Algorithm):
     kinds = ("lora",)
     needs = "a low-rank pair at every site"
     hides_gradients = True
-
-    def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step on the task loss."""
-        return task_step(learner, "global")
 
 
 def correction(product: Tensor, b: Tensor, a: Tensor, penalty: float = PENALTY) -> Tensor:

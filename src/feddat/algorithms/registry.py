@@ -97,9 +97,11 @@ def _load(points: Sequence[EntryPoint]) -> Algorithm:
         raise ConfigError(f"{where}: expected a subclass of feddat.algorithms.Algorithm, got {found!r}")
     if getattr(found, "name", None) != point.name:
         raise ConfigError(f"{where}: its `name` is {getattr(found, 'name', None)!r}; expected {point.name!r}")
+    if missing := [f"`{attribute}`" for attribute in ("trains", "routes") if not hasattr(found, attribute)]:
+        raise ConfigError(f"{where}: expected the class attributes {' and '.join(missing)}")
     try:
         return found()
-    except TypeError as error:  # an abstract method is missing, or __init__ needs arguments
+    except TypeError as error:  # __init__ needs arguments
         raise ConfigError(f"{where}: cannot be instantiated: {error}") from error
 
 

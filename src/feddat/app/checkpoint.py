@@ -30,7 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feddat.adapters.peft_form import CONFIG_FILE, WEIGHTS_FILE, PeftForm, save_config
-from feddat.files import whole_folder, write_json
+from feddat.files import whole_folder
 from feddat.phases import phase
 from feddat.seals import BLANK, SEAL, Seal, SealError, file_digest
 from feddat.tensorfile import write_tensors
@@ -192,10 +192,7 @@ class Checkpoints:
         """
         path = self.folder / LEDGER_FILE
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("not a JSON object")
-            self._seal.check_values(found, LEDGER_FILE)
+            found, _ = self._seal.read_values(path, LEDGER_FILE)
         except FileNotFoundError:
             if self._rounds():
                 raise CheckpointError(
@@ -222,21 +219,15 @@ class Checkpoints:
         path = self.folder / LEDGER_FILE
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(path, self._seal.sealed_values(values, LEDGER_FILE))
+            self._seal.write_values(path, values, LEDGER_FILE)
         except OSError as error:
             raise CheckpointError(f"privacy: cannot write {path}: {error.strerror or error}") from None
 
     def _accept_ledger(self) -> bool:
         """Seal the ledger anew where its seal is missing or does not fit; return whether it had to be."""
         path = self.folder / LEDGER_FILE
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or self._seal.check_values(found, LEDGER_FILE):
-                return False
-        except SealError:
-            pass
-        except (OSError, ValueError):
-            return False  # `read_ledger` says so
+        if (found := self._seal.values_to_seal(path, LEDGER_FILE)) is None:
+            return False
         self.write_ledger(found)
         log.warning("%s was altered or not sealed; it is accepted, and sealed anew", path)
         return True

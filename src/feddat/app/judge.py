@@ -69,7 +69,7 @@ class Judge:
         """Return the measures of a reply; ``sent`` is the shared part that the client trained from."""
         return Measures(
             client,
-            norm(reply.shared, {key: value.numpy() for key, value in sent.items()}) if reply.shared else None,
+            norm(reply.shared, as_arrays(sent)) if reply.shared else None,
             norm(reply.extras) if reply.extras else None,
             reply.metrics.get("loss"),
             reply.examples,
@@ -126,6 +126,11 @@ class Judge:
         most = math.inf if own.client in self.agreed else MOST_MORE
         more = own.examples / other.examples if own.examples and other.examples else MOST_MORE
         return float(max(1.0, min(more, most)) ** POWER)
+
+
+def as_arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Return tensors on the CPU as arrays that share their memory."""
+    return {key: value.numpy() for key, value in tensors.items()}
 
 
 def norm(values: Mapping[str, NDArray[Any]], minus: Mapping[str, NDArray[Any]] | None = None) -> float:

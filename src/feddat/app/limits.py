@@ -10,14 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from feddat.algorithms.server import Shapes
 from feddat.app import wire as wires
 from feddat.app.held import IN_MEMORY
-from feddat.app.judge import norm
+from feddat.app.judge import as_arrays, norm
 from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.config import ConfigError, ServerConfig, WireConfig
 
@@ -89,22 +87,27 @@ class Limits:
     max_examples: int = 10_000_000
     agreed: Mapping[str, int] = field(default_factory=dict)
     clipped: bool = False
-    _sent: Mapping[str, Tensor] = field(default_factory=dict)
+    _sent_norm: float = 0.0
     _examples: dict[str, int] = field(default_factory=dict)
 
     def open(self, sent: Mapping[str, Tensor]) -> None:
         """Begin a round in which the server sends out ``sent``."""
-        self._sent = sent
+        self._sent_norm = norm(as_arrays(sent))
 
-    def check(self, member: Member, reply: TrainReply) -> None:
+    def check(self, member: Member, reply: TrainReply, moved: float | None) -> None:
         """Check one train reply that is already known to be well-formed.
+
+        Args:
+            member: the member that sent it.
+            reply: the reply.
+            moved: L2 distance between the adapter in it and the one sent; ``None``: it has no adapter.
 
         Raises:
             ReplyError: it exceeds a limit, or claims more examples than the client registered with, or another number
                 than before. A client's training data does not change within a run, and the number can be its weight.
         """
         client = member.name
-        if reply.shared and not self.clipped and (far := self.too_far(reply.shared)):
+        if moved is not None and not self.clipped and (far := self.too_far(moved)):
             raise ReplyError(client, f"its adapter is {far} (server.max_update)")
         for key, value in reply.extras.items():
             if value.size and max(value.max(), -value.min()) > MOST_EXTRA:
@@ -123,9 +126,7 @@ class Limits:
         if reply.examples != before:
             raise ReplyError(client, f"claims {reply.examples} examples, but {before} in an earlier round")
 
-    def too_far(self, shared: Mapping[str, NDArray[np.float32]]) -> str | None:
+    def too_far(self, moved: float) -> str | None:
         """Return a description of how far an adapter is from the one sent if that exceeds the limit, else ``None``."""
-        sent = {key: value.numpy() for key, value in self._sent.items()}
-        allowed = self.max_update * max(norm(sent), 1.0)
-        moved = norm(shared, sent)
+        allowed = self.max_update * max(self._sent_norm, 1.0)
         return f"{moved:.3g} away from the one sent, more than {allowed:.3g}" if moved > allowed else None

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from feddat.app import messages, versions
 from feddat.app.messages import Instruction
+from feddat.client.batches import steps_of_round
 from feddat.client.guarded import Guard
 from feddat.config import PolicyConfig, RunConfig
 from feddat.config.privacy import MEETS, PrivacyConfig
@@ -189,7 +190,7 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
         PolicyError: says how many examples or steps it would be.
     """
     train = settings.train
-    steps = train.steps or train.epochs * math.ceil(examples / train.batch_size)
+    steps = steps_of_round(settings, examples)
     if settings.method == "fedrep":  # the first steps of a round train only the head
         steps -= round(settings.algorithm.head_share * steps)
     used = min(examples, steps * train.batch_size)

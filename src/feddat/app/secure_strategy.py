@@ -85,7 +85,7 @@ class SecureStrategy(AdapterStrategy):
                 reply, offer, credential = secure_messages.read_offer(
                     message, member, server_round, self.logs, self.logs_below_zero
                 )
-                self.limits.check(member, reply)
+                self.limits.check(member, reply, None)
             offers[member.name], told[member.name] = offer, reply
             self._known[member.name] = offer.channel + credential
             event = {"event": "fit", "round": server_round, "client": member.name}

@@ -21,7 +21,7 @@ from feddat.app import messages
 from feddat.app.client_level import Participations
 from feddat.app.held import HeldReplies
 from feddat.app.intake import Intake
-from feddat.app.judge import Judge, Measures
+from feddat.app.judge import Judge, Measures, as_arrays, norm
 from feddat.app.limits import Limits
 from feddat.app.messages import Member, ReplyError, TrainReply
 from feddat.app.roster import FederationError, Roster
@@ -140,8 +140,7 @@ class AdapterStrategy(Strategy):
 
         def hold(member: Member, message: Message) -> None:
             with messages.checking(member.name):
-                reply = self._read(member, message, server_round)
-                measures = self.judge.measure(member.name, reply, self._sent)
+                reply, measures = self._read(member, message, server_round)
             held.add(member, reply)
             self.trained[member.name] = server_round
             measured.append(measures)
@@ -174,8 +173,8 @@ class AdapterStrategy(Strategy):
         shared = self._closed(server_round, may_be_few=self.intake.refused > before)
         return messages.to_arrays(shared), MetricRecord({key: float(value) for key, value in losses.value().items()})
 
-    def _read(self, member: Member, message: Message, round: int) -> TrainReply:
-        """Return a checked train reply.
+    def _read(self, member: Member, message: Message, round: int) -> tuple[TrainReply, Measures]:
+        """Return a checked train reply and its measures.
 
         Raises:
             ReplyError: it cannot be used.
@@ -192,12 +191,13 @@ class AdapterStrategy(Strategy):
             self.logs,
             self.logs_below_zero,
         )
-        self.limits.check(member, reply)
+        measures = self.judge.measure(member.name, reply, self._sent)
+        self.limits.check(member, reply, measures.update)
         if self.weighting == "examples" and reply.examples is None:
             raise ReplyError(member.name, "does not share its number of examples, but server.weighting needs it")
         if self.rule.reads_losses and "loss" not in reply.metrics:
             raise ReplyError(member.name, "does not share its training loss, but server.rule needs it")
-        return reply
+        return reply, measures
 
     def _closed(self, round: int, may_be_few: bool) -> dict[str, Tensor]:
         """Return the new global adapter. If the rule fails, restore its state and return the adapter that was sent out.
@@ -243,7 +243,7 @@ class AdapterStrategy(Strategy):
         for key, value in [*shared.items(), *self.rule.state.items()]:
             if not torch.isfinite(value).all():
                 raise ValueError(f"{name} made NaN or infinite values in {key}")
-        if shared and (far := self.limits.too_far({key: value.numpy() for key, value in shared.items()})):
+        if shared and (far := self.limits.too_far(norm(as_arrays(shared), as_arrays(self._sent)))):
             raise ValueError(f"{name} made an adapter {far} (server.max_update)")
 
     def settle(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -142,7 +142,7 @@ class _Steps:
         with weights_apart(self._adapters, private):
             wait_for(self._member.device)
             started = time.perf_counter()
-            targets = part.targets[indices.to(part.targets.device)]
+            targets = part.targets_at(indices)
             learner.take(self._member, self._member.training_inputs(part, indices), targets)
             if isinstance(learner, PrivateLearner):
                 learner.drawn(len(indices))

@@ -160,7 +160,7 @@ class Side:
             torch.set_float32_matmul_precision("high" if self._published else "highest")  # TF32 or not
         part = self.member.prepared("train")
         with self.clock.phase("inputs"):
-            targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
+            targets = part.targets_at(indices)
             inputs = self.member.training_inputs(part, indices)
         self._learner.take(self.member, inputs, targets)
         step: Callable[[Learner, RoundContext], dict[str, Tensor]] = self._algorithm.step

@@ -108,18 +108,16 @@ def clients(
     if runtime not in ("in-process", "simulation"):
         raise typer.BadParameter(f"expected in-process or simulation, got {runtime!r}", param_hint="--runtime")
     defaults = {"in-process": "1,10" if quick else "1,10,100,1000", "simulation": "10,50,200"}
-    sizes = split_names(counts or defaults[runtime])
-    if not all(size.isdecimal() and int(size) for size in sizes):
-        raise typer.BadParameter(f"expected numbers of clients, separated by commas, got {counts!r}")
+    sizes = _numbers(counts or defaults[runtime], "clients")
     with _measuring(threads) as say:
         if runtime == "simulation":
             from feddat.bench.simulation import bench_simulation
 
-            result = bench_simulation(work, [int(size) for size in sizes], say=say)
+            result = bench_simulation(work, sizes, say=say)
         else:
             from feddat.bench.clients import bench_clients
 
-            result = bench_clients(work, [int(size) for size in sizes], cycles or 1, say=say)
+            result = bench_clients(work, sizes, cycles or 1, say=say)
     _show(result, to)
 
 
@@ -135,14 +133,12 @@ def jobs(
     """Time a round of training with clients one after another, and in parallel worker processes."""
     from feddat.config import load_config
 
-    numbers = split_names(counts)
-    if not all(number.isdecimal() and int(number) > 1 for number in numbers):
-        raise typer.BadParameter(f"expected numbers of workers of at least 2, separated by commas, got {counts!r}")
+    numbers = _numbers(counts, "workers", least=2)
     settings = load_config(config, overrides)
     with _measuring(None) as say:
         from feddat.bench.jobs import bench_jobs
 
-        result = bench_jobs(work / "jobs", settings, [int(number) for number in numbers], cycles or 5, say)
+        result = bench_jobs(work / "jobs", settings, numbers, cycles or 5, say)
     _show(result, to)
 
 
@@ -188,14 +184,11 @@ def sums(
     work: Work = _WORK,
 ) -> None:
     """Measure a round with secure aggregation while 0, 20 and 40 % of the clients drop out."""
-    sizes = split_names("5" if quick else counts)
-    if not all(size.isdecimal() and int(size) > 2 for size in sizes):
-        raise typer.BadParameter(f"expected numbers of clients of at least 3, separated by commas, got {counts!r}")
+    sizes = _numbers("5" if quick else counts, "clients", least=3)
     with _measuring(1) as say:
         from feddat.bench.sums import bench_sums
 
-        numbers = [int(size) for size in sizes]
-        result = bench_sums(work, numbers, models=split_names(models), cycles=cycles or (1 if quick else 3), say=say)
+        result = bench_sums(work, sizes, models=split_names(models), cycles=cycles or (1 if quick else 3), say=say)
     _show(result, to)
 
 
@@ -210,6 +203,19 @@ def fill(
     from feddat.bench.tables import fill_page
 
     out.print(f"{page}: {', '.join(fill_page(page, results))}", soft_wrap=True)
+
+
+def _numbers(counts: str, of: str, least: int = 1) -> list[int]:
+    """Return numbers that are separated by commas.
+
+    Raises:
+        BadParameter: one is no number, or below ``least``.
+    """
+    names = split_names(counts)
+    if not all(name.isdecimal() and int(name) >= least for name in names):
+        what = f"{of} of at least {least}" if least > 1 else of
+        raise typer.BadParameter(f"expected numbers of {what}, separated by commas, got {counts!r}")
+    return [int(name) for name in names]
 
 
 @contextmanager

@@ -29,7 +29,7 @@ def tuning(
     from feddat.experiment import Search, read_tuning
     from feddat.experiment.grids.suites import searched_configs, tune_suite
     from feddat.experiment.grids.tuning import trials
-    from feddat.report.tables import method_name
+    from feddat.report.methods import method_name
 
     if tune is None:
         return {}

@@ -6,7 +6,7 @@ The client's state must already be loaded into the model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 
 import torch
@@ -45,24 +45,13 @@ class Answering:
 
         Runs all routes on a batch before the next batch, so that the routes share computation where they can.
         """
-        scores: dict[str, list[Tensor]] = {route: [] for route in routes}
-        with torch.inference_mode():
-            for indices in self._batches(part.size):
-                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
-                self._learner.take(member, member.inputs(part.views, indices), targets)
-                for route in routes:
-                    scores[route].append(member.task.scores(self._logits(route), targets))
+        scores = self._scores(member, part, routes)
         return {route: 100.0 * torch.cat(found).double().mean().item() for route, found in scores.items()}
 
     @phase("evaluation")
     def example_scores(self, member: Member, part: Prepared, route: str) -> list[float]:
         """Return the score of each example on a route, in percent."""
-        found: list[Tensor] = []
-        with torch.inference_mode():
-            for indices in self._batches(part.size):
-                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
-                self._learner.take(member, member.inputs(part.views, indices), targets)
-                found.append(member.task.scores(self._logits(route), targets))
+        found = self._scores(member, part, [route])[route]
         return [100.0 * score for score in torch.cat(found).double().tolist()] if found else []
 
     @phase("evaluation")
@@ -78,9 +67,7 @@ class Answering:
             )
         found: list[Tensor] = [torch.empty(0)]
         with torch.inference_mode():
-            for indices in self._batches(part.size):
-                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
-                self._learner.take(member, member.inputs(part.views, indices), targets)
+            for targets in self._batches(member, part):
                 found.append(row_losses(member.task, self._logits(route), targets).cpu())
         return torch.cat(found).double().clone()
 
@@ -91,7 +78,7 @@ class Answering:
         views = member.encode_unseen(examples)
         answers: list[list[tuple[str, float]]] = []
         with torch.inference_mode():
-            for indices in self._batches(len(examples)):
+            for indices in torch.arange(len(examples)).split(self.batch_size):  # type: ignore[no-untyped-call]
                 self._learner.take(member, member.inputs(views, indices), torch.empty(0))
                 logits = self._logits(route)
                 if member.generation is not None and member.generation.written:
@@ -147,8 +134,20 @@ class Answering:
                 probabilities[text] = probabilities.get(text, 0.0) + weight * probability
         return [max(probabilities.items(), key=itemgetter(1)) for probabilities in found]
 
-    def _batches(self, size: int) -> tuple[Tensor, ...]:
-        return torch.arange(size).split(self.batch_size)  # type: ignore[no-untyped-call, no-any-return]
+    def _batches(self, member: Member, part: Prepared) -> Iterator[Tensor]:
+        """Make each batch of a split the learner's current one in turn, and yield its targets."""
+        for inputs, targets in member.batches(part, self.batch_size):
+            self._learner.take(member, inputs, targets)
+            yield targets
+
+    def _scores(self, member: Member, part: Prepared, routes: Sequence[str]) -> dict[str, list[Tensor]]:
+        """Return the scores in [0, 1] of each batch's examples on each route."""
+        scores: dict[str, list[Tensor]] = {route: [] for route in routes}
+        with torch.inference_mode():
+            for targets in self._batches(member, part):
+                for route in routes:
+                    scores[route].append(member.task.scores(self._logits(route), targets))
+        return scores
 
     def _logits(self, route: str) -> Tensor:
         return self._algorithm.answer(self._learner, route, self._context)

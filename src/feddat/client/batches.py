@@ -8,7 +8,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from feddat.config import RunConfig
 from feddat.seeding import torch_generator
+
+
+def steps_of_round(config: RunConfig, examples: int) -> int:
+    """Return the number of steps of a client's round, the same with and without privacy."""
+    train = config.train
+    return train.steps or train.epochs * math.ceil(examples / train.batch_size)
 
 
 def plan_batches(

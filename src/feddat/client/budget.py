@@ -156,7 +156,7 @@ class Budget:
         )
         if self._settings.unit != "record":
             promised["unit"] = self._settings.unit
-        self._store.write_ledger(promised | {"steps": [_plain(part) for part in spent]})
+        self._store.write_record(LEDGER_FILE, promised | {"steps": [_plain(part) for part in spent]})
 
 
 def newest_ledger(store: PersonalStore) -> tuple[dict[str, Any] | None, bool]:
@@ -165,7 +165,7 @@ def newest_ledger(store: PersonalStore) -> tuple[dict[str, Any] | None, bool]:
     Raises:
         StoreError: one of them cannot be read, or was altered.
     """
-    ledger, copy = store.read_ledger(), store.read_ledger_copy()
+    ledger, copy = store.read_record(LEDGER_FILE), store.read_copy(LEDGER_FILE)
     older = copy is not None and (ledger is None or _count(copy) > _count(ledger))
     return (copy if older else ledger), older
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -37,6 +37,9 @@ _STANDS_IN = torch.zeros(1, dtype=torch.long)
 _MUCH = 0.5
 #: Returns a member's split (by name) with the frozen part of the forward pass already computed, if that is kept.
 Carry: TypeAlias = Callable[[str, Prepared, str], Prepared]
+
+#: The batches of a turn: a member's name and the indices of examples.
+Plan: TypeAlias = Sequence[tuple[str, Tensor]]
 
 
 class TrainingError(RuntimeError):
@@ -77,6 +80,7 @@ class LocalTraining:
         self._carry = carry
         self._seed = seed
         self._captured = captured
+        self._traps = Traps(config)
         self._said = False
 
     def run(
@@ -110,95 +114,37 @@ class LocalTraining:
             DataError: there is nothing to train on.
         """
         started = time.perf_counter()
-        config = self.config.train
         prepared = {name: member.prepared("train") for name, member in self.members.items()}
         sizes = {name: part.size for name, part in prepared.items()}
-        guarded = steps_are_guarded(self.config)
-        plan = (
-            plan_batches(sizes, epochs, config.batch_size, self._seed(), turn, steps, even=guarded)
-            if private is None
-            else [(name, indices) for name in sizes for indices in private.plan]
-        )
-        if not plan:
-            raise DataError(f"client {self.name}: no training examples")
-        traps = Traps(self.config)
-        named = [item for name in traps.trained(algorithm, context.round) for item in self.adapters.named(name).items()]
-        parameters = [parameter for key, parameter in named if algorithm.trains_key(key)]
-        heads = [head for member in self.members.values() for head in member.heads.values()]
-        optimizer = build_optimizer(
-            parameters,
-            config,
-            [parameter for head in heads for parameter in head.parameters() if parameter.requires_grad],
-            self.config.head.lr,
-            guard=self._guard(algorithm, plan) if guarded else None,
-        )
-        learner = (
-            BatchLearner(
-                self.backbone,
-                self.adapters,
-                config.precision,
-                optimizer,
-                config.clip_norm,
-                algorithm.trains_key,
-                traps.zeroes_gradients,
-                copy,
-                self._captured,
-                self.held_out,
-            )
-            if private is None
-            else PrivateLearner(
-                self.backbone,
-                self.adapters,
-                config.precision,
-                optimizer,
-                trains_key=algorithm.trains_key,
-                turn=private,
-                private=self._private(algorithm),
-            )
-        )
+        plan = self._plan(sizes, epochs, steps, turn, private)
+        optimizer = self._optimizer(algorithm, self._traps.trained(algorithm, context.round), plan)
+        learner = self._learner(algorithm, optimizer, copy, private)
         context.steps = len(plan)
-        context.batches = sum(math.ceil(size / config.batch_size) for size in sizes.values())
+        context.batches = sum(math.ceil(size / self.config.train.batch_size) for size in sizes.values())
         # If batches are secret, so is the assignment of dropout masks to examples.
         torch.manual_seed(
             derive(self._seed(), self.name, turn, "dropout") if private is None else private.source.seed()
         )
         self.backbone.model.train()
-        for head in heads:
+        for head in self._heads():
             head.train()
         prepared = {name: self._carry(name, part, "train") for name, part in prepared.items()}
         algorithm.begin(learner, context)
-
-        # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
-        losses: list[Tensor] = []
-        keys: list[str] = []
         with weights_apart(self.adapters, private is not None):
-            for context.step, (name, indices) in enumerate(plan):
-                member, part = self.members[name], prepared[name]
-                set_learning_rate(optimizer, config.lr * traps.schedule(context.step, len(plan), algorithm))
-                drawn = len(indices)
-                indices = indices if drawn else _STANDS_IN
-                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
-                alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
-                learner.take(member, member.training_inputs(part, indices), targets, alpha)
-                if isinstance(learner, PrivateLearner):
-                    learner.drawn(drawn)
-                values = self._step(algorithm, learner, context)
-                keys = list(values)
-                losses.append(torch.stack([*values.values(), learner.take_norm()]))
+            keys, table = self._steps(algorithm, learner, optimizer, plan, prepared, context)
         self.adapters.model.zero_grad(set_to_none=True)  # also of entries that do not train
         optimizer.zero_grad(set_to_none=True)
-        table = torch.stack(losses).double()
         self._check_finite(table, [*keys, "gradient norm"], turn, stops=not self.config.privacy.on)
         metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
         if isinstance(optimizer, GuardedAdamW):
             self._undo(optimizer, turn)
         sent = algorithm.finish(learner, context)
-        if guarded and sent:  # a method of another package; those of this one are refused earlier
+        if sent and steps_are_guarded(self.config):  # another package's method; those of this one are refused earlier
             raise TrainingError(
                 f"client {self.name}: privacy.guarded_steps: {algorithm.name} sends arrays beside the adapter, which "
                 "guarded steps do not cover"
             )
-        metrics["examples"] = float(sum(part.size for part in prepared.values()))
+        metrics["examples"] = float(sum(sizes.values()))
         metrics["steps"] = float(len(plan))
         metrics |= {name: float(count) for name, count in learner.passes.items()}
         metrics["seconds"] = time.perf_counter() - started
@@ -211,15 +157,111 @@ class LocalTraining:
             if not part.size:
                 continue
             part = self._carry(name, part, "validation")
-            for indices in torch.arange(part.size).split(self.config.eval.batch_size):  # type: ignore[no-untyped-call]
-                targets = part.targets[indices.to(part.targets.device, non_blocking=True)]
-                yield member, member.inputs(part.views, indices), targets
+            for inputs, targets in member.batches(part, self.config.eval.batch_size):
+                yield member, inputs, targets
+
+    def _plan(
+        self, sizes: Mapping[str, int], epochs: int, steps: int | None, turn: str | int, private: PrivateTurn | None
+    ) -> Plan:
+        """Return the turn's batches.
+
+        Raises:
+            DataError: there are none.
+        """
+        if private is not None:
+            plan = [(name, indices) for name in sizes for indices in private.plan]
+        else:
+            even = steps_are_guarded(self.config)
+            plan = plan_batches(sizes, epochs, self.config.train.batch_size, self._seed(), turn, steps, even=even)
+        if not plan:
+            raise DataError(f"client {self.name}: no training examples")
+        return plan
+
+    def _optimizer(self, algorithm: Algorithm, adapters: Iterable[str], plan: Plan) -> torch.optim.AdamW:
+        """Return a new optimizer of the entries that train in these adapters, and of all heads."""
+        named = [item for name in adapters for item in self.adapters.named(name).items()]
+        return build_optimizer(
+            [parameter for key, parameter in named if algorithm.trains_key(key)],
+            self.config.train,
+            [parameter for head in self._heads() for parameter in head.parameters() if parameter.requires_grad],
+            self.config.head.lr,
+            guard=self._guard(algorithm, plan) if steps_are_guarded(self.config) else None,
+        )
+
+    def _learner(
+        self,
+        algorithm: Algorithm,
+        optimizer: torch.optim.Optimizer,
+        copy: MomentumCopy | None,
+        private: PrivateTurn | None,
+    ) -> BatchLearner:
+        """Return what the algorithm drives in this turn."""
+        train = self.config.train
+        if private is not None:
+            return PrivateLearner(
+                self.backbone,
+                self.adapters,
+                train.precision,
+                optimizer,
+                trains_key=algorithm.trains_key,
+                turn=private,
+                private=self._private(algorithm),
+            )
+        return BatchLearner(
+            self.backbone,
+            self.adapters,
+            train.precision,
+            optimizer,
+            clip_norm=train.clip_norm,
+            trains_key=algorithm.trains_key,
+            zeroes_gradients=self._traps.zeroes_gradients,
+            momentum=copy,
+            captured=self._captured,
+            held_out=self.held_out,
+        )
+
+    def _heads(self) -> list[nn.Module]:
+        return [head for member in self.members.values() for head in member.heads.values()]
+
+    def _steps(
+        self,
+        algorithm: Algorithm,
+        learner: BatchLearner,
+        optimizer: torch.optim.Optimizer,
+        plan: Plan,
+        prepared: Mapping[str, Prepared],
+        context: RoundContext,
+    ) -> tuple[list[str], Tensor]:
+        """Take the turn's steps.
+
+        Returns:
+            The names of what the algorithm logs, and a table of (steps, names + 1), float64: the logged values, and the
+            norm of the gradient.
+        """
+        # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
+        losses: list[Tensor] = []
+        keys: list[str] = []
+        for context.step, (name, indices) in enumerate(plan):
+            member, part = self.members[name], prepared[name]
+            set_learning_rate(
+                optimizer, self.config.train.lr * self._traps.schedule(context.step, len(plan), algorithm)
+            )
+            drawn = len(indices)
+            indices = indices if drawn else _STANDS_IN
+            alpha = rising(self.config.momentum.alpha, context.step, len(plan), first=context.previous is None)
+            learner.take(member, member.training_inputs(part, indices), part.targets_at(indices), alpha)
+            if isinstance(learner, PrivateLearner):
+                learner.drawn(drawn)
+            values = self._step(algorithm, learner, context)
+            keys = list(values)
+            losses.append(torch.stack([*values.values(), learner.take_norm()]))
+        return keys, torch.stack(losses).double()
 
     @phase("forward")
     def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
         return algorithm.step(learner, context)
 
-    def _guard(self, algorithm: Algorithm, plan: Sequence[tuple[str, Tensor]]) -> Guard:
+    def _guard(self, algorithm: Algorithm, plan: Plan) -> Guard:
         """Return what guarded steps protect in this plan.
 
         Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -49,6 +49,10 @@ class Prepared:
     targets: Tensor
     size: int
     answers: AnnotatedAnswers | None = None
+
+    def targets_at(self, indices: Tensor) -> Tensor:
+        """Return the targets of the examples at ``indices`` (N,)."""
+        return self.targets[indices.to(self.targets.device, non_blocking=True)]
 
 
 class Member:
@@ -178,6 +182,11 @@ class Member:
         """Return the inputs of the examples at ``indices`` (N,), with the annotated answers if the member writes."""
         inputs = self.inputs(part.views, indices)
         return inputs if part.answers is None else inputs | part.answers.batch(indices, self.device)
+
+    def batches(self, part: Prepared, size: int) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Yield the inputs and the targets of a split in order, in batches of ``size``."""
+        for indices in torch.arange(part.size).split(size):  # type: ignore[no-untyped-call]
+            yield self.inputs(part.views, indices), part.targets_at(indices)
 
     @phase("inputs")
     def encode_unseen(self, examples: Sequence[Example]) -> EncodedViews:

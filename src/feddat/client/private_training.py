@@ -6,7 +6,6 @@ the noisy sums, since that is post-processing. docs/privacy.md says what is rele
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from feddat.adapters.base import Adapters, Route
 from feddat.adapters.bottleneck import BottleneckLayer
 from feddat.algorithms.base import MAIN_HEAD
+from feddat.client.batches import steps_of_round
 from feddat.client.budget import Budget
 from feddat.client.learner import BatchLearner
 from feddat.client.private_rules import releases
@@ -49,12 +49,6 @@ class PrivateTurn:
     noise: float
     releases: int
     source: NoiseSource
-
-
-def steps_of_round(config: RunConfig, records: int) -> int:
-    """Return the number of steps of a client's round, the same as without privacy."""
-    train = config.train
-    return train.steps or train.epochs * math.ceil(records / train.batch_size)
 
 
 def open_turn(config: RunConfig, store: PersonalStore, records: int, round: int) -> PrivateTurn:

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from feddat.client_names import name_problem
 from feddat.config.privacy import Promise, keeps
-from feddat.files import locked, write_json
+from feddat.files import locked
 from feddat.phases import phase
-from feddat.seals import BLANK, SEAL, NoSealError, Seal, SealError
+from feddat.seals import BLANK, SEAL, Seal, SealError
 from feddat.tensorfile import write_tensors
 
 log = logging.getLogger(__name__)
@@ -224,30 +224,6 @@ class PersonalStore:
                 f"privacy.scope={self.promise}; begin a new run"
             )
 
-    def read_ledger(self) -> dict[str, Any] | None:
-        """Return the client's ledger of its privacy budget; ``None`` where there is none.
-
-        Raises:
-            StoreError: it cannot be read, or was altered after it was written.
-        """
-        return self.read_record(LEDGER_FILE)
-
-    def read_ledger_copy(self) -> dict[str, Any] | None:
-        """Return the ledger's copy beside the seal key, which outlives the client's folder; ``None`` if there is none.
-
-        Raises:
-            StoreError: as :meth:`read_ledger`.
-        """
-        return self.read_copy(LEDGER_FILE)
-
-    def write_ledger(self, values: Mapping[str, Any]) -> None:
-        """Write the client's ledger of its privacy budget, sealed, whole or not at all; then its copy.
-
-        Raises:
-            StoreError: the disk refuses.
-        """
-        self.write_record(LEDGER_FILE, values)
-
     def read_record(self, name: str) -> dict[str, Any] | None:
         """Return what the client must not forget, :data:`LEDGER_FILE` or :data:`SUMS_FILE`; ``None`` if there is none.
 
@@ -274,11 +250,10 @@ class PersonalStore:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._begin_seals()
-            sealed = self.seal.sealed_values(values, name)
-            write_json(path, sealed)
+            self.seal.write_values(path, values, name)
             if (copy := self._copy(name)) is not None:
                 path = copy
-                write_json(path, sealed)
+                self.seal.write_values(path, values, name)
         except OSError as error:
             raise StoreError(f"client {self.client}: cannot write {path}: {error.strerror or error}") from error
 
@@ -291,10 +266,8 @@ class PersonalStore:
         about, unknown = _ABOUT[name]
         where = f"client {self.client}: {about}: {path}"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict):
-                raise ValueError("not a JSON object")
-            if not self._is_sealed(found, name):
+            found, sealed = self.seal.read_values(path, name, self._needs_seal(name))
+            if not sealed:
                 log.warning("%s has no seal: it is of an earlier version", where)
         except FileNotFoundError:
             return None
@@ -307,21 +280,12 @@ class PersonalStore:
             ) from None
         return found
 
-    def _is_sealed(self, found: Mapping[str, Any], name: str) -> bool:
-        """Check a record's seal; return whether it has one.
+    def _needs_seal(self, name: str) -> bool:
+        """Return whether a record without a seal is refused where there is a key.
 
         Earlier versions did not seal the record of sums though there was a key; then there is no copy of it either.
-
-        Raises:
-            SealError: the seal is wrong, or missing although records have seals here.
         """
-        try:
-            return self.seal.check_values(found, name)
-        except NoSealError:
-            copy = self._copy(name)
-            if name != SUMS_FILE or (copy is not None and copy.exists()):
-                raise
-            return False
+        return name != SUMS_FILE or ((copy := self._copy(name)) is not None and copy.exists())
 
     def accept(self) -> None:
         """Seal all states of this client again even if they were altered; log a warning for each file sealed.
@@ -341,7 +305,8 @@ class PersonalStore:
     def _seal_all(self, told: str, altered: bool) -> None:
         """Seal the client's states of all kinds without a seal and, with ``altered``, those whose seal is wrong."""
         # All files are checked before the first is sealed: from then on, a missing seal counts as an alteration.
-        records = {name: found for name in _COPIES if (found := self._record_to_seal(name, altered)) is not None}
+        found = {name: self.seal.values_to_seal(self.folder / name, name, altered) for name in _COPIES}
+        records = {name: values for name, values in found.items() if values is not None}
         for path in [path for path in sorted(self.folder.glob("*.safetensors")) if not self._is_settled(path, altered)]:
             try:
                 with safe_open(path, framework="pt") as file:
@@ -352,19 +317,8 @@ class PersonalStore:
             self._write(path, tensors, metadata)
             log.warning("client %s: personal state %s %s", self.client, path, told)
         for name, record in records.items():
-            write_json(self.folder / name, self.seal.sealed_values(record, name))
+            self.seal.write_values(self.folder / name, record, name)
             log.warning("client %s: %s: %s %s", self.client, _ABOUT[name][0], self.folder / name, told)
-
-    def _record_to_seal(self, name: str, altered: bool) -> dict[str, Any] | None:
-        """Return a record, where it has no seal, or (``altered``) one that does not fit."""
-        try:
-            found = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            settled = not isinstance(found, dict) or self.seal.check_values(found, name)
-        except SealError:
-            settled = not altered
-        except (OSError, ValueError):
-            return None  # `read_record` says so
-        return None if settled else found
 
     def _is_settled(self, path: Path, altered: bool) -> bool:
         try:

@@ -12,7 +12,6 @@ spent: a copy without its key is refused, and so is a run that trained here and 
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ from feddat.client.budget import Budget, newest_ledger
 from feddat.client.store import COPY_ENDING, LEDGER_FILE, PersonalStore, StoreError, promise_of
 from feddat.config.policy import PolicyConfig
 from feddat.config.privacy import PrivacyConfig, Unit
-from feddat.files import locked, write_json
-from feddat.seals import SEAL, Seal, SealError
+from feddat.files import locked
+from feddat.seals import Seal, SealError
 
 log = logging.getLogger(__name__)
 
@@ -108,9 +107,8 @@ class Totals:
                     Budget(self._store(run), privacy).begin()
                 if after != before or not (self.file.is_file() and self._copy.is_file()):
                     values = {"runs": {name: {u: list(pair) for u, pair in own.items()} for name, own in after.items()}}
-                    sealed = self._seal.sealed_values(values, TOTALS_FILE)
                     for path in (self._copy, self.file):
-                        write_json(path, sealed)
+                        self._seal.write_values(path, values, TOTALS_FILE)
         except (OSError, SealError) as error:
             raise StoreError(f"client {self._client}: privacy: cannot write {self.file}: {error}") from error
 
@@ -182,10 +180,9 @@ class Totals:
             StoreError: it was altered after it was written.
         """
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or SEAL not in found:
+            found, sealed = self._seal.read_values(path, TOTALS_FILE, required=False)
+            if not sealed:
                 raise ValueError("not a sealed JSON object")
-            self._seal.check_values(found, TOTALS_FILE)
             return {
                 run: {unit: (float(pair[0]), float(pair[1])) for unit, pair in own.items()}
                 for run, own in found["runs"].items()

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from feddat.dotted import flat
 from feddat.example import DataError
 from feddat.files import write_atomic
-from feddat.report.record import OVERVIEW, Record, flat
+from feddat.report.record import OVERVIEW, Record
 from feddat.report.study import study_panels, study_table
 from feddat.report.tables import own_scores, to_markdown
 

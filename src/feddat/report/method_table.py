@@ -13,6 +13,7 @@ from markupsafe import Markup
 from rich.text import Text
 
 from feddat.report.fitted import FittedTable
+from feddat.report.methods import method_name
 from feddat.report.numbers import human_count
 from feddat.report.significance import Difference, Scores, paired_differences
 from feddat.report.tables import (
@@ -22,7 +23,6 @@ from feddat.report.tables import (
     best_marked,
     by_method,
     cell_html,
-    method_name,
     own_scores,
     run_title,
 )

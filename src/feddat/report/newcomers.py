@@ -9,7 +9,7 @@ from typing import Any
 from feddat.files import write_atomic
 from feddat.report import method_table
 from feddat.report.folder import read_keys
-from feddat.report.tables import method_name
+from feddat.report.methods import method_name
 
 FILE = "newcomers.json"
 

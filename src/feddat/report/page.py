@@ -16,6 +16,7 @@ from feddat.files import write_atomic
 from feddat.report import data_table, forest, method_table, plots, tables, traffic
 from feddat.report.conclusion import conclusion
 from feddat.report.folder import Folder, Run, read_folder
+from feddat.report.methods import METHODS
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
 #: Most sample questions of one client on a page.
@@ -106,9 +107,7 @@ def _context(content: Folder) -> dict[str, Any]:
         "reference": methods.reference,
         "means": Markup(_mean_bars(groups)) if content.comparison else None,
         "forest": Markup(plot) if (plot := forest.inline(content.summaries, "Differences between methods")) else None,
-        "notes": {
-            tables.run_title(g[0]): tables.NOTES[method] for method, g in groups.items() if method in tables.NOTES
-        },
+        "notes": {tables.run_title(g[0]): METHODS[method].note for method, g in groups.items() if method in METHODS},
         "seeds": max(len(group) for group in groups.values()),
         "routes": {name: tables.to_html(table) for name, table in routes.items() if table is not None},
         "single": tables.to_html(tables.score_table(content.summaries)),

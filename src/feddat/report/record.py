@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from feddat.dotted import flat
 from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import forest, method_table, tables
@@ -179,14 +180,6 @@ def search_markdown(record: Record) -> str:
         table = tables.make_table(points, cells, "method")
         parts.append(f"### Searched on {source}, validation data\n\n{tables.to_markdown(table)}")
     return "\n".join(parts)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings by dotted key."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return found
 
 
 def write_record(

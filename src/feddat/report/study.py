@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from feddat.files import write_atomic
 from feddat.report import plots, tables
 from feddat.report.folder import read_keys
+from feddat.report.methods import method_name
 from feddat.report.numbers import human_bytes
 
 #: One run's score at one point, as ``study.json`` lists them.
@@ -229,7 +230,7 @@ def _series(study: Mapping[str, Any]) -> dict[str, list[Record]]:
     """Return the records by the name of their series."""
     series: dict[str, list[Record]] = {}
     for record in study["records"]:
-        name = tables.method_name(record["method"])
+        name = method_name(record["method"])
         if study["by_route"] and record["route"] != "score":
             name += f": {tables.ROUTES.get(record['route'], record['route'])}"
         series.setdefault(name, []).append(record)

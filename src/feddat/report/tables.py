@@ -12,109 +12,12 @@ from typing import Any, TypeAlias
 from markupsafe import Markup, escape
 from rich.text import Text
 
-from feddat.kinds import KINDS, named_variants
 from feddat.report.fitted import FittedTable
+from feddat.report.methods import METHODS, method_name
 
 #: One run's ``summary.json``.
 Summary: TypeAlias = Mapping[str, Any]
 
-#: Method -> its name in print.
-METHODS = {
-    "feddat": "FedDAT",
-    "feddat-joint": "FedDAT, joint",
-    "feddat-mild": "FedDAT, mild distillation",
-    "feddat-heads": "FedDAT, separate heads",
-    "feddat-mild-heads": "FedDAT, mild distillation, separate heads",
-    "feddat-mixed": "FedDAT, mild distillation, mixed answers",
-    "feddat-one-way": "FedDAT, one-way distillation",
-    "feddat-nokd": "FedDAT, no distillation",
-    "fedavg": "FedAvg",
-    "fedavg-2x": "FedAvg, twice the epochs",
-    "fedavg-local": "FedAvg beside local training, mixed answers",
-    "fedavg-ft": "FedAvg, fine-tuned",
-    "fedprox": "FedProx",
-    "scaffold": "SCAFFOLD",
-    "feddyn": "FedDyn",
-    "moon": "MOON",
-    "ditto": "Ditto",
-    "apfl": "APFL",
-    "pfedme": "pFedMe",
-    "local": "Local only",
-    "local-2x": "Local only, twice the epochs",
-    "central": "Centralised",
-    "head": "Head only",
-    "fedrep": "FedRep",
-    "fedper": "FedPer",
-    "feddpa": "FedDPA",
-    "fedalt": "FedALT",
-    "fedsa-lora": "FedSA-LoRA",
-    "ffa-lora": "FFA-LoRA",
-    "fedex-lora": "FedEx-LoRA",
-    "feddat-2": "FedDAT-2",
-    "feddat-2-2x": "FedDAT-2, twice the epochs",
-    "lora-fair": "LoRA-FAIR",
-    "fedmosaic": "FedMosaic",
-    "fedlease": "FedLEASE",
-    "hilora": "HiLoRA",
-    "pfedmma": "pFedMMA",
-    "fedavgm": "FedAvgM",
-    "fedadam": "FedAdam",
-    "fedyogi": "FedYogi",
-    "fedmedian": "FedMedian",
-    "fedtrimmedavg": "FedTrimmedAvg",
-    "krum": "Krum",
-    "qfedavg": "q-FedAvg",
-}
-#: Method -> a description in one line.
-NOTES = {
-    "feddat": "a local and a shared adapter teach each other; only the shared adapter is sent",
-    "feddat-joint": "FedDAT that trains both routes in one optimizer step instead of two",
-    "feddat-mild": "FedDAT with mild distillation (alpha and beta 0.1)",
-    "feddat-heads": "FedDAT with a separate head for the global adapter",
-    "feddat-mild-heads": "FedDAT with mild distillation and separate heads",
-    "feddat-mixed": "FedDAT with mild distillation; each client mixes the answers of both routes",
-    "feddat-one-way": "FedDAT whose global adapter learns nothing from the local side, for privacy.scope=shared",
-    "feddat-nokd": "FedDAT without distillation (alpha and beta 0): only the dual adapters",
-    "fedavg": "one shared adapter, averaged every round",
-    "fedavg-2x": "FedAvg with twice the local epochs: as much computation as two adapters need",
-    "fedavg-local": "FedAvg and local training side by side; each client mixes the answers of both",
-    "fedavg-ft": "FedAvg, followed by an epoch of personal fine-tuning that is not shared",
-    "fedprox": "one shared adapter, kept near the received one during training",
-    "scaffold": "one shared adapter, with gradients corrected for client drift",
-    "feddyn": "one shared adapter, regularised so that the clients' optima agree",
-    "moon": "one shared adapter, with features drawn towards those of the received adapter",
-    "ditto": "a shared adapter and a personal adapter kept near it",
-    "apfl": "a shared and a personal adapter, mixed by a weight that each client learns",
-    "pfedme": "a shared adapter that follows a personal adapter, optimised near it on every batch",
-    "local": "each client trains its own adapter; nothing is sent",
-    "local-2x": "local training with twice the epochs: as much computation as two adapters need",
-    "central": "one adapter trained on the pooled data of all clients, which federation avoids",
-    "head": "no adapter: each client trains only its task head",
-    "fedrep": "the head trains first, then the shared adapter below it",
-    "fedper": "the adapters of the last layers stay with their client; the others are averaged",
-    "feddpa": "a shared and a local adapter, mixed by how familiar the question is",
-    "fedalt": "each client's own adapter beside the mean of all others, combined by a learned mixer",
-    "fedsa-lora": "LoRA whose factor A is averaged while B stays with the client",
-    "fedex-lora": "LoRA averaged exactly: the frozen weights absorb the error of averaging the factors",
-    "feddat-2": "a shared and a personal adapter train in turns; validation data decides how each client combines them",
-    "feddat-2-2x": "FedDAT-2 with twice the local epochs: as much computation as FedDAT",
-    "lora-fair": "LoRA whose averaged factor B is corrected towards the average of the products",
-    "fedmosaic": "each client's own adapter beside a mean of all, weighted by the similarity of the tasks",
-    "fedlease": "an expert for each cluster of clients; a router selects the best experts",
-    "hilora": "an adapter for all clients, one per cluster and one per client, trained one after another",
-    "pfedmma": "adapters of three parts, of which only the middle part is averaged",
-    "ffa-lora": "LoRA whose factor A is fixed while B is averaged",
-    "fedavgm": "one shared adapter; the server updates it with momentum",
-    "fedadam": "one shared adapter; the server updates it with Adam",
-    "fedyogi": "one shared adapter; the server updates it with Yogi",
-    "fedmedian": "one shared adapter: the coordinate-wise median of the clients' adapters",
-    "fedtrimmedavg": "one shared adapter: the coordinate-wise mean without the extremes",
-    "krum": "one shared adapter: that of the client nearest to the others",
-    "qfedavg": "one shared adapter, averaged with more weight for clients of higher loss",
-}
-for _name, _method, _kind in named_variants():
-    METHODS[_name] = f"{METHODS[_method]}, {KINDS[_kind].title}"
-    NOTES[_name] = f"{METHODS[_method]} that trains {KINDS[_kind].trains}"
 #: Route -> its name in print.
 ROUTES = {
     "dat": "Dual teacher (DAT)",
@@ -129,7 +32,7 @@ MEAN = "Mean"
 #: Shown in place of the scores of a client that does not share them.
 NOT_SHARED = "not shared"
 #: Columns that are references and never marked as the best.
-REFERENCES = frozenset(name for method, name in METHODS.items() if method.startswith("central"))
+REFERENCES = frozenset(method.title for name, method in METHODS.items() if name.startswith("central"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +83,6 @@ class Table:
 def own_route(scores: Mapping[str, float]) -> str:
     """Return the route of the method's own answer: a mixture of answers, else the dual teacher, else the first."""
     return next((route for route in ("mixed", "dat") if route in scores), next(iter(scores)))
-
-
-def method_name(method: str) -> str:
-    """Return the method's name in print."""
-    return METHODS.get(method, method)
 
 
 def run_title(summary: Summary) -> str:

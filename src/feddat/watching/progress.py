@@ -21,6 +21,7 @@ import yaml
 
 from feddat.example import DataError
 from feddat.report import tables
+from feddat.report.methods import method_name
 
 #: One line of a file of JSON lines.
 Line: TypeAlias = Mapping[str, Any]
@@ -102,7 +103,7 @@ class RunProgress:
     @property
     def title(self) -> str:
         """Return the method's name in print: the run's own title if it has one."""
-        return self.called or tables.method_name(self.method)
+        return self.called or method_name(self.method)
 
     @property
     def shares(self) -> bool:

@@ -15,36 +15,13 @@ from typing import Any, TypeAlias
 
 from feddat.config import ConfigError, RunConfig, parse_scalar
 from feddat.config.run import assign, validated
+from feddat.experiment.single.places import CLIENTS_OWN
 
 #: A run's configuration with values of the types that Flower supports.
 Flat: TypeAlias = dict[str, bool | int | float | str]
 OPTIONS = ("resume", "overwrite", "accept_changes")
 #: Sections that are a single value in the table, since the user chooses their keys.
 _TABLES = ("clients", "revisions", "server.options", "server.agreed_examples")
-#: Keys or sections that a client with its own file never takes from the server: where its data, model and files are,
-#: which device it computes on, and how much of its data it uses. (Every instruction contains the hash of the weights.
-#: The setting differs when a run is resumed, since the run fills it in when it starts.)
-CLIENTS_OWN = frozenset(
-    {
-        *(
-            "name",
-            "runs_dir",
-            "benchmark",
-            "root",
-            "revisions",
-            "clients",
-            "data_cache",
-            "device",
-            "threads",
-            "runtime",
-            "model_weights",
-            "adapter.start",
-            "adapter.start_local",
-        ),
-        *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
-        "only_clients",
-    }
-)
 #: Limits on a server's settings: keys, characters in a key, characters in a value, and brackets in a value, since
 #: nested brackets are slow to parse.
 _MOST_KEYS, _LONGEST_KEY, _LONGEST, _MOST_BRACKETS = 1000, 100, 4096, 64

@@ -20,12 +20,9 @@ import yaml
 from pydantic import ValidationError
 
 from feddat.config import RunConfig
+from feddat.dotted import flat
+from feddat.experiment.single.places import PATIENCE_KEYS, PLACE_KEYS
 from feddat.files import locked, write_atomic, write_json
-
-#: Settings that do not determine the numbers of a run: where it is written or computed, and checks of what is loaded.
-PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime", "model_weights"})
-#: Settings of ``server`` that may change when a run is resumed: how long it waits for clients, and the largest message.
-PATIENCE_KEYS = frozenset({"min_clients", "wait", "deadline", "max_message"})
 
 
 class ExperimentError(RuntimeError):
@@ -216,7 +213,7 @@ def passes(lines: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
 
 def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
     """Return the dotted keys that determine a run's numbers and in which two configurations differ."""
-    left, right = _flat(_deciding(one)), _flat(_deciding(other))
+    left, right = flat(_deciding(one)), flat(_deciding(other))
     return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
 
 
@@ -238,13 +235,6 @@ def deciding_settings(config: RunConfig) -> dict[str, Any]:
 def _deciding(config: RunConfig, exclude_defaults: bool = False) -> dict[str, Any]:
     exclude: dict[str, Any] = dict.fromkeys(PLACE_KEYS, True) | {"server": set(PATIENCE_KEYS)}
     return config.model_dump(mode="json", exclude=exclude, exclude_defaults=exclude_defaults)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
 
 
 def _line(values: Mapping[str, Any]) -> str:

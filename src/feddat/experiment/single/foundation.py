@@ -20,7 +20,7 @@ from feddat.app.checkpoint import ServerState
 from feddat.client.private_rules import check_privacy, check_server_part
 from feddat.client.trainer import evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
-from feddat.experiment.serving.app_config import CLIENTS_OWN
+from feddat.experiment.single.places import CLIENTS_OWN
 from feddat.experiment.single.starting import check_starts
 from feddat.models.base import Backbone
 from feddat.models.number_formats import Format

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.algorithms import ALGORITHMS, Algorithm
@@ -13,56 +13,16 @@ from feddat.app.rules import check_rule
 from feddat.app.secure_strategy import check_secure
 from feddat.config import ConfigError, RunConfig
 from feddat.kinds import KINDS, MIXING, named_variants
-from feddat.report.tables import METHODS
+from feddat.report.methods import METHODS, method_name
 
 
-def _twice_the_epochs(method: str, config: RunConfig) -> RunConfig:
+def _twice_the_epochs(config: RunConfig) -> dict[str, Any]:
     steps = None if config.train.steps is None else 2 * config.train.steps
-    train = config.train.model_copy(update={"epochs": 2 * config.train.epochs, "steps": steps})
-    return config.model_copy(update={"method": method, "train": train})
+    return {"train.epochs": 2 * config.train.epochs, "train.steps": steps}
 
 
-def _fine_tuned(config: RunConfig) -> RunConfig:
-    algorithm = config.algorithm.model_copy(update={"personal_epochs": 1})
-    return config.model_copy(update={"method": "fedavg", "algorithm": algorithm})
-
-
-def _joint(config: RunConfig) -> RunConfig:
-    algorithm = config.algorithm.model_copy(update={"order": "joint"})
-    return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
-
-
-def _distilled(weight: float, config: RunConfig) -> RunConfig:
-    algorithm = config.algorithm.model_copy(update={"alpha": weight, "beta": weight})
-    return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
-
-
-def _separate_heads(weight: float, config: RunConfig) -> RunConfig:
-    algorithm = config.algorithm.model_copy(update={"alpha": weight, "beta": weight, "heads": "separate"})
-    return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
-
-
-def _mixed_answers(config: RunConfig) -> RunConfig:
-    algorithm = config.algorithm.model_copy(update={"alpha": 0.1, "beta": 0.1, "answer": "mixture"})
-    return config.model_copy(update={"method": "feddat", "algorithm": algorithm})
-
-
-def _one_way(config: RunConfig) -> RunConfig:
-    changes = {"alpha": 0.0, "beta": 0.1, "heads": "separate", "order": "joint"}
-    algorithm = config.algorithm.model_copy(update=changes)
-    privacy = config.privacy.model_copy(update={"scope": "shared"})
-    return config.model_copy(update={"method": "feddat", "algorithm": algorithm, "privacy": privacy})
-
-
-def _of_kind(method: str, kind: str, config: RunConfig) -> RunConfig:
-    adapter = config.adapter.model_copy(update={"peft": kind})
-    return config.model_copy(update={"method": method, "adapter": adapter})
-
-
-def _with_rule(rule: str, config: RunConfig) -> RunConfig:
-    options = SERVER_RULES[rule] | config.server.options
-    server = config.server.model_copy(update={"rule": rule, "options": options})
-    return config.model_copy(update={"method": "fedavg", "server": server})
+def _with_rule(rule: str, config: RunConfig) -> dict[str, Any]:
+    return {"server.rule": rule, "server.options": SERVER_RULES[rule] | config.server.options}
 
 
 #: Server rules that are methods of their own in the literature -> default options, chosen beforehand by their meaning
@@ -77,43 +37,38 @@ SERVER_RULES: dict[str, dict[str, Any]] = {
     "qfedavg": {"client_learning_rate": 1.0, "q": 0.01},
 }
 
-#: Name -> (description, function that applies its settings).
-VARIANTS: dict[str, tuple[str, Callable[[RunConfig], RunConfig]]] = {
-    "feddat-joint": ("FedDAT that trains both routes in one optimizer step instead of two", _joint),
-    "feddat-mild": ("FedDAT with mild distillation: alpha = beta = 0.1", partial(_distilled, 0.1)),
-    "feddat-heads": ("FedDAT with a separate head for the global route", partial(_separate_heads, 0.5)),
-    "feddat-mild-heads": ("FedDAT with mild distillation and separate heads", partial(_separate_heads, 0.1)),
-    "feddat-mixed": ("FedDAT with mild distillation; each client mixes the answers of both routes", _mixed_answers),
+#: Values by dotted key, or a function that returns them for a configuration.
+Changes: TypeAlias = Mapping[str, Any] | Callable[[RunConfig], Mapping[str, Any]]
+
+_MILD = {"algorithm.alpha": 0.1, "algorithm.beta": 0.1}
+_HEADS = {"algorithm.heads": "separate"}
+#: Variant -> (algorithm, the settings that it changes).
+VARIANTS: dict[str, tuple[str, Changes]] = {
+    "feddat-joint": ("feddat", {"algorithm.order": "joint"}),
+    "feddat-mild": ("feddat", _MILD),
+    "feddat-heads": ("feddat", {"algorithm.alpha": 0.5, "algorithm.beta": 0.5} | _HEADS),
+    "feddat-mild-heads": ("feddat", _MILD | _HEADS),
+    "feddat-mixed": ("feddat", _MILD | {"algorithm.answer": "mixture"}),
     "feddat-one-way": (
-        "FedDAT whose global adapter learns nothing from the local side, for privacy.scope=shared",
-        _one_way,
+        "feddat",
+        {"algorithm.alpha": 0.0, "algorithm.beta": 0.1, "algorithm.order": "joint", "privacy.scope": "shared"} | _HEADS,
     ),
-    "feddat-nokd": ("FedDAT without distillation: only the dual adapters", partial(_distilled, 0.0)),
-    "fedavg-2x": (
-        "FedAvg with twice the local epochs: as much computation as two adapters need",
-        partial(_twice_the_epochs, "fedavg"),
-    ),
-    "local-2x": (
-        "Local training with twice the epochs: as much computation as two adapters need",
-        partial(_twice_the_epochs, "local"),
-    ),
-    "feddat-2-2x": (
-        "FedDAT-2 with twice the local epochs: as much computation as FedDAT",
-        partial(_twice_the_epochs, "feddat-2"),
-    ),
-    "fedavg-ft": ("FedAvg, followed by one epoch of personal fine-tuning that is not shared", _fine_tuned),
-    **{
-        name: (f"{method} with adapter.peft={kind}: {KINDS[kind].trains}", partial(_of_kind, method, kind))
-        for name, method, kind in named_variants()
-    },
-    **{rule: (f"fedavg with server.rule={rule}", partial(_with_rule, rule)) for rule in SERVER_RULES},
+    "feddat-nokd": ("feddat", {"algorithm.alpha": 0.0, "algorithm.beta": 0.0}),
+    "fedavg-2x": ("fedavg", _twice_the_epochs),
+    "local-2x": ("local", _twice_the_epochs),
+    "feddat-2-2x": ("feddat-2", _twice_the_epochs),
+    "fedavg-ft": ("fedavg", {"algorithm.personal_epochs": 1}),
+    **{name: (method, {"adapter.peft": kind}) for name, method, kind in named_variants()},
+    **{rule: ("fedavg", partial(_with_rule, rule)) for rule in SERVER_RULES},
 }
 
 
 def known_methods() -> dict[str, str]:
     """Return the description of every method by name."""
-    known = {name: _first_line(algorithm) for name, algorithm in ALGORITHMS.items()}
-    return known | {name: description for name, (description, _) in VARIANTS.items()}
+    return {
+        name: METHODS[name].note if name in METHODS else _first_line(ALGORITHMS[name])
+        for name in (*ALGORITHMS, *VARIANTS)
+    }
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -123,7 +78,7 @@ def resolve(config: RunConfig) -> RunConfig:
         ConfigError: the method is unknown, or it does not support the kind of adapter or the server's rule.
     """
     if config.method in VARIANTS:
-        config = VARIANTS[config.method][1](config)
+        config = config.updated(_changes(config.method, config))
     if config.method not in ALGORITHMS:
         raise ConfigError(f"method: {config.method!r} is unknown; methods are {', '.join(known_methods())}")
     algorithm = ALGORITHMS[config.method]
@@ -151,13 +106,13 @@ def title(config: RunConfig) -> str:
     """
     asked = resolve(config)
     alike = [config.method]
-    for name, (_, change) in VARIANTS.items():
-        if name not in SERVER_RULES and change(config).method == asked.method:
+    for name, (method, _) in VARIANTS.items():
+        if name not in SERVER_RULES and method == asked.method:
             variant = resolve(config.model_copy(update={"method": name}))
             if variant.model_copy(update={"method": asked.method}) == asked:
                 alike.append(name)
     best = max(alike, key=_specific)
-    called = METHODS.get(best, best)
+    called = method_name(best)
     plain = resolve(RunConfig(method=best))
     if asked.method == "feddat":
         differing = [key for key in _FEDDAT if getattr(asked.algorithm, key) != getattr(plain.algorithm, key)]
@@ -170,16 +125,18 @@ def title(config: RunConfig) -> str:
 _FEDDAT = ("order", "alpha", "beta", "temperature", "ramp_rounds", "heads", "answer")
 
 
+def _changes(variant: str, config: RunConfig) -> dict[str, Any]:
+    """Return what a variant changes in a configuration, by dotted key."""
+    method, changes = VARIANTS[variant]
+    return {"method": method, **(changes(config) if callable(changes) else changes)}
+
+
 def _specific(name: str) -> int:
     """Return the number of settings that a named method fixes."""
     if name not in VARIANTS:
         return 0
     plain = RunConfig()
-    changed = VARIANTS[name][1](plain)
-    pairs = zip(plain.model_dump().values(), changed.model_dump().values(), strict=True)
-    return sum(
-        sum(one[key] != other[key] for key in one) if isinstance(one, dict) else one != other for one, other in pairs
-    )
+    return sum(plain.value(key) != value for key, value in _changes(name, plain).items())
 
 
 def _first_line(algorithm: Algorithm) -> str:

@@ -129,8 +129,7 @@ class Experiment:
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
-            accepted = self._accept_checkpoints(overwrite, accept_changes)
-            self._drop_weights_hash(overwrite, accept_changes)
+            accepted = self._accept_changes(overwrite, accept_changes)
             here = load_federation(self.settings, self.folder.clients)
             check_sites(here)
             if accept_changes and not overwrite:
@@ -192,8 +191,7 @@ class Experiment:
         """
 
         def begin(announcer: Announcer) -> Callable[[float], dict[str, Any]]:
-            accepted = self._accept_checkpoints(overwrite, accept_changes)
-            self._drop_weights_hash(overwrite, accept_changes)
+            accepted = self._accept_changes(overwrite, accept_changes)
             foundation, names = load_foundation(self.settings), participant_names(self.settings)
             world = model_world(foundation)
             changes = [] if overwrite else accepted + check_world(self.folder, self.config, world, accept_changes)
@@ -252,25 +250,28 @@ class Experiment:
             return self.config
         return self.config.model_copy(update={"model_weights": found})
 
-    def _accept_checkpoints(self, overwrite: bool, accept_changes: bool) -> list[str]:
-        """Return ``["checkpoints"]`` if checkpoints were altered and this is accepted, else an empty list.
+    def _accept_changes(self, overwrite: bool, accept_changes: bool) -> list[str]:
+        """Seal altered checkpoints again if changes are accepted, and drop a hash of the weights that no longer counts.
+
+        The configuration's hash counts only until the checkpoints have hashes of their own.
+
+        Returns:
+            ``["checkpoints"]`` if checkpoints were altered and this is accepted, else an empty list.
 
         Raises:
             ExperimentError: a checkpoint cannot be written.
         """
-        if overwrite or not accept_changes:
-            return []
-        try:
-            return ["checkpoints"] if self._checkpoints().accept() else []
-        except CheckpointError as error:
-            raise ExperimentError(f"run {self.folder.path}: {error}") from None
-
-    def _drop_weights_hash(self, overwrite: bool, accept_changes: bool) -> None:
-        """Drop the configuration's hash of the weights if the checkpoints have hashes, or if changes are accepted."""
+        accepted = []
+        if accept_changes and not overwrite:
+            try:
+                accepted = ["checkpoints"] if self._checkpoints().accept() else []
+            except CheckpointError as error:
+                raise ExperimentError(f"run {self.folder.path}: {error}") from None
         noted = self._checkpoints().world()[1]
         if accept_changes or (noted and not overwrite):
             self.config = self.config.model_copy(update={"model_weights": None})
             self.settings = self.settings.model_copy(update={"model_weights": None})
+        return accepted
 
     def _checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder.checkpoints, config_hash(self.config))
@@ -328,8 +329,7 @@ class Experiment:
             ExportError: the folder is not free, there is no such model, or it cannot be exported in this form.
         """
         if client is None:
-            self._accept_checkpoints(False, accept_changes)
-            self._drop_weights_hash(False, accept_changes)
+            self._accept_changes(False, accept_changes)
             foundation = load_foundation(self.settings)
             state = self._latest_state(foundation, accept_changes)
             trained = shared_model(foundation, state, route)
@@ -369,8 +369,7 @@ class Experiment:
     def _latest(
         self, accept_changes: bool = False, settings: RunConfig | None = None
     ) -> tuple[Federation, ServerState]:
-        self._accept_checkpoints(False, accept_changes)
-        self._drop_weights_hash(False, accept_changes)
+        self._accept_changes(False, accept_changes)
         federation = load_federation(settings or self.settings, self.clients, self.seal_key)
         return federation, self._latest_state(federation.foundation, accept_changes)
 

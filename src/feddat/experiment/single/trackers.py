@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.config import ConfigError, RunConfig
+from feddat.dotted import flat
 from feddat.files import write_json
 
 log = logging.getLogger(__name__)
@@ -133,18 +134,11 @@ def _mlflow_run(client: Any, config: RunConfig, file: Path, missing: type[Except
     experiment = client.get_experiment_by_name(name)
     place = client.create_experiment(name) if experiment is None else experiment.experiment_id
     run: str = client.create_run(place, run_name=config.run_name).info.run_id
-    for key, value in _flat(config.model_dump(mode="json", exclude={"log", "clients"})):
-        client.log_param(run, key, value)
+    for key, value in flat(config.model_dump(mode="json", exclude={"log", "clients"})).items():
+        if value is not None:
+            client.log_param(run, key, value)
     write_json(file, {"run_id": run})
     return run
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield prefix + key, value
 
 
 def _mlflow_name(name: str) -> str:
