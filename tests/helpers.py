@@ -1,6 +1,8 @@
 """Helpers for tests of several rooms: small random models with a few words, a command runner, a CPU requirement."""
 
-from collections.abc import Sequence
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,17 @@ def call(*arguments: str) -> int:
         main(list(arguments))
     assert isinstance(stopped.value.code, int)
     return stopped.value.code
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let files of this process grow to ``size`` bytes and no further; this needs no root rights."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def make_vocabulary(words: Sequence[str] = ()) -> dict[str, int]:

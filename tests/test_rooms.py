@@ -9,7 +9,7 @@ import feddat
 
 ROOT = Path(feddat.__file__).parent
 FLOORS = (
-    ("one_line",),
+    ("json_lines", "one_line"),
     (
         *("allocator", "dotted", "files", "kinds", "log", "memory", "offline", "parent", "phases", "picture_settings"),
         *("precision", "seeding", "text", "tuners"),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
@@ -49,11 +50,30 @@ def admission(server: Path | None) -> Callable[[], dict[str, bytes]] | None:
     return partial(admitted_keys, server)
 
 
-def _pem(path: Path) -> bytes | None:
+class KeyFileError(ValueError):
+    """A file is not a client's public key; the message names the file."""
+
+
+def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
+    """Read a client's public key in OpenSSH's format.
+
+    Raises:
+        KeyFileError: the file cannot be read, or is not such a key.
+    """
     try:
         key = load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError):
-        return None
+    except OSError as error:
+        raise KeyFileError(f"public key {path}: {error.strerror}") from None
+    except (ValueError, UnsupportedAlgorithm, NotImplementedError):  # the last one: a compressed point
+        raise KeyFileError(f"public key {path}: not in OpenSSH's format") from None
     if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise KeyFileError(f"public key {path}: not on an elliptic curve")
+    return key
+
+
+def _pem(path: Path) -> bytes | None:
+    try:
+        key = read_public_key(path)
+    except KeyFileError:
         return None
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -18,8 +18,12 @@ SECRET_BYTES = 32
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name; the file written to it becomes ``path`` completely or not at all, even after a power cut.
+def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
+    """Yield a temporary name; the file written to it becomes ``path`` completely or not at all.
+
+    Args:
+        path: the file.
+        sync: keep this promise even after a power cut; that takes milliseconds.
 
     Raises:
         OSError: it cannot be written; an existing file at ``path`` stays.
@@ -27,14 +31,16 @@ def whole_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager

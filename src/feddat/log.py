@@ -11,7 +11,6 @@ its log, beginning with another ``start``.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -21,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from feddat.json_lines import append
 from feddat.one_line import LINE, one_line, plain
 
 #: Loggers whose warnings are also events, so that logs and live displays have them already.
@@ -33,7 +33,8 @@ _LEVELS = {"failed": "WARNING", "refused": "WARNING", "kept": "WARNING", "interr
 class JsonLog(logging.Handler):
     """Write the events of one run, and the records of the package's own loggers, to a file.
 
-    Each line is a separate write, so several processes can share the file. A log record whose ``extra`` has an
+    Each line is a separate write, so several processes can share the file. The first line, and one after a failed
+    write, begin a new line if the last one is torn. A log record whose ``extra`` has an
     ``event`` (a dictionary as for :meth:`event`) becomes a line with that event.
 
     Args:
@@ -45,6 +46,8 @@ class JsonLog(logging.Handler):
         super().__init__(level)
         self.path = path
         self._refused: int | None = None
+        # Whether the file's last line can be torn: a full disk leaves such a line, here or in an earlier process.
+        self._torn = True
 
     def event(self, event: Mapping[str, Any]) -> None:
         """Write an event of :class:`~feddat.experiment.single.events.Announcer`.
@@ -92,8 +95,9 @@ class JsonLog(logging.Handler):
         time = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = {"time": time, "level": level, "event": event, "round": round, "client": plain(client)}
         line |= {"message": one_line(message, LINE), "pid": os.getpid(), **{k: plain(v) for k, v in fields.items()}}
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        mend, self._torn = self._torn, True
+        append(self.path, [line], mend=mend)
+        self._torn = False
 
 
 def describe(event: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scalars import LR, START, ScalarLearner, context
 
+from feddat.adapters.base import check_route
 from feddat.algorithms import ALGORITHMS, clusters, fedlease, fedmosaic, hilora, lora_fair, pfedmma
 from feddat.app.messages import TrainReply
 from feddat.app.rules import MeanRule
@@ -191,6 +192,14 @@ def test_the_root_rests_when_clusters_train():
     assert found["cat"][hilora.CLUSTER + key].flatten().tolist() == [0, 3]
     assert all(torch.equal(each[hilora.ROOT + key], root) for each in found.values())
     assert found["new"][hilora.CLUSTER + key].flatten().tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("last", range(4))
+@pytest.mark.parametrize("route", ["tiers", "global"])
+def test_an_exported_hilora_weighs_the_tiers_as_its_answers_do(last, route):
+    learner, now, method = ScalarLearner(), context(round=last + 1, rounds=3), ALGORITHMS["hilora"]
+    method.answer(learner, route, now)
+    assert method.mixture(route, now) == check_route(learner.routes[-1])
 
 
 # pFedMMA --------------------------------------------------------------------------------------------------------------

@@ -62,6 +62,24 @@ def test_validation_data_is_seen_as_in_an_evaluation(process, monkeypatch):
     assert result.metrics["forward"] == expected.metrics["forward"] + len(found)
 
 
+def test_looking_leaves_the_heads_of_all_members_in_training(process, monkeypatch):
+    seen = []
+
+    def begin(self, learner, context: RoundContext):
+        heads = [head for member in participant.members.values() for head in member.heads.values()]
+        assert len(heads) == 2 and all(head.training for head in heads)
+        heads[1].eval()
+        for _ in learner.held_out():
+            seen.append([head.training for head in heads])
+        seen.append([head.training for head in heads])
+
+    p = process("fedavg", **{"eval.batch_size": 2})
+    participant = p.participant(MUSEUM, vqa_client("street", sizes=(11, 2, 2)), name="both")
+    monkeypatch.setattr(type(ALGORITHMS["fedavg"]), "begin", begin)
+    participant.fit(p.initial(), 1)
+    assert seen == [[False, False]] * 3 + [[True, False]]
+
+
 def test_feddat_2_answers_with_the_weight_that_it_chose(process):
     p = process("feddat-2")
     participant = p.participant(MUSEUM)

@@ -14,7 +14,7 @@ from feddat.client.batches import steps_of_round
 from feddat.client.budget import Budget, BudgetError
 from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
-from feddat.client.private_rules import check_model, check_privacy, releases
+from feddat.client.private_rules import SCOPES, WHY_NOT, WHY_NOT_SHARED, check_model, check_privacy, releases
 from feddat.client.private_training import PrivateTurn
 from feddat.client.store import PersonalStore, StoreError
 from feddat.config import ConfigError, RunConfig, load_config
@@ -397,6 +397,11 @@ def refusal(values):
     except ConfigError as error:
         return str(error)
     return None
+
+
+def test_every_method_says_why_it_can_be_private_or_cannot():
+    assert sorted([*SCOPES, *WHY_NOT]) == sorted(ALGORITHMS.own)
+    assert {method for method, scopes in SCOPES.items() if scopes == ("all",)} == WHY_NOT_SHARED.keys()
 
 
 @pytest.mark.parametrize("wire", WIRES, ids=lambda wire: " ".join(str(value) for value in wire.values()))

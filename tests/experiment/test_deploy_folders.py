@@ -11,6 +11,7 @@ import threading
 import pytest
 import yaml
 
+from feddat.data import readers
 from feddat.deploy import pki
 from feddat.deploy.check import check_client
 from feddat.deploy.errors import DeployError
@@ -150,6 +151,18 @@ def test_data_that_cannot_be_read(client, tmp_path):
     problems = bad(client(data={"train": str(tmp_path / "none.jsonl"), "test": str(tmp_path / "none.jsonl")}))
     assert list(problems) == ["data", "policy"]
     assert "none.jsonl" in problems["data"]
+
+
+def test_data_is_read_once_for_all_checks(client, monkeypatch):
+    asked = []
+
+    def once(name, data, read=readers.read_client):
+        asked.append(name)
+        return read(name, data)
+
+    monkeypatch.setattr(readers, "read_client", once)
+    assert not bad(client())
+    assert asked == ["ann"]
 
 
 def test_data_that_is_too_little_for_the_policy(client):

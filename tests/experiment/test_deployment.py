@@ -98,6 +98,21 @@ def test_the_same_numbers_as_in_one_process(cloud, make_config):
     assert {"loss"} < lines[3]["metrics"].keys()
 
 
+@pytest.mark.slow
+def test_a_run_that_replaces_a_longer_one_is_followed_to_its_end(cloud, make_config):
+    config = make_config(threads=1, name="again", rounds=3)
+    Experiment(config).run()
+    for name in {"ann", "bob"} - cloud.processes.running():  # if only this test is run
+        cloud.node(name, client=name)
+    config = config.updated({"rounds": 1, "runtime.kind": "deployment", "runtime.server": str(cloud.server.path)})
+    events = []
+    summary = run_in(Experiment(config), events.append, overwrite=True)
+    assert summary["rounds"] == 1
+    assert [kind for event in events if (kind := event["event"]) in ("start", "round", "done")] == [
+        *("start", "round", "done")
+    ]
+
+
 def worked(pid):
     """Return the seconds of CPU that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import time
 from datetime import datetime
 
@@ -9,8 +10,10 @@ import pytest
 
 from feddat.client.trainer import Participant
 from feddat.experiment import Experiment, ExperimentError
+from feddat.json_lines import objects
 from feddat.log import JsonLog
 from feddat.watching.progress import find_runs, read_progress
+from helpers import full_disk
 
 
 def lines(folder):
@@ -101,6 +104,22 @@ def test_a_run_that_cannot_go_on_says_why(make_config, monkeypatch):
     assert "round 1, train: no client could do its part" in run.reason
     assert states(run) == {"ann": "failed", "bob": "failed"}
     assert find_runs(config.runs_dir) == [config.run_dir]
+
+
+def test_a_line_that_a_full_disk_tore_does_not_spoil_the_next_one(tmp_path):
+    """Neither this process nor one that resumes the run adds to it."""
+    path, events = tmp_path / "log.jsonl", [{"event": "round", "round": n, "rounds": 9} for n in range(4)]
+    log = JsonLog(path)
+    log.event(events[0])
+    size = path.stat().st_size
+    with full_disk(size + 20), pytest.raises(OSError, match="too large"):
+        log.event(events[1])
+    assert path.stat().st_size == size + 20
+    log.event(events[2])
+    assert [line["round"] for line in objects(path.read_bytes())] == [0, 2]
+    os.truncate(path, path.stat().st_size - 20)
+    JsonLog(path).event(events[3])
+    assert [line["round"] for line in objects(path.read_bytes())] == [0, 3]
 
 
 def test_warnings_of_the_package_are_in_the_log(tmp_path):

@@ -7,7 +7,9 @@ import os
 import stat
 import subprocess
 import sys
+from base64 import b64encode
 
+import httpx
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,6 +21,8 @@ from hypothesis import strategies as st
 from feddat.admitted import admitted_keys, revoked_keys
 from feddat.cli.program import main
 from feddat.deploy import client_folder, pki, renewal
+from feddat.deploy import link as superlink
+from feddat.deploy.certify import certify
 from feddat.deploy.control import let_in
 from feddat.deploy.enrolment import new_request, read_client_request, read_invitation
 from feddat.deploy.errors import DeployError
@@ -409,6 +413,88 @@ def test_what_is_missing_is_not_taken_out_for_good(server, join):
     assert let_in(link, server) == [
         "client north: its key was removed from this SuperLink for good; it needs a new one"
     ]
+
+
+class Failing(Link):
+    """A SuperLink whose storage fails (503), or that does not answer in time."""
+
+    address = "127.0.0.1:9092"
+
+    def __init__(self, *of):
+        super().__init__()
+        self.closed = False
+
+    def wait(self, seconds):
+        pass
+
+    def nodes(self):
+        request = httpx.Request("POST", "https://127.0.0.1:9092/v1/control/list-nodes")
+        raise httpx.HTTPStatusError("503 Service\nmore", request=request, response=httpx.Response(503, request=request))
+
+    def close(self):
+        self.closed = True
+
+
+class Slow(Failing):
+    def nodes(self):
+        return []
+
+    def register(self, name, key):
+        raise httpx.ReadTimeout("timed out")
+
+
+@pytest.mark.parametrize(("link", "reason"), [(Failing, "503 Service"), (Slow, "timed out")])
+def test_a_superlink_that_cannot_be_told_who_is_let_in_stops(server, join, monkeypatch, caplog, link, reason):
+    """It would run on without its clients; as a service, it is started again."""
+    Members(server).admit(join("north"))
+    with pytest.raises(DeployError, match=rf"^SuperLink 127\.0\.0\.1:9092: clients cannot be let in: {reason}$"):
+        let_in(link(), server)
+
+    def leave(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr("feddat.deploy.control.Control", link)
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit, match="2"):
+        superlink._let_in(server)
+    assert f"{reason}; stopping the SuperLink" in caplog.text
+
+
+def ssh_line(kind, *fields):
+    """Return a line in OpenSSH's format: the kind of key, and its fields."""
+    blob = b"".join(len(field).to_bytes(4) + field for field in (kind, *fields))
+    return kind + b" " + b64encode(blob) + b" x\n"
+
+
+NOT_KEYS = {
+    "nothing": (b"", "not in OpenSSH's format"),
+    "text": (b"none\n", "not in OpenSSH's format"),
+    "a kind of key that nobody knows": (ssh_line(b"ssh-foo", b"x"), "not in OpenSSH's format"),
+    "a compressed point": (
+        ssh_line(b"ecdsa-sha2-nistp384", b"nistp384", b"\x02" + bytes(48)),
+        "not in OpenSSH's format",
+    ),
+    "another kind of key": (
+        ssh_line(b"ssh-ed25519", bytes(32)),
+        "not on an elliptic curve",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", NOT_KEYS)
+def test_a_file_that_holds_no_key_lets_nobody_in_and_stops_nothing(server, join, tmp_path, what):
+    content, problem = NOT_KEYS[what]
+    Members(server).admit(join("north"))
+    for folder in (server.path / "clients", server.path / "revoked" / "east"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "east.pub").write_bytes(content)
+    assert admitted_keys(server.path).keys() == {"north"}
+    assert revoked_keys(server.path) == set()
+    path = server.path / "clients" / "east.pub"
+    keeper = pki.read_authority(tmp_path / "c" / "authority")
+    for read in (pki.read_public_key, lambda path: certify(keeper, path, "east", tmp_path / "east.crt")):
+        with pytest.raises(pki.CertificateError, match=f"^public key {path}: {problem}$"):
+            read(path)
 
 
 # The authority's key, and the server's certificate

@@ -1,14 +1,20 @@
 """Records of runs: a run with a line is not computed again, and lines contain what runs measured."""
 
 import json
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from feddat.cli import main
-from feddat.config import ConfigError
+from feddat.config import ConfigError, RunConfig
 from feddat.example import DataError
-from feddat.experiment import Experiment, Study, compare, run_study
+from feddat.experiment import Experiment, ExperimentError, Study, compare, run_study
 from feddat.experiment.grids.record import RunRecord, curve_of
+from feddat.experiment.single.folder import RunFolder
+from feddat.report.record import read_lines
+from helpers import full_disk
 
 
 def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path):
@@ -42,6 +48,43 @@ def test_a_torn_or_foreign_line_is_named(tmp_path):
     file.write_text('{"run": "1", "settings": {}, "summary": {}, "curve": []}\n{"run": "2", "sett')
     with pytest.raises(DataError, match=r"record\.jsonl, line 2: not a line of a record of runs"):
         RunRecord(file)
+
+
+def add_run(file, n, release=None):
+    record, config = RunRecord(file), RunConfig(method="local", seed=n)
+    if release is not None:
+        release.wait()
+    record.add(config, {"method": "local", "seed": n}, RunFolder(file.parent / f"run-{n}"))
+
+
+def test_grids_that_share_a_record_wait_for_each_other(tmp_path):
+    file = tmp_path / "record.jsonl"
+    others = "from feddat.files import locked; from pathlib import Path; import time\n"
+    others += f"with locked(Path({str(tmp_path)!r})): print(1, flush=True); time.sleep(0.5)"
+    with subprocess.Popen([sys.executable, "-c", others], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        add_run(file, 1)
+        assert process.poll() is not None or process.wait(5) == 0
+    release = threading.Event()
+    threads = [threading.Thread(target=add_run, args=(file, n, release)) for n in range(2, 10)]
+    for thread in threads:
+        thread.start()
+    release.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(line["summary"]["seed"] for line in read_lines(file)) == list(range(1, 10))
+
+
+def test_a_full_disk_leaves_no_half_run_in_a_record(tmp_path):
+    file = tmp_path / "record.jsonl"
+    add_run(file, 1)
+    before = file.read_bytes()
+    with full_disk(len(before) + 20), pytest.raises(ExperimentError, match=r"record\.jsonl: File too large"):
+        add_run(file, 2)
+    assert file.read_bytes() == before
+    file.write_bytes(before[:-1])  # as an editor may leave it
+    add_run(file, 3)
+    assert [line["summary"]["seed"] for line in read_lines(file)] == [1, 3]
 
 
 def test_a_curve_has_an_entry_per_evaluated_round():

@@ -132,6 +132,18 @@ def test_a_growing_file_and_a_run_without_a_log(tmp_path: Path) -> None:
         read_progress(log.folder, NOW)
 
 
+def test_a_log_with_a_line_that_a_full_disk_tore_is_read_without_it(tmp_path: Path) -> None:
+    log = Log(tmp_path / "run")
+    log.start(-20)
+    whole_round(log, -20, 1)
+    with (log.folder / "log.jsonl").open("a") as file:
+        file.write('{"time": "2026-01-01T00\n')
+    log.start(-9, round=1)
+    whole_round(log, -8, 2)
+    run = read_progress(log.folder, NOW)
+    assert (run.state, run.round, run.bytes) == ("running", 2, {"up": 2000, "down": 6000})
+
+
 def test_runs_are_found_wherever_they_lie_and_not_inside_each_other(tmp_path: Path) -> None:
     for name in ("b", "study/fp32/a", "study/int8/a"):
         Log(tmp_path / name).start(0)
@@ -222,7 +234,7 @@ def test_the_command_line_shows_it_once_or_until_interrupted(
 
 BROKEN = {
     "config.yaml": ("rounds: [\n", "study/done/config.yaml: not YAML"),
-    "log.jsonl": ("{\n", "study/done/log.jsonl, line 1: not JSON"),
+    "log.jsonl": ('{"time": 1}\n', "study/done: its files do not come from a run: KeyError: 'event'"),
     "metrics.jsonl": ('{"client": "ann"}\n', "study/done: its files do not come from a run: KeyError: 'round'"),
     "summary.json": ('{"bytes": 1}', "study/done: its files do not come from a run: KeyError: 'mean'"),
 }
@@ -280,11 +292,11 @@ def test_the_server_tells_the_same_and_nothing_else(server: Dashboard) -> None:
 
 
 def test_a_folder_that_cannot_be_read_does_not_hide_the_others(server: Dashboard, runs: Path) -> None:
-    (runs / "failed" / "log.jsonl").write_text("{\n")
+    (runs / "failed" / "metrics.jsonl").write_text("{\n")
     state = json.loads(ask(server, "/status.json").read())
     assert [run["name"] for run in state["runs"]] == ["live", "study/done"]
     assert len(state["unreadable"]) == 1
-    assert "failed/log.jsonl, line 1" in state["unreadable"][0]
+    assert "failed/metrics.jsonl, line 1" in state["unreadable"][0]
 
 
 def test_what_has_changed_is_read_again(server: Dashboard, runs: Path) -> None:

@@ -149,7 +149,9 @@ class HiLora(Algorithm):
     def mixture(self, route: str, context: RoundContext) -> Mapping[str, float] | None:
         """Return the weight of each adapter in the sum."""
         now = tier(context.round - 1, context.rounds)
-        return ON["root" if route == "global" and now == "root" else now] if route == "tiers" else {"anchor": 1.0}
+        if route == "global":
+            return ON["root"] if now == "root" else {"anchor": 1.0}
+        return ON[now]
 
 
 #: Tier that trains -> the weight of each adapter then. The root is the global adapter while it trains, then the anchor.

@@ -94,10 +94,6 @@ class Roster:
         self._gather(grid, self.least)
         self._check(round)
 
-    def sampled(self) -> list[int]:
-        """Return the nodes to sample from, in the order of names."""
-        return list(self.members)
-
     def size(self) -> int:
         """Return the number of all clients of the run, connected or not."""
         return len(self.expected) or len(self.known)

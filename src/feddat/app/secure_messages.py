@@ -181,7 +181,7 @@ def read_bytes(message: Message, client: str) -> bytes:
     Raises:
         ReplyError: the client failed, or its answer has another form.
     """
-    messages.check_records(message, client, {SUM})
+    messages.records_of(message, client, {SUM})
     return _bytes(message, client)
 
 
@@ -191,8 +191,7 @@ def read_masked(message: Message, client: str, size: int) -> tuple[NDArray[np.ui
     Raises:
         ReplyError: the client failed, or its answer has another form.
     """
-    messages.check_records(message, client, {MASKED, SUM})
-    record = message.content[MASKED]
+    record = messages.records_of(message, client, {MASKED, SUM})[MASKED]
     try:
         if not isinstance(record, ArrayRecord) or set(record) != {MASKED}:
             raise ArrayError("is missing")

@@ -5,7 +5,6 @@ The model is tiny and each client has only a few questions, so that the figures 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from feddat.bench.clock import hardware
 from feddat.deploy.launch import run_in
 from feddat.deploy.processes import descendants
 from feddat.experiment.single.run import Experiment
+from feddat.json_lines import objects
 
 #: Training examples of a client, and also its test examples.
 EXAMPLES = 4
@@ -65,7 +65,7 @@ def second_round(folder: Path) -> tuple[float, list[float]]:
 
     The first round does not count, because it includes all loading. The second one trains without evaluating.
     """
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = objects((folder / "log.jsonl").read_bytes())
     ends = [datetime.fromisoformat(line["time"]) for line in lines if line["event"] == "round"]
     training = [line["metrics"]["seconds"] for line in lines if line["event"] == "fit" and line["round"] == 2]
     return (ends[1] - ends[0]).total_seconds(), training

@@ -195,7 +195,8 @@ def read_records(folder: Path) -> dict[str, list[dict[str, Any]]]:
     for split in SPLITS:
         path = folder / f"{split}.jsonl"
         try:
-            records[split] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            # Only a line feed ends a line: splitlines() would also split at U+2028, which may be in a question.
+            records[split] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: cannot be read ({error}); prepare the data again") from None
     return records

@@ -145,20 +145,19 @@ class BatchLearner:
         if self._held_out is None:
             return
         model = self._backbone.model
-        trains, heads = model.training, None
+        trained: dict[nn.Module, bool] = {model: model.training}
         try:
             model.eval()
             with torch.no_grad():
                 for member, inputs, targets in self._held_out():
-                    heads = [*member.heads.values()]
-                    for head in heads:
+                    for head in member.heads.values():
+                        trained.setdefault(head, head.training)
                         head.eval()
                     self.take(member, inputs, targets)
                     yield
         finally:
-            model.train(trains)
-            for head in heads or ():
-                head.train(trains)
+            for module, trains in trained.items():
+                module.train(trains)
 
     def scores(self, answers: Tensor) -> Tensor:
         """Return the score in [0, 1] of each example of the current batch, (N,), given its :meth:`answers`."""

@@ -44,6 +44,11 @@ WHY_NOT: dict[str, str] = {
     "fedsa-lora": "a part of its trained adapter stays with the client",
     "ffa-lora": "a part of its adapter does not train",
     "fedex-lora": "its server adds exact residuals of LoRA to frozen weights",
+    "lora-fair": "its server corrects the mean factors by each client's product, and nobody has examined that",
+    "fedmosaic": "it sends gradients of its loss beside the adapter, and learns the weight of its mixture",
+    "fedlease": "it weights experts for each example by a router that would train without noise",
+    "hilora": "its penalty is a gradient that belongs to no example",
+    "pfedmma": "its projections are further arrays, which train outside the adapter without noise",
     "central": "one place holds all clients' records, and nothing leaves it",
 }
 #: Methods with an argument only for scope ``all`` -> why not for ``shared``.

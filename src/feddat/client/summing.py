@@ -22,9 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -318,7 +316,7 @@ class SecureMember:
         path = self._path(name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) if flushed else _renamed(path) as temporary:
+            with whole_file(path, sync=flushed) as temporary:
                 temporary.touch(mode=0o600)
                 temporary.write_bytes(content)
         except OSError as error:
@@ -349,17 +347,6 @@ def _rounds(store: PersonalStore, found: Mapping[str, Any] | None, run: str) -> 
             f"client {store.client}: secure sums: {store.folder / SUMS_FILE} cannot be read: {type(error).__name__}; "
             "what was opened is not known, so begin a new run"
         ) from None
-
-
-@contextmanager
-def _renamed(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; rename it to ``path`` at the end."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def flat(values: Mapping[str, Tensor]) -> NDArray[np.float32]:

@@ -12,17 +12,16 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from feddat.deploy.pki import SERVER_DAYS, Authority, CertificateError, write_certificate
+from feddat.deploy import pki
 
 
 def client_certificate(
-    authority: Authority,
+    authority: pki.Authority,
     name: str,
     key: ec.EllipticCurvePublicKey,
-    days: int = SERVER_DAYS,
+    days: int = pki.SERVER_DAYS,
     now: datetime.datetime | None = None,
 ) -> x509.Certificate:
     """Return a certificate that binds a key to a client's name, valid only for client authentication.
@@ -34,33 +33,20 @@ def client_certificate(
         days: number of days that it is valid.
         now: start of its validity; default: now.
     """
-    begin = (now or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(hours=1)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(authority.certificate.subject)
-        .public_key(key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begin)
-        .not_valid_after(begin + datetime.timedelta(days=days))
+        pki.certificate_builder(subject, authority.certificate.subject, key, days, now)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(authority.key, hashes.SHA384())
     )
 
 
-def certify(authority: Authority, public_key: Path, name: str, to: Path, days: int = SERVER_DAYS) -> None:
+def certify(authority: pki.Authority, public_key: Path, name: str, to: Path, days: int = pki.SERVER_DAYS) -> None:
     """Write the certificate of a client whose public key is in a file such as ``node.pub``.
 
     Raises:
         CertificateError: the key cannot be used.
     """
-    try:
-        key = load_ssh_public_key(public_key.read_bytes())
-    except OSError as error:
-        raise CertificateError(f"public key {public_key}: {error.strerror}") from None
-    except ValueError:
-        raise CertificateError(f"public key {public_key}: not in OpenSSH's format") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise CertificateError(f"public key {public_key}: not on an elliptic curve")
-    write_certificate(to, client_certificate(authority, name, key, days))
+    certificate = client_certificate(authority, name, pki.read_public_key(public_key), days)
+    pki.write_certificate(to, certificate)

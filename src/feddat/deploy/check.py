@@ -10,11 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache, partial
 from pathlib import Path
 
 import httpx
 
+from feddat.config import PolicyConfig
 from feddat.deploy import pki
+from feddat.example import ClientData
 from feddat.site import SiteConfig, read_site
 
 #: Flower refuses messages from a node whose clock is this many seconds ahead of the server's, or behind it.
@@ -46,8 +49,9 @@ def check_client(folder: Path) -> Iterator[Finding]:
     site = read_site(folder / "client.yaml")
     yield Finding("client.yaml", True, f"client {site.client}")
     yield _looked("keys", lambda: _keys(folder))
-    yield _looked("data", lambda: _data(site))
-    yield _looked("policy", lambda: _policy(site))
+    read = cache(partial(_read, site))  # at once for both checks
+    yield _looked("data", lambda: _data(read()))
+    yield _looked("policy", lambda: _policy(site.policy, read()))
     yield _looked("model", lambda: _model(site, folder))
     yield _looked("state", lambda: _state(site))
     yield _looked("authority", lambda: _authority(folder))
@@ -83,12 +87,16 @@ def _keys(folder: Path) -> str:
     return "node.key and node.pub fit"
 
 
-def _data(site: SiteConfig) -> str:
-    from feddat.client.data_notes import unanswerable
+def _read(site: SiteConfig) -> ClientData:
     from feddat.data.readers import read_client
+
+    return read_client(site.client, dict(site.data))
+
+
+def _data(data: ClientData) -> str:
+    from feddat.client.data_notes import unanswerable
     from feddat.pictures import PictureReader
 
-    data = read_client(site.client, dict(site.data))
     reader = PictureReader(data.pictures)
     sizes = {split: data.split(split) for split in ("train", "validation", "test")}
     for split, examples in sizes.items():
@@ -103,12 +111,8 @@ def _data(site: SiteConfig) -> str:
     return f"{counts} examples, task {data.task}{note}"
 
 
-def _policy(site: SiteConfig) -> str:
+def _policy(policy: PolicyConfig, data: ClientData) -> str:
     """Check that a client has enough data for its own policy's limits on updates and scores."""
-    from feddat.data.readers import read_client
-
-    policy = site.policy
-    data = read_client(site.client, dict(site.data))
     needs = {"train": policy.min_examples, **dict.fromkeys(policy.score_splits, policy.min_questions)}
     caps = {"train": policy.train_examples, "validation": policy.validation_examples, "test": policy.test_examples}
     for split, least in needs.items():

@@ -163,7 +163,6 @@ def node_arguments(
     address: str,
     client: str,
     site: Path | None = None,
-    authority: Path | None = None,
     keys: str = KEYS,
 ) -> list[str]:
     """Return the arguments of a client's SuperNode.
@@ -173,13 +172,12 @@ def node_arguments(
         address: ``HOST:PORT`` of the SuperLink.
         client: name of the client.
         site: its client.yaml; ``None``: the run's configuration says where its data is.
-        authority: certificate that identifies the server; default: the one in the folder.
         keys: file name of the key pair.
     """
     config = f'client="{client}" keys="{place.resolve()}"' + (f' data="{site.resolve()}"' if site is not None else "")
     return [
         *("--superlink", address),
-        *("--root-certificates", str(authority or place / "ca.crt")),
+        *("--root-certificates", str(place / "ca.crt")),
         *("--auth-supernode-private-key", str(place / f"{keys}.key")),
         *("--auth-supernode-public-key", str(place / f"{keys}.pub")),
         *("--node-config", config),

@@ -117,7 +117,7 @@ class Control:
             Flower's id of the run.
 
         Raises:
-            DeployError: the SuperLink refuses the request, or did not start the run.
+            DeployError: the SuperLink refuses the request, does not answer, or did not start the run.
         """
         content, _ = build_fab_from_files({"pyproject.toml": project.encode()})
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
@@ -130,6 +130,8 @@ class Control:
             response = self._client.StartRun(request)
         except httpx.HTTPStatusError as error:
             raise DeployError(f"SuperLink {self.address}: the run is refused: {_reason(error)}") from None
+        except httpx.HTTPError as error:
+            raise DeployError(f"SuperLink {self.address}: the run cannot be started: {first_line(error)}") from None
         if not response.HasField("run_id"):
             raise DeployError(f"SuperLink {self.address}: did not start the run")
         return int(response.run_id)
@@ -158,7 +160,17 @@ def let_in(control: Control, server: ServerFolder) -> list[str]:
 
     Returns:
         One line for each difference from the folder that remains; everything else has been applied.
+
+    Raises:
+        DeployError: the SuperLink refuses a key, or does not answer as it should.
     """
+    try:
+        return _let_in(control, server)
+    except httpx.HTTPError as error:
+        raise DeployError(f"SuperLink {control.address}: clients cannot be let in: {first_line(error)}") from None
+
+
+def _let_in(control: Control, server: ServerFolder) -> list[str]:
     keys, revoked, nodes = admitted_keys(server.path), revoked_keys(server.path), control.nodes()
     nodes = [node for node in nodes if node.status != NodeStatus.UNREGISTERED or node.public_key in keys.values()]
     problems = [f"client {n}: its key cannot be read" for n in admitted_names(server.path) if n not in keys]

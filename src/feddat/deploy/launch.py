@@ -6,7 +6,6 @@ follows the log in that folder, and reports how the run ended.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from feddat.experiment.single.events import Progress
 from feddat.experiment.single.federation import participant_names
 from feddat.experiment.single.folder import ExperimentError
 from feddat.experiment.single.run import Experiment
+from feddat.json_lines import Tail
 
 #: Seconds to wait for a SuperLink that this process started.
 START_SECONDS = 120.0
@@ -155,19 +155,17 @@ def _placed(experiment: Experiment) -> RunConfig:
 def _follow(experiment: Experiment, runtime: _Runtime, progress: Progress, config: AppConfig) -> dict[str, Any]:
     """Start the run, pass on its events, and return its summary at the end."""
     folder, rounds = experiment.folder, config.run.rounds
-    events = _Tail(folder.log_file)
-    run = runtime.control.start_run({}, app_project(to_toml(to_flat(config))), runtime.simulation)
-    try:
-        while (failure := _failure(runtime, run)) is None:
-            for event in events:
-                progress(event)
-            time.sleep(PAUSE)
-    except BaseException:
-        with suppress(httpx.HTTPError):  # the SuperLink may be gone
-            runtime.control.stop(run)
-        raise
-    for event in events:
-        progress(event)
+    with Tail(folder.log_file) as log:
+        run = runtime.control.start_run({}, app_project(to_toml(to_flat(config))), runtime.simulation)
+        try:
+            while (failure := _failure(runtime, run)) is None:
+                _pass_on(log, progress)
+                time.sleep(PAUSE)
+        except BaseException:
+            with suppress(httpx.HTTPError):  # the SuperLink may be gone
+                runtime.control.stop(run)
+            raise
+        _pass_on(log, progress)
     summary = folder.summary()
     if failure or summary is None:
         reason = (failure or "it left no summary").removeprefix("ServerApp failed with exception: ")
@@ -187,24 +185,10 @@ def _failure(runtime: _Runtime, run: int) -> str | None:
         raise DeployError(f"{where}: connection lost: {error}; resume the run when it is back") from None
 
 
-class _Tail:
-    """The events of a growing log; each iteration yields those added since the previous one, or since creation."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._at = path, path.stat().st_size if path.is_file() else 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        if not self._path.is_file():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                self._at += len(line)
-                event = json.loads(line)
-                if event["event"] in _SHOWN:
-                    yield event
+def _pass_on(log: Tail, progress: Progress) -> None:
+    for event in log.new():
+        if event.get("event") in _SHOWN:
+            progress(event)
 
 
 def _has_ray() -> bool:

@@ -214,7 +214,7 @@ def _let_in(server: ServerFolder) -> None:
         control.wait(60.0)
         for problem in let_in(control, server):
             log.warning("%s", problem)
-    except DeployError as error:
+    except (DeployError, OSError) as error:
         log.error("%s; stopping the SuperLink", error)
         os._exit(2)
     finally:

@@ -13,7 +13,6 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -127,11 +126,7 @@ class Members:
                 return False
         with closing(Control(self._server.local_address, self._server.authority)) as control:
             control.wait(30)
-            try:
-                problems = let_in(control, self._server)
-            except httpx.HTTPError as error:
-                raise DeployError(f"SuperLink {control.address}: {error}") from None
-            if problems:
+            if problems := let_in(control, self._server):
                 raise DeployError("; ".join(problems))
         return True
 

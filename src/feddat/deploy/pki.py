@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from feddat import admitted
 from feddat.files import whole_file, write_atomic
 
 #: Number of days that certificates of servers and of authorities are valid.
@@ -49,7 +50,7 @@ def new_authority(name: str) -> Authority:
     key = ec.generate_private_key(ec.SECP384R1())
     who = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     certificate = (
-        _builder(who, who, key.public_key(), AUTHORITY_DAYS)
+        certificate_builder(who, who, key.public_key(), AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(_usage(signs=True), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -100,7 +101,7 @@ def sign_request(
         raise CertificateError("certificate request: its key is not on an elliptic curve")
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, hosts[0])])
     return (
-        _builder(subject, authority.certificate.subject, key, days, now)
+        certificate_builder(subject, authority.certificate.subject, key, days, now)
         .add_extension(x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
@@ -122,6 +123,15 @@ def request_hosts(request: x509.CertificateSigningRequest) -> list[str]:
         names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         raise CertificateError("certificate request: names no hosts") from None
+    return _hosts(names)
+
+
+def certificate_hosts(certificate: x509.Certificate) -> list[str]:
+    """Return the names and addresses in a server's certificate."""
+    return _hosts(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+
+
+def _hosts(names: x509.SubjectAlternativeName) -> list[str]:
     return [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
 
 
@@ -244,14 +254,9 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
         CertificateError: the file cannot be read, or is not such a key.
     """
     try:
-        key = serialization.load_ssh_public_key(path.read_bytes())
-    except OSError as error:
-        raise CertificateError(f"public key {path}: {error.strerror}") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise CertificateError(f"public key {path}: not in OpenSSH's format") from None
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise CertificateError(f"public key {path}: not on an elliptic curve")
-    return key
+        return admitted.read_public_key(path)
+    except admitted.KeyFileError as error:
+        raise CertificateError(str(error)) from None
 
 
 def read_client_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -264,7 +269,7 @@ def read_client_key(path: Path) -> ec.EllipticCurvePrivateKey:
         key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
     except OSError as error:
         raise CertificateError(f"key {path}: {error.strerror}") from None
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError):
         raise CertificateError(f"key {path}: not in OpenSSH's format") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise CertificateError(f"key {path}: not on an elliptic curve")
@@ -301,13 +306,22 @@ def check_certificate(certificate: x509.Certificate, authority: x509.Certificate
         raise CertificateError(f"{name}: not signed by this consortium's authority") from None
 
 
-def _builder(
+def certificate_builder(
     subject: x509.Name,
     issuer: x509.Name,
     key: ec.EllipticCurvePublicKey,
     days: int,
     now: datetime.datetime | None = None,
 ) -> x509.CertificateBuilder:
+    """Return the part that all certificates have in common.
+
+    Args:
+        subject: whose key it is.
+        issuer: who signs it.
+        key: the key.
+        days: number of days that it is valid.
+        now: start of its validity; default: now.
+    """
     # Start an hour ago, so that a client whose clock is a little behind can use it at once.
     begin = (now or datetime.datetime.now(datetime.UTC)) - datetime.timedelta(hours=1)
     return (

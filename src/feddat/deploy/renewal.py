@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -41,14 +42,14 @@ def request_certificate(server: ServerFolder) -> Path:
     return path
 
 
-def sign(request: Path, authority: pki.Authority, to: Path, days: int = pki.SERVER_DAYS) -> Sequence[str]:
+def sign(request: Path, authority: pki.Authority, to: Path) -> Sequence[str]:
     """Write the certificate for a server's request; return its hosts.
 
     Raises:
         CertificateError: the file is not a server's request.
     """
     asked = pki.read_request(request)
-    pki.write_certificate(to, pki.sign_request(authority, asked, days))
+    pki.write_certificate(to, pki.sign_request(authority, asked))
     return pki.request_hosts(asked)
 
 
@@ -66,7 +67,7 @@ def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
         raise DeployError(
             f"certificate {certificate}: not for the key of {server.path / _REQUEST}; have that request signed"
         )
-    missing = set(own_hosts(server.hosts)) - set(_hosts(found))
+    missing = set(own_hosts(server.hosts)) - set(pki.certificate_hosts(found))
     if missing:
         raise DeployError(f"certificate {certificate}: not for {', '.join(sorted(missing))}")
     # Write the key first: a process that looks in between finds a key and a certificate that do not fit, and retries.
@@ -135,11 +136,6 @@ def _stamp(*paths: Path) -> tuple[int, ...]:
 def _next_key(server: ServerFolder) -> ec.EllipticCurvePrivateKey | None:
     try:
         key = serialization.load_pem_private_key((server.path / _NEXT_KEY).read_bytes(), None)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
         return None
     return key if isinstance(key, ec.EllipticCurvePrivateKey) else None
-
-
-def _hosts(certificate: x509.Certificate) -> list[str]:
-    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    return [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]

@@ -20,6 +20,7 @@ from torch.multiprocessing.spawn import spawn
 from feddat.config import ConfigError
 from feddat.data.mini.concepts import CONCEPTS
 from feddat.data.mini.vocabulary import vocabulary
+from feddat.json_lines import Tail, append
 from feddat.parent import end_with_parent
 from feddat.precision import resolve_precision
 from feddat.pretrain.albef import AlbefObjective, AlbefSettings
@@ -102,16 +103,13 @@ def pretrain(
 
 def _follow(log: Path, context: Any, progress: Callable[[Event], None] | None) -> None:
     """Forward the first worker's log lines while the workers run."""
-    position = log.stat().st_size if log.exists() else 0
     done = False
-    while not done:
-        done = context.join(timeout=1)
-        if progress is not None and log.exists():
-            with log.open() as stream:
-                stream.seek(position)
-                for line in stream:
-                    progress(json.loads(line))
-                position = stream.tell()
+    with Tail(log) as lines:
+        while not done:
+            done = context.join(timeout=1)
+            for event in lines.new():
+                if progress is not None:
+                    progress(event)
 
 
 def _distributed_worker(rank: int, settings: PretrainSettings, folder: Path, rendezvous: Path) -> None:
@@ -179,8 +177,7 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
                 "quality": {key: round(value, 1) for key, value in quality.items()},
             }
             _save_checkpoint(folder, model, optimizer, done, seconds)
-            with (folder / "log.jsonl").open("a") as log:
-                log.write(json.dumps(event) + "\n")
+            append(folder / "log.jsonl", [event])
             if progress is not None:
                 progress(event)
     if rank == 0:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.example import DataError
+from feddat.json_lines import LineError, read
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +127,10 @@ def _read_run(path: Path) -> Run:
     for key in ("method", "clients", "mean", "rounds", "seed"):
         if not isinstance(summary, dict) or key not in summary:
             raise DataError(f"{path / 'summary.json'}: key {key!r} is missing")
-    metrics = []
-    if (path / "metrics.jsonl").is_file():
-        for number, line in enumerate((path / "metrics.jsonl").read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                metrics.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path / 'metrics.jsonl'}, line {number}: not JSON: {error}") from None
+    try:
+        metrics = read(file) if (file := path / "metrics.jsonl").is_file() else []
+    except LineError as error:
+        raise DataError(str(error)) from None
     predictions = _json(path / "predictions.json") if (path / "predictions.json").is_file() else []
     config = (path / "config.yaml").read_text(encoding="utf-8") if (path / "config.yaml").is_file() else ""
     return Run(path, summary, metrics, predictions, config)

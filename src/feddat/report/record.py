@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from feddat.dotted import flat
 from feddat.example import DataError
 from feddat.files import write_atomic
+from feddat.json_lines import parse
 from feddat.report import forest, method_table, tables
 from feddat.report.conclusion import conclusion
 from feddat.report.method_table import MethodTable, joined
@@ -69,18 +69,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         DataError: the file cannot be read, or a line is not a line of a record.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a record of runs: not UTF-8 text") from None
+    if content and not content.endswith(b"\n"):  # an editor may have removed the last line feed
+        content += b"\n"
     lines = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        try:
-            content = json.loads(line)
-            lines.append({key: content[key] for key in KEYS})
-        except (ValueError, KeyError, TypeError):
-            raise DataError(f"{path}, line {number}: not a line of a record of runs") from None
+    for number, line in parse(content):
+        if line is None or not line.keys() >= set(KEYS):
+            raise DataError(f"{path}, line {number}: not a line of a record of runs")
+        lines.append({key: line[key] for key in KEYS})
     return lines
 
 

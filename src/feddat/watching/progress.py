@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeAlias
 import yaml
 
 from feddat.example import DataError
+from feddat.json_lines import LineError, objects, read
 from feddat.report import tables
 from feddat.report.methods import method_name
 
@@ -167,14 +168,14 @@ def _read(folder: Path, now: float, root: Path | None) -> RunProgress:
     name = str(folder.relative_to(root)) if root is not None and folder != root else folder.name
     source = config.get("benchmark") or "own data"
     run = RunProgress(name, str(config.get("method")), str(source), int(config.get("seed", 0)), int(config["rounds"]))
-    log = list(_lines(folder / "log.jsonl"))
+    log = objects(file.read_bytes()) if (file := folder / "log.jsonl").is_file() else []
     # A resumed run repeats rounds that it had begun: earlier lines about them do not count.
     sessions = [index for index, line in enumerate(log) if line["event"] == "start"]
     begun = log[sessions[-1]] if sessions else None
     done = int(begun["round"]) if begun is not None else 0
     events = [line for index, line in enumerate(log) if begun is None or index >= sessions[-1] or _before(line, done)]
     _follow(run, events, now)
-    _score(run, list(_lines(folder / "metrics.jsonl")))
+    _score(run, _metrics(folder / "metrics.jsonl"))
     summary = _summary(folder)
     if summary is not None:
         run.state, run.round, run.doing, run.seconds_left = "finished", run.rounds, "", 0.0
@@ -336,15 +337,11 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     return content
 
 
-def _lines(file: Path) -> Iterator[Line]:
-    """Yield the complete lines of a file that may be growing or missing."""
-    if not file.is_file():
-        return
-    for number, text in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
-        try:
-            yield json.loads(text)
-        except ValueError:
-            raise DataError(f"{file}, line {number}: not JSON") from None
+def _metrics(file: Path) -> list[dict[str, Any]]:
+    try:
+        return read(file) if file.is_file() else []
+    except LineError as error:
+        raise DataError(str(error)) from None
 
 
 def _seconds(time: str) -> float:

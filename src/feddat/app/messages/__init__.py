@@ -50,9 +50,9 @@ from feddat.app.messages.records import (
     SHARED,
     InstructionError,
     ReplyError,
-    check_records,
     checking,
     is_of_gone_node,
+    records_of,
 )
 from feddat.app.messages.replies import (
     EvaluateReply,
@@ -88,7 +88,6 @@ __all__ = [
     "addressed",
     "as_tensor",
     "check_instructed",
-    "check_records",
     "check_versions",
     "checking",
     "evaluate_reply",
@@ -104,6 +103,7 @@ __all__ = [
     "read_name",
     "read_run",
     "read_train_reply",
+    "records_of",
     "to_array",
     "to_arrays",
     "to_tensors",

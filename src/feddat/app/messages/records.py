@@ -59,15 +59,6 @@ def checking(client: str) -> Iterator[None]:
         raise ReplyError(client, f"cannot be read: {type(error).__name__}: {error}") from error
 
 
-def check_records(message: Message, client: str, expected: set[str]) -> None:
-    """Check that a reply has these records and no others.
-
-    Raises:
-        ReplyError: the client reported a failure, or the reply has other records.
-    """
-    records_of(message, client, expected)
-
-
 def is_of_gone_node(message: Message) -> bool:
     """Tell whether Flower made this reply for a node whose heartbeats have stopped."""
     return message.has_error() and message.error.code == ErrorCode.NODE_UNAVAILABLE

@@ -7,8 +7,6 @@ hash of all settings that determine a run's numbers.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +17,7 @@ from feddat.config import AlgorithmConfig, RunConfig
 from feddat.experiment.single.folder import RunFolder, config_hash, deciding_settings, disk_errors
 from feddat.experiment.single.methods import resolve
 from feddat.files import locked
+from feddat.json_lines import append
 from feddat.report.record import read_lines
 
 #: Keys of a summary that a record omits.
@@ -83,10 +82,8 @@ class RunRecord:
         }
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with locked(self.path.parent), self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            with locked(self.path.parent, wait=True):  # other grids may add their runs to the same file
+                append(self.path, [line], whole=True, sync=True)
         self._lines[key] = line
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from feddat.config import RunConfig
 from feddat.dotted import flat
 from feddat.experiment.single.places import PATIENCE_KEYS, PLACE_KEYS
 from feddat.files import locked, write_atomic, write_json
+from feddat.json_lines import LineError, append, read
 
 
 class ExperimentError(RuntimeError):
@@ -140,11 +140,8 @@ class RunFolder:
 
     def append_metrics(self, lines: list[dict[str, Any]], *, sync: bool = False) -> None:
         """Append lines; with ``sync``, return when they are on the disk."""
-        with disk_errors(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write("".join(map(_line, lines)))
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
+        with disk_errors(self.metrics_file):
+            append(self.metrics_file, lines, whole=True, sync=sync)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Return the complete lines.
@@ -154,15 +151,10 @@ class RunFolder:
         """
         if not self.metrics_file.exists():
             return []
-        raw = self.metrics_file.read_bytes().split(b"\n")
-        # The text after the last line feed is empty, or an incomplete line that a kill left.
-        lines = []
-        for number, text in enumerate(raw[:-1], start=1):
-            try:
-                lines.append(json.loads(text))
-            except ValueError:
-                raise ExperimentError(f"{self.metrics_file}, line {number}: not JSON") from None
-        return lines
+        try:
+            return read(self.metrics_file)
+        except LineError as error:
+            raise ExperimentError(str(error)) from None
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class Identity:
             key = load_ssh_private_key(path.read_bytes(), password=None)
         except OSError as error:
             raise IdentityError(f"key {path}: {error.strerror}") from None
-        except (ValueError, TypeError, UnsupportedAlgorithm):
+        except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError):
             raise IdentityError(f"key {path}: not in OpenSSH's format") from None
         _check(certificate, authority, name, f"certificate {folder / CERTIFICATE_FILE}")
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
