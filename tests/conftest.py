@@ -4,6 +4,7 @@ import logging
 import re
 import sys
 from collections import defaultdict
+from functools import partial
 
 import pytest
 from hypothesis import settings
@@ -35,6 +36,23 @@ def log_as_a_library():
     logger.handlers, logger.propagate = [], True
     for name in ("", ".data", ".models", ".app.strategy"):
         logging.getLogger(f"feddat{name}").setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def no_workers(monkeypatch):
+    """Compute the runs of grids in this process, since new processes take long to load their libraries."""
+
+    def run_here(function, tasks, jobs, on_event):
+        results, failures = {}, {}
+        for name, task in tasks.items():
+            try:
+                results[name] = function(task, partial(on_event, name))
+            except Exception as error:
+                failures[name] = str(error)
+                on_event(name, {"event": "failure", "reason": str(error)})
+        return results, failures
+
+    monkeypatch.setattr("feddat.experiment.grids.comparison.run_parallel", run_here)
 
 
 def pytest_addoption(parser):

@@ -311,6 +311,7 @@ def test_from_own_data_to_an_answer(data: Path, tmp_path: Path, capsys: pytest.C
     assert "--overwrite" in error_line(capsys)
 
 
+@pytest.mark.usefixtures("no_workers")
 def test_a_study_and_its_table(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = make_tiny_vilt(tmp_path / "tiny")
     options = ["-m", "local", "--seeds", "1", "--jobs", "1", "--split", "validation", "--name", "s"]
@@ -343,6 +344,7 @@ def test_a_suite_and_its_tables(
     assert capsys.readouterr().out == (tmp_path / "suite-tiny" / "results.md").read_text()
 
 
+@pytest.mark.usefixtures("no_workers")
 def test_what_a_search_chose_is_written_for_other_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from feddat.experiment import read_tuning
 

@@ -161,13 +161,13 @@ def test_a_pickle_that_would_run_something_is_refused(
     assert not (tmp_path / "it ran").exists()
 
 
-def one_after_the_other(function, tasks, jobs, on_event):
-    """Do tasks like :func:`feddat.workers.run_parallel`, but in this process."""
-    return {name: function(task, lambda event, n=name: on_event(n, event)) for name, task in tasks.items()}, {}
-
-
 def test_one_command_compares_on_real_data(
-    hub: HubServer, models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    hub: HubServer,
+    models: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     torch.set_num_threads(1)
     hub.add("model", VILT, models / "vilt")
@@ -193,7 +193,7 @@ def test_one_command_compares_on_real_data(
 
     # Everything is there now: the same command succeeds offline. It has nothing to compute, so this process is enough.
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("feddat.experiment.grids.comparison.run_parallel", one_after_the_other)
+    request.getfixturevalue("no_workers")
     asked = len(hub.asked)
     assert call("real", "--seeds", "1", "--methods", "feddat,head", *small) == 0
     assert call("data", "describe", "--benchmark", "medical/small", "--markdown") == 0

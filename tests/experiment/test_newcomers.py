@@ -8,8 +8,7 @@ from safetensors.torch import load_file
 
 from feddat.cli import main
 from feddat.config import ConfigError
-from feddat.experiment import Experiment, ExperimentError, Newcomers, load_clients, run_newcomers
-from feddat.experiment.grids import newcomers
+from feddat.experiment import Experiment, Newcomers, load_clients, run_newcomers
 from feddat.experiment.single.federation import participant_names
 from feddat.report.newcomers import newcomers_markdown
 from two_clients import files
@@ -21,22 +20,6 @@ def three(world, make_config):
     own = files(world)
     clients = own | {"cid": own["bob"]}
     return lambda **values: make_config(**{"clients": clients, "head__lr": 0.1} | values)
-
-
-@pytest.fixture
-def here(monkeypatch):
-    """Compute runs in this process; that workers do it too is for the other tests here."""
-
-    def run_all(runs, jobs=None, progress=None, overwrite=False):
-        done, failed = {}, {}
-        for name, run in runs.items():
-            try:
-                done[name] = Experiment(run).run(progress, resume=True, overwrite=overwrite)
-            except ExperimentError as error:
-                failed[name] = str(error)
-        return done, failed
-
-    monkeypatch.setattr(newcomers, "run_all", run_all)
 
 
 def adapter(folder):
@@ -73,7 +56,7 @@ def test_an_unknown_name_lists_the_clients(three):
 # --- newcomers --------------------------------------------------------------------------------------------------------
 
 
-def test_each_newcomer_starts_from_the_adapter_of_the_others(three, tmp_path):
+def test_each_newcomer_starts_from_the_adapter_of_the_others(three, tmp_path, no_workers):
     plan = Newcomers.plan(three(name="late"), ["fedavg", "local"], [0], epochs=3)
     assert plan.clients == ["ann", "bob", "cid"]
     assert list(plan.federations()) == [f"without-{name}/fedavg-s0" for name in plan.clients]  # local sends nothing
@@ -92,7 +75,7 @@ def test_each_newcomer_starts_from_the_adapter_of_the_others(three, tmp_path):
     assert tried["mean"] == pytest.approx(sum(next(iter(s.values())) for s in tried["clients"].values()) / 3)
 
 
-def test_what_a_newcomer_learns_depends_on_the_others_adapter(three, here):
+def test_what_a_newcomer_learns_depends_on_the_others_adapter(three, no_workers):
     """Starting from the others' adapter ends elsewhere than starting from a random one."""
     plan = Newcomers.plan(three(name="late", rounds=4), ["fedavg"], [0], epochs=1, clients=["ann"])
     run_newcomers(plan, jobs=1)
@@ -103,7 +86,7 @@ def test_what_a_newcomer_learns_depends_on_the_others_adapter(three, here):
     assert any(not torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
-def test_newcomers_can_train_with_another_method(three, here):
+def test_newcomers_can_train_with_another_method(three, no_workers):
     """The rows stay those of the federations, and the start is theirs."""
     plan = Newcomers.plan(three(name="late"), ["feddat-2"], [0], epochs=1, clients=["ann"], train_as="fedavg")
     result = run_newcomers(plan, jobs=1)
@@ -117,14 +100,14 @@ def test_newcomers_can_train_with_another_method(three, here):
         Newcomers.plan(three(), ["fedavg"], [0], train_as="local")
 
 
-def test_a_method_without_a_whole_global_adapter_does_not_stop_the_others(three, here):
+def test_a_method_without_a_whole_global_adapter_does_not_stop_the_others(three, no_workers):
     plan = Newcomers.plan(three(name="late", adapter__peft="lora"), ["fedsa-lora", "fedavg"], [0], 1, ["ann"])
     result = run_newcomers(plan, jobs=1)
     assert [run["method"] for run in result["runs"]] == ["fedavg"]
     assert list(result["failed"]) == ["without-ann/fedsa-lora-s0"]
 
 
-def test_finished_runs_are_kept(three, here):
+def test_finished_runs_are_kept(three, no_workers):
     plan = Newcomers.plan(three(name="late"), ["fedavg"], [0], epochs=1, clients=["ann"])
     first, events = run_newcomers(plan, jobs=1), []
     assert run_newcomers(plan, 1, events.append) == first
@@ -142,7 +125,7 @@ def test_who_cannot_be_a_newcomer(three, make_config):
         Newcomers.plan(three(), ["central"], [0])
 
 
-def test_the_command_prints_and_reports_the_table(three, tmp_path, capsys):
+def test_the_command_prints_and_reports_the_table(three, tmp_path, capsys, no_workers):
     config = three(name="late")
     (tmp_path / "c.yaml").write_text(config.to_yaml())
 

@@ -117,7 +117,7 @@ def test_the_same_numbers_in_worker_processes(make_config, unit):
     assert numbers(config.runs_dir / "there") == numbers(config.runs_dir / "here")
 
 
-def test_a_study_of_epsilon_shares_no_scores_and_shows_them_all(make_config, tmp_path, capsys):
+def test_a_study_of_epsilon_shares_no_scores_and_shows_them_all(make_config, tmp_path, capsys, no_workers):
     """Through the command, whose display has no scores to show between the rounds."""
     config = make_config(name="eps", **{**PRIVATE, "rounds": 2, "eval.every": 1, "privacy.epsilon": None})
     config = config.updated({"share_metrics": "scores"})
@@ -134,7 +134,7 @@ def test_a_study_of_epsilon_shares_no_scores_and_shows_them_all(make_config, tmp
     assert private["privacy"]["scope"] == "shared" and private["not_shared"] == ["ann", "bob"]
 
 
-def test_private_runs_can_be_compared(make_config):
+def test_private_runs_can_be_compared(make_config, no_workers):
     found = compare(make_config(name=None, rounds=1, **PRIVATE), ["fedavg", "local"], [0], jobs=1)
     assert {summary["method"] for summary in found["runs"]} == {"fedavg", "local"}
     assert all(summary["mean"] is not None and summary["privacy"]["epsilon"] == 8.0 for summary in found["runs"])

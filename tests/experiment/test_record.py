@@ -17,7 +17,7 @@ from feddat.report.record import read_lines
 from helpers import full_disk
 
 
-def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path):
+def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path, no_workers):
     config, file = make_config(name="c", rounds=1, eval__every=1), tmp_path / "docs" / "record.jsonl"
     first = compare(config, ["feddat", "local"], [0], jobs=1, record=RunRecord(file))
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -111,7 +111,7 @@ def test_a_curve_has_an_entry_per_evaluated_round():
     ]
 
 
-def test_a_study_tells_what_its_runs_measured(make_config, tmp_path):
+def test_a_study_tells_what_its_runs_measured(make_config, tmp_path, no_workers):
     config = make_config(name="s", rounds=1, eval__every=1)
     study = Study.parse("length=1,null")
     record = RunRecord(tmp_path / "record.jsonl")

@@ -51,7 +51,7 @@ def test_the_best_point_of_each_method_is_chosen(make_config):
         wanted.choose(methods, some, "mini/domain")
 
 
-def test_a_comparison_runs_each_method_with_its_own_values(make_config):
+def test_a_comparison_runs_each_method_with_its_own_values(make_config, no_workers):
     config = make_config(name="c", rounds=1)
     tuning = search_each({"": config}, ["local", "head"], Search({"train.lr": (0.01, 0.02)}), jobs=1)[""]
     folder = config.runs_dir / "c"
