@@ -215,6 +215,20 @@ def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["report", "x", "--debug"])
 
 
+def test_debug_shows_the_traceback_of_a_client(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("feddat.algorithms.base.task_step", raising(KeyError("missing")))
+    settings = [f"model={make_tiny_vilt(tmp_path / 'tiny')}", f"runs_dir={tmp_path}", "rounds=1", "method=local"]
+    run = ["run", *settings, "--config", str(data / "clients.yaml")]
+    assert call(*run, "name=a") != 0
+    said = capsys.readouterr()
+    assert "KeyError: 'missing'" in said.out + said.err and "Traceback" not in said.err
+    with pytest.raises(RuntimeError):
+        main([*run, "name=b", "--debug"])
+    assert "in function\n" in capsys.readouterr().err, "the place where the method failed"
+
+
 def test_no_arguments_show_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert call() == 2
     captured = capsys.readouterr()

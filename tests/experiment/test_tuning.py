@@ -5,7 +5,7 @@ import json
 import pytest
 
 from feddat.config import ConfigError
-from feddat.experiment import ExperimentError, Search, compare, read_tuning
+from feddat.experiment import ExperimentError, Search, Study, compare, read_tuning
 from feddat.experiment.grids.tuning import TUNING_SEED, search_each
 
 RATES = {"train.lr": (0.1, 0.2)}
@@ -22,6 +22,18 @@ def test_a_search_is_read_from_words():
             Search.parse(text)
     with pytest.raises(ConfigError, match=r"train\.lr occurs twice"):
         Search.parse("train.lr=1 train.lr=2")
+
+
+@pytest.mark.parametrize("key", ["method", "seed", "name", "runs_dir", "eval.split"])
+def test_what_a_grid_sets_itself_cannot_be_varied(key, tmp_path):
+    with pytest.raises(ConfigError, match=rf"search 'train\.lr=1 {key}=a,b': {key} cannot be varied: "):
+        Search.parse(f"train.lr=1 {key}=a,b")
+    with pytest.raises(ConfigError, match=rf"study '{key}=a,b': {key} cannot be varied: "):
+        Study.parse(f"{key}=a,b")
+    path = tmp_path / "tuning.json"
+    path.write_text(json.dumps({"keys": [key], "best": {"local": {key: "a"}}}))
+    with pytest.raises(ConfigError, match=rf"tuning\.json: {key} cannot be varied: "):
+        read_tuning(path, ["local"])
 
 
 def test_every_method_gets_the_same_runs_on_validation_under_a_seed_of_their_own(make_config):

@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line: the entry point of the ``feddat`` script.
 
     An error that the user can act on prints one line to standard error and exits with code 2. ``--debug``, anywhere on
-    the line, shows its traceback.
+    the line, shows its traceback, and those of clients that fail in this process.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
@@ -130,7 +130,9 @@ def start(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of errors, and of clients that fail in this process.")
+    ] = False,
 ) -> None:
     """Make new files private, send the package's log to standard error, and silence notes of libraries."""
     try:
@@ -152,6 +154,9 @@ def start(
     # The live displays show these themselves.
     for name in LOGGED_AS_EVENTS:
         logging.getLogger(name).setLevel(logging.ERROR)
+    if "--debug" in common.command_line:
+        for name in ("feddat.app.client", "feddat.app.grid"):  # they have the tracebacks of clients' failures
+            logging.getLogger(name).setLevel(logging.DEBUG)
 
 
 class _Stderr:

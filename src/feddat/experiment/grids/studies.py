@@ -17,7 +17,7 @@ from typing import Any, Literal
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.grids.comparison import Plan, compare_each, labelled
 from feddat.experiment.grids.record import RunRecord
-from feddat.experiment.grids.tuning import parse_values
+from feddat.experiment.grids.tuning import check_varied, parse_values
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import RunFolder, disk_errors, local_steps
 from feddat.report.tables import own_route
@@ -54,7 +54,7 @@ class Study:
         """Read ``NAME`` or ``NAME=V1,V2,...``, where the name is one of :data:`STUDIES` or a configuration key.
 
         Raises:
-            ConfigError: the name is unknown, or a key has no values.
+            ConfigError: the name is unknown, a key has no values, or the study sets it itself.
         """
         name, given, _ = text.partition("=")
         known = STUDIES.get(name)
@@ -65,6 +65,7 @@ class Study:
                 f"study {name!r}: expected one of {', '.join(STUDIES)}, or KEY=V1,V2,... with a configuration key"
             )
         _, values = parse_values(text)
+        check_varied(f"study {text!r}", [name])
         if known is not None and known.keys:
             return replace(known, values=values)
         return cls(name, f"scores against {name}", axis=name, values=values, keys=(name,))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,26 @@ def parse_values(text: str) -> tuple[str, tuple[Any, ...]]:
     return key, candidates
 
 
+#: Settings that a grid gives each of its runs -> what to use instead. They can be neither studied nor searched for.
+GIVEN = {
+    "method": "use --methods NAME,NAME,...",
+    "seed": "use --seeds",
+    "name": "the runs' names follow from what is varied",
+    "runs_dir": "all runs are in the folder of the whole",
+    "eval.split": "a search is scored on validation data, and a study on one split, --split",
+}
+
+
+def check_varied(what: str, keys: Iterable[str]) -> None:
+    """Check that a grid may vary some settings.
+
+    Raises:
+        ConfigError: it sets one of them itself; the message begins with ``what``.
+    """
+    if given := sorted(GIVEN.keys() & set(keys)):
+        raise ConfigError(f"{what}: {given[0]} cannot be varied: {GIVEN[given[0]]}")
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """Settings to choose together.
@@ -53,12 +73,13 @@ class Search:
         """Read one or more ``KEY=V1,V2,...`` with spaces between them.
 
         Raises:
-            ConfigError: there is no key or no value, or a key occurs twice.
+            ConfigError: there is no key or no value, a key occurs twice, or the grid sets it itself.
         """
         pairs = [parse_values(part) for part in text.split() or [""]]
         keys = [key for key, _ in pairs]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise ConfigError(f"search {text!r}: {twice[0]} occurs twice")
+        check_varied(f"search {text!r}", keys)
         return cls(dict(pairs))
 
     @property
@@ -122,7 +143,8 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
     """Read the result of an earlier search from its ``tuning.json``.
 
     Raises:
-        ConfigError: the file is not the result of a search, or has no values for a method or its algorithm.
+        ConfigError: the file is not the result of a search, has no values for a method or its algorithm, or chooses a
+            setting that a grid sets itself.
     """
     try:
         chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -133,6 +155,7 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
         raise ConfigError(f"{path}: not the tuning.json of a search ({error})") from None
     if missing:
         raise ConfigError(f"{path}: no value of {keys} for {', '.join(missing)}")
+    check_varied(str(path), [key for values in chosen["best"].values() for key in values])
     return chosen
 
 
