@@ -34,8 +34,9 @@ def log_as_a_library():
     """Give every test the logger as importing the package leaves it; the command line sets up its own logging."""
     logger = logging.getLogger("feddat")
     logger.handlers, logger.propagate = [], True
-    for name in ("", ".data", ".models", ".app.strategy", ".app.client", ".app.grid"):
-        logging.getLogger(f"feddat{name}").setLevel(logging.NOTSET)
+    for name in logging.root.manager.loggerDict:
+        if name.partition(".")[0] == "feddat":
+            logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 @pytest.fixture
