@@ -37,7 +37,7 @@ def test_ditto_by_hand():
     assert metrics["loss"].item() == pytest.approx(total.item())
 
 
-@pytest.mark.parametrize("name", ["ditto", "apfl"])
+@pytest.mark.parametrize("name", ["ditto", "apfl", "feddpa"])
 def test_separate_heads_do_not_meet(name):
     learner, here = ScalarLearner(), context(heads="separate")
     here.state["alpha"] = torch.tensor(0.5)

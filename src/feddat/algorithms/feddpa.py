@@ -12,11 +12,13 @@ which do not change between rounds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from feddat.algorithms.base import Algorithm, Learner, RoundContext
+from feddat.algorithms.base import MAIN_HEAD, Algorithm, Learner, RoundContext, separate_heads
 from feddat.config import AlgorithmConfig
 
 #: Name of the client's own tensor with features of training examples, (instances, d).
@@ -24,7 +26,7 @@ INSTANCES = "instances"
 
 
 class FedDPA(Algorithm):
-    """The global adapter trains and travels; the local adapter trains together with it and stays."""
+    """The global adapter trains and travels; the local one trains together with it and stays (``algorithm.heads``)."""
 
     name = "feddpa"
     trains = ("global", "local")
@@ -34,18 +36,23 @@ class FedDPA(Algorithm):
     reads_features = True
     hides_gradients = True
 
+    def heads(self, config: AlgorithmConfig) -> Mapping[str, str]:
+        """Return the global route's own head if ``algorithm.heads`` asks for it."""
+        return separate_heads(config)
+
     def passes(self, config: AlgorithmConfig) -> tuple[float, float]:
         """Return one pass of each kind with the global adapter and with both."""
         return 2.0, 2.0
 
     def step(self, learner: Learner, context: RoundContext) -> dict[str, Tensor]:
-        """Take one step of the global adapter, then one of the local adapter in the mixture; the head moves in both.
+        """Take one step of the global adapter, then one of the local adapter in the mixture, each with its head.
 
         Returns:
             ``loss`` and its parts ``task_global`` and ``task_mixed``.
         """
         _remember(learner, context)
-        task_global = learner.task_loss(learner.logits(learner.features("global")))
+        head = self.heads(context.config).get("global", MAIN_HEAD)
+        task_global = learner.task_loss(learner.logits(learner.features("global"), head))
         learner.update(task_global, adapters=("global",))
         local = context.config.local_weight
         task_mixed = learner.task_loss(learner.logits(learner.features({"local": local, "global": 1 - local})))

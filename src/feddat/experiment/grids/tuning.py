@@ -42,9 +42,9 @@ def parse_values(text: str) -> tuple[str, tuple[Any, ...]]:
 GIVEN = {
     "method": "use --methods NAME,NAME,...",
     "seed": "use --seeds",
-    "name": "the runs' names follow from what is varied",
-    "runs_dir": "all runs are in the folder of the whole",
-    "eval.split": "a search is scored on validation data, and a study on one split, --split",
+    "name": "a run is named after what is varied",
+    "runs_dir": "all runs go into one folder",
+    "eval.split": "a search uses validation data, and a study the split of --split",
 }
 
 
