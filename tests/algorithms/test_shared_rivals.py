@@ -10,7 +10,7 @@ from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.moon import contrastive_loss
 from feddat.algorithms.proximal import squared_distance
 from feddat.algorithms.server import Gathered
-from feddat.config import AlgorithmConfig
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 
 S, A, H = START["global"], START["anchor"], START["head"]
 
@@ -104,14 +104,35 @@ def test_feddyn_by_hand_over_two_rounds():
 
 
 def test_feddyns_server_by_hand():
+    """c = -h / alpha moves by 2/4 * (3 - 1), whatever alpha is; h does by -alpha times that."""
     server, at = ALGORITHMS["feddyn"].server, {"w": torch.tensor([1.0])}
-    assert server.start(at) == {"w": torch.zeros(1)}
+    assert server.start(at) == {"ahead.w": torch.zeros(1)}
     assert (server.sends(server.start(at)), server.expects(at)) == ({}, {})
-    state, shared = server.finish(
-        {"w": torch.tensor([0.25])}, at, gathered(3.0, 2, 4), AlgorithmConfig(feddyn_alpha=0.5)
+    for alpha in (0.5, 2.0):
+        state, shared = server.finish(
+            {"ahead.w": torch.tensor([-0.5])}, at, gathered(3.0, 2, 4), AlgorithmConfig(feddyn_alpha=alpha)
+        )
+        assert state["ahead.w"].item() == pytest.approx(0.5)
+        assert shared["w"].item() == pytest.approx(3.5)
+    assert server.answers(state) == state
+
+
+def test_feddyn_answers_with_the_mean_of_the_clients_adapters():
+    algorithm, learner, here = ALGORITHMS["feddyn"], ScalarLearner(), context()
+    state, shared = algorithm.server.finish(
+        {"ahead.w": torch.tensor([0.25])}, {"w": torch.tensor([1.0])}, gathered(S, 4, 4), here.config
     )
-    assert state["w"].item() == pytest.approx(-0.25)  # 0.25 - 0.5 * 2/4 * (3 - 1)
-    assert shared["w"].item() == pytest.approx(3.5)  # 3 - -0.25 / 0.5
+    learner.adapter("global")["w"].data.copy_(shared["w"][0])
+    here.received = {key: value[0] for key, value in algorithm.server.answers(state).items()}
+    assert learner.values()["global"] != pytest.approx(S)
+    algorithm.prepare(learner, here)
+    assert learner.values()["global"] == pytest.approx(S)
+
+
+def test_feddyn_refuses_weights_by_examples():
+    config = RunConfig().updated({"method": "feddyn", "server.weighting": "examples"})
+    with pytest.raises(ConfigError, match="server.weighting: feddyn computes its own means with equal weights"):
+        ALGORITHMS["feddyn"].for_run(config, [])
 
 
 def test_the_contrastive_loss_by_hand():

@@ -472,6 +472,19 @@ def test_personal_fine_tuning_runs_once_and_is_used_for_predictions(process, tmp
     assert same(restarted.weights("local"), tuned)
 
 
+def test_feddyn_answers_and_fine_tunes_from_the_clients_mean(process, monkeypatch):
+    p = process("feddyn", **{"algorithm.personal_epochs": 1})
+    participant = p.participant(MUSEUM)
+    mean = participant.fit(p.initial(), 1).shared
+    ahead = {key: torch.full_like(value, 0.5) for key, value in mean.items()}
+    sent, extras = {key: value + 0.5 for key, value in mean.items()}, {f"ahead.{k}": v for k, v in ahead.items()}
+    participant.evaluate(sent, 1, "test", extras=extras)
+    torch.testing.assert_close(p.weights("global"), list(mean.values()))
+    monkeypatch.setattr(LocalTraining, "run", lambda *_, **__: None)
+    participant.evaluate(sent, 1, "test", final=True, extras=extras)
+    torch.testing.assert_close(p.weights("local"), list(mean.values()))
+
+
 def test_who_is_fine_tuned(process):
     p = process("fedavg", **{"algorithm.personal_epochs": 1})
     settings = p.config.algorithm

@@ -339,7 +339,15 @@ class Participant:
     ) -> Answering:
         """Load this client's state after ``round`` into the model; the returned object is valid until the next turn."""
         algorithm, context = self.algorithm, self._restore(shared, round + 1, extras, training=False)
+        learner = BatchLearner(
+            self.backbone,
+            self.adapters,
+            self.config.train.precision,
+            captured=self._captured,
+            held_out=self._training.held_out,
+        )
         if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
+            self.algorithm.prepare(learner, context)  # fine-tuning starts from the adapter that would answer
             algorithm = Local()
             self._personalise(context, round)
         if shared is not None and self.config.eval.anchor == "newest":
@@ -348,13 +356,6 @@ class Participant:
         for member in self.members.values():
             for head in member.heads.values():
                 head.eval()
-        learner = BatchLearner(
-            self.backbone,
-            self.adapters,
-            self.config.train.precision,
-            captured=self._captured,
-            held_out=self._training.held_out,
-        )
         algorithm.prepare(learner, context)
         return Answering(learner, algorithm, context, self.config.eval.batch_size)
 
