@@ -131,7 +131,7 @@ def test_feddyn_answers_with_the_mean_of_the_clients_adapters():
 
 def test_feddyn_refuses_weights_by_examples():
     config = RunConfig().updated({"method": "feddyn", "server.weighting": "examples"})
-    with pytest.raises(ConfigError, match="server.weighting: feddyn computes its own means with equal weights"):
+    with pytest.raises(ConfigError, match=r"server\.weighting: feddyn computes its own means with equal weights"):
         ALGORITHMS["feddyn"].for_run(config, [])
 
 

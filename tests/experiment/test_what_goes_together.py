@@ -31,7 +31,7 @@ def refused(method: str, rule: str, sharing: str, weighting: str) -> bool:
     algorithm = ALGORITHMS[method]
     has_its_own = algorithm.server is not None or not algorithm.communicates
     reads = "scores" if rule == "qfedavg" else "counts" if weighting == "examples" else "none"
-    needs_equal = method in ("fedalt", "fedmosaic", "fedlease", "hilora") and weighting == "examples"
+    needs_equal = method in ("fedalt", "feddyn", "fedmosaic", "fedlease", "hilora") and weighting == "examples"
     return (rule != "mean" and has_its_own) or SHARING.index(sharing) < SHARING.index(reads) or needs_equal
 
 

@@ -29,7 +29,7 @@ AHEAD = "ahead."
 
 
 class FedDynServer(ServerPart):
-    """Keeps c, by which the adapter that clients train is ahead of the clients' mean. Only the adapter travels to train."""
+    """Keeps c, by which the adapter that clients train is ahead of the clients' mean."""
 
     def start(self, shared: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return c = 0."""

@@ -68,7 +68,9 @@ def run(
         say_recommended(settings)
         say_loading()
         from feddat.experiment import Experiment
+        from feddat.experiment.single.methods import check_variant
 
+        check_variant(settings, [override.partition("=")[0] for override in overrides or ()])
         experiment = Experiment(settings)
     from feddat.deploy.launch import run_in
     from feddat.experiment.single.methods import title as method_title

@@ -32,6 +32,10 @@ METHODS: dict[str, Method] = {
         "FedDAT, mild distillation, mixed answers",
         "FedDAT with mild distillation; each client mixes the answers of both routes",
     ),
+    "feddat-mixed-heads": Method(
+        "FedDAT, mild distillation, separate heads, mixed answers",
+        "FedDAT with mild distillation and separate heads; each client mixes the answers of both routes",
+    ),
     "feddat-one-way": Method(
         "FedDAT, one-way distillation",
         "FedDAT whose global adapter learns nothing from the local side, for privacy.scope=shared",
@@ -96,6 +100,9 @@ METHODS: dict[str, Method] = {
     "krum": Method("Krum", "one shared adapter: that of the client nearest to the others"),
     "qfedavg": Method("q-FedAvg", "one shared adapter, averaged with more weight for clients of higher loss"),
 }
+for _method in ("ditto", "apfl", "feddpa"):
+    _title = METHODS[_method].title
+    METHODS[f"{_method}-heads"] = Method(f"{_title}, separate heads", f"{_title} with a head for each route")
 for _name, _method, _kind in named_variants():
     _title = METHODS[_method].title
     METHODS[_name] = Method(f"{_title}, {KINDS[_kind].title}", f"{_title} that trains {KINDS[_kind].trains}")

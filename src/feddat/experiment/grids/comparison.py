@@ -15,7 +15,7 @@ from feddat.config import ConfigError, RunConfig
 from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
-from feddat.experiment.single.methods import resolve
+from feddat.experiment.single.methods import check_variant, resolve
 from feddat.experiment.single.portable import pinned
 from feddat.experiment.single.run import Experiment
 from feddat.experiment.single.world import finished_worlds
@@ -185,6 +185,7 @@ def comparison_runs(
             algorithm = resolve(run).method
             if tuning is not None:
                 run = run.updated(tuning["best"].get(method) or tuning["best"][algorithm])
+            check_variant(run)
             runs[run.run_name] = run
     if not runs:
         raise ExperimentError("comparison: give at least one method and one seed")

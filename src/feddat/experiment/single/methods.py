@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -49,6 +49,7 @@ VARIANTS: dict[str, tuple[str, Changes]] = {
     "feddat-heads": ("feddat", {"algorithm.alpha": 0.5, "algorithm.beta": 0.5} | _HEADS),
     "feddat-mild-heads": ("feddat", _MILD | _HEADS),
     "feddat-mixed": ("feddat", _MILD | {"algorithm.answer": "mixture"}),
+    "feddat-mixed-heads": ("feddat", _MILD | _HEADS | {"algorithm.answer": "mixture"}),
     "feddat-one-way": (
         "feddat",
         {"algorithm.alpha": 0.0, "algorithm.beta": 0.1, "algorithm.order": "joint", "privacy.scope": "shared"} | _HEADS,
@@ -58,6 +59,7 @@ VARIANTS: dict[str, tuple[str, Changes]] = {
     "local-2x": ("local", _twice_the_epochs),
     "feddat-2-2x": ("feddat-2", _twice_the_epochs),
     "fedavg-ft": ("fedavg", {"algorithm.personal_epochs": 1}),
+    **{f"{method}-heads": (method, _HEADS) for method in ("ditto", "apfl", "feddpa")},
     **{name: (method, {"adapter.peft": kind}) for name, method, kind in named_variants()},
     **{rule: ("fedavg", partial(_with_rule, rule)) for rule in SERVER_RULES},
 }
@@ -96,6 +98,33 @@ def resolve(config: RunConfig) -> RunConfig:
     check_rule(config, ALGORITHMS[config.method])
     check_secure(config, ALGORITHMS[config.method])
     return config
+
+
+def check_variant(config: RunConfig, given: Collection[str] = ()) -> None:
+    """Check that a variant does not replace a setting that was asked for.
+
+    A run folder lists every setting, so a setting with its default value was asked for only if it is ``given``.
+
+    Args:
+        config: a configuration that a user gave, not that of a run folder.
+        given: dotted keys that the user surely gave.
+
+    Raises:
+        ConfigError: the method is a variant with another value of a setting.
+    """
+    if config.method not in VARIANTS:
+        return
+    plain = RunConfig(method=config.method)
+    own = _changes(config.method, config)
+    for key, value in _changes(config.method, plain).items():
+        if key == "method":
+            continue
+        asked, fixed = config.value(key), own[key] == value  # else it builds on what was asked for: twice the epochs
+        if fixed and asked != value and (key in given or asked != plain.value(key)):
+            raise ConfigError(
+                f"{key}: method {config.method} sets it to {value}, but got {asked}; leave it out, or use "
+                f"method={own['method']} with settings of your own"
+            )
 
 
 def title(config: RunConfig) -> str:

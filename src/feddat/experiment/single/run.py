@@ -27,7 +27,7 @@ from feddat.experiment.single.events import Announcer, Progress
 from feddat.experiment.single.federation import CENTRAL, Federation, check_sites, load_federation, participant_names
 from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors
 from feddat.experiment.single.foundation import Foundation, answering_state, checks_weights, load_foundation
-from feddat.experiment.single.methods import resolve
+from feddat.experiment.single.methods import check_variant, resolve
 from feddat.experiment.single.portable import portable
 from feddat.experiment.single.rounds import Service, evaluate, predict, tell_notes
 from feddat.experiment.single.trackers import check_trackers
@@ -55,9 +55,11 @@ class Experiment:
         """Prepare a run; load and write nothing, but fetch and pin a model from the Hub.
 
         Raises:
-            ConfigError: the method is unknown.
+            ConfigError: the method is unknown, or replaces a setting that was asked for.
             ModelError: the Hub does not have the model or cannot be reached.
         """
+        if folder is None:
+            check_variant(config)
         self.config = portable(config)
         self.settings = resolve(self.config)
         self.folder = RunFolder(folder or config.run_dir)
