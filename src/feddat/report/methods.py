@@ -57,6 +57,9 @@ METHODS: dict[str, Method] = {
     "fedprox": Method("FedProx", "one shared adapter, kept near the received one during training"),
     "scaffold": Method("SCAFFOLD", "one shared adapter, with gradients corrected for client drift"),
     "feddyn": Method("FedDyn", "one shared adapter, regularised so that the clients' optima agree"),
+    "feddyn-2x": Method(
+        "FedDyn, twice the epochs", "FedDyn with twice the local epochs: as much computation as two adapters need"
+    ),
     "moon": Method("MOON", "one shared adapter, with features drawn towards those of the received adapter"),
     "ditto": Method("Ditto", "a shared adapter and a personal adapter kept near it"),
     "apfl": Method("APFL", "a shared and a personal adapter, mixed by a weight that each client learns"),

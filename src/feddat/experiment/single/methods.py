@@ -58,6 +58,7 @@ VARIANTS: dict[str, tuple[str, Changes]] = {
     "fedavg-2x": ("fedavg", _twice_the_epochs),
     "local-2x": ("local", _twice_the_epochs),
     "feddat-2-2x": ("feddat-2", _twice_the_epochs),
+    "feddyn-2x": ("feddyn", _twice_the_epochs),
     "fedavg-ft": ("fedavg", {"algorithm.personal_epochs": 1}),
     **{f"{method}-heads": (method, _HEADS) for method in ("ditto", "apfl", "feddpa")},
     **{name: (method, {"adapter.peft": kind}) for name, method, kind in named_variants()},
