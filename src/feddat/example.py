@@ -27,6 +27,8 @@ def image_identity(image: Image) -> Hashable:
     return image.__array_interface__["data"][0], image.shape, image.strides
 
 
+#: The splits of a client's data.
+SPLITS = ("train", "validation", "test")
 #: Ways to answer: choose a class; rank the list of answers by likelihood; generate text freely.
 ANSWERING = ("classes", "rank", "generate")
 
@@ -106,6 +108,6 @@ class ClientData:
         Raises:
             ValueError: the name is none of these.
         """
-        if name not in ("train", "validation", "test"):
+        if name not in SPLITS:
             raise ValueError(f"unknown split {name!r}; expected train, validation or test")
         return getattr(self, name)  # type: ignore[no-any-return]

@@ -76,7 +76,7 @@ def run_parallel(
                     del workers[worker.pipe]
     finally:
         for worker in workers.values():
-            worker.process.terminate()
+            worker.terminate()
     return results, failures
 
 
@@ -112,6 +112,11 @@ class Worker:
             how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended (exit code {code})"
             return "death", f"its process {how}"
         return said
+
+    def terminate(self) -> None:
+        """End a worker whatever it does, and wait until it has ended."""
+        self.process.terminate()
+        self.stop()
 
     def stop(self) -> None:
         """End an idle worker, and wait until it has ended."""

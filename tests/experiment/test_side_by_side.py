@@ -16,6 +16,7 @@ import torch
 
 from feddat.client.store import PersonalStore, StoreError
 from feddat.config import ConfigError
+from feddat.example import DataError
 from feddat.experiment import Experiment, comparison_runs
 from feddat.experiment.single.client_process import choose_jobs
 from feddat.experiment.single.federation import load_federation
@@ -98,18 +99,26 @@ def test_a_worker_that_is_killed_costs_its_client_one_turn(make_config, world, t
     assert idle in [line["message"] for line in log]
 
 
-@pytest.mark.slow
-def test_a_client_that_fails_does_not_disturb_the_others(make_config, world, tmp_path):
-    settings = four(world, rounds=2, runtime__jobs=2)
+@pytest.mark.parametrize(
+    ("jobs", "split", "run"),
+    [(1, "train", {}), (1, "validation", {}), (1, "test", {}), (1, "test", {"method": "central"}), (2, "test", {})],
+)
+def test_a_bad_picture_of_any_split_ends_a_run_in_its_first_round(make_config, world, tmp_path, jobs, split, run):
+    settings = four(world, rounds=2, runtime__jobs=jobs, **run)
     shutil.copytree(world / "bob", tmp_path / "bob")
-    (tmp_path / "bob" / "train0.png").write_bytes(b"no picture")
+    picture = tmp_path / "bob" / f"{split}0.png"
+    before = picture.read_bytes()
+    picture.write_bytes(b"no picture")
     settings["clients"]["bob"] = four(tmp_path)["clients"]["bob"]
     events = []
-    Experiment(make_config(**settings)).run(events.append)
-    failed = [event for event in events if event["event"] == "failed" and event["kind"] == "train"]
-    assert [(event["client"], event["round"]) for event in failed] == [("bob", 1), ("bob", 2)]
-    assert "DataError: client bob" in failed[0]["reason"]
-    assert sum(event["event"] == "fit" for event in events) == 2 * 3
+    experiment = Experiment(make_config(**settings))
+    with pytest.raises(DataError, match=rf"client bob, {split}: .*{split}0\.png: cannot be decoded"):
+        experiment.run(events.append)
+    assert not any(event["event"] == "round" for event in events)
+    assert not workers()
+    picture.write_bytes(before)
+    summary = experiment.run(resume=True)
+    assert (summary["failed"], summary["missing"], list(summary["clients"])) == (0, [], list("ann bob cid dan".split()))
 
 
 def test_one_process_at_a_time_works_on_a_clients_state(tmp_path, monkeypatch):

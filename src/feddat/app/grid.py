@@ -19,6 +19,8 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from feddat.example import DataError
+
 log = logging.getLogger(__name__)
 
 #: Key of a node's configuration that names its client.
@@ -26,6 +28,8 @@ CLIENT_KEY = "client"
 #: Flower's number of the run on grids of this machine, each of which has only one.
 RUN_ID = 1
 _SERVER_NODE = 0
+#: How the error reply of a client with unusable data begins.
+_UNUSABLE = f"{DataError.__name__}: "
 
 
 class LocalGrid(Grid):
@@ -81,7 +85,17 @@ class LocalGrid(Grid):
         """Yield the replies in the order of client names; after ``timeout`` seconds no further turn begins.
 
         An exception in a client becomes an error reply, as with Flower's own runtimes.
+
+        Raises:
+            DataError: a client's data cannot be used. It is on this machine, so its owner can mend it and run again.
         """
+
+    @staticmethod
+    def _used(reply: Message) -> Message:
+        """Return a reply, unless a client could not use its data."""
+        if reply.has_error() and (reason := reply.error.reason or "").startswith(_UNUSABLE):
+            raise DataError(reason.removeprefix(_UNUSABLE))
+        return reply
 
     def _stamped(self, messages: Iterable[Message]) -> Iterator[Message]:
         """Yield messages in the order of client names, each with an id."""
@@ -111,7 +125,7 @@ class InProcessGrid(LocalGrid):
         for message in self._stamped(messages):
             if timeout is not None and time.monotonic() - began >= timeout:
                 return
-            yield deliver(self._app, message, self._contexts[message.metadata.dst_node_id])
+            yield self._used(deliver(self._app, message, self._contexts[message.metadata.dst_node_id]))
 
 
 def identify(run_id: int) -> None:

@@ -75,18 +75,18 @@ class WorkerGrid(LocalGrid):
                 while waiting and (worker := self._free()) is not None:
                     self._give(worker, waiting)
                 while nodes and nodes[0] in replies:
-                    yield replies.pop(nodes.popleft())
+                    yield self._used(replies.pop(nodes.popleft()))
                 if nodes:
                     replies |= self._received()
         finally:
             for worker in self._busy:
-                worker.process.terminate()
+                worker.terminate()
             self._busy.clear()
 
     def close(self) -> None:
         """Stop all workers."""
         for worker in self._busy:
-            worker.process.terminate()
+            worker.terminate()
         for worker in self._idle:
             worker.stop()
         self._busy.clear()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from feddat.benchmarks.paper import Part
 from feddat.data.readers.own import HELD_OUT, top_answers
-from feddat.example import ClientData, DataError, Example, Image
+from feddat.example import SPLITS, ClientData, DataError, Example, Image
 from feddat.seeding import derive
 
 #: Questions per client and size of the answer vocabulary, as published.
@@ -82,7 +82,7 @@ def draw_client(
     part.files(root)
     source = part.published()
     folder = root / part.folder
-    counts = {split: Count() for split in ("train", "validation", "test")}
+    counts = {split: Count() for split in SPLITS}
     skipped = {name: Counter[str]() for name in ("train", part.test)}
 
     def published(name: str) -> Iterator[tuple[str, Example]]:

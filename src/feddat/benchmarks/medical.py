@@ -24,7 +24,7 @@ from feddat.data.readers.hub_data import WANTED, fetch_files, fetch_shards, pin_
 from feddat.data.readers.medical import KIND, answer_kind
 from feddat.data.readers.own import HELD_OUT, top_answers
 from feddat.data.readers.published import FormatSource
-from feddat.example import ClientData, DataError, Example, Image
+from feddat.example import SPLITS, ClientData, DataError, Example, Image
 from feddat.hub import Address
 from feddat.seeding import derive
 
@@ -34,7 +34,6 @@ Revisions: TypeAlias = Mapping[str, str]
 TOP_ANSWERS = 500
 #: Share of the images used for testing if no test split is published.
 TESTED = 0.2
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,13 @@ from feddat.benchmarks.draw import Count, Sizes
 from feddat.benchmarks.medical import MEDICAL, pin_revisions
 from feddat.benchmarks.paper import FEDERATIONS
 from feddat.data.cache import EncodedImage, EncodingCache, image_key
-from feddat.example import ClientData, DataError, Example
+from feddat.example import SPLITS, ClientData, DataError, Example
 from feddat.files import write_atomic, write_json
 from feddat.models.catalog import encoder_fingerprint
 from feddat.picture_settings import PictureSettings
 
 FORMAT = "feddat-prepared-1"
 MANIFEST, CLIENT = "prepare.json", "client.json"
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,11 +164,14 @@ def say_recommended(settings: RunConfig) -> None:
         out.print(f"defaults for {settings.model}: {values}", style="dim", highlight=False)
 
 
-def print_data_notes(summaries: Sequence[Mapping[str, Any]]) -> None:
-    """Print a table of clients' data that does not count as expected, if there is any."""
+def print_notes(summaries: Sequence[Mapping[str, Any]], data: bool = True) -> None:
+    """Print what the means leave out and, with ``data``, a table of clients' data that does not count as expected."""
     from feddat.report import data_table
+    from feddat.report.left_out import left_out
 
-    if (table := data_table.data_table(summaries)) is not None:
+    for sentence in left_out(summaries):
+        err.print(Text.assemble(("warning: ", "bold yellow"), sentence), soft_wrap=True)
+    if data and (table := data_table.data_table(summaries)) is not None:
         out.print(data_table.to_rich(table))
 
 

@@ -25,7 +25,7 @@ from feddat.cli.common import (
     methods_option,
     name_option,
     out,
-    print_data_notes,
+    print_notes,
     print_paths,
     say_loading,
     settings_of,
@@ -178,8 +178,7 @@ def _compare(
     out.print(method_table.to_rich(table, f"{config.eval.split.capitalize()} scores on {source} (%)"))
     if (kinds := tables.kind_table(comparison["runs"])) is not None:
         out.print(tables.to_rich(kinds, "By kind of question (%)"))
-    if notes:
-        print_data_notes(comparison["runs"])
+    print_notes(comparison["runs"], notes)
     folder = next(iter(runs.values())).runs_dir
     print_paths(folder=folder, report=folder / "report.html")
     many.fail_for(comparison["failed"], len(runs))
@@ -217,7 +216,9 @@ def _compare_suite(
         with many.display(runs, f"{len(runs)} runs: {suite.description}", overwrite, book) as display:
             result = run_suite(suite, plans, jobs, display, overwrite, book)
     folder = next(iter(configs.values())).runs_dir
-    for title, table in suite_tables(read_suite(folder)[1]).items():
+    found = read_suite(folder)[1]
+    for title, table in suite_tables(found).items():
         out.print(method_table.to_rich(table, f"{title} (%)"))
+    print_notes([summary for content in found.values() for summary in content.summaries], data=False)
     print_paths(folder=folder, report=folder / "report.html")
     many.fail_for(result["failed"], len(runs))

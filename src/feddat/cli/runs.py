@@ -18,8 +18,8 @@ from feddat.cli.common import (
     Overwrite,
     interruptible,
     out,
-    print_data_notes,
     print_json,
+    print_notes,
     print_paths,
     say_loading,
     say_recommended,
@@ -101,7 +101,7 @@ def run(
         )
     content = read_folder(folder)
     out.print(tables.to_rich(tables.route_table(content.summaries) or tables.score_table(content.summaries), title))
-    print_data_notes(content.summaries)
+    print_notes(content.summaries)
     paths = {"folder": folder, "report": folder / "report.html"}
     if watched is not None:
         _show_profile(watched)

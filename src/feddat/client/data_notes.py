@@ -16,7 +16,7 @@ import numpy as np
 
 from feddat.client.member import Member
 from feddat.data.cache import EncodedImage
-from feddat.example import OUTSIDE, ClientData, DataError, Example, Image
+from feddat.example import OUTSIDE, SPLITS, ClientData, DataError, Example, Image
 from feddat.models.base import Encoder, Unread
 
 #: Bytes at each end of a file that are compared with other files of the same size.
@@ -68,7 +68,7 @@ def examine(member: Member, encoder: Encoder) -> dict[str, SplitNotes]:
     """
     data, notes = member.data, {}
     train = _Pictures(image for example in data.train for image in example.images)
-    for split in ("train", "validation", "test"):
+    for split in SPLITS:
         examples = data.split(split)
         left_out = data.left_out.get(split, {})
         unread = _unread(member, examples, encoder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from torch import Tensor
@@ -31,7 +32,7 @@ from feddat.client.state import ClientState
 from feddat.client.store import PersonalStore
 from feddat.client.trained import TrainedModel
 from feddat.config import AlgorithmConfig, RunConfig
-from feddat.example import ClientData, Example
+from feddat.example import SPLITS, ClientData, Example
 from feddat.models.base import Backbone, StagedBackbone
 from feddat.phases import phase
 
@@ -127,6 +128,7 @@ class Participant:
         if isinstance(backbone, StagedBackbone):
             # If only heads train, no route has an adapter, and the whole model needs to run only once.
             backbone.stage(adapters.changed if algorithm.trains else ())
+        self._pictures_read = False
         self._device = next(backbone.model.parameters()).device
         extra_heads = dict.fromkeys(algorithm.heads(config.algorithm).values())
         self.members = {
@@ -173,9 +175,10 @@ class Participant:
             TrainingError: a loss or gradient is not finite; nothing is stored.
             BudgetError: the round would exceed the privacy budget; nothing is trained.
             StoreError: the personal state cannot be read or written.
-            DataError: there are no training examples.
+            DataError: there are no training examples, or a picture of any split cannot be read.
         """
         with self.store.held():
+            self._read_pictures()
             context = self._restore(shared, round, extras, training=True)
             self.adapters.refresh_anchor()  # the stored anchor is from the last round
             copy = self._state.momentum_copy() if self._distils_momentum() else None
@@ -298,6 +301,22 @@ class Participant:
         if route not in routes:
             raise ValueError(f"route {route!r}: {self.algorithm.name} answers on {', '.join(routes)}")
         return self.answering(shared, round, final, extras).trained(self.adapters, self.members[member], route)
+
+    def _read_pictures(self) -> None:
+        """Read the pictures of all splits before the first training, so that a bad one does not end a long run late.
+
+        Only files are read here: pixels in memory cannot be bad, and cost time to prepare.
+        """
+        if self._pictures_read:
+            return
+        if self._recent is not None:
+            self._recent.turn(self)
+        for member in self.members.values():
+            for split in SPLITS:
+                images = (image for example in member.data.split(split) for image in example.images)
+                if any(isinstance(image, Path | bytes) for image in images):
+                    member.prepared(split)
+        self._pictures_read = True
 
     def _check_member(self, member: str) -> None:
         if member not in self.members:

@@ -19,12 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from feddat.data.cache import EncodedImage
-from feddat.example import ClientData, Example, Image
+from feddat.example import SPLITS, ClientData, Example, Image
 from feddat.seeding import numpy_generator
 
 #: Bytes to read from files: for all clients together, and the least and the most for one split of one client.
 BUDGET, LEAST, MOST = 2**30, 2**20, 2**26
-SPLITS = ("train", "validation", "test")
 
 
 def data_hashes(clients: Iterable[ClientData]) -> dict[str, str]:

@@ -17,7 +17,7 @@ import httpx
 
 from feddat.config import PolicyConfig
 from feddat.deploy import pki
-from feddat.example import ClientData
+from feddat.example import SPLITS, ClientData
 from feddat.site import SiteConfig, read_site
 
 #: Flower refuses messages from a node whose clock is this many seconds ahead of the server's, or behind it.
@@ -98,7 +98,7 @@ def _data(data: ClientData) -> str:
     from feddat.pictures import PictureReader
 
     reader = PictureReader(data.pictures)
-    sizes = {split: data.split(split) for split in ("train", "validation", "test")}
+    sizes = {split: data.split(split) for split in SPLITS}
     for split, examples in sizes.items():
         if split != "validation" and not examples:
             raise ValueError(f"split {split} is empty")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from feddat.report import data_table, method_table, newcomers, tables
 from feddat.report.folder import read_folder
+from feddat.report.left_out import left_out
 from feddat.report.study import read_study, study_markdown
 from feddat.report.suite import kinds_markdown, read_suite, suite_markdown
 
@@ -25,6 +26,8 @@ def markdown(folder: Path) -> str:
     content = read_folder(folder)
     table = data_table.data_table(content.summaries)
     notes = [] if table is None else [data_table.to_markdown(table)]
+    if lacking := left_out(content.summaries):
+        notes.append(" ".join(lacking) + "\n")
     if not content.comparison:
         routes = tables.route_table(content.summaries)
         parts = [tables.to_markdown(routes or tables.score_table(content.summaries))]

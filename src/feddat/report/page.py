@@ -16,6 +16,7 @@ from feddat.files import write_atomic
 from feddat.report import data_table, forest, method_table, plots, tables, traffic
 from feddat.report.conclusion import conclusion
 from feddat.report.folder import Folder, Run, read_folder
+from feddat.report.left_out import left_out
 from feddat.report.methods import METHODS
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
@@ -99,7 +100,7 @@ def _context(content: Folder) -> dict[str, Any]:
         "light": plots.LIGHT,
         "name": content.path.resolve().name,
         "comparison": content.comparison,
-        "conclusion": conclusion(content.summaries),
+        "conclusion": [*conclusion(content.summaries), *left_out(content.summaries)],
         "tiles": _tiles(content),
         "setting": _setting(content),
         "scores": tables.to_html(tables.score_table(content.summaries)) if content.comparison else None,

@@ -13,6 +13,7 @@ from feddat.files import write_atomic
 from feddat.json_lines import parse
 from feddat.report import forest, method_table, tables
 from feddat.report.conclusion import conclusion
+from feddat.report.left_out import left_out
 from feddat.report.method_table import MethodTable, joined
 from feddat.report.tables import Summary
 
@@ -146,7 +147,8 @@ def record_markdown(record: Record, methods: Sequence[str] | None = None, refere
     found = federations(record)
     chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
     runs = joined(chosen) if len(chosen) > 1 else next(iter(chosen.values()))
-    parts = [" ".join(conclusion(runs, reference)) + "\n"]
+    lacking = left_out([summary for rows in chosen.values() for summary in rows])
+    parts = [" ".join([*conclusion(runs, reference), *lacking]) + "\n"]
     parts += [
         f"### {title}\n\n{method_table.to_markdown(table)}"
         for title, table in record_tables(found, methods, reference).items()

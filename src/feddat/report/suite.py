@@ -13,6 +13,7 @@ from feddat.report import method_table, plots
 from feddat.report import tables as score_tables
 from feddat.report.conclusion import conclusion
 from feddat.report.folder import Folder, read_folder
+from feddat.report.left_out import left_out
 from feddat.report.method_table import MethodTable
 from feddat.report.page import environment
 from feddat.report.record import OVERVIEW
@@ -73,6 +74,8 @@ def suite_markdown(found: Mapping[str, Folder]) -> str:
     parts = [f"### {title}\n\n{method_table.to_markdown(table)}" for title, table in suite_tables(found).items()]
     for name, content in found.items():
         parts += [f"### {name}, by kind of question\n\n{table}" for table in kinds_markdown(content.summaries)]
+    if lacking := left_out([summary for content in found.values() for summary in content.summaries]):
+        parts.append(" ".join(lacking) + "\n")
     # One search may have served for several federations.
     searches = {str(content.tuning.get("benchmark")): content.tuning for content in found.values() if content.tuning}
     for source, tuning in searches.items():
@@ -98,7 +101,10 @@ def _context(
         "tables": [
             (title, method_table.to_html(table), suite["folders"].get(title)) for title, table in tables.items()
         ],
-        "conclusion": conclusion(method_table.joined({name: content.summaries for name, content in found.items()})),
+        "conclusion": [
+            *conclusion(method_table.joined({name: content.summaries for name, content in found.items()})),
+            *left_out(summaries),
+        ],
         "seeds": len(seeds),
         "runs": len(summaries),
         "seconds": sum(float(summary.get("seconds") or 0) for summary in summaries),

@@ -32,10 +32,9 @@ from feddat.data.mini.questions import (
 )
 from feddat.data.mini.render import cover, render
 from feddat.data.mini.scene import Scenes, sample_scenes
-from feddat.example import ClientData, Example
+from feddat.example import SPLITS, ClientData, Example
 from feddat.seeding import derive, numpy_generator
 
-SPLITS = ("train", "validation", "test")
 #: Number of scenes to sample, and of images to render, at a time.
 _BLOCK = 256
 _RENDER_BLOCK = 64

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers.shards import find_shards
-from feddat.example import DataError
+from feddat.example import SPLITS, DataError
 from feddat.hub import SCHEME, Address, HubError, Repository, fetch, look_up, names_data, parse_address
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ WANTED: Mapping[str, Sequence[str]] = {
 #: Key under which :func:`at_hand` passes on Parquet files; users cannot set it.
 SHARDS = "shards of the Hub"
 #: Keys of a client's specification that may name files on the Hub.
-_FILES = ("train", "validation", "test", "images")
+_FILES = (*SPLITS, "images")
 
 
 def data_address(text: Any, form: str | None) -> Address | None:
@@ -125,7 +125,7 @@ def _root(address: Address, form: str, spec: Mapping[str, Any]) -> dict[str, Any
     default = {"train": "train", "test": "test" if "test" in known or "validation" not in known else "validation"}
     if "validation" in known and default["test"] != "validation" and spec.get("validation") is None:
         default["validation"] = "validation"
-    named = {split: str(spec[split]) for split in ("train", "validation", "test") if spec.get(split) is not None}
+    named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
     splits = default | named
     shards = fetch_shards(address, list(dict.fromkeys(splits.values())))
     folder = next(iter(shards.values()))[0].parent

@@ -45,7 +45,7 @@ from feddat.data.readers.hub_data import SHARDS, at_hand
 from feddat.data.readers.image_folder import ImageFolder, is_file, is_folder
 from feddat.data.readers.published import FORMS, SOURCES, FormatSource, Source
 from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, to_examples
-from feddat.example import ANSWERING, OUTSIDE, ClientData, DataError, Example, image_identity
+from feddat.example import ANSWERING, OUTSIDE, SPLITS, ClientData, DataError, Example, image_identity
 from feddat.picture_settings import PictureSettings
 from feddat.seeding import numpy_generator
 from feddat.text import did_you_mean, find_file, normal_text
@@ -62,7 +62,6 @@ FORMATS = {
     ".parquet": arrow.read,
 }
 _SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
-SPLITS = ("train", "validation", "test")
 #: Name of the format of Hugging Face ``datasets``.
 HF = "hf"
 KEYS = (

@@ -1,0 +1,42 @@
+"""What a run's means leave out: clients without a score, and replies that could not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from feddat.report.tables import Summary, run_title
+
+#: Most runs to name; the others are counted.
+MOST_RUNS = 4
+
+
+def left_out(summaries: Sequence[Summary]) -> list[str]:
+    """Return sentences about runs that lack something; none if nothing is lacking.
+
+    Clients that do not share their scores are not missing.
+    """
+    replies: list[str] = []
+    scores: list[str] = []
+    for summary in summaries:
+        counts = [f"{count} {word}" for word in ("failed", "refused") if (count := summary.get(word))]
+        if counts:
+            replies.append(f"{_named(summary)}: {' and '.join(counts)}")
+        missing = [name for name in summary.get("missing", ()) if name not in summary.get("not_shared", ())]
+        if missing:
+            scores.append(f"{_named(summary)}: {', '.join(missing)}")
+    found = []
+    if scores:
+        found.append(f"Clients without a score, which means leave out: {_some(scores)}.")
+    if replies:
+        found.append(f"Replies of clients that could not be used: {_some(replies)}. The run's log.jsonl says why.")
+    return found
+
+
+def _named(summary: Summary) -> str:
+    source = summary.get("benchmark")
+    return f"{run_title(summary)}, seed {summary['seed']}{f' on {source}' if source else ''}"
+
+
+def _some(runs: Sequence[str]) -> str:
+    more = len(runs) - MOST_RUNS
+    return "; ".join(runs[:MOST_RUNS]) + (f"; {more} more runs" if more > 0 else "")
