@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -154,5 +155,30 @@ def test_unknown_settings_are_refused(vilt: Case) -> None:
         build_adapters(nn.Sequential(nn.Linear(2, 2)))
     with pytest.raises(ValueError, match="'t5' has no default adapter sites"):
         default_sites("t5")
-    with pytest.raises(ValueError, match="not found in the base model"):
-        build_adapters(vilt.build(), sites="no.such.module")
+
+
+def test_pefts_name_for_all_linear_layers(vilt: Case) -> None:
+    adapters = build_adapters(vilt.build(), peft="lora", sites="all-linear")
+    assert any("intermediate.dense" in key for key in adapters.state("global"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "sites", "reason"),
+    [
+        (
+            "bottleneck",
+            r"encoder\.layer\.\d.outputs",
+            r"matches no module's full name; names are encoder\.layer\.\d\.output",
+        ),
+        ("bottleneck", "no.such.module", "matches no module's full name"),
+        ("lora", "encoder[", "is not a regular expression: unterminated character set at position 7"),
+        ("bottleneck", r"encoder\.layer\.0.*", r"layer\.0 \(ViltLayer\) and encoder\.layer\.0\.attention inside it"),
+        ("bottleneck", "encoder|", r"matches the whole model \(ViltModel\) and encoder inside it"),
+        ("bottleneck", r".*layernorm_after", r"layernorm_after \(LayerNorm\), which contains no linear layer"),
+        ("lora", r"encoder\.layer\.0", r"layer\.0 \(ViltLayer\), but LoRA goes on linear layers and convolutions"),
+        ("lora", r".*word_embeddings", r"word_embeddings \(Embedding\), but LoRA goes on linear layers"),
+    ],
+)
+def test_sites_that_cannot_have_adapters_are_refused(vilt: Case, kind: str, sites: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=f"^sites: {re.escape(repr(sites))} .*{reason}"):
+        build_adapters(vilt.build(), peft=kind, sites=sites)

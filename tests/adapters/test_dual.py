@@ -492,7 +492,7 @@ def test_lora_options_that_routes_cannot_weigh_are_refused(options: dict[str, An
 
 def test_lora_on_embeddings_is_refused() -> None:
     with pytest.raises(ValueError, match="adapters on embeddings are not supported"):
-        build_adapters(VILT.build(), peft="lora", sites=r".*word_embeddings")
+        DualAdapters(VILT.build(), LoraConfig(target_modules=r".*word_embeddings"))
 
 
 def test_wrapped_model_is_refused() -> None:

@@ -15,7 +15,7 @@ from feddat.adapters.bottleneck import BottleneckConfig
 from feddat.adapters.dual import DualAdapters
 from feddat.adapters.prompts import SoftPrompts
 from feddat.adapters.replaced import ReplacedWeights
-from feddat.adapters.sites import DEFAULT_SITES, PARTS, default_sites, depths, in_last_layers
+from feddat.adapters.sites import DEFAULT_SITES, PARTS, check_sites, default_sites, depths, in_last_layers
 from feddat.adapters.whole import whole_modules
 from feddat.kinds import KINDS
 
@@ -54,8 +54,9 @@ def build_adapters(
 
     Raises:
         ValueError: the kind is unknown, a setting is out of range, or the model has no default sites; ``sites`` match
-            nothing, are given for a kind without a choice of sites, or are given together with ``parts``; the model has
-            fewer ``layers`` or lacks a part; or it has a module that must train whole, and the kind does not train it.
+            nothing or what cannot have adapters (:func:`.sites.check_sites`), are given for a kind without a choice of
+            sites, or are given together with ``parts``; the model has fewer ``layers`` or lacks a part; or it has a
+            module that must train whole, and the kind does not train it.
     """
     model_type = getattr(getattr(model, "config", None), "model_type", None)
     whole = DEFAULT_SITES[model_type].whole if model_type in DEFAULT_SITES else None
@@ -69,6 +70,8 @@ def build_adapters(
         if sites is None:  # tuners of this package use the sites of bottlenecks
             found = default_sites(model_type, parts)
             sites = found.lora if peft == "lora" else found.bottleneck
+        else:
+            check_sites(model, sites, peft)
         settings = {"reduction": reduction, "rank": rank, "alpha": alpha}
         return DualAdapters(model, TUNERS[peft](_targets(model, sites, layers), settings), whole)
     if chosen is not None:

@@ -8,9 +8,12 @@ task model (``encoder.layer.0`` and ``vilt.encoder.layer.0``).
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+
+from torch import nn
 
 #: Parts of a vision-language model that can have adapters; a model without such parts counts as the first part.
 PARTS = ("language", "vision", "projector")
@@ -157,6 +160,37 @@ def default_sites(model_type: str | None, parts: Sequence[str] = PARTS[:1]) -> D
     )
 
 
+def check_sites(model: nn.Module, sites: str, peft: str) -> None:
+    """Check an expression from a user: that the modules whose full names it matches can have adapters.
+
+    Raises:
+        ValueError: it is not a regular expression, or matches nothing; a match contains another one; or a match is no
+            projection, for LoRA, or has no linear layer, for bottlenecks.
+    """
+    if peft == "lora" and sites == "all-linear":  # PEFT's own name for them
+        return
+    try:
+        expression = re.compile(sites)
+    except re.error as error:
+        raise ValueError(f"sites: {sites!r} is not a regular expression: {error}") from None
+    modules = dict(model.named_modules())
+    names = [name for name in modules if expression.fullmatch(name)]
+    if not names:
+        near = difflib.get_close_matches(sites.replace("\\", ""), modules, cutoff=0.0)
+        raise ValueError(f"sites: {sites!r} matches no module's full name; names are {', '.join(near)}, ...")
+    for name in names:
+        module = modules[name]
+        called = f"sites: {sites!r} matches {name or 'the whole model'} ({type(module).__name__})"
+        if peft == "lora" and not (isinstance(module, _PROJECTIONS) or type(module).__name__ == "Conv1D"):
+            raise ValueError(f"{called}, but LoRA goes on linear layers and convolutions")
+        if inner := next((other for other in names if other != name and other.startswith(name and f"{name}.")), None):
+            raise ValueError(f"{called} and {inner} inside it; expected one of the two")
+        if peft != "lora" and not any(isinstance(child, nn.Linear) for child in module.modules()):
+            raise ValueError(f"{called}, which contains no linear layer that tells the width of its output")
+
+
+#: Modules that LoRA adapts; transformers has one more, ``Conv1D``.
+_PROJECTIONS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 #: Matches a name inside a layer; its groups are the tower of layers and the layer's number.
 _IN_LAYER = re.compile(r"(.*?\b(?:layers?|blocks))\.(\d+)(?:\.|$)")
 
