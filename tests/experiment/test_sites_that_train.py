@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from feddat.config import ConfigError, load_config
+from feddat.example import DataError
 from feddat.experiment import Experiment
 from feddat.experiment.model_check import check_model, made_up_client
 from feddat.experiment.single import run as run_module
@@ -136,6 +137,5 @@ def test_a_client_whose_example_cannot_be_used_says_so_itself(make_config, tmp_p
     (tmp_path / "no.png").write_bytes(b"no picture")
     broken.write_text('{"image": "no.png", "question": "what ?", "answers": "red"}\n' * 3)
     clients["ann"] |= {"train": str(broken)}
-    events = []
-    Experiment(make_config(rounds=1, clients=clients)).run(events.append)
-    assert [event["client"] for event in events if event["event"] == "failed"] == ["ann"]
+    with pytest.raises(DataError, match=r"client ann, train: .*no\.png: cannot be decoded"):
+        Experiment(make_config(rounds=1, clients=clients)).run()

@@ -228,3 +228,10 @@ def test_a_table_of_many_clients_is_cut() -> None:
     assert table.caption == "cut: text longer than the model's limit; 5 more rows are in summary.json"
     assert table.headings == ["client", "split", "questions", "cut"]
     assert "| client\\|0 | test | 9 | 1 |" in data_table.to_markdown(table)
+
+
+@pytest.mark.parametrize("model", ["vilt-mini", "albef-mini"])
+def test_a_text_of_unknown_words_alone_is_not_read(model):
+    encoder = load_encoder(model)
+    assert encoder.unread(["質問は何ですか", "Что это?"]) == ["empty", "empty"]
+    assert encoder.unread(["Größe of what?", "what is 質問?", "where, 5?"]) == [None, None, None]

@@ -78,14 +78,29 @@ class FolderEncoder(ABC):
         """See :meth:`feddat.models.base.Encoder.unread`."""
         found: list[Unread | None] = [None] * len(texts)
         most = self._longest_text - self._special_tokens()
-        # A token has at least one byte, so most texts need no tokenising here.
-        suspects = [n for n, text in enumerate(texts) if len(text.encode()) > most or not any(map(str.isalnum, text))]
+        # A token has at least one byte, and vocabularies know ASCII, so most texts need no tokenising here.
+        suspects = [
+            n
+            for n, text in enumerate(texts)
+            if len(text.encode()) > most or not text.isascii() or not any(map(str.isalnum, text))
+        ]
         if suspects:
             plain = [self._plain(texts[n]) for n in suspects]
             ids = self.tokenizer(plain, add_special_tokens=False, verbose=False)["input_ids"]
             for n, text, pieces in zip(suspects, plain, ids, strict=True):
-                found[n] = "empty" if not pieces or not text.strip() else "cut" if len(pieces) > most else None
+                if not text.strip() or not self._reads_any(pieces):
+                    found[n] = "empty"
+                elif len(pieces) > most:
+                    found[n] = "cut"
         return found
+
+    def _reads_any(self, pieces: Sequence[int]) -> bool:
+        """Return whether a text's tokens say anything: a language without known words leaves only its punctuation."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown not in pieces:
+            return bool(pieces)
+        known = self.tokenizer.convert_ids_to_tokens([piece for piece in pieces if piece != unknown])
+        return any(character.isalnum() for token in known for character in token)
 
     def _plain(self, text: str) -> str:
         """Return a text in the form that the tokenizer receives."""
