@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pty
+import re
 import shlex
 import subprocess
 import sys
@@ -58,7 +59,7 @@ def test_help_needs_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for command in ("run", "compare", "study", "demo", "report", "predict", "list", "data", "models"):
+    for command in ("run", "compare", "study", "demo", "report", "predict", "list", "settings", "data", "models"):
         assert f" {command} " in done.stdout
 
 
@@ -255,6 +256,26 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES, *SUITES, *KINDS):
         assert name in words
     assert METHODS.keys() == known_methods().keys(), "every method needs a name and a note in print"
+
+
+def test_settings_are_listed_with_default_values_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("settings", "train.lr") == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(
+        re.match(r"train\.lr 0\.0001; vilt-mini: 0\.004; .* \(number, > 0\) AdamW: peak", line) for line in found
+    )
+    assert call("settings", "regulariser", "FEDDYN", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "algorithm.feddyn_alpha": {
+            "default": "0.01",
+            "values": "number, > 0",
+            "meaning": "feddyn: weight of the dynamic regulariser",
+        }
+    }
+    assert call("settings", "--json") == 0
+    assert json.loads(capsys.readouterr().out).keys() >= {"rounds", "server.rule", "privacy.epsilon", "wire.format"}
+    assert call("settings", "nothing such") == 2
+    assert error_line(capsys).endswith("no setting has nothing such in its key or meaning")
 
 
 def test_a_contact_sheet_of_own_data(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

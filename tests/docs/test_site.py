@@ -10,6 +10,7 @@ import pytest
 
 from feddat.algorithms import ALGORITHMS
 from feddat.config import RunConfig
+from feddat.config.described import every_key
 from feddat.site import SiteConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -29,7 +30,7 @@ reference, links, mathml, repository = map(hook, ("reference", "links", "mathml"
 def test_every_key_has_a_row_with_default_range_and_meaning():
     page = reference.settings()
     for model in (RunConfig, SiteConfig):
-        for key, field in reference.every_key(model):
+        for key, field in every_key(model):
             rows = [line for line in page.splitlines() if line.startswith(f"| `{key}` |")]
             assert rows, f"{key}: no row"
             for row in rows:

@@ -10,8 +10,10 @@ import torch
 
 from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.registry import Registry
-from feddat.config import ConfigError
+from feddat.config import ConfigError, RunConfig
 from feddat.experiment import Experiment, known_methods
+from feddat.experiment.single.methods import resolve
+from feddat.report.methods import METHODS
 from helpers import sent_in
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "own-method"
@@ -96,6 +98,16 @@ def test_what_is_wrong_is_said(tmp_path, monkeypatch, point, module, said):
     assert name in methods and list(methods) == [name]
     with pytest.raises(ConfigError, match=said):
         methods[name]
+
+
+def test_a_broken_package_leaves_all_other_methods(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(installed(tmp_path, "other", "mine = other:Mine", "import nothing_such"))
+    monkeypatch.delitem(sys.modules, "other", raising=False)
+    known = known_methods()
+    assert "cannot be loaded: ModuleNotFoundError" in known["mine"]
+    assert known["fedavg"] == METHODS["fedavg"].note
+    with pytest.raises(ConfigError, match=r"method: 'nope' is unknown; methods are feddat, .*mine"):
+        resolve(RunConfig(method="nope"))
 
 
 def test_a_notebook_adds_one_to_its_own_process():

@@ -48,7 +48,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
         *(watching.status, watching.dashboard, runs.report, runs.evaluate),
         *(predicting.predict, exporting.export, auditing.audit),
     ),
-    "Data and models": (runs.list_names, models.convert, models.pretrain),
+    "Data and models": (runs.list_names, runs.settings, models.convert, models.pretrain),
 }
 #: Name of a group of commands -> the group, and its heading.
 GROUPS = {

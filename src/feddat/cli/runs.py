@@ -330,3 +330,34 @@ def list_names(as_json: Json = False) -> None:
         width = max(map(len, names), default=0)
         for name, description in names.items():
             out.print(Text.assemble("  ", (f"{name:<{width}}", "cyan"), f"  {description}"), soft_wrap=True)
+
+
+def settings(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD]...", help="Only settings with all of these words in key or meaning."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the settings of a run: key, default, allowed values and meaning."""
+    from feddat.config import RunConfig
+    from feddat.config.described import default_of, every_key, range_of
+    from feddat.config.recommended import RECOMMENDED
+
+    rows = {}
+    for key, field in every_key(RunConfig):
+        default = [default_of(field), *(f"{model}: {own[key]}" for model, own in RECOMMENDED.items() if key in own)]
+        texts = ("; ".join(default), range_of(field), " ".join((field.description or "").split()))
+        if all(word.lower() in f"{key} {texts[-1]}".lower() for word in words or ()):
+            rows[key] = [text.replace("`", "") for text in texts]
+    if not rows:
+        raise typer.BadParameter(f"no setting has {' and '.join(words or ())} in its key or meaning")
+    if as_json:
+        print_json({key: dict(zip(("default", "values", "meaning"), row, strict=True)) for key, row in rows.items()})
+        return
+    width = max(map(len, rows))
+    for key, (default, values, meaning) in rows.items():
+        out.print(
+            Text.assemble((f"{key:<{width}}", "cyan"), f"  {default}", (f"  ({values})", "dim"), f"  {meaning}"),
+            soft_wrap=True,
+        )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from feddat.adapters.base import ADAPTERS, ROUTES
-from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.algorithms import ALGORITHMS
 from feddat.app.rules import check_rule
 from feddat.app.secure_strategy import check_secure
 from feddat.config import ConfigError, RunConfig
@@ -67,11 +67,8 @@ VARIANTS: dict[str, tuple[str, Changes]] = {
 
 
 def known_methods() -> dict[str, str]:
-    """Return the description of every method by name."""
-    return {
-        name: METHODS[name].note if name in METHODS else _first_line(ALGORITHMS[name])
-        for name in (*ALGORITHMS, *VARIANTS)
-    }
+    """Return the description of every method by name; for one that cannot be loaded, the reason."""
+    return {name: METHODS[name].note if name in METHODS else _described(name) for name in (*ALGORITHMS, *VARIANTS)}
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -169,5 +166,9 @@ def _specific(name: str) -> int:
     return sum(plain.value(key) != value for key, value in _changes(name, plain).items())
 
 
-def _first_line(algorithm: Algorithm) -> str:
-    return (sys.modules[type(algorithm).__module__].__doc__ or "").strip().partition("\n")[0]
+def _described(name: str) -> str:
+    """Return the first line of an algorithm's module."""
+    try:
+        return (sys.modules[type(ALGORITHMS[name]).__module__].__doc__ or "").strip().partition("\n")[0]
+    except ConfigError as error:  # another package's; all other methods work
+        return str(error)
