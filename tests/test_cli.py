@@ -262,7 +262,7 @@ def test_settings_are_listed_with_default_values_and_meaning(capsys: pytest.Capt
     assert call("settings", "train.lr") == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert any(
-        re.match(r"train\.lr 0\.0001; vilt-mini: 0\.004; .* \(number, > 0\) AdamW: peak", line) for line in found
+        re.match(r"train\.lr 0\.0001; vilt-mini: 0\.004; .* \(number, > 0\) AdamW: peak", line) for line in lines
     )
     assert call("settings", "regulariser", "FEDDYN", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {
