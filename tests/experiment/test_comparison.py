@@ -58,6 +58,8 @@ def test_a_comparison_keeps_what_is_done_and_goes_on_with_what_is_not(make_confi
     assert kinds["local-s0"] == ["done"]
     assert kinds["head-s0"] == ["failure"]
     assert kinds["feddat-s0"][0] == "start"
+    with pytest.raises(ExperimentError, match=r"no run succeeded.*head-s0 belongs to other settings: seed differ"):
+        compare(config, ["head"], [0], progress=events.append)
     # A worker process computes the same scores as this process.
     alone = Experiment(runs["feddat-s0"].model_copy(update={"name": "alone"})).run()
     assert alone["clients"] == comparison["runs"][0]["clients"]

@@ -346,8 +346,8 @@ def settings(
 
     rows = {}
     for key, field in every_key(RunConfig):
-        default = [default_of(field), *(f"{model}: {own[key]}" for model, own in RECOMMENDED.items() if key in own)]
-        texts = ("; ".join(default), range_of(field), " ".join((field.description or "").split()))
+        other = (f"; {model}: {own[key]}" for model, own in RECOMMENDED.items() if key in own)
+        texts = (default_of(field) + "".join(other), range_of(field), " ".join((field.description or "").split()))
         if all(word.lower() in f"{key} {texts[-1]}".lower() for word in words or ()):
             rows[key] = [text.replace("`", "") for text in texts]
     if not rows:

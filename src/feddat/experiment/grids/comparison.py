@@ -208,11 +208,14 @@ def run_all(
     tell = progress or _log_failures
     recorded = {name: record.summary(run) if record is not None else None for name, run in runs.items()}
     done = {name: summary for name, summary in recorded.items() if summary is not None}
+    taken = {name: reason for name, run in runs.items() if name not in done and (reason := _taken(run, overwrite))}
+    for name, reason in taken.items():
+        tell({"run": name, "event": "failure", "reason": reason})
     beside = {} if overwrite else finished_worlds(runs)
     tasks = {
         name: _Task(run, overwrite, record is not None, beside.get(name))
         for name, run in runs.items()
-        if name not in done
+        if name not in done and name not in taken
     }
 
     def hear(name: str, event: dict[str, Any]) -> None:
@@ -223,7 +226,19 @@ def run_all(
             tell({"run": name} | event)
 
     found, failures = run_parallel(_run_one, tasks, min(jobs or os.cpu_count() or 1, max(1, len(tasks))), hear)
-    return {name: done.get(name) or found[name] for name in runs if name in done or name in found}, failures
+    return {name: done.get(name) or found[name] for name in runs if name in done or name in found}, taken | failures
+
+
+def _taken(run: RunConfig, overwrite: bool) -> str | None:
+    """Return why a run cannot use its folder, as far as this shows before a process starts for it."""
+    if not run.run_dir.is_dir():
+        return None
+    experiment = Experiment(run)
+    try:
+        experiment.folder.check(experiment.config, resume=True, overwrite=overwrite)
+    except ExperimentError as error:
+        return str(error)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

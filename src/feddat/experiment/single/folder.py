@@ -74,7 +74,10 @@ class RunFolder:
             )
         if not overwrite and (keys := differing_keys(here := self.read_config(), config)):
             models = f" (model {here.model} there, {config.model} now)" if "model" in keys else ""
-            raise ExperimentError(f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ{models}")
+            raise ExperimentError(
+                f"run folder {self.path} belongs to other settings: {', '.join(keys)} differ{models}; replace it "
+                "(--overwrite) or choose another name"
+            )
 
     def begin(self, config: RunConfig, *, overwrite: bool) -> None:
         """Write the configuration; with ``overwrite``, first remove the previous run.
