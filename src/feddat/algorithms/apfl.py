@@ -26,6 +26,7 @@ class Apfl(Algorithm):
     """Both adapters train on every batch, one after the other (``algorithm.apfl_alpha``, ``apfl_learned``)."""
 
     name = "apfl"
+    reads = ("heads", "apfl_alpha", "apfl_learned")
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "local", "global")

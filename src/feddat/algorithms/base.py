@@ -145,6 +145,7 @@ class Algorithm:
 
     Attributes:
         name: key in :data:`feddat.algorithms.ALGORITHMS`.
+        reads: the settings in section ``algorithm`` that it reads; a user is told about others that have no effect.
         trains: adapters that get gradients, a subset of ``("global", "local")``; the heads always train.
         keeps: adapters in the client's store, a subset of ``("local", "anchor")``: trained adapters, and adapters that
             rest there between rounds. Entries of the global adapter that train and do not travel are kept too.
@@ -168,6 +169,7 @@ class Algorithm:
     """
 
     name: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]] = ()
     trains: ClassVar[tuple[str, ...]]
     keeps: ClassVar[tuple[str, ...]] = ()
     communicates: ClassVar[bool] = True

@@ -22,6 +22,7 @@ class Ditto(Algorithm):
     """Both adapters train on every batch, one after the other (``algorithm.ditto_lambda``, ``algorithm.heads``)."""
 
     name = "ditto"
+    reads = ("heads", "ditto_lambda")
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("local", "global")

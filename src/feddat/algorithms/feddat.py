@@ -29,6 +29,7 @@ class FedDAT(Algorithm):
     """
 
     name = "feddat"
+    reads = ("order", "alpha", "beta", "temperature", "ramp_rounds", "heads", "answer")
     trains = ("global", "local")
     keeps = ("local", "anchor")
     routes: ClassVar[tuple[str, ...]] = ("dat", "local", "global")

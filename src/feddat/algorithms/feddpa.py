@@ -29,6 +29,7 @@ class FedDPA(Algorithm):
     """The global adapter trains and travels; the local one trains together with it and stays (``algorithm.heads``)."""
 
     name = "feddpa"
+    reads = ("heads", "instances", "local_weight")
     trains = ("global", "local")
     keeps = ("local",)
     routes = ("mixed", "local", "global")

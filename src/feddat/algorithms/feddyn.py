@@ -53,6 +53,7 @@ class FedDyn(Algorithm):
     """The global adapter trains on the regularised loss; each client keeps its gᵢ (``algorithm.feddyn_alpha``)."""
 
     name = "feddyn"
+    reads = ("feddyn_alpha",)
     trains = ("global",)
     routes = ("global",)
     logs = ("loss", "task")

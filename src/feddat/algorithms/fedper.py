@@ -22,6 +22,7 @@ class FedPer(Algorithm):
     """
 
     name = "fedper"
+    reads = ("personal_layers",)
     trains = ("global",)
     routes = ("global",)
     hides_gradients = True

@@ -18,6 +18,7 @@ class FedProx(Algorithm):
     """The global adapter trains close to the anchor (the received adapter) and travels (``algorithm.fedprox_mu``)."""
 
     name = "fedprox"
+    reads = ("fedprox_mu",)
     trains = ("global",)
     routes = ("global",)
     logs = ("loss", "task", "distance")

@@ -21,6 +21,7 @@ class FedRep(Algorithm):
     """The head and then the global adapter train on the task loss; the adapter travels."""
 
     name = "fedrep"
+    reads = ("head_share",)
     trains = ("global",)
     routes = ("global",)
     trains_head_alone = True

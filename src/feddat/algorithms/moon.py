@@ -24,6 +24,7 @@ class Moon(Algorithm):
     """The global adapter trains on task and contrast and travels (``algorithm.moon_mu``, ``moon_temperature``)."""
 
     name = "moon"
+    reads = ("moon_mu", "moon_temperature")
     trains = ("global",)
     keeps = ("local",)
     routes = ("global",)

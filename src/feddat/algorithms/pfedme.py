@@ -23,6 +23,7 @@ class PFedMe(Algorithm):
     """Gradients move only the local adapter θ (``algorithm.pfedme_lambda``, ``pfedme_steps``, ``pfedme_lr``)."""
 
     name = "pfedme"
+    reads = ("pfedme_lambda", "pfedme_steps", "pfedme_lr")
     trains = ("local",)
     keeps = ("local",)
     routes = ("local", "global")

@@ -53,6 +53,7 @@ class Scaffold(Algorithm):
     """The global adapter trains on corrected gradients; each client keeps its own control variate cᵢ."""
 
     name = "scaffold"
+    reads = ("scaffold_lr",)
     trains = ("global",)
     routes = ("global",)
     server = ScaffoldServer()

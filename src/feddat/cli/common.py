@@ -164,13 +164,27 @@ def say_recommended(settings: RunConfig) -> None:
         out.print(f"defaults for {settings.model}: {values}", style="dim", highlight=False)
 
 
+def warn_without_effect(configs: Sequence[RunConfig]) -> None:
+    """Warn about settings of methods that none of these runs reads."""
+    from feddat.experiment.single.methods import without_effect
+
+    if keys := without_effect(configs):
+        who = f"method {configs[0].method} does not read" if len(configs) == 1 else "none of the methods reads"
+        say_warning(f"{', '.join(keys)}: no effect, since {who} {'them' if len(keys) > 1 else 'it'}")
+
+
+def say_warning(text: str) -> None:
+    """Print a warning for the user to standard error."""
+    err.print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
+
+
 def print_notes(summaries: Sequence[Mapping[str, Any]], data: bool = True) -> None:
     """Print what the means leave out and, with ``data``, a table of clients' data that does not count as expected."""
     from feddat.report import data_table
     from feddat.report.left_out import left_out
 
     for sentence in left_out(summaries):
-        err.print(Text.assemble(("warning: ", "bold yellow"), sentence), soft_wrap=True)
+        say_warning(sentence)
     if data and (table := data_table.data_table(summaries)) is not None:
         out.print(data_table.to_rich(table))
 

@@ -31,6 +31,7 @@ from feddat.cli.common import (
     settings_of,
     split_names,
     split_seeds,
+    warn_without_effect,
 )
 from feddat.cli.pulling import announce
 
@@ -171,6 +172,7 @@ def _compare(
         book = many.open_record(record)
         chosen = many.tuning({"": config}, names, tune, jobs, overwrite, book).get("")
         runs = comparison_runs(config, names, seeds, chosen)
+        warn_without_effect(list(runs.values()))
         title = f"{len(runs)} runs on {source}: {len(names)} methods, {_count(seeds)}"
         with many.display(runs, title, overwrite, book) as display:
             comparison = compare(config, names, seeds, jobs, display, overwrite, chosen, book)
@@ -213,6 +215,7 @@ def _compare_suite(
         chosen = many.tuning(configs, names, tune, jobs, overwrite, book, tune_on)
         plans = {label: Plan(each, names, seeds, chosen.get(label)) for label, each in configs.items()}
         runs = all_runs(plans)
+        warn_without_effect(list(runs.values()))
         with many.display(runs, f"{len(runs)} runs: {suite.description}", overwrite, book) as display:
             result = run_suite(suite, plans, jobs, display, overwrite, book)
     folder = next(iter(configs.values())).runs_dir

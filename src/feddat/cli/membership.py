@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Json, err, fail, out, print_json, print_paths
+from feddat.cli.common import Json, err, fail, out, print_json, print_paths, say_warning
 
 if TYPE_CHECKING:
     from feddat.config.privacy import Level
@@ -290,11 +290,6 @@ def fingerprint_of(certificate: Path) -> str:
 def say_note(text: str) -> None:
     """Print a note for the user to standard error."""
     err.print(Text.assemble(("note: ", "bold"), text), soft_wrap=True)
-
-
-def say_warning(text: str) -> None:
-    """Print a warning for the user to standard error."""
-    err.print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
 
 
 def tell_fingerprint(what: str, fingerprint: str) -> None:

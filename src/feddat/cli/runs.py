@@ -25,6 +25,7 @@ from feddat.cli.common import (
     say_recommended,
     split_names,
     split_seeds,
+    warn_without_effect,
 )
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def run(
 
         check_variant(settings, [override.partition("=")[0] for override in overrides or ()])
         experiment = Experiment(settings)
+        warn_without_effect([settings])
     from feddat.deploy.launch import run_in
     from feddat.experiment.single.methods import title as method_title
     from feddat.report import tables

@@ -28,6 +28,7 @@ from feddat.cli.common import (
     settings_of,
     split_names,
     split_seeds,
+    warn_without_effect,
 )
 
 #: Default methods of `feddat newcomers`.
@@ -110,6 +111,7 @@ def study(
         chosen = many.tuning({"": settings}, names, tune, jobs, overwrite, book).get("")
         plans = wanted.plans(settings, names, each_seed, chosen, equal_steps)
         runs = all_runs(plans)
+        warn_without_effect(list(runs.values()))
         with many.display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite, book) as display:
             result = run_study(wanted, plans, jobs, display, overwrite, book)
     out.print(tables.to_rich(study_table(result), f"{split.capitalize()} scores on {source} (%)"))

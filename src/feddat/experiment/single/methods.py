@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -11,7 +11,8 @@ from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.algorithms import ALGORITHMS
 from feddat.app.rules import check_rule
 from feddat.app.secure_strategy import check_secure
-from feddat.config import ConfigError, RunConfig
+from feddat.client.trainer import personalises
+from feddat.config import AlgorithmConfig, ConfigError, RunConfig
 from feddat.kinds import KINDS, MIXING, named_variants
 from feddat.report.methods import METHODS, method_name
 
@@ -123,6 +124,19 @@ def check_variant(config: RunConfig, given: Collection[str] = ()) -> None:
                 f"{key}: method {config.method} sets it to {value}, but got {asked}; leave it out, or use "
                 f"method={own['method']} with settings of your own"
             )
+
+
+def without_effect(configs: Sequence[RunConfig]) -> list[str]:
+    """Return the keys in section ``algorithm`` that are not at their defaults and that no run's method reads."""
+    unread: set[str] | None = None
+    for config in configs:
+        settings, algorithm = resolve(config).algorithm, ALGORITHMS[resolve(config).method]
+        changed = {key for key, value in AlgorithmConfig() if getattr(config.algorithm, key) != value}
+        read = {*algorithm.reads, "options"}
+        if personalises(algorithm, settings):
+            read.add("personal_epochs")
+        unread = changed - read if unread is None else unread & (changed - read)
+    return sorted(f"algorithm.{key}" for key in unread or ())
 
 
 def title(config: RunConfig) -> str:
