@@ -7,7 +7,10 @@ weight is ``algorithm.local_weight`` (default: half).
 For an answer, the question's features are compared with those of a few training examples (``algorithm.instances``).
 The local adapter's weight is α = local_weight · mean cosine similarity, and the global adapter's weight is 1 - α. The
 paper takes the features of the model with the local adapter. This version takes the features of the frozen model,
-which do not change between rounds.
+which do not change between rounds. Below a similarity of 0, the local adapter's weight is 0.
+
+The authors' code trains one adapter for all epochs of a round and then the other, the local one from the second round
+on. Here both take a step on every batch, from the first round on.
 """
 
 from __future__ import annotations
@@ -78,7 +81,7 @@ def local_weights(features: Tensor, context: RoundContext) -> Tensor:
     if known is None:
         return features.new_full((len(features),), context.config.local_weight)
     similar = functional.cosine_similarity(features[:, None], known.to(features.dtype)[None], dim=-1)
-    return context.config.local_weight * similar.mean(dim=1)
+    return context.config.local_weight * similar.mean(dim=1).clamp(min=0)
 
 
 def _remember(learner: Learner, context: RoundContext) -> None:
