@@ -34,7 +34,10 @@ def test_feddpa_step_by_hand():
 
 
 def test_feddpa_weighs_by_familiarity():
-    """Cosines with (1, 0) and (0, 1): 1 and 0 for (2, 0), √½ for (1, 1), -1 and 0 for (-1, 0). α is half their mean, or 0."""
+    """Cosines with (1, 0) and (0, 1): 1 and 0 for (2, 0), √½ for (1, 1), -1 and 0 for (-1, 0).
+
+    α is half their mean, at least 0.
+    """
     now = context(local_weight=0.5)
     features = torch.tensor([[2.0, 0.0], [1.0, 1.0], [-1.0, 0.0]])
     assert local_weights(features, now).tolist() == [0.5] * 3, "nothing to compare with yet"
