@@ -113,6 +113,7 @@ def load_federation(config: RunConfig, clients_folder: Path, seal_key: Path | No
         DataError: data cannot be read, or a split is empty.
         StoreError: a client's name cannot be a folder name.
     """
+    load_foundation(config)  # kept; a mistake in its settings should not wait until all data is read
     return build_federation(config, load_clients(config), clients_folder, lambda name: seal_key)
 
 
