@@ -5,6 +5,7 @@ import http.server
 import json
 import os
 import re
+import shutil
 import ssl
 import threading
 
@@ -126,9 +127,9 @@ def client(consortium, tmp_path, world):
         "policy": {"min_examples": 10, "min_questions": 3},
     }
 
-    def check(**changes):
+    def check(quick=False, **changes):
         (place / "client.yaml").write_text(yaml.safe_dump(settings | changes))
-        return {finding.what: finding for finding in check_client(place)}
+        return {finding.what: finding for finding in check_client(place, quick)}
 
     check.folder, check.handler = place, Health
     yield check
@@ -138,7 +139,8 @@ def client(consortium, tmp_path, world):
 
 def test_where_nothing_is_missing_all_is_good(client):
     found = client()
-    assert list(found) == ["client.yaml", "keys", "data", "policy", "model", "state", "authority", "server", "clock"]
+    first = ["client.yaml", "keys", "data", "pictures", "policy"]
+    assert list(found) == [*first, "model", "state", "authority", "server", "clock"]
     assert not [finding for finding in found.values() if not finding.good]
     assert found["data"].found == "train 10, validation 3, test 6 examples, task vqa"
 
@@ -149,8 +151,21 @@ def bad(found):
 
 def test_data_that_cannot_be_read(client, tmp_path):
     problems = bad(client(data={"train": str(tmp_path / "none.jsonl"), "test": str(tmp_path / "none.jsonl")}))
-    assert list(problems) == ["data", "policy"]
+    assert list(problems) == ["data", "pictures", "policy"]
     assert "none.jsonl" in problems["data"]
+
+
+def test_every_picture_is_read_unless_it_has_to_be_quick(client, world, tmp_path):
+    shutil.copytree(world / "ann", tmp_path / "data")
+    for name in ("train7", "test2"):
+        (tmp_path / "data" / f"{name}.png").write_bytes(b"no picture")
+    data = {split: str(tmp_path / "data" / f"{split}.jsonl") for split in ("train", "validation", "test")}
+    found = client(data=data)
+    assert list(bad(found)) == ["pictures"]
+    assert found["pictures"].found.startswith(f"2 of {10 + 3 + 6} cannot be read; the first: image ")
+    assert "train7.png: cannot be decoded" in found["pictures"].found
+    quick = client(data=data, quick=True)
+    assert quick["pictures"].found == "3 read, the first of each split; leave out --quick to read all"
 
 
 def test_data_is_read_once_for_all_checks(client, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from feddat.cli import membership
@@ -90,16 +91,24 @@ for command in (
 @app.command("check")
 def check(
     folder: Annotated[Path, typer.Argument(metavar="CLIENT_DIR", help="This client's folder.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Read only the first picture of each split, not all.")] = False,
 ) -> None:
     """Check whether this machine can take part, and say what is missing."""
     say_loading()
     from feddat.deploy.check import check_client
 
     missing = 0
-    for finding in check_client(folder):
-        sign = ("✓ ", "green") if finding.good else ("✗ ", "red")
-        out.print(Text.assemble(sign, (f"{finding.what:<12}", "bold"), finding.found), soft_wrap=True)
-        missing += not finding.good
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as progress:
+        task = progress.add_task("reading pictures", total=None, visible=False)
+
+        def read(done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total, visible=done < total)
+
+        for finding in check_client(folder, quick, read):
+            sign = ("✓ ", "green") if finding.good else ("✗ ", "red")
+            out.print(Text.assemble(sign, (f"{finding.what:<12}", "bold"), finding.found), soft_wrap=True)
+            missing += not finding.good
     if missing:
         raise typer.Exit(fail(f"fix the {missing} problem{'s'[: missing > 1]} above first", 1))
 

@@ -17,7 +17,7 @@ import httpx
 
 from feddat.config import PolicyConfig
 from feddat.deploy import pki
-from feddat.example import SPLITS, ClientData
+from feddat.example import SPLITS, ClientData, DataError, image_identity
 from feddat.site import SiteConfig, read_site
 
 #: Flower refuses messages from a node whose clock is this many seconds ahead of the server's, or behind it.
@@ -40,8 +40,15 @@ class Finding:
     found: str
 
 
-def check_client(folder: Path) -> Iterator[Finding]:
+def check_client(
+    folder: Path, quick: bool = False, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[Finding]:
     """Check everything in a client's folder and everything it refers to; yield the findings in order.
+
+    Args:
+        folder: folder of the client.
+        quick: read only the first picture of each split, not all.
+        progress: called with the number of pictures read and of all.
 
     Raises:
         ConfigError: there is no usable client.yaml, so nothing else can be checked.
@@ -51,6 +58,7 @@ def check_client(folder: Path) -> Iterator[Finding]:
     yield _looked("keys", lambda: _keys(folder))
     read = cache(partial(_read, site))  # at once for both checks
     yield _looked("data", lambda: _data(read()))
+    yield _looked("pictures", lambda: _pictures(read(), quick, progress))
     yield _looked("policy", lambda: _policy(site.policy, read()))
     yield _looked("model", lambda: _model(site, folder))
     yield _looked("state", lambda: _state(site))
@@ -95,20 +103,32 @@ def _read(site: SiteConfig) -> ClientData:
 
 def _data(data: ClientData) -> str:
     from feddat.client.data_notes import unanswerable
-    from feddat.pictures import PictureReader
 
-    reader = PictureReader(data.pictures)
     sizes = {split: data.split(split) for split in SPLITS}
     for split, examples in sizes.items():
         if split != "validation" and not examples:
             raise ValueError(f"split {split} is empty")
-        for example in examples[:1]:
-            for image in example.images:
-                reader.read(image)
     lacking = unanswerable(data, "test")
     note = f"; {lacking} of test cannot be answered with the answers of train" if lacking else ""
     counts = ", ".join(f"{split} {len(examples)}" for split, examples in sizes.items())
     return f"{counts} examples, task {data.task}{note}"
+
+
+def _pictures(data: ClientData, quick: bool, progress: Callable[[int, int], None]) -> str:
+    from feddat.pictures import PictureReader
+
+    reader, bad = PictureReader(data.pictures), list[str]()
+    examples = [example for split in SPLITS for example in data.split(split)[: 1 if quick else None]]
+    images = list({image_identity(image): image for example in examples for image in example.images}.values())
+    for done, image in enumerate(images, start=1):
+        try:
+            reader.read(image)
+        except DataError as error:
+            bad.append(str(error))
+        progress(done, len(images))
+    if bad:
+        raise ValueError(f"{len(bad)} of {len(images)} cannot be read; the first: {bad[0]}")
+    return f"{len(images)} read" + (", the first of each split; leave out --quick to read all" if quick else "")
 
 
 def _policy(policy: PolicyConfig, data: ClientData) -> str:
