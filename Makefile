@@ -20,7 +20,7 @@ bench: $(VENV)/.installed
 	$(BIN)/feddat bench step --threads 1
 	$(BIN)/feddat bench epoch --threads 1
 	$(BIN)/feddat bench clients
-	$(BIN)/feddat bench jobs --config src/feddat/presets/demo.yaml
+	$(BIN)/feddat bench jobs --config demo
 	$(BIN)/feddat bench wire
 	$(BIN)/feddat bench fill docs/benchmarks.md
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from feddat.cli import main
 from feddat.cli.common import split_seeds
-from feddat.config import RunConfig, load_config
+from feddat.config import ConfigError, RunConfig, load_config, presets
 from helpers import call, make_tiny_vilt
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own-data"
@@ -241,6 +241,19 @@ def test_the_presets_are_valid_configurations(name: str) -> None:
     preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / f"{name}.yaml")
     assert preset.benchmark == ("mini-v1/domain" if name == "demo" else "mini/domain")
     assert preset.head.init == "words"
+
+
+def test_a_preset_is_found_by_its_name_unless_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mini").mkdir()  # a folder is no file of settings
+    assert load_config("mini") == load_config(presets()["mini"])
+    assert load_config("published", ["rounds=3"]).rounds == 3
+    (tmp_path / "real").write_text("benchmark: mini/task\n")
+    assert load_config("real").benchmark == "mini/task"
+    with pytest.raises(ConfigError, match=r"config file none: No such file .*; bundled settings are demo, mini, publ"):
+        load_config("none")
+    with pytest.raises(ConfigError, match=r"config file sub/mini: No such file or directory"):
+        load_config("sub/mini")
 
 
 # Without training

@@ -25,7 +25,10 @@ UNLIMITED = 100_000
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
 
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="YAML file with settings.", metavar="FILE")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="YAML file with settings, or a preset in `feddat list`.", metavar="FILE"),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Settings, for example rounds=10 train.lr=1e-3.", show_default=False),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,10 +81,9 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Compare FedDAT with its rivals on the bundled benchmark, without a download, in minutes on a laptop."""
-    from feddat.config import load_config
+    from feddat.config import load_config, presets
 
-    with resources.as_file(resources.files("feddat") / "presets" / "demo.yaml") as preset:
-        settings = load_config(preset, overrides)
+    settings = load_config(presets()["demo"], overrides)
     out.print(
         f"Five clients with drawn pictures fine-tune one frozen model together: {len(split_names(methods))} methods, "
         f"{_count(split_seeds(seeds))} each. This takes one to two minutes on two cores; nothing is downloaded."
@@ -126,10 +124,9 @@ def real(
     record: Record = None,
 ) -> None:
     """Compare FedDAT with its rivals on real medical data with a real model, both fetched from the Hub."""
-    from feddat.config import load_config
+    from feddat.config import load_config, presets
 
-    with resources.as_file(resources.files("feddat") / "presets" / "real.yaml") as preset:
-        settings = load_config(preset, overrides)
+    settings = load_config(presets()["real"], overrides)
     _compare(settings, methods, split_seeds(seeds), jobs, overwrite, record=record)
 
 

@@ -305,8 +305,9 @@ def evaluate(
 
 
 def list_names(as_json: Json = False) -> None:
-    """List all models, methods, kinds of adapter, benchmarks, studies, suites and data formats."""
+    """List all models, methods, kinds of adapter, benchmarks, studies, suites, presets and data formats."""
     from feddat.benchmarks import list_benchmarks
+    from feddat.config import presets
     from feddat.data.readers import known_formats
     from feddat.experiment import STUDIES, SUITES, known_methods
     from feddat.kinds import KINDS
@@ -322,6 +323,7 @@ def list_names(as_json: Json = False) -> None:
         "benchmarks": ("Benchmarks", list_benchmarks()),
         "studies": ("Studies", {name: study.description for name, study in STUDIES.items()}),
         "suites": ("Suites", {name: suite.description for name, suite in SUITES.items()}),
+        "presets": ("Presets of settings (--config)", {name: _comment(file) for name, file in presets().items()}),
         "formats": ("Formats of own data", known_formats()),
     }
     if as_json:
@@ -332,6 +334,11 @@ def list_names(as_json: Json = False) -> None:
         width = max(map(len, names), default=0)
         for name, description in names.items():
             out.print(Text.assemble("  ", (f"{name:<{width}}", "cyan"), f"  {description}"), soft_wrap=True)
+
+
+def _comment(file: Path) -> str:
+    """Return the comment in a preset's first line."""
+    return file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").rstrip(".")
 
 
 def settings(

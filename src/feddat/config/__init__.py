@@ -6,7 +6,7 @@ error that suggests a similar key, if there is one.
 
 from feddat.config.errors import ConfigError
 from feddat.config.policy import BOUNDS, PolicyConfig
-from feddat.config.reading import load_config, parse_scalar
+from feddat.config.reading import load_config, parse_scalar, presets
 from feddat.config.run import RunConfig
 from feddat.config.sections import (
     SHARING,
@@ -41,5 +41,6 @@ __all__ = [
     "WireConfig",
     "load_config",
     "parse_scalar",
+    "presets",
     "shares_less",
 ]

@@ -15,6 +15,7 @@ from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 def load_config(path: Path | str | None = None, overrides: list[str] | None = None, **values: Any) -> RunConfig:
     """Build a configuration from a YAML file, ``key=value`` overrides and keyword values; the later source wins.
 
+    Instead of a file, ``path`` can be the name of one of the :func:`presets`, if no file has that name.
     Relative paths inside ``clients`` are resolved against the YAML file's folder. Settings that no source gives come
     from the bundled model (:mod:`feddat.config.recommended`), else from the defaults of :class:`RunConfig`.
 
@@ -23,7 +24,7 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
     """
     raw: dict[str, Any] = {}
     if path is not None:
-        path = Path(path)
+        path = _file(Path(path))
         raw = _read_yaml(path)
         for section, key in SHORT.items():
             if isinstance(raw.get(section), str):
@@ -55,11 +56,24 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
     return validated(raw, path)
 
 
+def presets() -> dict[str, Path]:
+    """Return the bundled files of settings by name."""
+    folder = Path(__file__).parents[1] / "presets"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def _file(path: Path) -> Path:
+    if path.is_file() or path.name != str(path):
+        return path
+    return presets().get(path.name, path)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         raw = read_yaml(path)
     except OSError as error:
-        raise ConfigError(f"config file {path}: {error.strerror}") from None
+        known = "" if path.suffix else f"; bundled settings are {', '.join(presets())}"
+        raise ConfigError(f"config file {path}: {error.strerror}{known}") from None
     except YamlError as error:
         raise ConfigError(f"config file {path}: {error}") from None
     if not raw and (raw is None or isinstance(raw, dict)):
