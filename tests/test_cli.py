@@ -20,6 +20,7 @@ from PIL import Image
 from feddat.cli import main
 from feddat.cli.common import split_seeds
 from feddat.config import ConfigError, RunConfig, load_config, presets
+from feddat.experiment.single.portable import portable
 from helpers import call, make_tiny_vilt
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "own-data"
@@ -241,6 +242,38 @@ def test_the_presets_are_valid_configurations(name: str) -> None:
     preset = load_config(Path(__file__).parent.parent / "src" / "feddat" / "presets" / f"{name}.yaml")
     assert preset.benchmark == ("mini-v1/domain" if name == "demo" else "mini/domain")
     assert preset.head.init == "words"
+
+
+@pytest.mark.parametrize("device", ["nope", "cuda:77"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run",),
+        ("run", "--profile"),
+        ("compare", "-b", "medical/small", "model=dandelin/vilt-b32-mlm"),
+        ("bench", "step", "--models", "vilt-mini", "--quick", "--device"),
+    ],
+)
+def test_a_device_that_cannot_be_used_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...], device: str
+) -> None:
+    last = [device] if command[-1] == "--device" else [f"device={device}", f"runs_dir={tmp_path}"]
+    assert call(*command, *last) == 2
+    assert error_line(capsys).startswith(f"error: device: '{device}' cannot be used here: ")
+
+
+def test_clients_on_the_command_line_have_their_paths_like_those_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "c.yaml").write_text("clients: {a: {train: ~/train.jsonl, test: test.jsonl}}\n")
+    monkeypatch.chdir(tmp_path)
+    given = load_config(None, ["benchmark=null", "clients={a: {train: ~/train.jsonl, test: test.jsonl}}"])
+    expected = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    for config in (given, load_config("c.yaml")):
+        assert portable(config).clients == {"a": expected}
 
 
 def test_a_preset_is_found_by_its_name_unless_a_file_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from feddat.client_names import name_problem
 from feddat.config import SHARING, ConfigError, PolicyConfig, RunConfig, Sharing
 from feddat.config.errors import explained
-from feddat.hub import local_or_named, parse_address
+from feddat.hub import located, parse_address
 from feddat.text import normal_text
 from feddat.yaml_files import YamlError, read_yaml
 
@@ -150,12 +150,6 @@ def read_site(path: Path) -> SiteConfig:
     except ValidationError as error:
         raise explained(error, where, SiteConfig.model_fields) from None
     folder = path.resolve().parent
-    form = site.data.get("format")
-    named = ("root",) if form else ("train", "validation", "test", "images")
-    data = {
-        key: local_or_named(folder, value, form) if key in named and isinstance(value, str) and value else value
-        for key, value in site.data.items()
-    }
     places: dict[str, Any] = {
         key: folder / value.expanduser()
         for key in ("state", "seals", "data_cache", "start_local")
@@ -164,4 +158,4 @@ def read_site(path: Path) -> SiteConfig:
     if site.model is not None:
         own = folder / Path(site.model).expanduser()
         places["model"] = str(own) if own.is_dir() or parse_address(site.model, "model") is None else site.model
-    return site.model_copy(update={"data": data} | places)
+    return site.model_copy(update={"data": located(site.data, folder)} | places)

@@ -19,6 +19,7 @@ from feddat.bench.clock import hardware
 from feddat.bench.folders import find_model, make_client, model_folder
 from feddat.bench.sides import Side, load_side_model, side_config
 from feddat.config import load_config
+from feddat.devices import device_of
 from feddat.precision import resolve_precision
 
 #: Cases that are measured in turns: the schedule, and the state of its cache.
@@ -47,6 +48,7 @@ def bench_epoch(
         precision: precision of our own schedules.
         say: called with a short text before each measurement.
     """
+    place = device_of(device)
     title, own = find_model(model).title, resolve_precision(precision, device)  # type: ignore[arg-type]
     settings: dict[str, Any] = {"train.batch_size": batch or find_model(model).batch, "adapter.peft": "bottleneck"}
     config = load_config(model=model_folder(model, folder / "models"), device=device, **settings)
@@ -90,4 +92,4 @@ def bench_epoch(
         }
         for schedule, state in CASES
     ]
-    return {"kind": "epoch", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}
+    return {"kind": "epoch", "hardware": hardware(place), "cycles": cycles, "rows": rows}

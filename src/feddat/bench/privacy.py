@@ -23,6 +23,7 @@ from feddat.client.optim import build_optimizer
 from feddat.client.private_rules import private_adapters, private_heads, releases
 from feddat.client.private_training import PrivateLearner, PrivateTurn, weights_apart
 from feddat.config import RunConfig, load_config
+from feddat.devices import device_of
 from feddat.models.base import Backbone
 from feddat.precision import resolve_precision
 from feddat.privacy.clipping import Clip
@@ -58,7 +59,7 @@ def bench_privacy(
         say: called with a short text before each measurement.
     """
     rows = []
-    own = resolve_precision(precision, device)  # type: ignore[arg-type]
+    place, own = device_of(device), resolve_precision(precision, device)  # type: ignore[arg-type]
     for model in models:
         settings: dict[str, Any] = {
             "train.batch_size": batch or find_model(model).batch,
@@ -73,7 +74,7 @@ def bench_privacy(
         for schedule, changes in MEASURED:
             config = side_config(schedule, base).updated(changes)
             shared = load_side_model(schedule, config)
-            member = Member(client, config, shared.backbone, torch.device(device), _heads(config))
+            member = Member(client, config, shared.backbone, place, _heads(config))
             step = _Steps(config, shared.backbone, shared.adapters, member)
             seconds: dict[bool, list[float]] = {False: [], True: []}
             halves = torch.arange(2 * size).split(size)  # type: ignore[no-untyped-call]
@@ -97,7 +98,7 @@ def bench_privacy(
                     "ratio": statistics.median(a / b for a, b in zip(seconds[True], seconds[False], strict=True)),
                 }
             )
-    return {"kind": "privacy", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}
+    return {"kind": "privacy", "hardware": hardware(place), "cycles": cycles, "rows": rows}
 
 
 def _heads(config: RunConfig) -> dict[str, None]:

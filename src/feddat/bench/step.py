@@ -17,6 +17,7 @@ from feddat.bench.folders import MODELS, find_model, make_client, model_folder
 from feddat.bench.memory import forget_peak, in_fresh_process, peak_memory
 from feddat.bench.sides import PHASES, SCHEDULES, Side, SideModel, default_schedules, load_side_model, side_config
 from feddat.config import ConfigError, RunConfig, load_config
+from feddat.devices import device_of
 from feddat.precision import resolve_precision
 
 #: Steps that are timed together. In a run, the GPU works on one step while the CPU launches the next.
@@ -61,7 +62,7 @@ def bench_step(
     for name in schedules:
         if name not in SCHEDULES:
             raise ConfigError(f"schedule {name!r}: unknown; expected one of {', '.join(SCHEDULES)}")
-    own = resolve_precision(precision, device)  # type: ignore[arg-type]
+    place, own = device_of(device), resolve_precision(precision, device)  # type: ignore[arg-type]
     if "int8" in (own, *schedules) and (reason := cannot_multiply(device)) is not None:
         raise ConfigError(f"int8: {reason}")
     rows = []
@@ -72,7 +73,7 @@ def bench_step(
             for row in rows[-len(schedules) :]:
                 say(f"{MODELS[model].title}: memory of {row['schedule']}")
                 row["memory"] = in_fresh_process(_peak, row["schedule"], model, config, folder, own)
-    return {"kind": "step", "hardware": hardware(torch.device(device)), "cycles": cycles, "rows": rows}
+    return {"kind": "step", "hardware": hardware(place), "cycles": cycles, "rows": rows}
 
 
 def _config(model: str, folder: Path, device: str, batch: int | None, graphs: bool) -> RunConfig:

@@ -13,6 +13,8 @@ from rich.text import Text
 from feddat.cli.common import interruptible, out, print_paths
 
 if TYPE_CHECKING:
+    import torch
+
     from feddat.config import RunConfig
 
 #: (device, precision) -> share of the rate of matrix products that ViLT's steps reach (docs/benchmarks.md).
@@ -49,12 +51,14 @@ def pull(
 def announce(configs: Sequence[RunConfig], methods: Sequence[str], seeds: int) -> None:
     """Print the downloads, licences and approximate duration of comparisons on data of the Hub."""
     from feddat.benchmarks.medical import MEDICAL
+    from feddat.devices import device_of
     from feddat.hub.client import cache_folder
     from feddat.models.known import KNOWN
 
     medical = [config for config in configs if config.benchmark in MEDICAL]
     if not medical:
         return
+    device = device_of(medical[0].device)
     datasets = {key: d for c in medical for key, d in MEDICAL[str(c.benchmark)].datasets().items()}
     lines = [f"  {d.repository}  about {d.megabytes} MB  {d.licence}" for d in datasets.values()]
     name = medical[0].model.partition("@")[0]
@@ -62,9 +66,9 @@ def announce(configs: Sequence[RunConfig], methods: Sequence[str], seeds: int) -
         lines.insert(0, f"  {name}  about {1000 * known.file:.0f} MB  {known.licence}")
     out.print(Text("\n".join(["downloads, unless already in the cache:", *lines])), soft_wrap=True)
     out.print(Text.assemble((f"{'to':<8}", "dim"), str(cache_folder())), soft_wrap=True)
-    if known is not None and known.gflop is not None:
+    if known is not None and known.gflop is not None and device.type in ("cpu", "cuda"):
         runs = [config.model_copy(update={"method": method}) for config in medical for method in methods]
-        seconds = sum(gigaflops(run, known.gflop) for run in runs) * seeds * 1e9 / _rate(medical[0])
+        seconds = sum(gigaflops(run, known.gflop) for run in runs) * seeds * 1e9 / _rate(medical[0], device)
         said = f"about {seconds / 3600:.1f} h on this {medical[0].device}, estimated from its rate of matrix products"
         out.print(Text.assemble((f"{'time':<8}", "dim"), f"{said} and docs/benchmarks.md"), soft_wrap=True)
 
@@ -98,7 +102,7 @@ def gigaflops(config: RunConfig, step: float) -> float:
     return step / 2 * (trained + tuned + evaluated)
 
 
-def _rate(config: RunConfig) -> float:
+def _rate(config: RunConfig, device: torch.device) -> float:
     """Return the operations per second that steps on this machine should reach."""
     import torch
 
@@ -107,7 +111,6 @@ def _rate(config: RunConfig) -> float:
 
     precision = resolve_precision(config.train.precision, config.device)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}[precision]
-    device = torch.device(config.device)
     return max(matmul_rates(device, dtype).values()) * _SHARES.get((device.type, precision), _OTHER_SHARE)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from feddat.config.errors import ConfigError
 from feddat.config.recommended import recommended
 from feddat.config.run import SHORT, RunConfig, assign, takes_text, validated
-from feddat.hub import local_or_named
+from feddat.hub import located
 from feddat.yaml_files import YamlError, parse_yaml, read_yaml
 
 
@@ -33,12 +33,8 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
         if "clients" in raw and not clients and "benchmark" not in raw:
             raise ConfigError(f"config file {path}: clients: is empty; name at least one client, or leave the key out")
         for client in clients.values() if isinstance(clients, dict) else ():
-            if not isinstance(client, dict):
-                continue
-            # With a format, train, validation and test name its splits.
-            for key in ("root",) if client.get("format") else ("train", "validation", "test", "images"):
-                if isinstance(client.get(key), str):
-                    client[key] = local_or_named(path.parent, client[key], client.get("format"))
+            if isinstance(client, dict):
+                client.update(located(client, path.parent))
         if clients and "benchmark" not in raw:
             raw["benchmark"] = None
     for item in overrides or []:

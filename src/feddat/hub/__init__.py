@@ -1,6 +1,6 @@
 """Models and datasets by name from the Hugging Face Hub, or from the mirror in ``HF_ENDPOINT``."""
 
-from feddat.hub.address import SCHEME, Address, HubError, local_or_named, names_data, parse_address
+from feddat.hub.address import SCHEME, Address, HubError, located, names_data, parse_address
 from feddat.hub.client import Repository, fetch, is_offline, look_up, stores_of
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "Repository",
     "fetch",
     "is_offline",
-    "local_or_named",
+    "located",
     "look_up",
     "names_data",
     "parse_address",

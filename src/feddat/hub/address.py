@@ -11,9 +11,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
 #: Content of a repository; each kind has its own namespace.
@@ -100,11 +101,20 @@ def names_data(text: str, form: str | None) -> bool:
     return text.startswith(SCHEME) or (form in HOSTED and parse_address(text, "dataset") is not None)
 
 
-def local_or_named(folder: Path, text: str, form: str | None) -> str:
-    """Return the location of a client's data: an absolute path (from ``folder``), or a Hub name if no path exists."""
-    path = folder / Path(text).expanduser()
-    named = text.startswith(SCHEME) or (not path.exists() and names_data(text, form))
-    return text if named else str(path.resolve())
+def located(spec: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a client's specification with absolute paths, from ``folder``; names on the Hub stay if no path exists."""
+    form = spec.get("format")
+    # With a format, train, validation and test name its splits.
+    paths = ("root",) if form else ("train", "validation", "test", "images")
+
+    def place(text: str) -> str:
+        path = folder / Path(text).expanduser()
+        named = text.startswith(SCHEME) or (not path.exists() and names_data(text, form))
+        return text if named else str(path.resolve())
+
+    return {
+        key: place(value) if key in paths and isinstance(value, str) and value else value for key, value in spec.items()
+    }
 
 
 def _address(kind: Kind, found: re.Match[str]) -> Address:

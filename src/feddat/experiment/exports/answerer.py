@@ -22,6 +22,7 @@ from feddat.client.answering import Answering
 from feddat.client.learner import BatchLearner
 from feddat.client.member import FUSION, Member
 from feddat.config import RunConfig
+from feddat.devices import device_of
 from feddat.example import ClientData, DataError, Example, Image
 from feddat.experiment.exports.folder import (
     ANSWERS_FILE,
@@ -114,7 +115,9 @@ def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu
         ExportError: the folder is not an exported model, it is not a client's model, or its foundation model cannot be
             used or is a different one.
         ModelError: a merged model cannot be read.
+        ConfigError: this machine cannot use the device.
     """
+    place = device_of(device)
     folder = Path(folder).expanduser()
     info = ExportInfo.read(folder)
     if info.task is None:
@@ -144,9 +147,9 @@ def load(folder: Path | str, model: Path | str | None = None, device: str = "cpu
         raise ExportError(f"{folder / INFO_FILE}: pictures: {error}") from None
     data = ClientData("exported", info.task, (), (), (), listed, answering=info.answering, pictures=pictures)
     with torch.random.fork_rng(devices=[]):  # heads are initialised at random before they are loaded
-        member = Member(data, config, backbone, torch.device(device))
+        member = Member(data, config, backbone, place)
         _fill_heads(member, folder, info)
-    backbone.model.to(device).eval()
+    backbone.model.to(place).eval()
     for head in member.heads.values():
         head.eval()
     # The model contains everything, so no adapter is switched.

@@ -27,9 +27,10 @@ from feddat.client.store import PersonalStore
 from feddat.client.summing import SecureMember
 from feddat.client.trainer import Participant
 from feddat.config import ConfigError, RunConfig
+from feddat.devices import device_of
 from feddat.example import ClientData, DataError
 from feddat.experiment.single.client_data import chosen_clients, load_clients
-from feddat.experiment.single.foundation import Foundation, device_of, load_foundation, settings_hash
+from feddat.experiment.single.foundation import Foundation, load_foundation, settings_hash
 from feddat.experiment.single.starting import client_starts
 from feddat.kinds import CHOOSING
 from feddat.models.base import Backbone, StagedBackbone

@@ -20,6 +20,7 @@ from feddat.app.checkpoint import ServerState
 from feddat.client.private_rules import check_privacy, check_server_part
 from feddat.client.trainer import evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
+from feddat.devices import device_of
 from feddat.experiment.single.places import CLIENTS_OWN
 from feddat.experiment.single.starting import check_starts
 from feddat.models.base import Backbone
@@ -244,17 +245,3 @@ def _load_model(
 
 def _hash(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def device_of(name: str) -> torch.device:
-    """Return the device with this name.
-
-    Raises:
-        ConfigError: this machine cannot use the device.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device

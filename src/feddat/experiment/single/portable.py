@@ -12,7 +12,8 @@ from typing import Any
 from feddat.benchmarks import list_benchmarks
 from feddat.benchmarks.medical import MEDICAL, pin_revisions
 from feddat.config import RunConfig
-from feddat.data.readers.hub_data import data_address, pin_data
+from feddat.data.readers.hub_data import pin_data
+from feddat.hub import located
 from feddat.models.catalog import list_models
 from feddat.models.named import pin_model
 from feddat.precision import resolve_precision
@@ -67,10 +68,4 @@ def portable(config: RunConfig) -> RunConfig:
 
 def _portable_client(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Return a client's specification with absolute paths."""
-    # With a format, train, validation and test name its splits.
-    paths = ("root",) if spec.get("format") else ("train", "validation", "test", "images")
-    found = {key: value for key, value in spec.items() if key != "model"}
-    for key in paths:
-        if found.get(key) and data_address(found[key], spec.get("format")) is None:
-            found[key] = str(Path(found[key]).resolve())
-    return found
+    return located({key: value for key, value in spec.items() if key != "model"}, Path())

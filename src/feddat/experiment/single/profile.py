@@ -18,6 +18,7 @@ from typing import Any, Self, get_args
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from feddat.devices import device_of
 from feddat.files import write_json
 from feddat.phases import Phase, listening
 
@@ -41,11 +42,14 @@ class Profile:
 
     Args:
         device: device of the computation. On a GPU, every phase waits for its work to finish; normal runs do not wait.
+
+    Raises:
+        ConfigError: this machine cannot use the device.
     """
 
     def __init__(self, device: str = "cpu") -> None:
         os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # else torch's profiler writes to standard error when it starts
-        self._device = torch.device(device)
+        self._device = device_of(device)
         self.seconds: dict[str, float] = defaultdict(float)
         self.calls: dict[str, int] = defaultdict(int)
         self.traces: dict[str, profile] = {}
