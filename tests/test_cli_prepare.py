@@ -45,6 +45,14 @@ def shards(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
 
 
+@pytest.mark.parametrize("option", ["--root", "--train-examples", "--test-examples"])
+def test_options_that_a_medical_federation_does_not_have_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert call("data", "prepare", "-b", "medical/small", "--out", str(tmp_path / "to"), option, "7") == 2
+    assert f"error: {option}: medical/small comes from the Hub with its published splits" in capsys.readouterr().err
+
+
 def test_killed_gone_on_with_and_run(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     to = tmp_path / "domain"
     command = [sys.executable, "-c", SLOW, *arguments(world, to)]

@@ -203,7 +203,9 @@ def test_one_command_compares_on_real_data(
     to = tmp_path / "prepared"
     arguments = ["--benchmark", "medical/small", "--out", str(to), "--model", VILT, "--jobs", "1"]
     assert call("data", "prepare", *arguments) == 0
-    assert json.loads((to / "prepare.json").read_text())["clients"]["slake"]["counts"]["test"]["kept"] == 8
+    manifest = json.loads((to / "prepare.json").read_text())
+    assert manifest["clients"]["slake"]["counts"]["test"]["kept"] == 8
+    assert manifest["request"]["sizes"]["answers"] == 500, "as if the run read the datasets itself"
     run = [f"benchmark={to}", f"model={VILT}", *small]
     assert call("run", *run, "name=prepared") == 0
     assert len(hub.asked) == asked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,11 +104,20 @@ def prepare(
     model: Annotated[str, typer.Option(help="Model with the image processor and tokenizer: name or folder.")] = (
         "vilt-mini"
     ),
-    train_examples: Annotated[int, typer.Option(min=1, help="Training questions per client.")] = 2500,
-    test_examples: Annotated[int, typer.Option(min=1, help="Test questions per client.")] = 500,
+    train_examples: Annotated[
+        int | None, typer.Option(min=1, help="paper/*: training questions per client.", show_default="2500")
+    ] = None,
+    test_examples: Annotated[
+        int | None, typer.Option(min=1, help="paper/*: test questions per client.", show_default="500")
+    ] = None,
     top_answers: Annotated[
-        int, typer.Option(min=1, help="Size of a client's answer list: its most frequent training answers.")
-    ] = 100,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Size of a client's answer list: its most frequent training answers.",
+            show_default="100; medical/*: 500",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of questions.")] = 0,
     pictures: Annotated[
         list[str] | None,
@@ -125,13 +135,21 @@ def prepare(
 
     After an interruption, the same command continues.
     """
+    from feddat.benchmarks import medical
     from feddat.benchmarks.draw import Sizes
     from feddat.benchmarks.prepared import Request, is_prepared, read_manifest
-    from feddat.config import load_config
+    from feddat.config import ConfigError, load_config
     from feddat.models.named import pin_model
 
     settings = load_config(None, [f"pictures.{item}" for item in pictures or ()]).pictures
-    sizes = Sizes(train_examples, test_examples, top_answers)
+    sizes = Sizes()
+    if benchmark in medical.MEDICAL:
+        for option, given in (("root", root), ("train-examples", train_examples), ("test-examples", test_examples)):
+            if given is not None:
+                raise ConfigError(f"--{option}: {benchmark} comes from the Hub with its published splits; leave it out")
+        sizes = replace(sizes, answers=medical.TOP_ANSWERS)
+    counts = {"train": train_examples, "test": test_examples, "answers": top_answers}
+    sizes = replace(sizes, **{name: count for name, count in counts.items() if count is not None})
     begun = None if overwrite else read_manifest(to)
     # A later call uses the dataset commits of the first call, even if their branches have moved.
     revisions = begun["request"].get("revisions", {}) if begun is not None else {}
