@@ -29,6 +29,10 @@ def image_identity(image: Image) -> Hashable:
 
 #: The splits of a client's data.
 SPLITS = ("train", "validation", "test")
+#: Task -> names of its labels in index order.
+LABELS = {"nlvr2": ("false", "true"), "snli-ve": ("entailment", "neutral", "contradiction")}
+#: Number of answers to choose from in VCR.
+VCR_CHOICES = 4
 #: Ways to answer: choose a class; rank the list of answers by likelihood; generate text freely.
 ANSWERING = ("classes", "rank", "generate")
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from feddat.example import DataError, Example, View
+from feddat.example import LABELS, DataError, Example, View
 from feddat.tasks.heads import classifier_head, refuse_word_head
 from feddat.tasks.labels import label_loss, label_scores, label_targets
 
@@ -19,7 +19,7 @@ class Nlvr2:
 
     name = "nlvr2"
     views_per_example = 2
-    classes: tuple[str, ...] = ("false", "true")
+    classes: tuple[str, ...] = LABELS["nlvr2"]
     loss = staticmethod(label_loss)
     scores = staticmethod(label_scores)
 

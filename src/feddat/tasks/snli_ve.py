@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from feddat.example import DataError, Example, View
+from feddat.example import LABELS, DataError, Example, View
 from feddat.tasks.heads import classifier_head, refuse_word_head
 from feddat.tasks.labels import label_loss, label_scores, label_targets
 
@@ -19,7 +19,7 @@ class SnliVe:
 
     name = "snli-ve"
     views_per_example = 1
-    classes: tuple[str, ...] = ("entailment", "neutral", "contradiction")
+    classes: tuple[str, ...] = LABELS["snli-ve"]
     loss = staticmethod(label_loss)
     scores = staticmethod(label_scores)
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from feddat.example import DataError, Example, View
+from feddat.example import VCR_CHOICES, DataError, Example, View
 from feddat.tasks.heads import choice_head, refuse_word_head
 from feddat.tasks.labels import label_loss, label_scores, label_targets
 
@@ -19,7 +19,7 @@ class Vcr:
 
     name = "vcr"
     views_per_example = 4
-    classes: tuple[str, ...] = ("answer 1", "answer 2", "answer 3", "answer 4")
+    classes: tuple[str, ...] = tuple(f"answer {place + 1}" for place in range(VCR_CHOICES))
     loss = staticmethod(label_loss)
     scores = staticmethod(label_scores)
 

@@ -12,7 +12,7 @@ from typing import Any
 from feddat.data.readers.answers import read_answers
 from feddat.data.readers.image_folder import Below, ImageFolder, OutsideError
 from feddat.data.readers.values import as_text, as_whole, is_missing, is_single, listed, shown
-from feddat.example import DataError, Example, Image
+from feddat.example import LABELS, VCR_CHOICES, DataError, Example, Image
 from feddat.text import did_you_mean, normal_text
 
 
@@ -42,17 +42,11 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "snli-ve": ("image", "question", "label"),
     "vcr": ("image", "question", "choices", "label"),
 }
-#: Task -> label names in index order; a label may be written as its name or its index.
-LABELS: dict[str, tuple[str, ...]] = {
-    "nlvr2": ("false", "true"),
-    "snli-ve": ("entailment", "neutral", "contradiction"),
-}
 #: Values that mean "no label", besides null: SNLI's own, and the one in datasets on the Hub.
 UNLABELLED = ("-", -1)
 #: Key for the number of blank votes, beside the reasons for skipped records.
 BLANK_VOTES = "blank votes"
 _KNOWN = frozenset({"id", *(column for columns in COLUMNS.values() for column in columns)})
-VCR_CHOICES = 4
 
 
 @dataclass(frozen=True, slots=True)
