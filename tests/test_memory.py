@@ -35,7 +35,7 @@ def test_what_a_container_leaves(files, left, tmp_path, monkeypatch):
 
 
 def test_the_least_of_all_counts(monkeypatch):
-    monkeypatch.setattr(memory, "_kib", lambda file, key: 8 * GIB)
+    monkeypatch.setattr(memory, "kernel_bytes", lambda file, key: 8 * GIB)
     monkeypatch.setattr(memory, "_own", lambda: 5 * GIB)
     monkeypatch.setattr(memory, "_container", lambda: 6 * GIB)
     assert memory.free_memory() == 5 * GIB

@@ -17,7 +17,7 @@ FLOORS = (
     ("admitted", "client_names", "example", "hub", "seals", "tensorfile", "yaml_files"),
     ("pictures",),
     ("adapters", "config", "data", "models", "privacy", "report", "tasks", "workers"),
-    ("algorithms", "benchmarks", "site"),
+    ("algorithms", "benchmarks", "devices", "site"),
     ("client", "pretrain"),
     ("app",),
     ("experiment",),

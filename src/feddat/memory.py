@@ -14,19 +14,28 @@ def free_memory() -> int | None:
     return min(_limits(), default=None)
 
 
+def kernel_bytes(file: str, key: str) -> int | None:
+    """Return an entry of a kernel table such as ``/proc/self/status``, in bytes; ``None`` if there is none."""
+    found = re.search(rf"^{key}:\s+(\d+) kB", _text(Path(file)), re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
+
+
+def forget_peak() -> bool:
+    """Reset this process's peak (``VmHWM``) and return whether the system can; Linux can, see proc(5)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
 def _limits() -> Iterator[int]:
-    if (machine := _kib("/proc/meminfo", "MemAvailable")) is not None:
+    if (machine := kernel_bytes("/proc/meminfo", "MemAvailable")) is not None:
         yield machine
     if (container := _container()) is not None:
         yield container
     if (own := _own()) is not None:
         yield own
-
-
-def _kib(file: str, key: str) -> int | None:
-    """Return an entry of a kernel table, in bytes."""
-    found = re.search(rf"^{key}:\s+(\d+) kB", _text(Path(file)), re.MULTILINE)
-    return 1024 * int(found[1]) if found else None
 
 
 def _container() -> int | None:
@@ -44,7 +53,7 @@ def _own() -> int | None:
         import resource
     except ImportError:  # not POSIX
         return None
-    most, used = resource.getrlimit(resource.RLIMIT_AS)[0], _kib("/proc/self/status", "VmSize")
+    most, used = resource.getrlimit(resource.RLIMIT_AS)[0], kernel_bytes("/proc/self/status", "VmSize")
     return None if most == resource.RLIM_INFINITY or used is None else max(0, most - used)
 
 

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
 
-_STATUS = Path("/proc/self/status")
+from feddat import memory
+from feddat.memory import kernel_bytes
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -25,9 +25,8 @@ def peak_memory(device: torch.device) -> int:
     """Return the most bytes held since :func:`forget_peak`: by the process, or by torch on its GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)  # CUDA graphs hold memory that nothing else can use
-    if _STATUS.is_file():
-        line = next(line for line in _STATUS.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
+    if (peak := kernel_bytes("/proc/self/status", "VmHWM")) is not None:
+        return peak
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -35,8 +34,8 @@ def forget_peak(device: torch.device) -> None:
     """Reset the peak, so that it leaves out imports and loading. On CPUs this works only on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif _STATUS.is_file():
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # see proc(5)
+    else:
+        memory.forget_peak()
 
 
 def _call(threads: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -21,6 +21,7 @@ from feddat.deploy.launch import run_in
 from feddat.deploy.processes import descendants
 from feddat.experiment.single.run import Experiment
 from feddat.json_lines import objects
+from feddat.memory import kernel_bytes
 
 #: Training examples of a client, and also its test examples.
 EXAMPLES = 4
@@ -96,12 +97,7 @@ class _Actors:
     def _watch(self) -> None:
         while not self._over.wait(PAUSE):
             for process in descendants(os.getpid()):
-                with suppress(OSError, StopIteration):  # the process can end at any moment
+                with suppress(OSError):  # the process can end at any moment
                     if b"ClientAppActor" in (_PROCESSES / str(process) / "cmdline").read_bytes():
-                        self._peaks[process] = _peak(process)
-
-
-def _peak(process: int) -> int:
-    """Return the most bytes a process has held so far."""
-    lines = (_PROCESSES / str(process) / "status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+                        peak = kernel_bytes(str(_PROCESSES / str(process) / "status"), "VmHWM")
+                        self._peaks[process] = peak or self._peaks.get(process, 0)

@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +18,18 @@ import torch
 from torch import Tensor, nn
 
 from feddat.adapters.base import ADAPTERS
-from feddat.adapters.build import count_parameters
 from feddat.algorithms import ALGORITHMS
 from feddat.client.member import Member
 from feddat.config import ConfigError, RunConfig
 from feddat.example import ClientData, Example
 from feddat.experiment.single.federation import Federation, build_federation, check_sites
 from feddat.experiment.single.methods import resolve
+from feddat.memory import forget_peak, kernel_bytes
 from feddat.precision import resolve_precision
 from feddat.seeding import numpy_generator
+
+#: The kernel's table of this process.
+_STATUS = "/proc/self/status"
 
 CLIENT = "made-up"
 #: Answers of the made-up client; the paper's clients have as many.
@@ -244,13 +247,7 @@ def _counts(
             left_out[method] = str(error)
             continue
         algorithm = ALGORITHMS[settings.method].for_run(settings, list(federation.foundation.adapters.named("global")))
-        found = count_parameters(
-            federation.foundation.adapters,
-            trains=algorithm.trains,
-            trains_key=algorithm.trains_key,
-            shares=algorithm.shares if algorithm.communicates else None,
-            head=nn.ModuleList(member.heads.values()),
-        )
+        found = replace(federation.foundation, algorithm=algorithm).count(nn.ModuleList(member.heads.values()))
         counts[method] = found | {"personal": found["trainable"] - found["communicated"]}
     return counts, left_out
 
@@ -265,22 +262,8 @@ def _mark(device: torch.device) -> int | None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: reset the peak
-    except OSError:
-        return None
-    return _status("VmRSS")
+    return kernel_bytes(_STATUS, "VmRSS") if forget_peak() else None
 
 
 def _peak(device: torch.device) -> int | None:
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
-
-
-def _status(key: str) -> int | None:
-    """Return an entry of this process's status in bytes, or ``None`` if the system does not have it."""
-    try:
-        text = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    found = re.search(rf"^{key}:\s+(\d+) kB", text, re.MULTILINE)
-    return 1024 * int(found[1]) if found else None
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else kernel_bytes(_STATUS, "VmHWM")
