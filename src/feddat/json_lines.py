@@ -57,7 +57,7 @@ def parse(content: bytes) -> Iterator[tuple[int, dict[str, Any] | None]]:
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter for brackets nested too deeply
             value = None
         yield number, value if isinstance(value, dict) else None
 

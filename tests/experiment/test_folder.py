@@ -5,8 +5,12 @@ import os
 
 import pytest
 
+from feddat.cli.many import display
 from feddat.config import RunConfig, load_config
+from feddat.experiment.grids import comparison
 from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, differing_keys
+from feddat.experiment.single.world import finished_worlds
+from feddat.watching.live import ComparisonDisplay
 
 
 @pytest.fixture
@@ -94,3 +98,65 @@ def test_a_full_disk_is_one_line_that_names_the_file(folder):
         folder.append_metrics([{"round": 1}], sync=True)
     assert str(refused.value).startswith(f"{folder.metrics_file}: {os.strerror(errno.ENOSPC)}; ")
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"rounds: 3 # \xff", r"config\.yaml: not UTF-8 text"),
+        (b"rounds: [", r"config\.yaml: not valid YAML"),
+        (b"- rounds", r"config\.yaml: expected keys and values at the top level"),
+        (b"rounds: 3\nround: 3", r"config\.yaml: unknown key 'round'; did you mean 'rounds'\?"),
+        (b"rounds: many", r"config\.yaml: rounds: Input should be a valid integer"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_one_line_that_names_the_file(folder, content, reason):
+    folder.config_file.write_bytes(content)
+    with pytest.raises(ExperimentError, match=reason) as refused:
+        folder.read_config()
+    assert "\n" not in str(refused.value) and "pydantic" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"method": "fed', "not JSON"),
+        (b"\xff", "not UTF-8 text"),
+        (b"[]", "expected a JSON object with the keys method"),
+        (b"{}", "key 'method' is missing"),
+    ],
+)
+def test_a_summary_that_is_not_whole_is_named(folder, content, reason):
+    assert folder.summary() is None
+    folder.summary_file.write_bytes(content)
+    with pytest.raises(ExperimentError, match=rf"summary\.json: {reason}"):
+        folder.summary()
+
+
+def test_an_id_that_is_no_text_is_named(folder):
+    folder.run_id_file.write_bytes(b"\xff")
+    with pytest.raises(ExperimentError, match="run-id: not the id of a run"):
+        folder.run_id()
+
+
+def test_one_torn_summary_is_the_failure_of_its_run_alone(tmp_path, monkeypatch):
+    runs = {f"s{seed}": load_config(runs_dir=tmp_path, seed=seed, name=f"s{seed}") for seed in (0, 1, 2)}
+    folders = [RunFolder(config.run_dir) for config in runs.values()]
+    for folder, config in zip(folders, runs.values(), strict=True):
+        folder.path.mkdir()
+        folder.begin(config, overwrite=False)
+    folders[0].summary_file.write_text('{"method": "fed')
+    done = {"method": "feddat", "seed": 1, "rounds": 10, "clients": {"art": {"dat": 1.0}}, "mean": 1.0}
+    folders[1].write_json(folders[1].summary_file, done | {"world": {"data": "1"}})
+    assert finished_worlds(runs) == {name: {"data": "1"} for name in runs}
+    # Computing a run is left out: each task ends at once.
+    monkeypatch.setattr(comparison, "run_parallel", lambda function, tasks, *others: (dict.fromkeys(tasks, 1), {}))
+    results, failures = comparison.run_all(runs)
+    assert list(results) == ["s1", "s2"]
+    assert list(failures) == ["s0"]
+    assert failures["s0"].startswith(f"{folders[0].summary_file}: not JSON: ")
+    assert list(comparison.run_all(runs, overwrite=True)[0]) == ["s0", "s1", "s2"]
+    shown = []
+    monkeypatch.setattr(ComparisonDisplay, "finish", lambda display, name, mean, before: shown.append((name, mean)))
+    display(runs, "runs", overwrite=False)
+    assert shown == [("s1", 1.0)]

@@ -9,6 +9,8 @@ from feddat.experiment import Experiment
 from feddat.experiment.serving.app_config import AppConfig
 from feddat.json_lines import append
 
+SUMMARY = {"method": "local", "seed": 0, "rounds": 2, "clients": {"ann": {"score": 1.0}}, "mean": 1.0}
+
 
 @pytest.mark.parametrize(("resume", "seen"), [(False, [0, 1, 2]), (True, [1, 2])])
 def test_events_of_a_run_come_from_its_own_log(make_config, resume, seen):
@@ -34,14 +36,14 @@ def test_events_of_a_run_come_from_its_own_log(make_config, resume, seen):
                 file.write('torn by a full disk\n{"event": "asked", "round": 1}\n')
             append(log, [{"event": "round", "round": self.looks}])
             if self.looks == 2:
-                experiment.folder.write_json(experiment.folder.summary_file, {"mean": 1.0})
+                experiment.folder.write_json(experiment.folder.summary_file, SUMMARY)
                 return ""
             return None
 
     events = []
     config = AppConfig(experiment.config, resume=resume, overwrite=not resume)
     summary = launch._follow(experiment, launch._Runtime(Control()), events.append, config)
-    assert summary == {"mean": 1.0}
+    assert summary == SUMMARY
     assert [event["event"] for event in events] == ["start"] * (not resume) + ["round", "round", "done"]
     assert [event["round"] for event in events[:-1]] == seen
 

@@ -45,7 +45,9 @@ def test_what_is_in_the_record_is_not_computed_again(make_config, tmp_path, no_w
 
 def test_a_torn_or_foreign_line_is_named(tmp_path):
     file = tmp_path / "record.jsonl"
-    file.write_text('{"run": "1", "settings": {}, "summary": {}, "curve": []}\n{"run": "2", "sett')
+    add_run(file, 1)
+    with file.open("a") as more:
+        more.write('{"run": "2", "sett')
     with pytest.raises(DataError, match=r"record\.jsonl, line 2: not a line of a record of runs"):
         RunRecord(file)
 
@@ -54,7 +56,8 @@ def add_run(file, n, release=None):
     record, config = RunRecord(file), RunConfig(method="local", seed=n)
     if release is not None:
         release.wait()
-    record.add(config, {"method": "local", "seed": n}, RunFolder(file.parent / f"run-{n}"))
+    summary = {"method": "local", "seed": n, "rounds": 1, "clients": {"ann": {"score": 1.0}}, "mean": 1.0}
+    record.add(config, summary, RunFolder(file.parent / f"run-{n}"))
 
 
 def test_grids_that_share_a_record_wait_for_each_other(tmp_path):

@@ -4,9 +4,10 @@ import sys
 
 import pytest
 
-from feddat.config import ConfigError
+from feddat.config import ConfigError, RunConfig
+from feddat.example import DataError
 from feddat.experiment import Experiment
-from feddat.experiment.single.trackers import check_trackers, scalars, trackers
+from feddat.experiment.single.trackers import _mlflow_run, check_trackers, scalars, trackers
 
 ROUND = {
     "event": "round",
@@ -103,3 +104,11 @@ def test_what_is_not_installed_is_named_before_anything_is_written(make_config, 
         Experiment(config).run()
     assert not (config.run_dir / "config.yaml").exists()
     check_trackers(make_config())
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]"])
+def test_a_note_of_the_mlflow_run_that_is_not_whole_is_named(tmp_path, content):
+    note = tmp_path / "mlflow.json"
+    note.write_text(content)
+    with pytest.raises(DataError, match=r"mlflow\.json: (not JSON|expected a JSON object|key 'run_id' is missing)"):
+        _mlflow_run(None, RunConfig(), note, Exception)

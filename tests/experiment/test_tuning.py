@@ -31,7 +31,7 @@ def test_what_a_grid_sets_itself_cannot_be_varied(key, tmp_path):
     with pytest.raises(ConfigError, match=rf"study '{key}=a,b': {key} cannot be varied: "):
         Study.parse(f"{key}=a,b")
     path = tmp_path / "tuning.json"
-    path.write_text(json.dumps({"keys": [key], "best": {"local": {key: "a"}}}))
+    path.write_text(json.dumps({"keys": [key], "scores": {}, "best": {"local": {key: "a"}}}))
     with pytest.raises(ConfigError, match=rf"tuning\.json: {key} cannot be varied: "):
         read_tuning(path, ["local"])
 
@@ -79,13 +79,23 @@ def test_a_comparison_runs_each_method_with_its_own_values(make_config, no_worke
 
 def test_an_earlier_choice_is_read_back_and_checked(tmp_path):
     path = tmp_path / "tuning.json"
-    path.write_text(json.dumps({"keys": ["train.lr"], "best": {"local": {"train.lr": 0.02}}}))
+    chosen = {"keys": ["train.lr"], "scores": {"local": {"train.lr=0.02": 1}}, "best": {"local": {"train.lr": 0.02}}}
+    path.write_text(json.dumps(chosen))
     assert read_tuning(path, ["local"])["best"] == {"local": {"train.lr": 0.02}}
     assert read_tuning(path, ["local", "local-lora"]), "a variant takes what was found for its algorithm"
     with pytest.raises(ConfigError, match=r"no value of train\.lr for head"):
         read_tuning(path, ["local", "head"])
-    path.write_text("[]")
-    with pytest.raises(ConfigError, match=r"tuning\.json: not the tuning\.json of a search"):
-        read_tuning(path, ["local"])
-    with pytest.raises(ConfigError, match="not the tuning"):
+    with pytest.raises(ConfigError, match=r"none\.json: No such file .*; expected the tuning\.json of a search"):
         read_tuning(tmp_path / "none.json", ["local"])
+    # A comparison shows the scores at its end, so they are checked before it begins.
+    for wrong, reason in (
+        ([], "expected a JSON object with the keys keys, scores, best"),
+        ({"keys": ["train.lr"], "best": {"local": {}}}, "key 'scores' is missing"),
+        (chosen | {"keys": "train.lr"}, "keys: expected a list of texts"),
+        (chosen | {"scores": {"local": {"train.lr=0.02": "1"}}}, "scores: expected a number for each method and point"),
+        (chosen | {"best": {"local": 0.02}}, "best: expected values for each method and key"),
+        (chosen | {"best": {}}, "best: no values for local"),
+    ):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(ConfigError, match=rf"tuning\.json: {reason}"):
+            read_tuning(path, ["local"])

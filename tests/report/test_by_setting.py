@@ -77,6 +77,12 @@ def test_runs_that_differ_in_something_else_are_refused(tmp_path):
         by_setting.studies(read_record(searched), KEY, None)
 
 
+def test_runs_whose_clients_share_no_scores_are_left_out(tmp_path):
+    secret = summary("local", 1) | {"clients": {}, "mean": None}
+    file = write(tmp_path / "r.jsonl", [(1.0, summary("local")), (1.0, secret)])
+    assert cells(by_setting.studies(read_record(file), KEY, None)["mini/domain"]) == {("local", "1", 0): 57.0}
+
+
 def run(*arguments):
     with pytest.raises(SystemExit) as end:
         main([str(argument) for argument in arguments])
@@ -101,6 +107,9 @@ def test_the_command_writes_the_same_tables_and_plot_every_time(file, capsys):
     [
         ("privacy.epsilonn", "--by: 'privacy.epsilonn' is not a configuration key"),
         ("privacy", "--by: 'privacy' is a section; expected one of its keys"),
+        ("updated", "--by: 'updated' is not a configuration key"),  # a method
+        ("run_dir", "--by: 'run_dir' is not a configuration key"),  # a property
+        ("method.upper", "--by: 'method.upper' is not a configuration key"),
     ],
 )
 def test_a_key_that_does_not_exist_is_an_error(file, capsys, key, message):

@@ -131,3 +131,15 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text('{"axis": "x"}')
     with pytest.raises(DataError, match=r"study\.json: key 'rows' is missing"):
         write_study(tmp_path)
+    good = record("feddat", "1", 1.0, 0, 50.0)
+    for records, reason in (
+        ([], "records: is empty; no run of the study has scores"),
+        ({}, "records: expected a list"),
+        ([{}], r"records\[0\]: key 'method' is missing"),
+        ([good, good | {"score": None}], r"records\[1\]: score: expected a number"),
+        ([good | {"x": "1"}], r"records\[0\]: x: expected a number"),
+        ([good | {"method": ["feddat"]}], r"records\[0\]: method: expected text"),
+    ):
+        (tmp_path / "study.json").write_text(json.dumps(study(records)))
+        with pytest.raises(DataError, match=rf"study\.json: {reason}"):
+            write_study(tmp_path)

@@ -62,10 +62,17 @@ def test_one_federation_needs_no_overview(suite: Path) -> None:
 def test_folders_that_are_no_suites_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"suite\.json: No such file"):
         write_suite(tmp_path)
-    (tmp_path / "suite.json").write_text("[]")
-    with pytest.raises(DataError, match=r"not the suite\.json of a suite"):
-        write_suite(tmp_path)
-    (tmp_path / "suite.json").write_text('{"folders": {"mini/domain": "mini-domain"}}')
+    for content, reason in (
+        ([], "expected a JSON object with the keys suite, folders"),
+        ({"suite": "x"}, "key 'folders' is missing"),
+        ({"suite": "x", "folders": []}, "folders: expected the name of a folder for each federation"),
+        ({"suite": "x", "folders": {"mini/domain": 1}}, "folders: expected the name of a folder for each federation"),
+        ({"suite": "x", "folders": {}, "failed": ["run"]}, "failed: expected the reason for each run"),
+    ):
+        (tmp_path / "suite.json").write_text(json.dumps(content))
+        with pytest.raises(DataError, match=rf"suite\.json: {reason}"):
+            write_suite(tmp_path)
+    (tmp_path / "suite.json").write_text('{"suite": "x", "folders": {"mini/domain": "mini-domain"}}')
     with pytest.raises(DataError, match="no comparison of this suite has a finished run"):
         write_suite(tmp_path)
 

@@ -27,6 +27,10 @@ from feddat.watching.status import progress_view
 
 NOW = 1_000_000.0
 DEAD = 2**22 + 1  # beyond the largest process id of Linux
+SUMMARY = {
+    **{"method": "fedavg", "seed": 1, "rounds": 4, "split": "test", "mean": 61.5},
+    **{"clients": {"ann": {"score": 61.5}}, "bytes": {"up": 5000, "down": 9000}},
+}
 
 
 class Log:
@@ -176,8 +180,7 @@ def runs(tmp_path: Path) -> Path:
     done = Log(root / "study" / "done", method="fedavg", pid=DEAD)
     done.start(-90)
     whole_round(done, -90, 4)
-    summary = {"mean": 61.5, "split": "test", "bytes": {"up": 5000, "down": 9000}}
-    (done.folder / "summary.json").write_text(json.dumps(summary))
+    (done.folder / "summary.json").write_text(json.dumps(SUMMARY))
     return root
 
 
@@ -233,19 +236,25 @@ def test_the_command_line_shows_it_once_or_until_interrupted(
 
 
 BROKEN = {
-    "config.yaml": ("rounds: [\n", "study/done/config.yaml: not YAML"),
-    "log.jsonl": ('{"time": 1}\n', "study/done: its files do not come from a run: KeyError: 'event'"),
-    "metrics.jsonl": ('{"client": "ann"}\n', "study/done: its files do not come from a run: KeyError: 'round'"),
-    "summary.json": ('{"bytes": 1}', "study/done: its files do not come from a run: KeyError: 'mean'"),
+    "config.yaml": (b"rounds: [\n", "study/done/config.yaml: not valid YAML"),
+    "config.yaml, not text": (b"rounds: 4 # \xff\n", "study/done/config.yaml: not UTF-8 text"),
+    "config.yaml, no number": (b"rounds: .inf\n", "study/done: its files do not come from a run: OverflowError"),
+    "log.jsonl": (b'{"time": 1}\n', "study/done: its files do not come from a run: KeyError: 'event'"),
+    "metrics.jsonl": (b'{"client": "ann"}\n', "study/done: its files do not come from a run: KeyError: 'round'"),
+    "summary.json": (b'{"bytes": 1}', "study/done/summary.json: key 'method' is missing"),
+    "summary.json, mean": (
+        json.dumps(SUMMARY | {"mean": "61.5"}).encode(),
+        'study/done/summary.json: mean: expected a number, got "61.5"',
+    ),
 }
 
 
-@pytest.mark.parametrize("file", BROKEN)
+@pytest.mark.parametrize("broken", BROKEN)
 def test_a_run_that_cannot_be_read_is_named_below_the_others(
-    runs: Path, capsys: pytest.CaptureFixture[str], file: str
+    runs: Path, capsys: pytest.CaptureFixture[str], broken: str
 ) -> None:
-    content, reason = BROKEN[file]
-    (runs / "study" / "done" / file).write_text(content)
+    content, reason = BROKEN[broken]
+    (runs / "study" / "done" / broken.partition(",")[0]).write_bytes(content)
     with pytest.raises(SystemExit) as ended:
         main(["status", str(runs)])
     assert ended.value.code == 0
@@ -301,7 +310,7 @@ def test_a_folder_that_cannot_be_read_does_not_hide_the_others(server: Dashboard
 
 def test_what_has_changed_is_read_again(server: Dashboard, runs: Path) -> None:
     assert {run["state"] for run in server.status()["runs"]} == {"failed", "running", "finished"}
-    (runs / "failed" / "summary.json").write_text(json.dumps({"mean": 1.0, "bytes": {"up": 1, "down": 2}}))
+    (runs / "failed" / "summary.json").write_text(json.dumps(SUMMARY | {"mean": 1.0}))
     assert {run["name"]: run["score"] for run in server.status()["runs"]}["failed"] == 1.0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ def display(
     runs: dict[str, RunConfig], title: str, overwrite: bool, record: RunRecord | None = None
 ) -> ComparisonDisplay:
     """Return the live display of several runs; those that are finished already are shown as such."""
-    from feddat.experiment.single.folder import RunFolder
+    from feddat.experiment.single.folder import ExperimentError, RunFolder
     from feddat.experiment.single.methods import title as method_title
     from feddat.watching.live import ComparisonDisplay
 
@@ -65,7 +66,8 @@ def display(
     for name, run in runs.items():
         summary = None if record is None else record.summary(run)
         if summary is None and not overwrite:
-            summary = RunFolder(run.run_dir).summary()
+            with suppress(ExperimentError):  # which becomes the failure of this run alone
+                summary = RunFolder(run.run_dir).summary()
         if summary is not None:
             display.finish(name, summary["mean"], before=True)
     return display

@@ -209,23 +209,32 @@ def _report_folder(folder: Path, markdown: bool, as_json: bool) -> None:
         from feddat.report.markdown import markdown as tables
 
         typer.echo(tables(folder), nl=False)
-    elif (folder / "study.json").is_file():
-        from feddat.report.study import write_study
-
-        for path in write_study(folder):
-            typer.echo(path)
-    elif (folder / "newcomers.json").is_file():
-        from feddat.report.newcomers import write_newcomers
-
-        typer.echo(write_newcomers(folder))
-    elif (folder / "suite.json").is_file():
-        from feddat.report.suite import write_suite
-
-        typer.echo(write_suite(folder))
     else:
-        from feddat.report.page import write_report
+        for path in _write_results(folder):
+            typer.echo(path)
 
-        typer.echo(write_report(folder))
+
+def _write_results(folder: Path) -> list[Path]:
+    """Write what shows the results in a folder; return the paths to print."""
+    from feddat.report.folder import kind_of
+
+    match kind_of(folder):
+        case "suite":
+            from feddat.report.suite import write_suite
+
+            return [write_suite(folder)]
+        case "study":
+            from feddat.report.study import write_study
+
+            return write_study(folder)
+        case "newcomers":
+            from feddat.report.newcomers import write_newcomers
+
+            return [write_newcomers(folder)]
+        case _:
+            from feddat.report.page import write_report
+
+            return [write_report(folder)]
 
 
 def _report_record(
@@ -271,7 +280,7 @@ def _default(key: str) -> object:
 
     try:
         default: object = RunConfig().value(key)
-    except (AttributeError, KeyError):
+    except KeyError:
         raise ConfigError(f"--by: {key!r} is not a configuration key") from None
     if isinstance(default, BaseModel):
         raise ConfigError(f"--by: {key!r} is a section; expected one of its keys")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -187,8 +186,19 @@ class RunConfig(Section):
         return validated(raw, None)
 
     def value(self, key: str) -> Any:
-        """Return the value at a dotted key."""
-        return reduce(lambda at, name: at[name] if isinstance(at, Mapping) else getattr(at, name), key.split("."), self)
+        """Return the value at a dotted key.
+
+        Raises:
+            KeyError: there is no such key.
+        """
+        at: Any = self
+        for name in key.split("."):
+            # getattr alone would also find methods and properties.
+            inside = type(at).model_fields if isinstance(at, BaseModel) else at if isinstance(at, Mapping) else {}
+            if name not in inside:
+                raise KeyError(key)
+            at = at[name] if isinstance(at, Mapping) else getattr(at, name)
+        return at
 
     def to_yaml(self) -> str:
         """Return the resolved configuration as YAML that :func:`load_config` reads back to an equal object."""

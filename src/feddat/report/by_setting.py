@@ -35,6 +35,8 @@ def studies(record: Record, key: str, default: Any, methods: Sequence[str] | Non
         summary = line["summary"]
         if summary.get("split") == "validation" or (methods and summary["method"] not in methods):
             continue
+        if not summary["clients"]:  # no client shares its scores
+            continue
         value = flat(line["settings"]).get(key, default)
         runs = found.setdefault(str(summary.get("benchmark") or "own data"), {})
         name = (summary["method"], _text(value), summary["seed"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from feddat.report import data_table, method_table, newcomers, tables
-from feddat.report.folder import read_folder
+from feddat.report.folder import kind_of, read_folder
 from feddat.report.left_out import left_out
 from feddat.report.study import read_study, study_markdown
 from feddat.report.suite import kinds_markdown, read_suite, suite_markdown
@@ -17,11 +17,12 @@ def markdown(folder: Path) -> str:
     Raises:
         DataError: the folder is none of these, or a file in it cannot be read.
     """
-    if (folder / "suite.json").is_file():
+    kind = kind_of(folder)
+    if kind == "suite":
         return suite_markdown(read_suite(folder)[1])
-    if (folder / "study.json").is_file():
+    if kind == "study":
         return study_markdown(read_study(folder))
-    if (folder / newcomers.FILE).is_file():
+    if kind == "newcomers":
         return newcomers.newcomers_markdown(newcomers.read_newcomers(folder))
     content = read_folder(folder)
     table = data_table.data_table(content.summaries)

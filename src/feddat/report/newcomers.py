@@ -8,10 +8,10 @@ from typing import Any
 
 from feddat.files import write_atomic
 from feddat.report import method_table
-from feddat.report.folder import read_keys
+from feddat.report.folder import KINDS, check_summaries, read_keys
 from feddat.report.methods import method_name
 
-FILE = "newcomers.json"
+FILE = KINDS["newcomers"]
 
 
 def read_newcomers(folder: Path) -> dict[str, Any]:
@@ -20,7 +20,9 @@ def read_newcomers(folder: Path) -> dict[str, Any]:
     Raises:
         DataError: the file cannot be read, or is not that of newcomers.
     """
-    return read_keys(folder / FILE, ("benchmark", "epochs", "runs"))
+    result = read_keys(folder / FILE, ("benchmark", "epochs", "runs"))
+    check_summaries(result["runs"], folder / FILE, ("method", "clients", "seed"))
+    return result
 
 
 def newcomers_table(result: Mapping[str, Any]) -> method_table.MethodTable:

@@ -13,6 +13,7 @@ from feddat.files import write_atomic
 from feddat.json_lines import parse
 from feddat.report import forest, method_table, tables
 from feddat.report.conclusion import conclusion
+from feddat.report.folder import check_summary
 from feddat.report.left_out import left_out
 from feddat.report.method_table import MethodTable, joined
 from feddat.report.tables import Summary
@@ -77,10 +78,19 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         content += b"\n"
     lines = []
     for number, line in parse(content):
-        if line is None or not line.keys() >= set(KEYS):
+        if line is None or not _is_run(line):
             raise DataError(f"{path}, line {number}: not a line of a record of runs")
+        check_summary(line["summary"], f"{path}, line {number}: summary")
         lines.append({key: line[key] for key in KEYS})
     return lines
+
+
+def _is_run(line: Mapping[str, Any]) -> bool:
+    """Return whether a line has the keys :data:`KEYS` with values of the right type, apart from the summary's keys."""
+    kinds = (str, dict, dict, list)
+    if not all(isinstance(line.get(key), kind) for key, kind in zip(KEYS, kinds, strict=True)):
+        return False
+    return all(isinstance(entry, dict) and {"train", "updates"} <= entry.keys() for entry in line["curve"])
 
 
 def federations(record: Record) -> dict[str, list[Summary]]:

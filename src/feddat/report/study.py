@@ -17,9 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots, tables
-from feddat.report.folder import read_keys
+from feddat.report.folder import KINDS, check_records, is_number, read_keys
 from feddat.report.methods import method_name
 from feddat.report.numbers import human_bytes
 
@@ -59,9 +60,20 @@ def read_study(folder: Path) -> dict[str, Any]:
     """Return the content of ``study.json``.
 
     Raises:
-        DataError: the file is missing or is not that of a study.
+        DataError: the file is missing, is not that of a study, or has no scores.
     """
-    return read_keys(folder / "study.json", ("axis", "rows", "curve", "by_route", "split", "records"))
+    file = folder / KINDS["study"]
+    study = read_keys(file, ("axis", "rows", "curve", "by_route", "split", "records"))
+    records = check_records(study["records"], ("method", "route", "point", "x", "score"), f"{file}: records")
+    if not records:
+        raise DataError(f"{file}: records: is empty; no run of the study has scores")
+    for place, record in enumerate(records):
+        numbers = ("score",) if record["x"] is None else ("score", "x")
+        wrong = [f"{key}: expected a number" for key in numbers if not is_number(record[key])]
+        wrong += [f"{key}: expected text" for key in ("method", "route", "point") if not isinstance(record[key], str)]
+        if wrong:
+            raise DataError(f"{file}: records[{place}]: {wrong[0]}")
+    return study
 
 
 def study_table(study: Mapping[str, Any]) -> tables.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from feddat.files import write_atomic
 from feddat.report import method_table, plots
 from feddat.report import tables as score_tables
 from feddat.report.conclusion import conclusion
-from feddat.report.folder import Folder, read_folder
+from feddat.report.folder import KINDS, Folder, read_folder, read_keys
 from feddat.report.left_out import left_out
 from feddat.report.method_table import MethodTable
 from feddat.report.page import environment
@@ -46,15 +45,14 @@ def read_suite(folder: Path) -> tuple[dict[str, Any], dict[str, Folder]]:
     Raises:
         DataError: the folder is not that of a suite, or a file in it cannot be read.
     """
-    file = folder / "suite.json"
-    try:
-        suite: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        labels: Mapping[str, str] = suite["folders"]
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not the suite.json of a suite ({error})") from None
-    done = {name: folder / label for name, label in labels.items() if (folder / label / "comparison.json").is_file()}
+    file = folder / KINDS["suite"]
+    suite = read_keys(file, ("suite", "folders"))
+    labels = suite["folders"]
+    if not isinstance(labels, dict) or not all(isinstance(label, str) for label in labels.values()):
+        raise DataError(f"{file}: folders: expected the name of a folder for each federation")
+    if not isinstance(suite.get("failed", {}), dict):
+        raise DataError(f"{file}: failed: expected the reason for each run")
+    done = {n: folder / label for n, label in labels.items() if (folder / label / KINDS["comparison"]).is_file()}
     if not done:
         raise DataError(f"{folder}: no comparison of this suite has a finished run")
     return suite, {name: read_folder(path) for name, path in done.items()}

@@ -7,7 +7,6 @@ without a log still has its scores.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import statistics
@@ -17,12 +16,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import yaml
-
 from feddat.example import DataError
 from feddat.json_lines import LineError, objects, read
 from feddat.report import tables
+from feddat.report.folder import read_summary
 from feddat.report.methods import method_name
+from feddat.yaml_files import YamlError, read_yaml
 
 #: One line of a file of JSON lines.
 Line: TypeAlias = Mapping[str, Any]
@@ -144,7 +143,7 @@ def read_progress(folder: Path, now: float, root: Path | None = None) -> RunProg
         raise
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror or error}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise DataError(f"{folder}: its files do not come from a run: {type(error).__name__}: {error}") from None
 
 
@@ -176,8 +175,8 @@ def _read(folder: Path, now: float, root: Path | None) -> RunProgress:
     events = [line for index, line in enumerate(log) if begun is None or index >= sessions[-1] or _before(line, done)]
     _follow(run, events, now)
     _score(run, _metrics(folder / "metrics.jsonl"))
-    summary = _summary(folder)
-    if summary is not None:
+    if (file := folder / "summary.json").is_file():
+        summary = read_summary(file)
         run.state, run.round, run.doing, run.seconds_left = "finished", run.rounds, "", 0.0
         run.score, run.split = summary["mean"], str(summary.get("split", "test"))
         run.bytes = {way: int(summary["bytes"][way]) for way in ("up", "down")}
@@ -316,25 +315,14 @@ def _runs_below(folder: Path) -> Iterator[Path]:
 def _config(folder: Path) -> dict[str, Any]:
     file = folder / "config.yaml"
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = read_yaml(file)
     except OSError as error:
         raise DataError(f"{file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise DataError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    except YamlError as error:
+        raise DataError(f"{file}: {error}") from None
     if not isinstance(config, dict) or "rounds" not in config:
         raise DataError(f"{file}: not the configuration of a run")
     return config
-
-
-def _summary(folder: Path) -> dict[str, Any] | None:
-    file = folder / "summary.json"
-    if not file.is_file():
-        return None
-    try:
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{file}: not JSON: {error}") from None
-    return content
 
 
 def _metrics(file: Path) -> list[dict[str, Any]]:

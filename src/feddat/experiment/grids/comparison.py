@@ -236,6 +236,8 @@ def _taken(run: RunConfig, overwrite: bool) -> str | None:
     experiment = Experiment(run)
     try:
         experiment.folder.check(experiment.config, resume=True, overwrite=overwrite)
+        if not overwrite:
+            experiment.folder.summary()
     except ExperimentError as error:
         return str(error)
     return None

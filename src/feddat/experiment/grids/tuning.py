@@ -7,19 +7,20 @@ split. The search never uses the test split.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from feddat.config import ConfigError, RunConfig, parse_scalar
+from feddat.example import DataError
 from feddat.experiment.grids.comparison import comparison_name, labelled, run_all
 from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.folder import ExperimentError, RunFolder
 from feddat.experiment.single.methods import resolve
 from feddat.experiment.single.portable import pinned
+from feddat.report.folder import check_tuning, read_json
 
 #: Seed of every search run.
 TUNING_SEED = 10_000
@@ -147,14 +148,14 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
             setting that a grid sets itself.
     """
     try:
-        chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        found = {method for method, values in chosen["best"].items() if dict(values)}
-        missing = [name for name in methods if found.isdisjoint((name, resolve(RunConfig(method=name)).method))]
-        keys = " and ".join(chosen["keys"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: not the tuning.json of a search ({error})") from None
+        chosen: dict[str, Any] = read_json(path)
+        check_tuning(chosen, str(path))
+    except DataError as error:
+        raise ConfigError(f"{error}; expected the tuning.json of a search") from None
+    found = {method for method, values in chosen["best"].items() if values}
+    missing = [name for name in methods if found.isdisjoint((name, resolve(RunConfig(method=name)).method))]
     if missing:
-        raise ConfigError(f"{path}: no value of {keys} for {', '.join(missing)}")
+        raise ConfigError(f"{path}: no value of {' and '.join(chosen['keys'])} for {', '.join(missing)}")
     check_varied(str(path), [key for values in chosen["best"].values() for key in values])
     return chosen
 

@@ -15,14 +15,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import ValidationError
-
-from feddat.config import RunConfig
+from feddat.config import ConfigError, RunConfig
+from feddat.config.run import validated
 from feddat.dotted import flat
+from feddat.example import DataError
 from feddat.experiment.single.places import PATIENCE_KEYS, PLACE_KEYS
 from feddat.files import locked, write_atomic, write_json
 from feddat.json_lines import LineError, append, read
+from feddat.report.folder import read_summary
+from feddat.yaml_files import YamlError, read_yaml
 
 
 class ExperimentError(RuntimeError):
@@ -95,9 +96,17 @@ class RunFolder:
                 write_atomic(self.run_id_file, secrets.token_hex(8).encode())
 
     def run_id(self) -> str:
-        """Return the run's id, which is kept when the run is resumed and changes when it is replaced."""
+        """Return the run's id, which is kept when the run is resumed and changes when it is replaced.
+
+        Raises:
+            ExperimentError: the file cannot be read.
+        """
         with disk_errors(self.run_id_file):
-            return self.run_id_file.read_text(encoding="utf-8").strip()
+            content = self.run_id_file.read_bytes()
+        try:
+            return content.decode().strip()
+        except UnicodeDecodeError:
+            raise ExperimentError(f"{self.run_id_file}: not the id of a run") from None
 
     def _entries(self) -> list[Path]:
         return [entry for entry in self.path.iterdir() if entry.name not in (".lock", "logs")]
@@ -109,18 +118,30 @@ class RunFolder:
             ExperimentError: the file is missing or unusable.
         """
         try:
-            return RunConfig.model_validate(yaml.safe_load(self.config_file.read_text(encoding="utf-8")))
+            raw = read_yaml(self.config_file)
         except OSError as error:
             raise ExperimentError(f"{self.config_file}: {error.strerror}; not a run folder") from None
-        except (yaml.YAMLError, ValidationError) as error:
-            raise ExperimentError(f"{self.config_file}: {' '.join(str(error).split())}") from None
+        except YamlError as error:
+            raise ExperimentError(f"{self.config_file}: {error}") from None
+        if not isinstance(raw, dict):
+            raise ExperimentError(f"{self.config_file}: expected keys and values at the top level")
+        try:
+            return validated(raw, self.config_file)
+        except ConfigError as error:
+            raise ExperimentError(str(error)) from None
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the content of ``summary.json``, or ``None`` if the run has not finished."""
+        """Return the content of ``summary.json``, or ``None`` if the run has not finished.
+
+        Raises:
+            ExperimentError: the file cannot be read, or is not the summary of a run.
+        """
         if not self.summary_file.is_file():
             return None
-        content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
-        return content
+        try:
+            return read_summary(self.summary_file)
+        except DataError as error:
+            raise ExperimentError(str(error)) from None
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write JSON atomically; create the folder if it does not exist.

@@ -6,7 +6,6 @@ Both are optional and imported only on request. A resumed run continues the same
 from __future__ import annotations
 
 import importlib
-import json
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 from feddat.config import ConfigError, RunConfig
 from feddat.dotted import flat
 from feddat.files import write_json
+from feddat.report.folder import read_keys
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ def _mlflow(config: RunConfig, uri: str, folder: Path) -> Iterator[Tracker]:
 
 def _mlflow_run(client: Any, config: RunConfig, file: Path, missing: type[Exception]) -> str:
     """Return the MLflow run id of this folder: the existing one, or a new one."""
-    known = json.loads(file.read_text(encoding="utf-8"))["run_id"] if file.is_file() else None
+    known = read_keys(file, ("run_id",))["run_id"] if file.is_file() else None
     if known is not None:
         client.update_run(known, "RUNNING")
         return str(known)

@@ -135,7 +135,10 @@ def finished_worlds(runs: Mapping[str, RunConfig]) -> dict[str, World]:
     found: dict[str, World] = {}
     keys = {name: json.dumps(run.model_dump(mode="json", include=_NAMED), sort_keys=True) for name, run in runs.items()}
     for name, run in runs.items():
-        summary = RunFolder(run.run_dir).summary() or {}
+        try:
+            summary = RunFolder(run.run_dir).summary() or {}
+        except ExperimentError:  # a run that needs this summary fails for it; no other run does
+            continue
         if "world" in summary:
             # The sites of adapters depend on the method.
             found.setdefault(keys[name], {k: v for k, v in summary["world"].items() if k != _MODEL["adapter"]})
