@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -50,13 +49,10 @@ def range_of(field: FieldInfo) -> str:
 
 
 def _bounded(kind: str, metadata: list[Any]) -> str:
-    signs = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
-    bounds = [
-        f"{sign} {getattr(item, sign_type.__name__.lower()):g}"
-        for item in metadata
-        for sign_type, sign in signs.items()
-        if isinstance(item, sign_type)
-    ]
+    """Return a kind of value with the bounds among a field's metadata (``Ge``, ``Gt``, ``Le``, ``Lt``)."""
+    signs = {"Ge": "≥", "Gt": ">", "Le": "≤", "Lt": "<"}
+    names = [(type(item).__name__, item) for item in metadata]
+    bounds = [f"{signs[name]} {getattr(item, name.lower()):g}" for name, item in names if name in signs]
     return ", ".join([kind, *bounds]) if kind else ", ".join(bounds)
 
 
