@@ -84,6 +84,8 @@ def test_an_earlier_choice_is_read_back_and_checked(tmp_path):
     assert read_tuning(path, ["local", "local-lora"]), "a variant takes what was found for its algorithm"
     with pytest.raises(ConfigError, match=r"no value of train\.lr for head"):
         read_tuning(path, ["local", "head"])
+    with pytest.raises(ConfigError, match=r"^method: 'locl' is unknown"):
+        read_tuning(path, ["locl"])
     path.write_text("[]")
     with pytest.raises(ConfigError, match=r"tuning\.json: not the tuning\.json of a search"):
         read_tuning(path, ["local"])

@@ -143,16 +143,16 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
     """Read the result of an earlier search from its ``tuning.json``.
 
     Raises:
-        ConfigError: the file is not the result of a search, has no values for a method or its algorithm, or chooses a
-            setting that a grid sets itself.
+        ConfigError: a method is unknown, or the file is not the result of a search, has no values for a method or its
+            algorithm, or chooses a setting that a grid sets itself.
     """
     try:
         chosen: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = {method for method, values in chosen["best"].items() if dict(values)}
-        missing = [name for name in methods if found.isdisjoint((name, resolve(RunConfig(method=name)).method))]
         keys = " and ".join(chosen["keys"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not the tuning.json of a search ({error})") from None
+    missing = [name for name in methods if found.isdisjoint((name, resolve(RunConfig(method=name)).method))]
     if missing:
         raise ConfigError(f"{path}: no value of {keys} for {', '.join(missing)}")
     check_varied(str(path), [key for values in chosen["best"].values() for key in values])
