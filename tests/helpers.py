@@ -41,9 +41,9 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def make_vocabulary(words: Sequence[str] = ()) -> dict[str, int]:
-    """Return a BERT vocabulary of ``WORDS``, ``words``, and every lower-case letter and digit as a word piece."""
-    return bert_vocabulary([*WORDS, *words])
+def make_vocabulary() -> dict[str, int]:
+    """Return a BERT vocabulary of ``WORDS`` and every lower-case letter and digit as a word piece."""
+    return bert_vocabulary(WORDS)
 
 
 def make_unit(family: str, folder: Path, words: Sequence[str] = ()) -> Path:
@@ -56,14 +56,14 @@ def make_tiny_vilt(folder: Path, words: Sequence[str] = ()) -> Path:
     return make_unit("vilt", folder, words)
 
 
-def make_tiny_blip(folder: Path, words: Sequence[str] = ()) -> Path:
+def make_tiny_blip(folder: Path) -> Path:
     """Write a random BLIP for question answering: width 32, 2 layers each, images of 32 pixels."""
-    return make_unit("blip", folder, words)
+    return make_unit("blip", folder)
 
 
-def make_tiny_albef(folder: Path, words: Sequence[str] = ()) -> Path:
+def make_tiny_albef(folder: Path) -> Path:
     """Write a random small ALBEF (:func:`tiny_albef_config`)."""
-    return make_unit("albef", folder, words)
+    return make_unit("albef", folder)
 
 
 def tiny_albef_config(vocab_size: int | None = None, **changes) -> AlbefConfig:

@@ -96,6 +96,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["study", "train.speed=1,2"], "unknown key 'train.speed'"),
         (["predict", "--run", "x"], "give one question with --image and --question"),
         (["data", "show"], "give one of --benchmark"),
+        (
+            ["data", "show", "-b", "mini/domain", "--out", "sheet.xyz"],
+            "--out: sheet.xyz: expected the name of a picture",
+        ),
         (["data", "show", "-b", "mini/domain", "--split", "dev"], "--split: expected train, validation or test"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Write a safetensors file atomically, without a second copy of its tensors in memory."""
+"""Read a safetensors file; write one atomically, without a second copy of its tensors in memory."""
 
 from __future__ import annotations
 
@@ -8,10 +8,26 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from feddat.files import whole_file
+
+
+class TensorFileError(ValueError):
+    """A safetensors file is missing or damaged; the message names it."""
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Return all tensors of a file by name, on the CPU.
+
+    Raises:
+        TensorFileError: the file cannot be read.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TensorFileError(f"{path}: cannot be read: {error}") from error
 
 
 def write_tensors(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -25,6 +26,11 @@ from feddat.parent import end_with_parent
 Function = Callable[[Any, Callable[[dict[str, Any]], None]], Any]
 
 _SINGLE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use: on Linux, those of its affinity mask."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def run_parallel(

@@ -18,8 +18,8 @@ def linear(weight, bias=None):
     return layer
 
 
-def random_layer(seed=0, size=(24, 16)):
-    layer = nn.Linear(*size).requires_grad_(False)
+def random_layer(seed=0):
+    layer = nn.Linear(24, 16).requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for parameter in layer.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator))

@@ -123,12 +123,12 @@ def with_values(change):
     return attack
 
 
-def with_metrics(change, kind="metrics"):
+def with_metrics(change):
     """Return an attack on any reply that applies ``change`` to the dictionary of metrics."""
 
     def attack(content):
         records = dict(content.items())
-        records[kind] = MetricRecord(change(dict(content[kind])))
+        records["metrics"] = MetricRecord(change(dict(content["metrics"])))
         return RecordDict(records)
 
     return attack

@@ -106,3 +106,30 @@ def test_a_page_without_marks_is_an_error(tmp_path):
         tables.fill_page(page, tmp_path)
     with pytest.raises(DataError, match="no\\.md: No such file"):
         tables.fill_page(tmp_path / "no.md", tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"kind": "kettle"}', '{"kind": ["step"]}'])
+def test_other_files_beside_the_results_are_left_out(tmp_path, content):
+    tables.write_result(tmp_path, STEP)
+    (tmp_path / "a.json").write_text(content)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench step -->\n<!-- end -->\n")
+    assert tables.fill_page(page, tmp_path) == ["step"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"kind": "st', r"a\.json: expected the JSON of a measurement: "),
+        ('{"kind": "step"}', r"a\.json: not a result of feddat bench step \(KeyError"),
+        ('{"kind": "step", "rows": [{}]}', r"a\.json: not a result of feddat bench step \(KeyError"),
+        ('{"kind": "epoch", "rows": []}', r"a\.json: not a result of feddat bench epoch \(StopIteration"),
+    ],
+)
+def test_a_damaged_result_is_named_and_the_page_stays(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(content)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- bench step -->\nold\n<!-- end -->\n")
+    with pytest.raises(DataError, match=message):
+        tables.fill_page(page, tmp_path)
+    assert "old" in page.read_text()

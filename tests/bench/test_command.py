@@ -2,7 +2,9 @@ import json
 
 import pytest
 
+from feddat.bench.wire import bench_wire
 from feddat.cli import main
+from feddat.config import ConfigError
 
 
 def call(*arguments):
@@ -48,9 +50,15 @@ def test_runtimes_and_numbers_of_workers_are_checked(capsys):
     assert "expected numbers of workers of at least 2, separated by commas, got '1'" in capsys.readouterr().err
 
 
-def test_an_unknown_model_is_named(tmp_path, capsys):
-    assert call("bench", "step", "--models", "gpt", "--work", str(tmp_path)) != 0
+@pytest.mark.parametrize("command", ["step", "sums", "privacy"])
+def test_an_unknown_model_is_named(tmp_path, capsys, command):
+    assert call("bench", command, "--models", "gpt", "--work", str(tmp_path)) == 2
     assert "'gpt': unknown; expected one of vilt-mini" in capsys.readouterr().err
+
+
+def test_an_unknown_model_of_updates_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="'gpt': unknown; expected one of vilt-mini"):
+        bench_wire(tmp_path, ["gpt"])
 
 
 def test_schedules_can_be_chosen(tmp_path, capsys):

@@ -21,7 +21,7 @@ def vqa_client(name, answers=("red", "green", "blue"), sizes=(11, 3, 6)):
     return ClientData(name, "vqa", train=splits[0], validation=splits[1], test=splits[2], answers=answers)
 
 
-def label_client(task, size=9):
+def label_client(task):
     """Return a client whose labels follow the colour (SNLI-VE, VCR), or whether two colours are equal (NLVR2)."""
     generator = np.random.default_rng(0)
     names = list(COLOURS)
@@ -38,7 +38,7 @@ def label_client(task, size=9):
         choices = ("yes", "no", "two", "circle")
         return Example(id=str(i), images=(image(first),), text="what ?", choices=choices, label=i % 3)
 
-    examples = tuple(example(i) for i in range(size))
+    examples = tuple(example(i) for i in range(9))
     return ClientData(task, task, train=examples, validation=examples[:2], test=examples[:7])
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from feddat.config import ConfigError
 from feddat.experiment import Experiment, ExperimentError, compare, comparison_runs
-from feddat.experiment.grids.comparison import over_seeds
+from feddat.experiment.grids.comparison import over_seeds, run_all
 
 
 def summary(mean, ann, bob):
@@ -34,6 +34,21 @@ def test_runs_are_named_after_method_and_seed(make_config):
         comparison_runs(make_config(), ["fedavgg"], [0])
     with pytest.raises(ExperimentError, match="at least one method and one seed"):
         comparison_runs(make_config(), ["feddat"], [])
+
+
+def test_by_default_one_run_per_core_that_this_process_may_use(make_config, monkeypatch):
+    asked = []
+
+    def run_none(function, tasks, jobs, on_event):
+        asked.append(jobs)
+        return {}, {}
+
+    monkeypatch.setattr("feddat.experiment.grids.comparison.run_parallel", run_none)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 3})
+    runs = comparison_runs(make_config(name="c"), ["feddat", "local"], [0, 1, 2])
+    run_all(runs)
+    run_all(runs, 2)
+    assert asked == [3, 2]
 
 
 def test_a_comparison_keeps_what_is_done_and_goes_on_with_what_is_not(make_config):

@@ -181,6 +181,10 @@ def test_what_workers_are_given_can_be_sent_and_their_failure_is_told(done, requ
     assert sent == [2]
     assert contents(tmp_path / "task") == contents(done)
 
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 2, 3})
+    prepare(request_, tmp_path / "default")
+    assert sent == [2, 3], "one process per core that this one may use"
+
     def died(function, tasks, jobs, on_event):
         on_event(next(iter(tasks)), {"event": "failure", "reason": "its process ended (exit code -9)"})
 

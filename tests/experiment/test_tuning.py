@@ -85,6 +85,8 @@ def test_an_earlier_choice_is_read_back_and_checked(tmp_path):
     assert read_tuning(path, ["local", "local-lora"]), "a variant takes what was found for its algorithm"
     with pytest.raises(ConfigError, match=r"no value of train\.lr for head"):
         read_tuning(path, ["local", "head"])
+    with pytest.raises(ConfigError, match=r"^method: 'locl' is unknown"):
+        read_tuning(path, ["locl"])
     with pytest.raises(ConfigError, match=r"none\.json: No such file .*; expected the tuning\.json of a search"):
         read_tuning(tmp_path / "none.json", ["local"])
     # A comparison shows the scores at its end, so they are checked before it begins.

@@ -103,6 +103,15 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
         ("fusion_layer=2", "unknown pretraining setting"),
         ("family=bert", "family=bert: expected one of vilt, albef"),
         ("precision=int8", "precision=int8: expected one of auto, fp32, bf16"),
+        ("jobs=0", "jobs=0: expected a number of at least 1"),
+        ("every=0", "every=0: expected a number of at least 1"),
+        ("seed=-1", "seed=-1: expected a number of at least 0"),
+        ("lr=nan", "lr=nan: expected a number of at least 0"),
+        ("weight_decay=-1", "weight_decay=-1.0: expected a number of at least 0"),
+        ("batch_size=4", "batch_size=4: expected at least 6, parts=3 \\* jobs=2"),
+        ("hidden=7", "hidden=7: expected a multiple of 20, to suit 4 and heads=5"),
+        ("hidden=10", "hidden=10: expected a multiple of 20"),
+        ("patch=64", "patch=64: expected a divisor of 32"),
     ],
 )
 def test_bad_settings_are_named(override: str, message: str) -> None:
@@ -110,6 +119,19 @@ def test_bad_settings_are_named(override: str, message: str) -> None:
         parse_settings([override])
     with pytest.raises(ConfigError, match="not a multiple"):
         parse_settings(["batch_size=5", "jobs=2"])
+
+
+def test_numbers_that_can_be_zero() -> None:
+    settings = parse_settings(["warmup=0", "simple_steps=0", "seed=0", "weight_decay=0"])
+    assert settings.learning_rate(0) == settings.lr
+    assert parse_settings(["family=albef", "frozen=0", "fusion_layer=0"]).values()["frozen"] == 0
+
+
+def test_settings_that_make_no_model_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    settings = parse_settings(["family=albef", "jobs=2", "fusion_layer=9"])
+    with pytest.raises(ConfigError, match="fusion_layer=9: expected 0 to 3"):
+        pretrain(tmp_path / "new", settings)
+    assert not (tmp_path / "new").exists()
 
 
 def test_positions_are_as_loud_as_patches() -> None:

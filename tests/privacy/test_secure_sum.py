@@ -11,9 +11,9 @@ from feddat.privacy.secure_sum.errors import SumError
 from feddat.privacy.secure_sum.terms import Rules
 
 
-def updates(count, size=50, seed=0):
-    generator = np.random.default_rng(seed)
-    return {f"c{i:02}": generator.normal(0, 0.006, size).astype(np.float32) for i in range(count)}
+def updates(count):
+    generator = np.random.default_rng(0)
+    return {f"c{i:02}": generator.normal(0, 0.006, 50).astype(np.float32) for i in range(count)}
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -11,12 +11,12 @@ from typing import Any
 
 from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from feddat.adapters.peft_internals import tuner_prefix
 from feddat.hub import HubError, parse_address
+from feddat.tensorfile import read_tensors
 
 #: The files of a PEFT folder.
 CONFIG_FILE, WEIGHTS_FILE = CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
@@ -96,10 +96,7 @@ def read_peft(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
         config = PeftConfig.from_pretrained(str(folder))
     except Exception as error:  # PEFT raises many kinds for unknown types and values
         raise ValueError(f"{folder / CONFIG_FILE}: not a PEFT configuration: {' '.join(str(error).split())}") from error
-    try:
-        return config, load_file(folder / WEIGHTS_FILE)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder / WEIGHTS_FILE}: cannot be read: {error}") from error
+    return config, read_tensors(folder / WEIGHTS_FILE)
 
 
 def put_peft(model: nn.Module, config: PeftConfig, tensors: Mapping[str, Tensor]) -> PeftModel:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -15,6 +13,7 @@ import torch
 from torch import Tensor
 
 from feddat.adapters.int8_products import exact_product, pack
+from feddat.workers import cores
 
 #: Sides of the square matrices used to measure the rate; the fastest one counts.
 SIDES = {"cpu": (256, 512, 1024), "cuda": (2048, 4096, 8192)}
@@ -100,7 +99,7 @@ def hardware(device: torch.device) -> dict[str, str | int]:
     """Return a description of the hardware and software that a measurement runs on."""
     found: dict[str, str | int] = {
         "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        "cores": cores(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

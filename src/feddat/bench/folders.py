@@ -73,10 +73,15 @@ def model_folder(name: str, below: Path) -> str:
 
 
 def make_client(model: str, folder_or_name: str, folder: Path, examples: int) -> ClientData:
-    """Return a client for one of :data:`MODELS`, with pictures in ``folder`` and words from the model's vocabulary."""
+    """Return a client for one of :data:`MODELS`, with pictures in ``folder`` and words from the model's vocabulary.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
     encoder: Any = load_encoder(folder_or_name)
     words = sorted(word for word in encoder.tokenizer.get_vocab() if word.isalnum())
-    return write_client(folder, "bench", MODELS[model].side, words[:1000], MODELS[model].words, examples)
+    known = find_model(model)
+    return write_client(folder, "bench", known.side, words[:1000], known.words, examples)
 
 
 def write_client(

@@ -71,7 +71,7 @@ def bench_step(
         rows += _measure(model, config, folder, schedules, cycles, own, say)
         if memory:
             for row in rows[-len(schedules) :]:
-                say(f"{MODELS[model].title}: memory of {row['schedule']}")
+                say(f"{find_model(model).title}: memory of {row['schedule']}")
                 row["memory"] = in_fresh_process(_peak, row["schedule"], model, config, folder, own)
     return {"kind": "step", "hardware": hardware(place), "cycles": cycles, "rows": rows}
 
@@ -107,7 +107,7 @@ def _batches(config: RunConfig) -> list[torch.Tensor]:
 def _measure(
     model: str, config: RunConfig, folder: Path, schedules: Sequence[str], cycles: int, own: str, say: Say
 ) -> list[dict[str, Any]]:
-    title = MODELS[model].title
+    title = find_model(model).title
     say(f"{title}: loading")
     sides = _sides(model, config, folder, schedules, own)
     batches = _batches(config)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from feddat.bench.clock import hardware
-from feddat.bench.folders import MODELS, model_folder
+from feddat.bench.folders import find_model, model_folder
 from feddat.config import load_config
 from feddat.experiment.single.foundation import load_foundation
 from feddat.experiment.single.methods import resolve
@@ -39,16 +39,20 @@ def bench_sums(
         models: keys of :data:`feddat.bench.folders.MODELS`; each gets the adapter of a run with default settings.
         cycles: repetitions of every row.
         say: called with a short text before each measurement.
+
+    Raises:
+        ConfigError: a model is unknown.
     """
     rows: list[dict[str, Any]] = []
     shapes = {}
     for model in models:
-        say(f"{MODELS[model].title}: loading")
+        title = find_model(model).title
+        say(f"{title}: loading")
         settings = load_config(None, None, model=str(model_folder(model, folder / "models")))
         shapes[model] = load_foundation(resolve(settings)).shared_shapes()
         count = sum(math.prod(shape) for shape in shapes[model].values())
         for clients in counts:
-            cells = {"model": model, "title": MODELS[model].title, "parameters": count, "clients": clients}
+            cells = {"model": model, "title": title, "parameters": count, "clients": clients}
             ways = [{"way": "int8", "lost": 0}]
             ways += [{"way": "sums", "bits": size, "lost": percent} for size in BITS for percent in LOST]
             rows += [cells | way | {"server": [], "client": []} for way in ways]

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,10 @@ def write_result(folder: Path, result: Result) -> list[Path]:
 def fill_page(page: Path, folder: Path) -> list[str]:
     """Write the tables of ``folder`` between their marks in a Markdown page; return the kinds that were filled in.
 
-    The table of a kind goes between ``<!-- bench KIND -->`` and ``<!-- end -->``.
+    The table of a kind goes between ``<!-- bench KIND -->`` and ``<!-- end -->``. Other JSON files are left out.
 
     Raises:
-        DataError: the page cannot be read, or has no mark for any of the measurements.
+        DataError: the page or a file of the folder cannot be read, or the page has no mark for any of the measurements.
     """
     try:
         text = page.read_text(encoding="utf-8")
@@ -52,11 +52,20 @@ def fill_page(page: Path, folder: Path) -> list[str]:
         raise DataError(f"{page}: {error.strerror}") from None
     filled = []
     for path in sorted(folder.glob("*.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        mark = re.escape(f"<!-- bench {result['kind']} -->")
-        table = markdown(result).replace("\\", r"\\")
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: expected the JSON of a measurement: {error}") from None
+        kind = result.get("kind") if isinstance(result, dict) else None
+        if not isinstance(kind, str) or kind not in _ROWS:
+            continue
+        try:
+            table = markdown(result).replace("\\", r"\\")
+        except (LookupError, TypeError, ValueError, StopIteration) as error:
+            raise DataError(f"{path}: not a result of feddat bench {kind} ({error!r})") from None
+        mark = re.escape(f"<!-- bench {kind} -->")
         text, count = re.subn(rf"({mark}\n).*?(?=<!-- end -->)", rf"\1\n{table}\n", text, flags=re.DOTALL)
-        filled += [result["kind"]] * bool(count)
+        filled += [kind] * bool(count)
     if not filled:
         raise DataError(f"{page}: has no mark like <!-- bench step --> for any measurement in {folder}")
     write_atomic(page, text.encode())
@@ -88,10 +97,7 @@ def machine(result: Result) -> str:
 
 def table(result: Result) -> list[Cells]:
     """Return the rows of a measurement as text."""
-    kinds = {"step": _step, "epoch": _epoch, "clients": _clients, "simulation": _clients, "jobs": _jobs, "wire": _wire}
-    kinds["privacy"] = _privacy
-    kinds["sums"] = _sums
-    return kinds[result["kind"]](result["rows"])
+    return _ROWS[result["kind"]](result["rows"])
 
 
 def seconds(values: Sequence[float]) -> str:
@@ -222,6 +228,19 @@ def _sums(rows: Sequence[Result]) -> list[Cells]:
             }
         )
     return cells
+
+
+#: Kind of measurement -> function that returns its rows as text.
+_ROWS: Mapping[str, Callable[[Sequence[Result]], list[Cells]]] = {
+    "step": _step,
+    "epoch": _epoch,
+    "clients": _clients,
+    "simulation": _clients,
+    "jobs": _jobs,
+    "wire": _wire,
+    "privacy": _privacy,
+    "sums": _sums,
+}
 
 
 def step_figure(result: Result) -> Figure:

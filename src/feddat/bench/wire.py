@@ -12,7 +12,7 @@ import torch
 from feddat.adapters.build import build_adapters
 from feddat.app import messages, wire
 from feddat.bench.clock import hardware
-from feddat.bench.folders import MODELS, model_folder
+from feddat.bench.folders import find_model, model_folder
 from feddat.config import WireConfig
 from feddat.models.catalog import load_backbone
 
@@ -33,16 +33,20 @@ def bench_wire(
         models: keys of :data:`feddat.bench.folders.MODELS`.
         cycles: repetitions of every row.
         say: called with a short text before each measurement.
+
+    Raises:
+        ConfigError: a model is unknown.
     """
     rows: list[dict[str, Any]] = []
     updates = {}
     for model in models:
-        say(f"{MODELS[model].title}: loading")
+        title = find_model(model).title
+        say(f"{title}: loading")
         backbone = load_backbone(model_folder(model, folder / "models"))
         updates[model] = build_adapters(backbone.model).state("global")
         count = sum(value.numel() for value in updates[model].values())
         for name in FORMATS:
-            cells = {"model": model, "title": MODELS[model].title, "format": name, "parameters": count}
+            cells = {"model": model, "title": title, "format": name, "parameters": count}
             rows.append({**cells, "encode": [], "decode": []})
     for cycle in range(cycles):
         say(f"turn {cycle + 1} of {cycles}")

@@ -37,6 +37,8 @@ def show(
         raise ConfigError(f"--split: expected train, validation or test, got {split!r}")
     if (benchmark is None) == (config is None):
         raise ConfigError("give one of --benchmark (a name in `feddat list`) and --config (a file with `clients`)")
+    if not _is_picture_name(to):
+        raise ConfigError(f"--out: {to}: expected the name of a picture, such as sheet.png or sheet.jpg")
     say_loading()
     from feddat.experiment import load_clients
     from feddat.text import normal_text
@@ -61,6 +63,13 @@ def show(
         note = f"; {lacking} test questions have none of these answers" if lacking else ""
         out.print(Text(f"{name}: {data.task}, {sizes}{note}"), soft_wrap=True)
     typer.echo(to)
+
+
+def _is_picture_name(path: Path) -> bool:
+    """Return whether a picture can be written in the format that a file's suffix names."""
+    from PIL import Image
+
+    return Image.registered_extensions().get(path.suffix.lower()) in Image.SAVE
 
 
 @app.command("describe")

@@ -12,6 +12,8 @@ from feddat.text import did_you_mean
 
 #: Types of pydantic error for a value that should be text.
 _TEXTS = frozenset({"string_type", "path_type"})
+#: Types of pydantic error for a key that a model or a dataclass does not have.
+_UNKNOWN = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 
 
 class ConfigError(ValueError):
@@ -32,7 +34,7 @@ def explained(error: ValidationError, where: str, known: Iterable[str]) -> Confi
     for item in error.errors(include_url=False):
         key = ".".join(str(part) for part in item["loc"])
         message, given = item["msg"].removeprefix("Value error, "), item["input"]
-        if item["type"] == "extra_forbidden":
+        if item["type"] in _UNKNOWN:
             unknown.append(key)
             parts.append(f"unknown key {key!r}{did_you_mean(key, keys)}")
             continue

@@ -8,7 +8,6 @@ and hold one shard at a time each.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,7 +50,7 @@ from feddat.picture_settings import PictureSettings
 from feddat.pictures import Note, PictureReader
 from feddat.pictures.notes import told
 from feddat.tasks import make_task
-from feddat.workers import run_parallel
+from feddat.workers import cores, run_parallel
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +237,7 @@ def _encode(
         progress({"event": "images"} | told)
 
     most = max(1, sum(totals.values()) // IMAGES_PER_WORKER)
-    jobs = min(jobs or os.cpu_count() or 1, most)
+    jobs = min(jobs or cores(), most)
     if jobs > 1:
         run_parallel(_encode_work, tasks, jobs, advance)
     else:

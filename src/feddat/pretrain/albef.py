@@ -50,6 +50,7 @@ class AlbefSettings(PretrainSettings):
     """
 
     family: ClassVar[str] = "albef"
+    from_zero: ClassVar[frozenset[str]] = PretrainSettings.from_zero | {"frozen", "fusion_layer"}
 
     steps: int = 1_100
     batch_size: int = 96

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self, get_args
 
 from feddat.config import ConfigError
+from feddat.data.mini.render import CANVAS
 from feddat.precision import TrainingPrecision
 
 
@@ -27,6 +28,8 @@ class PretrainSettings:
     """
 
     family: ClassVar[str] = "vilt"
+    #: Whole numbers that can be 0; all others are at least 1.
+    from_zero: ClassVar[frozenset[str]] = frozenset({"warmup", "simple_steps", "seed"})
 
     steps: int = 6_000
     batch_size: int = 256
@@ -62,7 +65,7 @@ class PretrainSettings:
         """Return the defaults with ``key=value`` settings applied.
 
         Raises:
-            ConfigError: a key is unknown or a value does not fit its type.
+            ConfigError: a key is unknown, a value does not fit its type or is out of range, or two do not go together.
         """
         values: dict[str, Any] = {}
         types = {item.name: type(getattr(cls(), item.name)) for item in fields(cls)}
@@ -76,12 +79,31 @@ class PretrainSettings:
             except ValueError:
                 raise ConfigError(f"{key}: expected {types[key].__name__}, got {value!r}") from None
         settings = cls(**values)
-        if settings.batch_size % settings.jobs:
-            raise ConfigError(f"batch_size={settings.batch_size} is not a multiple of jobs={settings.jobs}")
-        if settings.precision not in get_args(TrainingPrecision):
-            expected = ", ".join(get_args(TrainingPrecision))
-            raise ConfigError(f"precision={settings.precision}: expected one of {expected}")
+        settings._check()
         return settings
+
+    def _check(self) -> None:
+        """Raise ``ConfigError`` if a value is out of range, or if two do not go together."""
+        for item in fields(self):
+            value = getattr(self, item.name)
+            least = 1 if isinstance(value, int) and item.name not in self.from_zero else 0
+            if isinstance(value, int | float) and not least <= value < math.inf:
+                raise ConfigError(f"{item.name}={value}: expected a number of at least {least}")
+        if self.batch_size % self.jobs:
+            raise ConfigError(f"batch_size={self.batch_size} is not a multiple of jobs={self.jobs}")
+        if self.batch_size < self.parts * self.jobs:
+            least = self.parts * self.jobs
+            raise ConfigError(
+                f"batch_size={self.batch_size}: expected at least {least}, parts={self.parts} * jobs={self.jobs}"
+            )
+        unit = math.lcm(self.heads, 4)  # position embeddings consist of four waves
+        if self.hidden % unit:
+            raise ConfigError(f"hidden={self.hidden}: expected a multiple of {unit}, to suit 4 and heads={self.heads}")
+        if CANVAS % (2 * self.patch):  # read-outs need whole patches in each half
+            raise ConfigError(f"patch={self.patch}: expected a divisor of {CANVAS // 2}, half the side of a picture")
+        if self.precision not in get_args(TrainingPrecision):
+            expected = ", ".join(get_args(TrainingPrecision))
+            raise ConfigError(f"precision={self.precision}: expected one of {expected}")
 
     def values(self) -> Mapping[str, Any]:
         """Return the family and every setting, as the recipe file stores them."""

@@ -49,7 +49,8 @@ def parse_settings(overrides: Sequence[str]) -> PretrainSettings:
     """Return the settings of the family in ``family=`` (default: ViLT) with the other ``key=value`` settings applied.
 
     Raises:
-        ConfigError: the family or a key is unknown, or a value does not fit its type.
+        ConfigError: the family or a key is unknown, a value does not fit its type or is out of range, or two do not go
+            together.
     """
     named = [override.partition("=")[2] for override in overrides if override.startswith("family=")]
     family = named[-1] if named else PretrainSettings.family
@@ -74,8 +75,10 @@ def pretrain(
         progress: called with one event every ``settings.every`` steps.
 
     Raises:
-        ConfigError: the folder belongs to a run with other settings.
+        ConfigError: the folder belongs to a run with other settings, or the settings make no model.
+        ModelError: the model to start from cannot be used.
     """
+    new_model(settings)  # its errors come before anything is written, and in this process
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "settings.json"
     wanted = json.dumps(settings.values(), indent=1)

@@ -190,6 +190,10 @@ def damage(folder, file, change):
     (folder / file).write_text(json.dumps(change(content)))
 
 
+def change(folder, **values):
+    damage(folder, "feddat.json", lambda info: info | values)
+
+
 def lose(folder, part):
     tensors = load_file(folder / "adapter_model.safetensors")
     save_file({k: v for k, v in tensors.items() if part not in k}, folder / "adapter_model.safetensors")
@@ -207,10 +211,27 @@ def lose(folder, part):
         (lambda folder: lose(folder, "bottleneck_up"), r"does not fit the model: .*bottleneck_up.* is missing"),
         (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no adapter_model.safetensors"),
         (lambda folder: damage(folder, "feddat.json", lambda info: info | {"layout": 9}), "layout 9; this version"),
-        (lambda folder: damage(folder, "feddat.json", lambda info: info | {"new": 9}), "feddat.json: .*'new'"),
+        (
+            lambda folder: damage(folder, "feddat.json", lambda info: info | {"new": 9}),
+            "feddat.json: unknown key 'new'",
+        ),
         (lambda folder: damage(folder, "feddat.json", lambda info: info | {"model": "/gone"}), "name it with --model"),
         (lambda folder: damage(folder, "answers.json", lambda names: names[:2]), "the head does not fit"),
         (lambda folder: damage(folder, "answers.json", lambda names: {}), "expected a list of answers"),
+        (
+            lambda folder: change(folder, head_init="wrods"),
+            "feddat.json: head_init: .*'random' or 'words' .got 'wrods'",
+        ),
+        (lambda folder: change(folder, format="fp7"), "feddat.json: format: .*'fp32'.* .got 'fp7'"),
+        (lambda folder: change(folder, rank_top=0), "feddat.json: rank_top: .*greater than or equal to 1 .got 0"),
+        (lambda folder: change(folder, rank_top=None), "feddat.json: rank_top: expected a value, since the model"),
+        (lambda folder: change(folder, answering="loud"), "feddat.json: answering: expected one of classes, rank, gen"),
+        (lambda folder: change(folder, task="vqq"), "feddat.json: task: expected one of vqa, nlvr2, snli-ve, vcr"),
+        (
+            lambda folder: change(folder, fusion_weights=[1.0]),
+            "feddat.json: fusion_weights, but the model has no train",
+        ),
+        (lambda folder: change(folder, fusion_weights=["x"]), "feddat.json: fusion_weights.0: .*valid number"),
     ],
 )
 def test_a_damaged_folder_is_said_in_one_line(finished, tmp_path, spoil, message):

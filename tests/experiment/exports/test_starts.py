@@ -170,6 +170,8 @@ def exported(finished, tmp_path):
         ({"adapter__start_local": "shared", "method": "fedavg"}, "adapter.start_local: fedavg has no local adapter"),
         ({"adapter__start_local": "shared", "method": "ditto"}, "ditto's local adapter starts as the global one"),
         ({"adapter__start": "other"}, "whose weights differ from this model's"),
+        ({"adapter__start": "cut"}, "adapter.start: .*cut/fusion.safetensors: cannot be read"),
+        ({"adapter__start": "torn"}, "adapter.start: .*torn/adapter_model.safetensors: cannot be read"),
     ],
 )
 def test_what_cannot_be_begun_with_is_said_before_anything_starts(exported, make_config, tmp_path, values, message):
@@ -177,6 +179,10 @@ def test_what_cannot_be_begun_with_is_said_before_anything_starts(exported, make
     shutil.copytree(exported["shared"], other)
     info = json.loads((other / "feddat.json").read_text())
     (other / "feddat.json").write_text(json.dumps(info | {"weights": "0" * 16}))
+    shutil.copytree(exported["shared"], tmp_path / "cut")
+    (tmp_path / "cut" / "fusion.safetensors").write_bytes(b"x")
+    shutil.copytree(exported["shared"], tmp_path / "torn")
+    (tmp_path / "torn" / "adapter_model.safetensors").write_bytes(b"x")
     places = {key: tmp_path / value if key.startswith("adapter__start") else value for key, value in values.items()}
     config = make_config(**places)
     with pytest.raises(ConfigError, match=message):

@@ -10,8 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from PIL import Image as PILImage
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from feddat.adapters.peft_form import CONFIG_FILE, put_peft, read_peft
@@ -36,10 +35,10 @@ from feddat.experiment.exports.folder import (
 )
 from feddat.models.base import Backbone, ModelError
 from feddat.models.catalog import load_backbone
-from feddat.models.number_formats import Format
 from feddat.models.two_towers.fusion import FusedBackbone, WeightedFusions
 from feddat.models.weights import weight_files, weights_hash
 from feddat.picture_settings import PictureSettings
+from feddat.tensorfile import TensorFileError, read_tensors
 from feddat.text import normal_text
 
 #: Modes of Pillow images that PNG supports.
@@ -194,9 +193,8 @@ def open_answerer(
 def _backbone(folder: Path, info: ExportInfo, model: str, device: str) -> Backbone:
     if info.merged:
         return load_backbone(str(folder))
-    number_format: Format = info.format  # type: ignore[assignment]
     try:
-        backbone = load_backbone(model, number_format, device)
+        backbone = load_backbone(model, info.format, device)
     except ModelError as error:
         raise ExportError(f"{folder}: its foundation model cannot be used: {error}; name it with --model") from error
     if backbone.encoder.fingerprint[:16] != info.encoder or weights_hash(backbone.model.state_dict()) != info.weights:
@@ -214,6 +212,8 @@ def _fill_heads(member: Member, folder: Path, info: ExportInfo) -> None:
     elif info.head_prefix is None and any(True for _ in heads[MAIN_HEAD].parameters()):
         raise ExportError(f"{folder}: no {HEAD_FILE}; the exported model is incomplete")
     if info.fusion_weights:
+        if FUSION not in heads:
+            raise ExportError(f"{folder / INFO_FILE}: fusion_weights, but the model has no trained fusion")
         fusions: list[nn.Module] = [heads[FUSION]]
         while len(fusions) < len(info.fusion_weights):
             member.reset_heads()
@@ -226,9 +226,9 @@ def _fill_heads(member: Member, folder: Path, info: ExportInfo) -> None:
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise ExportError(f"{path}: cannot be read: {error}") from None
+        return read_tensors(path)
+    except TensorFileError as error:
+        raise ExportError(str(error)) from None
 
 
 def _below(folder: Path, prefix: str) -> dict[str, Tensor]:

@@ -17,9 +17,15 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from feddat.config.errors import explained
+from feddat.example import ANSWERING
 from feddat.files import write_json
+from feddat.models.number_formats import Format
+from feddat.tasks import TASKS
 
 INFO_FILE, ANSWERS_FILE, CARD_FILE = "feddat.json", "answers.json", "README.md"
 HEAD_FILE, FUSION_FILE = "head.safetensors", "fusion.safetensors"
@@ -51,21 +57,23 @@ class ExportInfo:
         fusion_weights: weights of the fusions whose outputs are summed.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
     model: str
     family: str
     weights: str
     encoder: str
-    format: str
+    format: Format
     kind: str
     route: str
     merged: bool
     pictures: dict[str, Any] = field(default_factory=dict)
     task: str | None = None
     answering: str | None = None
-    rank_top: int | None = None
-    head_init: str | None = None
+    rank_top: Annotated[int, Field(ge=1)] | None = None
+    head_init: Literal["random", "words"] | None = None
     head_prefix: str | None = None
-    fusion: str = "product"
+    fusion: Literal["product", "transformer"] = "product"
     fusion_weights: list[float] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
@@ -85,9 +93,19 @@ class ExportInfo:
             found = layout if isinstance(values, dict) else type(values).__name__
             raise ExportError(f"{path}: layout {found}; this version reads layout {LAYOUT}")
         try:
-            return cls(**values)
-        except TypeError as error:
-            raise ExportError(f"{path}: {error}") from None
+            info = TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            known = [item.name for item in dataclasses.fields(cls)]
+            raise ExportError(str(explained(error, str(path), known))) from None
+        for key, choices in (("task", TASKS), ("answering", ANSWERING)):
+            if (value := getattr(info, key)) is not None and value not in choices:
+                raise ExportError(f"{path}: {key}: expected one of {', '.join(choices)} (got {value!r})")
+        for key in ("answering", "rank_top", "head_init"):
+            if info.task is not None and getattr(info, key) is None:
+                raise ExportError(
+                    f"{path}: {key}: expected a value, since the model answers as a client (task {info.task})"
+                )
+        return info
 
 
 def is_export(folder: Path) -> bool:

@@ -183,7 +183,7 @@ class _Model:
         labels = () if member.generation is not None else member.task.classes
         return Head(shape, dict(self.trained.heads[MAIN_HEAD].state_dict()), labels)
 
-    def _head_init(self) -> str:
+    def _head_init(self) -> Literal["random", "words"]:
         """Return how the head was initialised; always at random if the classes are not words."""
         member = self.trained.member
         words = self.foundation.config.head.init == "words" and member is not None and member.data.answers

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from feddat.experiment.single.methods import check_variant, resolve
 from feddat.experiment.single.portable import pinned
 from feddat.experiment.single.run import Experiment
 from feddat.experiment.single.world import finished_worlds
-from feddat.workers import run_parallel
+from feddat.workers import cores, run_parallel
 
 log = logging.getLogger(__name__)
 
@@ -225,7 +224,7 @@ def run_all(
         else:
             tell({"run": name} | event)
 
-    found, failures = run_parallel(_run_one, tasks, min(jobs or os.cpu_count() or 1, max(1, len(tasks))), hear)
+    found, failures = run_parallel(_run_one, tasks, min(jobs or cores(), max(1, len(tasks))), hear)
     return {name: done.get(name) or found[name] for name in runs if name in done or name in found}, taken | failures
 
 

@@ -144,8 +144,8 @@ def read_tuning(path: Path, methods: Sequence[str]) -> dict[str, Any]:
     """Read the result of an earlier search from its ``tuning.json``.
 
     Raises:
-        ConfigError: the file is not the result of a search, has no values for a method or its algorithm, or chooses a
-            setting that a grid sets itself.
+        ConfigError: a method is unknown, or the file is not the result of a search, has no values for a method or its
+            algorithm, or chooses a setting that a grid sets itself.
     """
     try:
         chosen: dict[str, Any] = read_json(path)

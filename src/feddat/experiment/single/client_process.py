@@ -7,8 +7,6 @@ all processes share one copy of them, as long as the file has them in the format
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import current_process
@@ -25,6 +23,7 @@ from feddat.app.strategy import sample_size
 from feddat.app.worker_grid import Turn
 from feddat.config import RunConfig
 from feddat.experiment.single.federation import Federation, load_federation
+from feddat.workers import cores
 
 #: Largest number of parameters at which a model gains little from a second thread.
 SMALL = 20_000_000
@@ -72,9 +71,8 @@ def choose_jobs(settings: RunConfig, federation: Federation) -> int:
     parameters = sum(parameter.numel() for parameter in federation.foundation.backbone.model.parameters())
     if current_process().daemon or torch.device(settings.device).type != "cpu" or parameters > SMALL:
         return 1
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     turns = sample_size(settings.server.fraction, len(federation.participants))
-    return max(1, min(cores // (settings.threads or 1), turns))
+    return max(1, min(cores() // (settings.threads or 1), turns))
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftConfig
-from safetensors.torch import load_file
 from torch import Tensor
 
 from feddat.adapters.base import Adapters, check_state
@@ -21,6 +20,7 @@ from feddat.adapters.peft_form import peft_digest, read_peft
 from feddat.algorithms import Algorithm
 from feddat.config import AdapterConfig, ConfigError, RunConfig
 from feddat.experiment.exports.folder import FUSION_FILE, ExportInfo, is_export
+from feddat.tensorfile import read_tensors
 
 #: PEFT options that must match, besides the shapes.
 _COMPARED = ("peft_type", "use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "bias", "placement", "causal")
@@ -140,12 +140,15 @@ def _scale(config: Any) -> float:
 
 
 def _fusion(folder: Path) -> dict[str, Tensor]:
-    """Return the shared fusion, which is in a separate file of an exported folder; empty if there is none."""
+    """Return the shared fusion, which is in a separate file of an exported folder; empty if there is none.
+
+    Raises:
+        TensorFileError: the file cannot be read.
+    """
     if not (folder / FUSION_FILE).is_file():
         return {}
-    return {
-        _FUSION + key.removeprefix(_EXPORTED_FUSION): value for key, value in load_file(folder / FUSION_FILE).items()
-    }
+    tensors = read_tensors(folder / FUSION_FILE)
+    return {_FUSION + key.removeprefix(_EXPORTED_FUSION): value for key, value in tensors.items()}
 
 
 def _hint(folder: Path) -> str:

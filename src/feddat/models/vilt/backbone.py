@@ -25,8 +25,6 @@ from feddat.models.vilt.fast import make_fast
 from feddat.models.vilt.stages import ViltStages
 from feddat.models.weights import load_weights, read_tensors, unloadable, weight_files
 
-__all__ = ["ViltBackbone", "make_fast"]
-
 
 class ViltBackbone:
     """A frozen ViLT behind :class:`feddat.models.base.Backbone`.

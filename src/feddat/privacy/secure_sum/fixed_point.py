@@ -22,8 +22,8 @@ from feddat.privacy.secure_sum.errors import SumError
 #: Numbers of a ring; only their lowest ``bits`` count. uint16 up to 16 bits, else uint32.
 Ring: TypeAlias = NDArray[Any]
 
-#: Bits that a ring can have, and the smallest number of levels on either side of 0 that a client must have.
-LEAST_BITS, MOST_BITS, LEAST_LEVELS = 8, 32, 3
+#: Smallest number of levels on either side of 0 that a client must have.
+LEAST_LEVELS = 3
 #: Numbers that are packed together; it is a multiple of 8, so they fill whole bytes.
 _BLOCK = 2**15
 
