@@ -135,10 +135,16 @@ def raising(error: BaseException) -> Any:
     ],
 )
 def test_what_goes_wrong_inside_is_one_line_too(
-    error: BaseException, code: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("feddat.report.page.write_report", raising(error))
-    assert call("report", "x") == code
+    (tmp_path / "summary.json").touch()
+    assert call("report", str(tmp_path)) == code
     assert error_line(capsys) == f"error: {said}"
 
 
@@ -215,10 +221,11 @@ def test_what_can_be_taken_up_again_says_by_which_command(
     assert said == f"error: interrupted; finished work is kept; continue with: {shlex.join(['feddat', *arguments])}"
 
 
-def test_debug_lets_an_error_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_lets_an_error_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("feddat.report.page.write_report", raising(KeyError("x")))
+    (tmp_path / "summary.json").touch()
     with pytest.raises(KeyError):
-        main(["report", "x", "--debug"])
+        main(["report", str(tmp_path), "--debug"])
 
 
 def test_debug_shows_the_traceback_of_a_client(
