@@ -10,6 +10,7 @@ from small_clients import same, vqa_client
 from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.base import RoundContext
 from feddat.client.learner import BatchLearner
+from feddat.client.received import Received
 
 MUSEUM = vqa_client("museum")
 
@@ -88,9 +89,9 @@ def test_feddat_2_answers_with_the_weight_that_it_chose(process):
     p = process("feddat-2")
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    answering = participant.answering(shared, 1, False, None)
+    answering = participant.answering(Received(shared, 1))
     weight = answering._context.state["weight"].item()
-    scores = participant.evaluate(shared, 1, "validation").scores["museum"]
+    scores = participant.evaluate(Received(shared, 1), "validation").scores["museum"]
     assert 0 <= weight <= 1
     assert set(scores) == {"mixed", "personal", "global"}
     assert "state.weight" not in participant.store.read(1)[1], "it is chosen anew, not stored"
@@ -102,7 +103,7 @@ def test_an_evaluation_passes_each_question_once_per_adapter(process, method):
     p = process(method)
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    answering = participant.answering(shared, 1, False, None)
+    answering = participant.answering(Received(shared, 1))
     answering._context.state["weight"] = torch.tensor(0.3)  # at 0 or 1, one route would be enough
     learner, member = answering._learner, participant.members["museum"]
     part = member.prepared("validation")
