@@ -17,6 +17,7 @@ from feddat.bench.sides import PHASES
 from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots
+from feddat.report.markdown_table import markdown_table
 from feddat.report.numbers import human_bytes
 
 #: Result of one measurement: the content of ``KIND.json``.
@@ -76,13 +77,8 @@ def markdown(result: Result) -> str:
     """Return a measurement as a Markdown table, preceded by a line about the hardware."""
     rows = table(result)
     headings = list(rows[0])
-    lines = [
-        headings,
-        [":--" if i == 0 else "--:" for i in range(len(headings))],
-        *(list(row.values()) for row in rows),
-    ]
-    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{machine(result)}\n\n{body}\n"
+    align = [":--", *["--:"] * (len(headings) - 1)]
+    return f"{machine(result)}\n\n{markdown_table(headings, [list(row.values()) for row in rows], align)}"
 
 
 def machine(result: Result) -> str:

@@ -21,6 +21,7 @@ from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots, tables
 from feddat.report.folder import KINDS, check_records, is_number, read_keys
+from feddat.report.markdown_table import NUMBERS, TEXTS, markdown_table
 from feddat.report.methods import method_name
 from feddat.report.numbers import human_bytes
 
@@ -97,11 +98,11 @@ def study_markdown(study: Mapping[str, Any]) -> str:
     if all(len(set(points.values())) < 2 for points in series.values()):
         return text
     columns = [f"{name}, {way}" for name in series for way in ("up", "down")]
-    lines = [f"| bytes per client and round | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
-    for point in dict.fromkeys(point for points in series.values() for point in points):
-        cells = [human_bytes(each) for points in series.values() for each in points.get(point, ())]
-        lines.append(f"| {point} | {' | '.join(cells)} |")
-    return text + "\n" + "\n".join(lines) + "\n"
+    rows = [
+        [point, *(human_bytes(each) for points in series.values() for each in points.get(point, ()))]
+        for point in dict.fromkeys(point for points in series.values() for point in points)
+    ]
+    return f"{text}\n{markdown_table(['bytes per client and round', *columns], rows)}"
 
 
 #: Measurement besides scores (:meth:`feddat.experiment.grids.record.RunRecord.measured`) -> heading, factor.
@@ -129,15 +130,15 @@ def _measured(study: Mapping[str, Any]) -> str:
         return ""
     points = list(dict.fromkeys(record["point"] for record in study["records"]))
     heads = [study["rows"], "method", *(_MEASURES[key][0] for key in keys)]
-    lines = ["", f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * len(keys)]
+    rows = []
     for (point, name), group in sorted(found.items(), key=lambda item: points.index(item[0][0])):
         cells = []
         for key in keys:
             values = [values[key] * _MEASURES[key][1] for values in group if key in values]
             digits = 2 if key in ("agreement", "norm") else 1
             cells.append(f"{statistics.fmean(values):.{digits}f}" if values else "–")
-        lines.append(f"| {point} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([point, name, *cells])
+    return "\n" + markdown_table(heads, rows, [TEXTS, TEXTS, *[NUMBERS] * len(keys)])
 
 
 def _bytes(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from rich.text import Text
 
 from feddat.report.fitted import FittedTable
+from feddat.report.markdown_table import markdown_table
 from feddat.report.methods import METHODS, method_name
 
 #: One run's ``summary.json``.
@@ -207,11 +208,11 @@ def best_marked(methods: Sequence[str], values: Sequence[tuple[float, ...]], abs
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown, the best of each row in bold."""
-    lines = [f"| {table.corner} | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
-    for name, cells in table.rows:
-        label = f"*{name}*" if name == MEAN else name.replace("|", "\\|")
-        lines.append(f"| {label} | " + " | ".join(f"**{cell}**" if cell.best else str(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f"*{name}*" if name == MEAN else name, *(f"**{cell}**" if cell.best else str(cell) for cell in cells)]
+        for name, cells in table.rows
+    ]
+    return markdown_table([table.corner, *table.columns], rows)
 
 
 def to_csv(table: Table) -> str:
