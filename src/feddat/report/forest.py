@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.figure import Figure
 
 from feddat.example import DataError
@@ -57,7 +53,7 @@ def figure(federations: Mapping[str, Sequence[Summary]], reference: str | None =
         DataError: see :func:`differences`.
     """
     called, panels = differences(federations, reference)
-    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
         return _draw(called, panels, plots.LIGHT, "white")
 
 
@@ -105,6 +101,4 @@ def _draw(
 
 def picture(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> bytes:
     """Return the plot as PNG; the same runs give the same bytes."""
-    out = io.BytesIO()
-    figure(federations, reference).savefig(out, format="png", dpi=160, metadata={"Software": None})
-    return out.getvalue()
+    return plots.picture(figure(federations, reference))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -49,8 +45,8 @@ def write_study(folder: Path | str) -> list[Path]:
     contents = {
         "md": study_markdown(study).encode(),
         "csv": tables.to_csv(table).encode(),
-        "png": _picture(figure, "png"),
-        "svg": _picture(figure, "svg"),
+        "png": plots.picture(figure),
+        "svg": plots.picture(figure, "svg"),
     }
     for kind, content in contents.items():
         write_atomic(folder / f"study.{kind}", content)
@@ -158,8 +154,8 @@ def study_figure(study: Mapping[str, Any]) -> Figure:
 
     Values that are not numbers are placed at equal distances in their order.
     """
-    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
+        figure = plots.light_figure(6.4, 4.0)
         axes = figure.add_subplot()
         _draw(axes, study)
         axes.set_xlabel(study["axis"])
@@ -178,8 +174,8 @@ def study_panels(studies: Mapping[str, Mapping[str, Any]]) -> bytes:
     columns = min(3, len(studies))
     rows = -(-len(studies) // columns)
     series = list(dict.fromkeys(name for study in studies.values() for name in _series(study)))
-    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
-        figure = Figure(figsize=(3.2 * columns + 2.4, 2.6 * rows + 0.4), layout="constrained", facecolor="white")
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
+        figure = plots.light_figure(3.2 * columns + 2.4, 2.6 * rows + 0.4)
         every = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (title, study) in zip(every, studies.items(), strict=False):
             _draw(axes, study, series)
@@ -191,7 +187,7 @@ def study_panels(studies: Mapping[str, Mapping[str, Any]]) -> bytes:
         figure.supylabel(f"{first['split']} score, mean over clients (%)", fontsize=9)
         handles = dict(pair for axes in every for pair in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
-    return _picture(figure, "png")
+    return plots.picture(figure)
 
 
 def _draw(axes: Axes, study: Mapping[str, Any], series: Sequence[str] = ()) -> None:
@@ -219,7 +215,6 @@ def _draw(axes: Axes, study: Mapping[str, Any], series: Sequence[str] = ()) -> N
 def _draw_line(axes: Axes, index: int, name: str, curve: Mapping[float, Sequence[float]], bare: bool) -> None:
     x = sorted(curve)
     means = [statistics.fmean(curve[place]) for place in x]
-    spread = [statistics.stdev(curve[place]) if len(curve[place]) > 1 else 0.0 for place in x]
     colour = plots.LIGHT[f"--s{index % len(plots.SERIES) + 1}"]
     many = bare and len(x) > 12
     axes.plot(
@@ -233,10 +228,7 @@ def _draw_line(axes: Axes, index: int, name: str, curve: Mapping[float, Sequence
         markevery=max(1, len(x) // 8) if many else 1,
         markersize=5,
     )
-    low = [mean - std for mean, std in zip(means, spread, strict=True)]
-    high = [mean + std for mean, std in zip(means, spread, strict=True)]
-    if any(spread):
-        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+    plots.draw_band(axes, curve, colour)
 
 
 def _series(study: Mapping[str, Any]) -> dict[str, list[Record]]:
@@ -259,12 +251,3 @@ def _by_place(records: Sequence[Record], places: Mapping[str, float]) -> dict[fl
         places[point] if places else statistics.fmean(r["x"] for r in group): [r["score"] for r in group]
         for point, group in points.items()
     }
-
-
-def _picture(figure: Figure, kind: str) -> bytes:
-    """Return the content of the figure's file of this kind; the same figure gives the same bytes."""
-    out = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "study", "svg.fonttype": "none"}):
-        figure.savefig(out, format=kind, dpi=160, metadata=metadata)
-    return out.getvalue()
