@@ -10,7 +10,8 @@ from typing import Any
 from feddat.dotted import flat
 from feddat.example import DataError
 from feddat.files import write_atomic
-from feddat.report.record import OVERVIEW, Record
+from feddat.report.method_table import OVERVIEW
+from feddat.report.record import Record
 from feddat.report.study import study_panels, study_table
 from feddat.report.tables import own_scores, to_markdown
 

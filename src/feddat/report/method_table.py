@@ -28,6 +28,9 @@ from feddat.report.tables import (
     run_title,
 )
 
+#: Title of the table over all federations.
+OVERVIEW = "All federations"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -90,6 +93,19 @@ def reference_of(methods: Iterable[str]) -> str | None:
     """Return the method to compare the others with: FedDAT, else the first of its variants."""
     ours = [method for method in methods if method.startswith("feddat")]
     return "feddat" if "feddat" in ours else next(iter(ours), None)
+
+
+def federation_tables(
+    federations: Mapping[str, Sequence[Summary]], reference: str | None = None
+) -> dict[str, MethodTable]:
+    """Return one table per federation by title; the table over all federations comes first, if there are several.
+
+    Args:
+        federations: summaries by federation, of at least one run each.
+        reference: the method to compare the others with; default: see :func:`reference_of`.
+    """
+    made = {name: method_table(summaries, reference) for name, summaries in federations.items()}
+    return {OVERVIEW: overview(federations, reference), **made} if len(made) > 1 else made
 
 
 def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> MethodTable:
