@@ -79,6 +79,8 @@ def test_the_forest_plot_shows_the_reference_minus_each_rival(file):
     assert panels["mini/scene"]["Local only"].mean == pytest.approx(11.0)
     with pytest.raises(DataError, match="no runs of moon"):
         forest.differences(record.federations(record.read_record(file)), "moon")
+    with pytest.raises(DataError, match="no runs of moon, the method to compare with; the runs are of fedavg, feddat"):
+        record.record_markdown(record.read_record(file), reference="moon")
 
 
 def test_written_files_are_the_same_every_time(file):

@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.figure import Figure
 
-from feddat.example import DataError
 from feddat.report import plots
-from feddat.report.method_table import joined, reference_of
+from feddat.report.method_table import check_reference, joined, reference_of
 from feddat.report.significance import Difference, Scores, paired_differences
 from feddat.report.tables import Summary, by_method, own_scores, run_title
 
@@ -34,8 +33,7 @@ def differences(
         panels[ALL] = joined(federations)
     titles = {s["method"]: run_title(s) for summaries in federations.values() for s in summaries}
     reference = reference or reference_of(titles) or "feddat"
-    if reference not in titles:
-        raise DataError(f"no runs of {reference}, the method to compare with; the runs are of {', '.join(titles)}")
+    check_reference(reference, titles)
     found: dict[str, dict[str, Difference]] = {}
     for name, summaries in panels.items():
         scores: dict[str, Scores] = {
@@ -94,7 +92,7 @@ def _draw(
         axes.set_title(name, fontsize=9, fontweight="bold" if name == ALL else "normal")
         axes.grid(visible=False, axis="y")
     every[0].set_yticks(range(len(rivals)), rivals, color=colours["--ink"])
-    every[0].set_ylim(len(rivals) - 0.5, -0.5)
+    every[0].set_ylim(max(1, len(rivals)) - 0.5, -0.5)
     drawn.supxlabel(f"{called} minus the other, points of test score, with 95 % interval", fontsize=9)
     return drawn
 

@@ -12,6 +12,7 @@ from typing import Any
 from markupsafe import Markup
 from rich.text import Text
 
+from feddat.example import DataError
 from feddat.report.fitted import FittedTable
 from feddat.report.markdown_table import markdown_table
 from feddat.report.methods import method_name
@@ -93,6 +94,16 @@ def reference_of(methods: Iterable[str]) -> str | None:
     """Return the method to compare the others with: FedDAT, else the first of its variants."""
     ours = [method for method in methods if method.startswith("feddat")]
     return "feddat" if "feddat" in ours else next(iter(ours), None)
+
+
+def check_reference(reference: str, methods: Iterable[str]) -> None:
+    """Check that there are runs of the method to compare the others with.
+
+    Raises:
+        DataError: there are none.
+    """
+    if reference not in (known := dict.fromkeys(methods)):
+        raise DataError(f"no runs of {reference}, the method to compare with; the runs are of {', '.join(known)}")
 
 
 def federation_tables(

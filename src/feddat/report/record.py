@@ -135,9 +135,11 @@ def record_markdown(record: Record, methods: Sequence[str] | None = None, refere
     """Return a record as Markdown: its conclusion in sentences, its tables, and its searches for settings.
 
     Raises:
-        DataError: see :func:`federations`.
+        DataError: see :func:`federations`; or there is no run of the reference.
     """
     found = federations(record, methods)
+    if reference is not None:
+        method_table.check_reference(reference, (s["method"] for summaries in found.values() for s in summaries))
     runs = joined(found) if len(found) > 1 else next(iter(found.values()))
     lacking = left_out([summary for rows in found.values() for summary in rows])
     parts = [" ".join([*conclusion(runs, reference), *lacking]) + "\n"]
@@ -166,7 +168,9 @@ def search_markdown(record: Record) -> str:
         rows: dict[str, dict[str, list[float]]] = {}
         for line, values in zip(lines, settings, strict=True):
             point = " ".join(f"{key}={values[key]}" for key in keys if key in values) or "as given"
-            rows.setdefault(tables.run_title(line["summary"]), {}).setdefault(point, []).append(line["summary"]["mean"])
+            means = rows.setdefault(tables.run_title(line["summary"]), {}).setdefault(point, [])
+            if line["summary"]["clients"]:
+                means.append(line["summary"]["mean"])
         points = sorted({point for row in rows.values() for point in row})
         cells = {name: [tuple(row.get(point, ())) for point in points] for name, row in rows.items()}
         table = tables.make_table(points, cells, "method")
@@ -180,7 +184,7 @@ def write_record(
     """Write the tables (``STEM.md``) and the forest plot (``STEM.png``) of a record; return their paths.
 
     Raises:
-        DataError: see :func:`federations`.
+        DataError: see :func:`record_markdown`.
         OSError: a file cannot be written.
     """
     text = record_markdown(record, methods, reference)

@@ -113,8 +113,8 @@ def score_table(summaries: Sequence[Summary]) -> Table:
 
 def route_table(summaries: Sequence[Summary]) -> Table | None:
     """Return the table client x route of one method; ``None`` for a method with only one route."""
-    clients = summaries[0]["clients"].values()
-    routes = list(dict.fromkeys(route for scores in clients for route in scores))
+    first: Mapping[str, Mapping[str, float]] = next((s["clients"] for s in summaries if s["clients"]), {})
+    routes = list(dict.fromkeys(route for scores in first.values() for route in scores))
     if len(routes) < 2:
         return None
     columns = {

@@ -19,8 +19,9 @@ from feddat.experiment.grids.comparison import Plan, compare_each, labelled
 from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.grids.tuning import check_varied, parse_values
 from feddat.experiment.single.events import Progress
-from feddat.experiment.single.folder import RunFolder, disk_errors, local_steps
+from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors, local_steps
 from feddat.report.tables import own_route
+from feddat.report.traffic import taking_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,8 @@ class Study:
             raise ConfigError(f"study {self.name}: varies {min(chosen)}, so a search cannot choose it per method")
         if equal_steps is not None and (self.over != "value" or "rounds" in self.keys):
             raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
+        if not self.values and config.privacy.on:
+            raise ConfigError(f"study {self.name}: with privacy, clients send no scores during a run; study a setting")
         folder = config.runs_dir / study_name(self, config)
         if self.values:
             place = {"runs_dir": folder}
@@ -237,7 +240,7 @@ def run_study(
         client's training in one round), ``measured`` (:meth:`~feddat.experiment.grids.record.RunRecord.measured`).
 
     Raises:
-        ExperimentError: no run succeeded; the message says why the first failed.
+        ExperimentError: no run succeeded; the message says why the first failed. Or no run has scores to draw.
     """
     comparisons = compare_each(plans, jobs, progress, overwrite, record)
     config = next(iter(plans.values())).config
@@ -264,6 +267,8 @@ def run_study(
             for entry in _records(study, plans[label], comparisons[label], label, value, record)
         ],
     }
+    if not result["records"]:
+        raise ExperimentError(f"study {folder.path}: no run has scores of all its clients by round on this machine")
     folder.write_json(folder.path / "study.json", result)
     from feddat.report.study import write_study
 
@@ -279,7 +284,7 @@ def _records(
     for summary in comparison["runs"]:
         run = runs[summary["method"], summary["seed"]]
         lines = [] if study.values else RunFolder(run.run_dir).read_metrics()
-        shares = max(1, len(summary["clients"])) * summary["rounds"] * plan.config.server.fraction
+        shares = len(taking_part(summary)) * summary["rounds"] * plan.config.server.fraction
         sent = {way: round(summary["bytes"]["train"][way] / shares) for way in ("up", "down")}
         own = own_route(next(iter(summary["clients"].values())))
         points: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
