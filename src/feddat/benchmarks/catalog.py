@@ -49,6 +49,11 @@ def list_benchmarks() -> dict[str, str]:
     }
 
 
+def is_generated(name: str) -> bool:
+    """Return whether a benchmark's clients have as many examples as the settings ask for."""
+    return name in MINI
+
+
 def load_benchmark(
     name: str,
     seed: int = 0,

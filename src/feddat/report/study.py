@@ -27,8 +27,6 @@ Record: TypeAlias = Mapping[str, Any]
 
 #: Values that span at least this factor get a logarithmic axis.
 LOG_FROM = 8
-#: Follows a point that not all clients reach, because they have fewer examples.
-MARK = "*"
 #: Bytes up and down of a series at a point that it lacks.
 _NONE = (None, None)
 #: Characters per line of the plot's title: the width of the axes without the legend.
@@ -93,7 +91,7 @@ def study_table(study: Mapping[str, Any]) -> tables.Table:
 
 
 def marked_table(study: Mapping[str, Any]) -> tables.Table:
-    """Return :func:`study_table` for people: :data:`MARK` follows the points that not all clients reach."""
+    """Return :func:`study_table` for people, with a mark at the points that not all clients reach."""
     table = study_table(study)
     return replace(table, rows=tuple((_marked(study, point), cells) for point, cells in table.rows))
 
@@ -166,7 +164,7 @@ def _points(study: Mapping[str, Any]) -> list[str]:
 
 
 def _marked(study: Mapping[str, Any], point: str) -> str:
-    return point + MARK if point in study.get("short", {}) else point
+    return point + tables.MARK if point in study.get("short", {}) else point
 
 
 def _bytes(records: Sequence[Record]) -> dict[str, tuple[float, float]]:

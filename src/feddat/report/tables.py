@@ -30,6 +30,8 @@ ROUTES = {
     "score": "Score",
 }
 MEAN = "Mean"
+#: Follows the name of a study's point that not all clients reach, because they have fewer examples.
+MARK = "*"
 #: Shown in place of the scores of a client that does not share them.
 NOT_SHARED = "not shared"
 #: Columns that are references and never marked as the best.
