@@ -309,7 +309,11 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     from feddat.report.methods import METHODS
 
     assert call("list") == 0
-    words = capsys.readouterr().out.split()
+    shown = capsys.readouterr().out
+    assert re.search(
+        r"mini/task +four clients.*\n +shared: a visual domain: x-ray images\n +differs: the task: VQA", shown
+    )
+    words = shown.split()
     for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES, *SUITES, *KINDS):
         assert name in words
     assert METHODS.keys() == known_methods().keys(), "every method needs a name and a note in print"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from published_tree import write_published
 
-from feddat.benchmarks import BenchmarkError, load_benchmark
+from feddat.benchmarks import BenchmarkError, about_benchmark, load_benchmark
 from feddat.benchmarks.draw import Sizes
 from feddat.benchmarks.prepared import Request, is_prepared, load_prepared
 from feddat.config import RunConfig
@@ -69,6 +69,13 @@ def shard_files(folder: Path) -> dict[Path, int]:
 
 def no_decoding(*arguments, **more):
     raise AssertionError("an image was decoded")
+
+
+def test_a_prepared_folder_is_described_as_its_federation(done, tmp_path):
+    about = about_benchmark(str(done))
+    assert about == about_benchmark("paper/task") and about.differs == "the task, its head and its loss"
+    with pytest.raises(BenchmarkError, match="unknown benchmark"):
+        about_benchmark(str(tmp_path))
 
 
 def test_a_study_has_only_points_that_prepared_clients_reach(done):
