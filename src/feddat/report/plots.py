@@ -11,7 +11,7 @@ import io
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import matplotlib
 
@@ -74,6 +74,8 @@ STYLE = _style(INK, MUTED, _LINE)
 #: matplotlib settings for plots in files.
 LIGHT_STYLE = _style(LIGHT["--ink"], LIGHT["--muted"], LIGHT["--line"])
 
+#: A place on the horizontal axis.
+_Place = TypeVar("_Place", int, float)
 #: Round -> one score per seed.
 Curve = Mapping[int, Sequence[float]]
 
@@ -133,7 +135,7 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
         return svg(figure, title)
 
 
-def draw_band(axes: Axes, curve: Mapping[float, Sequence[float]], colour: str) -> None:
+def draw_band(axes: Axes, curve: Mapping[_Place, Sequence[float]], colour: str) -> None:
     """Draw a band of one standard deviation over seeds around the means of a curve, if there is any deviation.
 
     Args:
