@@ -309,7 +309,11 @@ def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     from feddat.report.methods import METHODS
 
     assert call("list") == 0
-    words = capsys.readouterr().out.split()
+    shown = capsys.readouterr().out
+    assert re.search(
+        r"mini/task +four clients.*\n +shared: a visual domain: x-ray images\n +differs: the task: VQA", shown
+    )
+    words = shown.split()
     for name in ("vilt-mini", "mini/domain", "vqav2", *known_methods(), *STUDIES, *SUITES, *KINDS):
         assert name in words
     assert METHODS.keys() == known_methods().keys(), "every method needs a name and a note in print"
@@ -408,14 +412,16 @@ def test_a_study_and_its_table(data: Path, tmp_path: Path, capsys: pytest.Captur
     model = make_tiny_vilt(tmp_path / "tiny")
     options = ["-m", "local", "--seeds", "1", "--jobs", "1", "--split", "validation", "--name", "s"]
     settings = [f"model={model}", f"runs_dir={tmp_path}", "rounds=1", "train.batch_size=8"]
-    assert call("study", "examples=8,16", *settings, "--config", str(data / "clients.yaml"), *options) == 0
-    shown = capsys.readouterr().out
+    assert call("study", "examples=8,16,900", *settings, "--config", str(data / "clients.yaml"), *options) == 0
+    shown, warned = capsys.readouterr()
+    assert "warning: Left out: 900 (no client has so many training examples;" in warned
     assert "2 runs on own data: number of training examples per client" in shown
     assert f"plot    {tmp_path / 's' / 'study.png'}" in shown
     assert call("report", str(tmp_path / "s"), "--markdown") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| training examples per client | Local only |"
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| 8", "| 16"]
+    assert [line.split(" | ")[0] for line in lines[2:4]] == ["| 8", "| 16"]
+    assert lines[5].startswith("Left out: 900 ")
     assert call("report", str(tmp_path / "s")) == 0
     assert capsys.readouterr().out.split()[-1] == str(tmp_path / "s" / "study.svg")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -15,6 +15,7 @@ from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
 from feddat.config.described import default_of, range_of
+from feddat.report.markdown_table import TEXTS, markdown_table
 
 CLI, CONFIGURATION, RIVALS = "reference/cli.md", "reference/configuration.md", "method/rivals.md"
 #: A Sphinx role in front of code, in docstrings rendered by mkdocstrings.
@@ -111,10 +112,10 @@ def _usage(path: str, command: click.Command) -> Iterator[str]:
     options = [p for p in command.params if p.param_type_name == "option" and not getattr(p, "hidden", False)]
     shown = " ".join(_name(p) if p.required else f"[{_name(p)}]" for p in arguments)
     yield f"```console\n$ {path}{' [OPTIONS]' if options else ''} {shown}".rstrip() + "\n```"
-    rows = [f"| `{_name(p)}` | {_meaning(p)} | {_default(p)} |" for p in arguments]
-    rows += [f"| {_option(p)} | {_meaning(p)} | {_default(p)} |" for p in options]
+    rows = [(f"`{_name(p)}`", _meaning(p), _default(p)) for p in arguments]
+    rows += [(_option(p), _meaning(p), _default(p)) for p in options]
     if rows:
-        yield "\n".join(["| argument or option | meaning | default |", "| --- | --- | --- |", *rows])
+        yield _table(("argument or option", "meaning", "default"), rows)
 
 
 def _name(parameter: click.Parameter) -> str:
@@ -166,12 +167,10 @@ def _recommended() -> str:
     from feddat.config.recommended import RECOMMENDED
 
     rows = [
-        f"| `{model}` | "
-        + ", ".join(f"`{k}={v:g}`" if isinstance(v, float) else f"`{k}={v}`" for k, v in values.items())
-        + " |"
+        (f"`{model}`", ", ".join(f"`{k}={v:g}`" if isinstance(v, float) else f"`{k}={v}`" for k, v in values.items()))
         for model, values in RECOMMENDED.items()
     ]
-    return "\n".join(["| model | settings |", "| --- | --- |", *rows])
+    return _table(("model", "settings"), rows)
 
 
 def _model(name: str) -> type[BaseModel]:
@@ -189,9 +188,8 @@ def _tables(model: type[BaseModel], prefix: str) -> Iterator[str]:
         if inspect.isclass(section) and issubclass(section, BaseModel):
             sections.append((name, section))
         else:
-            cells = (f"`{prefix}{name}`", default_of(field), range_of(field), _cell(field.description or ""))
-            rows.append("| " + " | ".join(cells) + " |")
-    yield "\n".join(["| key | default | range | meaning |", "| --- | --- | --- | --- |", *rows])
+            rows.append((f"`{prefix}{name}`", default_of(field), range_of(field), _cell(field.description or "")))
+    yield _table(("key", "default", "range", "meaning"), rows)
     for name, section in sections:
         yield f"### {prefix}{name}"
         yield _plain((section.__doc__ or "").split("\n\n")[0])
@@ -204,5 +202,9 @@ def _plain(text: str) -> str:
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
+def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return markdown_table(headings, rows, [TEXTS] * len(headings)).rstrip()
+
+
 def _cell(text: str) -> str:
-    return _plain(text).replace("\n", " ").replace("|", "\\|").replace("<", "&lt;")
+    return _plain(text).replace("\n", " ").replace("<", "&lt;")

@@ -62,8 +62,9 @@ def test_every_command_is_there_with_its_options():
         for parameter in command.params:
             if not getattr(parameter, "hidden", False):
                 name = reference._name(parameter) if parameter.param_type_name == "argument" else parameter.opts[0]
-                rows = [line for line in section.splitlines() if line.startswith(f"| `{name}`")]
-                assert rows and rows[0].split("|")[2].strip(), f"{path}: {name} is not explained"
+                start = "| `" + name.replace("|", "\\|") + "`"
+                rows = [re.split(r"(?<!\\)\|", line) for line in section.splitlines() if line.startswith(start)]
+                assert rows and len(rows[0]) == 5 and rows[0][2].strip(), f"{path}: {name} is not explained"
     assert "| `--resume` `RUN_DIR` |" in page
     assert "$ feddat run [OPTIONS] [KEY=VALUE...]\n" in page
 

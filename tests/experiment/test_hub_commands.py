@@ -200,6 +200,9 @@ def test_one_command_compares_on_real_data(
     rows = capsys.readouterr().out.splitlines()[-3:]
     assert [row.split(" | ")[0] for row in rows] == ["| vqa-rad", "| slake", "| pathvqa"]
     assert [row.split(" | ")[3] for row in rows] == ["8", "8", "8"]
+    assert call("data", "describe", "--benchmark", "medical/small") == 0
+    shared, differs = capsys.readouterr().out.splitlines()[:2]
+    assert shared == "shared: medical pictures and words" and differs.startswith("differs: organ and modality")
     to = tmp_path / "prepared"
     arguments = ["--benchmark", "medical/small", "--out", str(to), "--model", VILT, "--jobs", "1"]
     assert call("data", "prepare", *arguments) == 0

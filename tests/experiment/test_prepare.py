@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from published_tree import write_published
 
-from feddat.benchmarks import BenchmarkError, load_benchmark
+from feddat.benchmarks import BenchmarkError, about_benchmark, load_benchmark
 from feddat.benchmarks.draw import Sizes
 from feddat.benchmarks.prepared import Request, is_prepared, load_prepared
+from feddat.config import RunConfig
 from feddat.data.cache import EncodedImage
 from feddat.example import DataError
-from feddat.experiment import Experiment, ExperimentError
+from feddat.experiment import Experiment, ExperimentError, Study
 from feddat.experiment import prepare as prepare_module
 from feddat.experiment.prepare import prepare
 from feddat.models.catalog import load_encoder
@@ -68,6 +69,20 @@ def shard_files(folder: Path) -> dict[Path, int]:
 
 def no_decoding(*arguments, **more):
     raise AssertionError("an image was decoded")
+
+
+def test_a_prepared_folder_is_described_as_its_federation(done, tmp_path):
+    about = about_benchmark(str(done))
+    assert about == about_benchmark("paper/task") and about.differs == "the task, its head and its loss"
+    with pytest.raises(BenchmarkError, match="unknown benchmark"):
+        about_benchmark(str(tmp_path))
+
+
+def test_a_study_has_only_points_that_prepared_clients_reach(done):
+    study = Study.parse("examples=6,12,13,50").fitted(RunConfig(benchmark=str(done)))
+    assert study.values == (6, 12) and study.reach.short == {}
+    (left_out,) = study.reach.notes
+    assert left_out == "Left out: 13, 50 (no client has so many training examples; vqa has the most, 12)."
 
 
 def test_a_prepared_folder_holds_what_drawing_gives(done, published, model):

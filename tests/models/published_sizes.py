@@ -33,6 +33,7 @@ from feddat.algorithms import ALGORITHMS
 from feddat.models.albef.model import AlbefConfig, AlbefForQuestionAnswering
 from feddat.models.two_towers.backbone import TwoTowers
 from feddat.models.vilt_bert.backbone import ViltBertModel
+from feddat.report.markdown_table import markdown_table
 from feddat.tasks import make_task
 
 #: Answers of a classifying client, as in the paper.
@@ -247,10 +248,8 @@ def row(name: str) -> tuple[str, ...]:
 
 def table() -> str:
     """Return the table in Markdown."""
-    lines = ["| " + " | ".join(HEADER) + " |", "| --- |" + " ---: |" * (len(HEADER) - 1)]
-    lines += ["| " + " | ".join(row(name)) + " |" for name in MODELS]
-    return "\n".join(lines)
+    return markdown_table(HEADER, map(row, MODELS))
 
 
 if __name__ == "__main__":
-    print(table())
+    print(table(), end="")

@@ -8,6 +8,7 @@ from made_up import summary
 from feddat.cli import main
 from feddat.example import DataError
 from feddat.report import forest, record
+from feddat.report.method_table import federation_tables
 
 
 def write(path, summaries):
@@ -27,7 +28,7 @@ def file(tmp_path):
 
 
 def test_a_record_becomes_a_table_per_federation_and_one_over_all(file):
-    tables = record.record_tables(record.federations(record.read_record(file)))
+    tables = federation_tables(record.federations(record.read_record(file)))
     assert list(tables) == ["All federations", "mini/domain", "mini/scene"]
     assert [row.name for row in tables["mini/scene"].rows] == ["FedAvg", "FedDAT", "Local only"]
     first, ours = tables["All federations"].rows[:2]
@@ -38,15 +39,17 @@ def test_a_record_becomes_a_table_per_federation_and_one_over_all(file):
 
 
 def test_rows_and_reference_can_be_chosen(file):
-    tables = record.record_tables(record.federations(record.read_record(file)), ["local", "feddat"], "local")
+    tables = federation_tables(record.federations(record.read_record(file), ["local", "feddat"]), "local")
     rows = tables["mini/domain"].rows
     assert [row.name for row in rows] == ["Local only", "FedDAT"]
     assert rows[0].difference is None and rows[1].difference.mean == pytest.approx(11.0)
+    with pytest.raises(DataError, match=r"record\.jsonl: no runs of moon; the runs are of fedavg, feddat, local"):
+        record.federations(record.read_record(file), ["moon"])
 
 
 def test_seeds_can_be_chosen(file, capsys):
     runs = record.read_record(file)
-    tables = record.record_tables(record.federations(runs.of_seeds([1])))
+    tables = federation_tables(record.federations(runs.of_seeds([1])))
     assert tables["mini/domain"].rows[1].cells[0].values == (67.0,), "FedDAT's level is 66, plus the seed"
     assert len(runs.of_seeds([1]).lines) == 7, "half of the runs, and the search"
     with pytest.raises(SystemExit) as end:
@@ -76,6 +79,8 @@ def test_the_forest_plot_shows_the_reference_minus_each_rival(file):
     assert panels["mini/scene"]["Local only"].mean == pytest.approx(11.0)
     with pytest.raises(DataError, match="no runs of moon"):
         forest.differences(record.federations(record.read_record(file)), "moon")
+    with pytest.raises(DataError, match="no runs of moon, the method to compare with; the runs are of fedavg, feddat"):
+        record.record_markdown(record.read_record(file), reference="moon")
 
 
 def test_written_files_are_the_same_every_time(file):

@@ -67,6 +67,17 @@ def test_bytes_are_told_where_the_points_differ_in_them() -> None:
     ]
 
 
+def test_a_point_that_a_method_lacks_leaves_its_cells_empty() -> None:
+    found = [
+        record(method, point, None, 0, 50.0) | {"bytes": {"up": up, "down": up}}
+        for method, point, up in (("feddat", "a", 1000), ("fedavg", "a", 2000), ("fedavg", "b", 500))
+    ]
+    assert study_markdown(study(found)).splitlines()[-2:] == [
+        "| a | 1.0 kB | 1.0 kB | 2.0 kB | 2.0 kB |",
+        "| b | – | – | 500 B | 500 B |",
+    ]
+
+
 def lines(figure: Any) -> dict[str, tuple[list[float], list[float]]]:
     return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in figure.axes[0].lines}
 
@@ -141,5 +152,13 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path) -> None:
         ([good | {"method": ["feddat"]}], r"records\[0\]: method: expected text"),
     ):
         (tmp_path / "study.json").write_text(json.dumps(study(records)))
+        with pytest.raises(DataError, match=rf"study\.json: {reason}"):
+            write_study(tmp_path)
+    for wrong, reason in (
+        ({"notes": "a"}, "notes: expected a list of texts"),
+        ({"notes": [1]}, "notes: expected a list of texts"),
+        ({"short": ["1"]}, "short: expected an object"),
+    ):
+        (tmp_path / "study.json").write_text(json.dumps(study([good], **wrong)))
         with pytest.raises(DataError, match=rf"study\.json: {reason}"):
             write_study(tmp_path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import statistics
@@ -17,6 +16,7 @@ from feddat.bench.sides import PHASES
 from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots
+from feddat.report.markdown_table import markdown_table
 from feddat.report.numbers import human_bytes
 
 #: Result of one measurement: the content of ``KIND.json``.
@@ -32,7 +32,7 @@ def write_result(folder: Path, result: Result) -> list[Path]:
     files = {f"{kind}.json": json.dumps(result, indent=1).encode(), f"{kind}.md": markdown(result).encode()}
     figures = {"step": step_figure, "clients": clients_figure, "simulation": clients_figure}
     if kind in figures:
-        files[f"{kind}.png"] = _picture(figures[kind](result))
+        files[f"{kind}.png"] = plots.picture(figures[kind](result))
     for name, content in files.items():
         write_atomic(folder / name, content)
     return [folder / name for name in files]
@@ -76,13 +76,8 @@ def markdown(result: Result) -> str:
     """Return a measurement as a Markdown table, preceded by a line about the hardware."""
     rows = table(result)
     headings = list(rows[0])
-    lines = [
-        headings,
-        [":--" if i == 0 else "--:" for i in range(len(headings))],
-        *(list(row.values()) for row in rows),
-    ]
-    body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    return f"{machine(result)}\n\n{body}\n"
+    align = [":--", *["--:"] * (len(headings) - 1)]
+    return f"{machine(result)}\n\n{markdown_table(headings, [list(row.values()) for row in rows], align)}"
 
 
 def machine(result: Result) -> str:
@@ -245,10 +240,9 @@ _ROWS: Mapping[str, Callable[[Sequence[Result]], list[Cells]]] = {
 
 def step_figure(result: Result) -> Figure:
     """Return a figure with a panel per model and a bar per schedule, divided into its phases."""
-    ink, muted, line = (plots.LIGHT[name] for name in ("--ink", "--muted", "--line"))
     models = list(dict.fromkeys(row["model"] for row in result["rows"]))
-    with matplotlib.rc_context(plots.style(ink, muted, line)):
-        figure = Figure(figsize=(7.0, 0.5 + 1.5 * len(models)), layout="constrained", facecolor="white")
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
+        figure = plots.light_figure(7.0, 0.5 + 1.5 * len(models))
         for axes, model in zip(figure.subplots(len(models), 1, squeeze=False)[:, 0], models, strict=True):
             rows = [row for row in result["rows"] if row["model"] == model]
             for place, row in enumerate(rows):
@@ -258,7 +252,7 @@ def step_figure(result: Result) -> Figure:
                     label = phase if place == 0 else None
                     axes.barh(place, row["phases"][phase], left=done, color=colour, height=0.66, label=label)
                     done += row["phases"][phase]
-            axes.set_yticks(range(len(rows)), [row["schedule"] for row in rows], color=ink)
+            axes.set_yticks(range(len(rows)), [row["schedule"] for row in rows], color=plots.LIGHT["--ink"])
             axes.invert_yaxis()
             axes.grid(visible=False, axis="y")
             axes.set_title(f"{model}, batch {rows[0]['batch']}", fontsize=9, loc="left")
@@ -270,15 +264,14 @@ def step_figure(result: Result) -> Figure:
 
 def clients_figure(result: Result) -> Figure:
     """Return a figure of peak memory and seconds per client-round against the number of clients."""
-    ink, muted, line = (plots.LIGHT[name] for name in ("--ink", "--muted", "--line"))
     rows = result["rows"]
     counts = [row["clients"] for row in rows]
     curves = {
         "peak memory, MB": [row["memory"]["peak"] / 1e6 for row in rows],
         "s per client-round": [statistics.median(row["seconds"]) for row in rows],
     }
-    with matplotlib.rc_context(plots.style(ink, muted, line)):
-        figure = Figure(figsize=(7.0, 2.4), layout="constrained", facecolor="white")
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
+        figure = plots.light_figure(7.0, 2.4)
         for axes, (name, values) in zip(figure.subplots(1, 2), curves.items(), strict=True):
             axes.plot(counts, values, marker="o", color=plots.LIGHT["--s1"])
             axes.set_xscale("log")
@@ -286,11 +279,5 @@ def clients_figure(result: Result) -> Figure:
             axes.minorticks_off()
             axes.set_ylim(0, 1.25 * max(values))
             axes.set_xlabel("clients")
-            axes.set_title(name, fontsize=9, loc="left", color=ink)
+            axes.set_title(name, fontsize=9, loc="left", color=plots.LIGHT["--ink"])
     return figure
-
-
-def _picture(figure: Figure) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
-    return out.getvalue()

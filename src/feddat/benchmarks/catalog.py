@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,26 @@ from feddat.benchmarks.draw import TEST_EXAMPLES, TRAIN_EXAMPLES, Sizes, draw_cl
 from feddat.benchmarks.medical import MEDICAL, Revisions, load_medical
 from feddat.benchmarks.mini import MINI
 from feddat.benchmarks.paper import FEDERATIONS
-from feddat.benchmarks.prepared import MANIFEST, load_prepared
+from feddat.benchmarks.prepared import MANIFEST, load_prepared, read_manifest
 from feddat.example import ClientData
 
-_AS_FOUND = "nothing by design: the datasets are as they were published"
 #: Examples per client and split if the configuration does not set them.
 DEFAULT_SIZES: dict[str, int] = {"train": 400, "validation": 150, "test": 300}
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A federation in words.
+
+    Attributes:
+        description: one-line description.
+        shared: what is new to the foundation model and common to all clients.
+        differs: what differs between the clients.
+    """
+
+    description: str
+    shared: str
+    differs: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +37,11 @@ class Benchmark:
     """A named federation.
 
     Attributes:
-        name: key of the catalog.
-        description: one-line description.
-        shared: what is new to the foundation model and common to all clients.
-        differs: what differs between the clients.
+        name: key of the catalog, or a prepared folder.
         clients: the data of the clients.
     """
 
     name: str
-    description: str
-    shared: str
-    differs: str
     clients: tuple[ClientData, ...]
 
 
@@ -42,11 +51,29 @@ class BenchmarkError(ValueError):
 
 def list_benchmarks() -> dict[str, str]:
     """Return name -> one-line description."""
-    return {
-        name: federation.description
-        for federations in (MINI, FEDERATIONS, MEDICAL)
-        for name, federation in federations.items()
-    }
+    return {name: about.description for name, about in _ABOUT.items()}
+
+
+def about_benchmark(name: str) -> About:
+    """Return a federation in words, without loading its data.
+
+    Args:
+        name: key of the catalog, or a folder that ``feddat data prepare`` wrote.
+
+    Raises:
+        BenchmarkError: unknown name.
+        DataError: the folder's file is malformed.
+    """
+    if name not in _ABOUT and (manifest := read_manifest(Path(name))) is not None:
+        name = manifest["request"]["benchmark"]
+    if name not in _ABOUT:
+        raise _unknown(name)
+    return _ABOUT[name]
+
+
+def is_generated(name: str) -> bool:
+    """Return whether a benchmark's clients have as many examples as the settings ask for."""
+    return name in MINI
 
 
 def load_benchmark(
@@ -86,13 +113,11 @@ def load_benchmark(
             "validation": validation_examples or max(1, test // 2),
             "test": test,
         }
-        return Benchmark(name, entry.description, entry.shared, entry.differs, entry.clients(sizes, seed))
+        return Benchmark(name, entry.clients(sizes, seed))
     if name in MEDICAL:
-        medical = MEDICAL[name]
         if root is not None and (root / name.replace("/", "-") / MANIFEST).is_file():
-            return _prepared(name, root / name.replace("/", "-"))
-        clients = load_medical(name, seed, revisions=revisions)
-        return Benchmark(name, medical.description, medical.shared, medical.differs, clients)
+            return Benchmark(name, load_prepared(root / name.replace("/", "-"))[1])
+        return Benchmark(name, load_medical(name, seed, revisions=revisions))
     if name in FEDERATIONS:
         if root is None:
             raise BenchmarkError(
@@ -101,21 +126,21 @@ def load_benchmark(
             )
         ready = root / name.removeprefix("paper/")
         if (ready / MANIFEST).is_file():
-            return _prepared(name, ready)
-        federation = FEDERATIONS[name]
+            return Benchmark(name, load_prepared(ready)[1])
         wanted = Sizes(train_examples or TRAIN_EXAMPLES, test_examples or TEST_EXAMPLES)
-        clients = tuple(draw_client(part, root, seed, wanted, outside=outside)[0] for part in federation.parts)
-        return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
+        clients = tuple(draw_client(part, root, seed, wanted, outside=outside)[0] for part in FEDERATIONS[name].parts)
+        return Benchmark(name, clients)
     if Path(name).is_dir():
-        return _prepared(name, Path(name))
-    raise BenchmarkError(f"unknown benchmark {name!r}; known: {', '.join(list_benchmarks())}, or a prepared folder")
+        return Benchmark(name, load_prepared(Path(name))[1])
+    raise _unknown(name)
 
 
-def _prepared(name: str, folder: Path) -> Benchmark:
-    manifest, clients = load_prepared(folder)
-    request = manifest["request"]["benchmark"]
-    if request in MEDICAL:
-        medical = MEDICAL[request]
-        return Benchmark(name, medical.description, medical.shared, medical.differs, clients)
-    federation = FEDERATIONS[request]
-    return Benchmark(name, federation.description, _AS_FOUND, federation.differs, clients)
+def _unknown(name: str) -> BenchmarkError:
+    return BenchmarkError(f"unknown benchmark {name!r}; known: {', '.join(list_benchmarks())}, or a prepared folder")
+
+
+_ABOUT: Mapping[str, About] = {
+    **{name: About(entry.description, entry.shared, entry.differs) for name, entry in MINI.items()},
+    **{name: About(entry.description, entry.shared, entry.differs) for name, entry in FEDERATIONS.items()},
+    **{name: About(entry.description, entry.shared, entry.differs) for name, entry in MEDICAL.items()},
+}

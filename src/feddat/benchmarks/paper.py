@@ -65,6 +65,11 @@ class Federation:
     differs: str
     parts: tuple[Part, ...]
 
+    @property
+    def shared(self) -> str:
+        """What is new to the foundation model and common to all clients."""
+        return "nothing by design: the datasets are as they were published"
+
 
 def _parts(rows: Iterable[tuple[str, str, str]], folder: str | None = None) -> tuple[Part, ...]:
     return tuple(Part(client, source, test, folder or source) for client, source, test in rows)

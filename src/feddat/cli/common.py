@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from feddat.benchmarks.catalog import About
     from feddat.config import RunConfig
 
 out = Console()
@@ -179,6 +180,11 @@ def warn_without_effect(configs: Sequence[RunConfig]) -> None:
 def say_warning(text: str) -> None:
     """Print a warning for the user to standard error."""
     err.print(Text.assemble(("warning: ", "bold yellow"), text), soft_wrap=True)
+
+
+def shared_and_differs(about: About) -> list[str]:
+    """Return lines about what the clients of a benchmark share, and what differs between them."""
+    return [f"shared: {about.shared}", f"differs: {about.differs}"]
 
 
 def print_notes(summaries: Sequence[Mapping[str, Any]], data: bool = True) -> None:

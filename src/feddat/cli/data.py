@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading
+from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading, shared_and_differs
 from feddat.cli.pulling import pull
 
 app = typer.Typer(no_args_is_help=True, help="Fetch, prepare and inspect data before training.")
@@ -78,7 +78,10 @@ def describe(
     config: Config = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table in Markdown.")] = False,
 ) -> None:
-    """Count a federation's questions and answers, and score baselines that see no pictures."""
+    """Count a federation's questions and answers, and score baselines that see no pictures.
+
+    Says what the clients of a benchmark share, and how they differ.
+    """
     from feddat.config import ConfigError, load_config
 
     if (benchmark is None) == (config is None):
@@ -86,6 +89,7 @@ def describe(
     say_loading()
     from dataclasses import replace
 
+    from feddat.benchmarks import about_benchmark
     from feddat.benchmarks.baselines import majority_score, text_only_score
     from feddat.data.readers.medical import KIND
     from feddat.experiment import load_clients, pinned
@@ -97,6 +101,9 @@ def describe(
     for data in load_clients(settings):
         text_only = text_only_score(replace(data, train=data.train[:: max(1, -(-len(data.train) // _TEXT_ONLY))]))
         rows.append(federation.describe(data, majority_score(data), text_only, KIND))
+    if settings.benchmark is not None and not markdown:
+        for line in shared_and_differs(about_benchmark(settings.benchmark)):
+            out.print(Text(line), soft_wrap=True)
     if markdown:
         typer.echo(federation.to_markdown(rows), nl=False)
         return

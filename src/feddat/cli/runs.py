@@ -23,6 +23,7 @@ from feddat.cli.common import (
     print_paths,
     say_loading,
     say_recommended,
+    shared_and_differs,
     split_names,
     split_seeds,
     warn_without_effect,
@@ -315,7 +316,7 @@ def evaluate(
 
 def list_names(as_json: Json = False) -> None:
     """List all models, methods, kinds of adapter, benchmarks, studies, suites, presets and data formats."""
-    from feddat.benchmarks import list_benchmarks
+    from feddat.benchmarks import about_benchmark, list_benchmarks
     from feddat.config import presets
     from feddat.data.readers import known_formats
     from feddat.experiment import STUDIES, SUITES, known_methods
@@ -338,11 +339,13 @@ def list_names(as_json: Json = False) -> None:
     if as_json:
         print_json({key: dict(names) for key, (_, names) in sections.items()})
         return
-    for title, names in sections.values():
+    for key, (title, names) in sections.items():
         out.print(Text(title, style="bold"))
         width = max(map(len, names), default=0)
         for name, description in names.items():
             out.print(Text.assemble("  ", (f"{name:<{width}}", "cyan"), f"  {description}"), soft_wrap=True)
+            for line in shared_and_differs(about_benchmark(name)) if key == "benchmarks" else ():
+                out.print(Text(f"{' ' * (width + 4)}{line}", style="dim"), soft_wrap=True)
 
 
 def _comment(file: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from feddat.cli import many
 from feddat.cli.common import (
@@ -25,6 +26,7 @@ from feddat.cli.common import (
     out,
     print_paths,
     say_loading,
+    say_warning,
     settings_of,
     split_names,
     split_seeds,
@@ -98,7 +100,7 @@ def study(
     from feddat.experiment import Study, all_runs, pinned, run_study
     from feddat.experiment.grids.studies import study_name
     from feddat.report import tables
-    from feddat.report.study import study_table
+    from feddat.report.study import marked_table
 
     wanted = Study.parse(what)
     settings = settings.updated({"name": study_name(wanted, settings)})
@@ -106,6 +108,9 @@ def study(
     settings = pinned(settings)
     source = settings.benchmark or "own data"
     with interruptible():
+        wanted = wanted.fitted(settings)
+        for note in () if wanted.reach is None else wanted.reach.notes:
+            say_warning(note)
         all_runs(wanted.plans(settings, names, each_seed))  # find mistakes before the search
         book = many.open_record(record)
         chosen = many.tuning({"": settings}, names, tune, jobs, overwrite, book).get("")
@@ -114,7 +119,9 @@ def study(
         warn_without_effect(list(runs.values()))
         with many.display(runs, f"{len(runs)} runs on {source}: {wanted.description}", overwrite, book) as display:
             result = run_study(wanted, plans, jobs, display, overwrite, book)
-    out.print(tables.to_rich(study_table(result), f"{split.capitalize()} scores on {source} (%)"))
+    out.print(tables.to_rich(marked_table(result), f"{split.capitalize()} scores on {source} (%)"))
+    if result["notes"]:
+        out.print(Text(" ".join(result["notes"]), "dim italic"))
     folder = settings.run_dir
     print_paths(folder=folder, table=folder / "study.md", plot=folder / "study.png")
     many.fail_for(result["failed"], len(runs))

@@ -12,6 +12,7 @@ from transformers import BertTokenizer
 from feddat.precision import resolve_precision
 from feddat.pretrain.objective import MAX_TEXT, Objective
 from feddat.pretrain.settings import PretrainSettings
+from feddat.report.markdown_table import TEXTS, markdown_table
 
 #: Words for the model card: the number format of the forward passes.
 _PRECISION = {"bf16": "bfloat16 autocast", "fp32": "float32"}
@@ -49,7 +50,7 @@ def write_model_folder(
 
 def _card(model: Objective, recipe: dict[str, Any], quality: dict[str, float]) -> str:
     settings = recipe["settings"]
-    rows = "\n".join(f"| {_QUALITY_NAMES.get(key, key)} | {value:.1f} |" for key, value in quality.items())
+    rows = [(_QUALITY_NAMES.get(key, key), f"{value:.1f}") for key, value in quality.items()]
     family = "" if settings["family"] == PretrainSettings.family else f" family={settings['family']}"
     return f"""---
 license: cc-by-sa-4.0
@@ -86,10 +87,7 @@ One word of a caption is masked; the visible rest is enough to identify it. Half
 word.
 {model.answering}
 
-| measure | % |
-| --- | --- |
-{rows}
-"""
+{markdown_table(("measure", "%"), rows, (TEXTS, TEXTS))}"""
 
 
 _QUALITY_NAMES = {

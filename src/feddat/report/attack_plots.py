@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.ticker import MaxNLocator
 
-from feddat.report.plots import INK, MUTED, STYLE, colour, new_figure, svg
+from feddat.report.plots import INK, MUTED, STYLE, colour, name_rows, new_figure, svg
 
 #: Lowest rate on the logarithmic axes.
 _LEAST = 1e-3
@@ -52,14 +52,10 @@ def intervals(rows: Mapping[str, Sequence[float]], chance: float, unit: str, tit
             axes.plot([low, high], [index, index], color=colour(0), linewidth=2.5, alpha=0.55, solid_capstyle="round")
             axes.scatter([value], [index], s=26, color=INK, zorder=3, linewidths=0)
             axes.text(high, index, f"  {value:.3f}", va="center", color=INK)
-        axes.set_yticks(range(len(rows)), list(rows), color=INK)
-        axes.invert_yaxis()
         ends = [end for row in rows.values() for end in row] + [chance]
         room = 0.16 * (max(ends) - min(ends) or 1.0)
         axes.set_xlim(min(ends) - 0.3 * room, max(ends) + room)
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(unit)
+        name_rows(axes, rows, unit)
         return svg(figure, title)
 
 
@@ -98,10 +94,6 @@ def closeness(rows: Mapping[str, tuple[float, float]], enough: float, unit: str,
             axes.plot([start, reached], [index, index], color=colour(0), linewidth=1.5, alpha=0.55)
             axes.scatter([start], [index], s=26, facecolors="none", edgecolors=INK, zorder=3)
             axes.scatter([reached], [index], s=26, color=INK, zorder=3, linewidths=0)
-        axes.set_yticks(range(len(rows)), list(rows), color=INK)
-        axes.invert_yaxis()
         axes.set_xlim(min([0.0, *(end for row in rows.values() for end in row)]) - 0.02, 1)
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(unit)
+        name_rows(axes, rows, unit)
         return svg(figure, title)

@@ -10,9 +10,11 @@ from typing import Any
 from feddat.dotted import flat
 from feddat.example import DataError
 from feddat.files import write_atomic
-from feddat.report.record import OVERVIEW, Record
-from feddat.report.study import study_panels, study_table
-from feddat.report.tables import own_scores, to_markdown
+from feddat.report.left_out import left_out
+from feddat.report.method_table import OVERVIEW
+from feddat.report.record import Record
+from feddat.report.study import study_panels, table_markdown
+from feddat.report.tables import Summary, own_scores
 
 
 def studies(record: Record, key: str, default: Any, methods: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -28,14 +30,17 @@ def studies(record: Record, key: str, default: Any, methods: Sequence[str] | Non
         methods: series, in this order; default: all.
 
     Raises:
-        DataError: no run is left; or two runs of one method, federation, value and seed differ in other settings.
+        DataError: no run is left, or no client has a score; or two runs of one method, federation, value and seed
+            differ in other settings.
     """
     found: dict[str, dict[tuple[str, Any, int], dict[str, Any]]] = {}
+    unscored: dict[str, list[Summary]] = {}
     for line in record.lines:
         summary = line["summary"]
         if summary.get("split") == "validation" or (methods and summary["method"] not in methods):
             continue
-        if not summary["clients"]:  # no client shares its scores
+        if not summary["clients"]:
+            unscored.setdefault(str(summary.get("benchmark") or "own data"), []).append(summary)
             continue
         value = flat(line["settings"]).get(key, default)
         runs = found.setdefault(str(summary.get("benchmark") or "own data"), {})
@@ -46,9 +51,13 @@ def studies(record: Record, key: str, default: Any, methods: Sequence[str] | Non
                 f"{summary['seed']}, occurs with several other settings; expected runs that differ only in {key}"
             )
         runs[name] = {"value": value, "scores": own_scores(summary)}
+    if not found and unscored:
+        raise DataError(f"{record.name}: no client has a score in any of its runs")
     if not found:
         raise DataError(f"{record.name}: contains no runs to compare")
     made = {federation: _study(federation, key, runs, methods) for federation, runs in found.items()}
+    for federation, summaries in unscored.items():
+        made.get(federation, next(iter(made.values())))["notes"] += left_out(summaries)
     if len(found) == 1:
         return made
     every: dict[tuple[str, Any, int], dict[str, Any]] = {}
@@ -71,6 +80,7 @@ def _study(
         "by_route": False,
         "split": "test",
         "benchmark": federation,
+        "notes": [],
         "records": [
             {
                 "method": method,
@@ -102,7 +112,7 @@ def _rank(value: Any) -> tuple[int, float, str]:
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the tables of :func:`studies` in Markdown: values as rows, methods as columns."""
-    return "\n".join(f"### {title}\n\n{to_markdown(study_table(study))}" for title, study in found.items())
+    return "\n".join(f"### {title}\n\n{table_markdown(study)}" for title, study in found.items())
 
 
 def write(stem: Path, key: str, found: Mapping[str, Mapping[str, Any]]) -> list[Path]:

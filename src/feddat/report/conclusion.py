@@ -14,19 +14,22 @@ FEW_STEPS = 1000
 
 
 def conclusion(summaries: Sequence[Summary], reference: str | None = None) -> list[str]:
-    """Return the sentences, or none if no client shares its scores. Brackets hold 95 % intervals.
+    """Return the sentences, or none if no client has a score. Brackets hold 95 % intervals.
+
+    Runs in which no client has a score do not count.
 
     Args:
         summaries: the runs of one federation, or of several joined (``method_table.joined``).
         reference: the method to compare the others with; default: FedDAT, or the first of its variants among the runs.
     """
-    groups = {m: runs for m, runs in by_method(summaries).items() if any(run["clients"] for run in runs)}
+    summaries = [summary for summary in summaries if summary["clients"]]
+    groups = by_method(summaries)
     if not groups:
         return []
     if len(groups) == 1:
         return [*_alone(next(iter(groups.values()))), *_caution(summaries)]
     ours = reference or reference_of(groups) or _best(groups)
-    return [*_against(ours, groups), *_caution(summaries)]
+    return [*(_against(ours, groups) if ours in groups else []), *_caution(summaries)]
 
 
 def _alone(runs: Sequence[Summary]) -> list[str]:

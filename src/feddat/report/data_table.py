@@ -11,6 +11,7 @@ from rich.console import Group
 from rich.text import Text
 
 from feddat.report.fitted import FittedTable
+from feddat.report.markdown_table import NUMBERS, TEXTS, markdown_table
 from feddat.report.tables import Summary
 
 #: Name of a count in :class:`feddat.client.data_notes.SplitNotes` -> heading of its column, and its meaning.
@@ -73,11 +74,8 @@ def to_rich(table: DataTable) -> Group:
 
 def to_markdown(table: DataTable) -> str:
     """Return the table in Markdown, below its title."""
-    lines = [f"| {' | '.join(table.headings)} |", "| --- | --- |" + " ---: |" * (len(table.headings) - 2)]
-    for row in table.rows:
-        cells = (cell.replace("|", "\\|") for cell in row)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([f"{TITLE} ({table.caption}):", "", *lines, ""])
+    align = [TEXTS, TEXTS, *[NUMBERS] * (len(table.headings) - 2)]
+    return f"{TITLE} ({table.caption}):\n\n{markdown_table(table.headings, table.rows, align)}"
 
 
 def to_html(table: DataTable) -> Markup:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from feddat.example import ClientData, Image
+from feddat.report.markdown_table import markdown_table
 
 HEADER = ("client", "training", "validation", "test", "images", "answers", "closed", "majority", "text only")
 
@@ -31,8 +32,7 @@ def describe(data: ClientData, majority: float, text_only: float, kind: str) -> 
 
 def to_markdown(rows: Sequence[tuple[str, ...]]) -> str:
     """Return the rows of :func:`describe` as a Markdown table."""
-    lines = [HEADER, ("---", *["---:"] * (len(HEADER) - 1)), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(HEADER, rows)
 
 
 def _name(image: Image) -> object:

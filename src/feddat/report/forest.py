@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.figure import Figure
 
-from feddat.example import DataError
 from feddat.report import plots
-from feddat.report.method_table import joined, reference_of
+from feddat.report.method_table import check_reference, joined, reference_of
 from feddat.report.significance import Difference, Scores, paired_differences
 from feddat.report.tables import Summary, by_method, own_scores, run_title
 
@@ -38,8 +33,7 @@ def differences(
         panels[ALL] = joined(federations)
     titles = {s["method"]: run_title(s) for summaries in federations.values() for s in summaries}
     reference = reference or reference_of(titles) or "feddat"
-    if reference not in titles:
-        raise DataError(f"no runs of {reference}, the method to compare with; the runs are of {', '.join(titles)}")
+    check_reference(reference, titles)
     found: dict[str, dict[str, Difference]] = {}
     for name, summaries in panels.items():
         scores: dict[str, Scores] = {
@@ -57,7 +51,7 @@ def figure(federations: Mapping[str, Sequence[Summary]], reference: str | None =
         DataError: see :func:`differences`.
     """
     called, panels = differences(federations, reference)
-    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
         return _draw(called, panels, plots.LIGHT, "white")
 
 
@@ -98,13 +92,11 @@ def _draw(
         axes.set_title(name, fontsize=9, fontweight="bold" if name == ALL else "normal")
         axes.grid(visible=False, axis="y")
     every[0].set_yticks(range(len(rivals)), rivals, color=colours["--ink"])
-    every[0].set_ylim(len(rivals) - 0.5, -0.5)
+    every[0].set_ylim(max(1, len(rivals)) - 0.5, -0.5)
     drawn.supxlabel(f"{called} minus the other, points of test score, with 95 % interval", fontsize=9)
     return drawn
 
 
 def picture(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> bytes:
     """Return the plot as PNG; the same runs give the same bytes."""
-    out = io.BytesIO()
-    figure(federations, reference).savefig(out, format="png", dpi=160, metadata={"Software": None})
-    return out.getvalue()
+    return plots.picture(figure(federations, reference))

@@ -1,4 +1,4 @@
-"""What a run's means leave out: clients without a score, and replies that could not be used."""
+"""What runs lack: clients without a score, and replies that could not be used."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ MOST_RUNS = 4
 def left_out(summaries: Sequence[Summary]) -> list[str]:
     """Return sentences about runs that lack something; none if nothing is lacking.
 
-    Clients that do not share their scores are not missing.
+    Clients that do not share their scores are not missing. The table of a single run names them.
     """
     replies: list[str] = []
     scores: list[str] = []
+    unscored: list[str] = []
     for summary in summaries:
         counts = [f"{count} {word}" for word in ("failed", "refused") if (count := summary.get(word))]
         if counts:
             replies.append(f"{_named(summary)}: {' and '.join(counts)}")
         missing = [name for name in summary.get("missing", ()) if name not in summary.get("not_shared", ())]
-        if missing:
+        if not summary["clients"] and not (len(summaries) == 1 and summary.get("not_shared")):
+            unscored.append(_named(summary))
+        elif missing:
             scores.append(f"{_named(summary)}: {', '.join(missing)}")
     found = []
+    if unscored:
+        found.append(f"No client has a score in {_some(unscored)}.")
     if scores:
         found.append(f"Clients without a score, which means leave out: {_some(scores)}.")
     if replies:

@@ -12,7 +12,9 @@ from typing import Any
 from markupsafe import Markup
 from rich.text import Text
 
+from feddat.example import DataError
 from feddat.report.fitted import FittedTable
+from feddat.report.markdown_table import markdown_table
 from feddat.report.methods import method_name
 from feddat.report.numbers import human_count
 from feddat.report.significance import Difference, Scores, paired_differences
@@ -26,6 +28,9 @@ from feddat.report.tables import (
     own_scores,
     run_title,
 )
+
+#: Title of the table over all federations.
+OVERVIEW = "All federations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,29 @@ def reference_of(methods: Iterable[str]) -> str | None:
     return "feddat" if "feddat" in ours else next(iter(ours), None)
 
 
+def check_reference(reference: str, methods: Iterable[str]) -> None:
+    """Check that there are runs of the method to compare the others with.
+
+    Raises:
+        DataError: there are none.
+    """
+    if reference not in (known := dict.fromkeys(methods)):
+        raise DataError(f"no runs of {reference}, the method to compare with; the runs are of {', '.join(known)}")
+
+
+def federation_tables(
+    federations: Mapping[str, Sequence[Summary]], reference: str | None = None
+) -> dict[str, MethodTable]:
+    """Return one table per federation by title; the table over all federations comes first, if there are several.
+
+    Args:
+        federations: summaries by federation, of at least one run each.
+        reference: the method to compare the others with; default: see :func:`reference_of`.
+    """
+    made = {name: method_table(summaries, reference) for name, summaries in federations.items()}
+    return {OVERVIEW: overview(federations, reference), **made} if len(made) > 1 else made
+
+
 def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None = None) -> MethodTable:
     """Return the table method x federation: means over clients, with the mean over all clients last.
 
@@ -153,26 +181,26 @@ def _means(scores: Scores, clients: Sequence[str]) -> list[float]:
 
 def to_markdown(table: MethodTable) -> str:
     """Return the table in Markdown, the best of each column in bold."""
-    lines = ["| " + " | ".join(table.heads) + " |", "| --- |" + " ---: |" * (len(table.heads) - 1)]
+    rows = []
     for row in table.rows:
-        texts = [text.replace("|", "\\|") for text in table.texts(row)]
+        texts = table.texts(row)
         for place, cell in enumerate(row.cells, start=_SCORES_FROM):
             if cell.best:
                 texts[place] = f"**{texts[place]}**"
-        lines.append("| " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append(texts)
+    return markdown_table(table.heads, rows)
 
 
 def tuning_markdown(tuning: Mapping[str, Any]) -> str:
     """Return the validation scores of a search (``tuning.json``) in Markdown, each method's choice in bold."""
     points = list(dict.fromkeys(point for scores in tuning["scores"].values() for point in scores))
-    lines = ["| method | " + " | ".join(points) + " |", "| --- |" + " ---: |" * len(points)]
+    rows = []
     for method, scores in tuning["scores"].items():
         chosen = " ".join(f"{key}={value}" for key, value in tuning["best"][method].items())
         texts = [f"{scores[point]:.1f}" if point in scores else "–" for point in points]
         texts = [f"**{text}**" if point == chosen else text for point, text in zip(points, texts, strict=True)]
-        lines.append(f"| {method_name(method)} | " + " | ".join(texts) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([method_name(method), *texts])
+    return markdown_table(["method", *points], rows)
 
 
 def to_csv(table: MethodTable) -> str:

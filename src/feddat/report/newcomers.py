@@ -9,6 +9,7 @@ from typing import Any
 from feddat.files import write_atomic
 from feddat.report import method_table
 from feddat.report.folder import KINDS, check_summaries, read_keys
+from feddat.report.left_out import left_out
 from feddat.report.methods import method_name
 
 FILE = KINDS["newcomers"]
@@ -39,8 +40,10 @@ def newcomers_title(result: Mapping[str, Any]) -> str:
 
 
 def newcomers_markdown(result: Mapping[str, Any]) -> str:
-    """Return the table in Markdown."""
-    return f"{newcomers_title(result)}\n\n{method_table.to_markdown(newcomers_table(result))}"
+    """Return the table in Markdown, and what it lacks."""
+    lacking = " ".join(left_out(result["runs"]))
+    table = method_table.to_markdown(newcomers_table(result))
+    return f"{newcomers_title(result)}\n\n{table}" + (f"\n{lacking}\n" if lacking else "")
 
 
 def write_newcomers(folder: Path) -> Path:

@@ -106,7 +106,7 @@ def _context(content: Folder) -> dict[str, Any]:
         "scores": tables.to_html(tables.score_table(content.summaries)) if content.comparison else None,
         "methods": method_table.to_html(methods) if methods.reference else None,
         "reference": methods.reference,
-        "means": Markup(_mean_bars(groups)) if content.comparison else None,
+        "means": Markup(plot) if content.comparison and (plot := _mean_bars(groups)) else None,
         "forest": Markup(plot) if (plot := forest.inline(content.summaries, "Differences between methods")) else None,
         "notes": {tables.run_title(g[0]): METHODS[method].note for method, g in groups.items() if method in METHODS},
         "seeds": max(len(group) for group in groups.values()),
@@ -221,11 +221,11 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
     panels: dict[str, dict[str, dict[int, list[float]]]] = {name: {} for name in (tables.MEAN, *clients)}
     names = _series_names(content)
     for run in content.runs:
-        routes = _routes(run)
+        scored = [line for line in run.metrics if line.get("split") == split and "score" in line]
+        # A run without final scores still has curves.
+        routes = _routes(run) or list(dict.fromkeys(line["route"] for line in scored))
         totals: dict[tuple[str, int], dict[str, float]] = {}
-        for line in run.metrics:
-            if line.get("split") != split or "score" not in line:
-                continue
+        for line in scored:
             if content.comparison and line["route"] != tables.own_route(dict.fromkeys(routes, 0.0)):
                 continue
             series = (
@@ -246,9 +246,11 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
     return [(client, panel) for client, panel in ordered if any(panel.values())]
 
 
-def _mean_bars(groups: Mapping[str, Sequence[tables.Summary]]) -> str:
-    values = {tables.run_title(group[0]): [float(run["mean"]) for run in group] for group in groups.values()}
-    return plots.bars(values, "mean test score over clients (%)", "Mean test score per method")
+def _mean_bars(groups: Mapping[str, Sequence[tables.Summary]]) -> str | None:
+    """Return bars of the methods' mean scores; ``None`` if no method has one."""
+    found = {tables.run_title(group[0]): [run["mean"] for run in group if run["clients"]] for group in groups.values()}
+    values = {name: means for name, means in found.items() if means}
+    return plots.bars(values, "mean test score over clients (%)", "Mean test score per method") if values else None
 
 
 def _samples(content: Folder, clients: Collection[str]) -> list[Sample]:

@@ -1,7 +1,8 @@
-"""Plots as SVG text for HTML pages: matplotlib draws them, and the page sets their colours.
+"""Plots as SVG text for HTML pages and as files: matplotlib draws them, in one style for all.
 
-Placeholder colours are replaced by CSS variables (``--s1`` ... for series, ``--ink``, ``--muted``, ``--line``), so that
-the same plot works on a light and on a dark page. Text stays text.
+On a page (:data:`STYLE`, :func:`svg`), placeholder colours are replaced by CSS variables (``--s1`` ... for series,
+``--ink``, ``--muted``, ``--line``), so that the same plot works on a light and on a dark page. Text stays text. Files
+(:data:`LIGHT_STYLE`, :func:`picture`) have the colours of a light page.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from __future__ import annotations
 import io
 import re
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import matplotlib
 
@@ -40,13 +41,13 @@ LIGHT = {
     "--s6": "#d23f7f",
     "--s7": "#8a6d1a",
 }
-
-
+#: Dots per inch of a picture.
+_DOTS = 160
 #: CSS variable -> the placeholder colour that it replaces.
 PLACEHOLDERS = {variable: colour for colour, variable in _VARIABLES.items()}
 
 
-def style(ink: str, muted: str, line: str) -> Any:
+def _style(ink: str, muted: str, line: str) -> Any:
     """Return matplotlib settings for plots with these colours of text, ticks and grid."""
     return {
         "svg.fonttype": "none",
@@ -69,8 +70,12 @@ def style(ink: str, muted: str, line: str) -> Any:
 
 
 #: matplotlib settings for plots in the colours of their page.
-STYLE = style(INK, MUTED, _LINE)
+STYLE = _style(INK, MUTED, _LINE)
+#: matplotlib settings for plots in files.
+LIGHT_STYLE = _style(LIGHT["--ink"], LIGHT["--muted"], LIGHT["--line"])
 
+#: A place on the horizontal axis.
+_Place = TypeVar("_Place", int, float)
 #: Round -> one score per seed.
 Curve = Mapping[int, Sequence[float]]
 
@@ -95,11 +100,7 @@ def learning_curves(curves: Mapping[str, Curve], limits: tuple[float, float], ti
             means = [statistics.fmean(curve[r]) for r in rounds]
             marker = "o" if len(rounds) == 1 else None
             axes.plot(rounds, means, color=colour(index), linewidth=2, marker=marker, solid_capstyle="round")
-            if any(len(curve[r]) > 1 for r in rounds):
-                spread = [statistics.stdev(curve[r]) if len(curve[r]) > 1 else 0.0 for r in rounds]
-                low = [mean - std for mean, std in zip(means, spread, strict=True)]
-                high = [mean + std for mean, std in zip(means, spread, strict=True)]
-                axes.fill_between(rounds, low, high, color=colour(index), alpha=0.16, linewidth=0)
+            draw_band(axes, curve, colour(index))
         axes.set_ylim(*limits)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5))
@@ -129,13 +130,36 @@ def bars(values: Mapping[str, Sequence[float]], unit: str, title: str) -> str:
                 axes.scatter(group, [index] * len(group), s=9, color=INK, alpha=0.55, linewidths=0, zorder=3)
                 end = max(end, mean + std)
             axes.text(end + 0.02 * largest, index, f"{mean:.1f}", va="center", fontweight="bold")
-        axes.set_yticks(range(len(values)), list(values), color=INK)
-        axes.invert_yaxis()
         axes.set_xlim(0, largest * 1.14)
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.set_xlabel(unit)
+        name_rows(axes, values, unit)
         return svg(figure, title)
+
+
+def draw_band(axes: Axes, curve: Mapping[_Place, Sequence[float]], colour: str) -> None:
+    """Draw a band of one standard deviation over seeds around the means of a curve, if there is any deviation.
+
+    Args:
+        axes: where to draw.
+        curve: horizontal place -> one value per seed.
+        colour: colour of the curve.
+    """
+    places = sorted(curve)
+    means = [statistics.fmean(curve[place]) for place in places]
+    spread = [statistics.stdev(curve[place]) if len(curve[place]) > 1 else 0.0 for place in places]
+    if any(spread):
+        low = [mean - std for mean, std in zip(means, spread, strict=True)]
+        high = [mean + std for mean, std in zip(means, spread, strict=True)]
+        axes.fill_between(places, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+def name_rows(axes: Axes, names: Iterable[str], unit: str) -> None:
+    """Name the rows of a plot in place of a vertical axis, the first at the top; ``unit`` labels the other axis."""
+    rows = list(names)
+    axes.set_yticks(range(len(rows)), rows, color=INK)
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(unit)
 
 
 def score_limits(panels: Sequence[Mapping[str, Curve]]) -> tuple[float, float]:
@@ -154,6 +178,21 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.patch.set_alpha(0)
     return figure, axes
+
+
+def light_figure(width: float, height: float) -> Figure:
+    """Return an empty white figure, sized in inches; draw on it within :data:`LIGHT_STYLE`."""
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def picture(figure: Figure, kind: Literal["png", "svg"] = "png") -> bytes:
+    """Return the content of the figure's file of this kind; equal figures give equal bytes."""
+    out = io.BytesIO()
+    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    # A fixed salt, whichever, makes the ids in an SVG file those of the last time.
+    with matplotlib.rc_context({"svg.hashsalt": "study", "svg.fonttype": "none"}):
+        figure.savefig(out, format=kind, dpi=_DOTS, metadata=metadata)
+    return out.getvalue()
 
 
 def svg(figure: Figure, title: str) -> str:

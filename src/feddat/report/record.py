@@ -15,13 +15,11 @@ from feddat.report import forest, method_table, tables
 from feddat.report.conclusion import conclusion
 from feddat.report.folder import check_summary
 from feddat.report.left_out import left_out
-from feddat.report.method_table import MethodTable, joined
+from feddat.report.method_table import joined
 from feddat.report.tables import Summary
 
 #: Keys of every line.
 KEYS = ("run", "settings", "summary", "curve")
-#: Title of the table over all federations.
-OVERVIEW = "All federations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +91,18 @@ def _is_run(line: Mapping[str, Any]) -> bool:
     return all(isinstance(entry, dict) and {"train", "updates"} <= entry.keys() for entry in line["curve"])
 
 
-def federations(record: Record) -> dict[str, list[Summary]]:
-    """Return a record's summaries by federation, with methods in order of first appearance and seeds ascending.
+def federations(record: Record, methods: Sequence[str] | None = None) -> dict[str, list[Summary]]:
+    """Return a record's summaries by federation, with methods in order and seeds ascending.
 
     Runs scored on validation data are left out; they were made to choose settings.
 
+    Args:
+        record: the runs.
+        methods: methods to keep, in this order; default: all, in order of first appearance.
+
     Raises:
-        DataError: there is no run, or there are two runs of one method, federation and seed with different settings,
-            which do not fit into one table.
+        DataError: there is no run, or none of these methods; or there are two runs of one method, federation and seed
+            with different settings, which do not fit into one table.
     """
     lines = [line for line in record.lines if not _searched(line)]
     if not lines:
@@ -117,51 +119,33 @@ def federations(record: Record) -> dict[str, list[Summary]]:
                 "several settings; make the tables with the command that wrote the record"
             )
         runs[key] = summary
-    methods = list(dict.fromkeys(line["summary"]["method"] for line in lines))
+    known = list(dict.fromkeys(line["summary"]["method"] for line in lines))
+    order = known if methods is None else methods
+    kept = {name: [key for key in runs if key[0] in order] for name, runs in found.items()}
+    if not any(kept.values()):
+        raise DataError(f"{record.name}: no runs of {', '.join(order)}; the runs are of {', '.join(known)}")
     return {
-        name: [runs[key] for key in sorted(runs, key=lambda key: (methods.index(key[0]), key[1]))]
-        for name, runs in found.items()
+        name: [found[name][key] for key in sorted(keys, key=lambda key: (order.index(key[0]), key[1]))]
+        for name, keys in kept.items()
+        if keys
     }
-
-
-def record_tables(
-    found: Mapping[str, Sequence[Summary]], methods: Sequence[str] | None = None, reference: str | None = None
-) -> dict[str, MethodTable]:
-    """Return the tables by title; the table over all federations comes first, if there are several.
-
-    Args:
-        found: summaries by federation.
-        methods: rows, in this order; default: all.
-        reference: the method to compare the others with; default: FedDAT.
-    """
-    chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
-    chosen = {name: summaries for name, summaries in chosen.items() if summaries}
-    made = {name: method_table.method_table(summaries, reference) for name, summaries in chosen.items()}
-    return {OVERVIEW: method_table.overview(chosen, reference), **made} if len(made) > 1 else made
-
-
-def _rows(summaries: Sequence[Summary], methods: Sequence[str] | None) -> list[Summary]:
-    if methods is None:
-        return list(summaries)
-    return sorted(
-        (s for s in summaries if s["method"] in methods), key=lambda s: (methods.index(s["method"]), s["seed"])
-    )
 
 
 def record_markdown(record: Record, methods: Sequence[str] | None = None, reference: str | None = None) -> str:
     """Return a record as Markdown: its conclusion in sentences, its tables, and its searches for settings.
 
     Raises:
-        DataError: see :func:`federations`.
+        DataError: see :func:`federations`; or there is no run of the reference.
     """
-    found = federations(record)
-    chosen = {name: _rows(summaries, methods) for name, summaries in found.items()}
-    runs = joined(chosen) if len(chosen) > 1 else next(iter(chosen.values()))
-    lacking = left_out([summary for rows in chosen.values() for summary in rows])
+    found = federations(record, methods)
+    if reference is not None:
+        method_table.check_reference(reference, (s["method"] for summaries in found.values() for s in summaries))
+    runs = joined(found) if len(found) > 1 else next(iter(found.values()))
+    lacking = left_out([summary for rows in found.values() for summary in rows])
     parts = [" ".join([*conclusion(runs, reference), *lacking]) + "\n"]
     parts += [
         f"### {title}\n\n{method_table.to_markdown(table)}"
-        for title, table in record_tables(found, methods, reference).items()
+        for title, table in method_table.federation_tables(found, reference).items()
     ]
     return "\n".join([*parts, search_markdown(record)])
 
@@ -184,7 +168,9 @@ def search_markdown(record: Record) -> str:
         rows: dict[str, dict[str, list[float]]] = {}
         for line, values in zip(lines, settings, strict=True):
             point = " ".join(f"{key}={values[key]}" for key in keys if key in values) or "as given"
-            rows.setdefault(tables.run_title(line["summary"]), {}).setdefault(point, []).append(line["summary"]["mean"])
+            means = rows.setdefault(tables.run_title(line["summary"]), {}).setdefault(point, [])
+            if line["summary"]["clients"]:
+                means.append(line["summary"]["mean"])
         points = sorted({point for row in rows.values() for point in row})
         cells = {name: [tuple(row.get(point, ())) for point in points] for name, row in rows.items()}
         table = tables.make_table(points, cells, "method")
@@ -198,12 +184,11 @@ def write_record(
     """Write the tables (``STEM.md``) and the forest plot (``STEM.png``) of a record; return their paths.
 
     Raises:
-        DataError: see :func:`federations`.
+        DataError: see :func:`record_markdown`.
         OSError: a file cannot be written.
     """
     text = record_markdown(record, methods, reference)
-    chosen = {name: _rows(summaries, methods) for name, summaries in federations(record).items()}
     written = [stem.with_name(stem.name + suffix) for suffix in (".md", ".png")]
     write_atomic(written[0], text.encode())
-    write_atomic(written[1], forest.picture(chosen, reference))
+    write_atomic(written[1], forest.picture(federations(record, methods), reference))
     return written

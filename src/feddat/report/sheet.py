@@ -12,10 +12,11 @@ import PIL.ImageFont
 
 from feddat.example import ClientData, Example
 from feddat.pictures import PictureReader
+from feddat.report.plots import LIGHT
 
 #: Sizes in pixels: side of a picture's square, gap, text, line height, heading.
 PICTURE, GAP, TEXT, LINE, HEADING = 200, 16, 15, 19, 22
-PAPER, GROUND, INK, MUTED, ANSWER = "#ffffff", "#f1f3f6", "#16202e", "#5d6b7e", "#0a7a50"
+PAPER, GROUND, INK, MUTED, ANSWER = "#ffffff", "#f1f3f6", LIGHT["--ink"], LIGHT["--muted"], "#0a7a50"
 #: Most lines of a question and of an answer; longer ones end in an ellipsis.
 LINES = 3
 

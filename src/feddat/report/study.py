@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import matplotlib
-
-matplotlib.use("Agg")
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
@@ -21,6 +18,7 @@ from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots, tables
 from feddat.report.folder import KINDS, check_records, is_number, read_keys
+from feddat.report.markdown_table import NUMBERS, TEXTS, markdown_table
 from feddat.report.methods import method_name
 from feddat.report.numbers import human_bytes
 
@@ -29,6 +27,8 @@ Record: TypeAlias = Mapping[str, Any]
 
 #: Values that span at least this factor get a logarithmic axis.
 LOG_FROM = 8
+#: Bytes up and down of a series at a point that it lacks.
+_NONE = (None, None)
 #: Characters per line of the plot's title: the width of the axes without the legend.
 _TITLE_WIDTH = 60
 #: One marker per series, so that lines can be distinguished without colours.
@@ -48,8 +48,8 @@ def write_study(folder: Path | str) -> list[Path]:
     contents = {
         "md": study_markdown(study).encode(),
         "csv": tables.to_csv(table).encode(),
-        "png": _picture(figure, "png"),
-        "svg": _picture(figure, "svg"),
+        "png": plots.picture(figure),
+        "svg": plots.picture(figure, "svg"),
     }
     for kind, content in contents.items():
         write_atomic(folder / f"study.{kind}", content)
@@ -73,18 +73,33 @@ def read_study(folder: Path) -> dict[str, Any]:
         wrong += [f"{key}: expected text" for key in ("method", "route", "point") if not isinstance(record[key], str)]
         if wrong:
             raise DataError(f"{file}: records[{place}]: {wrong[0]}")
+    if not isinstance(notes := study.get("notes", []), list) or not all(isinstance(note, str) for note in notes):
+        raise DataError(f"{file}: notes: expected a list of texts")
+    if not isinstance(study.get("short", {}), dict):
+        raise DataError(f"{file}: short: expected an object")
     return study
 
 
 def study_table(study: Mapping[str, Any]) -> tables.Table:
     """Return the table point x series: means over clients, with mean and deviation over seeds."""
     series = _series(study)
-    points = list(dict.fromkeys(record["point"] for record in study["records"]))
     rows = {
         point: [tuple(r["score"] for r in records if r["point"] == point) for records in series.values()]
-        for point in points
+        for point in _points(study)
     }
     return tables.make_table(list(series), rows, study["rows"])
+
+
+def marked_table(study: Mapping[str, Any]) -> tables.Table:
+    """Return :func:`study_table` for people, with a mark at the points that not all clients reach."""
+    table = study_table(study)
+    return replace(table, rows=tuple((_marked(study, point), cells) for point, cells in table.rows))
+
+
+def table_markdown(study: Mapping[str, Any]) -> str:
+    """Return the table in Markdown, followed by the study's notes."""
+    notes = " ".join(study.get("notes", ()))
+    return tables.to_markdown(marked_table(study)) + (f"\n{notes}\n" if notes else "")
 
 
 def study_markdown(study: Mapping[str, Any]) -> str:
@@ -92,16 +107,19 @@ def study_markdown(study: Mapping[str, Any]) -> str:
 
     Bytes are those that one client sends (up) and receives (down) for training in one round.
     """
-    text = tables.to_markdown(study_table(study)) + _measured(study)
+    text = table_markdown(study) + _measured(study)
     series = {name: _bytes(records) for name, records in _series(study).items()}
     if all(len(set(points.values())) < 2 for points in series.values()):
         return text
     columns = [f"{name}, {way}" for name in series for way in ("up", "down")]
-    lines = [f"| bytes per client and round | {' | '.join(columns)} |", "| --- |" + " ---: |" * len(columns)]
-    for point in dict.fromkeys(point for points in series.values() for point in points):
-        cells = [human_bytes(each) for points in series.values() for each in points.get(point, ())]
-        lines.append(f"| {point} | {' | '.join(cells)} |")
-    return text + "\n" + "\n".join(lines) + "\n"
+    rows = [
+        [
+            _marked(study, point),
+            *(human_bytes(each) if each is not None else "–" for p in series.values() for each in p.get(point, _NONE)),
+        ]
+        for point in _points(study)
+    ]
+    return f"{text}\n{markdown_table(['bytes per client and round', *columns], rows)}"
 
 
 #: Measurement besides scores (:meth:`feddat.experiment.grids.record.RunRecord.measured`) -> heading, factor.
@@ -127,17 +145,26 @@ def _measured(study: Mapping[str, Any]) -> str:
     keys = [key for key in _MEASURES if any(key in values for group in found.values() for values in group)]
     if not keys:
         return ""
-    points = list(dict.fromkeys(record["point"] for record in study["records"]))
+    points = _points(study)
     heads = [study["rows"], "method", *(_MEASURES[key][0] for key in keys)]
-    lines = ["", f"| {' | '.join(heads)} |", "| --- | --- |" + " ---: |" * len(keys)]
+    rows = []
     for (point, name), group in sorted(found.items(), key=lambda item: points.index(item[0][0])):
         cells = []
         for key in keys:
             values = [values[key] * _MEASURES[key][1] for values in group if key in values]
             digits = 2 if key in ("agreement", "norm") else 1
             cells.append(f"{statistics.fmean(values):.{digits}f}" if values else "–")
-        lines.append(f"| {point} | {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append([_marked(study, point), name, *cells])
+    return "\n" + markdown_table(heads, rows, [TEXTS, TEXTS, *[NUMBERS] * len(keys)])
+
+
+def _points(study: Mapping[str, Any]) -> list[str]:
+    """Return the labels of the points, in order."""
+    return list(dict.fromkeys(record["point"] for record in study["records"]))
+
+
+def _marked(study: Mapping[str, Any], point: str) -> str:
+    return point + tables.MARK if point in study.get("short", {}) else point
 
 
 def _bytes(records: Sequence[Record]) -> dict[str, tuple[float, float]]:
@@ -157,11 +184,11 @@ def study_figure(study: Mapping[str, Any]) -> Figure:
 
     Values that are not numbers are placed at equal distances in their order.
     """
-    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
-        figure = Figure(figsize=(6.4, 4.0), layout="constrained", facecolor="white")
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
+        figure = plots.light_figure(6.4, 4.0)
         axes = figure.add_subplot()
         _draw(axes, study)
-        axes.set_xlabel(study["axis"])
+        axes.set_xlabel(study["axis"] + ("\n(hollow: some clients have fewer)" if study.get("short") else ""))
         axes.set_ylabel(f"{study['split']} score, mean over clients (%)")
         title = f"{study.get('benchmark') or 'own data'}: {study.get('description', '')}"
         axes.set_title(textwrap.fill(title, _TITLE_WIDTH), fontsize=9, loc="left")
@@ -177,8 +204,8 @@ def study_panels(studies: Mapping[str, Mapping[str, Any]]) -> bytes:
     columns = min(3, len(studies))
     rows = -(-len(studies) // columns)
     series = list(dict.fromkeys(name for study in studies.values() for name in _series(study)))
-    with matplotlib.rc_context(plots.style(*(plots.LIGHT[name] for name in ("--ink", "--muted", "--line")))):
-        figure = Figure(figsize=(3.2 * columns + 2.4, 2.6 * rows + 0.4), layout="constrained", facecolor="white")
+    with matplotlib.rc_context(plots.LIGHT_STYLE):
+        figure = plots.light_figure(3.2 * columns + 2.4, 2.6 * rows + 0.4)
         every = figure.subplots(rows, columns, squeeze=False).flatten()
         for axes, (title, study) in zip(every, studies.items(), strict=False):
             _draw(axes, study, series)
@@ -190,7 +217,7 @@ def study_panels(studies: Mapping[str, Mapping[str, Any]]) -> bytes:
         figure.supylabel(f"{first['split']} score, mean over clients (%)", fontsize=9)
         handles = dict(pair for axes in every for pair in zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
-    return _picture(figure, "png")
+    return plots.picture(figure)
 
 
 def _draw(axes: Axes, study: Mapping[str, Any], series: Sequence[str] = ()) -> None:
@@ -198,11 +225,12 @@ def _draw(axes: Axes, study: Mapping[str, Any], series: Sequence[str] = ()) -> N
     numbers = [record["x"] for record in study["records"]]
     places: dict[str, float] = {}
     if None in numbers:
-        places = {point: float(i) for i, point in enumerate(dict.fromkeys(r["point"] for r in study["records"]))}
+        places = {point: float(i) for i, point in enumerate(_points(study))}
     own = _series(study)
     for index, name in enumerate(series or own):
         if name in own:
-            _draw_line(axes, index, name, _by_place(own[name], places), study["curve"])
+            short = _by_place([r for r in own[name] if r["point"] in study.get("short", {})], places)
+            _draw_line(axes, index, name, _by_place(own[name], places), study["curve"], short)
     if places:
         axes.set_xticks(list(places.values()), list(places))
     elif study["curve"]:
@@ -215,10 +243,17 @@ def _draw(axes: Axes, study: Mapping[str, Any], series: Sequence[str] = ()) -> N
     axes.yaxis.set_major_locator(MaxNLocator(7))
 
 
-def _draw_line(axes: Axes, index: int, name: str, curve: Mapping[float, Sequence[float]], bare: bool) -> None:
+def _draw_line(
+    axes: Axes,
+    index: int,
+    name: str,
+    curve: Mapping[float, Sequence[float]],
+    bare: bool,
+    hollow: Collection[float],
+) -> None:
+    """Draw one series; ``bare`` omits most markers of a long curve, and markers at places in ``hollow`` are hollow."""
     x = sorted(curve)
     means = [statistics.fmean(curve[place]) for place in x]
-    spread = [statistics.stdev(curve[place]) if len(curve[place]) > 1 else 0.0 for place in x]
     colour = plots.LIGHT[f"--s{index % len(plots.SERIES) + 1}"]
     many = bare and len(x) > 12
     axes.plot(
@@ -232,10 +267,16 @@ def _draw_line(axes: Axes, index: int, name: str, curve: Mapping[float, Sequence
         markevery=max(1, len(x) // 8) if many else 1,
         markersize=5,
     )
-    low = [mean - std for mean, std in zip(means, spread, strict=True)]
-    high = [mean + std for mean, std in zip(means, spread, strict=True)]
-    if any(spread):
-        axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
+    for place in hollow:
+        axes.plot(
+            [place],
+            [statistics.fmean(curve[place])],
+            color=colour,
+            marker=_MARKERS[index % len(_MARKERS)],
+            markersize=5,
+            markerfacecolor="white",
+        )
+    plots.draw_band(axes, curve, colour)
 
 
 def _series(study: Mapping[str, Any]) -> dict[str, list[Record]]:
@@ -258,12 +299,3 @@ def _by_place(records: Sequence[Record], places: Mapping[str, float]) -> dict[fl
         places[point] if places else statistics.fmean(r["x"] for r in group): [r["score"] for r in group]
         for point, group in points.items()
     }
-
-
-def _picture(figure: Figure, kind: str) -> bytes:
-    """Return the content of the figure's file of this kind; the same figure gives the same bytes."""
-    out = io.BytesIO()
-    metadata = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    with matplotlib.rc_context({"svg.hashsalt": "study", "svg.fonttype": "none"}):
-        figure.savefig(out, format=kind, dpi=160, metadata=metadata)
-    return out.getvalue()

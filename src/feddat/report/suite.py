@@ -15,7 +15,6 @@ from feddat.report.folder import KINDS, Folder, read_folder, read_keys
 from feddat.report.left_out import left_out
 from feddat.report.method_table import MethodTable
 from feddat.report.page import environment
-from feddat.report.record import OVERVIEW
 
 
 def write_suite(folder: Path | str) -> Path:
@@ -59,12 +58,8 @@ def read_suite(folder: Path) -> tuple[dict[str, Any], dict[str, Folder]]:
 
 
 def suite_tables(found: Mapping[str, Folder]) -> dict[str, MethodTable]:
-    """Return the tables by title; the table over all federations comes first, if there are several."""
-    tables = {name: method_table.method_table(content.summaries) for name, content in found.items()}
-    if len(found) == 1:
-        return tables
-    together = method_table.overview({name: content.summaries for name, content in found.items()})
-    return {OVERVIEW: together, **tables}
+    """Return the tables of a suite's comparisons; see :func:`~feddat.report.method_table.federation_tables`."""
+    return method_table.federation_tables({name: content.summaries for name, content in found.items()})
 
 
 def suite_markdown(found: Mapping[str, Folder]) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup, escape
 from rich.text import Text
 
 from feddat.report.fitted import FittedTable
+from feddat.report.markdown_table import markdown_table
 from feddat.report.methods import METHODS, method_name
 
 #: One run's ``summary.json``.
@@ -29,6 +30,8 @@ ROUTES = {
     "score": "Score",
 }
 MEAN = "Mean"
+#: Follows the name of a study's point that not all clients reach, because they have fewer examples.
+MARK = "*"
 #: Shown in place of the scores of a client that does not share them.
 NOT_SHARED = "not shared"
 #: Columns that are references and never marked as the best.
@@ -112,8 +115,8 @@ def score_table(summaries: Sequence[Summary]) -> Table:
 
 def route_table(summaries: Sequence[Summary]) -> Table | None:
     """Return the table client x route of one method; ``None`` for a method with only one route."""
-    clients = summaries[0]["clients"].values()
-    routes = list(dict.fromkeys(route for scores in clients for route in scores))
+    first: Mapping[str, Mapping[str, float]] = next((s["clients"] for s in summaries if s["clients"]), {})
+    routes = list(dict.fromkeys(route for scores in first.values() for route in scores))
     if len(routes) < 2:
         return None
     columns = {
@@ -207,11 +210,11 @@ def best_marked(methods: Sequence[str], values: Sequence[tuple[float, ...]], abs
 
 def to_markdown(table: Table) -> str:
     """Return the table in Markdown, the best of each row in bold."""
-    lines = [f"| {table.corner} | " + " | ".join(table.columns) + " |", "| --- |" + " ---: |" * len(table.columns)]
-    for name, cells in table.rows:
-        label = f"*{name}*" if name == MEAN else name.replace("|", "\\|")
-        lines.append(f"| {label} | " + " | ".join(f"**{cell}**" if cell.best else str(cell) for cell in cells) + " |")
-    return "\n".join(lines) + "\n"
+    rows = [
+        [f"*{name}*" if name == MEAN else name, *(f"**{cell}**" if cell.best else str(cell) for cell in cells)]
+        for name, cells in table.rows
+    ]
+    return markdown_table([table.corner, *table.columns], rows)
 
 
 def to_csv(table: Table) -> str:

@@ -39,8 +39,8 @@ def rows(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]
 
 
 def taking_part(summary: tables.Summary) -> list[str]:
-    """Return the clients that took part, including those that did not share their scores."""
-    return list(dict.fromkeys([*summary["clients"], *summary.get("not_shared", ())]))
+    """Return the clients that took part, including those without a score."""
+    return list(dict.fromkeys([*summary["clients"], *summary.get("not_shared", ()), *summary.get("missing", ())]))
 
 
 def flow(summaries: Sequence[tables.Summary]) -> dict[str, Any] | None:

@@ -245,7 +245,7 @@ class ComparisonDisplay(Display):
         elif kind == "data":
             self.note(event)
 
-    def finish(self, run: str, mean: float, before: bool = False) -> None:
+    def finish(self, run: str, mean: float | None, before: bool = False) -> None:
         """Mark a run as finished with its final score, now or already ``before`` this comparison began."""
         line = self._lines[run]
         line.done, line.mean, line.state = line.rounds, mean, "done"

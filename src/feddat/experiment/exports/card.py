@@ -24,6 +24,7 @@ from feddat.experiment.exports.folder import ANSWERS_FILE, CARD_FILE, HEAD_FILE,
 from feddat.experiment.single.methods import resolve, title
 from feddat.kinds import KINDS
 from feddat.models.catalog import list_models
+from feddat.report.markdown_table import TEXTS, markdown_table
 
 #: Name of the task on the Hub.
 _TASK = "visual-question-answering"
@@ -138,7 +139,7 @@ def _table(info: ExportInfo, origin: Origin, revision: str | None) -> str:
         "privacy": _promise(origin, origin.client is not None) or "none, see below",
         "software": f"feddat {metadata.version('feddat')}",
     }
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows.items())])
+    return markdown_table(["", ""], rows.items(), [TEXTS, TEXTS]).rstrip()
 
 
 def _kind(info: ExportInfo) -> str:

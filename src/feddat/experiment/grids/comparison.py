@@ -203,7 +203,10 @@ def run_all(
     overwrite: bool = False,
     record: RunRecord | None = None,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """Compute runs in worker processes, as :func:`compare` does; return summaries and reasons of failure by run."""
+    """Compute runs in worker processes, as :func:`compare` does; return summaries and reasons of failure by run.
+
+    A run in which no client has a score counts as failed.
+    """
     tell = progress or _log_failures
     recorded = {name: record.summary(run) if record is not None else None for name, run in runs.items()}
     done = {name: summary for name, summary in recorded.items() if summary is not None}
@@ -220,12 +223,21 @@ def run_all(
     def hear(name: str, event: dict[str, Any]) -> None:
         if event["event"] == "measured":
             assert record is not None
-            record.add(runs[name], event["summary"], RunFolder(runs[name].run_dir))
+            if event["summary"]["clients"]:
+                record.add(runs[name], event["summary"], RunFolder(runs[name].run_dir))
         else:
             tell({"run": name} | event)
 
     found, failures = run_parallel(_run_one, tasks, min(jobs or cores(), max(1, len(tasks))), hear)
-    return {name: done.get(name) or found[name] for name in runs if name in done or name in found}, taken | failures
+    summaries = {name: done.get(name) or found[name] for name in runs if name in done or name in found}
+    unscored = {name: _UNSCORED for name, summary in summaries.items() if not summary["clients"]}
+    for name, reason in unscored.items():
+        tell({"run": name, "event": "failure", "reason": reason})
+    return {n: s for n, s in summaries.items() if n not in unscored}, taken | failures | unscored
+
+
+#: Why a run in which no client has a score counts as failed.
+_UNSCORED = "no client has a score; missing and not_shared in its summary.json name them, --overwrite repeats the run"
 
 
 def _taken(run: RunConfig, overwrite: bool) -> str | None:

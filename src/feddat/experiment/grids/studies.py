@@ -10,17 +10,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from feddat.benchmarks import is_generated
 from feddat.config import ConfigError, RunConfig
 from feddat.experiment.grids.comparison import Plan, compare_each, labelled
+from feddat.experiment.grids.reach import CAPS, Reach, find_reach
 from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.grids.tuning import check_varied, parse_values
+from feddat.experiment.single.client_data import client_sizes
 from feddat.experiment.single.events import Progress
-from feddat.experiment.single.folder import RunFolder, disk_errors, local_steps
+from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors, local_steps
 from feddat.report.tables import own_route
+from feddat.report.traffic import taking_part
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Study:
             the local steps that the point's value plans for all rounds, although some methods take a different number
             for equal compute.
         by_route: draw one series per route (DAT, local, global), not only the method's own route.
+        reach: which points the clients reach (:meth:`fitted`), if the study varies the number of their examples.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Study:
     methods: tuple[str, ...] = ("feddat", "fedavg", "local")
     over: Literal["value", "steps", "planned"] = "value"
     by_route: bool = False
+    reach: Reach | None = None
 
     @classmethod
     def parse(cls, text: str) -> Study:
@@ -75,6 +81,25 @@ class Study:
         """The values by label, which names a folder; a study over rounds has one point with an empty label."""
         return {_label(value): value for value in self.values} or {"": None}
 
+    def fitted(self, config: RunConfig) -> Study:
+        """Return the study without points that ask for more examples than any client has; others stay as they are.
+
+        Clients with fewer examples than a point asks for use all of theirs. :attr:`reach` says which points that are.
+
+        Args:
+            config: settings of all points.
+
+        Raises:
+            ConfigError: no point is left.
+            BenchmarkError: the benchmark is unknown.
+            DataError: the clients' data cannot be read.
+        """
+        key = next((key for key in self.keys if key in CAPS), None)
+        if self.reach is not None or key is None:
+            return self
+        reach = find_reach(self.name, key, self.values, config)
+        return replace(self, values=reach.values, reach=reach)
+
     def plans(
         self,
         config: RunConfig,
@@ -94,18 +119,22 @@ class Study:
                 (:func:`with_steps`).
 
         Raises:
-            ConfigError: a key is unknown, a value is invalid, or two settings contradict each other.
+            ConfigError: a key is unknown, a value is invalid, two settings contradict each other, or no client has as
+                many examples as any point asks for.
+            DataError: for a study over the number of examples: the clients' data cannot be read.
         """
         if chosen := set(self.keys).intersection(tuning["keys"] if tuning is not None else ()):
             raise ConfigError(f"study {self.name}: varies {min(chosen)}, so a search cannot choose it per method")
         if equal_steps is not None and (self.over != "value" or "rounds" in self.keys):
             raise ConfigError(f"study {self.name}: varies the number of local steps, which --equal-steps would undo")
+        if not self.values and config.privacy.on:
+            raise ConfigError(f"study {self.name}: with privacy, clients send no scores during a run; study a setting")
         folder = config.runs_dir / study_name(self, config)
         if self.values:
             place = {"runs_dir": folder}
             points = {
                 label: config.updated(dict.fromkeys(self.keys, value) | place | {"name": label})
-                for label, value in self.points.items()
+                for label, value in self.fitted(config).points.items()
             }
         else:
             points = {"": config.updated({"name": folder.name, "eval.curve_split": config.eval.split})}
@@ -231,16 +260,20 @@ def run_study(
     Returns:
         The content of ``study.json``: ``study``, ``description``, ``axis``, ``rows`` (heading of the points), ``curve``
         (whether the points are rounds), ``by_route``, ``split``, ``benchmark``, ``model``, ``tuning``, ``failed``
-        (run -> reason), and ``records``, one for each run, point and route: ``method``, ``route``, ``seed``, ``point``
-        (label), ``x`` (a number, or ``None`` if the values are not numbers), ``score`` (mean over clients), ``clients``
-        (name -> score), ``rounds``, ``steps`` (all local steps of a client), ``bytes`` (``up`` and ``down`` for one
-        client's training in one round), ``measured`` (:meth:`~feddat.experiment.grids.record.RunRecord.measured`).
+        (run -> reason), ``short`` (label of a point -> client -> its number of examples, if the point asks for more),
+        ``notes`` (sentences about these and about points left out), and ``records``, one for each run, point and route:
+        ``method``, ``route``, ``seed``, ``point`` (label), ``x`` (a number, or ``None`` if the values are not numbers),
+        ``score`` (mean over clients), ``clients`` (name -> score), ``rounds``, ``steps`` (all local steps of a client),
+        ``bytes`` (``up`` and ``down`` for one client's training in one round), ``measured``
+        (:meth:`~feddat.experiment.grids.record.RunRecord.measured`).
 
     Raises:
-        ExperimentError: no run succeeded; the message says why the first failed.
+        ExperimentError: no run succeeded; the message says why the first failed. Or no run has scores to draw.
     """
     comparisons = compare_each(plans, jobs, progress, overwrite, record)
     config = next(iter(plans.values())).config
+    study = study.fitted(config)
+    epochs = _epoch_steps(config) if study.over == "planned" and None in study.values else None
     folder = RunFolder(config.run_dir if not study.values else config.runs_dir)
     result = {
         "study": study.name,
@@ -258,12 +291,16 @@ def run_study(
             for label, comparison in comparisons.items()
             for run, reason in comparison["failed"].items()
         },
+        "short": {} if study.reach is None else {_label(value): dict(few) for value, few in study.reach.short.items()},
+        "notes": [] if study.reach is None else list(study.reach.notes),
         "records": [
             entry
             for label, value in study.points.items()
-            for entry in _records(study, plans[label], comparisons[label], label, value, record)
+            for entry in _records(study, plans[label], comparisons[label], label, value, record, epochs)
         ],
     }
+    if not result["records"]:
+        raise ExperimentError(f"study {folder.path}: no run has scores of all its clients by round on this machine")
     folder.write_json(folder.path / "study.json", result)
     from feddat.report.study import write_study
 
@@ -273,13 +310,19 @@ def run_study(
 
 
 def _records(
-    study: Study, plan: Plan, comparison: Mapping[str, Any], label: str, value: Any, record: RunRecord | None
+    study: Study,
+    plan: Plan,
+    comparison: Mapping[str, Any],
+    label: str,
+    value: Any,
+    record: RunRecord | None,
+    epochs: float | None,
 ) -> Iterator[dict[str, Any]]:
     runs = {(run.method, run.seed): run for run in plan.runs().values()}
     for summary in comparison["runs"]:
         run = runs[summary["method"], summary["seed"]]
         lines = [] if study.values else RunFolder(run.run_dir).read_metrics()
-        shares = max(1, len(summary["clients"])) * summary["rounds"] * plan.config.server.fraction
+        shares = len(taking_part(summary)) * summary["rounds"] * plan.config.server.fraction
         sent = {way: round(summary["bytes"]["train"][way] / shares) for way in ("up", "down")}
         own = own_route(next(iter(summary["clients"].values())))
         points: dict[tuple[int, str], dict[str, float]] = defaultdict(dict)
@@ -295,7 +338,7 @@ def _records(
             if (route != own and not study.by_route) or scores.keys() != summary["clients"].keys():
                 continue
             done = summary.get("steps", 0) if study.values else local_steps(lines, number)
-            x = _place(study, value, done, plan.config) if study.values else number
+            x = _place(study, epochs if value is None else value, done, plan.config.rounds) if study.values else number
             yield {
                 "method": summary["method"],
                 "route": route,
@@ -311,16 +354,21 @@ def _records(
             }
 
 
-def _place(study: Study, value: Any, done: float, config: RunConfig) -> Any:
+def _place(study: Study, value: Any, done: float, rounds: int) -> Any:
     """Return the position of a point on the horizontal axis."""
-    if study.over == "steps":
+    if study.over == "steps" or (study.over == "planned" and value is None):
         return done
-    if study.over == "value":
-        return value
-    if value is None and config.train_examples is None:
-        return done
-    whole = math.ceil((config.train_examples or 0) / config.train.batch_size) * config.train.epochs
-    return (whole if value is None else value) * config.rounds
+    return value * rounds if study.over == "planned" else value
+
+
+def _epoch_steps(config: RunConfig) -> float | None:
+    """Return the local steps of the whole epochs in a round, as a mean over clients; ``None`` without a cap."""
+    if config.train_examples is None:
+        return None
+    sizes: Collection[int] = [config.train_examples]
+    if config.benchmark is None or not is_generated(config.benchmark):
+        sizes = client_sizes(config, "train").values()
+    return config.train.epochs * statistics.mean(math.ceil(size / config.train.batch_size) for size in sizes)
 
 
 def _label(value: Any) -> str:

@@ -27,6 +27,18 @@ def load_clients(config: RunConfig) -> tuple[ClientData, ...]:
     return split_clients(_whole_clients(config), config.split_clients, config.data_seed)
 
 
+@phase("loading")
+def client_sizes(config: RunConfig, split: str) -> dict[str, int]:
+    """Return each client's number of examples in a split, before it is divided among ``split_clients`` clients.
+
+    Raises:
+        BenchmarkError: the benchmark is unknown.
+        DataError: own data cannot be read.
+        ConfigError: ``only_clients`` names an unknown client.
+    """
+    return {client.name: len(client.split(split)) for client in _whole_clients(config)}
+
+
 def _whole_clients(config: RunConfig) -> tuple[ClientData, ...]:
     if config.clients is not None:
         from feddat.data.readers import read_client
