@@ -20,7 +20,6 @@ from feddat.cli.membership import (
     fingerprint_of,
     new_passphrase,
     privacy_level,
-    read_signer,
     say_note,
     tell_fingerprint,
 )
@@ -83,7 +82,7 @@ def init(
 
 for command in (
     *(membership.join, membership.admit, membership.revoke, membership.members),
-    *(membership.renew, membership.sign),
+    *(membership.renew, membership.sign, membership.certify),
 ):
     app.command()(command)
 
@@ -111,21 +110,6 @@ def check(
             missing += not finding.good
     if missing:
         raise typer.Exit(fail(f"fix the {missing} problem{'s'[: missing > 1]} above first", 1))
-
-
-@app.command("certify")
-def certify(
-    authority: Annotated[Path, typer.Argument(metavar="AUTHORITY_DIR", help="Folder with ca.key and ca.crt.")],
-    client: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
-    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="The client's node.pub.")],
-    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Certificate to write.")] = Path("node.crt"),
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Certify a client's key, so that other clients recognise it in secure aggregation."""
-    from feddat.deploy import certify as certificates
-
-    certificates.certify(read_signer(authority, passphrase_file), public_key, client, to)
-    print_paths(certificate=to)
 
 
 @app.command("approve")
