@@ -18,9 +18,10 @@ from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feddat.app import messages, secure_messages, wire
+from feddat.app.codes import FAILED, OLD_STATE, OTHER_MODEL, OTHER_VERSION, REFUSED
 from feddat.app.grid import CLIENT_KEY
 from feddat.app.policy import PolicyError
-from feddat.app.versions import PROTOCOL, VERSION, VersionError
+from feddat.app.versions import VersionError
 from feddat.client.received import Received
 from feddat.client.store import PersonalStore
 from feddat.client.summing import SecureMember
@@ -31,11 +32,6 @@ from feddat.privacy.secure_sum.errors import SumError
 
 log = logging.getLogger(__name__)
 
-#: Replies to a server with another version, and to one that has received later training than the client's state holds.
-OTHER_VERSION = f"refused: another version of feddat (here {VERSION}, messages {PROTOCOL})"
-OLD_STATE = "refused: its state is older than its last training"
-#: All that a client with a policy tells the server about a problem; the reason is in the client's log.
-REFUSED, OTHER_MODEL, FAILED = "refused: policy", "refused: another model or other settings", "failed: see its log"
 #: The longest text of a server in a log line, in characters.
 _LONGEST = 500
 
