@@ -310,6 +310,24 @@ def test_what_is_the_clients_own_is_not_the_servers_to_choose(server):
         assert array.data == trained.content.array_records["shared"][key].data
 
 
+LIMITS = {"pictures.max_pixels": 1, "pictures.frame": 2}
+
+
+def test_a_server_cannot_measure_pictures_by_limits_of_its_choice(server):
+    """Pictures have 32 x 32 pixels, and files hold one each: with these limits, reading them would fail."""
+    server.ask("query", LIMITS, run="r2")
+    assert not LIMITS.keys() & Approvals(server.place / "state").approved("r2").keys()
+    for number, (key, value) in enumerate(LIMITS.items()):
+        for settings in ({key: value}, PRIVATE | {key: value}):
+            foundation, run = server.foundation(settings), f"limit{number}{len(settings)}"
+            assert server.ask("train", settings, foundation=foundation, run=run).has_content()
+
+
+def test_a_clients_own_limits_on_pictures_hold(server, caplog):
+    server.site({"pictures": {"max_pixels": 1023}}, approval="first-use")
+    refused(caplog, server.ask("train", foundation=server.foundation(), run="r2"), "pictures.max_pixels (1023)", FAILED)
+
+
 def test_its_own_caps_hold(server):
     server.site(approval="first-use", train_examples=70)
     assert server.ask("train", run="r2").content.metric_records["metrics"]["num-examples"] == 70
