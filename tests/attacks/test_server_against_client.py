@@ -201,6 +201,7 @@ BOMB = LINES + "".join(f", &{b} [{', '.join(['*' + a] * 9)}]" for a, b in pairwi
         ({"method": "\x1b[31mevil\n" * 99}, "policy.methods: method is"),
         ({"fusion.kind": "transformer", "fusion.side": "shared"}, "policy.shared_fusion"),
         ({"eval.split": "train"}, "eval.split"),
+        ({"train.trap": "all", "train.warmup": 1.0}, "policy.traps: train.trap is 'all', expected nothing: none is"),
         # Bombs.
         ({"adapter.sites": "(((a+)+)+)+$"}, "policy.sites: adapter.sites is '(((a+)+)+)+$', expected nothing"),
         ({"rounds": 10**15}, "rounds is 1e+15, expected 1 to 100"),
@@ -272,6 +273,30 @@ def test_settings_that_show_gradients_although_steps_are_guarded(server, caplog,
     assert server.state() == before
     server.site(approval="first-use", guarded_steps=False)
     assert not server.ask("train", settings, foundation=server.foundation(settings), run="r2").has_error()
+
+
+@pytest.mark.parametrize("changes", [{"privacy.epsilon": 100.0}, {"privacy.delta": 1e-3}])
+def test_a_worthless_epsilon_does_not_turn_the_guard_off(server, caplog, changes):
+    """Steps with noise for records are not guarded, and with such an epsilon there is hardly any noise."""
+    before, settings = server.state(), PRIVATE | changes
+    for kind in ("query", "train"):
+        caplog.clear()
+        reason = "expected epsilon at most 8, delta 1e-05: noise takes the place of policy.guarded_steps"
+        refused(caplog, server.ask(kind, settings, foundation=server.foundation(), run="r2"), reason)
+    assert server.state() == before
+    server.site(approval="first-use", guarded_steps=False)
+    assert server.ask("query", settings, run="r2").has_content()
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_noise_that_is_found_is_held_to_the_bounds(server, caplog, unit):
+    settings, before = PRIVATE | {"privacy.unit": unit}, server.state()
+    server.site(approval="first-use", bounds={"privacy.noise_multiplier": [20, 1000]})
+    reply = server.ask("train", settings, foundation=server.foundation(settings), run="r2")
+    refused(caplog, reply, "policy.bounds: privacy.noise_multiplier is ")
+    assert server.state() == before
+    server.site(approval="first-use")
+    assert server.ask("train", settings, foundation=server.foundation(settings), run="r2").has_content()
 
 
 @pytest.mark.parametrize("guarded", [True, False])
@@ -650,7 +675,7 @@ SUMS = {"secure_aggregation.enabled": True, "secure_aggregation.bits": 20}
         ("shared", PRIVATE | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6 and 1e-05"),
         ("shared", PRIVATE | {"privacy.delta": 1e-4}, "policy.epsilon, policy.delta: the run promises 4 and 0.0001"),
         ("none", PRIVATE | {"privacy.noise_seed": 1}, "noise hides nothing from a server that knows its seed"),
-        ("none", PRIVATE | {"privacy.epsilon": 1e9}, "policy.bounds: privacy.epsilon is 1e+09, expected 0.01 to 100"),
+        ("none", CLIENTS | {"privacy.epsilon": 1e9}, "policy.bounds: privacy.epsilon is 1e+09, expected 0.01 to 100"),
         ("shared", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
         ("client", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
         ("central", PRIVATE, "policy.privacy: privacy.scope is all, expected privacy.unit=client, epsilon at most 5"),

@@ -101,6 +101,7 @@ class ClientGate:
             policy.check_parameters(own, sum(tensor.numel() for tensor in (*shared.values(), *ask.extras.values())))
             for member in works.members.values():
                 policy.check_training(own, works.config, len(member.data.train))
+                policy.check_noise(own, works.config, len(member.data.train))
         else:
             for member in works.members.values():
                 policy.check_scores(own, len(member.data.split(ask.split)))
