@@ -309,6 +309,22 @@ def test_losses_of_training_leave_only_without_guarded_steps(server, guarded):
     assert {"train.steps", "num-examples"} <= told
 
 
+@pytest.mark.parametrize(
+    ("sharing", "trained", "scored"),
+    [
+        ("scores", {"num-examples", "train.examples", "train.steps"}, {"num-examples", "examples", "score."}),
+        ("counts", {"num-examples"}, {"num-examples", "examples"}),
+        ("none", set(), set()),
+    ],
+)
+def test_the_numbers_that_leave_are_those_of_the_list(server, sharing, trained, scored):
+    """docs/what-leaves.md lists them; how long a client trained, and with how many passes, stays with it."""
+    server.site(own={"share_metrics": sharing}, approval="first-use")
+    told = [set(server.ask(kind, run="r2").content.metric_records["metrics"]) for kind in ("train", "evaluate")]
+    assert told[0] == trained | {"round"}
+    assert {name.partition(".")[0] + "." if "." in name else name for name in told[1]} == scored | {"round"}
+
+
 def test_a_picture_gives_its_question_away_where_there_is_no_policy(server):
     """The attack is real: almost only the embeddings of the words in the one question move."""
     server.site(**NONE_AT_ALL, train_examples=1)

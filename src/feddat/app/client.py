@@ -75,6 +75,7 @@ class Site:
         sums: its part in secure aggregation; ``None``: its updates travel unmasked.
         refuses_old_state: refuse to work from a state older than its last training, for example from an old backup.
         hides_losses: send no losses of training, since one example can change them.
+        hides_costs: send neither the time nor the passes of training, which no server needs.
     """
 
     who: messages.Member
@@ -83,6 +84,15 @@ class Site:
     sums: SecureMember | None = None
     refuses_old_state: bool = False
     hides_losses: bool = False
+    hides_costs: bool = False
+
+    def told(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of training that this client may send."""
+        return {
+            name: value
+            for name, value in metrics.items()
+            if (name in messages.TOLD or not self.hides_losses) and (name not in messages.COSTS or not self.hides_costs)
+        }
 
 
 class Gate(Protocol):
@@ -146,9 +156,9 @@ def make_client_app(
             offer = _offered(here, ask, result, told)
             packed = _packed(here.works, ask, result.shared or {}) if offer is None else {}
             _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
-            told_metrics = {k: v for k, v in result.metrics.items() if not here.hides_losses or k in messages.TOLD}
+            metrics = here.told(result.metrics)
             reply = messages.train_reply(
-                message, ask.round, packed, result.examples, told_metrics, result.extras, here.who.sharing
+                message, ask.round, packed, result.examples, metrics, result.extras, here.who.sharing
             )
             return reply if offer is None else secure_messages.with_offer(reply, offer)
 

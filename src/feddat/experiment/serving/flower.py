@@ -75,7 +75,7 @@ def site(context: Context, run: str) -> Site:
             raise PolicyError("policy.secure_aggregation: required, but this node has no keys to identify clients by")
         federation = _own_federation(settings.model_dump_json(), here.store(run), here.seal_key(run))
         found = federation.site(here.client, identity(context, settings, here.client))
-        return replace(found, refuses_old_state=here.old_state == "refuse")
+        return replace(found, refuses_old_state=here.old_state == "refuse", hides_costs=True)
     federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
     name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:
