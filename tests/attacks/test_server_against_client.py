@@ -127,6 +127,16 @@ class Server:
         return {str(path): path.read_bytes() for path in files if ".policy" not in path.parts}
 
 
+def approvals_of(server):
+    return Approvals(server.place / "state", server.place / "seals")
+
+
+def forget_counts(server):
+    """Remove today's counts from both folders, which no single account needs to be able to write."""
+    for path in ("state/.policy/today.json", "seals/.today.json"):
+        (server.place / path).unlink()
+
+
 @pytest.fixture(scope="module")
 def served(hospital, tmp_path_factory):
     """Return a server that has run one honest round of run r1."""
@@ -357,7 +367,7 @@ LIMITS = {"pictures.max_pixels": 1, "pictures.frame": 2}
 def test_a_server_cannot_measure_pictures_by_limits_of_its_choice(server):
     """Pictures have 32 x 32 pixels, and files hold one each: with these limits, reading them would fail."""
     server.ask("query", LIMITS, run="r2")
-    assert not LIMITS.keys() & Approvals(server.place / "state").approved("r2").keys()
+    assert not LIMITS.keys() & approvals_of(server).approved("r2").keys()
     for number, (key, value) in enumerate(LIMITS.items()):
         for settings in ({key: value}, PRIVATE | {key: value}):
             foundation, run = server.foundation(settings), f"limit{number}{len(settings)}"
@@ -470,7 +480,7 @@ def test_a_score_of_few_questions(server, hospital, tmp_path, caplog):
 
 def test_a_day_has_so_many_updates_and_scores(server, caplog):
     server.site(approval="first-use", evaluations_a_day=2, updates_a_day=2)
-    (server.place / "state" / ".policy" / "today.json").unlink()
+    forget_counts(server)
     for kind in ("evaluate", "train"):
         for _ in range(2):
             assert server.ask(kind).has_content()
@@ -489,7 +499,7 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
         caplog, server.ask("query", run="r2"), "run r2: not approved yet; approve it with `feddat deploy approve r2`"
     )
     assert not (server.place / "state" / "r2").exists()
-    approvals = Approvals(server.place / "state")
+    approvals = approvals_of(server)
     assert approvals.waiting()["r2"]["train.lr"] == 0.01
     approvals.approve("r2")
     assert server.ask("query", run="r2").has_content()
@@ -503,6 +513,38 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
         says = {"rounds": 4} if key == "rounds" else {}
         refused(caplog, server.ask("train", change, says, foundation=foundation, run="r2"), told)
     assert server.state() == before
+
+
+@pytest.mark.parametrize("approval", ["ask", "first-use"])
+def test_whoever_writes_the_states_but_not_the_seals_starts_no_run(server, caplog, approval):
+    """The account removes all approvals, or copies a waiting run to the approved ones."""
+    folder = server.place / "state" / ".policy"
+    server.site(approval=approval)
+    (folder / "approved" / "r1.json").unlink()
+    refused(caplog, server.ask("train"), "r1.json is gone; approve it with `feddat deploy approve r1`")
+    (folder / "waiting" / "r1.json").rename(folder / "approved" / "r1.json")
+    assert server.ask("train").has_content(), "these are the settings that were approved"
+    before = server.state()
+    server.site()
+    for run in ("r1", "r2"):
+        server.ask("train", {"train.lr": 0.005}, foundation=server.foundation(), run=run)
+        (folder / "waiting" / f"{run}.json").replace(folder / "approved" / f"{run}.json")
+    server.site(approval=approval)
+    for run in ("r1", "r2"):
+        caplog.clear()
+        reply = server.ask("train", {"train.lr": 0.005}, foundation=server.foundation(), run=run)
+        refused(caplog, reply, f"{run}.json is not what was approved here")
+    assert server.state() == before
+    approvals_of(server).approve("r2")
+    assert server.ask("query", {"train.lr": 0.005}, run="r2").has_content()
+
+
+def test_whoever_writes_the_states_but_not_the_seals_resets_no_limit(server, caplog):
+    server.site(approval="first-use", updates_a_day=1)
+    forget_counts(server)
+    assert server.ask("train", round=2).has_content()
+    (server.place / "state" / ".policy" / "today.json").unlink()
+    refused(caplog, server.ask("train", round=3), "policy.updates_a_day: 1 updates were already made today")
 
 
 @pytest.fixture
@@ -565,9 +607,9 @@ def test_settings_that_arrive_while_the_administrator_reads_are_not_approved(ser
         "run r2: not approved, since it now asks for other settings than those shown (train.lr); look at them and "
         "approve it again\n"
     )
-    assert Approvals(server.place / "state").approved("r2") is None
+    assert approvals_of(server).approved("r2") is None
     assert feddat("r2")[1].endswith("  train.lr: 0.005\nrun r2 is approved\n")
-    assert Approvals(server.place / "state").approved("r2")["train.lr"] == 0.005
+    assert approvals_of(server).approved("r2")["train.lr"] == 0.005
 
 
 @pytest.mark.parametrize(
@@ -588,8 +630,19 @@ def test_on_a_terminal_the_administrator_is_asked_after_the_settings_are_shown(
     monkeypatch.setattr(typer, "confirm", confirm)
     assert feddat("r2", *options)[0] == code
     assert asked == ([] if answer is None else [("Approve run r2?", True)])
-    assert (Approvals(server.place / "state").approved("r2") is not None) == (code == 0)
+    assert (approvals_of(server).approved("r2") is not None) == (code == 0)
     assert feddat("r9")[0] == 2 and len(asked) == (answer is not None), "nothing waits, so nothing is asked"
+
+
+def test_the_administrator_withdraws_an_approval(server, feddat, capsys):
+    assert server.ask("query").has_content()
+    assert feddat("--withdraw")[0] == 2
+    assert feddat("r2", "--withdraw") == (2, "error: run r2: is not approved; approved runs: r1\n")
+    assert feddat("r1", "--withdraw") == (0, "run r1 is no longer approved\n")
+    assert server.ask("train").error.reason == REFUSED, "although policy.approval is first-use"
+    assert "run r1: its approval was withdrawn; approve it with `feddat deploy approve r1`" in capsys.readouterr().err
+    assert feddat("r1")[1].endswith("run r1 is approved\n")
+    assert server.ask("train").has_content()
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):
@@ -599,7 +652,7 @@ def test_at_first_use_settings_are_pinned(server, caplog):
 def test_a_server_fills_no_disk_with_runs(server, caplog):
     server.site(approval="first-use", new_runs_a_day=2)
     folder = server.place / "state" / ".policy"
-    (folder / "today.json").unlink()
+    forget_counts(server)
     for run in range(4):
         server.ask("query", run=f"new{run}")
     assert {file.stem for file in (folder / "approved").iterdir()} == {"r1", "new0", "new1"}
@@ -732,7 +785,7 @@ def test_runs_share_one_budget_and_a_run_beyond_it_is_refused_before_anything_is
     for kind in ("query", "train"):
         caplog.clear()
         refused(caplog, server.ask(kind, PRIVATE, foundation=foundation, run="r4"), reason)
-    assert server.state() == before and Approvals(server.place / "state").approved("r4") is None
+    assert server.state() == before and approvals_of(server).approved("r4") is None
     server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=20.0, total_delta=2.5e-5)
     caplog.clear()
     reason = "policy.total_delta: 2.5e-05; spent so far: ε 8, δ 2e-05 in 2 runs"
