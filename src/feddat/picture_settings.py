@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 #: Settings that decide whether a picture is read, but not what it looks like.
 _LIMITS = frozenset({"max_pixels", "outside"})
+#: Settings that a client with its own file takes from no server. A server that chooses them learns from whether the
+#: client fails how large its largest picture is, how many pictures a file has, and where records lead.
+CLIENTS_OWN = ("max_pixels", "frame", "outside")
 
 
 class PictureSettings(BaseModel):
@@ -51,6 +54,10 @@ class PictureSettings(BaseModel):
                 unknown = item["type"] == "extra_forbidden"
                 told.append(f"unknown key {key!r}; known: {known}" if unknown else f"{key}: {item['msg']}")
             raise ValueError("; ".join(dict.fromkeys(told))) from None
+
+    def from_server(self) -> PictureSettings:
+        """Return a copy as a client with its own file takes it from a server: with the defaults of what is its own."""
+        return self.updated({key: PictureSettings.model_fields[key].default for key in CLIENTS_OWN})
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that affect what a picture looks like and differ from their defaults."""

@@ -101,8 +101,7 @@ class SiteConfig(BaseModel):
             "root": None,
             "split_clients": 1,
             "only_clients": None,
-            # Only this client's own settings, which are in `data`, decide where its records may point.
-            "pictures": config.pictures.model_copy(update={"outside": False}),
+            "pictures": config.pictures.from_server(),  # this client's own settings of pictures are in `data`
             "data_cache": self.data_cache,
             "adapter": config.adapter.model_copy(update={"start": None, "start_local": self.start_local}),
             "share_metrics": min(self.share_metrics, config.share_metrics, key=SHARING.index),

@@ -1,7 +1,11 @@
 """Secure sums among clients with certificates: no client sends its update to neighbours that the server made up."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -11,10 +15,11 @@ from secure_fakes import Drawn, Dropping, secure_app, secure_federate
 
 from feddat.app.checkpoint import ServerState
 from feddat.app.roster import FederationError
-from feddat.client.summing import flat
+from feddat.client.store import PersonalStore
+from feddat.client.summing import SecureMember, flat
 from feddat.deploy import pki
 from feddat.deploy.certify import client_certificate
-from feddat.privacy.secure_sum.identity import Identity
+from feddat.privacy.secure_sum.identity import Identity, IdentityError
 from feddat.privacy.secure_sum.masks import public_bytes
 from feddat.privacy.secure_sum.terms import Rules
 
@@ -78,3 +83,20 @@ def test_a_neighbour_that_the_server_has_made_up_gets_no_update_masked(tmp_path,
     with pytest.raises(FederationError, match="round 1, share: 1 of 3 clients could do their part"):
         secure_federate(everybody, ServerState(shared()), tmp_path, grid=grid)
     assert not [m for m in grid.up if m.metadata.message_type == "query.mask"]
+
+
+def test_a_certificate_that_is_revoked_during_a_run_is_refused_from_the_next_round_on(tmp_path, identities):
+    """A client checks another's certificate once per run, but looks for it on its list in every round."""
+    members = {name: SecureMember(PersonalStore(tmp_path, name), Rules(), identities[name]) for name in NAMES}
+    adapter = {"a": torch.zeros(4)}
+
+    def share(round, shown=()):
+        offers = {name: member.offer("run", round, adapter, adapter, bytes(32)) for name, member in members.items()}
+        fresh = {name: offers[name][:32] + offers[name][80:] for name in shown}
+        return members["ann"].share("run", round, NAMES, offers["bob"][32:64] + offers["cid"][32:64], fresh)
+
+    assert share(1, shown=("bob", "cid")) and share(2)
+    serial = x509.load_der_x509_certificate(identities["cid"].certificate).serial_number
+    members["ann"].identity = replace(identities["ann"], revoked=frozenset({serial}))
+    with pytest.raises(IdentityError, match="client cid's certificate: revoked by the consortium's authority"):
+        share(3)

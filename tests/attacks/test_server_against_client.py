@@ -127,6 +127,16 @@ class Server:
         return {str(path): path.read_bytes() for path in files if ".policy" not in path.parts}
 
 
+def approvals_of(server):
+    return Approvals(server.place / "state", server.place / "seals")
+
+
+def forget_counts(server):
+    """Remove today's counts from both folders, which no single account needs to be able to write."""
+    for path in ("state/.policy/today.json", "seals/.today.json"):
+        (server.place / path).unlink()
+
+
 @pytest.fixture(scope="module")
 def served(hospital, tmp_path_factory):
     """Return a server that has run one honest round of run r1."""
@@ -201,6 +211,7 @@ BOMB = LINES + "".join(f", &{b} [{', '.join(['*' + a] * 9)}]" for a, b in pairwi
         ({"method": "\x1b[31mevil\n" * 99}, "policy.methods: method is"),
         ({"fusion.kind": "transformer", "fusion.side": "shared"}, "policy.shared_fusion"),
         ({"eval.split": "train"}, "eval.split"),
+        ({"train.trap": "all", "train.warmup": 1.0}, "policy.traps: train.trap is 'all', expected nothing: none is"),
         # Bombs.
         ({"adapter.sites": "(((a+)+)+)+$"}, "policy.sites: adapter.sites is '(((a+)+)+)+$', expected nothing"),
         ({"rounds": 10**15}, "rounds is 1e+15, expected 1 to 100"),
@@ -274,6 +285,30 @@ def test_settings_that_show_gradients_although_steps_are_guarded(server, caplog,
     assert not server.ask("train", settings, foundation=server.foundation(settings), run="r2").has_error()
 
 
+@pytest.mark.parametrize("changes", [{"privacy.epsilon": 100.0}, {"privacy.delta": 1e-3}])
+def test_a_worthless_epsilon_does_not_turn_the_guard_off(server, caplog, changes):
+    """Steps with noise for records are not guarded, and with such an epsilon there is hardly any noise."""
+    before, settings = server.state(), PRIVATE | changes
+    for kind in ("query", "train"):
+        caplog.clear()
+        reason = "expected epsilon at most 8, delta 1e-05: noise takes the place of policy.guarded_steps"
+        refused(caplog, server.ask(kind, settings, foundation=server.foundation(), run="r2"), reason)
+    assert server.state() == before
+    server.site(approval="first-use", guarded_steps=False)
+    assert server.ask("query", settings, run="r2").has_content()
+
+
+@pytest.mark.parametrize("unit", ["record", "client"])
+def test_noise_that_is_found_is_held_to_the_bounds(server, caplog, unit):
+    settings, before = PRIVATE | {"privacy.unit": unit}, server.state()
+    server.site(approval="first-use", bounds={"privacy.noise_multiplier": [20, 1000]})
+    reply = server.ask("train", settings, foundation=server.foundation(settings), run="r2")
+    refused(caplog, reply, "policy.bounds: privacy.noise_multiplier is ")
+    assert server.state() == before
+    server.site(approval="first-use")
+    assert server.ask("train", settings, foundation=server.foundation(settings), run="r2").has_content()
+
+
 @pytest.mark.parametrize("guarded", [True, False])
 def test_losses_of_training_leave_only_without_guarded_steps(server, guarded):
     """One example changes the loss, and the server's adapter can choose which."""
@@ -282,6 +317,22 @@ def test_losses_of_training_leave_only_without_guarded_steps(server, guarded):
     told = {key for record in reply.content.metric_records.values() for key in record}
     assert ("train.loss" in told) is not guarded
     assert {"train.steps", "num-examples"} <= told
+
+
+@pytest.mark.parametrize(
+    ("sharing", "trained", "scored"),
+    [
+        ("scores", {"num-examples", "train.examples", "train.steps"}, {"num-examples", "examples", "score."}),
+        ("counts", {"num-examples"}, {"num-examples", "examples"}),
+        ("none", set(), set()),
+    ],
+)
+def test_the_numbers_that_leave_are_those_of_the_list(server, sharing, trained, scored):
+    """docs/what-leaves.md lists them; how long a client trained, and with how many passes, stays with it."""
+    server.site(own={"share_metrics": sharing}, approval="first-use")
+    told = [set(server.ask(kind, run="r2").content.metric_records["metrics"]) for kind in ("train", "evaluate")]
+    assert told[0] == trained | {"round"}
+    assert {name.partition(".")[0] + "." if "." in name else name for name in told[1]} == scored | {"round"}
 
 
 def test_a_picture_gives_its_question_away_where_there_is_no_policy(server):
@@ -308,6 +359,24 @@ def test_what_is_the_clients_own_is_not_the_servers_to_choose(server):
     plain = server.ask("train", run="r3")
     for key, array in plain.content.array_records["shared"].items():
         assert array.data == trained.content.array_records["shared"][key].data
+
+
+LIMITS = {"pictures.max_pixels": 1, "pictures.frame": 2}
+
+
+def test_a_server_cannot_measure_pictures_by_limits_of_its_choice(server):
+    """Pictures have 32 x 32 pixels, and files hold one each: with these limits, reading them would fail."""
+    server.ask("query", LIMITS, run="r2")
+    assert not LIMITS.keys() & approvals_of(server).approved("r2").keys()
+    for number, (key, value) in enumerate(LIMITS.items()):
+        for settings in ({key: value}, PRIVATE | {key: value}):
+            foundation, run = server.foundation(settings), f"limit{number}{len(settings)}"
+            assert server.ask("train", settings, foundation=foundation, run=run).has_content()
+
+
+def test_a_clients_own_limits_on_pictures_hold(server, caplog):
+    server.site({"pictures": {"max_pixels": 1023}}, approval="first-use")
+    refused(caplog, server.ask("train", foundation=server.foundation(), run="r2"), "pictures.max_pixels (1023)", FAILED)
 
 
 def test_its_own_caps_hold(server):
@@ -411,7 +480,7 @@ def test_a_score_of_few_questions(server, hospital, tmp_path, caplog):
 
 def test_a_day_has_so_many_updates_and_scores(server, caplog):
     server.site(approval="first-use", evaluations_a_day=2, updates_a_day=2)
-    (server.place / "state" / ".policy" / "today.json").unlink()
+    forget_counts(server)
     for kind in ("evaluate", "train"):
         for _ in range(2):
             assert server.ask(kind).has_content()
@@ -430,7 +499,7 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
         caplog, server.ask("query", run="r2"), "run r2: not approved yet; approve it with `feddat deploy approve r2`"
     )
     assert not (server.place / "state" / "r2").exists()
-    approvals = Approvals(server.place / "state")
+    approvals = approvals_of(server)
     assert approvals.waiting()["r2"]["train.lr"] == 0.01
     approvals.approve("r2")
     assert server.ask("query", run="r2").has_content()
@@ -444,6 +513,38 @@ def test_a_run_waits_for_approval_and_keeps_to_what_was_approved(server, caplog)
         says = {"rounds": 4} if key == "rounds" else {}
         refused(caplog, server.ask("train", change, says, foundation=foundation, run="r2"), told)
     assert server.state() == before
+
+
+@pytest.mark.parametrize("approval", ["ask", "first-use"])
+def test_whoever_writes_the_states_but_not_the_seals_starts_no_run(server, caplog, approval):
+    """The account removes all approvals, or copies a waiting run to the approved ones."""
+    folder = server.place / "state" / ".policy"
+    server.site(approval=approval)
+    (folder / "approved" / "r1.json").unlink()
+    refused(caplog, server.ask("train"), "r1.json is gone; approve it with `feddat deploy approve r1`")
+    (folder / "waiting" / "r1.json").rename(folder / "approved" / "r1.json")
+    assert server.ask("train").has_content(), "these are the settings that were approved"
+    before = server.state()
+    server.site()
+    for run in ("r1", "r2"):
+        server.ask("train", {"train.lr": 0.005}, foundation=server.foundation(), run=run)
+        (folder / "waiting" / f"{run}.json").replace(folder / "approved" / f"{run}.json")
+    server.site(approval=approval)
+    for run in ("r1", "r2"):
+        caplog.clear()
+        reply = server.ask("train", {"train.lr": 0.005}, foundation=server.foundation(), run=run)
+        refused(caplog, reply, f"{run}.json is not what was approved here")
+    assert server.state() == before
+    approvals_of(server).approve("r2")
+    assert server.ask("query", {"train.lr": 0.005}, run="r2").has_content()
+
+
+def test_whoever_writes_the_states_but_not_the_seals_resets_no_limit(server, caplog):
+    server.site(approval="first-use", updates_a_day=1)
+    forget_counts(server)
+    assert server.ask("train", round=2).has_content()
+    (server.place / "state" / ".policy" / "today.json").unlink()
+    refused(caplog, server.ask("train", round=3), "policy.updates_a_day: 1 updates were already made today")
 
 
 @pytest.fixture
@@ -506,9 +607,9 @@ def test_settings_that_arrive_while_the_administrator_reads_are_not_approved(ser
         "run r2: not approved, since it now asks for other settings than those shown (train.lr); look at them and "
         "approve it again\n"
     )
-    assert Approvals(server.place / "state").approved("r2") is None
+    assert approvals_of(server).approved("r2") is None
     assert feddat("r2")[1].endswith("  train.lr: 0.005\nrun r2 is approved\n")
-    assert Approvals(server.place / "state").approved("r2")["train.lr"] == 0.005
+    assert approvals_of(server).approved("r2")["train.lr"] == 0.005
 
 
 @pytest.mark.parametrize(
@@ -529,8 +630,19 @@ def test_on_a_terminal_the_administrator_is_asked_after_the_settings_are_shown(
     monkeypatch.setattr(typer, "confirm", confirm)
     assert feddat("r2", *options)[0] == code
     assert asked == ([] if answer is None else [("Approve run r2?", True)])
-    assert (Approvals(server.place / "state").approved("r2") is not None) == (code == 0)
+    assert (approvals_of(server).approved("r2") is not None) == (code == 0)
     assert feddat("r9")[0] == 2 and len(asked) == (answer is not None), "nothing waits, so nothing is asked"
+
+
+def test_the_administrator_withdraws_an_approval(server, feddat, capsys):
+    assert server.ask("query").has_content()
+    assert feddat("--withdraw")[0] == 2
+    assert feddat("r2", "--withdraw") == (2, "error: run r2: is not approved; approved runs: r1\n")
+    assert feddat("r1", "--withdraw") == (0, "run r1 is no longer approved\n")
+    assert server.ask("train").error.reason == REFUSED, "although policy.approval is first-use"
+    assert "run r1: its approval was withdrawn; approve it with `feddat deploy approve r1`" in capsys.readouterr().err
+    assert feddat("r1")[1].endswith("run r1 is approved\n")
+    assert server.ask("train").has_content()
 
 
 def test_at_first_use_settings_are_pinned(server, caplog):
@@ -540,7 +652,7 @@ def test_at_first_use_settings_are_pinned(server, caplog):
 def test_a_server_fills_no_disk_with_runs(server, caplog):
     server.site(approval="first-use", new_runs_a_day=2)
     folder = server.place / "state" / ".policy"
-    (folder / "today.json").unlink()
+    forget_counts(server)
     for run in range(4):
         server.ask("query", run=f"new{run}")
     assert {file.stem for file in (folder / "approved").iterdir()} == {"r1", "new0", "new1"}
@@ -632,7 +744,7 @@ SUMS = {"secure_aggregation.enabled": True, "secure_aggregation.bits": 20}
         ("shared", PRIVATE | {"privacy.epsilon": 6.0}, "policy.epsilon, policy.delta: the run promises 6 and 1e-05"),
         ("shared", PRIVATE | {"privacy.delta": 1e-4}, "policy.epsilon, policy.delta: the run promises 4 and 0.0001"),
         ("none", PRIVATE | {"privacy.noise_seed": 1}, "noise hides nothing from a server that knows its seed"),
-        ("none", PRIVATE | {"privacy.epsilon": 1e9}, "policy.bounds: privacy.epsilon is 1e+09, expected 0.01 to 100"),
+        ("none", CLIENTS | {"privacy.epsilon": 1e9}, "policy.bounds: privacy.epsilon is 1e+09, expected 0.01 to 100"),
         ("shared", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
         ("client", CLIENTS, "policy.privacy: privacy.unit is client and its server adds the noise, expected"),
         ("central", PRIVATE, "policy.privacy: privacy.scope is all, expected privacy.unit=client, epsilon at most 5"),
@@ -673,7 +785,7 @@ def test_runs_share_one_budget_and_a_run_beyond_it_is_refused_before_anything_is
     for kind in ("query", "train"):
         caplog.clear()
         refused(caplog, server.ask(kind, PRIVATE, foundation=foundation, run="r4"), reason)
-    assert server.state() == before and Approvals(server.place / "state").approved("r4") is None
+    assert server.state() == before and approvals_of(server).approved("r4") is None
     server.site(approval="first-use", privacy="all", epsilon=5.0, total_epsilon=20.0, total_delta=2.5e-5)
     caplog.clear()
     reason = "policy.total_delta: 2.5e-05; spent so far: ε 8, δ 2e-05 in 2 runs"

@@ -9,7 +9,7 @@ from feddat.app.grid import identify
 from feddat.app.policy import PolicyError, check_settings, check_step
 from feddat.config import PolicyConfig, load_config
 from feddat.deploy import pki
-from feddat.deploy.certify import certify
+from feddat.deploy.certify import client_certificate
 from feddat.experiment.single.methods import resolve
 
 assert hospital, "a fixture"
@@ -80,8 +80,9 @@ def demanding(hospital, tmp_path):
     server = SumServer(hospital, tmp_path)
     server.site(approval="first-use", secure_aggregation="required")
     authority = pki.new_authority("consortium")
-    pki.write_key_pair(tmp_path, "node")
-    certify(authority, tmp_path / "node.pub", "ann", tmp_path / "node.crt")
+    key = pki.new_key()
+    pki.write_key_pair(tmp_path, "node", key)
+    pki.write_certificate(tmp_path / "node.crt", client_certificate(authority, "ann", key.public_key()))
     pki.write_certificate(tmp_path / "ca.crt", authority.certificate)
     return server
 

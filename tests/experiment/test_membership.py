@@ -22,7 +22,6 @@ from feddat.admitted import admitted_keys, revoked_keys
 from feddat.cli.program import main
 from feddat.deploy import client_folder, pki, renewal
 from feddat.deploy import link as superlink
-from feddat.deploy.certify import certify
 from feddat.deploy.control import let_in
 from feddat.deploy.enrolment import new_request, read_client_request, read_invitation
 from feddat.deploy.errors import DeployError
@@ -482,7 +481,7 @@ NOT_KEYS = {
 
 
 @pytest.mark.parametrize("what", NOT_KEYS)
-def test_a_file_that_holds_no_key_lets_nobody_in_and_stops_nothing(server, join, tmp_path, what):
+def test_a_file_that_holds_no_key_lets_nobody_in_and_stops_nothing(server, join, what):
     content, problem = NOT_KEYS[what]
     Members(server).admit(join("north"))
     for folder in (server.path / "clients", server.path / "revoked" / "east"):
@@ -491,10 +490,8 @@ def test_a_file_that_holds_no_key_lets_nobody_in_and_stops_nothing(server, join,
     assert admitted_keys(server.path).keys() == {"north"}
     assert revoked_keys(server.path) == set()
     path = server.path / "clients" / "east.pub"
-    keeper = pki.read_authority(tmp_path / "c" / "authority")
-    for read in (pki.read_public_key, lambda path: certify(keeper, path, "east", tmp_path / "east.crt")):
-        with pytest.raises(pki.CertificateError, match=f"^public key {path}: {problem}$"):
-            read(path)
+    with pytest.raises(pki.CertificateError, match=f"^public key {path}: {problem}$"):
+        pki.read_public_key(path)
 
 
 # The authority's key, and the server's certificate
@@ -516,7 +513,9 @@ def test_a_certificate_signed_where_the_authority_is(server, tmp_path):
     request = renewal.request_certificate(server)
     assert (server.path / "server.key").read_bytes() == before, "the old one is used until there is a certificate"
     keeper = pki.read_authority(tmp_path / "c" / "authority")
-    assert renewal.sign(request, keeper, tmp_path / "new.crt") == ["fl.example.org", "localhost", "127.0.0.1"]
+    asked = renewal.read_server_request(request)
+    assert asked.hosts == ("fl.example.org", "localhost", "127.0.0.1")
+    asked.sign(keeper, tmp_path / "new.crt")
     renewal.install(server, tmp_path / "new.crt")
     certificate = pki.read_certificate(server.path / "server.crt")
     pki.check_certificate(certificate, keeper.certificate, "server.crt")
@@ -577,6 +576,24 @@ def test_nobody_is_taken_whose_fingerprint_was_not_compared(server, join, tmp_pa
     assert "do not trust this file" in said(capsys, *admit, "--fingerprint", wrong, code=2)
     assert "client north is let in" in said(capsys, *admit, "--fingerprint", key)
     assert "the SuperLink is not running" in said(capsys, "revoke", "north", "-f", server.path)
+
+
+def test_no_server_is_certified_whose_fingerprint_was_not_compared(server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal for questions
+    told = said(capsys, "renew", server.path)
+    fingerprint = renewal.read_server_request(server.path / "server.csr").fingerprint
+    assert f"the server's fingerprint: {fingerprint}" in told
+    out, keeper = tmp_path / "new.crt", tmp_path / "c" / "authority"
+    sign = ("sign", server.path / "server.csr", "--authority", keeper, "--out", out)
+    told = said(capsys, *sign, code=2)
+    assert "asks for a certificate for fl.example.org, localhost, 127.0.0.1" in told
+    assert f"the server: fingerprint {fingerprint}: compare it with the server's administrator" in told
+    pki.write_request(tmp_path / "evil.csr", pki.server_request(pki.new_key(), ["fl.example.org"]))
+    evil = ("sign", tmp_path / "evil.csr", *sign[2:], "--fingerprint", fingerprint)
+    assert "do not trust this file" in said(capsys, *evil, code=2)
+    assert not out.exists()
+    said(capsys, *sign, "--fingerprint", fingerprint)
+    assert pki.read_certificate(out)
 
 
 def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):

@@ -4,9 +4,12 @@ import threading
 from contextlib import suppress
 from types import SimpleNamespace
 
+import pytest
+from flwr.app import Context, Message, RecordDict
 from flwr.proto.runtime_pb2 import AcquireTaskResponse
 from flwr.proto.task_pb2 import Task
 
+from feddat.app.grid import identify
 from feddat.deploy import node
 from feddat.deploy.names import CLIENT_APP
 
@@ -62,3 +65,29 @@ def test_a_message_that_never_becomes_whole_does_not_keep_the_node_from_the_next
     thread.join(10)
     assert answered == [reply]
     assert "a message could not be answered" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("own", "told"), [({"data": "client.yaml"}, "failed: see its log"), ({}, "its worker process ended (exit code -9)")]
+)
+def test_the_server_of_a_client_with_its_own_file_learns_no_reason_if_the_worker_dies(caplog, own, told):
+    class Killed:
+        exitcode = -9
+        is_alive = staticmethod(lambda: True)
+        join = staticmethod(lambda: None)
+
+    class Broken:
+        def send(self, what):
+            pass
+
+        def recv(self):
+            raise EOFError
+
+    identify(1)
+    worker = node._Worker(None)
+    worker._process, worker._pipe = Killed, Broken()
+    context = Context(1, 1, {"client": "ann"} | own, RecordDict(), {})
+    message = Message(RecordDict(), 1, "train", group_id="1")
+    message.metadata.__dict__["_message_id"] = "1"
+    assert worker.answer(message, context).error.reason == told
+    assert "its worker process ended (exit code -9)" in caplog.text

@@ -1,5 +1,7 @@
 """Clients in a sum know each other by certificates of the consortium, whatever the server says."""
 
+import io
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +10,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from feddat.deploy import pki
-from feddat.deploy.certify import certify, client_certificate
+from feddat.deploy.certify import Issued, client_certificate
+from feddat.deploy.enrolment import ClientRequest, new_request, read_client_request
+from feddat.deploy.errors import DeployError
 from feddat.deploy.folder import write_consortium
 from feddat.privacy.secure_sum.identity import Identity, IdentityError
 
@@ -86,32 +90,146 @@ def test_a_clients_own_files_are_checked(tmp_path):
         Identity.read(ann, "ann")
 
 
-def test_an_invalid_key_cannot_be_certified(tmp_path, authority):
-    (tmp_path / "a.pub").write_text("none")
-    for path, problem in ((tmp_path / "a.pub", "not in OpenSSH's format"), (tmp_path / "b.pub", "No such file")):
-        with pytest.raises(pki.CertificateError, match=problem):
-            certify(authority, path, "ann", tmp_path / "a.crt")
+@pytest.fixture
+def consortium(tmp_path):
+    """Return the folder of a consortium of ann and bob."""
+    write_consortium(tmp_path / "c", ["ann", "bob"], ["127.0.0.1"])
+    return tmp_path / "c"
 
 
-def test_the_command_certifies_a_key_that_its_owner_has_made(tmp_path, capsys):
+@pytest.fixture
+def issued(consortium):
+    return Issued(consortium / "authority", pki.read_authority(consortium / "authority"))
+
+
+def requested(name, consortium, key=None, old=None):
+    """Return a client's request as the authority reads it."""
+    authority, path = pki.read_certificate(consortium / "authority" / "ca.crt"), consortium / "r.csr"
+    pki.write_request(path, new_request(name, key or pki.new_key(), authority, old))
+    return read_client_request(path, authority)
+
+
+def test_a_name_has_one_certified_key_until_the_administrator_says_otherwise(consortium, issued):
+    ann = pki.read_client_key(consortium / "clients" / "ann" / "node.key")
+    certificate, replaced = issued.certify(requested("ann", consortium, ann))
+    assert certificate.public_key() == ann.public_key() and not replaced, "the same key again, for example next year"
+    other = pki.new_key()
+    with pytest.raises(DeployError, match="client ann: a certificate was issued for another key, which did not sign"):
+        issued.certify(requested("ann", consortium, other))
+    with pytest.raises(DeployError, match="client eve: its key is certified for client ann"):
+        issued.certify(requested("eve", consortium, ann), again=True)
+    with pytest.raises(DeployError, match="'ann' and 'Ann' differ only in letter case"):
+        issued.certify(requested("Ann", consortium), again=True)
+    assert not issued.list.exists(), "what is refused revokes nothing"
+    assert issued.certify(requested("ann", consortium, other), again=True)[1]
+    newer = pki.new_key()
+    assert issued.certify(requested("ann", consortium, newer, old=other))[1], "the old key has signed the request"
+    for lost in (ann, other):
+        with pytest.raises(DeployError, match="client ann: its key was revoked as the key of ann; make a new one"):
+            issued.certify(requested("ann", consortium, lost), again=True)
+
+
+def test_a_revoked_client_gets_another_certificate_only_if_the_administrator_says_so(consortium, issued):
+    assert (issued.revoke("ann"), issued.revoke("ann")) == (1, 0)
+    with pytest.raises(DeployError, match="client ann: its certificates were revoked; if it is the same institution"):
+        issued.certify(requested("ann", consortium))
+    issued.certify(requested("ann", consortium), again=True)
+    with pytest.raises(DeployError, match=r"client eve: .* has no certificate of it; clients are ann, bob"):
+        issued.revoke("eve")
+
+
+def test_clients_refuse_a_certificate_that_their_list_names_as_revoked(consortium, issued):
+    ann, bob = (consortium / "clients" / name for name in ("ann", "bob"))
+    shown = Identity.read(ann, "ann").credential("run", CHANNEL)
+    issued.revoke("ann")
+    assert Identity.read(bob, "bob").check("run", "ann", CHANNEL, shown), "bob has no list yet"
+    for place in (ann, bob):
+        (place / "ca.crl").write_bytes(issued.list.read_bytes())
+    with pytest.raises(IdentityError, match="client ann's certificate: revoked by the consortium's authority"):
+        Identity.read(bob, "bob").check("run", "ann", CHANNEL, shown)
+    with pytest.raises(IdentityError, match="client ann's certificate: revoked"):
+        Identity.read(ann, "ann")
+    issued.revoke("bob")
+    with pytest.raises(IdentityError, match="client ann's certificate: revoked"):
+        replace(Identity.read(bob, "bob"), revoked=revoked_in(issued)).check("run", "ann", CHANNEL, shown)
+
+
+def revoked_in(issued):
+    from feddat.privacy.secure_sum.identity import read_revoked
+
+    found = read_revoked(issued.list, pki.read_certificate(issued.list.with_name("ca.crt")))
+    assert len(found) == 2, "the list keeps what it had"
+    return found
+
+
+def test_only_the_authoritys_own_list_counts(consortium, tmp_path):
+    other = Issued(tmp_path / "other", pki.new_authority("consortium"))
+    other.certify(ClientRequest("ann", pki.new_key().public_key()))
+    other.revoke("ann")
+    place = consortium / "clients" / "bob"
+    for content, problem in (
+        (other.list.read_bytes(), "not signed by this consortium's authority"),
+        (b"none", "not a PEM certificate revocation list"),
+    ):
+        (place / "ca.crl").write_bytes(content)
+        with pytest.raises(IdentityError, match=rf"revoked certificates .*ca\.crl: {problem}"):
+            Identity.read(place, "bob")
+
+
+def certified(*arguments, code=0):
     from feddat.cli import main
 
-    write_consortium(tmp_path / "c", ["ann"], ["127.0.0.1"])
-    ann, eve = tmp_path / "c" / "clients" / "ann", tmp_path / "eve"
+    with pytest.raises(SystemExit) as exit:
+        main(["deploy", "certify", *map(str, arguments)])
+    assert exit.value.code == code
+
+
+def test_the_command_certifies_only_a_key_whose_fingerprint_was_compared(consortium, tmp_path, capsys, monkeypatch):
+    """A server that sends a key of its own in a client's name gets no certificate for it."""
+    monkeypatch.setattr("sys.stdin", io.StringIO())  # no terminal for questions
+    eve, keeper = tmp_path / "eve", consortium / "authority"
     eve.mkdir()
-    pki.write_key_pair(eve, "node")
-    (eve / "ca.crt").write_bytes((ann / "ca.crt").read_bytes())
-
-    def certified(authority):
-        with pytest.raises(SystemExit) as exit:
-            main(["deploy", "certify", str(authority), "eve", str(eve / "node.pub"), "--out", str(eve / "node.crt")])
-        return exit.value.code
-
-    assert certified(tmp_path / "c" / "authority") == 0
+    key = pki.new_key()
+    pki.write_key_pair(eve, "node", key)
+    (eve / "ca.crt").write_bytes((keeper / "ca.crt").read_bytes())
+    told = requested("eve", consortium, key).fingerprint
+    request, options = consortium / "r.csr", ("--authority", keeper, "--out", eve / "node.crt")
+    certified(request, *options, code=2)
+    assert "compare it with the client's administrator, and give --fingerprint" in capsys.readouterr().err
+    certified(request, *options, "--fingerprint", "SHA256:" + "A" * 43, code=2)
+    assert "do not trust this file" in capsys.readouterr().err
+    assert not (eve / "node.crt").exists() and not (keeper / "issued" / "eve").exists()
+    certified(request, *options, "--fingerprint", told)
     shown = Identity.read(eve, "eve").credential("run", CHANNEL)
-    Identity.read(ann, "ann").check("run", "eve", CHANNEL, shown)
-    assert certified(ann) == 2
+    Identity.read(consortium / "clients" / "ann", "ann").check("run", "eve", CHANNEL, shown)
+    certified(request, "--authority", consortium / "clients" / "ann", "--fingerprint", told, code=2)
     assert "ca.key: No such file or directory" in capsys.readouterr().err
+
+
+def test_the_command_replaces_a_key_and_revokes_the_earlier_one(consortium, capsys):
+    ann, keeper = consortium / "clients" / "ann", consortium / "authority"
+    before = (ann / "node.crt").read_bytes()
+    told = ("--fingerprint", requested("ann", consortium).fingerprint)
+    arguments = (consortium / "r.csr", "--authority", keeper, "--out", ann / "node.crt", *told)
+    certified(*arguments, code=2)
+    assert "--again revokes it and certifies this one" in capsys.readouterr().err
+    assert (ann / "node.crt").read_bytes() == before
+    certified(*arguments, "--again")
+    assert "the certificates of ann's earlier key are revoked" in " ".join(capsys.readouterr().err.split())
+    assert x509.load_pem_x509_crl((keeper / "ca.crl").read_bytes()).get_revoked_certificate_by_serial_number(
+        x509.load_pem_x509_certificate(before).serial_number
+    )
+
+
+def test_the_command_revokes_certificates_where_the_authority_is(consortium, capsys):
+    from feddat.cli import main
+
+    with pytest.raises(SystemExit) as exit:
+        main(["deploy", "revoke", "ann", "--authority", str(consortium / "authority")])
+    assert exit.value.code == 0
+    told = capsys.readouterr()
+    assert "client ann: 1 certificate revoked" in told.out and "send ca.crl to all clients" in told.err
+    assert (consortium / "server" / "clients" / "ann.pub").exists(), "the server's folder is another matter"
 
 
 def test_a_certificate_says_what_it_is_good_for(authority):

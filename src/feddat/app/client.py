@@ -18,9 +18,10 @@ from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feddat.app import messages, secure_messages, wire
+from feddat.app.codes import FAILED, OLD_STATE, OTHER_MODEL, OTHER_VERSION, REFUSED
 from feddat.app.grid import CLIENT_KEY
 from feddat.app.policy import PolicyError
-from feddat.app.versions import PROTOCOL, VERSION, VersionError
+from feddat.app.versions import VersionError
 from feddat.client.received import Received
 from feddat.client.store import PersonalStore
 from feddat.client.summing import SecureMember
@@ -31,11 +32,6 @@ from feddat.privacy.secure_sum.errors import SumError
 
 log = logging.getLogger(__name__)
 
-#: Replies to a server with another version, and to one that has received later training than the client's state holds.
-OTHER_VERSION = f"refused: another version of feddat (here {VERSION}, messages {PROTOCOL})"
-OLD_STATE = "refused: its state is older than its last training"
-#: All that a client with a policy tells the server about a problem; the reason is in the client's log.
-REFUSED, OTHER_MODEL, FAILED = "refused: policy", "refused: another model or other settings", "failed: see its log"
 #: The longest text of a server in a log line, in characters.
 _LONGEST = 500
 
@@ -79,6 +75,7 @@ class Site:
         sums: its part in secure aggregation; ``None``: its updates travel unmasked.
         refuses_old_state: refuse to work from a state older than its last training, for example from an old backup.
         hides_losses: send no losses of training, since one example can change them.
+        hides_costs: send neither the time nor the passes of training, which no server needs.
     """
 
     who: messages.Member
@@ -87,6 +84,15 @@ class Site:
     sums: SecureMember | None = None
     refuses_old_state: bool = False
     hides_losses: bool = False
+    hides_costs: bool = False
+
+    def told(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics of training that this client may send."""
+        return {
+            name: value
+            for name, value in metrics.items()
+            if (name in messages.TOLD or not self.hides_losses) and (name not in messages.COSTS or not self.hides_costs)
+        }
 
 
 class Gate(Protocol):
@@ -150,9 +156,9 @@ def make_client_app(
             offer = _offered(here, ask, result, told)
             packed = _packed(here.works, ask, result.shared or {}) if offer is None else {}
             _tell("fit", here, ask, "has trained", examples=result.examples, metrics=dict(result.metrics))
-            told_metrics = {k: v for k, v in result.metrics.items() if not here.hides_losses or k in messages.TOLD}
+            metrics = here.told(result.metrics)
             reply = messages.train_reply(
-                message, ask.round, packed, result.examples, told_metrics, result.extras, here.who.sharing
+                message, ask.round, packed, result.examples, metrics, result.extras, here.who.sharing
             )
             return reply if offer is None else secure_messages.with_offer(reply, offer)
 

@@ -23,8 +23,8 @@ from feddat.example import DataError
 
 log = logging.getLogger(__name__)
 
-#: Key of a node's configuration that names its client.
-CLIENT_KEY = "client"
+#: Keys of a node's configuration: its client's name, and its client's own file.
+CLIENT_KEY, SITE_KEY = "client", "data"
 #: Flower's number of the run on grids of this machine, each of which has only one.
 RUN_ID = 1
 _SERVER_NODE = 0

@@ -17,6 +17,7 @@ from feddat.app import messages, versions
 from feddat.app.messages import Instruction
 from feddat.client.batches import steps_of_round
 from feddat.client.guarded import Guard
+from feddat.client.private_rules import planned_noise
 from feddat.config import PolicyConfig, RunConfig
 from feddat.config.privacy import MEETS, PrivacyConfig
 
@@ -58,6 +59,8 @@ def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
         _among(policy.sites, adapter.sites, "sites", "adapter.sites")
     for part in adapter.parts:
         _among(policy.parts, part, "parts", "adapter.parts")
+    if settings.train.trap != "none":
+        _among(policy.traps, settings.train.trap, "traps", "train.trap")
     if settings.fusion.side == "shared" and not policy.shared_fusion:
         raise PolicyError("policy.shared_fusion: fusion.side is shared")
     if policy.secure_aggregation == "required" and not settings.secure_aggregation.enabled:
@@ -73,7 +76,7 @@ def check_settings(policy: PolicyConfig, settings: RunConfig) -> None:
 
 
 def check_promise(policy: PolicyConfig, privacy: PrivacyConfig, sums: bool) -> None:
-    """Refuse a run that promises less privacy than a client requires.
+    """Refuse a run that promises less privacy than a client requires, or too little for steps without a guard.
 
     Args:
         policy: the client's.
@@ -87,19 +90,28 @@ def check_promise(policy: PolicyConfig, privacy: PrivacyConfig, sums: bool) -> N
         raise PolicyError(
             "policy: privacy.noise_seed is set, but noise hides nothing from a server that knows its seed"
         )
+    allowed = f"epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"
     if policy.privacy == "none":
+        if policy.guarded_steps and privacy.of_records and (found := _beyond(policy, privacy)):
+            raise PolicyError(f"{found}, expected {allowed}: noise takes the place of policy.guarded_steps")
         return
-    wanted = f"expected {MEETS[policy.privacy]}, epsilon at most {policy.epsilon:g}, delta {policy.delta:g}"
+    wanted = f"expected {MEETS[policy.privacy]}, {allowed}"
     if privacy.epsilon is None:
         raise PolicyError(f"policy.privacy: the run promises no privacy, {wanted}")
     if not privacy.meets(policy.privacy, sums):
         found = f"privacy.scope is {privacy.scope}" if privacy.of_records else "privacy.unit is client"
         noise = "" if privacy.of_records or sums else " and its server adds the noise"
         raise PolicyError(f"policy.privacy: {found}{noise}, {wanted}")
-    if privacy.epsilon > policy.epsilon or privacy.delta > policy.delta:
-        raise PolicyError(
-            f"policy.epsilon, policy.delta: the run promises {privacy.epsilon:g} and {privacy.delta:g}, {wanted}"
-        )
+    if found := _beyond(policy, privacy):
+        raise PolicyError(f"{found}, {wanted}")
+
+
+def _beyond(policy: PolicyConfig, privacy: PrivacyConfig) -> str:
+    """Return what a run promises if that is more than a client allows; empty if it is not."""
+    epsilon = privacy.epsilon or 0.0
+    if epsilon <= policy.epsilon and privacy.delta <= policy.delta:
+        return ""
+    return f"policy.epsilon, policy.delta: the run promises {epsilon:g} and {privacy.delta:g}"
 
 
 def check_instruction(policy: PolicyConfig, settings: RunConfig, message: Message) -> None:
@@ -209,6 +221,23 @@ def check_training(policy: PolicyConfig, settings: RunConfig, examples: int) -> 
                 f"policy.guarded_steps: {steps} steps with {batches} batches in an epoch; {needed} or smaller batches "
                 "are needed, so that several examples make every change"
             )
+
+
+def check_noise(policy: PolicyConfig, settings: RunConfig, examples: int) -> None:
+    """Refuse a run whose noise is outside the bounds, also where the run sets none and it is found.
+
+    Args:
+        policy: the client's policy.
+        settings: the run's settings.
+        examples: number of the client's training examples.
+
+    Raises:
+        PolicyError: says how much noise there would be.
+        ConfigError: no noise keeps the run within its budget.
+    """
+    noise = planned_noise(settings, examples)
+    if noise is not None and (problem := policy.outside("privacy.noise_multiplier", noise)):
+        raise PolicyError(f"policy.bounds: {problem}")
 
 
 def check_scores(policy: PolicyConfig, questions: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,12 +20,12 @@ from feddat.cli.membership import (
     fingerprint_of,
     new_passphrase,
     privacy_level,
-    read_signer,
     say_note,
     tell_fingerprint,
 )
 
 if TYPE_CHECKING:
+    from feddat.client.approvals import Approvals
     from feddat.site import SiteConfig
 
 app = typer.Typer(no_args_is_help=True, help="Set up and run a federation over several machines.")
@@ -83,7 +83,7 @@ def init(
 
 for command in (
     *(membership.join, membership.admit, membership.revoke, membership.members),
-    *(membership.renew, membership.sign),
+    *(membership.renew, membership.sign, membership.certify),
 ):
     app.command()(command)
 
@@ -113,21 +113,6 @@ def check(
         raise typer.Exit(fail(f"fix the {missing} problem{'s'[: missing > 1]} above first", 1))
 
 
-@app.command("certify")
-def certify(
-    authority: Annotated[Path, typer.Argument(metavar="AUTHORITY_DIR", help="Folder with ca.key and ca.crt.")],
-    client: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
-    public_key: Annotated[Path, typer.Argument(metavar="FILE", help="The client's node.pub.")],
-    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Certificate to write.")] = Path("node.crt"),
-    passphrase_file: PassphraseFile = None,
-) -> None:
-    """Certify a client's key, so that other clients recognise it in secure aggregation."""
-    from feddat.deploy import certify as certificates
-
-    certificates.certify(read_signer(authority, passphrase_file), public_key, client, to)
-    print_paths(certificate=to)
-
-
 @app.command("approve")
 def approve(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Id of a run; default: list waiting runs.")] = None,
@@ -135,6 +120,9 @@ def approve(
         Path, typer.Option("--folder", "-f", metavar="CLIENT_DIR", help="This client's folder.")
     ] = Path(),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Approve without a question on the terminal.")] = False,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="Withdraw the approval of RUN: it must be approved again.")
+    ] = False,
 ) -> None:
     """Approve the settings that a run asks of this client; the run cannot change them afterwards."""
     from feddat.client.approvals import Approvals, changes
@@ -142,11 +130,17 @@ def approve(
     from feddat.site import read_site
 
     site = read_site(folder / "client.yaml")
-    approvals = Approvals(site.state)
+    approvals = Approvals(site.state, site.seals)
+    if withdraw:
+        if run is None:
+            raise typer.Exit(fail("--withdraw: expected the RUN whose approval to withdraw", 2))
+        approvals.withdraw(run)
+        out.print(f"run {run} is no longer approved", markup=False)
+        return
     waiting = approvals.waiting()
     usual = asked_values(asked_settings({}))
     for name in waiting if run is None else {run} & waiting.keys():
-        before = approvals.approved(name)
+        before = _approved(approvals, name)
         title = "asks for" if before is None else "asks for settings that differ from the approved ones"
         out.print(Text.assemble("run ", (name, "bold"), f" {title}"), soft_wrap=True)
         for key in changes(usual if before is None else before, waiting[name]):
@@ -159,6 +153,16 @@ def approve(
         out.print(f"run {run} is approved", markup=False)
     elif not waiting:
         out.print("no run is waiting for approval")
+
+
+def _approved(approvals: Approvals, run: str) -> dict[str, Any] | None:
+    """Return the settings that were approved for a run; ``None`` if it has no approval that counts."""
+    from feddat.client.approvals import InvalidApprovalError
+
+    try:
+        return approvals.approved(run)
+    except InvalidApprovalError:
+        return None
 
 
 def _tell_spent(site: SiteConfig) -> None:

@@ -1,4 +1,4 @@
-"""Commands of ``feddat deploy`` about keys and certificates: join, admit, revoke and renew."""
+"""Commands of ``feddat deploy`` about keys and certificates: join, admit, revoke, renew, sign and certify."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ Fingerprint = Annotated[
 Authority_ = Annotated[
     Path | None, typer.Option("--authority", metavar="DIR", help="Folder of the authority, with its key.")
 ]
+AuthorityDir = Annotated[Path, typer.Option("--authority", metavar="DIR", help="The authority's folder, with its key.")]
 
 
 def join(
@@ -100,9 +101,18 @@ def admit(
 
 
 def revoke(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")], folder: ServerDir = Path()
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the client.")],
+    folder: ServerDir = Path(),
+    authority: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the authority: revoke the client's certificates instead."),
+    ] = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
-    """On the server: exclude a client permanently; a current run continues without it."""
+    """On the server: exclude a client permanently. With --authority: revoke its certificates for secure sums."""
+    if authority is not None:
+        _revoke_certificates(name, authority, passphrase_file)
+        return
     from feddat.deploy.folder import read_server
     from feddat.deploy.membership import Members
 
@@ -115,6 +125,16 @@ def revoke(
         soft_wrap=True,
     )
     _tell_link(known, "it refuses the client when it starts")
+
+
+def _revoke_certificates(name: str, authority: Path, passphrase_file: Path | None) -> None:
+    from feddat.deploy.certify import Issued
+
+    issued = Issued(authority, read_signer(authority, passphrase_file))
+    count = issued.revoke(name)
+    out.print(f"client {name}: {count} certificate{'s'[: count != 1]} revoked", markup=False, highlight=False)
+    print_paths(revoked=issued.list)
+    say_note(f"send {issued.list.name} to all clients: secure sums refuse {name} where it is in the client's folder")
 
 
 def members(folder: ServerDir = Path(), json: Json = False) -> None:
@@ -165,9 +185,10 @@ def renew(
     else:
         request = renewal.request_certificate(server)
         print_paths(request=request)
+        tell_fingerprint("the server's fingerprint", renewal.read_server_request(request).fingerprint)
         say_note(
-            "on the machine with the authority's key, run: feddat deploy sign server.csr --authority DIR; then here: "
-            f"feddat deploy renew {folder} --certificate server.crt"
+            "on the machine with the authority's key, run: feddat deploy sign server.csr --authority DIR, and compare "
+            f"the fingerprint; then here: feddat deploy renew {folder} --certificate server.crt"
         )
         return
     out.print(f"the server's certificate is valid until {found.not_valid_after_utc:%Y-%m-%d}", markup=False)
@@ -176,15 +197,51 @@ def renew(
 
 def sign(
     request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The server's server.csr.")],
-    authority: Annotated[Path, typer.Option("--authority", metavar="DIR", help="The authority's folder.")],
+    authority: AuthorityDir,
     to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Certificate to write.")] = Path("server.crt"),
+    fingerprint: Fingerprint = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """On the machine with the authority's key: issue the certificate that a server requests."""
-    from feddat.deploy import renewal
+    from feddat.deploy.renewal import read_server_request
+    from feddat.one_line import one_line
 
-    hosts = renewal.sign(request, read_signer(authority, passphrase_file), to)
-    out.print(f"{to} is a certificate for {', '.join(hosts)}", markup=False)
+    asked = read_server_request(request)
+    hosts = one_line(", ".join(asked.hosts))
+    out.print(f"{request} asks for a certificate for {hosts}", markup=False, soft_wrap=True)
+    _compare("the server", asked.fingerprint, fingerprint, "the server's administrator")
+    asked.sign(read_signer(authority, passphrase_file), to)
+    out.print(f"{to} is a certificate for {hosts}", markup=False, soft_wrap=True)
+
+
+def certify(
+    request: Annotated[Path, typer.Argument(metavar="REQUEST", help="The client's NAME.csr.")],
+    authority: AuthorityDir,
+    to: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Certificate to write.")] = Path("node.crt"),
+    fingerprint: Fingerprint = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Certify this key for a name that was revoked or has another key.")
+    ] = False,
+    passphrase_file: PassphraseFile = None,
+) -> None:
+    """On the machine with the authority's key: certify a client's key for secure aggregation."""
+    from feddat.deploy.certify import Issued
+    from feddat.deploy.enrolment import read_client_request
+    from feddat.deploy.pki import read_certificate, write_certificate
+
+    asked = read_client_request(request, read_certificate(authority / "ca.crt"))
+    # An old key's signature is enough for `admit`, but not here: only the server may know that the key was stolen.
+    _compare(f"client {asked.name}", asked.fingerprint, fingerprint, "the client's administrator")
+    issued = Issued(authority, read_signer(authority, passphrase_file))
+    certificate, replaced = issued.certify(asked, again)
+    write_certificate(to, certificate)
+    print_paths(certificate=to)
+    tell_fingerprint(f"client {asked.name} has the fingerprint", asked.fingerprint)
+    if replaced:
+        say_note(
+            f"the certificates of {asked.name}'s earlier key are revoked: once it uses the new key, send "
+            f"{issued.list} to all clients"
+        )
 
 
 def _compare_privacy(invited: tuple[Level, float], required: tuple[Level, float]) -> None:
@@ -219,8 +276,8 @@ def _renew_client(folder: Path) -> None:
     )
     if (folder / CERTIFICATE_FILE).exists():
         say_note(
-            f"{CERTIFICATE_FILE} is for the old key: secure sums refuse the new one until you replace it "
-            "(feddat deploy certify, on the machine with the authority's key)"
+            f"{CERTIFICATE_FILE} is for the old key: secure sums refuse the new one until you replace it; send "
+            f"{request.name} also to whoever has the authority's key (feddat deploy certify)"
         )
 
 

@@ -5,16 +5,21 @@
 | ``waiting/RUN.json`` | settings that a server asked for and nobody has approved yet; only the newest few runs |
 | ``approved/RUN.json`` | approved settings, which the run must keep to |
 | ``today.json`` | counts of today's actions (:mod:`feddat.client.ledger`) |
+
+``.approved.json``, beside the keys that seal the states, holds the hash of each run's approved settings. So whoever can
+write to the states but not there can approve nothing: no waiting run, no settings that were approved earlier, and no
+run whose approval was withdrawn.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from feddat.files import write_json
+from feddat.files import locked, private_folder, write_json
 
 #: Dotted key -> value.
 Settings: TypeAlias = Mapping[str, Any]
@@ -26,23 +31,43 @@ class ApprovalError(RuntimeError):
     """There is nothing to approve, or an approval file is unusable; the message names the run or the file."""
 
 
+class InvalidApprovalError(ApprovalError):
+    """A run's approval was withdrawn, is gone, or is not the one that was given here; it can be approved again."""
+
+
 class Approvals:
     """The approvals of one client.
 
     Args:
         state: folder of the client's personal state.
+        seals: folder of the keys that seal it.
     """
 
-    def __init__(self, state: Path) -> None:
-        self.folder = state / ".policy"
+    def __init__(self, state: Path, seals: Path) -> None:
+        self.folder, self._record = state / ".policy", seals / ".approved.json"
 
     def approved(self, run: str) -> dict[str, Any] | None:
-        """Return the settings that a run must keep to, or ``None`` if the run is not approved.
+        """Return the settings that a run must keep to, or ``None`` if nobody has approved the run.
 
         Raises:
-            ApprovalError: the file cannot be read.
+            InvalidApprovalError: the run's approval does not count.
+            ApprovalError: a file cannot be read.
+            OSError: the folder cannot be locked.
         """
-        return _read(self._file("approved", run))
+        file = self._file("approved", run)
+        with locked(self.folder, wait=True):
+            known, found = self._known(), _read(file)
+        if found is None and run not in known:
+            return None
+        if found is not None and known.get(run) == _hash(found):
+            return found
+        if run in known and known[run] is None:
+            raise InvalidApprovalError(f"run {run}: its approval was withdrawn")
+        if found is None:
+            raise InvalidApprovalError(f"run {run}: its approval {file} is gone")
+        raise InvalidApprovalError(
+            f"run {run}: {file} is not what was approved here; it was altered, or is of an earlier version"
+        )
 
     def wait(self, run: str, settings: Settings) -> None:
         """Store the settings that a run asks for until the run is approved.
@@ -67,10 +92,32 @@ class Approvals:
         """Approve a run with these settings, whether it waits or not; it must keep to them from now on.
 
         Raises:
-            OSError: the file cannot be written.
+            ApprovalError: the record of approvals cannot be read.
+            OSError: a file cannot be written.
         """
-        self._write(self._file("approved", run), settings)
-        self._file("waiting", run).unlink(missing_ok=True)
+        with locked(self.folder, wait=True):
+            known = self._known()
+            self._write(self._file("approved", run), settings)
+            self._write_known(known | {run: _hash(settings)})
+            self._file("waiting", run).unlink(missing_ok=True)
+
+    def withdraw(self, run: str) -> None:
+        """Withdraw a run's approval: the run has to be approved again, also at first use.
+
+        Raises:
+            ApprovalError: the run is not approved, or the record of approvals cannot be read.
+            OSError: a file cannot be written or removed.
+        """
+        with locked(self.folder, wait=True):
+            known = self._known()
+            approved = {file.stem for file in (self.folder / "approved").glob("*.json")}
+            if run not in approved and known.get(run) is None:
+                raise ApprovalError(
+                    f"run {run}: is not approved; approved runs: {', '.join(sorted(approved)) or 'none'}"
+                )
+            self._write_known(known | {run: None})
+            for kind in ("approved", "waiting"):
+                self._file(kind, run).unlink(missing_ok=True)
 
     def approve(self, run: str, shown: Settings | None = None) -> None:
         """Approve a waiting run with the settings that it waits with; it must keep to them from now on.
@@ -105,6 +152,17 @@ class Approvals:
         for old in self._waiting()[: 1 - MOST_WAITING]:
             old.unlink(missing_ok=True)
 
+    def _known(self) -> dict[str, str | None]:
+        """Return the hash of each run's approved settings; ``None``: its approval was withdrawn."""
+        found = (_read(self._record) or {"runs": {}}).get("runs")
+        if not isinstance(found, dict) or not all(isinstance(one, str | None) for one in found.values()):
+            raise ApprovalError(f"{self._record}: expected runs and hashes; remove it and approve the runs again")
+        return found
+
+    def _write_known(self, known: Mapping[str, str | None]) -> None:
+        private_folder(self._record.parent)
+        write_json(self._record, {"runs": dict(known)})
+
     def _write(self, file: Path, settings: Settings) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, dict(settings))
@@ -113,6 +171,10 @@ class Approvals:
 def changes(before: Settings, after: Settings) -> list[str]:
     """Return the keys whose values differ, sorted."""
     return [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+
+
+def _hash(settings: Settings) -> str:
+    return sha256(json.dumps(dict(settings), sort_keys=True).encode()).hexdigest()
 
 
 def _read(file: Path) -> dict[str, Any] | None:

@@ -13,11 +13,13 @@ from feddat.adapters.base import TRAINED
 from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.base import MAIN_HEAD, Algorithm
 from feddat.algorithms.server import needs_each
+from feddat.client.batches import steps_of_round
 from feddat.client.client_level import server_noise, share_noise
 from feddat.config import ConfigError, RunConfig
 from feddat.config.privacy import Scope
 from feddat.config.sections import ServerConfig
 from feddat.models.base import Backbone
+from feddat.privacy.accounting import MissingAccountant, noise_for
 
 #: Method -> scopes that it has an argument for, where the unit is a record.
 SCOPES: dict[str, tuple[Scope, ...]] = {
@@ -296,6 +298,31 @@ def releases(config: RunConfig) -> int:
     """Return how many noisy sums a step makes of one sample (docs/privacy.md)."""
     half_steps = {"feddat": config.algorithm.order == "alternating", "fedavg-local": True}
     return 2 if half_steps.get(config.method, False) and not _shared(config) else 1
+
+
+def planned_noise(config: RunConfig, records: int) -> float | None:
+    """Return the noise multiplier of a client's run, set or found for all its planned steps or rounds.
+
+    Args:
+        config: the run.
+        records: number of the client's training examples.
+
+    Returns:
+        ``None`` if the run has no noise, or the client no records.
+
+    Raises:
+        ConfigError: no noise keeps the run within its budget.
+    """
+    privacy = config.privacy
+    if privacy.of_clients:
+        return (share_noise if config.secure_aggregation.enabled else server_noise)(config)
+    if not privacy.of_records or not records or privacy.noise_multiplier is not None:
+        return privacy.noise_multiplier
+    rate, steps = min(1.0, config.train.batch_size / records), steps_of_round(config, records)
+    try:
+        return noise_for(privacy.epsilon or 0.0, privacy.delta, rate, releases(config), config.rounds * steps)
+    except (ValueError, MissingAccountant) as error:
+        raise ConfigError(f"privacy: {error}") from None
 
 
 def private_adapters(algorithm: Algorithm, scope: Scope) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ class SecureMember:
 
         def take(state: ClientSum, channel: X25519PrivateKey) -> bytes:
             self._check_again(run, round, names)
-            channels = self._shown(run, fresh) | {self.store.client: public_bytes(channel)}
+            channels = self._shown(run, fresh, names) | {self.store.client: public_bytes(channel)}
             if unknown := [name for name in names if name not in channels]:
                 raise SumError(f"no key of this run is known of {', '.join(unknown[:5])}")
             keys = {name: masks[KEY_BYTES * at : KEY_BYTES * (at + 1)] for at, name in enumerate(others)}
@@ -241,16 +241,24 @@ class SecureMember:
             return key
         return X25519PrivateKey.from_private_bytes(bytes.fromhex(found["own"]))
 
-    def _shown(self, run: str, fresh: Mapping[str, bytes]) -> dict[str, bytes]:
-        """Return the other clients' keys of a run, the new ones included; each is checked once."""
+    def _shown(self, run: str, fresh: Mapping[str, bytes], names: Sequence[str]) -> dict[str, bytes]:
+        """Return the other clients' keys of a run, the new ones included; each is checked once.
+
+        Raises:
+            IdentityError: a new key does not prove whose it is; or the certificate of one of ``names`` was revoked.
+        """
         found = self._read(_CHANNEL) or {}
+        serials = found.setdefault("serials", {})  # a file of an earlier version has none
         for name, shown in fresh.items():
             channel, credential = shown[:KEY_BYTES], shown[KEY_BYTES:]
             if self.identity is not None and name != self.store.client:
-                self.identity.check(run, name, channel, credential)
+                serials[name] = self.identity.check(run, name, channel, credential)
             found["others"][name] = channel.hex()
         if fresh:
             self._write(_CHANNEL, found)
+        for name in names:
+            if self.identity is not None and name in serials:
+                self.identity.check_valid(name, serials[name])
         return {name: bytes.fromhex(channel) for name, channel in found["others"].items()}
 
     def _opened(self, run: str) -> dict[int, Opened]:

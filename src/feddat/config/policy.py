@@ -123,14 +123,22 @@ class PolicyConfig(Section):
     sites: tuple[str, ...] = Field(
         (), description="allowed values of adapter.sites, matched exactly; empty: default sites only"
     )
+    traps: tuple[Literal["frozen-local", "long-schedule", "moving-rest", "all"], ...] = Field(
+        (), description="faults of the published code that a run may reproduce (train.trap), besides none"
+    )
     shared_fusion: bool = Field(False, description="whether a trained fusion of two towers may be sent")
     privacy: Level = Field(
         "none",
         description="weakest privacy that a run may have. none: no privacy required; central: of whole clients, with "
         "noise from the server; client: of whole clients, with noise in shares; shared, all: privacy.scope of records",
     )
-    epsilon: float = Field(8.0, gt=0, description="largest privacy.epsilon of a run, where privacy is required")
-    delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, where privacy is required")
+    epsilon: float = Field(
+        8.0,
+        gt=0,
+        description="largest privacy.epsilon of a run, where privacy is required, or noise takes the place of guarded "
+        "steps",
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="largest privacy.delta of a run, in the same cases")
     total_epsilon: float | None = Field(
         None,
         gt=0,
@@ -145,7 +153,7 @@ class PolicyConfig(Section):
     guarded_steps: bool = Field(
         True,
         description="train so that a server cannot read single pictures by its choice of the adapter's numbers "
-        "(privacy.guarded_steps), even if the run does not ask for it",
+        "(privacy.guarded_steps), even if the run does not ask for it; steps with noise for records are not guarded",
     )
     secure_aggregation: Literal["optional", "required"] = Field(
         "optional",

@@ -2,7 +2,7 @@
 
 | inside | for | holds |
 | --- | --- | --- |
-| ``authority/`` | whoever runs ``init`` | the authority's private key; needed only to renew the server's certificate |
+| ``authority/`` | whoever runs ``init`` | the authority's private key, and the clients' certificates that it signed |
 | ``server/`` | the server | certificate, private key, the clients' public keys, the run's settings, start files |
 | ``invitation.json`` | every client | input of ``feddat deploy join``, which makes a folder on the client's machine |
 | ``clients/NAME/`` | trials on one machine | folders of clients whose keys were made here |
@@ -18,9 +18,9 @@ from typing import Any
 from feddat.admitted import admitted_names
 from feddat.config.privacy import Level
 from feddat.deploy import pki
-from feddat.deploy.certify import certify
+from feddat.deploy.certify import Issued
 from feddat.deploy.client_folder import KEYS, node_arguments, policy_lines, write_client
-from feddat.deploy.enrolment import Invitation, check_name, write_invitation
+from feddat.deploy.enrolment import ClientRequest, Invitation, check_name, new_request, write_invitation
 from feddat.deploy.errors import DeployError
 from feddat.deploy.rendering import render
 from feddat.files import private_folder
@@ -190,11 +190,14 @@ def write_consortium(
         check_name(name)
     server, invitation = write_server(folder, hosts, port, model, server_days, passphrase, authority, clients, privacy)
     private_folder(folder / "clients")
-    signer = pki.read_authority(authority or folder / "authority", passphrase)
+    keeper = authority or folder / "authority"
+    issued = Issued(keeper, pki.read_authority(keeper, passphrase))
     for name in clients:
-        place = private_folder(folder / "clients" / name)
-        pki.write_key_pair(place, KEYS)
-        certify(signer, place / f"{KEYS}.pub", name, place / CERTIFICATE_FILE, server_days)
+        place, key = private_folder(folder / "clients" / name), pki.new_key()
+        pki.write_key_pair(place, KEYS, key)
+        pki.write_request(place / f"{name}.csr", new_request(name, key, invitation.authority))
+        certificate, _ = issued.certify(ClientRequest(name, key.public_key()), days=server_days)
+        pki.write_certificate(place / CERTIFICATE_FILE, certificate)
         write_client(place, invitation, name, privacy=privacy)
         (server.path / "clients" / f"{name}.pub").write_bytes((place / f"{KEYS}.pub").read_bytes())
     return server

@@ -4,6 +4,7 @@ Flower starts a new process for every message, which then loads libraries, the f
 models this takes minutes. Here one worker process loads them once and handles one message after another. It runs the
 client app of the package installed on this machine, whatever app the server sends, so no code of the server runs here.
 If the worker dies (killed, out of memory), its message is answered with an error, and the next one gets a new worker.
+The server of a client with its own file learns no reason.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
-from feddat.app.grid import CLIENT_KEY
+from feddat.app.codes import FAILED
+from feddat.app.grid import CLIENT_KEY, SITE_KEY
 from feddat.deploy.bundle import BundleError, app_config, check_bundle
 from feddat.deploy.names import CLIENT_APP
 from feddat.deploy.tokens import task_signer
@@ -307,7 +309,7 @@ class _Worker:
             process.join()
             reason = f"its worker process ended (exit code {process.exitcode})"
             _warn(message, context, f"{reason}; the next message gets a new one")
-            return _error(message, reason)
+            return _failed(message, context, reason)
 
 
 def _sendable(message: Message) -> Message:
@@ -321,6 +323,11 @@ def _sendable(message: Message) -> Message:
             for array in record.values():
                 vars(array).pop("_chunks", None)
     return message
+
+
+def _failed(message: Message, context: Context, reason: str) -> Message:
+    """Return the reply to a message that failed: only a code if the client has its own file."""
+    return _error(message, FAILED if context.node_config.get(SITE_KEY) else reason)
 
 
 def _error(message: Message, reason: str) -> Message:
@@ -349,8 +356,7 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     _keep(log_file)
-    from feddat.app.client import FAILED
-    from feddat.experiment.serving.flower import SITE_KEY, client_app
+    from feddat.experiment.serving.flower import client_app
 
     with suppress(EOFError):
         while True:
@@ -362,6 +368,6 @@ def _work(pipe: Connection, log_file: Path | None) -> None:
             except Exception as error:  # The server counts every error of a client.
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 _warn(message, context, reason)
-                reply = _error(message, FAILED if context.node_config.get(SITE_KEY) else reason)
+                reply = _failed(message, context, reason)
             pipe.send(_sendable(reply))
             del message, reply  # they can be large, and the next message may take long to arrive

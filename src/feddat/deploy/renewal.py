@@ -12,7 +12,7 @@ import logging
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cryptography import x509
@@ -42,15 +42,40 @@ def request_certificate(server: ServerFolder) -> Path:
     return path
 
 
-def sign(request: Path, authority: pki.Authority, to: Path) -> Sequence[str]:
-    """Write the certificate for a server's request; return its hosts.
+@dataclass(frozen=True)
+class ServerRequest:
+    """A server's request for a certificate, as it was read.
+
+    Attributes:
+        request: signed by the key that it names.
+        hosts: names and addresses of the server.
+        fingerprint: of the server's new key.
+    """
+
+    request: x509.CertificateSigningRequest
+    hosts: tuple[str, ...]
+    fingerprint: str
+
+    def sign(self, authority: pki.Authority, to: Path) -> None:
+        """Write the certificate. The fingerprint must have been compared, unless the request was made here.
+
+        Raises:
+            CertificateError: the key is not on an elliptic curve.
+        """
+        pki.write_certificate(to, pki.sign_request(authority, self.request))
+
+
+def read_server_request(path: Path) -> ServerRequest:
+    """Read a server's request.
 
     Raises:
         CertificateError: the file is not a server's request.
     """
-    asked = pki.read_request(request)
-    pki.write_certificate(to, pki.sign_request(authority, asked))
-    return pki.request_hosts(asked)
+    request = pki.read_request(path)
+    hosts, key = tuple(pki.request_hosts(request)), request.public_key()
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise pki.CertificateError(f"request {path}: its key is not on an elliptic curve")
+    return ServerRequest(request, hosts, pki.key_fingerprint(key))
 
 
 def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
@@ -87,7 +112,7 @@ def renew(server: ServerFolder, authority: pki.Authority) -> x509.Certificate:
     request = request_certificate(server)
     certificate = server.path / "server-new.crt"
     try:
-        sign(request, authority, certificate)
+        read_server_request(request).sign(authority, certificate)
         return install(server, certificate)
     finally:
         certificate.unlink(missing_ok=True)

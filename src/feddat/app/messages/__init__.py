@@ -3,8 +3,8 @@
 | message | server to client | client to server |
 | --- | --- | --- |
 | query | the run's id | the client's name and members, the round of its newest state, parameters, examples |
-| train | the global adapter, extra arrays; round, rounds, run, model, ledger | the same arrays; examples; losses |
-| evaluate | the global adapter, other extra arrays; the same; split, final | examples; one score per route |
+| train | global adapter, extra arrays; round, rounds, run, model, ledger | the same arrays; examples; steps, losses |
+| evaluate | global adapter, other extra arrays; the same; split, final | examples; one score per route |
 
 Both sides state their version (:mod:`feddat.app.versions`), and an instruction must have every key. The ledger is the
 last round for which the server has this client's training.
@@ -36,7 +36,7 @@ from feddat.app.messages.instructions import (
     read_instruction,
     read_run,
 )
-from feddat.app.messages.reading import TOLD, read_evaluate_reply, read_name, read_train_reply
+from feddat.app.messages.reading import COSTS, TOLD, read_evaluate_reply, read_name, read_train_reply
 from feddat.app.messages.records import (
     CONFIG,
     DELTA,
@@ -67,6 +67,7 @@ from feddat.app.messages.tensors import as_tensor, most_bytes, to_array, to_arra
 
 __all__ = [
     "CONFIG",
+    "COSTS",
     "DELTA",
     "EXAMPLES",
     "EXTRA",

@@ -36,6 +36,8 @@ from feddat.phases import phase
 
 #: Metrics of training that every method reports, besides its own losses.
 TOLD = frozenset({"examples", "steps", "seconds", "forward", "backward"})
+#: Those that a client with its own file keeps: how long it trained, and how many passes it made.
+COSTS = frozenset({"seconds", "forward", "backward"})
 #: The counts of parameters that a client reports.
 _COUNTED = frozenset({"total", "trainable", "communicated"})
 #: The largest value of a metric, and the largest count.

@@ -19,6 +19,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.superlink.grid import InMemoryGrid
 
 from feddat.app.client import Site, client_name, make_client_app
+from feddat.app.grid import SITE_KEY
 from feddat.app.policy import PolicyError
 from feddat.app.polling import PollingGrid
 from feddat.client.data_notes import sentence
@@ -33,8 +34,8 @@ from feddat.site import read_site
 
 log = logging.getLogger(__name__)
 
-#: Keys of a node's configuration: its client's file, and the folder with its key and certificate.
-SITE_KEY, KEYS_KEY = "data", "keys"
+#: Key of a node's configuration: the folder with its key and certificate.
+KEYS_KEY = "keys"
 
 server_app = ServerApp()
 
@@ -74,7 +75,7 @@ def site(context: Context, run: str) -> Site:
             raise PolicyError("policy.secure_aggregation: required, but this node has no keys to identify clients by")
         federation = _own_federation(settings.model_dump_json(), here.store(run), here.seal_key(run))
         found = federation.site(here.client, identity(context, settings, here.client))
-        return replace(found, refuses_old_state=here.old_state == "refuse")
+        return replace(found, refuses_old_state=here.old_state == "refuse", hides_costs=True)
     federation, checked = _federation(json.dumps(dict(context.run_config), sort_keys=True))
     name = client_name(context, list(federation.participants))
     if name not in checked and name in federation.participants:

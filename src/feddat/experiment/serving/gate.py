@@ -22,7 +22,7 @@ from feddat.app import policy, secure_messages
 from feddat.app.client import OldStateError, Works
 from feddat.app.messages import Instruction
 from feddat.app.policy import PolicyError
-from feddat.client.approvals import Approvals, changes
+from feddat.client.approvals import Approvals, InvalidApprovalError, changes
 from feddat.client.budget import newest_ledger
 from feddat.client.ledger import Ledger
 from feddat.client.private_rules import check_privacy
@@ -101,6 +101,7 @@ class ClientGate:
             policy.check_parameters(own, sum(tensor.numel() for tensor in (*shared.values(), *ask.extras.values())))
             for member in works.members.values():
                 policy.check_training(own, works.config, len(member.data.train))
+                policy.check_noise(own, works.config, len(member.data.train))
         else:
             for member in works.members.values():
                 policy.check_scores(own, len(member.data.split(ask.split)))
@@ -143,8 +144,12 @@ class ClientGate:
 
     def _approved(self, site: SiteConfig, run: str) -> None:
         """Check that the run is approved with its current settings."""
-        approvals, asked = Approvals(site.state), asked_values(asked_settings(self.flat))
-        before = approvals.approved(run)
+        approvals, asked = Approvals(site.state, site.seals), asked_values(asked_settings(self.flat))
+        try:
+            before = approvals.approved(run)
+        except InvalidApprovalError as error:
+            approvals.wait(run, asked)
+            raise PolicyError(f"{error}; {_HOW.format(run)}") from None
         if before == asked:
             return
         if before is not None:
@@ -152,7 +157,7 @@ class ClientGate:
             changed = ", ".join(changes(before, asked))
             raise PolicyError(f"run {run}: settings differ from those approved ({changed}); {_HOW.format(run)}")
         if site.policy.approval == "first-use":
-            if not Ledger(approvals.folder).take("runs", site.policy.new_runs_a_day):
+            if not Ledger(approvals.folder, site.seals).take("runs", site.policy.new_runs_a_day):
                 raise PolicyError(f"policy.new_runs_a_day: {site.policy.new_runs_a_day} runs have already begun today")
             approvals.pin(run, asked)
             log.info("run %s: settings pinned at its first message (policy.approval: first-use)", run)
@@ -169,7 +174,7 @@ class ClientGate:
         if (limit := limits.get(message.metadata.message_type)) is None:
             return
         what, most = limit
-        if not Ledger(Approvals(site.state).folder).take(what, most):
+        if not Ledger(Approvals(site.state, site.seals).folder, site.seals).take(what, most):
             raise PolicyError(f"policy.{what}_a_day: {most} {what} were already made today")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from feddat import picture_settings
+
 #: Settings that do not determine the numbers of a run: where it is written or computed, and checks of what is loaded.
 PLACE_KEYS = frozenset({"name", "runs_dir", "data_cache", "device", "threads", "log", "runtime", "model_weights"})
 #: Settings of ``server`` that may change when a run is resumed: how long it waits for clients, and the largest message.
@@ -28,5 +30,6 @@ CLIENTS_OWN = frozenset(
         ),
         *("train_examples", "validation_examples", "test_examples", "split_clients", "data_seed", "server", "log"),
         "only_clients",
+        *(f"pictures.{key}" for key in picture_settings.CLIENTS_OWN),
     }
 )

@@ -2,7 +2,8 @@
 
 Each client signs its key of the run with its own key, which the consortium's authority has certified. Without this, the
 server could play all other clients itself, and subtract their updates from the sum. A client's certificate holds its
-name and is valid only for clients, so the server cannot use its own certificate to act as a client.
+name and is valid only for clients, so the server cannot use its own certificate to act as a client. A client can keep
+the authority's list of revoked certificates (``ca.crl``) in its folder, and then refuses those.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from feddat.privacy.secure_sum.errors import SumError
 
 #: Files of a client's folder: its key, its certificate, and the authority's.
 KEY_FILE, CERTIFICATE_FILE, AUTHORITY_FILE = "node.key", "node.crt", "ca.crt"
+#: File of a client's or the authority's folder: the authority's list of revoked certificates.
+REVOKED_FILE = "ca.crl"
 #: Bytes of a credential.
 MOST_CREDENTIAL = 2**13
 _ECDSA = ec.ECDSA(hashes.SHA384())
@@ -40,19 +43,21 @@ class Identity:
         key: its private key.
         certificate: its certificate, in DER.
         authority: certificate of the authority.
+        revoked: serial numbers of the certificates that the authority has revoked.
     """
 
     name: str
     key: ec.EllipticCurvePrivateKey
     certificate: bytes
     authority: x509.Certificate
+    revoked: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, folder: Path, name: str) -> Identity:
         """Read a client's identity from its folder.
 
         Raises:
-            IdentityError: a file is missing or cannot be used, or the certificate is not this client's.
+            IdentityError: a file is missing or cannot be used, or the certificate is not this client's, or is revoked.
         """
         certificate = _certificate(folder / CERTIFICATE_FILE)
         authority = _certificate(folder / AUTHORITY_FILE)
@@ -66,15 +71,22 @@ class Identity:
         _check(certificate, authority, name, f"certificate {folder / CERTIFICATE_FILE}")
         if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise IdentityError(f"certificate {folder / CERTIFICATE_FILE}: not that of the key {path}")
-        return cls(name, key, certificate.public_bytes(Encoding.DER), authority)
+        found = cls(
+            name, key, certificate.public_bytes(Encoding.DER), authority, read_revoked(folder / REVOKED_FILE, authority)
+        )
+        found.check_valid(name, certificate.serial_number)
+        return found
 
     def credential(self, run: str, channel: bytes) -> bytes:
         """Return the proof that a run's key is this client's: its certificate and a signature."""
         signature = self.key.sign(_signed(run, self.name, channel), _ECDSA)
         return len(self.certificate).to_bytes(2) + self.certificate + signature
 
-    def check(self, run: str, name: str, channel: bytes, credential: bytes) -> None:
+    def check(self, run: str, name: str, channel: bytes, credential: bytes) -> int:
         """Refuse a run's key unless its credential proves that it belongs to the client of this name.
+
+        Returns:
+            Serial number of the certificate, for :meth:`check_valid`.
 
         Raises:
             IdentityError: says why.
@@ -95,6 +107,34 @@ class Identity:
             key.verify(credential[2 + length :], _signed(run, name, channel), _ECDSA)
         except InvalidSignature:
             raise IdentityError(f"{where}: its key of this run is not signed by its certificate's") from None
+        self.check_valid(name, certificate.serial_number)
+        return certificate.serial_number
+
+    def check_valid(self, name: str, serial: int) -> None:
+        """Raise ``IdentityError`` if the authority has revoked a client's certificate, as far as this client knows."""
+        if serial in self.revoked:
+            raise IdentityError(f"client {name}'s certificate: revoked by the consortium's authority")
+
+
+def read_revoked(path: Path, authority: x509.Certificate) -> frozenset[int]:
+    """Return the serial numbers in an authority's list of revoked certificates; none if there is no list.
+
+    Raises:
+        IdentityError: the list cannot be read, or the authority did not sign it.
+    """
+    where, key = f"revoked certificates {path}", authority.public_key()
+    try:
+        found = x509.load_pem_x509_crl(path.read_bytes())
+        signed = isinstance(key, ec.EllipticCurvePublicKey) and found.is_signature_valid(key)
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise IdentityError(f"{where}: {error.strerror}") from None
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise IdentityError(f"{where}: not a PEM certificate revocation list") from None
+    if not signed:
+        raise IdentityError(f"{where}: not signed by this consortium's authority")
+    return frozenset(entry.serial_number for entry in found)
 
 
 def _check(certificate: x509.Certificate, authority: x509.Certificate, name: str, where: str) -> None:
