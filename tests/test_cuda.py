@@ -12,6 +12,7 @@ from feddat.adapters.build import build_adapters
 from feddat.algorithms import ALGORITHMS
 from feddat.cli.program import app
 from feddat.client.captured import CapturedRoutes
+from feddat.client.received import Received
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.config import load_config
@@ -69,7 +70,7 @@ def trained(folder, root, device, method="feddat", recorded=False, padded=False,
         shared = result.shared
     trains = recorder.replayed if recorder else 0
     for _ in range(3):  # two batches each: enough for evaluation passes to be recorded too
-        scores = participant.evaluate(shared, 2, "test").scores
+        scores = participant.evaluate(Received(shared, 2), "test").scores
     assert not recorder or recorder.replayed > trains
     state = {name: adapters.state(name) for name in ("global", "local")}
     return state, scores, recorder.replayed if recorder else 0

@@ -30,8 +30,9 @@ class Adder:
         state = None if shared is None else {key: value + self.number for key, value in shared.items()}
         return FitResult(state, self.examples, {"loss": self.number})
 
-    def evaluate(self, shared, round, split, final=False, extras=None):
-        self.turns.append(("evaluate", round, split, final))
+    def evaluate(self, received, split):
+        self.turns.append(("evaluate", received.round, split, received.final))
+        shared = received.shared
         score = 50.0 if shared is None else float(torch.stack([v.mean() for v in shared.values()]).mean())
         return EvalResult({self.name: {"dat": min(abs(score), 100.0), "local": 1.0}}, {self.name: 7})
 

@@ -20,6 +20,7 @@ from feddat.client.guarded import Guard, most_batches
 from feddat.client.local_training import TrainingError
 from feddat.client.optim import build_optimizer
 from feddat.client.private_rules import check_privacy, steps_are_guarded
+from feddat.client.received import Received
 from feddat.config import ConfigError, RunConfig, TrainConfig
 from feddat.data.cache import EncodedImage
 from feddat.example import image_identity
@@ -200,7 +201,7 @@ def test_every_method_trains_and_scores_under_the_guard(process, method):
     if algorithm.communicates and algorithm.trains:
         moved = [key for key in result.shared if not torch.equal(result.shared[key], shared[key])]
         assert moved, "honest training leaves"
-    assert participant.evaluate(result.shared, 1, "test").scores["museum"]
+    assert participant.evaluate(Received(result.shared, 1), "test").scores["museum"]
 
 
 def test_arrays_beside_the_adapter_do_not_leave(process):

@@ -8,6 +8,7 @@ from test_trainer import MUSEUM, stored
 from feddat.algorithms import Algorithm
 from feddat.algorithms.base import task_step
 from feddat.algorithms.server import ServerPart
+from feddat.client.received import Received
 from feddat.client.store import StoreError
 
 
@@ -148,7 +149,7 @@ def test_a_mixture_is_learned_kept_and_answers(process):
     assert kept["state.mix"] != 0.5
     assert same({key: kept[f"local.{key}"] for key in received}, received)
     assert not any(key.startswith("anchor.") for key in kept)
-    scores = participant.evaluate(shared, 1, "test").scores["museum"]
+    scores = participant.evaluate(Received(shared, 1), "test").scores["museum"]
     assert list(scores) == ["mix", "global"]
 
 
@@ -162,7 +163,7 @@ def test_a_second_head_is_trained_kept_and_answers(process):
     assert main.keys() == own.keys()
     assert not same(main, own)
     participant.members["museum"].reset_heads()
-    participant.evaluate(shared, 1, "test")
+    participant.evaluate(Received(shared, 1), "test")
     heads = participant.members["museum"].heads
     assert same(heads["main"].state_dict(), main)
     assert same(heads["global"].state_dict(), own)
@@ -196,7 +197,7 @@ def test_a_server_chooses_no_sizes_that_a_client_computes_with(process, method, 
         participant.fit(shared, 1, extras)
     if method == "fedlease":
         with pytest.raises(ValueError, match="expected a whole number from 0 to 3"):
-            participant.evaluate(shared, 1, "test", extras=extras)
+            participant.evaluate(Received(shared, 1, extras=extras), "test")
     assert participant.kept() == 0
 
 

@@ -1,11 +1,16 @@
 """The counts of passes through the backbone, and how an algorithm sees validation data."""
 
+from types import SimpleNamespace
+from typing import ClassVar
+
 import pytest
 import torch
 from small_clients import same, vqa_client
 
 from feddat.algorithms import ALGORITHMS
 from feddat.algorithms.base import RoundContext
+from feddat.client.learner import BatchLearner
+from feddat.client.received import Received
 
 MUSEUM = vqa_client("museum")
 
@@ -84,9 +89,9 @@ def test_feddat_2_answers_with_the_weight_that_it_chose(process):
     p = process("feddat-2")
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    answering = participant.answering(shared, 1, False, None)
+    answering = participant.answering(Received(shared, 1))
     weight = answering._context.state["weight"].item()
-    scores = participant.evaluate(shared, 1, "validation").scores["museum"]
+    scores = participant.evaluate(Received(shared, 1), "validation").scores["museum"]
     assert 0 <= weight <= 1
     assert set(scores) == {"mixed", "personal", "global"}
     assert "state.weight" not in participant.store.read(1)[1], "it is chosen anew, not stored"
@@ -98,7 +103,7 @@ def test_an_evaluation_passes_each_question_once_per_adapter(process, method):
     p = process(method)
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    answering = participant.answering(shared, 1, False, None)
+    answering = participant.answering(Received(shared, 1))
     answering._context.state["weight"] = torch.tensor(0.3)  # at 0 or 1, one route would be enough
     learner, member = answering._learner, participant.members["museum"]
     part = member.prepared("validation")
@@ -113,3 +118,32 @@ def test_an_evaluation_passes_each_question_once_per_adapter(process, method):
     count, scores = passes(*routes)
     assert count == 2 * len(MUSEUM.validation)
     assert scores == {route: passes(route)[1][route] for route in routes}
+
+
+def test_written_answers_are_computed_once_per_route_and_head_of_a_batch():
+    """A mixture asks both routes again; the free answers that it then reads are those of the route it asked last."""
+
+    class Writing:
+        calls = 0
+        written: ClassVar = []
+
+        def answer(self, head, inputs):
+            self.calls += 1
+            self.written = [(head, 0.5)]
+            return torch.full((1, 2), float(self.calls))
+
+    generation = Writing()
+    heads = {"main": "main's", "personal": "personal's"}
+    member = SimpleNamespace(generation=generation, heads=heads, task=SimpleNamespace(views_per_example=1))
+    learner = BatchLearner(SimpleNamespace(), SimpleNamespace(route=lambda route: None), "fp32")
+    with torch.inference_mode():
+        for turn in range(2):
+            learner.take(member, {"ids": torch.zeros(1)}, torch.zeros(1))
+            first, second = learner.answers("global"), learner.answers({"local": 1.0}, "personal")
+            assert generation.written == [("personal's", 0.5)]
+            assert learner.answers("global") is first and generation.written == [("main's", 0.5)]
+            assert learner.answers({"local": 1.0}, "personal") is second and generation.written == [("personal's", 0.5)]
+            assert generation.calls == 2 * (turn + 1)
+    learner.answers("global")
+    learner.answers("global")
+    assert generation.calls == 6, "in training, adapters move in between"

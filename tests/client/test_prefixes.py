@@ -6,6 +6,7 @@ from small_clients import same, vqa_client
 
 from feddat.adapters.build import build_adapters
 from feddat.client.prefixes import GROUP, PrefixCache, PrefixViews
+from feddat.client.received import Received
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
 from feddat.example import View
@@ -110,7 +111,7 @@ def test_training_and_scores_are_the_same_with_and_without(process, method):
             if round == 2 and len(results) == 2:
                 whole._prefixes = PrefixCache(PLENTY)  # as in a resumed run
             fit = whole.fit(shared, round)
-        results.append((fit.shared, whole.evaluate(shared, 2, "test").scores))
+        results.append((fit.shared, whole.evaluate(Received(shared, 2), "test").scores))
     plain, carried, resumed = results
     for key, value in plain[0].items():
         torch.testing.assert_close(carried[0][key], value, atol=1e-5, rtol=1e-4)
@@ -127,11 +128,11 @@ def test_heads_alone_train_on_features_that_are_kept_whole(process):
         whole = participant(fresh, cache, client)
         fresh.adapters.route("global")
         fits = [whole.fit(None, round).metrics["loss"] for round in (1, 2)]
-        scores.append((fits, whole.evaluate(None, 2, "test").scores))
+        scores.append((fits, whole.evaluate(Received(None, 2), "test").scores))
         if cache is None:
             # Stage the model as if routes changed every layer.
             whole.backbone.stage(fresh.adapters.changed)
-            assert whole.evaluate(None, 2, "test").scores == scores[0][1]
+            assert whole.evaluate(Received(None, 2), "test").scores == scores[0][1]
     assert scores[0][0] == pytest.approx(scores[1][0], rel=1e-5)
     assert scores[0][1] == scores[1][1]
     states = cache.views(("a", "a", "train"), None, None, None)

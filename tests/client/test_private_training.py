@@ -16,6 +16,7 @@ from feddat.client.learner import BatchLearner
 from feddat.client.member import Member
 from feddat.client.private_rules import SCOPES, WHY_NOT, WHY_NOT_SHARED, check_model, check_privacy, releases
 from feddat.client.private_training import PrivateTurn
+from feddat.client.received import Received
 from feddat.client.store import PersonalStore, StoreError
 from feddat.config import ConfigError, RunConfig, load_config
 from feddat.example import DataError
@@ -444,7 +445,7 @@ def test_personal_fine_tuning_is_post_processing_in_scope_shared(process):
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
     spent = (participant.store.folder / "privacy.json").read_bytes()
-    participant.evaluate(shared, 1, "test", final=True)
+    participant.evaluate(Received(shared, 1, final=True), "test")
     assert (participant.store.folder / "privacy.json").read_bytes() == spent
 
 

@@ -1,6 +1,7 @@
 from small_clients import same, vqa_client
 
 from feddat.client.prefixes import PrefixCache
+from feddat.client.received import Received
 from feddat.client.recent import Recent
 from feddat.client.store import PersonalStore
 from feddat.client.trainer import Participant
@@ -48,7 +49,7 @@ def test_clients_that_let_go_between_turns_train_the_same(process):
         ]  # fmt: skip
         for round in (1, 2):
             sent = [client.fit(shared, round).shared for client in clients]
-            scores = [client.evaluate(shared, round, "test").scores for client in clients]
+            scores = [client.evaluate(Received(shared, round), "test").scores for client in clients]
         results.append((sent, scores))
         held = [bool(member._heads or member._prepared) for client in clients for member in client.members.values()]
         assert held == [limit == 2, True]

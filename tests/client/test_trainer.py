@@ -7,6 +7,7 @@ from small_clients import label_client, same, vqa_client
 from feddat.algorithms import Algorithm
 from feddat.client.batches import plan_batches
 from feddat.client.local_training import LocalTraining, TrainingError
+from feddat.client.received import Received
 from feddat.client.store import StoreError
 from feddat.client.trainer import evaluated_routes
 from feddat.config import ConfigError
@@ -112,7 +113,7 @@ def test_order_of_clients_and_process_do_not_matter(process, method):
         for round in (1, 2):
             for name in names:
                 fit = clients[name].fit(shared, round)
-                scores = clients[name].evaluate(shared, round, "test").scores
+                scores = clients[name].evaluate(Received(shared, round), "test").scores
                 results[name, round] = (fit.shared or {}, losses(fit), scores, stored(clients[name], round))
         return results
 
@@ -149,7 +150,7 @@ def test_repeating_a_round_repeats_its_numbers(process):
     shared = p.initial()
     for round in (1, 2):
         once = participant.fit(shared, round)
-        participant.evaluate(once.shared, round, "test")
+        participant.evaluate(Received(once.shared, round), "test")
         again = participant.fit(shared, round)
         assert same(once.shared, again.shared)
         shared = once.shared
@@ -163,10 +164,10 @@ def test_training_learns(process, settings):
     p = process(**{"train.epochs": 8, "train.lr": 5e-3, **settings})
     participant = p.participant(MUSEUM)
     shared = p.initial()
-    before = participant.evaluate(shared, 0, "train").scores["museum"]
+    before = participant.evaluate(Received(shared, 0), "train").scores["museum"]
     first = participant.fit(shared, 1)
     second = participant.fit(first.shared, 2)
-    after = participant.evaluate(second.shared, 2, "train").scores["museum"]
+    after = participant.evaluate(Received(second.shared, 2), "train").scores["museum"]
     assert second.metrics["loss"] < 0.7 * first.metrics["loss"]
     assert after["dat"] > before["dat"]
     assert after["global"] > 60
@@ -221,7 +222,7 @@ def test_images_are_encoded_once(process, monkeypatch):
     shared = p.initial()
     for round in (1, 2, 3):
         participant.fit(shared, round)
-        participant.evaluate(shared, round, "test")
+        participant.evaluate(Received(shared, round), "test")
     assert seen == [11, 6]
 
 
@@ -328,7 +329,7 @@ def test_scores_are_the_mean_of_the_tasks_scores(process):
     p = process()
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    result = participant.evaluate(shared, 1, "test")
+    result = participant.evaluate(Received(shared, 1), "test")
     assert result.examples == {"museum": 6}
     assert list(result.scores["museum"]) == ["dat", "local", "global"]
     member = participant.members["museum"]
@@ -344,10 +345,10 @@ def test_scores_are_the_mean_of_the_tasks_scores(process):
 def test_a_client_that_never_trained_answers_from_its_start(process):
     p, other = process(), process()
     shared = p.initial()
-    fresh = p.participant(MUSEUM).evaluate(shared, 4, "test").scores
+    fresh = p.participant(MUSEUM).evaluate(Received(shared, 4), "test").scores
     street = other.participant(STREET)
     street.fit(shared, 1)
-    assert other.participant(MUSEUM).evaluate(shared, 4, "test").scores == fresh
+    assert other.participant(MUSEUM).evaluate(Received(shared, 4), "test").scores == fresh
     assert same(p.weights("local"), other.weights("local"))
     assert same(p.weights("anchor"), shared)
 
@@ -358,7 +359,7 @@ def test_which_anchor_evaluation_uses(process, anchor):
     received = p.initial()
     participant = p.participant(MUSEUM)
     newer = participant.fit(received, 1).shared
-    participant.evaluate(newer, 1, "test")
+    participant.evaluate(Received(newer, 1), "test")
     assert same(p.weights("anchor"), received if anchor == "trained" else newer)
     assert same(p.weights("global"), newer)
 
@@ -367,20 +368,20 @@ def test_evaluation_uses_the_state_of_its_round(process):
     p = process(**{"train.lr": 5e-3})
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    participant.evaluate(shared, 1, "test")
+    participant.evaluate(Received(shared, 1), "test")
     first = p.weights("local")
     assert same(first, [stored(participant, 1)[f"local.{key}"] for key in shared])
     participant.fit(shared, 2)
-    participant.evaluate(shared, 1, "test")
+    participant.evaluate(Received(shared, 1), "test")
     assert same(p.weights("local"), first)
-    participant.evaluate(shared, 2, "test")
+    participant.evaluate(Received(shared, 2), "test")
     assert not same(p.weights("local"), first)
 
 
 def test_an_empty_split_has_no_scores(process):
     p = process()
     participant = p.participant(dataclasses.replace(MUSEUM, validation=()))
-    result = participant.evaluate(p.initial(), 0, "validation")
+    result = participant.evaluate(Received(p.initial(), 0), "validation")
     assert (result.scores, result.examples) == ({}, {"museum": 0})
 
 
@@ -388,12 +389,14 @@ def test_predictions_agree_with_scores(process):
     p = process(**{"train.epochs": 4, "train.lr": 5e-3})
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    answers = participant.predict(shared, 1, "museum", MUSEUM.test, k=2)
+    answers = participant.predict(Received(shared, 1), "museum", MUSEUM.test, k=2)
     assert [len(top) for top in answers] == [2] * 6
     assert all(1 >= top[0][1] >= top[1][1] >= 0 for top in answers)
     right = [top[0][0] in example.answers for top, example in zip(answers, MUSEUM.test, strict=True)]
-    assert participant.evaluate(shared, 1, "test").scores["museum"]["dat"] == pytest.approx(100 * sum(right) / 6)
-    everything = participant.predict(shared, 1, "museum", MUSEUM.test[:1], k=99)
+    assert participant.evaluate(Received(shared, 1), "test").scores["museum"]["dat"] == pytest.approx(
+        100 * sum(right) / 6
+    )
+    everything = participant.predict(Received(shared, 1), "museum", MUSEUM.test[:1], k=99)
     assert sum(value for _, value in everything[0]) == pytest.approx(1.0, abs=1e-5)
 
 
@@ -417,12 +420,12 @@ def test_examples_of_several_views_stay_together_in_batches(process, task):
     losses = [member.task.loss(alone(e), member.task.targets([e])).item() for e in client.train]
     assert metrics["task_global"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
-    scores = participant.evaluate(shared, 1, "test").scores[task]
+    scores = participant.evaluate(Received(shared, 1), "test").scores[task]
     right = [alone(e).argmax().item() == e.label for e in client.test]
     assert scores["global"] == pytest.approx(100 * sum(right) / len(right))
 
-    together = participant.predict(shared, 1, task, client.test, k=9)
-    one_by_one = [participant.predict(shared, 1, task, [e], k=9)[0] for e in client.test]
+    together = participant.predict(Received(shared, 1), task, client.test, k=9)
+    one_by_one = [participant.predict(Received(shared, 1), task, [e], k=9)[0] for e in client.test]
     for first, second in zip(together, one_by_one, strict=True):
         assert [answer for answer, _ in first] == [answer for answer, _ in second]
         assert [value for _, value in first] == pytest.approx([value for _, value in second], abs=1e-5)
@@ -432,9 +435,9 @@ def test_examples_of_several_views_stay_together_in_batches(process, task):
 def test_predicting_for_nobody_or_nothing(process):
     p = process()
     participant = p.participant(MUSEUM)
-    assert participant.predict(p.initial(), 0, "museum", []) == []
+    assert participant.predict(Received(p.initial(), 0), "museum", []) == []
     with pytest.raises(ValueError, match="no member 'street'; expected one of museum"):
-        participant.predict(p.initial(), 0, "street", MUSEUM.test)
+        participant.predict(Received(p.initial(), 0), "street", MUSEUM.test)
 
 
 # --- personal fine-tuning after the last round ------------------------------------------------------------------------
@@ -444,9 +447,9 @@ def test_personal_fine_tuning(process):
     p = process("fedavg", **{"algorithm.personal_epochs": 12, "train.lr": 5e-3})
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    plain = participant.evaluate(shared, 1, "train").scores["museum"]
+    plain = participant.evaluate(Received(shared, 1), "train").scores["museum"]
     kept = stored(participant, 1)
-    final = participant.evaluate(shared, 1, "train", final=True).scores["museum"]
+    final = participant.evaluate(Received(shared, 1, final=True), "train").scores["museum"]
     assert list(plain) == ["global"]
     assert list(final) == ["local"]
     assert final["local"] > plain["global"]
@@ -454,7 +457,7 @@ def test_personal_fine_tuning(process):
     # The tuned adapter is stored beside the personal state. That state and the shared adapter stay as they were.
     assert same(p.weights("global"), shared)
     assert same(stored(participant, 1), kept)
-    assert participant.evaluate(shared, 1, "train").scores["museum"] == plain
+    assert participant.evaluate(Received(shared, 1), "train").scores["museum"] == plain
 
 
 def test_personal_fine_tuning_runs_once_and_is_used_for_predictions(process, tmp_path, monkeypatch):
@@ -462,13 +465,13 @@ def test_personal_fine_tuning_runs_once_and_is_used_for_predictions(process, tmp
     p = process("fedavg", root=tmp_path / "disk", **settings)
     participant = p.participant(MUSEUM)
     shared = participant.fit(p.initial(), 1).shared
-    participant.evaluate(shared, 1, "test", final=True)
+    participant.evaluate(Received(shared, 1, final=True), "test")
     tuned = p.weights("local")
 
     restarted = process("fedavg", root=tmp_path / "disk", **settings)
     again = restarted.participant(MUSEUM)
     monkeypatch.setattr(LocalTraining, "run", None)
-    again.predict(shared, 1, "museum", MUSEUM.test, final=True)
+    again.predict(Received(shared, 1, final=True), "museum", MUSEUM.test)
     assert same(restarted.weights("local"), tuned)
 
 
@@ -478,10 +481,10 @@ def test_feddyn_answers_and_fine_tunes_from_the_clients_mean(process, monkeypatc
     mean = participant.fit(p.initial(), 1).shared
     ahead = {key: torch.full_like(value, 0.5) for key, value in mean.items()}
     sent, extras = {key: value + 0.5 for key, value in mean.items()}, {f"ahead.{k}": v for k, v in ahead.items()}
-    participant.evaluate(sent, 1, "test", extras=extras)
+    participant.evaluate(Received(sent, 1, extras=extras), "test")
     torch.testing.assert_close(p.weights("global"), list(mean.values()))
     monkeypatch.setattr(LocalTraining, "run", lambda *_, **__: None)
-    participant.evaluate(sent, 1, "test", final=True, extras=extras)
+    participant.evaluate(Received(sent, 1, final=True, extras=extras), "test")
     torch.testing.assert_close(p.weights("local"), list(mean.values()))
 
 
@@ -511,7 +514,7 @@ def test_central_trains_one_adapter_and_a_head_for_each_member(process):
     for name, member in participant.members.items():
         assert not same(heads[name], member.heads["main"].state_dict())
     moved = p.weights("global")
-    scores = participant.evaluate(None, 1, "test")
+    scores = participant.evaluate(Received(None, 1), "test")
     assert same(p.weights("global"), moved)
     assert {name: list(values) for name, values in scores.scores.items()} == {
         "museum": ["global"],

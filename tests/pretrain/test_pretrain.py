@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from feddat.config import ConfigError
 from feddat.data.mini.concepts import CONCEPTS
@@ -16,7 +16,7 @@ from feddat.models import load_backbone
 from feddat.pretrain.batches import IGNORE, BatchMaker
 from feddat.pretrain.quality import identifiable_slots, measure
 from feddat.pretrain.settings import PretrainSettings
-from feddat.pretrain.train import parse_settings, pretrain
+from feddat.pretrain.train import PretrainError, parse_settings, pretrain
 from feddat.pretrain.vilt import ViltObjective
 
 TINY = ["hidden=32", "heads=2", "layers=1", "batch_size=16", "every=2", "jobs=1", "simple_steps=2", "warmup=2"]
@@ -93,6 +93,35 @@ def test_two_processes_train_one_model(tmp_path: Path) -> None:
     pretrain(tmp_path, parse_settings([*TINY, "steps=2", "jobs=2"]), events.append)
     assert [event["step"] for event in events] == [2]
     assert json.loads((tmp_path / "model" / "recipe.json").read_text())["settings"]["jobs"] == 2
+
+
+@pytest.mark.slow  # two processes load their libraries
+@pytest.mark.parametrize(
+    ("blocked", "message"), [("checkpoint.safetensors", "a process failed"), ("checkpoint.tmp", "checkpoint.tmp: ")]
+)
+def test_an_error_in_a_process_is_one_line(tmp_path: Path, blocked: str, message: str) -> None:
+    (tmp_path / blocked).mkdir()
+    with pytest.raises(PretrainError) as raised:
+        pretrain(tmp_path, parse_settings([*TINY, "steps=2", "jobs=2"]))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_torn_or_foreign_checkpoint_is_named(tmp_path: Path) -> None:
+    settings = parse_settings([*TINY, "steps=2"])
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(b"half of it")
+    with pytest.raises(PretrainError, match=f"{file}: .*damaged"):
+        pretrain(tmp_path, settings)
+    save_file({"model.other": torch.zeros(2)}, file, metadata={"step": "1", "seconds": "2"})
+    with pytest.raises(PretrainError, match=f"{file}: not a checkpoint of this run"):
+        pretrain(tmp_path, settings)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.tmp").mkdir()
+    with pytest.raises(PretrainError, match=r"checkpoint\.tmp: .*continues"):
+        pretrain(tmp_path, parse_settings([*TINY, "steps=2"]))
 
 
 @pytest.mark.parametrize(

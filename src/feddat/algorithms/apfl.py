@@ -8,7 +8,8 @@ with v̄ = α·v + (1−α)·w:
     α ← α − η · ∂task(v̄)/∂α         stays, within [0, 1]
 
 The paper mixes the weights of two models. This version mixes the outputs of two adapters at every site, which is
-equivalent for everything that is linear in them. The round's optimizer moves α, as it moves the adapters.
+equivalent for everything that is linear in them. The round's optimizer moves α, as it moves the adapters. v and α see w
+after its step; in the paper, before it.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from feddat.app import messages, secure_messages, wire
 from feddat.app.grid import CLIENT_KEY
 from feddat.app.policy import PolicyError
 from feddat.app.versions import PROTOCOL, VERSION, VersionError
+from feddat.client.received import Received
 from feddat.client.store import PersonalStore
 from feddat.client.summing import SecureMember
 from feddat.client.trainer import EvalResult, FitResult
@@ -62,14 +63,7 @@ class Works(Protocol):
         """Train locally for one round."""
         ...
 
-    def evaluate(
-        self,
-        shared: dict[str, Tensor] | None,
-        round: int,
-        split: str,
-        final: bool = False,
-        extras: Mapping[str, Tensor] | None = None,
-    ) -> EvalResult:
+    def evaluate(self, received: Received, split: str) -> EvalResult:
         """Score every route on a split."""
         ...
 
@@ -172,7 +166,8 @@ def make_client_app(
         def answer(own: Gate | None) -> Message:
             ask, here = instructed(message, context, own)
             _tell("asked", here, ask, f"asked for its scores on {ask.split}", kind="evaluate", split=ask.split)
-            result = here.works.evaluate(ask.shared, ask.round, ask.split, ask.final, ask.extras)
+            received = Received(ask.shared, ask.round, ask.final, ask.extras)
+            result = here.works.evaluate(received, ask.split)
             for member, scores in result.scores.items():
                 _tell("eval", here, ask, f"{member} is scored on {ask.split}", split=ask.split, scores=dict(scores))
             return messages.evaluate_reply(

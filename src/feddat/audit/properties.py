@@ -33,6 +33,7 @@ from feddat.audit.mixtures import Pool, draw_mixtures, opening
 from feddat.audit.replay import Trace, flat
 from feddat.audit.shadow import shadow_config
 from feddat.audit.statistics import auc_estimate, share
+from feddat.client.received import Received
 from feddat.client.trainer import FitResult
 from feddat.config import RunConfig
 from feddat.example import ClientData, Example
@@ -147,7 +148,7 @@ def _played(
         owner = federation.owner(name)
         found.append(owner.fit(_copied(before), round))
         if split is not None:
-            scores.append(owner.evaluate(_copied(after), round, split).scores.get(name, {}))
+            scores.append(owner.evaluate(Received(_copied(after), round), split).scores.get(name, {}))
         owner.release()
     return found, scores
 

@@ -112,13 +112,13 @@ def personal_losses(federation: Federation, trace: Trace, client: str, examples:
     They are those of the first route that can be exported: a mixture of answers is not a model with a loss.
     """
     owner, state = federation.owner(client), trace.state
-    final, extras = answering_state(federation.foundation, state)
-    answering = owner.answering(state.shared or None, state.round, final, extras)
+    received = answering_state(federation.foundation, state)
+    answering = owner.answering(received)
     member = owner.members[client]
     part = Prepared(
         member.encode_unseen(examples), member.task.targets(examples).to(member.device), len(examples), None
     )
-    return answering.example_losses(member, part, answering.exportable(owner.routes(final)))
+    return answering.example_losses(member, part, answering.exportable(owner.routes(received.final)))
 
 
 def mean_sent(turns: Mapping[str, Turn]) -> dict[str, Tensor]:

@@ -69,8 +69,9 @@ class BatchLearner:
         self._inputs: dict[str, Tensor]
         self._targets: Tensor
         self._begun = False
-        # Answers to the current batch that an evaluation has already computed: a mixture shares them with its routes.
-        self._answered: dict[tuple[object, ...], Tensor] = {}
+        # Answers to the current batch that an evaluation has already computed, with the free ones among them: a
+        # mixture shares them with its routes.
+        self._answered: dict[tuple[object, ...], tuple[Tensor, list[tuple[str, float]]]] = {}
         self._held_out = held_out
         self.passes = {"forward": 0, "backward": 0}
 
@@ -127,13 +128,21 @@ class BatchLearner:
 
     def answers(self, route: Route, head: str = MAIN_HEAD) -> Tensor:
         """Return the scores of the task's classes, (N, C): logits, or log-likelihoods of written answers."""
+        if not torch.is_inference_mode_enabled():  # in training, adapters move between two passes of a batch
+            return self._answers(route, head)
+        key = (head, route) if isinstance(route, str) else (head, *route.items())
+        generation = self._member.generation
+        if key not in self._answered:
+            answers = self._answers(route, head)
+            self._answered[key] = answers, generation.written if generation is not None else []
+        answers, written = self._answered[key]
+        if generation is not None:
+            generation.written = written
+        return answers
+
+    def _answers(self, route: Route, head: str) -> Tensor:
         if (generation := self._member.generation) is None:
-            if not torch.is_inference_mode_enabled():  # in training, adapters move between two passes of a batch
-                return self.logits(self.features(route), head)
-            key = (head, route) if isinstance(route, str) else (head, *route.items())
-            if key not in self._answered:
-                self._answered[key] = self.logits(self.features(route), head)
-            return self._answered[key]
+            return self.logits(self.features(route), head)
         self._adapters.route(route)
         self._share_prefix()
         self.passes["forward"] += self._views()

@@ -27,6 +27,7 @@ from feddat.client.personal import shared_state
 from feddat.client.prefixes import PrefixCache
 from feddat.client.private_rules import check_model
 from feddat.client.private_training import PrivateTurn, open_turn
+from feddat.client.received import Received
 from feddat.client.recent import Recent
 from feddat.client.state import ClientState
 from feddat.client.store import PersonalStore
@@ -199,63 +200,38 @@ class Participant:
             extras={key: value.detach().cpu() for key, value in sent.items()},
         )
 
-    def evaluate(
-        self,
-        shared: dict[str, Tensor] | None,
-        round: int,
-        split: str,
-        final: bool = False,
-        extras: Mapping[str, Tensor] | None = None,
-    ) -> EvalResult:
-        """Score every route of :meth:`routes` on ``split`` with the state after ``round``.
+    def evaluate(self, received: Received, split: str) -> EvalResult:
+        """Score every route of :meth:`routes` on ``split`` (``validation``, ``test`` or ``train``).
 
-        Args:
-            shared: the global adapter aggregated in ``round``; ``None`` for an algorithm that does not communicate.
-            round: the last trained round; 0 before training. A client that has never trained answers with its initial
-                head and local adapter.
-            split: ``validation``, ``test`` or ``train``.
-            final: whether this is the evaluation after the last round. If ``algorithm.personal_epochs`` is set, it
-                first fine-tunes the received adapter and the head for that many epochs. The result is stored next to
-                the personal state, reused by later calls, and never sent; its only route is ``local``.
-            extras: the extra arrays received with the adapter.
+        A client that has never trained answers with its initial head and local adapter. In the final state, if
+        ``algorithm.personal_epochs`` is set, it first fine-tunes the received adapter and the head for that many
+        epochs. The result is stored next to the personal state, reused by later calls, and never sent; its only route
+        is ``local``.
         """
-        answering = self.answering(shared, round, final, extras)
+        answering = self.answering(received)
         prepared = {name: member.prepared(split) for name, member in self.members.items()}
+        routes = self.routes(received.final)
         scores = {
-            name: answering.scores(self.members[name], self._carried(name, part, split), self.routes(final))
+            name: answering.scores(self.members[name], self._carried(name, part, split), routes)
             for name, part in prepared.items()
             if part.size
         }
         return EvalResult(scores, {name: part.size for name, part in prepared.items()})
 
-    def example_scores(
-        self,
-        shared: dict[str, Tensor] | None,
-        round: int,
-        split: str,
-        final: bool = False,
-        extras: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, list[float]]:
+    def example_scores(self, received: Received, split: str) -> dict[str, list[float]]:
         """Return the score of every example of a split by member, in percent, on the method's own route.
 
-        These scores stay on this machine; only the means of :meth:`evaluate` travel. It takes the same arguments.
+        These scores stay on this machine; only the means of :meth:`evaluate` travel.
         """
-        answering = self.answering(shared, round, final, extras)
-        route = self.routes(final)[0]
+        answering = self.answering(received)
+        route = self.routes(received.final)[0]
         return {
             name: answering.example_scores(member, self._carried(name, member.prepared(split), split), route)
             for name, member in self.members.items()
         }
 
     def predict(
-        self,
-        shared: dict[str, Tensor] | None,
-        round: int,
-        member: str,
-        examples: Sequence[Example],
-        k: int = 5,
-        final: bool = False,
-        extras: Mapping[str, Tensor] | None = None,
+        self, received: Received, member: str, examples: Sequence[Example], k: int = 5
     ) -> list[list[tuple[str, float]]]:
         """Return the ``k`` likeliest answers of each example with probabilities, on the method's own route.
 
@@ -269,38 +245,22 @@ class Participant:
         self._check_member(member)
         if not examples:
             return []
-        answering = self.answering(shared, round, final, extras)
-        return answering.likeliest(self.members[member], examples, self.routes(final)[0], k)
+        answering = self.answering(received)
+        return answering.likeliest(self.members[member], examples, self.routes(received.final)[0], k)
 
-    def trained(
-        self,
-        shared: dict[str, Tensor] | None,
-        round: int,
-        member: str,
-        route: str | None = None,
-        final: bool = False,
-        extras: Mapping[str, Tensor] | None = None,
-    ) -> TrainedModel:
-        """Return the trained parts that answer a member's questions on a route after ``round``.
-
-        Args:
-            shared: see :meth:`evaluate`.
-            round: see :meth:`evaluate`.
-            member: the member's name.
-            route: the route; default: the method's own.
-            final: see :meth:`evaluate`.
-            extras: see :meth:`evaluate`.
+    def trained(self, received: Received, member: str, route: str | None = None) -> TrainedModel:
+        """Return the trained parts that answer a member's questions on a route; default: the method's own.
 
         Raises:
             ValueError: no member has this name, the route does not exist, or it weighs adapters or answers anew for
                 each question.
         """
         self._check_member(member)
-        routes = self.routes(final)
+        routes = self.routes(received.final)
         route = routes[0] if route is None else route
         if route not in routes:
             raise ValueError(f"route {route!r}: {self.algorithm.name} answers on {', '.join(routes)}")
-        return self.answering(shared, round, final, extras).trained(self.adapters, self.members[member], route)
+        return self.answering(received).trained(self.adapters, self.members[member], route)
 
     def _read_pictures(self) -> None:
         """Read the pictures of all splits before the first training, so that a bad one does not end a long run late.
@@ -353,11 +313,10 @@ class Participant:
             views = self._prefixes.views((self.name, member, split), part.views, self.backbone, self._device)
         return replace(part, views=views)
 
-    def answering(
-        self, shared: dict[str, Tensor] | None, round: int, final: bool, extras: Mapping[str, Tensor] | None
-    ) -> Answering:
-        """Load this client's state after ``round`` into the model; the returned object is valid until the next turn."""
-        algorithm, context = self.algorithm, self._restore(shared, round + 1, extras, training=False)
+    def answering(self, received: Received) -> Answering:
+        """Load this client's state into the model; the returned object is valid until the next turn."""
+        shared, round = received.shared, received.round
+        algorithm, context = self.algorithm, self._restore(shared, round + 1, received.extras, training=False)
         learner = BatchLearner(
             self.backbone,
             self.adapters,
@@ -365,7 +324,7 @@ class Participant:
             captured=self._captured,
             held_out=self._training.held_out,
         )
-        if shared is not None and final and personalises(self.algorithm, self.config.algorithm):
+        if shared is not None and received.final and personalises(self.algorithm, self.config.algorithm):
             self.algorithm.prepare(learner, context)  # fine-tuning starts from the adapter that would answer
             algorithm = Local()
             self._personalise(context, round)

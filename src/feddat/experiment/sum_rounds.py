@@ -23,6 +23,7 @@ from feddat.app.rules import MeanRule
 from feddat.app.secure_strategy import SecureStrategy
 from feddat.app.server import make_server_app
 from feddat.app.strategy import AdapterStrategy
+from feddat.client.received import Received
 from feddat.client.store import PersonalStore
 from feddat.client.summing import SecureMember
 from feddat.client.trainer import EvalResult, FitResult
@@ -57,14 +58,7 @@ class StandIn:
         new = {key: value + 0.003 * torch.randn(value.shape, generator=generator) for key, value in shared.items()}  # type: ignore[union-attr]
         return FitResult(new, 1, {"loss": 1.0})
 
-    def evaluate(
-        self,
-        shared: dict[str, Tensor] | None,
-        round: int,
-        split: str,
-        final: bool = False,
-        extras: Mapping[str, Tensor] | None = None,
-    ) -> EvalResult:
+    def evaluate(self, received: Received, split: str) -> EvalResult:
         """Return a fixed score."""
         return EvalResult({self.name: {"score": 50.0}}, {self.name: 1})
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from feddat.config import ConfigError
 from feddat.data.mini.concepts import CONCEPTS
@@ -36,6 +36,10 @@ from feddat.workers import out_of_reach
 FINAL_SCENES = 2048
 
 Event = dict[str, Any]
+
+
+class PretrainError(RuntimeError):
+    """Pretraining cannot continue; the message names the file, or what ended a process."""
 
 
 #: Family -> (its settings class, function that builds a new model from settings).
@@ -77,12 +81,14 @@ def pretrain(
     Raises:
         ConfigError: the folder belongs to a run with other settings, or the settings make no model.
         ModelError: the model to start from cannot be used.
+        PretrainError: the checkpoint cannot be read or written, or a process failed.
+        OSError: another file cannot be written.
     """
     new_model(settings)  # its errors come before anything is written, and in this process
     folder.mkdir(parents=True, exist_ok=True)
     state = folder / "settings.json"
     wanted = json.dumps(settings.values(), indent=1)
-    if state.exists() and state.read_text() != wanted:
+    if state.exists() and state.read_bytes() != wanted.encode():
         raise ConfigError(f"{state}: made with other settings; choose another folder or the same settings")
     state.write_text(wanted)
     if settings.jobs == 1:
@@ -96,6 +102,8 @@ def pretrain(
                 context = spawn(_distributed_worker, (settings, folder, rendezvous), settings.jobs, False, daemon=True)  # type: ignore[no-untyped-call]
             # A Ctrl-C that arrived in the meantime is raised here.
             _follow(folder / "log.jsonl", context, progress)
+        except ProcessException as error:
+            raise PretrainError(_reason(folder, error)) from error
         finally:
             for process in context.processes if context is not None else ():
                 process.terminate()
@@ -113,6 +121,15 @@ def _follow(log: Path, context: Any, progress: Callable[[Event], None] | None) -
             for event in lines.new():
                 if progress is not None:
                     progress(event)
+
+
+def _reason(folder: Path, error: ProcessException) -> str:
+    """Return one line about a process that failed; its message ends with its traceback, if it left one."""
+    last = str(error).strip().splitlines()[-1]
+    name, _, text = last.partition(": ")
+    if name.startswith("feddat."):
+        return text
+    return f"{folder}: a process failed ({last}); the same command continues from the last checkpoint"
 
 
 def _distributed_worker(rank: int, settings: PretrainSettings, folder: Path, rendezvous: Path) -> None:
@@ -209,7 +226,10 @@ def _save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value.clone() for key, value in state.items()}
     temporary = folder / "checkpoint.tmp"
-    save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
+    try:
+        save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
+    except SafetensorError as error:
+        raise PretrainError(f"{temporary}: {error}; the same command continues from the last checkpoint") from None
     temporary.replace(folder / "checkpoint.safetensors")
 
 
@@ -217,16 +237,22 @@ def _load_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Opti
     path = folder / "checkpoint.safetensors"
     if not path.exists():
         return 0, 0.0
-    with safe_open(path, "pt") as stream:
-        metadata = stream.metadata()
-    tensors = load_file(path)
-    model.load_state_dict(
-        {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
-    )
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    return int(metadata["step"]), float(metadata["seconds"])
+    try:
+        with safe_open(path, "pt") as stream:
+            metadata = stream.metadata()
+        tensors = load_file(path)
+        model.load_state_dict(
+            {key.removeprefix("model."): value for key, value in tensors.items() if key.startswith("model.")}
+        )
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".", 2)
+                state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+        return int(metadata["step"]), float(metadata["seconds"])
+    except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PretrainError(
+            f"{path}: not a checkpoint of this run, or damaged ({reason}); delete it to begin again"
+        ) from None

@@ -78,7 +78,7 @@ def _draw(
     rivals = list(dict.fromkeys(rival for rows in panels.values() for rival in rows))
     width = 1.9 * len(panels) + 1.6 if len(panels) > 1 else 5.2
     drawn = Figure(figsize=(width, 0.9 + 0.3 * len(rivals)), layout="constrained", facecolor=paper)
-    every = drawn.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    every = drawn.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, (name, rows) in zip(every, panels.items(), strict=True):
         axes.patch.set_alpha(0)
         axes.axvline(0, color=colours["--muted"], linewidth=0.8)

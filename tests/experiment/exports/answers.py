@@ -10,9 +10,9 @@ def of_run(run, client, examples, route=None):
     """Return the three likeliest answers of a client's model within the run, on a route or on its default route."""
     federation, state = Experiment.open(run)._latest()
     owner = federation.owner(client)
-    final, extras = answering_state(federation.foundation, state, owner.name)
-    answering = owner.answering(state.shared or None, state.round, final, extras)
-    return answering.likeliest(owner.members[client], examples, route or owner.routes(final)[0], 3)
+    received = answering_state(federation.foundation, state, owner.name)
+    answering = owner.answering(received)
+    return answering.likeliest(owner.members[client], examples, route or owner.routes(received.final)[0], 3)
 
 
 def questions(run, client="ann"):

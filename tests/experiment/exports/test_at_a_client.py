@@ -11,6 +11,7 @@ from answers import of_run, questions, same_answers
 
 import feddat
 from feddat.adapters.peft_form import read_peft
+from feddat.client.received import Received
 from feddat.config import ConfigError
 from feddat.experiment import Experiment
 from feddat.experiment.single.federation import load_federation
@@ -61,7 +62,7 @@ def test_a_client_may_begin_with_an_exported_local_adapter(machines, tmp_path):
     own = read_site(site).applied(config)
     assert (own.adapter.start, own.adapter.start_local) == (None, site.parent.resolve() / "old")
     participant = load_federation(own, tmp_path / "new").participants["ann"]
-    participant.answering(Experiment.open(run)._latest()[1].shared, 1, False, None)
+    participant.answering(Received(Experiment.open(run)._latest()[1].shared, 1))
     found = participant.adapters.state("local")
     tensors = participant.adapters.peft_form().state(read_peft(site.parent / "old")[1])
     assert all(found[key].equal(tensors[key]) for key in tensors)

@@ -71,9 +71,8 @@ def client_model(federation: Federation, state: ServerState, client: str, route:
     if client not in federation.data:
         raise ExportError(f"client {client!r}: not in this run; clients are {', '.join(federation.data)}")
     owner = federation.owner(client)
-    final, extras = answering_state(federation.foundation, state, owner.name)
     try:
-        return owner.trained(state.shared or None, state.round, client, route, final, extras)
+        return owner.trained(answering_state(federation.foundation, state, owner.name), client, route)
     except ValueError as error:
         raise ExportError(str(error)) from None
 
@@ -93,8 +92,8 @@ def shared_model(foundation: Foundation, state: ServerState, route: str | None) 
         raise ExportError(
             f"method {algorithm.name}: clients do not share {kept[0]} and other parameters; give --client"
         )
-    received = dict(answering_state(foundation, state)[1] or {})
-    added = {site: value for site, value in received.items() if site in set(adapters.sites)}
+    extras = answering_state(foundation, state).extras or {}
+    added = {site: value for site, value in extras.items() if site in set(adapters.sites)}
     return TrainedModel("global", [(1.0, foundation.initial_global() | state.shared)], added)
 
 

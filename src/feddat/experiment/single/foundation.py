@@ -20,6 +20,7 @@ from feddat.algorithms import ALGORITHMS, Algorithm
 from feddat.algorithms.server import Shapes
 from feddat.app.checkpoint import ServerState
 from feddat.client.private_rules import check_privacy, check_server_part
+from feddat.client.received import Received
 from feddat.client.trainer import evaluated_routes
 from feddat.config import AdapterConfig, ConfigError, FusionConfig, RunConfig
 from feddat.devices import device_of
@@ -113,19 +114,17 @@ class Foundation:
         return {key: count + extras * (key in grown) for key, count in counts.items()}
 
 
-def answering_state(
-    foundation: Foundation, state: ServerState, participant: str | None = None
-) -> tuple[bool, dict[str, Tensor] | None]:
-    """Return whether a state is that of the last round, and the extra arrays that a participant needs to answer.
+def answering_state(foundation: Foundation, state: ServerState, participant: str | None = None) -> Received:
+    """Return what a participant receives of a state to answer from.
 
-    ``participant`` is its name; ``None`` asks for the arrays that are the same for all.
+    ``participant`` is its name; ``None`` asks for the extra arrays that are the same for all.
     """
     server = foundation.algorithm.server
     extras = None
     if server is not None:
         apart = server.apart and participant is not None
         extras = dict(server.answers_to(state.rule, participant or "") if apart else server.answers(state.rule))
-    return state.round == foundation.config.rounds, extras
+    return Received(state.shared or None, state.round, state.round == foundation.config.rounds, extras)
 
 
 @phase("loading")

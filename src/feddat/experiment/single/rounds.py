@@ -317,8 +317,7 @@ def predict(
 ) -> list[list[tuple[str, float]]]:
     """Return the ``k`` most likely answers to each example with probabilities, from a client's model in a state."""
     owner = federation.owner(client)
-    final, extras = answering_state(federation.foundation, state, owner.name)
-    return owner.predict(state.shared or None, state.round, client, examples, k, final=final, extras=extras)
+    return owner.predict(answering_state(federation.foundation, state, owner.name), client, examples, k)
 
 
 def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str, dict[str, float]]:
@@ -326,8 +325,7 @@ def evaluate(federation: Federation, state: ServerState, split: str) -> dict[str
     foundation = federation.foundation
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
-        final, extras = answering_state(foundation, state, participant.name)
-        found |= participant.evaluate(state.shared or None, state.round, split, final=final, extras=extras).scores
+        found |= participant.evaluate(answering_state(foundation, state, participant.name), split).scores
         participant.release()
     return {
         name: {foundation.route_name(route): score for route, score in found[name].items()}
@@ -344,11 +342,11 @@ def scores_by_kind(federation: Federation, state: ServerState, split: str) -> di
     """
     found: dict[str, dict[str, float]] = {}
     for participant in federation.participants.values():
-        final, extras = answering_state(federation.foundation, state, participant.name)
         kinds = {name: _kinds(federation.data[name], split) for name in participant.members}
         if not any(kinds.values()):
             continue
-        scores = participant.example_scores(state.shared or None, state.round, split, final=final, extras=extras)
+        received = answering_state(federation.foundation, state, participant.name)
+        scores = participant.example_scores(received, split)
         participant.release()
         for name, places in kinds.items():
             if places:

@@ -304,9 +304,8 @@ class Experiment:
         client = next(iter(federation.data)) if client is None else normal_text(client)
         _check_client(federation, client)
         owner = federation.owner(client)
-        final, extras = answering_state(federation.foundation, state, owner.name)
-        answering = owner.answering(state.shared or None, state.round, final, extras)
-        return Answerer(answering, owner.members[client], owner.routes(final)[0])
+        received = answering_state(federation.foundation, state, owner.name)
+        return Answerer(owner.answering(received), owner.members[client], owner.routes(received.final)[0])
 
     def export(
         self,
