@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from rich.text import Text
 from feddat.example import DataError
 from feddat.report.fitted import FittedTable
 from feddat.report.markdown_table import markdown_table
+from feddat.report.means import all_clients, means
 from feddat.report.methods import method_name
 from feddat.report.numbers import human_count
 from feddat.report.significance import Difference, Scores, paired_differences
@@ -99,7 +99,7 @@ def method_table(summaries: Sequence[Summary], reference: str | None = None) -> 
         summaries: the runs.
         reference: the method to compare the others with; default: see :func:`reference_of`.
     """
-    clients = list(dict.fromkeys(client for summary in summaries for client in summary["clients"]))
+    clients = all_clients(summary["clients"] for summary in summaries)
     return _table(summaries, {client: [client] for client in clients}, reference)
 
 
@@ -139,7 +139,7 @@ def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None
     """
     columns: dict[str, list[str]] = {}
     for federation, summaries in federations.items():
-        clients = dict.fromkeys(client for summary in summaries for client in summary["clients"])
+        clients = all_clients(summary["clients"] for summary in summaries)
         columns[federation] = [f"{federation}/{client}" for client in clients]
     return _table(joined(federations), columns, reference)
 
@@ -163,7 +163,8 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
     scores: dict[str, Scores] = {m: {s["seed"]: own_scores(s) for s in group} for m, group in groups.items()}
     everyone = {**columns, MEAN: [client for clients in columns.values() for client in clients]}
     values = {
-        column: [tuple(_means(scores[method], clients)) for method in groups] for column, clients in everyone.items()
+        column: [tuple(means(scores[method].values(), clients)) for method in groups]
+        for column, clients in everyone.items()
     }
     names = [run_title(group[0]) for group in groups.values()]
     marked = [best_marked(names, column) for column in values.values()]
@@ -186,12 +187,6 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
     known = compared is not None and compared in groups and len(groups) > 1
     reference = run_title(groups[str(compared)][0]) if known else None
     return MethodTable(tuple(everyone), tuple(rows), reference)
-
-
-def _means(scores: Scores, clients: Sequence[str]) -> list[float]:
-    """Return the mean over the clients for each seed that has scores for all of them."""
-    whole = [run for run in scores.values() if clients and all(c in run for c in clients)]
-    return [statistics.fmean(run[c] for c in clients) for run in whole]
 
 
 def to_markdown(table: MethodTable) -> str:
