@@ -14,7 +14,8 @@ def summary(mean, ann, bob):
 
 
 def test_mean_and_sample_deviation_over_seeds():
-    found = over_seeds([summary(50.0, 40.0, 60.0), summary(52.0, 41.0, 63.0), summary(57.0, 45.0, 69.0)])
+    runs = [summary(50.0, 40.0, 60.0), summary(52.0, 41.0, 63.0), summary(57.0, 45.0, 69.0)]
+    found = over_seeds(runs, ["ann", "bob"])
     assert found["mean"] == 53.0
     assert found["std"] == pytest.approx(13**0.5)  # (9 + 1 + 16) / 2
     assert found["runs"] == 3
@@ -23,7 +24,15 @@ def test_mean_and_sample_deviation_over_seeds():
 
 
 def test_one_seed_has_no_deviation():
-    assert over_seeds([summary(50.0, 40.0, 60.0)])["std"] is None
+    assert over_seeds([summary(50.0, 40.0, 60.0)], ["ann", "bob"])["std"] is None
+
+
+def test_a_run_without_a_client_has_no_part_in_its_methods_mean():
+    easy = {"mean": 90.0, "clients": {"ann": {"dat": 90.0}}}
+    found = over_seeds([easy, summary(50.0, 40.0, 60.0)], ["ann", "bob"])
+    assert (found["mean"], found["runs"]) == (50.0, 1)
+    assert found["clients"]["ann"]["mean"] == 65.0
+    assert over_seeds([easy], ["ann", "bob"])["mean"] is None
 
 
 def test_runs_are_named_after_method_and_seed(make_config):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from flwr.app import MessageType
 from flwr.common.serde import recorddict_to_proto
 from PIL import Image
 from safetensors.torch import load_file
@@ -93,9 +94,24 @@ def test_samples_show_question_truth_and_answers(make_config):
 CROWD = {"krum", "fedtrimmedavg"}
 
 
+def travelled(messages):
+    """Return how many numbers the messages of training have; all should have the same."""
+    training = [message.content for message in messages if message.metadata.message_type == MessageType.TRAIN]
+    return {sum(array.numpy().size for r in one.array_records.values() for array in r.values()) for one in training}
+
+
 @pytest.mark.parametrize("method", [name for name in (*ALGORITHMS, *VARIANTS) if name not in CROWD])
-def test_every_method_runs_and_reports_the_routes_it_has(make_config, method):
-    events = []
+def test_every_method_runs_and_reports_the_routes_it_has(make_config, monkeypatch, method):
+    events, asked, sent = [], [], []
+
+    class Tapped(InProcessGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            asked.extend(messages)
+            for reply in super().send_and_receive(messages, timeout=timeout):
+                sent.append(reply)
+                yield reply
+
+    monkeypatch.setattr(run_module, "InProcessGrid", Tapped)
     config = make_config(method=method, rounds=1)
     summary = Experiment(config).run(events.append)
     settings = Experiment(config).settings
@@ -103,7 +119,9 @@ def test_every_method_runs_and_reports_the_routes_it_has(make_config, method):
     routes = set(answers) if len(answers) > 1 else {"score"}
     assert {name: set(scores) for name, scores in summary["clients"].items()} == {"ann": routes, "bob": routes}
     assert summary["method"] == method
-    assert (summary["parameters"]["communicated"] > 0) == ALGORITHMS[Experiment(config).settings.method].communicates
+    counts = summary["parameters"]
+    assert (counts["communicated"] > 0) == ALGORITHMS[Experiment(config).settings.method].communicates
+    assert (travelled(sent), travelled(asked)) == ({counts["communicated"]}, {counts["received"]})
     assert not summary["failed"]
     assert not summary["refused"]
     trained = [(e["client"], e["metrics"]["steps"]) for e in events if e["event"] == "fit"]
@@ -125,13 +143,27 @@ def test_every_kind_of_adapter_sends_what_it_trains(make_config, kind):
     events = []
     summary = Experiment(make_config(method="fedavg", rounds=1, adapter__peft=kind)).run(events.append)
     counts = summary["parameters"]
-    assert events[0]["parameters"] == counts
+    assert counts == events[0]["parameters"] | {"received": counts["communicated"]}
     assert (summary["peft"], summary["method"]) == (kind, "fedavg")
     head = counts["trainable"] - counts["communicated"]
     alone = Experiment(make_config(method="head", rounds=1, name="alone")).run()["parameters"]
-    assert alone == {"total": alone["total"], "trainable": head, "communicated": 0}
+    assert alone == {"total": alone["total"], "trainable": head, "communicated": 0, "received": 0}
     replaced = counts["communicated"] if kind in ("bias", "norm", "full") else 0
     assert counts["total"] == alone["total"] - replaced + counts["communicated"]
+
+
+def test_arrays_beside_the_adapter_count_as_sent_and_where_they_train_as_trained(make_config):
+    plain, scaffold, projected = (
+        Experiment(make_config(method=method, rounds=1, name=method)).run()["parameters"]
+        for method in ("fedavg", "scaffold", "pfedmma")
+    )
+    twice = 2 * plain["communicated"]
+    assert scaffold == plain | {"communicated": twice, "received": twice}, "the adapter and a control variate"
+    # Each site's inner layer has r biases, which travel, and a projection (r, r), which travels and trains.
+    projections = projected["trainable"] - plain["trainable"]
+    assert projected["total"] - plain["total"] == projections > 0
+    biases = projected["communicated"] - projections
+    assert projections % biases == 0, "r² for every r"
 
 
 @pytest.mark.parametrize("kind", ["prompt", "bias", "norm", "full", "head"])

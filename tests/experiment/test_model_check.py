@@ -63,6 +63,18 @@ def test_what_a_folder_is_and_what_a_step_needs(tmp_path):
     assert classes.head != found.head
 
 
+@pytest.mark.parametrize("method", ["scaffold", "pfedmma"])
+def test_arrays_beside_the_adapter_are_personal_only_if_they_train_and_stay(tmp_path, method):
+    torch.set_num_threads(1)
+    found = check_model(load_config(model=str(make_tiny_vilt(tmp_path / "vilt")), method=method))
+    own, fedavg = found.parameters[method], found.parameters["fedavg"]
+    if method == "scaffold":  # control variates travel but are no parameters
+        assert (own["personal"], own["communicated"]) == (found.head, 2 * fedavg["communicated"])
+    else:  # the projections and inner biases travel
+        assert own["personal"] == own["trainable"] - own["communicated"]
+        assert found.head < own["personal"] < fedavg["trainable"]
+
+
 def call(capsys, *arguments):
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))

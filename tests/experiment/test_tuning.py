@@ -52,7 +52,7 @@ def test_the_best_point_of_each_method_is_chosen(make_config):
     methods = ["feddat", "local"]
     means = {"feddat": (10.0, 30.0, 20.0), "local": (5.0, 5.0, 4.0)}
     results = {
-        name: {"mean": means[run.method][(0.1, 0.2, 0.3).index(run.train.lr)]}
+        name: {"mean": means[run.method][(0.1, 0.2, 0.3).index(run.train.lr)], "clients": {"ann": {}, "bob": {}}}
         for name, run in wanted.runs(make_config(), methods).items()
     }
     chosen = wanted.choose(methods, results, "mini/domain")

@@ -15,7 +15,8 @@ def test_a_complete_run_says_nothing():
 def test_missing_clients_and_unusable_replies_are_named_with_their_run():
     lacking = summary("feddat", 1) | {"missing": ["bob", "cid"], "failed": 3, "refused": 1}
     assert left_out([summary("fedavg"), lacking]) == [
-        "Clients without a score, which means leave out: FedDAT, seed 1 on mini/domain: bob, cid.",
+        "Clients without a score: FedDAT, seed 1 on mini/domain: bob, cid. Means leave out runs that lack a client of "
+        "others.",
         "Replies of clients that could not be used: FedDAT, seed 1 on mini/domain: 3 failed and 1 refused. "
         "The run's log.jsonl says why.",
     ]
@@ -23,7 +24,7 @@ def test_missing_clients_and_unusable_replies_are_named_with_their_run():
 
 def test_clients_that_do_not_share_are_not_missing():
     assert left_out([summary("feddat") | {"missing": ["ann", "bob"], "not_shared": ["ann"]}]) == [
-        "Clients without a score, which means leave out: FedDAT, seed 0 on mini/domain: bob."
+        "Clients without a score, which the mean leaves out: FedDAT, seed 0 on mini/domain: bob."
     ]
 
 

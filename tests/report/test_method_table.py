@@ -52,6 +52,29 @@ def test_a_seed_that_lacks_a_client_has_no_mean() -> None:
     assert [str(cell) for cell in table.rows[0].cells] == ["51.0 ± 1.4", "60.0", "55.0"]
 
 
+def test_what_clients_receive_is_shown_where_it_differs_from_what_they_send() -> None:
+    def counted(method: str, seed: int, received: int) -> dict[str, Any]:
+        made = run(method, seed, 500, art=50.0, photo=50.0)
+        return made | {"parameters": made["parameters"] | {"received": received}}
+
+    assert "received" not in mt.method_table([*RUNS, counted("local", 0, 500)]).heads
+    # A run of an earlier version, which did not count what is received, stands before one that does.
+    runs = [*RUNS, run("fedex-lora", 0, 500, art=50.0, photo=50.0), counted("fedex-lora", 1, 3000)]
+    table = mt.method_table(runs)
+    assert table.heads == ("method", "trained", "sent", "received", "art", "photo", "Mean", "Δ to FedDAT [95 %]")
+    assert table.texts(table.rows[-1])[:5] == ["FedEx-LoRA", "895 k", "500", "3.0 k", "50.0 ± 0.0"]
+    assert "| FedDAT | 895 k | 500 | – | **62.0 ± 2.8** |" in mt.to_markdown(table)
+    assert r"FedDAT & 895 k & 500 & -- & \textbf{62.0" in mt.to_latex(table)
+    assert "<th scope='col'>Received</th><th scope='col'>art</th>" in mt.to_html(table)
+    assert "<td>–</td><td class='best'>62.0" in mt.to_html(table)
+    rows = list(csv.DictReader(io.StringIO(mt.to_csv(table))))
+    assert [row["received"] for row in rows] == ["", "", "", "3000"]
+    assert rows[0]["art mean"] == "62"
+    console = Console(file=io.StringIO(), width=100)
+    console.print(mt.to_rich(table))
+    assert "FedEx-LoRA 50.0 50.0 50.0" in " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
 def test_several_federations_together() -> None:
     two = {
         "mini/a": [run("feddat", 0, art=50.0, photo=60.0), run("local", 0, art=40.0, photo=60.0)],

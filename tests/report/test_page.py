@@ -53,7 +53,8 @@ def test_comparison_page_holds_the_table_and_every_section(tmp_path: Path) -> No
         assert f"<h2>{heading}</h2>" in html
     # Plots of means and of differences, a panel per client, one for their mean, and the diagram of what is sent.
     assert html.count("<svg ") == 2 + len(CLIENTS) + 1 + 1
-    assert "FedDAT 9.0 M 450 k 150 k 1.67 % 30.0 MB 60.0 MB 5.4 GB" in text
+    # The whole model instead: 9 M parameters in 4 bytes, both ways for 5 clients in 10 rounds.
+    assert "FedDAT 9.0 M 450 k 150 k 1.67 % 30.0 MB 60.0 MB 3.6 GB" in text
     assert "method: feddat" in html
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from feddat.watching.live import ComparisonDisplay, RunDisplay
 
 COUNTS = {"total": 111_600_000, "trainable": 894_530, "communicated": 12}
-SAID = "parameters: 111,600,000 in the model, 894,530 trained, 12 sent each way per round"
+SAID = "parameters: 111,600,000 in the model, 894,530 trained, 12 sent per round"
 
 
 class Clock:

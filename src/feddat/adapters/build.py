@@ -118,8 +118,8 @@ def count_parameters(
 
     Returns:
         ``total``: backbone, adapters of the method and heads, without weights that trained ones replace.
-        ``trainable``: trained parameters. ``communicated``: parameters that travel one way between a client and the
-        server in one round. The anchor is a copy and is not counted.
+        ``trainable``: trained parameters. ``communicated``: parameters of the global adapter that travel. The anchor is
+        a copy and is not counted.
     """
 
     def size(parameters: Iterable[nn.Parameter]) -> int:

@@ -162,6 +162,7 @@ class Algorithm:
         logs: the keys that :meth:`step` returns; the server accepts no others.
         logs_below_zero: whether a logged value can be below 0; otherwise the server refuses such a value.
         sends: the adapter whose numbers travel. A method can copy the local one into the global one after training.
+        trains_extras: whether the extra arrays that a client sends are parameters that it trains.
         hides_gradients: whether guarded steps (``privacy.guarded_steps``) cover all that a client sends. They do not if
             it sends gradients or arrays beside the adapter, or if its loss has a term whose gradient the server knows:
             beside it, the sign of their sum shows the size of the data's gradient.
@@ -183,6 +184,7 @@ class Algorithm:
     logs: ClassVar[tuple[str, ...]] = ("loss",)
     logs_below_zero: ClassVar[bool] = False
     sends: ClassVar[str] = "global"
+    trains_extras: ClassVar[bool] = False
     hides_gradients: ClassVar[bool] = False
     local_from_global: ClassVar[bool] = False
 

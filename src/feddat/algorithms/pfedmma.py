@@ -68,6 +68,7 @@ class PFedMma(Algorithm):
     trains = ("global",)
     routes = ("global",)
     server = SharedProjections()
+    trains_extras = True
     kinds = ("bottleneck",)
     needs = "an inner layer at every site"
 

@@ -101,7 +101,7 @@ def _explain_demo(summaries: Sequence[Mapping[str, Any]], folder: Path) -> None:
     sent = flow(summaries)
     if sent is not None:
         out.print(
-            f"\nEvery client kept its pictures, questions, answers and task head. It sent an adapter of "
+            f"\nEvery client kept its pictures, questions, answers and task head. It sent "
             f"{sent['communicated']:,} numbers in each of {sent['rounds']} rounds, {human_bytes(sent['up'])} in total.",
             highlight=False,
         )

@@ -134,7 +134,7 @@ def check(
     for line in sites:
         out.print(f"          {line}", soft_wrap=True, highlight=False)
     table = Table("parameters", box=box.SIMPLE)
-    for column in ("total", "trained", "personal", "sent each way"):
+    for column in ("total", "trained", "personal", "sent"):
         table.add_column(column, justify="right")
     for method, counts in found.parameters.items():
         values = (counts[key] for key in ("total", "trainable", "personal", "communicated"))

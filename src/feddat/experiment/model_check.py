@@ -6,6 +6,7 @@ a sum that any machine needs, and as the peak of the process on this machine.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -77,8 +78,8 @@ class ModelCheck:
         kind: kind of adapter.
         sites: module names, with layer numbers replaced by ``N`` -> number of such modules.
         method: method of the step.
-        parameters: method -> ``total``, ``trainable``, ``communicated``, and ``personal``, which is trainable minus
-            communicated.
+        parameters: method -> ``total``, ``trainable``, ``communicated``, and ``personal``: those trained that do not
+            travel.
         left_out: method -> reason why it cannot be used with this kind of adapter.
         head: parameters of the personal head, for 100 answers.
         memory: memory of the step.
@@ -127,9 +128,11 @@ def check_model(config: RunConfig) -> ModelCheck:
         for name in ADAPTERS:
             parameters += federation.foundation.adapters.parameters(name)
         saved = SavedForBackward(parameters)
+        shared, part = federation.foundation.initial_shared(), federation.foundation.algorithm.server
+        extras = None if part is None else part.sends(part.start(shared))
         before = _mark(device)
         with saved.counting():
-            result = participant.fit(federation.foundation.initial_shared() or None, 1)
+            result = participant.fit(shared or None, 1, extras)
         # Linux updates its page counts late, so the peak can be a few kB too low.
         peak = None if before is None else max(before, _peak(device) or 0)
         trains = counts[settings.method]["trainable"]
@@ -247,8 +250,11 @@ def _counts(
             left_out[method] = str(error)
             continue
         algorithm = ALGORITHMS[settings.method].for_run(settings, list(federation.foundation.adapters.named("global")))
-        found = replace(federation.foundation, algorithm=algorithm).count(nn.ModuleList(member.heads.values()))
-        counts[method] = found | {"personal": found["trainable"] - found["communicated"]}
+        foundation = replace(federation.foundation, algorithm=algorithm)
+        found = foundation.count(nn.ModuleList(member.heads.values()))
+        beside = {} if algorithm.trains_extras else foundation.extra_shapes()
+        travels = found["communicated"] - sum(math.prod(shape) for shape in beside.values())
+        counts[method] = found | {"personal": found["trainable"] - travels}
     return counts, left_out
 
 

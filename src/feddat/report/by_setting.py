@@ -13,7 +13,7 @@ from feddat.files import write_atomic
 from feddat.report.left_out import left_out
 from feddat.report.method_table import OVERVIEW
 from feddat.report.record import Record
-from feddat.report.study import study_panels, table_markdown
+from feddat.report.study import study_panels, table_markdown, whole_runs
 from feddat.report.tables import Summary, own_scores
 
 
@@ -21,7 +21,8 @@ def studies(record: Record, key: str, default: Any, methods: Sequence[str] | Non
     """Return a record's runs as studies of one setting (``study.json``) by federation.
 
     If there are several federations, their mean comes first. It counts a method at a value of the setting only with
-    the seeds that have a run on every federation.
+    the seeds that have a run on every federation. Runs without the score of a client that others have do not count, as
+    the study's notes say.
 
     Args:
         record: the runs.
@@ -30,8 +31,8 @@ def studies(record: Record, key: str, default: Any, methods: Sequence[str] | Non
         methods: series, in this order; default: all.
 
     Raises:
-        DataError: no run is left, or no client has a score; or two runs of one method, federation, value and seed
-            differ in other settings.
+        DataError: no run is left, or none has a score of all clients; or two runs of one method, federation, value
+            and seed differ in other settings.
     """
     found: dict[str, dict[tuple[str, Any, int], dict[str, Any]]] = {}
     unscored: dict[str, list[Summary]] = {}
@@ -55,9 +56,14 @@ def studies(record: Record, key: str, default: Any, methods: Sequence[str] | Non
         raise DataError(f"{record.name}: no client has a score in any of its runs")
     if not found:
         raise DataError(f"{record.name}: contains no runs to compare")
-    made = {federation: _study(federation, key, runs, methods) for federation, runs in found.items()}
-    for federation, summaries in unscored.items():
-        made.get(federation, next(iter(made.values())))["notes"] += left_out(summaries)
+    every_study = {federation: _study(federation, key, runs, methods) for federation, runs in found.items()}
+    made = {federation: study for federation, study in every_study.items() if study["records"]}
+    if not made:
+        raise DataError(f"{record.name}: no run has scores of all clients that other runs have")
+    notes = {federation: study["notes"] for federation, study in every_study.items() if federation not in made}
+    notes |= {federation: [*notes.get(federation, ()), *left_out(runs)] for federation, runs in unscored.items()}
+    for federation, said in notes.items():
+        made.get(federation, next(iter(made.values())))["notes"] += said
     if len(found) == 1:
         return made
     every: dict[tuple[str, Any, int], dict[str, Any]] = {}
@@ -65,7 +71,8 @@ def studies(record: Record, key: str, default: Any, methods: Sequence[str] | Non
         if all(name in runs for runs in found.values()):
             scores = {f"{fed}/{c}": s for fed, runs in found.items() for c, s in runs[name]["scores"].items()}
             every[name] = {"value": next(iter(found.values()))[name]["value"], "scores": scores}
-    return ({OVERVIEW: _study(OVERVIEW, key, every, methods)} if every else {}) | made
+    together = _study(OVERVIEW, key, every, methods)
+    return ({OVERVIEW: together} if together["records"] else {}) | made
 
 
 def _study(
@@ -73,7 +80,8 @@ def _study(
 ) -> dict[str, Any]:
     order = list(methods or dict.fromkeys(method for method, _, _ in runs))
     ranked = sorted(runs.items(), key=lambda item: (_rank(item[1]["value"]), order.index(item[0][0]), item[0][2]))
-    return {
+    study = {
+        "study": key,
         "axis": key,
         "rows": key,
         "curve": False,
@@ -89,10 +97,12 @@ def _study(
                 "point": _text(run["value"]),
                 "x": run["value"] if _is_number(run["value"]) else None,
                 "score": statistics.fmean(run["scores"].values()),
+                "clients": run["scores"],
             }
             for (method, _, seed), run in ranked
         ],
     }
+    return whole_runs(study)
 
 
 def _is_number(value: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
+from feddat.report.means import all_clients, is_whole, means
 from feddat.report.method_table import reference_of
 from feddat.report.significance import Difference, paired_differences, signed
 from feddat.report.tables import REFERENCES, Summary, by_method, own_scores, run_title
@@ -33,12 +34,15 @@ def conclusion(summaries: Sequence[Summary], reference: str | None = None) -> li
 
 
 def _alone(runs: Sequence[Summary]) -> list[str]:
-    """Return the mean score of one method, and its best and its worst client."""
-    run = runs[0]
-    scores = own_scores(run)
+    """Return the mean score of one method, and its best and its worst client; nothing if no run has all clients."""
+    found = [own_scores(run) for run in runs]
+    clients = all_clients(found)
+    scores = next((run for run in found if is_whole(run, clients)), None)
+    if scores is None:
+        return []
     best, worst = max(scores, key=lambda c: scores[c]), min(scores, key=lambda c: scores[c])
-    mean = statistics.fmean(statistics.fmean(own_scores(each).values()) for each in runs)
-    sentence = f"{run_title(run)} scores {mean:.1f} % on average over {_clients(len(scores))}"
+    mean = statistics.fmean(means(found, clients))
+    sentence = f"{run_title(runs[0])} scores {mean:.1f} % on average over {_clients(len(scores))}"
     if best != worst:
         sentence += f", from {scores[worst]:.1f} % ({worst}) to {scores[best]:.1f} % ({best})"
     return [sentence + "."]
@@ -89,8 +93,10 @@ def _caution(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _best(groups: Mapping[str, Sequence[Summary]]) -> str:
-    means = {method: statistics.fmean(float(run["mean"]) for run in runs) for method, runs in groups.items()}
-    return max(means, key=lambda method: means[method])
+    """Return the method with the highest mean over clients, of runs that have all of them."""
+    clients = all_clients(run["clients"] for runs in groups.values() for run in runs)
+    found = {method: means(map(own_scores, runs), clients) for method, runs in groups.items()}
+    return max(found, key=lambda method: statistics.fmean(found[method]) if found[method] else -1.0)
 
 
 def _clients(number: int) -> str:

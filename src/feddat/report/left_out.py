@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from feddat.report.tables import Summary, run_title
 
@@ -31,10 +31,22 @@ def left_out(summaries: Sequence[Summary]) -> list[str]:
     if unscored:
         found.append(f"No client has a score in {_some(unscored)}.")
     if scores:
-        found.append(f"Clients without a score, which means leave out: {_some(scores)}.")
+        if len(summaries) == 1:
+            found.append(f"Clients without a score, which the mean leaves out: {_some(scores)}.")
+        else:
+            found.append(
+                f"Clients without a score: {_some(scores)}. Means leave out runs that lack a client of others."
+            )
     if replies:
         found.append(f"Replies of clients that could not be used: {_some(replies)}. The run's log.jsonl says why.")
     return found
+
+
+def lacking(runs: Mapping[str, Collection[str]], clients: Collection[str]) -> list[str]:
+    """Return a sentence about the runs (name in print -> clients with a score) that lack clients; none if none does."""
+    lacks = {run: [client for client in clients if client not in own] for run, own in runs.items()}
+    named = [f"{run}: {', '.join(names)}" for run, names in lacks.items() if names]
+    return [f"Left out, since they lack the score of a client that others have: {_some(named)}."] if named else []
 
 
 def _named(summary: Summary) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from rich.text import Text
 from feddat.example import DataError
 from feddat.report.fitted import FittedTable
 from feddat.report.markdown_table import markdown_table
+from feddat.report.means import all_clients, means
 from feddat.report.methods import method_name
 from feddat.report.numbers import human_count
 from feddat.report.significance import Difference, Scores, paired_differences
@@ -25,6 +25,7 @@ from feddat.report.tables import (
     best_marked,
     by_method,
     cell_html,
+    counts_of,
     own_scores,
     run_title,
 )
@@ -40,7 +41,8 @@ class Row:
     Attributes:
         name: name in print.
         trained: parameters that a client trains.
-        sent: parameters that a client sends each round.
+        sent: numbers that a client sends each round.
+        received: numbers that a client receives for a round; ``None``: the run is of a version that did not count them.
         cells: scores, one cell per column of the table.
         difference: difference to the reference, over the seeds with which both have scores for all clients; ``None`` if
             there are none, and for the reference itself.
@@ -49,6 +51,7 @@ class Row:
     name: str
     trained: int
     sent: int
+    received: int | None
     cells: tuple[Cell, ...]
     difference: Difference | None
 
@@ -68,15 +71,25 @@ class MethodTable:
     reference: str | None
 
     @property
+    def counts(self) -> tuple[str, ...]:
+        """The headings of the columns before the scores; ``received`` is shown if a method receives another number."""
+        differ = any(
+            row.received is not None and human_count(row.received) != human_count(row.sent) for row in self.rows
+        )
+        return ("method", "trained", "sent", *(("received",) if differ else ()))
+
+    @property
     def heads(self) -> tuple[str, ...]:
         """The headings of all columns that are shown."""
         last = (f"Δ to {self.reference} [95 %]",) if self.reference else ()
-        return ("method", "trained", "sent", *self.columns, *last)
+        return (*self.counts, *self.columns, *last)
 
     def texts(self, row: Row) -> list[str]:
         """Return a row's texts under :attr:`heads`."""
+        counts = [row.trained, row.sent, row.received][: len(self.counts) - 1]
         last = [str(row.difference or "–")] if self.reference else []
-        return [row.name, human_count(row.trained), human_count(row.sent), *map(str, row.cells), *last]
+        first = ("–" if count is None else human_count(count) for count in counts)
+        return [row.name, *first, *map(str, row.cells), *last]
 
 
 def method_table(summaries: Sequence[Summary], reference: str | None = None) -> MethodTable:
@@ -86,7 +99,7 @@ def method_table(summaries: Sequence[Summary], reference: str | None = None) -> 
         summaries: the runs.
         reference: the method to compare the others with; default: see :func:`reference_of`.
     """
-    clients = list(dict.fromkeys(client for summary in summaries for client in summary["clients"]))
+    clients = all_clients(summary["clients"] for summary in summaries)
     return _table(summaries, {client: [client] for client in clients}, reference)
 
 
@@ -126,7 +139,7 @@ def overview(federations: Mapping[str, Sequence[Summary]], reference: str | None
     """
     columns: dict[str, list[str]] = {}
     for federation, summaries in federations.items():
-        clients = dict.fromkeys(client for summary in summaries for client in summary["clients"])
+        clients = all_clients(summary["clients"] for summary in summaries)
         columns[federation] = [f"{federation}/{client}" for client in clients]
     return _table(joined(federations), columns, reference)
 
@@ -150,7 +163,8 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
     scores: dict[str, Scores] = {m: {s["seed"]: own_scores(s) for s in group} for m, group in groups.items()}
     everyone = {**columns, MEAN: [client for clients in columns.values() for client in clients]}
     values = {
-        column: [tuple(_means(scores[method], clients)) for method in groups] for column, clients in everyone.items()
+        column: [tuple(means(scores[method].values(), clients)) for method in groups]
+        for column, clients in everyone.items()
     }
     names = [run_title(group[0]) for group in groups.values()]
     marked = [best_marked(names, column) for column in values.values()]
@@ -158,12 +172,14 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
     rows = []
     for place, (method, group) in enumerate(groups.items()):
         other = ahead.get(method)
-        parameters = group[0].get("parameters", {})
+        parameters = counts_of(group)
+        received = parameters.get("received")
         rows.append(
             Row(
                 names[place],
                 int(parameters.get("trainable", 0)),
                 int(parameters.get("communicated", 0)),
+                None if received is None else int(received),
                 tuple(column[place] for column in marked),
                 None if other is None else -other,
             )
@@ -173,18 +189,12 @@ def _table(summaries: Sequence[Summary], columns: Mapping[str, Sequence[str]], c
     return MethodTable(tuple(everyone), tuple(rows), reference)
 
 
-def _means(scores: Scores, clients: Sequence[str]) -> list[float]:
-    """Return the mean over the clients for each seed that has scores for all of them."""
-    whole = [run for run in scores.values() if clients and all(c in run for c in clients)]
-    return [statistics.fmean(run[c] for c in clients) for run in whole]
-
-
 def to_markdown(table: MethodTable) -> str:
     """Return the table in Markdown, the best of each column in bold."""
     rows = []
     for row in table.rows:
         texts = table.texts(row)
-        for place, cell in enumerate(row.cells, start=_SCORES_FROM):
+        for place, cell in enumerate(row.cells, start=len(table.counts)):
             if cell.best:
                 texts[place] = f"**{texts[place]}**"
         rows.append(texts)
@@ -208,7 +218,7 @@ def to_csv(table: MethodTable) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     scores = [f"{column} {what}" for column in table.columns for what in ("mean", "std")]
-    writer.writerow(["method", "trained", "sent", *scores, "difference", "difference low", "difference high"])
+    writer.writerow([*table.counts, *scores, "difference", "difference low", "difference high"])
     for row in table.rows:
         numbers: list[float | None] = []
         for cell in row.cells:
@@ -216,7 +226,8 @@ def to_csv(table: MethodTable) -> str:
         other = row.difference
         numbers += [None] * 3 if other is None else [other.mean, other.low, other.high]
         texts = ("" if number is None else f"{number:.6g}" for number in numbers)
-        writer.writerow([row.name, row.trained, row.sent, *texts])
+        counts = ["" if count is None else count for count in (row.trained, row.sent, row.received)]
+        writer.writerow([row.name, *counts[: len(table.counts) - 1], *texts])
     return out.getvalue()
 
 
@@ -230,7 +241,7 @@ def to_latex(table: MethodTable) -> str:
     ]
     for row in table.rows:
         texts = [_latex(text) for text in table.texts(row)]
-        for place, cell in enumerate(row.cells, start=_SCORES_FROM):
+        for place, cell in enumerate(row.cells, start=len(table.counts)):
             if cell.best:
                 texts[place] = rf"\textbf{{{texts[place]}}}"
         lines.append(" & ".join(texts) + r" \\")
@@ -239,12 +250,12 @@ def to_latex(table: MethodTable) -> str:
 
 def to_html(table: MethodTable) -> Markup:
     """Return the table as HTML: class ``best`` on the best cells."""
-    heads = [name if place >= _SCORES_FROM else name.capitalize() for place, name in enumerate(table.heads)]
+    heads = [name if place >= len(table.counts) else name.capitalize() for place, name in enumerate(table.heads)]
     head = Markup("").join(Markup("<th scope='col'>{}</th>").format(name) for name in heads)
     body = []
     for row in table.rows:
         texts = [Markup("<td>{}</td>").format(text) for text in table.texts(row)]
-        for place, cell in enumerate(row.cells, start=_SCORES_FROM):
+        for place, cell in enumerate(row.cells, start=len(table.counts)):
             texts[place] = Markup("<td class='best'>{}</td>" if cell.best else "<td>{}</td>").format(cell_html(cell))
         cells = Markup("").join(texts[1:])
         body.append(Markup("<tr><th scope='row'>{}</th>{}</tr>").format(row.name, cells))
@@ -265,13 +276,10 @@ def to_rich(table: MethodTable, title: str | None = None) -> FittedTable:
             Text(f"{cell.mean:.1f}" if cell.values else "–", "bold green" if cell.best else "") for cell in scores
         ]
         texts.append(Text(str(mean), "bold green" if mean.best else ""))
-        texts += [Text(text) for text in table.texts(row)[_SCORES_FROM + len(row.cells) :]]
+        texts += [Text(text) for text in table.texts(row)[len(table.counts) + len(row.cells) :]]
         rows.append(texts)
-    return FittedTable([table.heads[0], *table.heads[_SCORES_FROM:]], rows, title)
+    return FittedTable([table.heads[0], *table.heads[len(table.counts) :]], rows, title)
 
-
-#: Index of the first score among a row's texts.
-_SCORES_FROM = 3
 
 _LATEX = str.maketrans(
     {

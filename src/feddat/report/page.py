@@ -17,6 +17,7 @@ from feddat.report import data_table, forest, method_table, plots, tables, traff
 from feddat.report.conclusion import conclusion
 from feddat.report.folder import Folder, Run, read_folder
 from feddat.report.left_out import left_out
+from feddat.report.means import all_clients, means
 from feddat.report.methods import METHODS
 from feddat.report.numbers import human_bytes, human_count, human_duration
 
@@ -106,7 +107,7 @@ def _context(content: Folder) -> dict[str, Any]:
         "scores": tables.to_html(tables.score_table(content.summaries)) if content.comparison else None,
         "methods": method_table.to_html(methods) if methods.reference else None,
         "reference": methods.reference,
-        "means": Markup(plot) if content.comparison and (plot := _mean_bars(groups)) else None,
+        "means": Markup(plot) if content.comparison and (plot := _mean_bars(content.summaries)) else None,
         "forest": Markup(plot) if (plot := forest.inline(content.summaries, "Differences between methods")) else None,
         "notes": {tables.run_title(g[0]): METHODS[method].note for method, g in groups.items() if method in METHODS},
         "seeds": max(len(group) for group in groups.values()),
@@ -204,7 +205,7 @@ def _curve_split(content: Folder) -> str:
 
 def _scored_clients(content: Folder) -> list[str]:
     """Return all clients, in the order of the tables."""
-    return list(dict.fromkeys(client for run in content.runs for client in run.summary["clients"]))
+    return all_clients(run.summary["clients"] for run in content.runs)
 
 
 def _shown_clients(content: Folder) -> list[str]:
@@ -236,8 +237,7 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
         for (series, number), scores in totals.items():
             for client, score in scores.items():
                 panels.setdefault(client, {}).setdefault(series, {}).setdefault(number, []).append(score)
-            if len(scores) == len(run.summary["clients"]):
-                mean = sum(scores.values()) / len(scores)
+            for mean in means([scores], clients):
                 panels[tables.MEAN].setdefault(series, {}).setdefault(number, []).append(mean)
     # The series have the same order in every panel, so that their colours match.
     ordered: list[tuple[str, dict[str, plots.Curve]]] = []
@@ -246,10 +246,11 @@ def _curves(content: Folder) -> list[tuple[str, dict[str, plots.Curve]]]:
     return [(client, panel) for client, panel in ordered if any(panel.values())]
 
 
-def _mean_bars(groups: Mapping[str, Sequence[tables.Summary]]) -> str | None:
+def _mean_bars(summaries: Sequence[tables.Summary]) -> str | None:
     """Return bars of the methods' mean scores; ``None`` if no method has one."""
-    found = {tables.run_title(group[0]): [run["mean"] for run in group if run["clients"]] for group in groups.values()}
-    values = {name: means for name, means in found.items() if means}
+    table = tables.score_table(summaries)
+    cells = zip(table.columns, dict(table.rows)[tables.MEAN], strict=True)
+    values = {name: cell.values for name, cell in cells if cell.values}
     return plots.bars(values, "mean test score over clients (%)", "Mean test score per method") if values else None
 
 

@@ -14,7 +14,8 @@ from feddat.json_lines import parse
 from feddat.report import forest, method_table, tables
 from feddat.report.conclusion import conclusion
 from feddat.report.folder import check_summary
-from feddat.report.left_out import left_out
+from feddat.report.left_out import lacking, left_out
+from feddat.report.means import CHOOSE_CLIENTS, all_clients, is_whole
 from feddat.report.method_table import joined
 from feddat.report.tables import Summary
 
@@ -141,8 +142,8 @@ def record_markdown(record: Record, methods: Sequence[str] | None = None, refere
     if reference is not None:
         method_table.check_reference(reference, (s["method"] for summaries in found.values() for s in summaries))
     runs = joined(found) if len(found) > 1 else next(iter(found.values()))
-    lacking = left_out([summary for rows in found.values() for summary in rows])
-    parts = [" ".join([*conclusion(runs, reference), *lacking]) + "\n"]
+    lacks = left_out([summary for rows in found.values() for summary in rows])
+    parts = [" ".join([*conclusion(runs, reference), *lacks]) + "\n"]
     parts += [
         f"### {title}\n\n{method_table.to_markdown(table)}"
         for title, table in method_table.federation_tables(found, reference).items()
@@ -153,29 +154,42 @@ def record_markdown(record: Record, methods: Sequence[str] | None = None, refere
 def search_markdown(record: Record) -> str:
     """Return a record's searches for settings as Markdown: validation scores by method and setting.
 
-    Columns are the settings in which the runs of one federation differ. A number is the mean over clients and seeds.
+    Columns are the settings in which the runs of one federation differ. A number is the mean over clients and seeds, of
+    the runs with scores of all clients.
     """
     searched: dict[str, list[Mapping[str, Any]]] = {}
     for line in record.lines:
         if _searched(line):
             searched.setdefault(str(line["summary"].get("benchmark") or "own data"), []).append(line)
-    parts = []
-    for source, lines in searched.items():
-        settings = [flat(line["settings"]) for line in lines]
-        keys = sorted(
-            key for key in set().union(*settings) - {"seed", "method"} if len({str(s.get(key)) for s in settings}) > 1
-        )
-        rows: dict[str, dict[str, list[float]]] = {}
-        for line, values in zip(lines, settings, strict=True):
-            point = " ".join(f"{key}={values[key]}" for key in keys if key in values) or "as given"
-            means = rows.setdefault(tables.run_title(line["summary"]), {}).setdefault(point, [])
-            if line["summary"]["clients"]:
-                means.append(line["summary"]["mean"])
-        points = sorted({point for row in rows.values() for point in row})
-        cells = {name: [tuple(row.get(point, ())) for point in points] for name, row in rows.items()}
-        table = tables.make_table(points, cells, "method")
-        parts.append(f"### Searched on {source}, validation data\n\n{tables.to_markdown(table)}")
-    return "\n".join(parts)
+    return "\n".join(
+        f"### Searched on {source}, validation data\n\n{_search(lines)}" for source, lines in searched.items()
+    )
+
+
+def _search(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of the searches on one federation, and a sentence about runs that lack clients."""
+    settings = [flat(line["settings"]) for line in lines]
+    keys = sorted(
+        key for key in set().union(*settings) - {"seed", "method"} if len({str(s.get(key)) for s in settings}) > 1
+    )
+    runs: dict[tuple[str, ...], list[tuple[str, str, Summary]]] = {}
+    for line, values in zip(lines, settings, strict=True):
+        point = " ".join(f"{key}={values[key]}" for key in keys if key in values) or "as given"
+        chosen = tuple(str(values.get(key)) for key in CHOOSE_CLIENTS)
+        runs.setdefault(chosen, []).append((tables.run_title(line["summary"]), point, line["summary"]))
+    rows: dict[str, dict[str, list[float]]] = {}
+    notes = []
+    for group in runs.values():
+        clients = all_clients(summary["clients"] for _, _, summary in group)
+        for title, point, summary in group:
+            found = rows.setdefault(title, {}).setdefault(point, [])
+            if is_whole(summary["clients"], clients):
+                found.append(summary["mean"])
+        notes += lacking({f"{title}, {point}": s["clients"] for title, point, s in group if s["clients"]}, clients)
+    points = sorted({point for row in rows.values() for point in row})
+    cells = {name: [tuple(row.get(point, ())) for point in points] for name, row in rows.items()}
+    table = tables.to_markdown(tables.make_table(points, cells, "method"))
+    return table + (f"\n{' '.join(notes)}\n" if notes else "")
 
 
 def write_record(

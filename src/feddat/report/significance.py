@@ -25,6 +25,8 @@ from typing import TypeAlias
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from feddat.report.means import all_clients, is_whole
+
 #: Seed -> client -> score.
 Scores: TypeAlias = Mapping[int, Mapping[str, float]]
 
@@ -68,9 +70,9 @@ def paired_differences(scores: Mapping[str, Scores], reference: str) -> dict[str
         scores: method -> its scores.
         reference: one of the methods.
     """
-    clients = list(dict.fromkeys(client for of_seed in scores.values() for run in of_seed.values() for client in run))
+    clients = all_clients(run for of_seed in scores.values() for run in of_seed.values())
     whole = {
-        method: {seed: run for seed, run in of_seed.items() if all(client in run for client in clients)}
+        method: {seed: run for seed, run in of_seed.items() if is_whole(run, clients)}
         for method, of_seed in scores.items()
     }
     return {method: paired_difference(whole[reference], whole[method]) for method in scores if method != reference}

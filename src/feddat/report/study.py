@@ -18,13 +18,17 @@ from feddat.example import DataError
 from feddat.files import write_atomic
 from feddat.report import plots, tables
 from feddat.report.folder import KINDS, check_records, is_number, read_keys
+from feddat.report.left_out import lacking
 from feddat.report.markdown_table import NUMBERS, TEXTS, markdown_table
+from feddat.report.means import CHOOSE_CLIENTS, all_clients, is_whole
 from feddat.report.methods import method_name
 from feddat.report.numbers import human_bytes
 
 #: One run's score at one point, as ``study.json`` lists them.
 Record: TypeAlias = Mapping[str, Any]
 
+#: Studies whose points can have other clients: ``clients`` is that over ``split_clients``.
+_CHOOSE_CLIENTS = ("clients", *CHOOSE_CLIENTS)
 #: Values that span at least this factor get a logarithmic axis.
 LOG_FROM = 8
 #: Bytes up and down of a series at a point that it lacks.
@@ -71,13 +75,46 @@ def read_study(folder: Path) -> dict[str, Any]:
         numbers = ("score",) if record["x"] is None else ("score", "x")
         wrong = [f"{key}: expected a number" for key in numbers if not is_number(record[key])]
         wrong += [f"{key}: expected text" for key in ("method", "route", "point") if not isinstance(record[key], str)]
+        if not isinstance(record.get("clients", {}), dict):
+            wrong.append("clients: expected scores by client")
         if wrong:
             raise DataError(f"{file}: records[{place}]: {wrong[0]}")
     if not isinstance(notes := study.get("notes", []), list) or not all(isinstance(note, str) for note in notes):
         raise DataError(f"{file}: notes: expected a list of texts")
     if not isinstance(study.get("short", {}), dict):
         raise DataError(f"{file}: short: expected an object")
+    study = whole_runs(study)
+    if not study["records"]:
+        raise DataError(f"{file}: records: no run has scores of all clients that other runs have")
     return study
+
+
+def whole_runs(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the study without the records that lack a client's score which others have; a note names their runs.
+
+    Points of a study over a setting that chooses the clients need not have the same. Records of earlier versions do not
+    name their clients, and stay.
+    """
+    apart = study.get("study") in _CHOOSE_CLIENTS
+    groups: dict[str, list[Record]] = {}
+    for record in study["records"]:
+        if "clients" in record:
+            groups.setdefault(record["point"] if apart else "", []).append(record)
+    dropped: set[int] = set()
+    notes = []
+    for group in groups.values():
+        clients = all_clients(record["clients"] for record in group)
+        lacks = [record for record in group if not is_whole(record["clients"], clients)]
+        notes += lacking({_run(study, record): record["clients"] for record in lacks}, clients)
+        dropped.update(map(id, lacks))
+    kept = [record for record in study["records"] if id(record) not in dropped]
+    return {**study, "records": kept, "notes": [*study.get("notes", ()), *notes]}
+
+
+def _run(study: Mapping[str, Any], record: Record) -> str:
+    """Return the name in print of a record's run."""
+    seed = f", seed {record['seed']}" if "seed" in record else ""
+    return f"{method_name(record['method'])}{seed}" + ("" if study["curve"] else f" at {record['point']}")
 
 
 def study_table(study: Mapping[str, Any]) -> tables.Table:

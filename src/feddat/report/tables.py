@@ -14,6 +14,7 @@ from rich.text import Text
 
 from feddat.report.fitted import FittedTable
 from feddat.report.markdown_table import markdown_table
+from feddat.report.means import all_clients, means
 from feddat.report.methods import METHODS, method_name
 
 #: One run's ``summary.json``.
@@ -70,7 +71,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of cells under named columns; in a table of clients, the last row is their mean.
+    """Rows of cells under named columns; in a table of clients, the last row is their mean, of runs with all of them.
 
     Attributes:
         columns: names of the columns.
@@ -104,6 +105,16 @@ def by_method(summaries: Sequence[Summary]) -> dict[str, list[Summary]]:
     for summary in summaries:
         groups.setdefault(summary["method"], []).append(summary)
     return groups
+
+
+def counts_of(runs: Sequence[Summary]) -> Mapping[str, int]:
+    """Return the counts of parameters of one method's runs.
+
+    Earlier versions did not count arrays that travel beside the adapter, nor what is received; the run that counts most
+    has them right.
+    """
+    found = (run.get("parameters", {}) for run in runs)
+    return max(found, key=lambda counts: (int(counts.get("communicated", 0)), len(counts)))
 
 
 def score_table(summaries: Sequence[Summary]) -> Table:
@@ -162,15 +173,15 @@ def _not_shared(summaries: Sequence[Summary]) -> list[str]:
 
 def _table(columns: Mapping[str, Sequence[Mapping[str, float]]], not_shared: Sequence[str] = ()) -> Table:
     """Build the table from column name -> one mapping from client to score per seed."""
-    clients = list(dict.fromkeys(client for runs in columns.values() for run in runs for client in run))
-    clients += [name for name in not_shared if name not in clients]
+    scored = all_clients(run for runs in columns.values() for run in runs)
+    clients = [*scored, *(name for name in not_shared if name not in scored)]
     rows = {
         client: [tuple(run[client] for run in runs if client in run) for runs in columns.values()] for client in clients
     }
     # The mean over clients is taken within each seed, so that its deviation is between whole runs.
-    rows[MEAN] = [tuple(statistics.fmean(run.values()) for run in runs if run) for runs in columns.values()]
+    rows[MEAN] = [tuple(means(runs, scored)) for runs in columns.values()]
     absent = dict.fromkeys(not_shared, NOT_SHARED)
-    if not_shared and not any(rows[MEAN]):
+    if not_shared and not scored:
         absent[MEAN] = NOT_SHARED
     return make_table(list(columns), rows, absent=absent)
 

@@ -9,17 +9,24 @@ from feddat.report import tables
 
 #: Most clients drawn in the picture; its last line counts the others.
 DRAWN = 8
+#: Bytes of a number in the format in which a whole model would travel, float32.
+WIDTH = 4
 
 
 def rows(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]:
-    """Return one row per method: parameters, bytes, and the bytes that sending the whole model would have taken."""
+    """Return one row per method: parameters, bytes, and the bytes that sending the whole model would have taken.
+
+    These are the bytes of all its parameters in :data:`WIDTH` bytes each, in every round to each client that trains and
+    back.
+    """
     found = []
     for group in groups.values():
         summary = group[0]
-        parameters = summary.get("parameters", {})
+        parameters = tables.counts_of(group)
         sent = summary.get("bytes", {})
         up, down = int(sent.get("up", 0)), int(sent.get("down", 0))
         communicated, total = int(parameters.get("communicated", 0)), int(parameters.get("total", 0))
+        turns = max(1, len(taking_part(summary))) * summary["rounds"] * summary.get("fraction", 1.0)
         found.append(
             {
                 "method": tables.run_title(summary),
@@ -29,8 +36,8 @@ def rows(groups: Mapping[str, Sequence[tables.Summary]]) -> list[dict[str, Any]]
                 "share": 100 * communicated / total if total else 0.0,
                 "up": up,
                 "down": down,
-                "per_round": up / (max(1, len(taking_part(summary))) * summary["rounds"]),
-                "whole": (up + down) * total / communicated if communicated else None,
+                "per_round": up / turns,
+                "whole": 2 * WIDTH * total * turns if communicated else None,
                 "passes": summary.get("passes"),
                 "seconds": sum(float(run.get("seconds") or 0) for run in group) / len(group),
             }
@@ -47,7 +54,7 @@ def flow(summaries: Sequence[tables.Summary]) -> dict[str, Any] | None:
     """Return the data of the picture: one run of the first method that communicates; ``None`` if there is none."""
     for group in tables.by_method(summaries).values():
         run = group[0]
-        communicated = int(run.get("parameters", {}).get("communicated", 0))
+        communicated = int(tables.counts_of(group).get("communicated", 0))
         sent = run.get("bytes", {})
         clients = taking_part(run)
         if not communicated or not clients or not sent.get("up"):

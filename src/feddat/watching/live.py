@@ -27,7 +27,7 @@ Event: TypeAlias = Mapping[str, Any]
 #: Without a terminal: the least number of seconds between two lines.
 PLAIN_INTERVAL = 5.0
 #: Count of parameters -> its description in print.
-_PARAMETERS = {"total": "in the model", "trainable": "trained", "communicated": "sent each way per round"}
+_PARAMETERS = {"total": "in the model", "trainable": "trained", "communicated": "sent per round"}
 #: Colours of progress bars.
 _BAR: dict[str, Any] = {"complete_style": "cyan", "finished_style": "green", "pulse_style": "cyan"}
 

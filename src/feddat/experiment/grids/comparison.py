@@ -18,6 +18,7 @@ from feddat.experiment.single.methods import check_variant, resolve
 from feddat.experiment.single.portable import pinned
 from feddat.experiment.single.run import Experiment
 from feddat.experiment.single.world import finished_worlds
+from feddat.report.means import all_clients, is_whole
 from feddat.workers import cores, run_parallel
 
 log = logging.getLogger(__name__)
@@ -76,9 +77,9 @@ def compare(
         record: runs that it contains are not computed, and finished runs are added to it.
 
     Returns:
-        The content of ``comparison.json``: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds,
-        number of ``runs``, and the same by ``clients``), ``failed`` (run -> reason), ``name``, ``benchmark``,
-        ``model``, ``seeds``, ``tuning``.
+        The content of ``comparison.json``: ``runs`` (summaries), ``methods`` (name -> ``mean``, ``std`` over seeds and
+        number of the ``runs`` with scores of all clients, and the same by ``clients``), ``failed`` (run -> reason),
+        ``name``, ``benchmark``, ``model``, ``seeds``, ``tuning``.
 
     Raises:
         ConfigError: a method is unknown.
@@ -136,13 +137,14 @@ def labelled(label: str, name: str) -> str:
 def _conclude(plan: Plan, done: Mapping[str, dict[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
     """Write ``comparison.json`` and the report of the finished runs; return the content of the former."""
     methods = {method: [s for s in done.values() if s["method"] == method] for method in dict.fromkeys(plan.methods)}
+    clients = all_clients(summary["clients"] for summary in done.values())
     comparison = {
         "name": plan.folder.name,
         "benchmark": plan.config.benchmark,
         "model": plan.config.model,
         "seeds": list(dict.fromkeys(plan.seeds)),
         "runs": list(done.values()),
-        "methods": {method: over_seeds(summaries) for method, summaries in methods.items()},
+        "methods": {method: over_seeds(summaries, clients) for method, summaries in methods.items()},
         "failed": dict(failed),
         "tuning": plan.tuning,
     }
@@ -276,14 +278,18 @@ def _log_failures(event: Mapping[str, Any]) -> None:
         log.warning("run %s failed: %s", event["run"], event["reason"])
 
 
-def over_seeds(summaries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return mean and sample standard deviation over the runs of one method, for the clients' mean and each client."""
+def over_seeds(summaries: Sequence[Mapping[str, Any]], clients: Sequence[str]) -> dict[str, Any]:
+    """Return mean and sample standard deviation over the runs of one method, for the clients' mean and each client.
+
+    The mean counts only runs with scores of all ``clients``.
+    """
     own: dict[str, list[float]] = {}
     for summary in summaries:
         for client, scores in summary["clients"].items():
             own.setdefault(client, []).append(next(iter(scores.values())))
-    clients = {client: _spread(values) for client, values in own.items()}
-    return _spread([summary["mean"] for summary in summaries]) | {"clients": clients}
+    each = {client: _spread(values) for client, values in own.items()}
+    whole = [summary["mean"] for summary in summaries if is_whole(summary["clients"], clients)]
+    return _spread(whole) | {"clients": each}
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ alone for a few epochs. A method without a global adapter starts from nothing; i
 from __future__ import annotations
 
 import shutil
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_err
 from feddat.experiment.single.methods import resolve, title
 from feddat.experiment.single.run import Experiment
 from feddat.report import newcomers as report
+from feddat.report.means import means
+from feddat.report.tables import own_scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +180,10 @@ def _export(run: RunConfig, folder: Path, overwrite: bool) -> None:
 
 
 def _joined(plan: Newcomers, scored: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one summary per method and seed of the federations, with the scores of all newcomers."""
+    """Return one summary per method and seed of the federations, with the scores of all newcomers.
+
+    Its mean is ``None`` if a newcomer is missing.
+    """
     found: list[dict[str, Any]] = []
     for name, run in comparison_runs(plan.config, plan.methods, plan.seeds, plan.tuning).items():
         own = [scored[key] for client in plan.clients if (key := labelled(client, name)) in scored]
@@ -190,7 +194,8 @@ def _joined(plan: Newcomers, scored: Mapping[str, Mapping[str, Any]]) -> list[di
             {
                 **{key: own[0][key] for key in ("model", "parameters") if key in own[0]},
                 **{"method": run.method, "title": title(run), "seed": run.seed, "clients": clients},
-                "mean": statistics.fmean(next(iter(scores.values())) for scores in clients.values()),
+                "mean": next(iter(means([own_scores({"clients": clients})], plan.clients)), None),
+                "missing": [client for client in plan.clients if client not in clients],
             }
         )
     return found

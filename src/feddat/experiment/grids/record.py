@@ -21,7 +21,7 @@ from feddat.json_lines import append
 from feddat.report.record import read_lines
 
 #: Keys of a summary that a record omits.
-_LEFT_OUT = ("missing", "not_shared", "seconds_in")
+_LEFT_OUT = ("seconds_in",)
 #: Decimal places of measurements.
 _DIGITS = 4
 

@@ -299,11 +299,12 @@ def run_study(
             for entry in _records(study, plans[label], comparisons[label], label, value, record, epochs)
         ],
     }
+    from feddat.report.study import whole_runs, write_study
+
+    result = whole_runs(result)
     if not result["records"]:
         raise ExperimentError(f"study {folder.path}: no run has scores of all its clients by round on this machine")
     folder.write_json(folder.path / "study.json", result)
-    from feddat.report.study import write_study
-
     with disk_errors(folder.path):
         write_study(folder.path)
     return result

@@ -7,6 +7,7 @@ split. The search never uses the test split.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ from feddat.experiment.single.folder import ExperimentError, RunFolder
 from feddat.experiment.single.methods import resolve
 from feddat.experiment.single.portable import pinned
 from feddat.report.folder import check_tuning, read_json
+from feddat.report.means import CHOOSE_CLIENTS, all_clients, is_whole
+
+log = logging.getLogger(__name__)
 
 #: Seed of every search run.
 TUNING_SEED = 10_000
@@ -120,20 +124,37 @@ class Search:
         """Return the content of ``tuning.json``, from the summaries of :meth:`runs` by name.
 
         Its keys are ``keys``, ``benchmark``, ``seed``, ``scores`` (method -> point's label -> score in percent) and
-        ``best`` (method -> key -> value).
+        ``best`` (method -> key -> value). A point without the score of a client that others of the method have has no
+        score.
 
         Raises:
-            ExperimentError: all runs of a method failed.
+            ExperimentError: all runs of a method failed, or none has scores of all clients.
         """
         scores: dict[str, dict[str, float]] = {}
         best: dict[str, dict[str, Any]] = {}
         for method in methods:
-            found = {label: results.get(_run_name(method, label)) for label in self.points}
-            scores[method] = {label: summary["mean"] for label, summary in found.items() if summary is not None}
-            if not scores[method]:
+            names = {label: _run_name(method, label) for label in self.points}
+            found = {label: results[name] for label, name in names.items() if name in results}
+            if not found:
                 raise ExperimentError(f"search over {self.name}: no run of {method} succeeded")
+            scores[method] = {}
+            for label, summary in found.items():
+                peers = [other for known, other in found.items() if self._same_clients(label, known)]
+                clients = all_clients(other["clients"] for other in peers)
+                if is_whole(summary["clients"], clients):
+                    scores[method][label] = summary["mean"]
+                else:
+                    lacks = ", ".join(client for client in clients if client not in summary["clients"])
+                    log.warning("search: %s with %s has no score of %s, so it is not chosen", method, label, lacks)
+            if not scores[method]:
+                raise ExperimentError(f"search over {self.name}: no run of {method} has scores of all clients")
             best[method] = self.points[max(scores[method], key=scores[method].__getitem__)]
         return {"keys": list(self.grid), "benchmark": benchmark, "seed": TUNING_SEED, "scores": scores, "best": best}
+
+    def _same_clients(self, label: str, other: str) -> bool:
+        """Return whether two points have the same clients."""
+        one, two = self.points[label], self.points[other]
+        return all(one.get(key) == two.get(key) for key in CHOOSE_CLIENTS)
 
 
 def _run_name(method: str, label: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,6 +17,7 @@ from feddat.adapters.build import build_adapters, count_parameters
 from feddat.adapters.frozen import prepare_frozen
 from feddat.adapters.int8_products import cannot_multiply
 from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.algorithms.server import Shapes
 from feddat.app.checkpoint import ServerState
 from feddat.client.private_rules import check_privacy, check_server_part
 from feddat.client.received import Received
@@ -70,6 +72,19 @@ class Foundation:
         named = self.adapters.named("global").items()
         return {key: tuple(value.shape) for key, value in named if self.algorithm.shares(key)}
 
+    def extra_shapes(self) -> Shapes:
+        """Return the shapes of the extra arrays that a client sends with its adapter."""
+        if (part := self.algorithm.server) is None:
+            return {}
+        shared = self.shared_shapes()
+        return part.expects({key: torch.empty(shape, device="meta") for key, shape in shared.items()})
+
+    def received(self, state: ServerState) -> int:
+        """Return how many numbers a client receives for training in a state after at least one round."""
+        part = self.algorithm.server
+        extras = {} if part is None else part.sends(state.rule)
+        return sum(tensor.numel() for tensor in (*state.shared.values(), *extras.values()))
+
     def routes(self, final: bool) -> tuple[str, ...]:
         """Return the routes that are scored; the method's own answer comes first."""
         return evaluated_routes(self.algorithm, self.config.algorithm, final)
@@ -79,15 +94,24 @@ class Foundation:
         return route if len(self.algorithm.routes) > 1 else "score"
 
     def count(self, heads: nn.Module | None = None) -> dict[str, int]:
-        """Count the parameters of one client with these heads: ``total``, ``trainable``, ``communicated``."""
+        """Count the parameters of one client with these heads.
+
+        Returns:
+            ``total``: the model with the method's adapters and the heads. ``trainable``: what trains, without the few
+            numbers by which some methods weigh their adapters. ``communicated``: all numbers that a client sends in a
+            round, extra arrays included.
+        """
         algorithm = self.algorithm
-        return count_parameters(
+        counts = count_parameters(
             self.adapters,
             trains=algorithm.trains,
             trains_key=algorithm.trains_key,
             shares=algorithm.shares if algorithm.communicates else None,
             head=heads,
         )
+        extras = sum(math.prod(shape) for shape in self.extra_shapes().values())
+        grown = ("total", "trainable", "communicated") if algorithm.trains_extras else ("communicated",)
+        return {key: count + extras * (key in grown) for key, count in counts.items()}
 
 
 def answering_state(foundation: Foundation, state: ServerState, participant: str | None = None) -> Received:

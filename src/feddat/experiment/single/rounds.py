@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from flwr.app import Context, RecordDict
 from flwr.serverapp import Grid
 from httpx import HTTPError
@@ -81,12 +80,13 @@ class Service:
         self.settings = self.foundation.config
         count = len(self.names) or len(self.admitted() if self.admitted is not None else ())
         replies = sample_size(self.settings.server.fraction, count)
-        shapes, part = self.foundation.shared_shapes(), self.foundation.algorithm.server
+        shapes = self.foundation.shared_shapes()
         size = sum(math.prod(shape) for shape in shapes.values())
         check_secure(self.settings, self.foundation.algorithm, replies, size)
         self._rule: Rule = make_rule(self.settings, self.foundation.algorithm, replies)
-        extras = {} if part is None else part.expects({key: torch.empty(s, device="meta") for key, s in shapes.items()})
-        check_message(shapes, extras, self.settings.wire, self.settings.server, replies, free_memory())
+        check_message(
+            shapes, self.foundation.extra_shapes(), self.settings.wire, self.settings.server, replies, free_memory()
+        )
         self._start = self._read_start()
         self._order: list[str] = []
         self._parameters: dict[str, int] = {}
@@ -283,10 +283,11 @@ class Service:
             "benchmark": settings.benchmark,
             "seed": settings.seed,
             "rounds": settings.rounds,
+            "fraction": settings.server.fraction,
             "split": settings.eval.split,
             "clients": scored,
             "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
-            "parameters": self._parameters,
+            "parameters": self._parameters | {"received": foundation.received(state)},
             "steps": local_steps(self.folder.read_metrics()),
             "passes": passes(self.folder.read_metrics()),
             "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
