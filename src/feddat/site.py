@@ -113,7 +113,10 @@ class SiteConfig(BaseModel):
             "data_seed": policy.data_seed,
             "privacy": config.privacy.model_copy(
                 update={
-                    "secret_seeds": policy.secret_seeds or config.privacy.secret_seeds,
+                    # Whoever can repeat the others' training can subtract their updates from a sum of another run.
+                    "secret_seeds": policy.secret_seeds
+                    or config.privacy.secret_seeds
+                    or config.secure_aggregation.enabled,
                     "guarded_steps": policy.guarded_steps or config.privacy.guarded_steps,
                 }
             ),

@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 import torch
 from fakes import shared
-from flwr.app import ConfigRecord
+from flwr.app import ArrayRecord, ConfigRecord
 from secure_fakes import PHASES, Drawn, Dropping, plain_mean, secure_app, secure_federate
 
+from feddat.app import messages
+from feddat.app.arrays import read_array
 from feddat.app.checkpoint import ServerState
+from feddat.app.limits import Limits
 from feddat.app.roster import FederationError
 from feddat.client.summing import flat
 from feddat.privacy.secure_sum.terms import Rules
@@ -220,6 +223,92 @@ def test_one_that_seals_rubbish_for_the_others_spoils_one_round_and_is_left_out(
     left_out = "is left out: it sealed shares that open nothing in round 1"
     assert refused == [(2, "c02", left_out), (3, "c02", left_out)]
     assert not bool((state.shared["up.bias"] == 0.5).any()), "the others have gone on"
+
+
+class Random(Dropping):
+    """A grid on which c02 sends random bytes as its masked update, in some rounds."""
+
+    rounds = range(100)
+
+    def send_and_receive(self, messages_, *, timeout=None):
+        generator = np.random.default_rng(0)
+        for reply in super().send_and_receive(messages_, timeout=timeout):
+            step, round = reply.metadata.message_type, int(reply.metadata.group_id or 0)
+            if step == "query.mask" and self.names[reply.metadata.src_node_id] == "c02" and round in self.rounds:
+                size = len(read_array(reply.content["masked"]["masked"]))
+                noise = generator.integers(0, 256, size, dtype=np.uint8)
+                reply.content["masked"] = ArrayRecord({"masked": messages.to_array(noise)})
+            yield reply
+
+
+def wide():
+    """Return an adapter with so many numbers that random ones do not all fit the ring."""
+    return {"w": torch.zeros(300, 100)}
+
+
+def random_grid(everybody, folder, rounds=range(100)):
+    grid = Random(secure_app(everybody, folder, Rules()), [each.name for each in everybody])
+    grid.rounds = rounds
+    return grid
+
+
+def test_a_run_stops_after_two_useless_sums_and_goes_on_without_the_client_that_sent_rubbish(tmp_path):
+    everybody, state = clients(5), ServerState(wide())
+    with pytest.raises(FederationError) as error:
+        secure_federate(everybody, state, tmp_path, rounds=8, grid=random_grid(everybody, tmp_path))
+    told = str(error.value)
+    assert told.startswith("round 3: the sums of rounds 1 and 2 gave no adapter")
+    assert "clients in both: c00, c01, c02, c03, c04" in told and "feddat deploy revoke" in told
+    assert told.endswith("everything up to here is kept, and the run can be resumed")
+    assert state.round == 2, "so a resumed run need not repeat a round whose sum was opened for the same clients"
+    assert not state.shared["w"].any()
+    rest = [each for each in everybody if each.name != "c02"]
+    secure_federate(rest, state, tmp_path, rounds=3)
+    assert state.round == 3 and state.shared["w"].any()
+
+
+def test_useless_sums_that_are_not_in_a_row_do_not_stop_a_run(tmp_path):
+    everybody, state = clients(5), ServerState(wide())
+    grid = random_grid(everybody, tmp_path, (1, 3))
+    _, _, events = secure_federate(everybody, state, tmp_path, rounds=4, grid=grid)
+    assert [event["round"] for event in events if event["event"] == "kept"] == [1, 3]
+
+
+def test_a_client_that_drops_out_of_the_second_useless_sum_does_not_make_the_round_begin_again(tmp_path):
+    everybody, state = clients(5), ServerState(wide())
+    grid = random_grid(everybody, tmp_path)
+    with pytest.raises(FederationError, match=r"rounds 1 and 2 gave no adapter.* \(clients in both: c00, c01, c02, c03\)"):
+        secure_federate(everybody, state, tmp_path, rounds=8, grid=grid, gone={(2, PHASES["mask"]): {"c04"}})
+
+
+def test_a_run_stops_after_two_means_that_are_too_far(tmp_path):
+    """With noise in shares every number is in the ring, so only the mean can show that a client's are none."""
+    state = ServerState(shared(0.5))
+    with pytest.raises(FederationError, match="round 3: the sums of rounds 1 and 2 gave no adapter"):
+        secure_federate(clients(5), state, tmp_path, rounds=8, limits=Limits(max_update=1e-6))
+    assert state.round == 2
+
+
+def test_nobody_is_blamed_for_shares_that_could_be_anothers_fault(tmp_path):
+    """Of three clients all must reveal, so a wrong share can be that of its owner or that of whoever revealed it."""
+    everybody, state = clients(3), ServerState(shared(0.5))
+
+    class Lying(Dropping):
+        def send_and_receive(self, messages, *, timeout=None):
+            for reply in super().send_and_receive(messages, timeout=timeout):
+                if reply.metadata.message_type == "query.reveal" and self.names[reply.metadata.src_node_id] == "c02":
+                    reply.content["sum"] = ConfigRecord({"bytes": bytes(len(reply.content["sum"]["bytes"]))})
+                yield reply
+
+    grid = Lying(secure_app(everybody, tmp_path, Rules()), [each.name for each in everybody])
+    with pytest.raises(FederationError, match="the sums of rounds 1 and 2 gave no adapter"):
+        secure_federate(everybody, state, tmp_path, rounds=8, grid=grid)
+
+
+def test_a_run_stops_if_in_the_end_too_few_reveal_their_shares_twice(tmp_path):
+    gone = {(round, PHASES["reveal"]): {"c00", "c01", "c02"} for round in (1, 2)}
+    with pytest.raises(FederationError, match="the sums of rounds 1 and 2 gave no adapter"):
+        secure_federate(clients(5), ServerState(shared()), tmp_path, rounds=8, gone=gone)
 
 
 def test_examples_beyond_what_a_client_registered_with_are_refused_as_ever(tmp_path):

@@ -1,8 +1,9 @@
 """A dishonest server against a client that demands secure aggregation: what its policy refuses."""
 
+import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from test_server_against_client import Server, hospital
+from test_server_against_client import Server, feddat, hospital, served, server
 
 from feddat.app import secure_messages, versions
 from feddat.app.grid import identify
@@ -12,7 +13,7 @@ from feddat.deploy import pki
 from feddat.deploy.certify import client_certificate
 from feddat.experiment.single.methods import resolve
 
-assert hospital, "a fixture"
+assert feddat and hospital and served and server, "fixtures"
 REQUIRED = PolicyConfig(secure_aggregation="required")
 
 
@@ -59,6 +60,12 @@ class SumServer(Server):
 
     keys = True
 
+    def trained(self, run, settings):
+        """Return the update of an honest first round of a run, as the client masks it."""
+        reply = self.ask("train", settings, foundation=self.foundation(settings), run=run)
+        assert set(reply.content) == {"metrics", "sum"}
+        return np.fromfile(self.place / "state" / run / "ann" / "sum.f32", np.float32)
+
     def ask_step(self, step, settings=None, **values):
         return self._send(secure_messages.step_content("r1", 1, **values), f"query.{step}", self.context(settings))
 
@@ -71,7 +78,7 @@ class SumServer(Server):
 
 
 ON = {"secure_aggregation.enabled": True}
-CHANGED = {*ON}
+CHANGED = {*ON, "privacy.secret_seeds", "seed"}
 
 
 @pytest.fixture
@@ -113,3 +120,23 @@ def test_a_key_certified_by_another_authority_is_refused(demanding, caplog):
     reply = demanding.ask("query", ON)
     assert reply.has_error() and reply.error.reason == "failed: see its log"
     assert "node.crt: not signed by this consortium's authority" in caplog.text
+
+
+@pytest.mark.parametrize("asks", [{}, {"privacy.secret_seeds": False}, {"seed": 7}], ids=["usual", "no secret", "seed"])
+def test_a_second_run_with_the_same_settings_gives_another_update(demanding, asks):
+    """With the same one, the sums of five clients in one run and of four in another give the fifth one's away."""
+    updates = [demanding.trained(run, ON | asks) for run in ("r1", "r2")]
+    assert len(updates[0]) == len(updates[1]) > 100
+    one, other = (update / np.linalg.norm(update) for update in updates)
+    assert abs(float(one @ other)) < 0.9
+
+
+def test_the_administrator_is_told_of_a_run_with_the_settings_of_another(server, feddat):
+    server.site()
+    for run, settings in (("r2", ON), ("r3", ON), ("r4", ON | {"train.lr": 0.005}), ("r5", {})):
+        server.ask("query", settings, run=run)
+    feddat("r2")
+    told = {run: feddat(run)[1].splitlines() for run in ("r3", "r4", "r5")}
+    warning = "  warning: the same settings as run r2; the server can compare the sums of both"
+    assert [line for line in told["r3"] if "warning" in line] == [warning]
+    assert not any("warning" in line for run in ("r4", "r5") for line in told[run])

@@ -7,7 +7,8 @@ import pytest
 from summing import PHASES, Attempt
 
 from feddat.privacy.secure_sum.client import SEALED_BYTES, ClientSum
-from feddat.privacy.secure_sum.errors import SumError
+from feddat.privacy.secure_sum.errors import SpoiledError, SumError
+from feddat.privacy.secure_sum.shamir import SHARE_BYTES
 from feddat.privacy.secure_sum.terms import Rules
 
 
@@ -181,6 +182,27 @@ def test_one_who_reveals_wrong_shares_is_left_out():
     shares["c02"] = bytes(len(shares["c02"]))
     with pytest.raises(SumError, match="client c00's secret: 5 shares do not give it"):
         attempt.server.result()
+
+
+def test_a_client_is_blamed_for_its_shares_only_if_no_single_other_one_can_be_the_reason():
+    def opened(reveal, wrong):
+        attempt = Attempt(updates(5))
+        attempt.begin(attempt.names)
+        for phase in ("share", "mask", "agree"):
+            getattr(attempt, phase)(attempt.names)
+        attempt.reveal(reveal)
+        for name in wrong:
+            attempt.server._shares[name] = wrong[name] * (len(attempt.server._shares[name]) // len(wrong[name]))
+        return attempt.server.result
+
+    wrong, none = b"\0" * SHARE_BYTES, b"\xff" * SHARE_BYTES
+    for what in (wrong, none):
+        opened(["c00", "c01", "c02", "c03"], {"c03": what})()
+        with pytest.raises(SumError, match=r"client c00's secret: \d shares do not give it") as error:
+            opened(["c00", "c01", "c02"], {"c02": what})()
+        assert not isinstance(error.value, SpoiledError)
+    with pytest.raises(SpoiledError, match="c00's secret: 1 shares do not give it"):
+        opened(["c00", "c01", "c02"], {"c01": none, "c02": none})()
 
 
 def test_state_survives_the_disk_between_steps():

@@ -4,7 +4,8 @@ A client that drops out before its keys or its shares have come was never in the
 masked update has come is taken out of it. One that drops out later is in it. The sum is exact as long as more clients
 than the threshold stay to the end. With fewer, nothing is opened: before the last exchange the round begins again, or
 the run stops and can be resumed; in the last exchange the global adapter stays as it was, and the next round begins.
-The server never has one client's update, so it neither compares updates nor weights them.
+The server never has one client's update, so it neither compares updates nor weights them. It cannot see whose numbers
+made a sum useless either: after two useless sums in a row the run stops, and its administrator decides.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from feddat.privacy.secure_sum.terms import Offer, Rules, Terms, plan_of
 log = logging.getLogger(__name__)
 
 _KEY = "secure_aggregation.enabled"
+#: A run stops after so many sums in a row that gave no adapter.
+_MOST_USELESS = 2
 _RESUME = "everything up to here is kept, and the run can be resumed"
 
 
@@ -56,13 +59,20 @@ class SecureStrategy(AdapterStrategy):
         self._shown: dict[str, dict[str, bytes]] = {}
         #: Client -> round whose sum it spoiled.
         self._spoiled: dict[str, int] = {}
+        #: Round -> clients of its sum, for the latest rounds in a row whose sums gave no adapter.
+        self._useless: dict[int, tuple[str, ...]] = {}
         #: Hash of what this round's clients train from.
         self._told = b""
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return the messages that ask the sampled clients to train; keep the hash of what they receive."""
+        """Return the messages that ask the sampled clients to train; keep the hash of what they receive.
+
+        Raises:
+            FederationError: the last two rounds' sums gave no adapter.
+        """
+        self._check_useful(server_round)
         asked = super().configure_train(server_round, arrays, config, grid)
         self._told = messages.hash_of(messages.read_instruction(asked[0])) if asked else b""
         return asked
@@ -110,12 +120,38 @@ class SecureStrategy(AdapterStrategy):
             self._reveal(server_round, attempt)
             total = attempt.result()
         except (SumError, FederationError) as error:
+            if not isinstance(error, SpoiledError):
+                self._useless[server_round] = attempt.survivors
             return self._without_sum(server_round, error), metrics
         names = attempt.survivors
         log.info("round %d: the sum is of %d clients: %s", server_round, len(names), ", ".join(names))
         assert isinstance(self.rule, MeanRule)
         self.rule.add_mean(self._moved(total, attempt.terms, len(names)), len(names))
-        return messages.to_arrays(self._closed(server_round, may_be_few=False)), metrics
+        shared = self._closed(server_round, may_be_few=False)
+        if shared is self._sent:  # refused, for example as too far
+            self._useless[server_round] = names
+        else:
+            self._useless.clear()
+        return messages.to_arrays(shared), metrics
+
+    def _check_useful(self, round: int) -> None:
+        """Stop the run if the last two sums gave no adapter.
+
+        It stops before the next round, not in the second one: clients open a round's sum again only for the same
+        clients, so a resumed run must not have to repeat that round without one of them.
+
+        Raises:
+            FederationError: they gave none.
+        """
+        if len(self._useless) < _MOST_USELESS:
+            return
+        rounds = " and ".join(map(str, self._useless))
+        both = ", ".join(sorted(set.intersection(*map(set, self._useless.values())))) or "none"
+        raise FederationError(
+            f"round {round}: the sums of rounds {rounds} gave no adapter, and if a client sends what is no update, "
+            f"nobody can see which one (clients in both: {both}). Take those that you suspect out of the run, for "
+            f"example with `feddat deploy revoke`; {_RESUME}"
+        )
 
     def _without_sum(self, round: int, error: SumError | FederationError) -> ArrayRecord:
         """Return the adapter that was sent out, and leave out from now on the client that spoiled the sum, if any."""

@@ -145,6 +145,9 @@ def approve(
         out.print(Text.assemble("run ", (name, "bold"), f" {title}"), soft_wrap=True)
         for key in changes(usual if before is None else before, waiting[name]):
             out.print(Text(f"  {key}: {waiting[name].get(key)!r}"), soft_wrap=True)
+        if waiting[name].get("secure_aggregation.enabled") and (alike := approvals.alike(name, waiting[name])):
+            warning = f"  warning: the same settings as run {', '.join(alike)}; the server can compare the sums of both"
+            out.print(Text(warning, "yellow"), soft_wrap=True)
     _tell_spent(site)
     if run is not None:
         if run in waiting and not yes and sys.stdin.isatty() and not typer.confirm(f"Approve run {run}?"):

@@ -88,6 +88,15 @@ class Approvals:
         """
         return {file.stem: _read(file) or {} for file in self._waiting()}
 
+    def alike(self, run: str, settings: Settings) -> list[str]:
+        """Return the other approved runs with the same settings, sorted.
+
+        Raises:
+            ApprovalError: a file cannot be read.
+        """
+        files = sorted((self.folder / "approved").glob("*.json"))
+        return [file.stem for file in files if file.stem != run and _read(file) == settings]
+
     def pin(self, run: str, settings: Settings) -> None:
         """Approve a run with these settings, whether it waits or not; it must keep to them from now on.
 

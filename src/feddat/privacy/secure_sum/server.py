@@ -150,7 +150,9 @@ class ServerSum:
         """Return the sum of the survivors' levels, int64 (N,), with all masks removed.
 
         Raises:
-            SumError: shares are too few or give no secret, or the numbers cannot be a sum.
+            SpoiledError: a client's shares give no secret, and no single other client can be the reason.
+            SumError: shares are too few or give no secret, or the numbers cannot be a sum; nobody can see whose fault
+                it is.
         """
         terms, survivors = self.terms, self.survivors
         if not self.enough(survivors) or self._total is None:
@@ -189,7 +191,10 @@ class ServerSum:
                 if self._fits(name, seed):
                     return seed
         reason = f"{len(found)} shares do not give it, {terms.enough} right ones are needed"
-        if len(self._shares) >= terms.enough:
+        holders = len(self._shares)
+        # If one holder lies, the others give the secret that an honest client has shared, as long as they are enough.
+        # So without this client's fault, at most one share is missing, and those who revealed are just enough.
+        if holders > terms.enough or (holders == terms.enough and len(found) < holders - 1):
             raise SpoiledError(name, reason)
         raise SumError(f"client {name}'s secret: {reason}")
 
