@@ -21,7 +21,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from feddat.models.base import ModelError
+from feddat.models.base import Backbone, ModelError
 from feddat.models.folder import first_line, require_file
 
 log = logging.getLogger(__name__)
@@ -75,14 +75,30 @@ def read_tensors(path: Path, wanted: Collection[str] = ()) -> tuple[set[str], di
         return names, {name: file.get_tensor(name) for name in wanted if name in names}
 
 
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Return a hash of named tensors: of their names, dtypes, shapes and values, independent of their device."""
+def weights_hash(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """Return a hash of named tensors: of their names, dtypes, shapes and values, independent of their device.
+
+    Args:
+        state: the tensors.
+        dtype: dtype in which floating-point tensors count; default: their own.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(state.items()):
         values = value.detach().cpu().contiguous()
+        if dtype is not None and values.is_floating_point():
+            values = values.to(dtype)
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.flatten().view(torch.uint8).numpy().data if values.numel() else b"")
     return digest.hexdigest()
+
+
+def original_hash(backbone: Backbone) -> str:
+    """Return the hash of a backbone's weights before they were rounded; it is the same on all devices.
+
+    Call this before adapters are added.
+    """
+    found: str | None = getattr(backbone, "unrounded", None)
+    return weights_hash(backbone.model.state_dict()) if found is None else found
 
 
 def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str] = (), **options: Any) -> Any:
