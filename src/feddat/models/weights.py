@@ -22,13 +22,15 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from feddat.models.base import Backbone, ModelError
-from feddat.models.folder import first_line, require_file
+from feddat.models.folder import first_line, read_config, require_file
 
 log = logging.getLogger(__name__)
 
 _INDEX = ".index.json"
 #: Possible weight files of a folder, in order of preference: one file, or an index of several.
 _PLACES = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+#: Key of ``config.json`` in folders with quantised weights.
+_QUANTISED = "quantization_config"
 #: Suffix of pickle files.
 _PICKLED = ".bin"
 
@@ -112,8 +114,9 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
         options: further keyword arguments of ``from_pretrained``.
 
     Raises:
-        ModelError: weights are missing or unreadable, or tensors are missing or have another shape.
+        ModelError: weights are missing, unreadable or already quantised, or tensors are missing or have another shape.
     """
+    _check_not_quantised(folder)
     pickled = weight_files(folder)[0].suffix == _PICKLED
     if pickled:
         log.info("model folder %s: no safetensors; reading pytorch_model.bin, tensors only", folder)
@@ -137,6 +140,22 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
         unfit = sorted(name for name, *_ in report["mismatched_keys"])
         raise ModelError(f"model folder {folder}: weights differ in shape from config.json: {some(unfit)}")
     return model
+
+
+def _check_not_quantised(folder: Path) -> None:
+    """Check that a folder holds a model's own weights, not weights that were quantised.
+
+    Layers of quantisation libraries ignore the requested format, cannot be merged with adapters, and can change in use.
+
+    Raises:
+        ModelError: ``config.json`` of the model, or of a part of it, says that its weights were quantised.
+    """
+    config = read_config(folder)
+    if any(isinstance(part, dict) and part.get(_QUANTISED) for part in (config, *config.values())):
+        raise ModelError(
+            f"{folder / 'config.json'}: {_QUANTISED}: these weights were quantised before; give the folder with the "
+            "original weights (weights=int4 or int8 then stores those of a decoder in fewer bits)"
+        )
 
 
 def unloadable(folder: Path, family: str, error: Exception) -> ModelError:
