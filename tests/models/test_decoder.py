@@ -90,7 +90,8 @@ def stock_logits(stock, prompt, tokens):
     length, answer = prompt["input_ids"].shape[1], torch.tensor([tokens])
     whole = prompt | {"input_ids": torch.cat([prompt["input_ids"], answer], dim=1)}
     whole["attention_mask"] = torch.ones_like(whole["input_ids"])
-    for key, value in (("mm_token_type_ids", 0), ("token_type_ids", 1)):  # types: words, PaliGemma's suffix
+    value = int(stock.config.model_type == "paligemma")  # the type of words, or of PaliGemma's suffix
+    for key in ("mm_token_type_ids", "token_type_ids"):
         if key in whole:
             whole[key] = torch.cat([whole[key], torch.full_like(answer, value)], dim=1)
     with torch.no_grad():

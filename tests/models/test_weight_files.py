@@ -129,3 +129,15 @@ def test_a_folder_without_weights_says_what_may_be_there(folder):
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no weights; expected model.safetensors or .* or pytorch_model.bin or "):
         weight_files(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "part"), [("vilt", None), ("albef", None), ("smolvlm", None), ("smolvlm", "text_config")]
+)
+def test_weights_that_were_quantised_before_are_refused(family, part, tmp_path):
+    folder = make_unit(family, tmp_path / family)
+    config = json.loads((folder / "config.json").read_text())
+    (config if part is None else config[part])["quantization_config"] = {"quant_method": "bitsandbytes"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=r"config.json: quantization_config: .* give the folder with the original"):
+        load_backbone(str(folder))

@@ -127,7 +127,7 @@ DEFAULT_SITES: dict[str, DefaultSites] = {
     "siglip": _SIGLIP_TEXT,
     **dict.fromkeys(("clip_vision_model", "siglip_vision_model"), _CLIP_LAYER),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma"), _DECODER),
-    **dict.fromkeys(("smolvlm", "idefics3", "paligemma", "internvl"), _VLM_DECODER),
+    **dict.fromkeys(("smolvlm", "idefics3", "paligemma", "internvl", "gemma3"), _VLM_DECODER),
     **dict.fromkeys(("llava", "llava_next", "llava_onevision"), _VLM_DECODER),
     **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen3_vl"), _VLM_DECODER),
 }

@@ -94,7 +94,7 @@ def _load_decoder_encoder(folder: Path) -> Encoder:
     return DecoderEncoder(folder)
 
 
-#: ``model_type`` of the tested decoder vision-language models; others load in the same way.
+#: ``model_type`` of the tested decoder vision-language models; others are compared with transformers as they load.
 DECODERS = ("smolvlm", "idefics3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "paligemma", "llava")
 #: ``model_type`` of a Hugging Face folder -> functions that load its backbone, and its encoder without weights.
 FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {

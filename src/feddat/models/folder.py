@@ -31,7 +31,11 @@ _PROVENANCE = frozenset({"_name_or_path", "architectures", "dtype", "torch_dtype
 PARTS = "parts"
 #: Versions for all families and for single families. They change whenever the same files yield other pixels or tokens.
 _ENCODING_VERSION = "2"
-_FAMILY_VERSIONS = {"siglip": "lower-case"}
+_FAMILY_VERSIONS = {
+    "siglip": "lower-case",
+    **dict.fromkeys(("internvl", "aya_vision", "qianfan_ocr"), "tiles"),
+    **dict.fromkeys(("gemma3", "gemma3n"), "types"),
+}
 
 
 def read_model_type(folder: Path) -> str:
@@ -40,7 +44,7 @@ def read_model_type(folder: Path) -> str:
     Raises:
         ModelError: the folder or its ``config.json`` is missing or unusable.
     """
-    model_type: str = _read_config(folder)["model_type"]
+    model_type: str = read_config(folder)["model_type"]
     return model_type
 
 
@@ -50,7 +54,7 @@ def fingerprint(folder: Path) -> str:
     Raises:
         ModelError: the folder or its ``config.json`` is missing or unusable.
     """
-    config = {key: value for key, value in _read_config(folder).items() if key not in {*_PROVENANCE, PARTS}}
+    config = {key: value for key, value in read_config(folder).items() if key not in {*_PROVENANCE, PARTS}}
     version = _ENCODING_VERSION + _FAMILY_VERSIONS.get(config["model_type"], "")
     digest = hashlib.blake2b(f"{version}{json.dumps(config, sort_keys=True)}".encode(), digest_size=16)
     for name in ENCODING_FILES:
@@ -69,13 +73,18 @@ def read_parts(folder: Path) -> dict[str, Path]:
     Raises:
         ModelError: the folder or its ``config.json`` is missing or unusable.
     """
-    parts = _read_config(folder).get(PARTS, {})
+    parts = read_config(folder).get(PARTS, {})
     if not isinstance(parts, dict) or not all(isinstance(part, str) for part in parts.values()):
         raise ModelError(f"{folder / 'config.json'}: {PARTS}: expected a mapping from names to paths of model folders")
     return {name: folder / part for name, part in parts.items()}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the content of a model folder's ``config.json``.
+
+    Raises:
+        ModelError: the folder or its ``config.json`` is missing or unusable.
+    """
     if not folder.is_dir():
         raise ModelError(f"model folder {folder}: no such folder")
     path = folder / "config.json"

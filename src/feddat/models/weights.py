@@ -21,14 +21,16 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from feddat.models.base import ModelError
-from feddat.models.folder import first_line, require_file
+from feddat.models.base import Backbone, ModelError
+from feddat.models.folder import first_line, read_config, require_file
 
 log = logging.getLogger(__name__)
 
 _INDEX = ".index.json"
 #: Possible weight files of a folder, in order of preference: one file, or an index of several.
 _PLACES = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+#: Key of ``config.json`` in folders with quantised weights.
+_QUANTISED = "quantization_config"
 #: Suffix of pickle files.
 _PICKLED = ".bin"
 
@@ -75,14 +77,30 @@ def read_tensors(path: Path, wanted: Collection[str] = ()) -> tuple[set[str], di
         return names, {name: file.get_tensor(name) for name in wanted if name in names}
 
 
-def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """Return a hash of named tensors: of their names, dtypes, shapes and values, independent of their device."""
+def weights_hash(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """Return a hash of named tensors: of their names, dtypes, shapes and values, independent of their device.
+
+    Args:
+        state: the tensors.
+        dtype: dtype in which floating-point tensors count; default: their own.
+    """
     digest = hashlib.blake2b(digest_size=8)
     for name, value in sorted(state.items()):
         values = value.detach().cpu().contiguous()
+        if dtype is not None and values.is_floating_point():
+            values = values.to(dtype)
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.flatten().view(torch.uint8).numpy().data if values.numel() else b"")
     return digest.hexdigest()
+
+
+def original_hash(backbone: Backbone) -> str:
+    """Return the hash of a backbone's weights before they were rounded; it is the same on all devices.
+
+    Call this before adapters are added.
+    """
+    found: str | None = getattr(backbone, "unrounded", None)
+    return weights_hash(backbone.model.state_dict()) if found is None else found
 
 
 def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str] = (), **options: Any) -> Any:
@@ -96,8 +114,9 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
         options: further keyword arguments of ``from_pretrained``.
 
     Raises:
-        ModelError: weights are missing or unreadable, or tensors are missing or have another shape.
+        ModelError: weights are missing, unreadable or already quantised, or tensors are missing or have another shape.
     """
+    _check_not_quantised(folder)
     pickled = weight_files(folder)[0].suffix == _PICKLED
     if pickled:
         log.info("model folder %s: no safetensors; reading pytorch_model.bin, tensors only", folder)
@@ -121,6 +140,22 @@ def load_weights(kind: Any, folder: Path, family: str, forgiven: Collection[str]
         unfit = sorted(name for name, *_ in report["mismatched_keys"])
         raise ModelError(f"model folder {folder}: weights differ in shape from config.json: {some(unfit)}")
     return model
+
+
+def _check_not_quantised(folder: Path) -> None:
+    """Check that a folder holds a model's own weights, not weights that were quantised.
+
+    Layers of quantisation libraries ignore the requested format, cannot be merged with adapters, and can change in use.
+
+    Raises:
+        ModelError: ``config.json`` of the model, or of a part of it, says that its weights were quantised.
+    """
+    config = read_config(folder)
+    if any(isinstance(part, dict) and part.get(_QUANTISED) for part in (config, *config.values())):
+        raise ModelError(
+            f"{folder / 'config.json'}: {_QUANTISED}: these weights were quantised before; give the folder with the "
+            "original weights (weights=int4 or int8 then stores those of a decoder in fewer bits)"
+        )
 
 
 def unloadable(folder: Path, family: str, error: Exception) -> ModelError:

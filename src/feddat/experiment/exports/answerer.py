@@ -36,7 +36,7 @@ from feddat.experiment.exports.folder import (
 from feddat.models.base import Backbone, ModelError
 from feddat.models.catalog import load_backbone
 from feddat.models.two_towers.fusion import FusedBackbone, WeightedFusions
-from feddat.models.weights import weight_files, weights_hash
+from feddat.models.weights import original_hash, weight_files, weights_hash
 from feddat.picture_settings import PictureSettings
 from feddat.tensorfile import TensorFileError, read_tensors
 from feddat.text import normal_text
@@ -197,9 +197,14 @@ def _backbone(folder: Path, info: ExportInfo, model: str, device: str) -> Backbo
         backbone = load_backbone(model, info.format, device)
     except ModelError as error:
         raise ExportError(f"{folder}: its foundation model cannot be used: {error}; name it with --model") from error
-    if backbone.encoder.fingerprint[:16] != info.encoder or weights_hash(backbone.model.state_dict()) != info.weights:
+    if backbone.encoder.fingerprint[:16] != info.encoder or not _has_weights(backbone, info.weights):
         raise ExportError(f"{folder}: trained on another model than {model}: weights or processor differ")
     return backbone
+
+
+def _has_weights(backbone: Backbone, expected: str) -> bool:
+    """Return whether a hash is that of a model's weights; exports of version 0.1.0 have that of the rounded ones."""
+    return expected == original_hash(backbone) or expected == weights_hash(backbone.model.state_dict())
 
 
 def _fill_heads(member: Member, folder: Path, info: ExportInfo) -> None:

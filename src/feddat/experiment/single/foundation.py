@@ -29,7 +29,7 @@ from feddat.experiment.single.starting import check_starts
 from feddat.models.base import Backbone
 from feddat.models.number_formats import Format
 from feddat.models.two_towers.fusion import FusedBackbone
-from feddat.models.weights import weights_hash
+from feddat.models.weights import original_hash
 from feddat.phases import phase
 from feddat.precision import Resolved, resolve_precision
 from feddat.seeding import torch_generator
@@ -172,7 +172,7 @@ def load_foundation(config: RunConfig) -> Foundation:
 
 
 def checks_weights(config: RunConfig) -> bool:
-    """Return whether the hash of a run's weights is the same on all machines; rounded weights depend on the device."""
+    """Return whether ``model_weights``, the hash of float32 weights, is that of a run's weights."""
     return config.weights == "fp32"
 
 
@@ -185,7 +185,7 @@ def model_hashes(model: str) -> dict[str, str]:
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model)
-    return {"weights": weights_hash(backbone.model.state_dict()), "encoder": backbone.encoder.fingerprint[:16]}
+    return {"weights": original_hash(backbone), "encoder": backbone.encoder.fingerprint[:16]}
 
 
 def _check(algorithm: Algorithm, config: RunConfig) -> None:
@@ -248,7 +248,7 @@ def _load_model(
     from feddat.models.catalog import load_backbone
 
     backbone = load_backbone(model, weights, device)
-    hashed = weights_hash(backbone.model.state_dict())
+    hashed = original_hash(backbone)
     if isinstance(backbone, FusedBackbone):
         backbone.fuse(fusion.kind, fusion.side)
     elif fusion != FusionConfig():

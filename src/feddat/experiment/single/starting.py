@@ -113,7 +113,10 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
     except ValueError as error:
         raise ConfigError(f"{key}: {error}{_hint(folder)}") from None
     if is_export(folder) and (info := ExportInfo.read(folder)).weights != weights:
-        raise ConfigError(f"{key}: folder {folder}: trained on {info.model}, whose weights differ from this model's")
+        raise ConfigError(
+            f"{key}: folder {folder}: trained on {info.model} (weights={info.format}), whose weights differ from this "
+            "model's"
+        )
     return Start(state, peft_digest(folder))
 
 

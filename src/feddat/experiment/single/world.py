@@ -32,6 +32,9 @@ World: TypeAlias = dict[str, str]
 
 #: Key of :attr:`Foundation.model` -> name of the part; ``settings`` is missing, since settings are compared directly.
 _MODEL = {"weights": "model weights", "encoder": "tokenizer or image processor", "adapter": "sites of adapters"}
+#: Name of the weights of runs with ``int8`` and ``int4``. Version 0.1.0 wrote a hash of the rounded weights under the
+#: usual name. It depends on the device, so it is not compared.
+_UNROUNDED = "model weights before rounding"
 #: Settings that determine model and data.
 _NAMED = {
     *("model", "weights", "fusion", "benchmark", "root", "clients", "train_examples", "test_examples", "split_clients"),
@@ -43,7 +46,8 @@ _FILE = "data.json"
 
 def model_world(foundation: Foundation) -> World:
     """Return the hashes of a run's model."""
-    return {name: foundation.model[part] for part, name in _MODEL.items()}
+    names = _MODEL | ({"weights": _UNROUNDED} if foundation.config.weights in ("int8", "int4") else {})
+    return {name: foundation.model[part] for part, name in names.items()}
 
 
 def whole_world(federation: Federation) -> World:
@@ -116,7 +120,7 @@ def check_client(participant: Participant, accept: bool = False) -> None:
 
 def in_short(world: Mapping[str, str]) -> World:
     """Return the hashes of the model and one hash of all data, for a summary."""
-    names = set(_MODEL.values())
+    names = {*_MODEL.values(), _UNROUNDED}
     rest = {name: value for name, value in world.items() if name not in names}
     short = {name: value for name, value in world.items() if name in names}
     return short | ({"data": _joined(rest)} if rest else {})

@@ -27,7 +27,7 @@ from feddat.models.folder import copy_folder, read_model_type
 from feddat.models.generative import answer_features
 from feddat.models.number_formats import Format, convert_weights, rest_dtype
 from feddat.models.stages import drops_out
-from feddat.models.weights import load_weights
+from feddat.models.weights import load_weights, weights_hash
 
 #: Key of encoded pictures, which the language model reads instead of pixels; it is the name in transformers' models.
 _SEEN = "mm_encoder_outputs"
@@ -50,6 +50,10 @@ class DecoderBackbone:
         weights: number format of the frozen weights (:mod:`feddat.models.number_formats`).
         device: device of the weights.
 
+    Attributes:
+        unrounded: hash of the weights before ``int8`` and ``int4`` round them, in bfloat16 and so the same on all
+            devices; ``None`` for other formats.
+
     Raises:
         ModelError: the folder is not complete, its model is not of this kind, or the format is not available.
     """
@@ -66,6 +70,8 @@ class DecoderBackbone:
         dtype = rest_dtype(weights, device)
         whole = load_weights(AutoModelForImageTextToText, self.folder, self.family, dtype=dtype)
         self._words: nn.Module = whole.get_output_embeddings()
+        rounds = weights in ("int8", "int4")
+        self.unrounded = weights_hash(whole.state_dict(), torch.bfloat16) if rounds else None
         convert_weights(whole, weights, device, kept=[self._words])
         self.model: nn.Module = whole.requires_grad_(False).train(False)
         # Wrappers change the layers of these modules in place.

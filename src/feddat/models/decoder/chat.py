@@ -32,24 +32,35 @@ class Chat:
         template: chat template (Jinja); ``None`` if the folder has none.
         family: ``model_type`` of the model.
         folder: model folder, for messages.
+        around: text that goes with a picture, before and after its placeholder.
 
     Attributes:
         image_id: id of the placeholder token; each prompt has it once.
         end: id of the token that ends an answer.
+        adds_special: whether the tokenizer adds its special tokens to a prompt.
 
     Raises:
         ModelError: the template cannot be rendered, does not contain the picture and the question exactly once, or no
             token ends an answer.
     """
 
-    def __init__(self, tokenizer: Any, image_token: str, template: str | None, family: str, folder: Path) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        image_token: str,
+        template: str | None,
+        family: str,
+        folder: Path,
+        around: tuple[str, str] = ("", ""),
+    ) -> None:
         self._tokenizer = tokenizer
         self._image_token = image_token
         self._template = template
         self._family = family
         self._folder = folder
         self.image_id: int = tokenizer.convert_tokens_to_ids(image_token)
-        asked = self._render(_QUESTION)
+        self._picture = image_token.join(around)
+        asked = self.render(_QUESTION)
         for text, what in ((image_token, "the picture"), (_QUESTION, "the question")):
             if asked.count(text) != 1:
                 raise ModelError(
@@ -57,7 +68,8 @@ class Chat:
                 )
         bos: str | None = tokenizer.bos_token
         # As in stock processors, a template that writes the start token itself gets no second one.
-        self._adds_special = self._family != "paligemma" and not (bos and asked.startswith(bos))
+        self.adds_special = self._family != "paligemma" and not (bos and asked.startswith(bos))
+        asked = self._with_words(asked)
         self._tail = asked[max(asked.index(text) + len(text) for text in (image_token, _QUESTION)) :]
         self._before, after = self._around_answer(asked)
         self.end = self._end_token(after)
@@ -66,8 +78,8 @@ class Chat:
         """Return the token ids of each question's prompt, up to the start of the answer."""
         if not questions:
             return []
-        rendered = [self._render(self._cut(question)) for question in questions]
-        ids: list[list[int]] = self._tokenizer(rendered, add_special_tokens=self._adds_special)["input_ids"]
+        rendered = [self._with_words(self.render(self._cut(question))) for question in questions]
+        ids: list[list[int]] = self._tokenizer(rendered, add_special_tokens=self.adds_special)["input_ids"]
         return ids
 
     def cut(self, questions: Sequence[str]) -> list[bool]:
@@ -92,7 +104,12 @@ class Chat:
         """Return the text of an answer's token ids."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
-    def _render(self, question: str, answer: str | None = None) -> str:
+    def render(self, question: str, answer: str | None = None) -> str:
+        """Return the text of a question's prompt, as a stock processor receives it, or with an answer after it.
+
+        Raises:
+            ModelError: the template cannot be rendered.
+        """
         image, start = self._image_token, self._tokenizer.bos_token or ""
         if self._template is None:
             if self._family == "paligemma":
@@ -112,9 +129,13 @@ class Chat:
                 f"model folder {self._folder}: chat template cannot be rendered: {first_line(error)}"
             ) from error
 
+    def _with_words(self, text: str) -> str:
+        """Return a rendered text with the words that go with its picture."""
+        return text.replace(self._image_token, self._picture)
+
     def _around_answer(self, asked: str) -> tuple[str, str]:
         """Return the text between a prompt and its answer, and the text after the answer."""
-        answered = self._render(_QUESTION, _ANSWER)
+        answered = self._with_words(self.render(_QUESTION, _ANSWER))
         before, found, after = answered.removeprefix(asked).partition(_ANSWER)
         # In some templates, a prompt differs from the start of an answered turn. Then the answer follows directly.
         return (before, after) if found and answered.startswith(asked) else ("", after)

@@ -24,7 +24,9 @@ from transformers.models.auto.auto_mappings import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 
 from feddat.models.base import ModelError, Unread
+from feddat.models.catalog import DECODERS
 from feddat.models.decoder.chat import Chat
+from feddat.models.decoder.check import check_like_stock
 from feddat.models.folder import fingerprint, first_line, read_model_type, require_file
 from feddat.models.folder_encoder import as_tensor
 from feddat.models.narrow import SMALLEST, WIDEST
@@ -35,6 +37,8 @@ from feddat.pictures import Pixels
 
 #: Processor class -> class that treats pictures in the same way but does not need a library for videos.
 _INSTEAD = {"SmolVLMProcessor": "Idefics3Processor"}
+#: Families whose processor names the types of tokens ``token_type_ids`` instead of ``mm_token_type_ids``.
+_OTHER_NAME = ("gemma3", "gemma3n")
 
 
 class DecoderEncoder:
@@ -45,7 +49,8 @@ class DecoderEncoder:
         chat: the prompt and answer format.
 
     Raises:
-        ModelError: a part is missing or unusable, or the processor cannot tell which tokens represent a picture.
+        ModelError: a part is missing or unusable, the processor cannot tell which tokens represent a picture, or the
+            family is none of the tested ones and we would read pictures and questions unlike its own processor.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,9 +66,12 @@ class DecoderEncoder:
         template = self.processor.chat_template or self.tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get("default")
-        self.chat = Chat(self.tokenizer, self.processor.image_token, template, family, folder)
-        self._family = family
-        self._folder = folder
+        self._family, self._folder = family, folder
+        self._images_kwargs: dict[str, Any] = getattr(self.processor, "images_kwargs", {})
+        self._around = ("", "") if family in DECODERS else self._spaces_around()
+        self.chat = Chat(self.tokenizer, self.processor.image_token, template, family, folder, self._around)
+        if family not in DECODERS:
+            check_like_stock(self, family, folder)
 
     @property
     def widest(self) -> float:
@@ -100,19 +108,33 @@ class DecoderEncoder:
 
     def process(self, image: Tensor) -> tuple[dict[str, Tensor], list[int]]:
         """Return the model inputs of one picture from the stock processor, and the tokens that represent it."""
-        picture = Pictures.fromarray(image.permute(1, 2, 0).numpy())
-        made = self._images([[picture]], return_tensors="pt", **getattr(self.processor, "images_kwargs", {}))
-        text = self.processor.replace_image_token(made, image_idx=0)
+        made, text = self._process(Pictures.fromarray(image.permute(1, 2, 0).numpy()))
+        before, after = self._around  # these are in the prompt
+        text = text.removeprefix(before).removesuffix(after)
         tokens: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         unused = self.processor.unused_input_names
         return {key: value for key, value in made.items() if key not in unused and key not in ("rows", "cols")}, tokens
+
+    def _process(self, picture: Pictures.Image) -> tuple[Any, str]:
+        """Return the model inputs of one picture, and the text that represents it."""
+        made = self._images([[picture]], return_tensors="pt", **self._images_kwargs)
+        return made, self.processor.replace_image_token(made, image_idx=0)
+
+    def _spaces_around(self) -> tuple[str, str]:
+        """Return the white space at both ends of a picture's text, which can form one token with its neighbours."""
+        try:
+            text = self._process(Pictures.new("RGB", (SMALLEST, SMALLEST)))[1]
+        except Exception as error:  # processors raise many kinds of errors for pictures that they cannot take
+            raise ModelError(f"model folder {self._folder}: the image processor fails: {first_line(error)}") from error
+        return text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
 
     def kinds(self, ids: Tensor) -> dict[str, Tensor]:
         """Return the inputs with which some families distinguish picture tokens from words in prompts (N, L)."""
         if self._family == "paligemma":
             return {"token_type_ids": torch.zeros_like(ids)}  # full attention within a prompt
         if self.processor.return_mm_token_type_ids:
-            return {"mm_token_type_ids": (ids == self.chat.image_id).long()}
+            name = "token_type_ids" if self._family in _OTHER_NAME else "mm_token_type_ids"
+            return {name: torch.isin(ids, torch.tensor(self.processor.image_token_ids)).long()}
         return {}
 
     @property
@@ -140,7 +162,8 @@ class DecoderEncoder:
                 return pixels
             return torch.from_numpy(self._images.resize(array, size=_sizes(size), resample=resample))
         picture = Pictures.fromarray(pixels.permute(1, 2, 0).numpy())
-        made = self._images([picture], do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+        kwargs = self._images_kwargs | {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+        made = self._images([picture], **kwargs)["pixel_values"]
         return made[0].to(torch.uint8) if made.ndim == 4 and len(made) == 1 else pixels
 
 
