@@ -139,3 +139,37 @@ def test_a_client_whose_example_cannot_be_used_says_so_itself(make_config, tmp_p
     clients["ann"] |= {"train": str(broken)}
     with pytest.raises(DataError, match=r"client ann, train: .*no\.png: cannot be decoded"):
         Experiment(make_config(rounds=1, clients=clients)).run()
+
+
+@pytest.mark.parametrize(
+    ("family", "sites"),
+    [
+        ("blip", "vision_model"),
+        ("blip", "text_encoder"),
+        ("clip", "text_model"),
+        ("siglip", r"vision_model\.encoder"),
+        ("albef", "vision"),
+        ("vilt-bert", "bert"),
+        ("qwen2_5_vl", ".*visual"),
+        ("smolvlm", ".*text_model"),
+    ],
+)
+def test_whole_towers_cannot_have_bottlenecks(federation, family, sites):
+    with pytest.raises(ConfigError, match=r"^adapter: sites: .* a whole stack of layers"):
+        federation(family, adapter__sites=sites)
+
+
+@pytest.mark.parametrize(
+    ("family", "sites"),
+    [
+        ("vilt", r"encoder\.layer\.0\.attention"),
+        ("vilt", "pooler"),
+        ("clip", r".*\.self_attn"),
+        ("siglip", r"vision_model\.head"),
+        ("qwen2_5_vl", r".*visual\.merger"),
+        ("smolvlm", r".*(text_model\.layers\.\d+|connector)"),
+        ("albef", r"text_encoder\.encoder\.layer\.\d+\.crossattention"),
+    ],
+)
+def test_modules_in_layers_and_beside_them_can_have_bottlenecks(federation, family, sites):
+    check_sites(federation(family, adapter__sites=sites))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -27,6 +28,7 @@ from feddat.adapters.peft_internals import (
     layer_class,
     named_weights,
 )
+from feddat.adapters.sites import matching
 from feddat.adapters.whole import WholeModule, put_whole_modules
 
 
@@ -52,14 +54,17 @@ class DualAdapters(Adapters):
         _check_config(config)
         if isinstance(model, PeftModel):
             raise ValueError("the model is already wrapped by PEFT; pass its base model")
+        names = [name for name, _ in model.named_modules()]
         # PEFT writes into configurations, so each adapter gets a copy.
-        self._config = copy.deepcopy(config)
+        self._config: Any = copy.deepcopy(config)
         first, *others = ADAPTERS
         self.peft_model: PeftModel = get_peft_model(model, copy.deepcopy(config), adapter_name=first)
         for name in others:
             self.peft_model.add_adapter(name, copy.deepcopy(config))
         put_whole_modules(self.peft_model.get_base_model(), whole)
         self._sites = collect_sites(self.peft_model)
+        # A stock model can have further modules that the given expression matches.
+        self._config.target_modules = matching(names, [site.name for site in self._tuned()])
         super().__init__(self.peft_model, {name: self._collect(name) for name in ADAPTERS})
         for name in TRAINED:
             for parameter in self.parameters(name):
@@ -136,7 +141,7 @@ class DualAdapters(Adapters):
         """
         if len(parts) == 1 and parts[0][0] == 1.0:
             return self.peft_form(), dict(parts[0][1])
-        sites = [site for site in self._sites if not isinstance(site.layer, WholeModule)]
+        sites = self._tuned()
         config: PeftConfig
         if isinstance(self._config, BottleneckConfig):
             config, state = add_bottlenecks(self._config, [site.name for site in sites], parts)
@@ -148,6 +153,10 @@ class DualAdapters(Adapters):
         else:
             config, state = add_lora(self._config, {site.name: site.scaling["global"] for site in sites}, parts)
         return PeftForm(config, {key: PREFIX + key for key in state}), state
+
+    def _tuned(self) -> list[Site]:
+        """Return the sites in the tuner's layers, without modules that train whole."""
+        return [site for site in self._sites if not isinstance(site.layer, WholeModule)]
 
     def _collect(self, adapter: str) -> dict[str, nn.Parameter]:
         return {key: weight for site in self._sites for key, weight in named_weights(site, adapter)}

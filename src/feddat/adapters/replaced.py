@@ -10,8 +10,7 @@ PEFT's LN tuning, which supports neither biases nor whole models).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import torch
 from peft import LNTuningConfig, LoraConfig
@@ -20,6 +19,7 @@ from torch import nn
 
 from feddat.adapters.base import ADAPTERS, TRAINED, Adapters, Route, check_adapter, single_adapter
 from feddat.adapters.peft_form import PREFIX, PeftForm
+from feddat.adapters.sites import matching
 
 #: Tells whether a kind trains a parameter, given the module that owns it and its name there.
 Choice = Callable[[nn.Module, str], bool]
@@ -122,14 +122,6 @@ class ReplacedWeights(Adapters):
             names = {key: f"{PREFIX}{owner}.ln_tuning_layers.{name}" for key, (owner, _, name) in owners.items()}
             return PeftForm(LNTuningConfig(target_modules=target), names)
         return None
-
-
-def matching(names: Collection[str], wanted: Collection[str]) -> str:
-    """Return a regular expression that fully matches only ``wanted`` of ``names``; short if numbers do not matter."""
-    short = "|".join(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in wanted))
-    if [name for name in names if re.fullmatch(short, name)] == [name for name in names if name in set(wanted)]:
-        return short
-    return "|".join(map(re.escape, wanted))
 
 
 def _vocabulary_head(model: nn.Module) -> nn.Module | None:

@@ -165,7 +165,7 @@ def check_sites(model: nn.Module, sites: str, peft: str) -> None:
 
     Raises:
         ValueError: it is not a regular expression, or matches nothing; a match contains another one; or a match is no
-            projection, for LoRA, or has no linear layer, for bottlenecks.
+            projection, for LoRA, or has no linear layer or is a stack of layers, for bottlenecks.
     """
     if peft == "lora" and sites == "all-linear":  # PEFT's own name for them
         return
@@ -187,6 +187,25 @@ def check_sites(model: nn.Module, sites: str, peft: str) -> None:
             raise ValueError(f"{called} and {inner} inside it; expected one of the two")
         if peft != "lora" and not any(isinstance(child, nn.Linear) for child in module.modules()):
             raise ValueError(f"{called}, which contains no linear layer that tells the width of its output")
+        if peft != "lora" and _is_tower(module):
+            raise ValueError(f"{called}, a whole stack of layers; bottlenecks go on its layers or on modules in them")
+
+
+def _is_tower(module: nn.Module) -> bool:
+    """Return whether a module is a model, or holds a stack of layers, so that its output is more than one tensor."""
+    from transformers import PreTrainedModel  # takes seconds to import
+
+    if isinstance(module, PreTrainedModel | nn.ModuleList | nn.ModuleDict):
+        return True
+    return any(layer_of(name) and list(part.children()) for name, part in module.named_modules())
+
+
+def matching(names: Collection[str], wanted: Collection[str]) -> str:
+    """Return a regular expression that fully matches only ``wanted`` of ``names``; short if numbers do not matter."""
+    short = "|".join(dict.fromkeys(re.sub(r"(?<=\\\.)\d+(?=\\\.|$)", r"\\d+", re.escape(name)) for name in wanted))
+    if [name for name in names if re.fullmatch(short, name)] == [name for name in names if name in set(wanted)]:
+        return short
+    return "|".join(map(re.escape, wanted))
 
 
 #: Modules that LoRA adapts; transformers has one more, ``Conv1D``.

@@ -82,6 +82,19 @@ def test_an_adapter_is_one_that_peft_loads(trained, folders, tmp_path, family, k
         assert PeftConfig.from_pretrained(folder).count == 2
 
 
+@pytest.mark.parametrize("sites", ["all-linear", ".*dense"])
+def test_sites_of_further_modules_of_a_stock_model_are_no_sites(trained, folders, tmp_path, sites):
+    """BLIP's vocabulary head is not part of our model, so it has no adapter, though the expression matches it."""
+    made = trained("blip", "lora", **{"adapter.sites": sites})
+    inputs = made.inputs()
+    adapter = export(tmp_path / "adapter", made.foundation, made.model, made.origin)
+    model = PeftModel.from_pretrained(stock.load_base("blip", folders("blip")), adapter).eval()
+    assert not any("lora_" in name for name, _ in model.named_parameters() if ".cls." in name)
+    compare(made, "blip", model, head_beside(made, "blip", adapter), inputs)
+    merged = export(tmp_path / "merged", made.foundation, made.model, made.origin, Options(merge=True))
+    compare(made, "blip", stock.load_base("blip", merged), None, inputs)
+
+
 @pytest.mark.parametrize(("family", "kind"), cases(MERGED))
 def test_a_merged_model_is_one_that_transformers_loads(trained, folders, tmp_path, family, kind):
     made = trained(family, kind, MERGED[kind], **{"method": "feddat"} if MERGED[kind] == "dat" else {})
