@@ -150,7 +150,7 @@ def test_one_torn_summary_is_the_failure_of_its_run_alone(tmp_path, monkeypatch)
     folders[1].write_json(folders[1].summary_file, done | {"world": {"data": "1"}})
     assert finished_worlds(runs) == {name: {"data": "1"} for name in runs}
     # Computing a run is left out: each task ends at once.
-    monkeypatch.setattr(comparison, "run_parallel", lambda function, tasks, *others: (dict.fromkeys(tasks, 1), {}))
+    monkeypatch.setattr(comparison, "run_parallel", lambda function, tasks, *others: (dict.fromkeys(tasks, done), {}))
     results, failures = comparison.run_all(runs)
     assert list(results) == ["s1", "s2"]
     assert list(failures) == ["s0"]

@@ -76,7 +76,7 @@ def test_the_shared_adapter_and_checkpoints_are_what_peft_loads(finished, call, 
     backbone = federation.foundation.backbone
     member = federation.participants["ann"].members["ann"]
     inputs = member.inputs(member.encode_unseen(federation.data["ann"].test[:3]), torch.arange(3))
-    adapters, extras = federation.foundation.adapters, answering_state(federation.foundation, state)[1]
+    adapters, extras = federation.foundation.adapters, answering_state(federation.foundation, state).extras
     adapters.load("global", state.shared)
     adapters.shift(extras or {})
     adapters.route("global")
