@@ -14,6 +14,7 @@ from tiny_models import Case
 from torch import Tensor, nn
 
 from feddat.adapters.bottleneck import BottleneckConfig, BottleneckLayer
+from feddat.adapters.soft_prompt import SoftPromptConfig
 
 
 def wrap(case: Case, *adapters: str, dtype: torch.dtype = torch.float32, **options: Any) -> PeftModel:
@@ -169,6 +170,29 @@ def test_save_and_load(case: Case, tmp_path: Path) -> None:
     loaded.load_adapter(str(tmp_path / "second"), adapter_name="other")
     loaded.set_adapter("other")
     assert torch.equal(case.run(loaded), outputs["second"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BottleneckConfig(task_type="SEQ_CLS"),
+        BottleneckConfig(modules_to_save=["classifier"]),
+        SoftPromptConfig(task_type="SEQ_CLS", target_modules=r"bert\.encoder"),
+    ],
+    ids=["bottleneck", "by hand", "prompt"],
+)
+def test_the_head_of_a_task_trains_and_is_saved_as_with_lora(config: PeftConfig, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 48}
+    base = hf.BertForSequenceClassification(hf.BertConfig(vocab_size=30, num_labels=3, **sizes)).eval()
+    other, tokens = copy.deepcopy(base), torch.arange(6)[None]
+    other.classifier.reset_parameters()
+    model = get_peft_model(base, copy.deepcopy(config)).eval()
+    assert {name for name, p in model.named_parameters() if p.requires_grad and "classifier" in name}
+    with torch.no_grad():
+        model.base_model.model.classifier.modules_to_save["default"].weight.add_(1)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(other, tmp_path).eval()
+    torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits)
 
 
 def test_load_without_allocating_twice(case: Case, tmp_path: Path) -> None:

@@ -485,9 +485,12 @@ def test_unknown_names_are_refused() -> None:
 
 
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"bias": "all"}, {"modules_to_save": ["pooler"]}])
-def test_lora_options_that_routes_cannot_weigh_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=f"LoRA option {next(iter(options))}"):
+def test_options_that_routes_cannot_weigh_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(options))}=.* cannot be used with dual adapters"):
         DualAdapters(VILT.build(), LoraConfig(target_modules=["query"], **options))
+    if "modules_to_save" in options:
+        with pytest.raises(ValueError, match=r"^modules_to_save="):
+            DualAdapters(VILT.build(), BottleneckConfig(**options))
 
 
 def test_lora_on_embeddings_is_refused() -> None:

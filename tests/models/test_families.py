@@ -1,5 +1,6 @@
 """Behaviour that all families of backbones share, on a tiny random folder of each."""
 
+import json
 import shutil
 
 import numpy as np
@@ -209,3 +210,66 @@ def test_an_unusable_folder_is_named(copied, damage, message):
         load_backbone(str(copied))
     assert str(copied) in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def change(folder, name, **values):
+    """Change values in a JSON file of a folder; return the file."""
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"image_mean": None}, "image_mean is None; expected one number or three"),
+        ({"image_mean": [0.5] * 4, "image_std": [0.5] * 4}, "image_mean is .*; expected one number or three"),
+        ({"image_std": [0.5, 0, 0.5]}, "image_std is .*; expected numbers above 0"),
+        ({"image_std": 0}, "image_std is 0; expected numbers above 0"),
+        ({"rescale_factor": 0}, "rescale_factor is 0; expected a number above 0"),
+        ({"rescale_factor": None}, "rescale_factor is None; expected a number above 0"),
+    ],
+)
+def test_unusable_constants_of_the_image_processor_are_named(copied, values, message):
+    path = change(files(copied, "preprocessor_config.json")[0].parent, "preprocessor_config.json", **values)
+    with pytest.raises(ModelError, match=message) as error:
+        load_encoder(str(copied))
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("values", [{"size": None}, {"size": {"shortest_edge": "x"}}, {"patch_size": 0}])
+def test_sizes_that_no_picture_can_have_are_errors_of_the_folder(copied, values):
+    change(files(copied, "preprocessor_config.json")[0].parent, "preprocessor_config.json", **values)
+    try:
+        encoder = load_encoder(str(copied))  # some families take their sizes from elsewhere
+    except ModelError as error:
+        assert str(copied) in str(error)
+    else:
+        encoder.image(picture(50, 40))
+
+
+def test_one_constant_counts_for_all_channels(copied):
+    """transformers allows it."""
+    found = []
+    for mean, std in ((0.5, 0.25), ([0.5] * 3, [0.25] * 3)):
+        change(
+            files(copied, "preprocessor_config.json")[0].parent,
+            "preprocessor_config.json",
+            image_mean=mean,
+            image_std=std,
+        )
+        encoder = load_encoder(str(copied))
+        image = encoder.image(np.full((40, 40, 3), 9, np.uint8))
+        found.append(encoder.views([image], [0], encoder.texts(["red"])).batch([0], CPU)["pixel_values"])
+    assert torch.equal(*found)
+
+
+def test_a_damaged_configuration_is_named_without_the_weights(copied):
+    parts = [path.parent for path in files(copied, "config.json")]
+    for part in parts if len(parts) == 1 else set(parts) - {copied}:
+        before = (part / "config.json").read_text()
+        path = change(part, "config.json", hidden_size="x", text_config=5, vision_config=[])
+        with pytest.raises(ModelError, match="cannot be read as a configuration of") as error:
+            load_encoder(str(copied))
+        assert str(path) in str(error.value)
+        path.write_text(before)

@@ -78,7 +78,7 @@ def test_a_family_that_we_would_read_otherwise_is_refused(folders, tmp_path, mon
 def test_a_processor_that_fails_is_reported(folders, tmp_path):
     folder = shutil.copytree(folders / "llava_next", tmp_path / "model")
     path = folder / "preprocessor_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": None}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_grid_pinpoints": []}))
     with pytest.raises(ModelError, match=r"model folder .*: the image processor fails"):
         load_encoder(str(folder))
 

@@ -163,14 +163,13 @@ class DualAdapters(Adapters):
 
 
 def _check_config(config: PeftConfig) -> None:
-    if hasattr(layer_class(config), "reset_adapter"):
-        return
-    if type(config) is not LoraConfig:
+    own = hasattr(layer_class(config), "reset_adapter")
+    if not own and type(config) is not LoraConfig:
         raise ValueError(f"dual adapters need a tuner of this package or a LoraConfig, not {type(config).__name__}")
     # DoRA is not linear in its scale. All three adapters would share biases and saved modules.
     for option, neutral in (("use_dora", False), ("bias", "none"), ("modules_to_save", None)):
-        if getattr(config, option) != neutral:
-            raise ValueError(f"LoRA option {option}={getattr(config, option)!r} cannot be used with dual adapters")
+        if (value := getattr(config, option, neutral)) != neutral:
+            raise ValueError(f"{option}={value!r} cannot be used with dual adapters")
 
 
 def _reset_lora(site: Site, adapter: str, generator: torch.Generator) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from feddat.allocator import return_large_blocks
 from feddat.models.base import Backbone, Encoder, ModelError
-from feddat.models.folder import fingerprint, read_model_type
+from feddat.models.folder import fingerprint, first_line, read_model_type
 from feddat.models.named import model_address, named_folder
 
 if TYPE_CHECKING:
@@ -132,14 +132,15 @@ def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cp
     from feddat.models.attention import use_in_transformers  # takes seconds to import
 
     use_in_transformers()
-    if weights == "fp32":
-        return load(folder, name_or_path)
-    if load is not _load_decoder:
+    if weights != "fp32" and load is not _load_decoder:
         raise ModelError(
             f"weights: {weights} is only for decoder vision-language models; model {name_or_path} is a "
             f"{read_model_type(folder)}"
         )
-    return _load_decoder(folder, name_or_path, weights, device)
+    more = () if weights == "fp32" else (weights, device)
+    backbone: Backbone = load(folder, name_or_path, *more)
+    _try_out(backbone.encoder, folder)
+    return backbone
 
 
 def load_encoder(name_or_path: str) -> Encoder:
@@ -149,7 +150,31 @@ def load_encoder(name_or_path: str) -> Encoder:
         ModelError: as :func:`load_backbone`.
     """
     folder = model_folder(name_or_path)
-    return _family(folder)[1](folder)
+    encoder = _family(folder)[1](folder)
+    _try_out(encoder, folder)
+    return encoder
+
+
+def _try_out(encoder: Encoder, folder: Path) -> None:
+    """Encode a blank picture: the files of a folder can be readable, but hold sizes that no picture can have.
+
+    Raises:
+        ModelError: the encoder fails.
+    """
+    import numpy as np  # merely naming a model must not cost their import
+    import torch
+
+    try:
+        image = encoder.image(np.zeros((48, 64, 3), np.uint8))
+        encoder.views([image], [0], encoder.texts(["what ?"])).batch([0], torch.device("cpu"))
+        float(encoder.widest)
+    except ModelError:
+        raise
+    except Exception as error:  # any arithmetic on unusable sizes
+        raise ModelError(
+            f"model folder {folder}: cannot encode a picture; sizes in preprocessor_config.json, processor_config.json "
+            f"or config.json are unusable: {first_line(error)}"
+        ) from error
 
 
 def encoder_fingerprint(name_or_path: str) -> str:

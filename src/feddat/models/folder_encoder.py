@@ -11,13 +11,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feddat.models.base import Unread
+from feddat.models.base import ModelError, Unread
 from feddat.models.encoding import EncodedImageTexts
-from feddat.models.folder import fingerprint
+from feddat.models.folder import fingerprint, first_line, require_file
 from feddat.models.narrow import WIDEST
 from feddat.models.processors import load_processor, normalisation, resize
 from feddat.models.tokens import load_tokenizer
 from feddat.pictures import Pixels
+
+
+def load_config(kind: Any, folder: Path, family: str) -> Any:
+    """Return a folder's configuration, read by a configuration class of transformers.
+
+    Raises:
+        ModelError: ``config.json`` is missing or is no such configuration; the message names it.
+    """
+    path = require_file(folder, ("config.json",), "configuration")
+    try:
+        return kind.from_pretrained(folder, local_files_only=True)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except Exception as error:  # transformers raises many kinds of errors for damaged files
+        raise ModelError(f"{path}: cannot be read as a configuration of {family}: {first_line(error)}") from error
 
 
 class FolderEncoder(ABC):

@@ -6,6 +6,7 @@ by one of 256 levels (one in ten for portrait pictures that are made square).
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def load_processor(kind: Any, folder: Path, family: str) -> tuple[Any, str]:
     """Return a folder's image processor of class ``kind``, and torch's name of its resampling filter.
 
     Raises:
-        ModelError: the processor is missing or unreadable, or torch does not support its resampling filter.
+        ModelError: the processor is missing or unreadable, its constants are unusable, or torch does not support its
+            resampling filter.
     """
     path = require_file(folder, FILES, "image processor")
     try:
@@ -34,6 +36,7 @@ def load_processor(kind: Any, folder: Path, family: str) -> tuple[Any, str]:
         raise ModelError(f"{path}: cannot be loaded as a {family} image processor: {first_line(error)}") from error
     if processor.resample not in _MODES:
         raise ModelError(f"{path}: resample {processor.resample}; expected 2 (bilinear) or 3 (bicubic)")
+    check_constants(processor, path)
     return processor, _MODES[Resampling(processor.resample)]
 
 
@@ -46,13 +49,38 @@ def resize(pixels: Tensor, size: tuple[int, int], mode: str) -> Tensor:
     return resized.contiguous()
 
 
+def check_constants(processor: Any, path: Path) -> None:
+    """Check the constants with which an image processor rescales and normalises pixels.
+
+    Raises:
+        ModelError: a constant is no number or not allowed; the message names the file ``path``.
+    """
+    factor = processor.rescale_factor
+    if processor.do_rescale and not (_is_number(factor) and factor > 0):
+        raise ModelError(f"{path}: rescale_factor is {factor}; expected a number above 0")
+    for key in ("image_mean", "image_std") if processor.do_normalize else ():
+        value = getattr(processor, key)
+        numbers = [value] * 3 if _is_number(value) else value
+        if not isinstance(numbers, list | tuple) or len(numbers) != 3 or not all(map(_is_number, numbers)):
+            raise ModelError(f"{path}: {key} is {value}; expected one number or three")
+        if key == "image_std" and not all(number > 0 for number in numbers):
+            raise ModelError(f"{path}: image_std is {value}; expected numbers above 0")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
 def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation per channel with which a processor normalises pixels in [0, 1].
 
-    They also account for a ``rescale_factor`` other than the usual 1/255, and for a processor that does not rescale.
+    They also account for a ``rescale_factor`` other than the usual 1/255, and for a processor that does not rescale. As
+    in transformers, a single number counts for all channels.
+
+    Args:
+        processor: a processor that passed :func:`check_constants`.
     """
     factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if processor.do_normalize:
-        mean, std = processor.image_mean, processor.image_std
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
+    mean, std = ([value] * 3 if _is_number(value) else value for value in (mean, std))
     return tuple(part / factor for part in mean), tuple(part / factor for part in std)

@@ -99,6 +99,27 @@ def test_an_adapter_of_pefts_own_making(world, make_config, tmp_path):
         Experiment(make_config(adapter__start=tmp_path / "peft", name="b", **lora)).run()
 
 
+@pytest.mark.parametrize("saved", [[], ["classifier"]])
+def test_an_adapter_that_peft_trained_inside_a_task_model(world, make_config, tmp_path, saved):
+    torch.manual_seed(0)
+    config = LoraConfig(
+        r=2, lora_alpha=4, target_modules=["query", "value"], init_lora_weights=False, modules_to_save=saved or None
+    )
+    model = get_peft_model(hf.ViltForQuestionAnswering.from_pretrained(world / "model"), config)
+    model.save_pretrained(tmp_path / "peft")
+    lora = {"method": "fedavg-lora", "adapter__rank": 2, "adapter__alpha": 4}
+    run = make_config(**rest(adapter__start=tmp_path / "peft", **lora))
+    if saved:
+        with pytest.raises(ConfigError, match=r"start: folder .*peft: the run has no place for .*model\.classifier\.0"):
+            Experiment(run).run()
+        return
+    Experiment(run).run()
+    expected = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    equal(
+        sent_in(run.run_dir, 1), {key.removeprefix("base_model.model.vilt."): value for key, value in expected.items()}
+    )
+
+
 def test_a_client_begins_with_its_old_local_adapter_until_it_has_trained(finished, make_config, tmp_path):
     run = finished(method="feddat")
     Experiment.open(run).export(tmp_path / "local", "ann", "local")
@@ -160,7 +181,11 @@ def exported(finished, tmp_path):
         ({"adapter__start": "dat"}, "route dat combines two adapters; export a route with one adapter, such as global"),
         ({"adapter__start": "shared", "adapter__peft": "lora"}, "peft_type is BOTTLENECK, but the run has .*LORA"),
         ({"adapter__start": "shared", "adapter__reduction": 2}, "has shape .*, this model expects"),
-        ({"adapter__start": "shared", "adapter__layers": 1}, "unexpected key"),
+        (
+            {"adapter__start": "shared", "adapter__layers": 1},
+            "folder .*: the run has no place for .*: other sites",
+        ),
+        ({"adapter__start": "shared", "adapter__sites": ".*output"}, "folder .*: .* key .* is missing"),
         (
             {"adapter__start": "shared", "method": "fedavg-full"},
             "this adapter.peft trains the model itself",

@@ -55,5 +55,5 @@ def test_bad_configurations_are_named(folder):
     with pytest.raises(ModelError, match=r"config.json: ALBEF: fusion_layer 9"):
         load_encoder(str(folder))
     path.write_text(json.dumps(config | {"text_config": 3}))
-    with pytest.raises(ModelError, match=r"config.json: cannot be read as an ALBEF configuration"):
+    with pytest.raises(ModelError, match=r"config.json: cannot be read as a configuration of ALBEF"):
         load_encoder(str(folder))

@@ -41,6 +41,13 @@ class BottleneckConfig(PeftConfig):
     init_std: float = field(
         default=0.02, metadata={"help": "Standard deviation of the initial weights; biases start at 0."}
     )
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modules that train whole and are saved with the adapter. With a task_type such as SEQ_CLS, PEFT "
+            "adds the task's head."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]

@@ -29,6 +29,13 @@ class SoftPromptConfig(PeftConfig):
         },
     )
     causal: bool = field(default=False, metadata={"help": "Whether a token sees only the tokens before it."})
+    modules_to_save: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Modules that train whole and are saved with the adapter. With a task_type such as SEQ_CLS, PEFT "
+            "adds the task's head."
+        },
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()  # type: ignore[no-untyped-call]

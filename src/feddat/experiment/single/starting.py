@@ -7,7 +7,8 @@ with a random local adapter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from peft import PeftConfig
 from torch import Tensor
 
 from feddat.adapters.base import Adapters, check_state
-from feddat.adapters.peft_form import peft_digest, read_peft
+from feddat.adapters.peft_form import PREFIX, peft_digest, read_peft
 from feddat.algorithms import Algorithm
 from feddat.config import AdapterConfig, ConfigError, RunConfig
 from feddat.experiment.exports.folder import FUSION_FILE, ExportInfo, is_export
@@ -108,8 +109,11 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
         for option, (found, expected) in _compared(config, form.config).items():
             if found != expected:
                 raise ValueError(f"folder {folder}: {option} is {found}, but the run has {expected}")
-        state = form.state(tensors) | _fusion(folder)
-        check_state("global", state, adapters.named("global"))
+        state = form.state(_without_prefix(tensors, set(form.names.values()), folder)) | _fusion(folder)
+        try:
+            check_state("global", state, adapters.named("global"))
+        except ValueError as error:
+            raise ValueError(f"folder {folder}: {error}") from None
     except ValueError as error:
         raise ConfigError(f"{key}: {error}{_hint(folder)}") from None
     if is_export(folder) and (info := ExportInfo.read(folder)).weights != weights:
@@ -118,6 +122,23 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
             "model's"
         )
     return Start(state, peft_digest(folder))
+
+
+def _without_prefix(tensors: Mapping[str, Tensor], expected: Set[str], folder: Path) -> Mapping[str, Tensor]:
+    """Return tensors under the expected names: without the name of the model inside a task model, if all have it.
+
+    Raises:
+        ValueError: a name does not fit.
+    """
+    first = min(tensors, default="").removeprefix(PREFIX)
+    for dot in [-1, *(match.start() for match in re.finditer(r"\.", first))]:
+        inside = PREFIX + first[: dot + 1]
+        if PREFIX + first[dot + 1 :] in expected and all(name.startswith(inside) for name in tensors):
+            tensors = {PREFIX + name.removeprefix(inside): value for name, value in tensors.items()}
+            break
+    if foreign := min(tensors.keys() - expected, default=None):
+        raise ValueError(f"folder {folder}: the run has no place for {foreign}: other sites, or another model")
+    return tensors
 
 
 def _compared(config: PeftConfig, expected: PeftConfig) -> dict[str, tuple[Any, Any]]:

@@ -12,9 +12,8 @@ from pathlib import Path
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from feddat.models.albef.model import AlbefConfig
-from feddat.models.base import ModelError, Unread
-from feddat.models.folder import first_line, require_file
-from feddat.models.folder_encoder import FolderEncoder
+from feddat.models.base import Unread
+from feddat.models.folder_encoder import FolderEncoder, load_config
 
 #: Maximum number of words of a question, as in the published test code (its training code: 30 words and 25 tokens).
 MAX_WORDS = 50
@@ -83,11 +82,5 @@ def read_config(folder: Path) -> AlbefConfig:
     Raises:
         ModelError: the configuration is missing or unreadable, or its parts do not fit together.
     """
-    path = require_file(folder, ("config.json",), "configuration")
-    try:
-        config: AlbefConfig = AlbefConfig.from_pretrained(folder, local_files_only=True)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
-    except Exception as error:  # transformers raises many kinds of errors for values of wrong types
-        raise ModelError(f"{path}: cannot be read as an ALBEF configuration: {first_line(error)}") from error
+    config: AlbefConfig = load_config(AlbefConfig, folder, "ALBEF")
     return config

@@ -10,8 +10,7 @@ from transformers import BlipConfig
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
 from feddat.models.base import ModelError
-from feddat.models.folder import first_line
-from feddat.models.folder_encoder import FolderEncoder
+from feddat.models.folder_encoder import FolderEncoder, load_config
 
 
 class BlipEncoder(FolderEncoder):
@@ -25,10 +24,7 @@ class BlipEncoder(FolderEncoder):
     """
 
     def __init__(self, folder: Path) -> None:
-        try:
-            config: Any = BlipConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many kinds of errors for damaged files
-            raise ModelError(f"{folder / 'config.json'}: not a BLIP configuration: {first_line(error)}") from error
+        config: Any = load_config(BlipConfig, folder, "BLIP")
         text, vision = config.text_config, config.vision_config
         patch_size = (vision.patch_size, vision.patch_size)
         super().__init__(

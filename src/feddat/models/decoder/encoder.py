@@ -28,9 +28,10 @@ from feddat.models.catalog import DECODERS
 from feddat.models.decoder.chat import Chat
 from feddat.models.decoder.check import check_like_stock
 from feddat.models.folder import fingerprint, first_line, read_model_type, require_file
-from feddat.models.folder_encoder import as_tensor
+from feddat.models.folder_encoder import as_tensor, load_config
 from feddat.models.narrow import SMALLEST, WIDEST
 from feddat.models.processors import FILES as PROCESSOR_FILES
+from feddat.models.processors import check_constants
 from feddat.models.tokens import load_tokenizer
 from feddat.models.weights import quiet
 from feddat.pictures import Pixels
@@ -56,10 +57,7 @@ class DecoderEncoder:
     def __init__(self, folder: Path) -> None:
         self.fingerprint = fingerprint(folder)
         family = read_model_type(folder)
-        try:
-            config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # transformers raises many kinds of errors for damaged files
-            raise ModelError(f"{folder / 'config.json'}: not a model configuration: {first_line(error)}") from error
+        config: Any = load_config(AutoConfig, folder, family)
         self.tokenizer = load_tokenizer(folder, config.get_text_config().vocab_size)
         self._images = _load_image_processor(folder, family)
         self.processor = _put_together(folder, family, self._images, self.tokenizer)
@@ -123,7 +121,7 @@ class DecoderEncoder:
     def _spaces_around(self) -> tuple[str, str]:
         """Return the white space at both ends of a picture's text, which can form one token with its neighbours."""
         try:
-            text = self._process(Pictures.new("RGB", (SMALLEST, SMALLEST)))[1]
+            text = self._process(Pictures.new("RGB", (64, 48)))[1]
         except Exception as error:  # processors raise many kinds of errors for pictures that they cannot take
             raise ModelError(f"model folder {self._folder}: the image processor fails: {first_line(error)}") from error
         return text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :]
@@ -240,9 +238,11 @@ def _load_image_processor(folder: Path, family: str) -> Any:
     try:
         with quiet():
             kind: Any = AutoImageProcessor
-            return kind.from_pretrained(folder, local_files_only=True, backend="pil")
+            images = kind.from_pretrained(folder, local_files_only=True, backend="pil")
     except Exception as error:  # transformers raises many kinds of errors for damaged files
         raise ModelError(f"{path}: cannot be loaded as a {family} image processor: {first_line(error)}") from error
+    check_constants(images, path)
+    return images
 
 
 def _put_together(folder: Path, family: str, images: Any, tokenizer: Any) -> Any:

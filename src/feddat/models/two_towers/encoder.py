@@ -23,7 +23,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from feddat.models.base import ModelError
-from feddat.models.folder_encoder import FolderEncoder
+from feddat.models.folder_encoder import FolderEncoder, load_config
 from feddat.pictures import Pixels
 
 _PROCESSORS = {"clip": CLIPImageProcessorPil, "siglip": SiglipImageProcessorPil}
@@ -33,11 +33,12 @@ class TwoTowersEncoder(FolderEncoder):
     """The image processor and tokenizer of a CLIP or SigLIP folder (:class:`feddat.models.base.Encoder`).
 
     Raises:
-        ModelError: tokenizer or image processor is missing or unusable, or images do not get the model's size.
+        ModelError: configuration, tokenizer or image processor is missing or unusable, or images do not get the model's
+            size.
     """
 
     def __init__(self, folder: Path) -> None:
-        config: Any = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config: Any = load_config(AutoConfig, folder, "CLIP or SigLIP")
         text, vision = config.text_config, config.vision_config
         self._fills_texts = config.model_type == "siglip"
         super().__init__(
@@ -110,10 +111,10 @@ def _sizes(processor: Any, folder: Path) -> tuple[tuple[int, int], bool]:
     Raises:
         ModelError: the processor does not give all images the same size.
     """
-    size, crop = processor.size, processor.crop_size if getattr(processor, "do_center_crop", False) else None
+    size, crop = processor.size or {}, processor.crop_size if getattr(processor, "do_center_crop", False) else None
     if processor.do_resize and crop is None and size.get("height"):
         return (size["height"], size["width"]), False
-    if processor.do_resize and crop is not None and size.get("shortest_edge"):
+    if processor.do_resize and crop is not None and isinstance(size.get("shortest_edge"), int):
         if max(crop["height"], crop["width"]) > size["shortest_edge"]:
             raise ModelError(f"model folder {folder}: image processor: crop_size exceeds the shortest edge")
         return (crop["height"], crop["width"]), True

@@ -16,7 +16,7 @@ from transformers.models.vilt.image_processing_pil_vilt import (
     ViltImageProcessorPil,
 )
 
-from feddat.models.folder_encoder import FolderEncoder, as_tensor
+from feddat.models.folder_encoder import FolderEncoder, as_tensor, load_config
 from feddat.models.narrow import WIDEST
 from feddat.models.processors import resize
 from feddat.pictures import Pixels
@@ -26,13 +26,13 @@ class ViltEncoder(FolderEncoder):
     """The image processor and tokenizer of a ViLT folder (:class:`feddat.models.base.Encoder`).
 
     Raises:
-        ModelError: tokenizer or image processor is missing or unusable.
+        ModelError: configuration, tokenizer or image processor is missing or unusable.
     """
 
     masks_on_host = True
 
     def __init__(self, folder: Path) -> None:
-        config = ViltConfig.from_pretrained(folder, local_files_only=True)
+        config = load_config(ViltConfig, folder, "ViLT")
         patch = config.patch_size
         super().__init__(
             folder,
