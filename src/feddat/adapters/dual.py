@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -56,7 +56,7 @@ class DualAdapters(Adapters):
             raise ValueError("the model is already wrapped by PEFT; pass its base model")
         names = [name for name, _ in model.named_modules()]
         # PEFT writes into configurations, so each adapter gets a copy.
-        self._config: Any = copy.deepcopy(config)
+        self._config = cast(Any, copy.deepcopy(config))
         first, *others = ADAPTERS
         self.peft_model: PeftModel = get_peft_model(model, copy.deepcopy(config), adapter_name=first)
         for name in others:

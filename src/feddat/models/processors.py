@@ -81,6 +81,8 @@ def normalisation(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]]
         processor: a processor that passed :func:`check_constants`.
     """
     factor = 255 * (processor.rescale_factor if processor.do_rescale else 1)
-    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else (0.0, 1.0)
-    mean, std = ([value] * 3 if _is_number(value) else value for value in (mean, std))
-    return tuple(part / factor for part in mean), tuple(part / factor for part in std)
+    constants: tuple[Any, Any] = (0.0, 1.0)
+    if processor.do_normalize:
+        constants = processor.image_mean, processor.image_std
+    mean, std = (tuple(part / factor for part in ([value] * 3 if _is_number(value) else value)) for value in constants)
+    return mean, std
