@@ -277,7 +277,9 @@ def test_useless_sums_that_are_not_in_a_row_do_not_stop_a_run(tmp_path):
 def test_a_client_that_drops_out_of_the_second_useless_sum_does_not_make_the_round_begin_again(tmp_path):
     everybody, state = clients(5), ServerState(wide())
     grid = random_grid(everybody, tmp_path)
-    with pytest.raises(FederationError, match=r"rounds 1 and 2 gave no adapter.* \(clients in both: c00, c01, c02, c03\)"):
+    with pytest.raises(
+        FederationError, match=r"rounds 1 and 2 gave no adapter.* \(clients in both: c00, c01, c02, c03\)"
+    ):
         secure_federate(everybody, state, tmp_path, rounds=8, grid=grid, gone={(2, PHASES["mask"]): {"c04"}})
 
 
