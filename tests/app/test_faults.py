@@ -182,7 +182,7 @@ def test_a_client_whose_answer_is_lost_without_a_deadline_is_passed_over(caplog)
 
 
 class Often(Recorder):
-    """A grid on which bob is late: with his training or his scores in ``late`` rounds, and with his name in ``mute``."""
+    """A grid on which bob does not answer: kinds of messages in the rounds ``late``, who he is in those of ``mute``."""
 
     late: ClassVar[dict[str, Container[int]]] = {}
     mute: ClassVar[Container[int]] = ()

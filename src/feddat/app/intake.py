@@ -37,9 +37,9 @@ class Intake:
         late: nodes that have not answered in time in this round.
         gone: nodes that disconnected while they trained in this round.
 
-    A client that is late in two rounds in a row would cost the deadline in every round. It is not asked any more until it
-    has answered the question who it is, and not in the next round. If it is then late again, it is left alone for two
-    rounds, then for four, and so on, so that one that answers this question alone costs little time, too.
+    A client that was late in two rounds in a row could cost the deadline in every round. So it is left alone for a
+    round, and until it has answered the question who it is. If it is then late again, it is left alone for two rounds,
+    then for four, and so on: one that answers only this question costs little time, too.
     """
 
     roster: Roster

@@ -26,7 +26,8 @@ class PollingGrid(Grid):
     """Yield replies as they arrive; Flower's grids poll every three seconds and return replies only when all are there.
 
     A reply that arrives after the timeout of :meth:`send_and_receive` is never requested, so it cannot be mistaken for
-    an answer to a later message. A node that disconnects or is removed while it sends its reply will never finish; the grid stops waiting.
+    an answer to a later message. A node that disconnects or is removed while it sends its reply will never finish; the
+    grid stops waiting.
 
     Args:
         grid: the grid that carries the messages.
