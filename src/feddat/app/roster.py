@@ -62,7 +62,7 @@ class _Question:
         """Return when to ask again."""
         if not self.message:
             return self.at + AGAIN_SECONDS
-        return self.at + min(ANSWER_SECONDS * 2 ** (self.unanswered - 1), SILENT_SECONDS)
+        return self.at + min(ANSWER_SECONDS * 2.0 ** min(self.unanswered - 1, 20), SILENT_SECONDS)
 
 
 @dataclass
