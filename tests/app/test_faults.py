@@ -1,11 +1,15 @@
 """Faults of clients and their replies: the round continues or the run stops, and one line says why."""
 
+from collections.abc import Container
+from typing import ClassVar
+
 import pytest
 import torch
 from fakes import Adder, Recorder, app_of, federate, shared
 from flwr.app import Error, Message
 from flwr.common.constant import ErrorCode
 
+from feddat.app import roster
 from feddat.app.checkpoint import ServerState
 from feddat.app.limits import Limits
 from feddat.app.polling import PollingGrid
@@ -177,6 +181,72 @@ def test_a_client_whose_answer_is_lost_without_a_deadline_is_passed_over(caplog)
     assert "round 1, train: client bob failed: has not answered; a later reply is ignored" in caplog.text
 
 
+class Often(Recorder):
+    """A grid on which bob does not answer: kinds of messages in the rounds ``late``, who he is in those of ``mute``."""
+
+    late: ClassVar[dict[str, Container[int]]] = {}
+    mute: ClassVar[Container[int]] = ()
+    round = 0
+
+    def send_and_receive(self, messages, *, timeout=None):
+        messages = list(messages)
+        kind = messages[0].metadata.message_type if messages else ""
+        self.round = int(messages[0].metadata.group_id or self.round) if messages else self.round
+        late = self.mute if kind == "query" else self.late.get(kind, ())
+        for reply in super().send_and_receive(messages, timeout=timeout):
+            if reply.metadata.src_node_id != 2 or self.round not in late:
+                yield reply
+
+
+@pytest.fixture
+def asked_of_bob(monkeypatch):
+    """Return a function that returns the rounds in which bob is asked to train, and those in which for scores."""
+    for name in ("AGAIN_SECONDS", "ANSWER_SECONDS"):  # as if rounds took long enough to ask again who a node is
+        monkeypatch.setattr(roster, name, 0.0)
+
+    def run(late, rounds, mute=(), **settings):
+        class Grid(Often):
+            pass
+
+        Grid.late, Grid.mute = late, mute
+        clients = [Adder("ann"), Adder("bob"), Adder("cid")]
+        _, _, events = federate(clients, ServerState(shared()), rounds, Grid, deadline=60.0, **settings)
+        asked = [event for event in events if event["event"] == "asked" and "bob" in event["clients"]]
+        return [sorted({event["round"] for event in asked if event["kind"] == kind}) for kind in ("train", "evaluate")]
+
+    return run
+
+
+def test_a_client_that_is_always_late_costs_the_deadline_less_and_less_often(asked_of_bob, caplog):
+    trained, scored = asked_of_bob({"train": range(100)}, 25)
+    assert trained == [1, 2, 4, 7, 12, 21]
+    assert scored == []
+    told = (
+        "client bob has not answered in time in 2 rounds in a row; it is not asked again for 1, and until it says who"
+    )
+    assert told in caplog.text
+
+
+def test_a_client_that_is_always_late_with_its_scores_is_left_alone_as_well(asked_of_bob):
+    trained, scored = asked_of_bob({"evaluate": range(100)}, 10)
+    assert trained == scored == [1, 2, 4, 7]
+
+
+def test_a_client_that_was_late_comes_back_when_it_answers(asked_of_bob):
+    everything = [1, 2, *range(4, 11)]
+    assert asked_of_bob({"train": [1, 2]}, 10) == [everything, list(range(4, 11))]
+    # It does not say who it is before rounds 3 to 6.
+    assert asked_of_bob({"train": [1, 2]}, 10, mute=range(2, 6))[0] == [1, 2, *range(7, 11)]
+
+
+def test_a_client_that_is_late_now_and_then_is_always_asked(asked_of_bob):
+    assert asked_of_bob({"train": range(1, 11, 2)}, 10) == [list(range(1, 11)), list(range(2, 11, 2))]
+
+
+def test_late_clients_are_asked_again_if_too_few_are_left(asked_of_bob):
+    assert asked_of_bob({"evaluate": range(100)}, 5, roster=Roster(least=3)) == [[1, 2, 3, 4, 5]] * 2
+
+
 def test_after_the_deadline_no_further_turn_begins():
     ann, bob = Adder("ann"), Adder("bob")
     state = ServerState(shared())
@@ -209,7 +279,7 @@ def test_a_client_that_goes_and_comes_back_is_known_by_its_name(caplog):
     assert list(roster.members) == [1]
     assert roster.size() == 2
     grid.present = {1, 2}
-    roster._ask_again.clear()  # as if some time had passed
+    roster._questions.clear()  # as if some time had passed
     roster.refresh(grid, 3)
     assert list(roster.members) == [1, 2]
     assert "client bob has gone (node 2)" in caplog.text

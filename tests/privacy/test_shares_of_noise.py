@@ -56,6 +56,18 @@ def test_a_plan_by_hand():
     assert room < 2**11 < room * (plan.scale + 2) / plan.scale, "and no finer one fits"
 
 
+@pytest.mark.parametrize(("clients", "clip", "times"), [(5, 0.01, 40), (20, 0.01, 10), (20, 0.5, None)])
+def test_how_far_one_client_can_move_a_number_of_the_mean(clients, clip, times):
+    """To the end of the ring: what an honest client can, and seven standard deviations of the mean's noise."""
+    rules = Rules(bits=16, clip=clip, norm=0.05, noise=3.5, colluders=1)
+    plan = plan_of(rules, clients, 65_000)
+    end = fixed_point.from_ring(fixed_point.to_ring(np.array([2**15 - 1]), 16), 16, 2**15)
+    found = float(fixed_point.mean(end, plan.step, clients)[0])
+    noise = math.sqrt(clients * plan.variance) * plan.step / clients
+    assert found == pytest.approx(min(clip, 0.05) + 7 * noise, rel=0.01)
+    assert times is None or round(found / clip) == times
+
+
 @settings(max_examples=60)
 @given(
     st.integers(3, 200),

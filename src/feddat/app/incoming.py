@@ -8,7 +8,7 @@ could reply in another one's name.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -83,7 +83,7 @@ class Mailbox:
             done += self._advanced(key)
         return done
 
-    def forget(self, asked: set[str]) -> None:
+    def forget(self, asked: Collection[str]) -> None:
         """Drop the parts of replies that nobody waits for any more."""
         for key in asked:
             self._incoming.pop(key, None)

@@ -19,6 +19,9 @@ from feddat.app.roster import FederationError, Roster
 
 log = logging.getLogger(__name__)
 
+#: After so many rounds in a row in which it was late, a client is left alone.
+_LATE_TURNS = 2
+
 
 @dataclass
 class Intake:
@@ -33,6 +36,10 @@ class Intake:
         asked: nodes that the last messages went to, in the order of client names.
         late: nodes that have not answered in time in this round.
         gone: nodes that disconnected while they trained in this round.
+
+    A client that was late in two rounds in a row could cost the deadline in every round. So it is left alone for a
+    round, and until it has answered the question who it is. If it is then late again, it is left alone for two rounds,
+    then for four, and so on: one that answers only this question costs little time, too.
     """
 
     roster: Roster
@@ -43,10 +50,45 @@ class Intake:
     asked: Sequence[int] = ()
     late: set[int] = field(default_factory=set)
     gone: set[int] = field(default_factory=set)
+    _asked: set[str] = field(default_factory=set)
+    _missed: set[str] = field(default_factory=set)
+    _in_a_row: dict[str, int] = field(default_factory=dict)
+    _rests: dict[str, int] = field(default_factory=dict)
 
     def begin_round(self) -> None:
         """Forget which nodes were late or gone in the last round."""
         self.late, self.gone = set(), set()
+
+    def rest(self, round: int) -> None:
+        """Before a round, decide who is not asked in it because it was late or gone in the last rounds."""
+        for name in sorted(self._asked):
+            if name not in self._missed:
+                self._in_a_row.pop(name, None)
+                continue
+            turns = self._in_a_row[name] = self._in_a_row.get(name, 0) + 1
+            if turns < _LATE_TURNS:
+                continue
+            rounds = 2 ** (turns - _LATE_TURNS)
+            self._rests[name] = round + rounds
+            self.roster.silent.add(name)
+            log.warning(
+                "client %s has not answered in time in %d rounds in a row; it is not asked again for %d, and until it "
+                "says who it is",
+                name,
+                turns,
+                rounds,
+            )
+        self._asked, self._missed = set(), set()
+
+    def rests(self, name: str, round: int) -> bool:
+        """Return whether a client is not to be asked in a round."""
+        return name in self.roster.silent or round < self._rests.get(name, 0)
+
+    def recall(self, names: Iterable[str]) -> None:
+        """Ask clients again although they were late."""
+        for name in names:
+            self.roster.silent.discard(name)
+            self._rests.pop(name, None)
 
     def take(
         self,
@@ -73,6 +115,7 @@ class Intake:
         first: ReplyError | None = None
         used = 0
         late = {self.roster.members[node].name: node for node in self.asked}
+        self._asked |= late.keys()
         for member, reply in self._in_order(replies):
             del late[member.name]
             try:
@@ -83,6 +126,7 @@ class Intake:
                 self._leave_out(round, kind, error)
                 if messages.is_of_gone_node(reply):
                     self.gone.add(reply.metadata.src_node_id)
+                    self._missed.add(member.name)
             del reply  # otherwise it stays in memory while waiting for the next one
         refused = outliers()
         used -= len(refused)
@@ -90,6 +134,7 @@ class Intake:
             first = first or outlier
             self._leave_out(round, kind, outlier)
         self.late |= set(late.values())
+        self._missed |= late.keys()
         for name in late:
             within = "" if self.deadline is None else f" within {self.deadline:.0f} s"
             reason = f"has not answered{within}; a later reply is ignored"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from flwr.app import Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
@@ -25,8 +25,9 @@ LOOK = 5.0
 class PollingGrid(Grid):
     """Yield replies as they arrive; Flower's grids poll every three seconds and return replies only when all are there.
 
-    A reply that arrives after the timeout is never requested, so it cannot be mistaken for an answer to a later
-    message. A node that disconnects or is removed while it sends its reply will never finish; the grid stops waiting.
+    A reply that arrives after the timeout of :meth:`send_and_receive` is never requested, so it cannot be mistaken for
+    an answer to a later message. A node that disconnects or is removed while it sends its reply will never finish; the
+    grid stops waiting.
 
     Args:
         grid: the grid that carries the messages.
@@ -74,6 +75,11 @@ class PollingGrid(Grid):
             return self._mailbox.pull(set(message_ids))
         return list(self._grid.pull_messages(message_ids))
 
+    def forget(self, message_ids: Collection[str]) -> None:
+        """Drop the parts of replies to messages that nobody waits for any more."""
+        if self._mailbox is not None:
+            self._mailbox.forget(message_ids)
+
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterator[Message]:
         """Send messages, and yield each reply as it arrives, until all are there or ``timeout`` seconds have passed.
 
@@ -86,8 +92,7 @@ class PollingGrid(Grid):
         try:
             yield from self._answers(waiting, asked, began, timeout)
         finally:
-            if self._mailbox is not None:
-                self._mailbox.forget(waiting)
+            self.forget(waiting)
 
     def _answers(
         self, waiting: set[str], sent: Mapping[str, Message], began: float, timeout: float | None

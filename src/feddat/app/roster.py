@@ -1,4 +1,5 @@
-"""Which node is which client. The server asks every node once, and every new node when it appears.
+"""Which node is which client. The server asks every node once, and every new node when it appears. No round waits long
+for an answer as long as enough clients are there; an answer that comes later counts in the next round.
 
 Node ids change (a restarted SuperNode can get another one); client names stay. In one process, all nodes are connected
 from the start, and nothing here takes time. A name is bound to a key: the SuperLink knows every node's key and the name
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,20 +20,49 @@ from flwr.serverapp import Grid
 
 from feddat.app import messages
 from feddat.app.messages import Member, ReplyError
+from feddat.app.polling import PollingGrid
 from feddat.one_line import one_line
 
 log = logging.getLogger(__name__)
 
-#: Seconds that a node has to identify itself: it may have to load its model and data first.
+#: Seconds that a node has to identify itself while clients are missing: it may have to load its model and data first.
 ANSWER_SECONDS = 300.0
-#: Seconds before asking a node again that failed to identify itself.
+#: Seconds to wait for answers once enough clients are there. A later answer counts in the next round.
+LATE_SECONDS = 10.0
+#: Seconds before asking a node again that failed to identify itself, or was gone.
 AGAIN_SECONDS = 20.0
-#: Seconds between two polls for nodes.
+#: A node that does not answer is asked again after :data:`ANSWER_SECONDS`, then after twice as long, and so on, up to
+#: this many seconds.
+SILENT_SECONDS = 3600.0
+#: Seconds between two polls for nodes and answers.
 PAUSE = 0.5
 
 
 class FederationError(RuntimeError):
     """The run cannot continue with the connected clients; the message says why."""
+
+
+@dataclass
+class _Question:
+    """The latest question to a node who it is.
+
+    Attributes:
+        name: name of its key.
+        at: ``time.monotonic()`` when it was sent.
+        unanswered: number of questions to this node since its last answer.
+        message: id of the question; empty if no answer to it is awaited any more.
+    """
+
+    name: str
+    at: float
+    unanswered: int
+    message: str = ""
+
+    def due(self) -> float:
+        """Return when to ask again."""
+        if not self.message:
+            return self.at + AGAIN_SECONDS
+        return self.at + min(ANSWER_SECONDS * 2.0 ** min(self.unanswered - 1, 20), SILENT_SECONDS)
 
 
 @dataclass
@@ -51,6 +81,8 @@ class Roster:
         trained: client -> last round that it has trained in; the roster warns of a client whose state is older.
         refused: number of times that a node was turned away.
         members: node id -> its client, in the order of names.
+        silent: names of members that are asked again who they are, since they did not answer something else; an answer
+            removes the name.
         known: name of every client that was ever connected -> what it last said about itself.
         notify: receives plain event dictionaries.
     """
@@ -64,12 +96,13 @@ class Roster:
     trained: Mapping[str, int] = field(default_factory=dict)
     refused: int = 0
     members: dict[int, Member] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
     known: dict[str, Member] = field(default_factory=dict)
     notify: Callable[[dict[str, Any]], None] = lambda event: None
     admitted: Callable[[], Mapping[str, bytes]] | None = None
     _turned_away: set[int] = field(default_factory=set)
     _keyless: set[int] = field(default_factory=set)
-    _ask_again: dict[int, float] = field(default_factory=dict)
+    _questions: dict[int, _Question] = field(default_factory=dict)
 
     def meet(self, grid: Grid) -> None:
         """Wait until all expected clients are connected, or the waiting time is over.
@@ -106,21 +139,35 @@ class Roster:
         return [name for name in self.expected or sorted(there) if name in there]
 
     def _gather(self, grid: Grid, wanted: int) -> ReplyError | None:
-        """Poll for nodes until ``wanted`` clients are connected or the time is up; return the first failure."""
+        """Poll for nodes until ``wanted`` clients are connected or the time is up; return the first failure.
+
+        Nodes that are asked for the first time have :data:`LATE_SECONDS` more to answer, or :data:`ANSWER_SECONDS` if
+        the clients are too few for a round. Others are not waited for: what they answer counts when it has come.
+        """
         first: ReplyError | None = None
         began = time.monotonic()
+        enough: float | None = None
         while True:
-            names = self._let_in(grid)
-            connected = set(names)
+            connected = self._let_in(grid)
             for node in [node for node in self.members if node not in connected]:
                 log.warning("client %s has gone (node %d)", self.members.pop(node).name, node)
-            self._turned_away &= connected
-            unknown = connected - self.members.keys() - self._turned_away
-            now = time.monotonic()
-            asked = {node: names[node] for node in sorted(unknown) if self._ask_again.get(node, now) <= now}
-            for problem in self._ask(grid, asked):
-                first = first or problem
-            if len(self.members) >= wanted or time.monotonic() - began >= self.wait:
+            self._turned_away &= connected.keys()
+            self._forget(grid, self._questions.keys() - connected.keys())
+            problems = list(self._answered(grid))  # before asking again, which forgets earlier questions
+            self._ask(grid, connected)
+            problems += self._answered(grid)
+            first = first or next(iter(problems), None)
+            now, there = time.monotonic(), len(self.members)
+            fresh = any(
+                question.message and question.unanswered == 1 and question.at >= began and node not in self.members
+                for node, question in self._questions.items()
+            )
+            if there >= wanted:
+                enough = now if enough is None else enough
+                if not fresh or now - enough >= LATE_SECONDS:
+                    return first
+            patience = ANSWER_SECONDS if there < self.least else LATE_SECONDS
+            if now - began >= (max(self.wait, patience) if fresh else self.wait):
                 return first
             time.sleep(PAUSE)
 
@@ -142,15 +189,42 @@ class Roster:
                 self._refuse(info.name, f"client {info.name}: the key of node {node} is not let in")
         return {node: str(info.name) for node, info in nodes.items()}
 
-    def _ask(self, grid: Grid, nodes: Mapping[int, str]) -> Iterator[ReplyError]:
-        """Ask nodes (node id -> name of its key) to identify themselves; yield every failure."""
-        asked = [Message(messages.query_content(self.run), node, MessageType.QUERY) for node in nodes]
-        self._ask_again |= dict.fromkeys(nodes, time.monotonic() + AGAIN_SECONDS)
+    def _ask(self, grid: Grid, nodes: Mapping[int, str]) -> None:
+        """Ask nodes (node id -> name of its key) who they are, if that is unknown and they were not asked just now."""
+        now = time.monotonic()
+        known = {node for node, member in self.members.items() if member.name not in self.silent}
+        asked = {
+            node: Message(messages.query_content(self.run), node, MessageType.QUERY)
+            for node in sorted(nodes.keys() - known - self._turned_away)
+            if node not in self._questions or self._questions[node].due() <= now
+        }
+        if not asked:
+            return
+        self._forget(grid, asked)
+        grid.push_messages(list(asked.values()))
+        for node, message in asked.items():
+            before = self._questions.get(node)
+            unanswered = 1 if before is None else before.unanswered + 1
+            self._questions[node] = _Question(nodes[node], now, unanswered, message.metadata.message_id)
+
+    def _forget(self, grid: Grid, nodes: Iterable[int]) -> None:
+        """Await no answer of some nodes any more."""
+        found = [self._questions[node] for node in nodes if node in self._questions]
+        if isinstance(grid, PollingGrid):
+            grid.forget([question.message for question in found])
+        for question in found:
+            question.message = ""
+
+    def _answered(self, grid: Grid) -> Iterator[ReplyError]:
+        """Take in the answers that have come; yield every failure."""
+        waiting = {question.message: node for node, question in self._questions.items() if question.message}
         found: dict[int, Member] = {}
-        for reply in grid.send_and_receive(asked, timeout=ANSWER_SECONDS) if asked else ():
-            node = reply.metadata.src_node_id
-            if node not in nodes:
-                continue  # a late answer to an earlier question
+        for reply in grid.pull_messages(list(waiting)) if waiting else ():
+            node = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if node is None:
+                continue  # an answer to something else, or a second one
+            question = self._questions[node]
+            question.message, question.unanswered = "", 0
             try:
                 with messages.checking(f"node {node}"):
                     found[node] = messages.read_name(reply)
@@ -158,12 +232,17 @@ class Roster:
                 if error.failed:
                     log.warning("%s", error)
                 else:
-                    self._refuse(nodes[node] or f"node {node}", str(error))
+                    self._refuse(question.name or f"node {node}", str(error))
                 yield error
         for node, member in sorted(found.items()):
-            if problem := self._problem(grid, node, member, nodes[node]):
+            name = self._questions[node].name
+            if (before := self.members.get(node)) is not None and before.name == member.name:
+                self.silent.discard(member.name)
+                continue
+            if problem := self._problem(grid, node, member, name):
+                self.members.pop(node, None)
                 self._turned_away.add(node)
-                self._refuse(nodes[node] or member.name, problem)
+                self._refuse(name or member.name, problem)
                 yield ReplyError(member.name, problem)
                 continue
             if member.name in self.known:
@@ -175,6 +254,7 @@ class Roster:
                     member.kept,
                     last,
                 )
+            self.silent.discard(member.name)
             self.members[node] = self.known[member.name] = member
         self.members = dict(sorted(self.members.items(), key=lambda item: item[1].name))
 

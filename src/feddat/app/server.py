@@ -143,6 +143,7 @@ class _Loop:
         """
         strategy = self.strategy
         while True:
+            strategy.intake.rest(round)
             strategy.roster.refresh(self.grid, round)
             arrays = messages.to_arrays(self.state.shared)
             self._clock("other")

@@ -100,7 +100,8 @@ class AdapterStrategy(Strategy):
     def sample(self, round: int) -> list[int]:
         """Return the nodes that take part in a round: a fraction, at least one; depends only on seed and round.
 
-        With privacy of clients, those that have no rounds left do not take part.
+        With privacy of clients, those that have no rounds left do not take part. Those that were late again and again
+        do not either, unless too few would be left.
 
         Raises:
             FederationError: too few clients have rounds left.
@@ -110,7 +111,13 @@ class AdapterStrategy(Strategy):
         if self.participations is not None:
             nodes = [node for node in nodes if self.participations.may(self.roster.members[node].name)]
             self.participations.check(len(nodes), self.roster.least)
-            count = min(count, len(nodes))
+        names = {node: self.roster.members[node].name for node in nodes}
+        ready = [node for node in nodes if not self.intake.rests(names[node], round)]
+        if len(ready) >= self.roster.least:
+            nodes = ready
+        else:
+            self.intake.recall(names.values())
+        count = min(count, len(nodes))
         chosen = numpy_generator(self.seed, round, "sample").choice(len(nodes), size=count, replace=False)
         return [nodes[index] for index in sorted(chosen)]
 
@@ -261,7 +268,12 @@ class AdapterStrategy(Strategy):
         """Return the messages that ask all clients to evaluate, except those that are late with training or gone."""
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
-        nodes = [node for node in self.roster.members if node not in self.intake.late | self.intake.gone]
+        away = self.intake.late | self.intake.gone
+        nodes = [
+            node
+            for node, member in self.roster.members.items()
+            if node not in away and not self.intake.rests(member.name, server_round)
+        ]
         return self._ask(MessageType.EVALUATE, nodes, server_round, arrays, config, extras)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
