@@ -136,7 +136,7 @@ def test_all_expected_clients_are_waited_for_at_the_start_and_no_longer(clock):
 
 def test_nodes_that_come_and_go_do_not_make_a_round_wait_for_ever(clock):
     """A node is asked when it appears, and has a few seconds from the moment on at which enough are there."""
-    _, found, _ = meet(clock, {1: 1, 2: 2}, least=2)
+    _, found, _ = meet(clock, {1: 1, 2: 2}, least=2, wait=600.0)
 
     class Coming(Slow):
         def get_nodes(self):
