@@ -114,7 +114,11 @@ LISTS = {
     "as Python prints it": ("\"['yes', 'no', 'yes']\"", {"yes": 0.6, "no": 0.3}),
     "VQA v2's own, as Python prints it": ("\"[{'answer': 'yes', 'answer_id': 1}, {'answer': ''}]\"", {"yes": 0.3}),
     "scores": ("\"{'yes': 1.0, 'no': 0.3}\"", {"yes": 1.0, "no": 0.3}),
+    "a tuple": ("\"('yes', 'no', 'yes')\"", {"yes": 0.6, "no": 0.3}),
+    "over two lines": ("\"['yes',\n 'no', 'yes']\"", {"yes": 0.6, "no": 0.3}),
+    "numbers": ('"[1, 2, 1]"', {"1": 0.6, "2": 0.3}),
     "a text in brackets": ("[sic]", {"[sic]": 1.0}),
+    "a text in parentheses": ("(none)", {"(none)": 1.0}),
     "half a list": ("['yes'", {"['yes'": 1.0}),
 }
 
@@ -156,6 +160,25 @@ BAD_TABLES = {
         ", line 2: not UTF-8 text: invalid start byte; save it as UTF-8",
     ),
 }
+
+PRINTED = {
+    "NumPy's texts": "['yes' 'no']",
+    "NumPy's texts over two lines": "\"['yes'\n 'no']\"",
+    "NumPy's numbers": "[1 2 1]",
+    "an array": "\"array(['yes', 'no'], dtype=object)\"",
+    "with a missing text": "\"['yes', nan]\"",
+    "a set": "\"{'yes', 'no'}\"",
+    "arrays in a mapping": "\"{'answer': array(['yes', 'no'], dtype=object)}\"",
+}
+
+
+@pytest.mark.parametrize("cell", PRINTED.values(), ids=PRINTED)
+def test_lists_in_no_known_form_are_refused(folder: Path, cell: str) -> None:
+    quoted = cell if cell.startswith('"') else f'"{cell}"'
+    (folder / "x.csv").write_text(f"image,question,answers\na.png,is it ?,{quoted}\n")
+    message = said(folder / "x.csv")
+    assert message.startswith(", line 2: column 'answers': ")
+    assert "is a list neither as JSON nor as Python prints it; save lists with json.dumps" in message
 
 
 @pytest.mark.parametrize(("content", "message"), BAD_TABLES.values(), ids=BAD_TABLES)

@@ -83,18 +83,16 @@ def predict(
         if not path.is_file():
             raise DataError(f"{path}: no such image file")
     from feddat.experiment.exports.answerer import open_answerer
+    from feddat.experiment.exports.asked import as_example
 
+    # Before the model is loaded: a wrong question takes no time.
+    asked = [] if file is not None else [as_example("question", list(image or ()), question or "", choice or ())]
     answerer = open_answerer(run, client, model, device, site, accept_changes)
     answerer.batch_size = batch or answerer.batch_size
     if file is not None:
         _answer_file(answerer, file, images or file.parent, to, top, keep_going)
         return
-    from feddat.example import Example
-    from feddat.text import normal_text
-
-    choices = tuple(normal_text(text) for text in choice or ())
-    example = Example("question", tuple(image or ()), normal_text(question or ""), choices=choices)
-    answers = answerer.answers([example], top)[0]
+    answers = answerer.answers(asked, top)[0]
     width = max(len(answer) for answer, _ in answers)
     for answer, probability in answers:
         bar = "█" * round(30 * probability) or "▏"

@@ -144,4 +144,4 @@ class FolderEncoder(ABC):
 
 def as_tensor(pixels: Pixels) -> Tensor:
     """Return a picture (H, W, 3) as a tensor, uint8 (3, H, W)."""
-    return torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)

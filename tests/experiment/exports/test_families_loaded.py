@@ -112,6 +112,7 @@ def test_the_number_of_pictures_and_choices_is_checked(tasks, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
+        (("gone.png", " "), "question: expected text, got ' '"),
         (("gone.png", "what ?"), "gone.png: no such file"),
         ((np.zeros((4, 4), np.uint8), "what ?"), "expected uint8 of shape"),
         ((3, "what ?"), "expected a file, bytes, pixels or a Pillow image, got int"),

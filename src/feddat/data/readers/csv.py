@@ -2,7 +2,7 @@
 
 The separator is the one that splits the header into the most columns that readers know. A first line ``sep=;``, which
 Excel writes and reads, sets it explicitly. Several answers or choices in one cell are separated by ``|``, or are a list
-as JSON or Python prints it.
+as JSON or Python prints it. Lists as NumPy prints them, without commas, are refused.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import csv
 import json
 import logging
 import re
+import tokenize
 from collections.abc import Iterator
-from itertools import islice
+from io import StringIO
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from feddat.data.readers.records import Record, canonical_columns, is_column
 from feddat.data.readers.text_files import announce, read_lines, text_encoding
-from feddat.data.readers.values import listed
+from feddat.data.readers.values import listed, shown
 from feddat.example import DataError
 
 #: Columns whose cells may hold several texts.
@@ -32,6 +34,8 @@ DELIMITERS = {",": "','", ";": "';'", "\t": "a tab"}
 _EXPECTED = {".csv": ",", ".tsv": "\t"}
 #: Separators of other programs, which are refused.
 _OTHERS = "|:^~"
+#: A printed list, mapping or array of texts or numbers.
+_PRINTED = re.compile(r"""[\[{]\s*['"].*[\]}]|[\[{][\d\s.-]*[\]}]|\w*array\(.*\)""", re.DOTALL)
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)
 
 
@@ -39,7 +43,8 @@ def read(path: Path) -> Iterator[Record]:
     """Yield the records of a table; an empty cell is ``None``, and a row of empty cells is skipped.
 
     Raises:
-        DataError: a row has more or fewer cells than the header, a column occurs twice, or the file is not text.
+        DataError: a row has more or fewer cells than the header, a column occurs twice, a cell has a list in no known
+            form, or the file is not text.
     """
     encoding = text_encoding(path, guess=True)
     try:
@@ -71,7 +76,8 @@ def _records(path: Path, reader: Any, skipped: int, delimiter: str) -> Iterator[
         if len(cells) < len(header) or any(cells[len(header) :]):
             marks = f"put a cell that contains {DELIMITERS[delimiter]} in quotation marks"
             raise DataError(f"{path}, {place}: expected {len(header)} cells (as the header), got {len(cells)}; {marks}")
-        yield Record(path, place, {name: _value(name, cell) for name, cell in zip(header, cells, strict=False) if name})
+        named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
+        yield Record(path, place, {name: _value(name, cell, f"{path}, {place}") for name, cell in named})
 
 
 def _layout(path: Path, encoding: str) -> tuple[str, int]:
@@ -112,29 +118,40 @@ def _header(path: Path, cells: list[str], place: str) -> list[str]:
     return names
 
 
-def _value(column: str, cell: str) -> Any:
+def _value(column: str, cell: str, where: str) -> Any:
     if not cell.strip():
         return None
     if column not in LISTS:
         return cell
     text = cell.strip()
-    if (
-        len(text) <= LONGEST_LIST
-        and (text[0], text[-1]) in (("[", "]"), ("{", "}"))
-        and isinstance(value := _literal(text), list | dict)
-    ):
-        return value
+    closed = (text[0], text[-1]) in (("[", "]"), ("{", "}"), ("(", ")"))
+    if closed and len(text) <= LONGEST_LIST and isinstance(value := _literal(text), list | tuple | dict):
+        return list(value) if isinstance(value, tuple) else value
+    if _PRINTED.fullmatch(text):
+        raise DataError(
+            f"{where}: column {column!r}: {shown(text)} is a list neither as JSON nor as Python prints it; save "
+            f"lists with json.dumps, or separate texts by '{SEPARATOR}'"
+        )
     return cell.split(SEPARATOR) if SEPARATOR in cell else cell
 
 
 def _literal(text: str) -> Any:
-    """Return the list or mapping that JSON or Python printed in a cell; ``None`` if the cell holds neither."""
-    for read_as in (json.loads, ast.literal_eval):
+    """Return what JSON or Python printed in a cell; ``None`` if the cell holds neither."""
+    for read_as in (json.loads, _python):
         try:
             return read_as(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             continue
     return None
+
+
+def _python(text: str) -> Any:
+    value = ast.literal_eval(text)
+    # Python joins texts without a comma between them, and NumPy prints arrays so.
+    kinds = [token.type for token in tokenize.generate_tokens(StringIO(text).readline) if token.string.strip()]
+    if any(one == other == tokenize.STRING for one, other in pairwise(kinds)):
+        raise ValueError("texts without a comma between them")
+    return value
 
 
 def _explained(error: csv.Error) -> str:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-import numpy as np
 import torch
-from PIL import Image as PILImage
 from safetensors import safe_open
 from torch import Tensor, nn
 
@@ -22,7 +19,8 @@ from feddat.client.learner import BatchLearner
 from feddat.client.member import FUSION, Member
 from feddat.config import RunConfig
 from feddat.devices import device_of
-from feddat.example import ClientData, DataError, Example, Image
+from feddat.example import ClientData
+from feddat.experiment.exports.asked import Asked, Picture, as_example, asked_example
 from feddat.experiment.exports.folder import (
     ANSWERS_FILE,
     FUSION_FILE,
@@ -39,14 +37,7 @@ from feddat.models.two_towers.fusion import FusedBackbone, WeightedFusions
 from feddat.models.weights import original_hash, weight_files, weights_hash
 from feddat.picture_settings import PictureSettings
 from feddat.tensorfile import TensorFileError, read_tensors
-from feddat.text import normal_text
 
-#: Modes of Pillow images that PNG supports.
-_AS_PNG = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
-#: A picture: a file, the bytes of a file, pixels (uint8, H x W x 3), or a Pillow image.
-Picture: TypeAlias = str | Path | bytes | np.ndarray[Any, Any] | PILImage.Image
-#: A question: an example, or a picture (for ``nlvr2``, a list of two) and a question.
-Asked: TypeAlias = Example | tuple[Picture | Sequence[Picture], str]
 #: Answers with their probabilities, most likely first.
 Answers: TypeAlias = list[tuple[str, float]]
 
@@ -86,8 +77,7 @@ class Answerer:
         Raises:
             DataError: the question is empty, a picture cannot be read, or the number of pictures or choices is wrong.
         """
-        example = Example("question", _pictures(image), _text(question), choices=tuple(map(normal_text, choices)))
-        return self.answers([example], 1)[0][0][0]
+        return self.answers([as_example("question", image, question, choices)], 1)[0][0][0]
 
     def answers(self, batch: Sequence[Asked], k: int = 3) -> list[Answers]:
         """Return the ``k`` most likely answers to each question with probabilities; only one if it is generated freely.
@@ -98,7 +88,7 @@ class Answerer:
         Raises:
             DataError: a picture cannot be read, or the number of pictures or choices is wrong.
         """
-        examples = [_example(number, asked) for number, asked in enumerate(batch)]
+        examples = [asked_example(number, asked) for number, asked in enumerate(batch)]
         return self._answering.likeliest(self._member, examples, self._route, k) if examples else []
 
 
@@ -251,42 +241,3 @@ def _load(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
         module.load_state_dict(state)
     except RuntimeError as error:
         raise ExportError(f"{path}: the head does not fit: {' '.join(str(error).split())}") from None
-
-
-def _example(number: int, asked: Asked) -> Example:
-    if isinstance(asked, Example):
-        return asked
-    if not isinstance(asked, list | tuple) or len(asked) != 2:
-        raise DataError(f"question {number}: expected a picture and a question, or an Example; got {asked!r}")
-    image, question = asked
-    return Example(f"question {number}", _pictures(image), _text(question))
-
-
-def _text(question: str) -> str:
-    if not isinstance(question, str) or not question.strip():
-        raise DataError(f"question: expected text, got {question!r}")
-    return normal_text(question)
-
-
-def _pictures(image: Picture | Sequence[Picture]) -> tuple[Image, ...]:
-    if isinstance(image, list | tuple):
-        return tuple(_picture(one) for one in image)
-    return (_picture(image),)  # type: ignore[arg-type]
-
-
-def _picture(image: Picture) -> Image:
-    if isinstance(image, PILImage.Image):
-        return _as_file(image)
-    if isinstance(image, str | Path):
-        return Path(image).expanduser()
-    if isinstance(image, bytes | np.ndarray):
-        return image
-    raise DataError(f"picture: expected a file, bytes, pixels or a Pillow image, got {type(image).__name__}")
-
-
-def _as_file(image: PILImage.Image) -> bytes:
-    """Encode a Pillow image as PNG, so that transparency, orientation and bit depth are handled as in any file."""
-    buffer = BytesIO()
-    kept = image if image.mode in _AS_PNG else image.convert("RGB")
-    kept.save(buffer, "PNG", compress_level=1, exif=image.getexif())
-    return buffer.getvalue()
