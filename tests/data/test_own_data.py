@@ -357,3 +357,40 @@ def test_parquet_without_pyarrow_says_what_to_install(folder: Path, monkeypatch:
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
     with pytest.raises(DataError, match=r"pip install 'feddat\[parquet\]'"):
         list(read_records(path))
+
+
+RENAMED = {"image": "Bild", "question": "Frage", "answers": "Antworten", "id": "Nr."}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_columns_may_have_other_names(folder: Path, suffix: str) -> None:
+    """Lists of answers in cells, and separators that the header alone tells, are known by the given names, too."""
+    records = [
+        {"Nr.": f"q{n}", "Bild": "b.png", "Frage": f"what {n}?", "Antworten": ["red", "blue"], "question": "no"}
+        for n in range(3)
+    ]
+    path = write(folder / f"x{suffix}", records)
+    if suffix == ".csv":
+        path.write_text(path.read_text().replace(",", ";").replace("Frage", " Frage "))
+    found = read_client("museum", {"train": str(path), "test": str(path), "columns": RENAMED})
+    assert [(e.id, e.text, dict(e.answers)) for e in found.test] == [
+        (f"q{n}", f"what {n}?", {"red": 0.3, "blue": 0.3}) for n in range(3)
+    ]
+    assert found.test[0].images == (folder / "b.png",)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (RENAMED | {"question": "Fragen"}, r"line 2: column 'Fragen', named as question: no 'Fragen' \(columns: Bild,"),
+        (
+            {"Frage": "question"},
+            r"client 'museum': columns: unknown column 'Frage'; .*; ours: id, image, ",
+        ),
+        (["Frage"], r"client 'museum': columns: expected our column: their column, got \['Frage'\]"),
+    ],
+)
+def test_columns_named_wrongly(folder: Path, columns: Any, said: str) -> None:
+    path = write(folder / "x.csv", [{"Bild": "a.png", "Frage": "what?", "Antworten": "red", "Nr.": "1"}])
+    with pytest.raises(DataError, match=said):
+        read_client("museum", {"train": str(path), "test": str(path), "columns": columns})

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,17 +20,12 @@ from feddat.data.readers.hub_data import pin_data
 from feddat.data.readers.shards import find_shards
 from feddat.example import ClientData, DataError, Example
 from feddat.experiment import Experiment, pinned
-from feddat.hub import Address, Repository
 from feddat.hub.client import cache_folder
 from hub_data import add_parquet, add_slake, picture, row, shard
 from hub_server import HubServer
 
 RAD = DATASETS["vqa-rad"].repository
 COLUMNS = {"image": "image", "question": "string", "answer": "string"}
-
-
-def listing(*files: str, configs: tuple = ()) -> Repository:
-    return Repository(Address("dataset", "a/b"), dict.fromkeys(files, 1), "", False, configs)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +41,7 @@ def listing(*files: str, configs: tuple = ()) -> Repository:
     ],
 )
 def test_splits_are_known_by_folder_or_name(files: list[str], found: dict[str, int]) -> None:
-    shards = find_shards(listing(*files))
+    shards = find_shards(files)
     assert {split: len(paths) for split, paths in shards.items()} == found
     assert all(paths == sorted(paths) for paths in shards.values())
 
@@ -55,10 +51,10 @@ def test_a_card_says_which_files_a_split_has() -> None:
         {"config_name": "b", "data_files": "b/*.parquet"},
         {"config_name": "a", "default": True, "data_files": [{"split": "raw", "path": ["x/*.parquet", "y.parquet"]}]},
     )
-    repository = listing("x/1.parquet", "y.parquet", "b/1.parquet", "x/0.parquet", configs=configs)
-    assert find_shards(repository) == {"raw": ["x/0.parquet", "x/1.parquet", "y.parquet"]}
-    assert find_shards(repository, "b") == {"train": ["b/1.parquet"]}
-    assert find_shards(repository, "c") == {}
+    files = ("x/1.parquet", "y.parquet", "b/1.parquet", "x/0.parquet")
+    assert find_shards(files, configs) == {"raw": ["x/0.parquet", "x/1.parquet", "y.parquet"]}
+    assert find_shards(files, configs, "b") == {"train": ["b/1.parquet"]}
+    assert find_shards(files, configs, "c") == {}
 
 
 def test_a_client_names_a_dataset(
@@ -78,6 +74,46 @@ def test_a_client_names_a_dataset(
     assert pin_data(spec) == {"format": "hf", "root": f"{RAD}@{commit}"}
     again = read_client("radiology", pin_data(spec))
     assert [e.text for e in again.test] == [e.text for e in client.test]
+
+
+NUMBERED = [{"data_files": [{"split": "raw", "path": "data/0*"}, {"split": "test", "path": "data/1*"}]}]
+
+
+@pytest.mark.parametrize(
+    ("files", "configs", "named"),
+    [
+        ({"data/train-0.parquet": 9, "data/validation-0.parquet": 5, "data/test-0.parquet": 4}, None, {}),
+        ({"data/train-0.parquet": 9, "data/train-1.parquet": 8, "val.parquet": 4}, None, {}),
+        ({"default/train/0000.parquet": 9, "default/test/0000.parquet": 4, "other/train/0.parquet": 7}, None, {}),
+        ({"data/00.parquet": 9, "data/10.parquet": 4}, NUMBERED, {"train": "raw"}),
+    ],
+)
+def test_a_folder_gives_what_the_hub_gives(
+    hub: HubServer, tmp_path: Path, files: dict[str, int], configs: list | None, named: dict[str, str]
+) -> None:
+    columns = {"id": "string"} | COLUMNS
+    rows = [row(number, number // 2, columns) for number in range(40)]
+    starts = range(0, 40, 10)
+    content = {
+        path: shard(rows[start : start + count], columns)
+        for start, (path, count) in zip(starts, files.items(), strict=False)
+    }
+    card = {"license": "mit"} | ({"configs": configs} if configs else {})
+    content["README.md"] = f"---\n{json.dumps(card)}\n---\n# A dataset\n".encode()
+    hub.add("dataset", "a/set", content, card=card)
+    for path, data in content.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(data)
+    expected, found = (read_client("c", {"format": "hf", "root": root} | named) for root in ("a/set", str(tmp_path)))
+    assert asdict(found) == asdict(expected)
+    assert len(found.test) == 4
+
+
+def test_a_card_in_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").write_bytes(shard([row(1, 1, COLUMNS)] * 3, COLUMNS))
+    (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
+    with pytest.raises(DataError, match=r"README\.md: its YAML cannot be read: "):
+        read_client("c", {"format": "hf", "root": str(tmp_path)})
 
 
 def test_a_revision_that_moved_is_another_dataset(hub: HubServer, make_config, world: Path) -> None:

@@ -251,7 +251,7 @@ class _Reader:
         if dataset.form == "hf":
             shards = fetch_shards(address, published)
             self.root = next(iter(shards.values()))[0].parent
-            self.source = FormatSource("hf", "vqa", dataset.title, published, hf.Folder({}, shards))
+            self.source = FormatSource("hf", "vqa", dataset.title, published, hf.Rows({}, shards))
         else:
             self.root = fetch_files(address, WANTED[dataset.form])
             self.source = FormatSource(dataset.form, "vqa", dataset.title, published, slake)

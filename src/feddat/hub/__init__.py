@@ -1,6 +1,7 @@
 """Models and datasets by name from the Hugging Face Hub, or from the mirror in ``HF_ENDPOINT``."""
 
 from feddat.hub.address import SCHEME, Address, HubError, located, names_data, parse_address
+from feddat.hub.card import folder_configs
 from feddat.hub.client import Repository, fetch, is_offline, look_up, stores_of
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "HubError",
     "Repository",
     "fetch",
+    "folder_configs",
     "is_offline",
     "located",
     "look_up",

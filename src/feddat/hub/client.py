@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from feddat.files import write_atomic, write_json
 from feddat.hub.address import Address, HubError
+from feddat.hub.card import usable_configs
 
 #: Seconds to wait for the Hub's first answer.
 TIMEOUT = 20.0
@@ -70,9 +71,7 @@ def look_up(address: Address) -> Repository:
         files = {item.rfilename: item.size or 0 for item in info.siblings or ()}
         commit = str(info.sha)
     shown = ", ".join(licence) if isinstance(licence, list) else str(licence or "")
-    configs = card.get("configs") if card is not None else None
-    usable = [one for one in configs if isinstance(one, dict)] if isinstance(configs, list) else []
-    found = Repository(address.at(commit), files, shown, bool(info.gated), usable)
+    found = Repository(address.at(commit), files, shown, bool(info.gated), usable_configs(card))
     _remember(found, address)
     return found
 

@@ -96,12 +96,16 @@ def test_rows_are_read_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.Monke
     [
         (COLUMNS | {"question": "text"}, "row 1: column 'text', named as question: no 'text' (columns: img, q, votes)"),
         (COLUMNS | {"answers": "votes.score"}, "row 1: column 'votes.score', named as answers: no 'score'"),
-        ({"image": "img", "question": "q"}, "row 1: column 'answers' is missing"),
+        (
+            {"image": "img", "question": "q"},
+            "no column looks like 'answers' (columns: img, q, votes); name it",
+        ),
         ({"image": "q", "question": "q", "answers": "q"}, "row 1: image: no such image file"),
     ],
 )
 def test_columns_that_are_not_there_are_named(tmp_path: Path, columns: dict[str, str], said: str) -> None:
-    save_shards(tmp_path, "train", table([row(), row()]))
+    for split in ("train", "test"):
+        save_shards(tmp_path, split, table([row(), row()]))
     with pytest.raises(DataError) as caught:
         read_client("c", {"format": "hf", "root": str(tmp_path), "columns": columns})
     assert said in str(caught.value)
@@ -114,6 +118,9 @@ def test_a_folder_without_the_split_and_damaged_files_are_named(tmp_path: Path) 
     ):
         read_client("c", spec)
     save_to_disk(tmp_path, "train", table([row()] * 2))
+    with pytest.raises(DataError, match=r"no split 'test'; expected test/state.json .*; splits are train"):
+        read_client("c", spec)
+    save_to_disk(tmp_path, "test", table([row()] * 2))
     data = tmp_path / "train" / "data-00000-of-00001.arrow"
     data.write_bytes(data.read_bytes()[:-400])
     with pytest.raises(DataError, match=r"data-00000-of-00001.arrow: not a readable Arrow file"):
@@ -124,3 +131,47 @@ def test_a_folder_without_the_split_and_damaged_files_are_named(tmp_path: Path) 
     (tmp_path / "train" / "state.json").write_text("{}")
     with pytest.raises(DataError, match=r"state.json: expected JSON with a list _data_files"):
         read_client("c", spec)
+    (tmp_path / "train" / "state.json").write_text('{"_data_files": []}')
+    with pytest.raises(DataError, match=r"state.json: _data_files names no file"):
+        read_client("c", spec)
+
+
+@pytest.mark.parametrize("form", [save_shards, save_to_disk])
+def test_columns_that_are_not_named_are_guessed(tmp_path: Path, form: Any) -> None:
+    rows = [{"id": 7, "photo": {"bytes": png("red"), "path": None}, "query": "What?", "answer": "red"}] * 2
+    for split in ("train", "test"):
+        form(tmp_path, split, table(rows))
+    client = read_client("c", {"format": "hf", "root": str(tmp_path)})
+    assert [(example.id, example.text, dict(example.answers)) for example in client.test] == [
+        ("row-1", "What?", {"red": 1.0}),
+        ("row-2", "What?", {"red": 1.0}),
+    ]
+    assert client.test[0].meta["their_id"] == "7"
+    with pytest.raises(DataError, match="row 2: duplicate id '7', first used in row 1"):
+        read_client("c", {"format": "hf", "root": str(tmp_path), "columns": {"id": "id"}})
+
+
+@pytest.mark.parametrize(
+    ("splits", "used"),
+    [
+        (("train", "test"), ("held out", "test")),
+        (("train", "validation", "test"), ("validation", "test")),
+        (("train", "dev", "test"), ("dev", "test")),
+        (("train", "validation"), ("held out", "validation")),
+        (("train", "val", "validation", "test"), ("validation", "test")),
+    ],
+)
+def test_splits_that_are_used(tmp_path: Path, splits: tuple[str, ...], used: tuple[str, str]) -> None:
+    for split in splits:
+        save_to_disk(tmp_path, split, table([row(q=split)] * 20))
+    client = read_client("c", {"format": "hf", "root": str(tmp_path), "columns": COLUMNS})
+    validation = "train" if used[0] == "held out" else used[0]
+    assert {example.text for example in client.validation} == {validation}
+    assert {example.text for example in client.test} == {used[1]}
+
+
+def test_a_split_may_be_the_beginning_of_files(tmp_path: Path) -> None:
+    for split in ("train", "small", "test"):
+        save_shards(tmp_path / "data", split, table([row(q=split)] * 2))
+    client = read_client("c", {"format": "hf", "root": str(tmp_path), "columns": COLUMNS, "train": "small"})
+    assert {example.text for example in client.train} == {"small"}

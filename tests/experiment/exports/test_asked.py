@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from feddat.example import DataError
 from feddat.experiment.exports.asked import as_example
 from feddat.models.folder_encoder import as_tensor
 from feddat.pictures import PictureReader
@@ -79,3 +80,11 @@ def test_pixels_may_run_backwards(axis):
 def test_texts_are_those_that_files_give():
     example = as_example("question", b"", "  what \u0065\u0301 ?\n", ["cafe\u0301"])
     assert (example.text, example.choices) == ("what \u00e9 ?", ("caf\u00e9",))
+
+
+def test_open_pictures_that_cannot_be_read():
+    buffer = BytesIO()
+    Image.fromarray(BYTES).save(buffer, "JPEG")
+    for image in (Image.open(BytesIO(buffer.getvalue()[:700])), Image.new("L", (0, 0)), Image.new("I", (0, 0))):
+        with pytest.raises(DataError, match="picture: Pillow cannot read or encode the image: "):
+            as_example("question", image, "what ?")

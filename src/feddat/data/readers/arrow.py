@@ -36,26 +36,37 @@ def read(path: Path) -> Iterator[Record]:
                 yield Record(path, f"row {number}", values)
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         # Text that is not UTF-8, or a date outside Python's range, fails only on conversion to a Python object.
-        kind = "Arrow" if path.suffix == ".arrow" else "Parquet"
-        raise DataError(f"{path}: not a readable {kind} file: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: not a readable {_form(path)} file: {' '.join(str(error).split())}") from None
 
 
 def column_kinds(path: Path) -> dict[str, str]:
-    """Return the columns of a Parquet file, each as ``image``, ``images`` (a list of them) or ``other``.
+    """Return the kinds of the columns of a Parquet file or Arrow stream: ``image``, ``images`` (a list) or ``other``.
 
     Raises:
         DataError: pyarrow is not installed, or it cannot read the file.
     """
     try:
         import pyarrow
-        from pyarrow import parquet
     except ImportError:
         raise DataError(f"{path}: reading Parquet needs pyarrow: pip install 'feddat[parquet]'") from None
     try:
-        schema = parquet.read_schema(path)
+        schema = _schema(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {' '.join(str(error).split())}") from None
+        raise DataError(f"{path}: not a readable {_form(path)} file: {' '.join(str(error).split())}") from None
     return {field.name: _kind(field.type) for field in schema}
+
+
+def _form(path: Path) -> str:
+    return "Arrow" if path.suffix == ".arrow" else "Parquet"
+
+
+def _schema(path: Path) -> Any:
+    from pyarrow import OSFile, ipc, parquet
+
+    if path.suffix != ".arrow":
+        return parquet.read_schema(path)
+    with OSFile(str(path)) as source, ipc.open_stream(source) as stream:
+        return stream.schema
 
 
 def _kind(kind: Any) -> str:

@@ -13,7 +13,7 @@ import json
 import logging
 import re
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from io import StringIO
 from itertools import islice, pairwise
 from pathlib import Path
@@ -39,25 +39,31 @@ _PRINTED = re.compile(r"""[\[{]\s*['"].*[\]}]|[\[{][\d\s.-]*[\]}]|\w*array\(.*\)
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)
 
 
-def read(path: Path) -> Iterator[Record]:
+def read(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
     """Yield the records of a table; an empty cell is ``None``, and a row of empty cells is skipped.
+
+    Args:
+        path: the table.
+        columns: our column -> theirs, for columns that have other names; records keep theirs.
 
     Raises:
         DataError: a row has more or fewer cells than the header, a column occurs twice, a cell has a list in no known
             form, or the file is not text.
     """
     encoding = text_encoding(path, guess=True)
+    given = columns or {}
+    lists = frozenset((*LISTS, *(given[ours] for ours in LISTS if ours in given)))
     try:
-        delimiter, skipped = _layout(path, encoding)
+        delimiter, skipped = _layout(path, encoding, frozenset(given.values()))
         with path.open(encoding=encoding, newline="") as file:
             lines = read_lines(file, path)
             reader = csv.reader(islice(lines, skipped, None), delimiter=delimiter, strict=True)
-            yield from _records(path, reader, skipped, delimiter)
+            yield from _records(path, reader, skipped, delimiter, lists)
     except csv.Error as error:
         raise DataError(f"{path}: not a table: {error}") from None
 
 
-def _records(path: Path, reader: Any, skipped: int, delimiter: str) -> Iterator[Record]:
+def _records(path: Path, reader: Any, skipped: int, delimiter: str, lists: Collection[str]) -> Iterator[Record]:
     header: list[str] | None = None
     while True:
         # A quoted cell may span lines, so messages name the line where a record begins.
@@ -76,12 +82,13 @@ def _records(path: Path, reader: Any, skipped: int, delimiter: str) -> Iterator[
         if len(cells) < len(header) or any(cells[len(header) :]):
             marks = f"put a cell that contains {DELIMITERS[delimiter]} in quotation marks"
             raise DataError(f"{path}, {place}: expected {len(header)} cells (as the header), got {len(cells)}; {marks}")
+        where = f"{path}, {place}"
         named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
-        yield Record(path, place, {name: _value(name, cell, f"{path}, {place}") for name, cell in named})
+        yield Record(path, place, {name: _value(name, cell, lists, where) for name, cell in named})
 
 
-def _layout(path: Path, encoding: str) -> tuple[str, int]:
-    """Return the separator of a table and the number of lines before its header."""
+def _layout(path: Path, encoding: str, named: Collection[str]) -> tuple[str, int]:
+    """Return the separator of a table, given names of columns, and the number of lines before its header."""
     with path.open(encoding=encoding, newline="") as file:
         first = next(read_lines(file, path), "")
         if (said := _SEP_LINE.fullmatch(first)) is not None:
@@ -94,7 +101,7 @@ def _layout(path: Path, encoding: str) -> tuple[str, int]:
 
     def fit(delimiter: str) -> tuple[int, int, bool]:
         cells = next(csv.reader([first, *rest], delimiter=delimiter), [])
-        known = sum(map(is_column, canonical_columns(tuple(cells))))
+        known = sum(is_column(name) or name.strip() in named for name in canonical_columns(tuple(cells)))
         return known, len(cells), delimiter == expected
 
     best = max(DELIMITERS, key=fit)
@@ -118,10 +125,10 @@ def _header(path: Path, cells: list[str], place: str) -> list[str]:
     return names
 
 
-def _value(column: str, cell: str, where: str) -> Any:
+def _value(column: str, cell: str, lists: Collection[str], where: str) -> Any:
     if not cell.strip():
         return None
-    if column not in LISTS:
+    if column not in lists:
         return cell
     text = cell.strip()
     closed = (text[0], text[-1]) in (("[", "]"), ("{", "}"), ("(", ")"))

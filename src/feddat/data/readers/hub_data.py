@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from feddat.data.readers.shards import find_shards
+from feddat.data.readers.shards import default_splits, find_shards
 from feddat.example import SPLITS, DataError
 from feddat.hub import SCHEME, Address, HubError, Repository, fetch, look_up, names_data, parse_address
 
@@ -98,7 +98,7 @@ def fetch_shards(address: Address, splits: Sequence[str]) -> dict[str, tuple[Pat
         DataError: the dataset is not available or lacks a split.
     """
     repository = _repository(address)
-    known = find_shards(repository, address.path)
+    known = find_shards(repository.files, repository.configs, address.path)
     for split in splits:
         if split not in known:
             have = ", ".join(known) or "none"
@@ -121,12 +121,9 @@ def _root(address: Address, form: str, spec: Mapping[str, Any]) -> dict[str, Any
     if form != "hf":
         folder = _fetch(address, WANTED.get(form, ("*",)))
         return {"root": str(folder / address.path)}
-    known = find_shards(_repository(address), address.path)
-    default = {"train": "train", "test": "test" if "test" in known or "validation" not in known else "validation"}
-    if "validation" in known and default["test"] != "validation" and spec.get("validation") is None:
-        default["validation"] = "validation"
+    repository = _repository(address)
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
-    splits = default | named
+    splits = default_splits(find_shards(repository.files, repository.configs, address.path)) | named
     shards = fetch_shards(address, list(dict.fromkeys(splits.values())))
     folder = next(iter(shards.values()))[0].parent
     return {"root": str(folder), SHARDS: shards} | splits
@@ -154,7 +151,7 @@ def _pinned(key: str, value: Any, spec: Mapping[str, Any]) -> Any:
 def _repository(address: Address) -> Repository:
     """Return a repository with Parquet files: the named revision, or the Hub's own conversion of it."""
     found = _look_up(address)
-    if address.revision is None and not find_shards(found, address.path):
+    if address.revision is None and not find_shards(found.files, found.configs, address.path):
         converted = Address("dataset", address.name, CONVERTED, address.path)
         try:
             other = look_up(converted)

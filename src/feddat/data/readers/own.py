@@ -11,6 +11,7 @@ The specification of a client is a mapping, as under ``clients:`` in a configura
 ``top_answers``  VQA: number of most frequent training answers in the answer vocabulary; default 100
 ``answers``      VQA on a model that writes: ``rank``, ``generate`` or ``classes``; default: ``eval.answers``
 ``skip_missing`` skip records whose image file is missing, and log how many; default: refuse them
+``columns``      mapping from our columns to theirs, if they have other names (:mod:`feddat.data.readers.columns`)
 ``pictures``     how images are read; overrides settings of the run's section ``pictures``
 ``description``  one line for reports
 ================ =============================================================================================
@@ -21,8 +22,9 @@ or, for a published dataset in its original files, or a folder of Hugging Face `
 ``format``       name in :data:`~feddat.data.readers.published.SOURCES`, or ``hf``; required
 ``root``         folder that holds the dataset, or ``owner/name[@revision]`` of a dataset on the Hub; required
 ``train``, ...   names of published splits; default: the first split for training, the last for test, one
-                 between them (if any) for validation; with ``hf``: ``train`` and ``test``
-``columns``      ``hf``: mapping from our columns to theirs (see :mod:`feddat.data.readers.hf`)
+                 between them (if any) for validation; with ``hf``: those of these names, and validation for
+                 test if there is no test split
+``columns``      ``hf``: as above, for columns that cannot be guessed (:mod:`feddat.data.readers.hf`)
 ``task``         ``hf``: as above
 ================ =============================================================================================
 
@@ -41,10 +43,12 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers import arrow, csv, hf, json_file, jsonl
+from feddat.data.readers.columns import renamed
 from feddat.data.readers.hub_data import SHARDS, at_hand
 from feddat.data.readers.image_folder import ImageFolder, is_file, is_folder
 from feddat.data.readers.published import FORMS, SOURCES, FormatSource, Source
-from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, to_examples
+from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, is_column, to_examples
+from feddat.data.readers.shards import default_splits
 from feddat.example import ANSWERING, OUTSIDE, SPLITS, ClientData, DataError, Example, image_identity
 from feddat.picture_settings import PictureSettings
 from feddat.seeding import numpy_generator
@@ -157,11 +161,15 @@ def known_formats() -> dict[str, str]:
     return published | {HF: "a folder of Hugging Face datasets: Parquet shards, or written by save_to_disk"}
 
 
-def read_records(path: Path) -> Iterator[Record]:
+def read_records(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[Record]:
     """Yield the records of a file; the suffix of its name is its format.
 
+    Args:
+        path: the file.
+        columns: our column -> theirs, for columns that have other names.
+
     Raises:
-        DataError: the file is missing, of an unknown format, or malformed.
+        DataError: the file is missing, of an unknown format, or malformed, or a record lacks a column that is named.
     """
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
@@ -169,7 +177,7 @@ def read_records(path: Path) -> Iterator[Record]:
         raise DataError(f"{path}: unknown format {path.suffix!r}; expected {', '.join(FORMATS)}{hint}")
     if not is_file(path):
         raise DataError(f"{path}: no such file")
-    return reader(path)
+    return renamed(reader(path, columns) if reader is csv.read else reader(path), columns) if columns else reader(path)
 
 
 def _from_files(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, _Origin]]:
@@ -180,7 +188,10 @@ def _from_files(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str, 
     def origin(path: Path) -> _Origin:
         images = find_file(Path(spec["images"])) if spec.get("images") is not None else path.parent
         folder = ImageFolder(images, outside)
-        return _Origin(str(path), lambda skipped: to_examples(read_records(path), task, folder, skip_missing, skipped))
+        columns = spec.get("columns")
+        return _Origin(
+            str(path), lambda skipped: to_examples(read_records(path, columns), task, folder, skip_missing, skipped)
+        )
 
     return task, {split: origin(find_file(Path(spec[split]))) for split in SPLITS if spec.get(split) is not None}
 
@@ -191,10 +202,12 @@ def _from_format(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str,
     skip_missing = bool(spec.get("skip_missing"))
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
     if spec["format"] == HF:
-        names = {"train": "train", "test": "test"} | named
+        shards = spec.get(SHARDS) or hf.folder_shards(root)
+        names = default_splits(shards) | named
+        shards = {split: hf.named_shards(root, shards, split) for split in names.values()}
         task = spec.get("task") or "vqa"
-        folder = hf.Folder(spec.get("columns") or {}, spec.get(SHARDS), task)
-        source: Source = FormatSource(HF, task, "", tuple(names.values()), folder)
+        rows = hf.Rows(spec.get("columns") or {}, shards, task)
+        source: Source = FormatSource(HF, task, "", tuple(names.values()), rows)
     elif spec["format"] in FORMS:
         names = {"train": "train", "test": "test"} | named
         description, form = FORMS[spec["format"]]
@@ -251,13 +264,22 @@ def _check_spec(name: str, spec: Mapping[str, Any]) -> None:
         raise DataError(f"{where}: answers: expected {', '.join(ANSWERING)}, got {spec['answers']!r}")
     if not isinstance(spec.get("skip_missing"), bool | None):
         raise DataError(f"{where}: skip_missing: expected true or false, got {spec['skip_missing']!r}")
+    columns = spec.get("columns") or {}
+    if not isinstance(columns, Mapping) or not all(isinstance(n, str) for item in columns.items() for n in item):
+        raise DataError(f"{where}: columns: expected our column: their column, got {columns!r}")
+    for ours in columns:
+        if not is_column(ours):
+            known = ", ".join(("id", *COLUMNS[task]))
+            raise DataError(
+                f"{where}: columns: unknown column {ours!r}; expected our column: their column; ours: {known}"
+            )
     if spec.get("format") is not None:
         _check_format(where, spec)
         return
     for key in ("train", "test"):
         if spec.get(key) is None:
             raise DataError(f"{where}: key {key!r} is missing; expected a file ({', '.join(FORMATS)})")
-    _refuse(where, spec, ("root", "columns"), "without format")
+    _refuse(where, spec, ("root",), "without format")
 
 
 def _check_format(where: str, spec: Mapping[str, Any]) -> None:
@@ -270,9 +292,6 @@ def _check_format(where: str, spec: Mapping[str, Any]) -> None:
     _refuse(where, spec, ("images",), "with format: image names are relative to root")
     if form != HF:
         _refuse(where, spec, ("task", "columns"), f"with format {form}")
-    columns = spec.get("columns") or {}
-    if not isinstance(columns, Mapping) or not all(isinstance(n, str) for item in columns.items() for n in item):
-        raise DataError(f"{where}: columns: expected our column: their column, got {columns!r}")
 
 
 def _refuse(where: str, spec: Mapping[str, Any], keys: Iterable[str], reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Find the Parquet files of each split of a dataset on the Hub.
+"""Find the Parquet files of each split of a dataset, on the Hub or in a folder with the same files.
 
 The dataset's card names them (``configs`` with ``data_files``). Otherwise folders and names of files tell the split:
 ``data/train-00000-of-00002``, ``default/train/0000`` (the Hub's own conversion, under ``refs/convert/parquet``) or
@@ -8,11 +8,9 @@ The dataset's card names them (``configs`` with ``data_files``). Otherwise folde
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
-
-from feddat.hub import Repository
 
 #: Split -> its names in datasets.
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -23,18 +21,21 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
 SUFFIX = ".parquet"
 
 
-def find_shards(repository: Repository, config: str = "") -> dict[str, list[str]]:
+def find_shards(
+    files: Iterable[str], configs: Sequence[Mapping[str, Any]] = (), config: str = ""
+) -> dict[str, list[str]]:
     """Return the Parquet files of every split of one configuration of a dataset, in order.
 
     Args:
-        repository: the dataset.
+        files: paths of the dataset's files in its repository.
+        configs: the configurations that its card lists.
         config: name of a configuration; empty: ``default``, or the first.
 
     Returns:
         Split -> paths; empty if there are no Parquet files or no such configuration.
     """
-    files = sorted(path for path in repository.files if path.endswith(SUFFIX))
-    for one in _chosen(repository.configs, config):
+    files = sorted(path for path in files if path.endswith(SUFFIX))
+    for one in _chosen(configs, config):
         if found := _by_card(one.get("data_files"), files):
             return found
     folders = {path.partition("/")[0] for path in files if path.count("/") >= 2}
@@ -42,6 +43,17 @@ def find_shards(repository: Repository, config: str = "") -> dict[str, list[str]
         wanted = config or ("default" if "default" in folders else min(folders))
         files = [path for path in files if path.startswith(f"{wanted}/")]
     return _by_name(files)
+
+
+def default_splits(known: Collection[str]) -> dict[str, str]:
+    """Return the splits to use of a dataset with these: ours -> theirs.
+
+    Without a split for test, the one for validation is the test split.
+    """
+    found = {name: alias for name, aliases in ALIASES.items() for alias in reversed(aliases) if alias in known}
+    if "test" not in found and "validation" in found:
+        found["test"] = found.pop("validation")
+    return {"train": "train", "test": "test"} | found
 
 
 def _chosen(configs: Sequence[Mapping[str, Any]], config: str) -> list[Mapping[str, Any]]:

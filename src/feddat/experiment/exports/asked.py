@@ -29,7 +29,7 @@ def asked_example(number: int, asked: Asked) -> Example:
     """Return the example for the question with this number.
 
     Raises:
-        DataError: it is in no known form, its question is empty, or a picture is in no known form.
+        DataError: it is in no known form, its question is empty, or a picture is in no known form or damaged.
     """
     if isinstance(asked, Example):
         return asked
@@ -42,7 +42,7 @@ def as_example(id: str, image: Picture | Sequence[Picture], question: str, choic
     """Return an example with texts and pictures in the forms that files give.
 
     Raises:
-        DataError: the question is empty or no text, or a picture is in no known form.
+        DataError: the question is empty or no text, or a picture is in no known form or damaged.
     """
     if not isinstance(question, str) or not question.strip():
         raise DataError(f"question: expected text, got {question!r}")
@@ -52,7 +52,10 @@ def as_example(id: str, image: Picture | Sequence[Picture], question: str, choic
 
 def _image(picture: Any) -> Image:
     if isinstance(picture, PILImage.Image):
-        return _as_file(picture)
+        try:
+            return _as_file(picture)
+        except (OSError, ValueError, SyntaxError) as error:  # as Pillow raises for a file that ends early, for example
+            raise DataError(f"picture: Pillow cannot read or encode the image: {error}") from None
     if isinstance(picture, str | Path):
         return Path(picture).expanduser()
     if isinstance(picture, bytes | np.ndarray):
@@ -78,7 +81,5 @@ def _as_file(image: PILImage.Image) -> bytes:
 
 def _has_16_bits(image: PILImage.Image) -> bool:
     """Return whether 16 bits hold the values of an image of 32: Pillow opens such files of 16 bits, PGM for example."""
-    if image.mode != "I":
-        return False
-    values = np.asarray(image)
-    return bool(values.min() >= 0 and values.max() < 2**16)
+    values = np.asarray(image) if image.mode == "I" else np.full(1, -1)
+    return bool(((values >= 0) & (values < 2**16)).all())
