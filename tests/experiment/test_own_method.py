@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from feddat.algorithms import ALGORITHMS, Algorithm
+from feddat.algorithms.declared import check_declared
 from feddat.algorithms.registry import Registry
+from feddat.algorithms.server import ServerPart
 from feddat.config import ConfigError, RunConfig
-from feddat.experiment import Experiment, known_methods
+from feddat.experiment import Experiment, ExperimentError, known_methods
 from feddat.experiment.single.methods import resolve
 from feddat.report.methods import METHODS
 from helpers import sent_in
@@ -87,6 +89,11 @@ NEEDY = NAMED + "    trains, routes = (), ('none',)\n    def __init__(self, need
         ("mine = other:Mine", "Mine = 3", "expected a subclass of feddat.algorithms.Algorithm, got 3"),
         ("own = other:Mine", NAMED, "its `name` is 'mine'; expected 'own'"),
         ("mine = other:Mine", NAMED, "expected the class attributes `trains` and `routes`"),
+        (
+            "mine = other:Mine",
+            NAMED + "    trains, routes = 'global', ('global',)\n",
+            "`trains`: expected a tuple of names, got",
+        ),
         ("mine = other:Mine", NEEDY, "cannot be instantiated: .*needed"),
     ],
 )
@@ -128,6 +135,104 @@ def test_a_notebook_adds_one_to_its_own_process():
     assert methods["mine"] is again and len(methods) == 2
     with pytest.raises(ConfigError, match="method fedavg: this name is already taken"):
         methods.add(Taken())
+
+
+class Part(ServerPart):
+    """The plain mean."""
+
+
+@pytest.mark.parametrize(
+    ("attributes", "said"),
+    [
+        ({"name": 3}, "`name`: expected a text, got 3"),
+        ({"trains": "global"}, r"`trains`: expected a tuple of names, got 'global'; write \('global',\)"),
+        ({"trains": ("shared",)}, "`trains`: expected names among global, local, got 'shared'"),
+        ({"keeps": ("global",)}, "`keeps`: expected names among local, anchor, got 'global'"),
+        ({"routes": ()}, "`routes`: expected at least one route"),
+        (
+            {"routes": ("globl",)},
+            "`routes`: 'globl' is none of global, .*; a method with other routes defines",
+        ),
+        ({"logs": "loss"}, "`logs`: expected a tuple of names, got 'loss'"),
+        ({"logs": ("distance",)}, r"`logs`: expected 'loss' among the names, got \('distance',\)"),
+        ({"reads": ("alfa",)}, "`reads`: expected names among .*alpha.*, got 'alfa'"),
+        ({"kinds": ("loar",)}, "`kinds`: expected names among .*lora.*, got 'loar'"),
+        ({"sends": "anchor"}, "`sends`: expected 'global' or 'local', got 'anchor'"),
+        ({"communicates": "no"}, "`communicates`: expected True or False, got 'no'"),
+        (
+            {"server": Part},
+            r"`server`: expected an object of a .*; it is a class, so write its name with \(\)",
+        ),
+        ({"server": 3}, "`server`: expected an object of a subclass of feddat.algorithms.server.ServerPart, got 3"),
+    ],
+)
+def test_wrong_class_attributes_are_said_before_a_run(attributes, said):
+    declared = {"name": "mine", "trains": ("global",), "routes": ("global",)} | attributes
+    with pytest.raises(ConfigError, match=f"method {declared['name']}: {said}"):
+        Registry([]).add(type("Mine", (Algorithm,), declared)())
+
+
+@pytest.mark.parametrize("name", ALGORITHMS.own)
+def test_own_methods_declare_as_others_must(name):
+    check_declared(type(ALGORITHMS[name]), name)
+
+
+def test_a_method_with_its_own_answer_may_name_its_routes():
+    answers = {"answer": lambda self, learner, route, context: learner.answers("global")}
+    declared = {"name": "mine", "trains": ["global"], "routes": ("mine", "other"), "server": Part()}
+    Registry([]).add(type("Mine", (Algorithm,), declared | answers)())
+
+
+def returning(value):
+    """Return a step that trains and returns a value, given its loss."""
+
+    def step(self, learner, context):
+        loss = learner.task_loss(learner.logits(learner.features("global")))
+        learner.update(loss)
+        return value(loss)
+
+    return step
+
+
+def run_of(make_config, monkeypatch, **defined):
+    monkeypatch.setattr(ALGORITHMS, "_added", {})
+    declared = {"name": "mine", "trains": ("global",), "routes": ("global",)}
+    ALGORITHMS.add(type("Mine", (Algorithm,), declared | defined)())
+    return Experiment(make_config(method="mine", rounds=1)).run()
+
+
+@pytest.mark.parametrize(
+    ("defined", "said"),
+    [
+        (
+            {"step": returning(lambda loss: None)},
+            r"step: expected a dict with exactly the keys in `logs` \(loss\), got N",
+        ),
+        ({"step": returning(lambda loss: {"los": loss})}, r"step: expected a dict .* \(loss\), got keys los"),
+        ({"step": returning(lambda loss: {"loss": 1.0})}, "step: loss: expected a tensor with one number, got float"),
+        (
+            {"step": returning(lambda loss: {"loss": loss.expand(3)})},
+            r"step: loss: .*, got a tensor of shape \(3,\)",
+        ),
+        ({"finish": lambda self, learner, context: None}, "finish: expected a dict of tensors, got NoneType"),
+        (
+            {"begin": lambda self, learner, context: context.state.update(seen=3)},
+            "context.state: 'seen': expected tensors by name, got int",
+        ),
+        (
+            {"answer": lambda self, learner, route, context: learner.answers(route)[:, 0]},
+            r"answer on route global: expected a tensor of shape \(\d+, classes\), got a tensor of shape \(\d+,\)",
+        ),
+    ],
+)
+def test_what_a_method_returns_wrongly_is_said(make_config, monkeypatch, defined, said):
+    with pytest.raises(ExperimentError, match=f"client ann: MethodError: method mine: {said}"):
+        run_of(make_config, monkeypatch, **defined)
+
+
+def test_a_logged_loss_may_need_gradients_and_have_one_dimension(make_config, monkeypatch):
+    summary = run_of(make_config, monkeypatch, step=returning(lambda loss: {"loss": loss.reshape(1)}))
+    assert 0 <= summary["mean"] <= 100 and summary["clients"].keys() == {"ann", "bob"}
 
 
 def test_names_are_taken_once(tmp_path, monkeypatch):

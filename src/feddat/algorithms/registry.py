@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from feddat.algorithms.base import Algorithm
+from feddat.algorithms.declared import check_declared
 from feddat.config import ConfigError
 
 #: Group of entry points that name algorithms.
@@ -39,8 +40,10 @@ class Registry(Mapping[str, Algorithm]):
         """Add an algorithm to this process only, as a notebook does; the same name again replaces it.
 
         Raises:
-            ConfigError: an algorithm of this or another package already has the name.
+            ConfigError: a class attribute has a wrong value, or an algorithm of this or another package already has the
+                name.
         """
+        check_declared(type(algorithm), f"method {getattr(algorithm, 'name', type(algorithm).__name__)}")
         name = algorithm.name
         if name in self and name not in self._added:
             raise ConfigError(f"method {name}: this name is already taken; give your method another `name`")
@@ -97,8 +100,7 @@ def _load(points: Sequence[EntryPoint]) -> Algorithm:
         raise ConfigError(f"{where}: expected a subclass of feddat.algorithms.Algorithm, got {found!r}")
     if getattr(found, "name", None) != point.name:
         raise ConfigError(f"{where}: its `name` is {getattr(found, 'name', None)!r}; expected {point.name!r}")
-    if missing := [f"`{attribute}`" for attribute in ("trains", "routes") if not hasattr(found, attribute)]:
-        raise ConfigError(f"{where}: expected the class attributes {' and '.join(missing)}")
+    check_declared(found, where)
     try:
         return found()
     except TypeError as error:  # __init__ needs arguments

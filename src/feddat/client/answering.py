@@ -14,6 +14,7 @@ from torch import Tensor
 
 from feddat.adapters.base import Adapters
 from feddat.algorithms.base import MAIN_HEAD, Algorithm, RoundContext
+from feddat.client import returned
 from feddat.client.generation import Generation
 from feddat.client.learner import BatchLearner
 from feddat.client.member import FUSION, Member, Prepared
@@ -68,7 +69,7 @@ class Answering:
         found: list[Tensor] = [torch.empty(0)]
         with torch.inference_mode():
             for targets in self._batches(member, part):
-                found.append(row_losses(member.task, self._logits(route), targets).cpu())
+                found.append(row_losses(member.task, self._logits(route, len(targets)), targets).cpu())
         return torch.cat(found).double().clone()
 
     def likeliest(
@@ -80,7 +81,7 @@ class Answering:
         with torch.inference_mode():
             for indices in torch.arange(len(examples)).split(self.batch_size):  # type: ignore[no-untyped-call]
                 self._learner.take(member, member.inputs(views, indices), torch.empty(0))
-                logits = self._logits(route)
+                logits = self._logits(route, len(indices))
                 if member.generation is not None and member.generation.written:
                     answers += [[written] for written in self._written(member.generation, route)]
                     continue
@@ -128,7 +129,7 @@ class Answering:
             return generation.written
         found: list[dict[str, float]] = []
         for name, weight in routes.items():
-            self._logits(name)
+            self._logits(name, len(generation.written))
             found = found or [{} for _ in generation.written]
             for probabilities, (text, probability) in zip(found, generation.written, strict=True):
                 probabilities[text] = probabilities.get(text, 0.0) + weight * probability
@@ -146,11 +147,13 @@ class Answering:
         with torch.inference_mode():
             for targets in self._batches(member, part):
                 for route in routes:
-                    scores[route].append(member.task.scores(self._logits(route), targets))
+                    scores[route].append(member.task.scores(self._logits(route, len(targets)), targets))
         return scores
 
-    def _logits(self, route: str) -> Tensor:
-        return self._algorithm.answer(self._learner, route, self._context)
+    def _logits(self, route: str, rows: int) -> Tensor:
+        return returned.scores(
+            self._algorithm, self._algorithm.answer(self._learner, route, self._context), rows, route
+        )
 
 
 def row_losses(task: Task, logits: Tensor, targets: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from feddat.adapters.base import Adapters
 from feddat.algorithms.base import Algorithm, RoundContext
+from feddat.client import returned
 from feddat.client.batches import plan_batches
 from feddat.client.captured import CapturedRoutes
 from feddat.client.guarded import PICTURES, Guard, GuardedAdamW, most_batches
@@ -131,14 +132,15 @@ class LocalTraining:
         prepared = {name: self._carry(name, part, "train") for name, part in prepared.items()}
         algorithm.begin(learner, context)
         with weights_apart(self.adapters, private is not None):
-            keys, table = self._steps(algorithm, learner, optimizer, plan, prepared, context)
+            table = self._steps(algorithm, learner, optimizer, plan, prepared, context)
         self.adapters.model.zero_grad(set_to_none=True)  # also of entries that do not train
         optimizer.zero_grad(set_to_none=True)
-        self._check_finite(table, [*keys, "gradient norm"], turn, stops=not self.config.privacy.on)
-        metrics = dict(zip(keys, table.mean(dim=0).tolist(), strict=False))
+        self._check_finite(table, [*algorithm.logs, "gradient norm"], turn, stops=not self.config.privacy.on)
+        metrics = dict(zip(algorithm.logs, table.mean(dim=0).tolist(), strict=False))
         if isinstance(optimizer, GuardedAdamW):
             self._undo(optimizer, turn)
-        sent = algorithm.finish(learner, context)
+        sent = returned.tensors(algorithm, algorithm.finish(learner, context), "finish")
+        returned.tensors(algorithm, context.state, "context.state")
         if sent and steps_are_guarded(self.config):  # another package's method; those of this one are refused earlier
             raise TrainingError(
                 f"client {self.name}: privacy.guarded_steps: {algorithm.name} sends arrays beside the adapter, which "
@@ -231,16 +233,14 @@ class LocalTraining:
         plan: Plan,
         prepared: Mapping[str, Prepared],
         context: RoundContext,
-    ) -> tuple[list[str], Tensor]:
+    ) -> Tensor:
         """Take the turn's steps.
 
         Returns:
-            The names of what the algorithm logs, and a table of (steps, names + 1), float64: the logged values, and the
-            norm of the gradient.
+            A table of (steps, logs + 1), float64: what the algorithm logs, and the norm of the gradient.
         """
         # Nothing is read back from the device inside the loop; the check for NaN waits until the end.
         losses: list[Tensor] = []
-        keys: list[str] = []
         for context.step, (name, indices) in enumerate(plan):
             member, part = self.members[name], prepared[name]
             set_learning_rate(
@@ -252,10 +252,9 @@ class LocalTraining:
             learner.take(member, member.training_inputs(part, indices), part.targets_at(indices), alpha)
             if isinstance(learner, PrivateLearner):
                 learner.drawn(drawn)
-            values = self._step(algorithm, learner, context)
-            keys = list(values)
+            values = returned.logged(algorithm, self._step(algorithm, learner, context))
             losses.append(torch.stack([*values.values(), learner.take_norm()]))
-        return keys, torch.stack(losses).double()
+        return torch.stack(losses).double()
 
     @phase("forward")
     def _step(self, algorithm: Algorithm, learner: BatchLearner, context: RoundContext) -> dict[str, Tensor]:
