@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib import resources
+from collections.abc import Mapping
+from importlib import import_module, resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from feddat.allocator import return_large_blocks
 from feddat.models.base import Backbone, Encoder, ModelError
@@ -21,90 +21,23 @@ BUNDLED: Mapping[str, str] = {
     "albef-mini": "small ALBEF that writes its answers, pretrained on the same pictures, sentences and questions",
 }
 
-
-def _load_vilt(folder: Path, name: str) -> Backbone:
-    from feddat.models.vilt.backbone import ViltBackbone  # transformers takes seconds to import
-
-    return ViltBackbone(folder, name)
-
-
-def _load_vilt_encoder(folder: Path) -> Encoder:
-    from feddat.models.vilt.encoder import ViltEncoder
-
-    return ViltEncoder(folder)
-
-
-def _load_blip(folder: Path, name: str) -> Backbone:
-    from feddat.models.blip.backbone import BlipBackbone
-
-    return BlipBackbone(folder, name)
-
-
-def _load_blip_encoder(folder: Path) -> Encoder:
-    from feddat.models.blip.encoder import BlipEncoder
-
-    return BlipEncoder(folder)
-
-
-def _load_albef(folder: Path, name: str) -> Backbone:
-    from feddat.models.albef.backbone import AlbefBackbone
-
-    return AlbefBackbone(folder, name)
-
-
-def _load_albef_encoder(folder: Path) -> Encoder:
-    from feddat.models.albef.encoder import AlbefEncoder
-
-    return AlbefEncoder(folder)
-
-
-def _load_vilt_bert(folder: Path, name: str) -> Backbone:
-    from feddat.models.vilt_bert.backbone import ViltBertBackbone
-
-    return ViltBertBackbone(folder, name)
-
-
-def _load_vilt_bert_encoder(folder: Path) -> Encoder:
-    from feddat.models.vilt_bert.encoder import ViltBertEncoder
-
-    return ViltBertEncoder(folder)
-
-
-def _load_two_towers(folder: Path, name: str) -> Backbone:
-    from feddat.models.two_towers.backbone import TwoTowersBackbone
-
-    return TwoTowersBackbone(folder, name)
-
-
-def _load_two_towers_encoder(folder: Path) -> Encoder:
-    from feddat.models.two_towers.encoder import TwoTowersEncoder
-
-    return TwoTowersEncoder(folder)
-
-
-def _load_decoder(folder: Path, name: str, weights: Format = "fp32", device: str = "cpu") -> Backbone:
-    from feddat.models.decoder.backbone import DecoderBackbone
-
-    return DecoderBackbone(folder, name, weights, device)
-
-
-def _load_decoder_encoder(folder: Path) -> Encoder:
-    from feddat.models.decoder.encoder import DecoderEncoder
-
-    return DecoderEncoder(folder)
-
-
 #: ``model_type`` of the tested decoder vision-language models; others are compared with transformers as they load.
 DECODERS = ("smolvlm", "idefics3", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "paligemma", "llava")
-#: ``model_type`` of a Hugging Face folder -> functions that load its backbone, and its encoder without weights.
-FAMILIES: Mapping[str, tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]] = {
-    "vilt": (_load_vilt, _load_vilt_encoder),
-    "blip": (_load_blip, _load_blip_encoder),
-    "albef": (_load_albef, _load_albef_encoder),
-    "vilt-bert": (_load_vilt_bert, _load_vilt_bert_encoder),
-    "clip": (_load_two_towers, _load_two_towers_encoder),
-    "siglip": (_load_two_towers, _load_two_towers_encoder),
-    **dict.fromkeys(DECODERS, (_load_decoder, _load_decoder_encoder)),
+#: Backbone and encoder of a family, as MODULE:CLASS below ``feddat.models``. Their modules import transformers, which
+#: takes seconds, so they are imported when they are needed.
+Classes: TypeAlias = tuple[str, str]
+_DECODER: Classes = ("decoder.backbone:DecoderBackbone", "decoder.encoder:DecoderEncoder")
+_TWO_TOWERS: Classes = ("two_towers.backbone:TwoTowersBackbone", "two_towers.encoder:TwoTowersEncoder")
+#: ``model_type`` of a Hugging Face folder -> backbone, which takes the folder and the model's name, and encoder, which
+#: takes the folder.
+FAMILIES: Mapping[str, Classes] = {
+    "vilt": ("vilt.backbone:ViltBackbone", "vilt.encoder:ViltEncoder"),
+    "blip": ("blip.backbone:BlipBackbone", "blip.encoder:BlipEncoder"),
+    "albef": ("albef.backbone:AlbefBackbone", "albef.encoder:AlbefEncoder"),
+    "vilt-bert": ("vilt_bert.backbone:ViltBertBackbone", "vilt_bert.encoder:ViltBertEncoder"),
+    "clip": _TWO_TOWERS,
+    "siglip": _TWO_TOWERS,
+    **dict.fromkeys(DECODERS, _DECODER),
 }
 
 
@@ -127,18 +60,18 @@ def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cp
         ModelError: the model does not exist, its folder is incomplete, or its family or this format is not supported.
     """
     folder = model_folder(name_or_path)
-    load = _family(folder)[0]
+    family = _family(folder)
     return_large_blocks()
     from feddat.models.attention import use_in_transformers  # takes seconds to import
 
     use_in_transformers()
-    if weights != "fp32" and load is not _load_decoder:
+    if weights != "fp32" and family != _DECODER:
         raise ModelError(
             f"weights: {weights} is only for decoder vision-language models; model {name_or_path} is a "
             f"{read_model_type(folder)}"
         )
     more = () if weights == "fp32" else (weights, device)
-    backbone: Backbone = load(folder, name_or_path, *more)
+    backbone: Backbone = _imported(family[0])(folder, name_or_path, *more)
     _try_out(backbone.encoder, folder)
     return backbone
 
@@ -150,7 +83,7 @@ def load_encoder(name_or_path: str) -> Encoder:
         ModelError: as :func:`load_backbone`.
     """
     folder = model_folder(name_or_path)
-    encoder = _family(folder)[1](folder)
+    encoder: Encoder = _imported(_family(folder)[1])(folder)
     _try_out(encoder, folder)
     return encoder
 
@@ -214,14 +147,20 @@ def check_family(folder: Path) -> None:
     _family(folder)
 
 
-def _family(folder: Path) -> tuple[Callable[[Path, str], Backbone], Callable[[Path], Encoder]]:
+def _imported(place: str) -> type[Any]:
+    module, _, name = place.partition(":")
+    found: type[Any] = getattr(import_module(f"feddat.models.{module}"), name)
+    return found
+
+
+def _family(folder: Path) -> Classes:
     model_type = read_model_type(folder)
     if model_type in FAMILIES:
         return FAMILIES[model_type]
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        return _load_decoder, _load_decoder_encoder
+        return _DECODER
     raise ModelError(
         f"model folder {folder}: model_type {model_type!r} is not supported; expected {', '.join(sorted(FAMILIES))}, "
         "or another that transformers' AutoModelForImageTextToText loads"
