@@ -15,7 +15,7 @@ from feddat.algorithms import ALGORITHMS
 from feddat.app.checkpoint import Checkpoints
 from feddat.client.store import PersonalStore
 from feddat.experiment import Experiment, ExperimentError
-from feddat.experiment.single.folder import config_hash
+from feddat.experiment.single.deciding import config_hash
 from feddat.experiment.single.rounds import Service
 from helpers import sent_in
 from two_clients import numbers

@@ -8,7 +8,8 @@ import pytest
 from feddat.cli.many import display
 from feddat.config import RunConfig, load_config
 from feddat.experiment.grids import comparison
-from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, differing_keys
+from feddat.experiment.single.deciding import config_hash, differing_keys
+from feddat.experiment.single.folder import ExperimentError, RunFolder
 from feddat.experiment.single.world import finished_worlds
 from feddat.watching.live import ComparisonDisplay
 

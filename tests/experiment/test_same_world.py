@@ -18,8 +18,8 @@ from feddat.config import load_config
 from feddat.example import Example
 from feddat.experiment import Experiment, ExperimentError
 from feddat.experiment.single import client_data, foundation
+from feddat.experiment.single.deciding import config_hash
 from feddat.experiment.single.federation import load_federation
-from feddat.experiment.single.folder import config_hash
 from feddat.experiment.single.world import check_client, finished_worlds, in_short
 from feddat.report.page import write_report
 from two_clients import SIZES, numbers

@@ -82,7 +82,7 @@ def test_a_resumed_run_has_the_same_numbers(secure):
 
 
 def test_the_same_settings_without_it_have_the_hash_that_they_always_had(make_config):
-    from feddat.experiment.single.folder import config_hash
+    from feddat.experiment.single.deciding import config_hash
 
     assert "secure_aggregation" not in json.dumps(make_config().model_dump(mode="json", exclude_defaults=True)), (
         "at its defaults it is no part of what decides"

@@ -24,9 +24,9 @@ from feddat.client.store import KEY_FILE
 from feddat.config import RunConfig
 from feddat.example import ClientData
 from feddat.experiment.single.client_data import load_clients
+from feddat.experiment.single.deciding import config_hash
 from feddat.experiment.single.events import Progress
 from feddat.experiment.single.federation import Federation, build_federation
-from feddat.experiment.single.folder import config_hash
 from feddat.experiment.single.run import Experiment
 
 log = logging.getLogger(__name__)

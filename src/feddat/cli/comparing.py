@@ -32,7 +32,7 @@ from feddat.cli.common import (
     split_seeds,
     warn_without_effect,
 )
-from feddat.cli.pulling import announce
+from feddat.cli.costs import announce
 
 if TYPE_CHECKING:
     from feddat.config import RunConfig

@@ -145,14 +145,7 @@ def _distributed_worker(rank: int, settings: PretrainSettings, folder: Path, ren
 def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Callable[[Event], None] | None) -> None:
     torch.set_num_threads(1)
     model = new_model(settings)
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    decay = [p for p in parameters if p.ndim > 1]
-    rest = [p for p in parameters if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
-        betas=(0.9, 0.98),
-        foreach=True,
-    )
+    optimizer = _optimizer(model, settings)
     start, seconds = _load_checkpoint(folder, model, optimizer)
     words = vocabulary()
     maker = BatchMaker(
@@ -167,23 +160,8 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
     began = time.monotonic() - seconds
     losses: dict[str, float] = {}
     model.train()
-    bf16 = resolve_precision(settings.precision) == "bf16"
     for step in range(start, settings.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate(step)
-        for batch in maker.training(step, settings.sizes(step), settings.parts):
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                values = model(batch)
-            total = sum(settings.loss_weights[key] * value for key, value in values.items()) / (
-                settings.parts * settings.jobs
-            )
-            total.backward()
-            for key, value in values.items():
-                losses[key] = 0.98 * losses.get(key, value.item()) + 0.02 * value.item()
-        _sum_gradients(parameters, settings.jobs)
-        nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        _step(model, optimizer, maker, settings, step, losses)
         done = step + 1
         if rank == 0 and (done % settings.every == 0 or done == settings.steps):
             quality = measure(model, maker, 512) if done % (4 * settings.every) == 0 else {}
@@ -205,6 +183,48 @@ def _worker(rank: int, settings: PretrainSettings, folder: Path, progress: Calla
         model.pretrained.to(model.stored_dtype).float()  # type: ignore[arg-type]  # measure the weights as they are stored
         quality = measure(model, maker, FINAL_SCENES, "test")
         write_model_folder(folder / "model", model, words, settings.values(), quality, time.monotonic() - began)
+
+
+def _optimizer(model: Objective, settings: PretrainSettings) -> torch.optim.AdamW:
+    """Return the optimizer; biases and norms do not decay."""
+    parameters = _trained(model)
+    decay = [p for p in parameters if p.ndim > 1]
+    rest = [p for p in parameters if p.ndim <= 1]
+    return torch.optim.AdamW(
+        [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+        foreach=True,
+    )
+
+
+def _trained(model: Objective) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _step(
+    model: Objective,
+    optimizer: torch.optim.Optimizer,
+    maker: BatchMaker,
+    settings: PretrainSettings,
+    step: int,
+    losses: dict[str, float],
+) -> None:
+    """Take one step with all processes' batches, and update the running means of the losses."""
+    for group in optimizer.param_groups:
+        group["lr"] = settings.learning_rate(step)
+    bf16 = resolve_precision(settings.precision) == "bf16"
+    for batch in maker.training(step, settings.sizes(step), settings.parts):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            values = model(batch)
+        total = sum(settings.loss_weights[key] * value for key, value in values.items())
+        (total / (settings.parts * settings.jobs)).backward()
+        for key, value in values.items():
+            losses[key] = 0.98 * losses.get(key, value.item()) + 0.02 * value.item()
+    parameters = _trained(model)
+    _sum_gradients(parameters, settings.jobs)
+    nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _sum_gradients(parameters: list[nn.Parameter], jobs: int) -> None:

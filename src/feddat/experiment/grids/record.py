@@ -14,7 +14,8 @@ from statistics import fmean
 from typing import Any
 
 from feddat.config import AlgorithmConfig, RunConfig
-from feddat.experiment.single.folder import RunFolder, config_hash, deciding_settings, disk_errors
+from feddat.experiment.single.deciding import config_hash, deciding_settings
+from feddat.experiment.single.folder import RunFolder, disk_errors
 from feddat.experiment.single.methods import resolve
 from feddat.files import locked
 from feddat.json_lines import append

@@ -21,8 +21,9 @@ from feddat.experiment.grids.reach import CAPS, Reach, find_reach
 from feddat.experiment.grids.record import RunRecord
 from feddat.experiment.grids.tuning import check_varied, parse_values
 from feddat.experiment.single.client_data import client_sizes
+from feddat.experiment.single.counts import local_steps
 from feddat.experiment.single.events import Progress
-from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors, local_steps
+from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
 from feddat.report.tables import own_route
 from feddat.report.traffic import taking_part
 

@@ -6,20 +6,18 @@ A kill at any moment therefore costs at most the current round.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from feddat.config import ConfigError, RunConfig
 from feddat.config.run import validated
-from feddat.dotted import flat
 from feddat.example import DataError
-from feddat.experiment.single.places import PATIENCE_KEYS, PLACE_KEYS
+from feddat.experiment.single.deciding import differing_keys
 from feddat.files import locked, write_atomic, write_json
 from feddat.json_lines import LineError, append, read
 from feddat.report.folder import read_summary
@@ -206,51 +204,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise ExperimentError(
             f"{error.filename or path}: {error.strerror}; the files written so far are kept, and the run can be resumed"
         ) from error
-
-
-def local_steps(lines: Sequence[Mapping[str, Any]], until: int | None = None) -> float:
-    """Return the local steps of a participant up to a round, as a mean over participants that trained."""
-    trained = [line for line in lines if line.get("split") == "train" and (until is None or line["round"] <= until)]
-    owners = {line["client"] for line in trained}
-    steps = sum(float(line["metrics"].get("steps", 0)) for line in trained)
-    return steps / max(1, len(owners))
-
-
-def passes(lines: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
-    """Return how many views passed ``forward`` and ``backward`` through the model in training, over all clients.
-
-    Return ``None`` if a client does not share these numbers.
-    """
-    trained = [line["metrics"] for line in lines if line.get("split") == "train"]
-    if not trained or not all({"forward", "backward"} <= metrics.keys() for metrics in trained):
-        return None
-    return {way: round(sum(metrics[way] for metrics in trained)) for way in ("forward", "backward")}
-
-
-def differing_keys(one: RunConfig, other: RunConfig) -> list[str]:
-    """Return the dotted keys that determine a run's numbers and in which two configurations differ."""
-    left, right = flat(_deciding(one)), flat(_deciding(other))
-    return sorted(key for key in left.keys() | right.keys() if left.get(key) != right.get(key))
-
-
-def config_hash(config: RunConfig) -> str:
-    """Return a hash of all settings that determine the run's numbers.
-
-    Keys at their defaults are left out, so that a version with additional keys can resume the run. (The run's
-    ``config.yaml`` has all keys, so it shows defaults that have changed since.)
-    """
-    text = json.dumps(deciding_settings(config), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def deciding_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the settings that determine the run's numbers and are not at their defaults."""
-    return _deciding(config, exclude_defaults=True)
-
-
-def _deciding(config: RunConfig, exclude_defaults: bool = False) -> dict[str, Any]:
-    exclude: dict[str, Any] = dict.fromkeys(PLACE_KEYS, True) | {"server": set(PATIENCE_KEYS)}
-    return config.model_dump(mode="json", exclude=exclude, exclude_defaults=exclude_defaults)
 
 
 def _line(values: Mapping[str, Any]) -> str:

@@ -28,9 +28,11 @@ from feddat.client.data_notes import Notes, sentence
 from feddat.config import RunConfig
 from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
+from feddat.experiment.single.counts import local_steps, passes
+from feddat.experiment.single.deciding import config_hash
 from feddat.experiment.single.events import Announcer
 from feddat.experiment.single.federation import Federation
-from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors, local_steps, passes
+from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.single.foundation import Foundation, answering_state, settings_hash
 from feddat.experiment.single.methods import title
 from feddat.experiment.single.samples import write_samples
@@ -150,55 +152,10 @@ class Service:
             state.changes.append({"round": state.round, "what": list(self.changes)})
         self.folder.cut_metrics(state.round)
         self.announcer.route_name = foundation.route_name
-        server, algorithm = settings.server, foundation.algorithm
-        sums = uses_sums(settings, algorithm)
-        roster = Roster(
-            self.folder.run_id(),
-            self.names,
-            max(server.min_clients, settings.secure_aggregation.min_clients) if sums else server.min_clients,
-            self.wait,
-            bound=settings.runtime.kind == "deployment",
-            central=algorithm.centralised,
-            admitted=self.admitted,
-        )
-        make: Callable[..., AdapterStrategy] = AdapterStrategy
-        if sums:
-            make = partial(SecureStrategy, sums=sum_rules(settings, settings_hash(settings)))
-        participations = Participations(checkpoints, settings) if settings.privacy.of_clients else None
-        if participations is not None and not sums:
-            privacy = settings.privacy
-            self._rule = NoisyMean(
-                algorithm.server, settings.algorithm, privacy.clip, participations, privacy.noise_seed
-            )
-        strategy = make(
-            seed=settings.seed,
-            rule=self._rule,
-            shapes={key: tuple(value.shape) for key, value in state.shared.items()},
-            routes=foundation.routes(final=False),
-            final_routes=foundation.routes(final=True),
-            fraction=server.fraction,
-            weighting=server.weighting,
-            wire=settings.wire,
-            notify=self.announcer,
-            roster=roster,
-            limits=Limits(
-                server.max_update, server.max_examples, server.agreed_examples, clipped=settings.privacy.of_clients
-            ),
-            judge=Judge(
-                # With privacy of clients, no client's data decides whether another one's update counts.
-                server.max_outlier if participations is None else math.inf,
-                server.agreed_examples,
-                same_steps=settings.train.steps is not None,
-                losses=self._rule.reads_losses,
-                examples=server.weighting == "examples",
-            ),
-            deadline=server.deadline,
-            logs=algorithm.logs,
-            logs_below_zero=algorithm.logs_below_zero,
-            participations=participations,
-        )
+        sums = uses_sums(settings, foundation.algorithm)
+        roster = self._roster(sums)
         app = make_server_app(
-            strategy,
+            self._strategy(state, roster, checkpoints, sums),
             state,
             rounds=settings.rounds,
             evaluation=settings.eval,
@@ -211,6 +168,56 @@ class Service:
         app(grid, Context(grid.run.run_id, 0, {}, RecordDict(), {}))
         self._note(roster.known.values())
         return state
+
+    def _roster(self, sums: bool) -> Roster:
+        settings = self.settings
+        needed = settings.server.min_clients
+        return Roster(
+            self.folder.run_id(),
+            self.names,
+            max(needed, settings.secure_aggregation.min_clients) if sums else needed,
+            self.wait,
+            bound=settings.runtime.kind == "deployment",
+            central=self.foundation.algorithm.centralised,
+            admitted=self.admitted,
+        )
+
+    def _strategy(self, state: ServerState, roster: Roster, checkpoints: Checkpoints, sums: bool) -> AdapterStrategy:
+        """Return the strategy; with privacy of clients and without secure sums, its rule adds the noise."""
+        settings, foundation = self.settings, self.foundation
+        server, privacy, algorithm = settings.server, settings.privacy, foundation.algorithm
+        rule = self._rule
+        participations = Participations(checkpoints, settings) if privacy.of_clients else None
+        if participations is not None and not sums:
+            rule = NoisyMean(algorithm.server, settings.algorithm, privacy.clip, participations, privacy.noise_seed)
+        make: Callable[..., AdapterStrategy] = AdapterStrategy
+        if sums:
+            make = partial(SecureStrategy, sums=sum_rules(settings, settings_hash(settings)))
+        return make(
+            seed=settings.seed,
+            rule=rule,
+            shapes={key: tuple(value.shape) for key, value in state.shared.items()},
+            routes=foundation.routes(final=False),
+            final_routes=foundation.routes(final=True),
+            fraction=server.fraction,
+            weighting=server.weighting,
+            wire=settings.wire,
+            notify=self.announcer,
+            roster=roster,
+            limits=Limits(server.max_update, server.max_examples, server.agreed_examples, clipped=privacy.of_clients),
+            judge=Judge(
+                # With privacy of clients, no client's data decides whether another one's update counts.
+                server.max_outlier if participations is None else math.inf,
+                server.agreed_examples,
+                same_steps=settings.train.steps is not None,
+                losses=rule.reads_losses,
+                examples=server.weighting == "examples",
+            ),
+            deadline=server.deadline,
+            logs=algorithm.logs,
+            logs_below_zero=algorithm.logs_below_zero,
+            participations=participations,
+        )
 
     def _read_start(self) -> Start | None:
         """Return the adapter to start from; ``None`` if it is random, or if the run has already begun."""

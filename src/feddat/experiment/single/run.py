@@ -23,9 +23,10 @@ from feddat.experiment.exports.answerer import Answerer
 from feddat.experiment.exports.card import Origin
 from feddat.experiment.exports.write import Options, client_model, export, shared_model
 from feddat.experiment.single.client_process import ClientProcess, choose_jobs, single_thread
+from feddat.experiment.single.deciding import config_hash
 from feddat.experiment.single.events import Announcer, Progress
 from feddat.experiment.single.federation import CENTRAL, Federation, check_sites, load_federation, participant_names
-from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash, disk_errors
+from feddat.experiment.single.folder import ExperimentError, RunFolder, disk_errors
 from feddat.experiment.single.foundation import Foundation, answering_state, checks_weights, load_foundation
 from feddat.experiment.single.methods import check_variant, resolve
 from feddat.experiment.single.portable import portable

@@ -20,8 +20,9 @@ from feddat.client.store import StoreError
 from feddat.client.trainer import Participant
 from feddat.config import RunConfig
 from feddat.data.digest import data_hashes
+from feddat.experiment.single.deciding import config_hash
 from feddat.experiment.single.federation import Federation
-from feddat.experiment.single.folder import ExperimentError, RunFolder, config_hash
+from feddat.experiment.single.folder import ExperimentError, RunFolder
 from feddat.experiment.single.foundation import Foundation
 from feddat.files import write_json
 
