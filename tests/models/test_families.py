@@ -273,3 +273,19 @@ def test_a_damaged_configuration_is_named_without_the_weights(copied):
             load_encoder(str(copied))
         assert str(path) in str(error.value)
         path.write_text(before)
+
+
+@pytest.mark.parametrize("patch", [[16], [], "x", 0, -3])
+def test_patches_of_no_size_are_errors_of_the_folder_without_the_weights(copied, patch):
+    for path in files(copied, "config.json"):
+        config = json.loads(path.read_text())
+        change(path.parent, "config.json", **(config | {"patch_size": patch}))
+        if isinstance(vision := config.get("vision_config"), dict):
+            change(path.parent, "config.json", vision_config=vision | {"patch_size": patch})
+    try:
+        encoder = load_encoder(str(copied))  # some families take their sizes from elsewhere
+    except ModelError as error:
+        assert str(copied) in str(error)
+        assert "\n" not in str(error)
+    else:
+        encoder.image(picture(50, 40))

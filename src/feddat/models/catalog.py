@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -72,7 +72,7 @@ def load_backbone(name_or_path: str, weights: Format = "fp32", device: str = "cp
         )
     more = () if weights == "fp32" else (weights, device)
     backbone: Backbone = _imported(family[0])(folder, name_or_path, *more)
-    _try_out(backbone.encoder, folder)
+    _tried(lambda: backbone.encoder, folder)
     return backbone
 
 
@@ -83,24 +83,25 @@ def load_encoder(name_or_path: str) -> Encoder:
         ModelError: as :func:`load_backbone`.
     """
     folder = model_folder(name_or_path)
-    encoder: Encoder = _imported(_family(folder)[1])(folder)
-    _try_out(encoder, folder)
-    return encoder
+    family = _family(folder)
+    return _tried(lambda: _imported(family[1])(folder), folder)
 
 
-def _try_out(encoder: Encoder, folder: Path) -> None:
-    """Encode a blank picture: the files of a folder can be readable, but hold sizes that no picture can have.
+def _tried(make: Callable[[], Encoder], folder: Path) -> Encoder:
+    """Return an encoder that can encode a blank picture: a readable folder can hold sizes that no picture can have.
 
     Raises:
-        ModelError: the encoder fails.
+        ModelError: the encoder cannot be made, or fails.
     """
     import numpy as np  # merely naming a model must not cost their import
     import torch
 
     try:
+        encoder = make()
         image = encoder.image(np.zeros((48, 64, 3), np.uint8))
         encoder.views([image], [0], encoder.texts(["what ?"])).batch([0], torch.device("cpu"))
         float(encoder.widest)
+        return encoder
     except ModelError:
         raise
     except Exception as error:  # any arithmetic on unusable sizes
