@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny_models import CASES, Case
 from torch import Tensor, nn
+from transformers import BertConfig, BertForSequenceClassification
 
 from feddat.adapters.base import ADAPTERS, ROUTES
 from feddat.adapters.bottleneck import BottleneckConfig
@@ -491,6 +492,13 @@ def test_options_that_routes_cannot_weigh_are_refused(options: dict[str, Any]) -
     if "modules_to_save" in options:
         with pytest.raises(ValueError, match=r"^modules_to_save="):
             DualAdapters(VILT.build(), BottleneckConfig(**options))
+
+
+@pytest.mark.parametrize("config", [BottleneckConfig, LoraConfig])
+def test_the_head_that_peft_adds_for_a_task_is_refused(config: Any) -> None:
+    words = BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    with pytest.raises(ValueError, match=r"^modules_to_save=.*classifier.* cannot be used with dual adapters"):
+        DualAdapters(BertForSequenceClassification(words), config(task_type="SEQ_CLS"))
 
 
 def test_lora_on_embeddings_is_refused() -> None:

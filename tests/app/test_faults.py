@@ -220,7 +220,7 @@ def asked_of_bob(monkeypatch):
 def test_a_client_that_is_always_late_costs_the_deadline_less_and_less_often(asked_of_bob, caplog):
     trained, scored = asked_of_bob({"train": range(100)}, 25)
     assert trained == [1, 2, 4, 7, 12, 21]
-    assert scored == []
+    assert scored == [25], "the final scores"
     told = (
         "client bob has not answered in time in 2 rounds in a row; it is not asked again for 1, and until it says who"
     )
@@ -229,7 +229,16 @@ def test_a_client_that_is_always_late_costs_the_deadline_less_and_less_often(ask
 
 def test_a_client_that_is_always_late_with_its_scores_is_left_alone_as_well(asked_of_bob):
     trained, scored = asked_of_bob({"evaluate": range(100)}, 10)
-    assert trained == scored == [1, 2, 4, 7]
+    assert trained == [1, 2, 4, 7]
+    assert scored == [1, 2, 4, 7, 10], "also for its final scores"
+
+
+@pytest.mark.parametrize(("late", "rounds"), [((1, 2), 3), ((1, 2, 4, 7), 11)])
+def test_a_client_that_is_back_has_final_scores(asked_of_bob, late, rounds):
+    trained, scored = asked_of_bob({"train": late}, rounds)
+    assert trained[-1] < rounds, "it still rests"
+    assert scored[-1] == rounds
+    assert rounds not in asked_of_bob({"train": late}, rounds, mute=range(rounds))[1], "it does not say who it is"
 
 
 def test_a_client_that_was_late_comes_back_when_it_answers(asked_of_bob):

@@ -129,6 +129,17 @@ def test_while_too_few_are_there_a_node_has_time_to_load_its_model(clock):
         meet(clock, {1: 1, 2: roster.ANSWER_SECONDS + 50}, least=2)
 
 
+def test_a_node_that_answers_with_an_error_after_a_minute_costs_a_few_seconds_once(clock):
+    slow = Slow(clock, {1: 1, 2: 1, 3: 60})
+    slow.fails = {3}
+    found = Roster(least=2, wait=600.0)
+    found.meet(PollingGrid(slow))
+    for round in range(1, 10):
+        clock.now += 100
+        assert refresh(found, slow, clock, round) == (0, ["ann", "bob"])
+    assert len(between(slow, 3)) > 3, "it is asked again"
+
+
 def test_all_expected_clients_are_waited_for_at_the_start_and_no_longer(clock):
     _, found, seconds = meet(clock, {1: 1, 2: 40}, expected=list(NAMES.values()), wait=60.0)
     assert list(found.members) == [1, 2] and 60 <= seconds < 62

@@ -62,7 +62,7 @@ def test_too_few_in_the_end_open_nothing_and_the_adapter_stays(tmp_path):
     _, strategy, events = secure_federate(clients(5), state, tmp_path, rounds=2, gone=gone)
     kept = [event for event in events if event["event"] == "kept"]
     assert [event["round"] for event in kept] == [1]
-    assert "2 shares do not give it, 3 right ones are needed" in kept[0]["reason"]
+    assert "reveal: 2 of 5 clients revealed their shares, expected at least 3" in kept[0]["reason"]
     assert strategy.intake.failed == 3
     assert state.round == 2
     assert not np.array_equal(flat(state.shared), np.full(10, 0.5, np.float32)), "the second round went on from it"
@@ -308,7 +308,7 @@ def test_nobody_is_blamed_for_shares_that_could_be_anothers_fault(tmp_path):
 
 def test_a_run_stops_if_in_the_end_too_few_reveal_their_shares_twice(tmp_path):
     gone = {(round, PHASES["reveal"]): {"c00", "c01", "c02"} for round in (1, 2)}
-    with pytest.raises(FederationError, match="the sums of rounds 1 and 2 gave no adapter"):
+    with pytest.raises(FederationError, match="the sums of rounds 1 and 2 gave no adapter: too few clients revealed"):
         secure_federate(clients(5), ServerState(shared()), tmp_path, rounds=8, gone=gone)
 
 

@@ -380,6 +380,36 @@ def test_columns_may_have_other_names(folder: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "columns",
+    [
+        {"question": "Question", "answers": "Answers"},
+        {"question": " Question ", "answers": " Answers "},
+        {"question": "question", "answers": "answers"},
+        {},
+    ],
+)
+def test_columns_of_tables_may_be_named_as_in_the_header(folder: Path, columns: dict[str, str]) -> None:
+    (folder / "x.csv").write_text("image; Question ;Answers\na.png;what?;red|blue\nb.png;which?;red\n")
+    found = read_client(
+        "museum", {"train": str(folder / "x.csv"), "test": str(folder / "x.csv"), "columns": columns or None}
+    )
+    assert [(e.text, dict(e.answers)) for e in found.test] == [
+        ("what?", {"red": 0.3, "blue": 0.3}),
+        ("which?", {"red": 1.0}),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_dots_reach_into_the_objects_of_a_column(folder: Path, suffix: str) -> None:
+    votes = [{"answer": "red", "id": 1}, {"answer": "blue", "id": 2}]
+    rows = [{"image": "a.png", "question": "what?", "Votes": votes if suffix == ".jsonl" else json.dumps(votes)}] * 2
+    path = write(folder / f"x{suffix}", rows)
+    columns = {"answers": "Votes.answer"}
+    found = read_client("museum", {"train": str(path), "test": str(path), "columns": columns})
+    assert dict(found.test[0].answers) == {"red": 0.3, "blue": 0.3}
+
+
+@pytest.mark.parametrize(
     ("columns", "said"),
     [
         (RENAMED | {"question": "Fragen"}, r"line 2: column 'Fragen', named as question: no 'Fragen' \(columns: Bild,"),

@@ -596,6 +596,24 @@ def test_no_server_is_certified_whose_fingerprint_was_not_compared(server, tmp_p
     assert pki.read_certificate(out)
 
 
+def test_requests_that_no_server_makes_are_refused(tmp_path):
+    def request(key, names):
+        made = x509.CertificateSigningRequestBuilder(x509.Name([]))
+        if names:
+            made = made.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        pki.write_request(tmp_path / "x.csr", made.sign(key, hashes.SHA256()))
+        return tmp_path / "x.csr"
+
+    host, mail = [x509.DNSName("fl.example.org")], [x509.RFC822Name("a@example.org")]
+    for names in ([], mail):
+        with pytest.raises(pki.CertificateError, match="certificate request: names no hosts"):
+            renewal.read_server_request(request(pki.new_key(), names))
+    for curve in (ec.SECP256K1(), ec.SECP256R1(), ec.BrainpoolP256R1()):
+        with pytest.raises(pki.CertificateError, match=r"x\.csr: its key is not on the elliptic curve P-384"):
+            renewal.read_server_request(request(ec.generate_private_key(curve), host))
+    assert renewal.read_server_request(request(pki.new_key(), host + mail)).hosts == ("fl.example.org",)
+
+
 def test_init_says_where_the_authoritys_key_is(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal for questions
     place, file = tmp_path / "c", tmp_path / "passphrase"

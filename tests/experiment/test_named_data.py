@@ -38,6 +38,12 @@ COLUMNS = {"image": "image", "question": "string", "answer": "string"}
         (["val.parquet", "train.parquet"], {"train": 1, "validation": 1}),
         (["one.parquet", "two.parquet"], {"train": 2}),
         (["train.json"], {}),
+        (
+            ["data/train-0.parquet", "data/test-0.parquet", "old/train/0.parquet", "x/y/z.parquet"],
+            {"train": 1, "test": 1},
+        ),
+        (["x/y/z.parquet", "one.parquet"], {"train": 1}),
+        (["a/b/0.parquet", "other/train/0.parquet"], {"train": 1}),
     ],
 )
 def test_splits_are_known_by_folder_or_name(files: list[str], found: dict[str, int]) -> None:
@@ -109,11 +115,24 @@ def test_a_folder_gives_what_the_hub_gives(
     assert len(found.test) == 4
 
 
-def test_a_card_in_a_folder_that_cannot_be_read(tmp_path: Path) -> None:
-    (tmp_path / "train.parquet").write_bytes(shard([row(1, 1, COLUMNS)] * 3, COLUMNS))
-    (tmp_path / "README.md").write_text("---\nconfigs: [\n---\n")
-    with pytest.raises(DataError, match=r"README\.md: its YAML cannot be read: "):
-        read_client("c", {"format": "hf", "root": str(tmp_path)})
+@pytest.mark.parametrize(
+    "card",
+    [b"---\nconfigs: [\n---\n", b"---\nA table\n---\n", "\u00e9t\u00e9".encode("latin-1"), "notes".encode("utf-16")],
+)
+def test_a_readme_that_is_no_card_does_not_matter(
+    tmp_path: Path, card: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("feddat"), "propagate", True)  # commands detach it from the root logger
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.parquet").write_bytes(shard([row(1, 1, COLUMNS)] * 3, COLUMNS))
+    (tmp_path / "README.md").write_bytes(card)
+    assert len(read_client("c", {"format": "hf", "root": str(tmp_path)}).test) == 3
+    assert "README.md: its YAML cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("data_files", [5, [5], [{"split": "train", "path": 5}], [{"split": "train"}], [[]], {}])
+def test_entries_of_a_card_that_name_no_files_are_left_out(data_files: object) -> None:
+    assert find_shards(["data/train-0.parquet"], [{"data_files": data_files}]) == {"train": ["data/train-0.parquet"]}
 
 
 def test_a_revision_that_moved_is_another_dataset(hub: HubServer, make_config, world: Path) -> None:

@@ -154,6 +154,8 @@ class Part(ServerPart):
             "`routes`: 'globl' is none of global, .*; a method with other routes defines",
         ),
         ({"logs": "loss"}, "`logs`: expected a tuple of names, got 'loss'"),
+        ({"logs": ("loss", "loss")}, "`logs`: 'loss' occurs twice"),
+        ({"logs": ("loss", "steps")}, "`logs`: 'steps' is what clients call a count of their own; choose another name"),
         ({"logs": ("distance",)}, r"`logs`: expected 'loss' among the names, got \('distance',\)"),
         ({"reads": ("alfa",)}, "`reads`: expected names among .*alpha.*, got 'alfa'"),
         ({"kinds": ("loar",)}, "`kinds`: expected names among .*lora.*, got 'loar'"),

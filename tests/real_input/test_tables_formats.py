@@ -119,6 +119,10 @@ LISTS = {
     "numbers": ('"[1, 2, 1]"', {"1": 0.6, "2": 0.3}),
     "a text in brackets": ("[sic]", {"[sic]": 1.0}),
     "a text in parentheses": ("(none)", {"(none)": 1.0}),
+    "a negative amount": ('"(1,000)"', {"(1,000)": 1.0}),
+    "a place": ('"(2, 3)"', {"(2, 3)": 1.0}),
+    "a range": ("[2-3]", {"[2-3]": 1.0}),
+    "a call": ("array(5)", {"array(5)": 1.0}),
     "half a list": ("['yes'", {"['yes'": 1.0}),
 }
 
@@ -167,6 +171,11 @@ PRINTED = {
     "NumPy's numbers": "[1 2 1]",
     "an array": "\"array(['yes', 'no'], dtype=object)\"",
     "with a missing text": "\"['yes', nan]\"",
+    "a missing text": "[None 'yes']",
+    "a missing number": "[1.5 nan]",
+    "truth values": "[ True False]",
+    "NumPy's mappings": "\"[{'answer': 'yes'}\n {'answer': 'no'}]\"",
+    "NumPy's rows": "\"[['yes' 'no']\n ['no' 'no']]\"",
     "a set": "\"{'yes', 'no'}\"",
     "arrays in a mapping": "\"{'answer': array(['yes', 'no'], dtype=object)}\"",
 }
@@ -178,7 +187,7 @@ def test_lists_in_no_known_form_are_refused(folder: Path, cell: str) -> None:
     (folder / "x.csv").write_text(f"image,question,answers\na.png,is it ?,{quoted}\n")
     message = said(folder / "x.csv")
     assert message.startswith(", line 2: column 'answers': ")
-    assert "is a list neither as JSON nor as Python prints it; save lists with json.dumps" in message
+    assert "is a list that neither JSON nor Python can read; save lists with json.dumps" in message
 
 
 @pytest.mark.parametrize(("content", "message"), BAD_TABLES.values(), ids=BAD_TABLES)

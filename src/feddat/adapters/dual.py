@@ -59,6 +59,7 @@ class DualAdapters(Adapters):
         self._config = cast(Any, copy.deepcopy(config))
         first, *others = ADAPTERS
         self.peft_model: PeftModel = get_peft_model(model, copy.deepcopy(config), adapter_name=first)
+        _check_config(self.peft_model.peft_config[first])  # PEFT adds the head of a task
         for name in others:
             self.peft_model.add_adapter(name, copy.deepcopy(config))
         put_whole_modules(self.peft_model.get_base_model(), whole)

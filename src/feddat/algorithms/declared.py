@@ -14,6 +14,8 @@ from feddat.kinds import KINDS
 
 #: Attributes that a method must set.
 _REQUIRED = ("name", "trains", "routes")
+#: Names that clients give to their own counts, beside what a method logs.
+_COUNTS = ("examples", "steps", "seconds", "forward", "backward", "gradient norm")
 #: Attributes with names from a fixed set -> that set.
 _NAMES: dict[str, Collection[str] | None] = {
     "trains": ("global", "local"),
@@ -56,6 +58,9 @@ def _problems(method: type[Algorithm]) -> Iterator[str]:
         for route in method.routes:
             if route not in ROUTES:
                 yield f"`routes`: {route!r} is none of {', '.join(ROUTES)}; a method with other routes defines `answer`"
+    for name in method.logs:
+        if name in _COUNTS:
+            yield f"`logs`: {name!r} is what clients call a count of their own; choose another name"
     if "loss" not in method.logs:
         yield f"`logs`: expected 'loss' among the names, got {method.logs!r}"
     if method.sends not in ("global", "local"):
@@ -74,7 +79,9 @@ def _names(attribute: str, value: Any, known: Collection[str] | None) -> Iterato
         example = f"; write ({value!r},)" if isinstance(value, str) else ""
         yield f"`{attribute}`: expected a tuple of names, got {value!r}{example}"
         return
-    for name in value:
+    for place, name in enumerate(value):
+        if name in value[:place]:
+            yield f"`{attribute}`: {name!r} occurs twice"
         if not isinstance(name, str) or (known is not None and name not in known):
             among = f" among {', '.join(known)}" if known is not None else ""
             yield f"`{attribute}`: expected names{among}, got {name!r}"

@@ -50,12 +50,14 @@ class _Question:
         name: name of its key.
         at: ``time.monotonic()`` when it was sent.
         unanswered: number of questions to this node since its last answer.
+        first: whether the node was never asked before.
         message: id of the question; empty if no answer to it is awaited any more.
     """
 
     name: str
     at: float
     unanswered: int
+    first: bool
     message: str = ""
 
     def due(self) -> float:
@@ -159,7 +161,7 @@ class Roster:
             first = first or next(iter(problems), None)
             now, there = time.monotonic(), len(self.members)
             fresh = any(
-                question.message and question.unanswered == 1 and question.at >= began and node not in self.members
+                question.message and question.first and question.at >= began and node not in self.members
                 for node, question in self._questions.items()
             )
             if there >= wanted:
@@ -205,7 +207,7 @@ class Roster:
         for node, message in asked.items():
             before = self._questions.get(node)
             unanswered = 1 if before is None else before.unanswered + 1
-            self._questions[node] = _Question(nodes[node], now, unanswered, message.metadata.message_id)
+            self._questions[node] = _Question(nodes[node], now, unanswered, before is None, message.metadata.message_id)
 
     def _forget(self, grid: Grid, nodes: Iterable[int]) -> None:
         """Await no answer of some nodes any more."""

@@ -148,9 +148,9 @@ class SecureStrategy(AdapterStrategy):
         rounds = " and ".join(map(str, self._useless))
         both = ", ".join(sorted(set.intersection(*map(set, self._useless.values())))) or "none"
         raise FederationError(
-            f"round {round}: the sums of rounds {rounds} gave no adapter, and if a client sends what is no update, "
-            f"nobody can see which one (clients in both: {both}). Take those that you suspect out of the run, for "
-            f"example with `feddat deploy revoke`; {_RESUME}"
+            f"round {round}: the sums of rounds {rounds} gave no adapter: too few clients revealed their shares, or "
+            f"one sends what is no update, and nobody can see which one (clients in both: {both}). Take those that you "
+            f"suspect out of the run, for example with `feddat deploy revoke`; {_RESUME}"
         )
 
     def _without_sum(self, round: int, error: SumError | FederationError) -> ArrayRecord:
@@ -223,10 +223,18 @@ class SecureStrategy(AdapterStrategy):
         def values(name: str) -> dict[str, Any]:
             return {"witnesses": witnesses, "tags": attempt.tags_for(name)}
 
+        revealed: list[str] = []
+
         def take(name: str, message: Message) -> None:
             attempt.add_shares(name, secure_messages.read_bytes(message, name))
+            revealed.append(name)
 
         self._exchange(round, "reveal", attempt.witnesses, values, take)
+        if not attempt.enough(tuple(revealed)):
+            raise FederationError(
+                f"reveal: {len(revealed)} of {len(attempt.witnesses)} clients revealed their shares, "
+                f"expected at least {attempt.terms.enough}"
+            )
 
     def _exchange(
         self,

@@ -265,14 +265,18 @@ class AdapterStrategy(Strategy):
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Return the messages that ask all clients to evaluate, except those that are late with training or gone."""
+        """Return the messages that ask all clients to evaluate, except those that are late with training or gone.
+
+        Clients that rest after they were late are asked for their final scores, too.
+        """
         self._split, self._final = str(config["split"]), bool(config["final"])
         extras = self.rule.answers()
         away = self.intake.late | self.intake.gone
         nodes = [
             node
             for node, member in self.roster.members.items()
-            if node not in away and not self.intake.rests(member.name, server_round)
+            if node not in away
+            and not (member.name in self.roster.silent if self._final else self.intake.rests(member.name, server_round))
         ]
         return self._ask(MessageType.EVALUATE, nodes, server_round, arrays, config, extras)
 

@@ -134,7 +134,10 @@ def _revoke_certificates(name: str, authority: Path, passphrase_file: Path | Non
     count = issued.revoke(name)
     out.print(f"client {name}: {count} certificate{'s'[: count != 1]} revoked", markup=False, highlight=False)
     print_paths(revoked=issued.list)
-    say_note(f"send {issued.list.name} to all clients: secure sums refuse {name} where it is in the client's folder")
+    say_note(
+        f"first run `feddat deploy revoke {name}` on the server, then send {issued.list.name} to all clients: while "
+        f"the server still offers {name}, clients that have the list take no part in secure sums"
+    )
 
 
 def members(folder: ServerDir = Path(), json: Json = False) -> None:
@@ -227,11 +230,14 @@ def certify(
     """On the machine with the authority's key: certify a client's key for secure aggregation."""
     from feddat.deploy.certify import Issued
     from feddat.deploy.enrolment import read_client_request
+    from feddat.deploy.errors import DeployError
     from feddat.deploy.pki import read_certificate, write_certificate
 
     asked = read_client_request(request, read_certificate(authority / "ca.crt"))
     # An old key's signature is enough for `admit`, but not here: only the server may know that the key was stolen.
     _compare(f"client {asked.name}", asked.fingerprint, fingerprint, "the client's administrator")
+    if not to.parent.is_dir():  # before earlier certificates are revoked
+        raise DeployError(f"--out {to}: no such folder")
     issued = Issued(authority, read_signer(authority, passphrase_file))
     certificate, replaced = issued.certify(asked, again)
     write_certificate(to, certificate)

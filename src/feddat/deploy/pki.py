@@ -123,7 +123,9 @@ def request_hosts(request: x509.CertificateSigningRequest) -> list[str]:
         names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         raise CertificateError("certificate request: names no hosts") from None
-    return _hosts(names)
+    if not (hosts := _hosts(names)):
+        raise CertificateError("certificate request: names no hosts")
+    return hosts
 
 
 def certificate_hosts(certificate: x509.Certificate) -> list[str]:

@@ -69,12 +69,12 @@ def read_server_request(path: Path) -> ServerRequest:
     """Read a server's request.
 
     Raises:
-        CertificateError: the file is not a server's request.
+        CertificateError: the file is not a server's request, or its key is of another kind than servers make.
     """
     request = pki.read_request(path)
     hosts, key = tuple(pki.request_hosts(request)), request.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise pki.CertificateError(f"request {path}: its key is not on an elliptic curve")
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise pki.CertificateError(f"request {path}: its key is not on the elliptic curve P-384")
     return ServerRequest(request, hosts, pki.key_fingerprint(key))
 
 

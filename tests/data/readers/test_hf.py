@@ -159,15 +159,55 @@ def test_columns_that_are_not_named_are_guessed(tmp_path: Path, form: Any) -> No
         (("train", "dev", "test"), ("dev", "test")),
         (("train", "validation"), ("held out", "validation")),
         (("train", "val", "validation", "test"), ("validation", "test")),
+        (("train", "validation", "test=validation"), ("held out", "validation")),
+        (("train", "validation", "test", "test=validation"), ("held out", "validation")),
+        (("train", "validation", "test", "validation=test", "test=validation"), ("test", "validation")),
     ],
 )
 def test_splits_that_are_used(tmp_path: Path, splits: tuple[str, ...], used: tuple[str, str]) -> None:
     for split in splits:
-        save_to_disk(tmp_path, split, table([row(q=split)] * 20))
-    client = read_client("c", {"format": "hf", "root": str(tmp_path), "columns": COLUMNS})
+        if "=" not in split:
+            save_to_disk(tmp_path, split, table([row(q=split)] * 20))
+    named = dict(split.split("=") for split in splits if "=" in split)
+    client = read_client("c", {"format": "hf", "root": str(tmp_path), "columns": COLUMNS} | named)
     validation = "train" if used[0] == "held out" else used[0]
     assert {example.text for example in client.validation} == {validation}
     assert {example.text for example in client.test} == {used[1]}
+
+
+def test_a_split_named_for_validation_is_not_the_test_split(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        save_to_disk(tmp_path, split, table([row(q=split)] * 20))
+    with pytest.raises(DataError, match="no split 'test'"):
+        read_client("c", {"format": "hf", "root": str(tmp_path), "columns": COLUMNS, "validation": "validation"})
+
+
+def test_the_second_picture_of_a_pair_is_guessed(tmp_path: Path) -> None:
+    rows = [{"images": [{"bytes": png(c), "path": None} for c in ("red", "blue")], "sentence": "Same?", "label": 0}] * 2
+    for split in ("train", "test"):
+        save_shards(tmp_path, split, table(rows, {"label": ["False", "True"]}))
+    client = read_client("c", {"format": "hf", "root": str(tmp_path), "task": "nlvr2"})
+    assert client.test[0].images == (png("red"), png("blue"))
+
+
+def test_a_likely_name_counts_more_than_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(png("red"))
+    rows = [{"md5": b"123", "image": "x.png", "question": "What?", "answer": "red"}] * 2
+    for split in ("train", "test"):
+        save_shards(tmp_path, split, table(rows))
+    client = read_client("c", {"format": "hf", "root": str(tmp_path)})
+    assert client.test[0].images == (tmp_path / "x.png",)
+
+
+@pytest.mark.parametrize("other", ["scratch/2024/predictions", "old/train/0", ".cache/train/0"])
+def test_other_tables_in_the_folder_are_not_read(tmp_path: Path, other: str) -> None:
+    for split in ("train", "test"):
+        save_shards(tmp_path / "data", split, table([row(q=split)] * 2))
+    (tmp_path / other).parent.mkdir(parents=True)
+    parquet.write_table(table([row(q="other")] * 2), tmp_path / f"{other}.parquet")
+    client = read_client("c", {"format": "hf", "root": str(tmp_path), "columns": COLUMNS})
+    assert {example.text for example in (*client.train, *client.validation)} == {"train"}
+    assert {example.text for example in client.test} == {"test"}
 
 
 def test_a_split_may_be_the_beginning_of_files(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from feddat.data.readers import arrow
-from feddat.data.readers.records import COLUMNS, Record
+from feddat.data.readers.records import COLUMNS, Record, spellings
 from feddat.data.readers.values import listed
 from feddat.example import DataError
 
@@ -74,19 +74,28 @@ def guess_columns(path: Path, given: Mapping[str, str], task: str) -> dict[str, 
 
 
 def _likeliest(ours: str, kinds: Mapping[str, str], taken: Iterable[str]) -> str | None:
+    if ours == "image2" and (second := _second_picture(kinds, taken)) is not None:
+        return second
     lower = {name.lower(): name for name in kinds if name not in taken}
     known = [lower[name] for name in NAMES[ours] if name in lower]
     if ours in ("image", "image2"):
-        pictures = [name for name in (*known, *lower.values()) if kinds[name].startswith("image")]
+        # The type counts most, but only beside a likely name or if no name is likely: any bytes look like a picture.
+        pictures = [name for name in known or lower.values() if kinds[name].startswith("image")]
         known = pictures or known
     if not known:
         return None
     return f"{known[0]}.0" if kinds[known[0]] == "images" else known[0]
 
 
+def _second_picture(kinds: Mapping[str, str], taken: Iterable[str]) -> str | None:
+    """Return the second item of the list whose first item is the first picture."""
+    firsts = (name.removesuffix(".0") for name in taken if name.endswith(".0"))
+    return next((f"{name}.1" for name in firsts if kinds.get(name) == "images"), None)
+
+
 def _find(record: Record, ours: str, theirs: str) -> Any:
     value: Any = record.fields
-    for part in [theirs] if theirs in record.fields else theirs.split("."):
+    for part in _path(record, theirs):
         if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
         elif isinstance(value, list) and all(isinstance(item, Mapping) and part in item for item in value):
@@ -97,3 +106,17 @@ def _find(record: Record, ours: str, theirs: str) -> Any:
             have = listed(record.fields)
             raise DataError(f"{record.where}: column {theirs!r}, named as {ours}: no {part!r} (columns: {have})")
     return value
+
+
+def _path(record: Record, theirs: str) -> list[str]:
+    """Return the parts of a name, the first as the record has it; a column's own name may have dots."""
+    first, *others = theirs.split(".")
+    for name, rest in ((theirs, []), (first, others)):
+        if found := [spelling for spelling in spellings(name) if spelling in record.fields]:
+            return [found[0], *rest]
+    return [first, *others]
+
+
+def in_header(theirs: str) -> tuple[str, ...]:
+    """Return the names that a column which a client names can have in the header of a table."""
+    return (*spellings(theirs), *spellings(theirs.partition(".")[0]))

@@ -15,10 +15,11 @@ import re
 import tokenize
 from collections.abc import Collection, Iterator, Mapping
 from io import StringIO
-from itertools import islice, pairwise
+from itertools import chain, islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from feddat.data.readers.columns import in_header
 from feddat.data.readers.records import Record, canonical_columns, is_column
 from feddat.data.readers.text_files import announce, read_lines, text_encoding
 from feddat.data.readers.values import listed, shown
@@ -34,8 +35,11 @@ DELIMITERS = {",": "','", ";": "';'", "\t": "a tab"}
 _EXPECTED = {".csv": ",", ".tsv": "\t"}
 #: Separators of other programs, which are refused.
 _OTHERS = "|:^~"
-#: A printed list, mapping or array of texts or numbers.
-_PRINTED = re.compile(r"""[\[{]\s*['"].*[\]}]|[\[{][\d\s.-]*[\]}]|\w*array\(.*\)""", re.DOTALL)
+#: A list, mapping or array that a program printed, and what NumPy prints for an item that is no text.
+_ITEM = r"(?:-?[\d.]+(?:e[+-]?\d+)?|None|nan|True|False|'[^']*')"
+_PRINTED = re.compile(
+    rf"""[\[{{][\s\[{{]*['"].*[\]}}]|\[\s*{_ITEM}(?:\s+{_ITEM})+\s*\]|\w*array\(\s*[\[{{].*\)""", re.DOTALL
+)
 _SEP_LINE = re.compile(r'\s*"?sep=(.)"?\s*', re.IGNORECASE)
 
 
@@ -51,10 +55,10 @@ def read(path: Path, columns: Mapping[str, str] | None = None) -> Iterator[Recor
             form, or the file is not text.
     """
     encoding = text_encoding(path, guess=True)
-    given = columns or {}
-    lists = frozenset((*LISTS, *(given[ours] for ours in LISTS if ours in given)))
+    given = {ours: in_header(theirs) for ours, theirs in (columns or {}).items()}
+    lists = frozenset((*LISTS, *(name for ours in LISTS for name in given.get(ours, ()))))
     try:
-        delimiter, skipped = _layout(path, encoding, frozenset(given.values()))
+        delimiter, skipped = _layout(path, encoding, frozenset(chain.from_iterable(given.values())))
         with path.open(encoding=encoding, newline="") as file:
             lines = read_lines(file, path)
             reader = csv.reader(islice(lines, skipped, None), delimiter=delimiter, strict=True)
@@ -132,11 +136,15 @@ def _value(column: str, cell: str, lists: Collection[str], where: str) -> Any:
         return cell
     text = cell.strip()
     closed = (text[0], text[-1]) in (("[", "]"), ("{", "}"), ("(", ")"))
-    if closed and len(text) <= LONGEST_LIST and isinstance(value := _literal(text), list | tuple | dict):
-        return list(value) if isinstance(value, tuple) else value
+    value = _literal(text) if closed and len(text) <= LONGEST_LIST else None
+    if isinstance(value, list | dict):
+        return value
+    # (1,000) and (2, 3) are answers.
+    if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+        return list(value)
     if _PRINTED.fullmatch(text):
         raise DataError(
-            f"{where}: column {column!r}: {shown(text)} is a list neither as JSON nor as Python prints it; save "
+            f"{where}: column {column!r}: {shown(text)} is a list that neither JSON nor Python can read; save "
             f"lists with json.dumps, or separate texts by '{SEPARATOR}'"
         )
     return cell.split(SEPARATOR) if SEPARATOR in cell else cell

@@ -12,6 +12,7 @@ names columns. Those that it does not name are guessed by their names, and colum
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from feddat.data.readers.records import Record
 from feddat.data.readers.shards import SUFFIX, find_shards
 from feddat.example import DataError
 from feddat.hub import HubError, folder_configs
+
+log = logging.getLogger(__name__)
 
 #: Split -> its files.
 Shards = Mapping[str, tuple[Path, ...]]
@@ -80,17 +83,19 @@ def folder_shards(root: Path) -> Shards:
     """Return the files of every split of a folder: as ``save_to_disk`` wrote them, or as a repository of the Hub.
 
     Raises:
-        DataError: a file that lists the files of a split, or the card, cannot be read.
+        DataError: a file that lists the files of a split cannot be read.
     """
     states = sorted(root.glob("*/state.json"))
     if states:
         return {state.parent.name: _saved(state) for state in states}
-    found = (path for depth in ("", "*/", "*/*/") for path in root.glob(f"{depth}*{SUFFIX}"))
-    names = [path.relative_to(root).as_posix() for path in found]
+    found = (path.relative_to(root) for path in root.rglob(f"*{SUFFIX}"))
+    names = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
     try:
-        known = find_shards(names, folder_configs(root))
-    except HubError as error:
-        raise DataError(str(error)) from None
+        configs = folder_configs(root)
+    except HubError as error:  # any folder can have a README.md
+        log.warning("%s; the names of files tell the splits", error)
+        configs = ()
+    known = find_shards(names, configs)
     return {split: tuple(root / name for name in shards) for split, shards in known.items()}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from feddat.data.readers.shards import default_splits, find_shards
+from feddat.data.readers.shards import find_shards, used_splits
 from feddat.example import SPLITS, DataError
 from feddat.hub import SCHEME, Address, HubError, Repository, fetch, look_up, names_data, parse_address
 
@@ -123,7 +123,7 @@ def _root(address: Address, form: str, spec: Mapping[str, Any]) -> dict[str, Any
         return {"root": str(folder / address.path)}
     repository = _repository(address)
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
-    splits = default_splits(find_shards(repository.files, repository.configs, address.path)) | named
+    splits = used_splits(find_shards(repository.files, repository.configs, address.path), named)
     shards = fetch_shards(address, list(dict.fromkeys(splits.values())))
     folder = next(iter(shards.values()))[0].parent
     return {"root": str(folder), SHARDS: shards} | splits

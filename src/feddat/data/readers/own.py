@@ -48,7 +48,7 @@ from feddat.data.readers.hub_data import SHARDS, at_hand
 from feddat.data.readers.image_folder import ImageFolder, is_file, is_folder
 from feddat.data.readers.published import FORMS, SOURCES, FormatSource, Source
 from feddat.data.readers.records import BLANK_VOTES, COLUMNS, Record, is_column, to_examples
-from feddat.data.readers.shards import default_splits
+from feddat.data.readers.shards import used_splits
 from feddat.example import ANSWERING, OUTSIDE, SPLITS, ClientData, DataError, Example, image_identity
 from feddat.picture_settings import PictureSettings
 from feddat.seeding import numpy_generator
@@ -203,7 +203,7 @@ def _from_format(spec: Mapping[str, Any], outside: bool) -> tuple[str, dict[str,
     named = {split: str(spec[split]) for split in SPLITS if spec.get(split) is not None}
     if spec["format"] == HF:
         shards = spec.get(SHARDS) or hf.folder_shards(root)
-        names = default_splits(shards) | named
+        names = used_splits(shards, named)
         shards = {split: hf.named_shards(root, shards, split) for split in names.values()}
         task = spec.get("task") or "vqa"
         rows = hf.Rows(spec.get("columns") or {}, shards, task)

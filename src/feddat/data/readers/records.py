@@ -129,6 +129,12 @@ def canonical_columns(names: tuple[Any, ...]) -> tuple[str, ...]:
     return tuple(plain if plain in _KNOWN and plain not in given else name for name, plain in usual)
 
 
+def spellings(column: str) -> tuple[str, ...]:
+    """Return a column's name as given, and as readers change it in the header of a table."""
+    plain = normal_text(column).strip()
+    return tuple(dict.fromkeys((column, plain, *(name for name in [plain.lower()] if name in _KNOWN))))
+
+
 def to_example(record: Record, task: str, folder: ImageFolder | Path, skipped: Counter[str] | None = None) -> Example:
     """Return the example of one record, whose images are in ``folder``; if that is a path, no image may be outside it.
 

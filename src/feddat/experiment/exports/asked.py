@@ -65,13 +65,14 @@ def _image(picture: Any) -> Image:
 
 def _as_file(image: PILImage.Image) -> bytes:
     """Encode a Pillow image, so that transparency, orientation and bit depth are handled as in any file."""
+    image.load()  # Pillow turns some pictures now, and then forgets their orientation
     buffer = BytesIO()
     exif = image.getexif()
     if image.mode in _AS_TIFF and not _has_16_bits(image):
         kept = PILImage.Exif()
         # Of the source file's entries, many describe its own layout.
         kept[Base.Orientation] = exif.get(Base.Orientation, 1)
-        image.save(buffer, "TIFF", exif=kept, icc_profile=image.info.get("icc_profile"))
+        image.save(buffer, "TIFF", exif=kept, icc_profile=image.info.get("icc_profile"), compression="raw")
         return buffer.getvalue()
     if image.mode not in _AS_PNG:
         image = image.convert(_AS_MODE.get(image.mode, "RGB"))
@@ -80,6 +81,6 @@ def _as_file(image: PILImage.Image) -> bytes:
 
 
 def _has_16_bits(image: PILImage.Image) -> bool:
-    """Return whether 16 bits hold the values of an image of 32: Pillow opens such files of 16 bits, PGM for example."""
-    values = np.asarray(image) if image.mode == "I" else np.full(1, -1)
+    """Return whether an image of 32 bits has 16: Pillow opens such files, PGM for example, with more than they have."""
+    values = np.asarray(image) if image.mode == "I" and image.format != "TIFF" else np.full(1, -1)
     return bool(((values >= 0) & (values < 2**16)).all())

@@ -370,6 +370,8 @@ def _epoch_steps(config: RunConfig) -> float | None:
     sizes: Collection[int] = [config.train_examples]
     if config.benchmark is None or not is_generated(config.benchmark):
         sizes = client_sizes(config, "train").values()
+    parts = config.split_clients
+    sizes = [len(range(part, size, parts)) for size in sizes for part in range(parts)]
     return config.train.epochs * statistics.mean(math.ceil(size / config.train.batch_size) for size in sizes)
 
 

@@ -109,7 +109,7 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
         for option, (found, expected) in _compared(config, form.config).items():
             if found != expected:
                 raise ValueError(f"folder {folder}: {option} is {found}, but the run has {expected}")
-        state = form.state(_without_prefix(tensors, set(form.names.values()), folder)) | _fusion(folder)
+        state = form.state(_without_prefix(tensors, set(form.names.values()), config, folder)) | _fusion(folder)
         try:
             check_state("global", state, adapters.named("global"))
         except ValueError as error:
@@ -124,7 +124,9 @@ def read_start(key: str, folder: Path, adapters: Adapters, weights: str) -> Star
     return Start(state, peft_digest(folder))
 
 
-def _without_prefix(tensors: Mapping[str, Tensor], expected: Set[str], folder: Path) -> Mapping[str, Tensor]:
+def _without_prefix(
+    tensors: Mapping[str, Tensor], expected: Set[str], config: PeftConfig, folder: Path
+) -> Mapping[str, Tensor]:
     """Return tensors under the expected names: without the name of the model inside a task model, if all have it.
 
     Raises:
@@ -137,6 +139,11 @@ def _without_prefix(tensors: Mapping[str, Tensor], expected: Set[str], folder: P
             tensors = {PREFIX + name.removeprefix(inside): value for name, value in tensors.items()}
             break
     if foreign := min(tensors.keys() - expected, default=None):
+        if whole := getattr(config, "modules_to_save", None):
+            raise ValueError(
+                f"folder {folder}: it also holds modules that trained whole ({', '.join(whole)}); a run cannot take "
+                "these, so save it without modules_to_save"
+            )
         raise ValueError(f"folder {folder}: the run has no place for {foreign}: other sites, or another model")
     return tensors
 
