@@ -141,6 +141,28 @@ def test_counts_are_of_a_day_and_outlive_the_process(tmp_path, monkeypatch):
     assert not counts(tmp_path).take("runs", 0)
 
 
+def test_runs_that_were_ever_approved_with_the_same_settings_are_told(tmp_path):
+    """Their sums may be open, whatever became of the approval since, and of the files beside the states."""
+    approvals, one, other = of(tmp_path), {"train.lr": 1}, {"train.lr": 2}
+    approvals.pin("r1", one)
+    approvals.pin("r2", one)
+    assert approvals.alike("new", one) == ["r1", "r2"] and approvals.alike("r1", one) == ["r2"]
+    approvals.withdraw("r1")
+    approvals.pin("r2", other)
+    assert approvals.alike("new", one) == ["r1", "r2"] and approvals.alike("new", other) == ["r2"]
+    for file in (tmp_path / "state" / ".policy" / "approved").iterdir():
+        file.write_text("{")
+    assert approvals.alike("new", one) == ["r1", "r2"]
+
+
+def test_the_record_of_an_earlier_version_counts(tmp_path):
+    of(tmp_path).pin("r1", {"train.lr": 1})
+    record = tmp_path / "seals" / ".approved.json"
+    record.write_text(json.dumps({"runs": json.loads(record.read_text())["runs"]}))
+    assert of(tmp_path).alike("new", {"train.lr": 1}) == ["r1"]
+    assert of(tmp_path).approved("r1") == {"train.lr": 1}
+
+
 COPIES = ["state/today.json", "seals/.today.json"]
 
 

@@ -6,7 +6,8 @@
 | ``approved/RUN.json`` | approved settings, which the run must keep to |
 | ``today.json`` | counts of today's actions (:mod:`feddat.client.ledger`) |
 
-``.approved.json``, beside the keys that seal the states, holds the hash of each run's approved settings. So whoever can
+``.approved.json``, beside the keys that seal the states, holds the hash of each run's approved settings, and of those
+that were approved for it before. So whoever can
 write to the states but not there can approve nothing: no waiting run, no settings that were approved earlier, and no
 run whose approval was withdrawn.
 """
@@ -89,13 +90,13 @@ class Approvals:
         return {file.stem: _read(file) or {} for file in self._waiting()}
 
     def alike(self, run: str, settings: Settings) -> list[str]:
-        """Return the other approved runs with the same settings, sorted.
+        """Return the other runs that were ever approved with the same settings, sorted.
 
         Raises:
-            ApprovalError: a file cannot be read.
+            ApprovalError: the record of approvals cannot be read.
         """
-        files = sorted((self.folder / "approved").glob("*.json"))
-        return [file.stem for file in files if file.stem != run and _read(file) == settings]
+        wanted = _hash(settings)
+        return sorted(name for name, hashes in self._ever().items() if name != run and wanted in hashes)
 
     def pin(self, run: str, settings: Settings) -> None:
         """Approve a run with these settings, whether it waits or not; it must keep to them from now on.
@@ -168,9 +169,21 @@ class Approvals:
             raise ApprovalError(f"{self._record}: expected runs and hashes; remove it and approve the runs again")
         return found
 
+    def _ever(self) -> dict[str, list[str]]:
+        """Return the hashes of all settings that were ever approved for each run."""
+        found = (_read(self._record) or {}).get("ever", {})
+        if not isinstance(found, dict) or not all(isinstance(hashes, list) for hashes in found.values()):
+            raise ApprovalError(f"{self._record}: expected runs and hashes; remove it and approve the runs again")
+        now = {run: known for run, known in self._known().items() if known is not None}
+        return {run: sorted({*found.get(run, ()), *([now[run]] if run in now else ())}) for run in {*found, *now}}
+
     def _write_known(self, known: Mapping[str, str | None]) -> None:
+        ever = self._ever()
+        for run, one in known.items():
+            if one is not None and one not in (hashes := ever.setdefault(run, [])):
+                hashes.append(one)
         private_folder(self._record.parent)
-        write_json(self._record, {"runs": dict(known)})
+        write_json(self._record, {"runs": dict(known), "ever": ever})
 
     def _write(self, file: Path, settings: Settings) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
