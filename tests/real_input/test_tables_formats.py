@@ -134,6 +134,7 @@ def test_several_answers_in_one_cell(folder: Path, cell: str, answers: dict[str,
 
 
 BAD_TABLES = {
+    "a name over two lines": (b'image,"que\nstion",answers\na.png,what,red\n', "(columns: image, que stion, answers)"),
     "an open quotation mark": (b'image,question,answers\na.png,"what,red\n' * 2, ", line 2: not CSV: "),
     "a mark inside a cell": (b'image,question,answers\na.png,"what "red" is",red\n', "inside a quoted cell twice"),
     "a comma in a cell": (

@@ -65,7 +65,7 @@ def guess_columns(path: Path, given: Mapping[str, str], task: str) -> dict[str, 
             continue
         theirs = _likeliest(ours, kinds, set(found.values()))
         if theirs is None:
-            have = ", ".join(kinds)
+            have = listed(kinds)
             raise DataError(f"{path}: no column looks like {ours!r} (columns: {have}); name it under columns")
         found[ours] = theirs
     if guessed := [f"{ours}={theirs}" for ours, theirs in found.items() if ours not in given]:

@@ -55,8 +55,8 @@ def as_whole(value: Any) -> int | None:
 
 
 def listed(names: Iterable[Any]) -> str:
-    """Return names separated by commas, cut off after 300 characters."""
-    text = normal_text(", ".join(map(str, names)))
+    """Return names separated by commas in one line, cut off after 300 characters; a quoted name can span lines."""
+    text = ", ".join(" ".join(normal_text(str(name)).split()) for name in names)
     return text if len(text) <= 300 else f"{text[:297]}..."
 
 
