@@ -26,7 +26,7 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
         sync: keep this promise even after a power cut; that takes milliseconds.
 
     Raises:
-        OSError: it cannot be written; an existing file at ``path`` stays.
+        OSError: it cannot be written; names ``path``. An existing file at ``path`` stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,9 +35,11 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (temporary, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # the file that the user knows
         raise
     if sync:
         sync_folder(path.parent)

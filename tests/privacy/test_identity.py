@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from feddat.deploy import pki
 from feddat.deploy.certify import Issued, client_certificate
-from feddat.deploy.enrolment import ClientRequest, new_request, read_client_request
+from feddat.deploy.enrolment import ClientRequest, Invitation, new_request, read_client_request, write_invitation
 from feddat.deploy.errors import DeployError
 from feddat.deploy.folder import write_consortium
 from feddat.privacy.secure_sum.identity import Identity, IdentityError
@@ -176,6 +176,24 @@ def test_only_the_authoritys_own_list_counts(consortium, tmp_path):
             Identity.read(place, "bob")
 
 
+@pytest.mark.parametrize("name", ["server.crt", "ann.csr", "invitation.json"])
+def test_files_of_a_consortium_are_replaced_as_a_whole(consortium, tmp_path, name):
+    """The old file keeps its content under a second name, so a process that is killed leaves one of the two."""
+    authority, path = pki.read_authority(consortium / "authority"), tmp_path / name
+    write = {
+        "server.crt": lambda: pki.write_certificate(path, pki.server_certificate(authority, ["localhost"])[0]),
+        "ann.csr": lambda: pki.write_request(path, new_request("ann", pki.new_key(), authority.certificate)),
+        "invitation.json": lambda: write_invitation(
+            path, Invitation("localhost:9092", "vilt-mini", False, authority.certificate), authority.key
+        ),
+    }[name]
+    write()
+    before, old = path.read_bytes(), tmp_path / "old"
+    old.hardlink_to(path)
+    write()
+    assert old.read_bytes() == before != path.read_bytes()
+
+
 def certified(*arguments, code=0):
     from feddat.cli import main
 
@@ -214,8 +232,12 @@ def test_the_command_replaces_a_key_and_revokes_the_earlier_one(consortium, caps
     certified(*arguments, code=2)
     assert "--again revokes it and certifies this one" in capsys.readouterr().err
     assert (ann / "node.crt").read_bytes() == before
-    certified(*arguments, "--again")
-    assert "the certificates of ann's earlier key are revoked" in " ".join(capsys.readouterr().err.split())
+    occupied = (*arguments[:3], "--out", keeper, *told)
+    certified(*occupied, "--again", code=2)
+    assert "authority: Is a directory" in capsys.readouterr().err
+    certified(*arguments)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "the certificates of ann's earlier keys are revoked" in said, "after a failure, it is said again"
     assert x509.load_pem_x509_crl((keeper / "ca.crl").read_bytes()).get_revoked_certificate_by_serial_number(
         x509.load_pem_x509_certificate(before).serial_number
     )

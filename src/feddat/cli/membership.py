@@ -245,8 +245,8 @@ def certify(
     tell_fingerprint(f"client {asked.name} has the fingerprint", asked.fingerprint)
     if replaced:
         say_note(
-            f"the certificates of {asked.name}'s earlier key are revoked: once it uses the new key, send "
-            f"{issued.list} to all clients"
+            f"the certificates of {asked.name}'s earlier keys are revoked: once it uses the new key, send "
+            f"{issued.list} to all clients that do not have it yet"
         )
 
 

@@ -68,7 +68,7 @@ class Issued:
     def certify(
         self, request: ClientRequest, again: bool = False, days: int = pki.SERVER_DAYS
     ) -> tuple[x509.Certificate, bool]:
-        """Issue a client's certificate; return it, and whether certificates of an earlier key were revoked.
+        """Issue a client's certificate; return it, and whether certificates of earlier keys are revoked.
 
         Args:
             request: the client's request. Its fingerprint must have been compared.
@@ -110,7 +110,8 @@ class Issued:
             content = certificate.public_bytes(serialization.Encoding.PEM)
             write_atomic(private_folder(self._folder / name) / f"{len(before) + 1}.crt", content)
             self._revoke(others)
-        return certificate, bool(others)
+        # Not only `others`: after a failure, the same call must say again that the list has to be sent.
+        return certificate, any(old.public_key() != key for old in before)
 
     def revoke(self, name: str) -> int:
         """Revoke all certificates of a client; return how many of them were not revoked before.

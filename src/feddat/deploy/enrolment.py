@@ -30,6 +30,7 @@ from cryptography.x509.oid import AttributeOID, NameOID
 from feddat.config.privacy import LEVELS, Level
 from feddat.deploy import pki
 from feddat.deploy.errors import DeployError
+from feddat.files import write_json
 
 #: Valid client names. They become file names, and pass through configuration files and command lines.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
@@ -75,10 +76,10 @@ class Invitation:
 
 
 def write_invitation(path: Path, invitation: Invitation, key: ec.EllipticCurvePrivateKey) -> None:
-    """Write an invitation, signed by the authority's key."""
+    """Write an invitation, signed by the authority's key, completely or not at all."""
     content = invitation.content()
     signature = b64encode(key.sign(_signed(content), _ECDSA)).decode()
-    path.write_text(json.dumps(content | {"signature": signature}, indent=2) + "\n", encoding="utf-8")
+    write_json(path, content | {"signature": signature})
 
 
 def read_invitation(path: Path) -> Invitation:

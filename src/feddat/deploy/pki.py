@@ -138,8 +138,8 @@ def _hosts(names: x509.SubjectAlternativeName) -> list[str]:
 
 
 def write_certificate(path: Path, certificate: x509.Certificate) -> None:
-    """Write a certificate as PEM."""
-    path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    """Write a certificate as PEM, completely or not at all."""
+    write_atomic(path, certificate.public_bytes(serialization.Encoding.PEM))
 
 
 def read_certificate(path: Path) -> x509.Certificate:
@@ -176,8 +176,8 @@ def read_request(path: Path) -> x509.CertificateSigningRequest:
 
 
 def write_request(path: Path, request: x509.CertificateSigningRequest) -> None:
-    """Write a certificate request as PEM."""
-    path.write_bytes(request.public_bytes(serialization.Encoding.PEM))
+    """Write a certificate request as PEM, completely or not at all."""
+    write_atomic(path, request.public_bytes(serialization.Encoding.PEM))
 
 
 def write_private_key(
