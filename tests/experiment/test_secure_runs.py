@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from feddat.config import ConfigError
 from feddat.deploy.launch import run_in
 from feddat.experiment import Experiment
+from feddat.report.left_out import left_out
 from two_clients import numbers
 
 CLIENTS = ("ann", "bob", "cid")
@@ -55,6 +56,15 @@ def test_a_run_is_close_to_one_without(secure):
     assert max(abs(exact[key] - rounded[key]).max() for key in exact) < 1e-7
     step = 0.05 / (4095 // 6)
     assert 0 < max(abs(exact[key] - crude[key]).max() for key in exact) <= step / 2 + 1e-7
+
+
+def test_the_end_of_a_run_names_rounds_whose_sum_gave_no_adapter(secure):
+    """Too late to stop the run, but its user must know that nothing was learned together."""
+    config = secure(server__max_update=1e-9)
+    summary = Experiment(config).run()
+    assert summary["without_update"] == [1, 2]
+    assert "Rounds after which the global adapter stayed as it was: FedDAT, seed 0" in " ".join(left_out([summary]))
+    assert "server.max_update" in (config.run_dir / "log.jsonl").read_text()
 
 
 @pytest.mark.slow

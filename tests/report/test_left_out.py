@@ -22,6 +22,14 @@ def test_missing_clients_and_unusable_replies_are_named_with_their_run():
     ]
 
 
+def test_rounds_that_changed_nothing_are_named():
+    runs = [summary("feddat", 1) | {"without_update": [9, 10]}, summary("fedavg") | {"without_update": list(range(7))}]
+    assert left_out(runs) == [
+        f"Rounds after which the global adapter stayed as it was: FedDAT, seed 1 on mini/domain: rounds 9, 10 of "
+        f"{runs[0]['rounds']}; FedAvg, seed 0 on mini/domain: 7 rounds of {runs[1]['rounds']}. log.jsonl says why."
+    ]
+
+
 def test_clients_that_do_not_share_are_not_missing():
     assert left_out([summary("feddat") | {"missing": ["ann", "bob"], "not_shared": ["ann"]}]) == [
         "Clients without a score, which the mean leaves out: FedDAT, seed 0 on mini/domain: bob."

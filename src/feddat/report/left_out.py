@@ -1,4 +1,4 @@
-"""What runs lack: clients without a score, and replies that could not be used."""
+"""What runs lack: clients without a score, replies that could not be used, and rounds that changed nothing."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ def left_out(summaries: Sequence[Summary]) -> list[str]:
     replies: list[str] = []
     scores: list[str] = []
     unscored: list[str] = []
+    unchanged: list[str] = []
     for summary in summaries:
         counts = [f"{count} {word}" for word in ("failed", "refused") if (count := summary.get(word))]
         if counts:
             replies.append(f"{_named(summary)}: {' and '.join(counts)}")
+        if rounds := summary.get("without_update"):
+            unchanged.append(f"{_named(summary)}: {_places(rounds)} of {summary['rounds']}")
         missing = [name for name in summary.get("missing", ()) if name not in summary.get("not_shared", ())]
         if not summary["clients"] and not (len(summaries) == 1 and summary.get("not_shared")):
             unscored.append(_named(summary))
@@ -39,6 +42,8 @@ def left_out(summaries: Sequence[Summary]) -> list[str]:
             )
     if replies:
         found.append(f"Replies of clients that could not be used: {_some(replies)}. The run's log.jsonl says why.")
+    if unchanged:
+        found.append(f"Rounds after which the global adapter stayed as it was: {_some(unchanged)}. log.jsonl says why.")
     return found
 
 
@@ -52,6 +57,13 @@ def lacking(runs: Mapping[str, Collection[str]], clients: Collection[str]) -> li
 def _named(summary: Summary) -> str:
     source = summary.get("benchmark")
     return f"{run_title(summary)}, seed {summary['seed']}{f' on {source}' if source else ''}"
+
+
+def _places(rounds: Sequence[int]) -> str:
+    """Return the numbers of rounds, or how many they are."""
+    if len(rounds) > MOST_RUNS:
+        return f"{len(rounds)} rounds"
+    return f"round{'s'[: len(rounds) != 1]} {', '.join(map(str, rounds))}"
 
 
 def _some(runs: Sequence[str]) -> str:

@@ -14,6 +14,11 @@ def local_steps(lines: Sequence[Mapping[str, Any]], until: int | None = None) ->
     return steps / max(1, len(owners))
 
 
+def rounds_without_update(lines: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return the rounds after which the global adapter stayed as it was, since their updates gave none."""
+    return sorted({line["round"] for line in lines if "kept" in line})
+
+
 def passes(lines: Sequence[Mapping[str, Any]]) -> dict[str, int] | None:
     """Return how many views passed ``forward`` and ``backward`` through the model in training, over all clients.
 

@@ -28,7 +28,7 @@ from feddat.client.data_notes import Notes, sentence
 from feddat.config import RunConfig
 from feddat.data.readers.medical import KIND
 from feddat.example import ClientData, Example
-from feddat.experiment.single.counts import local_steps, passes
+from feddat.experiment.single.counts import local_steps, passes, rounds_without_update
 from feddat.experiment.single.deciding import config_hash
 from feddat.experiment.single.events import Announcer
 from feddat.experiment.single.federation import Federation
@@ -276,7 +276,8 @@ class Service:
         """
         settings, foundation = self.settings, self.foundation
         clients: dict[str, dict[str, float]] = {name: dict(here.get(name, {})) for name in self._order}
-        for line in self.folder.read_metrics():
+        lines = self.folder.read_metrics()
+        for line in lines:
             if "score" in line and line["round"] == settings.rounds and line["split"] == settings.eval.split:
                 clients.setdefault(line["client"], {})[line["route"]] = line["score"]
         scored = {name: scores for name, scores in clients.items() if scores}
@@ -295,13 +296,14 @@ class Service:
             "clients": scored,
             "mean": statistics.fmean(scores[own] for scores in scored.values()) if scored else None,
             "parameters": self._parameters | {"received": foundation.received(state)},
-            "steps": local_steps(self.folder.read_metrics()),
-            "passes": passes(self.folder.read_metrics()),
+            "steps": local_steps(lines),
+            "passes": passes(lines),
             "bytes": {way: sum(kind[way] for kind in state.bytes.values()) for way in ("up", "down")} | state.bytes,
             "seconds": sum(state.seconds.values()),
             "seconds_in": state.seconds,
             "failed": state.failed,
             "refused": state.refused,
+            **({"without_update": without} if (without := rounds_without_update(lines)) else {}),
             "missing": [name for name in clients if name not in scored],
             "not_shared": [name for name in clients if name in self._not_shared],
             "world": in_short(state.world),
