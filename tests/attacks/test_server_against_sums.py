@@ -98,13 +98,13 @@ def test_an_update_leaves_as_an_offer_alone(demanding):
     reply = demanding.ask("train", ON, foundation=demanding.foundation(ON))
     assert set(reply.content) == {"metrics", "sum"}
     assert 500 < len(reply.content["sum"]["bytes"]) < 1000
-    # A neighbour that the server made up gets no share; the server learns only that the client refers to its log.
+    # A neighbour that the server made up gets no share; the server learns only that a certificate is refused.
     names = ["ann", "bob", "cid"]
     masks = bytes([9] * 32) + bytes([8] * 32)
     values = {"names": "\n".join(names), "masks": masks}
     fresh = {"fresh.names": ["bob", "cid"], "fresh": [bytes([7] * 32), bytes([6] * 32)]}
     refused = demanding.ask_step("share", ON, **values, **fresh)
-    assert refused.has_error() and refused.error.reason == "failed: see its log"
+    assert refused.has_error() and refused.error.reason == "refused: a client's certificate"
 
 
 def test_without_it_or_without_keys_there_is_no_update(demanding):
@@ -118,7 +118,7 @@ def test_without_it_or_without_keys_there_is_no_update(demanding):
 def test_a_key_certified_by_another_authority_is_refused(demanding, caplog):
     pki.write_certificate(demanding.place / "ca.crt", pki.new_authority("another").certificate)
     reply = demanding.ask("query", ON)
-    assert reply.has_error() and reply.error.reason == "failed: see its log"
+    assert reply.has_error() and reply.error.reason == "refused: a client's certificate"
     assert "node.crt: not signed by this consortium's authority" in caplog.text
 
 

@@ -18,7 +18,7 @@ from flwr.common.constant import ErrorCode
 from torch import Tensor
 
 from feddat.app import messages, secure_messages, wire
-from feddat.app.codes import FAILED, OLD_STATE, OTHER_MODEL, OTHER_VERSION, REFUSED
+from feddat.app.codes import CERTIFICATE, FAILED, OLD_STATE, OTHER_MODEL, OTHER_VERSION, REFUSED
 from feddat.app.grid import CLIENT_KEY
 from feddat.app.policy import PolicyError
 from feddat.app.versions import VersionError
@@ -29,6 +29,7 @@ from feddat.client.trainer import EvalResult, FitResult
 from feddat.one_line import one_line
 from feddat.phases import phase
 from feddat.privacy.secure_sum.errors import SumError
+from feddat.privacy.secure_sum.identity import IdentityError
 
 log = logging.getLogger(__name__)
 
@@ -200,6 +201,7 @@ def _guarded(own: Gate | None, message: Message, context: Context, answer: Calla
             OtherModelError: OTHER_MODEL,
             VersionError: OTHER_VERSION,
             OldStateError: OLD_STATE,
+            IdentityError: CERTIFICATE,
         }
         code = codes.get(type(error), FAILED)
         _note(code, error, message, context)
@@ -209,7 +211,7 @@ def _guarded(own: Gate | None, message: Message, context: Context, answer: Calla
 def _note(code: str, error: Exception, message: Message, context: Context) -> None:
     """Log the reason behind a code."""
     kind, group = one_line(message.metadata.message_type, _LONGEST), message.metadata.group_id
-    text = str(error) if code in (REFUSED, OTHER_VERSION, OLD_STATE) else f"{type(error).__name__}: {error}"
+    text = f"{type(error).__name__}: {error}" if code == FAILED else str(error)
     reason = one_line(text, _LONGEST)
     what: dict[str, Any] = {"event": "failed" if code == FAILED else "refused", "kind": kind, "told": code}
     what |= {"reason": reason, "client": context.node_config.get(CLIENT_KEY)}

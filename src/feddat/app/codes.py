@@ -11,3 +11,5 @@ REFUSED, OTHER_MODEL, FAILED = "refused: policy", "refused: another model or oth
 #: Replies to a server with another version, and to one that has received later training than the client's state holds.
 OTHER_VERSION = f"refused: another version of feddat (here {VERSION}, messages {PROTOCOL})"
 OLD_STATE = "refused: its state is older than its last training"
+#: Reply if a certificate for secure sums, its own or another client's, is missing, not valid, or revoked.
+CERTIFICATE = "refused: a client's certificate"
