@@ -469,3 +469,10 @@ def test_the_demonstration_says_what_it_will_do_and_what_was_seen(
     assert "FedDAT, mild distillation" in words and "One seed is a first look" in words
     assert "to see curves and answers to single questions" in words
     assert "Data issues" not in words
+
+
+@pytest.mark.parametrize("wrong", ["comare", "deploy renw", "bench stp", "data descibe", "model chek"])
+def test_a_mistyped_command_gets_one_suggestion(wrong, capsys):
+    with pytest.raises(SystemExit):
+        main(wrong.split())
+    assert capsys.readouterr().err.count("Did you mean") == 1

@@ -16,7 +16,7 @@ from feddat.data import readers
 from feddat.deploy import pki
 from feddat.deploy.check import check_client
 from feddat.deploy.errors import DeployError
-from feddat.deploy.folder import node_arguments, read_server, write_consortium
+from feddat.deploy.folder import node_arguments, read_server, write_consortium, write_server
 from feddat.experiment.single.foundation import model_hashes
 
 NOW = datetime.datetime.now(datetime.UTC)
@@ -77,6 +77,30 @@ def test_a_certificate_out_of_its_time_is_refused(shift, reason):
 def test_names_that_cannot_be_are_refused(tmp_path, clients, reason):
     with pytest.raises(DeployError, match=reason):
         write_consortium(tmp_path / "c", clients, ["h"])
+
+
+@pytest.mark.parametrize(
+    ("host", "reason"),
+    [
+        ("10.0.0.1:9092", "expected a name or an address alone; --port 9092 gives the port"),
+        ("https://fl.example", "expected a name or an IPv4 address, not a web address"),
+        ("münchen.example", "expected its ASCII form, xn--mnchen-3ya.example"),
+        ("fe80::1", "IPv6 addresses are not supported"),
+        ("[::1]", "IPv6 addresses are not supported"),
+        *((host, "not a name or an IPv4 address") for host in ("a b", "*.example", "-x", "10.0.0.300", "10.1", "a..b")),
+        ("a" * 64, "not a name or an IPv4 address"),
+    ],
+)
+def test_hosts_that_no_client_could_reach_are_refused(tmp_path, host, reason):
+    """Before anything is written, and also if they were put into server.yaml later."""
+    with pytest.raises(DeployError, match=re.escape(reason)):
+        write_server(tmp_path / "c", ["localhost", host])
+    assert not (tmp_path / "c").exists()
+    server, _ = write_server(tmp_path / "c", ["fl_server", "FL.Example.org", "10.0.0.1"])
+    assert read_server(server.path).hosts == ("fl_server", "FL.Example.org", "10.0.0.1")
+    (server.path / "server.yaml").write_text(json.dumps({"hosts": [host], "port": 9092}))
+    with pytest.raises(DeployError, match=rf"server\.yaml: host .*{re.escape(reason)}"):
+        read_server(server.path)
 
 
 def test_a_folder_in_use_is_left_alone(consortium):

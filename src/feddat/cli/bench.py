@@ -15,7 +15,9 @@ from feddat.cli.common import Config, Overrides, out, say_loading, split_names
 if TYPE_CHECKING:
     from feddat.bench.step import Say
 
-app = typer.Typer(no_args_is_help=True, help="Measure steps, epochs, many clients, and the size of updates.")
+app = typer.Typer(
+    no_args_is_help=True, suggest_commands=False, help="Measure steps, epochs, many clients, and the size of updates."
+)
 
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for JSON, tables and the plot.")]
 Work = Annotated[Path, typer.Option(metavar="DIR", help="Folder for the models, pictures and runs to measure.")]

@@ -15,7 +15,7 @@ from rich.text import Text
 from feddat.cli.common import Benchmark, Config, interruptible, out, print_paths, say_loading, shared_and_differs
 from feddat.cli.pulling import pull
 
-app = typer.Typer(no_args_is_help=True, help="Fetch, prepare and inspect data before training.")
+app = typer.Typer(no_args_is_help=True, suggest_commands=False, help="Fetch, prepare and inspect data before training.")
 app.command("pull")(pull)
 
 #: The most training questions of a client that the text-only baseline learns from.

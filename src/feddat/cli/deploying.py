@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from feddat.client.approvals import Approvals
     from feddat.site import SiteConfig
 
-app = typer.Typer(no_args_is_help=True, help="Set up and run a federation over several machines.")
+app = typer.Typer(
+    no_args_is_help=True, suggest_commands=False, help="Set up and run a federation over several machines."
+)
 _FLOWER = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

@@ -15,7 +15,11 @@ from rich.text import Text
 
 from feddat.cli.common import Config, Json, Overrides, interruptible, out, print_json, print_paths, say_loading
 
-app = typer.Typer(no_args_is_help=True, help="List, fetch and check models, and make small ones to try a family.")
+app = typer.Typer(
+    no_args_is_help=True,
+    suggest_commands=False,
+    help="List, fetch and check models, and make small ones to try a family.",
+)
 
 
 @app.command("make-tiny")

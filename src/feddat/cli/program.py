@@ -33,6 +33,7 @@ from feddat.log import LOGGED_AS_EVENTS
 from feddat.text import nearest
 
 app = typer.Typer(
+    suggest_commands=False,  # click does it, too
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -107,8 +107,7 @@ class Issued:
                     "another key for the name"
                 )
             certificate = client_certificate(self._authority, name, key, days)
-            content = certificate.public_bytes(serialization.Encoding.PEM)
-            write_atomic(private_folder(self._folder / name) / f"{len(before) + 1}.crt", content)
+            pki.write_certificate(private_folder(self._folder / name) / f"{len(before) + 1}.crt", certificate)
             self._revoke(others)
         # Not only `others`: after a failure, the same call must say again that the list has to be sent.
         return certificate, any(old.public_key() != key for old in before)

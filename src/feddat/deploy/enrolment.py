@@ -12,6 +12,8 @@ key is also signed by the old key, and its fingerprint need not be compared.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import math
 import re
@@ -34,6 +36,8 @@ from feddat.files import write_json
 
 #: Valid client names. They become file names, and pass through configuration files and command lines.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}")
+#: A part of a server's name between dots (RFC 1123, and underscores as in Docker's names), and the longest name.
+_LABEL, _MOST_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"), 253
 _VERSION = 1
 _MOST_INVITATION = 2**16
 _ADDRESS = re.compile(r"[A-Za-z0-9._:\[\]-]+:[0-9]{1,5}")
@@ -221,6 +225,32 @@ def read_client_request(path: Path, authority: x509.Certificate) -> ClientReques
     except (x509.AttributeNotFound, ValueError):
         proof = b""
     return ClientRequest(name, key, proof)
+
+
+def check_host(host: str) -> None:
+    """Refuse what is not a name or an IPv4 address of a server.
+
+    Raises:
+        DeployError: says what to give instead.
+    """
+    address, _, port = host.rpartition(":")
+    if not host.isascii():
+        with contextlib.suppress(UnicodeError):
+            raise DeployError(f"host {host}: expected its ASCII form, {host.encode('idna').decode()}")
+    elif "/" in host:
+        raise DeployError(f"host {host}: expected a name or an IPv4 address, not a web address")
+    elif port.isdecimal() and ":" not in address:
+        raise DeployError(f"host {host}: expected a name or an address alone; --port {port} gives the port")
+    elif ":" in host:
+        raise DeployError(f"host {host}: IPv6 addresses are not supported; give a name or an IPv4 address")
+    named = len(host) <= _MOST_HOST and all(map(_LABEL.fullmatch, host.split(".")))
+    if named and host.rpartition(".")[2].isdecimal():  # no name ends with a number
+        with contextlib.suppress(ValueError):
+            ipaddress.IPv4Address(host)
+            return
+        named = False
+    if not named:
+        raise DeployError(f"host {host!r}: not a name or an IPv4 address")
 
 
 def check_name(name: str, where: str = "client") -> None:

@@ -20,7 +20,7 @@ from feddat.config.privacy import Level
 from feddat.deploy import pki
 from feddat.deploy.certify import Issued
 from feddat.deploy.client_folder import KEYS, node_arguments, policy_lines, write_client
-from feddat.deploy.enrolment import ClientRequest, Invitation, check_name, new_request, write_invitation
+from feddat.deploy.enrolment import ClientRequest, Invitation, check_host, check_name, new_request, write_invitation
 from feddat.deploy.errors import DeployError
 from feddat.deploy.rendering import render
 from feddat.files import private_folder
@@ -87,13 +87,19 @@ def read_server(path: Path) -> ServerFolder:
             raise DeployError(f"{path / 'server.yaml'}: {others[0]}: expected a name; put it in quotes")
         there = admitted_names(path)
         order = [*(name for name in clients if name in there), *(name for name in there if name not in clients)]
-        return ServerFolder(path.resolve(), hosts, int(raw["port"]), tuple(order))
+        found = ServerFolder(path.resolve(), hosts, int(raw["port"]), tuple(order))
     except OSError as error:
         raise DeployError(f"{path}: not a server folder of `feddat deploy init`: {error.strerror}") from None
     except YamlError as error:
         raise DeployError(f"{path / 'server.yaml'}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DeployError(f"{path / 'server.yaml'}: expected hosts and port") from None
+    try:
+        for host in found.hosts:
+            check_host(host)
+    except DeployError as error:
+        raise DeployError(f"{path / 'server.yaml'}: {error}") from None
+    return found
 
 
 def write_server(
@@ -121,7 +127,7 @@ def write_server(
         privacy: the level and the ε that the written run settings promise, and that clients require by default.
 
     Raises:
-        DeployError: a folder is not empty, or there are no hosts.
+        DeployError: a folder is not empty, or there are no hosts, or one is not valid.
     """
     keeper = authority or folder / "authority"
     for place in (folder, keeper):
@@ -129,6 +135,8 @@ def write_server(
             raise DeployError(f"{place}: not empty; choose another folder")
     if not hosts:
         raise DeployError("host: expected the name or address at which clients reach the server")
+    for host in hosts:
+        check_host(host)
     signer = pki.new_authority("feddat consortium")
     server = ServerFolder((folder / "server").resolve(), tuple(hosts), port, tuple(clients))
     for place in (folder, keeper, server.path, server.path / "clients"):

@@ -23,7 +23,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from feddat.deploy import pki
 from feddat.deploy.errors import DeployError
 from feddat.deploy.folder import ServerFolder, own_hosts
-from feddat.files import write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +96,7 @@ def install(server: ServerFolder, certificate: Path) -> x509.Certificate:
         raise DeployError(f"certificate {certificate}: not for {', '.join(sorted(missing))}")
     # Write the key first: a process that looks in between finds a key and a certificate that do not fit, and retries.
     pki.write_private_key(server.path / "server.key", key)
-    write_atomic(server.path / "server.crt", found.public_bytes(serialization.Encoding.PEM))
+    pki.write_certificate(server.path / "server.crt", found)
     for path in (server.path / _NEXT_KEY, server.path / _REQUEST):
         path.unlink(missing_ok=True)
     return found
