@@ -75,6 +75,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "roundz=3"], "unknown key 'roundz'; did you mean 'rounds'?"),
         (["run", "rounds=0"], "rounds: Input should be greater than or equal to 1"),
         (["run", "rounds"], "override 'rounds': expected key=value"),
+        (["compare", "mine.yaml"], "; --config mine.yaml reads settings from it"),
+        (["run", "published"], "; --config published reads settings from it"),
         (["run", "--config", "/nowhere.yaml"], "config file /nowhere.yaml: No such file or directory"),
         (["run", "--resume", "x", "rounds=3"], "--resume uses the settings of the run's folder"),
         (["run", "--bogus"], "--bogus"),

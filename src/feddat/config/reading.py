@@ -40,7 +40,9 @@ def load_config(path: Path | str | None = None, overrides: list[str] | None = No
     for item in overrides or []:
         key, separator, value = item.partition("=")
         if not separator or not key:
-            raise ConfigError(f"override {item!r}: expected key=value, for example train.lr=1e-3")
+            preset = key in presets() or key.endswith((".yaml", ".yml"))
+            hint = f"; --config {key} reads settings from it" if preset else ""
+            raise ConfigError(f"override {item!r}: expected key=value, for example train.lr=1e-3{hint}")
         parsed = parse_scalar(value)
         # The shell removes quotes, so for keys that take text, `name=3` and `name=no` are text.
         as_text = parsed is not None and not isinstance(parsed, str | list | dict) and takes_text(key)
