@@ -80,6 +80,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = 2
+    except click.NoSuchOption as error:
+        sys.exit(fail(_as_setting(error) or error.format_message(), error.exit_code))
     except click.ClickException as error:
         sys.exit(fail(error.format_message(), error.exit_code))
     except click.Abort:
@@ -102,6 +104,19 @@ def _explain(error: Exception, arguments: list[str]) -> tuple[str, int]:
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else text
         return named, 2
     return f"unexpected {type(error).__name__}: {text} (--debug shows the traceback)", 1
+
+
+def _as_setting(error: click.NoSuchOption) -> str:
+    """Return a message if an unknown option is a setting and not a mistyped option of the command; otherwise empty."""
+    from feddat.config import RunConfig
+    from feddat.config.described import every_key
+
+    takes = error.ctx is not None and any(parameter.name == "overrides" for parameter in error.ctx.command.params)
+    name = error.option_name.lstrip("-").replace("-", "_")
+    keys = [key for key, _ in every_key(RunConfig) if f".{key}".endswith(f".{name}")] if takes else []
+    if not keys or nearest(error.option_name, error.possibilities or ()):
+        return ""
+    return f"{error.message} Settings have no dashes: {' or '.join(f'{key}=VALUE' for key in keys)}"
 
 
 def _options(unknown: Sequence[str], arguments: list[str]) -> str:
