@@ -308,14 +308,6 @@ def test_the_head_is_the_models_own_and_has_nothing_to_train(bare, stock):
     assert again._words[0] is head._words[0]
 
 
-def test_saved_and_loaded_it_is_the_same(bare, tmp_path):
-    bare.save(tmp_path / "copy")
-    inputs = annotated(bare)
-    again = DecoderBackbone(tmp_path / "copy")
-    assert torch.equal(again.features(inputs), bare.features(inputs))
-    assert again.encoder.fingerprint == bare.encoder.fingerprint
-
-
 def test_long_questions_are_cut_and_say_nothing_of_pictures(llava):
     ids = llava.encoder.texts(["red " * 999, "<image> two <image>?"])
     assert len(ids[0]) < 300

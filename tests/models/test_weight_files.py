@@ -55,11 +55,8 @@ def test_a_folder_of_any_family_without_safetensors(family, write, tmp_path, cap
     backbone = load_backbone(str(folder))
     assert weights_hash(backbone.model.state_dict()) == expected
     assert "no safetensors; reading pytorch_model.bin, tensors only" in caplog.text
-    backbone.save(tmp_path / "saved")
-    again = load_backbone(str(tmp_path / "saved"))
-    assert weights_hash(again.model.state_dict()) == expected
     if family == "vilt":
-        assert again.word_head(["red"]) is not None
+        assert backbone.word_head(["red"]) is not None
 
 
 @pytest.fixture(scope="module")

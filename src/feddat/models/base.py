@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from feddat.example import View
@@ -114,10 +113,6 @@ class Backbone(Protocol):
 
         ``None`` if the model folder has no masked-word head.
         """
-        ...
-
-    def save(self, folder: Path) -> None:
-        """Write the model to a folder in Hugging Face layout."""
         ...
 
 

@@ -18,7 +18,6 @@ from feddat.models.albef.encoder import AlbefEncoder
 from feddat.models.albef.model import AlbefForQuestionAnswering
 from feddat.models.base import EncodedViews
 from feddat.models.encoding import encode_views
-from feddat.models.folder import copy_folder
 from feddat.models.generative import Questions, answer_features
 from feddat.models.weights import load_weights
 
@@ -88,10 +87,6 @@ class AlbefBackbone:
     def decode(self, questions: Questions, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the decoder's states (M, L, d); each one predicts the next token."""
         return _wide(self._albef.decode(ids, mask, questions.states, questions.mask))
-
-    def save(self, folder: Path) -> None:
-        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
-        copy_folder(self.folder, folder)
 
 
 def _wide(states: Tensor) -> Tensor:

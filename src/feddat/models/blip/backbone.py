@@ -21,7 +21,7 @@ from feddat.example import View
 from feddat.models.base import EncodedViews, ModelError
 from feddat.models.blip.encoder import BlipEncoder
 from feddat.models.encoding import encode_views
-from feddat.models.folder import copy_folder, read_model_type
+from feddat.models.folder import read_model_type
 from feddat.models.generative import IMAGE_STATES, Questions, answer_features
 from feddat.models.stages import drops_out, is_changed
 from feddat.models.weights import load_weights
@@ -139,10 +139,6 @@ class BlipBackbone:
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
         """Return ``None``, because BLIP has no masked-word head."""
         return None
-
-    def save(self, folder: Path) -> None:
-        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
-        copy_folder(self.folder, folder)
 
 
 def _mask_questions(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

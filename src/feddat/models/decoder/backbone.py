@@ -23,7 +23,7 @@ from feddat.models.base import EncodedViews, ModelError
 from feddat.models.decoder.encoder import DecoderEncoder
 from feddat.models.decoder.prefix import Prefixes, ReadingLayer
 from feddat.models.encoding import encode_views
-from feddat.models.folder import copy_folder, read_model_type
+from feddat.models.folder import read_model_type
 from feddat.models.generative import answer_features
 from feddat.models.number_formats import Format, convert_weights, rest_dtype
 from feddat.models.stages import drops_out
@@ -172,10 +172,6 @@ class DecoderBackbone:
             use_cache=True,
         ).last_hidden_state
         return torch.cat([last, _wide(states)], dim=1)
-
-    def save(self, folder: Path) -> None:
-        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
-        copy_folder(self.folder, folder)
 
     def _attention(self, questions: Prefixes, answers: Tensor) -> Any:
         """Return the 4-D mask for the language model, or one mask per layer type if some layers use a window."""

@@ -18,7 +18,7 @@ from transformers import CLIPModel, SiglipModel
 from feddat.example import View
 from feddat.models.base import EncodedViews, ModelError
 from feddat.models.encoding import encode_views
-from feddat.models.folder import copy_folder, read_model_type
+from feddat.models.folder import read_model_type
 from feddat.models.two_towers.encoder import TwoTowersEncoder
 from feddat.models.two_towers.fusion import FusionTransformer, product_fusion
 from feddat.models.weights import load_weights
@@ -144,10 +144,6 @@ class TwoTowersBackbone:
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
         """Return ``None``, because neither model has a masked-word head."""
         return None
-
-    def save(self, folder: Path) -> None:
-        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
-        copy_folder(self.folder, folder)
 
     def _new_fusion(self) -> FusionTransformer:
         vision = self._towers.config.vision_config

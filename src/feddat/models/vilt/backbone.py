@@ -19,7 +19,7 @@ from transformers.models.vilt.modeling_vilt import ViltMLMHead
 from feddat.example import View
 from feddat.models.base import EncodedViews, ModelError
 from feddat.models.encoding import encode_views
-from feddat.models.folder import copy_folder, read_model_type
+from feddat.models.folder import read_model_type
 from feddat.models.vilt.encoder import ViltEncoder
 from feddat.models.vilt.fast import make_fast
 from feddat.models.vilt.stages import ViltStages
@@ -96,10 +96,6 @@ class ViltBackbone:
                 classifier.bias[i] = decoder.bias[pieces].mean()
         transform = copy.deepcopy(self._word_scores.transform)
         return nn.Sequential(transform, classifier).cpu().requires_grad_(True)
-
-    def save(self, folder: Path) -> None:
-        """Write the model to a folder in Hugging Face layout: a copy of its source, because nothing in it trains."""
-        copy_folder(self.folder, folder)
 
 
 def read_vilt(folder: Path) -> tuple[ViltModel, ViltMLMHead | None]:

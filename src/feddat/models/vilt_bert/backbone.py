@@ -20,11 +20,10 @@ from transformers import BertModel, ViltConfig
 from feddat.example import View
 from feddat.models.base import EncodedViews, ModelError
 from feddat.models.encoding import encode_views
-from feddat.models.folder import copy_folder
 from feddat.models.stages import drops_out, is_changed
 from feddat.models.vilt.backbone import ViltBackbone
 from feddat.models.vilt_bert.encoder import ViltBertEncoder
-from feddat.models.vilt_bert.parts import FAMILY, part_folders, write_vilt_bert
+from feddat.models.vilt_bert.parts import FAMILY, part_folders
 from feddat.models.weights import load_weights
 
 
@@ -72,9 +71,9 @@ class ViltBertBackbone:
     def __init__(self, folder: Path | str, name: str | None = None):
         self.folder = Path(folder)
         self.name = name or str(folder)
-        vilt, self._bert_folder = part_folders(self.folder)
+        vilt, bert_folder = part_folders(self.folder)
         self._vilt = ViltBackbone(vilt)
-        bert = load_weights(BertModel, self._bert_folder, "BERT", add_pooling_layer=False)
+        bert = load_weights(BertModel, bert_folder, "BERT", add_pooling_layer=False)
         self.feature_dim: int = self._vilt.feature_dim
         if bert.config.hidden_size != self.feature_dim:
             raise ModelError(
@@ -118,9 +117,3 @@ class ViltBertBackbone:
     def word_head(self, answers: Sequence[str]) -> nn.Module | None:
         """Return a classifier made from ViLT's masked-word head (:meth:`ViltBackbone.word_head`)."""
         return self._vilt.word_head(answers)
-
-    def save(self, folder: Path) -> None:
-        """Write a model folder with both parts."""
-        self._vilt.save(folder / "vilt")
-        copy_folder(self._bert_folder, folder / "bert")
-        write_vilt_bert(folder, Path("vilt"), Path("bert"))
