@@ -83,12 +83,11 @@ def test_names_that_cannot_be_are_refused(tmp_path, clients, reason):
     ("host", "reason"),
     [
         ("10.0.0.1:9092", "expected a name or an address alone; --port 9092 gives the port"),
-        ("https://fl.example", "expected a name or an IPv4 address, not a web address"),
+        ("https://fl.example", "expected a name or an address, not a web address"),
         ("münchen.example", "expected its ASCII form, xn--mnchen-3ya.example"),
-        ("fe80::1", "IPv6 addresses are not supported"),
-        ("[::1]", "IPv6 addresses are not supported"),
-        *((host, "not a name or an IPv4 address") for host in ("a b", "*.example", "-x", "10.0.0.300", "10.1", "a..b")),
-        ("a" * 64, "not a name or an IPv4 address"),
+        ("[::1]", "neither a name nor an address"),
+        *((host, "neither a name nor an address") for host in ("a b", "*.example", "-x", "10.0.0.300", "10.1", "a..b")),
+        ("a" * 64, "neither a name nor an address"),
     ],
 )
 def test_hosts_that_no_client_could_reach_are_refused(tmp_path, host, reason):
@@ -101,6 +100,12 @@ def test_hosts_that_no_client_could_reach_are_refused(tmp_path, host, reason):
     (server.path / "server.yaml").write_text(json.dumps({"hosts": [host], "port": 9092}))
     with pytest.raises(DeployError, match=rf"server\.yaml: host .*{re.escape(reason)}"):
         read_server(server.path)
+
+
+def test_clients_reach_no_server_by_its_ipv6_address(tmp_path):
+    with pytest.raises(DeployError, match="host fe80::1: the server does not listen on IPv6"):
+        write_server(tmp_path / "c", ["fe80::1", "localhost"])
+    write_server(tmp_path / "c", ["localhost", "fe80::1"])
 
 
 def test_a_folder_in_use_is_left_alone(consortium):

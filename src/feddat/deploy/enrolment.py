@@ -18,7 +18,7 @@ import json
 import math
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -227,30 +227,33 @@ def read_client_request(path: Path, authority: x509.Certificate) -> ClientReques
     return ClientRequest(name, key, proof)
 
 
-def check_host(host: str) -> None:
-    """Refuse what is not a name or an IPv4 address of a server.
+def check_hosts(hosts: Sequence[str]) -> None:
+    """Refuse what is not a name or an address of a server. Clients use the first, so it must not be an IPv6 address.
 
     Raises:
         DeployError: says what to give instead.
     """
+    for host in hosts:
+        _check_host(host)
+    if hosts and ":" in hosts[0]:
+        raise DeployError(f"host {hosts[0]}: the server does not listen on IPv6; give a name or an IPv4 address first")
+
+
+def _check_host(host: str) -> None:
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(host)
+        return
     address, _, port = host.rpartition(":")
     if not host.isascii():
         with contextlib.suppress(UnicodeError):
             raise DeployError(f"host {host}: expected its ASCII form, {host.encode('idna').decode()}")
     elif "/" in host:
-        raise DeployError(f"host {host}: expected a name or an IPv4 address, not a web address")
+        raise DeployError(f"host {host}: expected a name or an address, not a web address")
     elif port.isdecimal() and ":" not in address:
         raise DeployError(f"host {host}: expected a name or an address alone; --port {port} gives the port")
-    elif ":" in host:
-        raise DeployError(f"host {host}: IPv6 addresses are not supported; give a name or an IPv4 address")
-    named = len(host) <= _MOST_HOST and all(map(_LABEL.fullmatch, host.split(".")))
-    if named and host.rpartition(".")[2].isdecimal():  # no name ends with a number
-        with contextlib.suppress(ValueError):
-            ipaddress.IPv4Address(host)
-            return
-        named = False
-    if not named:
-        raise DeployError(f"host {host!r}: not a name or an IPv4 address")
+    labels = host.split(".")  # no name ends with a number
+    if len(host) > _MOST_HOST or not all(map(_LABEL.fullmatch, labels)) or labels[-1].isdecimal():
+        raise DeployError(f"host {host!r}: neither a name nor an address")
 
 
 def check_name(name: str, where: str = "client") -> None:

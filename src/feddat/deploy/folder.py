@@ -20,7 +20,7 @@ from feddat.config.privacy import Level
 from feddat.deploy import pki
 from feddat.deploy.certify import Issued
 from feddat.deploy.client_folder import KEYS, node_arguments, policy_lines, write_client
-from feddat.deploy.enrolment import ClientRequest, Invitation, check_host, check_name, new_request, write_invitation
+from feddat.deploy.enrolment import ClientRequest, Invitation, check_hosts, check_name, new_request, write_invitation
 from feddat.deploy.errors import DeployError
 from feddat.deploy.rendering import render
 from feddat.files import private_folder
@@ -95,8 +95,7 @@ def read_server(path: Path) -> ServerFolder:
     except (KeyError, TypeError, ValueError, AttributeError):
         raise DeployError(f"{path / 'server.yaml'}: expected hosts and port") from None
     try:
-        for host in found.hosts:
-            check_host(host)
+        check_hosts(found.hosts)
     except DeployError as error:
         raise DeployError(f"{path / 'server.yaml'}: {error}") from None
     return found
@@ -135,8 +134,7 @@ def write_server(
             raise DeployError(f"{place}: not empty; choose another folder")
     if not hosts:
         raise DeployError("host: expected the name or address at which clients reach the server")
-    for host in hosts:
-        check_host(host)
+    check_hosts(hosts)
     signer = pki.new_authority("feddat consortium")
     server = ServerFolder((folder / "server").resolve(), tuple(hosts), port, tuple(clients))
     for place in (folder, keeper, server.path, server.path / "clients"):
