@@ -1,6 +1,6 @@
 """Mixtures of two routes' answers by hand: probabilities, the choice of the weight, and the methods that use it."""
 
-from math import exp, inf
+from math import exp, inf, log
 from types import SimpleNamespace
 
 import pytest
@@ -42,11 +42,23 @@ def test_written_answers_are_mixed_by_their_likelihoods():
     torch.testing.assert_close(mixed(one, other, 0.4).exp(), torch.tensor([[0.36, 0.03]]))
 
 
-@pytest.mark.parametrize(("weight", "expected"), [(0.4, ("red", 0.36)), (0.0, ("green", 0.05)), (1.0, ("red", 0.9))])
-def test_a_free_answer_is_the_mixtures_not_the_last_routes(weight, expected):
+WRITTEN = [
+    (0.4, ("blue", "grey"), ("red", 0.36)),
+    (0.0, ("blue", "grey"), ("green", 0.05)),
+    (1.0, ("blue", "grey"), ("red", 0.9)),
+    (0.4, ("blue", "green"), ("green", 0.03)),  # the only answer of the list; scores know no other
+    (0.4, ("red", "green"), ("red", 0.36)),
+]
+
+
+@pytest.mark.parametrize(("weight", "classes", "expected"), WRITTEN)
+def test_a_free_answer_is_the_mixtures_not_the_last_routes(weight, classes, expected):
     written = {"personal": [("red", 0.9)], "global": [("green", 0.05)]}
     member = SimpleNamespace(
-        generation=SimpleNamespace(written=[]), encode_unseen=lambda examples: None, inputs=lambda views, indices: {}
+        generation=SimpleNamespace(written=[]),
+        task=SimpleNamespace(classes=classes),
+        encode_unseen=lambda examples: None,
+        inputs=lambda views, indices: {},
     )
 
     class Writing:
@@ -54,14 +66,17 @@ def test_a_free_answer_is_the_mixtures_not_the_last_routes(weight, expected):
             pass
 
         def answers(self, route, head="main"):
-            member.generation.written = written["global" if route == "global" else "personal"]
-            return torch.full((1, 2), -inf)
+            ((text, probability),) = written["global" if route == "global" else "personal"]
+            member.generation.written = [(text, probability)]
+            return torch.tensor([[log(probability) if text == each else -inf for each in classes]])
 
     now = context()
     now.state[WEIGHT] = torch.tensor(weight)
     found = Answering(Writing(), ALGORITHMS["feddat-2"], now, 8).likeliest(member, [None], "mixed", 1)
     ((text, probability),) = found[0]
     assert (text, pytest.approx(probability)) == expected
+    if expected[0] in classes:
+        assert classes[ALGORITHMS["feddat-2"].answer(Writing(), "mixed", now).argmax()] == text
 
 
 def test_the_weight_is_where_neighbours_are_good_too():

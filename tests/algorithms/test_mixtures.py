@@ -54,10 +54,10 @@ def test_feddpa_keeps_the_first_examples_of_each_round():
 
 
 def test_feddpa_answers_with_the_mixture():
-    learner, now = ScalarLearner(), context(local_weight=0.5)
+    learner, now = ScalarLearner(), context(local_weight=0.25)
     now.state[INSTANCES] = torch.ones(1, 1)
     logits = ALGORITHMS["feddpa"].answer(learner, "mixed", now)
-    expected = START["head"] * (START["local"] + START["global"]) / 2
+    expected = START["head"] * (0.25 * START["local"] + 0.75 * START["global"])
     assert logits[0, 0].item() == pytest.approx(expected)
     assert ALGORITHMS["feddpa"].answer(learner, "local", now)[0, 0].item() == pytest.approx(-0.3 * 1.5)
 

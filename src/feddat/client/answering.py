@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -83,11 +82,13 @@ class Answering:
                 self._learner.take(member, member.inputs(views, indices), torch.empty(0))
                 logits = self._logits(route, len(indices))
                 if member.generation is not None and member.generation.written:
-                    answers += [[written] for written in self._written(member.generation, route)]
+                    answers += [[written] for written in self._written(member.generation, route, member.task.classes)]
                     continue
-                top = logits.softmax(dim=-1).topk(min(k, logits.shape[1]))
+                # Of equal logits, the first comes first, as in scores; `topk` does not promise that.
+                likeliest = logits.argsort(dim=-1, descending=True, stable=True)[:, :k]
+                probabilities = logits.softmax(dim=-1).gather(1, likeliest)
                 for index, values, classes in zip(
-                    indices.tolist(), top.values.tolist(), top.indices.tolist(), strict=True
+                    indices.tolist(), probabilities.tolist(), likeliest.tolist(), strict=True
                 ):
                     names = examples[index].choices or member.task.classes
                     answers.append([(names[c], value) for c, value in zip(classes, values, strict=True)])
@@ -122,8 +123,11 @@ class Answering:
             member,
         )
 
-    def _written(self, generation: Generation, route: str) -> list[tuple[str, float]]:
-        """Return the likeliest free answer to each question of the current batch, with its probability."""
+    def _written(self, generation: Generation, route: str, classes: Sequence[str]) -> list[tuple[str, float]]:
+        """Return the free answer to each question of the current batch, with its probability.
+
+        Routes of a mixture can write different texts. As in scores, one of ``classes`` goes before any other text.
+        """
         routes = self._algorithm.mixed_routes(route, self._context)
         if list(routes) == [route]:
             return generation.written
@@ -133,7 +137,7 @@ class Answering:
             found = found or [{} for _ in generation.written]
             for probabilities, (text, probability) in zip(found, generation.written, strict=True):
                 probabilities[text] = probabilities.get(text, 0.0) + weight * probability
-        return [max(probabilities.items(), key=itemgetter(1)) for probabilities in found]
+        return [max(texts.items(), key=lambda item: (item[0] in classes, item[1])) for texts in found]
 
     def _batches(self, member: Member, part: Prepared) -> Iterator[Tensor]:
         """Make each batch of a split the learner's current one in turn, and yield its targets."""
