@@ -111,7 +111,53 @@ def test_fedmosaic_step_by_hand():
     assert now.state[fedmosaic.GATE].item() == pytest.approx(-LR * g * h * (a - c) / 4, abs=1e-12)
 
 
+def test_fedmosaic_keeps_a_running_mean_of_gradients_at_the_received_adapter():
+    """Steps 0 and 16 renew it; nothing moves by these gradients, and a copy of the local adapter travels."""
+
+    class Learner(ScalarLearner):
+        def __init__(self):
+            super().__init__()
+            self.p |= {name: self.p[name].detach().view(1, 1) for name in ("global", "anchor")}
+            self.p["global"].requires_grad_()
+
+        def adapter(self, name):
+            return {"w": self.p[name].view(1, 1) if name == "local" else self.p[name]}
+
+        def copy(self, source, target):
+            self.p[target].data.fill_(self.p[source].item())
+
+    learner, now, method = Learner(), context(), ALGORITHMS["fedmosaic"]
+    received, own = START["global"], torch.tensor([[0.25]], dtype=torch.float64)
+    now.received = {fedmosaic.RELEVANT + "w": own}
+    method.begin(learner, now)
+    assert learner.values() == pytest.approx(START | {"anchor": 0.25, "local": received})
+    mean = 0.0
+    for now.step in (0, 1, 16):
+        head = learner.p["head"].item()
+        method.step(learner, now)
+        found = slope(head * received) * head
+        mean = {0: found, 1: mean, 16: (mean + found) / 2}[now.step]
+        assert now.state[fedmosaic.GRADIENT].item() == pytest.approx(mean, abs=1e-12)
+    assert learner.values()["global"] == received and learner.p["global"].grad is None
+    assert method.finish(learner, now)[fedmosaic.GRADIENT].item() == pytest.approx(mean)
+    assert learner.values()["global"] == learner.values()["local"] != received
+
+
 # FedLEASE -------------------------------------------------------------------------------------------------------------
+
+
+def test_fedlease_step_by_hand():
+    """Of the logits (0, −9, 0), the first and the last count: half own expert, half the other one, which rests."""
+    learner, now = ScalarLearner(), context()
+    now.received = {fedlease.COUNT: torch.tensor([2.0])}
+    now.state = {fedlease.ROUTER: torch.tensor([[0.0], [-9.0], [0.0]], dtype=torch.float64)}
+    ALGORITHMS["fedlease"].step(learner, now)
+    s, c, h = START["global"], START["local"], START["head"]
+    g = slope(h * (s + c) / 2)
+    expected = START | {"global": s - LR * g * h / 2, "head": h - LR * g * (s + c) / 2}
+    assert learner.values() == pytest.approx(expected, abs=1e-12)
+    moved = LR * g * h * (s - c) / 4
+    assert now.state[fedlease.ROUTER].flatten().tolist() == pytest.approx([-moved, -9, moved], abs=1e-12)
 
 
 def test_the_router_always_takes_the_own_expert():
@@ -176,22 +222,48 @@ def test_overlap_by_hand():
     assert hilora.overlap(one, other).item() == 8
 
 
-def test_the_root_rests_when_clusters_train():
+@pytest.mark.parametrize(
+    ("round", "on"), [(1, ["global"]), (2, ["global", "anchor"]), (3, ["global", "anchor", "local"])]
+)
+def test_hilora_step_by_hand(round, on):
+    """One tier of the sum moves, away from the square of its product with each tier below it."""
+
+    class Learner(ScalarLearner):
+        def adapter(self, name):
+            return {"q.lora_B.weight": self.p[name].view(1, 1)}
+
+    learner, moving = Learner(), "local" if round == 3 else "global"
+    metrics = ALGORITHMS["hilora"].step(learner, context(round=round, rounds=3))
+    total, own, h = sum(START[name] for name in on), START[moving], START["head"]
+    below = sum(START[name] ** 2 for name in on if name != moving)
+    g = slope(h * total)
+    expected = {moving: own - LR * (g * h + 0.1 * 2 * own * below), "head": h - LR * g * total}
+    assert learner.values() == pytest.approx(START | expected, abs=1e-12)
+    assert metrics["overlap"].item() == pytest.approx(own**2 * below)
+
+
+@pytest.mark.parametrize("start", [0.0, 5.0])
+def test_the_root_rests_when_clusters_train(start):
+    """Clusters are of what moved, not of where it is; the numbers below are relative to ``start``."""
     key = "q.lora_B.weight"
-    sent = {key: torch.zeros(2, 1)}
+    sent = {key: torch.full((2, 1), start)}
     rule = MeanRule(ALGORITHMS["hilora"].for_run(load_config(None, ["method=hilora", "rounds=3"]), [key]).server)
     rule.start(sent, None)
     written = {"ann": [1.0, 0.0], "bob": [1.0, 0.0], "cat": [0.0, 4.0], "dan": [0.0, 2.0]}
-    replies = {name: ({key: torch.tensor([values]).T}, {}) for name, values in written.items()}
+    replies = {name: ({key: torch.tensor([values]).T + start}, {}) for name, values in written.items()}
+
+    def moved(adapter):
+        return (adapter - start).flatten().tolist()
+
     root = close(rule, replies, sent)[key]
-    assert root.flatten().tolist() == [0.5, 1.5]
-    assert rule.for_client("ann", True)[hilora.CLUSTER + key].flatten().tolist() == [0, 0], "as it begins"
+    assert moved(root) == [0.5, 1.5]
+    assert moved(rule.for_client("ann", True)[hilora.CLUSTER + key]) == [0, 0], "as it begins"
     assert torch.equal(close(rule, replies, {key: root})[key], root)
     found = {name: rule.for_client(name, True) for name in (*written, "new")}
-    assert found["bob"][hilora.CLUSTER + key].flatten().tolist() == [1, 0]
-    assert found["cat"][hilora.CLUSTER + key].flatten().tolist() == [0, 3]
+    assert moved(found["bob"][hilora.CLUSTER + key]) == [1, 0]
+    assert moved(found["cat"][hilora.CLUSTER + key]) == [0, 3]
     assert all(torch.equal(each[hilora.ROOT + key], root) for each in found.values())
-    assert found["new"][hilora.CLUSTER + key].flatten().tolist() == [0, 0]
+    assert moved(found["new"][hilora.CLUSTER + key]) == [0, 0]
 
 
 @pytest.mark.parametrize("last", range(4))

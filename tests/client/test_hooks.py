@@ -50,6 +50,22 @@ def test_what_travels_trains_and_stays_is_told_by_key(process):
     assert not any(parameter.grad is not None for parameter in p.adapters.model.parameters())
 
 
+class Rests(Half):
+    """Takes a step on every second batch only."""
+
+    def step(self, learner, context):
+        return task_step(learner, "global") if context.step % 2 else {"loss": torch.zeros(())}
+
+
+def test_a_method_may_leave_a_batch_out(process):
+    p = process()
+    p.algorithm = Rests()
+    shared = {key: value for key, value in p.initial().items() if "layer.0" in key}
+    result = p.participant(MUSEUM).fit(shared, 1)
+    assert result.metrics["loss"] > 0 and result.metrics["steps"] == 3
+    assert not same(result.shared, shared)
+
+
 def test_own_tensors_last_from_round_to_round_and_are_not_counted_twice(process):
     p = process()
     p.algorithm = Half()

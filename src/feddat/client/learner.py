@@ -228,8 +228,11 @@ class BatchLearner:
         self._parameters += added
 
     def take_norm(self) -> Tensor:
-        """Return the largest gradient norm (before clipping) since the last call; not finite if any norm was not."""
-        norm = torch.stack(self._norms).amax()
+        """Return the largest gradient norm (before clipping) since the last call; not finite if any norm was not.
+
+        Without an optimizer step, as on a batch that a method leaves out, it is 0.
+        """
+        norm = torch.stack(self._norms or [torch.zeros((), device=self._targets.device)]).amax()
         self._norms.clear()
         return norm
 
